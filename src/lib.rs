@@ -1,0 +1,29 @@
+//! fastbuild runs a build in a container's own layer instead of on a slow mount, and brings the products back.
+//!
+//! The modules stand in the order of the data's way; `docs/architecture.md` tells it as a story.
+//!
+//! | step | module |
+//! |---|---|
+//! | command line, `fastbuild.toml`, environment, presets -> settings | [`cli`], [`config`] |
+//! | settings -> plan, pure | [`plan`] |
+//! | host tree -> manifest | [`tree`] |
+//! | manifest -> tar stream, and tar stream -> checked entries | [`archive`] |
+//! | where the build runs | [`engine`] |
+//! | the pipeline itself | [`build`] |
+//! | what came back -> stage, verify, apply | [`outputs`] |
+//! | events -> what people and programs read | [`report`] |
+//! | what only one operating system has | [`sys`] |
+
+#![forbid(unsafe_code)]
+
+pub mod archive;
+pub mod build;
+pub mod cli;
+pub mod config;
+pub mod engine;
+pub mod outputs;
+pub mod plan;
+pub mod report;
+pub mod state;
+pub mod sys;
+pub mod tree;

@@ -1,0 +1,270 @@
+//! Settings -> plan: every decision about one build, each with its reason, made before anything is touched.
+//!
+//! Pure but for looking at the host's own metadata: no engine is asked and nothing is written. `fastbuild plan` prints
+//! it, [`crate::build`] carries it out.
+
+use std::{fmt, path::PathBuf};
+
+use serde::Serialize;
+
+use crate::tree::RelPath;
+
+/// A value and where it came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Decision<T> {
+    /// What was decided.
+    pub value: T,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Where a decision came from, strongest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "from", rename_all = "kebab-case")]
+pub enum Reason {
+    /// A flag of the command line, as it is spelled: `--image`.
+    Flag {
+        /// The flag.
+        flag: &'static str,
+    },
+    /// An environment variable.
+    Env {
+        /// Its name.
+        name: &'static str,
+    },
+    /// A line of `fastbuild.toml` or of an ignore file.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1; none when the whole file is meant.
+        line: Option<usize>,
+    },
+    /// The project's `devcontainer.json`.
+    Devcontainer {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The preset of the command's first word.
+    Preset {
+        /// The preset's name.
+        name: &'static str,
+    },
+    /// Nothing named it.
+    Default {
+        /// Why the default is what it is, in a few words.
+        why: &'static str,
+    },
+}
+
+/// Everything that [`crate::build::run`] needs to know.
+#[derive(Debug, Clone, Serialize)]
+pub struct Plan {
+    /// The command and its arguments, at least one.
+    pub command: Vec<String>,
+    /// The engine.
+    pub engine: Decision<Endpoint>,
+    /// The image, as a reference.
+    pub image: Decision<String>,
+    /// When to ask the registry.
+    pub pull: Decision<PullPolicy>,
+    /// `os/arch[/variant]` asked of the engine.
+    pub platform: Option<Decision<String>>,
+    /// The source root: absolute, canonical.
+    pub source: Decision<PathBuf>,
+    /// Where below the source root the command runs.
+    pub subdirectory: RelPath,
+    /// The container's path of the source root: absolute, `/` between components, no trailing slash.
+    pub workdir: Decision<String>,
+    /// What is left out of the upload.
+    pub ignore: IgnorePlan,
+    /// What comes back.
+    pub outputs: Decision<Outputs>,
+    /// Whether the host's old outputs go in.
+    pub seed: Decision<SeedOutputs>,
+    /// What to do with the products of a failed build.
+    pub on_failure: Decision<OnFailure>,
+    /// How products are put in place.
+    pub apply: Decision<ApplyMode>,
+    /// How the files travel.
+    pub route: Decision<Route>,
+    /// Whether a workspace is kept.
+    pub tier: Decision<Tier>,
+    /// `USER[:GROUP]` in place of the image's.
+    pub user: Option<Decision<String>>,
+    /// In place of the image's entry point; empty means none.
+    pub entrypoint: Option<Decision<String>>,
+    /// The environment that crosses: names with values, in order, later ones win.
+    pub env: Vec<Decision<EnvVar>>,
+    /// Terminal or separate streams.
+    pub terminal: Decision<Terminal>,
+    /// What the command reads.
+    pub stdin: Decision<Stdin>,
+    /// The engine's network mode.
+    pub network: Option<Decision<String>>,
+    /// Memory limit in bytes.
+    pub memory: Option<Decision<u64>>,
+    /// Processor limit in billionths of a processor.
+    pub nano_cpus: Option<Decision<i64>>,
+    /// Handed to Windows engines.
+    pub isolation: Option<Decision<Isolation>>,
+}
+
+/// `NAME=VALUE`. The value is left out of [`Serialize`] and `Debug`: a plan is printed, and values may be secrets.
+#[derive(Clone, PartialEq, Eq, Serialize)]
+pub struct EnvVar {
+    /// The name.
+    pub name: String,
+    /// The value.
+    #[serde(skip)]
+    pub value: String,
+}
+
+impl fmt::Debug for EnvVar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}=…", self.name)
+    }
+}
+
+/// The address of an engine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "scheme", content = "address", rename_all = "kebab-case")]
+pub enum Endpoint {
+    /// A Unix socket.
+    Unix(PathBuf),
+    /// `HOST:PORT`, not encrypted.
+    Tcp(String),
+    /// A Windows named pipe.
+    NamedPipe(String),
+}
+
+/// What the upload leaves out, in the order in which the rules are read (later ones win).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct IgnorePlan {
+    /// Patterns as BuildKit reads `.dockerignore` lines, `!` for exceptions.
+    pub patterns: Vec<Decision<String>>,
+    /// Output paths below the source root that do not go in.
+    pub outputs: Vec<RelPath>,
+}
+
+/// What comes back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outputs {
+    /// Whatever the command creates, changes or deletes under the working directory.
+    Everything,
+    /// These.
+    Named(Vec<Output>),
+}
+
+/// One path that comes back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Output {
+    /// As it was asked for: `PATH[:HOST]`.
+    pub spec: String,
+    /// The container's path: absolute, `/` between components, no trailing slash.
+    pub container: String,
+    /// The path itself, or what lies in it.
+    pub take: Take,
+    /// The absolute host path that `container` becomes.
+    pub host: PathBuf,
+    /// Where `container` lies below the source root, when it does.
+    pub below_source: Option<RelPath>,
+}
+
+/// `PATH` or `PATH/.`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Take {
+    /// File, directory or link, whatever it is.
+    Itself,
+    /// It must be a directory (or a link to one), and its entries are meant.
+    Contents,
+}
+
+/// `--pull`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PullPolicy {
+    /// Pull when the engine does not have the image.
+    Missing,
+    /// Pull first.
+    Always,
+    /// Fail when the engine does not have it.
+    Never,
+}
+
+/// `--seed-outputs`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SeedOutputs {
+    /// Named outputs stay out of the upload.
+    No,
+    /// The build starts with the host's.
+    Yes,
+}
+
+/// `--outputs-on-failure`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFailure {
+    /// The host stays as it was.
+    Leave,
+    /// Products come back all the same.
+    Collect,
+}
+
+/// `--atomic`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ApplyMode {
+    /// File by file, each by a rename.
+    PerFile,
+    /// Each output directory is exchanged as one.
+    Atomic,
+}
+
+/// How the files travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Route {
+    /// Into the container's own layer.
+    Layer,
+}
+
+/// Whether a workspace is kept between builds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tier {
+    /// A fresh container; everything is uploaded; nothing is needed in the image.
+    Cold,
+}
+
+/// `-t`, `--no-tty`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Terminal {
+    /// The command gets a pseudo-terminal.
+    Allocate,
+    /// Standard output and standard error stay apart.
+    None,
+}
+
+/// `--stdin`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stdin {
+    /// The command reads end of file at once.
+    Empty,
+    /// The command reads what fastbuild reads.
+    Forward,
+}
+
+/// `--isolation`, for Windows engines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Isolation {
+    /// Shares the host's kernel.
+    Process,
+    /// A small virtual machine of its own.
+    Hyperv,
+}

@@ -1,0 +1,227 @@
+//! What happens during a build, as facts: no wording, no colour, no handle. Every renderer reads these and nothing else.
+
+use std::{path::PathBuf, time::Duration};
+
+use serde::Serialize;
+
+use crate::tree::RelPath;
+
+/// The steps of a build, in the order of the summary line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Reading the source tree's metadata.
+    Scan,
+    /// Fetching the image from its registry.
+    Pull,
+    /// Making the container.
+    Create,
+    /// Sending the sources.
+    Upload,
+    /// Starting the command.
+    Start,
+    /// The command itself.
+    Build,
+    /// Receiving and staging the products.
+    Collect,
+    /// Putting the products in their places.
+    Apply,
+    /// Removing the container.
+    Remove,
+}
+
+/// So much of something: files and bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Amount {
+    /// Regular files, links and directories.
+    pub files: u64,
+    /// Bytes of content.
+    pub bytes: u64,
+}
+
+/// What became of a path of the host's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Applied {
+    /// Paths made or replaced.
+    pub written: u64,
+    /// Paths deleted.
+    pub deleted: u64,
+    /// Paths whose content was already right and that were not touched.
+    pub unchanged: u64,
+    /// Paths where the host's version was kept because somebody changed it meanwhile.
+    pub conflicts: u64,
+}
+
+/// A path that is neither file, directory nor link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Special {
+    /// A Unix socket.
+    Socket,
+    /// A named pipe.
+    Fifo,
+    /// A block or character device.
+    Device,
+}
+
+/// One of the build's two streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stream {
+    /// Standard output, and everything when there is a terminal.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Something that a user should know and that does not fail the build.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "warning", rename_all = "kebab-case")]
+pub enum Warning {
+    /// A socket, fifo or device in the source tree was left out.
+    Skipped {
+        /// Below the source root.
+        path: RelPath,
+        /// What it is.
+        special: Special,
+    },
+    /// A source file was gone when its turn to be sent came.
+    Vanished {
+        /// Below the source root.
+        path: RelPath,
+    },
+    /// A source file kept changing while it was sent, each time that it was tried.
+    Unstable {
+        /// Below the source root.
+        path: RelPath,
+    },
+    /// A device, fifo or socket among the products was left out.
+    SpecialOutput {
+        /// Below the output's root.
+        path: RelPath,
+        /// What it is.
+        special: Special,
+    },
+    /// The host's version of a path was changed by somebody else; it stays, and the build's version lies beside it.
+    Conflict {
+        /// The host's path.
+        path: PathBuf,
+        /// Where the build's version was put; none when the build deleted the path.
+        beside: Option<PathBuf>,
+    },
+    /// Files that fastbuild had not written were in the way of products; their old versions were moved.
+    Displaced {
+        /// How many.
+        files: u64,
+        /// The directory that holds them now.
+        to: PathBuf,
+    },
+    /// A container that an earlier, killed run had left was removed.
+    LeftoverRemoved {
+        /// Its name.
+        container: String,
+    },
+    /// The command was ended because it used more memory than the container may.
+    OutOfMemory {
+        /// The container's limit in bytes, when it has one.
+        limit: Option<u64>,
+    },
+    /// An earlier run was cut short while it applied its products; it was finished now.
+    Recovered {
+        /// Paths put in place now.
+        files: u64,
+        /// Paths that could not be finished, because their staged bytes were lost or the host's were changed.
+        lost: u64,
+    },
+    /// A signal was handed to the build.
+    Signalled {
+        /// The signal's name, such as `SIGINT`.
+        signal: &'static str,
+    },
+    /// The command failed, and its products were not brought back.
+    OutputsLeft,
+    /// The container could not be removed now.
+    NotRemoved {
+        /// Its name.
+        container: String,
+        /// What the engine said.
+        why: String,
+    },
+}
+
+/// One fact. Renderers get them in the order in which they happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// Everything is decided; nothing has been touched.
+    Planned {
+        /// The image that will be used.
+        image: String,
+        /// The engine's address.
+        engine: String,
+        /// The source root.
+        source: PathBuf,
+        /// The command.
+        command: Vec<String>,
+    },
+    /// Another run holds this project's lock; this one waits.
+    WaitingForLock {
+        /// The holder's process id.
+        pid: u32,
+        /// The holder's command line.
+        command: String,
+    },
+    /// A phase began.
+    PhaseStarted {
+        /// Which.
+        phase: Phase,
+        /// How much there is to do, where it is known before.
+        total: Option<Amount>,
+    },
+    /// A phase got further. May come often; renderers thin it out.
+    PhaseProgress {
+        /// Which.
+        phase: Phase,
+        /// Done so far, from the phase's beginning.
+        done: Amount,
+    },
+    /// A layer of an image being pulled got further.
+    PullProgress {
+        /// The layer's id, as the engine names it.
+        layer: String,
+        /// What is being done to it, in the engine's words.
+        status: String,
+        /// Bytes done.
+        current: u64,
+        /// Bytes in all, where the registry said.
+        total: Option<u64>,
+    },
+    /// A phase is over, well.
+    PhaseEnded {
+        /// Which.
+        phase: Phase,
+        /// What it moved.
+        done: Amount,
+        /// Its wall time.
+        #[serde(serialize_with = "as_seconds")]
+        took: Duration,
+    },
+    /// The build's own output begins: whatever is drawn must be gone before this returns.
+    BuildOutputBegins,
+    /// See [`Warning`].
+    Warned(Warning),
+    /// The last event of a run that got as far as a result.
+    Finished {
+        /// What fastbuild exits with.
+        exit_code: u8,
+        /// What became of the host's files; none when nothing was collected.
+        applied: Option<Applied>,
+        /// Wall time of it all.
+        #[serde(serialize_with = "as_seconds")]
+        took: Duration,
+    },
+}
+
+fn as_seconds<S: serde::Serializer>(took: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(took.as_secs_f64())
+}

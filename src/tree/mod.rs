@@ -1,0 +1,132 @@
+//! A directory tree as data.
+//!
+//! [`scan`] turns a host directory into a [`Manifest`] under the rules of [`ignore`]; [`crate::archive`] turns a
+//! manifest into a tar stream; [`crate::outputs`] holds what comes back against it. Nothing here knows of engines.
+
+pub mod ignore;
+pub mod path;
+pub mod scan;
+
+use std::fmt;
+
+pub use path::RelPath;
+
+/// A moment as file systems keep it: seconds since 1970 (negative before), and nanoseconds within that second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Timestamp {
+    /// Whole seconds since the epoch, rounded down.
+    pub secs: i64,
+    /// Nanoseconds within the second, below 1,000,000,000.
+    pub nanos: u32,
+}
+
+/// A sha256 of a file's content.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Digest(pub [u8; 32]);
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What a path is. Sockets, fifos and devices are no kind: they do not travel, in either direction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory, empty or not.
+    Directory,
+    /// A regular file of this many bytes.
+    File {
+        /// Length in bytes.
+        size: u64,
+    },
+    /// A symbolic link with this target, kept as bytes and never followed.
+    Symlink {
+        /// The text of the link.
+        target: Box<[u8]>,
+    },
+}
+
+/// What the host's file system said of a file at the time of the scan. Two equal stamps of one path mean that nobody
+/// wrote to it between, as far as the clock can tell (see [`Stamp::is_racy`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Stamp {
+    /// Device and inode; zero where the system has none.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+    /// Length in bytes.
+    pub size: u64,
+    /// Last change of the content.
+    pub mtime: Timestamp,
+    /// Last change of content or metadata; on systems without one, equal to `mtime`.
+    pub ctime: Timestamp,
+}
+
+impl Stamp {
+    /// Whether an edit could hide behind this stamp: the file was changed so close to `looked_at` that another write
+    /// in the same tick of the file system's clock would have left the same stamp (git's "racily clean" entries).
+    /// Two seconds cover FAT, the coarsest clock in use.
+    pub fn is_racy(&self, looked_at: Timestamp) -> bool {
+        self.mtime.max(self.ctime).secs + 2 >= looked_at.secs
+    }
+}
+
+/// One path of a tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Where it lies below the tree's root. The root itself is not an entry.
+    pub path: RelPath,
+    /// What it is.
+    pub kind: Kind,
+    /// Permission bits, `0o7777` at most.
+    pub mode: u32,
+    /// Last change of the content.
+    pub mtime: Timestamp,
+    /// What the host said of it when it was scanned.
+    pub stamp: Stamp,
+    /// How many names the file has; above 1, [`Stamp::dev`] and [`Stamp::ino`] tell which of them lie in this tree.
+    pub links: u64,
+}
+
+/// A tree: its entries in the order of [`path::compare`], each path once, each parent before its children.
+#[derive(Debug, Clone, Default)]
+pub struct Manifest {
+    entries: Vec<Entry>,
+}
+
+impl Manifest {
+    /// Takes entries in any order.
+    pub fn from_entries(mut entries: Vec<Entry>) -> Manifest {
+        if !entries.is_sorted_by(|a, b| a.path < b.path) {
+            entries.sort_by(|a, b| a.path.cmp(&b.path));
+        }
+        Manifest { entries }
+    }
+
+    /// The entries in order.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The index of the entry at `path`.
+    pub fn position(&self, path: &RelPath) -> Option<usize> {
+        self.entries.binary_search_by(|entry| entry.path.cmp(path)).ok()
+    }
+
+    /// The entry at `path`.
+    pub fn get(&self, path: &RelPath) -> Option<&Entry> {
+        self.position(path).map(|at| &self.entries[at])
+    }
+
+    /// The sum of all file sizes, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.entries.iter().map(|entry| if let Kind::File { size } = entry.kind { size } else { 0 }).sum()
+    }
+}
