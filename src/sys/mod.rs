@@ -1,1 +1,12 @@
-//! sys
+//! What differs between operating systems, kept in small pieces so that everything else compiles on each of them.
+//!
+//! | piece | what it is for |
+//! |---|---|
+//! | [`at`] | one name in one open directory: look, rename, exchange, remove, never following a link |
+
+#[cfg(unix)]
+#[path = "at_unix.rs"]
+pub mod at;
+#[cfg(not(unix))]
+#[path = "at_portable.rs"]
+pub mod at;
