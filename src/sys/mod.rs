@@ -3,6 +3,7 @@
 //! | piece | what it is for |
 //! |---|---|
 //! | [`at`] | one name in one open directory: look, rename, exchange, remove, never following a link |
+//! | [`source_file`] | a source file opened for reading, and what the system says of it |
 
 #[cfg(unix)]
 #[path = "at_unix.rs"]
@@ -10,3 +11,4 @@ pub mod at;
 #[cfg(not(unix))]
 #[path = "at_portable.rs"]
 pub mod at;
+pub mod source_file;
