@@ -13,8 +13,9 @@
 
 use std::{
     fs::{File, TryLockError},
-    io::{self, Write as _},
+    io::{self, BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
@@ -64,6 +65,27 @@ pub struct ProjectLock {
     _file: File,
 }
 
+/// What a run that died without finishing may have left.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeadRun {
+    /// Its id.
+    pub id: String,
+    /// Its project's [`Project::key`].
+    pub project: String,
+    /// The address of its engine.
+    pub engine: String,
+    /// The staging directories that it made.
+    pub stages: Vec<PathBuf>,
+}
+
+/// A line of a run's file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Note {
+    Began { project: String, engine: String },
+    Stage { path: PathBuf },
+}
+
 /// A live run; its id names everything that it makes on an engine. Ended by [`Run::finish`]; a run that is dropped
 /// or killed before leaves its file behind, unlocked, which is how the next start knows that there may be leftovers.
 #[derive(Debug)]
@@ -71,7 +93,7 @@ pub struct Run {
     /// Twelve hexadecimal digits, different for each run.
     pub id: String,
     path: PathBuf,
-    _file: File,
+    file: Mutex<File>,
 }
 
 impl State {
@@ -108,41 +130,57 @@ impl State {
         Ok(Project { dir, key })
     }
 
-    /// Begins a run.
+    /// Begins a run of `project` on the engine at `engine`.
     ///
     /// # Errors
     /// When its file cannot be made and locked.
-    pub fn begin_run(&self) -> Result<Run, StateError> {
+    pub fn begin_run(&self, project: &Project, engine: &str) -> Result<Run, StateError> {
         let id = random_id();
         let path = self.root.join("runs").join(&id);
         let file = File::create_new(&path).map_err(StateError::at("make", &path))?;
         file.lock().map_err(StateError::at("lock", &path))?;
-        Ok(Run { id, path, _file: file })
+        let run = Run { id, path, file: Mutex::new(file) };
+        run.note(&Note::Began { project: project.key.clone(), engine: engine.to_owned() })?;
+        Ok(run)
     }
 
     /// Whether the run `id` began here and is over without having finished: what it left may be removed. Runs that
     /// this state directory does not know belong to somebody else, and are not dead.
     pub fn is_dead_run(&self, id: &str) -> bool {
+        self.dead_run(id).is_some()
+    }
+
+    fn dead_run(&self, id: &str) -> Option<DeadRun> {
         if !is_run_id(id) {
-            return false;
+            return None;
         }
-        let path = self.root.join("runs").join(id);
-        File::open(path).is_ok_and(|file| file.try_lock().is_ok())
+        let file = File::open(self.root.join("runs").join(id)).ok()?;
+        file.try_lock().ok()?;
+        let mut dead = DeadRun { id: id.to_owned(), ..DeadRun::default() };
+        // A last line that a power cut broke is no note.
+        for note in BufReader::new(file).split(b'\n').map_while(Result::ok) {
+            match serde_json::from_slice(&note) {
+                Ok(Note::Began { project, engine }) => (dead.project, dead.engine) = (project, engine),
+                Ok(Note::Stage { path }) => dead.stages.push(path),
+                Err(_) => {}
+            }
+        }
+        Some(dead)
     }
 
     /// Forgets a dead run, once nothing of it is left.
     pub fn forget_run(&self, id: &str) {
         if self.is_dead_run(id) {
-            // Left behind at worst: an empty file.
+            // Left behind at worst: a small file.
             let _ = std::fs::remove_file(self.root.join("runs").join(id));
         }
     }
 
-    /// The ids of runs that died without finishing.
-    pub fn dead_runs(&self) -> Vec<String> {
+    /// The runs that died without finishing.
+    pub fn dead_runs(&self) -> Vec<DeadRun> {
         let Ok(entries) = std::fs::read_dir(self.root.join("runs")) else { return Vec::new() };
         let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        names.filter(|id| self.is_dead_run(id)).collect()
+        names.filter_map(|id| self.dead_run(&id)).collect()
     }
 }
 
@@ -206,6 +244,22 @@ impl Project {
 }
 
 impl Run {
+    /// Notes that the staging directory `path` is about to be made.
+    ///
+    /// # Errors
+    /// When the run's file cannot be written.
+    pub fn note_stage(&self, path: &Path) -> Result<(), StateError> {
+        self.note(&Note::Stage { path: path.to_owned() })
+    }
+
+    fn note(&self, note: &Note) -> Result<(), StateError> {
+        let written = serde_json::to_vec(note).map_err(io::Error::from).and_then(|mut line| {
+            line.push(b'\n');
+            self.file.lock().unwrap_or_else(PoisonError::into_inner).write_all(&line)
+        });
+        written.map_err(StateError::at("write", &self.path))
+    }
+
     /// Ends the run well: nothing of it is left on any engine.
     pub fn finish(self) {
         // A leftover empty file costs the next start one look at it.
@@ -289,15 +343,18 @@ mod tests {
     #[test]
     fn a_run_is_dead_when_it_ended_without_finishing() {
         let (_home, state) = state();
-        let run = state.begin_run().unwrap();
+        let project = state.project(Path::new("/some/project")).unwrap();
+        let run = state.begin_run(&project, "unix:///e").unwrap();
         let id = run.id.clone();
+        run.note_stage(Path::new("/some/project/stage")).unwrap();
         assert!(!state.is_dead_run(&id), "it lives");
         drop(run);
-        assert!(state.is_dead_run(&id));
-        assert_eq!(state.dead_runs(), [id.clone()]);
+        let stages = vec![PathBuf::from("/some/project/stage")];
+        let (key, engine) = (project.key().to_owned(), "unix:///e".to_owned());
+        assert_eq!(state.dead_runs(), [DeadRun { id: id.clone(), project: key, engine, stages }]);
         state.forget_run(&id);
         assert!(!state.is_dead_run(&id), "unknown runs are somebody else's");
-        let run = state.begin_run().unwrap();
+        let run = state.begin_run(&project, "unix:///e").unwrap();
         let id = run.id.clone();
         run.finish();
         assert!(!state.is_dead_run(&id));

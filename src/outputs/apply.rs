@@ -362,7 +362,7 @@ impl<'a> Executor<'a> {
             }
             Action::Delete { of } => self.delete(path, *of).map_err(|error| ("delete", error)),
             Action::RemoveDir { mode } => {
-                self.remove_dir(path, *mode).map_err(|error| ("remove the directory", error))
+                self.remove_dir(path, *mode).map(drop).map_err(|error| ("remove the directory", error))
             }
             Action::Swap { shadow } => self.swap(path, *shadow).map_err(|error| ("exchange", error)),
         }

@@ -115,6 +115,25 @@ pub enum OutputError {
     },
 }
 
+impl OutputError {
+    /// What a user could do next; none when the message says it all.
+    pub fn advice(&self) -> Option<String> {
+        let text = match self {
+            OutputError::Refused { .. } | OutputError::NoTree { .. } => {
+                "the host is as it was; nothing from this container can be trusted further than this entry"
+            }
+            OutputError::DiskFull { .. } => "free some space, or name only what is needed with -o",
+            OutputError::BadTarget { .. } => "name another place: -o PATH:HOST",
+            OutputError::EverythingGone { .. } => {
+                "if that is what the build should do, delete them by hand; to bring back one path only, name it with -o"
+            }
+            OutputError::TakenBack { .. } | OutputError::Host { .. } => "check the permissions there, and run the build again",
+            OutputError::Torn { .. } | OutputError::Bookkeeping { .. } => return None,
+        };
+        Some(text.to_owned())
+    }
+}
+
 /// Makes the closure for `map_err` that says what was tried where.
 pub(crate) fn host_error(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> OutputError {
     let path = path.into();

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     archive::{
         pack::Sent,
-        reader::{Incoming, IncomingKind, Limits, Naming, Reader},
+        reader::{Incoming, IncomingKind, Limits, Naming, ReadError, Reader},
     },
     plan::ApplyMode,
     report::events::{Amount, Applied, Warning},
@@ -41,6 +41,9 @@ const SMALL: u64 = 256 * 1024;
 /// Left free on the target's file system, in bytes, whatever a container sends.
 const RESERVE: u64 = 64 * 1024 * 1024;
 
+/// An output of more entries than this is a bomb.
+const MOST_ENTRIES: u64 = 10_000_000;
+
 /// Behind the name of a file whose place the user's own version keeps.
 const BESIDE: &str = ".fastbuild-new";
 
@@ -53,6 +56,22 @@ pub struct Uploaded<'a> {
     pub sent: &'a [Option<Sent>],
     /// When the scan looked, by the host's clock.
     pub looked_at: Timestamp,
+}
+
+impl Uploaded<'_> {
+    /// What the host had at the manifest's entry `index`; none when it was not sent.
+    fn base(&self, index: usize) -> Option<Base> {
+        let entry = self.manifest.entries().get(index)?;
+        let (what, mode, stamp) = match &entry.kind {
+            Kind::Directory => (Content::Directory, entry.mode, entry.stamp),
+            Kind::Symlink { target } => (Content::Symlink(target.clone()), entry.mode, entry.stamp),
+            Kind::File { .. } => {
+                let sent = self.sent.get(index)?.as_ref()?;
+                (Content::File(sent.digest), sent.mode, sent.stamp)
+            }
+        };
+        Some(Base { from: KnownFrom::Upload, what, mode, stamp, seen: self.looked_at })
+    }
 }
 
 /// Which paths come back.
@@ -199,7 +218,10 @@ impl Drop for Stage {
 }
 
 /// Removes a staging directory and what is in it. Directories in it may be read-only: products have such.
-pub(super) fn remove_stage(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// Whatever the file system says, other than that it is gone.
+pub fn remove_stage(path: &Path) -> io::Result<()> {
     match std::fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             make_enterable(&Dir::open_ambient_dir(path, ambient_authority())?)?;
@@ -286,14 +308,19 @@ impl<'a> Staging<'a> {
         naming: Naming,
         progress: &dyn Fn(Amount),
     ) -> Result<(), OutputError> {
-        let free = at::free_space(&self.stage.dir).map_err(host_error("ask for the free space of", &self.stage.path))?;
-        let limits = Limits { bytes: free.saturating_sub(RESERVE), ..Limits::default() };
+        let limits = Limits { entries: MOST_ENTRIES, bytes: self.free_bytes()? };
         let mut reader = Reader::new(from, naming, limits);
         while let Some(entry) = reader.next_entry().map_err(|error| self.refused(error))? {
             self.take(entry, &mut reader)?;
             progress(self.received);
         }
         Ok(())
+    }
+
+    /// What may come before the disk would be full.
+    fn free_bytes(&self) -> Result<u64, OutputError> {
+        let free = at::free_space(&self.stage.dir).map_err(host_error("ask for the free space of", &self.stage.path))?;
+        Ok(free.saturating_sub(RESERVE))
     }
 
     /// The files that have to be asked for one by one, with [`Staging::receive_again`]: their size and mtime were the
@@ -307,7 +334,8 @@ impl<'a> Staging<'a> {
     /// # Errors
     /// As [`Staging::receive`].
     pub fn receive_again(&mut self, path: &RelPath, from: impl Read) -> Result<(), OutputError> {
-        let mut reader = Reader::new(from, Naming::Prefixed, Limits::default());
+        let limits = Limits { entries: 1, bytes: self.free_bytes()? };
+        let mut reader = Reader::new(from, Naming::Prefixed, limits);
         let entry = reader.next_entry().map_err(|error| self.refused(error))?;
         let Some(at) = self.refetch.iter().position(|(waiting, _)| waiting == path) else { return Ok(()) };
         let (path, expected) = self.refetch.swap_remove(at);
@@ -324,7 +352,7 @@ impl<'a> Staging<'a> {
         }
     }
 
-    fn refused(&self, source: crate::archive::reader::ReadError) -> OutputError {
+    fn refused(&self, source: ReadError) -> OutputError {
         OutputError::Refused { output: self.output.clone(), source: Box::new(source) }
     }
 
@@ -394,7 +422,7 @@ impl<'a> Staging<'a> {
         }
         match self.presumed_unchanged(&path, &entry, size) {
             Some(expected) => {
-                let digest = hash(&mut reader.data()).map_err(|error| self.broken_off(error))?;
+                let digest = digest_of(&mut reader.data()).map_err(|error| self.broken_off(error))?;
                 if digest == expected {
                     return self.settle_file(path, &entry, digest, Bytes::Elsewhere);
                 }
@@ -411,14 +439,23 @@ impl<'a> Staging<'a> {
 
     /// The digest that a large file has unless the build changed it and put size and mtime back.
     fn presumed_unchanged(&self, path: &RelPath, entry: &Incoming, size: u64) -> Option<Digest> {
-        let (_, sent) = self.sent(path)?;
-        let digest = sent.digest?;
+        let base = self.uploaded_base(path)?;
         // Engines send whole seconds.
-        (sent.size == size && sent.mtime.secs == entry.mtime.secs).then_some(digest)
+        match base.what {
+            Content::File(digest) if base.stamp.size == size && base.stamp.mtime.secs == entry.mtime.secs => {
+                Some(digest)
+            }
+            _ => None,
+        }
     }
 
     fn broken_off(&self, source: io::Error) -> OutputError {
-        OutputError::Refused { output: self.output.clone(), source: Box::new(source.into()) }
+        let offset = self.received.bytes;
+        let source = match source.downcast::<ReadError>() {
+            Ok(error) => error,
+            Err(source) => ReadError::Io { offset, source },
+        };
+        self.refused(source)
     }
 
     /// Writes data to a new slot; gives its number and digest.
@@ -548,7 +585,7 @@ impl<'a> Staging<'a> {
         let base = self.base(path);
         let known = match &base {
             None => Known::Nothing,
-            Some(base) if base.from == From::Recorded => Known::Recorded,
+            Some(base) if base.from == KnownFrom::Recorded => Known::Recorded,
             Some(base) if base.what == *product && base.mode & 0o777 == mode => Known::UploadedUnchanged,
             Some(_) => Known::Uploaded,
         };
@@ -589,19 +626,12 @@ impl<'a> Staging<'a> {
 
     /// What fastbuild knows that the host had at `path`, which is relative to the output's root.
     fn base(&self, path: &RelPath) -> Option<Base> {
-        if let Some((index, sent)) = self.sent(path) {
-            let manifest = self.uploaded?.manifest;
-            let what = match &manifest.entries()[index].kind {
-                Kind::Directory => Content::Directory,
-                Kind::Symlink { target } => Content::Symlink(target.clone()),
-                Kind::File { .. } => Content::File(sent.digest?),
-            };
-            let seen = self.uploaded?.looked_at;
-            return Some(Base { from: From::Upload, what, mode: sent.mode, stamp: sent.stamp, seen });
+        if let Some(base) = self.uploaded_base(path) {
+            return Some(base);
         }
         let written = self.record.get(&self.target.absolute(&self.target.prefix.append(path)))?;
         Some(Base {
-            from: From::Recorded,
+            from: KnownFrom::Recorded,
             what: written.what.clone(),
             mode: written.mode,
             stamp: written.stamp,
@@ -609,10 +639,9 @@ impl<'a> Staging<'a> {
         })
     }
 
-    fn sent(&self, path: &RelPath) -> Option<(usize, &'a Sent)> {
+    fn uploaded_base(&self, path: &RelPath) -> Option<Base> {
         let uploaded = self.uploaded?;
-        let index = uploaded.manifest.position(&self.uploaded_at.append(path))?;
-        Some((index, uploaded.sent.get(index)?.as_ref()?))
+        uploaded.base(uploaded.manifest.position(&self.uploaded_at.append(path))?)
     }
 
     /// Says what the host has at `place`. Files are read only when their stamps do not tell.
@@ -670,7 +699,7 @@ impl<'a> Staging<'a> {
         }
         let mut walk = Walk::new(&self.target.dir);
         let opened = walk.parent(place).and_then(|(dir, name)| at::open_file(dir, name));
-        let digest = match opened.and_then(|mut file| hash(&mut file)) {
+        let digest = match opened.and_then(|mut file| digest_of(&mut file)) {
             Ok(digest) => digest,
             // It went away, or its owner may not read it: either way nothing that fastbuild may overwrite.
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
@@ -714,7 +743,7 @@ impl<'a> Staging<'a> {
             .parent(place)
             .and_then(|(dir, entry)| at::hard_link(dir, entry, &self.stage.dir, name.as_bytes()))
             .and_then(|()| at::open_file(&self.stage.dir, name.as_bytes()))
-            .and_then(|mut file| hash(&mut file));
+            .and_then(|mut file| digest_of(&mut file));
         match linked {
             Ok(found) if found == digest => Some(number),
             // Links are not to be had here, or somebody changed the file since: the container still has it.
@@ -824,7 +853,7 @@ impl<'a> Staging<'a> {
     /// A build that deletes every source is far more often a mistake than a wish.
     fn check_not_emptied(&self) -> Result<(), OutputError> {
         let Some(uploaded) = self.uploaded.filter(|_| self.scope == Scope::Everything) else { return Ok(()) };
-        let had = uploaded.sent.iter().flatten().count() as u64;
+        let had = uploaded.manifest.entries().len() as u64;
         let left = self.seen.keys().filter(|path| !path.is_root()).count();
         if had > 0 && left == 0 { Err(OutputError::EverythingGone { files: had }) } else { Ok(()) }
     }
@@ -875,7 +904,7 @@ impl<'a> Staging<'a> {
             }
             let base = self.base(&path);
             let known = match &base {
-                Some(base) if base.from == From::Recorded => Known::Recorded,
+                Some(base) if base.from == KnownFrom::Recorded => Known::Recorded,
                 Some(_) => Known::Uploaded,
                 None => continue,
             };
@@ -904,10 +933,13 @@ impl<'a> Staging<'a> {
 
     /// What fastbuild knows the host had, and the build has no longer.
     fn known_and_not_sent(&self) -> Vec<RelPath> {
-        let recorded = self.record.below(&self.target.root()).filter_map(|(tail, _)| RelPath::new(tail).ok());
+        let root = self.target.root();
+        let recorded = self.record.below(&root).filter_map(|(tail, _)| RelPath::new(tail).ok());
         let uploaded = self.uploaded.into_iter().flat_map(|uploaded| {
-            let sent = uploaded.manifest.entries().iter().zip(uploaded.sent).filter(|(_, sent)| sent.is_some());
-            sent.filter_map(|(entry, _)| entry.path.strip_prefix(&self.uploaded_at))
+            let entries = uploaded.manifest.entries().iter().enumerate();
+            entries
+                .filter(move |(index, _)| uploaded.base(*index).is_some())
+                .filter_map(|(_, entry)| entry.path.strip_prefix(&self.uploaded_at))
         });
         let mut paths: Vec<RelPath> = match self.scope {
             // A recorded path that an ignore rule kept out of this upload was not there for the build to delete.
@@ -940,7 +972,7 @@ impl<'a> Staging<'a> {
 /// Knowledge of a path of the host's.
 #[derive(Debug, Clone)]
 struct Base {
-    from: From,
+    from: KnownFrom,
     what: Content,
     mode: u32,
     stamp: Stamp,
@@ -949,7 +981,7 @@ struct Base {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum From {
+enum KnownFrom {
     Upload,
     Recorded,
 }
@@ -1060,7 +1092,11 @@ fn stage_parent(target: &Target) -> Result<PathBuf, OutputError> {
     }
 }
 
-fn hash(from: &mut dyn Read) -> io::Result<Digest> {
+/// The sha256 of all that `from` has to give.
+///
+/// # Errors
+/// What reading says.
+pub(super) fn digest_of(from: &mut dyn Read) -> io::Result<Digest> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 128 * 1024];
     loop {
@@ -1072,5 +1108,3 @@ fn hash(from: &mut dyn Read) -> io::Result<Digest> {
         }
     }
 }
-
-pub(super) use hash as digest_of;

@@ -167,8 +167,7 @@ impl<'a> Walk<'a> {
 
 /// What opening a directory says when something on the way is missing or is no directory (a link among them).
 pub fn is_absence(error: &io::Error) -> bool {
-    use io::ErrorKind::{FilesystemLoop, NotADirectory, NotFound};
-    matches!(error.kind(), NotFound | NotADirectory | FilesystemLoop)
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) || at::is_link_refusal(error)
 }
 
 fn descend(from: &Dir, path: &RelPath) -> io::Result<Dir> {

@@ -58,6 +58,15 @@ pub fn look(dir: &Dir, entry: &[u8]) -> io::Result<Option<Look>> {
     Ok(Some(Look { kind, mode: stat.st_mode & 0o7777, stamp: stamp(&stat) }))
 }
 
+/// Looks at an open directory.
+///
+/// # Errors
+/// Whatever `fstat` says.
+pub fn look_at(dir: &Dir) -> io::Result<Look> {
+    let stat = rustix::fs::fstat(dir)?;
+    Ok(Look { kind: Some(Kind::Directory), mode: stat.st_mode & 0o7777, stamp: stamp(&stat) })
+}
+
 #[allow(clippy::unnecessary_cast, reason = "the widths differ between systems")]
 fn stamp(stat: &Stat) -> Stamp {
     let time = |secs: i64, nanos: i64| Timestamp { secs, nanos: nanos as u32 };
@@ -77,6 +86,11 @@ fn stamp(stat: &Stat) -> Stamp {
 pub fn open_dir(dir: &Dir, entry: &[u8]) -> io::Result<Dir> {
     let fd = rustix::fs::openat(dir, name(entry)?, DIRECTORY, Mode::empty())?;
     Ok(Dir::from_std_file(fd.into()))
+}
+
+/// Whether an error says that a link was met where none is followed.
+pub fn is_link_refusal(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
 }
 
 /// Opens the regular file `entry` for reading.

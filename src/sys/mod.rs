@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`at`] | one name in one open directory: look, rename, exchange, remove, never following a link |
 //! | [`source_file`] | a source file opened for reading, and what the system says of it |
+//! | [`terminal`] | raw mode, size, and changes of the size |
 
 #[cfg(unix)]
 #[path = "at_unix.rs"]
@@ -12,3 +13,9 @@ pub mod at;
 #[path = "at_portable.rs"]
 pub mod at;
 pub mod source_file;
+#[cfg(unix)]
+#[path = "terminal_unix.rs"]
+pub mod terminal;
+#[cfg(not(unix))]
+#[path = "terminal_portable.rs"]
+pub mod terminal;

@@ -1,1 +1,2 @@
 //! s
+pub const STAGE_PREFIX: &str = ".fastbuild-stage-";
