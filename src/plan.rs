@@ -56,6 +56,21 @@ pub enum Reason {
     },
 }
 
+/// For people: `preset jekyll`, `/p/fastbuild.toml:3`.
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Flag { flag } => f.write_str(flag),
+            Reason::Env { name } => f.write_str(name),
+            Reason::File { path, line: None } => f.write_str(&path.to_string_lossy()),
+            Reason::File { path, line: Some(line) } => write!(f, "{}:{line}", path.to_string_lossy()),
+            Reason::Devcontainer { path } => f.write_str(&path.to_string_lossy()),
+            Reason::Preset { name } => write!(f, "preset {name}"),
+            Reason::Default { why } => f.write_str(why),
+        }
+    }
+}
+
 /// Everything that [`crate::build::run`] needs to know.
 #[derive(Debug, Clone, Serialize)]
 pub struct Plan {
