@@ -11,7 +11,7 @@ use std::{
 use fs_err as fs;
 use toml::{
     Spanned,
-    de::{DeTable, DeValue},
+    de::{DeString, DeTable, DeValue},
 };
 
 use super::{
@@ -19,6 +19,8 @@ use super::{
     units::{self, BadValue, did_you_mean},
 };
 use crate::plan::{Decision, Isolation, PullPolicy, Reason};
+
+type Key<'a> = Spanned<DeString<'a>>;
 
 /// The file's name.
 pub const NAME: &str = "fastbuild.toml";
@@ -104,10 +106,13 @@ macro_rules! keys {
         pub const NAMES: &[&str] = &[$($name),*];
 
         impl Keys {
-            fn set(&mut self, key: &str, value: &Spanned<DeValue<'_>>, text: &Text<'_>) -> Result<(), FileError> {
-                match key {
-                    $($name => self.$field = Some(text.read(key, value)?),)*
-                    _ => unreachable!("keys are checked before they are set"),
+            fn set(&mut self, key: &Key<'_>, value: &Spanned<DeValue<'_>>, text: &Text<'_>) -> Result<(), FileError> {
+                match key.get_ref().as_ref() {
+                    $($name => self.$field = Some(text.read($name, value)?),)*
+                    given => {
+                        let problem = Problem::UnknownKey { given: given.to_owned(), nearest: nearest_key(given) };
+                        return Err(text.error(key.span().start, problem));
+                    }
                 }
                 Ok(())
             }
@@ -259,8 +264,8 @@ impl FromToml for EnvWords {
         };
         let mut pairs: Vec<_> = table.iter().collect();
         pairs.sort_by_key(|(name, _)| name.span().start);
-        let word = |(name, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
-            let name: &std::borrow::Cow<'_, str> = name.get_ref();
+        let word = |(name, value): (&Key<'_>, &Spanned<DeValue<'_>>)| {
+            let name = name.get_ref();
             let given = value.get_ref().as_str().ok_or_else(|| wrong_part("a string", value))?;
             Ok(text.decide(format!("{name}={given}"), value.span().start))
         };
@@ -402,12 +407,7 @@ impl ConfigFile {
         let mut pairs: Vec<_> = table.get_ref().iter().collect();
         pairs.sort_by_key(|(key, _)| key.span().start);
         for (key, value) in pairs {
-            let name: &str = key.get_ref();
-            if !NAMES.contains(&name) {
-                let problem = Problem::UnknownKey { given: name.to_owned(), nearest: nearest_key(name) };
-                return Err(text.error(key.span().start, problem));
-            }
-            keys.set(name, value, &text)?;
+            keys.set(key, value, &text)?;
         }
         Ok(ConfigFile { path: path.to_owned(), keys })
     }
