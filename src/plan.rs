@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::tree::RelPath;
 
@@ -167,7 +167,7 @@ impl fmt::Debug for EnvVar {
 }
 
 /// The address of an engine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "scheme", content = "address", rename_all = "kebab-case")]
 pub enum Endpoint {
     /// A Unix socket.

@@ -17,7 +17,7 @@ mod interrupt;
 pub mod reaper;
 mod upload;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -126,9 +126,7 @@ impl<'a> Running<'a> {
         Running { phase, began: Instant::now(), reporter }
     }
 
-    fn end(self, done: Amount) -> Duration {
-        let took = self.began.elapsed();
-        self.reporter.emit(Event::PhaseEnded { phase: self.phase, done, took });
-        took
+    fn end(self, done: Amount) {
+        self.reporter.emit(Event::PhaseEnded { phase: self.phase, done, took: self.began.elapsed() });
     }
 }

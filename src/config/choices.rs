@@ -3,20 +3,7 @@
 use super::units::BadValue;
 use crate::plan::{Isolation, PullPolicy};
 
-/// How fastbuild reports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
-    /// Bars on a terminal, plain lines elsewhere.
-    Auto,
-    /// Bars.
-    Bar,
-    /// Lines.
-    Plain,
-    /// One event a line.
-    Json,
-    /// Nothing but errors.
-    None,
-}
+pub use crate::report::Progress;
 
 /// A setting that is one of a few names.
 pub trait Choice: Copy + 'static {

@@ -7,6 +7,7 @@
 
 pub mod choices;
 pub mod devcontainer;
+mod dirs;
 pub mod env_file;
 pub mod environment;
 pub mod file;
@@ -24,6 +25,7 @@ use std::{
 use fs_err as fs;
 
 pub use choices::Progress;
+pub use dirs::NoStateDirectory;
 pub use environment::{Environment, Terminals};
 
 use crate::{
@@ -293,6 +295,16 @@ impl Settings {
             source,
             command,
         })
+    }
+}
+
+impl From<Verbosity> for crate::report::Verbosity {
+    fn from(verbosity: Verbosity) -> crate::report::Verbosity {
+        match verbosity {
+            Verbosity::Quiet => crate::report::Verbosity::Quiet,
+            Verbosity::Normal => crate::report::Verbosity::Normal,
+            Verbosity::Verbose | Verbosity::Debug => crate::report::Verbosity::Verbose,
+        }
     }
 }
 

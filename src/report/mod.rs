@@ -208,6 +208,22 @@ impl Reporter {
         }))
     }
 
+    /// One that tells nobody: for the reaper, who has no one to tell.
+    pub fn silent() -> Reporter {
+        let nowhere = || Box::new(io::sink());
+        Reporter::new(
+            Mode::None,
+            Verbosity::Quiet,
+            Streams {
+                stdout: nowhere(),
+                stdout_shows: Shows::Elsewhere,
+                stderr: nowhere(),
+                own: nowhere(),
+                screen: ProgressDrawTarget::hidden(),
+            },
+        )
+    }
+
     /// Tells one fact. Blocks while stderr's reader does not read, so act first and tell then; progress is dropped
     /// rather than waiting for another thread that is telling something.
     pub fn emit(&self, event: Event) {
