@@ -7,7 +7,7 @@ mod container_path;
 mod endpoint;
 mod host_path;
 mod make;
-pub(crate) mod outputs;
+mod outputs;
 
 use std::{
     fmt,

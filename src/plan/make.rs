@@ -1,8 +1,10 @@
 //! Settings -> [`Plan`].
 
+use std::path::PathBuf;
+
 use super::{
-    Decision, IgnorePlan, Output, OutputError, Outputs, Plan, Reason, Route, SeedOutputs, Stdin, Terminal,
-    Tier,
+    ApplyMode, Decision, IgnorePlan, Output, OutputError, Outputs, Plan, Reason, Route, SeedOutputs, Stdin,
+    Terminal, Tier,
     container_path::ContainerPath,
     endpoint::{self, BadEndpoint},
     host_path,
@@ -44,8 +46,24 @@ pub enum PlanError {
         /// As it was given.
         address: String,
         /// What is wrong.
-        #[source]
         problem: BadEndpoint,
+    },
+    /// `--atomic` exchanges output directories, and there is none.
+    #[error("{reason} needs outputs to exchange, and none is named; name them with -o, or say --no-atomic")]
+    NothingToExchange {
+        /// Who asked.
+        reason: Reason,
+    },
+    /// `--atomic` would exchange the directory that holds the sources, with all that did not go in.
+    #[error(
+        "{reason} would exchange {host:?} as one, and the sources lie in it; name outputs below it, or say \
+         --no-atomic"
+    )]
+    ExchangesSources {
+        /// Who asked.
+        reason: Reason,
+        /// The directory.
+        host: PathBuf,
     },
     /// See [`OutputError`].
     #[error(transparent)]
@@ -67,6 +85,7 @@ pub fn make(settings: &Settings, env: &Environment) -> Result<Plan, PlanError> {
         started_in: &settings.started_in,
     };
     let outputs = outputs(settings, &places)?;
+    refuse_wrong_exchange(settings, &subdirectory, &outputs.value)?;
     let terminal = terminal(settings, env.terminals);
     Ok(Plan {
         engine: endpoint::decide(settings, env)?,
@@ -143,6 +162,24 @@ fn outputs(settings: &Settings, places: &Places<'_>) -> Result<Decision<Outputs>
     };
     let value = Outputs::Named(outputs::resolve(&asked.value, places)?);
     Ok(Decision { value, reason: asked.reason.clone() })
+}
+
+fn refuse_wrong_exchange(
+    settings: &Settings,
+    subdirectory: &RelPath,
+    outputs: &Outputs,
+) -> Result<(), PlanError> {
+    if settings.apply.value != ApplyMode::Atomic {
+        return Ok(());
+    }
+    let reason = settings.apply.reason.clone();
+    let Outputs::Named(named) = outputs else { return Err(PlanError::NothingToExchange { reason }) };
+    let root = &settings.source.value;
+    let here = host_path::join(root, subdirectory).unwrap_or_else(|| root.clone());
+    match named.iter().find(|output| here.starts_with(&output.host)) {
+        Some(output) => Err(PlanError::ExchangesSources { reason, host: output.host.clone() }),
+        None => Ok(()),
+    }
 }
 
 /// Named outputs do not go in, unless the build makes use of them, or lies in them itself: what is named by `-o .` are

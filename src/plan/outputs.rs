@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     config::{Anchor, OutputRequest},
-    tree::{RelPath, path::Escaped},
+    tree::RelPath,
 };
 
 /// What outputs are relative to.
@@ -277,13 +277,6 @@ fn refuse_overlaps(outputs: &[Output]) -> Result<(), OutputError> {
         }
     }
     Ok(())
-}
-
-/// For tables and summaries: `PATH -> HOST`, with control characters made harmless.
-pub(crate) fn shown(output: &Output) -> String {
-    let tail = if output.take == Take::Contents { "/." } else { "" };
-    let line = format!("{}{tail} -> {}", output.container, output.host.to_string_lossy());
-    Escaped(line.as_bytes()).to_string()
 }
 
 #[cfg(test)]
