@@ -114,7 +114,8 @@ pub struct Plan {
     pub source: Decision<PathBuf>,
     /// Where below the source root the command runs.
     pub subdirectory: RelPath,
-    /// The container's path of the source root: absolute, `/` between components, no trailing slash.
+    /// The container's path of the source root: absolute, `/` between components, no trailing slash. A Windows path stays
+    /// as it was written (`C:\src`).
     pub workdir: Decision<String>,
     /// What is left out of the upload.
     pub ignore: IgnorePlan,

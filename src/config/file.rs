@@ -1,7 +1,7 @@
 //! `fastbuild.toml` -> [`Keys`]: every value with the line it stands on. An unknown key or a wrong type is an error that
 //! names file, line and column, and the key that was probably meant.
 //!
-//! A key is one line of [`keys!`] and a doc comment; its Rust type says which TOML is taken, by [`FromToml`].
+//! A key is one line of the `keys!` table below and a doc comment; its Rust type says which TOML is taken (`FromToml`).
 
 use std::{
     io,

@@ -462,7 +462,7 @@ fn names_that_are_no_text_work_where_the_engine_need_not_know_them() {
 
     project.write("fastbuild.toml", "");
     assert!(
-        project.error("-i x -- make").starts_with("the command would start in \"\\xff\", which is not UTF-8")
+        project.error("-i x -- make").starts_with("the command would start in \"\\xFF\", which is not UTF-8")
     );
     args.command = vec![bytes(b"\xff")];
     let error = Settings::gather(&args, &project.env).unwrap_err().to_string();

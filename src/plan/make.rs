@@ -36,7 +36,7 @@ pub enum PlanError {
     )]
     SubdirectoryNotUtf8 {
         /// Below the source root.
-        subdirectory: RelPath,
+        subdirectory: PathBuf,
     },
     /// See [`BadEndpoint`].
     #[error("{reason}: {address}: {problem}")]
@@ -75,9 +75,9 @@ pub enum PlanError {
 /// # Errors
 /// See [`PlanError`]; nothing has been touched then or otherwise.
 pub fn make(settings: &Settings, env: &Environment) -> Result<Plan, PlanError> {
-    let subdirectory = subdirectory(settings);
+    let subdirectory = subdirectory(settings)?;
     let (workdir, workdir_path) = workdir(settings)?;
-    let command_directory = command_directory(&workdir_path, &subdirectory)?;
+    let command_directory = workdir_path.descend(&subdirectory);
     let places = Places {
         workdir: &workdir_path,
         command: &command_directory,
@@ -119,9 +119,12 @@ pub fn make(settings: &Settings, env: &Environment) -> Result<Plan, PlanError> {
 }
 
 /// The place below the source root where fastbuild was started; the root itself when that lies elsewhere.
-fn subdirectory(settings: &Settings) -> RelPath {
-    let below = settings.started_in.strip_prefix(&settings.source.value).ok();
-    below.and_then(host_path::to_rel_path).unwrap_or_default()
+fn subdirectory(settings: &Settings) -> Result<RelPath, PlanError> {
+    let Ok(below) = settings.started_in.strip_prefix(&settings.source.value) else {
+        return Ok(RelPath::root());
+    };
+    let path = host_path::to_rel_path(below).filter(|path| str::from_utf8(path.as_bytes()).is_ok());
+    path.ok_or_else(|| PlanError::SubdirectoryNotUtf8 { subdirectory: below.to_owned() })
 }
 
 fn workdir(settings: &Settings) -> Result<(Decision<String>, ContainerPath), PlanError> {
@@ -144,13 +147,6 @@ fn workdir(settings: &Settings) -> Result<(Decision<String>, ContainerPath), Pla
         asked.value.trim_end_matches(['/', '\\']).to_owned()
     };
     Ok((Decision { value, reason: asked.reason }, path))
-}
-
-fn command_directory(workdir: &ContainerPath, subdirectory: &RelPath) -> Result<ContainerPath, PlanError> {
-    let not_text = || PlanError::SubdirectoryNotUtf8 { subdirectory: subdirectory.clone() };
-    let text = str::from_utf8(subdirectory.as_bytes()).map_err(|_| not_text())?;
-    // A `RelPath` holds no `..`, so this cannot lead above the root.
-    workdir.join(text).map_err(|_| not_text())
 }
 
 fn outputs(settings: &Settings, places: &Places<'_>) -> Result<Decision<Outputs>, PlanError> {
