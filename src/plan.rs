@@ -7,7 +7,7 @@ mod container_path;
 mod endpoint;
 mod host_path;
 mod make;
-pub(crate) mod outputs;
+mod outputs;
 
 use std::{
     fmt,
@@ -114,7 +114,8 @@ pub struct Plan {
     pub source: Decision<PathBuf>,
     /// Where below the source root the command runs.
     pub subdirectory: RelPath,
-    /// The container's path of the source root: absolute, `/` between components, no trailing slash.
+    /// The container's path of the source root: absolute, `/` between components, no trailing slash. A Windows path stays
+    /// as it was written (`C:\src`).
     pub workdir: Decision<String>,
     /// What is left out of the upload.
     pub ignore: IgnorePlan,

@@ -42,7 +42,7 @@ pub enum Command {
 #[derive(Debug, thiserror::Error)]
 pub enum UsageError {
     /// clap's refusal; `--help` and `--version` come this way too.
-    #[error("{0}")]
+    #[error(transparent)]
     Clap(#[from] clap::Error),
     /// Nothing to run.
     #[error(
@@ -94,20 +94,23 @@ Examples:
       CFLAGS crosses; a file from anywhere in the container is put into bin.";
 
 const ENVIRONMENT: &str = "\
-Settings come from, strongest first: options, FASTBUILD_* variables, the nearest fastbuild.toml upwards, the image of
-the project's devcontainer.json, the preset of the command's first word. `fastbuild plan` tells which one decided.
-An option that fastbuild.toml switched on is switched off by its --no- form: --no-atomic, --no-seed-outputs,
---no-outputs-on-failure, --no-stdin, --no-tty; --ignore takes --no-ignore back.
+Settings come from, strongest first: options, FASTBUILD_* variables, the nearest fastbuild.toml upwards, the image of \
+the project's devcontainer.json, the preset of the command's first word. `fastbuild plan` tells which one decided. \
+What fastbuild.toml switched on is switched off by --no-atomic, --no-seed-outputs, --no-outputs-on-failure, \
+--no-stdin and --no-tty; --ignore takes its no-ignore back.
 
 Environment:
-  FASTBUILD_IMAGE, FASTBUILD_WORKDIR, FASTBUILD_USER, FASTBUILD_PLATFORM, FASTBUILD_PULL, FASTBUILD_NETWORK,
-  FASTBUILD_MEMORY, FASTBUILD_CPUS, FASTBUILD_ISOLATION, FASTBUILD_HOST, FASTBUILD_PROGRESS
+  FASTBUILD_IMAGE, FASTBUILD_WORKDIR, FASTBUILD_USER, FASTBUILD_PLATFORM,
+  FASTBUILD_PULL, FASTBUILD_NETWORK, FASTBUILD_MEMORY, FASTBUILD_CPUS,
+  FASTBUILD_ISOLATION, FASTBUILD_HOST, FASTBUILD_PROGRESS
       As the option of the same name. An empty variable counts as none.
   DOCKER_HOST, DOCKER_DEFAULT_PLATFORM
-      As for docker, where neither option, FASTBUILD_ variable nor fastbuild.toml says otherwise.
+      As for docker, where nothing above says otherwise.
 
-Exit codes: the command's own; 125 when fastbuild or the engine failed, 126 when the command cannot be invoked,
-127 when it was not found, 128+n when signal n ended it.";
+Exit codes:
+  the command's own; 125 when fastbuild or the engine failed, 126 when the
+  command cannot be invoked, 127 when it was not found, 128+n when signal n
+  ended it";
 
 #[derive(Debug, Parser)]
 #[command(
@@ -280,7 +283,7 @@ pub struct RunArgs {
     pub verbose: u8,
 
     /// The command and its arguments
-    #[arg(last = true, value_name = "COMMAND", num_args = 0..)]
+    #[arg(last = true, value_name = "COMMAND", num_args = 0.., hide = true)]
     pub command: Vec<OsString>,
 }
 
@@ -417,6 +420,8 @@ fn subcommand_first(mut argv: Vec<OsString>) -> Result<Vec<OsString>, UsageError
         match options.classify(word) {
             Word::Dashes | Word::Unknown | Word::Help => break,
             Word::Option => at += 1,
+            // clap never takes `--` for a value either, and says so better.
+            Word::OptionThenValue if argv.get(at + 1).is_some_and(|value| value == "--") => break,
             Word::OptionThenValue => at += 2,
             Word::Plain if subcommand.is_none() && word == "__reap" => return Ok(argv),
             Word::Plain if subcommand.is_none() && (word == "run" || word == "plan") => {

@@ -180,6 +180,16 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn lines_stay_where_they_are(text in r#"(//|/\*|\*/|[\\"/*,}\]\n a])*"#) {
+            let stripped = strip_comments(text.as_bytes());
+            let newlines = |bytes: &[u8]| bytes.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(at, _)| at).collect::<Vec<_>>();
+            proptest::prop_assert_eq!(stripped.len(), text.len());
+            proptest::prop_assert_eq!(newlines(&stripped), newlines(text.as_bytes()));
+        }
+    }
+
     #[test]
     fn images_that_are_made_in_another_way_are_told_apart() {
         let cases = [

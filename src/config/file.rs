@@ -1,7 +1,7 @@
 //! `fastbuild.toml` -> [`Keys`]: every value with the line it stands on. An unknown key or a wrong type is an error that
 //! names file, line and column, and the key that was probably meant.
 //!
-//! A key is one line of [`keys!`] and a doc comment; its Rust type says which TOML is taken, by [`FromToml`].
+//! A key is one line of the `keys!` table below and a doc comment; its Rust type says which TOML is taken (`FromToml`).
 
 use std::{
     io,
@@ -50,7 +50,7 @@ pub enum FileError {
         /// The column in characters, from 1.
         column: usize,
         /// What is wrong there.
-        problem: Problem,
+        problem: Box<Problem>,
     },
 }
 
@@ -365,7 +365,7 @@ impl Text<'_> {
 
     fn error(&self, at: usize, problem: Problem) -> FileError {
         let (line, column) = self.place(at);
-        FileError::Text { path: self.path.to_owned(), line, column, problem }
+        FileError::Text { path: self.path.to_owned(), line, column, problem: Box::new(problem) }
     }
 
     /// Line and column of a byte, both from 1.
@@ -483,6 +483,15 @@ progress = "json"
         assert_eq!(keys.entrypoint.unwrap().value, Anything(String::new()));
         assert_eq!(keys.progress.as_ref().unwrap().value, Progress::Json);
         assert_eq!(line_of(&keys.progress), Some(26));
+    }
+
+    #[test]
+    fn numbers_are_read_as_they_are_written() {
+        let keys = parse("memory = 1_048_576\ncpus = 2").unwrap();
+        assert_eq!(
+            (keys.memory.unwrap().value, keys.cpus.unwrap().value),
+            (Memory(1 << 20), Cpus(2_000_000_000))
+        );
     }
 
     #[test]

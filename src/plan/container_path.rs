@@ -46,6 +46,13 @@ impl ContainerPath {
         Ok(joined)
     }
 
+    /// `below` this one; a component that is no text is shown as text.
+    pub(super) fn descend(&self, below: &RelPath) -> ContainerPath {
+        let mut joined = self.clone();
+        joined.components.extend(below.components().map(|name| String::from_utf8_lossy(name).into_owned()));
+        joined
+    }
+
     pub(super) fn is_root(&self) -> bool {
         self.components.is_empty()
     }

@@ -1,8 +1,10 @@
 //! Settings -> [`Plan`].
 
+use std::path::PathBuf;
+
 use super::{
-    Decision, IgnorePlan, Output, OutputError, Outputs, Plan, Reason, Route, SeedOutputs, Stdin, Terminal,
-    Tier,
+    ApplyMode, Decision, IgnorePlan, Output, OutputError, Outputs, Plan, Reason, Route, SeedOutputs, Stdin,
+    Terminal, Tier,
     container_path::ContainerPath,
     endpoint::{self, BadEndpoint},
     host_path,
@@ -34,7 +36,7 @@ pub enum PlanError {
     )]
     SubdirectoryNotUtf8 {
         /// Below the source root.
-        subdirectory: RelPath,
+        subdirectory: PathBuf,
     },
     /// See [`BadEndpoint`].
     #[error("{reason}: {address}: {problem}")]
@@ -44,8 +46,24 @@ pub enum PlanError {
         /// As it was given.
         address: String,
         /// What is wrong.
-        #[source]
         problem: BadEndpoint,
+    },
+    /// `--atomic` exchanges output directories, and there is none.
+    #[error("{reason} needs outputs to exchange, and none is named; name them with -o, or say --no-atomic")]
+    NothingToExchange {
+        /// Who asked.
+        reason: Reason,
+    },
+    /// `--atomic` would exchange the directory that holds the sources, with all that did not go in.
+    #[error(
+        "{reason} would exchange {host:?} as one, and the sources lie in it; name outputs below it, or say \
+         --no-atomic"
+    )]
+    ExchangesSources {
+        /// Who asked.
+        reason: Reason,
+        /// The directory.
+        host: PathBuf,
     },
     /// See [`OutputError`].
     #[error(transparent)]
@@ -57,9 +75,9 @@ pub enum PlanError {
 /// # Errors
 /// See [`PlanError`]; nothing has been touched then or otherwise.
 pub fn make(settings: &Settings, env: &Environment) -> Result<Plan, PlanError> {
-    let subdirectory = subdirectory(settings);
+    let subdirectory = subdirectory(settings)?;
     let (workdir, workdir_path) = workdir(settings)?;
-    let command_directory = command_directory(&workdir_path, &subdirectory)?;
+    let command_directory = workdir_path.descend(&subdirectory);
     let places = Places {
         workdir: &workdir_path,
         command: &command_directory,
@@ -67,6 +85,7 @@ pub fn make(settings: &Settings, env: &Environment) -> Result<Plan, PlanError> {
         started_in: &settings.started_in,
     };
     let outputs = outputs(settings, &places)?;
+    refuse_wrong_exchange(settings, &subdirectory, &outputs.value)?;
     let terminal = terminal(settings, env.terminals);
     Ok(Plan {
         engine: endpoint::decide(settings, env)?,
@@ -100,9 +119,12 @@ pub fn make(settings: &Settings, env: &Environment) -> Result<Plan, PlanError> {
 }
 
 /// The place below the source root where fastbuild was started; the root itself when that lies elsewhere.
-fn subdirectory(settings: &Settings) -> RelPath {
-    let below = settings.started_in.strip_prefix(&settings.source.value).ok();
-    below.and_then(host_path::to_rel_path).unwrap_or_default()
+fn subdirectory(settings: &Settings) -> Result<RelPath, PlanError> {
+    let Ok(below) = settings.started_in.strip_prefix(&settings.source.value) else {
+        return Ok(RelPath::root());
+    };
+    let path = host_path::to_rel_path(below).filter(|path| str::from_utf8(path.as_bytes()).is_ok());
+    path.ok_or_else(|| PlanError::SubdirectoryNotUtf8 { subdirectory: below.to_owned() })
 }
 
 fn workdir(settings: &Settings) -> Result<(Decision<String>, ContainerPath), PlanError> {
@@ -127,13 +149,6 @@ fn workdir(settings: &Settings) -> Result<(Decision<String>, ContainerPath), Pla
     Ok((Decision { value, reason: asked.reason }, path))
 }
 
-fn command_directory(workdir: &ContainerPath, subdirectory: &RelPath) -> Result<ContainerPath, PlanError> {
-    let not_text = || PlanError::SubdirectoryNotUtf8 { subdirectory: subdirectory.clone() };
-    let text = str::from_utf8(subdirectory.as_bytes()).map_err(|_| not_text())?;
-    // A `RelPath` holds no `..`, so this cannot lead above the root.
-    workdir.join(text).map_err(|_| not_text())
-}
-
 fn outputs(settings: &Settings, places: &Places<'_>) -> Result<Decision<Outputs>, PlanError> {
     let Some(asked) = &settings.outputs else {
         return Ok(default(
@@ -143,6 +158,24 @@ fn outputs(settings: &Settings, places: &Places<'_>) -> Result<Decision<Outputs>
     };
     let value = Outputs::Named(outputs::resolve(&asked.value, places)?);
     Ok(Decision { value, reason: asked.reason.clone() })
+}
+
+fn refuse_wrong_exchange(
+    settings: &Settings,
+    subdirectory: &RelPath,
+    outputs: &Outputs,
+) -> Result<(), PlanError> {
+    if settings.apply.value != ApplyMode::Atomic {
+        return Ok(());
+    }
+    let reason = settings.apply.reason.clone();
+    let Outputs::Named(named) = outputs else { return Err(PlanError::NothingToExchange { reason }) };
+    let root = &settings.source.value;
+    let here = host_path::join(root, subdirectory).unwrap_or_else(|| root.clone());
+    match named.iter().find(|output| here.starts_with(&output.host)) {
+        Some(output) => Err(PlanError::ExchangesSources { reason, host: output.host.clone() }),
+        None => Ok(()),
+    }
 }
 
 /// Named outputs do not go in, unless the build makes use of them, or lies in them itself: what is named by `-o .` are

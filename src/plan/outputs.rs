@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     config::{Anchor, OutputRequest},
-    tree::{RelPath, path::Escaped},
+    tree::RelPath,
 };
 
 /// What outputs are relative to.
@@ -279,13 +279,6 @@ fn refuse_overlaps(outputs: &[Output]) -> Result<(), OutputError> {
     Ok(())
 }
 
-/// For tables and summaries: `PATH -> HOST`, with control characters made harmless.
-pub(crate) fn shown(output: &Output) -> String {
-    let tail = if output.take == Take::Contents { "/." } else { "" };
-    let line = format!("{}{tail} -> {}", output.container, output.host.to_string_lossy());
-    Escaped(line.as_bytes()).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -327,16 +320,16 @@ mod tests {
     }
 
     /// A directory with `root` (the source root), `root/sub` (where fastbuild is started) and `other`.
-    struct Host2 {
+    struct Disk {
         dir: tempfile::TempDir,
     }
 
-    impl Host2 {
-        fn new() -> Host2 {
+    impl Disk {
+        fn new() -> Disk {
             let dir = tempfile::tempdir().unwrap();
             fs::create_dir_all(dir.path().join("root/sub")).unwrap();
             fs::create_dir(dir.path().join("other")).unwrap();
-            Host2 { dir }
+            Disk { dir }
         }
 
         fn path(&self, below: &str) -> PathBuf {
@@ -365,7 +358,7 @@ mod tests {
 
     #[test]
     fn outputs_find_their_places() {
-        let host = Host2::new();
+        let disk = Disk::new();
         let cases = [
             // spec, container, host, below the source root
             ("_site", "/workspace/sub/_site", "root/sub/_site", Some("sub/_site")),
@@ -386,31 +379,31 @@ mod tests {
             ("x:../../other/new/x", "/workspace/sub/x", "other/new/x", Some("sub/x")),
         ];
         for (spec, container, target, below) in cases {
-            let output = &host.resolve(&[spec], &Anchor::Command).unwrap()[0];
+            let output = &disk.resolve(&[spec], &Anchor::Command).unwrap()[0];
             assert_eq!(output.container, container, "{spec}");
-            assert_eq!(output.host, host.path(target), "{spec}");
+            assert_eq!(output.host, disk.path(target), "{spec}");
             assert_eq!(output.below_source.as_ref().map(|p| p.to_string()).as_deref(), below, "{spec}");
         }
     }
 
     #[test]
     fn outputs_of_the_file_start_from_its_directory() {
-        let host = Host2::new();
-        let anchor = Anchor::File(host.path("root"));
+        let disk = Disk::new();
+        let anchor = Anchor::File(disk.path("root"));
         for (spec, container, target) in [
             ("_site", "/workspace/_site", "root/_site"),
             ("/out/log:logs/", "/out/log", "root/logs/log"),
             ("/out/log", "/out/log", "root/log"),
         ] {
-            let output = &host.resolve(&[spec], &anchor).unwrap()[0];
-            assert_eq!((output.container.as_str(), &output.host), (container, &host.path(target)), "{spec}");
+            let output = &disk.resolve(&[spec], &anchor).unwrap()[0];
+            assert_eq!((output.container.as_str(), &output.host), (container, &disk.path(target)), "{spec}");
         }
     }
 
     #[test]
     fn outputs_without_a_name_or_place_are_refused() {
-        let host = Host2::new();
-        fs::write(host.path("root/sub/file"), "").unwrap();
+        let disk = Disk::new();
+        fs::write(disk.path("root/sub/file"), "").unwrap();
         for (spec, said) in [
             ("../../..", "leads above the container's root from /workspace/sub"),
             ("/", "there is no name"),
@@ -420,15 +413,15 @@ mod tests {
             ("x/.:file", "is a file, and the contents of a directory were asked for"),
             ("file/.", "is a file, and the contents of a directory were asked for"),
         ] {
-            let error = host.error(&[spec]);
+            let error = disk.error(&[spec]);
             assert!(error.contains(said), "{spec} said {error}");
         }
-        assert!(host.resolve(&["x:file"], &Anchor::Command).is_ok(), "a file may become a file");
+        assert!(disk.resolve(&["x:file"], &Anchor::Command).is_ok(), "a file may become a file");
     }
 
     #[test]
     fn outputs_in_each_others_places_are_refused() {
-        let host = Host2::new();
+        let disk = Disk::new();
         for specs in [
             ["a:x", "b:x"],
             ["a:x", "b:x/y"],
@@ -437,22 +430,22 @@ mod tests {
             ["a", "./a"],
             ["a:x", "b:../sub/x"],
         ] {
-            assert!(host.error(&specs).contains("would both be put into"), "{specs:?}");
+            assert!(disk.error(&specs).contains("would both be put into"), "{specs:?}");
         }
-        assert!(host.resolve(&["a:x", "b:xy"], &Anchor::Command).is_ok());
+        assert!(disk.resolve(&["a:x", "b:xy"], &Anchor::Command).is_ok());
     }
 
     #[cfg(unix)]
     #[test]
     fn a_link_is_no_target_but_leads_to_one() {
-        let host = Host2::new();
-        std::os::unix::fs::symlink(host.path("other"), host.path("root/sub/link")).unwrap();
-        let error = host.error(&["/out:link"]);
-        let proposal = format!("/out:{}", host.path("other").to_str().unwrap());
+        let disk = Disk::new();
+        std::os::unix::fs::symlink(disk.path("other"), disk.path("root/sub/link")).unwrap();
+        let error = disk.error(&["/out:link"]);
+        let proposal = format!("/out:{}", disk.path("other").to_str().unwrap());
         assert!(error.contains("is a symbolic link") && error.contains(&proposal), "{error}");
-        assert!(host.error(&["link"]).contains("is a symbolic link"));
-        let through = &host.resolve(&["/out:link/x"], &Anchor::Command).unwrap()[0];
-        assert_eq!(through.host, host.path("other/x"));
-        assert!(host.error(&["/out:link/x", "/o2:../../other"]).contains("would both be put into"));
+        assert!(disk.error(&["link"]).contains("is a symbolic link"));
+        let through = &disk.resolve(&["/out:link/x"], &Anchor::Command).unwrap()[0];
+        assert_eq!(through.host, disk.path("other/x"));
+        assert!(disk.error(&["/out:link/x", "/o2:../../other"]).contains("would both be put into"));
     }
 }
