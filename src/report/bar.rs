@@ -27,6 +27,8 @@ use super::{
 const SILENT_FOR: Duration = Duration::from_millis(250);
 /// How often the screen is looked after when no event comes.
 const TICK: Duration = Duration::from_millis(100);
+/// Progress may come a hundred thousand times a second; eyes want it less often.
+const REDRAW: Duration = Duration::from_millis(50);
 /// Bars in the way of a person's other output are a nuisance above this.
 const MOST_ROWS: usize = 6;
 /// A layer's id is a hash; its beginning tells it from the others.
@@ -45,6 +47,7 @@ struct Inner {
     own: Own,
     verbosity: Verbosity,
     summary: Summary,
+    drawn: Option<Duration>,
 }
 
 impl Bar {
@@ -68,7 +71,10 @@ impl Bar {
     fn still(own: Own, target: ProgressDrawTarget, verbosity: Verbosity) -> Bar {
         let screen = Screen { bars: MultiProgress::with_draw_target(target), rows: Vec::new() };
         let (state, summary) = (State::default(), Summary::default());
-        Bar { inner: Arc::new(Mutex::new(Inner { state, screen, own, verbosity, summary })), _ticker: None }
+        Bar {
+            inner: Arc::new(Mutex::new(Inner { state, screen, own, verbosity, summary, drawn: None })),
+            _ticker: None,
+        }
     }
 }
 
@@ -114,7 +120,14 @@ impl Inner {
             | Event::PhaseProgress { .. }
             | Event::PullProgress { .. } => {}
         }
-        self.draw(at);
+        if !self.was_just_drawn(at, event) {
+            self.draw(at);
+        }
+    }
+
+    fn was_just_drawn(&self, at: Duration, event: &Event) -> bool {
+        let seldom_matters = matches!(event, Event::PhaseProgress { .. } | Event::PullProgress { .. });
+        seldom_matters && self.drawn.is_some_and(|drawn| at.saturating_sub(drawn) < REDRAW)
     }
 
     fn draw(&mut self, at: Duration) {
@@ -124,6 +137,7 @@ impl Inner {
             self.own.fresh_line();
         }
         self.screen.show(&rows);
+        self.drawn = Some(at);
     }
 
     fn verbose(&mut self, sentence: &str) {
@@ -298,5 +312,138 @@ impl Row {
         bar.set_prefix(self.label.clone());
         bar.set_message(self.text.clone());
         bar.tick();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::report::{
+        events::Warning,
+        own::LineState,
+        testing::{FakeScreen, ended, event, finished, ms, progress, pulling, started},
+    };
+
+    fn bar(screen: &FakeScreen, line_state: &LineState) -> Bar {
+        let target = ProgressDrawTarget::term_like(Box::new(screen.clone()));
+        Bar::still(Own::new(Box::new(screen.clone()), line_state.clone()), target, Verbosity::Normal)
+    }
+
+    fn run(events: &[(u64, Event)]) -> (FakeScreen, Bar) {
+        let screen = FakeScreen::default();
+        let mut bar = bar(&screen, &LineState::default());
+        events.iter().for_each(|(at, event)| bar.event(ms(*at), event));
+        (screen, bar)
+    }
+
+    #[test]
+    fn an_upload_shows_files_bytes_and_rate() {
+        let (screen, _bar) = run(&[
+            (0, started(Phase::Upload, Some((2003, 20_000_000)))),
+            (1_000, progress(Phase::Upload, 1203, 10_000_000)),
+        ]);
+        insta::assert_snapshot!(screen.shown(), @r"
+        fastbuild: uploading [==========>         ] 1,203 of 2,003 files, 10.0 MB of 20.0 MB, 10.0 MB/s
+        ");
+    }
+
+    #[test]
+    fn a_pull_shows_a_row_for_each_layer_at_work_and_six_at_most() {
+        let mut events =
+            vec![(0, started(Phase::Pull, None)), (1, pulling("gone", "Already exists", 0, None))];
+        let layers = ["0123456789abcdef", "l1", "l2", "l3\x1b[2J", "l4", "l5", "l6"];
+        let half = |id: &&str| (900, pulling(id, "Downloading", 4_000_000, Some(16_000_000)));
+        events.extend(layers.iter().map(half));
+        events.push((1_000, pulling("gone", "Already exists", 0, None)));
+        let (screen, _bar) = run(&events);
+        insta::assert_snapshot!(screen.shown(), @r"
+        fastbuild: pulling the image | 1 of 8 layers, 28.0 MB of 112.0 MB, 28.0 MB/s
+          0123456789ab [=====>              ] Downloading, 4.0 MB of 16.0 MB
+          l1 [=====>              ] Downloading, 4.0 MB of 16.0 MB
+          l2 [=====>              ] Downloading, 4.0 MB of 16.0 MB
+          l3\u{1b}[2J [=====>              ] Downloading, 4.0 MB of 16.0 MB
+          l4 [=====>              ] Downloading, 4.0 MB of 16.0 MB
+        ");
+    }
+
+    #[test]
+    fn nothing_shows_for_the_first_250_ms_of_a_phase() {
+        let (screen, mut bar) =
+            run(&[(100, started(Phase::Create, None)), (349, started(Phase::Scan, None))]);
+        assert_eq!(screen.shown(), "");
+        bar.event(ms(400), &progress(Phase::Scan, 1, 1));
+        assert_eq!(screen.shown(), "fastbuild: creating the container \\");
+    }
+
+    #[test]
+    fn the_bars_are_gone_when_the_builds_output_begins_and_stay_away() {
+        let upload = started(Phase::Upload, Some((10, 10)));
+        let (screen, mut bar) = run(&[(0, upload), (900, progress(Phase::Upload, 1, 1))]);
+        assert!(screen.shown().contains("uploading"));
+        bar.event(ms(1_000), &Event::BuildOutputBegins);
+        assert_eq!(screen.shown(), "");
+        bar.event(ms(3_000), &progress(Phase::Upload, 5, 5));
+        assert_eq!(screen.shown(), "");
+    }
+
+    #[test]
+    fn a_bar_never_wipes_the_builds_last_words() {
+        let (screen, line_state) = (FakeScreen::default(), LineState::default());
+        let mut bar = bar(&screen, &line_state);
+        bar.event(ms(0), &Event::BuildOutputBegins);
+        std::io::Write::write_all(&mut screen.clone(), b"no line end").unwrap();
+        line_state.wrote(b"no line end");
+        bar.event(ms(10), &started(Phase::Collect, None));
+        bar.event(ms(500), &progress(Phase::Collect, 3, 3000));
+        insta::assert_snapshot!(screen.shown(), @r"
+        no line end
+        fastbuild: collecting \ 3 files, 3.0 kB, 6.1 kB/s
+        ");
+        bar.event(ms(600), &ended(Phase::Collect, 590, 3, 3000));
+        bar.event(ms(600), &finished(0, 600));
+        insta::assert_snapshot!(screen.shown(), @r"
+        no line end
+        fastbuild: 0.60 s in all: collect 0.59 (3 files, 3.0 kB); exit 0
+        ");
+    }
+
+    #[test]
+    fn a_warning_stands_above_the_bars() {
+        let (screen, _bar) = run(&[
+            (0, started(Phase::Collect, None)),
+            (400, progress(Phase::Collect, 3, 3000)),
+            (500, Event::Warned(Warning::Signalled { signal: "SIGINT" })),
+        ]);
+        insta::assert_snapshot!(screen.shown(), @r"
+        fastbuild: warning: SIGINT was sent to the build
+        fastbuild: collecting | 3 files, 3.0 kB, 6.0 kB/s
+        ");
+    }
+
+    #[test]
+    fn an_error_and_the_end_of_the_reporter_leave_no_bar_behind() {
+        let (screen, mut bar) =
+            run(&[(0, started(Phase::Pull, None)), (400, pulling("aa", "Waiting", 0, None))]);
+        let failure = Failure { message: "gone".into(), causes: vec![], advice: None };
+        bar.failure(ms(500), &failure);
+        assert_eq!(screen.shown(), "fastbuild: error: gone");
+        bar.event(ms(600), &started(Phase::Remove, None));
+        bar.event(ms(900), &progress(Phase::Remove, 0, 0));
+        assert!(screen.shown().contains("removing"));
+        drop(bar);
+        assert_eq!(screen.shown(), "fastbuild: error: gone");
+    }
+
+    proptest! {
+        #[test]
+        fn no_event_gets_a_control_character_onto_the_screen(
+            events in prop::collection::vec((0..20_000u64, event()), 0..12),
+        ) {
+            let (screen, _bar) = run(&events);
+            let shown = screen.shown();
+            prop_assert!(!shown.chars().any(|c| c != '\n' && crate::report::text::is_dangerous(c)), "{shown:?}");
+        }
     }
 }

@@ -17,6 +17,8 @@ pub mod numbers;
 pub mod own;
 pub mod plain;
 pub mod silent;
+#[cfg(test)]
+mod testing;
 pub mod text;
 pub mod wording;
 
@@ -289,4 +291,198 @@ impl Reporter {
 /// A renderer that panicked has at worst an odd screen; the run goes on.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        events::Warning,
+        testing::{FakeScreen, Shared as Written, progress, started},
+        *,
+    };
+
+    struct Apart {
+        stdout: Written,
+        stderr: Written,
+    }
+
+    fn reporter(mode: Mode, verbosity: Verbosity) -> (Reporter, Apart) {
+        let (stdout, stderr) = (Written::default(), Written::default());
+        let streams = Streams {
+            stdout: Box::new(stdout.clone()),
+            stdout_shows: Shows::Elsewhere,
+            stderr: Box::new(stderr.clone()),
+            own: Box::new(stderr.clone()),
+            screen: ProgressDrawTarget::hidden(),
+        };
+        (Reporter::new(mode, verbosity, streams), Apart { stdout, stderr })
+    }
+
+    #[test]
+    fn bars_are_for_people_at_terminals() {
+        use Surroundings::{CiScreen, NoScreen, Screen};
+        let cases = [
+            (true, Some("xterm"), None, Screen),
+            (true, Some("xterm"), Some("false"), Screen),
+            (true, Some("xterm"), Some(""), Screen),
+            (true, Some("xterm"), Some("true"), CiScreen),
+            (true, Some("dumb"), None, NoScreen),
+            (true, Some(""), None, NoScreen),
+            (false, Some("xterm"), None, NoScreen),
+            (false, Some("xterm"), Some("1"), NoScreen),
+        ];
+        for (is_terminal, term, ci, expected) in cases {
+            let judged = Surroundings::judge(is_terminal, term.map(OsStr::new), ci.map(OsStr::new));
+            assert_eq!(judged, expected, "{is_terminal} {term:?} {ci:?}");
+        }
+        let cases = [
+            (Progress::Auto, [Mode::Plain, Mode::Plain, Mode::Bar]),
+            (Progress::Bar, [Mode::Plain, Mode::Bar, Mode::Bar]),
+            (Progress::Plain, [Mode::Plain; 3]),
+            (Progress::Json, [Mode::Json; 3]),
+            (Progress::None, [Mode::None; 3]),
+        ];
+        for (progress, modes) in cases {
+            assert_eq!([NoScreen, CiScreen, Screen].map(|s| progress.resolve(s)), modes, "{progress:?}");
+        }
+    }
+
+    #[test]
+    fn the_builds_bytes_pass_untouched_and_apart() {
+        for mode in [Mode::Bar, Mode::Plain, Mode::Json, Mode::None] {
+            let (reporter, out) = reporter(mode, Verbosity::Quiet);
+            reporter.build_output(Stream::Stdout, b"\x1b[31mred\xff\0\r\n").unwrap();
+            reporter.build_output(Stream::Stderr, b"half").unwrap();
+            reporter.build_output(Stream::Stdout, b"more").unwrap();
+            reporter.build_output(Stream::Stderr, b"\xfe").unwrap();
+            assert_eq!(out.stdout.bytes(), b"\x1b[31mred\xff\0\r\nmore");
+            assert_eq!(out.stderr.bytes(), b"half\xfe");
+        }
+    }
+
+    #[test]
+    fn a_line_of_fastbuilds_begins_at_the_left_edge() {
+        let (reporter, out) = reporter(Mode::Plain, Verbosity::Normal);
+        reporter.build_output(Stream::Stdout, b"elsewhere").unwrap();
+        reporter.emit(Event::Warned(Warning::Signalled { signal: "SIGINT" }));
+        reporter.build_output(Stream::Stderr, b"half").unwrap();
+        reporter.emit(Event::Warned(Warning::Signalled { signal: "SIGTERM" }));
+        assert_eq!(
+            out.stderr.text(),
+            "fastbuild: warning: SIGINT was sent to the build\nhalf\nfastbuild: warning: SIGTERM was sent to the \
+             build\n"
+        );
+    }
+
+    #[test]
+    fn the_first_bytes_of_the_build_are_told_once_in_each_run() {
+        let (reporter, out) = reporter(Mode::Json, Verbosity::Normal);
+        reporter.emit(started(Phase::Build, None));
+        reporter.build_output(Stream::Stdout, b"a").unwrap();
+        reporter.emit(Event::BuildOutputBegins);
+        reporter.build_output(Stream::Stderr, b"b\n").unwrap();
+        assert_eq!(out.stderr.text().matches("build-output-begins").count(), 1);
+    }
+
+    #[test]
+    fn bars_are_gone_before_the_builds_first_byte_and_may_come_back_for_the_collect() {
+        let screen = FakeScreen::default();
+        let streams = Streams {
+            stdout: Box::new(screen.clone()),
+            stdout_shows: Shows::Here,
+            stderr: Box::new(screen.clone()),
+            own: Box::new(screen.clone()),
+            screen: ProgressDrawTarget::term_like(Box::new(screen.clone())),
+        };
+        let reporter = Reporter::new(Mode::Bar, Verbosity::Normal, streams);
+        // The renderer is spoken to directly where the time must be known.
+        let at =
+            |millis, event: &Event| lock(&reporter.0.renderer).event(Duration::from_millis(millis), event);
+        at(0, &started(Phase::Upload, None));
+        at(9_000, &progress(Phase::Upload, 1, 0));
+        assert!(screen.shown().contains("uploading"), "{}", screen.shown());
+        reporter.build_output(Stream::Stdout, b"words").unwrap();
+        assert_eq!(screen.shown(), "words");
+        reporter.emit(started(Phase::Collect, None));
+        at(20_000, &progress(Phase::Collect, 1, 0));
+        let shown = screen.shown();
+        assert!(shown.starts_with("words\nfastbuild: collecting"), "{shown}");
+        reporter.build_output(Stream::Stdout, b"late").unwrap();
+        assert_eq!(screen.shown(), "words\nlate");
+    }
+
+    #[test]
+    fn quiet_leaves_nothing_but_errors() {
+        for mode in [Mode::Bar, Mode::Plain, Mode::None] {
+            let (reporter, out) = reporter(mode, Verbosity::Quiet);
+            reporter.emit(Event::Warned(Warning::OutputsLeft));
+            reporter.emit(Event::Finished { exit_code: 1, applied: None, took: Duration::ZERO });
+            reporter.error(&io::Error::other("no engine"), Some("start it"));
+            assert_eq!(out.stderr.text(), "fastbuild: error: no engine\n  try: start it\n", "{mode:?}");
+        }
+    }
+
+    #[test]
+    fn a_broken_pipe_is_told_to_the_caller() {
+        struct Broken;
+        impl Write for Broken {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let streams = Streams {
+            stdout: Box::new(Broken),
+            stdout_shows: Shows::Elsewhere,
+            stderr: Box::new(Broken),
+            own: Box::new(Broken),
+            screen: ProgressDrawTarget::hidden(),
+        };
+        let reporter = Reporter::new(Mode::Plain, Verbosity::Normal, streams);
+        let error = reporter.build_output(Stream::Stdout, b"x").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        reporter.emit(Event::Warned(Warning::OutputsLeft));
+    }
+
+    #[test]
+    fn a_reader_that_does_not_read_stdout_holds_up_nobody_else() {
+        use std::sync::mpsc;
+
+        struct Stuck {
+            entered: mpsc::Sender<()>,
+            release: mpsc::Receiver<()>,
+        }
+        impl Write for Stuck {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.entered.send(()).unwrap();
+                self.release.recv().unwrap();
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (entered, is_in) = mpsc::channel();
+        let (let_go, release) = mpsc::channel();
+        let stderr = Written::default();
+        let streams = Streams {
+            stdout: Box::new(Stuck { entered, release }),
+            stdout_shows: Shows::Here,
+            stderr: Box::new(stderr.clone()),
+            own: Box::new(stderr.clone()),
+            screen: ProgressDrawTarget::hidden(),
+        };
+        let reporter = Reporter::new(Mode::Plain, Verbosity::Normal, streams);
+        let writer = reporter.clone();
+        let thread = std::thread::spawn(move || writer.build_output(Stream::Stdout, b"x\n"));
+        is_in.recv().unwrap();
+        // Would hang here if drawing or stderr shared a lock with stdout.
+        reporter.emit(Event::Warned(Warning::Signalled { signal: "SIGINT" }));
+        reporter.build_output(Stream::Stderr, b"err\n").unwrap();
+        let_go.send(()).unwrap();
+        thread.join().unwrap().unwrap();
+        assert!(stderr.text().ends_with("fastbuild: warning: SIGINT was sent to the build\nerr\n"));
+    }
 }

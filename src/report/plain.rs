@@ -61,7 +61,7 @@ impl Plain {
             return;
         }
         self.long = Some(Long { phase, total, told: at });
-        self.say(&spaced(wording::doing(phase), &wording::amount(total.unwrap_or_default())));
+        self.say(&joined(wording::doing(phase), " ", &wording::amount(total.unwrap_or_default())));
     }
 
     fn progress(&mut self, at: Duration, phase: Phase, text: impl FnOnce(&Plain, Option<Amount>) -> String) {
@@ -72,7 +72,7 @@ impl Plain {
         long.told = at;
         let total = long.total;
         let text = text(self, total);
-        self.say(&spaced(wording::doing(phase), &text));
+        self.say(&joined(wording::doing(phase), ": ", &text));
     }
 
     fn ended(&mut self, phase: Phase, done: Amount, took: Duration) {
@@ -118,6 +118,114 @@ fn is_long(phase: Phase) -> bool {
     matches!(phase, Phase::Pull | Phase::Upload | Phase::Collect)
 }
 
-fn spaced(a: &str, b: &str) -> String {
-    if b.is_empty() { a.to_owned() } else { format!("{a}: {b}") }
+fn joined(a: &str, between: &str, b: &str) -> String {
+    if b.is_empty() { a.to_owned() } else { format!("{a}{between}{b}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::report::{
+        events::{Special, Warning},
+        testing::*,
+    };
+    use crate::tree::RelPath;
+
+    fn run(telling: Telling, verbosity: Verbosity, events: &[(u64, Event)]) -> String {
+        let out = Shared::default();
+        let mut plain = Plain::new(out.own(), telling, verbosity);
+        events.iter().for_each(|(at, event)| plain.event(ms(*at), event));
+        out.text()
+    }
+
+    fn a_build() -> Vec<(u64, Event)> {
+        let total = Some((2003, 20_100_000));
+        let path = RelPath::new(b"src/x.sock".as_slice()).unwrap();
+        vec![
+            (
+                0,
+                Event::Planned {
+                    image: "jekyll:1".into(),
+                    engine: "unix:///e".into(),
+                    source: "/p".into(),
+                    command: vec!["jekyll".into(), "build".into()],
+                },
+            ),
+            (0, started(Phase::Scan, None)),
+            (20, ended(Phase::Scan, 20, 2003, 20_100_000)),
+            (20, Event::Warned(Warning::Skipped { path, special: Special::Socket })),
+            (30, started(Phase::Upload, total)),
+            (4_000, progress(Phase::Upload, 500, 5_000_000)),
+            (5_100, progress(Phase::Upload, 1203, 10_100_000)),
+            (5_200, progress(Phase::Upload, 1300, 10_200_000)),
+            (7_030, ended(Phase::Upload, 7_000, 2003, 20_100_000)),
+            (7_100, started(Phase::Build, None)),
+            (7_200, Event::BuildOutputBegins),
+            (9_000, ended(Phase::Build, 1_900, 0, 0)),
+            (9_000, started(Phase::Collect, None)),
+            (9_300, ended(Phase::Collect, 300, 312, 2_100_000)),
+            (9_400, finished(0, 9_400)),
+        ]
+    }
+
+    #[test]
+    fn plain_tells_of_long_phases_and_of_their_progress_every_five_seconds() {
+        insta::assert_snapshot!(run(Telling::Phases, Verbosity::Normal, &a_build()), @r"
+        fastbuild: warning: src/x.sock is a socket; it was not sent
+        fastbuild: uploading 2,003 files, 20.1 MB
+        fastbuild: uploading: 1,203 of 2,003 files, 10.1 MB of 20.1 MB
+        fastbuild: collecting
+        fastbuild: 9.40 s in all: scan 0.02, upload 7.00 (2,003 files, 20.1 MB), build 1.90, collect 0.30 (312 files, 2.1 MB); exit 0
+        ");
+    }
+
+    #[test]
+    fn none_tells_warnings_and_the_summary_only() {
+        insta::assert_snapshot!(run(Telling::Results, Verbosity::Normal, &a_build()), @r"
+        fastbuild: warning: src/x.sock is a socket; it was not sent
+        fastbuild: 9.40 s in all: scan 0.02, upload 7.00 (2,003 files, 20.1 MB), build 1.90, collect 0.30 (312 files, 2.1 MB); exit 0
+        ");
+    }
+
+    #[test]
+    fn verbose_adds_the_plan_and_each_phase() {
+        insta::assert_snapshot!(run(Telling::Results, Verbosity::Verbose, &a_build()), @r"
+        fastbuild: running jekyll build in jekyll:1 on unix:///e, sources from /p
+        fastbuild: scan took 0.02 s (2,003 files, 20.1 MB)
+        fastbuild: warning: src/x.sock is a socket; it was not sent
+        fastbuild: upload took 7.00 s (2,003 files, 20.1 MB)
+        fastbuild: build took 1.90 s
+        fastbuild: collect took 0.30 s (312 files, 2.1 MB)
+        fastbuild: 9.40 s in all: scan 0.02, upload 7.00 (2,003 files, 20.1 MB), build 1.90, collect 0.30 (312 files, 2.1 MB); exit 0
+        ");
+    }
+
+    #[test]
+    fn a_pull_tells_its_layers() {
+        let events = [
+            (0, started(Phase::Pull, None)),
+            (100, pulling("aa", "Downloading", 1_000_000, Some(60_000_000))),
+            (200, pulling("bb", "Already exists", 0, None)),
+            (5_000, pulling("aa", "Downloading", 30_000_000, Some(60_000_000))),
+        ];
+        insta::assert_snapshot!(run(Telling::Phases, Verbosity::Normal, &events), @r"
+        fastbuild: pulling the image
+        fastbuild: pulling the image: 1 of 2 layers, 30.0 MB of 60.0 MB
+        ");
+    }
+
+    proptest! {
+        #[test]
+        fn no_event_gets_a_control_character_into_a_log(
+            events in prop::collection::vec((0..20_000u64, event()), 0..12),
+            telling in prop::sample::select(vec![Telling::Phases, Telling::Results]),
+        ) {
+            let text = run(telling, Verbosity::Verbose, &events);
+            prop_assert!(!text.chars().any(|c| c != '\n' && crate::report::text::is_dangerous(c)), "{text:?}");
+            prop_assert!(text.lines().all(|line| line.starts_with("fastbuild: ")), "{text:?}");
+            prop_assert!(!text.lines().any(|line| line.starts_with("fastbuild: error: ")), "{text:?}");
+        }
+    }
 }

@@ -221,3 +221,192 @@ fn join<const N: usize>(parts: [Option<String>; N]) -> String {
 fn parenthesis(inner: String) -> String {
     if inner.is_empty() { inner } else { format!(" ({inner})") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::RelPath;
+
+    fn path(text: &str) -> RelPath {
+        RelPath::new(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn every_warning_names_its_subject_and_what_became_of_it() {
+        let cases = [
+            (
+                Warning::Skipped { path: path("src/x.sock"), special: Special::Socket },
+                "src/x.sock is a socket; it was not sent",
+            ),
+            (
+                Warning::Skipped { path: path("a\n\x1b[2J"), special: Special::Fifo },
+                "a\\n\\u{1b}[2J is a named pipe; it was not sent",
+            ),
+            (
+                Warning::Vanished { path: path("tmp/a") },
+                "tmp/a was deleted while it was being read; it was not sent",
+            ),
+            (
+                Warning::Unstable { path: path("log") },
+                "log kept changing while it was sent; the build may have seen an unfinished version",
+            ),
+            (
+                Warning::SpecialOutput { path: path("_site/null"), special: Special::Device },
+                "_site/null is a device among the build's products; it was not brought back",
+            ),
+            (
+                Warning::Conflict { path: "/p/a".into(), beside: Some("/p/a.fastbuild".into()) },
+                "/p/a was changed on this machine while the build ran; that version stays, the build's is in \
+                 /p/a.fastbuild",
+            ),
+            (
+                Warning::Conflict { path: "/p/a".into(), beside: None },
+                "/p/a was changed on this machine while the build ran; it stays, although the build deleted it",
+            ),
+            (
+                Warning::Displaced { files: 1, to: "/state/old".into() },
+                "1 file not written by fastbuild was in the way of the build's products; the old version is now in \
+                 /state/old",
+            ),
+            (
+                Warning::Displaced { files: 1200, to: "/state/old".into() },
+                "1,200 files not written by fastbuild were in the way of the build's products; the old versions are \
+                 now in /state/old",
+            ),
+            (
+                Warning::LeftoverRemoved { container: "fastbuild-1".into() },
+                "container fastbuild-1 was left by an earlier run that was killed; it was removed",
+            ),
+            (
+                Warning::OutOfMemory { limit: Some(64_000_000) },
+                "the command was killed because it used more memory than its limit of 64.0 MB; --memory raises it",
+            ),
+            (
+                Warning::OutOfMemory { limit: None },
+                "the command was killed because the engine's machine ran out of memory",
+            ),
+            (
+                Warning::Recovered { files: 1, lost: 0 },
+                "an earlier run was cut short while it put its products in place; 1 path was put in place now",
+            ),
+            (
+                Warning::Recovered { files: 20, lost: 3 },
+                "an earlier run was cut short while it put its products in place; 20 paths were put in place now, 3 \
+                 could not be; build again to get them",
+            ),
+            (Warning::Signalled { signal: "SIGINT" }, "SIGINT was sent to the build"),
+            (
+                Warning::OutputsLeft,
+                "the command failed, so its products were not brought back; --outputs-on-failure brings them",
+            ),
+            (
+                Warning::NotRemoved { container: "fastbuild-1".into(), why: "engine is gone".into() },
+                "container fastbuild-1 could not be removed: engine is gone; the next run tries again",
+            ),
+        ];
+        for (warning, expected) in cases {
+            assert_eq!(sentence(&warning), expected);
+        }
+    }
+
+    #[test]
+    fn a_warning_is_one_line_whatever_the_engine_says() {
+        let why = "no\nfastbuild: error: forged\x1b[2J".to_owned();
+        let line = warning_line(&Warning::NotRemoved { container: "c".into(), why });
+        assert_eq!(line.matches('\n').count(), 1);
+        assert_eq!(
+            line,
+            "fastbuild: warning: container c could not be removed: no\\nfastbuild: error: forged\\u{1b}[2J; the next \
+             run tries again\n"
+        );
+    }
+
+    #[test]
+    fn progress_leaves_out_what_nobody_knows() {
+        let some = |files, bytes| Amount { files, bytes };
+        let cases = [
+            (
+                some(1203, 10_100_000),
+                Some(some(2003, 20_100_000)),
+                "1,203 of 2,003 files, 10.1 MB of 20.1 MB",
+            ),
+            (some(0, 5), Some(some(0, 10)), "5 B of 10 B"),
+            (some(3, 0), Some(some(4, 0)), "3 of 4 files"),
+            (some(1, 2000), None, "1 file, 2.0 kB"),
+            (some(0, 0), None, ""),
+            (some(7, 7), Some(some(0, 0)), ""),
+        ];
+        for (done, total, expected) in cases {
+            assert_eq!(progress(done, total), expected);
+        }
+    }
+
+    fn ended(summary: &mut Summary, phase: Phase, millis: u64, files: u64, bytes: u64) {
+        let took = Duration::from_millis(millis);
+        summary.note(&Event::PhaseEnded { phase, done: Amount { files, bytes }, took });
+    }
+
+    #[test]
+    fn the_summary_lists_the_phases_in_order_with_what_they_moved() {
+        let mut summary = Summary::default();
+        ended(&mut summary, Phase::Create, 10, 0, 0);
+        ended(&mut summary, Phase::Scan, 20, 2003, 20_100_000);
+        ended(&mut summary, Phase::Upload, 480, 2003, 20_100_000);
+        ended(&mut summary, Phase::Start, 190, 0, 0);
+        ended(&mut summary, Phase::Build, 4_900, 0, 0);
+        ended(&mut summary, Phase::Collect, 100, 300, 2_000_000);
+        ended(&mut summary, Phase::Collect, 100, 12, 100_000);
+        ended(&mut summary, Phase::Remove, 100, 0, 0);
+        ended(&mut summary, Phase::Apply, 30, 312, 0);
+        let applied = Applied { written: 12, deleted: 0, unchanged: 300, conflicts: 0 };
+        assert_eq!(
+            summary.sentence(0, Some(applied), Duration::from_millis(6_210)),
+            "6.21 s in all: scan 0.02, create 0.01, upload 0.48 (2,003 files, 20.1 MB), start 0.19, build 4.90, \
+             collect 0.20 (312 files, 2.1 MB), apply 0.03 (12 written, 300 unchanged), remove 0.10; exit 0"
+        );
+    }
+
+    #[test]
+    fn the_summary_of_a_failed_build_names_the_exit_code() {
+        let mut summary = Summary::default();
+        ended(&mut summary, Phase::Build, 12_860, 0, 0);
+        assert_eq!(summary.sentence(3, None, Duration::from_secs(14)), "14.0 s in all: build 12.9; exit 3");
+        assert_eq!(Summary::default().sentence(127, None, Duration::ZERO), "0.00 s in all; exit 127");
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Told {
+        text: &'static str,
+        #[source]
+        source: Option<Box<Told>>,
+    }
+
+    fn told(chain: &[&'static str]) -> Told {
+        let source = (chain.len() > 1).then(|| Box::new(told(&chain[1..])));
+        Told { text: chain[0], source }
+    }
+
+    #[test]
+    fn an_error_tells_its_causes_and_what_to_try() {
+        let error =
+            told(&["could not create the container", "the engine said 500: oops\x1b[0m", "disk full"]);
+        let shown = failure(&Failure::new(&error, Some("docker info, and look at the engine's log")));
+        assert_eq!(
+            shown,
+            "fastbuild: error: could not create the container\n\
+             \u{20} caused by: the engine said 500: oops\\u{1b}[0m\n\
+             \u{20} caused by: disk full\n\
+             \u{20} try: docker info, and look at the engine's log\n"
+        );
+    }
+
+    #[test]
+    fn a_cause_that_was_quoted_already_is_not_told_again() {
+        let error = told(&["could not read a: permission denied", "permission denied"]);
+        assert_eq!(
+            failure(&Failure::new(&error, None)),
+            "fastbuild: error: could not read a: permission denied\n"
+        );
+    }
+}
