@@ -119,6 +119,15 @@ pub enum PackError {
     ThreadDied,
 }
 
+impl PackError {
+    pub(super) fn unreadable(path: PathBuf, source: io::Error) -> PackError {
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => PackError::Denied { path, source },
+            _ => PackError::Read { path, source },
+        }
+    }
+}
+
 /// How much is collected before it is handed to `out`, in bytes.
 const CHUNK: usize = 256 << 10;
 /// How far the packing gets between two calls of `progress`.

@@ -13,7 +13,7 @@ use std::{
     collections::VecDeque,
     fs::File,
     io::{self, Read as _},
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Condvar, Mutex, MutexGuard, PoisonError,
         mpsc::{Receiver, SyncSender, sync_channel},
@@ -361,13 +361,4 @@ fn read_up_to(mut file: &File, len: usize) -> io::Result<Vec<u8>> {
     }
     bytes.truncate(filled);
     Ok(bytes)
-}
-
-impl PackError {
-    fn unreadable(path: PathBuf, source: io::Error) -> PackError {
-        match source.kind() {
-            io::ErrorKind::PermissionDenied => PackError::Denied { path, source },
-            _ => PackError::Read { path, source },
-        }
-    }
 }
