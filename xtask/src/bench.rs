@@ -1,0 +1,5 @@
+#[derive(clap::Args)]
+pub struct Options {}
+pub async fn run(_: Options) -> anyhow::Result<()> {
+    Ok(())
+}
