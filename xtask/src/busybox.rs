@@ -39,7 +39,7 @@ pub enum Layout {
     EntryPoint,
     /// [`Layout::Shell`] and files of the image's own in `/workspace`, `/elsewhere` and `/volume`.
     FilledWorkspace,
-    /// Nothing but `/run-me`, which is busybox: no shell, no `/etc`, no `/tmp`.
+    /// Nothing but `/busybox`: no `sh`, no `/etc`, no `/tmp`.
     OneProgram,
 }
 
@@ -48,7 +48,7 @@ impl Layout {
     pub fn tar(self, program: &[u8]) -> Result<Vec<u8>> {
         let mut tree = Tree(tar::Builder::new(Vec::new()));
         if self == Layout::OneProgram {
-            tree.file("run-me", 0o755, program)?;
+            tree.file("busybox", 0o755, program)?;
             return Ok(tree.0.into_inner()?);
         }
         shell(&mut tree, program)?;

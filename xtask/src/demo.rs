@@ -20,7 +20,7 @@ pub async fn run() -> Result<()> {
     timings
         .part("cargo build", async {
             say("fastbuild itself, optimised (a minute or two the first time)");
-            run::run(cargo().args(["build", "--release", "--package", "fastbuild", "--bin", "fastbuild"]))
+            build_fastbuild()
         })
         .await?;
     let site = root().join("examples/jekyll-site");
@@ -43,4 +43,9 @@ pub async fn run() -> Result<()> {
 /// The optimised program.
 pub fn fastbuild() -> std::path::PathBuf {
     target_dir().join("release").join(format!("fastbuild{}", std::env::consts::EXE_SUFFIX))
+}
+
+/// Builds it.
+pub fn build_fastbuild() -> Result<()> {
+    run::run(cargo().args(["build", "--release", "--package", "fastbuild", "--bin", "fastbuild"]))
 }

@@ -91,7 +91,7 @@ const ALL: [Image; 7] = [
     Image {
         name: "test-empty",
         contents: Contents::Busybox(busybox::Layout::OneProgram),
-        config: &[r#"CMD ["/run-me"]"#],
+        config: &[r#"CMD ["/busybox"]"#],
     },
 ];
 
