@@ -173,6 +173,10 @@ async fn cold(engine: &Engine, workload: &Workload, options: &Options) -> Result
     }
     // Once unmeasured: the image's files come into the page cache, and each contender is seen to work.
     round(engine, workload, &trees, with_cp).await?;
+    if let Some(output) = workload.output {
+        let index = trees.fastbuild().join(output).join("index.html");
+        ensure!(index.is_file(), "fastbuild ended well and brought no {index:?} back");
+    }
     let mut samples = Samples::default();
     for n in 1..=options.runs {
         let (floor, fastbuild, docker_cp) = round(engine, workload, &trees, with_cp).await?;

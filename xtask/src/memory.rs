@@ -5,7 +5,7 @@
 
 use std::{fmt::Write as _, path::Path, process::Command, time::Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::{
     debian, demo,
@@ -23,11 +23,21 @@ enum Tree {
 }
 
 impl Tree {
-    fn make(self, dir: &Path) -> Result<()> {
+    fn make(&self, dir: &Path) -> Result<()> {
         match self {
             Tree::Large => site::large_file(&dir.join("large"), LARGE),
             Tree::Many => site::many_files(&dir.join("many"), MANY),
         }
+    }
+
+    /// Whether as much came back as went up.
+    fn check(&self, dir: &Path) -> Result<()> {
+        let (expected, found) = match self {
+            Tree::Large => (LARGE, fs_err::metadata(dir.join("large"))?.len()),
+            Tree::Many => (u64::from(MANY), fs_err::read_dir(dir.join("many"))?.count() as u64),
+        };
+        ensure!(found == expected, "{found} in place of {expected}");
+        Ok(())
     }
 }
 
@@ -47,6 +57,8 @@ pub fn measure(engine: &Engine, image: &str) -> Result<String> {
         let begun = Instant::now();
         let peak = peak(engine, image, dir.path()).with_context(|| what.to_owned())?;
         let seconds = begun.elapsed().as_secs_f64();
+        tree.check(&dir.path().join("source/out"))
+            .context("fastbuild ended well, and yet what came back is wrong")?;
         note(format_args!("{what}: {peak:.1} MB, {seconds:.1} s"));
         writeln!(page, "| {what} | {peak:.1} | {seconds:.1} |").unwrap_or_default();
     }
