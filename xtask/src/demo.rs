@@ -1,6 +1,6 @@
 //! `cargo xtask demo`: the example site built by fastbuild, on a machine that has nothing of it yet.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::{
     engine, images,
@@ -24,18 +24,21 @@ pub async fn run() -> Result<()> {
         })
         .await?;
     let site = root().join("examples/jekyll-site");
+    let index = site.join("_site/index.html");
     timings
         .part("fastbuild", async {
             say(format_args!("fastbuild -- jekyll build, in {site:?}"));
             let mut fastbuild = std::process::Command::new(fastbuild());
             fastbuild.args(["--", "jekyll", "build"]).current_dir(&site);
-            run::run(engine.point(&mut fastbuild))
+            run::run(engine.point(&mut fastbuild))?;
+            ensure!(index.is_file(), "fastbuild ended well and brought no {index:?} back");
+            Ok(())
         })
         .await?;
     say("done");
     timings.print();
     note("");
-    note(format_args!("look at {:?}", site.join("_site/index.html")));
+    note(format_args!("look at {index:?}"));
     note("by hand: cd examples/jekyll-site && fastbuild -- jekyll build");
     Ok(())
 }

@@ -34,9 +34,13 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Points a child process to this engine, whatever it would have found by itself.
+    /// Points a child process to this engine. Where everybody looks by default nothing needs to be said, and programs
+    /// and tests then run as they would by hand.
     pub fn point<'a>(&self, command: &'a mut Command) -> &'a mut Command {
-        command.env("DOCKER_HOST", &self.address)
+        if self.address != default_address() {
+            command.env("DOCKER_HOST", &self.address);
+        }
+        command
     }
 }
 
@@ -74,6 +78,10 @@ pub async fn ensure() -> Result<Engine> {
 fn announced(engine: Engine) -> Engine {
     note(format_args!("{} at {}", engine.version, engine.address));
     engine
+}
+
+fn default_address() -> String {
+    format!("unix://{DEFAULT_SOCKET}")
 }
 
 async fn find() -> Result<Engine, Vec<NoAnswer>> {
@@ -208,7 +216,7 @@ async fn wait(mut starting: Option<Starting>) -> Result<Engine> {
     let deadline = Instant::now() + START;
     let mut tick = interval(Duration::from_millis(100));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let address = format!("unix://{DEFAULT_SOCKET}");
+    let address = default_address();
     loop {
         tick.tick().await;
         let why = match connect(&address).await {

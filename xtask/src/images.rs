@@ -296,22 +296,17 @@ async fn import(
 async fn build(docker: &Docker, image: &Image, dockerfile: &str) -> Result<String> {
     note(format_args!("docker build of {dockerfile} (a minute or two)"));
     let context = dockerfile_alone(&root().join(dockerfile))?;
-    // A name of its own, since an id comes back only from some builders; the true names follow when it is complete.
-    let made = format!("fastbuild/{}:making", image.name);
-    let options = BuildImageOptionsBuilder::new().dockerfile("Dockerfile").t(&made).rm(true).build();
-    let mut said = Vec::new();
+    let options = BuildImageOptionsBuilder::new().dockerfile("Dockerfile").rm(true).build();
+    let (mut said, mut id) = (Vec::new(), None);
     let mut answer = docker.build_image(options, None, Some(bollard::body_full(context.into())));
     while let Some(message) = answer.try_next().await.with_context(|| evidence(&said))? {
         said.extend_from_slice(message.stream.unwrap_or_default().as_bytes());
         if let Some(error) = message.error_detail.and_then(|detail| detail.message) {
             bail!("{error}\n{}", evidence(&said));
         }
+        id = message.aux.and_then(|aux| aux.id).or(id);
     }
-    docker
-        .inspect_image(&made)
-        .await?
-        .id
-        .ok_or_else(|| anyhow!("the engine made {made} and gives no id for it"))
+    id.ok_or_else(|| anyhow!("the engine's answer to the build names no image; {}", evidence(&said)))
 }
 
 fn evidence(said: &[u8]) -> String {

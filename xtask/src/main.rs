@@ -6,8 +6,8 @@
 //! | `engine`: a container engine that answers | [`engine`] |
 //! | `images`: the images of the demo, the examples and the tests | [`images`], [`debian`], [`busybox`] |
 //! | `demo`: the first of the README's two commands | [`demo`] |
-//! | `test`: the second; CI runs exactly this | [`test`] |
-//! | `bench`: fastbuild against the floor | [`bench`], [`site`], [`memory`] |
+//! | `test`: the second; CI runs exactly this | [`mod@test`] |
+//! | `bench`: fastbuild against the floor | [`mod@bench`], [`site`], [`memory`] |
 //!
 //! Everything that is made lies in the engine under `fastbuild/…` and below `target/xtask/`.
 
