@@ -21,6 +21,7 @@ use crate::{
 
 const PING: Duration = Duration::from_secs(10);
 const START: Duration = Duration::from_secs(90);
+const DENIED: &str = "Permission denied";
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 
 /// An engine that answered.
@@ -63,8 +64,14 @@ pub async fn ensure() -> Result<Engine> {
     for NoAnswer { address, why } in &tried {
         note(format_args!("{address}: {why}"));
     }
-    if let Some(host) = std::env::var_os("DOCKER_HOST") {
-        bail!("the engine that DOCKER_HOST names ({host:?}) does not answer. Start it, or unset DOCKER_HOST");
+    if let Some(host) = docker_host() {
+        bail!("the engine that DOCKER_HOST names ({host}) does not answer. Start it, or unset DOCKER_HOST");
+    }
+    if tried.iter().any(|none| none.why.contains(DENIED)) {
+        bail!(
+            "there is an engine, and its socket is closed to this user. Run this as root, or join the group that owns \
+             the socket and log in again: sudo usermod -aG docker $USER"
+        );
     }
     if debian::installable().is_none() {
         bail!("no container engine answers.\n{}", advice());
@@ -78,6 +85,10 @@ pub async fn ensure() -> Result<Engine> {
 fn announced(engine: Engine) -> Engine {
     note(format_args!("{} at {}", engine.version, engine.address));
     engine
+}
+
+fn docker_host() -> Option<String> {
+    std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty())
 }
 
 fn default_address() -> String {
@@ -97,9 +108,7 @@ async fn find() -> Result<Engine, Vec<NoAnswer>> {
 
 /// `DOCKER_HOST` alone when it is set: whoever set it means that engine. Else the places where engines listen.
 fn candidates() -> Vec<String> {
-    if let Ok(host) = std::env::var("DOCKER_HOST")
-        && !host.is_empty()
-    {
+    if let Some(host) = docker_host() {
         return vec![host];
     }
     let below =
@@ -125,7 +134,7 @@ async fn connect(address: &str) -> Result<Engine> {
     let docker = timeout(PING, docker.negotiate_version())
         .await
         .with_context(|| format!("no answer within {} s", PING.as_secs()))?
-        .map_err(with_permission_advice)?;
+        .map_err(|error| anyhow::anyhow!("{}", root_cause(&error)))?;
     let version = docker.version().await?;
     let name = version.platform.map(|platform| platform.name).filter(|name| !name.is_empty());
     let name = name.unwrap_or_else(|| "Docker Engine".to_owned());
@@ -133,15 +142,12 @@ async fn connect(address: &str) -> Result<Engine> {
     Ok(Engine { docker, address: address.to_owned(), version: format!("{name} {number}") })
 }
 
-fn with_permission_advice(error: bollard::errors::Error) -> anyhow::Error {
-    let text = format!("{:#}", anyhow::Error::new(error));
-    if text.contains("ermission denied") {
-        anyhow::anyhow!(
-            "{text} (run as root, or join the group that owns the socket: `sudo usermod -aG docker $USER`)"
-        )
-    } else {
-        anyhow::anyhow!(text)
-    }
+/// What the system said, without the layers of client that it came through.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source())
+        .last()
+        .map(ToString::to_string)
+        .unwrap_or_default()
 }
 
 fn advice() -> &'static str {

@@ -209,7 +209,7 @@ async fn make(docker: &Docker, image: &Image) -> Result<String> {
         }
         Contents::Packages { dockerfile, base, packages } => {
             if registry_answers(docker, base).await {
-                return build(docker, image, dockerfile).await;
+                return build(docker, dockerfile).await;
             }
             let Some(release) = debian::installable() else {
                 bail!(
@@ -293,7 +293,7 @@ async fn import(
         .ok_or_else(|| anyhow!("the engine's answer to the import names no image"))
 }
 
-async fn build(docker: &Docker, image: &Image, dockerfile: &str) -> Result<String> {
+async fn build(docker: &Docker, dockerfile: &str) -> Result<String> {
     note(format_args!("docker build of {dockerfile} (a minute or two)"));
     let context = dockerfile_alone(&root().join(dockerfile))?;
     let options = BuildImageOptionsBuilder::new().dockerfile("Dockerfile").rm(true).build();
