@@ -379,7 +379,7 @@ mod round_trip {
                 digest: digest(b"newer")
             }
         );
-        assert_eq!(packed.unstable, []);
+        assert_eq!(packed.unstable, [0usize; 0]);
     }
 
     #[test]

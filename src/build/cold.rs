@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::task::JoinHandle;
 
 use super::{
-    BuildError, Interrupts, Running, blocking, collect::Collecting, command, detached, reaper::Reaper, upload,
+    BuildError, Interrupts, Running, blocking, collect::Collecting, command, detached, reaper::Reaper, sources, upload,
 };
 use crate::{
     archive::pack::{PackOptions, TopEntry},
@@ -26,11 +26,7 @@ use crate::{
     },
     state::{Project, Run, State},
     sys::at,
-    tree::{
-        RelPath,
-        ignore::Rules,
-        scan::{Scan, ScanOptions, scan},
-    },
+    tree::{RelPath, scan::Scan},
 };
 
 /// Label of every object on an engine that a run makes; its value is the run's id.
@@ -67,7 +63,7 @@ pub async fn run(
 ) -> Result<Finished, BuildError> {
     let scanning = detached({
         let (plan, reporter) = (plan.clone(), reporter.clone());
-        move || scan_sources(&plan, &reporter)
+        move || sources::report_scan(&plan, &reporter)
     });
     let docker = interrupts.unless(Docker::connect(&plan.engine.value)).await??;
     let image = interrupts.unless(ensure_image(&docker, plan, reporter)).await??;
@@ -316,20 +312,6 @@ fn top_entry(plan: &Plan) -> Result<TopEntry, BuildError> {
     let target = Target::directory(&plan.source.value)?;
     let look = at::look_at(&target.dir).map_err(crate::outputs::host_error("look at", &target.base))?;
     Ok(TopEntry { mode: look.mode, mtime: look.stamp.mtime })
-}
-
-fn scan_sources(plan: &Plan, reporter: &Reporter) -> Result<Scan, BuildError> {
-    let phase = Running::begin(Phase::Scan, None, reporter);
-    let rules = Rules::new(plan.ignore.patterns.iter().map(|pattern| pattern.value.as_str()))?;
-    let progress = |done| reporter.emit(Event::PhaseProgress { phase: Phase::Scan, done });
-    let options = ScanOptions { rules: &rules, leave_out: &plan.ignore.outputs, progress: &progress };
-    let scanned = scan(&plan.source.value, &options)?;
-    for (path, special) in &scanned.skipped {
-        reporter.emit(Event::Warned(Warning::Skipped { path: path.clone(), special: *special }));
-    }
-    let manifest = &scanned.manifest;
-    phase.end(Amount { files: manifest.entries().len() as u64, bytes: manifest.bytes() });
-    Ok(scanned)
 }
 
 /// Finds the image on the engine, or makes the engine fetch it.

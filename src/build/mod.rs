@@ -15,6 +15,7 @@ mod command;
 mod error;
 mod interrupt;
 pub mod reaper;
+pub mod sources;
 mod upload;
 
 use std::time::Instant;

@@ -5,13 +5,15 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::PlanFormat;
+use super::{Failure, PlanArgs, PlanFormat};
 use crate::{
+    build::sources,
+    config::{Environment, Settings},
     plan::{
-        ApplyMode, Decision, Isolation, OnFailure, Output, Outputs, Plan, PullPolicy, Route, SeedOutputs,
+        self, ApplyMode, Decision, Isolation, OnFailure, Output, Outputs, Plan, PullPolicy, Route, SeedOutputs,
         Stdin, Take, Terminal, Tier,
     },
-    tree::RelPath,
+    tree::{RelPath, scan::largest_directory},
 };
 
 /// Values longer than this do not push the reasons of all other lines to the right.
@@ -34,6 +36,27 @@ impl UploadEstimate {
     /// The directory that makes up most of the upload, if it is worth leaving out.
     pub fn dominant(&self) -> Option<&(RelPath, u64)> {
         self.largest.as_ref().filter(|(_, bytes)| *bytes > WORTH_A_HINT && *bytes > self.bytes / 2)
+    }
+}
+
+/// Settings, plan, a look at the source tree, and all of it on standard output.
+///
+/// # Errors
+/// What keeps fastbuild from knowing what to do, or from saying it.
+pub fn run(args: &PlanArgs) -> Result<(), Failure> {
+    let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
+    let settings = Settings::gather(&args.run, &environment)?;
+    let plan = plan::make(&settings, &environment)?;
+    let scan = sources::look(&plan, &|_| ())?;
+    let estimate = UploadEstimate {
+        files: scan.manifest.entries().len() as u64,
+        bytes: scan.manifest.bytes(),
+        largest: largest_directory(&scan.manifest),
+    };
+    match print(&plan, Some(&estimate), args.format(), &mut io::stdout().lock()) {
+        // Whoever reads it has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed.map_err(Failure::Stdout),
     }
 }
 
