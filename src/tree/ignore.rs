@@ -684,7 +684,8 @@ mod tests {
 
     #[test]
     fn the_last_pattern_that_matches_wins() {
-        let cases: &[(&[&[u8]], &[u8], bool)] = &[
+        type Case<'a> = (&'a [&'a [u8]], &'a [u8], bool);
+        let cases: &[Case<'_>] = &[
             (&[b"docs", b"!docs/README"], b"docs/README", false),
             (&[b"docs", b"!docs/README"], b"docs/other", true),
             (&[b"docs/*", b"!docs/README"], b"docs/README", false),
