@@ -1,6 +1,6 @@
 //! Events -> bars on a terminal, and lines above them.
 //!
-//! What to show is decided by [`State::rows`], a pure function of the events and the time; [`Screen`] makes indicatif's
+//! What to show is decided by `State::rows`, a pure function of the events and the time; `Screen` makes indicatif's
 //! bars look like those rows and nothing else. A phase shows nothing for its first 250 ms, so that a fast run stays
 //! silent, and nothing is drawn while the build's own output flows. A thread redraws between events, for phases that
 //! say nothing while they last.
@@ -68,7 +68,7 @@ impl Bar {
     }
 
     /// As [`Bar::live`], but drawn at events only.
-    fn still(own: Own, target: ProgressDrawTarget, verbosity: Verbosity) -> Bar {
+    pub(super) fn still(own: Own, target: ProgressDrawTarget, verbosity: Verbosity) -> Bar {
         let screen = Screen { bars: MultiProgress::with_draw_target(target), rows: Vec::new() };
         let (state, summary) = (State::default(), Summary::default());
         Bar {
@@ -344,9 +344,7 @@ mod tests {
             (0, started(Phase::Upload, Some((2003, 20_000_000)))),
             (1_000, progress(Phase::Upload, 1203, 10_000_000)),
         ]);
-        insta::assert_snapshot!(screen.shown(), @r"
-        fastbuild: uploading [==========>         ] 1,203 of 2,003 files, 10.0 MB of 20.0 MB, 10.0 MB/s
-        ");
+        insta::assert_snapshot!(screen.shown(), @"fastbuild: uploading [==========>         ] 1,203 of 2,003 files, 10.0 MB of 20.0 MB, 10.0 MB/s");
     }
 
     #[test]

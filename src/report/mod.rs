@@ -15,6 +15,7 @@ pub mod json;
 pub mod layers;
 pub mod numbers;
 pub mod own;
+mod patient;
 pub mod plain;
 pub mod silent;
 #[cfg(test)]
@@ -152,10 +153,10 @@ impl Streams {
     pub fn of_process() -> Streams {
         let here = io::stdout().is_terminal() && io::stderr().is_terminal();
         Streams {
-            stdout: Box::new(io::stdout()),
+            stdout: patient::patient(io::stdout()),
             stdout_shows: if here { Shows::Here } else { Shows::Elsewhere },
-            stderr: Box::new(io::stderr()),
-            own: Box::new(io::stderr()),
+            stderr: patient::patient(io::stderr()),
+            own: patient::patient(io::stderr()),
             screen: ProgressDrawTarget::stderr(),
         }
     }
@@ -208,6 +209,11 @@ impl Reporter {
             stdout: Mutex::new(streams.stdout),
             stderr: Mutex::new(streams.stderr),
         }))
+    }
+
+    /// As the one that [`Streams::of_process`] and these settings make.
+    pub fn of_process(mode: Mode, verbosity: Verbosity) -> Reporter {
+        Reporter::new(mode, verbosity, Streams::of_process())
     }
 
     /// Tells one fact. Blocks while stderr's reader does not read, so act first and tell then; progress is dropped
@@ -376,10 +382,13 @@ mod tests {
             stdout_shows: Shows::Here,
             stderr: Box::new(screen.clone()),
             own: Box::new(screen.clone()),
-            screen: ProgressDrawTarget::term_like(Box::new(screen.clone())),
+            screen: ProgressDrawTarget::hidden(),
         };
-        let reporter = Reporter::new(Mode::Bar, Verbosity::Normal, streams);
-        // The renderer is spoken to directly where the time must be known.
+        let reporter = Reporter::new(Mode::None, Verbosity::Normal, streams);
+        // A renderer without a thread, spoken to directly: here the time must be known.
+        let target = ProgressDrawTarget::term_like(Box::new(screen.clone()));
+        let own = Own::new(Box::new(screen.clone()), reporter.0.line_state.clone());
+        *lock(&reporter.0.renderer) = Box::new(bar::Bar::still(own, target, Verbosity::Normal));
         let at =
             |millis, event: &Event| lock(&reporter.0.renderer).event(Duration::from_millis(millis), event);
         at(0, &started(Phase::Upload, None));
