@@ -211,9 +211,20 @@ impl Reporter {
         }))
     }
 
-    /// As the one that [`Streams::of_process`] and these settings make.
-    pub fn of_process(mode: Mode, verbosity: Verbosity) -> Reporter {
-        Reporter::new(mode, verbosity, Streams::of_process())
+    /// One that tells nobody: for the reaper, who has no one to tell.
+    pub fn silent() -> Reporter {
+        let nowhere = || Box::new(io::sink());
+        Reporter::new(
+            Mode::None,
+            Verbosity::Quiet,
+            Streams {
+                stdout: nowhere(),
+                stdout_shows: Shows::Elsewhere,
+                stderr: nowhere(),
+                own: nowhere(),
+                screen: ProgressDrawTarget::hidden(),
+            },
+        )
     }
 
     /// Tells one fact. Blocks while stderr's reader does not read, so act first and tell then; progress is dropped

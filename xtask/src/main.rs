@@ -1,1 +1,73 @@
-fn main() {}
+//! `cargo xtask`: what a developer, CI and a new user run. Each command ensures what it needs, prints what it does and
+//! fails with a reason; each may be run again at once.
+//!
+//! | command | module |
+//! |---|---|
+//! | `engine`: a container engine that answers | [`engine`] |
+//! | `images`: the images of the demo, the examples and the tests | [`images`], [`debian`], [`busybox`] |
+//! | `demo`: the first of the README's two commands | [`demo`] |
+//! | `test`: the second; CI runs exactly this | [`mod@test`] |
+//! | `bench`: fastbuild against the floor | [`mod@bench`], [`site`], [`memory`] |
+//!
+//! Everything that is made lies in the engine under `fastbuild/…` and below `target/xtask/`.
+
+#![forbid(unsafe_code)]
+#![warn(clippy::unwrap_used)]
+
+mod bench;
+mod busybox;
+mod debian;
+mod demo;
+mod engine;
+mod images;
+mod memory;
+mod run;
+mod site;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Engine, images, demo, tests and benchmarks of fastbuild"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Make sure that a container engine answers
+    Engine,
+    /// Make sure that the images of the demo, the examples and the tests are there
+    Images,
+    /// Build the example Jekyll site with fastbuild, with whatever that needs
+    Demo,
+    /// Engine, images, formatting, lints, docs and all tests
+    Test,
+    /// Measure fastbuild against the floor that the engine sets
+    Bench(bench::Options),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Task::Engine => engine::ensure().await.map(drop),
+        Task::Images => images::run().await,
+        Task::Demo => demo::run().await,
+        Task::Test => test::run().await,
+        Task::Bench(options) => bench::run(options).await,
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! `cargo xtask test`: everything that has to hold before a change lands. CI runs exactly this.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Result, bail};
+
+use crate::{
+    debian, engine, images,
+    run::{self, Timings, cargo, say},
+};
+
+/// Programs that the integration tests start, and their Debian packages.
+const PROGRAMS: [(&str, &str); 2] = [("make", "make"), ("script", "bsdutils")];
+
+/// Each step in turn; the first that fails ends it.
+pub async fn run() -> Result<()> {
+    let mut timings = Timings::default();
+    let engine = timings.part("engine", engine::ensure()).await?;
+    timings.part("images", images::ensure_all(&engine)).await?;
+    timings
+        .part("programs", async {
+            PROGRAMS.iter().try_for_each(|(p, package)| debian::ensure_program(p, package))
+        })
+        .await?;
+    timings.part("format", async { step("format", cargo().args(["fmt", "--all", "--check"])) }).await?;
+    timings
+        .part("lints", async {
+            let mut clippy = cargo();
+            clippy.args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]);
+            step("lints", &mut clippy)
+        })
+        .await?;
+    timings
+        .part("docs", async {
+            let mut doc = cargo();
+            doc.args(["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings");
+            step("docs", &mut doc)
+        })
+        .await?;
+    // The doc tests first: whoever reads the end of the output should find the result of the tests there.
+    timings
+        .part("doc tests", async {
+            let mut doc_tests = cargo();
+            doc_tests.args(["test", "--workspace", "--doc", "--quiet"]);
+            step("doc tests", engine.point(&mut doc_tests))
+        })
+        .await?;
+    timings.part("tests", async { step("tests", engine.point(&mut tests())) }).await?;
+    say("everything holds");
+    timings.print();
+    Ok(())
+}
+
+fn step(name: &str, command: &mut Command) -> Result<()> {
+    say(name);
+    if let Some(component) = missing_component(name) {
+        bail!("cargo has no {component} here: `rustup component add {component}`");
+    }
+    run::run(command)
+}
+
+fn missing_component(step: &str) -> Option<&'static str> {
+    let (subcommand, component) = match step {
+        "format" => ("fmt", "rustfmt"),
+        "lints" => ("clippy", "clippy"),
+        _ => return None,
+    };
+    (!answers(subcommand)).then_some(component)
+}
+
+fn tests() -> Command {
+    let mut command = cargo();
+    if answers("nextest") {
+        command.args(["nextest", "run", "--workspace"]);
+        if std::env::var_os("CI").is_some() {
+            command.args(["--profile", "ci"]);
+        }
+    } else {
+        command.args(["test", "--workspace", "--all-targets"]);
+    }
+    command
+}
+
+fn answers(subcommand: &str) -> bool {
+    let asked = cargo().args([subcommand, "--version"]).stdin(Stdio::null()).output();
+    asked.is_ok_and(|output| output.status.success())
+}
