@@ -1,1 +1,7 @@
-fn main() {}
+//! fastbuild: parse, call, exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    fastbuild::cli::main(std::env::args_os())
+}

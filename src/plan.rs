@@ -3,11 +3,24 @@
 //! Pure but for looking at the host's own metadata: no engine is asked and nothing is written. `fastbuild plan` prints
 //! it, [`crate::build`] carries it out.
 
-use std::{fmt, path::PathBuf};
+mod container_path;
+mod endpoint;
+mod host_path;
+mod make;
+mod outputs;
 
-use serde::Serialize;
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::tree::RelPath;
+
+pub use endpoint::BadEndpoint;
+pub use make::{PlanError, make};
+pub use outputs::OutputError;
 
 /// A value and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -35,6 +48,7 @@ pub enum Reason {
     /// A line of `fastbuild.toml` or of an ignore file.
     File {
         /// The file.
+        #[serde(serialize_with = "shown_path")]
         path: PathBuf,
         /// The line, from 1; none when the whole file is meant.
         line: Option<usize>,
@@ -42,6 +56,7 @@ pub enum Reason {
     /// The project's `devcontainer.json`.
     Devcontainer {
         /// The file.
+        #[serde(serialize_with = "shown_path")]
         path: PathBuf,
     },
     /// The preset of the command's first word.
@@ -54,6 +69,31 @@ pub enum Reason {
         /// Why the default is what it is, in a few words.
         why: &'static str,
     },
+}
+
+/// A path that is no text would make the whole plan unprintable.
+fn shown_path<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
+}
+
+fn shown_decision<S: Serializer>(decision: &Decision<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    let value = decision.value.to_string_lossy().into_owned();
+    Decision { value, reason: decision.reason.clone() }.serialize(serializer)
+}
+
+/// For people: `preset jekyll`, `/p/fastbuild.toml:3`.
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Flag { flag } => f.write_str(flag),
+            Reason::Env { name } => f.write_str(name),
+            Reason::File { path, line: None } => f.write_str(&path.to_string_lossy()),
+            Reason::File { path, line: Some(line) } => write!(f, "{}:{line}", path.to_string_lossy()),
+            Reason::Devcontainer { path } => f.write_str(&path.to_string_lossy()),
+            Reason::Preset { name } => write!(f, "preset {name}"),
+            Reason::Default { why } => f.write_str(why),
+        }
+    }
 }
 
 /// Everything that [`crate::build::run`] needs to know.
@@ -70,10 +110,12 @@ pub struct Plan {
     /// `os/arch[/variant]` asked of the engine.
     pub platform: Option<Decision<String>>,
     /// The source root: absolute, canonical.
+    #[serde(serialize_with = "shown_decision")]
     pub source: Decision<PathBuf>,
     /// Where below the source root the command runs.
     pub subdirectory: RelPath,
-    /// The container's path of the source root: absolute, `/` between components, no trailing slash.
+    /// The container's path of the source root: absolute, `/` between components, no trailing slash. A Windows path stays
+    /// as it was written (`C:\src`).
     pub workdir: Decision<String>,
     /// What is left out of the upload.
     pub ignore: IgnorePlan,
@@ -126,11 +168,11 @@ impl fmt::Debug for EnvVar {
 }
 
 /// The address of an engine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "scheme", content = "address", rename_all = "kebab-case")]
 pub enum Endpoint {
     /// A Unix socket.
-    Unix(PathBuf),
+    Unix(#[serde(serialize_with = "shown_path")] PathBuf),
     /// `HOST:PORT`, not encrypted.
     Tcp(String),
     /// A Windows named pipe.
@@ -166,6 +208,7 @@ pub struct Output {
     /// The path itself, or what lies in it.
     pub take: Take,
     /// The absolute host path that `container` becomes.
+    #[serde(serialize_with = "shown_path")]
     pub host: PathBuf,
     /// Where `container` lies below the source root, when it does.
     pub below_source: Option<RelPath>,

@@ -1,1 +1,363 @@
-//! state
+//! What fastbuild remembers between runs, outside the project: locks, the record of outputs, the journal.
+//!
+//! ```text
+//! STATE/runs/<run id>              locked while the run lives; a container whose run is not locked is a leftover
+//! STATE/projects/<key>/lock        locked by the run that works on this source root
+//! STATE/projects/<key>/holder      who that is, for the message to those who wait
+//! STATE/projects/<key>/outputs     what fastbuild wrote on the host (crate::outputs::record)
+//! STATE/projects/<key>/journal     an apply that is under way (crate::outputs::journal)
+//! STATE/projects/<key>/displaced/  the user's files that were in a product's way
+//! ```
+//!
+//! Locks are the operating system's own: they are free the moment their holder dies, whatever it died of.
+
+use std::{
+    fs::{File, TryLockError},
+    io::{self, BufRead as _, BufReader, Write as _},
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+/// A failure of the state directory.
+#[derive(Debug, thiserror::Error)]
+#[error("could not {what} {path:?} in fastbuild's state directory")]
+pub struct StateError {
+    what: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl StateError {
+    fn at(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
+        let path = path.to_owned();
+        move |source| StateError { what, path, source }
+    }
+}
+
+/// The state directory.
+#[derive(Debug, Clone)]
+pub struct State {
+    root: PathBuf,
+}
+
+/// The part of the state that belongs to one source root.
+#[derive(Debug, Clone)]
+pub struct Project {
+    dir: PathBuf,
+    key: String,
+}
+
+/// Who holds a project's lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Process id.
+    pub pid: u32,
+    /// Its command line.
+    pub command: String,
+}
+
+/// A held project lock; free when dropped.
+#[derive(Debug)]
+pub struct ProjectLock {
+    _file: File,
+}
+
+/// What a run that died without finishing may have left.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeadRun {
+    /// Its id.
+    pub id: String,
+    /// Its project's [`Project::key`].
+    pub project: String,
+    /// The address of its engine.
+    pub engine: String,
+    /// The staging directories that it made.
+    pub stages: Vec<PathBuf>,
+}
+
+/// A line of a run's file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Note {
+    Began { project: String, engine: String },
+    Stage { path: PathBuf },
+}
+
+/// A live run; its id names everything that it makes on an engine. Ended by [`Run::finish`]; a run that is dropped
+/// or killed before leaves its file behind, unlocked, which is how the next start knows that there may be leftovers.
+#[derive(Debug)]
+pub struct Run {
+    /// Twelve hexadecimal digits, different for each run.
+    pub id: String,
+    path: PathBuf,
+    file: Mutex<File>,
+}
+
+impl State {
+    /// Takes `root`, makes it when it is missing (for its owner's eyes only).
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn open(root: PathBuf) -> Result<State, StateError> {
+        for dir in [&root, &root.join("runs"), &root.join("projects")] {
+            make_private_dir(dir).map_err(StateError::at("make the directory", dir))?;
+        }
+        Ok(State { root })
+    }
+
+    /// Where it lies.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The part that belongs to the source root `source` (canonical).
+    ///
+    /// # Errors
+    /// When its directory cannot be made.
+    pub fn project(&self, source: &Path) -> Result<Project, StateError> {
+        let key = short_hash(source.as_os_str().as_encoded_bytes());
+        let dir = self.root.join("projects").join(&key);
+        make_private_dir(&dir).map_err(StateError::at("make the directory", &dir))?;
+        // For people who look: nothing reads it.
+        let note = dir.join("source");
+        if !note.exists() {
+            std::fs::write(&note, source.as_os_str().as_encoded_bytes())
+                .map_err(StateError::at("write", &note))?;
+        }
+        Ok(Project { dir, key })
+    }
+
+    /// Begins a run of `project` on the engine at `engine`.
+    ///
+    /// # Errors
+    /// When its file cannot be made and locked.
+    pub fn begin_run(&self, project: &Project, engine: &str) -> Result<Run, StateError> {
+        let id = random_id();
+        let path = self.root.join("runs").join(&id);
+        let file = File::create_new(&path).map_err(StateError::at("make", &path))?;
+        file.lock().map_err(StateError::at("lock", &path))?;
+        let run = Run { id, path, file: Mutex::new(file) };
+        run.note(&Note::Began { project: project.key.clone(), engine: engine.to_owned() })?;
+        Ok(run)
+    }
+
+    /// Whether the run `id` began here and is over without having finished: what it left may be removed. Runs that
+    /// this state directory does not know belong to somebody else, and are not dead.
+    pub fn is_dead_run(&self, id: &str) -> bool {
+        self.dead_run(id).is_some()
+    }
+
+    fn dead_run(&self, id: &str) -> Option<DeadRun> {
+        if !is_run_id(id) {
+            return None;
+        }
+        let file = File::open(self.root.join("runs").join(id)).ok()?;
+        file.try_lock().ok()?;
+        let mut dead = DeadRun { id: id.to_owned(), ..DeadRun::default() };
+        // A last line that a power cut broke is no note.
+        for note in BufReader::new(file).split(b'\n').map_while(Result::ok) {
+            match serde_json::from_slice(&note) {
+                Ok(Note::Began { project, engine }) => (dead.project, dead.engine) = (project, engine),
+                Ok(Note::Stage { path }) => dead.stages.push(path),
+                Err(_) => {}
+            }
+        }
+        Some(dead)
+    }
+
+    /// Forgets a dead run, once nothing of it is left.
+    pub fn forget_run(&self, id: &str) {
+        if self.is_dead_run(id) {
+            // Left behind at worst: a small file.
+            let _ = std::fs::remove_file(self.root.join("runs").join(id));
+        }
+    }
+
+    /// The runs that died without finishing.
+    pub fn dead_runs(&self) -> Vec<DeadRun> {
+        let Ok(entries) = std::fs::read_dir(self.root.join("runs")) else { return Vec::new() };
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter_map(|id| self.dead_run(&id)).collect()
+    }
+}
+
+impl Project {
+    /// The hash of the source root's path that names this project's objects.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The record of outputs.
+    pub fn record_path(&self) -> PathBuf {
+        self.dir.join("outputs")
+    }
+
+    /// The journal of an apply.
+    pub fn journal_path(&self) -> PathBuf {
+        self.dir.join("journal")
+    }
+
+    /// Where the user's files go that were in a product's way in the run `run`.
+    pub fn displaced_dir(&self, run: &str) -> PathBuf {
+        self.dir.join("displaced").join(run)
+    }
+
+    /// Takes the lock if it is free; otherwise says who holds it (as far as that is written already).
+    ///
+    /// # Errors
+    /// When the lock file cannot be opened or written.
+    pub fn try_lock(&self) -> Result<Result<ProjectLock, Option<Holder>>, StateError> {
+        let path = self.dir.join("lock");
+        let file = open_lock(&path).map_err(StateError::at("open", &path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Ok(self.hold(file)?)),
+            Err(TryLockError::WouldBlock) => Ok(Err(self.holder())),
+            Err(TryLockError::Error(source)) => Err(StateError::at("lock", &path)(source)),
+        }
+    }
+
+    /// Waits until the lock is free. Blocks the thread: call it on one of its own.
+    ///
+    /// # Errors
+    /// As [`Project::try_lock`].
+    pub fn lock(&self) -> Result<ProjectLock, StateError> {
+        let path = self.dir.join("lock");
+        let file = open_lock(&path).map_err(StateError::at("open", &path))?;
+        file.lock().map_err(StateError::at("lock", &path))?;
+        self.hold(file)
+    }
+
+    fn hold(&self, file: File) -> Result<ProjectLock, StateError> {
+        let holder = Holder { pid: std::process::id(), command: own_command_line() };
+        let path = self.dir.join("holder");
+        let text = serde_json::to_vec(&holder).map_err(|error| StateError::at("write", &path)(error.into()))?;
+        replace_file(&path, &text).map_err(StateError::at("write", &path))?;
+        Ok(ProjectLock { _file: file })
+    }
+
+    fn holder(&self) -> Option<Holder> {
+        serde_json::from_slice(&std::fs::read(self.dir.join("holder")).ok()?).ok()
+    }
+}
+
+impl Run {
+    /// Notes that the staging directory `path` is about to be made.
+    ///
+    /// # Errors
+    /// When the run's file cannot be written.
+    pub fn note_stage(&self, path: &Path) -> Result<(), StateError> {
+        self.note(&Note::Stage { path: path.to_owned() })
+    }
+
+    fn note(&self, note: &Note) -> Result<(), StateError> {
+        let written = serde_json::to_vec(note).map_err(io::Error::from).and_then(|mut line| {
+            line.push(b'\n');
+            self.file.lock().unwrap_or_else(PoisonError::into_inner).write_all(&line)
+        });
+        written.map_err(StateError::at("write", &self.path))
+    }
+
+    /// Ends the run well: nothing of it is left on any engine.
+    pub fn finish(self) {
+        // A leftover empty file costs the next start one look at it.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Writes a file so that a reader sees the old text or the new one and never a part.
+///
+/// # Errors
+/// Whatever the file system says.
+pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(dir)?;
+    file.write_all(bytes)?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).create(true).truncate(false).open(path)
+}
+
+fn make_private_dir(path: &Path) -> io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
+}
+
+fn own_command_line() -> String {
+    std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+}
+
+fn short_hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn is_run_id(id: &str) -> bool {
+    id.len() == 12 && id.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// Unlike any other run's, here or on another machine that uses the same engine. `RandomState` is seeded by the
+/// operating system's random numbers.
+fn random_id() -> String {
+    use std::hash::BuildHasher as _;
+    let seed = std::hash::RandomState::new();
+    let now = std::time::SystemTime::now();
+    format!("{:016x}", seed.hash_one((std::process::id(), now)))[..12].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> (tempfile::TempDir, State) {
+        let home = tempfile::tempdir().unwrap();
+        let state = State::open(home.path().join("state")).unwrap();
+        (home, state)
+    }
+
+    #[test]
+    fn a_lock_names_its_holder_and_is_free_when_dropped() {
+        let (_home, state) = state();
+        let project = state.project(Path::new("/some/project")).unwrap();
+        let held = project.try_lock().unwrap().unwrap();
+        let holder = project.try_lock().unwrap().unwrap_err().unwrap();
+        assert_eq!(holder.pid, std::process::id());
+        drop(held);
+        assert!(project.try_lock().unwrap().is_ok());
+    }
+
+    #[test]
+    fn different_projects_do_not_wait_for_each_other() {
+        let (_home, state) = state();
+        let _one = state.project(Path::new("/one")).unwrap().try_lock().unwrap().unwrap();
+        assert!(state.project(Path::new("/two")).unwrap().try_lock().unwrap().is_ok());
+    }
+
+    #[test]
+    fn a_run_is_dead_when_it_ended_without_finishing() {
+        let (_home, state) = state();
+        let project = state.project(Path::new("/some/project")).unwrap();
+        let run = state.begin_run(&project, "unix:///e").unwrap();
+        let id = run.id.clone();
+        run.note_stage(Path::new("/some/project/stage")).unwrap();
+        assert!(!state.is_dead_run(&id), "it lives");
+        drop(run);
+        let stages = vec![PathBuf::from("/some/project/stage")];
+        let (key, engine) = (project.key().to_owned(), "unix:///e".to_owned());
+        assert_eq!(state.dead_runs(), [DeadRun { id: id.clone(), project: key, engine, stages }]);
+        state.forget_run(&id);
+        assert!(!state.is_dead_run(&id), "unknown runs are somebody else's");
+        let run = state.begin_run(&project, "unix:///e").unwrap();
+        let id = run.id.clone();
+        run.finish();
+        assert!(!state.is_dead_run(&id));
+        assert!(!state.is_dead_run("../../etc/pas"));
+    }
+}

@@ -1,1 +1,133 @@
-//! build
+//! The pipeline: a plan is carried out.
+//!
+//! ```text
+//! lock -> recover -> (scan | connect, image, create) -> upload -> run -> collect -> (apply | remove) -> report
+//! ```
+//!
+//! [`run`] is the one entry point; it takes the project's lock, makes good what an earlier run was kept from finishing,
+//! and hands over to [`cold`]. What may be cut off by a signal is; what must not be (putting products in place) is not.
+//! Events tell all along; nothing here prints.
+
+pub mod cold;
+mod channel;
+mod collect;
+mod command;
+mod error;
+mod interrupt;
+pub mod reaper;
+pub mod sources;
+mod upload;
+
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+pub use error::BuildError;
+pub use interrupt::{Interrupts, Signal};
+
+use crate::{
+    outputs::apply,
+    plan::Plan,
+    report::{
+        Reporter,
+        events::{Amount, Event, Phase, Warning},
+    },
+    state::{Project, ProjectLock, State},
+    tree::scan::STAGE_PREFIX,
+};
+
+/// Carries a plan out; gives what fastbuild exits with.
+///
+/// # Errors
+/// When fastbuild itself could not do its part; [`BuildError::exit_code`] says with what to exit then.
+pub async fn run(plan: &Plan, state: &State, reporter: &Reporter) -> Result<u8, BuildError> {
+    let began = Instant::now();
+    let mut interrupts = Interrupts::listen().map_err(BuildError::Signals)?;
+    reporter.emit(Event::Planned {
+        image: plan.image.value.clone(),
+        engine: plan.engine.value.to_string(),
+        source: plan.source.value.clone(),
+        command: plan.command.clone(),
+    });
+    let project = state.project(&plan.source.value)?;
+    let _lock = interrupts.unless(take_lock(&project, reporter)).await??;
+    recover(&project, state, reporter)?;
+    let finished = cold::run(plan, state, &project, &mut interrupts, reporter).await?;
+    reporter.emit(Event::Finished {
+        exit_code: finished.exit_code,
+        applied: finished.applied,
+        took: began.elapsed(),
+    });
+    Ok(finished.exit_code)
+}
+
+/// Two runs in one project would mix what they read and write: the second one waits, and says for whom.
+async fn take_lock(project: &Project, reporter: &Reporter) -> Result<ProjectLock, BuildError> {
+    let holder = match project.try_lock()? {
+        Ok(lock) => return Ok(lock),
+        Err(holder) => holder,
+    };
+    if let Some(holder) = holder {
+        reporter.emit(Event::WaitingForLock { pid: holder.pid, command: holder.command });
+    }
+    let project = project.clone();
+    detached(move || project.lock()).await?.map_err(BuildError::from)
+}
+
+/// Makes good what an earlier run of this project was kept from finishing. The project's lock is held.
+///
+/// # Errors
+/// When products that were cut short while they were put in place cannot be put there now either.
+pub fn recover(project: &Project, state: &State, reporter: &Reporter) -> Result<(), BuildError> {
+    if project.journal_path().exists() {
+        let recovered = apply::recover(&project.journal_path(), &project.record_path());
+        if let Some(recovered) = recovered.map_err(BuildError::Recover)? {
+            let apply::Recovered { files, lost } = recovered;
+            reporter.emit(Event::Warned(Warning::Recovered { files, lost }));
+        }
+    }
+    for run in state.dead_runs().into_iter().filter(|run| run.project == project.key()) {
+        let ours = format!("{STAGE_PREFIX}{}", run.id);
+        for stage in run.stages {
+            // The path comes from a file: only what carries the run's own name is removed.
+            let named = stage.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&ours));
+            if named && let Err(error) = crate::outputs::stage::remove_stage(&stage) {
+                tracing::warn!(path = ?stage, %error, "could not remove a staging directory that a killed run left");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Runs `work` on a thread of its own from now on; the future gives what it came to. A thread that nobody waits for
+/// any more does not hold up the end of the process, so this is for work that only looks.
+fn detached<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> impl Future<Output = Result<T, BuildError>> {
+    let (sender, receiver) = oneshot::channel();
+    std::thread::spawn(move || sender.send(work()).is_ok());
+    async { receiver.await.map_err(|_| BuildError::Panicked) }
+}
+
+/// Runs `work` on a thread that the end of the process waits for: it has something to tidy up.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, BuildError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| BuildError::Panicked)
+}
+
+/// A phase that has begun: ends itself with its time.
+struct Running<'a> {
+    phase: Phase,
+    began: Instant,
+    reporter: &'a Reporter,
+}
+
+impl<'a> Running<'a> {
+    fn begin(phase: Phase, total: Option<Amount>, reporter: &'a Reporter) -> Running<'a> {
+        reporter.emit(Event::PhaseStarted { phase, total });
+        Running { phase, began: Instant::now(), reporter }
+    }
+
+    fn end(self, done: Amount) {
+        self.reporter.emit(Event::PhaseEnded { phase: self.phase, done, took: self.began.elapsed() });
+    }
+}

@@ -1,1 +1,84 @@
-//! cli
+//! The command line: what users type -> [`args::Cli`] -> one file per command. Thin: nothing is decided here.
+
+pub mod args;
+pub mod plan;
+pub mod run;
+
+use std::{
+    ffi::OsString,
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+pub use args::{Cli, Command, PlanArgs, PlanFormat, RunArgs, UsageError};
+
+use crate::{
+    build::reaper,
+    config::{ConfigError, NoStateDirectory},
+    plan::PlanError,
+};
+
+/// What fastbuild's own failures exit with, as Docker has it.
+const OWN_FAILURE: u8 = 125;
+
+/// What kept fastbuild from knowing what to do. A build that began fails with [`crate::build::BuildError`].
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The settings.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// What they come to.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The ignore rules or the source tree.
+    #[error(transparent)]
+    Sources(#[from] crate::build::BuildError),
+    /// Where fastbuild keeps its own files.
+    #[error(transparent)]
+    StateDirectory(#[from] NoStateDirectory),
+    /// The current directory.
+    #[error("could not read the current directory: {0}; it may have been removed: change to one that exists")]
+    CurrentDirectory(#[source] io::Error),
+    /// Threads.
+    #[error("could not start fastbuild's threads: {0}; see the limit on processes (ulimit -u)")]
+    Runtime(#[source] io::Error),
+    /// Standard output.
+    #[error("could not write to standard output: {0}")]
+    Stdout(#[source] io::Error),
+}
+
+/// fastbuild.
+pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match args::parse(argv) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nobody reads it; the exit code is all that is left to say.
+            let _ = error.print();
+            return error.exit_code().into();
+        }
+    };
+    let done = match cli.command {
+        Command::Run(args) => run::run(&args).map(|code| run::exit(code)),
+        Command::Plan(args) => plan::run(&args),
+        Command::Reap(words) => return if reaper::main(words).is_ok() { 0 } else { OWN_FAILURE }.into(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // As above.
+            let _ = write_failure(&failure);
+            OWN_FAILURE.into()
+        }
+    }
+}
+
+fn write_failure(failure: &dyn std::error::Error) -> io::Result<()> {
+    let mut stderr = io::stderr().lock();
+    writeln!(stderr, "fastbuild: error: {failure}")?;
+    let mut cause = failure.source();
+    while let Some(error) = cause {
+        writeln!(stderr, "  caused by: {error}")?;
+        cause = error.source();
+    }
+    Ok(())
+}

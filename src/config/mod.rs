@@ -1,1 +1,497 @@
-//! config
+//! Command line, environment, `fastbuild.toml`, devcontainer and presets -> [`Settings`]: for each setting the
+//! strongest source that names it, kept with the value. [`crate::plan`] makes decisions about one run of them.
+//!
+//! The order, strongest first: flags, `FASTBUILD_*`, `fastbuild.toml`, the devcontainer's image, the preset, defaults.
+//! Lists that only add up (excludes, environment) are joined, weakest first; outputs are not: who names some names all.
+//! The environment is read here and nowhere else, through an [`Environment`] value.
+
+pub mod choices;
+pub mod devcontainer;
+mod dirs;
+pub mod env_file;
+pub mod environment;
+pub mod file;
+mod ignore_file;
+pub mod preset;
+mod source;
+pub mod units;
+
+use std::{
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+};
+
+use fs_err as fs;
+
+pub use choices::Progress;
+pub use dirs::NoStateDirectory;
+pub use environment::{Environment, Terminals};
+
+use crate::{
+    cli::{
+        RunArgs,
+        args::{IgnoreRule, Switch},
+    },
+    plan::{ApplyMode, Decision, EnvVar, Isolation, OnFailure, PullPolicy, Reason, SeedOutputs},
+};
+use devcontainer::{Devcontainer, DevcontainerError};
+use file::{FileError, Keys};
+use preset::Preset;
+use units::BadValue;
+
+/// What was asked for, with every source weighed, and nothing yet worked out from it.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The command and its arguments, at least one.
+    pub command: Vec<String>,
+    /// Where fastbuild was started: canonical.
+    pub started_in: PathBuf,
+    /// The source root: canonical.
+    pub source: Decision<PathBuf>,
+    /// The image.
+    pub image: Decision<String>,
+    /// As it was given; none means the default.
+    pub workdir: Option<Decision<String>>,
+    /// The paths that come back; none means everything that the command changes.
+    pub outputs: Option<Decision<Vec<OutputRequest>>>,
+    /// Ignore patterns, later ones win.
+    pub patterns: Vec<Decision<String>>,
+    /// The environment that crosses, later ones win.
+    pub env: Vec<Decision<EnvVar>>,
+    /// See [`SeedOutputs`].
+    pub seed: Decision<SeedOutputs>,
+    /// See [`OnFailure`].
+    pub on_failure: Decision<OnFailure>,
+    /// See [`ApplyMode`].
+    pub apply: Decision<ApplyMode>,
+    /// `--tty` or its contrary; none means by the streams.
+    pub tty: Option<Decision<bool>>,
+    /// `--stdin` or its contrary; none means by the terminal.
+    pub stdin: Option<Decision<bool>>,
+    /// See [`PullPolicy`].
+    pub pull: Decision<PullPolicy>,
+    /// The engine's address as it was given; none means the default.
+    pub host: Option<Decision<String>>,
+    /// `os/arch`.
+    pub platform: Option<Decision<String>>,
+    /// `USER[:GROUP]`.
+    pub user: Option<Decision<String>>,
+    /// In place of the image's; empty means none.
+    pub entrypoint: Option<Decision<String>>,
+    /// Network mode.
+    pub network: Option<Decision<String>>,
+    /// Bytes.
+    pub memory: Option<Decision<u64>>,
+    /// Billionths of a processor.
+    pub nano_cpus: Option<Decision<i64>>,
+    /// For Windows engines.
+    pub isolation: Option<Decision<Isolation>>,
+    /// How the run is reported.
+    pub presentation: Presentation,
+}
+
+/// How a run is reported; no part of the plan, for it changes nothing that is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Presentation {
+    /// The renderer.
+    pub progress: Decision<Progress>,
+    /// How much.
+    pub verbosity: Verbosity,
+}
+
+/// `-q` and `-v`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verbosity {
+    /// Errors only.
+    Quiet,
+    /// What a user wants to know.
+    Normal,
+    /// `-v`
+    Verbose,
+    /// `-vv`: what a developer of fastbuild wants to know.
+    Debug,
+}
+
+/// A `PATH[:HOST]` that somebody asked for, not yet understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputRequest {
+    /// As it was written.
+    pub spec: OsString,
+    /// What its relative paths start from.
+    pub anchor: Anchor,
+}
+
+/// What an output's relative paths start from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Anchor {
+    /// PATH from the command's directory, HOST from where fastbuild was started.
+    Command,
+    /// PATH from the source root's place in the container, HOST from the directory of `fastbuild.toml`, given here.
+    File(PathBuf),
+}
+
+/// Why there are no [`Settings`].
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A flag's or a variable's value is refused.
+    #[error("{origin}: {problem}")]
+    Value {
+        /// The flag or the variable.
+        origin: String,
+        /// Why.
+        problem: BadValue,
+    },
+    /// `fastbuild.toml` is wrong.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// `devcontainer.json` is wrong, and it is needed.
+    #[error(transparent)]
+    Devcontainer(#[from] DevcontainerError),
+    /// Text that an engine could not be told.
+    #[error("{what} is not UTF-8, and the engine takes no other text")]
+    NotUtf8 {
+        /// Which text.
+        what: String,
+    },
+    /// Something that must be read cannot be; the error names its path.
+    #[error("could not read {what}")]
+    Unreadable {
+        /// What it is.
+        what: &'static str,
+        /// What the system said, with the path.
+        #[source]
+        error: io::Error,
+    },
+    /// `-C FILE`.
+    #[error("the source root {path:?} is no directory; name one with -C")]
+    SourceIsNoDirectory {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The source root is `/` or the home directory.
+    #[error(
+        "the source root is {what}, {path:?}, and all of it would be sent; start in a project's directory, name one \
+         with -C, or say --yes if this is meant"
+    )]
+    TooMuch {
+        /// The root.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// Nobody names an image.
+    #[error(
+        "no image to run {command:?} in{}. Name one in one of three ways:\n  \
+         fastbuild -i IMAGE -- {command} …\n  \
+         FASTBUILD_IMAGE=IMAGE in the environment\n  \
+         image = \"IMAGE\" in fastbuild.toml",
+        devcontainer_note(devcontainer)
+    )]
+    NoImage {
+        /// The command's first word.
+        command: String,
+        /// What the project's devcontainer says.
+        devcontainer: Devcontainer,
+    },
+    /// A line of an `--env-file`.
+    #[error("{}:{line}: {problem}", .path.to_string_lossy())]
+    EnvFile {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong.
+        problem: env_file::BadLine,
+    },
+    /// `-e =VALUE`.
+    #[error("{origin}: there is no name in {word:?}; write NAME or NAME=VALUE")]
+    EnvName {
+        /// Where it was given.
+        origin: String,
+        /// The word.
+        word: String,
+    },
+}
+
+fn devcontainer_note(devcontainer: &Devcontainer) -> String {
+    match devcontainer {
+        Devcontainer::NoImage { how, path } => format!(": there is {path:?}, but it {how}"),
+        Devcontainer::Image { .. } | Devcontainer::None => String::new(),
+    }
+}
+
+impl Settings {
+    /// Weighs every source.
+    ///
+    /// # Errors
+    /// The first value that is wrong, wherever it stands, even where a stronger source overrides it: only the
+    /// devcontainer and the image's absence wait until they matter.
+    pub fn gather(args: &RunArgs, env: &Environment) -> Result<Settings, ConfigError> {
+        let command = command_words(&args.command)?;
+        let place = source::find(args, env)?;
+        let directory = place.file.as_ref().and_then(|file| file.path.parent()).map(Path::to_owned);
+        let keys = place.file.map(|file| file.keys).unwrap_or_default();
+        let preset = Preset::of(&command);
+        let source = place.root;
+        Ok(Settings {
+            image: image(args, env, &keys, &source.value, preset, &command)?,
+            workdir: text("--workdir", &args.workdir)?
+                .or(env.setting("FASTBUILD_WORKDIR", units::text)?)
+                .or(keys.workdir.clone()),
+            outputs: outputs(args, &keys, directory.as_deref(), preset, &command)?,
+            patterns: patterns(args, &keys, &source.value)?,
+            env: environment(args, env, &keys, &place.started_in, directory.as_deref())?,
+            seed: seed(args, &keys, preset),
+            on_failure: map_or(
+                on_off(args.outputs_on_failure(), &keys.outputs_on_failure),
+                |on| if on { OnFailure::Collect } else { OnFailure::Leave },
+                OnFailure::Leave,
+                "a failed build leaves this machine as it was",
+            ),
+            apply: map_or(
+                on_off(args.atomic(), &keys.atomic),
+                |on| if on { ApplyMode::Atomic } else { ApplyMode::PerFile },
+                ApplyMode::PerFile,
+                "each file by a rename",
+            ),
+            tty: on_off(args.tty(), &keys.tty),
+            stdin: on_off(args.stdin(), &keys.stdin),
+            pull: flag("--pull", args.pull)
+                .or(env.setting("FASTBUILD_PULL", choices::choose)?)
+                .or(keys.pull)
+                .unwrap_or(default(PullPolicy::Missing, "asked only for what the engine does not have")),
+            host: text("--host", &args.host)?
+                .or(env.setting("FASTBUILD_HOST", units::text)?)
+                .or(keys.host)
+                .or(env.setting("DOCKER_HOST", units::text)?),
+            platform: text("--platform", &args.platform)?
+                .or(env.setting("FASTBUILD_PLATFORM", units::text)?)
+                .or(keys.platform)
+                .or(env.setting("DOCKER_DEFAULT_PLATFORM", units::text)?),
+            user: text("--user", &args.user)?.or(env.setting("FASTBUILD_USER", units::text)?).or(keys.user),
+            entrypoint: flag("--entrypoint", args.entrypoint.clone())
+                .or(keys.entrypoint.map(|entry| carry(entry, |file::Anything(program)| program))),
+            network: text("--network", &args.network)?
+                .or(env.setting("FASTBUILD_NETWORK", units::text)?)
+                .or(keys.network),
+            memory: flag("--memory", args.memory)
+                .or(env.setting("FASTBUILD_MEMORY", units::memory)?)
+                .or(keys.memory.map(|memory| carry(memory, |file::Memory(bytes)| bytes))),
+            nano_cpus: flag("--cpus", args.cpus)
+                .or(env.setting("FASTBUILD_CPUS", units::nano_cpus)?)
+                .or(keys.cpus.map(|cpus| carry(cpus, |file::Cpus(nano)| nano))),
+            isolation: flag("--isolation", args.isolation)
+                .or(env.setting("FASTBUILD_ISOLATION", choices::choose)?)
+                .or(keys.isolation),
+            presentation: Presentation {
+                progress: flag("--progress", args.progress)
+                    .or(env.setting("FASTBUILD_PROGRESS", choices::choose)?)
+                    .or(keys.progress)
+                    .unwrap_or(default(Progress::Auto, "bars on a terminal, lines elsewhere")),
+                verbosity: verbosity(args),
+            },
+            started_in: place.started_in,
+            source,
+            command,
+        })
+    }
+}
+
+impl From<Verbosity> for crate::report::Verbosity {
+    fn from(verbosity: Verbosity) -> crate::report::Verbosity {
+        match verbosity {
+            Verbosity::Quiet => crate::report::Verbosity::Quiet,
+            Verbosity::Normal => crate::report::Verbosity::Normal,
+            Verbosity::Verbose | Verbosity::Debug => crate::report::Verbosity::Verbose,
+        }
+    }
+}
+
+fn command_words(words: &[OsString]) -> Result<Vec<String>, ConfigError> {
+    let word = |word: &OsString| {
+        word.to_str()
+            .map(str::to_owned)
+            .ok_or_else(|| ConfigError::NotUtf8 { what: format!("the command's word {word:?}") })
+    };
+    words.iter().map(word).collect()
+}
+
+fn image(
+    args: &RunArgs,
+    env: &Environment,
+    keys: &Keys,
+    source: &Path,
+    preset: Option<&'static Preset>,
+    command: &[String],
+) -> Result<Decision<String>, ConfigError> {
+    let named = text("--image", &args.image)?
+        .or(env.setting("FASTBUILD_IMAGE", units::text)?)
+        .or_else(|| keys.image.clone());
+    if let Some(named) = named {
+        return Ok(named);
+    }
+    let devcontainer = devcontainer::look(source)?;
+    match (devcontainer, preset) {
+        (Devcontainer::Image { image, path }, _) => {
+            Ok(Decision { value: image, reason: Reason::Devcontainer { path } })
+        }
+        (_, Some(preset)) => Ok(by_preset(preset.image.to_owned(), preset)),
+        (devcontainer, None) => {
+            let command = command.first().cloned().unwrap_or_default();
+            Err(ConfigError::NoImage { command, devcontainer })
+        }
+    }
+}
+
+fn outputs(
+    args: &RunArgs,
+    keys: &Keys,
+    file_directory: Option<&Path>,
+    preset: Option<&'static Preset>,
+    command: &[String],
+) -> Result<Option<Decision<Vec<OutputRequest>>>, ConfigError> {
+    let request = |spec: &OsString| OutputRequest { spec: spec.clone(), anchor: Anchor::Command };
+    if !args.output.is_empty() {
+        return Ok(flag("--output", Some(args.output.iter().map(request).collect())));
+    }
+    if let (Some(listed), Some(directory)) = (&keys.outputs, file_directory) {
+        let requests = listed.value.iter().map(|output| OutputRequest {
+            spec: output.value.clone().into(),
+            anchor: Anchor::File(directory.to_owned()),
+        });
+        return Ok(Some(Decision { value: requests.collect(), reason: listed.reason.clone() }));
+    }
+    let known = preset.and_then(|preset| Some((preset, preset.output(command)?)));
+    Ok(known.map(|(preset, place)| by_preset(vec![request(&place.into())], preset)))
+}
+
+/// Ignore file, then `fastbuild.toml`, then the command line: the stronger source comes later and so wins.
+fn patterns(args: &RunArgs, keys: &Keys, source: &Path) -> Result<Vec<Decision<String>>, ConfigError> {
+    let no_ignore = on_off(args.no_ignore(), &keys.no_ignore).is_some_and(|no_ignore| no_ignore.value);
+    let mut patterns = if no_ignore { Vec::new() } else { ignore_file::read(source)? };
+    patterns.extend(keys.exclude.iter().flat_map(|list| list.value.iter().cloned()));
+    let exception = |include: &Decision<String>| carry(include.clone(), |pattern| format!("!{pattern}"));
+    patterns.extend(keys.include.iter().flat_map(|list| list.value.iter().map(exception)));
+    for rule in &args.rules.0 {
+        let (flag, value, pattern) = match rule {
+            IgnoreRule::Exclude(pattern) => ("--exclude", pattern.clone(), pattern),
+            IgnoreRule::Include(pattern) => ("--include", format!("!{pattern}"), pattern),
+        };
+        units::text(pattern).map_err(|problem| ConfigError::Value { origin: flag.to_owned(), problem })?;
+        patterns.push(Decision { value, reason: Reason::Flag { flag } });
+    }
+    Ok(patterns)
+}
+
+/// Weakest first: the file's env files and words, then the command line's.
+fn environment(
+    args: &RunArgs,
+    env: &Environment,
+    keys: &Keys,
+    started_in: &Path,
+    file_directory: Option<&Path>,
+) -> Result<Vec<Decision<EnvVar>>, ConfigError> {
+    let mut words = Vec::new();
+    for file in keys.env_file.iter().flat_map(|files| &files.value.0) {
+        words.extend(env_file_words(&file_directory.unwrap_or(started_in).join(&file.value))?);
+    }
+    words.extend(keys.env.iter().flat_map(|env| env.value.0.iter().cloned()));
+    for file in &args.env_file {
+        words.extend(env_file_words(&started_in.join(file))?);
+    }
+    words.extend(args.env.iter().filter_map(|word| flag("--env", Some(word.clone()))));
+    let crossing = words.into_iter().map(|word| cross(word, env));
+    crossing.filter_map(Result::transpose).collect()
+}
+
+fn env_file_words(path: &Path) -> Result<Vec<Decision<String>>, ConfigError> {
+    let bytes =
+        fs::read(path).map_err(|error| ConfigError::Unreadable { what: "the environment file", error })?;
+    let words = env_file::parse(&bytes).map_err(|(line, problem)| ConfigError::EnvFile {
+        path: path.to_owned(),
+        line,
+        problem,
+    })?;
+    let decision = |(line, value)| {
+        let reason = Reason::File { path: path.to_owned(), line: Some(line) };
+        Decision { value, reason }
+    };
+    Ok(words.into_iter().map(decision).collect())
+}
+
+/// `NAME=VALUE` as it is, `NAME` with this machine's value; nothing when that is unset.
+fn cross(word: Decision<String>, env: &Environment) -> Result<Option<Decision<EnvVar>>, ConfigError> {
+    let Decision { value: word, reason } = word;
+    let (name, value) = match word.split_once('=') {
+        Some((name, value)) => (name, Some(value.to_owned())),
+        None => (word.as_str(), host_value(&word, env)?),
+    };
+    if name.is_empty() {
+        return Err(ConfigError::EnvName { origin: reason.to_string(), word });
+    }
+    Ok(value.map(|value| Decision { value: EnvVar { name: name.to_owned(), value }, reason }))
+}
+
+fn host_value(name: &str, env: &Environment) -> Result<Option<String>, ConfigError> {
+    let not_text = || ConfigError::NotUtf8 { what: format!("the value of the environment variable {name}") };
+    env.var(name).map(|value| value.to_str().map(str::to_owned).ok_or_else(not_text)).transpose()
+}
+
+fn seed(args: &RunArgs, keys: &Keys, preset: Option<&'static Preset>) -> Decision<SeedOutputs> {
+    let value = |on| if on { SeedOutputs::Yes } else { SeedOutputs::No };
+    match (on_off(args.seed_outputs(), &keys.seed_outputs), preset) {
+        (Some(asked), _) => carry(asked, value),
+        (None, Some(preset)) if preset.seeds => by_preset(SeedOutputs::Yes, preset),
+        (None, _) => default(SeedOutputs::No, "named outputs do not go in"),
+    }
+}
+
+fn verbosity(args: &RunArgs) -> Verbosity {
+    match (args.quiet, args.verbose) {
+        (true, _) => Verbosity::Quiet,
+        (false, 0) => Verbosity::Normal,
+        (false, 1) => Verbosity::Verbose,
+        (false, _) => Verbosity::Debug,
+    }
+}
+
+fn flag<T>(flag: &'static str, value: Option<T>) -> Option<Decision<T>> {
+    value.map(|value| Decision { value, reason: Reason::Flag { flag } })
+}
+
+/// A flag whose value must not be empty.
+fn text(name: &'static str, value: &Option<String>) -> Result<Option<Decision<String>>, ConfigError> {
+    let checked = value.as_deref().map(units::text).transpose();
+    let checked = checked.map_err(|problem| ConfigError::Value { origin: name.to_owned(), problem })?;
+    Ok(flag(name, checked))
+}
+
+fn on_off(switch: Option<Switch>, key: &Option<Decision<bool>>) -> Option<Decision<bool>> {
+    switch.and_then(|switch| flag(switch.flag, Some(switch.on))).or_else(|| key.clone())
+}
+
+fn map_or<T>(
+    asked: Option<Decision<bool>>,
+    value: impl Fn(bool) -> T,
+    otherwise: T,
+    why: &'static str,
+) -> Decision<T> {
+    asked.map_or(default(otherwise, why), |asked| carry(asked, value))
+}
+
+fn default<T>(value: T, why: &'static str) -> Decision<T> {
+    Decision { value, reason: Reason::Default { why } }
+}
+
+fn by_preset<T>(value: T, preset: &Preset) -> Decision<T> {
+    Decision { value, reason: Reason::Preset { name: preset.name } }
+}
+
+/// Another value for the same reason.
+fn carry<T, U>(decision: Decision<T>, change: impl FnOnce(T) -> U) -> Decision<U> {
+    Decision { value: change(decision.value), reason: decision.reason }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,18 @@
-//! engine
+//! Where a build runs. In: an [`crate::plan::Endpoint`] and the plan's values; out: facts, byte streams, exit codes.
+//!
+//! Nothing here prints, decides or retries: [`crate::build`] does. What must hold: the build's bytes pass unchanged, a
+//! stream that was cut short is an error and never an end, and every error keeps what was tried and what came back.
+//! There is one engine yet, [`Docker`]; its methods are what a trait will be cut from when a second one comes.
+
+mod docker;
+mod error;
+mod reference;
+pub mod user;
+
+pub use docker::{
+    ApiVersion, ArchiveStream, AttachInput, AttachOutput, Attached, ContainerId, ContainerSpec,
+    ContainerState, ContainerSummary, Delivery, Docker, EngineFacts, Entrypoint, ImageFacts, PathKind,
+    PathStat, PullProgress, Removed,
+};
+pub use error::{BadFrame, Call, EngineError, Operation, StartError};
+pub use reference::{BadReference, Reference};

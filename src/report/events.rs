@@ -1,10 +1,13 @@
 //! What happens during a build, as facts: no wording, no colour, no handle. Every renderer reads these and nothing else.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::Serialize;
 
-use crate::tree::RelPath;
+use crate::tree::{RelPath, path::Escaped};
 
 /// The steps of a build, in the order of the summary line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -105,8 +108,10 @@ pub enum Warning {
     /// The host's version of a path was changed by somebody else; it stays, and the build's version lies beside it.
     Conflict {
         /// The host's path.
+        #[serde(serialize_with = "as_text")]
         path: PathBuf,
         /// Where the build's version was put; none when the build deleted the path.
+        #[serde(serialize_with = "as_optional_text")]
         beside: Option<PathBuf>,
     },
     /// Files that fastbuild had not written were in the way of products; their old versions were moved.
@@ -114,6 +119,7 @@ pub enum Warning {
         /// How many.
         files: u64,
         /// The directory that holds them now.
+        #[serde(serialize_with = "as_text")]
         to: PathBuf,
     },
     /// A container that an earlier, killed run had left was removed.
@@ -160,6 +166,7 @@ pub enum Event {
         /// The engine's address.
         engine: String,
         /// The source root.
+        #[serde(serialize_with = "as_text")]
         source: PathBuf,
         /// The command.
         command: Vec<String>,
@@ -220,6 +227,52 @@ pub enum Event {
         #[serde(serialize_with = "as_seconds")]
         took: Duration,
     },
+}
+
+/// What fastbuild failed with, as text: the error, what caused it, and what the user can do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename = "error")]
+pub struct Failure {
+    /// The outermost error.
+    pub message: String,
+    /// What led to it, outermost first; those that `message` or an earlier cause already quotes are left out.
+    pub causes: Vec<String>,
+    /// What to do next.
+    pub advice: Option<String>,
+}
+
+impl Failure {
+    /// Reads the chain of `error`.
+    pub fn new(error: &(dyn std::error::Error + 'static), advice: Option<&str>) -> Failure {
+        let message = error.to_string();
+        let mut causes: Vec<String> = Vec::new();
+        let mut next = error.source();
+        while let Some(cause) = next {
+            let text = cause.to_string();
+            // Many errors word their source into their own text; saying it twice only pushes the advice off the screen.
+            if !causes.last().unwrap_or(&message).contains(&text) {
+                causes.push(text);
+            }
+            next = cause.source();
+        }
+        Failure { message, causes, advice: advice.map(str::to_owned) }
+    }
+}
+
+/// A path as the text that people see too ([`Escaped`]): serde's own form fails on names that are not UTF-8.
+pub fn path_text(path: &Path) -> String {
+    Escaped(path.as_os_str().as_encoded_bytes()).to_string()
+}
+
+fn as_text<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path_text(path))
+}
+
+fn as_optional_text<S: serde::Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    match path {
+        Some(path) => as_text(path, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 fn as_seconds<S: serde::Serializer>(took: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

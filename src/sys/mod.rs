@@ -1,1 +1,23 @@
-//! sys
+//! What differs between operating systems, kept in small pieces so that everything else compiles on each of them.
+//!
+//! | piece | what it is for |
+//! |---|---|
+//! | [`at`] | one name in one open directory: look, rename, exchange, remove, never following a link |
+//! | [`metadata`] | directories read by handle, and what `lstat` says of their entries |
+//! | [`source_file`] | a source file opened for reading, and what the system says of it |
+//! | [`terminal`] | raw mode, size, and changes of the size |
+
+#[cfg(unix)]
+#[path = "at_unix.rs"]
+pub mod at;
+#[cfg(not(unix))]
+#[path = "at_portable.rs"]
+pub mod at;
+pub mod metadata;
+pub mod source_file;
+#[cfg(unix)]
+#[path = "terminal_unix.rs"]
+pub mod terminal;
+#[cfg(not(unix))]
+#[path = "terminal_portable.rs"]
+pub mod terminal;

@@ -1,1 +1,476 @@
-//! i
+//! Ignore patterns -> a verdict for each entry of a walk. Pure: nothing is opened here.
+//!
+//! The syntax and its corners are those of `.dockerignore` as BuildKit reads it, on bytes: patterns are anchored at
+//! the root; `*`, `?` and `[a-z]` stay within a component (a negated class may match `/`, as in Go); `**` crosses
+//! components; `\` escapes; `!` takes a path back in; the last pattern that matches wins; and a pattern that matches a
+//! directory matches all that lies below it.
+//!
+//! Each pattern is a small automaton that is fed one name at a time. [`Directory`] keeps where each automaton stands
+//! behind `path/`, so an entry costs its own name only, a pattern that can no longer match costs nothing, and whether
+//! an exception can still match something below an ignored directory is not a guess: its automaton is alive or it is
+//! not. Neighbours: [`crate::config`] finds the patterns, [`super::scan`] asks for verdicts.
+
+use super::{RelPath, path::Escaped};
+
+/// A pattern that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("ignore pattern \"{pattern}\": {why}; put a \\ before a character that is meant literally")]
+pub struct BadPattern {
+    /// The pattern as it was given, with control characters escaped.
+    pub pattern: String,
+    /// What is wrong with it.
+    pub why: BadSyntax,
+}
+
+/// What is wrong with a pattern.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadSyntax {
+    /// A lone `!`.
+    #[error("\"!\" names nothing to take back in")]
+    LoneException,
+    /// A `\` at the end.
+    #[error("it ends with a \\ that escapes nothing")]
+    TrailingEscape,
+    /// A `[` without its `]`, an empty class, or a bare `-` or `]` where a character must stand.
+    #[error("its [...] is empty, not closed, or holds a bare \"-\" or \"]\"")]
+    Class,
+    /// A range whose end comes before its beginning.
+    #[error("a range in its [...] runs backwards")]
+    BackwardRange,
+}
+
+/// Whether an entry is part of the tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is.
+    Kept,
+    /// A pattern takes it out.
+    Ignored,
+}
+
+/// What a walk does about a directory.
+#[derive(Debug, Clone)]
+pub enum Enter {
+    /// It is part of the tree; its entries are judged by this.
+    Kept(Directory),
+    /// It is ignored, but an exception can match something below: it is part of the tree only when that happens.
+    ForExceptions(Directory),
+    /// It is ignored with all that lies below.
+    No,
+}
+
+/// Where all patterns stand behind a directory's path and its `/`.
+#[derive(Debug, Clone, Default)]
+pub struct Directory {
+    patterns: Vec<Standing>,
+}
+
+/// Where one pattern stands.
+#[derive(Debug, Clone)]
+enum Standing {
+    /// It matched the directory or one above, and so matches everything below.
+    Matched,
+    /// The automaton's positions; none means that it matches nothing below.
+    Open(Positions),
+}
+
+/// A list of patterns, ready to judge.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    patterns: Vec<Pattern>,
+}
+
+#[derive(Debug, Clone)]
+struct Pattern {
+    kind: PatternKind,
+    tokens: Vec<Token>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PatternKind {
+    Ignore,
+    Exception,
+}
+
+impl PatternKind {
+    fn verdict(self) -> Verdict {
+        match self {
+            PatternKind::Ignore => Verdict::Ignored,
+            PatternKind::Exception => Verdict::Kept,
+        }
+    }
+}
+
+/// The lines of an ignore file that are patterns, trimmed, with their line numbers from 1. A `#` makes a comment only
+/// as the very first byte of a line.
+pub fn lines(file: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+    let file = file.strip_prefix(b"\xef\xbb\xbf").unwrap_or(file);
+    file.split(|&b| b == b'\n')
+        .zip(1..)
+        .filter(|(line, _)| !line.starts_with(b"#"))
+        .map(|(line, number)| (number, line.trim_ascii()))
+        .filter(|(_, line)| !line.is_empty())
+}
+
+impl Rules {
+    /// Reads patterns, each as a line of an ignore file. Blank ones are passed over. `#` has no meaning here, so that
+    /// `--exclude '#*#'` works: [`lines`] is where comments end.
+    ///
+    /// # Errors
+    /// Names the first pattern that cannot be read.
+    pub fn new<I>(patterns: I) -> Result<Rules, BadPattern>
+    where
+        I: IntoIterator,
+        I::Item: AsRef<[u8]>,
+    {
+        let mut read = Vec::new();
+        for given in patterns {
+            let pattern = Pattern::read(given.as_ref())
+                .map_err(|why| BadPattern { pattern: Escaped(given.as_ref()).to_string(), why })?;
+            read.extend(pattern);
+        }
+        Ok(Rules { patterns: read })
+    }
+
+    /// Ignores nothing.
+    pub fn none() -> Rules {
+        Rules::default()
+    }
+
+    /// Where every walk begins.
+    pub fn top(&self) -> Directory {
+        let patterns = self.patterns.iter().map(|pattern| Standing::Open(pattern.start())).collect();
+        Directory { patterns }
+    }
+
+    /// The verdict on the entry `name` of `parent`. For a directory, [`Rules::enter`] tells more.
+    pub fn verdict(&self, parent: &Directory, name: &[u8]) -> Verdict {
+        let mut verdict = Verdict::Kept;
+        for (pattern, standing) in self.patterns.iter().zip(&parent.patterns) {
+            let matches = match standing {
+                Standing::Matched => true,
+                Standing::Open(at) => pattern.counts(verdict) && pattern.accepts(&pattern.feed(at, name)),
+            };
+            if matches {
+                verdict = pattern.kind.verdict();
+            }
+        }
+        verdict
+    }
+
+    /// The verdict on the directory `name` of `parent`, and what its own entries are judged by.
+    pub fn enter(&self, parent: &Directory, name: &[u8]) -> Enter {
+        let mut verdict = Verdict::Kept;
+        let mut below = Directory { patterns: Vec::with_capacity(self.patterns.len()) };
+        for (pattern, standing) in self.patterns.iter().zip(&parent.patterns) {
+            let next = match standing {
+                Standing::Matched => Standing::Matched,
+                Standing::Open(at) => {
+                    let end = pattern.feed(at, name);
+                    // A pattern that would not change the verdict here is not asked, and so does not count as having
+                    // matched this directory either: after `*`, `!a/b`, a last line `a` leaves `a/b` in. BuildKit
+                    // does so, and a tree that differs from `docker build`'s would be the greater surprise.
+                    if pattern.counts(verdict) && pattern.accepts(&end) {
+                        Standing::Matched
+                    } else {
+                        Standing::Open(pattern.feed(&end, b"/"))
+                    }
+                }
+            };
+            if matches!(next, Standing::Matched) {
+                verdict = pattern.kind.verdict();
+            }
+            below.patterns.push(next);
+        }
+        match verdict {
+            Verdict::Kept => Enter::Kept(below),
+            Verdict::Ignored if self.can_take_back(&below) => Enter::ForExceptions(below),
+            Verdict::Ignored => Enter::No,
+        }
+    }
+
+    /// The verdict on a whole path, as a walk from the top would have it.
+    pub fn verdict_of(&self, path: &RelPath) -> Verdict {
+        let mut at = self.top();
+        let mut components = path.components().peekable();
+        while let Some(name) = components.next() {
+            if components.peek().is_none() {
+                return self.verdict(&at, name);
+            }
+            at = match self.enter(&at, name) {
+                Enter::Kept(below) | Enter::ForExceptions(below) => below,
+                Enter::No => return Verdict::Ignored,
+            };
+        }
+        Verdict::Kept
+    }
+
+    /// Whether an exception can match something below an ignored directory. Only one that stands behind the pattern
+    /// that ignores all of it can.
+    fn can_take_back(&self, below: &Directory) -> bool {
+        self.patterns
+            .iter()
+            .zip(&below.patterns)
+            .rev()
+            .take_while(|(pattern, standing)| {
+                !(pattern.kind == PatternKind::Ignore && matches!(standing, Standing::Matched))
+            })
+            .any(|(pattern, standing)| {
+                pattern.kind == PatternKind::Exception
+                    && matches!(standing, Standing::Open(at) if pattern.is_alive(at))
+            })
+    }
+}
+
+// ---- one pattern ---------------------------------------------------------------------------------------------------
+
+/// One step of a pattern's automaton.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Token {
+    /// This character.
+    One(Unit),
+    /// `?`: any character but `/`.
+    Any,
+    /// `[...]`.
+    Class { sense: Sense, ranges: Vec<(char, char)> },
+    /// `*`: any number of characters but `/`.
+    Star,
+    /// `**` with something behind it: nothing, or anything that ends with `/`. Always followed by `GapInside`.
+    Gap,
+    /// The inside of a `Gap` that is not empty.
+    GapInside,
+    /// `**` at the end, or before a literal end: anything.
+    Rest,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sense {
+    Within,
+    Without,
+}
+
+/// A character, or a byte that is none. `?` matches either as one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unit {
+    Char(char),
+    Byte(u8),
+}
+
+const SLASH: Unit = Unit::Char('/');
+
+fn units(bytes: &[u8]) -> impl Iterator<Item = Unit> {
+    bytes.utf8_chunks().flat_map(|chunk| {
+        chunk.valid().chars().map(Unit::Char).chain(chunk.invalid().iter().copied().map(Unit::Byte))
+    })
+}
+
+/// Indices of tokens that may consume the next character; the tokens' count itself means: matched. No order, no
+/// duplicates. Rarely more than three.
+type Positions = Vec<usize>;
+
+impl Pattern {
+    /// `None` for what can match nothing: blank, `.`, `/`, anything above the root.
+    fn read(given: &[u8]) -> Result<Option<Pattern>, BadSyntax> {
+        let text = given.trim_ascii();
+        let (kind, text) = match text.strip_prefix(b"!") {
+            Some(rest) => (PatternKind::Exception, rest.trim_ascii()),
+            None => (PatternKind::Ignore, text),
+        };
+        if text.is_empty() {
+            return match kind {
+                PatternKind::Ignore => Ok(None),
+                PatternKind::Exception => Err(BadSyntax::LoneException),
+            };
+        }
+        let cleaned = clean(text);
+        let tokens = Reader::new(&cleaned).tokens()?;
+        let matches_nothing = cleaned.is_empty() || cleaned == b".." || cleaned.starts_with(b"../");
+        Ok((!matches_nothing).then_some(Pattern { kind, tokens }))
+    }
+
+    /// Whether a match would change `verdict`.
+    fn counts(&self, verdict: Verdict) -> bool {
+        self.kind.verdict() != verdict
+    }
+
+    fn start(&self) -> Positions {
+        let mut at = Positions::new();
+        self.stand(&mut at, 0);
+        at
+    }
+
+    fn accepts(&self, at: &Positions) -> bool {
+        at.contains(&self.tokens.len())
+    }
+
+    /// Whether more characters can still lead to a match.
+    fn is_alive(&self, at: &Positions) -> bool {
+        at.iter().any(|&position| position < self.tokens.len())
+    }
+
+    fn feed(&self, at: &Positions, text: &[u8]) -> Positions {
+        if at.is_empty() {
+            return Positions::new();
+        }
+        let mut now = at.clone();
+        let mut next = Positions::with_capacity(now.len());
+        for unit in units(text) {
+            next.clear();
+            for &position in &now {
+                self.step(&mut next, position, unit);
+            }
+            std::mem::swap(&mut now, &mut next);
+            if now.is_empty() {
+                break;
+            }
+        }
+        now
+    }
+
+    fn step(&self, next: &mut Positions, position: usize, unit: Unit) {
+        match self.tokens.get(position) {
+            Some(Token::One(wanted)) if *wanted == unit => self.stand(next, position + 1),
+            Some(Token::Any) if unit != SLASH => self.stand(next, position + 1),
+            Some(Token::Class { sense, ranges }) if sense.admits(ranges, unit) => {
+                self.stand(next, position + 1)
+            }
+            Some(Token::Star) if unit != SLASH => self.stand(next, position),
+            Some(Token::Rest) => self.stand(next, position),
+            Some(Token::GapInside) => {
+                self.stand(next, position);
+                if unit == SLASH {
+                    self.stand(next, position + 1);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Adds a position and those that are reached from it without a character.
+    fn stand(&self, at: &mut Positions, position: usize) {
+        if at.contains(&position) {
+            return;
+        }
+        match self.tokens.get(position) {
+            Some(Token::Gap) => {
+                self.stand(at, position + 1);
+                self.stand(at, position + 2);
+            }
+            Some(Token::Star | Token::Rest) => {
+                at.push(position);
+                self.stand(at, position + 1);
+            }
+            _ => at.push(position),
+        }
+    }
+}
+
+impl Sense {
+    fn admits(self, ranges: &[(char, char)], unit: Unit) -> bool {
+        let within =
+            matches!(unit, Unit::Char(c) if ranges.iter().any(|&(low, high)| (low..=high).contains(&c)));
+        within == (self == Sense::Within)
+    }
+}
+
+/// Text -> tokens.
+struct Reader {
+    units: Vec<Unit>,
+    at: usize,
+}
+
+impl Reader {
+    fn new(text: &[u8]) -> Reader {
+        Reader { units: units(text).collect(), at: 0 }
+    }
+
+    fn peek(&self) -> Option<char> {
+        match self.units.get(self.at) {
+            Some(Unit::Char(c)) => Some(*c),
+            _ => None,
+        }
+    }
+
+    fn eat(&mut self, wanted: char) -> bool {
+        let found = self.peek() == Some(wanted);
+        self.at += usize::from(found);
+        found
+    }
+
+    fn next(&mut self) -> Option<Unit> {
+        let unit = self.units.get(self.at).copied();
+        self.at += usize::from(unit.is_some());
+        unit
+    }
+
+    fn tokens(mut self) -> Result<Vec<Token>, BadSyntax> {
+        let mut tokens = Vec::with_capacity(self.units.len());
+        while let Some(unit) = self.next() {
+            match unit {
+                Unit::Char('*') if self.eat('*') => tokens.extend(self.double_star()),
+                Unit::Char('*') => tokens.push(Token::Star),
+                Unit::Char('?') => tokens.push(Token::Any),
+                Unit::Char('[') => tokens.push(self.class()?),
+                Unit::Char('\\') => tokens.push(Token::One(self.next().ok_or(BadSyntax::TrailingEscape)?)),
+                literal => tokens.push(Token::One(literal)),
+            }
+        }
+        Ok(tokens)
+    }
+
+    /// Behind the two stars. `**x` at the very beginning, all the rest literal, is one of BuildKit's corners: it
+    /// matches any path that ends with `x`, whereas `**x*` wants a component that begins with `x`.
+    fn double_star(&mut self) -> impl IntoIterator<Item = Token> + use<> {
+        let leads = self.at == 2;
+        let before_slash = self.eat('/');
+        let rest = &self.units[self.at..];
+        let literal = !rest.iter().any(|unit| matches!(unit, Unit::Char('*' | '?' | '[' | ']' | '\\')));
+        if rest.is_empty() || (leads && !before_slash && literal) {
+            vec![Token::Rest]
+        } else {
+            vec![Token::Gap, Token::GapInside]
+        }
+    }
+
+    /// Behind the `[`.
+    fn class(&mut self) -> Result<Token, BadSyntax> {
+        let sense = if self.eat('^') { Sense::Without } else { Sense::Within };
+        let mut ranges = Vec::new();
+        while ranges.is_empty() || !self.eat(']') {
+            let low = self.class_char()?;
+            let high = if self.eat('-') { self.class_char()? } else { low };
+            if high < low {
+                return Err(BadSyntax::BackwardRange);
+            }
+            ranges.push((low, high));
+        }
+        Ok(Token::Class { sense, ranges })
+    }
+
+    fn class_char(&mut self) -> Result<char, BadSyntax> {
+        let escaped = self.eat('\\');
+        match self.next() {
+            Some(Unit::Char('-' | ']')) if !escaped => Err(BadSyntax::Class),
+            Some(Unit::Char(c)) => Ok(c),
+            _ => Err(BadSyntax::Class),
+        }
+    }
+}
+
+/// The shortest equal path: no `.`, no empty component, `..` resolved where something stands before it, and no slash
+/// at either end. Empty for the root.
+fn clean(text: &[u8]) -> Vec<u8> {
+    let rooted = text.starts_with(b"/");
+    let mut kept: Vec<&[u8]> = Vec::new();
+    for component in text.split(|&b| b == b'/') {
+        match component {
+            b"" | b"." => {}
+            b".." if kept.last().is_some_and(|last| *last != b"..") => {
+                kept.pop();
+            }
+            b".." if rooted => {}
+            _ => kept.push(component),
+        }
+    }
+    kept.join(&b'/')
+}

@@ -9,10 +9,12 @@ pub mod scan;
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 pub use path::RelPath;
 
 /// A moment as file systems keep it: seconds since 1970 (negative before), and nanoseconds within that second.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Timestamp {
     /// Whole seconds since the epoch, rounded down.
     pub secs: i64,
@@ -27,6 +29,28 @@ pub struct Digest(pub [u8; 32]);
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Digest, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let mut digest = Digest([0; 32]);
+        let pairs = text.as_bytes().chunks_exact(2);
+        if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(serde::de::Error::custom("a sha256 has 64 hexadecimal digits"));
+        }
+        for (byte, pair) in digest.0.iter_mut().zip(pairs) {
+            let pair = std::str::from_utf8(pair).map_err(serde::de::Error::custom)?;
+            *byte = u8::from_str_radix(pair, 16).map_err(serde::de::Error::custom)?;
+        }
+        Ok(digest)
     }
 }
 
@@ -55,7 +79,7 @@ pub enum Kind {
 
 /// What the host's file system said of a file at the time of the scan. Two equal stamps of one path mean that nobody
 /// wrote to it between, as far as the clock can tell (see [`Stamp::is_racy`]).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Stamp {
     /// Device and inode; zero where the system has none.
     pub dev: u64,

@@ -1,0 +1,456 @@
+//! A manifest and its directory -> a tar stream, and the account of what was really sent.
+//!
+//! In: entries that a scan saw some time ago, and the tree as it is now. Out: a tar stream that is always well-formed,
+//! and [`Packed`]: what each file was when it was read, and which have to be looked at again. What is sent is what is
+//! read, never what the scan remembers: size, mode, mtime and digest of a file all come from the one open file.
+//!
+//! The tree may change meanwhile; that shows in [`Packed::vanished`] and [`Packed::unstable`], and the caller sends
+//! those again with [`Select::Only`]. The reading itself is done by [`super::prefetch`]. This runs on a blocking thread.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io::{self, BufWriter, Write},
+    path::{Path, PathBuf},
+    sync::mpsc::{Receiver, sync_channel},
+    thread::{self, Scope},
+};
+
+use tar::EntryType;
+
+use super::{
+    pax::{self, Outgoing},
+    prefetch::{Fetched, Job, Piece, Steadiness, Task, Window},
+};
+use crate::{
+    report::events::Amount,
+    sys::source_file::Facts,
+    tree::{Digest, Entry, Kind, Manifest, RelPath, Stamp, Timestamp},
+};
+
+/// Which entries of a manifest are sent.
+#[derive(Debug, Clone, Copy)]
+pub enum Select<'a> {
+    /// All of them.
+    All,
+    /// Those at these indices, in any order. Hard links are made only among them: to keep a file's names together,
+    /// name all of them.
+    Only(&'a [usize]),
+}
+
+/// What the far end is told beside the tree itself.
+#[derive(Debug, Clone)]
+pub struct PackOptions {
+    /// Where the tree lies below the directory that the stream is unpacked in; every name and every hard-link target
+    /// begins with it. The root itself: nothing is put before the names, and `top` is not sent.
+    pub prefix: RelPath,
+    /// The owner of everything.
+    pub uid: u64,
+    /// The group of everything.
+    pub gid: u64,
+    /// The directory at `prefix`.
+    pub top: TopEntry,
+}
+
+/// The tree's root as an entry: always sent, and first, so that an engine does not make it up.
+#[derive(Debug, Clone, Copy)]
+pub struct TopEntry {
+    /// Permission bits.
+    pub mode: u32,
+    /// Last change.
+    pub mtime: Timestamp,
+}
+
+/// What was sent.
+#[derive(Debug, Default)]
+pub struct Packed {
+    /// For each entry of the manifest, by index: the regular file as it went out. None for directories and symbolic
+    /// links (those go out as the manifest has them), and for files that were not selected or not sent.
+    pub sent: Vec<Option<Sent>>,
+    /// Indices, ascending, of files that were gone when their turn came; nothing was sent for them.
+    pub vanished: Vec<usize>,
+    /// Indices, ascending, of files that have to be sent again: they changed while they were read, or are no regular
+    /// files any more (then `sent` has nothing). A name linked to such a file is among them too.
+    pub unstable: Vec<usize>,
+    /// Entries and bytes of content.
+    pub amount: Amount,
+}
+
+/// A regular file as it went out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    /// Permission bits as sent.
+    pub mode: u32,
+    /// What the system said of the open file before its first byte was read; `size` is the number of bytes sent, and
+    /// `mtime` the moment sent. For a further name of a file, that file's.
+    pub stamp: Stamp,
+    /// Of the bytes sent. For a further name of a file, that file's.
+    pub digest: Digest,
+}
+
+/// Why there is no complete stream. Whatever was written of it is to be thrown away.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    /// A source file may not be read.
+    #[error("cannot read {path:?}: {source}; make it readable, or leave it out of the upload with --exclude")]
+    Denied {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A source file could not be read for another reason.
+    #[error(
+        "cannot read {path:?}: {source}; see whether its disk or mount is well, or leave it out with --exclude"
+    )]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The stream was not taken any further.
+    #[error("the upload was cut short: {0}")]
+    Write(#[source] io::Error),
+    /// There is no thread to read with.
+    #[error("cannot start a thread that reads the sources: {0}; see the limit on processes (ulimit -u)")]
+    Thread(#[source] io::Error),
+    /// A reading thread ended before its work was done.
+    #[error("a thread that reads the sources ended early; this is a bug in fastbuild")]
+    ThreadDied,
+}
+
+impl PackError {
+    pub(super) fn unreadable(path: PathBuf, source: io::Error) -> PackError {
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => PackError::Denied { path, source },
+            _ => PackError::Read { path, source },
+        }
+    }
+}
+
+/// How much is collected before it is handed to `out`, in bytes.
+const CHUNK: usize = 256 << 10;
+/// How far the packing gets between two calls of `progress`.
+const REPORT_EVERY: Amount = Amount { files: 64, bytes: 1 << 20 };
+
+/// Writes the selected entries of `manifest`, read below `root`, as a tar stream into `out`, in chunks of 256 KiB or
+/// so. `progress` gets the sum so far, now and then.
+///
+/// # Errors
+/// See [`PackError`]. Files that vanish or change are no error, see [`Packed`].
+pub fn pack(
+    root: &Path,
+    manifest: &Manifest,
+    select: Select<'_>,
+    options: &PackOptions,
+    out: &mut dyn Write,
+    progress: &(dyn Fn(Amount) + Sync),
+) -> Result<Packed, PackError> {
+    let selected = selected(manifest, select);
+    let jobs = jobs(manifest, &selected);
+    let window = Window::new(root, manifest, &jobs);
+    thread::scope(|scope| {
+        // Whichever way this ends, the threads must end too, or the scope never would.
+        let _closing = Closing(&window);
+        start_threads(scope, &window)?;
+        let fetch = |index| fetch_apart(scope, &window, index);
+        let mut packer = Packer::new(manifest, options, &window, &fetch, out, progress);
+        packer.top()?;
+        for index in selected {
+            packer.entry(index)?;
+        }
+        packer.finish()
+    })
+}
+
+fn selected(manifest: &Manifest, select: Select<'_>) -> Vec<usize> {
+    match select {
+        Select::All => (0..manifest.entries().len()).collect(),
+        Select::Only(indices) => {
+            let mut indices: Vec<_> =
+                indices.iter().copied().filter(|&index| index < manifest.entries().len()).collect();
+            indices.sort_unstable();
+            indices.dedup();
+            indices
+        }
+    }
+}
+
+/// The regular files, in order; each further name of one file is only looked at.
+fn jobs(manifest: &Manifest, selected: &[usize]) -> Vec<Job> {
+    let mut seen = HashSet::new();
+    let mut job = |&index: &usize| {
+        let entry = &manifest.entries()[index];
+        let task = match file_id(&entry.stamp) {
+            Some(id) if entry.links > 1 && !seen.insert(id) => Task::Look,
+            _ => Task::Read,
+        };
+        matches!(entry.kind, Kind::File { .. }).then_some(Job { index, task })
+    };
+    selected.iter().filter_map(&mut job).collect()
+}
+
+/// What two names of one file have in common; none where the system does not tell.
+fn file_id(stamp: &Stamp) -> Option<(u64, u64)> {
+    (stamp.ino != 0).then_some((stamp.dev, stamp.ino))
+}
+
+struct Closing<'a, 'b>(&'a Window<'b>);
+
+impl Drop for Closing<'_, '_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+fn start_threads<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    window: &'scope Window<'_>,
+) -> Result<(), PackError> {
+    for number in 0..window.threads() {
+        let started = thread::Builder::new().name("read".to_owned()).spawn_scoped(scope, || window.work());
+        match started {
+            Ok(_) => {}
+            Err(error) if number == 0 => return Err(PackError::Thread(error)),
+            Err(_) => break, // fewer will do
+        }
+    }
+    Ok(())
+}
+
+/// Reads one file out of its turn, on a thread of its own: those of the window may all wait for this very writer.
+fn fetch_apart<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    window: &'scope Window<'_>,
+    index: usize,
+) -> Result<Fetched, PackError> {
+    let (sender, receiver) = sync_channel(1);
+    let work = move || window.fetch(index, Task::Read, |fetched| drop(sender.send(fetched)));
+    thread::Builder::new().spawn_scoped(scope, work).map_err(PackError::Thread)?;
+    receiver.recv().map_err(|_| PackError::ThreadDied)
+}
+
+type FetchApart<'a> = &'a dyn Fn(usize) -> Result<Fetched, PackError>;
+
+struct Packer<'a> {
+    manifest: &'a Manifest,
+    options: &'a PackOptions,
+    window: &'a Window<'a>,
+    fetch_apart: FetchApart<'a>,
+    out: BufWriter<&'a mut dyn Write>,
+    progress: &'a (dyn Fn(Amount) + Sync),
+    reported: Amount,
+    packed: Packed,
+    /// The first name under which each file with several names was sent.
+    first_names: HashMap<(u64, u64), usize>,
+    /// Used again for each header.
+    blocks: Vec<u8>,
+}
+
+impl<'a> Packer<'a> {
+    fn new(
+        manifest: &'a Manifest,
+        options: &'a PackOptions,
+        window: &'a Window<'a>,
+        fetch_apart: FetchApart<'a>,
+        out: &'a mut dyn Write,
+        progress: &'a (dyn Fn(Amount) + Sync),
+    ) -> Packer<'a> {
+        let sent = vec![None; manifest.entries().len()];
+        let out = BufWriter::with_capacity(CHUNK, out);
+        Packer {
+            manifest,
+            options,
+            window,
+            fetch_apart,
+            out,
+            progress,
+            reported: Amount::default(),
+            packed: Packed { sent, ..Packed::default() },
+            first_names: HashMap::new(),
+            blocks: Vec::new(),
+        }
+    }
+
+    fn top(&mut self) -> Result<(), PackError> {
+        if self.options.prefix.is_root() {
+            return Ok(());
+        }
+        let TopEntry { mode, mtime } = self.options.top;
+        self.header(&self.directory_name(&RelPath::root()), EntryType::Directory, b"", mode, 0, mtime)
+    }
+
+    fn entry(&mut self, index: usize) -> Result<(), PackError> {
+        let manifest = self.manifest;
+        let entry = &manifest.entries()[index];
+        match &entry.kind {
+            Kind::Directory => self.directory(entry)?,
+            Kind::Symlink { target } => self.symlink(entry, target)?,
+            Kind::File { .. } => {
+                let fetched = self.window.take().ok_or(PackError::ThreadDied)?;
+                self.file(index, fetched)?;
+            }
+        }
+        self.report();
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Packed, PackError> {
+        self.write(&[0; 2 * pax::BLOCK as usize])?;
+        self.out.flush().map_err(PackError::Write)?;
+        for indices in [&mut self.packed.vanished, &mut self.packed.unstable] {
+            indices.sort_unstable();
+            indices.dedup();
+        }
+        (self.progress)(self.packed.amount);
+        Ok(self.packed)
+    }
+
+    fn directory(&mut self, entry: &Entry) -> Result<(), PackError> {
+        self.packed.amount.files += 1;
+        let name = self.directory_name(&entry.path);
+        self.header(&name, EntryType::Directory, b"", entry.mode, 0, entry.mtime)
+    }
+
+    fn symlink(&mut self, entry: &Entry, target: &[u8]) -> Result<(), PackError> {
+        self.packed.amount.files += 1;
+        let name = self.name(&entry.path);
+        self.header(name.as_bytes(), EntryType::Symlink, target, entry.mode, 0, entry.mtime)
+    }
+
+    fn file(&mut self, index: usize, fetched: Fetched) -> Result<(), PackError> {
+        match fetched {
+            Fetched::Small { facts, bytes, digest, steadiness } => {
+                self.small(index, facts, &bytes, digest, steadiness)?;
+            }
+            Fetched::Large { facts, pieces } => self.large(index, facts, &pieces)?,
+            Fetched::SameFile { facts } => return self.further_name(index, facts),
+            Fetched::Vanished => self.packed.vanished.push(index),
+            Fetched::OtherKind => self.packed.unstable.push(index),
+            Fetched::Failed(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn small(
+        &mut self,
+        index: usize,
+        facts: Facts,
+        bytes: &[u8],
+        digest: Digest,
+        steadiness: Steadiness,
+    ) -> Result<(), PackError> {
+        self.file_header(index, facts)?;
+        self.write(bytes)?;
+        self.packed.amount.bytes += bytes.len() as u64;
+        self.file_sent(index, facts, digest, steadiness)
+    }
+
+    fn large(&mut self, index: usize, facts: Facts, pieces: &Receiver<Piece>) -> Result<(), PackError> {
+        self.file_header(index, facts)?;
+        loop {
+            match pieces.recv().map_err(|_| PackError::ThreadDied)? {
+                Piece::Data(bytes) => {
+                    self.write(&bytes)?;
+                    self.packed.amount.bytes += bytes.len() as u64;
+                    self.report();
+                }
+                Piece::End { digest, steadiness } => {
+                    return self.file_sent(index, facts, digest, steadiness);
+                }
+                Piece::Failed(error) => return Err(error),
+            }
+        }
+    }
+
+    /// A hard link to the name under which the same file went out, or the file itself if that one was not sent.
+    fn further_name(&mut self, index: usize, facts: Facts) -> Result<(), PackError> {
+        let first = file_id(&facts.stamp).and_then(|id| self.first_names.get(&id).copied());
+        let Some((first, sent)) = first.and_then(|first| Some((first, self.packed.sent[first]?))) else {
+            let fetched = (self.fetch_apart)(index)?;
+            return self.file(index, fetched);
+        };
+        let name = self.name(&self.manifest.entries()[index].path);
+        let target = self.name(&self.manifest.entries()[first].path);
+        self.header(name.as_bytes(), EntryType::Link, target.as_bytes(), sent.mode, 0, sent.stamp.mtime)?;
+        self.packed.amount.files += 1;
+        self.packed.sent[index] = Some(sent);
+        // Written to since, or its number already belongs to another file: either way neither name can be believed.
+        let changed = (facts.stamp.size, facts.stamp.mtime) != (sent.stamp.size, sent.stamp.mtime);
+        if changed {
+            self.packed.unstable.push(first);
+        }
+        if changed || self.packed.unstable.contains(&first) {
+            self.packed.unstable.push(index);
+        }
+        Ok(())
+    }
+
+    fn file_header(&mut self, index: usize, facts: Facts) -> Result<(), PackError> {
+        let entry = &self.manifest.entries()[index];
+        let (name, mode) = (self.name(&entry.path), facts.mode.unwrap_or(entry.mode));
+        self.header(name.as_bytes(), EntryType::Regular, b"", mode, facts.stamp.size, facts.stamp.mtime)
+    }
+
+    /// Pads the content to whole blocks and writes the file down.
+    fn file_sent(
+        &mut self,
+        index: usize,
+        facts: Facts,
+        digest: Digest,
+        steadiness: Steadiness,
+    ) -> Result<(), PackError> {
+        self.write(&[0; pax::BLOCK as usize][..pax::padding(facts.stamp.size) as usize])?;
+        let entry = &self.manifest.entries()[index];
+        let mode = facts.mode.unwrap_or(entry.mode);
+        self.packed.sent[index] = Some(Sent { mode, stamp: facts.stamp, digest });
+        self.packed.amount.files += 1;
+        if steadiness == Steadiness::Unsteady {
+            self.packed.unstable.push(index);
+        }
+        if let Some(id) = file_id(&facts.stamp)
+            && entry.links > 1
+        {
+            self.first_names.entry(id).or_insert(index);
+        }
+        Ok(())
+    }
+
+    fn header(
+        &mut self,
+        name: &[u8],
+        entry_type: EntryType,
+        link: &[u8],
+        mode: u32,
+        size: u64,
+        mtime: Timestamp,
+    ) -> Result<(), PackError> {
+        let PackOptions { uid, gid, .. } = *self.options;
+        self.blocks.clear();
+        Outgoing { name, entry_type, link, mode: mode & 0o7777, uid, gid, size, mtime }
+            .write_to(&mut self.blocks);
+        self.out.write_all(&self.blocks).map_err(PackError::Write)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), PackError> {
+        self.out.write_all(bytes).map_err(PackError::Write)
+    }
+
+    fn name(&self, path: &RelPath) -> RelPath {
+        self.options.prefix.append(path)
+    }
+
+    fn directory_name(&self, path: &RelPath) -> Vec<u8> {
+        [self.name(path).as_bytes(), b"/"].concat()
+    }
+
+    fn report(&mut self) {
+        let (done, reported) = (self.packed.amount, self.reported);
+        if done.files - reported.files >= REPORT_EVERY.files
+            || done.bytes - reported.bytes >= REPORT_EVERY.bytes
+        {
+            self.reported = done;
+            (self.progress)(done);
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! Reads source files ahead of the tar stream, on several threads.
+//!
+//! On a mount that crosses a virtual machine or a network, each open, stat and read is a round trip; one thread would
+//! wait for 2,000 of them in a row. So a few threads read and hash ahead, in the order of the stream, and [`Window`]
+//! bounds what they may hold by bytes. A small file is read whole, so that its header and its content agree whatever
+//! happens to it meanwhile. A large one is handed over open and flows through a short queue; what is too short is
+//! padded, what is too long is cut, and the file counts as unsteady.
+//!
+//! In: jobs, in order. Out: [`Window::take`] gives one [`Fetched`] for each, in the same order. The neighbour is
+//! [`super::pack`], which writes them.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::{self, Read as _},
+    path::Path,
+    sync::{
+        Condvar, Mutex, MutexGuard, PoisonError,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+};
+
+use sha2::{Digest as _, Sha256};
+
+use super::pack::PackError;
+use crate::{
+    sys::source_file::{self, Facts, Opened},
+    tree::{Digest, Entry, Kind, Manifest},
+};
+
+/// Files up to this many bytes are read whole before their header is written.
+pub(super) const SMALL: u64 = 256 << 10;
+/// What all files that are read but not yet written may take together, in bytes.
+const WINDOW: u64 = 16 << 20;
+/// One piece of a large file, in bytes, and how many of them wait in its queue.
+const PIECE: usize = 256 << 10;
+const QUEUE: usize = 4;
+/// What a large file is reckoned to hold: its queue, and the piece that is being read.
+const LARGE_COST: u64 = ((QUEUE + 1) * PIECE) as u64;
+/// What a small file takes beside its bytes: the slot, its allocation.
+const SMALL_COST: u64 = 512;
+/// How often a small file that changes under the reader's hands is read again.
+const TRIES: usize = 3;
+const MAX_THREADS: usize = 8;
+
+/// One file to fetch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Job {
+    /// Its index in the manifest.
+    pub(super) index: usize,
+    pub(super) task: Task,
+}
+
+/// What to do for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Task {
+    /// Read it.
+    Read,
+    /// An earlier job reads the same file under another name: see whether it is still the same, else read it.
+    Look,
+}
+
+/// Whether a file kept still while it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Steadiness {
+    /// Nothing that the system tells changed between the first byte and the last.
+    Steady,
+    /// It changed; what was read may be a mixture.
+    Unsteady,
+}
+
+/// What became of a job.
+pub(super) enum Fetched {
+    /// The whole file.
+    Small { facts: Facts, bytes: Vec<u8>, digest: Digest, steadiness: Steadiness },
+    /// An open file: exactly `facts.stamp.size` bytes come in pieces, then [`Piece::End`].
+    Large { facts: Facts, pieces: Receiver<Piece> },
+    /// Still the file that the manifest knows under an earlier name.
+    SameFile { facts: Facts },
+    /// Nothing lies there any more.
+    Vanished,
+    /// Something that is no regular file lies there now.
+    OtherKind,
+    /// It could not be read.
+    Failed(PackError),
+}
+
+/// A part of a large file.
+pub(super) enum Piece {
+    Data(Vec<u8>),
+    End { digest: Digest, steadiness: Steadiness },
+    Failed(PackError),
+}
+
+/// The jobs, and what is fetched of them and not yet taken.
+pub(super) struct Window<'a> {
+    root: &'a Path,
+    manifest: &'a Manifest,
+    jobs: &'a [Job],
+    state: Mutex<State>,
+    /// Room was made, or the window was closed.
+    room: Condvar,
+    /// A slot was filled, or a thread died.
+    filled: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// How many jobs were taken out; the first slot is that of job `taken`.
+    taken: usize,
+    slots: VecDeque<Slot>,
+    /// The sum of the slots' costs.
+    held: u64,
+    end: End,
+}
+
+#[derive(Default, PartialEq, Eq, Clone, Copy)]
+enum End {
+    #[default]
+    Open,
+    /// Nobody takes anything any more.
+    Closed,
+    /// A reading thread panicked; the scope that joins it carries the panic on.
+    Broken,
+}
+
+struct Slot {
+    cost: u64,
+    fetched: Option<Fetched>,
+}
+
+impl<'a> Window<'a> {
+    pub(super) fn new(root: &'a Path, manifest: &'a Manifest, jobs: &'a [Job]) -> Window<'a> {
+        let (room, filled) = (Condvar::new(), Condvar::new());
+        Window { root, manifest, jobs, state: Mutex::default(), room, filled }
+    }
+
+    /// How many threads are worth starting.
+    pub(super) fn threads(&self) -> usize {
+        self.jobs.len().div_ceil(8).min(MAX_THREADS)
+    }
+
+    /// One thread's work: until no job is left or the window is closed.
+    pub(super) fn work(&self) {
+        let _alarm = Alarm(self);
+        while let Some(at) = self.claim() {
+            let Job { index, task } = self.jobs[at];
+            self.fetch(index, task, |fetched| self.fill(at, fetched));
+        }
+    }
+
+    /// Waits for the next job's result; call it once for each job. None when a reading thread died.
+    pub(super) fn take(&self) -> Option<Fetched> {
+        let mut state = self.state();
+        loop {
+            if state.end == End::Broken {
+                return None;
+            }
+            if state.slots.front().is_some_and(|slot| slot.fetched.is_some()) {
+                let slot = state.slots.pop_front()?;
+                state.taken += 1;
+                state.held -= slot.cost;
+                self.room.notify_all();
+                return slot.fetched;
+            }
+            state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Ends all threads, whatever they wait for.
+    pub(super) fn close(&self) {
+        let mut state = self.state();
+        state.end = End::Closed;
+        // With the slots go the receiving ends of the large files' queues, and with those whoever waits to fill them.
+        state.slots.clear();
+        self.room.notify_all();
+    }
+
+    /// Fetches one file now and hands it over; returns when a large one has been taken from its queue to the end.
+    pub(super) fn fetch(&self, index: usize, task: Task, hand_over: impl FnOnce(Fetched)) {
+        let entry = &self.manifest.entries()[index];
+        let path = source_file::native(self.root, &entry.path);
+        if task == Task::Look
+            && let Some(facts) = same_file(&path, entry)
+        {
+            return hand_over(Fetched::SameFile { facts });
+        }
+        match begin(&path) {
+            Ok(Begun::Large(file, facts)) => {
+                let (sender, pieces) = sync_channel(QUEUE);
+                hand_over(Fetched::Large { facts, pieces });
+                feed(file, facts, &path, &sender);
+            }
+            Ok(Begun::Done(fetched)) => hand_over(fetched),
+            Err(error) if source_file::says_gone(&error) => hand_over(Fetched::Vanished),
+            Err(error) => hand_over(Fetched::Failed(PackError::unreadable(path, error))),
+        }
+    }
+
+    /// The next job, once there is room for it. The first of the window always has room.
+    fn claim(&self) -> Option<usize> {
+        let mut state = self.state();
+        loop {
+            let at = state.taken + state.slots.len();
+            let job = self.jobs.get(at)?;
+            if state.end != End::Open {
+                return None;
+            }
+            let cost = self.cost(*job);
+            if state.slots.is_empty() || state.held + cost <= WINDOW {
+                state.held += cost;
+                state.slots.push_back(Slot { cost, fetched: None });
+                return Some(at);
+            }
+            state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn cost(&self, job: Job) -> u64 {
+        match self.manifest.entries()[job.index].kind {
+            Kind::File { size } if size > SMALL => LARGE_COST,
+            Kind::File { size } => size + SMALL_COST,
+            Kind::Directory | Kind::Symlink { .. } => SMALL_COST,
+        }
+    }
+
+    fn fill(&self, at: usize, fetched: Fetched) {
+        // The file may have grown since the scan.
+        let cost = match &fetched {
+            Fetched::Small { bytes, .. } => bytes.len() as u64 + SMALL_COST,
+            Fetched::Large { .. } => LARGE_COST,
+            _ => SMALL_COST,
+        };
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let Some(slot) = at.checked_sub(state.taken).and_then(|at| state.slots.get_mut(at)) else {
+            return; // closed meanwhile
+        };
+        state.held = state.held - slot.cost + cost;
+        *slot = Slot { cost, fetched: Some(fetched) };
+        self.filled.notify_one();
+        self.room.notify_all();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Wakes the writer when a reading thread panics; otherwise it would wait for ever for that thread's slot.
+struct Alarm<'a, 'b>(&'a Window<'b>);
+
+impl Drop for Alarm<'_, '_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.state().end = End::Broken;
+            self.0.filled.notify_all();
+            self.0.room.notify_all();
+        }
+    }
+}
+
+/// What the system says of `path` now, if it is still the file that the scan saw there.
+fn same_file(path: &Path, entry: &Entry) -> Option<Facts> {
+    let facts = source_file::facts_at(path).ok()?;
+    let same = facts.stamp.dev == entry.stamp.dev && facts.stamp.ino == entry.stamp.ino;
+    same.then_some(facts)
+}
+
+enum Begun {
+    Done(Fetched),
+    Large(File, Facts),
+}
+
+/// Opens the file and reads it whole if it is small; again, up to [`TRIES`] times, while it keeps changing. It is opened
+/// anew each time: most programs change a file by putting another in its place.
+fn begin(path: &Path) -> io::Result<Begun> {
+    let mut tries = 1;
+    loop {
+        let Opened::Regular(file, before) = source_file::open(path)? else {
+            return Ok(Begun::Done(Fetched::OtherKind));
+        };
+        if before.stamp.size > SMALL {
+            return Ok(Begun::Large(file, before));
+        }
+        let bytes = read_up_to(&file, before.stamp.size as usize)?;
+        let after = source_file::facts(&file)?;
+        let steady = after.stamp == before.stamp && after.stamp.size == bytes.len() as u64;
+        if steady || tries == TRIES {
+            let mut facts = before;
+            facts.stamp.size = bytes.len() as u64;
+            let digest = Digest(Sha256::digest(&bytes).into());
+            let steadiness = if steady { Steadiness::Steady } else { Steadiness::Unsteady };
+            return Ok(Begun::Done(Fetched::Small { facts, bytes, digest, steadiness }));
+        }
+        tries += 1;
+    }
+}
+
+/// Sends exactly as many bytes as the header announces, whatever the file has.
+fn feed(file: File, facts: Facts, path: &Path, sender: &SyncSender<Piece>) {
+    let mut hasher = Sha256::new();
+    let mut left = facts.stamp.size;
+    let mut source = Source::Flowing;
+    while left > 0 {
+        let len = usize::try_from(left).unwrap_or(usize::MAX).min(PIECE);
+        let piece = match source.next(&file, len) {
+            Ok(piece) => piece,
+            Err(error) => {
+                let failed = PackError::Read { path: path.to_owned(), source: error };
+                let _ = sender.send(Piece::Failed(failed)); // nobody waits for it: they failed before
+                return;
+            }
+        };
+        hasher.update(&piece);
+        left -= piece.len() as u64;
+        if sender.send(Piece::Data(piece)).is_err() {
+            return;
+        }
+    }
+    let steady =
+        source == Source::Flowing && source_file::facts(&file).is_ok_and(|after| after.stamp == facts.stamp);
+    let steadiness = if steady { Steadiness::Steady } else { Steadiness::Unsteady };
+    let _ = sender.send(Piece::End { digest: Digest(hasher.finalize().into()), steadiness }); // as above
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Flowing,
+    /// The file is shorter than it was: zeros take its place.
+    Dry,
+}
+
+impl Source {
+    /// The next `len` bytes, neither more nor fewer.
+    fn next(&mut self, file: &File, len: usize) -> io::Result<Vec<u8>> {
+        let mut piece = match self {
+            Source::Flowing => read_up_to(file, len)?,
+            Source::Dry => Vec::new(),
+        };
+        if piece.len() < len {
+            *self = Source::Dry;
+            piece.resize(len, 0);
+        }
+        Ok(piece)
+    }
+}
+
+/// `len` bytes, or as many as there are. In one call where the system gives them all: `read_to_end` would begin with
+/// 8 KiB and ask once more at the end, and each call may be a round trip.
+fn read_up_to(mut file: &File, len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; len];
+    let mut filled = 0;
+    while filled < len {
+        match file.read(&mut bytes[filled..]) {
+            Ok(0) => break,
+            Ok(more) => filled += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes)
+}

@@ -1,0 +1,376 @@
+//! The cold tier: a fresh container, everything uploaded, plain Engine API, nothing needed in the image.
+//!
+//! Each step of the data's way is a call below; what can overlap does: the host is scanned while the container is made,
+//! and the container is removed while its products are put in place.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tokio::task::JoinHandle;
+
+use super::{
+    BuildError, Interrupts, Running, blocking, collect::Collecting, command, detached, reaper::Reaper, sources, upload,
+};
+use crate::{
+    archive::pack::{PackOptions, TopEntry},
+    engine::{ContainerId, ContainerSpec, Docker, Entrypoint, ImageFacts, PathKind, Removed, user},
+    outputs::{
+        apply::{self, Books, Outcome},
+        record::Record,
+        stage::Staged,
+        target::Target,
+    },
+    plan::{OnFailure, Plan, PullPolicy},
+    report::{
+        Reporter,
+        events::{Amount, Applied, Event, Phase, Warning},
+    },
+    state::{Project, Run, State},
+    sys::at,
+    tree::{RelPath, scan::Scan},
+};
+
+/// Label of every object on an engine that a run makes; its value is the run's id.
+pub const LABEL_RUN: &str = "dev.fastbuild.run";
+/// Label that tells cold containers from kept ones.
+const LABEL_TIER: &str = "dev.fastbuild.tier";
+/// Label with the project's key.
+const LABEL_PROJECT: &str = "dev.fastbuild.project";
+/// Label with the version of fastbuild that made the object.
+const LABEL_VERSION: &str = "dev.fastbuild.version";
+
+/// The largest `/etc/passwd` and `/etc/group` that are read from an image, in bytes.
+const USER_TABLE: u64 = 4 << 20;
+
+/// How a run came out.
+#[derive(Debug, Clone, Copy)]
+pub struct Finished {
+    /// What fastbuild exits with.
+    pub exit_code: u8,
+    /// What became of the host's files; none when nothing was collected.
+    pub applied: Option<Applied>,
+}
+
+/// Carries a plan out in a container of its own.
+///
+/// # Errors
+/// When fastbuild or the engine could not do their part. The container is gone all the same, or left to the reaper.
+pub async fn run(
+    plan: &Plan,
+    state: &State,
+    project: &Project,
+    interrupts: &mut Interrupts,
+    reporter: &Reporter,
+) -> Result<Finished, BuildError> {
+    let scanning = detached({
+        let (plan, reporter) = (plan.clone(), reporter.clone());
+        move || sources::report_scan(&plan, &reporter)
+    });
+    let docker = interrupts.unless(Docker::connect(&plan.engine.value)).await??;
+    let image = interrupts.unless(ensure_image(&docker, plan, reporter)).await??;
+    let run = state.begin_run(project, &plan.engine.value.to_string())?;
+    let leftovers = remove_leftovers(&docker, state, &plan.engine.value.to_string(), reporter);
+    let name = format!("fastbuild-{}-{}", project.key(), run.id);
+    let cold = Cold {
+        reaper: Reaper::watch(state, plan, &run.id, &name),
+        name,
+        docker,
+        image,
+        plan,
+        project,
+        run,
+        reporter,
+    };
+    let finished = cold.build(scanning, interrupts).await;
+    // A moment's work, and long done.
+    let _ = interrupts.unless(leftovers).await;
+    finished
+}
+
+struct Cold<'a> {
+    docker: Docker,
+    image: ImageFacts,
+    name: String,
+    reaper: Option<Reaper>,
+    run: Run,
+    plan: &'a Plan,
+    project: &'a Project,
+    reporter: &'a Reporter,
+}
+
+/// What the container came to, before anything of the host's is changed.
+struct Built {
+    exit_code: u8,
+    /// None when the products stay where they are.
+    staged: Option<(Vec<Staged>, Arc<Record>)>,
+}
+
+impl Cold<'_> {
+    async fn build(
+        self,
+        scanning: impl Future<Output = Result<Result<Scan, BuildError>, BuildError>>,
+        interrupts: &mut Interrupts,
+    ) -> Result<Finished, BuildError> {
+        let built = self.until_staged(scanning, interrupts).await;
+        let finished = match built {
+            Ok(Built { exit_code, staged }) => {
+                let applying = async {
+                    match staged {
+                        Some((staged, record)) => self.apply(staged, record).await.map(Some),
+                        None => Ok(None),
+                    }
+                };
+                let (applied, ()) = tokio::join!(applying, self.remove());
+                applied.map(|applied| Finished { exit_code, applied })
+            }
+            Err(error) => {
+                self.remove().await;
+                Err(error)
+            }
+        };
+        self.run_is_over();
+        finished
+    }
+
+    async fn until_staged(
+        &self,
+        scanning: impl Future<Output = Result<Result<Scan, BuildError>, BuildError>>,
+        interrupts: &mut Interrupts,
+    ) -> Result<Built, BuildError> {
+        let scanning = async { scanning.await? };
+        let (scan, made) = interrupts.unless(async { tokio::try_join!(scanning, self.make()) }).await??;
+        let Made { container, workdir, options } = made;
+        let scan = Arc::new(scan);
+        let manifest = Arc::new(scan.manifest.clone());
+        let source = &self.plan.source.value;
+        let uploading =
+            upload::upload(&self.docker, &container, source, &manifest, &options, self.reporter);
+        let packed = Arc::new(interrupts.unless(uploading).await??);
+        let exit_code = command::run(&self.docker, &container, self.plan, interrupts, self.reporter).await?;
+        if exit_code != 0 {
+            command::explain_failure(&self.docker, &container, self.plan, self.reporter).await;
+            if self.plan.on_failure.value == OnFailure::Leave {
+                self.reporter.emit(Event::Warned(Warning::OutputsLeft));
+                return Ok(Built { exit_code, staged: None });
+            }
+        }
+        let record = Arc::new(Record::load(&self.project.record_path()));
+        let collecting = Collecting {
+            docker: &self.docker,
+            container: &container,
+            plan: self.plan,
+            run: &self.run,
+            workdir: &workdir,
+            scan,
+            packed,
+            record: Arc::clone(&record),
+            reporter: self.reporter,
+        };
+        let staged = interrupts.unless(collecting.collect()).await?;
+        match (staged, exit_code) {
+            (Ok(staged), _) => Ok(Built { exit_code, staged: Some((staged, record)) }),
+            // The command's failure is the news; that it did not get as far as its products is no surprise.
+            (Err(BuildError::MissingOutput { .. }), 1..) => {
+                self.reporter.emit(Event::Warned(Warning::OutputsLeft));
+                Ok(Built { exit_code, staged: None })
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Makes the container, and finds out where and for whom the sources go in it.
+    async fn make(&self) -> Result<Made, BuildError> {
+        let phase = Running::begin(Phase::Create, None, self.reporter);
+        let container = self.docker.create(&self.spec()?).await?;
+        let (workdir, ids) = tokio::try_join!(self.workdir(&container), self.owner(&container))?;
+        let options = PackOptions {
+            prefix: RelPath::new(workdir.trim_start_matches('/').as_bytes())
+                .map_err(|_| BuildError::WorkdirIsNoDirectory { path: workdir.clone() })?,
+            uid: ids.uid.into(),
+            gid: ids.gid.into(),
+            top: top_entry(self.plan)?,
+        };
+        phase.end(Amount::default());
+        Ok(Made { container, workdir, options })
+    }
+
+    fn spec(&self) -> Result<ContainerSpec, BuildError> {
+        let plan = self.plan;
+        let subdirectory = &plan.subdirectory;
+        let below = std::str::from_utf8(subdirectory.as_bytes())
+            .map_err(|_| BuildError::NotText { path: subdirectory.clone() })?;
+        let working_dir = match below {
+            "" => plan.workdir.value.clone(),
+            below => format!("{}/{below}", plan.workdir.value),
+        };
+        let labels = [
+            (LABEL_RUN, self.run.id.as_str()),
+            (LABEL_TIER, "cold"),
+            (LABEL_PROJECT, self.project.key()),
+            (LABEL_VERSION, env!("CARGO_PKG_VERSION")),
+        ];
+        Ok(ContainerSpec {
+            name: self.name.clone(),
+            image: self.image.id.clone(),
+            command: plan.command.clone(),
+            entrypoint: match &plan.entrypoint {
+                None => Entrypoint::OfImage,
+                Some(entrypoint) if entrypoint.value.is_empty() => Entrypoint::None,
+                Some(entrypoint) => Entrypoint::Program(entrypoint.value.clone()),
+            },
+            env: plan.env.iter().map(|variable| variable.value.clone()).collect(),
+            user: plan.user.as_ref().map(|user| user.value.clone()),
+            working_dir,
+            labels: labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            terminal: plan.terminal.value,
+            stdin: plan.stdin.value,
+            network: plan.network.as_ref().map(|network| network.value.clone()),
+            memory: plan.memory.as_ref().map(|memory| memory.value),
+            nano_cpus: plan.nano_cpus.as_ref().map(|cpus| cpus.value),
+            isolation: plan.isolation.as_ref().map(|isolation| isolation.value),
+            platform: plan.platform.as_ref().map(|platform| platform.value.clone()),
+        })
+    }
+
+    /// The working directory with its links resolved: an archive entry would replace a link by a directory.
+    async fn workdir(&self, container: &ContainerId) -> Result<String, BuildError> {
+        let path = &self.plan.workdir.value;
+        let Some(stat) = self.docker.stat(container, path).await? else { return Ok(path.clone()) };
+        match stat.kind {
+            PathKind::Directory => Ok(path.clone()),
+            PathKind::Link if !stat.link_target.is_empty() => Ok(stat.link_target),
+            _ => Err(BuildError::WorkdirIsNoDirectory { path: path.clone() }),
+        }
+    }
+
+    /// Who runs the command, and so owns the sources.
+    async fn owner(&self, container: &ContainerId) -> Result<user::Ids, BuildError> {
+        let spec = self.plan.user.as_ref().map_or(self.image.user.as_str(), |user| user.value.as_str());
+        if matches!(spec, "" | "0" | "root" | "0:0") || self.image.os == "windows" {
+            return Ok(user::Ids { uid: 0, gid: 0 });
+        }
+        let (passwd, group) = tokio::try_join!(
+            self.docker.read_small_file(container, "/etc/passwd", USER_TABLE),
+            self.docker.read_small_file(container, "/etc/group", USER_TABLE),
+        )?;
+        Ok(user::resolve(spec, passwd.as_deref(), group.as_deref())?)
+    }
+
+    /// Puts the products in place. From here on nothing is cut off by a signal.
+    async fn apply(&self, staged: Vec<Staged>, record: Arc<Record>) -> Result<Applied, BuildError> {
+        let phase = Running::begin(Phase::Apply, None, self.reporter);
+        let books = Books {
+            run: self.run.id.clone(),
+            journal: self.project.journal_path(),
+            record: self.project.record_path(),
+            displaced: self.project.displaced_dir(&self.run.id),
+        };
+        let record = Arc::unwrap_or_clone(record);
+        let Outcome { applied, warnings } = blocking(move || apply::apply(staged, record, &books)).await??;
+        for warning in warnings {
+            self.reporter.emit(Event::Warned(warning));
+        }
+        phase.end(Amount { files: applied.written + applied.deleted, bytes: 0 });
+        Ok(applied)
+    }
+
+    /// Removes the container. When that fails, the reaper tries again, and the next start after it.
+    async fn remove(&self) {
+        let phase = Running::begin(Phase::Remove, None, self.reporter);
+        match self.docker.remove(&self.name).await {
+            Ok(Removed::Now) => {
+                if let Some(reaper) = &self.reaper {
+                    reaper.dismiss();
+                }
+                phase.end(Amount::default());
+            }
+            // Never made, or its making was cut off and may still come about: the reaper looks again.
+            Ok(Removed::Already) => phase.end(Amount::default()),
+            Err(error) => {
+                let container = self.name.clone();
+                self.reporter.emit(Event::Warned(Warning::NotRemoved { container, why: error.to_string() }));
+            }
+        }
+    }
+
+    /// Ends the run's file when nothing is left; otherwise the reaper or the next start does.
+    fn run_is_over(self) {
+        if self.reaper.as_ref().is_none_or(Reaper::is_dismissed) {
+            self.run.finish();
+        }
+    }
+}
+
+/// A container that waits for its sources.
+struct Made {
+    container: ContainerId,
+    /// The source root in the container, links resolved.
+    workdir: String,
+    options: PackOptions,
+}
+
+fn top_entry(plan: &Plan) -> Result<TopEntry, BuildError> {
+    let target = Target::directory(&plan.source.value)?;
+    let look = at::look_at(&target.dir).map_err(crate::outputs::host_error("look at", &target.base))?;
+    Ok(TopEntry { mode: look.mode, mtime: look.stamp.mtime })
+}
+
+/// Finds the image on the engine, or makes the engine fetch it.
+async fn ensure_image(docker: &Docker, plan: &Plan, reporter: &Reporter) -> Result<ImageFacts, BuildError> {
+    let reference = &plan.image.value;
+    let platform = plan.platform.as_ref().map(|platform| platform.value.as_str());
+    let policy = plan.pull.value;
+    if policy != PullPolicy::Always
+        && let Some(facts) = docker.image(reference, platform).await?
+    {
+        return Ok(facts);
+    }
+    let missing = || BuildError::ImageMissing { image: reference.clone() };
+    if policy == PullPolicy::Never {
+        return Err(missing());
+    }
+    let phase = Running::begin(Phase::Pull, None, reporter);
+    docker
+        .pull(reference, platform, |progress| {
+            reporter.emit(Event::PullProgress {
+                layer: progress.layer,
+                status: progress.status,
+                current: progress.current,
+                total: progress.total,
+            });
+        })
+        .await?;
+    phase.end(Amount::default());
+    docker.image(reference, platform).await?.ok_or_else(missing)
+}
+
+/// Removes what killed runs of ours left on this engine, beside the build.
+fn remove_leftovers(docker: &Docker, state: &State, engine: &str, reporter: &Reporter) -> JoinHandle<()> {
+    let (docker, state, engine, reporter) = (docker.clone(), state.clone(), engine.to_owned(), reporter.clone());
+    tokio::spawn(async move {
+        let dead: Vec<_> = state.dead_runs().into_iter().filter(|run| run.engine == engine).collect();
+        if dead.is_empty() {
+            return;
+        }
+        let Ok(containers) = docker.list(&[LABEL_RUN.to_owned()]).await else { return };
+        let mut left: BTreeMap<_, _> = dead.iter().map(|run| (run.id.as_str(), Vec::new())).collect();
+        for container in containers {
+            let run = container.labels.get(LABEL_RUN).cloned().unwrap_or_default();
+            if let Some(names) = left.get_mut(run.as_str()) {
+                names.push(container.name);
+            }
+        }
+        for (run, names) in left {
+            let mut gone = true;
+            for container in names {
+                match docker.remove(&container).await {
+                    Ok(Removed::Now) => reporter.emit(Event::Warned(Warning::LeftoverRemoved { container })),
+                    Ok(Removed::Already) => {}
+                    Err(_) => gone = false,
+                }
+            }
+            if gone {
+                state.forget_run(run);
+            }
+        }
+    })
+}

@@ -1,0 +1,241 @@
+//! The container's products -> staged outputs: asked for one after the other, staged on a blocking thread as they come.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt as _;
+use tokio::sync::mpsc;
+
+use super::{
+    BuildError, Running, blocking,
+    channel::{self, Chunk, ChunkReader},
+    error::Listing,
+};
+use crate::{
+    archive::{
+        pack::Packed,
+        reader::{Limits, Naming, Reader},
+    },
+    engine::{ArchiveStream, ContainerId, Docker, EngineError},
+    outputs::{
+        record::Record,
+        stage::{Scope, Staged, Staging, StagingOptions, Uploaded},
+        target::Target,
+    },
+    plan::{Output, Outputs, Plan, Take},
+    report::{
+        Reporter,
+        events::{Amount, Event, Phase},
+    },
+    state::Run,
+    tree::{RelPath, scan::Scan},
+};
+
+/// Entries that are looked at to say what is there in place of a missing output.
+const LISTED_ENTRIES: u64 = 20_000;
+/// Names that are shown of them.
+const LISTED_NAMES: usize = 12;
+
+/// What collecting needs to know of the rest of the build.
+pub struct Collecting<'a> {
+    pub docker: &'a Docker,
+    pub container: &'a ContainerId,
+    pub plan: &'a Plan,
+    pub run: &'a Run,
+    /// Where the source root is in the container, every link resolved.
+    pub workdir: &'a str,
+    pub scan: Arc<Scan>,
+    pub packed: Arc<Packed>,
+    pub record: Arc<Record>,
+    pub reporter: &'a Reporter,
+}
+
+/// Where one output comes from and goes to.
+struct Wanted {
+    spec: String,
+    container: String,
+    naming: Naming,
+    scope: Scope,
+    target: Target,
+    /// Where its target lies in the source tree that was uploaded, if it does.
+    uploaded_at: Option<RelPath>,
+}
+
+impl Collecting<'_> {
+    /// Stages all outputs. Nothing of the host's is changed.
+    pub async fn collect(&self) -> Result<Vec<Staged>, BuildError> {
+        let phase = Running::begin(Phase::Collect, None, self.reporter);
+        let mut staged = Vec::new();
+        let mut sum = Amount::default();
+        for (number, wanted) in self.wanted()?.into_iter().enumerate() {
+            let (output, received) = self.collect_one(number, wanted, sum).await?;
+            sum = received;
+            staged.push(output);
+        }
+        phase.end(sum);
+        Ok(staged)
+    }
+
+    fn wanted(&self) -> Result<Vec<Wanted>, BuildError> {
+        match &self.plan.outputs.value {
+            Outputs::Everything => Ok(vec![Wanted {
+                spec: self.plan.workdir.value.clone(),
+                container: self.workdir.to_owned(),
+                naming: Naming::Prefixed,
+                scope: Scope::Everything,
+                target: Target::directory(&self.plan.source.value)?,
+                uploaded_at: Some(RelPath::root()),
+            }]),
+            Outputs::Named(outputs) => outputs.iter().map(|output| self.named(output)).collect(),
+        }
+    }
+
+    fn named(&self, output: &Output) -> Result<Wanted, BuildError> {
+        let (container, naming) = match output.take {
+            Take::Itself => (output.container.clone(), Naming::Prefixed),
+            Take::Contents => (format!("{}/.", output.container), Naming::Contents),
+        };
+        let target = Target::named(&output.host)?;
+        // Only when the target is the very path that was uploaded does the upload tell what the host had there.
+        let uploaded_at = output.below_source.clone().filter(|path| {
+            crate::outputs::target::native_join(&self.plan.source.value, path) == target.root()
+        });
+        Ok(Wanted { spec: output.spec.clone(), container, naming, scope: Scope::Named, target, uploaded_at })
+    }
+
+    async fn collect_one(
+        &self,
+        number: usize,
+        wanted: Wanted,
+        before: Amount,
+    ) -> Result<(Staged, Amount), BuildError> {
+        let archive = match self.docker.get(self.container, &wanted.container).await {
+            Ok(archive) => archive,
+            Err(EngineError::NotThere { path, .. }) => {
+                let there = self.list_around(&path).await;
+                return Err(BuildError::MissingOutput { spec: wanted.spec, path, there });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let (sender, reader) = channel::to_blocking();
+        let (again_sender, again) = mpsc::channel(1);
+        let staging = self.stage(number, wanted, before, reader, again_sender);
+        let feeding = async {
+            feed(archive, sender).await?;
+            self.answer_refetches(again).await
+        };
+        // Both run to their end, whichever fails: a staging directory must not outlive its staging.
+        let (staged, fed) = tokio::join!(staging, feeding);
+        // The engine's failure is the reason for whatever the staging made of the broken stream.
+        fed?;
+        staged
+    }
+
+    /// Stages one output on a blocking thread. Files that have to be asked for again go through `again`.
+    async fn stage(
+        &self,
+        number: usize,
+        wanted: Wanted,
+        before: Amount,
+        reader: ChunkReader,
+        again: mpsc::Sender<Again>,
+    ) -> Result<(Staged, Amount), BuildError> {
+        let (scan, packed, record) =
+            (Arc::clone(&self.scan), Arc::clone(&self.packed), Arc::clone(&self.record));
+        let (run, apply, reporter) = (self.run.id.clone(), self.plan.apply.value, self.reporter.clone());
+        blocking(move || {
+            let uploaded = Uploaded { manifest: &scan.manifest, sent: &packed.sent, looked_at: scan.looked_at };
+            let uploaded = wanted.uploaded_at.map(|at| (uploaded, at));
+            let options = StagingOptions { run: &run, record: &record, apply };
+            let mut staging =
+                Staging::begin(&wanted.spec, number, wanted.target, wanted.scope, uploaded, options)?;
+            let sum = |done: Amount| Amount { files: before.files + done.files, bytes: before.bytes + done.bytes };
+            let progress = |done| reporter.emit(Event::PhaseProgress { phase: Phase::Collect, done: sum(done) });
+            staging.receive(reader, wanted.naming, &progress)?;
+            for path in staging.refetch() {
+                let (answer, reader) = channel::to_blocking();
+                let container = match path.is_root() {
+                    true => wanted.container.clone(),
+                    false => format!("{}/{}", wanted.container.trim_end_matches("/."), path_text(&path)?),
+                };
+                if again.blocking_send(Again { container, answer }).is_err() {
+                    break;
+                }
+                staging.receive_again(&path, reader)?;
+            }
+            let received = sum(staging.received());
+            Ok((staging.finish()?, received))
+        })
+        .await?
+    }
+
+    async fn answer_refetches(&self, mut again: mpsc::Receiver<Again>) -> Result<(), BuildError> {
+        while let Some(Again { container, answer }) = again.recv().await {
+            feed(self.docker.get(self.container, &container).await?, answer).await?;
+        }
+        Ok(())
+    }
+
+    /// What lies in the nearest directory above a missing path that is there.
+    async fn list_around(&self, path: &str) -> Option<Listing> {
+        let mut above = path.trim_end_matches("/.").trim_end_matches('/');
+        loop {
+            above = &above[..above.rfind('/')?];
+            let directory = if above.is_empty() { "/" } else { above };
+            match self.docker.get(self.container, directory).await {
+                Ok(archive) => return list(directory, archive).await,
+                Err(EngineError::NotThere { .. }) if !above.is_empty() => {}
+                Err(_) => return None,
+            }
+        }
+    }
+}
+
+/// A path that has to be asked for again, and where its archive goes.
+struct Again {
+    container: String,
+    answer: mpsc::Sender<Chunk>,
+}
+
+fn path_text(path: &RelPath) -> Result<&str, BuildError> {
+    std::str::from_utf8(path.as_bytes()).map_err(|_| BuildError::NotText { path: path.clone() })
+}
+
+/// Moves an archive into the channel. A reader that went away has its own reason to tell.
+async fn feed(mut archive: ArchiveStream, to: mpsc::Sender<Chunk>) -> Result<(), BuildError> {
+    while let Some(chunk) = archive.next().await {
+        match chunk {
+            Ok(chunk) => {
+                if to.send(Ok(chunk)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            Err(error) => {
+                let told = std::io::Error::other(error.to_string());
+                // As above.
+                let _ = to.send(Err(told)).await;
+                return Err(error.into());
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn list(directory: &str, archive: ArchiveStream) -> Option<Listing> {
+    let (sender, reader) = channel::to_blocking();
+    let reading = blocking(move || {
+        let limits = Limits { entries: LISTED_ENTRIES, bytes: u64::MAX };
+        let mut reader = Reader::new(reader, Naming::Prefixed, limits);
+        let mut names = Vec::new();
+        let mut more = 0;
+        while let Ok(Some(entry)) = reader.next_entry() {
+            if entry.path.components().count() != 1 {
+                continue;
+            }
+            if names.len() < LISTED_NAMES { names.push(entry.path.to_string()) } else { more += 1 }
+        }
+        (names, more)
+    });
+    let (read, _) = tokio::join!(reading, feed(archive, sender));
+    let (names, more) = read.ok()?;
+    Some(Listing { directory: directory.into(), names, more })
+}

@@ -1,0 +1,246 @@
+//! The command: attached before it starts, its output passed on byte for byte, signals and keys handed to it.
+
+use std::io;
+
+use bytes::Bytes;
+use tokio::{
+    io::AsyncWriteExt as _,
+    sync::{mpsc, oneshot},
+    time::{Duration, Instant},
+};
+
+use super::{BuildError, Interrupts, Running, Signal};
+use crate::{
+    engine::{AttachInput, AttachOutput, ContainerId, Docker, EngineError},
+    plan::{Plan, Stdin, Terminal},
+    report::{
+        Reporter,
+        events::{Amount, Event, Phase, Stream, Warning},
+    },
+    sys::terminal::{self, RawTerminal},
+};
+
+/// Chunks of output that may wait for a slow reader of ours, before the build has to wait.
+const OUTPUT_WAITING: usize = 64;
+
+/// How long a command may take to end after SIGTERM or SIGHUP before it is killed. CI systems kill fastbuild itself
+/// some ten seconds after they asked.
+const GRACE: Duration = Duration::from_secs(8);
+
+/// Two Ctrl-C within this time end a command that has a terminal; a single one is the command's own business.
+const TWICE: Duration = Duration::from_secs(2);
+
+/// Runs the container's command to its end and gives its exit code.
+pub async fn run(
+    docker: &Docker,
+    container: &ContainerId,
+    plan: &Plan,
+    interrupts: &mut Interrupts,
+    reporter: &Reporter,
+) -> Result<u8, BuildError> {
+    let (terminal, stdin) = (plan.terminal.value, plan.stdin.value);
+    let phase = Running::begin(Phase::Start, None, reporter);
+    let raw = match (terminal, stdin) {
+        (Terminal::Allocate, Stdin::Forward) => RawTerminal::of_stdin().map_err(BuildError::Terminal)?,
+        _ => None,
+    };
+    let attached = interrupts.unless(docker.attach(container, terminal, stdin)).await??;
+    interrupts.unless(docker.start(container)).await??;
+    phase.end(Amount::default());
+
+    let phase = Running::begin(Phase::Build, None, reporter);
+    let (killers, mut kills) = mpsc::channel::<()>(1);
+    if let Some(input) = attached.input {
+        let keys = raw.as_ref().map(|_| CtrlC::default());
+        forward_input(input, keys, killers.clone());
+    }
+    if terminal == Terminal::Allocate {
+        follow_size(docker.clone(), container.clone());
+    }
+    let (closed, mut output_closed) = oneshot::channel();
+    let output = Output::pass_on(attached.output, reporter.clone(), closed);
+    let code = {
+        let waiting = docker.wait(container);
+        tokio::pin!(waiting);
+        let mut ending = Ending::default();
+        loop {
+            tokio::select! {
+                code = &mut waiting => break code?,
+                signal = interrupts.next() => ending.on_signal(signal, docker, container, reporter).await?,
+                () = ending.grace_is_over() => ending.kill(docker, container).await?,
+                Some(()) = kills.recv() => ending.kill(docker, container).await?,
+                Ok(error) = &mut output_closed => {
+                    ending.kill(docker, container).await?;
+                    return Err(BuildError::OutputClosed(error));
+                }
+            }
+        }
+    };
+    // The streams end with the process. Somebody who does not read what we pass on can hold that up for ever: then a
+    // signal ends it.
+    if let Ok(drained) = interrupts.unless(output.drained()).await {
+        drained?;
+    }
+    drop(raw);
+    phase.end(Amount::default());
+    // Unix has 8 bits; a Windows process may end with 32, of which none but zero may look like zero.
+    Ok(u8::try_from(code).unwrap_or(255))
+}
+
+/// How far the end of the command has been asked for.
+#[derive(Debug, Default)]
+struct Ending {
+    asked: bool,
+    killed: bool,
+    deadline: Option<Instant>,
+}
+
+impl Ending {
+    async fn on_signal(
+        &mut self,
+        signal: Signal,
+        docker: &Docker,
+        container: &ContainerId,
+        reporter: &Reporter,
+    ) -> Result<(), EngineError> {
+        if self.asked {
+            return self.kill(docker, container).await;
+        }
+        self.asked = true;
+        if signal != Signal::Interrupt {
+            self.deadline = Some(Instant::now() + GRACE);
+        }
+        docker.kill(container, signal.name()).await?;
+        reporter.emit(Event::Warned(Warning::Signalled { signal: signal.name() }));
+        Ok(())
+    }
+
+    async fn kill(&mut self, docker: &Docker, container: &ContainerId) -> Result<(), EngineError> {
+        if !std::mem::replace(&mut self.killed, true) {
+            docker.kill(container, "SIGKILL").await?;
+        }
+        self.deadline = None;
+        Ok(())
+    }
+
+    async fn grace_is_over(&self) {
+        match self.deadline {
+            Some(deadline) => tokio::time::sleep_until(deadline).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// The build's output on its way out. A thread of its own writes it, because our stdout may block; one thread for
+/// both streams, so that what goes to one place keeps its order.
+struct Output {
+    reading: tokio::task::JoinHandle<Result<(), EngineError>>,
+    writing: oneshot::Receiver<()>,
+}
+
+impl Output {
+    fn pass_on(mut from: AttachOutput, reporter: Reporter, closed: oneshot::Sender<io::Error>) -> Output {
+        let (sender, mut receiver) = mpsc::channel::<(Stream, Bytes)>(OUTPUT_WAITING);
+        let reading = tokio::spawn(async move {
+            while let Some(chunk) = from.next().await? {
+                if sender.send(chunk).await.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        });
+        let (done, writing) = oneshot::channel();
+        std::thread::spawn(move || {
+            while let Some((stream, bytes)) = receiver.blocking_recv() {
+                if let Err(error) = reporter.build_output(stream, &bytes) {
+                    // The other side may have given up waiting already.
+                    let _ = closed.send(error);
+                    return;
+                }
+            }
+            let _ = done.send(());
+        });
+        Output { reading, writing }
+    }
+
+    async fn drained(self) -> Result<(), BuildError> {
+        self.reading.await.map_err(|_| BuildError::Panicked)??;
+        self.writing.await.map_err(|_| BuildError::Panicked)
+    }
+}
+
+/// Watches the keys for two Ctrl-C in a row.
+#[derive(Debug, Default)]
+struct CtrlC {
+    last: Option<Instant>,
+}
+
+impl CtrlC {
+    fn twice(&mut self, keys: &[u8]) -> bool {
+        const CTRL_C: u8 = 3;
+        let mut twice = false;
+        for &key in keys {
+            if key != CTRL_C {
+                self.last = None;
+                continue;
+            }
+            let now = Instant::now();
+            twice |= self.last.is_some_and(|last| now - last < TWICE);
+            self.last = Some(now);
+        }
+        twice
+    }
+}
+
+/// Hands what we read to the command. Reading blocks and cannot be called off, so it has a thread that nobody waits
+/// for.
+fn forward_input(mut to: AttachInput, mut keys: Option<CtrlC>, kill: mpsc::Sender<()>) {
+    let (sender, mut receiver) = mpsc::channel::<Vec<u8>>(1);
+    std::thread::spawn(move || {
+        let mut stdin = io::stdin().lock();
+        let mut buffer = vec![0; 64 * 1024];
+        // An error is an end: there is nothing more to be read, and nobody to tell.
+        while let Ok(n) = io::Read::read(&mut stdin, &mut buffer) {
+            if n == 0 || sender.blocking_send(buffer[..n].to_vec()).is_err() {
+                break;
+            }
+        }
+    });
+    tokio::spawn(async move {
+        while let Some(bytes) = receiver.recv().await {
+            if keys.as_mut().is_some_and(|keys| keys.twice(&bytes)) {
+                // Full means that it has been asked for already.
+                let _ = kill.try_send(());
+            }
+            if to.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+        // The command may have ended first, and its end of the stream with it.
+        let _ = to.shutdown().await;
+    });
+}
+
+/// Tells the command's terminal our terminal's size, now and at each change, until the runtime ends.
+fn follow_size(docker: Docker, container: ContainerId) {
+    tokio::spawn(async move {
+        let Ok(mut changes) = terminal::size_changes() else { return };
+        loop {
+            if let Some((rows, columns)) = terminal::size() {
+                // A command that has just ended has no terminal any more.
+                let _ = docker.resize(&container, rows, columns).await;
+            }
+            if changes.next().await.is_none() {
+                return;
+            }
+        }
+    });
+}
+
+/// What the engine knows of a command that failed: whether memory was the reason.
+pub async fn explain_failure(docker: &Docker, container: &ContainerId, plan: &Plan, reporter: &Reporter) {
+    if docker.state(container).await.is_ok_and(|state| state.oom_killed) {
+        let limit = plan.memory.as_ref().map(|memory| memory.value);
+        reporter.emit(Event::Warned(Warning::OutOfMemory { limit }));
+    }
+}

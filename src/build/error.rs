@@ -1,0 +1,151 @@
+//! Why fastbuild could not do its part, and what to exit with then.
+
+use std::{io, path::PathBuf};
+
+use super::interrupt::{Interrupted, Signal};
+use crate::{
+    archive::pack::PackError,
+    engine::{EngineError, StartError, user::UserError},
+    outputs::OutputError,
+    state::StateError,
+    tree::{RelPath, scan::ScanError},
+};
+
+/// A failure of fastbuild's own, or of the engine's; the command's own failure is none.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The command did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The source tree could not be read.
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    /// A pattern of the ignore rules.
+    #[error(transparent)]
+    Pattern(#[from] crate::tree::ignore::BadPattern),
+    /// A source file could not be sent.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// The products did not reach the host.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    /// An earlier run's products cannot be finished.
+    #[error("an earlier run was cut short while it put its products in place, and they cannot be put there now")]
+    Recover(#[source] OutputError),
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The image's user.
+    #[error(transparent)]
+    User(#[from] UserError),
+    /// A signal ended it before the command ran or after it ended.
+    #[error("ended by {0}; the host's files are as they were")]
+    Interrupted(Signal),
+    /// The image is not there, and `--pull never` says not to ask for it.
+    #[error("the engine does not have image {image:?}, and --pull never says not to fetch it")]
+    ImageMissing {
+        /// The image.
+        image: String,
+    },
+    /// A named output was not made.
+    #[error("the build did not make {spec:?}: {path:?} is not in the container{}", listing(.there))]
+    MissingOutput {
+        /// As it was asked for.
+        spec: String,
+        /// The container's path.
+        path: String,
+        /// What is there instead.
+        there: Option<Listing>,
+    },
+    /// A path that goes to the engine's API must be text.
+    #[error("\"{path}\" is not UTF-8, and engines cannot be told such a path outside of an archive")]
+    NotText {
+        /// Below the source root, or below an output.
+        path: RelPath,
+    },
+    /// The working directory is something else in the image.
+    #[error("the working directory {path:?} is no directory in the image")]
+    WorkdirIsNoDirectory {
+        /// The container's path.
+        path: String,
+    },
+    /// Whoever read the build's output stopped.
+    #[error("could not pass on the build's output: {0}")]
+    OutputClosed(io::Error),
+    /// The system did not hand over its signals.
+    #[error("could not take over signals: {0}")]
+    Signals(#[source] io::Error),
+    /// The terminal could not be set.
+    #[error("could not set the terminal up: {0}")]
+    Terminal(#[source] io::Error),
+    /// A thread of fastbuild's own ended badly.
+    #[error("a thread of fastbuild's own panicked; this is a bug in fastbuild")]
+    Panicked,
+}
+
+/// What a directory of the container holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    /// The directory.
+    pub directory: PathBuf,
+    /// Names in it, the first ones.
+    pub names: Vec<String>,
+    /// How many more there are.
+    pub more: u64,
+}
+
+fn listing(there: &Option<Listing>) -> String {
+    match there {
+        None => String::new(),
+        Some(Listing { directory, names, .. }) if names.is_empty() => format!("; {directory:?} is empty"),
+        Some(Listing { directory, names, more }) => {
+            let more = if *more > 0 { format!(" and {more} more") } else { String::new() };
+            format!("; {directory:?} holds {}{more}", names.join(", "))
+        }
+    }
+}
+
+impl From<Interrupted> for BuildError {
+    fn from(Interrupted(signal): Interrupted) -> BuildError {
+        BuildError::Interrupted(signal)
+    }
+}
+
+impl BuildError {
+    /// What fastbuild exits with: Docker's numbers.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            BuildError::Start(StartError::CommandNotFound { .. }) => 127,
+            BuildError::Start(StartError::NotExecutable { .. }) => 126,
+            BuildError::Interrupted(signal) => signal.exit_code(),
+            // As if the build itself had written into the closed pipe: 128 + SIGPIPE.
+            BuildError::OutputClosed(error) if error.kind() == io::ErrorKind::BrokenPipe => 141,
+            _ => 125,
+        }
+    }
+
+    /// What a user could do next; none when the message says it all.
+    pub fn advice(&self) -> Option<String> {
+        match self {
+            BuildError::Engine(error) | BuildError::Start(StartError::Other(error)) => error.advice(),
+            BuildError::Start(StartError::CommandNotFound { .. }) => {
+                Some("check the name, and that the image has it: the command runs in the image, not here".to_owned())
+            }
+            BuildError::Start(StartError::NotExecutable { .. }) => {
+                Some("make it executable (chmod +x), or run it by its interpreter: sh SCRIPT".to_owned())
+            }
+            BuildError::ImageMissing { image } => {
+                Some(format!("pull it (docker pull {image}), or leave out --pull never"))
+            }
+            BuildError::MissingOutput { .. } => {
+                Some("check where the command writes, and name that path with -o; relative paths start where it runs".to_owned())
+            }
+            BuildError::WorkdirIsNoDirectory { .. } => Some("name another one with -w/--workdir".to_owned()),
+            BuildError::Output(error) | BuildError::Recover(error) => error.advice(),
+            _ => None,
+        }
+    }
+}

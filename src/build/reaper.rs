@@ -1,0 +1,162 @@
+//! What removes a cold container when fastbuild itself cannot any more.
+//!
+//! A second process of the same program, in a process group of its own, waits on a pipe. When fastbuild is done it
+//! writes a word into it; when fastbuild dies, of whatever, the pipe ends without that word, and the reaper removes the
+//! container and finishes or clears away what was being put in place. It costs a process that sleeps, and no call to
+//! the engine while all goes well.
+
+use std::{
+    ffi::OsString,
+    io::{Read as _, Write as _},
+    path::PathBuf,
+    process::{ChildStdin, Command, Stdio},
+    sync::Mutex,
+    time::Duration,
+};
+
+use super::BuildError;
+use crate::{
+    engine::{Docker, Removed},
+    plan::{Endpoint, Plan},
+    report::Reporter,
+    state::State,
+};
+
+/// The hidden command that makes a process the reaper.
+pub const COMMAND: &str = "__reap";
+
+/// What a run writes when there is nothing to reap.
+const DONE: &[u8] = b"done";
+
+/// A creation that was under way when fastbuild died may come about afterwards: the reaper looks so often, with this
+/// much time between.
+const LOOKS: u32 = 20;
+/// See [`LOOKS`].
+const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
+
+/// The near end of the pipe.
+pub struct Reaper {
+    pipe: Mutex<Option<ChildStdin>>,
+}
+
+impl Reaper {
+    /// Starts the reaper of the container `name`. Without one, the next start finds what a killed run left; so a reaper
+    /// that cannot be started does not keep a build from running.
+    pub fn watch(state: &State, plan: &Plan, run: &str, name: &str) -> Option<Reaper> {
+        match Reaper::spawn(state, plan, run, name) {
+            Ok(reaper) => Some(reaper),
+            Err(error) => {
+                tracing::warn!(%error, "no reaper; what a killed run leaves is removed at the next start");
+                None
+            }
+        }
+    }
+
+    fn spawn(state: &State, plan: &Plan, run: &str, name: &str) -> std::io::Result<Reaper> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .arg(COMMAND)
+            .arg(state.root())
+            .arg(&plan.source.value)
+            .arg(serde_json::to_string(&plan.engine.value)?)
+            .args([run, name])
+            .current_dir(state.root())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        // Ctrl-C goes to the whole group in the foreground; the reaper must outlive it.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let pipe = command.spawn()?.stdin.take();
+        Ok(Reaper { pipe: Mutex::new(pipe) })
+    }
+
+    /// Tells it that there is nothing left to do.
+    pub fn dismiss(&self) {
+        let pipe = self.pipe.lock().ok().and_then(|mut pipe| pipe.take());
+        if let Some(mut pipe) = pipe {
+            // A reaper that is gone needs no telling.
+            let _ = pipe.write_all(DONE);
+        }
+    }
+
+    /// Whether it was told.
+    pub fn is_dismissed(&self) -> bool {
+        self.pipe.lock().is_ok_and(|pipe| pipe.is_none())
+    }
+}
+
+/// The reaper's own main.
+///
+/// # Errors
+/// When what the run left cannot be removed now; the next start tries again. Nobody reads it but a debugger.
+pub fn main(args: Vec<OsString>) -> Result<(), BuildError> {
+    let Some(charge) = Charge::parse(args) else { return Ok(()) };
+    let mut word = Vec::new();
+    // An error is an end as well: the other side is gone.
+    let _ = std::io::stdin().read_to_end(&mut word);
+    if word == DONE {
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(BuildError::Signals)?;
+    let removed = runtime.block_on(charge.remove_container());
+    charge.clear_host(removed)
+}
+
+/// What a reaper is there for.
+struct Charge {
+    state: PathBuf,
+    source: PathBuf,
+    engine: Endpoint,
+    run: String,
+    container: String,
+}
+
+/// Whether anything of the run can still be on the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OnEngine {
+    Nothing,
+    Perhaps,
+}
+
+impl Charge {
+    fn parse(args: Vec<OsString>) -> Option<Charge> {
+        let [state, source, engine, run, container] = <[OsString; 5]>::try_from(args).ok()?;
+        Some(Charge {
+            state: state.into(),
+            source: source.into(),
+            engine: serde_json::from_str(engine.to_str()?).ok()?,
+            run: run.into_string().ok()?,
+            container: container.into_string().ok()?,
+        })
+    }
+
+    async fn remove_container(&self) -> OnEngine {
+        for _ in 0..LOOKS {
+            if let Ok(docker) = Docker::connect(&self.engine).await
+                && docker.remove(&self.container).await.is_ok_and(|removed| removed == Removed::Now)
+            {
+                return OnEngine::Nothing;
+            }
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+        // It was never there, or the engine is not.
+        match Docker::connect(&self.engine).await {
+            Ok(_) => OnEngine::Nothing,
+            Err(_) => OnEngine::Perhaps,
+        }
+    }
+
+    /// Finishes what was being put in place, or clears the stage away.
+    fn clear_host(&self, on_engine: OnEngine) -> Result<(), BuildError> {
+        let state = State::open(self.state.clone())?;
+        let project = state.project(&self.source)?;
+        if let Ok(_lock) = project.try_lock()? {
+            super::recover(&project, &state, &Reporter::silent())?;
+        }
+        if on_engine == OnEngine::Nothing {
+            state.forget_run(&self.run);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,649 @@
+//! argv -> [`Cli`]. Knows the spelling of every flag and nothing of what flags mean together: that is
+//! [`crate::config`].
+//!
+//! `run` is what happens when no subcommand is named, so clap gets its flags at the top level as well; a subcommand
+//! behind options is moved before them first. Every word after `--` belongs to the build, `plan` and `run` too.
+
+use std::{
+    ffi::{OsStr, OsString},
+    io::{self, Write},
+    path::PathBuf,
+};
+
+use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::{
+    config::{Progress, choices::choose, units},
+    plan::{Isolation, PullPolicy},
+};
+
+/// What fastbuild's own failures exit with, as Docker has it.
+const OWN_FAILURE: u8 = 125;
+
+/// A parsed command line.
+#[derive(Debug, Clone)]
+pub struct Cli {
+    /// What to do.
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// Run a build.
+    Run(Box<RunArgs>),
+    /// Say what a run would do.
+    Plan(Box<PlanArgs>),
+    /// Not for people: wait for the parent's end, then remove its container. Its words are the reaper's own.
+    Reap(Vec<OsString>),
+}
+
+/// Why there is no [`Cli`].
+#[derive(Debug, thiserror::Error)]
+pub enum UsageError {
+    /// clap's refusal; `--help` and `--version` come this way too.
+    #[error(transparent)]
+    Clap(#[from] clap::Error),
+    /// Nothing to run.
+    #[error(
+        "there is no command to run: write it after `--`, as in `fastbuild -- jekyll build` (`fastbuild --help` \
+         shows more)"
+    )]
+    NoCommand,
+    /// A word where only options can be.
+    #[error("{word:?} stands before `--`: write the command after it, as in `fastbuild [OPTIONS] -- {line}`")]
+    BeforeDashes {
+        /// The word.
+        word: String,
+        /// It and what follows, as a proposal.
+        line: String,
+    },
+}
+
+impl UsageError {
+    /// What to exit with: 0 when the user asked for help or the version, else 125.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            UsageError::Clap(error) if !error.use_stderr() => 0,
+            _ => OWN_FAILURE,
+        }
+    }
+
+    /// Help and version go to standard output, errors to standard error.
+    ///
+    /// # Errors
+    /// When the stream cannot be written to.
+    pub fn print(&self) -> io::Result<()> {
+        match self {
+            UsageError::Clap(error) => error.print(),
+            own => writeln!(io::stderr(), "fastbuild: {own}"),
+        }
+    }
+}
+
+const USAGE: &str = "fastbuild [run] [OPTIONS] -- COMMAND…
+       fastbuild plan [OPTIONS] [--json] -- COMMAND…";
+
+const EXAMPLES: &str = "\
+Examples:
+  fastbuild -- jekyll build
+      The preset knows image and output: the site comes back as _site.
+  fastbuild -i node:22 --exclude node_modules -o dist -- sh -c 'npm ci && npm run build'
+      node_modules stays here, and of all that the build makes only dist comes back.
+  fastbuild -i gcc:14 -e CFLAGS -o /usr/local/bin/app:bin/ -- make install
+      CFLAGS crosses; a file from anywhere in the container is put into bin.";
+
+const ENVIRONMENT: &str = "\
+Settings come from, strongest first: options, FASTBUILD_* variables, the nearest fastbuild.toml upwards, the image of \
+the project's devcontainer.json, the preset of the command's first word. `fastbuild plan` tells which one decided. \
+What fastbuild.toml switched on is switched off by --no-atomic, --no-seed-outputs, --no-outputs-on-failure, \
+--no-stdin and --no-tty; --ignore takes its no-ignore back.
+
+Environment:
+  FASTBUILD_IMAGE, FASTBUILD_WORKDIR, FASTBUILD_USER, FASTBUILD_PLATFORM,
+  FASTBUILD_PULL, FASTBUILD_NETWORK, FASTBUILD_MEMORY, FASTBUILD_CPUS,
+  FASTBUILD_ISOLATION, FASTBUILD_HOST, FASTBUILD_PROGRESS
+      As the option of the same name. An empty variable counts as none.
+  DOCKER_HOST, DOCKER_DEFAULT_PLATFORM
+      As for docker, where nothing above says otherwise.
+
+Exit codes:
+  the command's own; 125 when fastbuild or the engine failed, 126 when the
+  command cannot be invoked, 127 when it was not found, 128+n when signal n
+  ended it";
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "fastbuild",
+    version,
+    about = "Run a build in a container's own layer instead of on a slow mount, and bring the products back",
+    override_usage = USAGE,
+    after_help = EXAMPLES,
+    after_long_help = long_help_tail(),
+    args_conflicts_with_subcommands = true,
+    args_override_self = true,
+    disable_help_subcommand = true
+)]
+struct Grammar {
+    #[command(subcommand)]
+    command: Option<Sub>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// [`EXAMPLES`] and [`ENVIRONMENT`]: what `--help` shows below the options, `-h` only the first.
+fn long_help_tail() -> String {
+    format!("{EXAMPLES}\n\n{ENVIRONMENT}")
+}
+
+#[derive(Debug, Subcommand)]
+enum Sub {
+    /// Run the command in a container and bring its products back (the default)
+    #[command(override_usage = "fastbuild [run] [OPTIONS] -- COMMAND…", after_help = EXAMPLES, args_override_self = true)]
+    Run(Box<RunArgs>),
+    /// Print every decision about a run and its reason, and touch nothing
+    #[command(override_usage = "fastbuild plan [OPTIONS] [--json] -- COMMAND…", args_override_self = true)]
+    Plan(Box<PlanArgs>),
+    #[command(name = "__reap", hide = true, disable_help_flag = true)]
+    Reap {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
+}
+
+/// What `fastbuild plan` takes.
+#[derive(Debug, Clone, Args)]
+pub struct PlanArgs {
+    /// Print the plan as JSON
+    #[arg(long)]
+    json: bool,
+    /// The run that is planned.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// What `fastbuild plan` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlanFormat {
+    /// An aligned table.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+impl PlanArgs {
+    /// `--json` or not.
+    pub fn format(&self) -> PlanFormat {
+        if self.json { PlanFormat::Json } else { PlanFormat::Text }
+    }
+}
+
+/// What `fastbuild [run]` takes. A field is what was typed, `None` when it was not.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RunArgs {
+    /// Image to run the command in
+    #[arg(short, long, value_name = "IMAGE", help_heading = "What runs, and where")]
+    pub image: Option<String>,
+    /// Directory in the container that stands for the source root [default: /workspace]
+    #[arg(short, long, value_name = "DIR", help_heading = "What runs, and where")]
+    pub workdir: Option<String>,
+    /// Environment variable for the command; without a value, this machine's (may be repeated)
+    #[arg(short, long, value_name = "NAME[=VALUE]", help_heading = "What runs, and where")]
+    pub env: Vec<String>,
+    /// File of environment variables, in docker's format (may be repeated)
+    #[arg(long, value_name = "FILE", help_heading = "What runs, and where")]
+    pub env_file: Vec<PathBuf>,
+    /// User (and group) in place of the image's
+    #[arg(short, long, value_name = "USER[:GROUP]", help_heading = "What runs, and where")]
+    pub user: Option<String>,
+    /// Program in place of the image's entry point; an empty one means none
+    #[arg(long, value_name = "PROGRAM", help_heading = "What runs, and where")]
+    pub entrypoint: Option<String>,
+
+    /// Source root: what the build sees [default: the directory of the nearest fastbuild.toml upwards, else this one]
+    #[arg(short = 'C', long, value_name = "DIR", help_heading = "What goes in")]
+    pub source: Option<PathBuf>,
+    /// What `--exclude` and `--include` said, in their common order.
+    #[command(flatten)]
+    pub rules: IgnoreRules,
+    /// Read neither .fastbuildignore nor .dockerignore
+    #[arg(long, overrides_with = "ignore", help_heading = "What goes in")]
+    no_ignore: bool,
+    #[arg(long, hide = true, overrides_with = "no_ignore")]
+    ignore: bool,
+    /// Let the build start with this machine's old outputs
+    #[arg(long, overrides_with = "no_seed_outputs", help_heading = "What goes in")]
+    seed_outputs: bool,
+    #[arg(long, hide = true, overrides_with = "seed_outputs")]
+    no_seed_outputs: bool,
+    /// Take `/` or the home directory as source root all the same
+    #[arg(long, help_heading = "What goes in")]
+    pub yes: bool,
+
+    /// Path that comes back, and what it becomes here (may be repeated) [default: the preset's, else all changes]
+    ///
+    /// A relative PATH starts at the command's directory. `PATH/.` means the contents of PATH, `HOST/` (and a HOST that
+    /// ends in `.` or `..`) means into HOST. Without HOST, what lies below the source root comes back in its place,
+    /// anything else by its name into the current directory. The first colon divides, but for one of a drive letter
+    /// with a backslash (C:\out).
+    #[arg(short, long, value_name = "PATH[:HOST]", help_heading = "What comes back")]
+    pub output: Vec<OsString>,
+    /// Bring products back even if the command fails
+    #[arg(long, overrides_with = "no_outputs_on_failure", help_heading = "What comes back")]
+    outputs_on_failure: bool,
+    #[arg(long, hide = true, overrides_with = "outputs_on_failure")]
+    no_outputs_on_failure: bool,
+    /// Exchange each output directory as one
+    #[arg(long, overrides_with = "no_atomic", help_heading = "What comes back")]
+    atomic: bool,
+    #[arg(long, hide = true, overrides_with = "atomic")]
+    no_atomic: bool,
+
+    /// Address of the engine [default: DOCKER_HOST, else this machine's]
+    #[arg(short = 'H', long, value_name = "ADDRESS", help_heading = "Engine")]
+    pub host: Option<String>,
+    /// Platform of the image
+    #[arg(long, value_name = "OS/ARCH", help_heading = "Engine")]
+    pub platform: Option<String>,
+    /// When to ask the registry: missing, always or never [default: missing]
+    #[arg(long, value_name = "WHEN", value_parser = choose::<PullPolicy>, help_heading = "Engine")]
+    pub pull: Option<PullPolicy>,
+    /// Network of the container
+    #[arg(long, value_name = "NETWORK", help_heading = "Engine")]
+    pub network: Option<String>,
+    /// Memory limit, in bytes or with b, k, m, g
+    #[arg(short, long, value_name = "SIZE", value_parser = units::memory, help_heading = "Engine")]
+    pub memory: Option<u64>,
+    /// Processor limit, such as 1.5
+    #[arg(long, value_name = "NUMBER", value_parser = units::nano_cpus, help_heading = "Engine")]
+    pub cpus: Option<i64>,
+    /// Isolation on Windows engines: process or hyperv
+    #[arg(long, value_name = "KIND", value_parser = choose::<Isolation>, help_heading = "Engine")]
+    pub isolation: Option<Isolation>,
+
+    /// Give the command a terminal [default: if standard input, output and error are all terminals]
+    #[arg(short, long, overrides_with = "no_tty", help_heading = "Terminal and report")]
+    tty: bool,
+    /// Keep standard output and standard error apart, on a terminal too
+    #[arg(long, overrides_with = "tty", help_heading = "Terminal and report")]
+    no_tty: bool,
+    /// Hand standard input to the command [default: only if it has a terminal]
+    #[arg(long, overrides_with = "no_stdin", help_heading = "Terminal and report")]
+    stdin: bool,
+    #[arg(long, hide = true, overrides_with = "stdin")]
+    no_stdin: bool,
+    /// How to report: auto, bar, plain, json or none [default: auto]
+    #[arg(long, value_name = "HOW", value_parser = choose::<Progress>, help_heading = "Terminal and report")]
+    pub progress: Option<Progress>,
+    /// Say nothing but errors
+    #[arg(short, long, conflicts_with = "verbose", help_heading = "Terminal and report")]
+    pub quiet: bool,
+    /// Say more; twice, still more
+    #[arg(short, long, action = ArgAction::Count, help_heading = "Terminal and report")]
+    pub verbose: u8,
+
+    /// The command and its arguments
+    #[arg(last = true, value_name = "COMMAND", num_args = 0.., hide = true)]
+    pub command: Vec<OsString>,
+}
+
+/// A flag that can be on, off or absent, and how it is spelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Switch {
+    /// The spelling that was used.
+    pub flag: &'static str,
+    /// What it says.
+    pub on: bool,
+}
+
+fn switch(on: bool, on_flag: &'static str, off: bool, off_flag: &'static str) -> Option<Switch> {
+    match (on, off) {
+        (true, _) => Some(Switch { flag: on_flag, on: true }),
+        (_, true) => Some(Switch { flag: off_flag, on: false }),
+        _ => None,
+    }
+}
+
+impl RunArgs {
+    /// `--no-ignore`, and `--ignore` against it.
+    pub fn no_ignore(&self) -> Option<Switch> {
+        switch(self.no_ignore, "--no-ignore", self.ignore, "--ignore")
+    }
+
+    /// `--seed-outputs`.
+    pub fn seed_outputs(&self) -> Option<Switch> {
+        switch(self.seed_outputs, "--seed-outputs", self.no_seed_outputs, "--no-seed-outputs")
+    }
+
+    /// `--outputs-on-failure`.
+    pub fn outputs_on_failure(&self) -> Option<Switch> {
+        let off = self.no_outputs_on_failure;
+        switch(self.outputs_on_failure, "--outputs-on-failure", off, "--no-outputs-on-failure")
+    }
+
+    /// `--atomic`.
+    pub fn atomic(&self) -> Option<Switch> {
+        switch(self.atomic, "--atomic", self.no_atomic, "--no-atomic")
+    }
+
+    /// `--stdin`.
+    pub fn stdin(&self) -> Option<Switch> {
+        switch(self.stdin, "--stdin", self.no_stdin, "--no-stdin")
+    }
+
+    /// `--tty`.
+    pub fn tty(&self) -> Option<Switch> {
+        switch(self.tty, "--tty", self.no_tty, "--no-tty")
+    }
+}
+
+/// One `--exclude` or `--include`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IgnoreRule {
+    /// Leave out what matches.
+    Exclude(String),
+    /// An exception from the rules before it.
+    Include(String),
+}
+
+/// `--exclude` and `--include` in the order in which they were typed: later rules win, so the order between the two
+/// matters, which clap's derive does not keep.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IgnoreRules(pub Vec<IgnoreRule>);
+
+impl Args for IgnoreRules {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let pattern = |name: &'static str, help: &'static str| {
+            Arg::new(name)
+                .long(name)
+                .value_name("PATTERN")
+                .help(help)
+                .action(ArgAction::Append)
+                .allow_hyphen_values(true)
+                .help_heading("What goes in")
+        };
+        command
+            .arg(pattern("exclude", "Leave out what matches, in .dockerignore's syntax (may be repeated)"))
+            .arg(pattern("include", "Exception from the rules before it (may be repeated)"))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        IgnoreRules::augment_args(command)
+    }
+}
+
+impl FromArgMatches for IgnoreRules {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<IgnoreRules, clap::Error> {
+        let typed = |name, rule: fn(String) -> IgnoreRule| {
+            let values = matches.get_many::<String>(name).unwrap_or_default().cloned();
+            matches.indices_of(name).into_iter().flatten().zip(values.map(rule)).collect::<Vec<_>>()
+        };
+        let mut rules = typed("exclude", IgnoreRule::Exclude);
+        rules.extend(typed("include", IgnoreRule::Include));
+        rules.sort_by_key(|(at, _)| *at);
+        Ok(IgnoreRules(rules.into_iter().map(|(_, rule)| rule).collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = IgnoreRules::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// Reads a command line, the program's own name first.
+///
+/// # Errors
+/// See [`UsageError`]; `--help` and `--version` are "errors" that exit with 0.
+pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageError> {
+    let words = subcommand_first(argv.into_iter().collect())?;
+    let grammar = Grammar::try_parse_from(words)?;
+    let command = match grammar.command {
+        None => Command::Run(Box::new(grammar.run)),
+        Some(Sub::Run(run)) => Command::Run(run),
+        Some(Sub::Plan(plan)) => Command::Plan(plan),
+        Some(Sub::Reap { words }) => Command::Reap(words),
+    };
+    match &command {
+        Command::Run(run) if run.command.is_empty() => Err(UsageError::NoCommand),
+        Command::Plan(plan) if plan.run.command.is_empty() => Err(UsageError::NoCommand),
+        _ => Ok(Cli { command }),
+    }
+}
+
+/// Moves a subcommand that stands behind options (`fastbuild -C dir plan -- make`) before them, and finds words that
+/// are no options before `--`. Whatever else is wrong is left for clap to say.
+fn subcommand_first(mut argv: Vec<OsString>) -> Result<Vec<OsString>, UsageError> {
+    let options = Options::all();
+    let mut subcommand = None;
+    let mut at = 1;
+    while let Some(word) = argv.get(at) {
+        match options.classify(word) {
+            Word::Dashes | Word::Unknown | Word::Help => break,
+            Word::Option => at += 1,
+            // clap never takes `--` for a value either, and says so better.
+            Word::OptionThenValue if argv.get(at + 1).is_some_and(|value| value == "--") => break,
+            Word::OptionThenValue => at += 2,
+            Word::Plain if subcommand.is_none() && word == "__reap" => return Ok(argv),
+            Word::Plain if subcommand.is_none() && (word == "run" || word == "plan") => {
+                subcommand = Some(at);
+                at += 1;
+            }
+            Word::Plain => return Err(before_dashes(&argv[at..])),
+        }
+    }
+    if let Some(at) = subcommand {
+        let word = argv.remove(at);
+        argv.insert(1, word);
+    }
+    Ok(argv)
+}
+
+fn before_dashes(rest: &[OsString]) -> UsageError {
+    let shown: Vec<_> = rest.iter().map(|word| word.to_string_lossy()).filter(|word| word != "--").collect();
+    UsageError::BeforeDashes { word: rest[0].to_string_lossy().into_owned(), line: shown.join(" ") }
+}
+
+/// What a word before `--` is.
+enum Word {
+    /// `--`.
+    Dashes,
+    /// An option that is complete.
+    Option,
+    /// An option whose value is the next word.
+    OptionThenValue,
+    /// Asks for help or the version.
+    Help,
+    /// Looks like an option and is none.
+    Unknown,
+    /// No option.
+    Plain,
+}
+
+/// Every option by its spelling, read from clap's definition so that there is no second list.
+struct Options(Vec<Arg>);
+
+impl Options {
+    fn all() -> Options {
+        let mut grammar = Grammar::command();
+        grammar.build();
+        let plan = grammar.find_subcommand("plan");
+        Options(plan.into_iter().flat_map(clap::Command::get_arguments).cloned().collect())
+    }
+
+    fn classify(&self, word: &OsStr) -> Word {
+        let bytes = word.as_encoded_bytes();
+        match bytes {
+            b"--" => Word::Dashes,
+            b"-h" | b"--help" | b"-V" | b"--version" => Word::Help,
+            [b'-', b'-', long @ ..] => self.classify_long(long),
+            [b'-', short @ ..] if !short.is_empty() => self.classify_short(short),
+            _ => Word::Plain,
+        }
+    }
+
+    fn classify_long(&self, long: &[u8]) -> Word {
+        let name = long.split(|&b| b == b'=').next().unwrap_or_default();
+        match self.0.iter().find(|arg| arg.get_long().is_some_and(|known| known.as_bytes() == name)) {
+            None => Word::Unknown,
+            Some(arg) if takes_value(arg) && name.len() == long.len() => Word::OptionThenValue,
+            Some(_) => Word::Option,
+        }
+    }
+
+    /// A bundle of single letters: the first that takes a value has the rest for it, or else the next word.
+    fn classify_short(&self, letters: &[u8]) -> Word {
+        for (at, letter) in letters.iter().enumerate() {
+            match self.0.iter().find(|arg| arg.get_short() == Some(char::from(*letter))) {
+                None => return Word::Unknown,
+                Some(arg) if takes_value(arg) && at + 1 == letters.len() => return Word::OptionThenValue,
+                Some(arg) if takes_value(arg) => return Word::Option,
+                Some(_) => {}
+            }
+        }
+        Word::Option
+    }
+}
+
+fn takes_value(arg: &Arg) -> bool {
+    arg.get_action().takes_values()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_words(line: &[&str]) -> Result<Cli, UsageError> {
+        parse(std::iter::once("fastbuild").chain(line.iter().copied()).map(OsString::from))
+    }
+
+    fn run(line: &[&str]) -> RunArgs {
+        match parse_words(line).unwrap().command {
+            Command::Run(run) => *run,
+            other => panic!("{line:?} gave {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Grammar::command().debug_assert();
+    }
+
+    #[test]
+    fn run_is_what_happens_without_a_subcommand() {
+        for line in [
+            &["-i", "img", "--", "make", "all"][..],
+            &["run", "-i", "img", "--", "make", "all"],
+            &["-i", "img", "run", "--", "make", "all"],
+            &["-iimg", "--", "make", "all"],
+            &["--image=img", "--", "make", "all"],
+            &["-vi", "img", "run", "--", "make", "all"],
+        ] {
+            let args = run(line);
+            assert_eq!(args.image.as_deref(), Some("img"), "{line:?}");
+            assert_eq!(args.command, ["make", "all"], "{line:?}");
+        }
+    }
+
+    #[test]
+    fn words_after_the_dashes_belong_to_the_build() {
+        for command in
+            [&["plan"][..], &["run", "--", "x"], &["--help"], &["-i", "x"], &["__reap"], &["--", "--"]]
+        {
+            let line = [&["-i", "img", "--"], command].concat();
+            assert_eq!(run(&line).command, command);
+            assert_eq!(run(&[&["--"], command].concat()).command, command);
+        }
+    }
+
+    #[test]
+    fn plan_takes_the_flags_of_run_before_and_behind_it() {
+        for line in [
+            &["plan", "-C", "run", "--json", "--", "plan"][..],
+            &["-C", "run", "plan", "--json", "--", "plan"],
+        ] {
+            let Command::Plan(plan) = parse_words(line).unwrap().command else { panic!("{line:?}") };
+            assert_eq!(plan.format(), PlanFormat::Json);
+            assert_eq!(plan.run.source, Some(PathBuf::from("run")));
+            assert_eq!(plan.run.command, ["plan"]);
+        }
+    }
+
+    #[test]
+    fn the_reaper_gets_its_words_as_they_are() {
+        let Command::Reap(words) = parse_words(&["__reap", "--help", "-x", "y"]).unwrap().command else {
+            panic!()
+        };
+        assert_eq!(words, ["--help", "-x", "y"]);
+    }
+
+    #[test]
+    fn excludes_and_includes_keep_their_common_order() {
+        let args = run(&["--exclude", "a", "--include", "a/b", "--exclude=-c", "--include", "d", "--", "x"]);
+        let expected = [
+            IgnoreRule::Exclude("a".into()),
+            IgnoreRule::Include("a/b".into()),
+            IgnoreRule::Exclude("-c".into()),
+            IgnoreRule::Include("d".into()),
+        ];
+        assert_eq!(args.rules.0, expected);
+    }
+
+    #[test]
+    fn the_last_of_two_opposite_flags_wins() {
+        assert_eq!(run(&["--atomic", "--no-atomic", "--", "x"]).atomic().map(|s| s.on), Some(false));
+        assert_eq!(run(&["--no-tty", "-t", "--", "x"]).tty(), Some(Switch { flag: "--tty", on: true }));
+        assert_eq!(
+            run(&["--no-ignore", "--ignore", "--", "x"]).no_ignore().map(|s| s.flag),
+            Some("--ignore")
+        );
+        assert_eq!(run(&["--", "x"]).stdin(), None);
+        assert_eq!(run(&["-i", "a", "-i", "b", "--", "x"]).image.as_deref(), Some("b"));
+        assert_eq!(run(&["-o", "a", "-o", "b", "--", "x"]).output, ["a", "b"]);
+    }
+
+    #[test]
+    fn wrong_usage_exits_with_125_and_says_what_to_write() {
+        let cases: [(&[&str], &str); 12] = [
+            (&[], "there is no command to run"),
+            (&["--"], "there is no command to run"),
+            (&["plan", "-i", "x"], "there is no command to run"),
+            (&["make", "all"], "as in `fastbuild [OPTIONS] -- make all`"),
+            (&["run", "make", "--", "all"], "as in `fastbuild [OPTIONS] -- make all`"),
+            (&["-i", "img", "plan", "make"], "\"make\" stands before `--`"),
+            (&["--imge", "x", "--", "y"], "a similar argument exists: '--image'"),
+            (
+                &["--pull", "nevr", "--", "y"],
+                "\"nevr\" is none of missing, always, never; did you mean never?",
+            ),
+            (&["-m", "2x", "--", "y"], "2x"),
+            (&["--cpus", "-1", "--", "y"], "-1"),
+            (&["-q", "-v", "--", "y"], "cannot be used with"),
+            (&["-i", "--", "y"], "a value is required"),
+        ];
+        for (line, said) in cases {
+            let error = parse_words(line).unwrap_err();
+            assert_eq!(error.exit_code(), 125, "{line:?}");
+            assert!(error.to_string().contains(said), "{line:?} said {error}");
+        }
+    }
+
+    #[test]
+    fn help_and_version_exit_with_0() {
+        for line in
+            [&["--help"][..], &["-h"], &["-V"], &["plan", "--help"], &["run", "-h"], &["-i", "x", "--help"]]
+        {
+            assert_eq!(parse_words(line).unwrap_err().exit_code(), 0, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn help_shows_three_examples_and_groups() {
+        let help = parse_words(&["--help"]).unwrap_err().to_string();
+        assert_eq!(help.matches("\n  fastbuild ").count(), 3, "{help}");
+        for heading in
+            ["What runs, and where:", "What goes in:", "What comes back:", "Engine:", "FASTBUILD_IMAGE"]
+        {
+            assert!(help.contains(heading), "{heading} is not in\n{help}");
+        }
+    }
+}

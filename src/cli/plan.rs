@@ -1,0 +1,498 @@
+//! `fastbuild plan`: a [`Plan`] -> a table, a decision a line, or JSON. No escape codes, and control characters in what
+//! others wrote are made harmless. Values of environment variables are not in it.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::{Failure, PlanArgs, PlanFormat};
+use crate::{
+    build::sources,
+    config::{Environment, Settings},
+    plan::{
+        self, ApplyMode, Decision, Isolation, OnFailure, Output, Outputs, Plan, PullPolicy, Route, SeedOutputs,
+        Stdin, Take, Terminal, Tier,
+    },
+    tree::{RelPath, scan::largest_directory},
+};
+
+/// Values longer than this do not push the reasons of all other lines to the right.
+const VALUE_COLUMN: usize = 44;
+/// Below this much, nobody cares which directory it is, in bytes.
+const WORTH_A_HINT: u64 = 50 * 1024 * 1024;
+
+/// What a run would send.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UploadEstimate {
+    /// Files, links and directories.
+    pub files: u64,
+    /// Bytes of content.
+    pub bytes: u64,
+    /// The top-level directory that holds the most bytes, and how many.
+    pub largest: Option<(RelPath, u64)>,
+}
+
+impl UploadEstimate {
+    /// The directory that makes up most of the upload, if it is worth leaving out.
+    pub fn dominant(&self) -> Option<&(RelPath, u64)> {
+        self.largest.as_ref().filter(|(_, bytes)| *bytes > WORTH_A_HINT && *bytes > self.bytes / 2)
+    }
+}
+
+/// Settings, plan, a look at the source tree, and all of it on standard output.
+///
+/// # Errors
+/// What keeps fastbuild from knowing what to do, or from saying it.
+pub fn run(args: &PlanArgs) -> Result<(), Failure> {
+    let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
+    let settings = Settings::gather(&args.run, &environment)?;
+    let plan = plan::make(&settings, &environment)?;
+    let scan = sources::look(&plan, &|_| ())?;
+    let estimate = UploadEstimate {
+        files: scan.manifest.entries().len() as u64,
+        bytes: scan.manifest.bytes(),
+        largest: largest_directory(&scan.manifest),
+    };
+    match print(&plan, Some(&estimate), args.format(), &mut io::stdout().lock()) {
+        // Whoever reads it has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed.map_err(Failure::Stdout),
+    }
+}
+
+/// Prints what a run would do.
+///
+/// # Errors
+/// When `out` cannot be written to.
+pub fn print(
+    plan: &Plan,
+    estimate: Option<&UploadEstimate>,
+    format: PlanFormat,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    match format {
+        PlanFormat::Json => json(plan, estimate, out),
+        PlanFormat::Text => text(plan, estimate, out),
+    }
+}
+
+/// The plan's own fields, and `upload` beside them.
+#[derive(Serialize)]
+struct Document<'a> {
+    #[serde(flatten)]
+    plan: &'a Plan,
+    upload: Option<&'a UploadEstimate>,
+}
+
+fn json(plan: &Plan, estimate: Option<&UploadEstimate>, out: &mut impl Write) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, &Document { plan, upload: estimate })?;
+    writeln!(out)
+}
+
+fn text(plan: &Plan, estimate: Option<&UploadEstimate>, out: &mut impl Write) -> io::Result<()> {
+    let mut table = Table::default();
+    what_runs(plan, &mut table);
+    what_goes_in(plan, estimate, &mut table);
+    what_comes_back(plan, &mut table);
+    what_limits(plan, &mut table);
+    table.write(out)?;
+    match estimate.and_then(UploadEstimate::dominant) {
+        Some((directory, bytes)) => write_hint(directory, *bytes, out),
+        None => Ok(()),
+    }
+}
+
+fn what_runs(plan: &Plan, table: &mut Table) {
+    table.fact("command", shell_words(&plan.command));
+    table.decision("engine", &plan.engine, ToString::to_string);
+    table.decision("image", &plan.image, Clone::clone);
+    table.decision("pull", &plan.pull, pull);
+    table.optional("platform", plan.platform.as_ref(), Clone::clone);
+    table.decision("workdir", &plan.workdir, Clone::clone);
+    table.fact("runs in", plan.command_directory());
+    table.optional("user", plan.user.as_ref(), Clone::clone);
+    table.optional("entrypoint", plan.entrypoint.as_ref(), |program| {
+        if program.is_empty() { "none".to_owned() } else { program.clone() }
+    });
+    for variable in &plan.env {
+        table.decision("env", variable, |variable| variable.name.clone());
+    }
+    table.decision("terminal", &plan.terminal, terminal);
+    table.decision("stdin", &plan.stdin, stdin);
+    table.decision("tier", &plan.tier, tier);
+}
+
+fn what_goes_in(plan: &Plan, estimate: Option<&UploadEstimate>, table: &mut Table) {
+    table.decision("source", &plan.source, |path| path.to_string_lossy().into_owned());
+    for pattern in &plan.ignore.patterns {
+        match pattern.value.strip_prefix('!') {
+            Some(kept) => table.row("takes in", kept.to_owned(), Some(pattern.reason.to_string())),
+            None => table.decision("leaves out", pattern, Clone::clone),
+        }
+    }
+    for output in &plan.ignore.outputs {
+        table.row("leaves out", output.to_string(), Some("an output".to_owned()));
+    }
+    table.decision("seed", &plan.seed, seed);
+    table.decision("route", &plan.route, route);
+    if let Some(estimate) = estimate {
+        table.fact("upload", format!("{} files, {}", estimate.files, size(estimate.bytes)));
+    }
+}
+
+fn what_comes_back(plan: &Plan, table: &mut Table) {
+    let reason = || Some(plan.outputs.reason.to_string());
+    match &plan.outputs.value {
+        Outputs::Everything => {
+            let what = format!("all that changes below {}", plan.workdir.value);
+            table.row("output", what, reason());
+        }
+        Outputs::Named(named) if named.is_empty() => table.row("output", "nothing".to_owned(), reason()),
+        Outputs::Named(named) => {
+            named.iter().for_each(|output| table.row("output", product(output), reason()));
+        }
+    }
+    table.decision("on failure", &plan.on_failure, on_failure);
+    table.decision("apply", &plan.apply, apply);
+}
+
+fn what_limits(plan: &Plan, table: &mut Table) {
+    table.optional("network", plan.network.as_ref(), Clone::clone);
+    table.optional("memory", plan.memory.as_ref(), |bytes| size(*bytes));
+    table.optional("cpus", plan.nano_cpus.as_ref(), |nano| cpus(*nano));
+    table.optional("isolation", plan.isolation.as_ref(), isolation);
+}
+
+fn write_hint(directory: &RelPath, bytes: u64, out: &mut impl Write) -> io::Result<()> {
+    let pattern = shell_words(&[directory.to_string()]);
+    writeln!(
+        out,
+        "\n{directory} makes up {} of the upload. If the build does not need it, leave it out with --exclude {pattern}",
+        size(bytes)
+    )
+}
+
+fn pull(policy: &PullPolicy) -> String {
+    match policy {
+        PullPolicy::Missing => "missing",
+        PullPolicy::Always => "always",
+        PullPolicy::Never => "never",
+    }
+    .to_owned()
+}
+
+fn terminal(terminal: &Terminal) -> String {
+    match terminal {
+        Terminal::Allocate => "yes",
+        Terminal::None => "no, output and error stay apart",
+    }
+    .to_owned()
+}
+
+fn stdin(stdin: &Stdin) -> String {
+    match stdin {
+        Stdin::Empty => "empty",
+        Stdin::Forward => "handed over",
+    }
+    .to_owned()
+}
+
+fn tier(tier: &Tier) -> String {
+    match tier {
+        Tier::Cold => "cold",
+    }
+    .to_owned()
+}
+
+fn route(route: &Route) -> String {
+    match route {
+        Route::Layer => "layer",
+    }
+    .to_owned()
+}
+
+fn seed(seed: &SeedOutputs) -> String {
+    match seed {
+        SeedOutputs::No => "no",
+        SeedOutputs::Yes => "old outputs go in",
+    }
+    .to_owned()
+}
+
+fn on_failure(on_failure: &OnFailure) -> String {
+    match on_failure {
+        OnFailure::Leave => "nothing comes back",
+        OnFailure::Collect => "outputs come back",
+    }
+    .to_owned()
+}
+
+fn apply(mode: &ApplyMode) -> String {
+    match mode {
+        ApplyMode::PerFile => "file by file",
+        ApplyMode::Atomic => "each directory as one",
+    }
+    .to_owned()
+}
+
+fn isolation(isolation: &Isolation) -> String {
+    match isolation {
+        Isolation::Process => "process",
+        Isolation::Hyperv => "hyperv",
+    }
+    .to_owned()
+}
+
+fn product(output: &Output) -> String {
+    let tail = if output.take == Take::Contents { "/." } else { "" };
+    format!("{}{tail} -> {}", output.container.trim_end_matches('/'), output.host.to_string_lossy())
+}
+
+/// Billionths as a decimal without needless zeros.
+fn cpus(nano: i64) -> String {
+    let text = format!("{}.{:09}", nano / 1_000_000_000, nano % 1_000_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// Bytes for people, in powers of 1024 as `--memory` has them.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut tenths = u128::from(bytes) * 10 / 1024;
+    let mut unit = UNITS[0];
+    for larger in &UNITS[1..] {
+        if tenths < 10_240 {
+            break;
+        }
+        tenths /= 1024;
+        unit = larger;
+    }
+    format!("{}.{} {unit}", tenths / 10, tenths % 10)
+}
+
+/// A command as one could type it: words that a shell would take apart are quoted.
+fn shell_words(words: &[String]) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./:=,@%+".contains(c);
+    let quote = |word: &String| {
+        if !word.is_empty() && word.chars().all(plain) {
+            word.clone()
+        } else {
+            format!("'{}'", word.replace('\'', r"'\''"))
+        }
+    };
+    words.iter().map(quote).collect::<Vec<_>>().join(" ")
+}
+
+/// Without control characters, which could move the cursor or forge a line. Backslashes stay: Windows paths are full of
+/// them, and a quoted command is there to be copied.
+fn harmless(text: String) -> String {
+    if !text.contains(char::is_control) {
+        return text;
+    }
+    text.chars()
+        .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
+        .collect()
+}
+
+/// Rows of name, value and reason.
+#[derive(Default)]
+struct Table(Vec<(&'static str, String, Option<String>)>);
+
+impl Table {
+    fn row(&mut self, name: &'static str, value: String, reason: Option<String>) {
+        self.0.push((name, harmless(value), reason.map(harmless)));
+    }
+
+    /// What follows from other lines and needs no reason.
+    fn fact(&mut self, name: &'static str, value: String) {
+        self.row(name, value, None);
+    }
+
+    fn decision<T>(&mut self, name: &'static str, decision: &Decision<T>, show: impl Fn(&T) -> String) {
+        self.row(name, show(&decision.value), Some(decision.reason.to_string()));
+    }
+
+    fn optional<T>(
+        &mut self,
+        name: &'static str,
+        decision: Option<&Decision<T>>,
+        show: impl Fn(&T) -> String,
+    ) {
+        if let Some(decision) = decision {
+            self.decision(name, decision, show);
+        }
+    }
+
+    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        let widths = self.0.iter().map(|(_, value, _)| value.chars().count());
+        let value_width = widths.filter(|width| *width <= VALUE_COLUMN).max().unwrap_or(0);
+        let name_width = self.0.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);
+        for (name, value, reason) in &self.0 {
+            match reason {
+                Some(reason) => writeln!(out, "{name:name_width$}  {value:value_width$}  ({reason})")?,
+                None => writeln!(out, "{name:name_width$}  {value}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::plan::{Endpoint, EnvVar, IgnorePlan, Output, Reason, Take};
+
+    fn plan() -> Plan {
+        fn default<T>(value: T) -> Decision<T> {
+            Decision { value, reason: Reason::Default { why: "default" } }
+        }
+        let preset = Reason::Preset { name: "jekyll" };
+        let line = |line| Reason::File { path: PathBuf::from("/p/.dockerignore"), line: Some(line) };
+        Plan {
+            command: ["jekyll", "build", "it's"].map(String::from).to_vec(),
+            engine: default(Endpoint::Unix(PathBuf::from("/var/run/docker.sock"))),
+            image: Decision { value: "jekyll:4".into(), reason: preset.clone() },
+            pull: default(PullPolicy::Missing),
+            platform: None,
+            source: default(PathBuf::from("/p")),
+            subdirectory: RelPath::new(b"docs".as_slice()).unwrap(),
+            workdir: default("/workspace".into()),
+            ignore: IgnorePlan {
+                patterns: vec![
+                    Decision { value: "vendor\u{1b}[2J".into(), reason: line(3) },
+                    Decision { value: "!vendor/keep".into(), reason: Reason::Flag { flag: "--include" } },
+                ],
+                outputs: vec![RelPath::new(b"docs/_site".as_slice()).unwrap()],
+            },
+            outputs: Decision {
+                value: Outputs::Named(vec![Output {
+                    spec: "_site".into(),
+                    container: "/workspace/docs/_site".into(),
+                    take: Take::Itself,
+                    host: PathBuf::from("/p/docs/_site"),
+                    below_source: None,
+                }]),
+                reason: preset,
+            },
+            seed: default(SeedOutputs::No),
+            on_failure: default(OnFailure::Leave),
+            apply: default(ApplyMode::PerFile),
+            route: default(Route::Layer),
+            tier: default(Tier::Cold),
+            user: None,
+            entrypoint: Some(Decision {
+                value: String::new(),
+                reason: Reason::Flag { flag: "--entrypoint" },
+            }),
+            env: vec![default(EnvVar { name: "TOKEN".into(), value: "hunter2".into() })],
+            terminal: default(Terminal::None),
+            stdin: default(Stdin::Empty),
+            network: None,
+            memory: Some(Decision { value: 3 << 29, reason: Reason::Env { name: "FASTBUILD_MEMORY" } }),
+            nano_cpus: Some(default(1_500_000_000)),
+            isolation: None,
+        }
+    }
+
+    fn estimate(largest: u64, bytes: u64) -> UploadEstimate {
+        let directory = RelPath::new(b"node modules".as_slice()).unwrap();
+        UploadEstimate { files: 7, bytes, largest: Some((directory, largest)) }
+    }
+
+    fn printed(estimate: Option<&UploadEstimate>, format: PlanFormat) -> String {
+        let mut out = Vec::new();
+        print(&plan(), estimate, format, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_plan_is_a_decision_a_line_with_its_reason() {
+        insta::assert_snapshot!(printed(Some(&estimate(60 << 20, 100 << 20)), PlanFormat::Text), @r"
+        command     jekyll build 'it'\''s'
+        engine      unix:///var/run/docker.sock             (default)
+        image       jekyll:4                                (preset jekyll)
+        pull        missing                                 (default)
+        workdir     /workspace                              (default)
+        runs in     /workspace/docs
+        entrypoint  none                                    (--entrypoint)
+        env         TOKEN                                   (default)
+        terminal    no, output and error stay apart         (default)
+        stdin       empty                                   (default)
+        tier        cold                                    (default)
+        source      /p                                      (default)
+        leaves out  vendor\u{1b}[2J                         (/p/.dockerignore:3)
+        takes in    vendor/keep                             (--include)
+        leaves out  docs/_site                              (an output)
+        seed        no                                      (default)
+        route       layer                                   (default)
+        upload      7 files, 100.0 MiB
+        output      /workspace/docs/_site -> /p/docs/_site  (preset jekyll)
+        on failure  nothing comes back                      (default)
+        apply       file by file                            (default)
+        memory      1.5 GiB                                 (FASTBUILD_MEMORY)
+        cpus        1.5                                     (default)
+
+        node modules makes up 60.0 MiB of the upload. If the build does not need it, leave it out with --exclude 'node modules'
+        ");
+    }
+
+    #[test]
+    fn only_a_directory_that_makes_up_most_of_much_is_worth_a_hint() {
+        assert!(estimate(60 << 20, 100 << 20).dominant().is_some());
+        assert!(estimate(60 << 20, 120 << 20).dominant().is_none(), "half is not most");
+        assert!(estimate(40 << 20, 41 << 20).dominant().is_none(), "little is no matter");
+        let none = UploadEstimate { files: 0, bytes: 0, largest: None };
+        assert!(none.dominant().is_none());
+    }
+
+    #[test]
+    fn json_holds_the_same_and_no_value_of_a_variable() {
+        for format in [PlanFormat::Json, PlanFormat::Text] {
+            let text = printed(None, format);
+            assert!(text.contains("TOKEN") && !text.contains("hunter2"), "{text}");
+        }
+        let value: serde_json::Value =
+            serde_json::from_str(&printed(Some(&estimate(1, 2)), PlanFormat::Json)).unwrap();
+        assert_eq!(value["image"]["value"], "jekyll:4");
+        assert_eq!(value["image"]["reason"]["from"], "preset");
+        assert_eq!(value["upload"]["bytes"], 2);
+        assert_eq!(value["outputs"]["value"]["named"][0]["host"], "/p/docs/_site");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_path_that_is_no_text_is_printed_all_the_same() {
+        use std::os::unix::ffi::OsStringExt;
+        let mut plan = plan();
+        plan.source.value = PathBuf::from(std::ffi::OsString::from_vec(b"/p\xff".to_vec()));
+        plan.source.reason = Reason::File { path: plan.source.value.clone(), line: None };
+        for format in [PlanFormat::Json, PlanFormat::Text] {
+            let mut out = Vec::new();
+            print(&plan, None, format, &mut out).unwrap();
+            assert!(String::from_utf8(out).unwrap().contains("/p\u{fffd}"));
+        }
+    }
+
+    #[test]
+    fn sizes_are_for_people() {
+        let cases = [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            (1 << 20, "1.0 MiB"),
+            (u64::MAX, "16383.9 PiB"),
+        ];
+        for (bytes, text) in cases {
+            assert_eq!(size(bytes), text);
+        }
+        assert_eq!(
+            (cpus(1_500_000_000).as_str(), cpus(0).as_str(), cpus(1).as_str()),
+            ("1.5", "0", "0.000000001")
+        );
+    }
+}

@@ -1,0 +1,67 @@
+//! `fastbuild [run]`: settings, plan, build, exit code.
+
+use std::{process, time::Duration};
+
+use tracing_subscriber::EnvFilter;
+
+use super::{Failure, RunArgs};
+use crate::{
+    build::{self, BuildError},
+    config::{Environment, Presentation, Settings, Verbosity},
+    plan,
+    report::{Reporter, Streams, Surroundings},
+    state::State,
+};
+
+/// How long the end of the process waits for threads that tidy up after a build that was cut off.
+const TIDY_UP: Duration = Duration::from_secs(5);
+
+/// Runs a build; gives what to exit with.
+///
+/// # Errors
+/// Before there is a reporter: what keeps fastbuild from knowing what to do.
+pub fn run(args: &RunArgs) -> Result<u8, Failure> {
+    let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
+    let settings = Settings::gather(args, &environment)?;
+    let plan = plan::make(&settings, &environment)?;
+    log_to_stderr(settings.presentation.verbosity);
+    let reporter = reporter(&settings.presentation, &environment);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::Runtime)?;
+    let ran = State::open(environment.state_dir()?)
+        .map_err(BuildError::from)
+        .and_then(|state| runtime.block_on(build::run(&plan, &state, &reporter)));
+    let code = match ran {
+        Ok(code) => code,
+        Err(error) => {
+            reporter.error(&error, error.advice().as_deref());
+            error.exit_code()
+        }
+    };
+    reporter.clear();
+    runtime.shutdown_timeout(TIDY_UP);
+    Ok(code)
+}
+
+/// Ends the process with a build's exit code: there may be threads that wait for input for ever.
+pub fn exit(code: u8) -> ! {
+    process::exit(code.into())
+}
+
+fn reporter(presentation: &Presentation, environment: &Environment) -> Reporter {
+    let surroundings = Surroundings::of_stderr(|name| environment.var(name).map(ToOwned::to_owned));
+    let mode = presentation.progress.value.resolve(surroundings);
+    Reporter::new(mode, presentation.verbosity.into(), Streams::of_process())
+}
+
+fn log_to_stderr(verbosity: Verbosity) {
+    let filter = match verbosity {
+        Verbosity::Debug => "fastbuild=debug,bollard=debug",
+        _ => "off",
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .without_time()
+        .init();
+}

@@ -1,0 +1,58 @@
+//! Names -> values, for settings that are one of a few. One table a setting, read by flags, variables and file alike.
+
+use super::units::BadValue;
+use crate::plan::{Isolation, PullPolicy};
+
+pub use crate::report::Progress;
+
+/// A setting that is one of a few names.
+pub trait Choice: Copy + 'static {
+    /// Every name, in the order in which errors list them.
+    const CHOICES: &'static [(&'static str, Self)];
+}
+
+impl Choice for PullPolicy {
+    const CHOICES: &'static [(&'static str, Self)] =
+        &[("missing", PullPolicy::Missing), ("always", PullPolicy::Always), ("never", PullPolicy::Never)];
+}
+
+impl Choice for Isolation {
+    const CHOICES: &'static [(&'static str, Self)] =
+        &[("process", Isolation::Process), ("hyperv", Isolation::Hyperv)];
+}
+
+impl Choice for Progress {
+    const CHOICES: &'static [(&'static str, Self)] = &[
+        ("auto", Progress::Auto),
+        ("bar", Progress::Bar),
+        ("plain", Progress::Plain),
+        ("json", Progress::Json),
+        ("none", Progress::None),
+    ];
+}
+
+/// The value of that name.
+///
+/// # Errors
+/// [`BadValue::Choice`], with the names and the nearest.
+pub fn choose<T: Choice>(given: &str) -> Result<T, BadValue> {
+    let names = || T::CHOICES.iter().map(|(name, _)| *name);
+    T::CHOICES.iter().find(|(name, _)| *name == given).map(|(_, value)| *value).ok_or_else(|| {
+        BadValue::Choice {
+            given: given.to_owned(),
+            choices: names().collect::<Vec<_>>().join(", "),
+            nearest: nearest(given, names()),
+        }
+    })
+}
+
+/// The candidate that was probably meant: at most a third of its letters differ, two in short words.
+pub(crate) fn nearest(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'static str>,
+) -> Option<&'static str> {
+    let word = word.to_lowercase();
+    let ranked = candidates.into_iter().map(|name| (strsim::damerau_levenshtein(&word, name), name));
+    let (distance, name) = ranked.min_by_key(|(distance, _)| *distance)?;
+    (distance <= (name.len() / 3).max(2) && distance < name.len()).then_some(name)
+}

@@ -1,0 +1,84 @@
+//! The process's surroundings as a value, read once. Everything behind this is a function of it and of files.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    ffi::{OsStr, OsString},
+    io::{self, IsTerminal},
+    path::PathBuf,
+};
+
+use super::{ConfigError, units::BadValue};
+use crate::plan::{Decision, Reason};
+
+/// What a run finds around itself.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    /// The environment variables.
+    pub vars: BTreeMap<OsString, OsString>,
+    /// The current directory.
+    pub cwd: PathBuf,
+    /// The user's home directory, where there is one.
+    pub home: Option<PathBuf>,
+    /// Which of the standard streams are terminals.
+    pub terminals: Terminals,
+}
+
+/// Which of the standard streams are terminals.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Terminals {
+    /// Standard input.
+    pub stdin: bool,
+    /// Standard output.
+    pub stdout: bool,
+    /// Standard error.
+    pub stderr: bool,
+}
+
+impl Environment {
+    /// This process's.
+    ///
+    /// # Errors
+    /// When the current directory is gone or may not be read.
+    pub fn of_process() -> io::Result<Environment> {
+        Ok(Environment {
+            vars: env::vars_os().collect(),
+            cwd: env::current_dir()?,
+            home: env::home_dir().filter(|home| !home.as_os_str().is_empty()),
+            terminals: Terminals {
+                stdin: io::stdin().is_terminal(),
+                stdout: io::stdout().is_terminal(),
+                stderr: io::stderr().is_terminal(),
+            },
+        })
+    }
+
+    /// A variable as it is; `None` when unset.
+    pub fn var(&self, name: &str) -> Option<&OsStr> {
+        let exact = self.vars.get(OsStr::new(name));
+        // Windows does not tell `Path` from `PATH`.
+        let folded =
+            || self.vars.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value);
+        if cfg!(windows) { exact.or_else(folded) } else { exact }.map(OsString::as_os_str)
+    }
+
+    /// A variable that is set to something: an empty one counts as none, as scripts that "unset" by `X= cmd` expect.
+    pub fn filled(&self, name: &str) -> Option<&OsStr> {
+        self.var(name).filter(|value| !value.is_empty())
+    }
+
+    /// A setting from a variable.
+    ///
+    /// # Errors
+    /// When it is not UTF-8 or `read` refuses it.
+    pub fn setting<T>(
+        &self,
+        name: &'static str,
+        read: impl Fn(&str) -> Result<T, BadValue>,
+    ) -> Result<Option<Decision<T>>, ConfigError> {
+        let Some(value) = self.filled(name) else { return Ok(None) };
+        let text = value.to_str().ok_or_else(|| ConfigError::NotUtf8 { what: name.to_owned() })?;
+        let value = read(text).map_err(|problem| ConfigError::Value { origin: name.to_owned(), problem })?;
+        Ok(Some(Decision { value, reason: Reason::Env { name } }))
+    }
+}

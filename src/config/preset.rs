@@ -1,0 +1,140 @@
+//! The command's first words -> what fastbuild knows of the tool. Data: the next tool is a row of [`PRESETS`].
+
+/// What is known of a tool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Preset {
+    /// The tool.
+    pub name: &'static str,
+    /// How its commands begin; the last word may come with a directory before it (`bin/jekyll`).
+    first_words: &'static [&'static [&'static str]],
+    /// A public image that has it.
+    pub image: &'static str,
+    /// Where its products are.
+    outputs: OutputRule,
+    /// Whether the tool makes use of old products, so that they should go in.
+    pub seeds: bool,
+}
+
+/// How a command line tells where the products go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct OutputRule {
+    /// The subcommands that make products; others (`new`, `--version`) bring back whatever they change.
+    subcommands: &'static [&'static str],
+    /// Options that name the place, short ones with their value attached or apart, long ones with `=` or apart.
+    options: &'static [&'static str],
+    /// Other options that take a value, which must not be read as the subcommand.
+    valued: &'static [&'static str],
+    /// The place when no option names one.
+    default: &'static str,
+}
+
+/// Every preset.
+pub const PRESETS: &[Preset] = &[Preset {
+    name: "jekyll",
+    first_words: &[&["jekyll"], &["bundle", "exec", "jekyll"]],
+    image: "docker.io/jekyll/jekyll:4.2.2",
+    outputs: OutputRule {
+        subcommands: &["build", "b"],
+        options: &["-d", "--destination"],
+        valued: &["-s", "--source", "-p", "--plugins", "--layouts", "--config", "-b", "--baseurl"],
+        default: "_site",
+    },
+    seeds: false,
+}];
+
+impl Preset {
+    /// The preset of a command.
+    pub fn of(command: &[String]) -> Option<&'static Preset> {
+        PRESETS.iter().find(|preset| preset.arguments(command).is_some())
+    }
+
+    /// Where the command's products are, relative to its directory; `None` when it makes none that is known.
+    pub fn output(&self, command: &[String]) -> Option<String> {
+        let arguments = self.arguments(command)?;
+        let rule = &self.outputs;
+        let mut place = None;
+        let mut subcommand = None;
+        let mut words = arguments.iter().map(String::as_str);
+        while let Some(word) = words.next() {
+            if let Some(named) = option_value(word, rule.options, &mut words) {
+                place = Some(named);
+            } else if option_value(word, rule.valued, &mut words).is_none() && !word.starts_with('-') {
+                subcommand.get_or_insert(word);
+            }
+        }
+        let makes_products = rule.subcommands.contains(&subcommand?);
+        makes_products.then(|| place.unwrap_or(rule.default).to_owned())
+    }
+
+    /// What follows the tool's own words.
+    fn arguments<'a>(&self, command: &'a [String]) -> Option<&'a [String]> {
+        self.first_words.iter().find_map(|words| {
+            let (head, rest) = command.split_at_checked(words.len())?;
+            let named = head.iter().zip(*words).all(|(given, known)| base_name(given) == *known);
+            named.then_some(rest)
+        })
+    }
+}
+
+fn base_name(word: &str) -> &str {
+    word.rsplit('/').next().unwrap_or(word)
+}
+
+/// The value of `word` if it is one of `options`, wherever it stands.
+fn option_value<'a>(
+    word: &'a str,
+    options: &[&str],
+    following: &mut impl Iterator<Item = &'a str>,
+) -> Option<&'a str> {
+    options.iter().find_map(|option| {
+        let tail = word.strip_prefix(option)?;
+        match (option.starts_with("--"), tail) {
+            (_, "") => following.next(),
+            (true, tail) => tail.strip_prefix('='),
+            (false, tail) => Some(tail),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn output(line: &str) -> Option<String> {
+        let command: Vec<String> = line.split(' ').map(String::from).collect();
+        Preset::of(&command)?.output(&command)
+    }
+
+    #[test]
+    fn jekyll_tells_where_its_site_goes() {
+        let cases = [
+            ("jekyll build", Some("_site")),
+            ("jekyll b --trace", Some("_site")),
+            ("bundle exec jekyll build -d public", Some("public")),
+            ("bin/jekyll build", Some("_site")),
+            ("jekyll build -dout", Some("out")),
+            ("jekyll build --destination out/site --drafts", Some("out/site")),
+            ("jekyll build --destination=/tmp/x", Some("/tmp/x")),
+            ("jekyll -s docs build", Some("_site")),
+            ("jekyll -d build build", Some("build")),
+            ("jekyll build -d a -d b", Some("b")),
+            ("jekyll build --destinations x", Some("_site")),
+            ("jekyll new build", None),
+            ("jekyll --version", None),
+            ("jekyll", None),
+            ("jekyll clean", None),
+            ("bundle exec rake build", None),
+            ("make build", None),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(output(line).as_deref(), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_image_is_known_whatever_the_subcommand() {
+        let command = ["jekyll".to_owned(), "--version".to_owned()];
+        assert_eq!(Preset::of(&command).map(|preset| preset.name), Some("jekyll"));
+        assert_eq!(Preset::of(&["bundle".to_owned()]), None);
+    }
+}

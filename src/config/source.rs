@@ -1,0 +1,62 @@
+//! Where the sources are: `-C`, else the directory of the nearest `fastbuild.toml` upwards, else the current directory.
+
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+
+use super::{ConfigError, Environment, file::ConfigFile};
+use crate::{
+    cli::RunArgs,
+    plan::{Decision, Reason},
+};
+
+/// The directories that everything else is relative to, all canonical.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    /// The source root.
+    pub(super) root: Decision<PathBuf>,
+    /// Where fastbuild was started.
+    pub(super) started_in: PathBuf,
+    /// The configuration.
+    pub(super) file: Option<ConfigFile>,
+}
+
+/// Finds the source root and the configuration, which decide each other.
+pub(super) fn find(args: &RunArgs, env: &Environment) -> Result<Place, ConfigError> {
+    let started_in = directory(&env.cwd)?;
+    let named = args.source.as_ref().map(|source| directory(&started_in.join(source))).transpose()?;
+    let file = ConfigFile::find_upwards(named.as_ref().unwrap_or(&started_in))?;
+    let root = match (named, &file) {
+        (Some(value), _) => Decision { value, reason: Reason::Flag { flag: "--source" } },
+        (None, Some(file)) => Decision {
+            value: file.path.parent().unwrap_or(&started_in).to_owned(),
+            reason: Reason::File { path: file.path.clone(), line: None },
+        },
+        (None, None) => {
+            let reason = Reason::Default { why: "the current directory" };
+            Decision { value: started_in.clone(), reason }
+        }
+    };
+    if !args.yes {
+        refuse_too_much(&root.value, env)?;
+    }
+    Ok(Place { root, started_in, file })
+}
+
+fn directory(path: &Path) -> Result<PathBuf, ConfigError> {
+    let found =
+        fs::canonicalize(path).map_err(|error| ConfigError::Unreadable { what: "the source root", error })?;
+    if found.is_dir() { Ok(found) } else { Err(ConfigError::SourceIsNoDirectory { path: path.to_owned() }) }
+}
+
+/// The root and the home directory are sent by mistake far more often than on purpose.
+fn refuse_too_much(root: &Path, env: &Environment) -> Result<(), ConfigError> {
+    let is_home =
+        || env.home.as_ref().and_then(|home| fs::canonicalize(home).ok()).is_some_and(|home| home == root);
+    let what = match root.parent() {
+        None => "the root of the file system",
+        Some(_) if is_home() => "the home directory",
+        Some(_) => return Ok(()),
+    };
+    Err(ConfigError::TooMuch { path: root.to_owned(), what })
+}

@@ -1,0 +1,127 @@
+//! Text -> numbers with units, the way docker reads them. Pure.
+
+/// A value that does not fit its setting: the same words whether it came from a flag, a variable or a file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadValue {
+    /// Not one of a setting's names.
+    #[error("{given:?} is none of {choices}{}", did_you_mean(*nearest))]
+    Choice {
+        /// What was given.
+        given: String,
+        /// The names, with commas.
+        choices: String,
+        /// The one that was probably meant.
+        nearest: Option<&'static str>,
+    },
+    /// Not a size.
+    #[error("{0:?} is no size: write bytes, or a number with b, k, m, g or t, such as 512m or 1.5g")]
+    Memory(String),
+    /// Not a number of processors.
+    #[error("{0:?} is no number of processors: write a decimal of at most nine places, such as 1.5")]
+    Cpus(String),
+    /// Nothing.
+    #[error("the value is empty")]
+    Empty,
+}
+
+/// The tail of an error's first sentence.
+pub(crate) fn did_you_mean(word: Option<&str>) -> String {
+    word.map(|word| format!("; did you mean {word}?")).unwrap_or_default()
+}
+
+/// A size in bytes. Units are powers of 1024, in either case, with or without a `b` or `ib` behind them; fractions of
+/// bytes are cut off.
+///
+/// # Errors
+/// [`BadValue::Memory`].
+pub fn memory(text: &str) -> Result<u64, BadValue> {
+    let bad = || BadValue::Memory(text.to_owned());
+    let lower = text.trim().to_ascii_lowercase();
+    let digits = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
+    let (number, unit) = lower.split_at(digits);
+    let shift = match unit.trim_start() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return Err(bad()),
+    };
+    let billionths = u128::try_from(fixed_point(number).ok_or_else(bad)?).map_err(|_| bad())?;
+    u64::try_from((billionths << shift) / 1_000_000_000).map_err(|_| bad())
+}
+
+/// A decimal number of processors, in billionths.
+///
+/// # Errors
+/// [`BadValue::Cpus`].
+pub fn nano_cpus(text: &str) -> Result<i64, BadValue> {
+    fixed_point(text.trim()).ok_or_else(|| BadValue::Cpus(text.to_owned()))
+}
+
+/// Text that must not be empty, as an unset shell variable makes it.
+///
+/// # Errors
+/// [`BadValue::Empty`].
+pub fn text(text: &str) -> Result<String, BadValue> {
+    if text.is_empty() { Err(BadValue::Empty) } else { Ok(text.to_owned()) }
+}
+
+/// A non-negative decimal in billionths, exactly: binary fractions would turn 0.1 into something else.
+fn fixed_point(text: &str) -> Option<i64> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let digits_only = whole.bytes().chain(fraction.bytes()).all(|b| b.is_ascii_digit());
+    if !digits_only || whole.len() + fraction.len() == 0 || fraction.len() > 9 {
+        return None;
+    }
+    let whole: i64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let fraction: i64 = format!("{fraction:0<9}").parse().ok()?;
+    whole.checked_mul(1_000_000_000)?.checked_add(fraction)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_docker_reads_them() {
+        let cases = [
+            ("0", 0),
+            ("1048576", 1 << 20),
+            ("64b", 64),
+            ("6k", 6 << 10),
+            ("512m", 512 << 20),
+            ("512MB", 512 << 20),
+            ("2g", 2 << 30),
+            ("2 GiB", 2 << 30),
+            ("1.5g", 3 << 29),
+            (".5k", 512),
+            ("1t", 1 << 40),
+        ];
+        for (text, bytes) in cases {
+            assert_eq!(memory(text), Ok(bytes), "{text}");
+        }
+        for text in
+            ["", "m", "-1", "1x", "1mm", "1.2.3m", "1,5g", "99999999999999999999", "9000000000t", "0x10"]
+        {
+            assert_eq!(memory(text), Err(BadValue::Memory(text.into())), "{text}");
+        }
+    }
+
+    #[test]
+    fn processors_are_counted_exactly() {
+        let cases = [
+            ("1", 1_000_000_000),
+            ("0.1", 100_000_000),
+            ("1.5", 1_500_000_000),
+            ("0.000000001", 1),
+            ("2.", 2_000_000_000),
+        ];
+        for (text, nano) in cases {
+            assert_eq!(nano_cpus(text), Ok(nano), "{text}");
+        }
+        for text in ["", ".", "-1", "1e3", "0.0000000001", "inf", "99999999999"] {
+            assert_eq!(nano_cpus(text), Err(BadValue::Cpus(text.into())), "{text}");
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! Files into and out of a container, running or not, as tar streams.
+//!
+//! A stream from here ends cleanly only when the engine ended it cleanly. That is not yet proof of a whole archive: an
+//! engine that fails to read a file in mid-stream appends its error text and ends the answer as if all were well.
+//! Whoever reads the archive must therefore see its end marker, which [`crate::archive`] insists on.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bollard::{
+    body_try_stream,
+    container::PathStatResponse,
+    errors::Error as BollardError,
+    query_parameters::{
+        ContainerArchiveInfoOptionsBuilder, DownloadFromContainerOptionsBuilder,
+        UploadToContainerOptionsBuilder,
+    },
+};
+use bytes::Bytes;
+use futures_util::{
+    Stream, StreamExt, TryStreamExt, future,
+    stream::{self, BoxStream},
+};
+
+use super::{ContainerId, Docker, EngineError, failed};
+use crate::engine::error::{Call, Operation};
+
+/// A tar archive on its way out of a container.
+pub type ArchiveStream = BoxStream<'static, Result<Bytes, EngineError>>;
+
+/// What a path is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Link,
+    /// A device, pipe or socket.
+    Other,
+}
+
+/// What lies at a path of a container. A link is not followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathStat {
+    /// What it is.
+    pub kind: PathKind,
+    /// Permissions, with set-uid (4000), set-gid (2000) and sticky (1000) where `chmod` has them.
+    pub mode: u32,
+    /// Where a link ends in the container, all links on the way followed; empty for everything else.
+    pub link_target: String,
+    /// Bytes of content; for directories and links whatever the engine says.
+    pub size: u64,
+}
+
+impl Docker {
+    /// Looks at a path; `None` when nothing is there.
+    ///
+    /// # Errors
+    /// [`EngineError::NoSuchContainer`], and what befalls every request.
+    pub async fn stat(&self, id: &ContainerId, path: &str) -> Result<Option<PathStat>, EngineError> {
+        let options = ContainerArchiveInfoOptionsBuilder::new().path(path).build();
+        match self.client.get_container_archive_info(id.as_str(), Some(options)).await {
+            Ok(stat) => Ok(Some(PathStat::from(stat))),
+            // A HEAD answer has no text: it could be the container that is missing.
+            Err(BollardError::DockerResponseServerError { status_code: 404, .. }) => {
+                self.state(id).await.map(|_| None)
+            }
+            Err(error) => Err(failed(Call::at(Operation::Stat, id, path))(error)),
+        }
+    }
+
+    /// Unpacks a tar stream below the directory `path`, which must be there. Files in the way are replaced, directories
+    /// by files too; owners are taken from the archive.
+    ///
+    /// # Errors
+    /// [`EngineError::Body`] when `body` yields an error: the request is broken off then, so that the engine sees no
+    /// end of the archive. [`NotThere`](EngineError::NotThere), [`NoSpace`](EngineError::NoSpace),
+    /// [`ReadOnly`](EngineError::ReadOnly), and what befalls every request. After an error, the container holds
+    /// whatever had been unpacked.
+    pub async fn put(
+        &self,
+        id: &ContainerId,
+        path: &str,
+        body: impl Stream<Item = Result<Bytes, io::Error>> + Send + 'static,
+    ) -> Result<(), EngineError> {
+        let call = Call::at(Operation::Put, id, path);
+        let options = UploadToContainerOptionsBuilder::new().path(path).build();
+        let failure = BodyFailure::default();
+        let body = body_try_stream(failure.watch(body));
+        let sent = self.client.upload_to_container(id.as_str(), Some(options), body).await;
+        // Our own failure explains whatever the engine made of the broken request.
+        if let Some(source) = failure.take() {
+            return Err(EngineError::Body { call, source });
+        }
+        sent.map_err(|error| not_there(id, path, &error).unwrap_or_else(|| failed(call)(error)))
+    }
+
+    /// Packs what lies at `path`, whose last component begins every name in the archive. A link comes as a link.
+    ///
+    /// # Errors
+    /// Before the stream: [`EngineError::NotThere`], [`NoSuchContainer`](EngineError::NoSuchContainer). In it:
+    /// [`Gone`](EngineError::Gone) when it is cut short.
+    pub async fn get(&self, id: &ContainerId, path: &str) -> Result<ArchiveStream, EngineError> {
+        let call = Call::at(Operation::Get, id, path);
+        let options = DownloadFromContainerOptionsBuilder::new().path(path).build();
+        let mut chunks = self.client.download_from_container(id.as_str(), Some(options)).boxed();
+        // The answer's head comes with the first chunk; there is always one, as no archive is empty.
+        let first = match chunks.next().await {
+            Some(Ok(first)) => first,
+            Some(Err(error)) => {
+                return Err(not_there(id, path, &error).unwrap_or_else(|| failed(call)(error)));
+            }
+            None => return Err(EngineError::BadAnswer { call, message: "the archive is empty".to_owned() }),
+        };
+        let rest = chunks.map_err(move |error| failed(call.clone())(error));
+        Ok(stream::once(future::ready(Ok(first))).chain(rest).boxed())
+    }
+
+    /// The content of one file of at most `max` bytes, a link followed; `None` when it is not there, or the link leads
+    /// nowhere.
+    ///
+    /// # Errors
+    /// [`EngineError::NotASmallFile`] for directories, devices and larger files, and as [`Docker::get`].
+    pub async fn read_small_file(
+        &self,
+        id: &ContainerId,
+        path: &str,
+        max: u64,
+    ) -> Result<Option<Vec<u8>>, EngineError> {
+        match self.read_entry(id, path, max).await? {
+            Entry::File(content) => Ok(Some(content)),
+            Entry::Missing => Ok(None),
+            Entry::Link => {
+                let Some(stat) = self.stat(id, path).await? else {
+                    return Ok(None);
+                };
+                match self.read_entry(id, &stat.link_target, max).await? {
+                    Entry::File(content) => Ok(Some(content)),
+                    Entry::Missing | Entry::Link => Ok(None),
+                }
+            }
+        }
+    }
+
+    async fn read_entry(&self, id: &ContainerId, path: &str, max: u64) -> Result<Entry, EngineError> {
+        let mut chunks = match self.get(id, path).await {
+            Ok(chunks) => chunks,
+            Err(EngineError::NotThere { .. }) => return Ok(Entry::Missing),
+            Err(error) => return Err(error),
+        };
+        let not_a_small_file =
+            || EngineError::NotASmallFile { container: id.to_string(), path: path.to_owned(), max };
+        let limit = usize::try_from(max.saturating_add(ARCHIVE_OVERHEAD)).unwrap_or(usize::MAX);
+        let mut archive = Vec::new();
+        while let Some(chunk) = chunks.next().await {
+            archive.extend_from_slice(&chunk?);
+            if archive.len() > limit {
+                return Err(not_a_small_file());
+            }
+        }
+        only_entry(&archive, max)
+            .map_err(|error| EngineError::BadAnswer {
+                call: Call::at(Operation::Get, id, path),
+                message: error.to_string(),
+            })?
+            .ok_or_else(not_a_small_file)
+    }
+}
+
+/// Headers (with those for long names and precise times), padding and end marker of an archive of one file.
+const ARCHIVE_OVERHEAD: u64 = 32 * 1024;
+
+/// What a path's archive holds.
+#[derive(Debug, PartialEq, Eq)]
+enum Entry {
+    Missing,
+    Link,
+    File(Vec<u8>),
+}
+
+/// Reads the only entry of an archive; `None` when it is no file of at most `max` bytes.
+fn only_entry(archive: &[u8], max: u64) -> io::Result<Option<Entry>> {
+    let mut archive = tar::Archive::new(archive);
+    let mut entry = archive.entries()?.next().ok_or(io::ErrorKind::UnexpectedEof)??;
+    let kind = entry.header().entry_type();
+    if kind.is_symlink() {
+        return Ok(Some(Entry::Link));
+    }
+    if !kind.is_file() || entry.size() > max {
+        return Ok(None);
+    }
+    let mut content = Vec::new();
+    io::Read::read_to_end(&mut entry, &mut content)?;
+    if content.len() as u64 == entry.size() {
+        Ok(Some(Entry::File(content)))
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+/// A 404 that is about the path, not the container.
+fn not_there(id: &ContainerId, path: &str, error: &BollardError) -> Option<EngineError> {
+    let BollardError::DockerResponseServerError { status_code: 404, message } = error else {
+        return None;
+    };
+    if message.to_lowercase().contains("no such container") {
+        return None;
+    }
+    Some(EngineError::NotThere { container: id.to_string(), path: path.to_owned() })
+}
+
+/// Keeps the error that a body stream ends with. hyper breaks the request off, but what it then tells depends on who
+/// notices first.
+#[derive(Debug, Clone, Default)]
+struct BodyFailure(Arc<Mutex<Option<io::Error>>>);
+
+impl BodyFailure {
+    fn watch(
+        &self,
+        body: impl Stream<Item = Result<Bytes, io::Error>> + Send + 'static,
+    ) -> impl Stream<Item = Result<Bytes, io::Error>> + Send + 'static {
+        let slot = self.clone();
+        body.map_err(move |error| {
+            let stand_in = io::Error::from(error.kind());
+            slot.lock().replace(error);
+            stand_in
+        })
+    }
+
+    fn take(&self) -> Option<io::Error> {
+        self.lock().take()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<io::Error>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<PathStatResponse> for PathStat {
+    fn from(stat: PathStatResponse) -> PathStat {
+        let (kind, mode) = from_go_mode(stat.file_mode);
+        PathStat {
+            kind,
+            mode,
+            link_target: if kind == PathKind::Link { stat.link_target } else { String::new() },
+            size: u64::try_from(stat.size).unwrap_or(0),
+        }
+    }
+}
+
+/// Go's `os.FileMode`, which the API sends, has its own bits for everything above the permissions.
+fn from_go_mode(mode: u32) -> (PathKind, u32) {
+    const DIRECTORY: u32 = 1 << 31;
+    const LINK: u32 = 1 << 27;
+    const DEVICE: u32 = 1 << 26;
+    const PIPE: u32 = 1 << 25;
+    const SOCKET: u32 = 1 << 24;
+    const SET_UID: u32 = 1 << 23;
+    const SET_GID: u32 = 1 << 22;
+    const CHARACTER_DEVICE: u32 = 1 << 21;
+    const STICKY: u32 = 1 << 20;
+    const IRREGULAR: u32 = 1 << 19;
+    let kind = if mode & DIRECTORY != 0 {
+        PathKind::Directory
+    } else if mode & LINK != 0 {
+        PathKind::Link
+    } else if mode & (DEVICE | PIPE | SOCKET | CHARACTER_DEVICE | IRREGULAR) != 0 {
+        PathKind::Other
+    } else {
+        PathKind::File
+    };
+    let bit = |go, unix| if mode & go != 0 { unix } else { 0 };
+    (kind, mode & 0o777 | bit(SET_UID, 0o4000) | bit(SET_GID, 0o2000) | bit(STICKY, 0o1000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gos_modes_become_unix_modes() {
+        let cases = [
+            (0o644, PathKind::File, 0o644),
+            (1 << 31 | 1 << 20 | 0o777, PathKind::Directory, 0o1777),
+            (1 << 27 | 0o777, PathKind::Link, 0o777),
+            (1 << 26 | 1 << 21 | 0o666, PathKind::Other, 0o666),
+            (1 << 25 | 0o600, PathKind::Other, 0o600),
+            (1 << 23 | 1 << 22 | 0o755, PathKind::File, 0o6755),
+        ];
+        for (go, kind, mode) in cases {
+            assert_eq!(from_go_mode(go), (kind, mode), "{go:o}");
+        }
+    }
+
+    fn archive_of(kind: tar::EntryType, content: &[u8]) -> Vec<u8> {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(content.len() as u64);
+        let mut archive = tar::Builder::new(Vec::new());
+        archive.append_data(&mut header, "passwd", content).unwrap();
+        archive.into_inner().unwrap()
+    }
+
+    #[test]
+    fn a_small_file_is_read_whole_or_not_at_all() {
+        let file = archive_of(tar::EntryType::Regular, b"root:x:0:0");
+        assert_eq!(only_entry(&file, 10).unwrap(), Some(Entry::File(b"root:x:0:0".to_vec())));
+        assert_eq!(only_entry(&file, 9).unwrap(), None);
+        assert_eq!(only_entry(&archive_of(tar::EntryType::Symlink, b""), 9).unwrap(), Some(Entry::Link));
+        assert_eq!(only_entry(&archive_of(tar::EntryType::Directory, b""), 9).unwrap(), None);
+        only_entry(&file[..515], 10).unwrap_err();
+        only_entry(b"", 10).unwrap_err();
+    }
+}

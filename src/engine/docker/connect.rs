@@ -1,0 +1,358 @@
+//! An address -> a connected engine, and the wire that every request takes.
+//!
+//! A request has a connection of its own: a build makes some dozen, they last from a millisecond to hours, and what
+//! breaks one breaks no other. Nothing here has a time limit but the greeting: a wait may last as long as a build does.
+
+use std::{fmt, future::Future, io, pin::Pin, time::Duration};
+
+use bollard::{BollardRequest, errors::Error as BollardError};
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, Uri, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::{Body, Incoming};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+
+use super::{Docker, EngineError};
+use crate::{
+    engine::error::{chain, plain, socket_address},
+    plan::Endpoint,
+    tree::path::Escaped,
+};
+
+/// The oldest API that has all that is asked for (Docker 19.03, Podman 3).
+const OLDEST: ApiVersion = ApiVersion { major: 1, minor: 40 };
+
+/// How long the engine may take for its greeting. Docker Desktop needs some seconds when it has just been started.
+const GREETING: Duration = Duration::from_secs(30);
+
+/// bollard ends a request whose answer does not begin in time. Uploads of large trees and waits for long builds have
+/// none to keep: 136 years.
+const NO_TIMEOUT: u64 = u32::MAX as u64;
+
+/// How much of a greeting is read. A real one has some thousand bytes.
+const MAX_GREETING: usize = 1 << 20;
+
+/// A version of the Engine API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ApiVersion {
+    /// Before the dot.
+    pub major: usize,
+    /// Behind it.
+    pub minor: usize,
+}
+
+impl ApiVersion {
+    fn parse(text: &str) -> Option<ApiVersion> {
+        let (major, minor) = text.split_once('.')?;
+        Some(ApiVersion { major: major.parse().ok()?, minor: minor.parse().ok()? })
+    }
+
+    /// The newest that both sides speak.
+    fn agreed(engine: ApiVersion) -> ApiVersion {
+        let ours = bollard::API_DEFAULT_VERSION;
+        engine.min(ApiVersion { major: ours.major_version, minor: ours.minor_version })
+    }
+}
+
+impl fmt::Display for ApiVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+/// What an engine says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineFacts {
+    /// What kind of engine it is, as it says: `Engine` for Docker, `Podman Engine`.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The API version that is spoken with it: the newest that both sides know.
+    pub api: ApiVersion,
+    /// The operating system of its containers: `linux`, `windows`.
+    pub os: String,
+    /// The architecture of its machine, in Go's words: `amd64`, `arm64`.
+    pub architecture: String,
+}
+
+/// `GET /version`, as far as it is used.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Greeting {
+    api_version: String,
+    #[serde(default)]
+    version: String,
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    arch: String,
+    #[serde(default)]
+    components: Vec<Component>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Component {
+    #[serde(default)]
+    name: String,
+}
+
+impl Docker {
+    /// Connects, and agrees on the API's version, in one round trip.
+    ///
+    /// # Errors
+    /// One kind for each way in which there can be no engine; see [`EngineError::advice`].
+    pub async fn connect(endpoint: &Endpoint) -> Result<Docker, EngineError> {
+        let wire = Wire { endpoint: endpoint.clone(), api: None };
+        let greeting = timeout(GREETING, greet(&wire))
+            .await
+            .map_err(|_| EngineError::NoAnswer { address: wire.address(), waited: GREETING })??;
+        let found = ApiVersion::parse(&greeting.api_version).ok_or_else(|| EngineError::WrongApi {
+            address: wire.address(),
+            answer: format!("it names {:?} as its API version", plain(&greeting.api_version)),
+        })?;
+        if found < OLDEST {
+            return Err(EngineError::ApiTooOld { address: wire.address(), found, needed: OLDEST });
+        }
+        let facts = greeting.into_facts(ApiVersion::agreed(found));
+        let wire = Wire { api: Some(facts.api), ..wire };
+        Ok(Docker { client: wire.client(facts.api)?, wire, facts })
+    }
+}
+
+impl Greeting {
+    fn into_facts(self, api: ApiVersion) -> EngineFacts {
+        EngineFacts {
+            name: self.components.into_iter().next().map(|component| component.name).unwrap_or_default(),
+            version: self.version,
+            api,
+            os: self.os,
+            architecture: self.arch,
+        }
+    }
+}
+
+async fn greet(wire: &Wire) -> Result<Greeting, EngineError> {
+    let not_an_engine = |answer: String| EngineError::WrongApi { address: wire.address(), answer };
+    let mut request = Request::new(Empty::<Bytes>::new());
+    *request.uri_mut() = Uri::from_static("/version");
+    let response = match wire.send(request).await {
+        Ok(response) => response,
+        Err(WireError::Dial(error)) => return Err(wire.not_reached(error)),
+        Err(WireError::Http(error)) => return Err(not_an_engine(chain(&error))),
+    };
+    let status = response.status();
+    let body = Limited::new(response.into_body(), MAX_GREETING)
+        .collect()
+        .await
+        .map_err(|error| not_an_engine(chain(error.as_ref())))?
+        .to_bytes();
+    serde_json::from_slice(&body).map_err(|_| {
+        let beginning = &body[..body.len().min(200)];
+        not_an_engine(format!("status {}, {:?}", status.as_u16(), Escaped(beginning).to_string()))
+    })
+}
+
+/// The way to an engine: makes connections and sends one request on each.
+#[derive(Debug, Clone)]
+pub(super) struct Wire {
+    endpoint: Endpoint,
+    /// Put in front of each request's path; none before it is known.
+    api: Option<ApiVersion>,
+}
+
+/// Why a request got no answer.
+pub(super) enum WireError {
+    /// No connection.
+    Dial(DialError),
+    /// The connection broke, or what came was not HTTP.
+    Http(hyper::Error),
+}
+
+/// Why there is no connection.
+pub(super) enum DialError {
+    /// The host's name has no address.
+    Lookup(io::Error),
+    /// The address does not take connections.
+    Connect(io::Error),
+}
+
+/// A connection, whatever carries it.
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+impl Wire {
+    /// Sends `request` on a new connection. Its URI may be absolute; only path and query count. An answer of 101 can
+    /// be upgraded.
+    pub(super) async fn send<B>(&self, mut request: Request<B>) -> Result<Response<Incoming>, WireError>
+    where
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.address_request(&mut request);
+        let stream = self.dial().await.map_err(WireError::Dial)?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(WireError::Http)?;
+        // The connection lives as long as somebody reads its answer; its errors reach that reader too.
+        tokio::spawn(connection.with_upgrades());
+        sender.send_request(request).await.map_err(WireError::Http)
+    }
+
+    async fn dial(&self) -> Result<Box<dyn Duplex>, DialError> {
+        match &self.endpoint {
+            #[cfg(unix)]
+            Endpoint::Unix(path) => {
+                let stream = tokio::net::UnixStream::connect(path).await.map_err(DialError::Connect)?;
+                Ok(Box::new(stream))
+            }
+            Endpoint::Tcp(address) => dial_tcp(address).await,
+            #[cfg(windows)]
+            Endpoint::NamedPipe(name) => dial_pipe(name).await,
+            #[allow(unreachable_patterns, reason = "which ones are left depends on the operating system")]
+            _ => Err(DialError::Connect(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "this operating system has no such sockets",
+            ))),
+        }
+    }
+
+    /// What no client library does for a bare connection: a path without host, a `Host` header, the API's version.
+    fn address_request<B>(&self, request: &mut Request<B>) {
+        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        // bollard leaves the version out, and an engine then answers as its newest version does.
+        let versioned = self.api.map_or_else(|| path.to_owned(), |api| format!("/v{api}{path}"));
+        if let Ok(uri) = versioned.parse() {
+            *request.uri_mut() = uri;
+        }
+        let host = match &self.endpoint {
+            Endpoint::Tcp(address) => HeaderValue::from_str(address).ok(),
+            Endpoint::Unix(_) | Endpoint::NamedPipe(_) => None,
+        };
+        request.headers_mut().insert(header::HOST, host.unwrap_or(HeaderValue::from_static("localhost")));
+        if let Some(auth) = request.headers_mut().get_mut("x-registry-auth") {
+            *auth = url_safe(auth);
+        }
+    }
+
+    /// A bollard client that uses this wire.
+    fn client(&self, api: ApiVersion) -> Result<bollard::Docker, EngineError> {
+        let wire = self.clone();
+        let transport = move |request: BollardRequest| -> Pin<
+            Box<dyn Future<Output = Result<Response<Incoming>, BollardError>> + Send>,
+        > {
+            let wire = wire.clone();
+            Box::pin(async move {
+                wire.send(request).await.map_err(|error| match error {
+                    WireError::Dial(DialError::Lookup(err) | DialError::Connect(err)) => {
+                        BollardError::IOError { err }
+                    }
+                    WireError::Http(err) => BollardError::HyperResponseError { err },
+                })
+            })
+        };
+        let version = bollard::ClientVersion { major_version: api.major, minor_version: api.minor };
+        bollard::Docker::connect_with_custom_transport(
+            transport,
+            Some("http://localhost"),
+            NO_TIMEOUT,
+            &version,
+        )
+        .map_err(|error| EngineError::WrongApi { address: self.address(), answer: chain(&error) })
+    }
+
+    /// The address, for people.
+    pub(super) fn address(&self) -> String {
+        match &self.endpoint {
+            Endpoint::Unix(path) => socket_address(path),
+            Endpoint::Tcp(address) => format!("tcp://{}", Escaped(address.as_bytes())),
+            Endpoint::NamedPipe(name) => format!("npipe://{}", Escaped(name.as_bytes())),
+        }
+    }
+
+    fn not_reached(&self, error: DialError) -> EngineError {
+        let address = self.address();
+        let error = match error {
+            DialError::Lookup(source) => return EngineError::HostNotFound { address, source },
+            DialError::Connect(error) => error,
+        };
+        match error.kind() {
+            io::ErrorKind::NotFound => EngineError::SocketMissing { address },
+            io::ErrorKind::PermissionDenied => EngineError::PermissionDenied { address },
+            io::ErrorKind::ConnectionRefused => EngineError::Refused { address },
+            _ => EngineError::Unreachable { address, source: error },
+        }
+    }
+}
+
+async fn dial_tcp(address: &str) -> Result<Box<dyn Duplex>, DialError> {
+    let addresses: Vec<_> = tokio::net::lookup_host(address).await.map_err(DialError::Lookup)?.collect();
+    let stream = TcpStream::connect(&*addresses).await.map_err(DialError::Connect)?;
+    // Keystrokes must not wait for each other's acknowledgements.
+    stream.set_nodelay(true).map_err(DialError::Connect)?;
+    Ok(Box::new(stream))
+}
+
+/// A pipe serves one client at a time for each of its instances; between two of them it is busy for moments.
+#[cfg(windows)]
+async fn dial_pipe(name: &str) -> Result<Box<dyn Duplex>, DialError> {
+    const PIPE_BUSY: i32 = 231;
+    loop {
+        match tokio::net::windows::named_pipe::ClientOptions::new().open(name) {
+            Ok(pipe) => return Ok(Box::new(pipe)),
+            // Windows tells nobody when an instance becomes free (its own client library polls as well).
+            Err(error) if error.raw_os_error() == Some(PIPE_BUSY) => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(error) => return Err(DialError::Connect(error)),
+        }
+    }
+}
+
+/// Engines read credentials as URL-safe base64, bollard writes them as plain base64: a password with a `?`, `>` or `~`
+/// at the wrong place would make an anonymous pull, without a word.
+fn url_safe(value: &HeaderValue) -> HeaderValue {
+    let bytes: Vec<u8> = value
+        .as_bytes()
+        .iter()
+        .map(|&b| match b {
+            b'+' => b'-',
+            b'/' => b'_',
+            b => b,
+        })
+        .collect();
+    HeaderValue::from_bytes(&bytes).unwrap_or_else(|_| value.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        let version = |text| ApiVersion::parse(text).unwrap();
+        assert!(version("1.9") < version("1.40"));
+        assert!(version("2.0") > version("1.40"));
+        assert_eq!(ApiVersion::parse("1.x"), None);
+        assert_eq!(ApiVersion::parse("latest"), None);
+        assert_eq!(ApiVersion::agreed(version("1.41")), version("1.41"));
+        assert_eq!(ApiVersion::agreed(version("9.9")).to_string(), bollard::API_DEFAULT_VERSION.to_string());
+    }
+
+    #[test]
+    fn requests_carry_version_host_and_url_safe_credentials() {
+        let wire = Wire { endpoint: Endpoint::Tcp("h:1".to_owned()), api: ApiVersion::parse("1.41") };
+        let mut request = Request::get("http://localhost/containers/json?all=true").body(()).unwrap();
+        request.headers_mut().insert("x-registry-auth", HeaderValue::from_static("a+b/c="));
+        wire.address_request(&mut request);
+        assert_eq!(request.uri(), "/v1.41/containers/json?all=true");
+        assert_eq!(request.headers()[header::HOST], "h:1");
+        assert_eq!(request.headers()["x-registry-auth"], "a-b_c=");
+    }
+}

@@ -1,0 +1,352 @@
+//! Containers from create to remove, but for their files ([`super::archive`]) and streams ([`super::attach`]).
+
+use std::{collections::BTreeMap, fmt};
+
+use bollard::{
+    errors::Error as BollardError,
+    models::{
+        ContainerCreateBody, ContainerInspectResponse, HostConfig, HostConfigIsolationEnum,
+        HostConfigLogConfig,
+    },
+    query_parameters::{
+        CreateContainerOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder,
+        ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, ResizeContainerTTYOptionsBuilder,
+        StartContainerOptions, WaitContainerOptionsBuilder,
+    },
+};
+use futures_util::StreamExt;
+
+use super::{Docker, EngineError, failed};
+use crate::{
+    engine::error::{Call, Operation, StartError, plain, why_not_started},
+    plan::{EnvVar, Isolation, Stdin, Terminal},
+};
+
+/// A container's id, as its engine gave it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ContainerId(String);
+
+impl ContainerId {
+    /// Takes an id (or a name; engines take both) that was kept somewhere.
+    pub fn new(id: impl Into<String>) -> ContainerId {
+        ContainerId(id.into())
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The twelve digits that `docker ps` shows.
+impl fmt::Display for ContainerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.get(..12).filter(|_| self.0.len() == 64).unwrap_or(&self.0))
+    }
+}
+
+/// What runs in front of the command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entrypoint {
+    /// The image's own, if it has one.
+    OfImage,
+    /// Nothing, whatever the image says.
+    None,
+    /// This program, in place of the image's.
+    Program(String),
+}
+
+/// Everything about a container that is decided before it is made.
+#[derive(Debug, Clone)]
+pub struct ContainerSpec {
+    /// Its name.
+    pub name: String,
+    /// The image: a reference, or better an id.
+    pub image: String,
+    /// The command and its arguments.
+    pub command: Vec<String>,
+    /// What runs in front of it.
+    pub entrypoint: Entrypoint,
+    /// On top of the image's own; later ones win.
+    pub env: Vec<EnvVar>,
+    /// `USER[:GROUP]`; the image's when none.
+    pub user: Option<String>,
+    /// Where the command runs. The engine makes it when it is not there, with root as its owner.
+    pub working_dir: String,
+    /// By which the container is found again.
+    pub labels: BTreeMap<String, String>,
+    /// Pseudo-terminal or separate streams.
+    pub terminal: Terminal,
+    /// Whether there will be input.
+    pub stdin: Stdin,
+    /// The engine's network mode.
+    pub network: Option<String>,
+    /// Memory limit in bytes.
+    pub memory: Option<u64>,
+    /// Processor limit in billionths of a processor.
+    pub nano_cpus: Option<i64>,
+    /// For Windows engines.
+    pub isolation: Option<Isolation>,
+    /// `os/arch[/variant]`.
+    pub platform: Option<String>,
+}
+
+/// How a container is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerState {
+    /// Whether its process runs now.
+    pub running: bool,
+    /// What the process ended with; 0 before. 126 and 127 when it could not be started.
+    pub exit_code: i64,
+    /// Whether the process was ended for want of memory.
+    pub oom_killed: bool,
+    /// What the engine says of a start that failed; empty otherwise.
+    pub error: String,
+}
+
+/// A container found by its labels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerSummary {
+    /// Its id.
+    pub id: ContainerId,
+    /// Its name, without the slash that engines put in front.
+    pub name: String,
+    /// All its labels.
+    pub labels: BTreeMap<String, String>,
+    /// The engine's word: `created`, `running`, `exited` and so on.
+    pub state: String,
+}
+
+/// What became of a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// The process has it.
+    Delivered,
+    /// The process had ended before, or had not begun.
+    NotRunning,
+}
+
+/// What became of a removal. Either way the container is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removed {
+    /// By this call.
+    Now,
+    /// Before, or by somebody else who is at it.
+    Already,
+}
+
+impl Docker {
+    /// Makes a container; nothing runs yet.
+    ///
+    /// # Errors
+    /// [`EngineError::NameTaken`], [`WorkingDirectory`](EngineError::WorkingDirectory) when it is a file,
+    /// [`ImageNotFound`](EngineError::ImageNotFound), and what befalls every request.
+    pub async fn create(&self, spec: &ContainerSpec) -> Result<ContainerId, EngineError> {
+        let options = CreateContainerOptionsBuilder::new()
+            .name(&spec.name)
+            .platform(spec.platform.as_deref().unwrap_or(""))
+            .build();
+        match self.client.create_container(Some(options), spec.to_body()).await {
+            Ok(made) => Ok(ContainerId(made.id)),
+            Err(error) => Err(match failed(Call::new(Operation::Create, &spec.name))(error) {
+                EngineError::ImageNotFound { message, .. } => {
+                    EngineError::ImageNotFound { reference: spec.image.clone(), message }
+                }
+                error => error,
+            }),
+        }
+    }
+
+    /// Starts the container's process. Attach before: what the process writes before an attach is lost.
+    ///
+    /// # Errors
+    /// [`StartError::CommandNotFound`] and [`StartError::NotExecutable`] are the command's fault, the rest is not.
+    pub async fn start(&self, id: &ContainerId) -> Result<(), StartError> {
+        let Err(error) = self.client.start_container(id.as_str(), None::<StartContainerOptions>).await else {
+            return Ok(());
+        };
+        let error = failed(Call::new(Operation::Start, id))(error);
+        if !matches!(error, EngineError::Api { .. }) {
+            return Err(StartError::Other(error));
+        }
+        let inspected = self.inspect(id).await.unwrap_or_default();
+        let exit_code = inspected.state.and_then(|state| state.exit_code);
+        Err(why_not_started(inspected.path.unwrap_or_default(), exit_code, error))
+    }
+
+    /// Waits for the end of a process that [`Docker::start`] has started; gives its exit code.
+    ///
+    /// The condition is `not-running`, asked after the start: a container whose process has ended already answers at
+    /// once, so no end can be missed, and a lost request can be sent again. `next-exit` would have to be known to have
+    /// reached the engine before the start, which only the answer's headers tell (one more round trip), and Podman
+    /// looks for it by polling, which may miss a short process. Before a start, `not-running` would be true at once.
+    ///
+    /// # Errors
+    /// [`EngineError::Gone`] when the engine ends before the process does.
+    pub async fn wait(&self, id: &ContainerId) -> Result<i64, EngineError> {
+        let call = || Call::new(Operation::Wait, id);
+        let options = WaitContainerOptionsBuilder::new().condition("not-running").build();
+        let mut answers = Box::pin(self.client.wait_container(id.as_str(), Some(options)));
+        match answers.next().await {
+            Some(Ok(ended)) => Ok(ended.status_code),
+            // bollard's way to say that the code is not 0.
+            Some(Err(BollardError::DockerContainerWaitError { code, .. })) => Ok(code),
+            Some(Err(error)) => Err(failed(call())(error)),
+            None => Err(EngineError::Gone {
+                call: call(),
+                detail: "the answer ended before the exit code".to_owned(),
+            }),
+        }
+    }
+
+    /// Sends a signal, such as `SIGINT`, to the container's process.
+    ///
+    /// # Errors
+    /// A container that is gone, a signal that the engine does not know. A process that has ended is none: a signal
+    /// and an exit cross each other every day.
+    pub async fn kill(&self, id: &ContainerId, signal: &str) -> Result<Delivery, EngineError> {
+        let options = KillContainerOptionsBuilder::new().signal(signal).build();
+        match self.client.kill_container(id.as_str(), Some(options)).await {
+            Ok(()) => Ok(Delivery::Delivered),
+            Err(error) if is_not_running(&error) => Ok(Delivery::NotRunning),
+            Err(error) => Err(failed(Call::new(Operation::Kill, id))(error)),
+        }
+    }
+
+    /// Tells the container's terminal its size in characters. Before the start and after the end nothing happens.
+    ///
+    /// # Errors
+    /// What befalls every request.
+    pub async fn resize(&self, id: &ContainerId, rows: u16, cols: u16) -> Result<(), EngineError> {
+        let options = ResizeContainerTTYOptionsBuilder::new().h(rows.into()).w(cols.into()).build();
+        match self.client.resize_container_tty(id.as_str(), options).await {
+            Err(error) if !is_not_running(&error) => Err(failed(Call::new(Operation::Resize, id))(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// How the container is.
+    ///
+    /// # Errors
+    /// What befalls every request.
+    pub async fn state(&self, id: &ContainerId) -> Result<ContainerState, EngineError> {
+        let state = self.inspect(id).await?.state.unwrap_or_default();
+        Ok(ContainerState {
+            running: state.running.unwrap_or(false),
+            exit_code: state.exit_code.unwrap_or(0),
+            oom_killed: state.oom_killed.unwrap_or(false),
+            error: plain(&state.error.unwrap_or_default()),
+        })
+    }
+
+    /// Removes a container, by id or name, running or not, with its anonymous volumes.
+    ///
+    /// # Errors
+    /// What befalls every request; a container that is gone is none.
+    pub async fn remove(&self, id_or_name: &str) -> Result<Removed, EngineError> {
+        let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+        match self.client.remove_container(id_or_name, Some(options)).await {
+            Ok(()) => Ok(Removed::Now),
+            Err(BollardError::DockerResponseServerError { status_code: 404, .. }) => Ok(Removed::Already),
+            Err(BollardError::DockerResponseServerError { status_code: 409, message })
+                if message.contains("already in progress") =>
+            {
+                Ok(Removed::Already)
+            }
+            Err(error) => Err(failed(Call::new(Operation::Remove, id_or_name))(error)),
+        }
+    }
+
+    /// All containers, running or not, that carry each of `labels` (`NAME` or `NAME=VALUE`).
+    ///
+    /// # Errors
+    /// What befalls every request.
+    pub async fn list(&self, labels: &[String]) -> Result<Vec<ContainerSummary>, EngineError> {
+        let filters = [("label", labels.to_vec())].into();
+        let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+        let found = self
+            .client
+            .list_containers(Some(options))
+            .await
+            .map_err(failed(Call::new(Operation::List, "")))?;
+        Ok(found.into_iter().map(ContainerSummary::from).collect())
+    }
+
+    async fn inspect(&self, id: &ContainerId) -> Result<ContainerInspectResponse, EngineError> {
+        self.client
+            .inspect_container(id.as_str(), None::<InspectContainerOptions>)
+            .await
+            .map_err(failed(Call::new(Operation::InspectContainer, id)))
+    }
+}
+
+/// Docker says 409; Podman, and older Dockers for some requests, 500.
+fn is_not_running(error: &BollardError) -> bool {
+    let BollardError::DockerResponseServerError { status_code: 409 | 500, message } = error else {
+        return false;
+    };
+    let message = message.to_lowercase();
+    ["is not running", "can only kill running containers", "container state improper", "no such process"]
+        .iter()
+        .any(|words| message.contains(words))
+}
+
+impl ContainerSpec {
+    fn to_body(&self) -> ContainerCreateBody {
+        let forward = self.stdin == Stdin::Forward;
+        ContainerCreateBody {
+            image: Some(self.image.clone()),
+            cmd: Some(self.command.clone()),
+            entrypoint: match &self.entrypoint {
+                Entrypoint::OfImage => None,
+                // As the engine's own client asks for none: an empty list would count as not given.
+                Entrypoint::None => Some(vec![String::new()]),
+                Entrypoint::Program(program) => Some(vec![program.clone()]),
+            },
+            env: Some(self.env.iter().map(|var| format!("{}={}", var.name, var.value)).collect()),
+            user: self.user.clone(),
+            working_dir: Some(self.working_dir.clone()),
+            labels: Some(self.labels.clone().into_iter().collect()),
+            tty: Some(self.terminal == Terminal::Allocate),
+            attach_stdin: Some(forward),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            open_stdin: Some(forward),
+            // The process reads its end of file when our half of the attached connection ends.
+            stdin_once: Some(forward),
+            host_config: Some(self.to_host_config()),
+            ..ContainerCreateBody::default()
+        }
+    }
+
+    fn to_host_config(&self) -> HostConfig {
+        HostConfig {
+            network_mode: self.network.clone(),
+            memory: self.memory.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
+            nano_cpus: self.nano_cpus,
+            isolation: self.isolation.map(|isolation| match isolation {
+                Isolation::Process => HostConfigIsolationEnum::PROCESS,
+                Isolation::Hyperv => HostConfigIsolationEnum::HYPERV,
+            }),
+            // The output goes to the attached connection. A second copy of it on the engine's disk would have no
+            // reader, slow a chatty build down, and stay readable for others until the container is removed. Podman
+            // knows this driver by the same name.
+            log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
+            // The products are fetched after the process has ended.
+            auto_remove: Some(false),
+            ..HostConfig::default()
+        }
+    }
+}
+
+impl From<bollard::models::ContainerSummary> for ContainerSummary {
+    fn from(found: bollard::models::ContainerSummary) -> ContainerSummary {
+        let name = found.names.into_iter().flatten().next().unwrap_or_default();
+        ContainerSummary {
+            id: ContainerId(found.id.unwrap_or_default()),
+            name: name.trim_start_matches('/').to_owned(),
+            labels: found.labels.into_iter().flatten().collect(),
+            state: found.state.map(|state| state.to_string()).unwrap_or_default(),
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Images: what the engine has, and how it gets what it has not.
+
+use bollard::{
+    auth::DockerCredentials,
+    errors::Error as BollardError,
+    models::{CreateImageInfo, ImageInspect},
+    query_parameters::CreateImageOptionsBuilder,
+};
+use docker_credential::{CredentialRetrievalError, DockerCredential};
+use futures_util::StreamExt;
+
+use super::{Docker, EngineError, failed};
+use crate::engine::{
+    error::{Call, Operation, plain},
+    reference::Reference,
+};
+
+/// What an image says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageFacts {
+    /// Its id, which no tag can move away from under us.
+    pub id: String,
+    /// `linux`, `windows`.
+    pub os: String,
+    /// In Go's words: `amd64`, `arm64`.
+    pub architecture: String,
+    /// Such as `v8`; empty for most.
+    pub variant: String,
+    /// `USER[:GROUP]`; empty is root.
+    pub user: String,
+    /// Put in front of the command; empty for none.
+    pub entrypoint: Vec<String>,
+    /// What runs when no command is named.
+    pub cmd: Vec<String>,
+    /// `NAME=VALUE`.
+    pub env: Vec<String>,
+    /// Where the command runs when nothing else is named; may be empty.
+    pub working_dir: String,
+}
+
+/// A layer got further, in the engine's words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PullProgress {
+    /// The layer's id; empty for words about the whole image.
+    pub layer: String,
+    /// What is being done.
+    pub status: String,
+    /// Bytes done.
+    pub current: u64,
+    /// Bytes in all, where the registry said.
+    pub total: Option<u64>,
+}
+
+impl Docker {
+    /// Looks an image up on the engine; no registry is asked. `None`: the engine does not have it, or has it for
+    /// another platform than `platform` (`os/arch[/variant]`) only.
+    ///
+    /// # Errors
+    /// [`EngineError::BadReference`], and what befalls every request.
+    pub async fn image(
+        &self,
+        reference: &str,
+        platform: Option<&str>,
+    ) -> Result<Option<ImageFacts>, EngineError> {
+        let name = checked(reference)?.to_string();
+        let facts = match self.client.inspect_image(&name).await {
+            Ok(image) => ImageFacts::from(image),
+            Err(BollardError::DockerResponseServerError { status_code: 404, .. }) => return Ok(None),
+            Err(error) => return Err(failed(Call::new(Operation::InspectImage, name))(error)),
+        };
+        Ok(Some(facts).filter(|facts| platform.is_none_or(|platform| facts.is_for(platform))))
+    }
+
+    /// Makes the engine fetch an image from its registry, with the credentials that `docker login` left.
+    ///
+    /// # Errors
+    /// [`EngineError::ImageNotFound`], [`AccessDenied`](EngineError::AccessDenied),
+    /// [`RegistryUnreachable`](EngineError::RegistryUnreachable) and their kin.
+    pub async fn pull(
+        &self,
+        reference: &str,
+        platform: Option<&str>,
+        mut progress: impl FnMut(PullProgress) + Send,
+    ) -> Result<(), EngineError> {
+        let parsed = checked(reference)?;
+        let (Some((name, version)), Some(registry)) = (parsed.to_pull(), parsed.registry()) else {
+            return Err(EngineError::PullById { reference: reference.to_owned() });
+        };
+        let credentials = credentials_for(registry).await;
+        let options = CreateImageOptionsBuilder::new()
+            .from_image(&name)
+            .tag(&version)
+            .platform(platform.unwrap_or(""))
+            .build();
+        let call = || Call::new(Operation::Pull, &parsed);
+        let mut lines = self.client.create_image(Some(options), None, credentials);
+        while let Some(line) = lines.next().await {
+            match line {
+                Ok(line) => progress(PullProgress::from(line)),
+                Err(BollardError::DockerStreamError { error }) => {
+                    return Err(EngineError::from_pull(call(), 200, &error));
+                }
+                Err(BollardError::DockerResponseServerError { status_code, message }) => {
+                    return Err(EngineError::from_pull(call(), status_code, &message));
+                }
+                Err(error) => return Err(failed(call())(error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn checked(reference: &str) -> Result<Reference, EngineError> {
+    Reference::parse(reference)
+        .map_err(|why| EngineError::BadReference { reference: reference.to_owned(), why })
+}
+
+/// What Docker's own configuration has for a registry. Whatever goes wrong makes the pull anonymous, as with
+/// `docker pull`: public images must not need a working credential helper.
+async fn credentials_for(registry: &str) -> Option<DockerCredentials> {
+    // The name under which `docker login` keeps the default registry's, for historical reasons.
+    let key = if registry == "docker.io" { "https://index.docker.io/v1/" } else { registry }.to_owned();
+    let server = key.clone();
+    // Reads a file and may run a helper program.
+    let found = tokio::task::spawn_blocking(move || docker_credential::get_credential(&key)).await;
+    let credential = match found {
+        Ok(Ok(credential)) => credential,
+        Ok(Err(error)) => {
+            tell_why_anonymous(registry, &error);
+            return None;
+        }
+        Err(error) => {
+            tracing::debug!(registry, %error, "no credentials: the look-up did not finish");
+            return None;
+        }
+    };
+    let empty = DockerCredentials { serveraddress: Some(server), ..DockerCredentials::default() };
+    Some(match credential {
+        DockerCredential::IdentityToken(token) => DockerCredentials { identitytoken: Some(token), ..empty },
+        DockerCredential::UsernamePassword(username, password) => {
+            DockerCredentials { username: Some(username), password: Some(password), ..empty }
+        }
+    })
+}
+
+/// The helper's standard output stays out: it may hold a secret.
+fn tell_why_anonymous(registry: &str, error: &CredentialRetrievalError) {
+    match error {
+        CredentialRetrievalError::HelperFailure { helper, stderr, .. } => {
+            tracing::debug!(registry, helper, stderr = plain(stderr), "no credentials: the helper failed");
+        }
+        error => tracing::debug!(registry, %error, "no credentials"),
+    }
+}
+
+impl ImageFacts {
+    /// Whether the image is made for `platform`: `os`, `arch`, `os/arch` or `os/arch/variant`.
+    fn is_for(&self, platform: &str) -> bool {
+        let parts: Vec<&str> = platform.split('/').collect();
+        let is_os = |part: &str| part.eq_ignore_ascii_case(&self.os);
+        let is_arch = |part: &str| go_arch(part) == go_arch(&self.architecture);
+        match parts[..] {
+            [one] => is_os(one) || is_arch(one),
+            [os, arch] => is_os(os) && is_arch(arch),
+            [os, arch, variant] => {
+                let same_variant = self.variant.is_empty() || self.variant.eq_ignore_ascii_case(variant);
+                is_os(os) && is_arch(arch) && same_variant
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The kernel's names for architectures -> Go's, which images carry.
+fn go_arch(name: &str) -> String {
+    let name = name.to_ascii_lowercase();
+    match name.as_str() {
+        "x86_64" | "x86-64" => "amd64".to_owned(),
+        "aarch64" => "arm64".to_owned(),
+        "i386" | "i686" => "386".to_owned(),
+        "armhf" | "armel" => "arm".to_owned(),
+        _ => name,
+    }
+}
+
+impl From<ImageInspect> for ImageFacts {
+    fn from(image: ImageInspect) -> ImageFacts {
+        let config = image.config.unwrap_or_default();
+        ImageFacts {
+            id: image.id.unwrap_or_default(),
+            os: image.os.unwrap_or_default(),
+            architecture: image.architecture.unwrap_or_default(),
+            variant: image.variant.unwrap_or_default(),
+            user: config.user.unwrap_or_default(),
+            entrypoint: config.entrypoint.unwrap_or_default(),
+            cmd: config.cmd.unwrap_or_default(),
+            env: config.env.unwrap_or_default(),
+            working_dir: config.working_dir.unwrap_or_default(),
+        }
+    }
+}
+
+impl From<CreateImageInfo> for PullProgress {
+    fn from(line: CreateImageInfo) -> PullProgress {
+        let detail = line.progress_detail.unwrap_or_default();
+        let bytes = |n: Option<i64>| n.and_then(|n| u64::try_from(n).ok());
+        PullProgress {
+            layer: line.id.unwrap_or_default(),
+            status: line.status.unwrap_or_default(),
+            current: bytes(detail.current).unwrap_or(0),
+            total: bytes(detail.total).filter(|&total| total > 0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_for_another_platform_is_not_the_one_asked_for() {
+        let image = ImageInspect {
+            os: Some("linux".to_owned()),
+            architecture: Some("arm64".to_owned()),
+            variant: Some("v8".to_owned()),
+            ..ImageInspect::default()
+        };
+        let facts = ImageFacts::from(image);
+        for platform in ["linux", "arm64", "linux/arm64", "linux/aarch64", "Linux/arm64/v8"] {
+            assert!(facts.is_for(platform), "{platform}");
+        }
+        for platform in ["windows", "linux/amd64", "windows/arm64", "linux/arm64/v9", "", "a/b/c/d"] {
+            assert!(!facts.is_for(platform), "{platform}");
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! A Docker-compatible engine: Docker, Podman, Docker Desktop, Colima.
+//!
+//! Requests with small JSON answers go through bollard, over our own wire ([`connect`]); an attach is our own from the
+//! first byte to the last, because bollard guesses by the first byte whether it reads frames or a terminal.
+
+mod archive;
+mod attach;
+mod connect;
+mod container;
+mod image;
+
+use bollard::errors::Error as BollardError;
+
+pub use archive::{ArchiveStream, PathKind, PathStat};
+pub use attach::{AttachInput, AttachOutput, Attached};
+pub use connect::{ApiVersion, EngineFacts};
+pub use container::{
+    ContainerId, ContainerSpec, ContainerState, ContainerSummary, Delivery, Entrypoint, Removed,
+};
+pub use image::{ImageFacts, PullProgress};
+
+use self::connect::Wire;
+use super::error::{Call, EngineError};
+
+/// A connected engine. A clone speaks to the same one; each request has a connection of its own.
+#[derive(Clone)]
+pub struct Docker {
+    client: bollard::Docker,
+    wire: Wire,
+    facts: EngineFacts,
+}
+
+impl Docker {
+    /// What the engine said of itself.
+    pub fn facts(&self) -> &EngineFacts {
+        &self.facts
+    }
+}
+
+/// Turns bollard's error for `call` into ours.
+fn failed(call: Call) -> impl FnOnce(BollardError) -> EngineError {
+    move |error| EngineError::from_bollard(call, error)
+}

@@ -1,0 +1,709 @@
+//! What can go wrong between fastbuild and an engine: each kind with its evidence (what was tried, on what, what came
+//! back) and its advice. Wording only; what to do about an error is [`crate::build`]'s business.
+
+use std::{error::Error as StdError, fmt, io, path::PathBuf, time::Duration};
+
+use bollard::errors::Error as BollardError;
+
+use super::{docker::ApiVersion, reference::BadReference};
+use crate::tree::path::Escaped;
+
+/// A request, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// What was asked.
+    pub operation: Operation,
+    /// Of what: a container's id or name, an image's reference.
+    pub object: String,
+    /// The path inside of the container, for requests that have one.
+    pub path: Option<String>,
+}
+
+/// What can be asked of an engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// The engine's version.
+    Greet,
+    /// An image's facts.
+    InspectImage,
+    /// An image from its registry.
+    Pull,
+    /// A new container.
+    Create,
+    /// What lies at a path.
+    Stat,
+    /// Files into a container.
+    Put,
+    /// Files out of a container.
+    Get,
+    /// The streams of a container's process.
+    Attach,
+    /// Run a container's process.
+    Start,
+    /// The exit code of a container's process.
+    Wait,
+    /// A signal to a container's process.
+    Kill,
+    /// Another size for a container's terminal.
+    Resize,
+    /// A container's state.
+    InspectContainer,
+    /// A container's end.
+    Remove,
+    /// Which containers there are.
+    List,
+}
+
+impl Call {
+    pub(super) fn new(operation: Operation, object: impl fmt::Display) -> Call {
+        Call { operation, object: object.to_string(), path: None }
+    }
+
+    pub(super) fn at(operation: Operation, object: impl fmt::Display, path: &str) -> Call {
+        Call { path: Some(path.to_owned()), ..Call::new(operation, object) }
+    }
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Call { object, path, .. } = self;
+        let path = path.as_deref().unwrap_or("/");
+        match self.operation {
+            Operation::Greet => write!(f, "ask the engine for its version"),
+            Operation::InspectImage => write!(f, "look up image {object:?}"),
+            Operation::Pull => write!(f, "pull image {object:?}"),
+            Operation::Create => write!(f, "create container {object:?}"),
+            Operation::Stat => write!(f, "look at {path:?} in container {object}"),
+            Operation::Put => write!(f, "send files to {path:?} in container {object}"),
+            Operation::Get => write!(f, "fetch {path:?} from container {object}"),
+            Operation::Attach => write!(f, "attach to container {object}"),
+            Operation::Start => write!(f, "start container {object}"),
+            Operation::Wait => write!(f, "wait for container {object}"),
+            Operation::Kill => write!(f, "send a signal to container {object}"),
+            Operation::Resize => write!(f, "resize the terminal of container {object}"),
+            Operation::InspectContainer => write!(f, "look up container {object}"),
+            Operation::Remove => write!(f, "remove container {object}"),
+            Operation::List => write!(f, "list containers"),
+        }
+    }
+}
+
+/// What is wrong with the bytes of an attached container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadFrame {
+    /// A header that no engine writes.
+    #[error("a frame begins with {header:02x?}, which names neither standard output nor standard error")]
+    Header {
+        /// Its bytes.
+        header: [u8; 8],
+    },
+    /// The stream ended inside of a frame's header.
+    #[error("the stream ended after {have} of the 8 bytes of a frame's header")]
+    CutHeader {
+        /// How many bytes of it arrived.
+        have: usize,
+    },
+    /// The stream ended inside of a frame.
+    #[error("the stream ended {missing} bytes before the end of a frame")]
+    CutPayload {
+        /// How many bytes did not arrive.
+        missing: u32,
+    },
+}
+
+/// Why an engine did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// There is no socket (or pipe) at the address.
+    #[error("no engine: {address} does not exist")]
+    SocketMissing {
+        /// The engine's address.
+        address: String,
+    },
+    /// The address may not be opened by this user.
+    #[error("no engine: permission denied on {address}")]
+    PermissionDenied {
+        /// The engine's address.
+        address: String,
+    },
+    /// Nobody listens at the address.
+    #[error("no engine: {address} refused the connection")]
+    Refused {
+        /// The engine's address.
+        address: String,
+    },
+    /// The address's host name has no address.
+    #[error("no engine: the host of {address} was not found")]
+    HostNotFound {
+        /// The engine's address.
+        address: String,
+        /// What the resolver said.
+        #[source]
+        source: io::Error,
+    },
+    /// Another error while connecting.
+    #[error("no engine: could not connect to {address}")]
+    Unreachable {
+        /// The engine's address.
+        address: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Connected or not, no answer in time.
+    #[error("no engine: {address} did not answer within {} s", waited.as_secs())]
+    NoAnswer {
+        /// The engine's address.
+        address: String,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// Something answers that does not speak the Engine API.
+    #[error("wrong API: {address} answers, but not as a Docker-compatible engine: {answer}")]
+    WrongApi {
+        /// The engine's address.
+        address: String,
+        /// The beginning of what it answered.
+        answer: String,
+    },
+    /// An engine older than fastbuild can use.
+    #[error("wrong API: the engine at {address} speaks version {found}, fastbuild needs {needed} or newer")]
+    ApiTooOld {
+        /// The engine's address.
+        address: String,
+        /// What it speaks at best.
+        found: ApiVersion,
+        /// What is needed.
+        needed: ApiVersion,
+    },
+    /// The engine went away in the middle of a request, or since the last one.
+    #[error("the engine went away: could not {call}: {detail}")]
+    Gone {
+        /// What was tried.
+        call: Call,
+        /// How it showed.
+        detail: String,
+    },
+    /// The container is not there (any more).
+    #[error("could not {call}: the container is gone")]
+    NoSuchContainer {
+        /// What was tried.
+        call: Call,
+    },
+    /// The container is there, the path in it is not.
+    #[error("{path:?} is not in container {container}")]
+    NotThere {
+        /// The container.
+        container: String,
+        /// The path.
+        path: String,
+    },
+    /// A path that was to be read as a small file is something else.
+    #[error("{path:?} in container {container} is no file of at most {max} bytes")]
+    NotASmallFile {
+        /// The container.
+        container: String,
+        /// The path.
+        path: String,
+        /// The limit, in bytes.
+        max: u64,
+    },
+    /// The image's name cannot be one.
+    #[error("{reference:?} is not the name of an image: {why}")]
+    BadReference {
+        /// What was given.
+        reference: String,
+        /// What is wrong with it.
+        why: BadReference,
+    },
+    /// An image's id was to be pulled.
+    #[error("the engine does not have image {reference}, and an id cannot be pulled")]
+    PullById {
+        /// The id.
+        reference: String,
+    },
+    /// Neither the engine nor the registry has the image.
+    #[error("image {reference:?} was not found: {message}")]
+    ImageNotFound {
+        /// The image.
+        reference: String,
+        /// What the engine said.
+        message: String,
+    },
+    /// The image is there, but not for the platform.
+    #[error("image {reference:?} does not exist for the platform: {message}")]
+    NoSuchPlatform {
+        /// The image.
+        reference: String,
+        /// What the engine said.
+        message: String,
+    },
+    /// The registry does not give the image to this user.
+    #[error("the registry does not give out image {reference:?}: {message}")]
+    AccessDenied {
+        /// The image.
+        reference: String,
+        /// What the engine said.
+        message: String,
+    },
+    /// The registry gives out nothing more for now.
+    #[error("the registry limits pulls: image {reference:?}: {message}")]
+    RateLimited {
+        /// The image.
+        reference: String,
+        /// What the engine said.
+        message: String,
+    },
+    /// The engine does not reach the registry.
+    #[error("the engine does not reach the registry of image {reference:?}: {message}")]
+    RegistryUnreachable {
+        /// The image.
+        reference: String,
+        /// What the engine said.
+        message: String,
+    },
+    /// The container's name is in use.
+    #[error("could not {call}: the name is in use")]
+    NameTaken {
+        /// What was tried.
+        call: Call,
+        /// What the engine said.
+        message: String,
+    },
+    /// The working directory is a file, or the command's user may not enter it.
+    #[error("could not {call}: the working directory cannot be used: {message}")]
+    WorkingDirectory {
+        /// What was tried.
+        call: Call,
+        /// What the engine said.
+        message: String,
+    },
+    /// The engine's disk is full.
+    #[error("could not {call}: the engine's disk is full: {message}")]
+    NoSpace {
+        /// What was tried.
+        call: Call,
+        /// What the engine said.
+        message: String,
+    },
+    /// The container's path cannot be written.
+    #[error("could not {call}: it is read-only there: {message}")]
+    ReadOnly {
+        /// What was tried.
+        call: Call,
+        /// What the engine said.
+        message: String,
+    },
+    /// What we were sending could not be read; the engine has refused nothing.
+    #[error("could not {call}: what was to be sent could not be read")]
+    Body {
+        /// What was tried.
+        call: Call,
+        /// Why the body ended.
+        #[source]
+        source: io::Error,
+    },
+    /// The streams of an attached container are damaged.
+    #[error("the output of container {container} is damaged")]
+    Frame {
+        /// The container.
+        container: String,
+        /// How.
+        #[source]
+        source: BadFrame,
+    },
+    /// The engine answered something that cannot be read.
+    #[error("could not {call}: the engine's answer cannot be read: {message}")]
+    BadAnswer {
+        /// What was tried.
+        call: Call,
+        /// What is wrong with the answer.
+        message: String,
+    },
+    /// The engine said no, for a reason that has no kind of its own here.
+    #[error("could not {call}: the engine answered {status}: {message}")]
+    Api {
+        /// What was tried.
+        call: Call,
+        /// The HTTP status.
+        status: u16,
+        /// What the engine said.
+        message: String,
+    },
+}
+
+/// Why a container's process did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Exit code 127.
+    #[error("command {what:?} was not found in the image: {message}")]
+    CommandNotFound {
+        /// The program.
+        what: String,
+        /// What the engine said.
+        message: String,
+    },
+    /// Exit code 126.
+    #[error("command {what:?} cannot be executed: {message}")]
+    NotExecutable {
+        /// The program.
+        what: String,
+        /// What the engine said.
+        message: String,
+    },
+    /// Anything else.
+    #[error(transparent)]
+    Other(#[from] EngineError),
+}
+
+impl EngineError {
+    /// What a user could do next; none when the message says it all.
+    pub fn advice(&self) -> Option<String> {
+        let text = match self {
+            EngineError::SocketMissing { .. } => {
+                "is Docker or Podman installed and running? If it listens elsewhere, name it with -H/--host or DOCKER_HOST"
+            }
+            EngineError::PermissionDenied { .. } => {
+                "add your user to the \"docker\" group and log in again, run a rootless engine, or name another engine \
+                 with -H/--host or DOCKER_HOST"
+            }
+            EngineError::Refused { .. } => {
+                "the engine is not running, or listens elsewhere: start it, or name the right address with -H/--host \
+                 or DOCKER_HOST"
+            }
+            EngineError::HostNotFound { .. } => "check the host's name in -H/--host or DOCKER_HOST",
+            EngineError::Unreachable { .. } => {
+                "check the address in -H/--host or DOCKER_HOST, and that a network leads there"
+            }
+            EngineError::NoAnswer { .. } => {
+                "is the engine overloaded, or just starting? `docker version` should answer too"
+            }
+            EngineError::WrongApi { answer, .. } if answer.contains("HTTPS") || answer.contains("TLS") => {
+                "the engine wants TLS, which fastbuild does not speak yet: name its socket, or a port without TLS"
+            }
+            EngineError::WrongApi { .. } => {
+                "check the address in -H/--host or DOCKER_HOST: it must be an engine's API, not a registry or a web server"
+            }
+            EngineError::ApiTooOld { .. } => {
+                "update the engine: Docker 19.03, or Podman 3, is the oldest that will do"
+            }
+            EngineError::Gone { .. } => {
+                "was the engine stopped or restarted? Its own log tells; on Linux: `journalctl -u docker`"
+            }
+            EngineError::NoSuchContainer { .. } => {
+                "somebody removed it while the build ran (a prune job?); run the build again"
+            }
+            EngineError::BadReference { .. } => {
+                "an image is named as in `docker pull`: [REGISTRY/]NAME[:TAG][@DIGEST]"
+            }
+            EngineError::PullById { .. } => {
+                "name the image by its tag or digest, or load it into the engine before"
+            }
+            EngineError::ImageNotFound { .. } => {
+                "check the name and the tag; an image only built here needs no pull"
+            }
+            EngineError::NoSuchPlatform { .. } => {
+                "leave out --platform, or name one that the image is made for"
+            }
+            EngineError::AccessDenied { .. } => {
+                "check the name; if the image is private, log in with `docker login` as the user who runs fastbuild"
+            }
+            EngineError::RateLimited { .. } => {
+                "log in with `docker login`, wait, or use a mirror; --pull never uses what is there"
+            }
+            EngineError::RegistryUnreachable { .. } => {
+                "check the engine's network and proxy; --pull never uses an image that the engine has already"
+            }
+            EngineError::NameTaken { .. } => {
+                "another container has that name; remove it, or wait for the run that owns it"
+            }
+            EngineError::WorkingDirectory { .. } => {
+                "name a directory with -w/--workdir that the command's user may enter"
+            }
+            EngineError::NoSpace { .. } => {
+                "free space where the engine keeps its containers (`docker system df`, `docker system prune`), or leave out \
+                 large directories with --exclude"
+            }
+            EngineError::ReadOnly { .. } => "name a directory with -w/--workdir that can be written",
+            EngineError::Frame { .. } | EngineError::BadAnswer { .. } => {
+                "is there a proxy between fastbuild and the engine? Try the engine's own socket"
+            }
+            EngineError::NotThere { .. }
+            | EngineError::NotASmallFile { .. }
+            | EngineError::Body { .. }
+            | EngineError::Api { .. } => return None,
+        };
+        Some(text.to_owned())
+    }
+
+    /// The one place where bollard's errors become ours.
+    pub(super) fn from_bollard(call: Call, error: BollardError) -> EngineError {
+        match error {
+            BollardError::DockerResponseServerError { status_code, message } => {
+                EngineError::from_answer(call, status_code, &message)
+            }
+            // The engine answered once, at `connect`; from there on, a broken connection means that it went away.
+            error @ (BollardError::IOError { .. } | BollardError::HyperResponseError { .. }) => {
+                EngineError::Gone { call, detail: chain(&error) }
+            }
+            error => EngineError::BadAnswer { call, message: chain(&error) },
+        }
+    }
+
+    /// An answer that is no success -> its kind. Engines tell kinds apart by message more than by status.
+    pub(super) fn from_answer(call: Call, status: u16, message: &str) -> EngineError {
+        let lower = message.to_lowercase();
+        let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+        let message = plain(message);
+        if says(&["no space left on device", "disk quota exceeded", "not enough space on the disk"]) {
+            return EngineError::NoSpace { call, message };
+        }
+        if says(&["read-only file system", "marked read-only", "is read only"]) {
+            return EngineError::ReadOnly { call, message };
+        }
+        match status {
+            404 if says(&["no such image", "image not known", "unable to find image"]) => {
+                EngineError::ImageNotFound { reference: call.object, message }
+            }
+            404 if says(&["no such container"]) => EngineError::NoSuchContainer { call },
+            // A HEAD request's answer has no message; a path's 404 is sorted out before.
+            404 if message.is_empty() && call.path.is_none() => EngineError::NoSuchContainer { call },
+            _ if says(&["name is already in use", "name already in use", "already in use by container"])
+                || says(&["is already in use"]) && call.operation == Operation::Create =>
+            {
+                EngineError::NameTaken { call, message }
+            }
+            _ if is_about_the_working_directory(&lower) => EngineError::WorkingDirectory { call, message },
+            _ => EngineError::Api { call, status, message },
+        }
+    }
+
+    /// What a pull ended with -> its kind.
+    pub(super) fn from_pull(call: Call, status: u16, message: &str) -> EngineError {
+        let lower = message.to_lowercase();
+        let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+        let (reference, text) = (call.object.clone(), plain(message));
+        // The network comes first: "lookup HOST: no such host" also has the sound of an image not found.
+        if says(UNREACHABLE) {
+            EngineError::RegistryUnreachable { reference, message: text }
+        } else if says(&["toomanyrequests", "rate limit", "too many requests"]) {
+            EngineError::RateLimited { reference, message: text }
+        } else if says(&[
+            "no matching manifest",
+            "no image found in manifest list",
+            "no image found in image index",
+        ]) || says(&[
+            "does not match the specified platform",
+            "does not provide the specified platform",
+        ]) {
+            EngineError::NoSuchPlatform { reference, message: text }
+        } else if says(&["denied", "unauthorized", "authentication required", "forbidden", "no basic auth"]) {
+            EngineError::AccessDenied { reference, message: text }
+        } else if says(&["manifest unknown", "not found", "name unknown", "no such image", "does not exist"])
+        {
+            EngineError::ImageNotFound { reference, message: text }
+        } else {
+            EngineError::from_answer(call, status, message)
+        }
+    }
+}
+
+/// How engines word that a registry cannot be reached.
+const UNREACHABLE: &[&str] = &[
+    "dial tcp",
+    "no such host",
+    "connection refused",
+    "connection reset",
+    "i/o timeout",
+    "handshake timeout",
+    "client.timeout",
+    "context deadline exceeded",
+    "network is unreachable",
+    "no route to host",
+    "server misbehaving",
+    "proxyconnect",
+    "x509:",
+    "http response to https client",
+    "pinging container registry",
+    "unexpected eof",
+];
+
+/// Docker makes the directory when it creates the container, runc enters it when it starts the command, and Podman
+/// looks for it between the two.
+fn is_about_the_working_directory(lower: &str) -> bool {
+    lower.contains("cannot mkdir") && lower.contains("is not a directory")
+        || lower.contains("chdir to cwd")
+        || lower.contains("cwd") && (lower.contains("not a directory") || lower.contains("permission denied"))
+        || lower.contains("workdir")
+            && (lower.contains("does not exist") || lower.contains("not a directory"))
+        || lower.contains("working directory")
+            && (lower.contains("invalid") || lower.contains("not a directory"))
+}
+
+/// Why a start failed, from the container's exit code and the engine's message.
+///
+/// The exit code is the better witness, but Docker also says 126 and 127 for a working directory that is no use, and
+/// some engines leave it at 0.
+pub(super) fn why_not_started(what: String, exit_code: Option<i64>, error: EngineError) -> StartError {
+    let EngineError::Api { message, .. } = &error else {
+        return StartError::Other(error);
+    };
+    let lower = message.to_lowercase();
+    let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+    let message = message.clone();
+    let not_found = says(&["executable file", "command that was not found"]) && says(&["not found"])
+        || says(&["no such file or directory", "system cannot find the"]) && says(&["exec", "createprocess"]);
+    let not_executable =
+        says(&["permission denied", "is a directory", "exec format error", "not executable"])
+            && says(&["exec", "oci permission denied"]);
+    match exit_code {
+        Some(127) => StartError::CommandNotFound { what, message },
+        Some(126) => StartError::NotExecutable { what, message },
+        _ if not_found => StartError::CommandNotFound { what, message },
+        _ if not_executable => StartError::NotExecutable { what, message },
+        _ => StartError::Other(error),
+    }
+}
+
+/// An engine's words, fit for one line of a terminal.
+pub(super) fn plain(message: &str) -> String {
+    Escaped(message.trim().as_bytes()).to_string()
+}
+
+/// An error and its causes in one line; hyper's top level says little.
+pub(super) fn chain(error: &dyn StdError) -> String {
+    let mut text = plain(&error.to_string());
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = plain(&error.to_string());
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// A socket's path, for [`EngineError`]'s addresses.
+pub(super) fn socket_address(path: &PathBuf) -> String {
+    format!("unix://{}", Escaped(path.as_os_str().as_encoded_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(operation: Operation) -> Call {
+        Call::new(operation, "x")
+    }
+
+    /// The name of an error's variant, for tables.
+    fn kind(error: &dyn fmt::Debug) -> String {
+        let text = format!("{error:?}");
+        text.split([' ', '(', '{']).next().unwrap().to_owned()
+    }
+
+    #[test]
+    fn answers_are_told_apart_by_status_and_message() {
+        let cases = [
+            (Operation::Kill, 404, "No such container: x", "NoSuchContainer"),
+            (
+                Operation::Wait,
+                404,
+                "no container with name or ID \"x\" found: no such container",
+                "NoSuchContainer",
+            ),
+            (Operation::InspectContainer, 404, "", "NoSuchContainer"),
+            (Operation::Create, 404, "No such image: x:latest", "ImageNotFound"),
+            (
+                Operation::Create,
+                409,
+                "Conflict. The container name \"/x\" is already in use by container \"1\"",
+                "NameTaken",
+            ),
+            (
+                Operation::Create,
+                500,
+                "creating container storage: the container name \"x\" is already in use by 1",
+                "NameTaken",
+            ),
+            (Operation::Create, 400, "Cannot mkdir: /etc/passwd is not a directory", "WorkingDirectory"),
+            (Operation::Start, 500, "workdir \"/x\" does not exist on container 1", "WorkingDirectory"),
+            (Operation::Put, 500, "write /f: no space left on device", "NoSpace"),
+            (Operation::Put, 403, "container rootfs is marked read-only", "ReadOnly"),
+            (Operation::Put, 500, "mkdir /x: read-only file system", "ReadOnly"),
+            (Operation::Kill, 500, "something new", "Api"),
+        ];
+        for (operation, status, message, expected) in cases {
+            let error = EngineError::from_answer(call(operation), status, message);
+            assert_eq!(kind(&error), expected, "{status} {message}");
+        }
+    }
+
+    #[test]
+    fn pulls_fail_for_reasons_that_are_told_apart() {
+        let cases = [
+            (
+                "Get \"http://localhost:1/v2/\": dial tcp 127.0.0.1:1: connect: connection refused",
+                "RegistryUnreachable",
+            ),
+            ("Get \"https://r/v2/\": dial tcp: lookup r on 10.0.0.1:53: no such host", "RegistryUnreachable"),
+            ("Get \"https://r/v2/\": x509: certificate signed by unknown authority", "RegistryUnreachable"),
+            ("manifest for x:9 not found: manifest unknown: manifest unknown", "ImageNotFound"),
+            (
+                "pull access denied for x, repository does not exist or may require 'docker login'",
+                "AccessDenied",
+            ),
+            ("unauthorized: authentication required", "AccessDenied"),
+            ("no matching manifest for windows/amd64 in the manifest list entries", "NoSuchPlatform"),
+            ("toomanyrequests: You have reached your pull rate limit.", "RateLimited"),
+            ("failed to register layer: write /x: no space left on device", "NoSpace"),
+            ("something new", "Api"),
+        ];
+        for (message, expected) in cases {
+            assert_eq!(
+                kind(&EngineError::from_pull(call(Operation::Pull), 500, message)),
+                expected,
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn starts_fail_for_reasons_that_are_told_apart() {
+        let runc = |what: &str| {
+            format!(
+                "OCI runtime create failed: runc create failed: unable to start container process: {what}: unknown"
+            )
+        };
+        let cases = [
+            (Some(127), runc("exec: \"nope\": executable file not found in $PATH"), "CommandNotFound"),
+            (Some(0), runc("exec: \"nope\": executable file not found in $PATH"), "CommandNotFound"),
+            (None, runc("exec: \"/nope\": stat /nope: no such file or directory"), "CommandNotFound"),
+            (None, "crun: executable file `nope` not found in $PATH: No such file or directory: OCI runtime attempted to invoke a command that was not found".to_owned(), "CommandNotFound"),
+            (Some(126), runc("exec: \"/etc\": permission denied"), "NotExecutable"),
+            (None, runc("exec: \"/etc\": is a directory"), "NotExecutable"),
+            (None, "crun: open executable: Permission denied: OCI permission denied".to_owned(), "NotExecutable"),
+            (Some(126), runc("exec: \"/x\": chdir to cwd (\"/root/x\") set in config.json failed: permission denied"), "Other"),
+            (Some(128), "error while creating mount source path '/x': mkdir /x: no such file or directory".to_owned(), "Other"),
+            (Some(0), "driver failed programming external connectivity".to_owned(), "Other"),
+        ];
+        for (exit_code, message, expected) in cases {
+            let error = EngineError::from_answer(call(Operation::Start), 400, &message);
+            assert_eq!(
+                kind(&why_not_started("x".to_owned(), exit_code, error)),
+                expected,
+                "{exit_code:?} {message}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_engines_words_cannot_move_the_cursor() {
+        let error = EngineError::from_answer(call(Operation::Kill), 500, "no\n\x1b[2Jway\n");
+        assert_eq!(
+            error.to_string(),
+            "could not send a signal to container x: the engine answered 500: no\\n\\u{1b}[2Jway"
+        );
+    }
+}

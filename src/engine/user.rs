@@ -1,0 +1,198 @@
+//! `USER[:GROUP]` and the image's own tables -> the ids that the command will run with. Pure.
+//!
+//! The engine resolves the user when the command starts, which is too late for us: uploaded files must belong to that
+//! user before. So this repeats what `docker run` does, from the same two files.
+
+use std::fmt;
+
+/// The highest id that engines take.
+const MAX_ID: u32 = i32::MAX as u32;
+
+/// A user's and a group's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ids {
+    /// The user's.
+    pub uid: u32,
+    /// The group's.
+    pub gid: u32,
+}
+
+/// Which table of the image a name is looked up in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Table {
+    /// `/etc/passwd`.
+    Passwd,
+    /// `/etc/group`.
+    Group,
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Table::Passwd => "/etc/passwd",
+            Table::Group => "/etc/group",
+        })
+    }
+}
+
+/// Why a user specification gives no ids.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UserError {
+    /// A name that the image does not know.
+    #[error("{name:?} is not in the image's {table}")]
+    Unknown {
+        /// The name asked for.
+        name: String,
+        /// Where it was looked for.
+        table: Table,
+    },
+    /// A number that no system has.
+    #[error("{number} is no user or group id: they go from 0 to {MAX_ID}")]
+    OutOfRange {
+        /// The number asked for.
+        number: String,
+    },
+}
+
+/// Resolves `spec` as `docker run --user` does. `passwd` and `group` are the contents of the image's files; none when
+/// it has no such file.
+///
+/// A number is always an id, even where a user has that number for a name. A user without a group gets the group of
+/// its line in `passwd`, or 0 without a line. An empty `spec` is user 0. Lines without proper numbers are passed over;
+/// engines read such a number as 0, which would hand files to root by accident.
+///
+/// # Errors
+/// A name that is not in its table, or a number out of range.
+pub fn resolve(spec: &str, passwd: Option<&[u8]>, group: Option<&[u8]>) -> Result<Ids, UserError> {
+    let (user, named_group) = spec.split_once(':').unwrap_or((spec, ""));
+    let own = resolve_user(user, passwd.unwrap_or_default())?;
+    if named_group.is_empty() {
+        return Ok(own);
+    }
+    let gid = resolve_group(named_group, group.unwrap_or_default())?;
+    Ok(Ids { uid: own.uid, gid })
+}
+
+fn resolve_user(user: &str, passwd: &[u8]) -> Result<Ids, UserError> {
+    let wanted = if user.is_empty() { Some(0) } else { id(user)? };
+    let line = entries(passwd)
+        .filter_map(|fields| Some((*fields.first()?, number(fields.get(2)?)?, number(fields.get(3)?)?)))
+        .find(|&(name, uid, _)| wanted.map_or(name == user.as_bytes(), |wanted| wanted == uid));
+    match (line, wanted) {
+        (Some((_, uid, gid)), _) => Ok(Ids { uid, gid }),
+        (None, Some(uid)) => Ok(Ids { uid, gid: 0 }),
+        (None, None) => Err(UserError::Unknown { name: user.to_owned(), table: Table::Passwd }),
+    }
+}
+
+fn resolve_group(group: &str, table: &[u8]) -> Result<u32, UserError> {
+    if let Some(gid) = id(group)? {
+        return Ok(gid);
+    }
+    entries(table)
+        .filter_map(|fields| Some((*fields.first()?, number(fields.get(2)?)?)))
+        .find(|&(name, _)| name == group.as_bytes())
+        .map(|(_, gid)| gid)
+        .ok_or_else(|| UserError::Unknown { name: group.to_owned(), table: Table::Group })
+}
+
+/// The number that `text` is, when it is one at all.
+fn id(text: &str) -> Result<Option<u32>, UserError> {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Ok(None);
+    }
+    match text.parse::<u32>() {
+        Ok(id) if id <= MAX_ID => Ok(Some(id)),
+        _ => Err(UserError::OutOfRange { number: text.to_owned() }),
+    }
+}
+
+fn entries(table: &[u8]) -> impl Iterator<Item = Vec<&[u8]>> {
+    table
+        .split(|&b| b == b'\n')
+        .map(<[u8]>::trim_ascii)
+        .filter(|line| !line.is_empty() && !line.starts_with(b"#"))
+        .map(|line| line.split(|&b| b == b':').collect())
+}
+
+fn number(field: &&[u8]) -> Option<u32> {
+    str::from_utf8(field).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\n\
+        # a comment:x:7:7\n\
+        \n\
+        app:x:1000:1001::/home/app:/bin/sh\r\n\
+        caf\xe9:x:1100:1101::/:/bin/sh\n\
+        2000:x:2001:2002::/:/bin/sh\n\
+        broken:x:abc:def::/:/bin/sh\n\
+        short:x\n\
+        app:x:9:9:second line of the same name:/:/bin/sh\n\
+        last:x:3000:3001::/:/bin/sh";
+    const GROUP: &[u8] = b"root:x:0:\napp:x:1001:\nstaff:x:50:app,root\n4000:x:4001:\nbad:x:nan:";
+
+    #[test]
+    fn users_are_resolved_as_docker_run_does() {
+        let cases: &[(&str, u32, u32)] = &[
+            ("", 0, 0),
+            (":", 0, 0),
+            (":staff", 0, 50),
+            ("root", 0, 0),
+            ("app", 1000, 1001),
+            ("app:", 1000, 1001),
+            ("app:staff", 1000, 50),
+            ("app:7", 1000, 7),
+            ("1000", 1000, 1001),
+            ("1000:staff", 1000, 50),
+            ("5", 5, 0),
+            ("5:6", 5, 6),
+            ("2000", 2000, 0),
+            ("root:4000", 0, 4000),
+            ("last", 3000, 3001),
+            ("2147483647", 2_147_483_647, 0),
+        ];
+        for (spec, uid, gid) in cases {
+            assert_eq!(
+                resolve(spec, Some(PASSWD), Some(GROUP)),
+                Ok(Ids { uid: *uid, gid: *gid }),
+                "{spec:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_image_without_tables_takes_numbers_only() {
+        assert_eq!(resolve("", None, None), Ok(Ids { uid: 0, gid: 0 }));
+        assert_eq!(resolve("12:34", None, None), Ok(Ids { uid: 12, gid: 34 }));
+        let unknown = UserError::Unknown { name: "root".to_owned(), table: Table::Passwd };
+        assert_eq!(resolve("root", None, None), Err(unknown));
+    }
+
+    #[test]
+    fn what_the_image_does_not_know_is_named() {
+        let unknown = |name: &str, table| UserError::Unknown { name: name.to_owned(), table };
+        let out_of_range = |number: &str| UserError::OutOfRange { number: number.to_owned() };
+        let cases = [
+            ("nobody", unknown("nobody", Table::Passwd)),
+            ("broken", unknown("broken", Table::Passwd)),
+            ("short", unknown("short", Table::Passwd)),
+            ("app:wheel", unknown("wheel", Table::Group)),
+            ("app:bad", unknown("bad", Table::Group)),
+            ("-1", out_of_range("-1")),
+            ("2147483648", out_of_range("2147483648")),
+            ("0:99999999999999999999", out_of_range("99999999999999999999")),
+        ];
+        for (spec, why) in cases {
+            assert_eq!(resolve(spec, Some(PASSWD), Some(GROUP)), Err(why), "{spec:?}");
+        }
+        assert_eq!(
+            unknown("nobody", Table::Passwd).to_string(),
+            "\"nobody\" is not in the image's /etc/passwd"
+        );
+    }
+}

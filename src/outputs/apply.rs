@@ -1,0 +1,767 @@
+//! Steps -> the host, all or nothing.
+//!
+//! Each step is one rename (or mkdir, rmdir, chmod) below directory handles and can be taken back: a file that is
+//! replaced is *exchanged* with its slot, a file that is deleted is renamed into the staging directory. What comes out
+//! of an exchange is looked at before anything else happens: if somebody changed it since it was compared, it goes back,
+//! and the build's version is put beside it. So no edit of the user's is lost to the moment between look and rename.
+//!
+//! When a step fails, all steps before it are taken back. When fastbuild dies, the journal has the steps that are
+//! missing ([`recover`]).
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    path::{Path, PathBuf},
+};
+
+use cap_std::fs::Dir;
+
+use super::{
+    OutputError, host_error,
+    journal::{self, Journal},
+    ops::{Action, Identity, Op, Over, SHADOW, Slot},
+    record::{Content, Record, Written},
+    stage::{Claim, Stage, Staged, digest_of, free_name_beside},
+    target::{Target, Walk},
+};
+use crate::{
+    plan::ApplyMode,
+    report::events::{Applied, Warning},
+    sys::at::{self, Look},
+    tree::{Kind, RelPath, Timestamp},
+};
+
+/// Where an apply keeps its books.
+#[derive(Debug, Clone)]
+pub struct Books {
+    /// The run's id.
+    pub run: String,
+    /// The journal's place.
+    pub journal: PathBuf,
+    /// The record's place.
+    pub record: PathBuf,
+    /// Where the user's files go that are in the way.
+    pub displaced: PathBuf,
+}
+
+/// What an apply did.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Counts.
+    pub applied: Applied,
+    /// What the user should know.
+    pub warnings: Vec<Warning>,
+}
+
+/// Puts all outputs of a run in place.
+///
+/// # Errors
+/// [`OutputError::TakenBack`]: the host is as it was. [`OutputError::Torn`]: it is not, and the error says where the
+/// rest lies.
+pub fn apply(mut outputs: Vec<Staged>, mut record: Record, books: &Books) -> Result<Outcome, OutputError> {
+    for output in &mut outputs {
+        if output.apply == ApplyMode::Atomic {
+            prepare_swap(output)?;
+        }
+    }
+    if outputs.iter().all(|output| output.ops.is_empty()) {
+        return finish(outputs, Vec::new(), &mut record, books);
+    }
+    let entries = outputs.iter().map(|output| journal::Entry {
+        base: output.target.base.clone(),
+        stage: output.stage.path.clone(),
+        ops: output.ops.clone(),
+    });
+    Journal::new(books.run.clone(), books.displaced.clone(), entries.collect())
+        .commit(&books.journal)
+        .map_err(bookkeeping("write", &books.journal))?;
+    match carry_out(&mut outputs, &books.displaced) {
+        Ok(late) => {
+            let outcome = finish(outputs, late, &mut record, books)?;
+            Journal::remove(&books.journal).map_err(bookkeeping("remove", &books.journal))?;
+            Ok(outcome)
+        }
+        Err(error) => {
+            // Taken back, or torn with the stage kept: either way there is nothing that a next start should finish.
+            Journal::remove(&books.journal).map_err(bookkeeping("remove", &books.journal))?;
+            Err(error)
+        }
+    }
+}
+
+/// What [`recover`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recovered {
+    /// Steps carried out now.
+    pub files: u64,
+    /// Steps that could not be: their bytes were lost.
+    pub lost: u64,
+}
+
+/// Finishes what a run that died had begun to put in place. The project's lock must be held.
+///
+/// # Errors
+/// When a step fails; the journal stays, and the next start tries again.
+pub fn recover(journal_path: &Path, record_path: &Path) -> Result<Option<Recovered>, OutputError> {
+    let Some(journal) = Journal::load(journal_path) else {
+        // Damaged or of another version: nothing that can be carried out. Its stage is removed with its run's.
+        Journal::remove(journal_path).map_err(bookkeeping("remove", journal_path))?;
+        return Ok(None);
+    };
+    let mut record = Record::load(record_path);
+    let mut recovered = Recovered { files: 0, lost: 0 };
+    for entry in &journal.entries {
+        // Without its stage or its base there is nothing left to do: the run had come to its end, or somebody tidied up.
+        let (Ok(mut stage), Ok(target)) = (Stage::reopen(&entry.stage), Target::directory(&entry.base)) else {
+            continue;
+        };
+        let (whole, lost): (Vec<_>, Vec<_>) = entry.ops.iter().cloned().partition(|op| is_whole(op, &stage));
+        recovered.lost += lost.len() as u64;
+        let mut executor = Executor::new(&target, &mut stage);
+        for op in &whole {
+            executor.carry_out(op).map_err(|(what, source)| OutputError::Host {
+                what,
+                path: target.absolute(&op.path),
+                source,
+            })?;
+        }
+        recovered.files += executor.undo.len() as u64;
+        let done = executor.into_done();
+        save_displaced(&stage, &done.displaced, &target, &journal.displaced)?;
+        settle_directories(&target, &done.made);
+        let claims: Vec<_> = whole.iter().filter_map(claim_of).collect();
+        let seen = stage.now().map_err(host_error("make a file in", &stage.path))?;
+        note_claims(&mut record, &target, &claims, &done.conflicts, seen);
+    }
+    record.save(record_path).map_err(bookkeeping("write", record_path))?;
+    Journal::remove(journal_path).map_err(bookkeeping("remove", journal_path))?;
+    Ok(Some(recovered))
+}
+
+fn claim_of(op: &Op) -> Option<Claim> {
+    match &op.action {
+        Action::Put { slot, .. } => {
+            Some(Claim { path: op.path.clone(), what: slot.what.clone(), id: Some(slot.id) })
+        }
+        Action::MakeDir { mtime: Some(_), .. } => {
+            Some(Claim { path: op.path.clone(), what: Content::Directory, id: None })
+        }
+        _ => None,
+    }
+}
+
+/// Whether a step's bytes are still what was staged, which a power cut does not promise.
+fn is_whole(op: &Op, stage: &Stage) -> bool {
+    let Action::Put { slot: slot @ Slot { what: Content::File(digest), .. }, .. } = &op.action else { return true };
+    match at::look(&stage.dir, &slot.name()) {
+        Ok(Some(look)) if Identity::from(&look).ino == slot.id.ino => {
+            at::open_file(&stage.dir, &slot.name()).and_then(|mut file| digest_of(&mut file)).is_ok_and(|d| d == *digest)
+        }
+        // It is in place already.
+        _ => true,
+    }
+}
+
+fn bookkeeping(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OutputError {
+    let path = path.to_owned();
+    move |source| OutputError::Bookkeeping { what, path, source }
+}
+
+/// What the steps of one output left to be done.
+#[derive(Debug, Default)]
+struct Done {
+    made: Vec<Made>,
+    displaced: Vec<(RelPath, Vec<u8>)>,
+    conflicts: Vec<LateConflict>,
+    displaced_files: u64,
+}
+
+impl Done {
+    fn absorb(&mut self, other: Done) {
+        self.made.extend(other.made);
+        self.displaced.extend(other.displaced);
+        self.conflicts.extend(other.conflicts);
+        self.displaced_files += other.displaced_files;
+    }
+}
+
+#[derive(Debug)]
+struct Made {
+    path: RelPath,
+    mode: u32,
+    mtime: Timestamp,
+}
+
+/// The user changed a path after it was compared.
+#[derive(Debug)]
+struct LateConflict {
+    path: RelPath,
+    beside: Option<RelPath>,
+}
+
+fn carry_out(outputs: &mut [Staged], displaced: &Path) -> Result<Vec<Done>, OutputError> {
+    let mut finished: Vec<(Vec<Undo>, Done)> = Vec::new();
+    for index in 0..outputs.len() {
+        let output = &mut outputs[index];
+        let mut executor = Executor::new(&output.target, &mut output.stage);
+        let mut failure = None;
+        for op in &output.ops {
+            if let Err((what, source)) = executor.carry_out(op) {
+                failure = Some((what, output.target.absolute(&op.path), source));
+                break;
+            }
+        }
+        let undo = std::mem::take(&mut executor.undo);
+        let mut done = executor.into_done();
+        done.absorb(std::mem::take(&mut output.prepared.done));
+        let saved = match &failure {
+            None => rescue(output, &mut done)
+                .and_then(|()| save_displaced(&output.stage, &done.displaced, &output.target, displaced)),
+            Some(_) => Ok(()),
+        };
+        finished.push((undo, done));
+        if let Some((what, path, source)) = failure {
+            return Err(take_back(outputs, finished, what, path, source));
+        }
+        if let Err(OutputError::Host { what, path, source }) = saved {
+            return Err(take_back(outputs, finished, what, path, source));
+        }
+        saved?;
+    }
+    Ok(finished.into_iter().map(|(_, done)| done).collect())
+}
+
+fn take_back(
+    outputs: &mut [Staged],
+    finished: Vec<(Vec<Undo>, Done)>,
+    what: &'static str,
+    path: PathBuf,
+    source: io::Error,
+) -> OutputError {
+    for (output, (undo, _)) in outputs.iter_mut().zip(finished).rev() {
+        let mut executor = Executor::new(&output.target, &mut output.stage);
+        if let Err(undo) = executor.take_back(undo) {
+            output.stage.keep();
+            return OutputError::Torn { what, path, undo, stage: output.stage.path.clone(), source };
+        }
+    }
+    OutputError::TakenBack { what, path, source }
+}
+
+/// After the last step: directories get mode and time, the record is written.
+fn finish(
+    mut outputs: Vec<Staged>,
+    mut done: Vec<Done>,
+    record: &mut Record,
+    books: &Books,
+) -> Result<Outcome, OutputError> {
+    done.resize_with(outputs.len(), Done::default);
+    let mut outcome = Outcome::default();
+    let mut displaced = 0;
+    for (output, done) in outputs.iter_mut().zip(&done) {
+        settle_directories(&output.target, &done.made);
+        for path in &output.forgets {
+            record.forget(&output.target.absolute(path));
+        }
+        let seen = output.stage.now().map_err(host_error("make a file in", &output.stage.path))?;
+        note_claims(record, &output.target, &output.claims, &done.conflicts, seen);
+        let late = done.conflicts.len() as u64;
+        outcome.applied.written += output.applied.written.saturating_sub(late);
+        outcome.applied.deleted += output.applied.deleted;
+        outcome.applied.unchanged += output.applied.unchanged;
+        outcome.applied.conflicts += output.applied.conflicts + late;
+        outcome.warnings.append(&mut output.warnings);
+        outcome.warnings.extend(done.conflicts.iter().map(|late| Warning::Conflict {
+            path: output.target.absolute(&late.path),
+            beside: late.beside.as_ref().map(|beside| output.target.absolute(beside)),
+        }));
+        displaced += done.displaced_files;
+    }
+    if displaced > 0 {
+        outcome.warnings.push(Warning::Displaced { files: displaced, to: books.displaced.clone() });
+    }
+    record.save(&books.record).map_err(bookkeeping("write", &books.record))?;
+    Ok(outcome)
+}
+
+/// Deepest first: a directory may be read-only, and its time changes with its entries.
+fn settle_directories(target: &Target, made: &[Made]) {
+    let mut walk = Walk::new(&target.dir);
+    for Made { path, mode, mtime } in made.iter().rev() {
+        let settled = walk
+            .parent(path)
+            .and_then(|(dir, name)| at::set_mode(dir, name, *mode).and_then(|()| at::set_mtime(dir, name, *mtime)));
+        if let Err(error) = settled {
+            tracing::warn!(%path, %error, "could not set mode and time of a directory");
+        }
+    }
+}
+
+fn note_claims(record: &mut Record, target: &Target, claims: &[Claim], late: &[LateConflict], seen: Timestamp) {
+    let late: HashSet<&RelPath> = late.iter().map(|late| &late.path).collect();
+    let mut walk = Walk::new(&target.dir);
+    for claim in claims {
+        if late.contains(&claim.path) {
+            continue;
+        }
+        let Ok(Some(look)) = walk.look(&claim.path) else { continue };
+        if claim.id.is_some_and(|id| id != Identity::from(&look)) {
+            continue;
+        }
+        let entry = Written { what: claim.what.clone(), mode: look.mode, stamp: look.stamp, seen };
+        record.set(&target.absolute(&claim.path), entry);
+    }
+}
+
+/// A step that was done, and how to take it back.
+#[derive(Debug)]
+enum Undo {
+    /// `path` and the stage's `name` were exchanged.
+    Exchanged { path: RelPath, name: Vec<u8> },
+    /// The stage's `name` was renamed to `path`.
+    Put { path: RelPath, name: Vec<u8> },
+    /// `path` was renamed to the stage's `name`.
+    TakenOut { path: RelPath, name: Vec<u8> },
+    /// `path` was made.
+    MadeDir { path: RelPath },
+    /// `path` was an empty directory of this mode.
+    RemovedDir { path: RelPath, mode: u32 },
+    /// `path` had this mode.
+    Mode { path: RelPath, was: u32 },
+}
+
+type Failed = (&'static str, io::Error);
+
+/// Carries out the steps of one output.
+struct Executor<'a> {
+    target: &'a Target,
+    stage: &'a mut Stage,
+    walk: Walk<'a>,
+    undo: Vec<Undo>,
+    done: Done,
+}
+
+impl<'a> Executor<'a> {
+    fn new(target: &'a Target, stage: &'a mut Stage) -> Executor<'a> {
+        Executor { target, stage, walk: Walk::new(&target.dir), undo: Vec::new(), done: Done::default() }
+    }
+
+    fn into_done(self) -> Done {
+        self.done
+    }
+
+    fn carry_out(&mut self, op: &Op) -> Result<(), Failed> {
+        let path = &op.path;
+        match &op.action {
+            Action::MakeDir { mode, mtime, over } => {
+                self.make_dir(path, *mode, *mtime, *over).map_err(|error| ("make the directory", error))
+            }
+            Action::Put { slot, over } => self.put(path, slot, *over).map_err(|error| ("put", error)),
+            Action::SetMode { mode, was, of } => {
+                self.set_mode(path, *mode, *was, *of).map_err(|error| ("set the mode of", error))
+            }
+            Action::Delete { of } => self.delete(path, *of).map_err(|error| ("delete", error)),
+            Action::RemoveDir { mode } => {
+                self.remove_dir(path, *mode).map(drop).map_err(|error| ("remove the directory", error))
+            }
+            Action::Swap { shadow } => self.swap(path, *shadow).map_err(|error| ("exchange", error)),
+        }
+    }
+
+    fn look(&mut self, path: &RelPath) -> io::Result<Option<Look>> {
+        self.walk.look(path)
+    }
+
+    fn put(&mut self, path: &RelPath, slot: &Slot, over: Over) -> io::Result<()> {
+        let name = slot.name();
+        let staged = at::look(&self.stage.dir, &name)?;
+        if staged.as_ref().is_none_or(|look| Identity::from(look) != slot.id) {
+            // Done before a crash; what the exchange brought out may still have to be saved.
+            if let (Over::Stranger(_), Some(_)) = (over, staged) {
+                self.displace(path, name);
+            }
+            return Ok(());
+        }
+        match over {
+            Over::Nothing => self.put_new(path, name),
+            Over::EmptiedDir { mode } => match self.remove_dir(path, mode)? {
+                Removed::Gone => self.put_new(path, name),
+                Removed::NotEmpty => self.put_beside(path, name),
+            },
+            Over::Known(expected) | Over::Stranger(expected) => {
+                let found = self.look(path)?.map(|look| Identity::from(&look));
+                match found {
+                    None => self.put_new(path, name),
+                    Some(found) if found == expected => self.replace(path, name, expected, over),
+                    Some(_) => self.put_beside(path, name),
+                }
+            }
+        }
+    }
+
+    fn put_new(&mut self, path: &RelPath, name: Vec<u8>) -> io::Result<()> {
+        let (dir, entry) = self.walk.parent(path)?;
+        match at::rename_new(&self.stage.dir, &name, dir, entry) {
+            Ok(()) => {
+                self.undo.push(Undo::Put { path: path.clone(), name });
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.put_beside(path, name),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn replace(&mut self, path: &RelPath, name: Vec<u8>, expected: Identity, over: Over) -> io::Result<()> {
+        let spare = self.stage.number().to_string();
+        let (dir, entry) = self.walk.parent(path)?;
+        at::exchange(&self.stage.dir, &name, dir, entry, spare.as_bytes())?;
+        let came_out = at::look(&self.stage.dir, &name)?.map(|look| Identity::from(&look));
+        if came_out != Some(expected) {
+            at::exchange(&self.stage.dir, &name, dir, entry, spare.as_bytes())?;
+            return self.put_beside(path, name);
+        }
+        self.walk.forget();
+        self.undo.push(Undo::Exchanged { path: path.clone(), name: name.clone() });
+        if let Over::Stranger(_) = over {
+            self.displace(path, name);
+        }
+        Ok(())
+    }
+
+    fn displace(&mut self, path: &RelPath, name: Vec<u8>) {
+        self.done.displaced_files += 1;
+        self.done.displaced.push((path.clone(), name));
+    }
+
+    fn put_beside(&mut self, path: &RelPath, name: Vec<u8>) -> io::Result<()> {
+        let beside = free_name_beside(self.target, path).map_err(io::Error::other)?;
+        let (dir, entry) = self.walk.parent(&beside)?;
+        at::rename_new(&self.stage.dir, &name, dir, entry)?;
+        self.undo.push(Undo::Put { path: beside.clone(), name });
+        self.done.conflicts.push(LateConflict { path: path.clone(), beside: Some(beside) });
+        Ok(())
+    }
+
+    fn make_dir(&mut self, path: &RelPath, mode: u32, mtime: Option<Timestamp>, over: Over) -> io::Result<()> {
+        match self.look(path)? {
+            Some(Look { kind: Some(Kind::Directory), .. }) => return Ok(()),
+            Some(found) => match over {
+                Over::Known(expected) | Over::Stranger(expected) if expected == Identity::from(&found) => {
+                    let name = self.take_out(path, expected)?.ok_or(io::ErrorKind::AlreadyExists)?;
+                    if let Over::Stranger(_) = over {
+                        self.displace(path, name);
+                    }
+                }
+                _ => return Err(io::ErrorKind::AlreadyExists.into()),
+            },
+            None => {}
+        }
+        let (dir, entry) = self.walk.parent(path)?;
+        match mtime {
+            Some(mtime) => {
+                at::make_dir(dir, entry)?;
+                self.done.made.push(Made { path: path.clone(), mode, mtime });
+            }
+            None => at::make_plain_dir(dir, entry)?,
+        }
+        self.undo.push(Undo::MadeDir { path: path.clone() });
+        Ok(())
+    }
+
+    /// Renames `path` into the stage; `None` when it was not what was expected and lies where it was again.
+    fn take_out(&mut self, path: &RelPath, expected: Identity) -> io::Result<Option<Vec<u8>>> {
+        let name = self.stage.number().to_string().into_bytes();
+        let (dir, entry) = self.walk.parent(path)?;
+        at::rename_new(dir, entry, &self.stage.dir, &name)?;
+        let came_out = at::look(&self.stage.dir, &name)?.map(|look| Identity::from(&look));
+        if came_out != Some(expected) {
+            at::rename_new(&self.stage.dir, &name, dir, entry)?;
+            return Ok(None);
+        }
+        self.walk.forget();
+        self.undo.push(Undo::TakenOut { path: path.clone(), name: name.clone() });
+        Ok(Some(name))
+    }
+
+    fn delete(&mut self, path: &RelPath, of: Identity) -> io::Result<()> {
+        let taken = match self.look(path)? {
+            None => return Ok(()),
+            Some(found) if Identity::from(&found) == of => self.take_out(path, of)?,
+            Some(_) => None,
+        };
+        if taken.is_none() {
+            self.done.conflicts.push(LateConflict { path: path.clone(), beside: None });
+        }
+        Ok(())
+    }
+
+    fn remove_dir(&mut self, path: &RelPath, mode: u32) -> io::Result<Removed> {
+        if self.look(path)?.is_none() {
+            return Ok(Removed::Gone);
+        }
+        self.walk.forget();
+        let (dir, entry) = self.walk.parent(path)?;
+        match at::remove_dir(dir, entry) {
+            Ok(()) => {
+                self.undo.push(Undo::RemovedDir { path: path.clone(), mode });
+                Ok(Removed::Gone)
+            }
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(Removed::NotEmpty),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn set_mode(&mut self, path: &RelPath, mode: u32, was: u32, of: Identity) -> io::Result<()> {
+        match self.look(path)? {
+            Some(Look { kind: Some(Kind::Directory), .. }) => {}
+            Some(found) if Identity::from(&found) == of => {}
+            _ => return Ok(()),
+        }
+        let (dir, entry) = self.walk.parent(path)?;
+        at::set_mode(dir, entry, mode)?;
+        self.undo.push(Undo::Mode { path: path.clone(), was });
+        Ok(())
+    }
+
+    fn swap(&mut self, path: &RelPath, shadow: u64) -> io::Result<()> {
+        let prepared = at::look(&self.stage.dir, SHADOW)?;
+        if prepared.is_none_or(|look| look.stamp.ino != shadow) {
+            return Ok(());
+        }
+        let spare = self.stage.number().to_string();
+        let found = self.look(path)?;
+        let (dir, entry) = self.walk.parent(path)?;
+        match found {
+            Some(_) => {
+                at::exchange(&self.stage.dir, SHADOW, dir, entry, spare.as_bytes())?;
+                self.undo.push(Undo::Exchanged { path: path.clone(), name: SHADOW.to_owned() });
+            }
+            None => {
+                at::rename_new(&self.stage.dir, SHADOW, dir, entry)?;
+                self.undo.push(Undo::Put { path: path.clone(), name: SHADOW.to_owned() });
+            }
+        }
+        self.walk.forget();
+        Ok(())
+    }
+
+    /// Takes steps back, the last one first.
+    fn take_back(&mut self, undo: Vec<Undo>) -> io::Result<()> {
+        for step in undo.into_iter().rev() {
+            self.walk.forget();
+            match step {
+                Undo::Exchanged { path, name } => {
+                    let spare = self.stage.number().to_string();
+                    let (dir, entry) = self.walk.parent(&path)?;
+                    at::exchange(&self.stage.dir, &name, dir, entry, spare.as_bytes())?;
+                }
+                Undo::Put { path, name } => {
+                    let (dir, entry) = self.walk.parent(&path)?;
+                    at::rename_new(dir, entry, &self.stage.dir, &name)?;
+                }
+                Undo::TakenOut { path, name } => {
+                    let (dir, entry) = self.walk.parent(&path)?;
+                    at::rename_new(&self.stage.dir, &name, dir, entry)?;
+                }
+                Undo::MadeDir { path } => {
+                    let (dir, entry) = self.walk.parent(&path)?;
+                    at::remove_dir(dir, entry)?;
+                }
+                Undo::RemovedDir { path, mode } => {
+                    let (dir, entry) = self.walk.parent(&path)?;
+                    at::make_dir(dir, entry)?;
+                    at::set_mode(dir, entry, mode)?;
+                }
+                Undo::Mode { path, was } => {
+                    let (dir, entry) = self.walk.parent(&path)?;
+                    at::set_mode(dir, entry, was)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Removed {
+    Gone,
+    NotEmpty,
+}
+
+/// Saves the user's files that were in the way. They stay in the stage as well until all is done, so that a failure
+/// can still put them back.
+fn save_displaced(
+    stage: &Stage,
+    displaced: &[(RelPath, Vec<u8>)],
+    target: &Target,
+    to: &Path,
+) -> Result<(), OutputError> {
+    for (path, name) in displaced {
+        let absolute = target.absolute(path);
+        let below = absolute.strip_prefix(absolute.ancestors().last().unwrap_or(Path::new("/"))).unwrap_or(&absolute);
+        let saved = to.join(below);
+        let parent = saved.parent().unwrap_or(to);
+        std::fs::create_dir_all(parent)
+            .and_then(|()| Dir::open_ambient_dir(parent, cap_std::ambient_authority()))
+            .and_then(|dir| copy_entry(&stage.dir, name, &dir, path.file_name().unwrap_or(b"output")))
+            .map_err(|source| OutputError::Host { what: "move to safety", path: absolute, source })?;
+    }
+    Ok(())
+}
+
+/// Copies a file, a link or a directory with all that is in it; a file by a hard link where that works.
+fn copy_entry(from: &Dir, name: &[u8], to: &Dir, as_name: &[u8]) -> io::Result<()> {
+    let Some(look) = at::look(from, name)? else { return Ok(()) };
+    match &look.kind {
+        Some(Kind::Directory) => {
+            at::make_dir(to, as_name)?;
+            let (inner_from, inner_to) = (at::open_dir(from, name)?, at::open_dir(to, as_name)?);
+            for child in at::names(&inner_from)? {
+                copy_entry(&inner_from, &child, &inner_to, &child)?;
+            }
+            at::finish_by_name(to, as_name, look.mode, look.stamp.mtime)
+        }
+        Some(Kind::Symlink { target }) => at::symlink(to, as_name, target),
+        Some(Kind::File { .. }) => match at::hard_link(from, name, to, as_name) {
+            Ok(()) => Ok(()),
+            Err(_) => {
+                let mut source = at::open_file(from, name)?;
+                let mut copy = at::create_file(to, as_name)?;
+                io::copy(&mut source, &mut copy)?;
+                at::finish_by_name(to, as_name, look.mode, look.stamp.mtime)
+            }
+        },
+        None => Ok(()),
+    }
+}
+
+/// A whole new tree that waits for its exchange.
+#[derive(Debug, Default)]
+pub struct Prepared {
+    done: Done,
+    /// What the old tree held when its files were linked, by path below the output's root.
+    linked: HashMap<RelPath, Identity>,
+}
+
+/// Builds an output's whole new tree in the stage, from hard links to what stays and slots for what is new, so that
+/// the one step that is left is to exchange it for the old one.
+fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
+    if output.ops.is_empty() {
+        return Ok(());
+    }
+    let root = output.target.prefix.clone();
+    let failed = |what: &'static str, stage: &Stage| host_error(what, stage.path.clone());
+    let mut walk = Walk::new(&output.target.dir);
+    let old = walk.look(&root).map_err(host_error("look at", output.target.root()))?;
+    match &old {
+        None => {}
+        Some(Look { kind: Some(Kind::Directory), .. }) => {
+            let linked = &mut output.prepared.linked;
+            walk.parent(&root)
+                .and_then(|(dir, name)| link_tree(dir, name, &output.stage.dir, SHADOW, &RelPath::root(), linked))
+                .map_err(failed("link what stays into", &output.stage))?;
+        }
+        Some(_) => {
+            let why = "is a file, and --atomic exchanges directories";
+            return Err(OutputError::BadTarget { path: output.target.root(), why });
+        }
+    }
+    let dir = output.stage.dir.try_clone().map_err(failed("open", &output.stage))?;
+    let shadow = Target { base: output.stage.path.clone(), dir, prefix: RelPath::root() };
+    let shadow_root = RelPath::new(SHADOW).unwrap_or_default();
+    let (inside, outside): (Vec<Op>, Vec<Op>) =
+        std::mem::take(&mut output.ops).into_iter().partition(|op| op.path.strip_prefix(&root).is_some());
+    let mut executor = Executor::new(&shadow, &mut output.stage);
+    for op in inside {
+        let absolute = output.target.absolute(&op.path);
+        let tail = op.path.strip_prefix(&root).unwrap_or_default();
+        executor
+            .carry_out(&Op { path: shadow_root.append(&tail), action: op.action })
+            .map_err(|(what, source)| OutputError::Host { what, path: absolute, source })?;
+    }
+    let done = executor.into_done();
+    settle_directories(&shadow, &done.made);
+    let in_place = |path: &RelPath| root.append(&path.strip_prefix(&shadow_root).unwrap_or_default());
+    output.prepared.done = Done {
+        made: Vec::new(),
+        displaced: done.displaced.into_iter().map(|(path, name)| (in_place(&path), name)).collect(),
+        displaced_files: done.displaced_files,
+        conflicts: done
+            .conflicts
+            .into_iter()
+            .map(|late| LateConflict { path: in_place(&late.path), beside: late.beside.as_ref().map(in_place) })
+            .collect(),
+    };
+    output.ops = outside;
+    let look = at::look(&output.stage.dir, SHADOW).map_err(failed("look at the new tree in", &output.stage))?;
+    if let Some(look) = look {
+        output.ops.push(Op { path: root, action: Action::Swap { shadow: look.stamp.ino } });
+    }
+    Ok(())
+}
+
+/// Makes `to_name` a copy of the directory `name` whose files are hard links to the originals (or copies, where links
+/// are not to be had), and notes what was there.
+fn link_tree(
+    from: &Dir,
+    name: &[u8],
+    to: &Dir,
+    to_name: &[u8],
+    path: &RelPath,
+    linked: &mut HashMap<RelPath, Identity>,
+) -> io::Result<()> {
+    let missing = || io::Error::from(io::ErrorKind::NotFound);
+    let look = at::look(from, name)?.ok_or_else(missing)?;
+    at::make_dir(to, to_name)?;
+    let (inner_from, inner_to) = (at::open_dir(from, name)?, at::open_dir(to, to_name)?);
+    for child in at::names(&inner_from)? {
+        let Some(child_look) = at::look(&inner_from, &child)? else { continue };
+        let child_path = path.join(&child).map_err(io::Error::other)?;
+        linked.insert(child_path.clone(), Identity::from(&child_look));
+        match child_look.kind {
+            Some(Kind::Directory) => link_tree(&inner_from, &child, &inner_to, &child, &child_path, linked)?,
+            _ => copy_entry(&inner_from, &child, &inner_to, &child)?,
+        }
+    }
+    at::finish_by_name(to, to_name, look.mode, look.stamp.mtime)
+}
+
+/// After an exchange: what somebody wrote into the old tree between link and exchange is saved.
+fn rescue(output: &mut Staged, done: &mut Done) -> Result<(), OutputError> {
+    if output.prepared.linked.is_empty() {
+        return Ok(());
+    }
+    let failed = host_error("look at the old files in", output.stage.path.clone());
+    let old = match at::open_dir(&output.stage.dir, SHADOW) {
+        Ok(old) => old,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut pending = vec![(RelPath::root(), old)];
+    let mut strays = Vec::new();
+    while let Some((path, dir)) = pending.pop() {
+        for name in at::names(&dir).map_err(host_error("read", output.stage.path.clone()))? {
+            let Ok(child) = path.join(&name) else { continue };
+            let Ok(Some(look)) = at::look(&dir, &name) else { continue };
+            if output.prepared.linked.get(&child) != Some(&Identity::from(&look)) {
+                let number = output.stage.number().to_string().into_bytes();
+                at::rename_new(&dir, &name, &output.stage.dir, &number)
+                    .map_err(host_error("move a file in", output.stage.path.clone()))?;
+                strays.push((output.target.prefix.append(&child), number));
+            } else if look.kind == Some(Kind::Directory) {
+                pending.push((child, at::open_dir(&dir, &name).map_err(host_error("open", &output.stage.path))?));
+            }
+        }
+    }
+    let mut walk = Walk::new(&output.target.dir);
+    for (path, number) in strays {
+        let back = walk
+            .parent(&path)
+            .and_then(|(dir, name)| at::rename_new(&output.stage.dir, &number, dir, name));
+        if back.is_err() {
+            done.displaced_files += 1;
+            done.displaced.push((path, number));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,144 @@
+//! The steps that change the host, as data: [`super::stage`] makes them, [`super::journal`] keeps them, [`super::apply`]
+//! carries them out. Each can be tried again after a crash and finds out by itself whether it was done.
+
+use serde::{Deserialize, Serialize};
+
+use super::record::{Content, PathText};
+use crate::{
+    sys::at::Look,
+    tree::{RelPath, Timestamp},
+};
+
+/// One step at one path, relative to the target's handle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Op {
+    /// Where.
+    #[serde(with = "lossless")]
+    pub path: RelPath,
+    /// What.
+    pub action: Action,
+}
+
+/// What a step does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// Makes a directory. Mode and mtime are set when everything in it is done.
+    MakeDir {
+        /// Permission bits.
+        mode: u32,
+        /// Last change; none for a directory that no product names, which keeps the time of its making.
+        mtime: Option<Timestamp>,
+        /// What may be in its place.
+        over: Over,
+    },
+    /// Renames a slot into place.
+    Put {
+        /// Which.
+        slot: Slot,
+        /// What may be in its place.
+        over: Over,
+    },
+    /// Sets the permission bits of what is there.
+    SetMode {
+        /// The bits.
+        mode: u32,
+        /// The bits before.
+        was: u32,
+        /// Whose.
+        of: Identity,
+    },
+    /// Takes a file or link away.
+    Delete {
+        /// Which.
+        of: Identity,
+    },
+    /// Takes a directory away if nothing is left in it.
+    RemoveDir {
+        /// Its bits, should it have to be made again.
+        mode: u32,
+    },
+    /// Exchanges a whole tree, prepared in the staging directory under the name [`SHADOW`], for the one in its place.
+    Swap {
+        /// The prepared tree's own inode, by which a second try knows whether the first one got there.
+        shadow: u64,
+    },
+}
+
+/// The name of the prepared tree in the staging directory.
+pub const SHADOW: &[u8] = b"tree";
+
+/// What may be in a step's way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Over {
+    /// Nothing.
+    Nothing,
+    /// Something that fastbuild knows and may throw away.
+    Known(Identity),
+    /// Something of the user's, which is moved to safety.
+    Stranger(Identity),
+    /// A directory that the deletes before will have emptied.
+    EmptiedDir {
+        /// Its permission bits.
+        mode: u32,
+    },
+}
+
+/// What stays the same when a file is renamed, and changes when somebody writes to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Device.
+    pub dev: u64,
+    /// Inode.
+    pub ino: u64,
+    /// Bytes; zero for a directory, whose size and mtime follow its entries.
+    pub size: u64,
+    /// Last change of the content; zero for a directory.
+    pub mtime: Timestamp,
+}
+
+impl From<&Look> for Identity {
+    fn from(look: &Look) -> Identity {
+        let stamp = look.stamp;
+        match look.kind {
+            Some(crate::tree::Kind::Directory) => {
+                Identity { dev: stamp.dev, ino: stamp.ino, size: 0, mtime: Timestamp::default() }
+            }
+            _ => Identity { dev: stamp.dev, ino: stamp.ino, size: stamp.size, mtime: stamp.mtime },
+        }
+    }
+}
+
+/// A file or link in the staging directory, waiting for its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slot {
+    /// Its number, which is its name.
+    pub number: u64,
+    /// What it is, by which a second try knows whether the first one got there.
+    pub id: Identity,
+    /// What it holds, to be verified when a crash lies between.
+    pub what: Content,
+}
+
+impl Slot {
+    /// Its name in the staging directory.
+    pub fn name(&self) -> Vec<u8> {
+        self.number.to_string().into_bytes()
+    }
+}
+
+/// [`RelPath`] in JSON, byte for byte.
+mod lossless {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de::Error as _};
+
+    use super::{PathText, RelPath};
+
+    pub fn serialize<S: Serializer>(path: &RelPath, serializer: S) -> Result<S::Ok, S::Error> {
+        PathText::from(path.as_bytes()).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RelPath, D::Error> {
+        RelPath::new(PathText::deserialize(deserializer)?.into_bytes()).map_err(D::Error::custom)
+    }
+}

@@ -1,0 +1,229 @@
+//! Settings -> [`Plan`].
+
+use std::path::PathBuf;
+
+use super::{
+    ApplyMode, Decision, IgnorePlan, Output, OutputError, Outputs, Plan, Reason, Route, SeedOutputs, Stdin,
+    Terminal, Tier,
+    container_path::ContainerPath,
+    endpoint::{self, BadEndpoint},
+    host_path,
+    outputs::{self, Places},
+};
+use crate::{
+    config::{Environment, Settings, Terminals},
+    tree::RelPath,
+};
+
+const DEFAULT_WORKDIR: &str = "/workspace";
+
+/// Why there is no [`Plan`].
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// Not a directory that sources can be put into.
+    #[error("working directory {given:?} ({reason}): {problem}")]
+    Workdir {
+        /// As it was given.
+        given: String,
+        /// By whom.
+        reason: Reason,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// The current directory's name is no text, and the engine is to start the command there.
+    #[error(
+        "the command would start in {subdirectory:?}, which is not UTF-8, and the engine takes no other name"
+    )]
+    SubdirectoryNotUtf8 {
+        /// Below the source root.
+        subdirectory: PathBuf,
+    },
+    /// See [`BadEndpoint`].
+    #[error("{reason}: {address}: {problem}")]
+    Endpoint {
+        /// Who named the address.
+        reason: Reason,
+        /// As it was given.
+        address: String,
+        /// What is wrong.
+        problem: BadEndpoint,
+    },
+    /// `--atomic` exchanges output directories, and there is none.
+    #[error("{reason} needs outputs to exchange, and none is named; name them with -o, or say --no-atomic")]
+    NothingToExchange {
+        /// Who asked.
+        reason: Reason,
+    },
+    /// `--atomic` would exchange the directory that holds the sources, with all that did not go in.
+    #[error(
+        "{reason} would exchange {host:?} as one, and the sources lie in it; name outputs below it, or say \
+         --no-atomic"
+    )]
+    ExchangesSources {
+        /// Who asked.
+        reason: Reason,
+        /// The directory.
+        host: PathBuf,
+    },
+    /// See [`OutputError`].
+    #[error(transparent)]
+    Output(#[from] OutputError),
+}
+
+/// Decides everything about one run.
+///
+/// # Errors
+/// See [`PlanError`]; nothing has been touched then or otherwise.
+pub fn make(settings: &Settings, env: &Environment) -> Result<Plan, PlanError> {
+    let subdirectory = subdirectory(settings)?;
+    let (workdir, workdir_path) = workdir(settings)?;
+    let command_directory = workdir_path.descend(&subdirectory);
+    let places = Places {
+        workdir: &workdir_path,
+        command: &command_directory,
+        source: &settings.source.value,
+        started_in: &settings.started_in,
+    };
+    let outputs = outputs(settings, &places)?;
+    refuse_wrong_exchange(settings, &subdirectory, &outputs.value)?;
+    let terminal = terminal(settings, env.terminals);
+    Ok(Plan {
+        engine: endpoint::decide(settings, env)?,
+        ignore: IgnorePlan {
+            patterns: settings.patterns.clone(),
+            outputs: left_out(&outputs.value, settings.seed.value, &subdirectory),
+        },
+        outputs,
+        stdin: stdin(settings, terminal.value, env.terminals),
+        terminal,
+        workdir,
+        subdirectory,
+        command: settings.command.clone(),
+        image: settings.image.clone(),
+        pull: settings.pull.clone(),
+        platform: settings.platform.clone(),
+        source: settings.source.clone(),
+        seed: settings.seed.clone(),
+        on_failure: settings.on_failure.clone(),
+        apply: settings.apply.clone(),
+        route: default(Route::Layer, "nothing is mounted"),
+        tier: default(Tier::Cold, "a fresh container for each build"),
+        user: settings.user.clone(),
+        entrypoint: settings.entrypoint.clone(),
+        env: settings.env.clone(),
+        network: settings.network.clone(),
+        memory: settings.memory.clone(),
+        nano_cpus: settings.nano_cpus.clone(),
+        isolation: settings.isolation.clone(),
+    })
+}
+
+/// The place below the source root where fastbuild was started; the root itself when that lies elsewhere.
+fn subdirectory(settings: &Settings) -> Result<RelPath, PlanError> {
+    let Ok(below) = settings.started_in.strip_prefix(&settings.source.value) else {
+        return Ok(RelPath::root());
+    };
+    let path = host_path::to_rel_path(below).filter(|path| str::from_utf8(path.as_bytes()).is_ok());
+    path.ok_or_else(|| PlanError::SubdirectoryNotUtf8 { subdirectory: below.to_owned() })
+}
+
+fn workdir(settings: &Settings) -> Result<(Decision<String>, ContainerPath), PlanError> {
+    let asked = settings
+        .workdir
+        .clone()
+        .unwrap_or_else(|| default(DEFAULT_WORKDIR.to_owned(), "where nothing names another"));
+    let refuse =
+        |problem| PlanError::Workdir { given: asked.value.clone(), reason: asked.reason.clone(), problem };
+    let path = ContainerPath::absolute(&asked.value)
+        .ok_or_else(|| refuse("it must be absolute, such as /workspace"))?
+        .map_err(|_| refuse("it leads above the root"))?;
+    if path.is_root() {
+        return Err(refuse("it must not be the root, where the image's own files are; take one below it"));
+    }
+    // A Windows path stays as it was written: its engine may show it to the build.
+    let value = if asked.value.starts_with('/') {
+        path.to_string()
+    } else {
+        asked.value.trim_end_matches(['/', '\\']).to_owned()
+    };
+    Ok((Decision { value, reason: asked.reason }, path))
+}
+
+fn outputs(settings: &Settings, places: &Places<'_>) -> Result<Decision<Outputs>, PlanError> {
+    let Some(asked) = &settings.outputs else {
+        return Ok(default(
+            Outputs::Everything,
+            "no output is named, so all that the command changes comes back",
+        ));
+    };
+    let value = Outputs::Named(outputs::resolve(&asked.value, places)?);
+    Ok(Decision { value, reason: asked.reason.clone() })
+}
+
+fn refuse_wrong_exchange(
+    settings: &Settings,
+    subdirectory: &RelPath,
+    outputs: &Outputs,
+) -> Result<(), PlanError> {
+    if settings.apply.value != ApplyMode::Atomic {
+        return Ok(());
+    }
+    let reason = settings.apply.reason.clone();
+    let Outputs::Named(named) = outputs else { return Err(PlanError::NothingToExchange { reason }) };
+    let root = &settings.source.value;
+    let here = host_path::join(root, subdirectory).unwrap_or_else(|| root.clone());
+    match named.iter().find(|output| here.starts_with(&output.host)) {
+        Some(output) => Err(PlanError::ExchangesSources { reason, host: output.host.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// Named outputs do not go in, unless the build makes use of them, or lies in them itself: what is named by `-o .` are
+/// the sources, too.
+fn left_out(outputs: &Outputs, seed: SeedOutputs, subdirectory: &RelPath) -> Vec<RelPath> {
+    let (Outputs::Named(named), SeedOutputs::No) = (outputs, seed) else { return Vec::new() };
+    let below = |output: &Output| output.below_source.clone();
+    named.iter().filter_map(below).filter(|output| subdirectory.strip_prefix(output).is_none()).collect()
+}
+
+fn terminal(settings: &Settings, terminals: Terminals) -> Decision<Terminal> {
+    let value = |tty| if tty { Terminal::Allocate } else { Terminal::None };
+    match &settings.tty {
+        Some(asked) => Decision { value: value(asked.value), reason: asked.reason.clone() },
+        None if terminals.stdin && terminals.stdout && terminals.stderr => {
+            default(Terminal::Allocate, "standard input, output and error are terminals")
+        }
+        None => default(Terminal::None, "not all of standard input, output and error are terminals"),
+    }
+}
+
+/// A command without a terminal reads nothing unless it is asked for: a tool that reads ahead would eat the lines of a
+/// `while read` loop around it.
+fn stdin(settings: &Settings, terminal: Terminal, terminals: Terminals) -> Decision<Stdin> {
+    match &settings.stdin {
+        Some(asked) => {
+            let value = if asked.value { Stdin::Forward } else { Stdin::Empty };
+            Decision { value, reason: asked.reason.clone() }
+        }
+        None if terminal == Terminal::Allocate && terminals.stdin => {
+            default(Stdin::Forward, "the command has a terminal")
+        }
+        None => default(Stdin::Empty, "without a terminal, only --stdin hands it over"),
+    }
+}
+
+fn default<T>(value: T, why: &'static str) -> Decision<T> {
+    Decision { value, reason: Reason::Default { why } }
+}
+
+impl Plan {
+    /// The container's path where the command starts: workdir and subdirectory.
+    pub fn command_directory(&self) -> String {
+        if self.subdirectory.is_root() {
+            return self.workdir.value.clone();
+        }
+        let separator = if self.workdir.value.contains('\\') { '\\' } else { '/' };
+        let below: Vec<_> = self.subdirectory.components().map(String::from_utf8_lossy).collect();
+        format!("{}{separator}{}", self.workdir.value, below.join(&separator.to_string()))
+    }
+}

@@ -1,0 +1,451 @@
+//! `PATH[:HOST]` -> [`Output`]: which container path becomes which host path. The grammar is [`parse`]; the host is only
+//! looked at, so that a target which could not be put in place is refused before the build and not after it.
+
+use std::{
+    ffi::OsStr,
+    io,
+    path::{Path, PathBuf},
+};
+
+use fs_err as fs;
+
+use super::{
+    Output, Take,
+    container_path::{AboveRoot, ContainerPath},
+    host_path,
+};
+use crate::{
+    config::{Anchor, OutputRequest},
+    tree::RelPath,
+};
+
+/// What outputs are relative to.
+#[derive(Debug)]
+pub(super) struct Places<'a> {
+    /// The source root's place in the container.
+    pub(super) workdir: &'a ContainerPath,
+    /// The command's directory in the container.
+    pub(super) command: &'a ContainerPath,
+    /// The source root.
+    pub(super) source: &'a Path,
+    /// Where fastbuild was started.
+    pub(super) started_in: &'a Path,
+}
+
+/// Why an output cannot be.
+#[derive(Debug, thiserror::Error)]
+pub enum OutputError {
+    /// `:x`, `x:` or nothing.
+    #[error("output {spec:?}: {part} is empty; write PATH or PATH:HOST")]
+    Empty {
+        /// As it was written.
+        spec: String,
+        /// Which half.
+        part: &'static str,
+    },
+    /// A path that the engine could not be told.
+    #[error("output {spec:?}: PATH is not UTF-8, and the engine takes no other; name a directory above it")]
+    NotUtf8 {
+        /// As it was written, as far as it is text.
+        spec: String,
+    },
+    /// More `..` than directories.
+    #[error("output {spec:?}: PATH leads above the container's root from {from}")]
+    AboveRoot {
+        /// As it was written.
+        spec: String,
+        /// Where it starts.
+        from: String,
+    },
+    /// `/`, or a HOST such as `/`.
+    #[error(
+        "output {spec:?}: there is no name to bring it back under; write PATH:HOST with a HOST that is no root"
+    )]
+    NoName {
+        /// As it was written.
+        spec: String,
+    },
+    /// The target's directory cannot be used.
+    #[error("output {spec:?}: {host:?} cannot be written to")]
+    Host {
+        /// As it was written.
+        spec: String,
+        /// The target.
+        host: PathBuf,
+        /// What the system said.
+        #[source]
+        error: io::Error,
+    },
+    /// The target is a link.
+    #[error(
+        "output {spec:?}: {host:?} is a symbolic link, which would be replaced and not followed; name its target with \
+         -o {proposal:?}, or remove it"
+    )]
+    Link {
+        /// As it was written.
+        spec: String,
+        /// The link.
+        host: PathBuf,
+        /// What to write.
+        proposal: String,
+    },
+    /// Contents for something that is no directory.
+    #[error(
+        "output {spec:?}: {host:?} is a file, and the contents of a directory were asked for; name a directory"
+    )]
+    FileForContents {
+        /// As it was written.
+        spec: String,
+        /// The file.
+        host: PathBuf,
+    },
+    /// Two outputs would be written over each other.
+    #[error(
+        "outputs {first:?} and {second:?} would both be put into {host:?}; give each a HOST of its own that lies \
+         outside the other's"
+    )]
+    Overlap {
+        /// The outer one.
+        first: String,
+        /// The inner one.
+        second: String,
+        /// The inner one's target.
+        host: PathBuf,
+    },
+}
+
+/// Understands every request.
+pub(super) fn resolve(requests: &[OutputRequest], places: &Places<'_>) -> Result<Vec<Output>, OutputError> {
+    let outputs =
+        requests.iter().map(|request| resolve_one(request, places)).collect::<Result<Vec<_>, _>>()?;
+    refuse_overlaps(&outputs)?;
+    Ok(outputs)
+}
+
+/// A request's two halves.
+#[derive(Debug, PartialEq, Eq)]
+struct Spec {
+    /// The container's path, without what `take` says.
+    path: String,
+    take: Take,
+    host: Option<Host>,
+}
+
+/// Where an output goes.
+#[derive(Debug, PartialEq, Eq)]
+enum Host {
+    /// It becomes this path.
+    Is(PathBuf),
+    /// It is put into this directory.
+    Into(PathBuf),
+}
+
+/// The first colon divides PATH from HOST, except one that follows a single letter at the beginning and has a
+/// backslash behind it (`C:\out`). With a slash behind it (`a:/out`) it divides: `a` is a name, too.
+fn parse(spec: &OsStr) -> Result<Spec, OutputError> {
+    let shown = || spec.to_string_lossy().into_owned();
+    let empty = |part| OutputError::Empty { spec: shown(), part };
+    let not_text = || OutputError::NotUtf8 { spec: shown() };
+    let (path, host) = match dividing_colon(spec.as_encoded_bytes()) {
+        None => (spec.to_owned(), None),
+        Some(at) => {
+            let (path, host) = host_path::split_at_byte(spec, at).ok_or_else(not_text)?;
+            (path, Some(host))
+        }
+    };
+    let path = path.to_str().ok_or_else(not_text)?;
+    if path.is_empty() {
+        return Err(empty("PATH"));
+    }
+    if host.as_ref().is_some_and(|host| host.is_empty()) {
+        return Err(empty("HOST"));
+    }
+    let (path, take) = match path.strip_suffix("/.").or_else(|| path.strip_suffix(r"\.")) {
+        Some("") => ("/", Take::Contents),
+        Some(directory) => (directory, Take::Contents),
+        None => (path, Take::Itself),
+    };
+    Ok(Spec { path: path.to_owned(), take, host: host.map(|host| Host::of(&host)) })
+}
+
+fn dividing_colon(spec: &[u8]) -> Option<usize> {
+    let drive = matches!(spec, [letter, b':', b'\\', ..] if letter.is_ascii_alphabetic());
+    let from = if drive { 2 } else { 0 };
+    spec[from..].iter().position(|&b| b == b':').map(|at| from + at)
+}
+
+impl Host {
+    /// A path that can only be a directory (`x/`, `.`, `..`) is one to put things into: made into the product itself,
+    /// `-o app:.` would replace the directory that one stands in.
+    fn of(text: &OsStr) -> Host {
+        let bytes = text.as_encoded_bytes();
+        let last = bytes.rsplit(|&b| is_separator(b)).next().unwrap_or(bytes);
+        let path = PathBuf::from(text);
+        if matches!(last, b"" | b"." | b"..") { Host::Into(path) } else { Host::Is(path) }
+    }
+}
+
+fn is_separator(byte: u8) -> bool {
+    byte == b'/' || (cfg!(windows) && byte == b'\\')
+}
+
+fn resolve_one(request: &OutputRequest, places: &Places<'_>) -> Result<Output, OutputError> {
+    let spec = request.spec.to_string_lossy().into_owned();
+    let parsed = parse(&request.spec)?;
+    let (from, host_base) = match &request.anchor {
+        Anchor::Command => (places.command, places.started_in),
+        Anchor::File(directory) => (places.workdir, directory.as_path()),
+    };
+    let container = ContainerPath::absolute(&parsed.path).unwrap_or_else(|| from.join(&parsed.path));
+    let container = container
+        .map_err(|AboveRoot| OutputError::AboveRoot { spec: spec.clone(), from: from.to_string() })?;
+    let below_source = container.below(places.workdir);
+    let host = match &parsed.host {
+        Some(Host::Is(host)) => host_base.join(host),
+        Some(Host::Into(host)) => into(&host_base.join(host), &container, parsed.take, &spec)?,
+        None => matching(&container, below_source.as_ref(), host_base, places.source, &spec)?,
+    };
+    let host = settle(host, &spec)?;
+    check_target(&host, parsed.take, &container, &spec)?;
+    Ok(Output { spec, container: container.to_string(), take: parsed.take, host, below_source })
+}
+
+fn into(directory: &Path, container: &ContainerPath, take: Take, spec: &str) -> Result<PathBuf, OutputError> {
+    match (take, container.file_name()) {
+        (Take::Contents, _) => Ok(directory.to_owned()),
+        (Take::Itself, Some(name)) => Ok(directory.join(name)),
+        (Take::Itself, None) => Err(OutputError::NoName { spec: spec.to_owned() }),
+    }
+}
+
+/// Where an output without HOST goes: to its own place in the source root, or else under its own name.
+fn matching(
+    container: &ContainerPath,
+    below_source: Option<&RelPath>,
+    host_base: &Path,
+    source: &Path,
+    spec: &str,
+) -> Result<PathBuf, OutputError> {
+    let host = match below_source {
+        Some(below) => host_path::join(source, below),
+        None => container.file_name().map(|name| host_base.join(name)),
+    };
+    host.ok_or_else(|| OutputError::NoName { spec: spec.to_owned() })
+}
+
+/// The target where it really lies. One that ends in no name is a directory to put contents into, so it is resolved
+/// whole.
+fn settle(host: PathBuf, spec: &str) -> Result<PathBuf, OutputError> {
+    let ends_in_name = host.file_name().is_some();
+    let settled = if ends_in_name { host_path::settle(&host) } else { fs::canonicalize(&host).map(Some) };
+    match settled {
+        Ok(Some(settled)) if settled.parent().is_some() => Ok(settled),
+        Ok(_) => Err(OutputError::NoName { spec: spec.to_owned() }),
+        Err(error) => Err(OutputError::Host { spec: spec.to_owned(), host, error }),
+    }
+}
+
+fn check_target(host: &Path, take: Take, container: &ContainerPath, spec: &str) -> Result<(), OutputError> {
+    let spec = || spec.to_owned();
+    match fs::symlink_metadata(host) {
+        Ok(found) if found.is_symlink() => {
+            let target = fs::canonicalize(host).ok();
+            let target = target.as_deref().unwrap_or(Path::new("TARGET")).to_string_lossy();
+            let tail = if take == Take::Contents { "/." } else { "" };
+            let proposal = format!("{container}{tail}:{target}");
+            Err(OutputError::Link { spec: spec(), host: host.to_owned(), proposal })
+        }
+        Ok(found) if take == Take::Contents && !found.is_dir() => {
+            Err(OutputError::FileForContents { spec: spec(), host: host.to_owned() })
+        }
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(OutputError::Host { spec: spec(), host: host.to_owned(), error }),
+    }
+}
+
+fn refuse_overlaps(outputs: &[Output]) -> Result<(), OutputError> {
+    for (at, outer) in outputs.iter().enumerate() {
+        for (other, inner) in outputs.iter().enumerate() {
+            if at != other && inner.host.starts_with(&outer.host) {
+                return Err(OutputError::Overlap {
+                    first: outer.spec.clone(),
+                    second: inner.spec.clone(),
+                    host: inner.host.clone(),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(text: &str) -> Spec {
+        parse(OsStr::new(text)).unwrap()
+    }
+
+    #[test]
+    fn the_first_colon_that_is_no_drives_divides() {
+        use Host::{Into, Is};
+        use Take::{Contents, Itself};
+        let cases = [
+            ("_site", "_site", Itself, None),
+            ("_site/", "_site/", Itself, None),
+            ("_site/.", "_site", Contents, None),
+            (".", ".", Itself, None),
+            ("/.", "/", Contents, None),
+            ("a:b:c", "a", Itself, Some(Is("b:c".into()))),
+            ("a:/out", "a", Itself, Some(Is("/out".into()))),
+            ("a/.:out/", "a", Contents, Some(Into("out/".into()))),
+            ("a:.", "a", Itself, Some(Into(".".into()))),
+            ("a:x/..", "a", Itself, Some(Into("x/..".into()))),
+            ("a:..b", "a", Itself, Some(Is("..b".into()))),
+            (r"C:\out", r"C:\out", Itself, None),
+            (r"C:\out\.:D:\x", r"C:\out", Contents, Some(Is(r"D:\x".into()))),
+            (r"a:\x", r"a:\x", Itself, None),
+        ];
+        for (text, path, take, host) in cases {
+            assert_eq!(spec(text), Spec { path: path.into(), take, host }, "{text}");
+        }
+    }
+
+    #[test]
+    fn half_an_output_is_none() {
+        for text in ["", ":x", "x:", ":"] {
+            assert!(matches!(parse(OsStr::new(text)), Err(OutputError::Empty { .. })), "{text}");
+        }
+    }
+
+    /// A directory with `root` (the source root), `root/sub` (where fastbuild is started) and `other`.
+    struct Disk {
+        dir: tempfile::TempDir,
+    }
+
+    impl Disk {
+        fn new() -> Disk {
+            let dir = tempfile::tempdir().unwrap();
+            fs::create_dir_all(dir.path().join("root/sub")).unwrap();
+            fs::create_dir(dir.path().join("other")).unwrap();
+            Disk { dir }
+        }
+
+        fn path(&self, below: &str) -> PathBuf {
+            fs::canonicalize(self.dir.path()).unwrap().join(below)
+        }
+
+        fn resolve(&self, specs: &[&str], anchor: &Anchor) -> Result<Vec<Output>, OutputError> {
+            let requests: Vec<_> = specs
+                .iter()
+                .map(|spec| OutputRequest { spec: spec.into(), anchor: anchor.clone() })
+                .collect();
+            let at = |text| ContainerPath::absolute(text).unwrap().unwrap();
+            let places = Places {
+                workdir: &at("/workspace"),
+                command: &at("/workspace/sub"),
+                source: &self.path("root"),
+                started_in: &self.path("root/sub"),
+            };
+            resolve(&requests, &places)
+        }
+
+        fn error(&self, specs: &[&str]) -> String {
+            self.resolve(specs, &Anchor::Command).unwrap_err().to_string()
+        }
+    }
+
+    #[test]
+    fn outputs_find_their_places() {
+        let disk = Disk::new();
+        let cases = [
+            // spec, container, host, below the source root
+            ("_site", "/workspace/sub/_site", "root/sub/_site", Some("sub/_site")),
+            ("_site/", "/workspace/sub/_site", "root/sub/_site", Some("sub/_site")),
+            ("../pkg/./x", "/workspace/pkg/x", "root/pkg/x", Some("pkg/x")),
+            (".", "/workspace/sub", "root/sub", Some("sub")),
+            ("..", "/workspace", "root", Some(".")),
+            ("/workspace/a", "/workspace/a", "root/a", Some("a")),
+            ("/out/app", "/out/app", "root/sub/app", None),
+            ("../../out", "/out", "root/sub/out", None),
+            ("/out/app:bin", "/out/app", "root/sub/bin", None),
+            ("/out/app:bin/", "/out/app", "root/sub/bin/app", None),
+            ("/out/app:.", "/out/app", "root/sub/app", None),
+            ("/out/app:../..", "/out/app", "app", None),
+            ("/out/.:bin/", "/out", "root/sub/bin", None),
+            ("/out/.:.", "/out", "root/sub", None),
+            ("/.:all", "/", "root/sub/all", None),
+            ("x:../../other/new/x", "/workspace/sub/x", "other/new/x", Some("sub/x")),
+        ];
+        for (spec, container, target, below) in cases {
+            let output = &disk.resolve(&[spec], &Anchor::Command).unwrap()[0];
+            assert_eq!(output.container, container, "{spec}");
+            assert_eq!(output.host, disk.path(target), "{spec}");
+            assert_eq!(output.below_source.as_ref().map(|p| p.to_string()).as_deref(), below, "{spec}");
+        }
+    }
+
+    #[test]
+    fn outputs_of_the_file_start_from_its_directory() {
+        let disk = Disk::new();
+        let anchor = Anchor::File(disk.path("root"));
+        for (spec, container, target) in [
+            ("_site", "/workspace/_site", "root/_site"),
+            ("/out/log:logs/", "/out/log", "root/logs/log"),
+            ("/out/log", "/out/log", "root/log"),
+        ] {
+            let output = &disk.resolve(&[spec], &anchor).unwrap()[0];
+            assert_eq!((output.container.as_str(), &output.host), (container, &disk.path(target)), "{spec}");
+        }
+    }
+
+    #[test]
+    fn outputs_without_a_name_or_place_are_refused() {
+        let disk = Disk::new();
+        fs::write(disk.path("root/sub/file"), "").unwrap();
+        for (spec, said) in [
+            ("../../..", "leads above the container's root from /workspace/sub"),
+            ("/", "there is no name"),
+            ("/:out/", "there is no name"),
+            ("x/.:/", "there is no name"),
+            ("x:file/y", "cannot be written to"),
+            ("x/.:file", "is a file, and the contents of a directory were asked for"),
+            ("file/.", "is a file, and the contents of a directory were asked for"),
+        ] {
+            let error = disk.error(&[spec]);
+            assert!(error.contains(said), "{spec} said {error}");
+        }
+        assert!(disk.resolve(&["x:file"], &Anchor::Command).is_ok(), "a file may become a file");
+    }
+
+    #[test]
+    fn outputs_in_each_others_places_are_refused() {
+        let disk = Disk::new();
+        for specs in [
+            ["a:x", "b:x"],
+            ["a:x", "b:x/y"],
+            ["a:x/y", "b:x"],
+            ["a/.:.", "b"],
+            ["a", "./a"],
+            ["a:x", "b:../sub/x"],
+        ] {
+            assert!(disk.error(&specs).contains("would both be put into"), "{specs:?}");
+        }
+        assert!(disk.resolve(&["a:x", "b:xy"], &Anchor::Command).is_ok());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_is_no_target_but_leads_to_one() {
+        let disk = Disk::new();
+        std::os::unix::fs::symlink(disk.path("other"), disk.path("root/sub/link")).unwrap();
+        let error = disk.error(&["/out:link"]);
+        let proposal = format!("/out:{}", disk.path("other").to_str().unwrap());
+        assert!(error.contains("is a symbolic link") && error.contains(&proposal), "{error}");
+        assert!(disk.error(&["link"]).contains("is a symbolic link"));
+        let through = &disk.resolve(&["/out:link/x"], &Anchor::Command).unwrap()[0];
+        assert_eq!(through.host, disk.path("other/x"));
+        assert!(disk.error(&["/out:link/x", "/o2:../../other"]).contains("would both be put into"));
+    }
+}

@@ -1,0 +1,449 @@
+//! Events -> bars on a terminal, and lines above them.
+//!
+//! What to show is decided by [`State::rows`], a pure function of the events and the time; [`Screen`] makes indicatif's
+//! bars look like those rows and nothing else. A phase shows nothing for its first 250 ms, so that a fast run stays
+//! silent, and nothing is drawn while the build's own output flows. A thread redraws between events, for phases that
+//! say nothing while they last.
+
+use std::{
+    sync::{Arc, Mutex, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::{
+    Renderer, Verbosity,
+    events::{Amount, Event, Failure, Phase},
+    layers::{Layer, Layers},
+    lock, numbers,
+    own::Own,
+    text::one_line,
+    wording::{self, Summary},
+};
+
+/// A phase that is over by then is never seen.
+const SILENT_FOR: Duration = Duration::from_millis(250);
+/// How often the screen is looked after when no event comes.
+const TICK: Duration = Duration::from_millis(100);
+/// Progress may come a hundred thousand times a second; eyes want it less often.
+const REDRAW: Duration = Duration::from_millis(50);
+/// Bars in the way of a person's other output are a nuisance above this.
+const MOST_ROWS: usize = 6;
+/// A layer's id is a hash; its beginning tells it from the others.
+const ID_CHARS: usize = 12;
+
+/// The renderer of `bar`.
+pub struct Bar {
+    inner: Arc<Mutex<Inner>>,
+    /// Ends the thread when dropped.
+    _ticker: Option<mpsc::Sender<()>>,
+}
+
+struct Inner {
+    state: State,
+    screen: Screen,
+    own: Own,
+    verbosity: Verbosity,
+    summary: Summary,
+    drawn: Option<Duration>,
+}
+
+impl Bar {
+    /// Draws on `target` and writes lines to `own`, which must lead to the same terminal. `began` is the moment that
+    /// the times of events count from.
+    pub fn live(own: Own, target: ProgressDrawTarget, verbosity: Verbosity, began: Instant) -> Bar {
+        let mut bar = Bar::still(own, target, verbosity);
+        let (sender, ended) = mpsc::channel();
+        let inner = Arc::clone(&bar.inner);
+        let tick = move || {
+            while ended.recv_timeout(TICK) == Err(mpsc::RecvTimeoutError::Timeout) {
+                lock(&inner).draw(began.elapsed());
+            }
+        };
+        // Without a thread the bars move with the events only, which is no reason to fail a build.
+        bar._ticker = thread::Builder::new().name("progress".into()).spawn(tick).ok().map(|_| sender);
+        bar
+    }
+
+    /// As [`Bar::live`], but drawn at events only.
+    fn still(own: Own, target: ProgressDrawTarget, verbosity: Verbosity) -> Bar {
+        let screen = Screen { bars: MultiProgress::with_draw_target(target), rows: Vec::new() };
+        let (state, summary) = (State::default(), Summary::default());
+        Bar {
+            inner: Arc::new(Mutex::new(Inner { state, screen, own, verbosity, summary, drawn: None })),
+            _ticker: None,
+        }
+    }
+}
+
+impl Renderer for Bar {
+    fn event(&mut self, at: Duration, event: &Event) {
+        lock(&self.inner).event(at, event);
+    }
+
+    fn failure(&mut self, _: Duration, failure: &Failure) {
+        lock(&self.inner).last_lines(&wording::failure(failure));
+    }
+
+    fn clear(&mut self) {
+        lock(&self.inner).clear();
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+impl Inner {
+    fn event(&mut self, at: Duration, event: &Event) {
+        self.summary.note(event);
+        self.state.note(at, event);
+        match event {
+            Event::Planned { image, engine, source, command } => {
+                self.verbose(&wording::planned(image, engine, source, command));
+            }
+            Event::WaitingForLock { pid, command } => {
+                self.line(&wording::line(&wording::waiting(*pid, command)))
+            }
+            Event::PhaseEnded { phase, done, took } => self.verbose(&wording::ended(*phase, *done, *took)),
+            Event::Warned(warning) => self.line(&wording::warning_line(warning)),
+            Event::Finished { exit_code, applied, took } => {
+                let sentence = self.summary.sentence(*exit_code, *applied, *took);
+                self.last_lines(&wording::line(&sentence));
+            }
+            Event::BuildOutputBegins
+            | Event::PhaseStarted { .. }
+            | Event::PhaseProgress { .. }
+            | Event::PullProgress { .. } => {}
+        }
+        if !self.was_just_drawn(at, event) {
+            self.draw(at);
+        }
+    }
+
+    fn was_just_drawn(&self, at: Duration, event: &Event) -> bool {
+        let seldom_matters = matches!(event, Event::PhaseProgress { .. } | Event::PullProgress { .. });
+        seldom_matters && self.drawn.is_some_and(|drawn| at.saturating_sub(drawn) < REDRAW)
+    }
+
+    fn draw(&mut self, at: Duration) {
+        let rows = self.state.rows(at);
+        if !rows.is_empty() && self.screen.rows.is_empty() {
+            // indicatif clears the line that it begins to draw on, and the build may have left words there.
+            self.own.fresh_line();
+        }
+        self.screen.show(&rows);
+        self.drawn = Some(at);
+    }
+
+    fn verbose(&mut self, sentence: &str) {
+        if self.verbosity == Verbosity::Verbose {
+            self.line(&wording::line(sentence));
+        }
+    }
+
+    fn line(&mut self, line: &str) {
+        let own = &mut self.own;
+        self.screen.bars.suspend(|| own.lines(line));
+    }
+
+    fn last_lines(&mut self, lines: &str) {
+        self.clear();
+        self.own.lines(lines);
+    }
+
+    fn clear(&mut self) {
+        self.state.active.clear();
+        self.screen.show(&[]);
+    }
+}
+
+/// What is going on.
+#[derive(Default)]
+struct State {
+    active: Vec<Active>,
+    layers: Layers,
+}
+
+struct Active {
+    phase: Phase,
+    since: Duration,
+    total: Option<Amount>,
+    done: Amount,
+}
+
+impl State {
+    fn note(&mut self, at: Duration, event: &Event) {
+        self.layers.note(event);
+        match *event {
+            // The build speaks for itself, or is silent as it would be without fastbuild.
+            Event::PhaseStarted { phase: Phase::Build, .. } | Event::BuildOutputBegins => self.active.clear(),
+            Event::PhaseStarted { phase, total } => {
+                self.active.retain(|active| active.phase != phase);
+                self.active.push(Active { phase, since: at, total, done: Amount::default() });
+            }
+            Event::PhaseProgress { phase, done } => {
+                if let Some(active) = self.active.iter_mut().find(|active| active.phase == phase) {
+                    active.done = done;
+                }
+            }
+            Event::PhaseEnded { phase, .. } => self.active.retain(|active| active.phase != phase),
+            _ => {}
+        }
+    }
+
+    fn rows(&self, at: Duration) -> Vec<Row> {
+        let seen = self.active.iter().filter(|active| at.saturating_sub(active.since) >= SILENT_FOR);
+        let mut rows: Vec<_> = seen.flat_map(|active| self.rows_of(active, at)).collect();
+        rows.truncate(MOST_ROWS);
+        rows
+    }
+
+    fn rows_of(&self, active: &Active, at: Duration) -> Vec<Row> {
+        let took = at.saturating_sub(active.since);
+        if active.phase == Phase::Pull {
+            let mut rows = vec![pull_row(active.phase, &self.layers, took)];
+            rows.extend(self.layers.active().map(layer_row));
+            return rows;
+        }
+        let rate = numbers::rate(active.done.bytes, took);
+        let parts = [Some(wording::progress(active.done, active.total)), rate];
+        vec![Row { label: label(active.phase), share: active.share(), text: joined(parts) }]
+    }
+}
+
+impl Active {
+    fn share(&self) -> Option<Share> {
+        let total = self.total?;
+        match (total.bytes, total.files) {
+            (0, 0) => None,
+            (0, of) => Some(Share { done: self.done.files, of }),
+            (of, _) => Some(Share { done: self.done.bytes, of }),
+        }
+    }
+}
+
+fn pull_row(phase: Phase, layers: &Layers, took: Duration) -> Row {
+    let parts = [Some(layers.text()), numbers::rate(layers.bytes(), took)];
+    Row { label: label(phase), share: None, text: joined(parts) }
+}
+
+fn layer_row(layer: &Layer) -> Row {
+    let id: String = layer.id.chars().take(ID_CHARS).collect();
+    let share = layer.total.filter(|of| *of > 0).map(|of| Share { done: layer.current, of });
+    let moved = wording::progress(bytes(layer.current), layer.total.map(bytes));
+    Row {
+        label: format!("  {}", one_line(&id)),
+        share,
+        text: joined([Some(one_line(&layer.status)), Some(moved)]),
+    }
+}
+
+fn bytes(bytes: u64) -> Amount {
+    Amount { files: 0, bytes }
+}
+
+fn label(phase: Phase) -> String {
+    format!("fastbuild: {}", wording::doing(phase))
+}
+
+fn joined(parts: [Option<String>; 2]) -> String {
+    parts.into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
+}
+
+/// One line of the screen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Row {
+    label: String,
+    /// How far it is; unknown shows as a spinner.
+    share: Option<Share>,
+    text: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Share {
+    done: u64,
+    of: u64,
+}
+
+/// indicatif's bars, one for each row.
+struct Screen {
+    bars: MultiProgress,
+    rows: Vec<ProgressBar>,
+}
+
+impl Screen {
+    fn show(&mut self, rows: &[Row]) {
+        while self.rows.len() > rows.len() {
+            if let Some(bar) = self.rows.pop() {
+                bar.finish_and_clear();
+                self.bars.remove(&bar);
+            }
+        }
+        while self.rows.len() < rows.len() {
+            self.rows.push(self.bars.add(ProgressBar::no_length()));
+        }
+        for (bar, row) in self.rows.iter().zip(rows) {
+            row.show_on(bar);
+        }
+    }
+}
+
+impl Row {
+    fn show_on(&self, bar: &ProgressBar) {
+        // Templates are fixed texts that a test draws; what varies goes in as prefix and message.
+        let template = match self.share {
+            Some(_) => "{prefix} [{bar:20}] {wide_msg}",
+            None => "{prefix} {spinner} {wide_msg}",
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("=> ").tick_chars("-\\|/ "));
+        }
+        if let Some(share) = self.share {
+            bar.update(|state| {
+                state.set_len(share.of.max(1));
+                state.set_pos(share.done.min(share.of));
+            });
+        }
+        bar.set_prefix(self.label.clone());
+        bar.set_message(self.text.clone());
+        bar.tick();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::report::{
+        events::Warning,
+        own::LineState,
+        testing::{FakeScreen, ended, event, finished, ms, progress, pulling, started},
+    };
+
+    fn bar(screen: &FakeScreen, line_state: &LineState) -> Bar {
+        let target = ProgressDrawTarget::term_like(Box::new(screen.clone()));
+        Bar::still(Own::new(Box::new(screen.clone()), line_state.clone()), target, Verbosity::Normal)
+    }
+
+    fn run(events: &[(u64, Event)]) -> (FakeScreen, Bar) {
+        let screen = FakeScreen::default();
+        let mut bar = bar(&screen, &LineState::default());
+        events.iter().for_each(|(at, event)| bar.event(ms(*at), event));
+        (screen, bar)
+    }
+
+    #[test]
+    fn an_upload_shows_files_bytes_and_rate() {
+        let (screen, _bar) = run(&[
+            (0, started(Phase::Upload, Some((2003, 20_000_000)))),
+            (1_000, progress(Phase::Upload, 1203, 10_000_000)),
+        ]);
+        insta::assert_snapshot!(screen.shown(), @r"
+        fastbuild: uploading [==========>         ] 1,203 of 2,003 files, 10.0 MB of 20.0 MB, 10.0 MB/s
+        ");
+    }
+
+    #[test]
+    fn a_pull_shows_a_row_for_each_layer_at_work_and_six_at_most() {
+        let mut events =
+            vec![(0, started(Phase::Pull, None)), (1, pulling("gone", "Already exists", 0, None))];
+        let layers = ["0123456789abcdef", "l1", "l2", "l3\x1b[2J", "l4", "l5", "l6"];
+        let half = |id: &&str| (900, pulling(id, "Downloading", 4_000_000, Some(16_000_000)));
+        events.extend(layers.iter().map(half));
+        events.push((1_000, pulling("gone", "Already exists", 0, None)));
+        let (screen, _bar) = run(&events);
+        insta::assert_snapshot!(screen.shown(), @r"
+        fastbuild: pulling the image | 1 of 8 layers, 28.0 MB of 112.0 MB, 28.0 MB/s
+          0123456789ab [=====>              ] Downloading, 4.0 MB of 16.0 MB
+          l1 [=====>              ] Downloading, 4.0 MB of 16.0 MB
+          l2 [=====>              ] Downloading, 4.0 MB of 16.0 MB
+          l3\u{1b}[2J [=====>              ] Downloading, 4.0 MB of 16.0 MB
+          l4 [=====>              ] Downloading, 4.0 MB of 16.0 MB
+        ");
+    }
+
+    #[test]
+    fn nothing_shows_for_the_first_250_ms_of_a_phase() {
+        let (screen, mut bar) =
+            run(&[(100, started(Phase::Create, None)), (349, started(Phase::Scan, None))]);
+        assert_eq!(screen.shown(), "");
+        bar.event(ms(400), &progress(Phase::Scan, 1, 1));
+        assert_eq!(screen.shown(), "fastbuild: creating the container \\");
+    }
+
+    #[test]
+    fn the_bars_are_gone_when_the_builds_output_begins_and_stay_away() {
+        let upload = started(Phase::Upload, Some((10, 10)));
+        let (screen, mut bar) = run(&[(0, upload), (900, progress(Phase::Upload, 1, 1))]);
+        assert!(screen.shown().contains("uploading"));
+        bar.event(ms(1_000), &Event::BuildOutputBegins);
+        assert_eq!(screen.shown(), "");
+        bar.event(ms(3_000), &progress(Phase::Upload, 5, 5));
+        assert_eq!(screen.shown(), "");
+    }
+
+    #[test]
+    fn a_bar_never_wipes_the_builds_last_words() {
+        let (screen, line_state) = (FakeScreen::default(), LineState::default());
+        let mut bar = bar(&screen, &line_state);
+        bar.event(ms(0), &Event::BuildOutputBegins);
+        std::io::Write::write_all(&mut screen.clone(), b"no line end").unwrap();
+        line_state.wrote(b"no line end");
+        bar.event(ms(10), &started(Phase::Collect, None));
+        bar.event(ms(500), &progress(Phase::Collect, 3, 3000));
+        insta::assert_snapshot!(screen.shown(), @r"
+        no line end
+        fastbuild: collecting \ 3 files, 3.0 kB, 6.1 kB/s
+        ");
+        bar.event(ms(600), &ended(Phase::Collect, 590, 3, 3000));
+        bar.event(ms(600), &finished(0, 600));
+        insta::assert_snapshot!(screen.shown(), @r"
+        no line end
+        fastbuild: 0.60 s in all: collect 0.59 (3 files, 3.0 kB); exit 0
+        ");
+    }
+
+    #[test]
+    fn a_warning_stands_above_the_bars() {
+        let (screen, _bar) = run(&[
+            (0, started(Phase::Collect, None)),
+            (400, progress(Phase::Collect, 3, 3000)),
+            (500, Event::Warned(Warning::Signalled { signal: "SIGINT" })),
+        ]);
+        insta::assert_snapshot!(screen.shown(), @r"
+        fastbuild: warning: SIGINT was sent to the build
+        fastbuild: collecting | 3 files, 3.0 kB, 6.0 kB/s
+        ");
+    }
+
+    #[test]
+    fn an_error_and_the_end_of_the_reporter_leave_no_bar_behind() {
+        let (screen, mut bar) =
+            run(&[(0, started(Phase::Pull, None)), (400, pulling("aa", "Waiting", 0, None))]);
+        let failure = Failure { message: "gone".into(), causes: vec![], advice: None };
+        bar.failure(ms(500), &failure);
+        assert_eq!(screen.shown(), "fastbuild: error: gone");
+        bar.event(ms(600), &started(Phase::Remove, None));
+        bar.event(ms(900), &progress(Phase::Remove, 0, 0));
+        assert!(screen.shown().contains("removing"));
+        drop(bar);
+        assert_eq!(screen.shown(), "fastbuild: error: gone");
+    }
+
+    proptest! {
+        #[test]
+        fn no_event_gets_a_control_character_onto_the_screen(
+            events in prop::collection::vec((0..20_000u64, event()), 0..12),
+        ) {
+            let (screen, _bar) = run(&events);
+            let shown = screen.shown();
+            prop_assert!(!shown.chars().any(|c| c != '\n' && crate::report::text::is_dangerous(c)), "{shown:?}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Numbers -> the text that people read. Pure.
+//!
+//! Units are decimal (1 kB = 1,000 B, 1 MB = 1,000,000 B), as disks and networks are sold and as `docker images` and
+//! `docker pull` print them. Digits are grouped by commas, whatever the locale: scripts and bug reports read them too.
+
+use std::time::Duration;
+
+/// `2003` -> `2,003`.
+pub fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// `1 file`, `2,003 files`: the noun takes an `s` for every number but one.
+pub fn counted(n: u64, noun: &str) -> String {
+    format!("{} {noun}{}", count(n), if n == 1 { "" } else { "s" })
+}
+
+/// `20_100_000` -> `20.1 MB`.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
+    if n < 1000 {
+        return format!("{n} B");
+    }
+    // In tenths of the unit, rounded to nearest in integers: 999,950 is `1.0 MB`, never `1000.0 kB`.
+    let mut tenths = u128::from(n);
+    let mut per_tenth: u128 = 100;
+    for unit in UNITS {
+        tenths = (u128::from(n) + per_tenth / 2) / per_tenth;
+        if tenths < 10_000 {
+            return format!("{}.{} {unit}", tenths / 10, tenths % 10);
+        }
+        per_tenth *= 1000;
+    }
+    format!("{}.{} EB", tenths / 10, tenths % 10)
+}
+
+/// Seconds without a unit: `0.02`, `6.21`, `12.9`, `135`. Three digits tell as much as a build's noise allows.
+pub fn seconds(took: Duration) -> String {
+    let secs = took.as_secs_f64();
+    // The bounds are where rounding would add a digit: 9.996 is `10.0`.
+    if secs < 9.995 {
+        format!("{secs:.2}")
+    } else if secs < 99.95 {
+        format!("{secs:.1}")
+    } else {
+        count(secs.round() as u64)
+    }
+}
+
+/// Bytes moved in a time -> `12.3 MB/s`; none while there is nothing to divide.
+pub fn rate(moved: u64, took: Duration) -> Option<String> {
+    let secs = took.as_secs_f64();
+    (moved > 0 && secs > 0.0).then(|| format!("{}/s", bytes((moved as f64 / secs) as u64)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_grouped() {
+        for (n, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (2003, "2,003"), (1_234_567, "1,234,567")]
+        {
+            assert_eq!(count(n), text);
+        }
+        assert_eq!(count(u64::MAX), "18,446,744,073,709,551,615");
+        assert_eq!((counted(1, "file"), counted(0, "file")), ("1 file".into(), "0 files".into()));
+    }
+
+    #[test]
+    fn bytes_have_decimal_units_and_never_four_digits() {
+        let cases = [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.0 kB"),
+            (1049, "1.0 kB"),
+            (1050, "1.1 kB"),
+            (20_100_000, "20.1 MB"),
+            (999_949, "999.9 kB"),
+            (999_950, "1.0 MB"),
+            (3 << 30, "3.2 GB"),
+            (u64::MAX, "18.4 EB"),
+        ];
+        for (n, text) in cases {
+            assert_eq!(bytes(n), text, "{n}");
+        }
+    }
+
+    #[test]
+    fn seconds_have_two_decimals_below_ten() {
+        let cases = [(0, "0.00"), (4, "0.00"), (5, "0.01"), (6210, "6.21"), (9994, "9.99"), (9996, "10.0")];
+        let more = [(12_860, "12.9"), (99_960, "100"), (135_490, "135"), (3_600_000, "3,600")];
+        for (millis, text) in cases.into_iter().chain(more) {
+            assert_eq!(seconds(Duration::from_millis(millis)), text, "{millis}");
+        }
+    }
+
+    #[test]
+    fn a_rate_needs_a_time_and_bytes() {
+        assert_eq!(rate(20_000_000, Duration::from_secs(2)).as_deref(), Some("10.0 MB/s"));
+        assert_eq!(rate(0, Duration::from_secs(2)), None);
+        assert_eq!(rate(5, Duration::ZERO), None);
+    }
+}

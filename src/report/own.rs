@@ -1,0 +1,55 @@
+//! Where fastbuild's own words go: its stderr, which the build's stderr (and on a terminal its stdout) shares.
+
+use std::{
+    io::{self, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+/// Whether the build's last byte on a shared screen or file left a line unfinished. One per run, shared by clones.
+#[derive(Debug, Clone, Default)]
+pub struct LineState(Arc<AtomicBool>);
+
+impl LineState {
+    /// Notes bytes that the build wrote there.
+    pub fn wrote(&self, bytes: &[u8]) {
+        if let Some(last) = bytes.last() {
+            self.0.store(*last != b'\n', Ordering::Release);
+        }
+    }
+}
+
+/// fastbuild's own writer. Every line begins at the left edge, whatever the build left there: without that, a build
+/// whose output ends without a line end would have a warning glued to it, or its last line wiped by a bar.
+pub struct Own {
+    writer: Box<dyn Write + Send>,
+    state: LineState,
+}
+
+impl Own {
+    /// Writes to `writer`; `state` tells what the build wrote to the same place.
+    pub fn new(writer: Box<dyn Write + Send>, state: LineState) -> Own {
+        Own { writer, state }
+    }
+
+    /// Writes whole lines, line end included, in one call. Errors are dropped: this is where they would be told.
+    pub fn lines(&mut self, text: &str) {
+        let fresh = self.state.0.swap(false, Ordering::AcqRel);
+        let written = if fresh { self.write(&format!("\n{text}")) } else { self.write(text) };
+        drop(written);
+    }
+
+    /// Ends an unfinished line of the build's, if there is one.
+    pub fn fresh_line(&mut self) {
+        if self.state.0.swap(false, Ordering::AcqRel) {
+            drop(self.write("\n"));
+        }
+    }
+
+    fn write(&mut self, text: &str) -> io::Result<()> {
+        self.writer.write_all(text.as_bytes())?;
+        self.writer.flush()
+    }
+}

@@ -1,0 +1,231 @@
+//! Events -> lines for logs: CI, files, pipes. No escape code ever; progress seldom, and only as events come in.
+
+use std::time::Duration;
+
+use super::{
+    Renderer, Verbosity,
+    events::{Amount, Event, Failure, Phase},
+    layers::Layers,
+    own::Own,
+    wording::{self, Summary},
+};
+
+/// A long phase says where it is at most this often.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// Whether phases are told while they last, or only what remains to be known at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Telling {
+    /// `--progress plain`.
+    Phases,
+    /// `--progress none`: warnings, errors and the summary.
+    Results,
+}
+
+/// The renderer of `plain` and `none`.
+pub struct Plain {
+    own: Own,
+    telling: Telling,
+    verbosity: Verbosity,
+    long: Option<Long>,
+    layers: Layers,
+    summary: Summary,
+}
+
+/// The phase whose beginning was told last.
+struct Long {
+    phase: Phase,
+    total: Option<Amount>,
+    told: Duration,
+}
+
+impl Plain {
+    /// Writes lines to `own`.
+    pub fn new(own: Own, telling: Telling, verbosity: Verbosity) -> Plain {
+        let (layers, summary) = (Layers::default(), Summary::default());
+        Plain { own, telling, verbosity, long: None, layers, summary }
+    }
+
+    fn say(&mut self, sentence: &str) {
+        self.own.lines(&wording::line(sentence));
+    }
+
+    fn verbose(&mut self, sentence: &str) {
+        if self.verbosity == Verbosity::Verbose {
+            self.say(sentence);
+        }
+    }
+
+    fn started(&mut self, at: Duration, phase: Phase, total: Option<Amount>) {
+        if self.telling == Telling::Results || !is_long(phase) {
+            return;
+        }
+        self.long = Some(Long { phase, total, told: at });
+        self.say(&joined(wording::doing(phase), " ", &wording::amount(total.unwrap_or_default())));
+    }
+
+    fn progress(&mut self, at: Duration, phase: Phase, text: impl FnOnce(&Plain, Option<Amount>) -> String) {
+        let Some(long) = self.long.as_mut().filter(|long| long.phase == phase) else { return };
+        if at.saturating_sub(long.told) < EVERY {
+            return;
+        }
+        long.told = at;
+        let total = long.total;
+        let text = text(self, total);
+        self.say(&joined(wording::doing(phase), ": ", &text));
+    }
+
+    fn ended(&mut self, phase: Phase, done: Amount, took: Duration) {
+        self.long.take_if(|long| long.phase == phase);
+        self.verbose(&wording::ended(phase, done, took));
+    }
+}
+
+impl Renderer for Plain {
+    fn event(&mut self, at: Duration, event: &Event) {
+        self.summary.note(event);
+        self.layers.note(event);
+        match event {
+            Event::Planned { image, engine, source, command } => {
+                self.verbose(&wording::planned(image, engine, source, command));
+            }
+            Event::WaitingForLock { pid, command } => self.say(&wording::waiting(*pid, command)),
+            Event::PhaseStarted { phase, total } => self.started(at, *phase, *total),
+            Event::PhaseProgress { phase, done } => {
+                self.progress(at, *phase, |_, total| wording::progress(*done, total));
+            }
+            Event::PullProgress { .. } => self.progress(at, Phase::Pull, |plain, _| plain.layers.text()),
+            Event::PhaseEnded { phase, done, took } => self.ended(*phase, *done, *took),
+            Event::BuildOutputBegins => {}
+            Event::Warned(warning) => self.own.lines(&wording::warning_line(warning)),
+            Event::Finished { exit_code, applied, took } => {
+                let sentence = self.summary.sentence(*exit_code, *applied, *took);
+                self.say(&sentence);
+            }
+        }
+    }
+
+    fn failure(&mut self, _: Duration, failure: &Failure) {
+        self.own.lines(&wording::failure(failure));
+    }
+
+    fn clear(&mut self) {}
+}
+
+/// The phases that move bytes; the others are over before a line about them could be read, and the build speaks for
+/// itself.
+fn is_long(phase: Phase) -> bool {
+    matches!(phase, Phase::Pull | Phase::Upload | Phase::Collect)
+}
+
+fn joined(a: &str, between: &str, b: &str) -> String {
+    if b.is_empty() { a.to_owned() } else { format!("{a}{between}{b}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::report::{
+        events::{Special, Warning},
+        testing::*,
+    };
+    use crate::tree::RelPath;
+
+    fn run(telling: Telling, verbosity: Verbosity, events: &[(u64, Event)]) -> String {
+        let out = Shared::default();
+        let mut plain = Plain::new(out.own(), telling, verbosity);
+        events.iter().for_each(|(at, event)| plain.event(ms(*at), event));
+        out.text()
+    }
+
+    fn a_build() -> Vec<(u64, Event)> {
+        let total = Some((2003, 20_100_000));
+        let path = RelPath::new(b"src/x.sock".as_slice()).unwrap();
+        vec![
+            (
+                0,
+                Event::Planned {
+                    image: "jekyll:1".into(),
+                    engine: "unix:///e".into(),
+                    source: "/p".into(),
+                    command: vec!["jekyll".into(), "build".into()],
+                },
+            ),
+            (0, started(Phase::Scan, None)),
+            (20, ended(Phase::Scan, 20, 2003, 20_100_000)),
+            (20, Event::Warned(Warning::Skipped { path, special: Special::Socket })),
+            (30, started(Phase::Upload, total)),
+            (4_000, progress(Phase::Upload, 500, 5_000_000)),
+            (5_100, progress(Phase::Upload, 1203, 10_100_000)),
+            (5_200, progress(Phase::Upload, 1300, 10_200_000)),
+            (7_030, ended(Phase::Upload, 7_000, 2003, 20_100_000)),
+            (7_100, started(Phase::Build, None)),
+            (7_200, Event::BuildOutputBegins),
+            (9_000, ended(Phase::Build, 1_900, 0, 0)),
+            (9_000, started(Phase::Collect, None)),
+            (9_300, ended(Phase::Collect, 300, 312, 2_100_000)),
+            (9_400, finished(0, 9_400)),
+        ]
+    }
+
+    #[test]
+    fn plain_tells_of_long_phases_and_of_their_progress_every_five_seconds() {
+        insta::assert_snapshot!(run(Telling::Phases, Verbosity::Normal, &a_build()), @r"
+        fastbuild: warning: src/x.sock is a socket; it was not sent
+        fastbuild: uploading 2,003 files, 20.1 MB
+        fastbuild: uploading: 1,203 of 2,003 files, 10.1 MB of 20.1 MB
+        fastbuild: collecting
+        fastbuild: 9.40 s in all: scan 0.02, upload 7.00 (2,003 files, 20.1 MB), build 1.90, collect 0.30 (312 files, 2.1 MB); exit 0
+        ");
+    }
+
+    #[test]
+    fn none_tells_warnings_and_the_summary_only() {
+        insta::assert_snapshot!(run(Telling::Results, Verbosity::Normal, &a_build()), @r"
+        fastbuild: warning: src/x.sock is a socket; it was not sent
+        fastbuild: 9.40 s in all: scan 0.02, upload 7.00 (2,003 files, 20.1 MB), build 1.90, collect 0.30 (312 files, 2.1 MB); exit 0
+        ");
+    }
+
+    #[test]
+    fn verbose_adds_the_plan_and_each_phase() {
+        insta::assert_snapshot!(run(Telling::Results, Verbosity::Verbose, &a_build()), @r"
+        fastbuild: running jekyll build in jekyll:1 on unix:///e, sources from /p
+        fastbuild: scan took 0.02 s (2,003 files, 20.1 MB)
+        fastbuild: warning: src/x.sock is a socket; it was not sent
+        fastbuild: upload took 7.00 s (2,003 files, 20.1 MB)
+        fastbuild: build took 1.90 s
+        fastbuild: collect took 0.30 s (312 files, 2.1 MB)
+        fastbuild: 9.40 s in all: scan 0.02, upload 7.00 (2,003 files, 20.1 MB), build 1.90, collect 0.30 (312 files, 2.1 MB); exit 0
+        ");
+    }
+
+    #[test]
+    fn a_pull_tells_its_layers() {
+        let events = [
+            (0, started(Phase::Pull, None)),
+            (100, pulling("aa", "Downloading", 1_000_000, Some(60_000_000))),
+            (200, pulling("bb", "Already exists", 0, None)),
+            (5_000, pulling("aa", "Downloading", 30_000_000, Some(60_000_000))),
+        ];
+        insta::assert_snapshot!(run(Telling::Phases, Verbosity::Normal, &events), @r"
+        fastbuild: pulling the image
+        fastbuild: pulling the image: 1 of 2 layers, 30.0 MB of 60.0 MB
+        ");
+    }
+
+    proptest! {
+        #[test]
+        fn no_event_gets_a_control_character_into_a_log(
+            events in prop::collection::vec((0..20_000u64, event()), 0..12),
+            telling in prop::sample::select(vec![Telling::Phases, Telling::Results]),
+        ) {
+            let text = run(telling, Verbosity::Verbose, &events);
+            prop_assert!(!text.chars().any(|c| c != '\n' && crate::report::text::is_dangerous(c)), "{text:?}");
+            prop_assert!(text.lines().all(|line| line.starts_with("fastbuild: ")), "{text:?}");
+            prop_assert!(!text.lines().any(|line| line.starts_with("fastbuild: error: ")), "{text:?}");
+        }
+    }
+}

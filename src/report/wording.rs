@@ -1,0 +1,412 @@
+//! Facts -> sentences. Pure, and the only place with product text for events.
+//!
+//! Sentences come without the `fastbuild: ` in front and without a line end. Names in them are escaped by
+//! [`RelPath`](crate::tree::RelPath)'s own `Display` or by [`path_text`]; renderers pass the whole once more through
+//! [`text`](super::text), which takes care of what engines say.
+
+use std::time::Duration;
+
+use super::{
+    events::{Amount, Applied, Event, Failure, Phase, Special, Warning, path_text},
+    numbers::{bytes, count, counted, seconds},
+    text::{indented, one_line},
+};
+
+/// What a warning says.
+pub fn sentence(warning: &Warning) -> String {
+    match warning {
+        Warning::Skipped { path, special } => format!("{path} is a {}; it was not sent", kind(*special)),
+        Warning::Vanished { path } => format!("{path} was deleted while it was being read; it was not sent"),
+        Warning::Unstable { path } => {
+            format!("{path} kept changing while it was sent; the build may have seen an unfinished version")
+        }
+        Warning::SpecialOutput { path, special } => {
+            format!("{path} is a {} among the build's products; it was not brought back", kind(*special))
+        }
+        Warning::Conflict { path, beside: Some(beside) } => format!(
+            "{} was changed on this machine while the build ran; that version stays, the build's is in {}",
+            path_text(path),
+            path_text(beside)
+        ),
+        Warning::Conflict { path, beside: None } => format!(
+            "{} was changed on this machine while the build ran; it stays, although the build deleted it",
+            path_text(path)
+        ),
+        Warning::Displaced { files, to } => format!(
+            "{} not written by fastbuild {} in the way of the build's products; the old {} now in {}",
+            counted(*files, "file"),
+            if *files == 1 { "was" } else { "were" },
+            if *files == 1 { "version is" } else { "versions are" },
+            path_text(to)
+        ),
+        Warning::LeftoverRemoved { container } => {
+            format!("container {container} was left by an earlier run that was killed; it was removed")
+        }
+        Warning::OutOfMemory { limit: Some(limit) } => format!(
+            "the command was killed because it used more memory than its limit of {}; --memory raises it",
+            bytes(*limit)
+        ),
+        Warning::OutOfMemory { limit: None } => {
+            "the command was killed because the engine's machine ran out of memory".to_owned()
+        }
+        Warning::Recovered { files, lost: 0 } => format!(
+            "an earlier run was cut short while it put its products in place; {} put in place now",
+            were(*files)
+        ),
+        Warning::Recovered { files, lost } => format!(
+            "an earlier run was cut short while it put its products in place; {} put in place now, {lost} could not \
+             be; build again to get them",
+            were(*files),
+            lost = count(*lost)
+        ),
+        Warning::Signalled { signal } => format!("{signal} was sent to the build"),
+        Warning::OutputsLeft => {
+            "the command failed, so its products were not brought back; --outputs-on-failure brings them"
+                .to_owned()
+        }
+        Warning::NotRemoved { container, why } => {
+            format!("container {container} could not be removed: {why}; the next run tries again")
+        }
+    }
+}
+
+fn were(files: u64) -> String {
+    format!("{} {}", counted(files, "path"), if files == 1 { "was" } else { "were" })
+}
+
+fn kind(special: Special) -> &'static str {
+    match special {
+        Special::Socket => "socket",
+        Special::Fifo => "named pipe",
+        Special::Device => "device",
+    }
+}
+
+/// What fastbuild is doing in a phase.
+pub fn doing(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Scan => "scanning",
+        Phase::Pull => "pulling the image",
+        Phase::Create => "creating the container",
+        Phase::Upload => "uploading",
+        Phase::Start => "starting the command",
+        Phase::Build => "building",
+        Phase::Collect => "collecting",
+        Phase::Apply => "putting products in place",
+        Phase::Remove => "removing the container",
+    }
+}
+
+/// A phase's word in the summary.
+pub fn name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Scan => "scan",
+        Phase::Pull => "pull",
+        Phase::Create => "create",
+        Phase::Upload => "upload",
+        Phase::Start => "start",
+        Phase::Build => "build",
+        Phase::Collect => "collect",
+        Phase::Apply => "apply",
+        Phase::Remove => "remove",
+    }
+}
+
+/// `2,003 files, 20.1 MB`; what is zero is left out, and nothing at all is an empty text.
+pub fn amount(amount: Amount) -> String {
+    let files = (amount.files > 0).then(|| counted(amount.files, "file"));
+    let size = (amount.bytes > 0).then(|| bytes(amount.bytes));
+    join([files, size])
+}
+
+/// `1,203 of 2,003 files, 12.0 MB of 20.1 MB`; without a total, as [`amount`].
+pub fn progress(done: Amount, total: Option<Amount>) -> String {
+    let Some(total) = total else { return amount(done) };
+    let files =
+        (total.files > 0).then(|| format!("{} of {}", count(done.files), counted(total.files, "file")));
+    let size = (total.bytes > 0).then(|| format!("{} of {}", bytes(done.bytes), bytes(total.bytes)));
+    join([files, size])
+}
+
+/// What `-v` tells before anything is touched.
+pub fn planned(image: &str, engine: &str, source: &std::path::Path, command: &[String]) -> String {
+    format!("running {} in {image} on {engine}, sources from {}", command.join(" "), path_text(source))
+}
+
+/// Why nothing happens yet.
+pub fn waiting(pid: u32, command: &str) -> String {
+    format!("waiting for another run in this project to end: process {pid}, {command}")
+}
+
+/// What `-v` tells when a phase is over.
+pub fn ended(phase: Phase, done: Amount, took: Duration) -> String {
+    let moved = parenthesis(amount(done));
+    format!("{} took {} s{moved}", name(phase), seconds(took))
+}
+
+/// An error, its causes and the advice: the lines as they are printed, prefix and line ends included.
+pub fn failure(failure: &Failure) -> String {
+    let mut text = format!("fastbuild: error: {}\n", indented(&failure.message));
+    for cause in &failure.causes {
+        text.push_str(&format!("  caused by: {}\n", indented(cause)));
+    }
+    if let Some(advice) = &failure.advice {
+        text.push_str(&format!("  try: {}\n", indented(advice)));
+    }
+    text
+}
+
+/// One line of fastbuild's own, ready to print.
+pub fn line(sentence: &str) -> String {
+    format!("fastbuild: {}\n", one_line(sentence))
+}
+
+/// A warning's line, ready to print.
+pub fn warning_line(warning: &Warning) -> String {
+    line(&format!("warning: {}", sentence(warning)))
+}
+
+/// Collects what the summary line tells.
+#[derive(Debug, Default)]
+pub struct Summary {
+    parts: Vec<(Phase, Amount, Duration)>,
+}
+
+impl Summary {
+    /// Takes every event and keeps the phases that ended. A phase that came more than once counts as one.
+    pub fn note(&mut self, event: &Event) {
+        let Event::PhaseEnded { phase, done, took } = *event else { return };
+        match self.parts.iter_mut().find(|part| part.0 == phase) {
+            Some((_, moved, sum)) => {
+                moved.files += done.files;
+                moved.bytes += done.bytes;
+                *sum += took;
+            }
+            None => self.parts.push((phase, done, took)),
+        }
+        self.parts.sort_by_key(|part| part.0);
+    }
+
+    /// The summary line's sentence. The parts are listed, not added up: some phases run at the same time.
+    pub fn sentence(&self, exit_code: u8, applied: Option<Applied>, took: Duration) -> String {
+        let parts: Vec<_> = self.parts.iter().map(|part| describe(part, applied)).collect();
+        let parts = if parts.is_empty() { String::new() } else { format!(": {}", parts.join(", ")) };
+        format!("{} s in all{parts}; exit {exit_code}", seconds(took))
+    }
+}
+
+fn describe(&(phase, done, took): &(Phase, Amount, Duration), applied: Option<Applied>) -> String {
+    let moved = match phase {
+        Phase::Pull | Phase::Upload | Phase::Collect => amount(done),
+        Phase::Apply => applied.map(applied_text).unwrap_or_default(),
+        _ => String::new(),
+    };
+    format!("{} {}{}", name(phase), seconds(took), parenthesis(moved))
+}
+
+fn applied_text(applied: Applied) -> String {
+    let part = |n: u64, word: &str| (n > 0).then(|| format!("{} {word}", count(n)));
+    join([
+        part(applied.written, "written"),
+        part(applied.deleted, "deleted"),
+        part(applied.unchanged, "unchanged"),
+        part(applied.conflicts, if applied.conflicts == 1 { "conflict" } else { "conflicts" }),
+    ])
+}
+
+fn join<const N: usize>(parts: [Option<String>; N]) -> String {
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn parenthesis(inner: String) -> String {
+    if inner.is_empty() { inner } else { format!(" ({inner})") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::RelPath;
+
+    fn path(text: &str) -> RelPath {
+        RelPath::new(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn every_warning_names_its_subject_and_what_became_of_it() {
+        let cases = [
+            (
+                Warning::Skipped { path: path("src/x.sock"), special: Special::Socket },
+                "src/x.sock is a socket; it was not sent",
+            ),
+            (
+                Warning::Skipped { path: path("a\n\x1b[2J"), special: Special::Fifo },
+                "a\\n\\u{1b}[2J is a named pipe; it was not sent",
+            ),
+            (
+                Warning::Vanished { path: path("tmp/a") },
+                "tmp/a was deleted while it was being read; it was not sent",
+            ),
+            (
+                Warning::Unstable { path: path("log") },
+                "log kept changing while it was sent; the build may have seen an unfinished version",
+            ),
+            (
+                Warning::SpecialOutput { path: path("_site/null"), special: Special::Device },
+                "_site/null is a device among the build's products; it was not brought back",
+            ),
+            (
+                Warning::Conflict { path: "/p/a".into(), beside: Some("/p/a.fastbuild".into()) },
+                "/p/a was changed on this machine while the build ran; that version stays, the build's is in \
+                 /p/a.fastbuild",
+            ),
+            (
+                Warning::Conflict { path: "/p/a".into(), beside: None },
+                "/p/a was changed on this machine while the build ran; it stays, although the build deleted it",
+            ),
+            (
+                Warning::Displaced { files: 1, to: "/state/old".into() },
+                "1 file not written by fastbuild was in the way of the build's products; the old version is now in \
+                 /state/old",
+            ),
+            (
+                Warning::Displaced { files: 1200, to: "/state/old".into() },
+                "1,200 files not written by fastbuild were in the way of the build's products; the old versions are \
+                 now in /state/old",
+            ),
+            (
+                Warning::LeftoverRemoved { container: "fastbuild-1".into() },
+                "container fastbuild-1 was left by an earlier run that was killed; it was removed",
+            ),
+            (
+                Warning::OutOfMemory { limit: Some(64_000_000) },
+                "the command was killed because it used more memory than its limit of 64.0 MB; --memory raises it",
+            ),
+            (
+                Warning::OutOfMemory { limit: None },
+                "the command was killed because the engine's machine ran out of memory",
+            ),
+            (
+                Warning::Recovered { files: 1, lost: 0 },
+                "an earlier run was cut short while it put its products in place; 1 path was put in place now",
+            ),
+            (
+                Warning::Recovered { files: 20, lost: 3 },
+                "an earlier run was cut short while it put its products in place; 20 paths were put in place now, 3 \
+                 could not be; build again to get them",
+            ),
+            (Warning::Signalled { signal: "SIGINT" }, "SIGINT was sent to the build"),
+            (
+                Warning::OutputsLeft,
+                "the command failed, so its products were not brought back; --outputs-on-failure brings them",
+            ),
+            (
+                Warning::NotRemoved { container: "fastbuild-1".into(), why: "engine is gone".into() },
+                "container fastbuild-1 could not be removed: engine is gone; the next run tries again",
+            ),
+        ];
+        for (warning, expected) in cases {
+            assert_eq!(sentence(&warning), expected);
+        }
+    }
+
+    #[test]
+    fn a_warning_is_one_line_whatever_the_engine_says() {
+        let why = "no\nfastbuild: error: forged\x1b[2J".to_owned();
+        let line = warning_line(&Warning::NotRemoved { container: "c".into(), why });
+        assert_eq!(line.matches('\n').count(), 1);
+        assert_eq!(
+            line,
+            "fastbuild: warning: container c could not be removed: no\\nfastbuild: error: forged\\u{1b}[2J; the next \
+             run tries again\n"
+        );
+    }
+
+    #[test]
+    fn progress_leaves_out_what_nobody_knows() {
+        let some = |files, bytes| Amount { files, bytes };
+        let cases = [
+            (
+                some(1203, 10_100_000),
+                Some(some(2003, 20_100_000)),
+                "1,203 of 2,003 files, 10.1 MB of 20.1 MB",
+            ),
+            (some(0, 5), Some(some(0, 10)), "5 B of 10 B"),
+            (some(3, 0), Some(some(4, 0)), "3 of 4 files"),
+            (some(1, 2000), None, "1 file, 2.0 kB"),
+            (some(0, 0), None, ""),
+            (some(7, 7), Some(some(0, 0)), ""),
+        ];
+        for (done, total, expected) in cases {
+            assert_eq!(progress(done, total), expected);
+        }
+    }
+
+    fn ended(summary: &mut Summary, phase: Phase, millis: u64, files: u64, bytes: u64) {
+        let took = Duration::from_millis(millis);
+        summary.note(&Event::PhaseEnded { phase, done: Amount { files, bytes }, took });
+    }
+
+    #[test]
+    fn the_summary_lists_the_phases_in_order_with_what_they_moved() {
+        let mut summary = Summary::default();
+        ended(&mut summary, Phase::Create, 10, 0, 0);
+        ended(&mut summary, Phase::Scan, 20, 2003, 20_100_000);
+        ended(&mut summary, Phase::Upload, 480, 2003, 20_100_000);
+        ended(&mut summary, Phase::Start, 190, 0, 0);
+        ended(&mut summary, Phase::Build, 4_900, 0, 0);
+        ended(&mut summary, Phase::Collect, 100, 300, 2_000_000);
+        ended(&mut summary, Phase::Collect, 100, 12, 100_000);
+        ended(&mut summary, Phase::Remove, 100, 0, 0);
+        ended(&mut summary, Phase::Apply, 30, 312, 0);
+        let applied = Applied { written: 12, deleted: 0, unchanged: 300, conflicts: 0 };
+        assert_eq!(
+            summary.sentence(0, Some(applied), Duration::from_millis(6_210)),
+            "6.21 s in all: scan 0.02, create 0.01, upload 0.48 (2,003 files, 20.1 MB), start 0.19, build 4.90, \
+             collect 0.20 (312 files, 2.1 MB), apply 0.03 (12 written, 300 unchanged), remove 0.10; exit 0"
+        );
+    }
+
+    #[test]
+    fn the_summary_of_a_failed_build_names_the_exit_code() {
+        let mut summary = Summary::default();
+        ended(&mut summary, Phase::Build, 12_860, 0, 0);
+        assert_eq!(summary.sentence(3, None, Duration::from_secs(14)), "14.0 s in all: build 12.9; exit 3");
+        assert_eq!(Summary::default().sentence(127, None, Duration::ZERO), "0.00 s in all; exit 127");
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Told {
+        text: &'static str,
+        #[source]
+        source: Option<Box<Told>>,
+    }
+
+    fn told(chain: &[&'static str]) -> Told {
+        let source = (chain.len() > 1).then(|| Box::new(told(&chain[1..])));
+        Told { text: chain[0], source }
+    }
+
+    #[test]
+    fn an_error_tells_its_causes_and_what_to_try() {
+        let error =
+            told(&["could not create the container", "the engine said 500: oops\x1b[0m", "disk full"]);
+        let shown = failure(&Failure::new(&error, Some("docker info, and look at the engine's log")));
+        assert_eq!(
+            shown,
+            "fastbuild: error: could not create the container\n\
+             \u{20} caused by: the engine said 500: oops\\u{1b}[0m\n\
+             \u{20} caused by: disk full\n\
+             \u{20} try: docker info, and look at the engine's log\n"
+        );
+    }
+
+    #[test]
+    fn a_cause_that_was_quoted_already_is_not_told_again() {
+        let error = told(&["could not read a: permission denied", "permission denied"]);
+        assert_eq!(
+            failure(&Failure::new(&error, None)),
+            "fastbuild: error: could not read a: permission denied\n"
+        );
+    }
+}

@@ -1,0 +1,338 @@
+//! Reading directories and metadata without following a link: a directory handle, its names, and what each name is.
+//!
+//! On Unix everything goes through open directories, so a directory that is swapped for a link while it is read leads
+//! nowhere else. Elsewhere there are only paths: links are not followed when they are seen, and the race is left.
+
+use std::{io, path::Path};
+
+use crate::{
+    report::events::Special,
+    tree::{Kind, RelPath, Stamp, Timestamp},
+};
+
+/// What a name is, as far as reading its directory tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hint {
+    /// A directory.
+    Directory,
+    /// Anything else.
+    Other,
+    /// The file system does not say.
+    Unknown,
+}
+
+/// What the file system says of one name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Metadata {
+    /// Something that can be part of a tree.
+    Entry {
+        /// What it is.
+        kind: Kind,
+        /// Permission bits, `0o7777` at most.
+        mode: u32,
+        /// Identity, length and times.
+        stamp: Stamp,
+        /// How many names the file has. 1 for directories, whose count means something else.
+        links: u64,
+    },
+    /// Something that cannot.
+    Special(Special),
+}
+
+/// The present by this machine's clock.
+pub fn now() -> Timestamp {
+    timestamp(std::time::SystemTime::now())
+}
+
+fn timestamp(time: std::time::SystemTime) -> Timestamp {
+    match time.duration_since(std::time::UNIX_EPOCH) {
+        Ok(since) => Timestamp { secs: since.as_secs().cast_signed(), nanos: since.subsec_nanos() },
+        Err(before) => {
+            let before = before.duration();
+            let borrow = i64::from(before.subsec_nanos() > 0);
+            let nanos = (1_000_000_000 - before.subsec_nanos()) % 1_000_000_000;
+            Timestamp { secs: -before.as_secs().cast_signed() - borrow, nanos }
+        }
+    }
+}
+
+pub use imp::Directory;
+
+#[cfg(unix)]
+mod imp {
+    use std::os::fd::OwnedFd;
+
+    use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+
+    use super::*;
+
+    /// An open directory.
+    #[derive(Debug)]
+    pub struct Directory {
+        handle: OwnedFd,
+    }
+
+    const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+    impl Directory {
+        /// Opens a root. A link that names it is followed.
+        ///
+        /// # Errors
+        /// The system's.
+        pub fn open_root(path: &Path) -> io::Result<Directory> {
+            let handle = rustix::fs::open(path, FLAGS, Mode::empty())?;
+            Ok(Directory { handle })
+        }
+
+        /// Opens the directory at `path` below this one, following no link on the way. A link there is an error
+        /// that [`super::is_gone`] knows.
+        ///
+        /// # Errors
+        /// The system's.
+        pub fn open_below(&self, path: &RelPath) -> io::Result<Directory> {
+            if let Some(opened) = self.open_at_once(path) {
+                return opened;
+            }
+            let mut handle = self.handle.try_clone()?;
+            for name in path.components() {
+                handle = rustix::fs::openat(&handle, name, FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
+            }
+            Ok(Directory { handle })
+        }
+
+        /// One call where the kernel can refuse links in the middle of a path; `None` where it cannot, and for paths
+        /// that are too long for one call.
+        #[cfg(target_os = "linux")]
+        fn open_at_once(&self, path: &RelPath) -> Option<io::Result<Directory>> {
+            use std::sync::atomic::{AtomicBool, Ordering};
+
+            use rustix::{fs::ResolveFlags, io::Errno};
+
+            static REFUSED: AtomicBool = AtomicBool::new(false);
+
+            if path.is_root() || REFUSED.load(Ordering::Relaxed) {
+                return None;
+            }
+            let resolve = ResolveFlags::NO_SYMLINKS;
+            match rustix::fs::openat2(&self.handle, path.as_bytes(), FLAGS, Mode::empty(), resolve) {
+                Ok(handle) => Some(Ok(Directory { handle })),
+                // Old kernels do not know the call; some sandboxes forbid it.
+                Err(Errno::NOSYS | Errno::PERM) => {
+                    REFUSED.store(true, Ordering::Relaxed);
+                    None
+                }
+                Err(Errno::NAMETOOLONG) => None,
+                Err(err) => Some(Err(err.into())),
+            }
+        }
+
+        #[cfg(not(target_os = "linux"))]
+        fn open_at_once(&self, _path: &RelPath) -> Option<io::Result<Directory>> {
+            None
+        }
+
+        /// Calls `each` for every name but `.` and `..`, in no order.
+        ///
+        /// # Errors
+        /// The system's.
+        pub fn names(&self, mut each: impl FnMut(&[u8], Hint)) -> io::Result<()> {
+            // A duplicate shares the position with the handle: this reads the directory once in its life.
+            for entry in rustix::fs::Dir::new(self.handle.try_clone()?)? {
+                let entry = entry?;
+                let name = entry.file_name().to_bytes();
+                let hint = match entry.file_type() {
+                    FileType::Directory => Hint::Directory,
+                    FileType::Unknown => Hint::Unknown,
+                    _ => Hint::Other,
+                };
+                if name != b"." && name != b".." {
+                    each(name, hint);
+                }
+            }
+            Ok(())
+        }
+
+        /// What `name` in this directory is.
+        ///
+        /// # Errors
+        /// The system's.
+        pub fn look_at(&self, name: &[u8]) -> io::Result<Metadata> {
+            let stat = rustix::fs::statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            self.understand(name, &stat)
+        }
+
+        /// What this directory itself is.
+        ///
+        /// # Errors
+        /// The system's.
+        pub fn look_at_itself(&self) -> io::Result<Metadata> {
+            let stat = rustix::fs::fstat(&self.handle)?;
+            self.understand(b".", &stat)
+        }
+
+        fn understand(&self, name: &[u8], stat: &rustix::fs::Stat) -> io::Result<Metadata> {
+            let stamp = stamp(stat);
+            let kind = match FileType::from_raw_mode(stat.st_mode) {
+                FileType::RegularFile => Kind::File { size: stamp.size },
+                FileType::Directory => Kind::Directory,
+                FileType::Symlink => {
+                    let target = rustix::fs::readlinkat(&self.handle, name, Vec::new())?;
+                    Kind::Symlink { target: target.into_bytes().into() }
+                }
+                FileType::Socket => return Ok(Metadata::Special(Special::Socket)),
+                FileType::Fifo => return Ok(Metadata::Special(Special::Fifo)),
+                _ => return Ok(Metadata::Special(Special::Device)),
+            };
+            let links = if kind == Kind::Directory { 1 } else { wide(stat.st_nlink) };
+            let mode = narrow(stat.st_mode) & 0o7777;
+            Ok(Metadata::Entry { kind, mode, stamp, links })
+        }
+    }
+
+    fn stamp(stat: &rustix::fs::Stat) -> Stamp {
+        Stamp {
+            dev: wide(stat.st_dev),
+            ino: wide(stat.st_ino),
+            size: wide(stat.st_size),
+            mtime: moment(stat.st_mtime, stat.st_mtime_nsec),
+            ctime: moment(stat.st_ctime, stat.st_ctime_nsec),
+        }
+    }
+
+    fn moment(secs: impl TryInto<i64>, nanos: impl TryInto<u32>) -> Timestamp {
+        Timestamp { secs: secs.try_into().unwrap_or_default(), nanos: narrow(nanos) }
+    }
+
+    fn narrow(field: impl TryInto<u32>) -> u32 {
+        field.try_into().unwrap_or_default()
+    }
+
+    /// The fields' types differ between systems; where one is signed, a negative value means nothing.
+    fn wide(field: impl TryInto<u64>) -> u64 {
+        field.try_into().unwrap_or_default()
+    }
+
+    /// Whether an error says that the path is no longer, or no longer leads there without a link.
+    pub(super) fn is_gone(err: &io::Error) -> bool {
+        use rustix::io::Errno;
+        err.raw_os_error()
+            .map(Errno::from_raw_os_error)
+            .is_some_and(|errno| matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::STALE))
+    }
+}
+
+#[cfg(not(unix))]
+mod imp {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// A directory's path.
+    #[derive(Debug)]
+    pub struct Directory {
+        path: PathBuf,
+    }
+
+    impl Directory {
+        /// Opens a root. A link that names it is followed.
+        ///
+        /// # Errors
+        /// The system's.
+        pub fn open_root(path: &Path) -> io::Result<Directory> {
+            let path = std::fs::canonicalize(path)?;
+            if !std::fs::metadata(&path)?.is_dir() {
+                return Err(io::ErrorKind::NotADirectory.into());
+            }
+            Ok(Directory { path })
+        }
+
+        /// Opens the directory at `path` below this one, following no link on the way. A link there is an error
+        /// that [`super::is_gone`] knows.
+        ///
+        /// # Errors
+        /// The system's.
+        pub fn open_below(&self, path: &RelPath) -> io::Result<Directory> {
+            let mut at = self.path.clone();
+            for name in path.components() {
+                at.push(text(name)?);
+                if !std::fs::symlink_metadata(&at)?.is_dir() {
+                    return Err(io::ErrorKind::NotADirectory.into());
+                }
+            }
+            Ok(Directory { path: at })
+        }
+
+        /// Calls `each` for every name but `.` and `..`, in no order.
+        ///
+        /// # Errors
+        /// The system's; and for a name that is not Unicode.
+        pub fn names(&self, mut each: impl FnMut(&[u8], Hint)) -> io::Result<()> {
+            for entry in std::fs::read_dir(&self.path)? {
+                let entry = entry?;
+                let hint = if entry.file_type()?.is_dir() { Hint::Directory } else { Hint::Other };
+                let name = entry.file_name();
+                let name = name.to_str().ok_or_else(not_unicode)?;
+                each(name.as_bytes(), hint);
+            }
+            Ok(())
+        }
+
+        /// What `name` in this directory is.
+        ///
+        /// # Errors
+        /// The system's.
+        pub fn look_at(&self, name: &[u8]) -> io::Result<Metadata> {
+            understand(&self.path.join(text(name)?))
+        }
+
+        /// What this directory itself is.
+        ///
+        /// # Errors
+        /// The system's.
+        pub fn look_at_itself(&self) -> io::Result<Metadata> {
+            understand(&self.path)
+        }
+    }
+
+    fn understand(path: &Path) -> io::Result<Metadata> {
+        let found = std::fs::symlink_metadata(path)?;
+        let kind = if found.is_symlink() {
+            let target = std::fs::read_link(path)?;
+            let target = target.to_str().ok_or_else(not_unicode)?;
+            Kind::Symlink { target: target.replace('\\', "/").into_bytes().into() }
+        } else if found.is_dir() {
+            Kind::Directory
+        } else {
+            Kind::File { size: found.len() }
+        };
+        // There are no permission bits to read; these are what a Linux tree usually has.
+        let mode = match kind {
+            Kind::Symlink { .. } => 0o777,
+            Kind::Directory => 0o755,
+            Kind::File { .. } if found.permissions().readonly() => 0o444,
+            Kind::File { .. } => 0o644,
+        };
+        let mtime = timestamp(found.modified()?);
+        let stamp = Stamp { dev: 0, ino: 0, size: found.len(), mtime, ctime: mtime };
+        Ok(Metadata::Entry { kind, mode, stamp, links: 1 })
+    }
+
+    fn text(name: &[u8]) -> io::Result<&str> {
+        str::from_utf8(name).map_err(|_| not_unicode())
+    }
+
+    fn not_unicode() -> io::Error {
+        io::Error::new(io::ErrorKind::InvalidData, "the name is not Unicode")
+    }
+
+    /// Whether an error says that the path is no longer, or no longer leads there without a link.
+    pub(super) fn is_gone(err: &io::Error) -> bool {
+        matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+    }
+}
+
+/// Whether an error says that the path is no longer there, or no longer a directory where one is needed: what happens
+/// when somebody removes or replaces it while it is read.
+pub fn is_gone(err: &io::Error) -> bool {
+    imp::is_gone(err)
+}
