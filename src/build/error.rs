@@ -33,7 +33,9 @@ pub enum BuildError {
     #[error(transparent)]
     Output(#[from] OutputError),
     /// An earlier run's products cannot be finished.
-    #[error("an earlier run was cut short while it put its products in place, and they cannot be put there now")]
+    #[error(
+        "an earlier run was cut short while it put its products in place, and they cannot be put there now"
+    )]
     Recover(#[source] OutputError),
     /// The state directory.
     #[error(transparent)]

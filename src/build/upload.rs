@@ -33,7 +33,8 @@ pub async fn upload(
             break;
         }
         let again = std::mem::take(&mut packed.unstable);
-        let second = send(docker, container, root, manifest, Selection::Only(again), options, reporter).await?;
+        let second =
+            send(docker, container, root, manifest, Selection::Only(again), options, reporter).await?;
         packed.absorb(second);
     }
     let path_of = |&index: &usize| manifest.entries()[index].path.clone();

@@ -10,8 +10,8 @@ use crate::{
     build::sources,
     config::{Environment, Settings},
     plan::{
-        self, ApplyMode, Decision, Isolation, OnFailure, Output, Outputs, Plan, PullPolicy, Route, SeedOutputs,
-        Stdin, Take, Terminal, Tier,
+        self, ApplyMode, Decision, Isolation, OnFailure, Output, Outputs, Plan, PullPolicy, Route,
+        SeedOutputs, Stdin, Take, Terminal, Tier,
     },
     tree::{RelPath, scan::largest_directory},
 };

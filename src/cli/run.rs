@@ -26,7 +26,8 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     let plan = plan::make(&settings, &environment)?;
     log_to_stderr(settings.presentation.verbosity);
     let reporter = reporter(&settings.presentation, &environment);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::Runtime)?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::Runtime)?;
     let ran = State::open(environment.state_dir()?)
         .map_err(BuildError::from)
         .and_then(|state| runtime.block_on(build::run(&plan, &state, &reporter)));

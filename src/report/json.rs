@@ -144,7 +144,7 @@ mod tests {
             (503, Event::Warned(Warning::Displaced { files: 2, to: "/s\x1b".into() })),
             (6_210, finished(3, 6_210)),
         ];
-        insta::assert_snapshot!(run(&events), @r##"
+        insta::assert_snapshot!(run(&events), @r#"
         {"fastbuild":1,"time":0.0,"event":"planned","image":"jekyll:1","engine":"unix:///e","source":"/p","command":["jekyll"]}
         {"fastbuild":1,"time":0.001,"event":"waiting-for-lock","pid":7,"command":"fastbuild -- make"}
         {"fastbuild":1,"time":0.012,"event":"phase-started","phase":"upload","total":{"files":2003,"bytes":20100000}}
@@ -155,7 +155,7 @@ mod tests {
         {"fastbuild":1,"time":0.502,"event":"warned","warning":"outputs-left"}
         {"fastbuild":1,"time":0.503,"event":"warned","warning":"displaced","files":2,"to":"/s\\u{1b}"}
         {"fastbuild":1,"time":6.21,"event":"finished","exit_code":3,"applied":null,"took":6.21}
-        "##);
+        "#);
     }
 
     #[test]
@@ -166,9 +166,7 @@ mod tests {
         let failure =
             Failure { message: "no\nengine \u{9b}".into(), causes: vec!["refused".into()], advice: None };
         json.failure(ms(2), &failure);
-        insta::assert_snapshot!(out.text(), @r##"
-        {"fastbuild":1,"time":0.002,"event":"error","message":"no\nengine \u009b","causes":["refused"],"advice":null}
-        "##);
+        insta::assert_snapshot!(out.text(), @r#"{"fastbuild":1,"time":0.002,"event":"error","message":"no\nengine \u009b","causes":["refused"],"advice":null}"#);
     }
 
     #[test]

@@ -26,7 +26,8 @@ pub struct Look {
 }
 
 /// How a directory below a handle is opened.
-const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::RDONLY);
+const DIRECTORY: OFlags =
+    OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::RDONLY);
 
 fn name(bytes: &[u8]) -> io::Result<&OsStr> {
     if bytes.is_empty() || bytes.contains(&b'/') || bytes == b"." || bytes == b".." {
@@ -286,7 +287,11 @@ pub fn free_space(dir: &Dir) -> io::Result<u64> {
 
 /// Whether this user may make and remove names in `dir`.
 pub fn is_writable(dir: &Dir) -> bool {
-    rustix::fs::accessat(dir, c".", rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK, AtFlags::EACCESS)
-        .is_ok()
+    rustix::fs::accessat(
+        dir,
+        c".",
+        rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK,
+        AtFlags::EACCESS,
+    )
+    .is_ok()
 }
-
