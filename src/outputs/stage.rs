@@ -270,7 +270,7 @@ impl<'a> Staging<'a> {
         options: StagingOptions<'a>,
     ) -> Result<Staging<'a>, OutputError> {
         let parent = stage_parent(&target)?;
-        let name = format!("{STAGE_PREFIX}{}-{number}", options.run);
+        let name = stage_name(options.run, number);
         let stage =
             Stage::make(&parent, &name).map_err(host_error("make a staging directory in", &parent))?;
         let (uploaded, uploaded_at) = match uploaded {
@@ -1086,6 +1086,18 @@ pub(super) fn free_name_beside(target: &Target, place: &RelPath) -> Result<RelPa
         let _ = write!(suffix, "{BESIDE}-{number}");
     }
     Err(OutputError::BadTarget { path: target.absolute(place), why: "has no free name beside it" })
+}
+
+/// Where [`Staging::begin`] makes the stage of a run's output, so that it can be noted before it is there.
+///
+/// # Errors
+/// [`OutputError::BadTarget`] and [`OutputError::Host`] when there is no place for one.
+pub fn stage_path(target: &Target, run: &str, number: usize) -> Result<PathBuf, OutputError> {
+    Ok(stage_parent(target)?.join(stage_name(run, number)))
+}
+
+fn stage_name(run: &str, number: usize) -> String {
+    format!("{STAGE_PREFIX}{run}-{number}")
 }
 
 /// A directory on the target's own file system that may be written: beside the output, or in it when it is a mount
