@@ -76,7 +76,7 @@ fn no_process_of_the_build_outlives_it() {
     let project = Project::new();
     // Nobody else's command line on this machine holds the project's key.
     let mark = format!("marked-{}", project.key());
-    let script = format!("setsid nohup sh -c 'while :; do sleep 1; done; : {mark}' & {WAIT}");
+    let script = format!("setsid sh -c 'while :; do sleep 1; done; : {mark}' & {WAIT}");
     let mut run = Watched::start(&project, &[], &format!("trap 'exit 6' INT; {script}"));
     run.until_output("ready\n");
     eventually("the detached process runs, and can be seen from here", || processes_with(&mark) > 0);
