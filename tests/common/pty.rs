@@ -81,6 +81,11 @@ impl Pty {
         OwnedFd::from(self.line.try_clone().unwrap()).into()
     }
 
+    /// Starts a command that has this terminal, and gives up its handles of it.
+    pub fn spawn(&self, mut command: Command) -> Session {
+        Session { child: command.spawn().unwrap(), shown: Arc::clone(&self.shown) }
+    }
+
     /// Presses keys.
     pub fn types(&self, keys: &[u8]) {
         (&self.keyboard).write_all(keys).unwrap();
@@ -131,30 +136,30 @@ impl Pty {
 }
 
 /// A process at a terminal, in a session of its own; killed when the test fails.
-pub struct Session(Child);
+pub struct Session {
+    child: Child,
+    shown: Arc<(Mutex<Shown>, Condvar)>,
+}
 
 impl Session {
-    /// Starts it. The command gives up its handles of the terminal.
-    pub fn spawn(mut command: Command) -> Session {
-        Session(command.spawn().unwrap())
-    }
-
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        rustix::process::kill_process(rustix::process::Pid::from_child(&self.0), signal).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Waits for the end, and asserts the exit code.
+    /// Waits for the end, and asserts the exit code; on failure shows what was on the terminal.
     #[track_caller]
     pub fn exits(mut self, code: i32) {
-        assert_eq!(self.0.wait().unwrap().code(), Some(code));
+        let ended = self.child.wait().unwrap().code();
+        let seen = String::from_utf8_lossy(&self.shown.0.lock().unwrap().bytes).into_owned();
+        assert_eq!(ended, Some(code), "{seen}");
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
