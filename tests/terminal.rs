@@ -8,7 +8,7 @@ mod pty;
 
 use std::{fs::File, process::Command};
 
-use common::{Ended, Project, eventually};
+use common::{Ended, Project, eventually, read_until};
 use process::{FASTBUILD, beside};
 use pty::{Pty, Session};
 use rustix::termios::LocalModes;
@@ -189,6 +189,28 @@ fn the_terminal_is_raw_while_the_command_runs_and_as_it_was_after_a_signal_or_th
         assert_eq!(pty.modes(), before);
         project.assert_nothing_left();
     }
+}
+
+#[test]
+fn a_terminal_that_is_closed_hangs_the_build_up() {
+    let (project, pty) = (Project::new(), Pty::unread());
+    let script = "trap 'echo x > made; exit 6' HUP; echo ready; while :; do usleep 50000; done";
+    let session = start(&pty, &project, &["-q", "--outputs-on-failure"], script);
+    read_until(&mut pty.keyboard(), "ready");
+    drop(pty);
+    session.exits(6);
+    assert_eq!(project.read("made"), "x\n");
+    project.assert_nothing_left();
+}
+
+#[test]
+fn a_build_that_writes_to_a_closed_terminal_for_ever_is_ended() {
+    let (project, pty) = (Project::new(), Pty::unread());
+    let session = start(&pty, &project, &["-q"], "trap '' HUP; echo ready; while :; do echo more; done");
+    read_until(&mut pty.keyboard(), "ready");
+    drop(pty);
+    session.ends();
+    project.assert_nothing_left();
 }
 
 #[test]

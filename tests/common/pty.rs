@@ -52,6 +52,13 @@ pub struct Modes {
 impl Pty {
     /// A fresh terminal of 24 rows and 80 columns.
     pub fn new() -> Pty {
+        let pty = Pty::unread();
+        pty.read_along();
+        pty
+    }
+
+    /// One that nobody reads but by [`Pty::keyboard`], so that dropping it hangs it up.
+    pub fn unread() -> Pty {
         let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&keyboard).unwrap();
         unlockpt(&keyboard).unwrap();
@@ -60,8 +67,12 @@ impl Pty {
         let line = File::options().read(true).write(true).open(OsStr::from_bytes(name.as_bytes())).unwrap();
         let pty = Pty { keyboard: File::from(keyboard), line, shown: Arc::default() };
         pty.resize(24, 80);
-        pty.read_along();
         pty
+    }
+
+    /// The side of keyboard and screen.
+    pub fn keyboard(&self) -> &File {
+        &self.keyboard
     }
 
     fn read_along(&self) {
@@ -145,6 +156,11 @@ impl Session {
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits for the end.
+    pub fn ends(mut self) {
+        self.child.wait().unwrap();
     }
 
     /// Waits for the end, and asserts the exit code; on failure shows what was on the terminal.
