@@ -5,6 +5,8 @@
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     process::{Child, ChildStderr, ChildStdin, Command, Stdio},
+    sync::mpsc,
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -14,9 +16,30 @@ use crate::common::{Ended, Project, read_until};
 /// The program under test.
 pub const FASTBUILD: &str = env!("CARGO_BIN_EXE_fastbuild");
 
+/// Aborts a process that is still there after a minute, so that a promise broken by waiting for ever fails with what was
+/// seen until then (and with exit code 134, which no test expects).
+pub struct Watchdog {
+    _disarm: mpsc::Sender<()>,
+}
+
+impl Watchdog {
+    /// Watches `child` until dropped.
+    pub fn over(child: &Child) -> Watchdog {
+        let pid = Pid::from_child(child);
+        let (disarm, disarmed) = mpsc::channel::<()>();
+        std::thread::spawn(move || {
+            if disarmed.recv_timeout(Duration::from_secs(60)) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let _ = kill_process(pid, Signal::ABORT);
+            }
+        });
+        Watchdog { _disarm: disarm }
+    }
+}
+
 /// A run with `--progress json`, whose events are read one by one.
 pub struct Watched {
     child: Option<Child>,
+    _watchdog: Watchdog,
     stderr: BufReader<ChildStderr>,
     seen: Vec<serde_json::Value>,
 }
@@ -33,7 +56,7 @@ impl Watched {
     pub fn spawn(command: &mut Command) -> Watched {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
-        Watched { child: Some(child), stderr, seen: Vec::new() }
+        Watched { _watchdog: Watchdog::over(&child), child: Some(child), stderr, seen: Vec::new() }
     }
 
     /// Waits for the first event that `wanted` takes; panics when there is none.

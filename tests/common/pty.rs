@@ -19,6 +19,8 @@ use rustix::{
     termios::{ControlModes, InputModes, LocalModes, OutputModes, Winsize},
 };
 
+use crate::process::Watchdog;
+
 /// How long a test waits for something to appear.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -94,7 +96,8 @@ impl Pty {
 
     /// Starts a command that has this terminal, and gives up its handles of it.
     pub fn spawn(&self, mut command: Command) -> Session {
-        Session { child: command.spawn().unwrap(), shown: Arc::clone(&self.shown) }
+        let child = command.spawn().unwrap();
+        Session { _watchdog: Watchdog::over(&child), child, shown: Arc::clone(&self.shown) }
     }
 
     /// Presses keys.
@@ -149,6 +152,7 @@ impl Pty {
 /// A process at a terminal, in a session of its own; killed when the test fails.
 pub struct Session {
     child: Child,
+    _watchdog: Watchdog,
     shown: Arc<(Mutex<Shown>, Condvar)>,
 }
 
