@@ -270,7 +270,7 @@ impl<'a> Staging<'a> {
         options: StagingOptions<'a>,
     ) -> Result<Staging<'a>, OutputError> {
         let parent = stage_parent(&target)?;
-        let name = format!("{STAGE_PREFIX}{}-{number}", options.run);
+        let name = stage_name(options.run, number);
         let stage =
             Stage::make(&parent, &name).map_err(host_error("make a staging directory in", &parent))?;
         let (uploaded, uploaded_at) = match uploaded {
@@ -312,7 +312,7 @@ impl<'a> Staging<'a> {
         let limits = Limits { entries: MOST_ENTRIES, bytes: self.free_bytes()? };
         let mut reader = Reader::new(from, naming, limits);
         while let Some(entry) = reader.next_entry().map_err(|error| self.refused(error))? {
-            self.take(entry, &mut reader)?;
+            self.take(entry, &mut reader, progress)?;
             progress(self.received);
         }
         Ok(())
@@ -362,7 +362,12 @@ impl<'a> Staging<'a> {
         OutputError::NoTree { output: self.output.clone(), path, why }
     }
 
-    fn take<R: Read>(&mut self, entry: Incoming, reader: &mut Reader<R>) -> Result<(), OutputError> {
+    fn take<R: Read>(
+        &mut self,
+        entry: Incoming,
+        reader: &mut Reader<R>,
+        progress: &dyn Fn(Amount),
+    ) -> Result<(), OutputError> {
         self.check_place(&entry)?;
         self.received.files += 1;
         let path = entry.path.clone();
@@ -381,7 +386,7 @@ impl<'a> Staging<'a> {
             IncomingKind::File { size } => {
                 let size = *size;
                 self.received.bytes += size;
-                self.take_file(path, entry, size, reader)
+                self.take_file(path, entry, size, reader, progress)
             }
             IncomingKind::HardLink { target } => self.take_hard_link(path, &entry, target),
             IncomingKind::Special(special) => {
@@ -421,6 +426,7 @@ impl<'a> Staging<'a> {
         entry: Incoming,
         size: u64,
         reader: &mut Reader<R>,
+        progress: &dyn Fn(Amount),
     ) -> Result<(), OutputError> {
         if size <= SMALL {
             let mut bytes = Vec::with_capacity(size as usize);
@@ -428,9 +434,11 @@ impl<'a> Staging<'a> {
             let digest = Digest(Sha256::digest(&bytes).into());
             return self.settle_file(path, &entry, digest, Bytes::InMemory(&bytes));
         }
+        let done = Amount { bytes: self.received.bytes - size, ..self.received };
+        let mut data = Metered { data: reader.data(), done, progress };
         match self.presumed_unchanged(&path, &entry, size) {
             Some(expected) => {
-                let digest = digest_of(&mut reader.data()).map_err(|error| self.broken_off(error))?;
+                let digest = digest_of(&mut data).map_err(|error| self.broken_off(error))?;
                 if digest == expected {
                     return self.settle_file(path, &entry, digest, Bytes::Elsewhere);
                 }
@@ -439,7 +447,7 @@ impl<'a> Staging<'a> {
                 Ok(())
             }
             None => {
-                let (slot, digest) = self.stage_file(&mut reader.data())?;
+                let (slot, digest) = self.stage_file(&mut data)?;
                 self.settle_file(path, &entry, digest, Bytes::InSlot(slot))
             }
         }
@@ -996,6 +1004,22 @@ impl<'a> Staging<'a> {
     }
 }
 
+/// A large file's content on its way, told as it comes: a minute of silence would look like a hang.
+struct Metered<'a, R> {
+    data: R,
+    done: Amount,
+    progress: &'a dyn Fn(Amount),
+}
+
+impl<R: Read> Read for Metered<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.data.read(buffer)?;
+        self.done.bytes += n as u64;
+        (self.progress)(self.done);
+        Ok(n)
+    }
+}
+
 /// Knowledge of a path of the host's.
 #[derive(Debug, Clone)]
 struct Base {
@@ -1086,6 +1110,18 @@ pub(super) fn free_name_beside(target: &Target, place: &RelPath) -> Result<RelPa
         let _ = write!(suffix, "{BESIDE}-{number}");
     }
     Err(OutputError::BadTarget { path: target.absolute(place), why: "has no free name beside it" })
+}
+
+/// Where [`Staging::begin`] makes the stage of a run's output, so that it can be noted before it is there.
+///
+/// # Errors
+/// [`OutputError::BadTarget`] and [`OutputError::Host`] when there is no place for one.
+pub fn stage_path(target: &Target, run: &str, number: usize) -> Result<PathBuf, OutputError> {
+    Ok(stage_parent(target)?.join(stage_name(run, number)))
+}
+
+fn stage_name(run: &str, number: usize) -> String {
+    format!("{STAGE_PREFIX}{run}-{number}")
 }
 
 /// A directory on the target's own file system that may be written: beside the output, or in it when it is a mount
