@@ -18,7 +18,7 @@ use crate::{
     engine::{ArchiveStream, ContainerId, Docker, EngineError},
     outputs::{
         record::Record,
-        stage::{self, Scope, Staged, Staging, StagingOptions, Uploaded},
+        stage::{Scope, Staged, Staging, StagingOptions, Uploaded, stage_path},
         target::Target,
     },
     plan::{Output, Outputs, Plan, Take},
@@ -116,6 +116,8 @@ impl Collecting<'_> {
             }
             Err(error) => return Err(error.into()),
         };
+        // Before it is made: a run that is killed right after it must not leave what nobody knows of.
+        self.run.note_stage(&stage_path(&wanted.target, &self.run.id, number)?)?;
         let (sender, reader) = channel::to_blocking();
         let (again_sender, again) = mpsc::channel(1);
         let staging = self.stage(number, wanted, before, reader, again_sender);

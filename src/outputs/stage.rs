@@ -13,6 +13,7 @@ use std::{
 };
 
 use cap_std::{ambient_authority, fs::Dir};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -20,7 +21,7 @@ use super::{
     apply::Prepared,
     decide::{BuildHas, HostHas, Known, ModeIs, Verdict, decide},
     host_error,
-    ops::{Action, Identity, Op, Over, Slot},
+    ops::{Action, Identity, Op, Over, Slot, lossless},
     record::{Content, Record},
     target::{Target, Walk},
 };
@@ -117,9 +118,10 @@ enum Seen {
 }
 
 /// A path that will be fastbuild's when the steps are done.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
     /// Relative to the target's handle.
+    #[serde(with = "lossless")]
     pub path: RelPath,
     /// What it will be.
     pub what: Content,
@@ -162,8 +164,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    fn make(parent: &Path, name: &str) -> io::Result<Stage> {
-        let path = parent.join(name);
+    fn make(path: PathBuf) -> io::Result<Stage> {
         let mut builder = std::fs::DirBuilder::new();
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
@@ -178,8 +179,11 @@ impl Stage {
     /// When it is not there.
     pub fn reopen(path: &Path) -> io::Result<Stage> {
         let dir = Dir::open_ambient_dir(path, ambient_authority())?;
-        // Numbers above every slot's: the journal's are far below.
-        Ok(Stage { path: path.to_owned(), dir, next: u64::MAX / 2, keep: false })
+        // Numbers above every slot's, and above those that an earlier recovery gave away: the journal's are far below.
+        let names = at::names(&dir)?;
+        let taken = names.iter().filter_map(|name| std::str::from_utf8(name).ok()?.parse::<u64>().ok());
+        let next = taken.max().unwrap_or(0).max(u64::MAX / 2);
+        Ok(Stage { path: path.to_owned(), dir, next, keep: false })
     }
 
     /// A number that no slot has.
@@ -191,6 +195,11 @@ impl Stage {
     /// Leaves it where it is: it holds something that has no other place.
     pub fn keep(&mut self) {
         self.keep = true;
+    }
+
+    /// Takes [`Stage::keep`] back.
+    pub fn release(&mut self) {
+        self.keep = false;
     }
 
     /// Now, by the clock of the file system on which the stage lies.
@@ -269,10 +278,8 @@ impl<'a> Staging<'a> {
         uploaded: Option<(Uploaded<'a>, RelPath)>,
         options: StagingOptions<'a>,
     ) -> Result<Staging<'a>, OutputError> {
-        let parent = stage_parent(&target)?;
-        let name = stage_name(options.run, number);
-        let stage =
-            Stage::make(&parent, &name).map_err(host_error("make a staging directory in", &parent))?;
+        let path = stage_path(&target, options.run, number)?;
+        let stage = Stage::make(path.clone()).map_err(host_error("make the staging directory", path))?;
         let (uploaded, uploaded_at) = match uploaded {
             Some((uploaded, at)) => (Some(uploaded), at),
             None => (None, RelPath::root()),
@@ -318,11 +325,11 @@ impl<'a> Staging<'a> {
         Ok(())
     }
 
-    /// What may come before the disk would be full.
+    /// What may come before the disk would be full. What was uploaded comes back without being staged.
     fn free_bytes(&self) -> Result<u64, OutputError> {
-        let free = at::free_space(&self.stage.dir)
-            .map_err(host_error("ask for the free space of", &self.stage.path))?;
-        Ok(free.saturating_sub(RESERVE))
+        let free = at::free_space(&self.stage.dir).map_err(host_error("ask for the free space of", &self.stage.path))?;
+        let uploaded = self.uploaded.map_or(0, |uploaded| uploaded.manifest.bytes());
+        Ok(free.saturating_sub(RESERVE).saturating_add(uploaded))
     }
 
     /// The files that have to be asked for one by one, with [`Staging::receive_again`]: their size and mtime were the
@@ -1112,16 +1119,12 @@ pub(super) fn free_name_beside(target: &Target, place: &RelPath) -> Result<RelPa
     Err(OutputError::BadTarget { path: target.absolute(place), why: "has no free name beside it" })
 }
 
-/// Where [`Staging::begin`] makes the stage of a run's output, so that it can be noted before it is there.
+/// Where the staging directory of a run's output will be, so that it can be noted before it is made.
 ///
 /// # Errors
-/// [`OutputError::BadTarget`] and [`OutputError::Host`] when there is no place for one.
+/// When no directory on the target's file system can be written, or the target is a link.
 pub fn stage_path(target: &Target, run: &str, number: usize) -> Result<PathBuf, OutputError> {
-    Ok(stage_parent(target)?.join(stage_name(run, number)))
-}
-
-fn stage_name(run: &str, number: usize) -> String {
-    format!("{STAGE_PREFIX}{run}-{number}")
+    Ok(stage_parent(target)?.join(format!("{STAGE_PREFIX}{run}-{number}")))
 }
 
 /// A directory on the target's own file system that may be written: beside the output, or in it when it is a mount
