@@ -143,8 +143,6 @@ impl Collecting<'_> {
     ) -> Result<(Staged, Amount), BuildError> {
         let (scan, packed, record) =
             (Arc::clone(&self.scan), Arc::clone(&self.packed), Arc::clone(&self.record));
-        // Noted before it is made: whoever clears up after a run that was killed finds it by this note alone.
-        self.run.note_stage(&stage::stage_path(&wanted.target, &self.run.id, number)?)?;
         let (run, apply, reporter) = (self.run.id.clone(), self.plan.apply.value, self.reporter.clone());
         blocking(move || {
             let uploaded =

@@ -158,7 +158,8 @@ fn finish_entry(
     let mut done = executor.into_done();
     let linked = entry.linked.iter().map(|(path, id)| (path.0.clone(), *id)).collect();
     rescue(target, &entry.root, stage, &linked, &mut done)?;
-    let strays = strays(entry, &done.displaced, stage).map_err(host_error("look at the files in", stage.path.clone()))?;
+    let strays = strays(entry, &done.displaced, stage)
+        .map_err(host_error("look at the files in", stage.path.clone()))?;
     save_displaced(stage, &strays, target, displaced)?;
     settle_directories(target, &done);
     for path in &entry.forgets {
@@ -193,7 +194,9 @@ fn strays(entry: &journal::Entry, displaced: &[Displaced], stage: &Stage) -> io:
             Over::Nothing | Over::EmptiedDir { .. } => {}
         }
     }
-    names.extend(entry.displaced.iter().chain(displaced).map(|displaced| (displaced.name.clone(), &displaced.path)));
+    names.extend(
+        entry.displaced.iter().chain(displaced).map(|displaced| (displaced.name.clone(), &displaced.path)),
+    );
     let mut strays = Vec::new();
     for name in at::names(&stage.dir)? {
         let Some(look) = at::look(&stage.dir, &name)? else { continue };
@@ -216,9 +219,9 @@ fn is_whole(op: &Op, stage: &Stage) -> bool {
         return true;
     };
     match at::look(&stage.dir, &slot.name()) {
-        Ok(Some(look)) if slot.is(&look) => {
-            at::open_file(&stage.dir, &slot.name()).and_then(|mut file| digest_of(&mut file)).is_ok_and(|d| d == *digest)
-        }
+        Ok(Some(look)) if slot.is(&look) => at::open_file(&stage.dir, &slot.name())
+            .and_then(|mut file| digest_of(&mut file))
+            .is_ok_and(|d| d == *digest),
         // It is in place already.
         _ => true,
     }
@@ -377,9 +380,9 @@ fn settle_directories(target: &Target, done: &Done) {
         }
     }
     for Made { path, mode, mtime } in done.made.iter().rev() {
-        let settled = walk
-            .parent(path)
-            .and_then(|(dir, name)| at::set_mode(dir, name, *mode).and_then(|()| at::set_mtime(dir, name, *mtime)));
+        let settled = walk.parent(path).and_then(|(dir, name)| {
+            at::set_mode(dir, name, *mode).and_then(|()| at::set_mtime(dir, name, *mtime))
+        });
         warn_unsettled(path, settled);
     }
 }
@@ -450,7 +453,14 @@ struct Executor<'a> {
 
 impl<'a> Executor<'a> {
     fn new(target: &'a Target, stage: &'a mut Stage, attempt: Attempt) -> Executor<'a> {
-        Executor { attempt, target, stage, walk: Walk::new(&target.dir), undo: Vec::new(), done: Done::default() }
+        Executor {
+            attempt,
+            target,
+            stage,
+            walk: Walk::new(&target.dir),
+            undo: Vec::new(),
+            done: Done::default(),
+        }
     }
 
     fn into_done(self) -> Done {
@@ -478,7 +488,8 @@ impl<'a> Executor<'a> {
             if mode & WRITABLE == WRITABLE {
                 continue;
             }
-            let set = self.walk.parent(&path).and_then(|(dir, name)| at::set_mode(dir, name, mode | WRITABLE));
+            let set =
+                self.walk.parent(&path).and_then(|(dir, name)| at::set_mode(dir, name, mode | WRITABLE));
             if set.is_ok() {
                 self.undo.push(Undo::Mode { path: path.clone(), was: mode });
                 self.done.loosened.entry(path).or_insert(mode);
@@ -743,7 +754,12 @@ enum Removed {
 
 /// Saves the user's files that were in the way. They stay in the stage as well until all is done, so that a failure
 /// can still put them back.
-fn save_displaced(stage: &Stage, displaced: &[Displaced], target: &Target, to: &Path) -> Result<(), OutputError> {
+fn save_displaced(
+    stage: &Stage,
+    displaced: &[Displaced],
+    target: &Target,
+    to: &Path,
+) -> Result<(), OutputError> {
     for Displaced { path, name } in displaced {
         let absolute = target.absolute(path);
         let below =
@@ -768,7 +784,9 @@ fn save_entry(from: &Dir, name: &[u8], to: &Dir, as_name: &[u8]) -> io::Result<(
             Some(saved) if at::look(from, name)?.is_some_and(|look| look.stamp.ino == saved.stamp.ino) => {
                 return Ok(());
             }
-            Some(_) => candidate = [&as_name[..as_name.len().min(240)], format!("-{number}").as_bytes()].concat(),
+            Some(_) => {
+                candidate = [&as_name[..as_name.len().min(240)], format!("-{number}").as_bytes()].concat()
+            }
         }
     }
     copy_entry(from, name, to, &candidate)
@@ -826,7 +844,9 @@ fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
         Some(Look { kind: Some(Kind::Directory), .. }) => {
             let links = &mut Links { old: &mut output.prepared.linked, copied: &mut copied };
             walk.parent(&root)
-                .and_then(|(dir, name)| link_tree(dir, name, &output.stage.dir, SHADOW, &RelPath::root(), links))
+                .and_then(|(dir, name)| {
+                    link_tree(dir, name, &output.stage.dir, SHADOW, &RelPath::root(), links)
+                })
                 .map_err(failed("link what stays into", &output.stage))?;
         }
         Some(_) => {
@@ -874,7 +894,8 @@ fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
     };
     output.ops = outside;
     drop_replaced(output).map_err(failed("remove a file in", &output.stage))?;
-    let look = at::look(&output.stage.dir, SHADOW).map_err(failed("look at the new tree in", &output.stage))?;
+    let look =
+        at::look(&output.stage.dir, SHADOW).map_err(failed("look at the new tree in", &output.stage))?;
     if let Some(look) = look {
         output.ops.push(Op { path: root, action: Action::Swap { shadow: look.stamp.ino } });
     }
@@ -884,7 +905,8 @@ fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
 /// What the new tree's steps left in the stage of the old one's links is of no more use, and a recovery must not take it
 /// for the user's.
 fn drop_replaced(output: &Staged) -> io::Result<()> {
-    let kept: HashSet<&[u8]> = output.prepared.done.displaced.iter().map(|displaced| &*displaced.name).collect();
+    let kept: HashSet<&[u8]> =
+        output.prepared.done.displaced.iter().map(|displaced| &*displaced.name).collect();
     for name in at::names(&output.stage.dir)? {
         if &*name != SHADOW && !kept.contains(&*name) {
             at::remove_file(&output.stage.dir, &name)?;
@@ -924,7 +946,9 @@ fn link_tree(
             Some(Kind::Directory) => link_tree(&inner_from, &child, &inner_to, &child, &child_path, links)?,
             _ => copy_entry(&inner_from, &child, &inner_to, &child)?,
         }
-        if let Some(copy) = at::look(&inner_to, &child)?.map(|look| Identity::from(&look)).filter(|copy| *copy != id) {
+        if let Some(copy) =
+            at::look(&inner_to, &child)?.map(|look| Identity::from(&look)).filter(|copy| *copy != id)
+        {
             links.copied.insert(id, copy);
         }
     }
@@ -960,15 +984,16 @@ fn rescue(
                     .map_err(host_error("move a file in", stage.path.clone()))?;
                 strays.push((root.append(&child), number));
             } else if look.kind == Some(Kind::Directory) {
-                pending.push((child, at::open_dir(&dir, &name).map_err(host_error("open", stage.path.clone()))?));
+                pending.push((
+                    child,
+                    at::open_dir(&dir, &name).map_err(host_error("open", stage.path.clone()))?,
+                ));
             }
         }
     }
     let mut walk = Walk::new(&target.dir);
     for (path, number) in strays {
-        let back = walk
-            .parent(&path)
-            .and_then(|(dir, name)| at::rename_new(&stage.dir, &number, dir, name));
+        let back = walk.parent(&path).and_then(|(dir, name)| at::rename_new(&stage.dir, &number, dir, name));
         if back.is_err() {
             done.displaced_files += 1;
             done.displaced.push(Displaced { path, name: number });

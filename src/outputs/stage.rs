@@ -327,7 +327,8 @@ impl<'a> Staging<'a> {
 
     /// What may come before the disk would be full. What was uploaded comes back without being staged.
     fn free_bytes(&self) -> Result<u64, OutputError> {
-        let free = at::free_space(&self.stage.dir).map_err(host_error("ask for the free space of", &self.stage.path))?;
+        let free = at::free_space(&self.stage.dir)
+            .map_err(host_error("ask for the free space of", &self.stage.path))?;
         let uploaded = self.uploaded.map_or(0, |uploaded| uploaded.manifest.bytes());
         Ok(free.saturating_sub(RESERVE).saturating_add(uploaded))
     }
