@@ -1,9 +1,10 @@
 //! `cargo xtask bench`: fastbuild beside the floor that the engine sets, and beside a script of `docker cp`.
 //!
 //! The floor is what no tool can go below: create, `PUT` of a tar made beforehand, start, wait, `GET` into nothing,
-//! remove, over one connection pool and with no look at the host's files. The contenders take turns, so that a slow minute
-//! of the machine meets them all, each of them begins as often as the others, and what counts is the ratio of their medians in one run. The command's own time
-//! (from the answer to start until it ended) is taken off both sides.
+//! remove, over one connection pool and with no look at the host's files. The contenders take turns, so that a slow
+//! minute of the machine meets them all, and each of them begins as often as the others. What counts is the ratio of
+//! their medians in one run, with the command's own time (from the answer to start until it ended) taken off both sides;
+//! the case of `true` shows it best, because a real command's time varies by more than what is compared.
 
 use std::{
     fmt::Write as _,
