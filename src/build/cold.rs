@@ -141,9 +141,8 @@ impl Cold<'_> {
         let (scan, made) = interrupts.unless(async { tokio::try_join!(scanning, self.make()) }).await??;
         let Made { container, workdir, options } = made;
         let scan = Arc::new(scan);
-        let manifest = Arc::new(scan.manifest.clone());
         let source = &self.plan.source.value;
-        let uploading = upload::upload(&self.docker, &container, source, &manifest, &options, self.reporter);
+        let uploading = upload::upload(&self.docker, &container, source, &scan, &options, self.reporter);
         let packed = Arc::new(interrupts.unless(uploading).await??);
         let exit_code = command::run(&self.docker, &container, self.plan, interrupts, self.reporter).await?;
         if exit_code != 0 {
