@@ -16,7 +16,10 @@ fn the_commands_exit_code_is_fastbuilds() {
 #[test]
 fn a_command_that_is_not_there_is_127_and_one_that_cannot_be_executed_126() {
     let project = Project::new();
-    project.fastbuild(["--", "no-such-command"]).exits(127).says(&["no-such-command", "was not found in the image"]);
+    project
+        .fastbuild(["--", "no-such-command"])
+        .exits(127)
+        .says(&["no-such-command", "was not found in the image"]);
     project.fastbuild(["--", "/etc/passwd"]).exits(126).says(&["/etc/passwd", "cannot be executed"]);
     project.assert_nothing_left();
 }
