@@ -5,6 +5,8 @@
 //! fastbuild has one connection for each request, and the proxy relies on it: the first head of a connection decides
 //! what becomes of the connection.
 
+#![allow(dead_code, reason = "each test file uses a part of this")]
+
 use std::{
     fmt::Write as _,
     io::{self, Read, Write},

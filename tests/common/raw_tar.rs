@@ -1,5 +1,7 @@
 //! Tar streams written header by header, so that they can say what no writer would let them say.
 
+#![allow(dead_code, reason = "each test file uses a part of this")]
+
 use tar::{EntryType, Header};
 
 /// One header as it will be written, with whatever follows it.
