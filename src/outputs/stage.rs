@@ -41,8 +41,9 @@ const SMALL: u64 = 256 * 1024;
 /// Left free on the target's file system, in bytes, whatever a container sends.
 const RESERVE: u64 = 64 * 1024 * 1024;
 
-/// An output of more entries than this is a bomb.
-const MOST_ENTRIES: u64 = 10_000_000;
+/// An output of more entries than this is a bomb. Its bytes are counted where they are staged ([`Staging::take_room`]):
+/// what is only compared needs no disk, however much it is.
+const LIMITS: Limits = Limits { entries: 10_000_000, bytes: u64::MAX };
 
 /// Behind the name of a file whose place the user's own version keeps.
 const BESIDE: &str = ".fastbuild-new";
@@ -95,6 +96,8 @@ pub struct Staging<'a> {
     uploaded_at: RelPath,
     record: &'a Record,
     stage: Stage,
+    /// What may still be staged before the disk counts as full, in bytes.
+    room: u64,
     /// Every path that the container sent, relative to the output's root.
     seen: HashMap<RelPath, Seen>,
     /// Directories that the build did not get to make, because the user has something there -> where they went.
@@ -271,7 +274,8 @@ impl<'a> Staging<'a> {
     ) -> Result<Staging<'a>, OutputError> {
         let parent = stage_parent(&target)?;
         let name = format!("{STAGE_PREFIX}{}-{number}", options.run);
-        let stage = Stage::make(&parent, &name).map_err(host_error("make a staging directory in", &parent))?;
+        let stage =
+            Stage::make(&parent, &name).map_err(host_error("make a staging directory in", &parent))?;
         let (uploaded, uploaded_at) = match uploaded {
             Some((uploaded, at)) => (Some(uploaded), at),
             None => (None, RelPath::root()),
@@ -285,6 +289,7 @@ impl<'a> Staging<'a> {
             uploaded_at,
             record: options.record,
             stage,
+            room: 0,
             seen: HashMap::new(),
             redirects: Vec::new(),
             ops: Vec::new(),
@@ -308,19 +313,36 @@ impl<'a> Staging<'a> {
         naming: Naming,
         progress: &dyn Fn(Amount),
     ) -> Result<(), OutputError> {
-        let limits = Limits { entries: MOST_ENTRIES, bytes: self.free_bytes()? };
-        let mut reader = Reader::new(from, naming, limits);
+        self.room = self.free_bytes()?;
+        let mut reader = Reader::new(from, naming, LIMITS);
         while let Some(entry) = reader.next_entry().map_err(|error| self.refused(error))? {
             self.take(entry, &mut reader)?;
             progress(self.received);
+        }
+        if self.received.files == 0 {
+            // Whatever is there has an entry. Without one, everything would count as deleted by the build.
+            return Err(self.no_tree(RelPath::root(), "is missing, as all others are: the archive is empty"));
         }
         Ok(())
     }
 
     /// What may come before the disk would be full.
     fn free_bytes(&self) -> Result<u64, OutputError> {
-        let free = at::free_space(&self.stage.dir).map_err(host_error("ask for the free space of", &self.stage.path))?;
+        let free = at::free_space(&self.stage.dir)
+            .map_err(host_error("ask for the free space of", &self.stage.path))?;
         Ok(free.saturating_sub(RESERVE))
+    }
+
+    /// Sets room aside for content that is about to be staged.
+    fn take_room(&mut self, path: &RelPath, size: u64) -> Result<(), OutputError> {
+        self.room = self.room.checked_sub(size).ok_or_else(|| OutputError::DoesNotFit {
+            output: self.output.clone(),
+            path: path.clone(),
+            size,
+            room: self.room,
+            stage: self.stage.path.clone(),
+        })?;
+        Ok(())
     }
 
     /// The files that have to be asked for one by one, with [`Staging::receive_again`]: their size and mtime were the
@@ -334,13 +356,13 @@ impl<'a> Staging<'a> {
     /// # Errors
     /// As [`Staging::receive`].
     pub fn receive_again(&mut self, path: &RelPath, from: impl Read) -> Result<(), OutputError> {
-        let limits = Limits { entries: 1, bytes: self.free_bytes()? };
-        let mut reader = Reader::new(from, Naming::Prefixed, limits);
+        self.room = self.free_bytes()?;
+        let mut reader = Reader::new(from, Naming::Prefixed, Limits { entries: 1, ..LIMITS });
         let entry = reader.next_entry().map_err(|error| self.refused(error))?;
         let Some(at) = self.refetch.iter().position(|(waiting, _)| waiting == path) else { return Ok(()) };
         let (path, expected) = self.refetch.swap_remove(at);
         match entry {
-            Some(Incoming { kind: IncomingKind::File { .. }, .. }) => {}
+            Some(Incoming { kind: IncomingKind::File { size }, .. }) => self.take_room(&path, size)?,
             _ => return Err(self.no_tree(path, "was a file and is none any more")),
         }
         let (slot, digest) = self.stage_file(&mut reader.data())?;
@@ -399,12 +421,18 @@ impl<'a> Staging<'a> {
             None => {}
             Some(parent) => match self.seen.get(&parent) {
                 Some(Seen::Directory) => {}
-                Some(_) => return Err(self.no_tree(path.clone(), "lies below something that is no directory")),
+                Some(_) => {
+                    return Err(self.no_tree(path.clone(), "lies below something that is no directory"));
+                }
                 None => return Err(self.no_tree(path.clone(), "comes before the directory that holds it")),
             },
         }
         let reserved = path.components().any(|name| name.starts_with(STAGE_PREFIX.as_bytes()));
-        if reserved { Err(self.no_tree(path.clone(), "has a name that fastbuild keeps for itself")) } else { Ok(()) }
+        if reserved {
+            Err(self.no_tree(path.clone(), "has a name that fastbuild keeps for itself"))
+        } else {
+            Ok(())
+        }
     }
 
     fn take_file<R: Read>(
@@ -431,6 +459,7 @@ impl<'a> Staging<'a> {
                 Ok(())
             }
             None => {
+                self.take_room(&path, size)?;
                 let (slot, digest) = self.stage_file(&mut reader.data())?;
                 self.settle_file(path, &entry, digest, Bytes::InSlot(slot))
             }
@@ -480,7 +509,12 @@ impl<'a> Staging<'a> {
     }
 
     /// A hard link is a file with its target's content; within one output it stays a link.
-    fn take_hard_link(&mut self, path: RelPath, entry: &Incoming, target: &RelPath) -> Result<(), OutputError> {
+    fn take_hard_link(
+        &mut self,
+        path: RelPath,
+        entry: &Incoming,
+        target: &RelPath,
+    ) -> Result<(), OutputError> {
         let (digest, slot) = match self.seen.get(target) {
             Some(Seen::File { digest: Some(digest), slot }) => (*digest, *slot),
             Some(Seen::File { digest: None, .. }) | Some(_) => {
@@ -490,8 +524,13 @@ impl<'a> Staging<'a> {
         };
         if let Some(slot) = slot {
             let number = self.stage.number();
-            at::hard_link(&self.stage.dir, slot.to_string().as_bytes(), &self.stage.dir, number.to_string().as_bytes())
-                .map_err(host_error("make a hard link in", &self.stage.path))?;
+            at::hard_link(
+                &self.stage.dir,
+                slot.to_string().as_bytes(),
+                &self.stage.dir,
+                number.to_string().as_bytes(),
+            )
+            .map_err(host_error("make a hard link in", &self.stage.path))?;
             return self.settle_file(path, entry, digest, Bytes::InSlot(number));
         }
         // The target's bytes were not needed, so this run has no copy of them; the host's own file is linked if
@@ -515,10 +554,14 @@ impl<'a> Staging<'a> {
             (false, Bytes::InSlot(number)) => {
                 at::remove_file(&self.stage.dir, number.to_string().as_bytes())
                     .map_err(host_error("remove a file in", &self.stage.path))?;
+                if let IncomingKind::File { size } = entry.kind {
+                    self.room += size;
+                }
                 None
             }
             (false, _) => None,
             (true, Bytes::InMemory(mut bytes)) => {
+                self.take_room(&path, bytes.len() as u64)?;
                 let (number, _) = self.stage_file(&mut bytes)?;
                 self.finish_file(number, entry)?;
                 Some(number)
@@ -600,7 +643,9 @@ impl<'a> Staging<'a> {
                 HostHas::Product(ModeIs::Right)
             }
             // Hard links would carry a new mode to the tree that is still in place.
-            HostHas::Product(ModeIs::Wrong) if self.apply == ApplyMode::Atomic && *product != Content::Directory => {
+            HostHas::Product(ModeIs::Wrong)
+                if self.apply == ApplyMode::Atomic && *product != Content::Directory =>
+            {
                 HostHas::AsKnown
             }
             other => other,
@@ -692,7 +737,8 @@ impl<'a> Staging<'a> {
                 return Ok(Some(Content::File(*digest)));
             }
         }
-        let wanted = base.is_some_and(|base| matches!(base.what, Content::File(_)) && base.stamp.size == size)
+        let wanted = base
+            .is_some_and(|base| matches!(base.what, Content::File(_)) && base.stamp.size == size)
             || matches!(product, Some(Content::File(_)));
         if !wanted {
             return Ok(None);
@@ -702,7 +748,9 @@ impl<'a> Staging<'a> {
         let digest = match opened.and_then(|mut file| digest_of(&mut file)) {
             Ok(digest) => digest,
             // It went away, or its owner may not read it: either way nothing that fastbuild may overwrite.
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) =>
+            {
                 return Ok(None);
             }
             Err(error) => return Err(host_error("read", self.target.absolute(place))(error)),
@@ -867,8 +915,11 @@ impl<'a> Staging<'a> {
         for path in self.seen.keys() {
             let folded = String::from_utf8_lossy(path.as_bytes()).to_lowercase();
             if names.insert(folded, path).is_some() {
-                return Err(self.no_tree(path.clone(), "differs from another name by case only, which this host's file \
-                     system cannot hold"));
+                return Err(self.no_tree(
+                    path.clone(),
+                    "differs from another name by case only, which this host's file \
+                     system cannot hold",
+                ));
             }
         }
         Ok(())
@@ -1023,7 +1074,8 @@ fn over(verdict: Verdict, host: Option<&Look>) -> Over {
 /// what takes the place of a directory that those deletes have emptied.
 fn turn(op: &Op) -> u8 {
     match &op.action {
-        Action::MakeDir { .. } | Action::Put { over: Over::Nothing | Over::Known(_) | Over::Stranger(_), .. } => 0,
+        Action::MakeDir { .. }
+        | Action::Put { over: Over::Nothing | Over::Known(_) | Over::Stranger(_), .. } => 0,
         Action::SetMode { .. } => 1,
         Action::Delete { .. } | Action::RemoveDir { .. } => 2,
         Action::Put { over: Over::EmptiedDir { .. }, .. } => 3,
@@ -1047,9 +1099,8 @@ pub(super) fn free_name_beside(target: &Target, place: &RelPath) -> Result<RelPa
     for number in 2.. {
         // 255 bytes is the longest name that common file systems hold.
         let kept = &name[..name.len().min(255 - suffix.len())];
-        let candidate = parent.join(&[kept, suffix.as_bytes()].concat()).map_err(|_| OutputError::BadTarget {
-            path: target.absolute(place),
-            why: "has no free name beside it",
+        let candidate = parent.join(&[kept, suffix.as_bytes()].concat()).map_err(|_| {
+            OutputError::BadTarget { path: target.absolute(place), why: "has no free name beside it" }
         })?;
         if walk.look(&candidate).map_err(host_error("look at", target.absolute(&candidate)))?.is_none() {
             return Ok(candidate);
@@ -1072,7 +1123,10 @@ fn stage_parent(target: &Target) -> Result<PathBuf, OutputError> {
             Some(elsewhere || !at::is_writable(&target.dir))
         }
         Ok(Some(Look { kind: Some(Kind::Symlink { .. }), .. })) => {
-            return Err(OutputError::BadTarget { path: root, why: "is a symbolic link; name what it points to instead" });
+            return Err(OutputError::BadTarget {
+                path: root,
+                why: "is a symbolic link; name what it points to instead",
+            });
         }
         Ok(_) => None,
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => None,
@@ -1088,7 +1142,10 @@ fn stage_parent(target: &Target) -> Result<PathBuf, OutputError> {
     };
     match dir {
         true => Ok(parent),
-        false => Err(OutputError::BadTarget { path: parent, why: "cannot be written: it is read-only for this user" }),
+        false => Err(OutputError::BadTarget {
+            path: parent,
+            why: "cannot be written: it is read-only for this user",
+        }),
     }
 }
 
