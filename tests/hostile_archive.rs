@@ -88,7 +88,12 @@ fn out(entries: &[Raw]) -> Vec<u8> {
 fn an_honest_archive_is_applied() {
     // Without this one, all the others could pass because nothing ever is.
     let project = victim();
-    let entries = [dir("out/sub/"), file("out/sub/f", "new"), hard_link("out/h", "out/sub/f"), symlink("out/l", "/etc")];
+    let entries = [
+        dir("out/sub/"),
+        file("out/sub/f", "new"),
+        hard_link("out/h", "out/sub/f"),
+        symlink("out/l", "/etc"),
+    ];
     collect(&project, &["-o", "out"], out(&entries)).exits(0);
     assert_eq!((project.read("out/sub/f"), project.read("out/h")), ("new".into(), "new".into()));
     assert_eq!(fs::read_link(project.path("out/l")).unwrap(), Path::new("/etc"));
@@ -103,7 +108,11 @@ fn names_that_lead_elsewhere_are_refused() {
     is_refused("parent at once", out(&[file("../canary/file", "x")]), &["entry 2", "\"../canary/file\""]);
     is_refused("parent at the end", out(&[dir("out/x/..")]), &["\"out/x/..\""]);
     is_refused("absolute", out(&[file(canary, "x")]), &[canary]);
-    is_refused("another prefix", out(&[file("canary/file", "x")]), &["\"canary/file\"", "does not lie in the output"]);
+    is_refused(
+        "another prefix",
+        out(&[file("canary/file", "x")]),
+        &["\"canary/file\"", "does not lie in the output"],
+    );
     is_refused("empty component", out(&[file("out//x", "x")]), &["\"out//x\""]);
     is_refused("dot", out(&[file("out/./x", "x")]), &["\"out/./x\""]);
     is_refused("file with a slash", out(&[file("out/x/", "x")]), &["\"out/x/\""]);
@@ -122,7 +131,8 @@ fn names_in_extended_headers_are_held_to_the_same_rules() {
     is_refused("PAX link", out(&link), &["\"out/l\"", "hard link"]);
     let twice = [pax(&[("path", b"out/a")]), pax(&[("path", b"out/b")]), file("out/c", "x")];
     is_refused("two headers", out(&twice), &["several extended headers"]);
-    let global = [raw(EntryType::XGlobalHeader, "g").data(b"22 path=../canary/file\n"), file("out/fine", "x")];
+    let global =
+        [raw(EntryType::XGlobalHeader, "g").data(b"23 path=../canary/file\n"), file("out/fine", "x")];
     is_refused("global", out(&global), &["global header"]);
     let endless = vec![b'x'; 70_000];
     let endless = [pax(&[("path", &[b"out/", endless.as_slice()].concat())]), file("out/x", "x")];
@@ -175,9 +185,12 @@ fn an_archive_that_is_no_tree_is_refused() {
     is_refused("orphan", out(&[file("out/no/dir/f", "1")]), &["\"no/dir/f\"", "before the directory"]);
     is_refused("below a file", out(&[file("out/f", "1"), file("out/f/x", "1")]), &["\"f/x\""]);
     is_refused("without a root", stream(&[file("out/f", "1")]), &["\"f\"", "before the directory"]);
-    let reserved = out(&[dir("out/.fastbuild-stage-0123456789ab-0"), file("out/.fastbuild-stage-0123456789ab-0/1", "x")]);
+    let reserved = out(&[
+        dir("out/.fastbuild-stage-0123456789ab-0"),
+        file("out/.fastbuild-stage-0123456789ab-0/1", "x"),
+    ]);
     is_refused("reserved", reserved, &[".fastbuild-stage-0123456789ab-0", "keeps for itself"]);
-    is_refused("nothing at all", stream(&[]), &["out"]);
+    is_refused("nothing at all", stream(&[]), &["the archive is empty"]);
 }
 
 #[test]
@@ -255,7 +268,10 @@ fn names_cannot_forge_the_report() {
         ended.exits(125).says(&["fastbuild: done in 0.1 s"]);
         let harmless = |c: char| c == '\n' || !c.is_control();
         assert!(ended.err().chars().all(harmless), "control characters got through\n{:?}", ended.err());
-        assert!(!ended.err().lines().any(|line| line.starts_with("fastbuild: done")), "a line was forged\n{ended}");
+        assert!(
+            !ended.err().lines().any(|line| line.starts_with("fastbuild: done")),
+            "a line was forged\n{ended}"
+        );
         assert!(untouchable(&project) == before);
     }
     // As a name that is taken: in a warning, and on the disk as it is.
@@ -283,7 +299,11 @@ fn devices_and_fifos_do_not_cross_and_are_told() {
     }
     // Nor can anything be reached through one.
     is_refused("below a device", out(&[entries[0].clone(), file("out/null/x", "x")]), &["\"null/x\""]);
-    is_refused("link to a device", out(&[entries[0].clone(), hard_link("out/h", "out/null")]), &["\"h\"", "hard link"]);
+    is_refused(
+        "link to a device",
+        out(&[entries[0].clone(), hard_link("out/h", "out/null")]),
+        &["\"h\"", "hard link"],
+    );
 }
 
 #[test]
@@ -352,14 +372,20 @@ fn a_link_of_the_hosts_below_the_output_is_never_followed() {
     let project = victim();
     let before = Tree::of(&project.outside().join("canary"));
     // `out/to-canary` is a link to the canary directory on the host; the container has a directory there.
-    let entries = [dir("out/to-canary"), file("out/to-canary/file", "evil"), file("out/to-canary/new", "evil")];
+    let entries =
+        [dir("out/to-canary"), file("out/to-canary/file", "evil"), file("out/to-canary/new", "evil")];
     collect(&project, &["-o", "out"], out(&entries));
     assert!(Tree::of(&project.outside().join("canary")) == before, "the link was followed");
     project.assert_nothing_left();
 }
 
 /// What a run does with an archive once it is here, without an engine.
-fn receive(target: &Path, archive: &[u8], naming: Naming, apply_mode: ApplyMode) -> Result<Outcome, OutputError> {
+fn receive(
+    target: &Path,
+    archive: &[u8],
+    naming: Naming,
+    apply_mode: ApplyMode,
+) -> Result<Outcome, OutputError> {
     let record = Record::default();
     let options = StagingOptions { run: "0123456789ab", record: &record, apply: apply_mode };
     let mut staging = Staging::begin("out", 0, Target::named(target)?, Scope::Named, None, options)?;
@@ -426,7 +452,8 @@ fn a_directory_that_becomes_a_link_meanwhile_leads_nowhere() {
         let mut entries = vec![dir("out/"), dir("out/sub"), dir("out/sub/deep"), file("out/sub/f", &content)];
         entries.extend(["f", "g"].map(|name| file(format!("out/sub/deep/{name}"), &content)));
         let mode = if round % 4 == 0 { ApplyMode::Atomic } else { ApplyMode::PerFile };
-        applied += u64::from(receive(&project.join("out"), &stream(&entries), Naming::Prefixed, mode).is_ok());
+        applied +=
+            u64::from(receive(&project.join("out"), &stream(&entries), Naming::Prefixed, mode).is_ok());
         assert!(Tree::of(&canary) == before, "round {round} wrote through the link");
     }
     let swaps = racer.swaps.load(Ordering::Relaxed);

@@ -20,7 +20,8 @@ impl SmallDisk {
     /// Mounts one with these options.
     pub fn mount_with(path: &Path, options: &str) -> SmallDisk {
         fs::create_dir_all(path).unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(path).output().unwrap();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(path).output().unwrap();
         let said = String::from_utf8_lossy(&mounted.stderr);
         assert!(mounted.status.success(), "could not mount a tmpfs (this test needs root): {said}");
         SmallDisk(path.to_owned())
