@@ -112,8 +112,7 @@ pub fn recover(journal_path: &Path, record_path: &Path) -> Result<Option<Recover
     let mut recovered = Recovered { files: 0, lost: 0 };
     for entry in &journal.entries {
         // Without its stage or its base there is nothing left to do: the run had come to its end, or somebody tidied up.
-        let (Ok(mut stage), Ok(target)) = (Stage::reopen(&entry.stage), Target::directory(&entry.base))
-        else {
+        let (Ok(mut stage), Ok(target)) = (Stage::reopen(&entry.stage), Target::directory(&entry.base)) else {
             continue;
         };
         let (whole, lost): (Vec<_>, Vec<_>) = entry.ops.iter().cloned().partition(|op| is_whole(op, &stage));
@@ -153,13 +152,11 @@ fn claim_of(op: &Op) -> Option<Claim> {
 
 /// Whether a step's bytes are still what was staged, which a power cut does not promise.
 fn is_whole(op: &Op, stage: &Stage) -> bool {
-    let Action::Put { slot: slot @ Slot { what: Content::File(digest), .. }, .. } = &op.action else {
-        return true;
-    };
+    let Action::Put { slot: slot @ Slot { what: Content::File(digest), .. }, .. } = &op.action else { return true };
     match at::look(&stage.dir, &slot.name()) {
-        Ok(Some(look)) if Identity::from(&look).ino == slot.id.ino => at::open_file(&stage.dir, &slot.name())
-            .and_then(|mut file| digest_of(&mut file))
-            .is_ok_and(|d| d == *digest),
+        Ok(Some(look)) if Identity::from(&look).ino == slot.id.ino => {
+            at::open_file(&stage.dir, &slot.name()).and_then(|mut file| digest_of(&mut file)).is_ok_and(|d| d == *digest)
+        }
         // It is in place already.
         _ => true,
     }
@@ -291,22 +288,16 @@ fn finish(
 fn settle_directories(target: &Target, made: &[Made]) {
     let mut walk = Walk::new(&target.dir);
     for Made { path, mode, mtime } in made.iter().rev() {
-        let settled = walk.parent(path).and_then(|(dir, name)| {
-            at::set_mode(dir, name, *mode).and_then(|()| at::set_mtime(dir, name, *mtime))
-        });
+        let settled = walk
+            .parent(path)
+            .and_then(|(dir, name)| at::set_mode(dir, name, *mode).and_then(|()| at::set_mtime(dir, name, *mtime)));
         if let Err(error) = settled {
             tracing::warn!(%path, %error, "could not set mode and time of a directory");
         }
     }
 }
 
-fn note_claims(
-    record: &mut Record,
-    target: &Target,
-    claims: &[Claim],
-    late: &[LateConflict],
-    seen: Timestamp,
-) {
+fn note_claims(record: &mut Record, target: &Target, claims: &[Claim], late: &[LateConflict], seen: Timestamp) {
     let late: HashSet<&RelPath> = late.iter().map(|late| &late.path).collect();
     let mut walk = Walk::new(&target.dir);
     for claim in claims {
@@ -451,13 +442,7 @@ impl<'a> Executor<'a> {
         Ok(())
     }
 
-    fn make_dir(
-        &mut self,
-        path: &RelPath,
-        mode: u32,
-        mtime: Option<Timestamp>,
-        over: Over,
-    ) -> io::Result<()> {
+    fn make_dir(&mut self, path: &RelPath, mode: u32, mtime: Option<Timestamp>, over: Over) -> io::Result<()> {
         match self.look(path)? {
             Some(Look { kind: Some(Kind::Directory), .. }) => return Ok(()),
             Some(found) => match over {
@@ -613,8 +598,7 @@ fn save_displaced(
 ) -> Result<(), OutputError> {
     for (path, name) in displaced {
         let absolute = target.absolute(path);
-        let below =
-            absolute.strip_prefix(absolute.ancestors().last().unwrap_or(Path::new("/"))).unwrap_or(&absolute);
+        let below = absolute.strip_prefix(absolute.ancestors().last().unwrap_or(Path::new("/"))).unwrap_or(&absolute);
         let saved = to.join(below);
         let parent = saved.parent().unwrap_or(to);
         std::fs::create_dir_all(parent)
@@ -674,9 +658,7 @@ fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
         Some(Look { kind: Some(Kind::Directory), .. }) => {
             let linked = &mut output.prepared.linked;
             walk.parent(&root)
-                .and_then(|(dir, name)| {
-                    link_tree(dir, name, &output.stage.dir, SHADOW, &RelPath::root(), linked)
-                })
+                .and_then(|(dir, name)| link_tree(dir, name, &output.stage.dir, SHADOW, &RelPath::root(), linked))
                 .map_err(failed("link what stays into", &output.stage))?;
         }
         Some(_) => {
@@ -707,15 +689,11 @@ fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
         conflicts: done
             .conflicts
             .into_iter()
-            .map(|late| LateConflict {
-                path: in_place(&late.path),
-                beside: late.beside.as_ref().map(in_place),
-            })
+            .map(|late| LateConflict { path: in_place(&late.path), beside: late.beside.as_ref().map(in_place) })
             .collect(),
     };
     output.ops = outside;
-    let look =
-        at::look(&output.stage.dir, SHADOW).map_err(failed("look at the new tree in", &output.stage))?;
+    let look = at::look(&output.stage.dir, SHADOW).map_err(failed("look at the new tree in", &output.stage))?;
     if let Some(look) = look {
         output.ops.push(Op { path: root, action: Action::Swap { shadow: look.stamp.ino } });
     }
@@ -771,17 +749,15 @@ fn rescue(output: &mut Staged, done: &mut Done) -> Result<(), OutputError> {
                     .map_err(host_error("move a file in", output.stage.path.clone()))?;
                 strays.push((output.target.prefix.append(&child), number));
             } else if look.kind == Some(Kind::Directory) {
-                pending.push((
-                    child,
-                    at::open_dir(&dir, &name).map_err(host_error("open", &output.stage.path))?,
-                ));
+                pending.push((child, at::open_dir(&dir, &name).map_err(host_error("open", &output.stage.path))?));
             }
         }
     }
     let mut walk = Walk::new(&output.target.dir);
     for (path, number) in strays {
-        let back =
-            walk.parent(&path).and_then(|(dir, name)| at::rename_new(&output.stage.dir, &number, dir, name));
+        let back = walk
+            .parent(&path)
+            .and_then(|(dir, name)| at::rename_new(&output.stage.dir, &number, dir, name));
         if back.is_err() {
             done.displaced_files += 1;
             done.displaced.push((path, number));

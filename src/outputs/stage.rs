@@ -274,8 +274,7 @@ impl<'a> Staging<'a> {
     ) -> Result<Staging<'a>, OutputError> {
         let parent = stage_parent(&target)?;
         let name = format!("{STAGE_PREFIX}{}-{number}", options.run);
-        let stage =
-            Stage::make(&parent, &name).map_err(host_error("make a staging directory in", &parent))?;
+        let stage = Stage::make(&parent, &name).map_err(host_error("make a staging directory in", &parent))?;
         let (uploaded, uploaded_at) = match uploaded {
             Some((uploaded, at)) => (Some(uploaded), at),
             None => (None, RelPath::root()),
@@ -328,8 +327,7 @@ impl<'a> Staging<'a> {
 
     /// What may come before the disk would be full.
     fn free_bytes(&self) -> Result<u64, OutputError> {
-        let free = at::free_space(&self.stage.dir)
-            .map_err(host_error("ask for the free space of", &self.stage.path))?;
+        let free = at::free_space(&self.stage.dir).map_err(host_error("ask for the free space of", &self.stage.path))?;
         Ok(free.saturating_sub(RESERVE))
     }
 
@@ -421,18 +419,12 @@ impl<'a> Staging<'a> {
             None => {}
             Some(parent) => match self.seen.get(&parent) {
                 Some(Seen::Directory) => {}
-                Some(_) => {
-                    return Err(self.no_tree(path.clone(), "lies below something that is no directory"));
-                }
+                Some(_) => return Err(self.no_tree(path.clone(), "lies below something that is no directory")),
                 None => return Err(self.no_tree(path.clone(), "comes before the directory that holds it")),
             },
         }
         let reserved = path.components().any(|name| name.starts_with(STAGE_PREFIX.as_bytes()));
-        if reserved {
-            Err(self.no_tree(path.clone(), "has a name that fastbuild keeps for itself"))
-        } else {
-            Ok(())
-        }
+        if reserved { Err(self.no_tree(path.clone(), "has a name that fastbuild keeps for itself")) } else { Ok(()) }
     }
 
     fn take_file<R: Read>(
@@ -509,12 +501,7 @@ impl<'a> Staging<'a> {
     }
 
     /// A hard link is a file with its target's content; within one output it stays a link.
-    fn take_hard_link(
-        &mut self,
-        path: RelPath,
-        entry: &Incoming,
-        target: &RelPath,
-    ) -> Result<(), OutputError> {
+    fn take_hard_link(&mut self, path: RelPath, entry: &Incoming, target: &RelPath) -> Result<(), OutputError> {
         let (digest, slot) = match self.seen.get(target) {
             Some(Seen::File { digest: Some(digest), slot }) => (*digest, *slot),
             Some(Seen::File { digest: None, .. }) | Some(_) => {
@@ -524,13 +511,8 @@ impl<'a> Staging<'a> {
         };
         if let Some(slot) = slot {
             let number = self.stage.number();
-            at::hard_link(
-                &self.stage.dir,
-                slot.to_string().as_bytes(),
-                &self.stage.dir,
-                number.to_string().as_bytes(),
-            )
-            .map_err(host_error("make a hard link in", &self.stage.path))?;
+            at::hard_link(&self.stage.dir, slot.to_string().as_bytes(), &self.stage.dir, number.to_string().as_bytes())
+                .map_err(host_error("make a hard link in", &self.stage.path))?;
             return self.settle_file(path, entry, digest, Bytes::InSlot(number));
         }
         // The target's bytes were not needed, so this run has no copy of them; the host's own file is linked if
@@ -643,9 +625,7 @@ impl<'a> Staging<'a> {
                 HostHas::Product(ModeIs::Right)
             }
             // Hard links would carry a new mode to the tree that is still in place.
-            HostHas::Product(ModeIs::Wrong)
-                if self.apply == ApplyMode::Atomic && *product != Content::Directory =>
-            {
+            HostHas::Product(ModeIs::Wrong) if self.apply == ApplyMode::Atomic && *product != Content::Directory => {
                 HostHas::AsKnown
             }
             other => other,
@@ -737,8 +717,7 @@ impl<'a> Staging<'a> {
                 return Ok(Some(Content::File(*digest)));
             }
         }
-        let wanted = base
-            .is_some_and(|base| matches!(base.what, Content::File(_)) && base.stamp.size == size)
+        let wanted = base.is_some_and(|base| matches!(base.what, Content::File(_)) && base.stamp.size == size)
             || matches!(product, Some(Content::File(_)));
         if !wanted {
             return Ok(None);
@@ -748,9 +727,7 @@ impl<'a> Staging<'a> {
         let digest = match opened.and_then(|mut file| digest_of(&mut file)) {
             Ok(digest) => digest,
             // It went away, or its owner may not read it: either way nothing that fastbuild may overwrite.
-            Err(error)
-                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) =>
-            {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
                 return Ok(None);
             }
             Err(error) => return Err(host_error("read", self.target.absolute(place))(error)),
@@ -915,11 +892,8 @@ impl<'a> Staging<'a> {
         for path in self.seen.keys() {
             let folded = String::from_utf8_lossy(path.as_bytes()).to_lowercase();
             if names.insert(folded, path).is_some() {
-                return Err(self.no_tree(
-                    path.clone(),
-                    "differs from another name by case only, which this host's file \
-                     system cannot hold",
-                ));
+                return Err(self.no_tree(path.clone(), "differs from another name by case only, which this host's file \
+                     system cannot hold"));
             }
         }
         Ok(())
@@ -1074,8 +1048,7 @@ fn over(verdict: Verdict, host: Option<&Look>) -> Over {
 /// what takes the place of a directory that those deletes have emptied.
 fn turn(op: &Op) -> u8 {
     match &op.action {
-        Action::MakeDir { .. }
-        | Action::Put { over: Over::Nothing | Over::Known(_) | Over::Stranger(_), .. } => 0,
+        Action::MakeDir { .. } | Action::Put { over: Over::Nothing | Over::Known(_) | Over::Stranger(_), .. } => 0,
         Action::SetMode { .. } => 1,
         Action::Delete { .. } | Action::RemoveDir { .. } => 2,
         Action::Put { over: Over::EmptiedDir { .. }, .. } => 3,
@@ -1099,8 +1072,9 @@ pub(super) fn free_name_beside(target: &Target, place: &RelPath) -> Result<RelPa
     for number in 2.. {
         // 255 bytes is the longest name that common file systems hold.
         let kept = &name[..name.len().min(255 - suffix.len())];
-        let candidate = parent.join(&[kept, suffix.as_bytes()].concat()).map_err(|_| {
-            OutputError::BadTarget { path: target.absolute(place), why: "has no free name beside it" }
+        let candidate = parent.join(&[kept, suffix.as_bytes()].concat()).map_err(|_| OutputError::BadTarget {
+            path: target.absolute(place),
+            why: "has no free name beside it",
         })?;
         if walk.look(&candidate).map_err(host_error("look at", target.absolute(&candidate)))?.is_none() {
             return Ok(candidate);
@@ -1123,10 +1097,7 @@ fn stage_parent(target: &Target) -> Result<PathBuf, OutputError> {
             Some(elsewhere || !at::is_writable(&target.dir))
         }
         Ok(Some(Look { kind: Some(Kind::Symlink { .. }), .. })) => {
-            return Err(OutputError::BadTarget {
-                path: root,
-                why: "is a symbolic link; name what it points to instead",
-            });
+            return Err(OutputError::BadTarget { path: root, why: "is a symbolic link; name what it points to instead" });
         }
         Ok(_) => None,
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => None,
@@ -1142,10 +1113,7 @@ fn stage_parent(target: &Target) -> Result<PathBuf, OutputError> {
     };
     match dir {
         true => Ok(parent),
-        false => Err(OutputError::BadTarget {
-            path: parent,
-            why: "cannot be written: it is read-only for this user",
-        }),
+        false => Err(OutputError::BadTarget { path: parent, why: "cannot be written: it is read-only for this user" }),
     }
 }
 

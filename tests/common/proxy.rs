@@ -197,6 +197,10 @@ fn serve(mut client: UnixStream, shared: &Shared) -> io::Result<()> {
     }
     let mut engine = UnixStream::connect(SOCKET)?;
     shared.open.lock().unwrap().extend([client.try_clone()?, engine.try_clone()?]);
+    if shared.gone.load(Ordering::SeqCst) {
+        // It went while this connection was made.
+        break_both(&client, &engine);
+    }
     engine.write_all(&head)?;
     seen.sent.fetch_add(head.len() as u64, Ordering::SeqCst);
     let upwards = {
