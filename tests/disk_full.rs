@@ -87,17 +87,32 @@ fn a_state_directory_that_cannot_be_written_is_told_before_anything_runs() {
 }
 
 #[test]
-fn a_state_directory_that_is_full_leaves_nothing() {
-    let project = Project::new();
-    project.write("source", "text");
-    let disk = SmallDisk::mount_with(&project.outside().join("disk"), "size=1m,nr_inodes=3");
-    let before = project.tree();
-    let mut command = project.command();
-    command.env("FASTBUILD_STATE_DIR", disk.path().join("state")).args(["--", "sh", "-c", "echo new >new"]);
-    let ended = Ended::from(command.output().unwrap());
-    ended.exits(125).says(&["fastbuild's state directory", "No space left on device"]);
-    assert!(project.tree() == before);
-    project.assert_nothing_left();
+fn a_state_directory_that_fills_at_any_moment_leaves_all_or_nothing() {
+    let mut outcomes = Vec::new();
+    // One inode more each time: the run gets a little further.
+    for inodes in 3..20 {
+        let project = Project::new();
+        project.write("source", "text");
+        let disk = SmallDisk::mount_with(&project.outside().join("disk"), &format!("size=1m,nr_inodes={inodes}"));
+        let before = project.tree();
+        let run = |state: std::path::PathBuf| {
+            let mut command = project.command();
+            command.env("FASTBUILD_STATE_DIR", state).args(["--", "sh", "-c", "echo new >new; echo more >>source"]);
+            Ended::from(command.output().unwrap())
+        };
+        let ended = run(disk.path().join("state"));
+        outcomes.push(ended.code);
+        if ended.code == 125 {
+            ended.says(&["/disk/state", "No space left on device"]);
+            assert!(project.tree() == before, "with {inodes} inodes the host has changed\n{ended}");
+        } else {
+            ended.exits(0);
+            assert_eq!((project.read("new"), project.read("source")), ("new\n".into(), "textmore\n".into()));
+        }
+        common::eventually("the container is removed", || project.containers().is_empty());
+        assert_eq!(project.stages(), [std::path::PathBuf::new(); 0]);
+    }
+    assert_eq!((outcomes.first(), outcomes.last()), (Some(&125), Some(&0)), "{outcomes:?}");
 }
 
 #[test]
