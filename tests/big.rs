@@ -61,7 +61,10 @@ fn memory_does_not_grow_with_a_large_file_that_goes_and_comes_back() {
     assert!(peak < LIMIT, "{peak} kB at the peak");
     // Rule 4: what did not change is not touched.
     let after = fs::metadata(project.path("large")).unwrap();
-    assert_eq!((before.ino(), before.ctime(), before.ctime_nsec()), (after.ino(), after.ctime(), after.ctime_nsec()));
+    assert_eq!(
+        (before.ino(), before.ctime(), before.ctime_nsec()),
+        (after.ino(), after.ctime(), after.ctime_nsec())
+    );
     assert_eq!(project.read("made"), "made\n");
     project.assert_nothing_left();
 }
@@ -69,7 +72,8 @@ fn memory_does_not_grow_with_a_large_file_that_goes_and_comes_back() {
 #[test]
 fn memory_does_not_grow_with_a_large_product() {
     let project = Project::new();
-    let child = project.start(&["--progress", "json", "-o", "large"], "dd if=/dev/urandom of=large bs=1M count=300");
+    let child =
+        project.start(&["--progress", "json", "-o", "large"], "dd if=/dev/urandom of=large bs=1M count=300");
     let (code, said, peak) = watched(child);
     assert_eq!(code, 0, "{said}");
     assert!(peak > 1_000 && peak < LIMIT, "{peak} kB at the peak");
@@ -98,9 +102,12 @@ fn a_large_change_that_keeps_size_and_mtime_is_noticed() {
     for name in ["one", "two", "three"] {
         project.write(name, vec![b'.'; 1_000_000]);
         // Before the build's clock, and so that no whole second is lost on the way.
-        fs::File::options().write(true).open(project.path(name)).unwrap().set_modified(
-            std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_600_000_000),
-        ).unwrap();
+        fs::File::options()
+            .write(true)
+            .open(project.path(name))
+            .unwrap()
+            .set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_600_000_000))
+            .unwrap();
     }
     assert_eq!(gets(&project, "true"), 1, "what did not change is not asked for twice");
     assert_eq!(gets(&project, &format!("f=two; {SLY}")), 2, "exactly one file is asked for again");
@@ -114,6 +121,12 @@ fn a_large_change_that_keeps_size_and_mtime_is_noticed() {
     assert_eq!(fs::read(project.path("one")).unwrap()[500_000], b'X');
     // A small file's bytes are there already.
     project.write("small", vec![b'.'; 1000]);
-    assert_eq!(gets(&project, "touch -r small /tmp/w; printf X | dd of=small bs=1 conv=notrunc; touch -r /tmp/w small"), 1);
+    assert_eq!(
+        gets(
+            &project,
+            "touch -r small /tmp/w; printf X | dd of=small bs=1 conv=notrunc; touch -r /tmp/w small"
+        ),
+        1
+    );
     assert!(project.read("small").starts_with('X'));
 }

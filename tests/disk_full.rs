@@ -26,7 +26,10 @@ fn products_that_do_not_fit_are_told_and_change_nothing() {
     let output = format!("out:{}/out", disk.path().to_str().unwrap());
     for (what, script) in [
         ("one large file", "mkdir out; dd if=/dev/zero of=out/large bs=1M count=20 2>/dev/null"),
-        ("many small files", "mkdir out; for i in $(seq 200); do dd if=/dev/zero of=out/$i bs=100k count=1 2>/dev/null; done"),
+        (
+            "many small files",
+            "mkdir out; for i in $(seq 200); do dd if=/dev/zero of=out/$i bs=100k count=1 2>/dev/null; done",
+        ),
     ] {
         let ended = project.sh(&["-o", &output], script);
         ended.exits(125).says(&["no space for the products", "may still be used", "free some space"]);
@@ -47,7 +50,12 @@ fn a_tree_larger_than_the_free_disk_comes_back_if_it_did_not_change() {
         project.write(format!("sub/{n}"), vec![n; 100 << 10]);
     }
     let ended = Ended::from(
-        project.command().current_dir(disk.path()).args(["--", "sh", "-c", "echo new >new"]).output().unwrap(),
+        project
+            .command()
+            .current_dir(disk.path())
+            .args(["--", "sh", "-c", "echo new >new"])
+            .output()
+            .unwrap(),
     );
     ended.exits(0);
     assert_eq!(project.read("sub/new"), "new\n");
@@ -55,7 +63,8 @@ fn a_tree_larger_than_the_free_disk_comes_back_if_it_did_not_change() {
     let before = Tree::of(disk.path());
     let script = "for i in $(seq 0 99); do echo more >>$i; done; echo more >>large";
     let mut command = project.command();
-    let ended = Ended::from(command.current_dir(disk.path()).args(["--", "sh", "-c", script]).output().unwrap());
+    let ended =
+        Ended::from(command.current_dir(disk.path()).args(["--", "sh", "-c", script]).output().unwrap());
     ended.exits(125).says(&["no space for the products"]);
     assert!(Tree::of(disk.path()) == before);
 }
@@ -93,11 +102,17 @@ fn a_state_directory_that_fills_at_any_moment_leaves_all_or_nothing() {
     for inodes in 3..20 {
         let project = Project::new();
         project.write("source", "text");
-        let disk = SmallDisk::mount_with(&project.outside().join("disk"), &format!("size=1m,nr_inodes={inodes}"));
+        let disk =
+            SmallDisk::mount_with(&project.outside().join("disk"), &format!("size=1m,nr_inodes={inodes}"));
         let before = project.tree();
         let run = |state: std::path::PathBuf| {
             let mut command = project.command();
-            command.env("FASTBUILD_STATE_DIR", state).args(["--", "sh", "-c", "echo new >new; echo more >>source"]);
+            command.env("FASTBUILD_STATE_DIR", state).args([
+                "--",
+                "sh",
+                "-c",
+                "echo new >new; echo more >>source",
+            ]);
             Ended::from(command.output().unwrap())
         };
         let ended = run(disk.path().join("state"));

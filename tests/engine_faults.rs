@@ -41,14 +41,19 @@ fn without_an_engine_each_reason_has_its_own_words() {
     for (address, says) in [
         (nowhere, ["none.sock does not exist", "installed and running"]),
         (format!("tcp://{closed}"), ["refused the connection", "not running"]),
-        ("tcp://no-such-host.invalid:2375".to_owned(), ["no-such-host.invalid:2375 was not found", "check the host's name"]),
+        (
+            "tcp://no-such-host.invalid:2375".to_owned(),
+            ["no-such-host.invalid:2375 was not found", "check the host's name"],
+        ),
     ] {
         build_at(&project, &address, &[]).exits(125).says(&["no engine: "]).says(&says);
     }
     // A socket whose listener died, as a stopped engine leaves it.
     let dead = project.outside().join("dead.sock");
     drop(UnixListener::bind(&dead).unwrap());
-    build_at(&project, &format!("unix://{}", dead.to_str().unwrap()), &[]).exits(125).says(&["refused the connection"]);
+    build_at(&project, &format!("unix://{}", dead.to_str().unwrap()), &[])
+        .exits(125)
+        .says(&["refused the connection"]);
     assert!(project.tree() == before);
     project.assert_nothing_left();
 }
@@ -93,10 +98,16 @@ fn what_is_no_engine_is_told_with_what_it_answered() {
     for (answer, says) in [
         ("HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n<h1>Hello</h1>\n", "<h1>Hello</h1>"),
         ("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "status 404"),
-        ("HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n", "does not speak yet"),
+        (
+            "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n",
+            "does not speak yet",
+        ),
         ("SSH-2.0-OpenSSH_9.2\r\n", "not as a Docker-compatible engine"),
         ("", "not as a Docker-compatible engine"),
-        ("HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{\"ApiVersion\":\"two\"}", "\"two\" as its API version"),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{\"ApiVersion\":\"two\"}",
+            "\"two\" as its API version",
+        ),
     ] {
         build_at(&project, &serve(answer), &[]).exits(125).says(&["wrong API: ", says]);
     }
@@ -109,7 +120,11 @@ fn an_api_that_is_too_old_is_told_with_what_is_needed() {
     let proxy = Proxy::new(&project.outside());
     let version = br#"{"Version":"17.05","ApiVersion":"1.29","Os":"linux","Arch":"amd64"}"#.to_vec();
     proxy.on("GET", "/version", Which::All, Fault::Body(Arc::new(version)));
-    build_at(&project, &proxy.address(), &[]).exits(125).says(&["speaks version 1.29", "needs 1.40", "update the engine"]);
+    build_at(&project, &proxy.address(), &[]).exits(125).says(&[
+        "speaks version 1.29",
+        "needs 1.40",
+        "update the engine",
+    ]);
     assert_eq!(proxy.calls(), "GET /version\n");
 }
 
@@ -128,13 +143,25 @@ fn an_image_that_nobody_has_is_told_by_what_the_registry_said() {
     let project = project();
     // Nothing listens on port 1: the engine's own error.
     let local = |options: &[&str]| build_at(&project, &format!("unix://{SOCKET}"), options);
-    local(&["-i", "localhost:1/none:1"]).exits(125).says(&["does not reach the registry", "localhost:1/none:1"]);
-    local(&["-i", "localhost:1/none:1", "--pull", "never"]).exits(125).says(&["--pull never", "localhost:1/none:1"]);
+    local(&["-i", "localhost:1/none:1"])
+        .exits(125)
+        .says(&["does not reach the registry", "localhost:1/none:1"]);
+    local(&["-i", "localhost:1/none:1", "--pull", "never"])
+        .exits(125)
+        .says(&["--pull never", "localhost:1/none:1"]);
     for (status, message, says) in [
         (404, "manifest for none:9 not found: manifest unknown: manifest unknown", "was not found"),
-        (404, "pull access denied for none, repository does not exist or may require 'docker login'", "docker login"),
+        (
+            404,
+            "pull access denied for none, repository does not exist or may require 'docker login'",
+            "docker login",
+        ),
         (500, "toomanyrequests: You have reached your pull rate limit.", "limits pulls"),
-        (500, "Get \"https://r/v2/\": x509: certificate signed by unknown authority", "does not reach the registry"),
+        (
+            500,
+            "Get \"https://r/v2/\": x509: certificate signed by unknown authority",
+            "does not reach the registry",
+        ),
         (500, "failed to register layer: write /x: no space left on device", "the engine's disk is full"),
     ] {
         let home = tempfile::tempdir().unwrap();
@@ -263,8 +290,15 @@ fn an_engine_that_refuses_a_large_upload_at_once_is_quoted_too() {
     let project = project();
     project.write("large", vec![7; 20 << 20]);
     let proxy = Proxy::new(&project.outside());
-    proxy.on("PUT", "/archive", Which::All, Fault::Status(500, "write /x: no space left on device".to_owned()));
-    build_at(&project, &proxy.address(), &[]).exits(125).says(&["the engine's disk is full", "docker system prune"]);
+    proxy.on(
+        "PUT",
+        "/archive",
+        Which::All,
+        Fault::Status(500, "write /x: no space left on device".to_owned()),
+    );
+    build_at(&project, &proxy.address(), &[])
+        .exits(125)
+        .says(&["the engine's disk is full", "docker system prune"]);
     project.assert_nothing_left();
 }
 
@@ -309,7 +343,12 @@ fn an_engine_that_dies_while_the_command_runs_is_told_and_the_rest_is_the_reaper
     let home = tempfile::tempdir().unwrap();
     let proxy = Proxy::new(home.path());
     let mut command = project.command();
-    command.env("DOCKER_HOST", proxy.address()).args(["--", "sh", "-c", "echo up; sleep 60; echo new >out/new"]);
+    command.env("DOCKER_HOST", proxy.address()).args([
+        "--",
+        "sh",
+        "-c",
+        "echo up; sleep 60; echo new >out/new",
+    ]);
     let mut child = command.spawn().unwrap();
     common::read_until(child.stdout.as_mut().unwrap(), "up\n");
     eventually("the end is waited for", || proxy.count("POST", "/wait") == 1);
