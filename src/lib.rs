@@ -15,6 +15,8 @@
 //! | what only one operating system has | [`sys`] |
 
 #![forbid(unsafe_code)]
+// Here and not for the workspace: tests may unwrap, and xtask talks to whoever started it.
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr))]
 
 pub mod archive;
 pub mod build;

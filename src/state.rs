@@ -233,7 +233,8 @@ impl Project {
     fn hold(&self, file: File) -> Result<ProjectLock, StateError> {
         let holder = Holder { pid: std::process::id(), command: own_command_line() };
         let path = self.dir.join("holder");
-        let text = serde_json::to_vec(&holder).map_err(|error| StateError::at("write", &path)(error.into()))?;
+        let text =
+            serde_json::to_vec(&holder).map_err(|error| StateError::at("write", &path)(error.into()))?;
         replace_file(&path, &text).map_err(StateError::at("write", &path))?;
         Ok(ProjectLock { _file: file })
     }

@@ -458,8 +458,11 @@ mod round_trip {
         }
     }
 
+    /// Entries and their content, by path.
+    type Found = BTreeMap<RelPath, (Incoming, Vec<u8>)>;
+
     /// Packs two large files, and changes the first one in the middle of it.
-    fn meddled(meddle: impl FnOnce(fs::File)) -> (u64, Packed, BTreeMap<RelPath, (Incoming, Vec<u8>)>) {
+    fn meddled(meddle: impl FnOnce(fs::File)) -> (u64, Packed, Found) {
         let root = TempDir::new().unwrap();
         let size = 8 << 20;
         fs::write(root.path().join("large"), vec![7; size]).unwrap();

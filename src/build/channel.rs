@@ -20,7 +20,10 @@ pub struct ChunkWriter(mpsc::Sender<Chunk>);
 /// A writer for a blocking thread and what comes out of it.
 pub fn to_async() -> (ChunkWriter, impl Stream<Item = Chunk> + Send + 'static) {
     let (sender, receiver) = mpsc::channel(WAITING);
-    (ChunkWriter(sender), stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver))))
+    (
+        ChunkWriter(sender),
+        stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver))),
+    )
 }
 
 impl ChunkWriter {

@@ -14,7 +14,8 @@ use std::{
 use tokio::task::JoinHandle;
 
 use super::{
-    BuildError, Interrupts, Running, blocking, collect::Collecting, command, detached, reaper::Reaper, sources, upload,
+    BuildError, Interrupts, Running, blocking, collect::Collecting, command, detached, reaper::Reaper,
+    sources, upload,
 };
 use crate::{
     archive::pack::{PackOptions, TopEntry},
@@ -149,10 +150,8 @@ impl Cold<'_> {
         let (scan, made) = interrupts.unless(async { tokio::try_join!(scanning, self.make()) }).await??;
         let Made { container, workdir, options } = made;
         let scan = Arc::new(scan);
-        let manifest = Arc::new(scan.manifest.clone());
         let source = &self.plan.source.value;
-        let uploading =
-            upload::upload(&self.docker, &container, source, &manifest, &options, self.reporter);
+        let uploading = upload::upload(&self.docker, &container, source, &scan, &options, self.reporter);
         let packed = Arc::new(interrupts.unless(uploading).await??);
         let exit_code = command::run(&self.docker, &container, self.plan, interrupts, self.reporter).await?;
         if exit_code != 0 {
@@ -355,7 +354,8 @@ async fn ensure_image(docker: &Docker, plan: &Plan, reporter: &Reporter) -> Resu
 
 /// Removes what killed runs of ours left on this engine, beside the build.
 fn remove_leftovers(docker: &Docker, state: &State, engine: &str, reporter: &Reporter) -> JoinHandle<()> {
-    let (docker, state, engine, reporter) = (docker.clone(), state.clone(), engine.to_owned(), reporter.clone());
+    let (docker, state, engine, reporter) =
+        (docker.clone(), state.clone(), engine.to_owned(), reporter.clone());
     tokio::spawn(async move {
         let dead: Vec<_> = state.dead_runs().into_iter().filter(|run| run.engine == engine).collect();
         if dead.is_empty() {

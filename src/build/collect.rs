@@ -18,7 +18,7 @@ use crate::{
     engine::{ArchiveStream, ContainerId, Docker, EngineError},
     outputs::{
         record::Record,
-        stage::{Scope, Staged, Staging, StagingOptions, Uploaded},
+        stage::{Scope, Staged, Staging, StagingOptions, Uploaded, stage_path},
         target::Target,
     },
     plan::{Output, Outputs, Plan, Take},
@@ -116,6 +116,8 @@ impl Collecting<'_> {
             }
             Err(error) => return Err(error.into()),
         };
+        // Before it is made: a run that is killed right after it must not leave what nobody knows of.
+        self.run.note_stage(&stage_path(&wanted.target, &self.run.id, number)?)?;
         let (sender, reader) = channel::to_blocking();
         let (again_sender, again) = mpsc::channel(1);
         let staging = self.stage(number, wanted, before, reader, again_sender);
@@ -143,13 +145,16 @@ impl Collecting<'_> {
             (Arc::clone(&self.scan), Arc::clone(&self.packed), Arc::clone(&self.record));
         let (run, apply, reporter) = (self.run.id.clone(), self.plan.apply.value, self.reporter.clone());
         blocking(move || {
-            let uploaded = Uploaded { manifest: &scan.manifest, sent: &packed.sent, looked_at: scan.looked_at };
+            let uploaded =
+                Uploaded { manifest: &scan.manifest, sent: &packed.sent, looked_at: scan.looked_at };
             let uploaded = wanted.uploaded_at.map(|at| (uploaded, at));
             let options = StagingOptions { run: &run, record: &record, apply };
             let mut staging =
                 Staging::begin(&wanted.spec, number, wanted.target, wanted.scope, uploaded, options)?;
-            let sum = |done: Amount| Amount { files: before.files + done.files, bytes: before.bytes + done.bytes };
-            let progress = |done| reporter.emit(Event::PhaseProgress { phase: Phase::Collect, done: sum(done) });
+            let sum =
+                |done: Amount| Amount { files: before.files + done.files, bytes: before.bytes + done.bytes };
+            let progress =
+                |done| reporter.emit(Event::PhaseProgress { phase: Phase::Collect, done: sum(done) });
             staging.receive(reader, wanted.naming, &progress)?;
             for path in staging.refetch() {
                 let (answer, reader) = channel::to_blocking();

@@ -33,7 +33,9 @@ pub enum BuildError {
     #[error(transparent)]
     Output(#[from] OutputError),
     /// An earlier run's products cannot be finished.
-    #[error("an earlier run was cut short while it put its products in place, and they cannot be put there now")]
+    #[error(
+        "an earlier run was cut short while it put its products in place, and they cannot be put there now"
+    )]
     Recover(#[source] OutputError),
     /// The state directory.
     #[error(transparent)]
@@ -76,7 +78,9 @@ pub enum BuildError {
     #[error("could not pass on the build's output: {0}")]
     OutputClosed(io::Error),
     /// The streams ended, the command did not.
-    #[error("the connection that carried the build's output ended while the command still ran; what it wrote since is lost")]
+    #[error(
+        "the connection that carried the build's output ended while the command still ran; what it wrote since is lost"
+    )]
     OutputLost,
     /// The system did not hand over its signals.
     #[error("could not take over signals: {0}")]

@@ -8,8 +8,8 @@
 //! and hands over to [`cold`]. What may be cut off by a signal is; what must not be (putting products in place) is not.
 //! Events tell all along; nothing here prints.
 
-pub mod cold;
 mod channel;
+pub mod cold;
 mod collect;
 mod command;
 mod error;
@@ -23,7 +23,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 pub use error::BuildError;
-pub use interrupt::{Interrupts, Signal};
+pub use interrupt::{Interrupted, Interrupts, Signal};
 
 use crate::{
     outputs::apply,

@@ -98,7 +98,8 @@ pub fn main(args: Vec<OsString>) -> Result<(), BuildError> {
     if word == DONE {
         return Ok(());
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(BuildError::Signals)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(BuildError::Signals)?;
     let removed = runtime.block_on(charge.remove_container());
     charge.clear_host(removed)
 }

@@ -1,7 +1,7 @@
 //! What can go wrong between fastbuild and an engine: each kind with its evidence (what was tried, on what, what came
 //! back) and its advice. Wording only; what to do about an error is [`crate::build`]'s business.
 
-use std::{error::Error as StdError, fmt, io, path::PathBuf, time::Duration};
+use std::{error::Error as StdError, fmt, io, path::Path, time::Duration};
 
 use bollard::errors::Error as BollardError;
 
@@ -586,7 +586,7 @@ pub(super) fn chain(error: &dyn StdError) -> String {
 }
 
 /// A socket's path, for [`EngineError`]'s addresses.
-pub(super) fn socket_address(path: &PathBuf) -> String {
+pub(super) fn socket_address(path: &Path) -> String {
     format!("unix://{}", Escaped(path.as_os_str().as_encoded_bytes()))
 }
 

@@ -49,14 +49,18 @@ pub enum OutputError {
         why: &'static str,
     },
     /// The disk is full, or would be.
-    #[error("no space left on the disk while products were staged in {stage:?}; the host's files are as they were")]
+    #[error(
+        "no space left on the disk while products were staged in {stage:?}; the host's files are as they were"
+    )]
     DiskFull {
         /// The staging directory.
         stage: PathBuf,
     },
     /// A product is larger than what may be used of the disk.
-    #[error("no space for the products: \"{path}\" of {output:?} has {size} bytes, and {room} may still be used in {stage:?}; \
-             the host's files are as they were")]
+    #[error(
+        "no space for the products: \"{path}\" of {output:?} has {size} bytes, and {room} may still be used in {stage:?}; \
+             the host's files are as they were"
+    )]
     DoesNotFit {
         /// The output, as it was asked for.
         output: String,
@@ -88,7 +92,9 @@ pub enum OutputError {
         why: &'static str,
     },
     /// Putting the products in place failed on the way, and what had been done was taken back.
-    #[error("could not {what} {path:?} while products were put in place; everything done before it was taken back")]
+    #[error(
+        "could not {what} {path:?} while products were put in place; everything done before it was taken back"
+    )]
     TakenBack {
         /// What was tried.
         what: &'static str,
@@ -98,8 +104,10 @@ pub enum OutputError {
         source: io::Error,
     },
     /// As [`OutputError::TakenBack`], but taking it back failed too. The staging directory holds what is missing.
-    #[error("could not {what} {path:?} while products were put in place, and could not take everything back: {undo}; \
-             the old files are in {stage:?}")]
+    #[error(
+        "could not {what} {path:?} while products were put in place, and could not take everything back: {undo}; \
+             the old files are in {stage:?}"
+    )]
     Torn {
         /// What was tried.
         what: &'static str,
@@ -113,7 +121,9 @@ pub enum OutputError {
         source: io::Error,
     },
     /// The build deleted all there was.
-    #[error("the build left nothing in its working directory; the {files} files on the host were not deleted")]
+    #[error(
+        "the build left nothing in its working directory; the {files} files on the host were not deleted"
+    )]
     EverythingGone {
         /// How many files the host has.
         files: u64,
@@ -137,12 +147,16 @@ impl OutputError {
             OutputError::Refused { .. } | OutputError::NoTree { .. } => {
                 "the host is as it was; nothing from this container can be trusted further than this entry"
             }
-            OutputError::DiskFull { .. } | OutputError::DoesNotFit { .. } => "free some space, or name only what is needed with -o",
+            OutputError::DiskFull { .. } | OutputError::DoesNotFit { .. } => {
+                "free some space, or name only what is needed with -o"
+            }
             OutputError::BadTarget { .. } => "name another place: -o PATH:HOST",
             OutputError::EverythingGone { .. } => {
                 "if that is what the build should do, delete them by hand; to bring back one path only, name it with -o"
             }
-            OutputError::TakenBack { .. } | OutputError::Host { .. } => "check the permissions there, and run the build again",
+            OutputError::TakenBack { .. } | OutputError::Host { .. } => {
+                "check the permissions there, and run the build again"
+            }
             OutputError::Torn { .. } | OutputError::Bookkeeping { .. } => return None,
         };
         Some(text.to_owned())
@@ -150,7 +164,10 @@ impl OutputError {
 }
 
 /// Makes the closure for `map_err` that says what was tried where.
-pub(crate) fn host_error(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> OutputError {
+pub(crate) fn host_error(
+    what: &'static str,
+    path: impl Into<PathBuf>,
+) -> impl FnOnce(io::Error) -> OutputError {
     let path = path.into();
     move |source| match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => OutputError::DiskFull { stage: path },

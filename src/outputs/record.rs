@@ -103,7 +103,9 @@ impl Record {
             .filter_map(|(tail, entry)| match tail {
                 [] => Some((tail, entry)),
                 // Between `dir` and `dir/x` may stand `dir-2`, which lies somewhere else.
-                [separator, rest @ ..] if std::path::is_separator(char::from(*separator)) => Some((rest, entry)),
+                [separator, rest @ ..] if std::path::is_separator(char::from(*separator)) => {
+                    Some((rest, entry))
+                }
                 _ => None,
             })
     }
@@ -150,8 +152,14 @@ mod tests {
     use super::*;
 
     fn entry(byte: u8) -> Written {
-        let stamp = Stamp { dev: 1, ino: 2, size: 3, mtime: Timestamp::default(), ctime: Timestamp::default() };
-        Written { what: Content::File(Digest([byte; 32])), mode: 0o644, stamp, seen: Timestamp { secs: 9, nanos: 8 } }
+        let stamp =
+            Stamp { dev: 1, ino: 2, size: 3, mtime: Timestamp::default(), ctime: Timestamp::default() };
+        Written {
+            what: Content::File(Digest([byte; 32])),
+            mode: 0o644,
+            stamp,
+            seen: Timestamp { secs: 9, nanos: 8 },
+        }
     }
 
     fn record() -> Record {

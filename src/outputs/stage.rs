@@ -13,6 +13,7 @@ use std::{
 };
 
 use cap_std::{ambient_authority, fs::Dir};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -20,7 +21,7 @@ use super::{
     apply::Prepared,
     decide::{BuildHas, HostHas, Known, ModeIs, Verdict, decide},
     host_error,
-    ops::{Action, Identity, Op, Over, Slot},
+    ops::{Action, Identity, Op, Over, Slot, lossless},
     record::{Content, Record},
     target::{Target, Walk},
 };
@@ -120,9 +121,10 @@ enum Seen {
 }
 
 /// A path that will be fastbuild's when the steps are done.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
     /// Relative to the target's handle.
+    #[serde(with = "lossless")]
     pub path: RelPath,
     /// What it will be.
     pub what: Content,
@@ -165,8 +167,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    fn make(parent: &Path, name: &str) -> io::Result<Stage> {
-        let path = parent.join(name);
+    fn make(path: PathBuf) -> io::Result<Stage> {
         let mut builder = std::fs::DirBuilder::new();
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
@@ -181,8 +182,11 @@ impl Stage {
     /// When it is not there.
     pub fn reopen(path: &Path) -> io::Result<Stage> {
         let dir = Dir::open_ambient_dir(path, ambient_authority())?;
-        // Numbers above every slot's: the journal's are far below.
-        Ok(Stage { path: path.to_owned(), dir, next: u64::MAX / 2, keep: false })
+        // Numbers above every slot's, and above those that an earlier recovery gave away: the journal's are far below.
+        let names = at::names(&dir)?;
+        let taken = names.iter().filter_map(|name| std::str::from_utf8(name).ok()?.parse::<u64>().ok());
+        let next = taken.max().unwrap_or(0).max(u64::MAX / 2);
+        Ok(Stage { path: path.to_owned(), dir, next, keep: false })
     }
 
     /// A number that no slot has.
@@ -194,6 +198,11 @@ impl Stage {
     /// Leaves it where it is: it holds something that has no other place.
     pub fn keep(&mut self) {
         self.keep = true;
+    }
+
+    /// Takes [`Stage::keep`] back.
+    pub fn release(&mut self) {
+        self.keep = false;
     }
 
     /// Now, by the clock of the file system on which the stage lies.
@@ -272,9 +281,8 @@ impl<'a> Staging<'a> {
         uploaded: Option<(Uploaded<'a>, RelPath)>,
         options: StagingOptions<'a>,
     ) -> Result<Staging<'a>, OutputError> {
-        let parent = stage_parent(&target)?;
-        let name = format!("{STAGE_PREFIX}{}-{number}", options.run);
-        let stage = Stage::make(&parent, &name).map_err(host_error("make a staging directory in", &parent))?;
+        let path = stage_path(&target, options.run, number)?;
+        let stage = Stage::make(path.clone()).map_err(host_error("make the staging directory", path))?;
         let (uploaded, uploaded_at) = match uploaded {
             Some((uploaded, at)) => (Some(uploaded), at),
             None => (None, RelPath::root()),
@@ -315,7 +323,7 @@ impl<'a> Staging<'a> {
         self.room = self.free_bytes()?;
         let mut reader = Reader::new(from, naming, LIMITS);
         while let Some(entry) = reader.next_entry().map_err(|error| self.refused(error))? {
-            self.take(entry, &mut reader)?;
+            self.take(entry, &mut reader, progress)?;
             progress(self.received);
         }
         if self.received.files == 0 {
@@ -325,9 +333,10 @@ impl<'a> Staging<'a> {
         Ok(())
     }
 
-    /// What may come before the disk would be full.
+    /// What may be staged before the disk would be full.
     fn free_bytes(&self) -> Result<u64, OutputError> {
-        let free = at::free_space(&self.stage.dir).map_err(host_error("ask for the free space of", &self.stage.path))?;
+        let free = at::free_space(&self.stage.dir)
+            .map_err(host_error("ask for the free space of", &self.stage.path))?;
         Ok(free.saturating_sub(RESERVE))
     }
 
@@ -380,7 +389,12 @@ impl<'a> Staging<'a> {
         OutputError::NoTree { output: self.output.clone(), path, why }
     }
 
-    fn take<R: Read>(&mut self, entry: Incoming, reader: &mut Reader<R>) -> Result<(), OutputError> {
+    fn take<R: Read>(
+        &mut self,
+        entry: Incoming,
+        reader: &mut Reader<R>,
+        progress: &dyn Fn(Amount),
+    ) -> Result<(), OutputError> {
         self.check_place(&entry)?;
         self.received.files += 1;
         let path = entry.path.clone();
@@ -399,7 +413,7 @@ impl<'a> Staging<'a> {
             IncomingKind::File { size } => {
                 let size = *size;
                 self.received.bytes += size;
-                self.take_file(path, entry, size, reader)
+                self.take_file(path, entry, size, reader, progress)
             }
             IncomingKind::HardLink { target } => self.take_hard_link(path, &entry, target),
             IncomingKind::Special(special) => {
@@ -419,12 +433,18 @@ impl<'a> Staging<'a> {
             None => {}
             Some(parent) => match self.seen.get(&parent) {
                 Some(Seen::Directory) => {}
-                Some(_) => return Err(self.no_tree(path.clone(), "lies below something that is no directory")),
+                Some(_) => {
+                    return Err(self.no_tree(path.clone(), "lies below something that is no directory"));
+                }
                 None => return Err(self.no_tree(path.clone(), "comes before the directory that holds it")),
             },
         }
         let reserved = path.components().any(|name| name.starts_with(STAGE_PREFIX.as_bytes()));
-        if reserved { Err(self.no_tree(path.clone(), "has a name that fastbuild keeps for itself")) } else { Ok(()) }
+        if reserved {
+            Err(self.no_tree(path.clone(), "has a name that fastbuild keeps for itself"))
+        } else {
+            Ok(())
+        }
     }
 
     fn take_file<R: Read>(
@@ -433,6 +453,7 @@ impl<'a> Staging<'a> {
         entry: Incoming,
         size: u64,
         reader: &mut Reader<R>,
+        progress: &dyn Fn(Amount),
     ) -> Result<(), OutputError> {
         if size <= SMALL {
             let mut bytes = Vec::with_capacity(size as usize);
@@ -440,9 +461,11 @@ impl<'a> Staging<'a> {
             let digest = Digest(Sha256::digest(&bytes).into());
             return self.settle_file(path, &entry, digest, Bytes::InMemory(&bytes));
         }
+        let done = Amount { bytes: self.received.bytes - size, ..self.received };
+        let mut data = Metered { data: reader.data(), done, progress };
         match self.presumed_unchanged(&path, &entry, size) {
             Some(expected) => {
-                let digest = digest_of(&mut reader.data()).map_err(|error| self.broken_off(error))?;
+                let digest = digest_of(&mut data).map_err(|error| self.broken_off(error))?;
                 if digest == expected {
                     return self.settle_file(path, &entry, digest, Bytes::Elsewhere);
                 }
@@ -452,7 +475,7 @@ impl<'a> Staging<'a> {
             }
             None => {
                 self.take_room(&path, size)?;
-                let (slot, digest) = self.stage_file(&mut reader.data())?;
+                let (slot, digest) = self.stage_file(&mut data)?;
                 self.settle_file(path, &entry, digest, Bytes::InSlot(slot))
             }
         }
@@ -501,7 +524,12 @@ impl<'a> Staging<'a> {
     }
 
     /// A hard link is a file with its target's content; within one output it stays a link.
-    fn take_hard_link(&mut self, path: RelPath, entry: &Incoming, target: &RelPath) -> Result<(), OutputError> {
+    fn take_hard_link(
+        &mut self,
+        path: RelPath,
+        entry: &Incoming,
+        target: &RelPath,
+    ) -> Result<(), OutputError> {
         let (digest, slot) = match self.seen.get(target) {
             Some(Seen::File { digest: Some(digest), slot }) => (*digest, *slot),
             Some(Seen::File { digest: None, .. }) | Some(_) => {
@@ -511,8 +539,13 @@ impl<'a> Staging<'a> {
         };
         if let Some(slot) = slot {
             let number = self.stage.number();
-            at::hard_link(&self.stage.dir, slot.to_string().as_bytes(), &self.stage.dir, number.to_string().as_bytes())
-                .map_err(host_error("make a hard link in", &self.stage.path))?;
+            at::hard_link(
+                &self.stage.dir,
+                slot.to_string().as_bytes(),
+                &self.stage.dir,
+                number.to_string().as_bytes(),
+            )
+            .map_err(host_error("make a hard link in", &self.stage.path))?;
             return self.settle_file(path, entry, digest, Bytes::InSlot(number));
         }
         // The target's bytes were not needed, so this run has no copy of them; the host's own file is linked if
@@ -625,7 +658,9 @@ impl<'a> Staging<'a> {
                 HostHas::Product(ModeIs::Right)
             }
             // Hard links would carry a new mode to the tree that is still in place.
-            HostHas::Product(ModeIs::Wrong) if self.apply == ApplyMode::Atomic && *product != Content::Directory => {
+            HostHas::Product(ModeIs::Wrong)
+                if self.apply == ApplyMode::Atomic && *product != Content::Directory =>
+            {
                 HostHas::AsKnown
             }
             other => other,
@@ -712,12 +747,14 @@ impl<'a> Staging<'a> {
             Some(Kind::File { size }) => *size,
             None => return Ok(None),
         };
-        if let Some(Base { what: Content::File(digest), stamp, seen, .. }) = base {
-            if *stamp == host.stamp && !stamp.is_racy(*seen) {
-                return Ok(Some(Content::File(*digest)));
-            }
+        if let Some(Base { what: Content::File(digest), stamp, seen, .. }) = base
+            && *stamp == host.stamp
+            && !stamp.is_racy(*seen)
+        {
+            return Ok(Some(Content::File(*digest)));
         }
-        let wanted = base.is_some_and(|base| matches!(base.what, Content::File(_)) && base.stamp.size == size)
+        let wanted = base
+            .is_some_and(|base| matches!(base.what, Content::File(_)) && base.stamp.size == size)
             || matches!(product, Some(Content::File(_)));
         if !wanted {
             return Ok(None);
@@ -727,7 +764,9 @@ impl<'a> Staging<'a> {
         let digest = match opened.and_then(|mut file| digest_of(&mut file)) {
             Ok(digest) => digest,
             // It went away, or its owner may not read it: either way nothing that fastbuild may overwrite.
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) =>
+            {
                 return Ok(None);
             }
             Err(error) => return Err(host_error("read", self.target.absolute(place))(error)),
@@ -892,8 +931,11 @@ impl<'a> Staging<'a> {
         for path in self.seen.keys() {
             let folded = String::from_utf8_lossy(path.as_bytes()).to_lowercase();
             if names.insert(folded, path).is_some() {
-                return Err(self.no_tree(path.clone(), "differs from another name by case only, which this host's file \
-                     system cannot hold"));
+                return Err(self.no_tree(
+                    path.clone(),
+                    "differs from another name by case only, which this host's file \
+                     system cannot hold",
+                ));
             }
         }
         Ok(())
@@ -994,6 +1036,22 @@ impl<'a> Staging<'a> {
     }
 }
 
+/// A large file's content on its way, told as it comes: a minute of silence would look like a hang.
+struct Metered<'a, R> {
+    data: R,
+    done: Amount,
+    progress: &'a dyn Fn(Amount),
+}
+
+impl<R: Read> Read for Metered<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.data.read(buffer)?;
+        self.done.bytes += n as u64;
+        (self.progress)(self.done);
+        Ok(n)
+    }
+}
+
 /// Knowledge of a path of the host's.
 #[derive(Debug, Clone)]
 struct Base {
@@ -1048,7 +1106,8 @@ fn over(verdict: Verdict, host: Option<&Look>) -> Over {
 /// what takes the place of a directory that those deletes have emptied.
 fn turn(op: &Op) -> u8 {
     match &op.action {
-        Action::MakeDir { .. } | Action::Put { over: Over::Nothing | Over::Known(_) | Over::Stranger(_), .. } => 0,
+        Action::MakeDir { .. }
+        | Action::Put { over: Over::Nothing | Over::Known(_) | Over::Stranger(_), .. } => 0,
         Action::SetMode { .. } => 1,
         Action::Delete { .. } | Action::RemoveDir { .. } => 2,
         Action::Put { over: Over::EmptiedDir { .. }, .. } => 3,
@@ -1072,9 +1131,8 @@ pub(super) fn free_name_beside(target: &Target, place: &RelPath) -> Result<RelPa
     for number in 2.. {
         // 255 bytes is the longest name that common file systems hold.
         let kept = &name[..name.len().min(255 - suffix.len())];
-        let candidate = parent.join(&[kept, suffix.as_bytes()].concat()).map_err(|_| OutputError::BadTarget {
-            path: target.absolute(place),
-            why: "has no free name beside it",
+        let candidate = parent.join(&[kept, suffix.as_bytes()].concat()).map_err(|_| {
+            OutputError::BadTarget { path: target.absolute(place), why: "has no free name beside it" }
         })?;
         if walk.look(&candidate).map_err(host_error("look at", target.absolute(&candidate)))?.is_none() {
             return Ok(candidate);
@@ -1084,6 +1142,14 @@ pub(super) fn free_name_beside(target: &Target, place: &RelPath) -> Result<RelPa
         let _ = write!(suffix, "{BESIDE}-{number}");
     }
     Err(OutputError::BadTarget { path: target.absolute(place), why: "has no free name beside it" })
+}
+
+/// Where the staging directory of a run's output will be, so that it can be noted before it is made.
+///
+/// # Errors
+/// When no directory on the target's file system can be written, or the target is a link.
+pub fn stage_path(target: &Target, run: &str, number: usize) -> Result<PathBuf, OutputError> {
+    Ok(stage_parent(target)?.join(format!("{STAGE_PREFIX}{run}-{number}")))
 }
 
 /// A directory on the target's own file system that may be written: beside the output, or in it when it is a mount
@@ -1097,7 +1163,10 @@ fn stage_parent(target: &Target) -> Result<PathBuf, OutputError> {
             Some(elsewhere || !at::is_writable(&target.dir))
         }
         Ok(Some(Look { kind: Some(Kind::Symlink { .. }), .. })) => {
-            return Err(OutputError::BadTarget { path: root, why: "is a symbolic link; name what it points to instead" });
+            return Err(OutputError::BadTarget {
+                path: root,
+                why: "is a symbolic link; name what it points to instead",
+            });
         }
         Ok(_) => None,
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => None,
@@ -1113,7 +1182,10 @@ fn stage_parent(target: &Target) -> Result<PathBuf, OutputError> {
     };
     match dir {
         true => Ok(parent),
-        false => Err(OutputError::BadTarget { path: parent, why: "cannot be written: it is read-only for this user" }),
+        false => Err(OutputError::BadTarget {
+            path: parent,
+            why: "cannot be written: it is read-only for this user",
+        }),
     }
 }
 

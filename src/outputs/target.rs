@@ -50,7 +50,8 @@ impl Target {
                 Ok(base) if base.is_dir() => break base,
                 Ok(_) => return Err(bad("lies below a file")),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    missing.push(above.file_name().ok_or_else(|| bad("has no parent directory that exists"))?);
+                    missing
+                        .push(above.file_name().ok_or_else(|| bad("has no parent directory that exists"))?);
                     above = above.parent().ok_or_else(|| bad("has no parent directory that exists"))?;
                 }
                 Err(error) => return Err(host_error("open the directory above", above)(error)),
@@ -59,7 +60,8 @@ impl Target {
         let dir = Dir::open_ambient_dir(&base, ambient_authority()).map_err(host_error("open", &base))?;
         let mut prefix = RelPath::root();
         for name in missing.iter().rev() {
-            prefix = prefix.join(name.as_encoded_bytes()).map_err(|_| bad("is no path that can be written"))?;
+            prefix =
+                prefix.join(name.as_encoded_bytes()).map_err(|_| bad("is no path that can be written"))?;
         }
         Ok(Target { base, dir, prefix })
     }
@@ -167,7 +169,8 @@ impl<'a> Walk<'a> {
 
 /// What opening a directory says when something on the way is missing or is no directory (a link among them).
 pub fn is_absence(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) || at::is_link_refusal(error)
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+        || at::is_link_refusal(error)
 }
 
 fn descend(from: &Dir, path: &RelPath) -> io::Result<Dir> {

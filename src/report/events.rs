@@ -276,5 +276,6 @@ fn as_optional_text<S: serde::Serializer>(path: &Option<PathBuf>, serializer: S)
 }
 
 fn as_seconds<S: serde::Serializer>(took: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(took.as_secs_f64())
+    // Whole microseconds: more digits would be noise.
+    serializer.serialize_f64(took.as_micros() as f64 / 1e6)
 }

@@ -5,11 +5,12 @@ use std::{collections::HashMap, io, time::Duration};
 
 use serde::Serialize;
 
+use crate::tree::path::is_dangerous;
+
 use super::{
     Renderer, Verbosity,
     events::{Event, Failure, Phase},
     own::Own,
-    text,
 };
 
 /// The number in each line's `fastbuild` field.
@@ -99,7 +100,7 @@ impl serde_json::ser::Formatter for Harmless {
         fragment: &str,
     ) -> io::Result<()> {
         let mut rest = fragment;
-        while let Some((at, c)) = rest.char_indices().find(|(_, c)| text::is_dangerous(*c)) {
+        while let Some((at, c)) = rest.char_indices().find(|(_, c)| is_dangerous(*c)) {
             // All of them lie below U+10000, so one escape is enough.
             write!(writer, "{}\\u{:04x}", &rest[..at], u32::from(c))?;
             rest = &rest[at + c.len_utf8()..];
@@ -144,7 +145,7 @@ mod tests {
             (503, Event::Warned(Warning::Displaced { files: 2, to: "/s\x1b".into() })),
             (6_210, finished(3, 6_210)),
         ];
-        insta::assert_snapshot!(run(&events), @r##"
+        insta::assert_snapshot!(run(&events), @r#"
         {"fastbuild":1,"time":0.0,"event":"planned","image":"jekyll:1","engine":"unix:///e","source":"/p","command":["jekyll"]}
         {"fastbuild":1,"time":0.001,"event":"waiting-for-lock","pid":7,"command":"fastbuild -- make"}
         {"fastbuild":1,"time":0.012,"event":"phase-started","phase":"upload","total":{"files":2003,"bytes":20100000}}
@@ -155,7 +156,7 @@ mod tests {
         {"fastbuild":1,"time":0.502,"event":"warned","warning":"outputs-left"}
         {"fastbuild":1,"time":0.503,"event":"warned","warning":"displaced","files":2,"to":"/s\\u{1b}"}
         {"fastbuild":1,"time":6.21,"event":"finished","exit_code":3,"applied":null,"took":6.21}
-        "##);
+        "#);
     }
 
     #[test]
@@ -166,9 +167,7 @@ mod tests {
         let failure =
             Failure { message: "no\nengine \u{9b}".into(), causes: vec!["refused".into()], advice: None };
         json.failure(ms(2), &failure);
-        insta::assert_snapshot!(out.text(), @r##"
-        {"fastbuild":1,"time":0.002,"event":"error","message":"no\nengine \u009b","causes":["refused"],"advice":null}
-        "##);
+        insta::assert_snapshot!(out.text(), @r#"{"fastbuild":1,"time":0.002,"event":"error","message":"no\nengine \u009b","causes":["refused"],"advice":null}"#);
     }
 
     #[test]
@@ -193,7 +192,7 @@ mod tests {
             events in prop::collection::vec((0..20_000u64, event()), 0..12),
         ) {
             let text = run(&events);
-            prop_assert!(!text.chars().any(|c| c != '\n' && text::is_dangerous(c)), "{text:?}");
+            prop_assert!(!text.chars().any(|c| c != '\n' && is_dangerous(c)), "{text:?}");
             for line in text.lines() {
                 prop_assert!(line.starts_with("{\"fastbuild\":1,\"time\":"), "{line}");
                 let read: serde_json::Value = serde_json::from_str(line).unwrap();

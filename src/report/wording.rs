@@ -24,12 +24,12 @@ pub fn sentence(warning: &Warning) -> String {
             format!("{path} is a {} among the build's products; it was not brought back", kind(*special))
         }
         Warning::Conflict { path, beside: Some(beside) } => format!(
-            "{} was changed on this machine while the build ran; that version stays, the build's is in {}",
+            "{} was changed or deleted on this machine, not by fastbuild; it was left so, and the build's version is in {}",
             path_text(path),
             path_text(beside)
         ),
         Warning::Conflict { path, beside: None } => format!(
-            "{} was changed on this machine while the build ran; it stays, although the build deleted it",
+            "{} was changed on this machine, not by fastbuild; it stays, although the build no longer has it",
             path_text(path)
         ),
         Warning::Displaced { files, to } => format!(
@@ -256,12 +256,12 @@ mod tests {
             ),
             (
                 Warning::Conflict { path: "/p/a".into(), beside: Some("/p/a.fastbuild".into()) },
-                "/p/a was changed on this machine while the build ran; that version stays, the build's is in \
-                 /p/a.fastbuild",
+                "/p/a was changed or deleted on this machine, not by fastbuild; it was left so, and the build's version \
+                 is in /p/a.fastbuild",
             ),
             (
                 Warning::Conflict { path: "/p/a".into(), beside: None },
-                "/p/a was changed on this machine while the build ran; it stays, although the build deleted it",
+                "/p/a was changed on this machine, not by fastbuild; it stays, although the build no longer has it",
             ),
             (
                 Warning::Displaced { files: 1, to: "/state/old".into() },

@@ -26,7 +26,8 @@ pub struct Look {
 }
 
 /// How a directory below a handle is opened.
-const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::RDONLY);
+const DIRECTORY: OFlags =
+    OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::RDONLY);
 
 fn name(bytes: &[u8]) -> io::Result<&OsStr> {
     if bytes.is_empty() || bytes.contains(&b'/') || bytes == b"." || bytes == b".." {
@@ -265,7 +266,9 @@ pub fn remove_dir(dir: &Dir, entry: &[u8]) -> io::Result<()> {
 /// Whatever `getdents` says.
 pub fn names(dir: &Dir) -> io::Result<Vec<Box<[u8]>>> {
     let mut names = Vec::new();
-    for entry in rustix::fs::Dir::read_from(dir)? {
+    // Opened anew and for reading: the handle may be one that only stands for the directory (O_PATH).
+    let readable = rustix::fs::openat(dir, c".", DIRECTORY, Mode::empty())?;
+    for entry in rustix::fs::Dir::new(readable)? {
         let entry = entry?;
         match entry.file_name().to_bytes() {
             b"." | b".." => {}
@@ -286,7 +289,11 @@ pub fn free_space(dir: &Dir) -> io::Result<u64> {
 
 /// Whether this user may make and remove names in `dir`.
 pub fn is_writable(dir: &Dir) -> bool {
-    rustix::fs::accessat(dir, c".", rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK, AtFlags::EACCESS)
-        .is_ok()
+    rustix::fs::accessat(
+        dir,
+        c".",
+        rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK,
+        AtFlags::EACCESS,
+    )
+    .is_ok()
 }
-

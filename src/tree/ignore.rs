@@ -474,3 +474,339 @@ fn clean(text: &[u8]) -> Vec<u8> {
     }
     kept.join(&b'/')
 }
+
+/// The same rules told a second time, plainly: whole paths, regular expressions, nothing carried along but what the
+/// semantics demand. For patterns that are clean, ASCII, and hold neither classes nor escapes.
+#[cfg(test)]
+pub(super) mod reference {
+    use regex::bytes::Regex;
+
+    pub(in crate::tree) struct Reference(Vec<(bool, Regex)>);
+
+    impl Reference {
+        pub(in crate::tree) fn new(patterns: &[String]) -> Reference {
+            Reference(
+                patterns
+                    .iter()
+                    .map(|pattern| match pattern.strip_prefix('!') {
+                        Some(rest) => (true, expression(rest)),
+                        None => (false, expression(pattern)),
+                    })
+                    .collect(),
+            )
+        }
+
+        pub(in crate::tree) fn ignores(&self, path: &[u8]) -> bool {
+            self.judge(path).0
+        }
+
+        /// The verdict, and for each pattern whether it has matched the path or a directory above.
+        fn judge(&self, path: &[u8]) -> (bool, Vec<bool>) {
+            let above = match path.iter().rposition(|&b| b == b'/') {
+                Some(slash) => self.judge(&path[..slash]).1,
+                None => vec![false; self.0.len()],
+            };
+            let mut ignored = false;
+            let mut matched = above;
+            for ((exception, expression), matched) in self.0.iter().zip(&mut matched) {
+                *matched = *matched || (*exception == ignored && expression.is_match(path));
+                if *matched {
+                    ignored = !exception;
+                }
+            }
+            (ignored, matched)
+        }
+    }
+
+    fn expression(pattern: &str) -> Regex {
+        let special = |text: &str| text.contains(['*', '?']);
+        let text = match pattern.strip_prefix("**") {
+            Some(end) if !end.starts_with('/') && !special(end) => format!(".*{}", regex::escape(end)),
+            _ => {
+                let mut text = String::new();
+                let mut rest = pattern;
+                while let Some(first) = rest.chars().next() {
+                    let (token, length) = match first {
+                        '*' if rest == "**" || rest == "**/" => (".*".to_owned(), rest.len()),
+                        '*' if rest.starts_with("**/") => ("(.*/)?".to_owned(), 3),
+                        '*' if rest.starts_with("**") => ("(.*/)?".to_owned(), 2),
+                        '*' => ("[^/]*".to_owned(), 1),
+                        '?' => ("[^/]".to_owned(), 1),
+                        c => (regex::escape(&c.to_string()), 1),
+                    };
+                    text += &token;
+                    rest = &rest[length..];
+                }
+                text
+            }
+        };
+        Regex::new(&format!("(?s-u)^(?:{text})$")).unwrap()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{reference::Reference, *};
+
+    fn path(bytes: &[u8]) -> RelPath {
+        RelPath::new(bytes).unwrap()
+    }
+
+    fn ignores(patterns: &[&[u8]], at: &[u8]) -> bool {
+        Rules::new(patterns).unwrap().verdict_of(&path(at)) == Verdict::Ignored
+    }
+
+    /// Every directory that a walk would enter on its way to `dir`, and whether it gets there.
+    fn enters(patterns: &[&str], dir: &str) -> bool {
+        let rules = Rules::new(patterns).unwrap();
+        let mut at = rules.top();
+        for name in path(dir.as_bytes()).components() {
+            at = match rules.enter(&at, name) {
+                Enter::Kept(below) | Enter::ForExceptions(below) => below,
+                Enter::No => return false,
+            };
+        }
+        true
+    }
+
+    #[test]
+    fn one_pattern_matches_as_in_a_dockerignore() {
+        const YES: bool = true;
+        const NO: bool = false;
+        let cases: &[(&[u8], &[u8], bool)] = &[
+            // Anchored at the root, and down from there.
+            (b"log", b"log", YES),
+            (b"log", b"log/today", YES),
+            (b"log", b"var/log", NO),
+            (b"log", b"logs", NO),
+            (b"var/log", b"var/log/today", YES),
+            (b"var/log", b"var", NO),
+            (b"var/log", b"var/x/log", NO),
+            // As clean as paths.
+            (b"/log", b"log", YES),
+            (b"//log//", b"log", YES),
+            (b"./log/", b"log", YES),
+            (b"var/../log", b"log", YES),
+            (b"/../log", b"log", YES),
+            (b"var/./log", b"var/log", YES),
+            (b"  log \t\r", b"log", YES),
+            (b"../log", b"log", NO),
+            (b"a/../..", b"log", NO),
+            (b".", b"log", NO),
+            (b"/", b"log", NO),
+            (b"", b"log", NO),
+            // Within a component.
+            (b"*", b"log", YES),
+            (b"*", b".hidden", YES),
+            (b"*", b"var/log", YES),
+            (b"*/log", b"var/log", YES),
+            (b"*/log", b"log", NO),
+            (b"*/log", b"a/b/log", NO),
+            (b"*.o", b"main.o", YES),
+            (b"*.o", b"src/main.o", NO),
+            (b"*.o", b".o", YES),
+            (b"a*b*c", b"aXbXbc", YES),
+            (b"a*b*c", b"aXbXbcd", NO),
+            (b"a*c", b"ab/c", NO),
+            (b"l?g", b"log", YES),
+            (b"l?g", b"lg", NO),
+            (b"l?g", b"l/g", NO),
+            (b"a.b", b"aXb", NO),
+            (b"a+(b)|{1}$^", b"a+(b)|{1}$^", YES),
+            // Classes.
+            (b"v[0-9]", b"v7", YES),
+            (b"v[0-9]", b"vx", NO),
+            (b"v[^0-9]", b"vx", YES),
+            (b"v[^0-9]", b"v7", NO),
+            (b"v[!7]", b"v7", YES),
+            (b"v[!7]", b"v8", NO),
+            (b"[\\]a]x", b"]x", YES),
+            (b"[\\]\\-]x", b"-x", YES),
+            (b"a]b", b"a]b", YES),
+            (b"a[^x]b", b"a/b", YES),
+            // Escapes.
+            (b"\\*", b"*", YES),
+            (b"\\*", b"x", NO),
+            (b"\\!x", b"!x", YES),
+            (b"#x", b"#x", YES),
+            (b"a\\bc", b"abc", YES),
+            (b"a\\\\", b"a\\", YES),
+            // Any number of directories.
+            (b"**", b"log", YES),
+            (b"**", b"var/log", YES),
+            (b"**/", b"var/log", YES),
+            (b"**/log", b"log", YES),
+            (b"**/log", b"a/b/log", YES),
+            (b"**/log", b"a/b/log/c", YES),
+            (b"**/log", b"catalog", NO),
+            (b"**/*.o", b"a/b.o", YES),
+            (b"**/*.o", b"b.o", YES),
+            (b"**/*.o", b"b.oo", NO),
+            (b"**/**/x", b"x", YES),
+            (b"**/a/b", b"x/a/b", YES),
+            (b"**/a/b", b"x/a/c/b", NO),
+            (b"var/**", b"var", NO),
+            (b"var/**", b"var/log", YES),
+            (b"var/**/", b"var/log", YES),
+            (b"var/**/x", b"var/x", YES),
+            (b"var/**/x", b"var/a/b/x", YES),
+            (b"var/**/x", b"varx", NO),
+            (b"var**", b"variety", YES),
+            (b"var**", b"va", NO),
+            (b"a**/*.c", b"a/b/x.c", YES),
+            (b"a**/*.c", b"ax.c", YES),
+            (b"a/*.c**", b"a/x.c", YES),
+            (b"***", b"a/b", YES),
+            // Two of BuildKit's corners: all of a literal end counts, but a component begins behind a wildcard's.
+            (b"**log", b"catalog", YES),
+            (b"**log", b"a/catalog", YES),
+            (b"**log*", b"catalogue", NO),
+            (b"**log*", b"a/logs", YES),
+            // Bytes.
+            ("l?g".as_bytes(), "lög".as_bytes(), YES),
+            ("l??g".as_bytes(), "lög".as_bytes(), NO),
+            ("[α-ω]".as_bytes(), "λ".as_bytes(), YES),
+            (b"l?g", b"l\xffg", YES),
+            (b"l??g", b"l\xff\xfeg", YES),
+            (b"l\xffg", b"l\xffg", YES),
+            (b"l\xffg", b"l\xfeg", NO),
+            (b"[^a]", b"\xff", YES),
+            (b"[a-z]", b"\xff", NO),
+            (b"**/*.o", b"a\n\xff/b\n.o", YES),
+            (b"*", b"\n", YES),
+        ];
+        for (pattern, at, wanted) in cases {
+            assert_eq!(ignores(&[pattern], at), *wanted, "{} on {}", Escaped(pattern), Escaped(at));
+        }
+    }
+
+    #[test]
+    fn the_last_pattern_that_matches_wins() {
+        type Case<'a> = (&'a [&'a [u8]], &'a [u8], bool);
+        let cases: &[Case<'_>] = &[
+            (&[b"docs", b"!docs/README"], b"docs/README", false),
+            (&[b"docs", b"!docs/README"], b"docs/other", true),
+            (&[b"docs/*", b"!docs/README"], b"docs/README", false),
+            (&[b"!docs/README", b"docs"], b"docs/README", true),
+            (&[b"*", b"!src"], b"src/a/b", false),
+            (&[b"*", b"!src"], b"other", true),
+            (&[b"*", b"!src", b"src/a"], b"src/a/b", true),
+            (&[b"*", b"!src", b"src/a", b"!src/a/b"], b"src/a/b", false),
+            (&[b"**", b"!a/b"], b"a/b/c", false),
+            (&[b"**/*.md", b"!README.md"], b"README.md", false),
+            (&[b"**/*.md", b"!README.md"], b"a/README.md", true),
+            (&[b"*", b"! src "], b"src", false),
+            (&[b"*", b"!/src/"], b"src", false),
+            (&[b"*", b"!."], b"src", true),
+            (&[b"*", b"!!x"], b"!x", false),
+            // BuildKit's corner: a pattern that was not asked at the directory has not matched it.
+            (&[b"*", b"!a/b", b"a"], b"a/b", false),
+            (&[b"**/*.log", b"!logs"], b"logs/x.log", true),
+        ];
+        for (patterns, at, wanted) in cases {
+            let shown: Vec<_> = patterns.iter().map(|p| Escaped(p).to_string()).collect();
+            assert_eq!(ignores(patterns, at), *wanted, "{shown:?} on {}", Escaped(at));
+        }
+    }
+
+    #[test]
+    fn an_ignored_directory_is_entered_only_when_an_exception_can_match_below() {
+        let cases: &[(&[&str], &str, bool)] = &[
+            (&["docs"], "docs", false),
+            (&["docs", "!docs/README"], "docs", true),
+            (&["docs", "!docs/README"], "docs/a", false),
+            (&["docs", "!docs/*/README"], "docs/a", true),
+            (&["docs", "!docs/*/README"], "docs/a/b", false),
+            (&["docs", "!docs/v?/README"], "docs/v1", true),
+            (&["docs", "!docs/v?/README"], "docs/v10", false),
+            (&["docs", "!docs/[ab]/README"], "docs/c", false),
+            (&["docs", "!documents/README"], "docs", false),
+            (&["docs", "!**/README"], "docs/a/b", true),
+            (&["docs", "!docs/a/**"], "docs/a", true),
+            (&["docs", "!docs/a/**"], "docs/b", false),
+            (&["docs", "!docs/**/a/b"], "docs/x/y", true),
+            (&["*", "!src"], "node_modules", false),
+            (&["*", "!src"], "src/a", true),
+            (&["*", "!*/a"], "x", true),
+            (&["*", "!*/a"], "x/y", false),
+            // Too early to take anything back in.
+            (&["!docs/README", "docs"], "docs", false),
+            (&["docs", "!docs/a/b", "docs/a"], "docs/a", true),
+        ];
+        for (patterns, dir, wanted) in cases {
+            assert_eq!(enters(patterns, dir), *wanted, "{patterns:?} at {dir}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_that_cannot_be_read_is_named_with_its_fault() {
+        let cases: &[(&[u8], BadSyntax)] = &[
+            (b"!", BadSyntax::LoneException),
+            (b" ! ", BadSyntax::LoneException),
+            (b"a\\", BadSyntax::TrailingEscape),
+            (b"[", BadSyntax::Class),
+            (b"a[^", BadSyntax::Class),
+            (b"[]", BadSyntax::Class),
+            (b"[]a]", BadSyntax::Class),
+            (b"[^bc", BadSyntax::Class),
+            (b"[-x]", BadSyntax::Class),
+            (b"[x-]", BadSyntax::Class),
+            (b"[a-b-c]", BadSyntax::Class),
+            (b"[a\\", BadSyntax::Class),
+            (b"[z-a]", BadSyntax::BackwardRange),
+            (b"!../[", BadSyntax::Class),
+        ];
+        for (pattern, why) in cases {
+            let err = Rules::new(["fine".as_bytes(), pattern]).unwrap_err();
+            assert_eq!((err.pattern, err.why), (Escaped(pattern).to_string(), *why));
+        }
+    }
+
+    #[test]
+    fn an_ignore_file_has_comments_blank_lines_and_perhaps_a_byte_order_mark() {
+        let file = b"\xef\xbb\xbfa \r\n# no\n\n  \n #yes\n!b";
+        let read: Vec<_> = lines(file).collect();
+        assert_eq!(read, [(1, &b"a"[..]), (5, b"#yes"), (6, b"!b")]);
+    }
+
+    #[test]
+    fn a_pattern_full_of_stars_does_not_take_exponential_time() {
+        let pattern = "*a".repeat(200) + "b";
+        assert!(!ignores(&[pattern.as_bytes()], "a".repeat(255).as_bytes()));
+    }
+
+    prop_compose! {
+        /// Patterns that meet each other and the paths often.
+        fn clean_pattern()(
+            exception in prop::bool::weighted(0.4),
+            components in prop::collection::vec("[ab]|[ab*?]{1,3}|\\*\\*|\\*", 1..4),
+        ) -> String {
+            format!("{}{}", if exception { "!" } else { "" }, components.join("/"))
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_walk_agrees_with_the_plain_reading_of_the_rules(
+            patterns in prop::collection::vec(clean_pattern(), 0..6),
+            at in prop::collection::vec("[ab]{1,3}", 1..5),
+        ) {
+            let at = at.join("/");
+            let wanted = Reference::new(&patterns).ignores(at.as_bytes());
+            let rules = Rules::new(&patterns).unwrap();
+            prop_assert_eq!(rules.verdict_of(&path(at.as_bytes())) == Verdict::Ignored, wanted);
+        }
+
+        #[test]
+        fn no_pattern_is_too_odd_to_be_read_or_refused(
+            pattern in prop::collection::vec(any::<u8>(), 0..12),
+            at in prop::collection::vec(any::<u8>(), 1..12),
+        ) {
+            if let (Ok(rules), Ok(at)) = (Rules::new([pattern]), RelPath::new(at)) {
+                rules.verdict_of(&at);
+            }
+        }
+    }
+}

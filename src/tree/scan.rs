@@ -2,7 +2,7 @@
 //!
 //! The mounts that fastbuild is for answer each question in 0.2 to 2 ms, so what counts is how many questions are under
 //! way at once: directories, and pieces of large directories, are jobs that threads take from one queue. There are as
-//! many threads as processors, and up to [`MOST_THREADS`] where answers are seen to be slow. On a local disk those
+//! many threads as processors, and up to sixteen where answers are seen to be slow. On a local disk those
 //! would only get in each other's way.
 //!
 //! Links are never followed: a directory that is swapped for a link during the walk is not entered, and loops of links
@@ -42,7 +42,7 @@ const SLOW_ANSWER: Duration = Duration::from_micros(50);
 
 /// Names that one job looks at: enough that the queue costs nothing, few enough that one directory of a slow mount
 /// keeps all threads busy.
-const PIECE: usize = 64;
+const PIECE: usize = 32;
 
 /// What a walk is told.
 #[derive(Clone, Copy)]
@@ -398,24 +398,27 @@ impl<'a> Walk<'a> {
         took: Duration,
     ) {
         let mut queue = self.lock();
-        outcome.jobs.into_iter().for_each(|job| queue.put(job));
         queue.unfinished -= 1;
+        outcome.jobs.into_iter().for_each(|job| queue.put(job));
         match (queue.unfinished, queue.waiting()) {
             (0, _) => self.changed.notify_all(),
             // This thread takes one itself.
             (_, waiting) => (1..waiting.min(queue.idle + 1)).for_each(|_| self.changed.notify_one()),
         }
-        if self.wants_another_thread(&queue, took / outcome.questions.max(1)) {
-            queue.threads += 1;
-            drop(queue);
+        let more = self.more_threads(&queue, took / outcome.questions.max(1));
+        queue.threads += more;
+        drop(queue);
+        for _ in 0..more {
             // Where no thread can be had, the others do the work.
             let _ = thread::Builder::new().spawn_scoped(scope, move || self.work(scope));
         }
     }
 
-    fn wants_another_thread(&self, queue: &Queue, per_answer: Duration) -> bool {
+    /// One more for each job that nobody is about to take.
+    fn more_threads(&self, queue: &Queue, per_answer: Duration) -> usize {
         let most = if per_answer > SLOW_ANSWER { MOST_THREADS } else { self.processors.min(MOST_THREADS) };
-        queue.idle == 0 && queue.waiting() > 1 && queue.threads < most
+        let untaken = queue.waiting().saturating_sub(queue.idle + 1);
+        untaken.min(most.saturating_sub(queue.threads))
     }
 
     fn fail(&self, err: ScanError) {
@@ -449,13 +452,13 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Reads a directory's names, looks at the first of them, and leaves the others as jobs.
+    /// Reads a directory's names, and looks at them or leaves them as jobs.
     fn read(&self, visit: Visit, harvest: &mut Harvest) -> Result<Outcome, ScanError> {
         let opened = match self.root.open_below(&visit.path) {
             Ok(handle) => Arc::new(Opened { visit, handle }),
             Err(source) => return passed_over(&visit, &source).ok_or_else(|| unreadable(visit, source)),
         };
-        let mut names = match self.names(&opened) {
+        let names = match self.names(&opened) {
             Ok(names) => names,
             Err(source) => {
                 return passed_over(&opened.visit, &source)
@@ -463,13 +466,13 @@ impl<'a> Walk<'a> {
             }
         };
         harvest.directories_read += 1;
-        let mut pieces = Vec::new();
-        while names.len() > PIECE {
-            pieces.push(Job::Look(Arc::clone(&opened), names.split_off(names.len() - PIECE)));
-        }
-        let mut outcome = self.look(&opened, &names, harvest)?;
-        outcome.jobs.extend(pieces);
-        outcome.questions += 2;
+        let questions = 2 + u32::try_from(names.len() / PIECE).unwrap_or(u32::MAX - 2);
+        let mut outcome = match names.len() {
+            // Handing the work out comes first: where answers are slow, the others begin with it at once.
+            PIECE.. => Outcome { jobs: pieces(&opened, names), questions: 0 },
+            _ => self.look(&opened, &names, harvest)?,
+        };
+        outcome.questions += questions;
         Ok(outcome)
     }
 
@@ -582,6 +585,15 @@ impl<'a> Walk<'a> {
     }
 }
 
+fn pieces(opened: &Arc<Opened>, mut names: Vec<Name>) -> Vec<Job> {
+    let mut pieces = Vec::with_capacity(names.len() / PIECE + 1);
+    while !names.is_empty() {
+        let piece = names.split_off(names.len().saturating_sub(PIECE));
+        pieces.push(Job::Look(Arc::clone(opened), piece));
+    }
+    pieces
+}
+
 /// What the rules say of a name.
 enum Judgement {
     /// It is part of the tree, and no directory.
@@ -633,7 +645,7 @@ fn child(parent: &RelPath, name: &[u8]) -> Result<RelPath, ScanError> {
 /// how many directories were entered for exceptions in vain.
 fn assemble(listings: Vec<Listing>, nodes: usize) -> (Vec<Entry>, u64) {
     struct Frame {
-        rest: std::vec::IntoIter<Found>,
+        rest: Siblings,
         /// The directory's own entry goes when this is all there is at its end.
         drop_at: Option<usize>,
     }
@@ -642,8 +654,8 @@ fn assemble(listings: Vec<Listing>, nodes: usize) -> (Vec<Entry>, u64) {
     let mut listings = by_node(listings, nodes);
     let mut entries = Vec::with_capacity(total);
     let mut left_empty = 0;
-    let top = sorted(listings.first_mut().and_then(Option::take).unwrap_or_default());
-    let mut frames = vec![Frame { rest: top, drop_at: None }];
+    let top = listings.first_mut().and_then(Option::take).unwrap_or_default();
+    let mut frames = vec![Frame { rest: Siblings::new(top), drop_at: None }];
     while let Some(frame) = frames.last_mut() {
         match frame.rest.next() {
             Some(Found { entry, below: None }) => entries.push(entry),
@@ -655,7 +667,7 @@ fn assemble(listings: Vec<Listing>, nodes: usize) -> (Vec<Entry>, u64) {
                 };
                 entries.push(entry);
                 let drop_at = (below.part == Part::WhenNotEmpty).then_some(entries.len());
-                frames.push(Frame { rest: sorted(found), drop_at });
+                frames.push(Frame { rest: Siblings::new(found), drop_at });
             }
             None => {
                 if frame.drop_at == Some(entries.len()) {
@@ -681,10 +693,376 @@ fn by_node(listings: Vec<Listing>, nodes: usize) -> Vec<Option<Vec<Found>>> {
     by_node
 }
 
-/// Siblings by name.
-fn sorted(mut found: Vec<Found>) -> std::vec::IntoIter<Found> {
-    let shared = found.first().and_then(|first| first.entry.path.as_bytes().iter().rposition(|&b| b == b'/'));
-    let skip = shared.map_or(0, |slash| slash + 1);
-    found.sort_unstable_by(|a, b| a.entry.path.as_bytes()[skip..].cmp(&b.entry.path.as_bytes()[skip..]));
-    found.into_iter()
+/// A directory's entries, to be taken by name.
+struct Siblings {
+    /// The first name is the last of these: what was taken gives its memory back as the manifest grows, or a large
+    /// directory would be held twice.
+    rest: Vec<Found>,
+}
+
+impl Siblings {
+    fn new(mut found: Vec<Found>) -> Siblings {
+        let shared =
+            found.first().and_then(|first| first.entry.path.as_bytes().iter().rposition(|&b| b == b'/'));
+        let skip = shared.map_or(0, |slash| slash + 1);
+        found.sort_unstable_by(|a, b| b.entry.path.as_bytes()[skip..].cmp(&a.entry.path.as_bytes()[skip..]));
+        Siblings { rest: found }
+    }
+
+    fn next(&mut self) -> Option<Found> {
+        let next = self.rest.pop();
+        if self.rest.len().is_multiple_of(8192) {
+            self.rest.shrink_to_fit();
+        }
+        next
+    }
+}
+
+// Two attributes, because clippy knows a test module by a plain `cfg(test)`.
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use std::{
+        collections::BTreeSet,
+        ffi::OsStr,
+        fs,
+        os::unix::{ffi::OsStrExt, fs as unix, fs::PermissionsExt},
+        sync::atomic::AtomicBool,
+    };
+
+    use proptest::prelude::*;
+    use tempfile::TempDir;
+
+    use super::{super::ignore::reference::Reference, *};
+
+    /// A tree written as lines: `dir/`, `file=content`, `link -> target`. Parents are made as needed.
+    fn tree(lines: &[&str]) -> TempDir {
+        let root = TempDir::new().unwrap();
+        for line in lines {
+            let at = |name: &str| {
+                let path = root.path().join(name);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                path
+            };
+            if let Some((name, target)) = line.split_once(" -> ") {
+                unix::symlink(target, at(name)).unwrap();
+            } else if let Some((name, content)) = line.split_once('=') {
+                fs::write(at(name), content).unwrap();
+            } else {
+                fs::create_dir_all(at(line)).unwrap();
+            }
+        }
+        root
+    }
+
+    fn path(bytes: impl AsRef<[u8]>) -> RelPath {
+        RelPath::new(bytes.as_ref()).unwrap()
+    }
+
+    fn scan_with(root: &TempDir, patterns: &[&str], leave_out: &[&str]) -> Scan {
+        let rules = Rules::new(patterns).unwrap();
+        let leave_out: Vec<_> = leave_out.iter().map(path).collect();
+        scan(root.path(), &ScanOptions { rules: &rules, leave_out: &leave_out, progress: &|_| {} }).unwrap()
+    }
+
+    fn names(scan: &Scan) -> Vec<String> {
+        scan.manifest.entries().iter().map(|entry| entry.path.to_string()).collect()
+    }
+
+    #[test]
+    fn a_tree_is_read_as_it_is_and_in_order() {
+        let root = tree(&["a/x=12345", "a/empty/", "a-b=", "z -> a/x", "b/c/d=1"]);
+        fs::set_permissions(root.path().join("a/x"), fs::Permissions::from_mode(0o4751)).unwrap();
+        let mtime = std::time::UNIX_EPOCH - Duration::new(5, 250_000_000);
+        fs::File::open(root.path().join("a/x")).unwrap().set_modified(mtime).unwrap();
+        let scan = scan_with(&root, &[], &[]);
+
+        assert_eq!(names(&scan), ["a", "a/empty", "a/x", "a-b", "b", "b/c", "b/c/d", "z"]);
+        let file = scan.manifest.get(&path("a/x")).unwrap();
+        assert_eq!((&file.kind, file.mode, file.links), (&Kind::File { size: 5 }, 0o4751, 1));
+        assert_eq!(file.mtime, Timestamp { secs: -6, nanos: 750_000_000 });
+        assert_eq!(file.stamp.mtime, file.mtime);
+        assert_eq!(file.stamp.size, 5);
+        assert!(file.stamp.ctime >= Timestamp { secs: scan.looked_at.secs - 60, nanos: 0 });
+        let link = scan.manifest.get(&path("z")).unwrap();
+        assert_eq!(link.kind, Kind::Symlink { target: b"a/x".as_slice().into() });
+        assert_eq!(scan.directories_read, 5);
+        assert_eq!(scan.ignored, 0);
+    }
+
+    #[test]
+    fn names_may_be_any_bytes() {
+        let long = "n".repeat(255).into_bytes();
+        let all: [&[u8]; 7] = [b"new\nline", b"tab\t", b"\xff\xfe", b"-rf", b" ", b"\\", &long];
+        let root = TempDir::new().unwrap();
+        for name in all {
+            let dir = root.path().join(OsStr::from_bytes(name));
+            fs::create_dir(&dir).unwrap();
+            fs::write(dir.join(OsStr::from_bytes(name)), "").unwrap();
+        }
+        let found: BTreeSet<_> =
+            scan_with(&root, &[], &[]).manifest.entries().iter().map(|e| e.path.clone()).collect();
+        let wanted =
+            all.iter().flat_map(|name| [path(name), path([name, &b"/"[..], name].concat())]).collect();
+        assert_eq!(found, wanted);
+    }
+
+    #[test]
+    fn links_are_not_followed_even_in_loops_and_out_of_the_tree() {
+        let root = tree(&["a/self -> .", "a/up -> ../..", "a/b -> ../a", "out -> /etc", "gone -> nowhere"]);
+        let scan = scan_with(&root, &[], &[]);
+        assert_eq!(names(&scan), ["a", "a/b", "a/self", "a/up", "gone", "out"]);
+        assert_eq!(scan.directories_read, 2);
+    }
+
+    #[test]
+    fn a_root_that_is_a_link_is_the_directory_it_names() {
+        let root = tree(&["real/file=", "link -> real"]);
+        let rules = Rules::none();
+        let options = ScanOptions { rules: &rules, leave_out: &[], progress: &|_| {} };
+        assert_eq!(names(&scan(&root.path().join("link"), &options).unwrap()), ["file"]);
+    }
+
+    #[test]
+    fn a_root_that_is_missing_or_no_directory_is_told_apart() {
+        let root = tree(&["file="]);
+        let rules = Rules::none();
+        let options = ScanOptions { rules: &rules, leave_out: &[], progress: &|_| {} };
+        assert!(matches!(scan(&root.path().join("file"), &options), Err(ScanError::NotADirectory { .. })));
+        assert!(matches!(scan(&root.path().join("none"), &options), Err(ScanError::Root { .. })));
+    }
+
+    #[test]
+    fn an_ignored_directory_is_not_read() {
+        let root = tree(&["node_modules/a/b/c=", "node_modules/d/e=", "src/main=", "src/node_modules/f="]);
+        let scan = scan_with(&root, &["**/node_modules"], &[]);
+        assert_eq!(names(&scan), ["src", "src/main"]);
+        assert_eq!((scan.directories_read, scan.ignored), (2, 2));
+    }
+
+    #[test]
+    fn only_directories_that_may_hold_an_exception_are_read() {
+        let root = tree(&["docs/en/README=", "docs/en/a/b=", "docs/de/x=", "docs/README=", "src/a="]);
+        let scan = scan_with(&root, &["*", "!docs/*/README"], &[]);
+        assert_eq!(names(&scan), ["docs", "docs/en", "docs/en/README"]);
+        // The root, docs, docs/en, docs/de; neither src nor docs/en/a.
+        assert_eq!(scan.directories_read, 4);
+        // src, docs/README, docs/en/a, docs/de/x, and docs/de, which turned out to hold nothing.
+        assert_eq!(scan.ignored, 5);
+    }
+
+    #[test]
+    fn a_directory_that_an_exception_names_stays_though_it_is_empty() {
+        let root = tree(&["a/keep/", "a/other/", "b/c/d/"]);
+        let scan = scan_with(&root, &["*", "!**/keep"], &[]);
+        assert_eq!(names(&scan), ["a", "a/keep"]);
+    }
+
+    #[test]
+    fn named_outputs_and_leftover_stages_are_left_out_whatever_the_rules_say() {
+        let root = tree(&[
+            "_site/index=",
+            "sub/_site/index=",
+            "sub/out/x=",
+            ".fastbuild-stage-17/a=",
+            "sub/.fastbuild-stage-18=",
+            "_sites=",
+        ]);
+        let scan = scan_with(&root, &["!**"], &["_site", "sub/out", "not/there"]);
+        assert_eq!(names(&scan), ["_sites", "sub", "sub/_site", "sub/_site/index"]);
+        assert_eq!((scan.directories_read, scan.ignored), (3, 0));
+        assert!(scan_with(&root, &[], &[""]).manifest.entries().is_empty());
+    }
+
+    #[test]
+    fn what_cannot_travel_is_named_unless_a_rule_leaves_it_out() {
+        let root = tree(&["a/file=", "tmp/"]);
+        let _socket = std::os::unix::net::UnixListener::bind(root.path().join("a/socket")).unwrap();
+        let _ignored = std::os::unix::net::UnixListener::bind(root.path().join("tmp/socket")).unwrap();
+        let fifo = root.path().join("a/fifo");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &fifo,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+        let scan = scan_with(&root, &["tmp/*"], &[]);
+        assert_eq!(names(&scan), ["a", "a/file", "tmp"]);
+        assert_eq!(scan.skipped, [(path("a/fifo"), Special::Fifo), (path("a/socket"), Special::Socket)]);
+        assert_eq!(stat(root.path(), &path("a/fifo")).unwrap_err().kind(), io::ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn hard_links_show_their_count_and_share_an_inode() {
+        let root = tree(&["a/one=same", "b/"]);
+        fs::hard_link(root.path().join("a/one"), root.path().join("b/two")).unwrap();
+        let scan = scan_with(&root, &[], &[]);
+        let [one, two] = ["a/one", "b/two"].map(|at| scan.manifest.get(&path(at)).unwrap().clone());
+        assert_eq!((one.links, two.links), (2, 2));
+        assert_eq!(one.stamp, two.stamp);
+        assert_eq!(scan.manifest.get(&path("a")).unwrap().links, 1);
+    }
+
+    #[test]
+    fn a_directory_read_in_many_pieces_is_whole() {
+        let root = TempDir::new().unwrap();
+        let dir = root.path().join("many");
+        fs::create_dir(&dir).unwrap();
+        for number in 0..1000 {
+            fs::write(dir.join(format!("{number:04}")), "x").unwrap();
+        }
+        let scan = scan_with(&root, &["many/00*"], &[]);
+        let wanted: Vec<_> = (100..1000).map(|number| format!("many/{number:04}")).collect();
+        assert_eq!(names(&scan)[1..], wanted);
+        assert_eq!((scan.ignored, scan.manifest.bytes()), (100, 900));
+    }
+
+    #[test]
+    fn paths_longer_than_one_system_call_takes_are_reached() {
+        let root = TempDir::new().unwrap();
+        let name = "d".repeat(250);
+        let mut handle =
+            rustix::fs::open(root.path(), rustix::fs::OFlags::DIRECTORY, rustix::fs::Mode::empty()).unwrap();
+        for _ in 0..20 {
+            rustix::fs::mkdirat(&handle, &name, rustix::fs::Mode::from_raw_mode(0o700)).unwrap();
+            handle =
+                rustix::fs::openat(&handle, &name, rustix::fs::OFlags::DIRECTORY, rustix::fs::Mode::empty())
+                    .unwrap();
+        }
+        let scan = scan_with(&root, &[], &[]);
+        let deepest = &scan.manifest.entries().last().unwrap().path;
+        assert_eq!((scan.manifest.entries().len(), deepest.as_bytes().len()), (20, 20 * 251 - 1));
+        assert!(stat(root.path(), deepest).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_tree_that_changes_during_the_walk_does_not_end_it() {
+        let root = tree(&["stays/file=", "link -> stays"]);
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let [dir, aside] = ["swapped", "aside"].map(|name| root.path().join(name));
+                while !over.load(Ordering::Relaxed) {
+                    fs::create_dir(&dir).unwrap();
+                    fs::write(dir.join("inside"), "").unwrap();
+                    fs::rename(&dir, &aside).unwrap();
+                    unix::symlink("stays", &dir).unwrap();
+                    fs::remove_file(&dir).unwrap();
+                    fs::remove_dir_all(&aside).unwrap();
+                }
+            });
+            for _ in 0..200 {
+                let found = names(&scan_with(&root, &[], &[]));
+                // Through the link there would be `swapped/file`.
+                assert!(
+                    found.contains(&"stays/file".to_owned()) && !found.contains(&"swapped/file".to_owned())
+                );
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+    }
+
+    #[test]
+    fn progress_only_grows_and_ends_with_everything() {
+        let root = tree(&["a/1=1", "a/2=22", "b/c/3=333", "link -> a"]);
+        let told = Mutex::new(Vec::new());
+        let tell = |amount: Amount| told.lock().unwrap().push((amount.files, amount.bytes));
+        let rules = Rules::none();
+        scan(root.path(), &ScanOptions { rules: &rules, leave_out: &[], progress: &tell }).unwrap();
+        let told = told.into_inner().unwrap();
+        assert!(told.is_sorted());
+        assert_eq!(told.last(), Some(&(7, 6)));
+    }
+
+    #[test]
+    fn one_path_is_looked_at_without_following_links() {
+        let root = tree(&["a/b/file=123", "link -> a", "a/l -> b"]);
+        let look = |at: &str| stat(root.path(), &path(at)).unwrap().map(|entry| entry.kind);
+        assert_eq!(look("a/b/file"), Some(Kind::File { size: 3 }));
+        assert_eq!(look("link"), Some(Kind::Symlink { target: b"a".as_slice().into() }));
+        assert_eq!(look(""), Some(Kind::Directory));
+        for missing in ["none", "none/x", "link/b/file", "a/l/file", "a/b/file/x"] {
+            assert_eq!(look(missing), None, "{missing}");
+        }
+        assert!(stat(&root.path().join("none"), &path("x")).unwrap().is_none());
+        let scan = scan_with(&root, &[], &[]);
+        assert_eq!(
+            stat(root.path(), &path("a/b/file")).unwrap().as_ref(),
+            scan.manifest.get(&path("a/b/file"))
+        );
+    }
+
+    #[test]
+    fn the_largest_directory_is_at_the_top() {
+        let root = tree(&["a/1=123", "a-b/x/y=12", "a-b/z=12", "big=1234567890", "c/"]);
+        assert_eq!(largest_directory(&scan_with(&root, &[], &[]).manifest), Some((path("a-b"), 4)));
+        assert_eq!(largest_directory(&scan_with(&root, &["*/"], &[]).manifest), None);
+    }
+
+    /// Everything below `dir`, by the standard library alone.
+    fn enumerate(root: &Path, below: &str, into: &mut Vec<(String, bool)>) {
+        for entry in fs::read_dir(root.join(below)).unwrap() {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            let path = if below.is_empty() { name } else { format!("{below}/{name}") };
+            let is_dir = entry.file_type().unwrap().is_dir();
+            into.push((path.clone(), is_dir));
+            if is_dir {
+                enumerate(root, &path, into);
+            }
+        }
+    }
+
+    prop_compose! {
+        fn pattern()(
+            exception in prop::bool::weighted(0.4),
+            components in prop::collection::vec("[ab]|[ab*?]{1,2}|\\*\\*|\\*", 1..4),
+        ) -> String {
+            format!("{}{}", if exception { "!" } else { "" }, components.join("/"))
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(96))]
+        #[test]
+        fn a_walk_finds_what_a_filter_over_everything_would_keep(
+            files in prop::collection::btree_map(
+                prop::collection::vec("[abc]{1,2}", 1..5),
+                any::<bool>(),
+                0..12,
+            ),
+            patterns in prop::collection::vec(pattern(), 0..5),
+        ) {
+            let root = TempDir::new().unwrap();
+            for (components, is_dir) in files {
+                let at = root.path().join(components.join("/"));
+                // Whatever a file is already in the way of is left out.
+                let made = fs::create_dir_all(at.parent().unwrap());
+                match is_dir {
+                    _ if made.is_err() || at.exists() => {}
+                    true => fs::create_dir(at).unwrap(),
+                    false => fs::write(at, "").unwrap(),
+                }
+            }
+            let mut all = Vec::new();
+            enumerate(root.path(), "", &mut all);
+            let reference = Reference::new(&patterns);
+            let mut wanted = BTreeSet::new();
+            for (path, _) in all.iter().filter(|(path, _)| !reference.ignores(path.as_bytes())) {
+                let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
+                wanted.extend(ends.map(|end| path[..end].to_owned()));
+            }
+            let patterns: Vec<_> = patterns.iter().map(String::as_str).collect();
+            let scan = scan_with(&root, &patterns, &[]);
+            prop_assert!(scan.manifest.entries().is_sorted_by(|a, b| a.path < b.path));
+            prop_assert_eq!(names(&scan).into_iter().collect::<BTreeSet<_>>(), wanted);
+            for (path, is_dir) in &all {
+                if let Some(entry) = scan.manifest.get(&self::path(path)) {
+                    prop_assert_eq!(entry.kind == Kind::Directory, *is_dir);
+                }
+            }
+        }
+    }
 }

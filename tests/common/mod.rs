@@ -172,7 +172,8 @@ impl Project {
     #[track_caller]
     pub fn assert_nothing_left(&self) {
         assert_eq!(self.containers(), [""; 0], "containers are left");
-        assert_eq!(self.stages(), [PathBuf::new(); 0], "staging directories are left");
+        let stages = self.stages();
+        assert!(stages.is_empty(), "staging directories are left: {stages:?}");
         let runs: Vec<_> = fs::read_dir(self.state().join("runs")).into_iter().flatten().flatten().collect();
         assert!(runs.is_empty(), "runs are left: {runs:?}");
         let journals = fs::read_dir(self.state().join("projects")).into_iter().flatten().flatten();

@@ -134,9 +134,7 @@ pub async fn program(docker: &Docker) -> Result<Vec<u8>> {
         Some(_) => from_debian().context("could not get Debian's busybox-static")?,
         None => from_image(docker).await.with_context(|| format!("could not get busybox from {PUBLIC}"))?,
     };
-    let mut file = tempfile::NamedTempFile::new_in(scratch_dir()?)?;
-    std::io::Write::write_all(&mut file, &program)?;
-    file.persist(&kept).with_context(|| format!("cannot write {kept:?}"))?;
+    run::write_whole(&kept, &program)?;
     Ok(program)
 }
 

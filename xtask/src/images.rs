@@ -151,9 +151,7 @@ pub async fn ensure_all(engine: &Engine) -> Result<()> {
         made.insert(image.name, ensure(engine, image).await?);
     }
     let list = scratch_dir()?.join("images.json");
-    let mut file = tempfile::NamedTempFile::new_in(scratch_dir()?)?;
-    serde_json::to_writer_pretty(&mut file, &made)?;
-    file.persist(&list).with_context(|| format!("cannot write {list:?}"))?;
+    run::write_whole(&list, &serde_json::to_vec_pretty(&made)?)?;
     note(format_args!("listed in {list:?}"));
     Ok(())
 }
@@ -220,7 +218,7 @@ async fn make(docker: &Docker, image: &Image) -> Result<String> {
                 );
             };
             let tree = debootstrap(&release, packages)?;
-            let file = fs_err::File::open(tree.path())?;
+            let file = fs_err::File::open(&tree)?;
             import(docker, image, chunks(file)).await
         }
     }
@@ -242,10 +240,11 @@ async fn registry_answers(docker: &Docker, base: &str) -> bool {
     }
 }
 
-/// A root file system as a tar in a temporary file: complete, or an error.
-fn debootstrap(release: &debian::Release, packages: &[&str]) -> Result<tempfile::NamedTempFile> {
+/// A root file system as a tar in a temporary file: complete, or an error. The name is always the same, so that what a
+/// killed run left is overwritten; the caller holds the [`turn`].
+fn debootstrap(release: &debian::Release, packages: &[&str]) -> Result<tempfile::TempPath> {
     debian::ensure_program("mmdebstrap", "mmdebstrap")?;
-    let tree = tempfile::Builder::new().prefix("root-").suffix(".tar").tempfile_in(scratch_dir()?)?;
+    let tree = tempfile::TempPath::try_from_path(scratch_dir()?.join("root.tar"))?;
     let mut command = Command::new("mmdebstrap");
     command.args(["--variant=minbase", "--format=tar", "--quiet"]);
     command.arg(format!("--include={}", packages.join(",")));
@@ -255,7 +254,7 @@ fn debootstrap(release: &debian::Release, packages: &[&str]) -> Result<tempfile:
     for unread in ["doc", "info", "locale", "man", "lintian"] {
         command.arg(format!("--dpkgopt=path-exclude=/usr/share/{unread}/*"));
     }
-    command.arg(&release.codename).arg(tree.path());
+    command.arg(&release.codename).arg(&tree);
     note(format_args!("mmdebstrap {} with {} (about a minute)", release.codename, packages.join(", ")));
     run::capture(&mut command)?;
     Ok(tree)
@@ -296,7 +295,7 @@ async fn import(
 async fn build(docker: &Docker, dockerfile: &str) -> Result<String> {
     note(format_args!("docker build of {dockerfile} (a minute or two)"));
     let context = dockerfile_alone(&root().join(dockerfile))?;
-    let options = BuildImageOptionsBuilder::new().dockerfile("Dockerfile").rm(true).build();
+    let options = BuildImageOptionsBuilder::new().dockerfile("Dockerfile").rm(true).forcerm(true).build();
     let (mut said, mut id) = (Vec::new(), None);
     let mut answer = docker.build_image(options, None, Some(bollard::body_full(context.into())));
     while let Some(message) = answer.try_next().await.with_context(|| evidence(&said))? {

@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     io::{IsTerminal, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
@@ -27,6 +27,13 @@ pub fn scratch_dir() -> Result<PathBuf> {
     let dir = target_dir().join("xtask");
     fs_err::create_dir_all(&dir)?;
     Ok(dir)
+}
+
+/// Writes a file that others see whole or not at all.
+pub fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
+    let beside = path.with_extension(format!("{}.tmp", std::process::id()));
+    fs_err::write(&beside, content)?;
+    Ok(fs_err::rename(&beside, path)?)
 }
 
 /// The cargo that runs this program.

@@ -65,10 +65,13 @@ impl Docker {
         let options = ContainerArchiveInfoOptionsBuilder::new().path(path).build();
         match self.client.get_container_archive_info(id.as_str(), Some(options)).await {
             Ok(stat) => Ok(Some(PathStat::from(stat))),
-            // A HEAD answer has no text: it could be the container that is missing.
-            Err(BollardError::DockerResponseServerError { status_code: 404, .. }) => {
-                self.state(id).await.map(|_| None)
-            }
+            // The answer to a HEAD request has no text, and the status alone does not tell a missing container from a
+            // missing path, nor a path through a file from a real failure. The same question as a GET does.
+            Err(error @ BollardError::DockerResponseServerError { .. }) => match self.get(id, path).await {
+                Err(EngineError::NotThere { .. }) => Ok(None),
+                Err(error) => Err(error),
+                Ok(_) => Err(failed(Call::at(Operation::Stat, id, path))(error)),
+            },
             Err(error) => Err(failed(Call::at(Operation::Stat, id, path))(error)),
         }
     }
@@ -202,15 +205,18 @@ fn only_entry(archive: &[u8], max: u64) -> io::Result<Option<Entry>> {
     }
 }
 
-/// A 404 that is about the path, not the container.
+/// An answer that is about the path, not the container: a 404, or the "not a directory" of a path through a file.
 fn not_there(id: &ContainerId, path: &str, error: &BollardError) -> Option<EngineError> {
-    let BollardError::DockerResponseServerError { status_code: 404, message } = error else {
+    let BollardError::DockerResponseServerError { status_code, message } = error else {
         return None;
     };
-    if message.to_lowercase().contains("no such container") {
-        return None;
-    }
-    Some(EngineError::NotThere { container: id.to_string(), path: path.to_owned() })
+    let message = message.to_lowercase();
+    let missing = match status_code {
+        404 => !message.contains("no such container"),
+        // Looking at the path, that is; while unpacking, the same words are about an entry of the archive.
+        _ => message.starts_with("lstat ") && message.contains("not a directory"),
+    };
+    missing.then(|| EngineError::NotThere { container: id.to_string(), path: path.to_owned() })
 }
 
 /// Keeps the error that a body stream ends with. hyper breaks the request off, but what it then tells depends on who

@@ -355,4 +355,20 @@ mod tests {
         assert_eq!(request.headers()[header::HOST], "h:1");
         assert_eq!(request.headers()["x-registry-auth"], "a-b_c=");
     }
+
+    #[test]
+    fn each_way_of_not_being_reached_has_its_own_error() {
+        let wire = Wire { endpoint: Endpoint::Unix("/run/engine.sock".into()), api: None };
+        let cases = [
+            (io::ErrorKind::NotFound, "no engine: unix:///run/engine.sock does not exist"),
+            (io::ErrorKind::PermissionDenied, "no engine: permission denied on unix:///run/engine.sock"),
+            (io::ErrorKind::ConnectionRefused, "no engine: unix:///run/engine.sock refused the connection"),
+            (io::ErrorKind::NetworkUnreachable, "no engine: could not connect to unix:///run/engine.sock"),
+        ];
+        for (kind, expected) in cases {
+            let error = wire.not_reached(DialError::Connect(kind.into()));
+            assert_eq!(error.to_string(), expected);
+            assert!(error.advice().is_some(), "{kind:?}");
+        }
+    }
 }

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, fmt};
 use bollard::{
     errors::Error as BollardError,
     models::{
-        ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, HostConfig, HostConfigIsolationEnum,
-        HostConfigLogConfig,
+        ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, HostConfig,
+        HostConfigIsolationEnum, HostConfigLogConfig,
     },
     query_parameters::{
         CreateContainerOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder,

@@ -1,0 +1,149 @@
+//! `docs/events.md` is a contract: its example is what the program writes, and it names all that may come.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use fastbuild::{
+    report::{
+        Renderer as _, Verbosity,
+        events::{Amount, Applied, Event, Failure, Phase, Special, Warning},
+        json::Json,
+        own::{LineState, Own},
+    },
+    tree::RelPath,
+};
+
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn rendered(events: &[(u64, Event)]) -> String {
+    let out = Written::default();
+    let mut json = Json::new(Own::new(Box::new(out.clone()), LineState::default()), Verbosity::Normal);
+    events.iter().for_each(|(millis, event)| json.event(ms(*millis), event));
+    let bytes = out.0.lock().unwrap().clone();
+    String::from_utf8(bytes).unwrap()
+}
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn some(files: u64, bytes: u64) -> Amount {
+    Amount { files, bytes }
+}
+
+fn started(phase: Phase, total: Option<Amount>) -> Event {
+    Event::PhaseStarted { phase, total }
+}
+
+fn ended(phase: Phase, done: Amount, millis: u64) -> Event {
+    Event::PhaseEnded { phase, done, took: ms(millis) }
+}
+
+fn a_build() -> Vec<(u64, Event)> {
+    let (tree, site) = (some(2003, 20_100_000), some(312, 2_100_000));
+    let planned = Event::Planned {
+        image: "docker.io/jekyll/jekyll:4.2.2".into(),
+        engine: "unix:///var/run/docker.sock".into(),
+        source: "/home/me/blog".into(),
+        command: vec!["jekyll".into(), "build".into()],
+    };
+    let path = RelPath::new(b"tmp/x.sock".as_slice()).unwrap();
+    let applied = Applied { written: 12, deleted: 0, unchanged: 300, conflicts: 0 };
+    vec![
+        (1, planned),
+        (2, started(Phase::Scan, None)),
+        (3, started(Phase::Create, None)),
+        (18, Event::Warned(Warning::Skipped { path, special: Special::Socket })),
+        (22, ended(Phase::Scan, tree, 20)),
+        (31, ended(Phase::Create, some(0, 0), 28)),
+        (32, started(Phase::Upload, Some(tree))),
+        (133, Event::PhaseProgress { phase: Phase::Upload, done: some(420, 4_210_688) }),
+        (512, ended(Phase::Upload, tree, 480)),
+        (513, started(Phase::Start, None)),
+        (703, ended(Phase::Start, some(0, 0), 190)),
+        (704, started(Phase::Build, None)),
+        (1_310, Event::BuildOutputBegins),
+        (5_604, ended(Phase::Build, some(0, 0), 4_900)),
+        (5_605, started(Phase::Collect, None)),
+        (5_805, ended(Phase::Collect, site, 200)),
+        (5_806, started(Phase::Apply, None)),
+        (5_806, started(Phase::Remove, None)),
+        (5_836, ended(Phase::Apply, site, 30)),
+        (5_910, ended(Phase::Remove, some(0, 0), 104)),
+        (5_911, Event::Finished { exit_code: 0, applied: Some(applied), took: ms(5_911) }),
+    ]
+}
+
+/// Everything that [`a_build`] has not.
+fn the_rest() -> Vec<(u64, Event)> {
+    let path = || RelPath::new(b"a".as_slice()).unwrap();
+    let warnings = vec![
+        Warning::Vanished { path: path() },
+        Warning::Unstable { path: path() },
+        Warning::SpecialOutput { path: path(), special: Special::Fifo },
+        Warning::SpecialOutput { path: path(), special: Special::Device },
+        Warning::Conflict { path: PathBuf::from("a"), beside: None },
+        Warning::Displaced { files: 1, to: PathBuf::from("a") },
+        Warning::LeftoverRemoved { container: String::new() },
+        Warning::OutOfMemory { limit: None },
+        Warning::Recovered { files: 1, lost: 0 },
+        Warning::Signalled { signal: "SIGINT" },
+        Warning::OutputsLeft,
+        Warning::NotRemoved { container: String::new(), why: String::new() },
+    ];
+    let pull =
+        Event::PullProgress { layer: String::new(), status: "Downloading".into(), current: 0, total: None };
+    let waiting = Event::WaitingForLock { pid: 1, command: String::new() };
+    let events = warnings.into_iter().map(Event::Warned).chain([pull, waiting, started(Phase::Pull, None)]);
+    events.map(|event| (0, event)).collect()
+}
+
+fn document() -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/events.md")).unwrap()
+}
+
+#[test]
+fn the_example_is_what_the_program_writes() {
+    let document = document();
+    let example = document.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
+    assert_eq!(example, rendered(&a_build()));
+}
+
+#[test]
+fn every_event_field_and_kind_is_described() {
+    let document = document();
+    let described = document.split("## Example").next().unwrap();
+    let failure = Failure { message: String::new(), causes: vec![], advice: None };
+    let mut lines: Vec<serde_json::Value> = (rendered(&a_build()) + &rendered(&the_rest()))
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    lines.push(serde_json::to_value(&failure).unwrap());
+    for line in &lines {
+        for (field, value) in line.as_object().unwrap() {
+            assert!(described.contains(&format!("`{field}`")), "{field} of {line}");
+            if ["event", "warning", "phase", "special"].contains(&field.as_str()) {
+                let kind = value.as_str().unwrap();
+                assert!(described.contains(&format!("`{kind}`")), "{kind} of {line}");
+            }
+        }
+    }
+}
