@@ -66,7 +66,7 @@ pub fn apply(mut outputs: Vec<Staged>, mut record: Record, books: &Books) -> Res
         }
     }
     if outputs.iter().all(|output| output.ops.is_empty()) {
-        return finish(&mut outputs, Vec::new(), &mut record, books);
+        return finish(&mut outputs, &[], &mut record, books);
     }
     let entries = outputs.iter().map(|output| journal::Entry {
         base: output.target.base.clone(),
@@ -81,19 +81,14 @@ pub fn apply(mut outputs: Vec<Staged>, mut record: Record, books: &Books) -> Res
     Journal::new(books.run.clone(), books.displaced.clone(), entries.collect())
         .commit(&books.journal)
         .map_err(bookkeeping("write", &books.journal))?;
-    match carry_out(&mut outputs, &books.displaced) {
-        Ok(late) => {
-            let outcome = finish(&mut outputs, late, &mut record, books)?;
-            // Before the stages go: a journal without its stage would be taken for one that came to its end.
-            Journal::remove(&books.journal).map_err(bookkeeping("remove", &books.journal))?;
-            Ok(outcome)
-        }
-        Err(error) => {
-            // Taken back, or torn with the stage kept: either way there is nothing that a next start should finish.
-            Journal::remove(&books.journal).map_err(bookkeeping("remove", &books.journal))?;
-            Err(error)
-        }
-    }
+    let applied = carry_out(&mut outputs, &books.displaced).and_then(|(undo, done)| {
+        // Products that no record knows would be strangers to the next run.
+        finish(&mut outputs, &done, &mut record, books)
+            .map_err(|error| take_all_back(&mut outputs, undo, error))
+    });
+    // Before the stages go: a journal without its stage would be taken for one that came to its end. Done, taken back, or torn with the stage kept: in no case is there something that a next start should finish.
+    Journal::remove(&books.journal).map_err(bookkeeping("remove", &books.journal))?;
+    applied
 }
 
 /// What [`recover`] did.
@@ -277,8 +272,11 @@ struct LateConflict {
     beside: Option<RelPath>,
 }
 
-fn carry_out(outputs: &mut [Staged], displaced: &Path) -> Result<Vec<Done>, OutputError> {
-    let mut finished: Vec<(Vec<Undo>, Done)> = Vec::new();
+/// For each output, how to take its steps back and what they left to be done.
+type CarriedOut = (Vec<Vec<Undo>>, Vec<Done>);
+
+fn carry_out(outputs: &mut [Staged], displaced: &Path) -> Result<CarriedOut, OutputError> {
+    let (mut undos, mut finished) = (Vec::new(), Vec::new());
     for index in 0..outputs.len() {
         let output = &mut outputs[index];
         let mut executor = Executor::new(&output.target, &mut output.stage, Attempt::First);
@@ -303,26 +301,39 @@ fn carry_out(outputs: &mut [Staged], displaced: &Path) -> Result<Vec<Done>, Outp
             .and_then(|()| save_displaced(&output.stage, &done.displaced, &output.target, displaced)),
             Some(_) => Ok(()),
         };
-        finished.push((undo, done));
+        undos.push(undo);
+        finished.push(done);
         if let Some((what, path, source)) = failure {
-            return Err(take_back(outputs, finished, what, path, source));
+            return Err(take_back(outputs, undos, what, path, source));
         }
-        if let Err(OutputError::Host { what, path, source }) = saved {
-            return Err(take_back(outputs, finished, what, path, source));
+        if let Err(error) = saved {
+            return Err(take_all_back(outputs, undos, error));
         }
-        saved?;
     }
-    Ok(finished.into_iter().map(|(_, done)| done).collect())
+    Ok((undos, finished))
+}
+
+/// [`take_back`] because of an error that came after the steps.
+fn take_all_back(outputs: &mut [Staged], undos: Vec<Vec<Undo>>, error: OutputError) -> OutputError {
+    match error {
+        OutputError::Host { what, path, source } | OutputError::Bookkeeping { what, path, source } => {
+            take_back(outputs, undos, what, path, source)
+        }
+        OutputError::DiskFull { stage } => {
+            take_back(outputs, undos, "make a file in", stage, io::ErrorKind::StorageFull.into())
+        }
+        other => other,
+    }
 }
 
 fn take_back(
     outputs: &mut [Staged],
-    finished: Vec<(Vec<Undo>, Done)>,
+    undos: Vec<Vec<Undo>>,
     what: &'static str,
     path: PathBuf,
     source: io::Error,
 ) -> OutputError {
-    for (output, (undo, _)) in outputs.iter_mut().zip(finished).rev() {
+    for (output, undo) in outputs.iter_mut().zip(undos).rev() {
         let mut executor = Executor::new(&output.target, &mut output.stage, Attempt::First);
         if let Err(undo) = executor.take_back(undo) {
             output.stage.keep();
@@ -335,14 +346,14 @@ fn take_back(
 /// After the last step: directories get mode and time, the record is written.
 fn finish(
     outputs: &mut [Staged],
-    mut done: Vec<Done>,
+    done: &[Done],
     record: &mut Record,
     books: &Books,
 ) -> Result<Outcome, OutputError> {
-    done.resize_with(outputs.len(), Done::default);
     let mut outcome = Outcome::default();
     let mut displaced = 0;
-    for (output, done) in outputs.iter_mut().zip(&done) {
+    let nothing = Done::default();
+    for (output, done) in outputs.iter_mut().zip(done.iter().chain(std::iter::repeat(&nothing))) {
         settle_directories(&output.target, done);
         for path in &output.forgets {
             record.forget(&output.target.absolute(path));

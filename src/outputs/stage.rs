@@ -42,8 +42,9 @@ const SMALL: u64 = 256 * 1024;
 /// Left free on the target's file system, in bytes, whatever a container sends.
 const RESERVE: u64 = 64 * 1024 * 1024;
 
-/// An output of more entries than this is a bomb.
-const MOST_ENTRIES: u64 = 10_000_000;
+/// An output of more entries than this is a bomb. Its bytes are counted where they are staged ([`Staging::take_room`]):
+/// what is only compared needs no disk, however much it is.
+const LIMITS: Limits = Limits { entries: 10_000_000, bytes: u64::MAX };
 
 /// Behind the name of a file whose place the user's own version keeps.
 const BESIDE: &str = ".fastbuild-new";
@@ -96,6 +97,8 @@ pub struct Staging<'a> {
     uploaded_at: RelPath,
     record: &'a Record,
     stage: Stage,
+    /// What may still be staged before the disk counts as full, in bytes.
+    room: u64,
     /// Every path that the container sent, relative to the output's root.
     seen: HashMap<RelPath, Seen>,
     /// Directories that the build did not get to make, because the user has something there -> where they went.
@@ -293,6 +296,7 @@ impl<'a> Staging<'a> {
             uploaded_at,
             record: options.record,
             stage,
+            room: 0,
             seen: HashMap::new(),
             redirects: Vec::new(),
             ops: Vec::new(),
@@ -316,21 +320,36 @@ impl<'a> Staging<'a> {
         naming: Naming,
         progress: &dyn Fn(Amount),
     ) -> Result<(), OutputError> {
-        let limits = Limits { entries: MOST_ENTRIES, bytes: self.free_bytes()? };
-        let mut reader = Reader::new(from, naming, limits);
+        self.room = self.free_bytes()?;
+        let mut reader = Reader::new(from, naming, LIMITS);
         while let Some(entry) = reader.next_entry().map_err(|error| self.refused(error))? {
             self.take(entry, &mut reader, progress)?;
             progress(self.received);
         }
+        if self.received.files == 0 {
+            // Whatever is there has an entry. Without one, everything would count as deleted by the build.
+            return Err(self.no_tree(RelPath::root(), "is missing, as all others are: the archive is empty"));
+        }
         Ok(())
     }
 
-    /// What may come before the disk would be full. What was uploaded comes back without being staged.
+    /// What may be staged before the disk would be full.
     fn free_bytes(&self) -> Result<u64, OutputError> {
         let free = at::free_space(&self.stage.dir)
             .map_err(host_error("ask for the free space of", &self.stage.path))?;
-        let uploaded = self.uploaded.map_or(0, |uploaded| uploaded.manifest.bytes());
-        Ok(free.saturating_sub(RESERVE).saturating_add(uploaded))
+        Ok(free.saturating_sub(RESERVE))
+    }
+
+    /// Sets room aside for content that is about to be staged.
+    fn take_room(&mut self, path: &RelPath, size: u64) -> Result<(), OutputError> {
+        self.room = self.room.checked_sub(size).ok_or_else(|| OutputError::DoesNotFit {
+            output: self.output.clone(),
+            path: path.clone(),
+            size,
+            room: self.room,
+            stage: self.stage.path.clone(),
+        })?;
+        Ok(())
     }
 
     /// The files that have to be asked for one by one, with [`Staging::receive_again`]: their size and mtime were the
@@ -344,13 +363,13 @@ impl<'a> Staging<'a> {
     /// # Errors
     /// As [`Staging::receive`].
     pub fn receive_again(&mut self, path: &RelPath, from: impl Read) -> Result<(), OutputError> {
-        let limits = Limits { entries: 1, bytes: self.free_bytes()? };
-        let mut reader = Reader::new(from, Naming::Prefixed, limits);
+        self.room = self.free_bytes()?;
+        let mut reader = Reader::new(from, Naming::Prefixed, Limits { entries: 1, ..LIMITS });
         let entry = reader.next_entry().map_err(|error| self.refused(error))?;
         let Some(at) = self.refetch.iter().position(|(waiting, _)| waiting == path) else { return Ok(()) };
         let (path, expected) = self.refetch.swap_remove(at);
         match entry {
-            Some(Incoming { kind: IncomingKind::File { .. }, .. }) => {}
+            Some(Incoming { kind: IncomingKind::File { size }, .. }) => self.take_room(&path, size)?,
             _ => return Err(self.no_tree(path, "was a file and is none any more")),
         }
         let (slot, digest) = self.stage_file(&mut reader.data())?;
@@ -455,6 +474,7 @@ impl<'a> Staging<'a> {
                 Ok(())
             }
             None => {
+                self.take_room(&path, size)?;
                 let (slot, digest) = self.stage_file(&mut data)?;
                 self.settle_file(path, &entry, digest, Bytes::InSlot(slot))
             }
@@ -549,10 +569,14 @@ impl<'a> Staging<'a> {
             (false, Bytes::InSlot(number)) => {
                 at::remove_file(&self.stage.dir, number.to_string().as_bytes())
                     .map_err(host_error("remove a file in", &self.stage.path))?;
+                if let IncomingKind::File { size } = entry.kind {
+                    self.room += size;
+                }
                 None
             }
             (false, _) => None,
             (true, Bytes::InMemory(mut bytes)) => {
+                self.take_room(&path, bytes.len() as u64)?;
                 let (number, _) = self.stage_file(&mut bytes)?;
                 self.finish_file(number, entry)?;
                 Some(number)
