@@ -81,7 +81,17 @@ fn without_outputs_all_that_the_build_made_changed_and_deleted_comes_back() {
     let tree = project.tree();
     assert_eq!(
         tree.paths(),
-        ["change", "dangling", "keep", "made", "made/deep", "made/deep/empty", "made/deep/p", "mode", "retarget"]
+        [
+            "change",
+            "dangling",
+            "keep",
+            "made",
+            "made/deep",
+            "made/deep/empty",
+            "made/deep/p",
+            "mode",
+            "retarget"
+        ]
     );
     assert_eq!((project.read("change"), project.read("keep")), ("new\n".into(), "kept".into()));
     assert_eq!((mode(project.path("mode")), mode(project.path("made"))), (0o755, 0o750));
@@ -162,7 +172,11 @@ fn host_becomes_path_and_the_same_command_twice_gives_the_same_tree() {
                     assert!(!project.has("left-behind"), "{spec}: only what is named comes back");
                     let first = (Tree::of(&project.root()).paths(), untouched(&found));
                     project.sh(&["-q", "-o", spec], script).exits(0);
-                    assert_eq!((Tree::of(&project.root()).paths(), untouched(&found)), first, "{spec}, again");
+                    assert_eq!(
+                        (Tree::of(&project.root()).paths(), untouched(&found)),
+                        first,
+                        "{spec}, again"
+                    );
                     assert!(displaced(&project).is_empty(), "{spec}");
                     project.assert_nothing_left();
                 }
@@ -189,10 +203,13 @@ fn several_outputs_come_back_and_all_or_none() {
 fn a_missing_output_is_an_error_that_lists_what_is_there() {
     let project = Project::new();
     project.write("src", "");
-    project
-        .sh(&["-o", "dist/site"], "mkdir -p dist/other; echo > dist/made")
-        .exits(125)
-        .says(&["did not make", "dist/site", "/workspace/dist", "made", "other"]);
+    project.sh(&["-o", "dist/site"], "mkdir -p dist/other; echo > dist/made").exits(125).says(&[
+        "did not make",
+        "dist/site",
+        "/workspace/dist",
+        "made",
+        "other",
+    ]);
     project.sh(&["-o", "nothing"], "true").exits(125).says(&["/workspace", "src"]);
     project.assert_nothing_left();
 }
@@ -200,7 +217,9 @@ fn a_missing_output_is_an_error_that_lists_what_is_there() {
 #[test]
 fn what_the_build_no_longer_makes_is_deleted_and_the_users_own_stays() {
     let project = Project::new();
-    project.sh(&["-q", "-o", "out"], "mkdir -p out/d/e; echo 1 > out/a; echo 2 > out/d/e/b; echo 3 > out/d/c").exits(0);
+    project
+        .sh(&["-q", "-o", "out"], "mkdir -p out/d/e; echo 1 > out/a; echo 2 > out/d/e/b; echo 3 > out/d/c")
+        .exits(0);
     project.write("out/mine", "mine").write("out/d/mine", "mine");
     project.sh(&["-q", "-o", "out"], "mkdir -p out; echo 1 > out/a").exits(0);
     let tree = Tree::of(&project.path("out"));
@@ -225,11 +244,19 @@ fn an_edited_product_stays_and_the_builds_version_lies_beside_it() {
     project.sh(&["-q", "-o", "out"], "mkdir out; echo 1 > out/a").exits(0);
     // As long as the product, so that the size tells nothing.
     project.write("out/a", "2\n");
-    project.sh(&["-o", "out"], "mkdir out; echo 3 > out/a").exits(0).says(&["warning", "out/a", ".fastbuild-new"]);
+    project.sh(&["-o", "out"], "mkdir out; echo 3 > out/a").exits(0).says(&[
+        "warning",
+        "out/a",
+        ".fastbuild-new",
+    ]);
     assert_eq!((project.read("out/a"), project.read("out/a.fastbuild-new")), ("2\n".into(), "3\n".into()));
     project.sh(&["-o", "out"], "mkdir out; echo 4 > out/a").exits(0);
     assert_eq!(project.read("out/a"), "2\n", "the edit is the user's for good");
-    assert_eq!(project.read("out/a.fastbuild-new"), "3\n", "and what lies beside it is not overwritten either");
+    assert_eq!(
+        project.read("out/a.fastbuild-new"),
+        "3\n",
+        "and what lies beside it is not overwritten either"
+    );
     assert_eq!(project.read("out/a.fastbuild-new-2"), "4\n");
 }
 
@@ -246,7 +273,10 @@ fn a_product_that_the_user_deleted_is_made_again() {
 #[test]
 fn a_users_file_in_a_products_way_is_moved_to_safety_and_said() {
     let project = Project::new();
-    project.write("out/a", "mine").write("out/dir", "a file of mine").write("out/file/deep", "in a directory of mine");
+    project
+        .write("out/a", "mine")
+        .write("out/dir", "a file of mine")
+        .write("out/file/deep", "in a directory of mine");
     let script = "mkdir -p out/dir; echo product > out/a; echo product > out/dir/x; echo product > out/file";
     project.sh(&["-o", "out"], script).exits(0).says(&["not written by fastbuild", "displaced"]);
     assert_eq!(Tree::of(&project.path("out")).paths(), ["a", "dir", "dir/x", "file"]);
@@ -297,7 +327,10 @@ fn a_source_that_was_edited_during_the_build_keeps_the_hosts_version() {
         },
     );
     ended.exits(0).says(&["warning", "src.fastbuild-new", "deleted", "late.fastbuild-new"]);
-    assert_eq!((project.read("src"), project.read("src.fastbuild-new")), ("my edit".into(), "build\n".into()));
+    assert_eq!(
+        (project.read("src"), project.read("src.fastbuild-new")),
+        ("my edit".into(), "build\n".into())
+    );
     assert_eq!(project.read("deleted"), "my edit", "the build deleted it, and the edit is kept");
     assert_eq!(project.read("quiet"), "my edit", "the build did not touch it");
     assert!(!project.has("late"), "what the user deleted does not come back under its name");
@@ -363,7 +396,8 @@ struct Mount(PathBuf);
 impl Mount {
     fn read_only(at: PathBuf) -> Mount {
         fs::create_dir_all(&at).unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "ro", "none"]).arg(&at).status().unwrap();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "ro", "none"]).arg(&at).status().unwrap();
         assert!(mounted.success(), "this test needs to mount a tmpfs");
         Mount(at)
     }
@@ -382,7 +416,10 @@ fn a_read_only_target_is_an_error_that_names_it() {
     let mount = Mount::read_only(project.outside().join("mount"));
     let said = project.sh(&["-o", "out:../mount/out"], "mkdir out; echo 1 > out/a");
     said.exits(125).says(&["mount", "read-only", "-o"]);
-    project.sh(&["-o", "out/.:../mount"], "mkdir out; echo 1 > out/a").exits(125).says(&["mount", "read-only"]);
+    project
+        .sh(&["-o", "out/.:../mount"], "mkdir out; echo 1 > out/a")
+        .exits(125)
+        .says(&["mount", "read-only"]);
     drop(mount);
     fs::create_dir(project.path("locked")).unwrap();
     fs::set_permissions(project.path("locked"), fs::Permissions::from_mode(0o555)).unwrap();
@@ -417,7 +454,10 @@ fn links_names_modes_and_empty_directories_come_back_as_they_are() {
         echo x > "$(printf 'new\nline\tand \377')"; echo x > -dash; echo x > suid; chmod 4755 suid
         echo x > secret; chmod 600 secret; echo x > ro/file; chmod 444 ro/file; chmod 555 ro
         mkdir sticky; chmod 1777 sticky; touch -d '2001-02-03 04:05:06' a; mkfifo pipe"#;
-    project.sh(&["-o", "out"], script).exits(0).says(&["out/pipe", "named pipe"].map(|s| s.trim_start_matches("out/")));
+    project
+        .sh(&["-o", "out"], script)
+        .exits(0)
+        .says(&["out/pipe", "named pipe"].map(|s| s.trim_start_matches("out/")));
     let out = project.path("out");
     for (name, target) in [("absolute", "/etc/passwd"), ("outside", "../../../up"), ("loop", "loop")] {
         assert_eq!(link(out.join(name)), target);
@@ -491,8 +531,10 @@ fn a_source_may_become_another_kind_of_thing() {
 #[test]
 fn a_read_only_directory_of_products_gets_its_next_content() {
     let script = |content: &str| {
-        format!("mkdir -p out/ro/sub; echo {content} > out/ro/a; echo {content} > out/ro/sub/{content}; \
-                 chmod 555 out/ro/sub out/ro")
+        format!(
+            "mkdir -p out/ro/sub; echo {content} > out/ro/a; echo {content} > out/ro/sub/{content}; \
+                 chmod 555 out/ro/sub out/ro"
+        )
     };
     let root = Project::new();
     let ordinary = Project::new();
@@ -506,7 +548,11 @@ fn a_read_only_directory_of_products_gets_its_next_content() {
             project.assert_nothing_left();
         }
     }
-    assert_eq!(fs::metadata(ordinary.path("out/ro/a")).unwrap().uid(), 65534, "products belong to who runs fastbuild");
+    assert_eq!(
+        fs::metadata(ordinary.path("out/ro/a")).unwrap().uid(),
+        65534,
+        "products belong to who runs fastbuild"
+    );
     as_nobody(&ordinary, &["-q", "-o", "out"], "mkdir out").exits(0);
     assert!(!ordinary.has("out/ro"));
 }
@@ -531,8 +577,9 @@ fn an_atomic_output_is_never_seen_half_done() {
             let mut seen = std::collections::BTreeSet::new();
             while !done.load(Ordering::Relaxed) {
                 // One handle: a reader that has opened the directory reads one version to its end.
-                let site = cap_std::fs::Dir::open_ambient_dir(project.path("_site"), cap_std::ambient_authority())
-                    .expect("the directory is always there");
+                let site =
+                    cap_std::fs::Dir::open_ambient_dir(project.path("_site"), cap_std::ambient_authority())
+                        .expect("the directory is always there");
                 let pages = ["index.html", "page.html", "sub/deep.html", "200"];
                 let pages = pages.map(|page| site.read_to_string(page).expect("every page is always there"));
                 assert!(pages.iter().all(|page| *page == pages[0]), "a mixture: {pages:?}");
@@ -569,7 +616,10 @@ fn an_exchange_carries_the_users_files_along_and_does_not_touch_what_is_right() 
     let read = |name: &str| project.read(Path::new("_site").join(name));
     assert_eq!((read("index.html"), read("7")), ("2\n".into(), "2\n".into()));
     assert_eq!((read("page.html"), read("page.html.fastbuild-new")), ("my edit".into(), "2\n".into()));
-    assert_eq!((link(project.path("_site/link")), link(project.path("_site/my-link"))), ("2".into(), "/mine".into()));
+    assert_eq!(
+        (link(project.path("_site/link")), link(project.path("_site/my-link"))),
+        ("2".into(), "/mine".into())
+    );
     assert!(!project.has("_site/8") && !project.has("_site/sub/deep.html"));
     assert!(displaced(&project).is_empty());
     project.assert_nothing_left();
