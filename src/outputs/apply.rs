@@ -936,6 +936,13 @@ fn rescue(
             let Ok(child) = path.join(&name) else { continue };
             let Ok(Some(look)) = at::look(&dir, &name) else { continue };
             if linked.get(&child) != Some(&Identity::from(&look)) {
+                // Written to in place: the new tree has the same file, and with it the edit.
+                let new = Walk::new(&target.dir).look(&root.append(&child));
+                if look.kind != Some(Kind::Directory)
+                    && matches!(&new, Ok(Some(new)) if (new.stamp.dev, new.stamp.ino) == (look.stamp.dev, look.stamp.ino))
+                {
+                    continue;
+                }
                 let number = stage.number().to_string().into_bytes();
                 at::rename_new(&dir, &name, &stage.dir, &number)
                     .map_err(host_error("move a file in", stage.path.clone()))?;
