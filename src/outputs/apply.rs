@@ -25,6 +25,9 @@ use super::{
     stage::{Claim, Stage, Staged, digest_of, free_name_beside},
     target::{Target, Walk},
 };
+#[cfg(all(test, unix))]
+mod tests;
+
 use crate::{
     plan::ApplyMode,
     report::events::{Applied, Warning},
@@ -68,17 +71,7 @@ pub fn apply(mut outputs: Vec<Staged>, mut record: Record, books: &Books) -> Res
     if outputs.iter().all(|output| output.ops.is_empty()) {
         return finish(&mut outputs, Vec::new(), &mut record, books);
     }
-    let entries = outputs.iter().map(|output| journal::Entry {
-        base: output.target.base.clone(),
-        root: output.target.prefix.clone(),
-        stage: output.stage.path.clone(),
-        ops: output.ops.clone(),
-        claims: output.claims.clone(),
-        forgets: output.forgets.iter().cloned().map(journal::Path).collect(),
-        displaced: output.prepared.done.displaced.clone(),
-        linked: output.prepared.linked.iter().map(|(path, id)| (journal::Path(path.clone()), *id)).collect(),
-    });
-    Journal::new(books.run.clone(), books.displaced.clone(), entries.collect())
+    journal_of(&outputs, books)
         .commit(&books.journal)
         .map_err(bookkeeping("write", &books.journal))?;
     match carry_out(&mut outputs, &books.displaced) {
@@ -94,6 +87,20 @@ pub fn apply(mut outputs: Vec<Staged>, mut record: Record, books: &Books) -> Res
             Err(error)
         }
     }
+}
+
+fn journal_of(outputs: &[Staged], books: &Books) -> Journal {
+    let entries = outputs.iter().map(|output| journal::Entry {
+        base: output.target.base.clone(),
+        root: output.target.prefix.clone(),
+        stage: output.stage.path.clone(),
+        ops: output.ops.clone(),
+        claims: output.claims.clone(),
+        forgets: output.forgets.iter().cloned().map(journal::Path).collect(),
+        displaced: output.prepared.done.displaced.clone(),
+        linked: output.prepared.linked.iter().map(|(path, id)| (journal::Path(path.clone()), *id)).collect(),
+    });
+    Journal::new(books.run.clone(), books.displaced.clone(), entries.collect())
 }
 
 /// What [`recover`] did.
