@@ -71,9 +71,7 @@ pub fn apply(mut outputs: Vec<Staged>, mut record: Record, books: &Books) -> Res
     if outputs.iter().all(|output| output.ops.is_empty()) {
         return finish(&mut outputs, &[], &mut record, books);
     }
-    journal_of(&outputs, books)
-        .commit(&books.journal)
-        .map_err(bookkeeping("write", &books.journal))?;
+    journal_of(&outputs, books).commit(&books.journal).map_err(bookkeeping("write", &books.journal))?;
     let applied = carry_out(&mut outputs, &books.displaced).and_then(|(undo, done)| {
         // Products that no record knows would be strangers to the next run.
         finish(&mut outputs, &done, &mut record, books)
