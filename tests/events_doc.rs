@@ -1,5 +1,7 @@
 //! `docs/events.md` is a contract: its example is what the program writes, and it names all that may come.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 use std::{
     io::{self, Write},
     path::{Path, PathBuf},

@@ -1,4 +1,4 @@
-//! A manifest -> a tar stream ([`pack`]), and a tar stream -> checked entries ([`reader`]).
+//! A manifest -> a tar stream ([`mod@pack`]), and a tar stream -> checked entries ([`reader`]).
 //!
 //! Both directions stream: memory grows neither with the size of files nor with their number (but for a few words per
 //! entry). Nothing here writes to a disk; the only disk access is reading sources. What a container sent is written by
@@ -7,7 +7,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`pack`] | order of the entries, headers, hard links, the account of what was really sent |
+//! | [`mod@pack`] | order of the entries, headers, hard links, the account of what was really sent |
 //! | `prefetch` | reads and hashes ahead of the stream, on several threads, inside a bounded window |
 //! | `pax` | headers and PAX records, as bytes, both ways |
 //! | [`reader`] | the strict reader for streams from a hostile container |

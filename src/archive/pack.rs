@@ -5,7 +5,7 @@
 //! read, never what the scan remembers: size, mode, mtime and digest of a file all come from the one open file.
 //!
 //! The tree may change meanwhile; that shows in [`Packed::vanished`] and [`Packed::unstable`], and the caller sends
-//! those again with [`Select::Only`]. The reading itself is done by [`super::prefetch`]. This runs on a blocking thread.
+//! those again with [`Select::Only`]. The reading itself is done by `archive/prefetch.rs`. This runs on a blocking thread.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -3,7 +3,13 @@
 //! Each step of the data's way is a call below; what can overlap does: the host is scanned while the container is made,
 //! and the container is removed while its products are put in place.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use tokio::task::JoinHandle;
 
@@ -73,6 +79,7 @@ pub async fn run(
     let name = format!("fastbuild-{}-{}", project.key(), run.id);
     let cold = Cold {
         reaper: Reaper::watch(state, plan, &run.id, &name),
+        made: AtomicBool::new(false),
         name,
         docker,
         image,
@@ -92,6 +99,8 @@ struct Cold<'a> {
     image: ImageFacts,
     name: String,
     reaper: Option<Reaper>,
+    /// Set once the engine has said that it made the container.
+    made: AtomicBool,
     run: Run,
     plan: &'a Plan,
     project: &'a Project,
@@ -141,13 +150,12 @@ impl Cold<'_> {
         let (scan, made) = interrupts.unless(async { tokio::try_join!(scanning, self.make()) }).await??;
         let Made { container, workdir, options } = made;
         let scan = Arc::new(scan);
-        let manifest = Arc::new(scan.manifest.clone());
         let source = &self.plan.source.value;
-        let uploading = upload::upload(&self.docker, &container, source, &manifest, &options, self.reporter);
+        let uploading = upload::upload(&self.docker, &container, source, &scan, &options, self.reporter);
         let packed = Arc::new(interrupts.unless(uploading).await??);
         let exit_code = command::run(&self.docker, &container, self.plan, interrupts, self.reporter).await?;
         if exit_code != 0 {
-            command::explain_failure(&self.docker, &container, self.plan, self.reporter).await;
+            command::explain_failure(&self.docker, &container, exit_code, self.plan, self.reporter).await?;
             if self.plan.on_failure.value == OnFailure::Leave {
                 self.reporter.emit(Event::Warned(Warning::OutputsLeft));
                 return Ok(Built { exit_code, staged: None });
@@ -181,6 +189,7 @@ impl Cold<'_> {
     async fn make(&self) -> Result<Made, BuildError> {
         let phase = Running::begin(Phase::Create, None, self.reporter);
         let container = self.docker.create(&self.spec()?).await?;
+        self.made.store(true, Ordering::Relaxed);
         let (workdir, ids) = tokio::try_join!(self.workdir(&container), self.owner(&container))?;
         let options = PackOptions {
             prefix: RelPath::new(workdir.trim_start_matches('/').as_bytes())
@@ -277,14 +286,14 @@ impl Cold<'_> {
     async fn remove(&self) {
         let phase = Running::begin(Phase::Remove, None, self.reporter);
         match self.docker.remove(&self.name).await {
-            Ok(Removed::Now) => {
+            Ok(removed) if removed == Removed::Now || self.made.load(Ordering::Relaxed) => {
                 if let Some(reaper) = &self.reaper {
                     reaper.dismiss();
                 }
                 phase.end(Amount::default());
             }
             // Never made, or its making was cut off and may still come about: the reaper looks again.
-            Ok(Removed::Already) => phase.end(Amount::default()),
+            Ok(_) => phase.end(Amount::default()),
             Err(error) => {
                 let container = self.name.clone();
                 self.reporter.emit(Event::Warned(Warning::NotRemoved { container, why: error.to_string() }));

@@ -18,7 +18,7 @@ use crate::{
     engine::{ArchiveStream, ContainerId, Docker, EngineError},
     outputs::{
         record::Record,
-        stage::{self, Scope, Staged, Staging, StagingOptions, Uploaded},
+        stage::{Scope, Staged, Staging, StagingOptions, Uploaded, stage_path},
         target::Target,
     },
     plan::{Output, Outputs, Plan, Take},
@@ -116,6 +116,8 @@ impl Collecting<'_> {
             }
             Err(error) => return Err(error.into()),
         };
+        // Before it is made: a run that is killed right after it must not leave what nobody knows of.
+        self.run.note_stage(&stage_path(&wanted.target, &self.run.id, number)?)?;
         let (sender, reader) = channel::to_blocking();
         let (again_sender, again) = mpsc::channel(1);
         let staging = self.stage(number, wanted, before, reader, again_sender);
@@ -141,8 +143,6 @@ impl Collecting<'_> {
     ) -> Result<(Staged, Amount), BuildError> {
         let (scan, packed, record) =
             (Arc::clone(&self.scan), Arc::clone(&self.packed), Arc::clone(&self.record));
-        // Noted before it is made: whoever clears up after a run that was killed finds it by this note alone.
-        self.run.note_stage(&stage::stage_path(&wanted.target, &self.run.id, number)?)?;
         let (run, apply, reporter) = (self.run.id.clone(), self.plan.apply.value, self.reporter.clone());
         blocking(move || {
             let uploaded =

@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{BuildError, Interrupts, Running, Signal};
 use crate::{
-    engine::{AttachInput, AttachOutput, ContainerId, Docker, EngineError},
+    engine::{AttachInput, AttachOutput, Call, ContainerId, Docker, EngineError, Operation},
     plan::{Plan, Stdin, Terminal},
     report::{
         Reporter,
@@ -26,6 +26,14 @@ const OUTPUT_WAITING: usize = 64;
 /// How long a command may take to end after SIGTERM or SIGHUP before it is killed. CI systems kill fastbuild itself
 /// some ten seconds after they asked.
 const GRACE: Duration = Duration::from_secs(8);
+
+/// An engine ends the streams when the process has ended, even if the process closed its own before; the answer to the
+/// wait comes right behind. When it does not within this time, the engine is asked whether the process still runs: then
+/// it was the connection that ended, and output is lost.
+const STREAMS_FIRST: Duration = Duration::from_secs(2);
+
+/// What a command exits with that SIGKILL ended.
+const KILLED: u8 = 137;
 
 /// Two Ctrl-C within this time end a command that has a terminal; a single one is the command's own business.
 const TWICE: Duration = Duration::from_secs(2);
@@ -58,10 +66,17 @@ pub async fn run(
         follow_size(docker.clone(), container.clone());
     }
     let (closed, mut output_closed) = oneshot::channel();
-    let output = Output::pass_on(attached.output, reporter.clone(), closed);
+    let (silent, streams_ended) = oneshot::channel::<()>();
+    let output = Output::pass_on(attached.output, reporter.clone(), closed, silent);
     let code = {
         let waiting = docker.wait(container);
-        tokio::pin!(waiting);
+        let ended_first = async {
+            // Nothing is ever sent: it is dropped with the streams.
+            let _ = streams_ended.await;
+            tokio::time::sleep(STREAMS_FIRST).await;
+        };
+        tokio::pin!(waiting, ended_first);
+        let mut looked = false;
         let mut ending = Ending::default();
         loop {
             tokio::select! {
@@ -69,6 +84,12 @@ pub async fn run(
                 signal = interrupts.next() => ending.on_signal(signal, docker, container, reporter).await?,
                 () = ending.grace_is_over() => ending.kill(docker, container).await?,
                 Some(()) = kills.recv() => ending.kill(docker, container).await?,
+                () = &mut ended_first, if !looked => {
+                    looked = true;
+                    if docker.state(container).await?.running {
+                        return Err(output.lost().await);
+                    }
+                }
                 Ok(error) = &mut output_closed => {
                     ending.kill(docker, container).await?;
                     return Err(BuildError::OutputClosed(error));
@@ -139,9 +160,16 @@ struct Output {
 }
 
 impl Output {
-    fn pass_on(mut from: AttachOutput, reporter: Reporter, closed: oneshot::Sender<io::Error>) -> Output {
+    /// `closed` gets the error when nobody takes the output any more; `silent` is dropped when no more of it comes.
+    fn pass_on(
+        mut from: AttachOutput,
+        reporter: Reporter,
+        closed: oneshot::Sender<io::Error>,
+        silent: oneshot::Sender<()>,
+    ) -> Output {
         let (sender, mut receiver) = mpsc::channel::<(Stream, Bytes)>(OUTPUT_WAITING);
         let reading = tokio::spawn(async move {
+            let _silent = silent;
             while let Some(chunk) = from.next().await? {
                 if sender.send(chunk).await.is_err() {
                     break;
@@ -161,6 +189,14 @@ impl Output {
             let _ = done.send(());
         });
         Output { reading, writing }
+    }
+
+    /// Why the streams ended before the command.
+    async fn lost(self) -> BuildError {
+        match self.reading.await {
+            Ok(Err(error)) => error.into(),
+            _ => BuildError::OutputLost,
+        }
     }
 
     async fn drained(self) -> Result<(), BuildError> {
@@ -238,9 +274,27 @@ fn follow_size(docker: Docker, container: ContainerId) {
 }
 
 /// What the engine knows of a command that failed: whether memory was the reason.
-pub async fn explain_failure(docker: &Docker, container: &ContainerId, plan: &Plan, reporter: &Reporter) {
-    if docker.state(container).await.is_ok_and(|state| state.oom_killed) {
-        let limit = plan.memory.as_ref().map(|memory| memory.value);
-        reporter.emit(Event::Warned(Warning::OutOfMemory { limit }));
+///
+/// # Errors
+/// When the command was killed because somebody removed its container: that is no result of the command's.
+pub async fn explain_failure(
+    docker: &Docker,
+    container: &ContainerId,
+    exit_code: u8,
+    plan: &Plan,
+    reporter: &Reporter,
+) -> Result<(), EngineError> {
+    match docker.state(container).await {
+        Ok(state) if state.oom_killed => {
+            let limit = plan.memory.as_ref().map(|memory| memory.value);
+            reporter.emit(Event::Warned(Warning::OutOfMemory { limit }));
+            Ok(())
+        }
+        Err(error @ EngineError::NoSuchContainer { .. }) if exit_code == KILLED => Err(error),
+        Ok(state) if state.removing && exit_code == KILLED => {
+            Err(EngineError::NoSuchContainer { call: Call::new(Operation::Wait, container) })
+        }
+        // Its exit code is known, and that is what counts.
+        _ => Ok(()),
     }
 }

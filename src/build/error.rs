@@ -77,6 +77,11 @@ pub enum BuildError {
     /// Whoever read the build's output stopped.
     #[error("could not pass on the build's output: {0}")]
     OutputClosed(io::Error),
+    /// The streams ended, the command did not.
+    #[error(
+        "the connection that carried the build's output ended while the command still ran; what it wrote since is lost"
+    )]
+    OutputLost,
     /// The system did not hand over its signals.
     #[error("could not take over signals: {0}")]
     Signals(#[source] io::Error),
@@ -145,6 +150,10 @@ impl BuildError {
             BuildError::MissingOutput { .. } => {
                 Some("check where the command writes, and name that path with -o; relative paths start where it runs".to_owned())
             }
+            BuildError::OutputLost => Some(
+                "is there a proxy between fastbuild and the engine that ends quiet connections? Try the engine's own socket"
+                    .to_owned(),
+            ),
             BuildError::WorkdirIsNoDirectory { .. } => Some("name another one with -w/--workdir".to_owned()),
             BuildError::Output(error) | BuildError::Recover(error) => error.advice(),
             _ => None,

@@ -23,7 +23,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 pub use error::BuildError;
-pub use interrupt::{Interrupts, Signal};
+pub use interrupt::{Interrupted, Interrupts, Signal};
 
 use crate::{
     outputs::apply,

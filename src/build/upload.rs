@@ -10,7 +10,7 @@ use crate::{
         Reporter,
         events::{Amount, Event, Phase, Warning},
     },
-    tree::Manifest,
+    tree::scan::Scan,
 };
 
 /// How often a file that changes while it is sent is sent again.
@@ -21,20 +21,20 @@ pub async fn upload(
     docker: &Docker,
     container: &ContainerId,
     root: &Path,
-    manifest: &Arc<Manifest>,
+    scan: &Arc<Scan>,
     options: &PackOptions,
     reporter: &Reporter,
 ) -> Result<Packed, BuildError> {
+    let manifest = &scan.manifest;
     let total = Amount { files: manifest.entries().len() as u64, bytes: manifest.bytes() };
     let phase = Running::begin(Phase::Upload, Some(total), reporter);
-    let mut packed = send(docker, container, root, manifest, Selection::All, options, reporter).await?;
+    let mut packed = send(docker, container, root, scan, Selection::All, options, reporter).await?;
     for _ in 1..TRIES {
         if packed.unstable.is_empty() {
             break;
         }
         let again = std::mem::take(&mut packed.unstable);
-        let second =
-            send(docker, container, root, manifest, Selection::Only(again), options, reporter).await?;
+        let second = send(docker, container, root, scan, Selection::Only(again), options, reporter).await?;
         packed.absorb(second);
     }
     let path_of = |&index: &usize| manifest.entries()[index].path.clone();
@@ -57,14 +57,14 @@ async fn send(
     docker: &Docker,
     container: &ContainerId,
     root: &Path,
-    manifest: &Arc<Manifest>,
+    scan: &Arc<Scan>,
     selection: Selection,
     options: &PackOptions,
     reporter: &Reporter,
 ) -> Result<Packed, BuildError> {
     let (mut writer, chunks) = channel::to_async();
     let packing = {
-        let (root, manifest, options) = (root.to_owned(), Arc::clone(manifest), options.clone());
+        let (root, scan, options) = (root.to_owned(), Arc::clone(scan), options.clone());
         let reporter = reporter.clone();
         blocking(move || {
             let progress = |done| reporter.emit(Event::PhaseProgress { phase: Phase::Upload, done });
@@ -72,7 +72,7 @@ async fn send(
                 Selection::All => Select::All,
                 Selection::Only(indices) => Select::Only(indices),
             };
-            let packed = pack(&root, &manifest, select, &options, &mut writer, &progress);
+            let packed = pack(&root, &scan.manifest, select, &options, &mut writer, &progress);
             if let Err(error) = &packed {
                 // Without this the far end would take what it has for a whole archive.
                 writer.fail(std::io::Error::other(error.to_string()));

@@ -16,6 +16,7 @@ use crate::{
     build::reaper,
     config::{ConfigError, NoStateDirectory},
     plan::PlanError,
+    report::{events, wording},
 };
 
 /// What fastbuild's own failures exit with, as Docker has it.
@@ -72,13 +73,7 @@ pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn write_failure(failure: &dyn std::error::Error) -> io::Result<()> {
-    let mut stderr = io::stderr().lock();
-    writeln!(stderr, "fastbuild: error: {failure}")?;
-    let mut cause = failure.source();
-    while let Some(error) = cause {
-        writeln!(stderr, "  caused by: {error}")?;
-        cause = error.source();
-    }
-    Ok(())
+fn write_failure(failure: &Failure) -> io::Result<()> {
+    let told = wording::failure(&events::Failure::new(failure, None));
+    io::stderr().lock().write_all(told.as_bytes())
 }

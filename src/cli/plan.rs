@@ -13,6 +13,7 @@ use crate::{
         self, ApplyMode, Decision, Isolation, OnFailure, Output, Outputs, Plan, PullPolicy, Route,
         SeedOutputs, Stdin, Take, Terminal, Tier,
     },
+    report::numbers,
     tree::{RelPath, scan::largest_directory},
 };
 
@@ -136,7 +137,7 @@ fn what_goes_in(plan: &Plan, estimate: Option<&UploadEstimate>, table: &mut Tabl
     table.decision("seed", &plan.seed, seed);
     table.decision("route", &plan.route, route);
     if let Some(estimate) = estimate {
-        table.fact("upload", format!("{} files, {}", estimate.files, size(estimate.bytes)));
+        table.fact("upload", format!("{} files, {}", estimate.files, numbers::bytes(estimate.bytes)));
     }
 }
 
@@ -158,7 +159,7 @@ fn what_comes_back(plan: &Plan, table: &mut Table) {
 
 fn what_limits(plan: &Plan, table: &mut Table) {
     table.optional("network", plan.network.as_ref(), Clone::clone);
-    table.optional("memory", plan.memory.as_ref(), |bytes| size(*bytes));
+    table.optional("memory", plan.memory.as_ref(), |bytes| numbers::bytes(*bytes));
     table.optional("cpus", plan.nano_cpus.as_ref(), |nano| cpus(*nano));
     table.optional("isolation", plan.isolation.as_ref(), isolation);
 }
@@ -168,7 +169,7 @@ fn write_hint(directory: &RelPath, bytes: u64, out: &mut impl Write) -> io::Resu
     writeln!(
         out,
         "\n{directory} makes up {} of the upload. If the build does not need it, leave it out with --exclude {pattern}",
-        size(bytes)
+        numbers::bytes(bytes)
     )
 }
 
@@ -252,24 +253,6 @@ fn product(output: &Output) -> String {
 fn cpus(nano: i64) -> String {
     let text = format!("{}.{:09}", nano / 1_000_000_000, nano % 1_000_000_000);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
-/// Bytes for people, in powers of 1024 as `--memory` has them.
-fn size(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    let mut tenths = u128::from(bytes) * 10 / 1024;
-    let mut unit = UNITS[0];
-    for larger in &UNITS[1..] {
-        if tenths < 10_240 {
-            break;
-        }
-        tenths /= 1024;
-        unit = larger;
-    }
-    format!("{}.{} {unit}", tenths / 10, tenths % 10)
 }
 
 /// A command as one could type it: words that a shell would take apart are quoted.
@@ -478,21 +461,9 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_for_people() {
-        let cases = [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1.0 KiB"),
-            (1536, "1.5 KiB"),
-            (1 << 20, "1.0 MiB"),
-            (u64::MAX, "16383.9 PiB"),
-        ];
-        for (bytes, text) in cases {
-            assert_eq!(size(bytes), text);
+    fn processors_have_no_needless_zeros() {
+        for (nano, text) in [(1_500_000_000, "1.5"), (0, "0"), (1, "0.000000001")] {
+            assert_eq!(cpus(nano), text);
         }
-        assert_eq!(
-            (cpus(1_500_000_000).as_str(), cpus(0).as_str(), cpus(1).as_str()),
-            ("1.5", "0", "0.000000001")
-        );
     }
 }

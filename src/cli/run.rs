@@ -7,7 +7,7 @@ use tracing_subscriber::EnvFilter;
 use super::{Failure, RunArgs};
 use crate::{
     build::{self, BuildError},
-    config::{Environment, Presentation, Settings, Verbosity},
+    config::{Environment, Log, Presentation, Settings},
     plan,
     report::{Reporter, Streams, Surroundings},
     state::State,
@@ -24,7 +24,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
     let settings = Settings::gather(args, &environment)?;
     let plan = plan::make(&settings, &environment)?;
-    log_to_stderr(settings.presentation.verbosity);
+    log_to_stderr(settings.presentation.log);
     let reporter = reporter(&settings.presentation, &environment);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::Runtime)?;
@@ -51,13 +51,14 @@ pub fn exit(code: u8) -> ! {
 fn reporter(presentation: &Presentation, environment: &Environment) -> Reporter {
     let surroundings = Surroundings::of_stderr(|name| environment.var(name).map(ToOwned::to_owned));
     let mode = presentation.progress.value.resolve(surroundings);
-    Reporter::new(mode, presentation.verbosity.into(), Streams::of_process())
+    Reporter::new(mode, presentation.verbosity, Streams::of_process())
 }
 
-fn log_to_stderr(verbosity: Verbosity) {
-    let filter = match verbosity {
-        Verbosity::Debug => "fastbuild=debug,bollard=debug",
-        _ => "off",
+/// Only fastbuild's own: bollard logs request bodies, and with them the values of environment variables.
+fn log_to_stderr(log: Log) {
+    let filter = match log {
+        Log::Debug => "fastbuild=debug",
+        Log::Off => "off",
     };
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))

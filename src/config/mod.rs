@@ -34,6 +34,7 @@ use crate::{
         args::{IgnoreRule, Switch},
     },
     plan::{ApplyMode, Decision, EnvVar, Isolation, OnFailure, PullPolicy, Reason, SeedOutputs},
+    report::Verbosity,
 };
 use devcontainer::{Devcontainer, DevcontainerError};
 use file::{FileError, Keys};
@@ -98,18 +99,16 @@ pub struct Presentation {
     pub progress: Decision<Progress>,
     /// How much.
     pub verbosity: Verbosity,
+    /// Whether it logs.
+    pub log: Log,
 }
 
-/// `-q` and `-v`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Verbosity {
-    /// Errors only.
-    Quiet,
-    /// What a user wants to know.
-    Normal,
-    /// `-v`
-    Verbose,
-    /// `-vv`: what a developer of fastbuild wants to know.
+/// `-vv`: what a developer of fastbuild wants to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Log {
+    /// Not that.
+    Off,
+    /// That.
     Debug,
 }
 
@@ -290,21 +289,12 @@ impl Settings {
                     .or(keys.progress)
                     .unwrap_or(default(Progress::Auto, "bars on a terminal, lines elsewhere")),
                 verbosity: verbosity(args),
+                log: log(args),
             },
             started_in: place.started_in,
             source,
             command,
         })
-    }
-}
-
-impl From<Verbosity> for crate::report::Verbosity {
-    fn from(verbosity: Verbosity) -> crate::report::Verbosity {
-        match verbosity {
-            Verbosity::Quiet => crate::report::Verbosity::Quiet,
-            Verbosity::Normal => crate::report::Verbosity::Normal,
-            Verbosity::Verbose | Verbosity::Debug => crate::report::Verbosity::Verbose,
-        }
     }
 }
 
@@ -451,9 +441,12 @@ fn verbosity(args: &RunArgs) -> Verbosity {
     match (args.quiet, args.verbose) {
         (true, _) => Verbosity::Quiet,
         (false, 0) => Verbosity::Normal,
-        (false, 1) => Verbosity::Verbose,
-        (false, _) => Verbosity::Debug,
+        (false, _) => Verbosity::Verbose,
     }
+}
+
+fn log(args: &RunArgs) -> Log {
+    if args.verbose > 1 { Log::Debug } else { Log::Off }
 }
 
 fn flag<T>(flag: &'static str, value: Option<T>) -> Option<Decision<T>> {

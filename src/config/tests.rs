@@ -487,7 +487,7 @@ fn quiet_and_verbose_are_degrees() {
         ("", Verbosity::Normal),
         ("-q", Verbosity::Quiet),
         ("-v", Verbosity::Verbose),
-        ("-vv", Verbosity::Debug),
+        ("-vv", Verbosity::Verbose),
     ];
     for (flag, expected) in cases {
         assert_eq!(

@@ -55,7 +55,8 @@ pub enum Operation {
 }
 
 impl Call {
-    pub(super) fn new(operation: Operation, object: impl fmt::Display) -> Call {
+    /// A request that is about no path.
+    pub(crate) fn new(operation: Operation, object: impl fmt::Display) -> Call {
         Call { operation, object: object.to_string(), path: None }
     }
 

@@ -9,21 +9,25 @@
 //! missing ([`recover`]).
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     io,
     path::{Path, PathBuf},
 };
 
 use cap_std::fs::Dir;
+use serde::{Deserialize, Serialize};
 
 use super::{
     OutputError, host_error,
     journal::{self, Journal},
-    ops::{Action, Identity, Op, Over, SHADOW, Slot},
+    ops::{Action, Identity, Op, Over, SHADOW, Slot, lossless},
     record::{Content, Record, Written},
     stage::{Claim, Stage, Staged, digest_of, free_name_beside},
     target::{Target, Walk},
 };
+#[cfg(all(test, unix))]
+mod tests;
+
 use crate::{
     plan::ApplyMode,
     report::events::{Applied, Warning},
@@ -65,28 +69,31 @@ pub fn apply(mut outputs: Vec<Staged>, mut record: Record, books: &Books) -> Res
         }
     }
     if outputs.iter().all(|output| output.ops.is_empty()) {
-        return finish(outputs, Vec::new(), &mut record, books);
+        return finish(&mut outputs, &[], &mut record, books);
     }
+    journal_of(&outputs, books).commit(&books.journal).map_err(bookkeeping("write", &books.journal))?;
+    let applied = carry_out(&mut outputs, &books.displaced).and_then(|(undo, done)| {
+        // Products that no record knows would be strangers to the next run.
+        finish(&mut outputs, &done, &mut record, books)
+            .map_err(|error| take_all_back(&mut outputs, undo, error))
+    });
+    // Before the stages go: a journal without its stage would be taken for one that came to its end. Done, taken back, or torn with the stage kept: in no case is there something that a next start should finish.
+    Journal::remove(&books.journal).map_err(bookkeeping("remove", &books.journal))?;
+    applied
+}
+
+fn journal_of(outputs: &[Staged], books: &Books) -> Journal {
     let entries = outputs.iter().map(|output| journal::Entry {
         base: output.target.base.clone(),
+        root: output.target.prefix.clone(),
         stage: output.stage.path.clone(),
         ops: output.ops.clone(),
+        claims: output.claims.clone(),
+        forgets: output.forgets.iter().cloned().map(journal::Path).collect(),
+        displaced: output.prepared.done.displaced.clone(),
+        linked: output.prepared.linked.iter().map(|(path, id)| (journal::Path(path.clone()), *id)).collect(),
     });
     Journal::new(books.run.clone(), books.displaced.clone(), entries.collect())
-        .commit(&books.journal)
-        .map_err(bookkeeping("write", &books.journal))?;
-    match carry_out(&mut outputs, &books.displaced) {
-        Ok(late) => {
-            let outcome = finish(outputs, late, &mut record, books)?;
-            Journal::remove(&books.journal).map_err(bookkeeping("remove", &books.journal))?;
-            Ok(outcome)
-        }
-        Err(error) => {
-            // Taken back, or torn with the stage kept: either way there is nothing that a next start should finish.
-            Journal::remove(&books.journal).map_err(bookkeeping("remove", &books.journal))?;
-            Err(error)
-        }
-    }
 }
 
 /// What [`recover`] did.
@@ -110,45 +117,100 @@ pub fn recover(journal_path: &Path, record_path: &Path) -> Result<Option<Recover
     };
     let mut record = Record::load(record_path);
     let mut recovered = Recovered { files: 0, lost: 0 };
+    let mut stages = Vec::new();
     for entry in &journal.entries {
         // Without its stage or its base there is nothing left to do: the run had come to its end, or somebody tidied up.
         let (Ok(mut stage), Ok(target)) = (Stage::reopen(&entry.stage), Target::directory(&entry.base))
         else {
             continue;
         };
-        let (whole, lost): (Vec<_>, Vec<_>) = entry.ops.iter().cloned().partition(|op| is_whole(op, &stage));
-        recovered.lost += lost.len() as u64;
-        let mut executor = Executor::new(&target, &mut stage);
-        for op in &whole {
-            executor.carry_out(op).map_err(|(what, source)| OutputError::Host {
-                what,
-                path: target.absolute(&op.path),
-                source,
-            })?;
-        }
-        recovered.files += executor.undo.len() as u64;
-        let done = executor.into_done();
-        save_displaced(&stage, &done.displaced, &target, &journal.displaced)?;
-        settle_directories(&target, &done.made);
-        let claims: Vec<_> = whole.iter().filter_map(claim_of).collect();
-        let seen = stage.now().map_err(host_error("make a file in", &stage.path))?;
-        note_claims(&mut record, &target, &claims, &done.conflicts, seen);
+        // It may hold the only copy of a file of the user's: it goes when all is done, and not by an error on the way.
+        stage.keep();
+        let part = finish_entry(entry, &target, &mut stage, &journal.displaced, &mut record)?;
+        recovered.files += part.files;
+        recovered.lost += part.lost;
+        stages.push(stage);
     }
     record.save(record_path).map_err(bookkeeping("write", record_path))?;
     Journal::remove(journal_path).map_err(bookkeeping("remove", journal_path))?;
+    stages.iter_mut().for_each(Stage::release);
     Ok(Some(recovered))
 }
 
-fn claim_of(op: &Op) -> Option<Claim> {
-    match &op.action {
-        Action::Put { slot, .. } => {
-            Some(Claim { path: op.path.clone(), what: slot.what.clone(), id: Some(slot.id) })
-        }
-        Action::MakeDir { mtime: Some(_), .. } => {
-            Some(Claim { path: op.path.clone(), what: Content::Directory, id: None })
-        }
-        _ => None,
+/// Carries out what is missing of one output's steps.
+fn finish_entry(
+    entry: &journal::Entry,
+    target: &Target,
+    stage: &mut Stage,
+    displaced: &Path,
+    record: &mut Record,
+) -> Result<Recovered, OutputError> {
+    let (whole, lost): (Vec<_>, Vec<_>) = entry.ops.iter().cloned().partition(|op| is_whole(op, stage));
+    let mut executor = Executor::new(target, stage, Attempt::Again);
+    for op in &whole {
+        executor.carry_out(op).map_err(|(what, source)| OutputError::Host {
+            what,
+            path: target.absolute(&op.path),
+            source,
+        })?;
     }
+    let files = executor.undo.len() as u64;
+    let mut done = executor.into_done();
+    let linked = entry.linked.iter().map(|(path, id)| (path.0.clone(), *id)).collect();
+    rescue(target, &entry.root, stage, &linked, &mut done)?;
+    let strays = strays(entry, &done.displaced, stage)
+        .map_err(host_error("look at the files in", stage.path.clone()))?;
+    save_displaced(stage, &strays, target, displaced)?;
+    settle_directories(target, &done);
+    for path in &entry.forgets {
+        record.forget(&target.absolute(&path.0));
+    }
+    let seen = stage.now().map_err(host_error("make a file in", &stage.path))?;
+    note_claims(record, target, &entry.claims, &done.conflicts, seen);
+    Ok(Recovered { files, lost: lost.len() as u64 })
+}
+
+/// What lies in the stage of a run that died and is neither a product nor anything that fastbuild knew: the user's files
+/// that were in the way, and edits that came between look and rename.
+fn strays(entry: &journal::Entry, displaced: &[Displaced], stage: &Stage) -> io::Result<Vec<Displaced>> {
+    let mut ours = HashSet::new();
+    let mut slots = HashSet::new();
+    let mut paths = HashMap::new();
+    let mut names: HashMap<Vec<u8>, &RelPath> = HashMap::new();
+    for op in &entry.ops {
+        let over = match &op.action {
+            Action::Put { slot, over } => {
+                slots.insert((slot.id.dev, slot.id.ino));
+                names.insert(slot.name(), &op.path);
+                *over
+            }
+            Action::MakeDir { over, .. } => *over,
+            Action::Delete { of } => Over::Known(*of),
+            _ => Over::Nothing,
+        };
+        match over {
+            Over::Known(id) => drop(ours.insert(id)),
+            Over::Stranger(id) => drop(paths.insert(id, &op.path)),
+            Over::Nothing | Over::EmptiedDir { .. } => {}
+        }
+    }
+    names.extend(
+        entry.displaced.iter().chain(displaced).map(|displaced| (displaced.name.clone(), &displaced.path)),
+    );
+    let mut strays = Vec::new();
+    for name in at::names(&stage.dir)? {
+        let Some(look) = at::look(&stage.dir, &name)? else { continue };
+        let id = Identity::from(&look);
+        if &*name == SHADOW || ours.contains(&id) || slots.contains(&(id.dev, id.ino)) {
+            continue;
+        }
+        let path = match paths.get(&id).or_else(|| names.get(&*name)) {
+            Some(path) => (*path).clone(),
+            None => entry.root.join(&[b"unknown-", &*name].concat()).map_err(io::Error::other)?,
+        };
+        strays.push(Displaced { path, name: name.into() });
+    }
+    Ok(strays)
 }
 
 /// Whether a step's bytes are still what was staged, which a power cut does not promise.
@@ -157,7 +219,7 @@ fn is_whole(op: &Op, stage: &Stage) -> bool {
         return true;
     };
     match at::look(&stage.dir, &slot.name()) {
-        Ok(Some(look)) if Identity::from(&look).ino == slot.id.ino => at::open_file(&stage.dir, &slot.name())
+        Ok(Some(look)) if slot.is(&look) => at::open_file(&stage.dir, &slot.name())
             .and_then(|mut file| digest_of(&mut file))
             .is_ok_and(|d| d == *digest),
         // It is in place already.
@@ -174,7 +236,9 @@ fn bookkeeping(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Out
 #[derive(Debug, Default)]
 struct Done {
     made: Vec<Made>,
-    displaced: Vec<(RelPath, Vec<u8>)>,
+    /// Read-only directories that were made writable for a while, and the mode that they get back.
+    loosened: BTreeMap<RelPath, u32>,
+    displaced: Vec<Displaced>,
     conflicts: Vec<LateConflict>,
     displaced_files: u64,
 }
@@ -182,10 +246,21 @@ struct Done {
 impl Done {
     fn absorb(&mut self, other: Done) {
         self.made.extend(other.made);
+        self.loosened.extend(other.loosened);
         self.displaced.extend(other.displaced);
         self.conflicts.extend(other.conflicts);
         self.displaced_files += other.displaced_files;
     }
+}
+
+/// A file of the user's that was in a product's way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Displaced {
+    /// Where it was.
+    #[serde(with = "lossless")]
+    pub path: RelPath,
+    /// Its name in the staging directory.
+    pub name: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -202,11 +277,14 @@ struct LateConflict {
     beside: Option<RelPath>,
 }
 
-fn carry_out(outputs: &mut [Staged], displaced: &Path) -> Result<Vec<Done>, OutputError> {
-    let mut finished: Vec<(Vec<Undo>, Done)> = Vec::new();
+/// For each output, how to take its steps back and what they left to be done.
+type CarriedOut = (Vec<Vec<Undo>>, Vec<Done>);
+
+fn carry_out(outputs: &mut [Staged], displaced: &Path) -> Result<CarriedOut, OutputError> {
+    let (mut undos, mut finished) = (Vec::new(), Vec::new());
     for index in 0..outputs.len() {
         let output = &mut outputs[index];
-        let mut executor = Executor::new(&output.target, &mut output.stage);
+        let mut executor = Executor::new(&output.target, &mut output.stage, Attempt::First);
         let mut failure = None;
         for op in &output.ops {
             if let Err((what, source)) = executor.carry_out(op) {
@@ -218,31 +296,50 @@ fn carry_out(outputs: &mut [Staged], displaced: &Path) -> Result<Vec<Done>, Outp
         let mut done = executor.into_done();
         done.absorb(std::mem::take(&mut output.prepared.done));
         let saved = match &failure {
-            None => rescue(output, &mut done)
-                .and_then(|()| save_displaced(&output.stage, &done.displaced, &output.target, displaced)),
+            None => rescue(
+                &output.target,
+                &output.target.prefix,
+                &mut output.stage,
+                &output.prepared.linked,
+                &mut done,
+            )
+            .and_then(|()| save_displaced(&output.stage, &done.displaced, &output.target, displaced)),
             Some(_) => Ok(()),
         };
-        finished.push((undo, done));
+        undos.push(undo);
+        finished.push(done);
         if let Some((what, path, source)) = failure {
-            return Err(take_back(outputs, finished, what, path, source));
+            return Err(take_back(outputs, undos, what, path, source));
         }
-        if let Err(OutputError::Host { what, path, source }) = saved {
-            return Err(take_back(outputs, finished, what, path, source));
+        if let Err(error) = saved {
+            return Err(take_all_back(outputs, undos, error));
         }
-        saved?;
     }
-    Ok(finished.into_iter().map(|(_, done)| done).collect())
+    Ok((undos, finished))
+}
+
+/// [`take_back`] because of an error that came after the steps.
+fn take_all_back(outputs: &mut [Staged], undos: Vec<Vec<Undo>>, error: OutputError) -> OutputError {
+    match error {
+        OutputError::Host { what, path, source } | OutputError::Bookkeeping { what, path, source } => {
+            take_back(outputs, undos, what, path, source)
+        }
+        OutputError::DiskFull { stage } => {
+            take_back(outputs, undos, "make a file in", stage, io::ErrorKind::StorageFull.into())
+        }
+        other => other,
+    }
 }
 
 fn take_back(
     outputs: &mut [Staged],
-    finished: Vec<(Vec<Undo>, Done)>,
+    undos: Vec<Vec<Undo>>,
     what: &'static str,
     path: PathBuf,
     source: io::Error,
 ) -> OutputError {
-    for (output, (undo, _)) in outputs.iter_mut().zip(finished).rev() {
-        let mut executor = Executor::new(&output.target, &mut output.stage);
+    for (output, undo) in outputs.iter_mut().zip(undos).rev() {
+        let mut executor = Executor::new(&output.target, &mut output.stage, Attempt::First);
         if let Err(undo) = executor.take_back(undo) {
             output.stage.keep();
             return OutputError::Torn { what, path, undo, stage: output.stage.path.clone(), source };
@@ -253,24 +350,25 @@ fn take_back(
 
 /// After the last step: directories get mode and time, the record is written.
 fn finish(
-    mut outputs: Vec<Staged>,
-    mut done: Vec<Done>,
+    outputs: &mut [Staged],
+    done: &[Done],
     record: &mut Record,
     books: &Books,
 ) -> Result<Outcome, OutputError> {
-    done.resize_with(outputs.len(), Done::default);
     let mut outcome = Outcome::default();
     let mut displaced = 0;
-    for (output, done) in outputs.iter_mut().zip(&done) {
-        settle_directories(&output.target, &done.made);
+    let nothing = Done::default();
+    for (output, done) in outputs.iter_mut().zip(done.iter().chain(std::iter::repeat(&nothing))) {
+        settle_directories(&output.target, done);
         for path in &output.forgets {
             record.forget(&output.target.absolute(path));
         }
         let seen = output.stage.now().map_err(host_error("make a file in", &output.stage.path))?;
         note_claims(record, &output.target, &output.claims, &done.conflicts, seen);
         let late = done.conflicts.len() as u64;
-        outcome.applied.written += output.applied.written.saturating_sub(late);
-        outcome.applied.deleted += output.applied.deleted;
+        let beside = done.conflicts.iter().filter(|late| late.beside.is_some()).count() as u64;
+        outcome.applied.written += output.applied.written.saturating_sub(beside);
+        outcome.applied.deleted += output.applied.deleted.saturating_sub(late - beside);
         outcome.applied.unchanged += output.applied.unchanged;
         outcome.applied.conflicts += output.applied.conflicts + late;
         outcome.warnings.append(&mut output.warnings);
@@ -288,15 +386,26 @@ fn finish(
 }
 
 /// Deepest first: a directory may be read-only, and its time changes with its entries.
-fn settle_directories(target: &Target, made: &[Made]) {
+fn settle_directories(target: &Target, done: &Done) {
     let mut walk = Walk::new(&target.dir);
-    for Made { path, mode, mtime } in made.iter().rev() {
+    for (path, mode) in done.loosened.iter().rev() {
+        // It may be gone by now, or replaced.
+        if matches!(walk.look(path), Ok(Some(Look { kind: Some(Kind::Directory), .. }))) {
+            let settled = walk.parent(path).and_then(|(dir, name)| at::set_mode(dir, name, *mode));
+            warn_unsettled(path, settled);
+        }
+    }
+    for Made { path, mode, mtime } in done.made.iter().rev() {
         let settled = walk.parent(path).and_then(|(dir, name)| {
             at::set_mode(dir, name, *mode).and_then(|()| at::set_mtime(dir, name, *mtime))
         });
-        if let Err(error) = settled {
-            tracing::warn!(%path, %error, "could not set mode and time of a directory");
-        }
+        warn_unsettled(path, settled);
+    }
+}
+
+fn warn_unsettled(path: &RelPath, settled: io::Result<()>) {
+    if let Err(error) = settled {
+        tracing::warn!(%path, %error, "could not set mode and time of a directory");
     }
 }
 
@@ -341,8 +450,16 @@ enum Undo {
 
 type Failed = (&'static str, io::Error);
 
+/// Whether steps may have been carried out before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Attempt {
+    First,
+    Again,
+}
+
 /// Carries out the steps of one output.
 struct Executor<'a> {
+    attempt: Attempt,
     target: &'a Target,
     stage: &'a mut Stage,
     walk: Walk<'a>,
@@ -351,8 +468,15 @@ struct Executor<'a> {
 }
 
 impl<'a> Executor<'a> {
-    fn new(target: &'a Target, stage: &'a mut Stage) -> Executor<'a> {
-        Executor { target, stage, walk: Walk::new(&target.dir), undo: Vec::new(), done: Done::default() }
+    fn new(target: &'a Target, stage: &'a mut Stage, attempt: Attempt) -> Executor<'a> {
+        Executor {
+            attempt,
+            target,
+            stage,
+            walk: Walk::new(&target.dir),
+            undo: Vec::new(),
+            done: Done::default(),
+        }
     }
 
     fn into_done(self) -> Done {
@@ -360,6 +484,38 @@ impl<'a> Executor<'a> {
     }
 
     fn carry_out(&mut self, op: &Op) -> Result<(), Failed> {
+        match self.try_once(op) {
+            // Products have read-only directories, which their owner may still change. A step that was denied has
+            // done nothing.
+            Err((_, error)) if error.kind() == io::ErrorKind::PermissionDenied && self.loosen(&op.path) => {
+                self.try_once(op)
+            }
+            other => other,
+        }
+    }
+
+    /// Makes the directory that holds `path`, and `path` itself if it is one, writable for its owner. Says whether
+    /// that changed anything.
+    fn loosen(&mut self, path: &RelPath) -> bool {
+        const WRITABLE: u32 = 0o700;
+        let mut changed = false;
+        for path in path.parent().into_iter().chain([path.clone()]).filter(|path| !path.is_root()) {
+            let Ok(Some(Look { kind: Some(Kind::Directory), mode, .. })) = self.look(&path) else { continue };
+            if mode & WRITABLE == WRITABLE {
+                continue;
+            }
+            let set =
+                self.walk.parent(&path).and_then(|(dir, name)| at::set_mode(dir, name, mode | WRITABLE));
+            if set.is_ok() {
+                self.undo.push(Undo::Mode { path: path.clone(), was: mode });
+                self.done.loosened.entry(path).or_insert(mode);
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    fn try_once(&mut self, op: &Op) -> Result<(), Failed> {
         let path = &op.path;
         match &op.action {
             Action::MakeDir { mode, mtime, over } => {
@@ -384,11 +540,8 @@ impl<'a> Executor<'a> {
     fn put(&mut self, path: &RelPath, slot: &Slot, over: Over) -> io::Result<()> {
         let name = slot.name();
         let staged = at::look(&self.stage.dir, &name)?;
-        if staged.as_ref().is_none_or(|look| Identity::from(look) != slot.id) {
-            // Done before a crash; what the exchange brought out may still have to be saved.
-            if let (Over::Stranger(_), Some(_)) = (over, staged) {
-                self.displace(path, name);
-            }
+        if staged.is_none_or(|look| !slot.is(&look)) {
+            // Done before a crash; what the exchange brought out is among the strays.
             return Ok(());
         }
         match over {
@@ -439,7 +592,7 @@ impl<'a> Executor<'a> {
 
     fn displace(&mut self, path: &RelPath, name: Vec<u8>) {
         self.done.displaced_files += 1;
-        self.done.displaced.push((path.clone(), name));
+        self.done.displaced.push(Displaced { path: path.clone(), name });
     }
 
     fn put_beside(&mut self, path: &RelPath, name: Vec<u8>) -> io::Result<()> {
@@ -459,7 +612,13 @@ impl<'a> Executor<'a> {
         over: Over,
     ) -> io::Result<()> {
         match self.look(path)? {
-            Some(Look { kind: Some(Kind::Directory), .. }) => return Ok(()),
+            Some(Look { kind: Some(Kind::Directory), .. }) => {
+                // Made before a crash, which came before it got its mode.
+                if let (Attempt::Again, Some(mtime)) = (self.attempt, mtime) {
+                    self.done.made.push(Made { path: path.clone(), mode, mtime });
+                }
+                return Ok(());
+            }
             Some(found) => match over {
                 Over::Known(expected) | Over::Stranger(expected) if expected == Identity::from(&found) => {
                     let name = self.take_out(path, expected)?.ok_or(io::ErrorKind::AlreadyExists)?;
@@ -511,8 +670,11 @@ impl<'a> Executor<'a> {
     }
 
     fn remove_dir(&mut self, path: &RelPath, mode: u32) -> io::Result<Removed> {
-        if self.look(path)?.is_none() {
-            return Ok(Removed::Gone);
+        match self.look(path)? {
+            None => return Ok(Removed::Gone),
+            Some(Look { kind: Some(Kind::Directory), .. }) => {}
+            // Somebody put something else there meanwhile.
+            Some(_) => return Ok(Removed::NotEmpty),
         }
         self.walk.forget();
         let (dir, entry) = self.walk.parent(path)?;
@@ -535,6 +697,9 @@ impl<'a> Executor<'a> {
         let (dir, entry) = self.walk.parent(path)?;
         at::set_mode(dir, entry, mode)?;
         self.undo.push(Undo::Mode { path: path.clone(), was });
+        if let Some(loosened) = self.done.loosened.get_mut(path) {
+            *loosened = mode;
+        }
         Ok(())
     }
 
@@ -607,11 +772,11 @@ enum Removed {
 /// can still put them back.
 fn save_displaced(
     stage: &Stage,
-    displaced: &[(RelPath, Vec<u8>)],
+    displaced: &[Displaced],
     target: &Target,
     to: &Path,
 ) -> Result<(), OutputError> {
-    for (path, name) in displaced {
+    for Displaced { path, name } in displaced {
         let absolute = target.absolute(path);
         let below =
             absolute.strip_prefix(absolute.ancestors().last().unwrap_or(Path::new("/"))).unwrap_or(&absolute);
@@ -619,10 +784,28 @@ fn save_displaced(
         let parent = saved.parent().unwrap_or(to);
         std::fs::create_dir_all(parent)
             .and_then(|()| Dir::open_ambient_dir(parent, cap_std::ambient_authority()))
-            .and_then(|dir| copy_entry(&stage.dir, name, &dir, path.file_name().unwrap_or(b"output")))
+            .and_then(|dir| save_entry(&stage.dir, name, &dir, path.file_name().unwrap_or(b"output")))
             .map_err(|source| OutputError::Host { what: "move to safety", path: absolute, source })?;
     }
     Ok(())
+}
+
+/// [`copy_entry`] under a free name: a try that a crash cut short may have left something under the first ones.
+fn save_entry(from: &Dir, name: &[u8], to: &Dir, as_name: &[u8]) -> io::Result<()> {
+    let mut candidate = as_name.to_owned();
+    for number in 2.. {
+        match at::look(to, &candidate)? {
+            None => break,
+            // Saved already.
+            Some(saved) if at::look(from, name)?.is_some_and(|look| look.stamp.ino == saved.stamp.ino) => {
+                return Ok(());
+            }
+            Some(_) => {
+                candidate = [&as_name[..as_name.len().min(240)], format!("-{number}").as_bytes()].concat()
+            }
+        }
+    }
+    copy_entry(from, name, to, &candidate)
 }
 
 /// Copies a file, a link or a directory with all that is in it; a file by a hard link where that works.
@@ -637,7 +820,9 @@ fn copy_entry(from: &Dir, name: &[u8], to: &Dir, as_name: &[u8]) -> io::Result<(
             }
             at::finish_by_name(to, as_name, look.mode, look.stamp.mtime)
         }
-        Some(Kind::Symlink { target }) => at::symlink(to, as_name, target),
+        Some(Kind::Symlink { target }) => {
+            at::hard_link(from, name, to, as_name).or_else(|_| at::symlink(to, as_name, target))
+        }
         Some(Kind::File { .. }) => match at::hard_link(from, name, to, as_name) {
             Ok(()) => Ok(()),
             Err(_) => {
@@ -667,15 +852,16 @@ fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
     }
     let root = output.target.prefix.clone();
     let failed = |what: &'static str, stage: &Stage| host_error(what, stage.path.clone());
+    let mut copied = HashMap::new();
     let mut walk = Walk::new(&output.target.dir);
     let old = walk.look(&root).map_err(host_error("look at", output.target.root()))?;
     match &old {
         None => {}
         Some(Look { kind: Some(Kind::Directory), .. }) => {
-            let linked = &mut output.prepared.linked;
+            let links = &mut Links { old: &mut output.prepared.linked, copied: &mut copied };
             walk.parent(&root)
                 .and_then(|(dir, name)| {
-                    link_tree(dir, name, &output.stage.dir, SHADOW, &RelPath::root(), linked)
+                    link_tree(dir, name, &output.stage.dir, SHADOW, &RelPath::root(), links)
                 })
                 .map_err(failed("link what stays into", &output.stage))?;
         }
@@ -689,8 +875,9 @@ fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
     let shadow_root = RelPath::new(SHADOW).unwrap_or_default();
     let (inside, outside): (Vec<Op>, Vec<Op>) =
         std::mem::take(&mut output.ops).into_iter().partition(|op| op.path.strip_prefix(&root).is_some());
-    let mut executor = Executor::new(&shadow, &mut output.stage);
-    for op in inside {
+    let mut executor = Executor::new(&shadow, &mut output.stage, Attempt::First);
+    for mut op in inside {
+        op.action.translate(&copied);
         let absolute = output.target.absolute(&op.path);
         let tail = op.path.strip_prefix(&root).unwrap_or_default();
         executor
@@ -698,11 +885,19 @@ fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
             .map_err(|(what, source)| OutputError::Host { what, path: absolute, source })?;
     }
     let done = executor.into_done();
-    settle_directories(&shadow, &done.made);
+    settle_directories(&shadow, &done);
+    for id in output.claims.iter_mut().filter_map(|claim| claim.id.as_mut()) {
+        *id = copied.get(id).copied().unwrap_or(*id);
+    }
     let in_place = |path: &RelPath| root.append(&path.strip_prefix(&shadow_root).unwrap_or_default());
     output.prepared.done = Done {
         made: Vec::new(),
-        displaced: done.displaced.into_iter().map(|(path, name)| (in_place(&path), name)).collect(),
+        loosened: BTreeMap::new(),
+        displaced: done
+            .displaced
+            .into_iter()
+            .map(|Displaced { path, name }| Displaced { path: in_place(&path), name })
+            .collect(),
         displaced_files: done.displaced_files,
         conflicts: done
             .conflicts
@@ -714,6 +909,7 @@ fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
             .collect(),
     };
     output.ops = outside;
+    drop_replaced(output).map_err(failed("remove a file in", &output.stage))?;
     let look =
         at::look(&output.stage.dir, SHADOW).map_err(failed("look at the new tree in", &output.stage))?;
     if let Some(look) = look {
@@ -722,15 +918,36 @@ fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
     Ok(())
 }
 
+/// What the new tree's steps left in the stage of the old one's links is of no more use, and a recovery must not take it
+/// for the user's.
+fn drop_replaced(output: &Staged) -> io::Result<()> {
+    let kept: HashSet<&[u8]> =
+        output.prepared.done.displaced.iter().map(|displaced| &*displaced.name).collect();
+    for name in at::names(&output.stage.dir)? {
+        if &*name != SHADOW && !kept.contains(&*name) {
+            at::remove_file(&output.stage.dir, &name)?;
+        }
+    }
+    Ok(())
+}
+
+/// What [`link_tree`] found out.
+struct Links<'a> {
+    /// What was there, by path.
+    old: &'a mut HashMap<RelPath, Identity>,
+    /// What is a copy in the new tree, because it could not be linked: original -> copy.
+    copied: &'a mut HashMap<Identity, Identity>,
+}
+
 /// Makes `to_name` a copy of the directory `name` whose files are hard links to the originals (or copies, where links
-/// are not to be had), and notes what was there.
+/// are not to be had).
 fn link_tree(
     from: &Dir,
     name: &[u8],
     to: &Dir,
     to_name: &[u8],
     path: &RelPath,
-    linked: &mut HashMap<RelPath, Identity>,
+    links: &mut Links<'_>,
 ) -> io::Result<()> {
     let missing = || io::Error::from(io::ErrorKind::NotFound);
     let look = at::look(from, name)?.ok_or_else(missing)?;
@@ -739,22 +956,34 @@ fn link_tree(
     for child in at::names(&inner_from)? {
         let Some(child_look) = at::look(&inner_from, &child)? else { continue };
         let child_path = path.join(&child).map_err(io::Error::other)?;
-        linked.insert(child_path.clone(), Identity::from(&child_look));
+        let id = Identity::from(&child_look);
+        links.old.insert(child_path.clone(), id);
         match child_look.kind {
-            Some(Kind::Directory) => link_tree(&inner_from, &child, &inner_to, &child, &child_path, linked)?,
+            Some(Kind::Directory) => link_tree(&inner_from, &child, &inner_to, &child, &child_path, links)?,
             _ => copy_entry(&inner_from, &child, &inner_to, &child)?,
+        }
+        if let Some(copy) =
+            at::look(&inner_to, &child)?.map(|look| Identity::from(&look)).filter(|copy| *copy != id)
+        {
+            links.copied.insert(id, copy);
         }
     }
     at::finish_by_name(to, to_name, look.mode, look.stamp.mtime)
 }
 
 /// After an exchange: what somebody wrote into the old tree between link and exchange is saved.
-fn rescue(output: &mut Staged, done: &mut Done) -> Result<(), OutputError> {
-    if output.prepared.linked.is_empty() {
+fn rescue(
+    target: &Target,
+    root: &RelPath,
+    stage: &mut Stage,
+    linked: &HashMap<RelPath, Identity>,
+    done: &mut Done,
+) -> Result<(), OutputError> {
+    if linked.is_empty() {
         return Ok(());
     }
-    let failed = host_error("look at the old files in", output.stage.path.clone());
-    let old = match at::open_dir(&output.stage.dir, SHADOW) {
+    let failed = host_error("look at the old files in", stage.path.clone());
+    let old = match at::open_dir(&stage.dir, SHADOW) {
         Ok(old) => old,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed(error)),
@@ -762,29 +991,35 @@ fn rescue(output: &mut Staged, done: &mut Done) -> Result<(), OutputError> {
     let mut pending = vec![(RelPath::root(), old)];
     let mut strays = Vec::new();
     while let Some((path, dir)) = pending.pop() {
-        for name in at::names(&dir).map_err(host_error("read", output.stage.path.clone()))? {
+        for name in at::names(&dir).map_err(host_error("read", stage.path.clone()))? {
             let Ok(child) = path.join(&name) else { continue };
             let Ok(Some(look)) = at::look(&dir, &name) else { continue };
-            if output.prepared.linked.get(&child) != Some(&Identity::from(&look)) {
-                let number = output.stage.number().to_string().into_bytes();
-                at::rename_new(&dir, &name, &output.stage.dir, &number)
-                    .map_err(host_error("move a file in", output.stage.path.clone()))?;
-                strays.push((output.target.prefix.append(&child), number));
+            if linked.get(&child) != Some(&Identity::from(&look)) {
+                // Written to in place: the new tree has the same file, and with it the edit.
+                let new = Walk::new(&target.dir).look(&root.append(&child));
+                if look.kind != Some(Kind::Directory)
+                    && matches!(&new, Ok(Some(new)) if (new.stamp.dev, new.stamp.ino) == (look.stamp.dev, look.stamp.ino))
+                {
+                    continue;
+                }
+                let number = stage.number().to_string().into_bytes();
+                at::rename_new(&dir, &name, &stage.dir, &number)
+                    .map_err(host_error("move a file in", stage.path.clone()))?;
+                strays.push((root.append(&child), number));
             } else if look.kind == Some(Kind::Directory) {
                 pending.push((
                     child,
-                    at::open_dir(&dir, &name).map_err(host_error("open", &output.stage.path))?,
+                    at::open_dir(&dir, &name).map_err(host_error("open", stage.path.clone()))?,
                 ));
             }
         }
     }
-    let mut walk = Walk::new(&output.target.dir);
+    let mut walk = Walk::new(&target.dir);
     for (path, number) in strays {
-        let back =
-            walk.parent(&path).and_then(|(dir, name)| at::rename_new(&output.stage.dir, &number, dir, name));
+        let back = walk.parent(&path).and_then(|(dir, name)| at::rename_new(&stage.dir, &number, dir, name));
         if back.is_err() {
             done.displaced_files += 1;
-            done.displaced.push((path, number));
+            done.displaced.push(Displaced { path, name: number });
         }
     }
     Ok(())

@@ -6,24 +6,47 @@
 //! reported and not put in place.
 
 use std::{
-    io,
-    path::{Path, PathBuf},
+    fs::File,
+    io::{self, BufReader},
+    path::{Path as FsPath, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::ops::Op;
+use super::{
+    apply::Displaced,
+    ops::{Identity, Op, lossless},
+    stage::Claim,
+};
+use crate::tree::RelPath;
 
 /// One output's steps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// The directory below which the steps' paths lie.
+    /// The directory below which all paths lie.
+    #[serde(with = "native")]
     pub base: PathBuf,
+    /// The output's own place below it.
+    #[serde(with = "lossless")]
+    pub root: RelPath,
     /// The staging directory.
+    #[serde(with = "native")]
     pub stage: PathBuf,
     /// In order.
     pub ops: Vec<Op>,
+    /// What is fastbuild's afterwards.
+    pub claims: Vec<Claim>,
+    /// What is nobody's afterwards.
+    pub forgets: Vec<Path>,
+    /// The user's files that a prepared tree leaves out, in the staging directory.
+    pub displaced: Vec<Displaced>,
+    /// What the old tree held when a prepared one was made from it, by path below the output's root.
+    pub linked: Vec<(Path, Identity)>,
 }
+
+/// A path in a list, byte for byte.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Path(#[serde(with = "lossless")] pub RelPath);
 
 /// All outputs' steps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,12 +56,13 @@ pub struct Journal {
     /// The run that wrote it.
     pub run: String,
     /// Where the user's files go that are in the way.
+    #[serde(with = "native")]
     pub displaced: PathBuf,
     /// One for each output.
     pub entries: Vec<Entry>,
 }
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 impl Journal {
     /// A journal of this version.
@@ -50,13 +74,13 @@ impl Journal {
     ///
     /// # Errors
     /// Whatever the file system says.
-    pub fn commit(&self, path: &Path) -> io::Result<()> {
-        crate::state::replace_file(path, &serde_json::to_vec(self)?)
+    pub fn commit(&self, path: &FsPath) -> io::Result<()> {
+        crate::state::replace_file(path, |out| Ok(serde_json::to_writer(out, self)?))
     }
 
     /// The journal that a crash left; `None` when there is none that can be understood.
-    pub fn load(path: &Path) -> Option<Journal> {
-        let journal: Journal = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    pub fn load(path: &FsPath) -> Option<Journal> {
+        let journal: Journal = serde_json::from_reader(BufReader::new(File::open(path).ok()?)).ok()?;
         (journal.version == VERSION).then_some(journal)
     }
 
@@ -64,10 +88,37 @@ impl Journal {
     ///
     /// # Errors
     /// Whatever the file system says, other than that it is gone.
-    pub fn remove(path: &Path) -> io::Result<()> {
+    pub fn remove(path: &FsPath) -> io::Result<()> {
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
+    }
+}
+
+/// A path of the host's in JSON, byte for byte: serde's own form fails on names that are not UTF-8.
+mod native {
+    use std::{ffi::OsString, path::PathBuf};
+
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use crate::outputs::record::PathText;
+
+    pub fn serialize<S: Serializer>(path: &PathBuf, serializer: S) -> Result<S::Ok, S::Error> {
+        PathText::from(path.as_os_str().as_encoded_bytes()).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        Ok(native(PathText::deserialize(deserializer)?.into_bytes().into()).into())
+    }
+
+    #[cfg(unix)]
+    fn native(bytes: Vec<u8>) -> OsString {
+        std::os::unix::ffi::OsStringExt::from_vec(bytes)
+    }
+
+    #[cfg(not(unix))]
+    fn native(bytes: Vec<u8>) -> OsString {
+        String::from_utf8_lossy(&bytes).into_owned().into()
     }
 }

@@ -56,6 +56,23 @@ pub enum OutputError {
         /// The staging directory.
         stage: PathBuf,
     },
+    /// A product is larger than what may be used of the disk.
+    #[error(
+        "no space for the products: \"{path}\" of {output:?} has {size} bytes, and {room} may still be used in {stage:?}; \
+             the host's files are as they were"
+    )]
+    DoesNotFit {
+        /// The output, as it was asked for.
+        output: String,
+        /// The entry.
+        path: RelPath,
+        /// Its length in bytes.
+        size: u64,
+        /// What may be used, in bytes.
+        room: u64,
+        /// The staging directory.
+        stage: PathBuf,
+    },
     /// Something else went wrong on the host.
     #[error("could not {what} {path:?}")]
     Host {
@@ -130,7 +147,9 @@ impl OutputError {
             OutputError::Refused { .. } | OutputError::NoTree { .. } => {
                 "the host is as it was; nothing from this container can be trusted further than this entry"
             }
-            OutputError::DiskFull { .. } => "free some space, or name only what is needed with -o",
+            OutputError::DiskFull { .. } | OutputError::DoesNotFit { .. } => {
+                "free some space, or name only what is needed with -o"
+            }
             OutputError::BadTarget { .. } => "name another place: -o PATH:HOST",
             OutputError::EverythingGone { .. } => {
                 "if that is what the build should do, delete them by hand; to bring back one path only, name it with -o"

@@ -1,6 +1,8 @@
 //! The steps that change the host, as data: [`super::stage`] makes them, [`super::journal`] keeps them, [`super::apply`]
 //! carries them out. Each can be tried again after a crash and finds out by itself whether it was done.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::record::{Content, PathText};
@@ -86,7 +88,7 @@ pub enum Over {
 }
 
 /// What stays the same when a file is renamed, and changes when somebody writes to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Identity {
     /// Device.
     pub dev: u64,
@@ -126,10 +128,30 @@ impl Slot {
     pub fn name(&self) -> Vec<u8> {
         self.number.to_string().into_bytes()
     }
+
+    /// Whether `look` is of this slot's file. Its size and time do not matter: a slot may be another name of a file of
+    /// the host's, which its owner goes on writing to.
+    pub fn is(&self, look: &Look) -> bool {
+        (look.stamp.dev, look.stamp.ino) == (self.id.dev, self.id.ino)
+    }
+}
+
+impl Action {
+    /// Expects copies where the originals were meant.
+    pub fn translate(&mut self, copies: &HashMap<Identity, Identity>) {
+        let id = match self {
+            Action::MakeDir { over: Over::Known(id) | Over::Stranger(id), .. }
+            | Action::Put { over: Over::Known(id) | Over::Stranger(id), .. }
+            | Action::SetMode { of: id, .. }
+            | Action::Delete { of: id } => id,
+            _ => return,
+        };
+        *id = copies.get(id).copied().unwrap_or(*id);
+    }
 }
 
 /// [`RelPath`] in JSON, byte for byte.
-mod lossless {
+pub(super) mod lossless {
     use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de::Error as _};
 
     use super::{PathText, RelPath};

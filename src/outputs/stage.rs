@@ -13,6 +13,7 @@ use std::{
 };
 
 use cap_std::{ambient_authority, fs::Dir};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -20,7 +21,7 @@ use super::{
     apply::Prepared,
     decide::{BuildHas, HostHas, Known, ModeIs, Verdict, decide},
     host_error,
-    ops::{Action, Identity, Op, Over, Slot},
+    ops::{Action, Identity, Op, Over, Slot, lossless},
     record::{Content, Record},
     target::{Target, Walk},
 };
@@ -41,8 +42,9 @@ const SMALL: u64 = 256 * 1024;
 /// Left free on the target's file system, in bytes, whatever a container sends.
 const RESERVE: u64 = 64 * 1024 * 1024;
 
-/// An output of more entries than this is a bomb.
-const MOST_ENTRIES: u64 = 10_000_000;
+/// An output of more entries than this is a bomb. Its bytes are counted where they are staged ([`Staging::take_room`]):
+/// what is only compared needs no disk, however much it is.
+const LIMITS: Limits = Limits { entries: 10_000_000, bytes: u64::MAX };
 
 /// Behind the name of a file whose place the user's own version keeps.
 const BESIDE: &str = ".fastbuild-new";
@@ -95,6 +97,8 @@ pub struct Staging<'a> {
     uploaded_at: RelPath,
     record: &'a Record,
     stage: Stage,
+    /// What may still be staged before the disk counts as full, in bytes.
+    room: u64,
     /// Every path that the container sent, relative to the output's root.
     seen: HashMap<RelPath, Seen>,
     /// Directories that the build did not get to make, because the user has something there -> where they went.
@@ -117,9 +121,10 @@ enum Seen {
 }
 
 /// A path that will be fastbuild's when the steps are done.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
     /// Relative to the target's handle.
+    #[serde(with = "lossless")]
     pub path: RelPath,
     /// What it will be.
     pub what: Content,
@@ -162,8 +167,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    fn make(parent: &Path, name: &str) -> io::Result<Stage> {
-        let path = parent.join(name);
+    fn make(path: PathBuf) -> io::Result<Stage> {
         let mut builder = std::fs::DirBuilder::new();
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
@@ -178,8 +182,11 @@ impl Stage {
     /// When it is not there.
     pub fn reopen(path: &Path) -> io::Result<Stage> {
         let dir = Dir::open_ambient_dir(path, ambient_authority())?;
-        // Numbers above every slot's: the journal's are far below.
-        Ok(Stage { path: path.to_owned(), dir, next: u64::MAX / 2, keep: false })
+        // Numbers above every slot's, and above those that an earlier recovery gave away: the journal's are far below.
+        let names = at::names(&dir)?;
+        let taken = names.iter().filter_map(|name| std::str::from_utf8(name).ok()?.parse::<u64>().ok());
+        let next = taken.max().unwrap_or(0).max(u64::MAX / 2);
+        Ok(Stage { path: path.to_owned(), dir, next, keep: false })
     }
 
     /// A number that no slot has.
@@ -191,6 +198,11 @@ impl Stage {
     /// Leaves it where it is: it holds something that has no other place.
     pub fn keep(&mut self) {
         self.keep = true;
+    }
+
+    /// Takes [`Stage::keep`] back.
+    pub fn release(&mut self) {
+        self.keep = false;
     }
 
     /// Now, by the clock of the file system on which the stage lies.
@@ -269,10 +281,8 @@ impl<'a> Staging<'a> {
         uploaded: Option<(Uploaded<'a>, RelPath)>,
         options: StagingOptions<'a>,
     ) -> Result<Staging<'a>, OutputError> {
-        let parent = stage_parent(&target)?;
-        let name = stage_name(options.run, number);
-        let stage =
-            Stage::make(&parent, &name).map_err(host_error("make a staging directory in", &parent))?;
+        let path = stage_path(&target, options.run, number)?;
+        let stage = Stage::make(path.clone()).map_err(host_error("make the staging directory", path))?;
         let (uploaded, uploaded_at) = match uploaded {
             Some((uploaded, at)) => (Some(uploaded), at),
             None => (None, RelPath::root()),
@@ -286,6 +296,7 @@ impl<'a> Staging<'a> {
             uploaded_at,
             record: options.record,
             stage,
+            room: 0,
             seen: HashMap::new(),
             redirects: Vec::new(),
             ops: Vec::new(),
@@ -309,20 +320,36 @@ impl<'a> Staging<'a> {
         naming: Naming,
         progress: &dyn Fn(Amount),
     ) -> Result<(), OutputError> {
-        let limits = Limits { entries: MOST_ENTRIES, bytes: self.free_bytes()? };
-        let mut reader = Reader::new(from, naming, limits);
+        self.room = self.free_bytes()?;
+        let mut reader = Reader::new(from, naming, LIMITS);
         while let Some(entry) = reader.next_entry().map_err(|error| self.refused(error))? {
             self.take(entry, &mut reader, progress)?;
             progress(self.received);
         }
+        if self.received.files == 0 {
+            // Whatever is there has an entry. Without one, everything would count as deleted by the build.
+            return Err(self.no_tree(RelPath::root(), "is missing, as all others are: the archive is empty"));
+        }
         Ok(())
     }
 
-    /// What may come before the disk would be full.
+    /// What may be staged before the disk would be full.
     fn free_bytes(&self) -> Result<u64, OutputError> {
         let free = at::free_space(&self.stage.dir)
             .map_err(host_error("ask for the free space of", &self.stage.path))?;
         Ok(free.saturating_sub(RESERVE))
+    }
+
+    /// Sets room aside for content that is about to be staged.
+    fn take_room(&mut self, path: &RelPath, size: u64) -> Result<(), OutputError> {
+        self.room = self.room.checked_sub(size).ok_or_else(|| OutputError::DoesNotFit {
+            output: self.output.clone(),
+            path: path.clone(),
+            size,
+            room: self.room,
+            stage: self.stage.path.clone(),
+        })?;
+        Ok(())
     }
 
     /// The files that have to be asked for one by one, with [`Staging::receive_again`]: their size and mtime were the
@@ -336,13 +363,13 @@ impl<'a> Staging<'a> {
     /// # Errors
     /// As [`Staging::receive`].
     pub fn receive_again(&mut self, path: &RelPath, from: impl Read) -> Result<(), OutputError> {
-        let limits = Limits { entries: 1, bytes: self.free_bytes()? };
-        let mut reader = Reader::new(from, Naming::Prefixed, limits);
+        self.room = self.free_bytes()?;
+        let mut reader = Reader::new(from, Naming::Prefixed, Limits { entries: 1, ..LIMITS });
         let entry = reader.next_entry().map_err(|error| self.refused(error))?;
         let Some(at) = self.refetch.iter().position(|(waiting, _)| waiting == path) else { return Ok(()) };
         let (path, expected) = self.refetch.swap_remove(at);
         match entry {
-            Some(Incoming { kind: IncomingKind::File { .. }, .. }) => {}
+            Some(Incoming { kind: IncomingKind::File { size }, .. }) => self.take_room(&path, size)?,
             _ => return Err(self.no_tree(path, "was a file and is none any more")),
         }
         let (slot, digest) = self.stage_file(&mut reader.data())?;
@@ -447,6 +474,7 @@ impl<'a> Staging<'a> {
                 Ok(())
             }
             None => {
+                self.take_room(&path, size)?;
                 let (slot, digest) = self.stage_file(&mut data)?;
                 self.settle_file(path, &entry, digest, Bytes::InSlot(slot))
             }
@@ -541,10 +569,14 @@ impl<'a> Staging<'a> {
             (false, Bytes::InSlot(number)) => {
                 at::remove_file(&self.stage.dir, number.to_string().as_bytes())
                     .map_err(host_error("remove a file in", &self.stage.path))?;
+                if let IncomingKind::File { size } = entry.kind {
+                    self.room += size;
+                }
                 None
             }
             (false, _) => None,
             (true, Bytes::InMemory(mut bytes)) => {
+                self.take_room(&path, bytes.len() as u64)?;
                 let (number, _) = self.stage_file(&mut bytes)?;
                 self.finish_file(number, entry)?;
                 Some(number)
@@ -1112,16 +1144,12 @@ pub(super) fn free_name_beside(target: &Target, place: &RelPath) -> Result<RelPa
     Err(OutputError::BadTarget { path: target.absolute(place), why: "has no free name beside it" })
 }
 
-/// Where [`Staging::begin`] makes the stage of a run's output, so that it can be noted before it is there.
+/// Where the staging directory of a run's output will be, so that it can be noted before it is made.
 ///
 /// # Errors
-/// [`OutputError::BadTarget`] and [`OutputError::Host`] when there is no place for one.
+/// When no directory on the target's file system can be written, or the target is a link.
 pub fn stage_path(target: &Target, run: &str, number: usize) -> Result<PathBuf, OutputError> {
-    Ok(stage_parent(target)?.join(stage_name(run, number)))
-}
-
-fn stage_name(run: &str, number: usize) -> String {
-    format!("{STAGE_PREFIX}{run}-{number}")
+    Ok(stage_parent(target)?.join(format!("{STAGE_PREFIX}{run}-{number}")))
 }
 
 /// A directory on the target's own file system that may be written: beside the output, or in it when it is a mount

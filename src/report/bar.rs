@@ -457,7 +457,7 @@ mod tests {
         ) {
             let (screen, _bar) = run(&events);
             let shown = screen.shown();
-            prop_assert!(!shown.chars().any(|c| c != '\n' && crate::report::text::is_dangerous(c)), "{shown:?}");
+            prop_assert!(!shown.chars().any(|c| c != '\n' && crate::tree::path::is_dangerous(c)), "{shown:?}");
         }
     }
 }

@@ -5,11 +5,12 @@ use std::{collections::HashMap, io, time::Duration};
 
 use serde::Serialize;
 
+use crate::tree::path::is_dangerous;
+
 use super::{
     Renderer, Verbosity,
     events::{Event, Failure, Phase},
     own::Own,
-    text,
 };
 
 /// The number in each line's `fastbuild` field.
@@ -99,7 +100,7 @@ impl serde_json::ser::Formatter for Harmless {
         fragment: &str,
     ) -> io::Result<()> {
         let mut rest = fragment;
-        while let Some((at, c)) = rest.char_indices().find(|(_, c)| text::is_dangerous(*c)) {
+        while let Some((at, c)) = rest.char_indices().find(|(_, c)| is_dangerous(*c)) {
             // All of them lie below U+10000, so one escape is enough.
             write!(writer, "{}\\u{:04x}", &rest[..at], u32::from(c))?;
             rest = &rest[at + c.len_utf8()..];
@@ -191,7 +192,7 @@ mod tests {
             events in prop::collection::vec((0..20_000u64, event()), 0..12),
         ) {
             let text = run(&events);
-            prop_assert!(!text.chars().any(|c| c != '\n' && text::is_dangerous(c)), "{text:?}");
+            prop_assert!(!text.chars().any(|c| c != '\n' && is_dangerous(c)), "{text:?}");
             for line in text.lines() {
                 prop_assert!(line.starts_with("{\"fastbuild\":1,\"time\":"), "{line}");
                 let read: serde_json::Value = serde_json::from_str(line).unwrap();

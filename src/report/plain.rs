@@ -223,7 +223,7 @@ mod tests {
             telling in prop::sample::select(vec![Telling::Phases, Telling::Results]),
         ) {
             let text = run(telling, Verbosity::Verbose, &events);
-            prop_assert!(!text.chars().any(|c| c != '\n' && crate::report::text::is_dangerous(c)), "{text:?}");
+            prop_assert!(!text.chars().any(|c| c != '\n' && crate::tree::path::is_dangerous(c)), "{text:?}");
             prop_assert!(text.lines().all(|line| line.starts_with("fastbuild: ")), "{text:?}");
             prop_assert!(!text.lines().any(|line| line.starts_with("fastbuild: error: ")), "{text:?}");
         }

@@ -4,6 +4,8 @@
 //! passes through here: control characters (escape sequences begin with one) and characters that reorder or break
 //! lines come out as `\u{…}`, so nothing can move the cursor, forge a line or turn a name around.
 
+use crate::tree::path::is_dangerous;
+
 /// More of one text than this says nothing more to a person, and a hostile engine could send megabytes.
 const MOST_CHARS: usize = 4_000;
 const MOST_LINES: usize = 25;
@@ -29,11 +31,6 @@ pub fn indented(text: &str) -> String {
         push_harmless(&mut out, line);
     }
     out
-}
-
-/// Whether a terminal or a reader would take `c` for something else than a letter of the text.
-pub fn is_dangerous(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn push_harmless(out: &mut String, text: &str) {

@@ -266,7 +266,9 @@ pub fn remove_dir(dir: &Dir, entry: &[u8]) -> io::Result<()> {
 /// Whatever `getdents` says.
 pub fn names(dir: &Dir) -> io::Result<Vec<Box<[u8]>>> {
     let mut names = Vec::new();
-    for entry in rustix::fs::Dir::read_from(dir)? {
+    // Opened anew and for reading: the handle may be one that only stands for the directory (O_PATH).
+    let readable = rustix::fs::openat(dir, c".", DIRECTORY, Mode::empty())?;
+    for entry in rustix::fs::Dir::new(readable)? {
         let entry = entry?;
         match entry.file_name().to_bytes() {
             b"." | b".." => {}

@@ -19,7 +19,7 @@ pub async fn run() -> Result<()> {
         .await?;
     timings
         .part("cargo build", async {
-            say("fastbuild itself, optimised (a minute or two the first time)");
+            say("fastbuild itself, optimised (a few minutes the first time)");
             build_fastbuild()
         })
         .await?;

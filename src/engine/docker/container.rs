@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, fmt};
 use bollard::{
     errors::Error as BollardError,
     models::{
-        ContainerCreateBody, ContainerInspectResponse, HostConfig, HostConfigIsolationEnum,
-        HostConfigLogConfig,
+        ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, HostConfig,
+        HostConfigIsolationEnum, HostConfigLogConfig,
     },
     query_parameters::{
         CreateContainerOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder,
@@ -96,6 +96,8 @@ pub struct ContainerSpec {
 pub struct ContainerState {
     /// Whether its process runs now.
     pub running: bool,
+    /// Whether somebody is about to remove it.
+    pub removing: bool,
     /// What the process ended with; 0 before. 126 and 127 when it could not be started.
     pub exit_code: i64,
     /// Whether the process was ended for want of memory.
@@ -233,6 +235,10 @@ impl Docker {
         let state = self.inspect(id).await?.state.unwrap_or_default();
         Ok(ContainerState {
             running: state.running.unwrap_or(false),
+            removing: matches!(
+                state.status,
+                Some(ContainerStateStatusEnum::REMOVING | ContainerStateStatusEnum::DEAD)
+            ),
             exit_code: state.exit_code.unwrap_or(0),
             oom_killed: state.oom_killed.unwrap_or(false),
             error: plain(&state.error.unwrap_or_default()),

@@ -1,0 +1,86 @@
+//! What a build asks of the engine, request by request: each one is a round trip that every user pays for.
+
+mod common;
+#[path = "common/proxy.rs"]
+mod proxy;
+
+use common::{NONROOT, Project};
+use proxy::Proxy;
+
+fn calls(project: &Project, options: &[&str], script: &str) -> String {
+    let proxy = Proxy::new(&project.outside());
+    let ended = common::Ended::from(
+        project
+            .command()
+            .env("DOCKER_HOST", proxy.address())
+            .args(options)
+            .args(["--", "sh", "-c", script])
+            .output()
+            .unwrap(),
+    );
+    assert!(ended.code <= 1, "{ended}");
+    project.assert_nothing_left();
+    proxy.calls()
+}
+
+#[test]
+fn a_cold_build_makes_no_request_more_than_it_needs() {
+    let project = Project::new();
+    project.write("in", "text");
+    insta::assert_snapshot!(calls(&project, &[], "cat in >out"), @r"
+    GET /version
+    GET /images/fastbuild/test-busybox:latest/json
+    POST /containers/create?name=NAME&platform=
+    HEAD /containers/ID/archive?path=%2Fworkspace
+    PUT /containers/ID/archive?path=%2F
+    POST /containers/ID/attach?stream=1&stdout=1&stderr=1
+    POST /containers/ID/start
+    POST /containers/ID/wait?condition=not-running
+    GET /containers/ID/archive?path=%2Fworkspace
+    DELETE /containers/NAME?v=true&force=true&link=false
+    ");
+}
+
+#[test]
+fn each_named_output_is_one_request() {
+    let project = Project::new();
+    insta::assert_snapshot!(calls(&project, &["-o", "a", "-o", "b"], "echo a >a; echo b >b"), @r"
+    GET /version
+    GET /images/fastbuild/test-busybox:latest/json
+    POST /containers/create?name=NAME&platform=
+    HEAD /containers/ID/archive?path=%2Fworkspace
+    PUT /containers/ID/archive?path=%2F
+    POST /containers/ID/attach?stream=1&stdout=1&stderr=1
+    POST /containers/ID/start
+    POST /containers/ID/wait?condition=not-running
+    GET /containers/ID/archive?path=%2Fworkspace%2Fa
+    GET /containers/ID/archive?path=%2Fworkspace%2Fb
+    DELETE /containers/NAME?v=true&force=true&link=false
+    ");
+}
+
+#[test]
+fn a_failed_command_is_asked_after_once_and_its_products_stay() {
+    let project = Project::new();
+    insta::assert_snapshot!(calls(&project, &[], "exit 1"), @r"
+    GET /version
+    GET /images/fastbuild/test-busybox:latest/json
+    POST /containers/create?name=NAME&platform=
+    HEAD /containers/ID/archive?path=%2Fworkspace
+    PUT /containers/ID/archive?path=%2F
+    POST /containers/ID/attach?stream=1&stdout=1&stderr=1
+    POST /containers/ID/start
+    POST /containers/ID/wait?condition=not-running
+    GET /containers/ID/json
+    DELETE /containers/NAME?v=true&force=true&link=false
+    ");
+}
+
+#[test]
+fn an_image_with_a_user_costs_its_two_tables() {
+    let project = Project::with_image(NONROOT);
+    // The two are asked for at the same time, in whatever order.
+    let calls = calls(&project, &[], "true");
+    let tables = calls.lines().filter(|line| line.contains("%2Fetc%2F")).count();
+    assert_eq!((tables, calls.lines().count()), (2, 12), "{calls}");
+}

@@ -1,0 +1,651 @@
+//! Rules 4 and 5: the host changes only when everything has arrived, and only where nobody else has a say.
+
+mod common;
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    fs,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use common::{Ended, Project, SOCKET, Tree, read_until};
+
+/// Inode and mtime in nanoseconds: both stay exactly when nobody writes to or replaces a file.
+fn untouched(path: impl AsRef<Path>) -> (u64, i64, i64) {
+    let metadata = path.as_ref().symlink_metadata().unwrap();
+    (metadata.ino(), metadata.mtime(), metadata.mtime_nsec())
+}
+
+fn mode(path: impl AsRef<Path>) -> u32 {
+    path.as_ref().symlink_metadata().unwrap().mode() & 0o7777
+}
+
+fn link(path: impl AsRef<Path>) -> String {
+    fs::read_link(path).unwrap().to_string_lossy().into_owned()
+}
+
+/// The user's files that were moved to safety: path below the displaced directory of a run -> content.
+fn displaced(project: &Project) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for key in fs::read_dir(project.state().join("projects")).unwrap().flatten() {
+        for run in fs::read_dir(key.path().join("displaced")).into_iter().flatten().flatten() {
+            for (path, node) in Tree::of(&run.path()).0 {
+                if node.kind != 'd' {
+                    let path = String::from_utf8_lossy(&path).into_owned();
+                    found.insert(path, String::from_utf8_lossy(&node.content).into_owned());
+                }
+            }
+        }
+    }
+    found
+}
+
+/// `project` as seen from the root, for names below the displaced directory.
+fn below_root(path: PathBuf) -> String {
+    path.canonicalize().unwrap().to_str().unwrap().trim_start_matches('/').to_owned()
+}
+
+/// fastbuild as an ordinary user that may talk to the engine. The project becomes that user's.
+fn as_nobody(project: &Project, options: &[&str], script: &str) -> Ended {
+    const NOBODY: &str = "65534";
+    let group = fs::metadata(SOCKET).unwrap().gid().to_string();
+    let own = Command::new("chown").args(["-hR", "65534:65534"]).arg(project.outside()).status().unwrap();
+    assert!(own.success());
+    let as_root = project.command();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", NOBODY, "--regid", NOBODY, "--groups", &group]).arg(as_root.get_program());
+    command.args(options).args(["--", "sh", "-c", script]).current_dir(project.root()).env_clear();
+    command.envs(as_root.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    Ended::from(command.stdin(std::process::Stdio::null()).output().unwrap())
+}
+
+// ---- everything that changed --------------------------------------------------------------------------------------
+
+#[test]
+fn without_outputs_all_that_the_build_made_changed_and_deleted_comes_back() {
+    let project = Project::new();
+    project.write("keep", "kept").write("change", "old").write("delete", "x").write("gone/a/b", "x");
+    project.write("mode", "m");
+    symlink("keep", project.path("retarget")).unwrap();
+    project
+        .sh(
+            &["-q"],
+            "echo new > change; rm delete; rm -r gone; mkdir -p made/deep/empty; echo p > made/deep/p; \
+             chmod 755 mode; ln -sfn made retarget; ln -s /nowhere/at/all dangling; chmod 750 made",
+        )
+        .exits(0);
+    let tree = project.tree();
+    assert_eq!(
+        tree.paths(),
+        [
+            "change",
+            "dangling",
+            "keep",
+            "made",
+            "made/deep",
+            "made/deep/empty",
+            "made/deep/p",
+            "mode",
+            "retarget"
+        ]
+    );
+    assert_eq!((project.read("change"), project.read("keep")), ("new\n".into(), "kept".into()));
+    assert_eq!((mode(project.path("mode")), mode(project.path("made"))), (0o755, 0o750));
+    assert_eq!(link(project.path("retarget")), "made");
+    assert_eq!(link(project.path("dangling")), "/nowhere/at/all");
+    project.assert_nothing_left();
+}
+
+#[test]
+fn what_the_build_only_touched_or_wrote_again_is_not_touched_here() {
+    let project = Project::new();
+    project.write("touched", "same").write("rewritten", "same").write("mode", "m").write("dir/x", "x");
+    let large = vec![7; 700_000];
+    project.write("large", &large);
+    let paths = ["touched", "rewritten", "large", "dir/x", "mode", "dir"];
+    let before: Vec<_> = paths.iter().map(|path| untouched(project.path(path))).collect();
+    let script = "touch touched dir/x; printf same > new; mv new rewritten; cp large l; mv l large; chmod 700 mode; \
+                  echo p > p";
+    project.sh(&["-q"], script).exits(0);
+    let after: Vec<_> = paths.iter().map(|path| untouched(project.path(path))).collect();
+    assert_eq!(before, after);
+    assert_eq!(mode(project.path("mode")), 0o700, "only the mode changed, and it came back");
+    assert_eq!(project.read("p"), "p\n");
+}
+
+#[test]
+fn a_large_file_that_the_build_edits_under_its_old_size_and_mtime_comes_back() {
+    let project = Project::new();
+    project.write("large", vec![b'a'; 400_000]);
+    let script = "touch -r large ref; printf b | dd of=large bs=1 seek=399999 conv=notrunc 2>/dev/null; \
+                  touch -r ref large; rm ref";
+    project.sh(&["-q"], script).exits(0);
+    assert!(project.read("large").ends_with("ab"));
+}
+
+#[test]
+fn deleting_everything_in_the_working_directory_is_refused() {
+    let project = Project::new();
+    project.write("a", "1").write("b/c", "2");
+    let before = project.tree();
+    project.sh(&[], "rm -rf ./*").exits(125).says(&["left nothing", "-o"]);
+    assert_eq!(project.tree(), before);
+    project.assert_nothing_left();
+}
+
+// ---- named outputs ------------------------------------------------------------------------------------------------
+
+#[test]
+fn host_becomes_path_and_the_same_command_twice_gives_the_same_tree() {
+    // spec -> where the product's file is found, below the directory that holds the project.
+    let table: &[(&str, &str)] = &[
+        ("out", "project/out/f"),
+        ("out/", "project/out/f"),
+        ("out:dist", "project/dist/f"),
+        ("out:deep/er/dist", "project/deep/er/dist/f"),
+        ("out/.:dist", "project/dist/f"),
+        ("out:dist/", "project/dist/out/f"),
+        ("out:.", "project/out/f"),
+        ("out:../beside", "beside/f"),
+        ("/tmp/abs:dist", "project/dist/f"),
+        ("/tmp/abs", "project/abs/f"),
+        ("/tmp/abs/.:dist", "project/dist/f"),
+        ("out/f:one", "project/one"),
+        ("out/f:into/", "project/into/f"),
+        ("/tmp/abs/f", "project/f"),
+    ];
+    let script = "mkdir -p out /tmp/abs; echo content > out/f; echo content > /tmp/abs/f; ln -s f out/link; \
+                  echo other > left-behind";
+    std::thread::scope(|scope| {
+        for rows in table.chunks(5) {
+            scope.spawn(move || {
+                for (spec, place) in rows {
+                    let project = Project::new();
+                    project.write("src", "s");
+                    project.sh(&["-q", "-o", spec], script).exits(0);
+                    let found = project.outside().join(place);
+                    assert_eq!(fs::read_to_string(&found).unwrap(), "content\n", "{spec}");
+                    assert!(!project.has("left-behind"), "{spec}: only what is named comes back");
+                    let first = (Tree::of(&project.root()).paths(), untouched(&found));
+                    project.sh(&["-q", "-o", spec], script).exits(0);
+                    assert_eq!(
+                        (Tree::of(&project.root()).paths(), untouched(&found)),
+                        first,
+                        "{spec}, again"
+                    );
+                    assert!(displaced(&project).is_empty(), "{spec}");
+                    project.assert_nothing_left();
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn several_outputs_come_back_and_all_or_none() {
+    let project = Project::new();
+    project.sh(&["-q", "-o", "a", "-o", "/tmp/b:b"], "mkdir a; echo 1 > a/x; echo 2 > /tmp/b").exits(0);
+    assert_eq!((project.read("a/x"), project.read("b")), ("1\n".into(), "2\n".into()));
+    let before = project.tree();
+    project
+        .sh(&["-o", "a", "-o", "/tmp/b:b"], "mkdir a; echo 3 > a/x; mkdir found; echo > seen")
+        .exits(125)
+        .says(&["did not make", "/tmp/b", "-o"]);
+    assert_eq!(project.tree(), before, "the first output was made, and yet nothing comes back");
+    project.assert_nothing_left();
+}
+
+#[test]
+fn a_missing_output_is_an_error_that_lists_what_is_there() {
+    let project = Project::new();
+    project.write("src", "");
+    project.sh(&["-o", "dist/site"], "mkdir -p dist/other; echo > dist/made").exits(125).says(&[
+        "did not make",
+        "dist/site",
+        "/workspace/dist",
+        "made",
+        "other",
+    ]);
+    project.sh(&["-o", "nothing"], "true").exits(125).says(&["/workspace", "src"]);
+    project.assert_nothing_left();
+}
+
+#[test]
+fn what_the_build_no_longer_makes_is_deleted_and_the_users_own_stays() {
+    let project = Project::new();
+    project
+        .sh(&["-q", "-o", "out"], "mkdir -p out/d/e; echo 1 > out/a; echo 2 > out/d/e/b; echo 3 > out/d/c")
+        .exits(0);
+    project.write("out/mine", "mine").write("out/d/mine", "mine");
+    project.sh(&["-q", "-o", "out"], "mkdir -p out; echo 1 > out/a").exits(0);
+    let tree = Tree::of(&project.path("out"));
+    assert_eq!(tree.paths(), ["a", "d", "d/mine", "mine"]);
+    assert_eq!(project.read("out/mine"), "mine");
+    project.assert_nothing_left();
+}
+
+#[test]
+fn an_edited_product_that_the_build_no_longer_makes_is_kept_with_a_warning() {
+    let project = Project::new();
+    project.sh(&["-q", "-o", "out"], "mkdir out; echo 1 > out/edited; echo 1 > out/plain").exits(0);
+    project.write("out/edited", "my edit");
+    project.sh(&["-o", "out"], "mkdir out").exits(0).says(&["warning", "out/edited"]);
+    assert_eq!(Tree::of(&project.path("out")).paths(), ["edited"]);
+    assert_eq!(project.read("out/edited"), "my edit");
+}
+
+#[test]
+fn an_edited_product_stays_and_the_builds_version_lies_beside_it() {
+    let project = Project::new();
+    project.sh(&["-q", "-o", "out"], "mkdir out; echo 1 > out/a").exits(0);
+    // As long as the product, so that the size tells nothing.
+    project.write("out/a", "2\n");
+    project.sh(&["-o", "out"], "mkdir out; echo 3 > out/a").exits(0).says(&[
+        "warning",
+        "out/a",
+        ".fastbuild-new",
+    ]);
+    assert_eq!((project.read("out/a"), project.read("out/a.fastbuild-new")), ("2\n".into(), "3\n".into()));
+    project.sh(&["-o", "out"], "mkdir out; echo 4 > out/a").exits(0);
+    assert_eq!(project.read("out/a"), "2\n", "the edit is the user's for good");
+    assert_eq!(
+        project.read("out/a.fastbuild-new"),
+        "3\n",
+        "and what lies beside it is not overwritten either"
+    );
+    assert_eq!(project.read("out/a.fastbuild-new-2"), "4\n");
+}
+
+#[test]
+fn a_product_that_the_user_deleted_is_made_again() {
+    let project = Project::new();
+    let script = "mkdir out; echo 1 > out/a; echo 2 > out/b";
+    project.sh(&["-q", "-o", "out"], script).exits(0);
+    fs::remove_file(project.path("out/a")).unwrap();
+    project.sh(&["-q", "-o", "out"], script).exits(0);
+    assert_eq!(project.read("out/a"), "1\n");
+}
+
+#[test]
+fn a_users_file_in_a_products_way_is_moved_to_safety_and_said() {
+    let project = Project::new();
+    project
+        .write("out/a", "mine")
+        .write("out/dir", "a file of mine")
+        .write("out/file/deep", "in a directory of mine");
+    let script = "mkdir -p out/dir; echo product > out/a; echo product > out/dir/x; echo product > out/file";
+    project.sh(&["-o", "out"], script).exits(0).says(&["not written by fastbuild", "displaced"]);
+    assert_eq!(Tree::of(&project.path("out")).paths(), ["a", "dir", "dir/x", "file"]);
+    assert_eq!((project.read("out/a"), project.read("out/file")), ("product\n".into(), "product\n".into()));
+    let out = below_root(project.path("out"));
+    let expected = [("a", "mine"), ("dir", "a file of mine"), ("file/deep", "in a directory of mine")];
+    let expected = expected.map(|(path, content)| (format!("{out}/{path}"), content.to_owned()));
+    assert_eq!(displaced(&project), expected.into());
+    project.assert_nothing_left();
+}
+
+#[test]
+fn a_users_identical_file_is_not_touched() {
+    let project = Project::new();
+    project.write("out/a", "same");
+    let before = untouched(project.path("out/a"));
+    project.sh(&["-q", "-o", "out"], "mkdir out; printf same > out/a").exits(0);
+    assert_eq!(untouched(project.path("out/a")), before);
+    assert!(displaced(&project).is_empty());
+}
+
+// ---- meanwhile ----------------------------------------------------------------------------------------------------
+
+/// Runs `script`, which prints `ready` and then waits for a line, and calls `meanwhile` in between.
+fn during(project: &Project, options: &[&str], script: &str, meanwhile: impl FnOnce()) -> Ended {
+    let options: Vec<_> = ["--stdin"].iter().chain(options).copied().collect();
+    let mut command = project.command();
+    command.args(options).args(["--", "sh", "-c", script]).stdin(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    read_until(child.stdout.as_mut().unwrap(), "ready\n");
+    meanwhile();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"go\n").unwrap();
+    Ended::of(child)
+}
+
+#[test]
+fn a_source_that_was_edited_during_the_build_keeps_the_hosts_version() {
+    let project = Project::new();
+    project.write("src", "old").write("deleted", "old").write("quiet", "old").write("late", "old");
+    let ended = during(
+        &project,
+        &[],
+        "echo ready; read line; echo build > src; rm deleted; echo build > late; echo p > made",
+        || {
+            project.write("src", "my edit").write("deleted", "my edit").write("quiet", "my edit");
+            fs::remove_file(project.path("late")).unwrap();
+            project.write("made", "mine, too");
+        },
+    );
+    ended.exits(0).says(&["warning", "src.fastbuild-new", "deleted", "late.fastbuild-new"]);
+    assert_eq!(
+        (project.read("src"), project.read("src.fastbuild-new")),
+        ("my edit".into(), "build\n".into())
+    );
+    assert_eq!(project.read("deleted"), "my edit", "the build deleted it, and the edit is kept");
+    assert_eq!(project.read("quiet"), "my edit", "the build did not touch it");
+    assert!(!project.has("late"), "what the user deleted does not come back under its name");
+    assert_eq!(project.read("late.fastbuild-new"), "build\n");
+    // Nobody knew of that one: the product is put, and the user's is moved to safety.
+    assert_eq!(project.read("made"), "p\n");
+    assert_eq!(displaced(&project).into_values().collect::<Vec<_>>(), ["mine, too"]);
+    project.assert_nothing_left();
+}
+
+#[test]
+fn an_edit_that_keeps_size_and_mtime_is_seen_too() {
+    let project = Project::new();
+    project.write("src", "old");
+    let before = fs::metadata(project.path("src")).unwrap().modified().unwrap();
+    let ended = during(&project, &[], "echo ready; read line; echo build > src", || {
+        project.write("src", "new");
+        fs::File::options().write(true).open(project.path("src")).unwrap().set_modified(before).unwrap();
+    });
+    ended.exits(0).says(&["src.fastbuild-new"]);
+    assert_eq!(project.read("src"), "new");
+}
+
+// ---- failed builds ------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_failed_build_leaves_the_host_as_it_was_unless_asked_otherwise() {
+    let project = Project::new();
+    project.write("src", "old");
+    let before = project.tree();
+    let script = "echo new > src; mkdir out; echo 1 > out/a; exit 3";
+    project.sh(&[], script).exits(3).says(&["not brought back", "--outputs-on-failure"]);
+    project.sh(&["-o", "out"], script).exits(3);
+    assert_eq!(project.tree(), before);
+    project.sh(&["-o", "out", "--outputs-on-failure"], script).exits(3);
+    assert_eq!((project.read("out/a"), project.read("src")), ("1\n".into(), "old".into()));
+    project.sh(&["-q", "--outputs-on-failure"], script).exits(3);
+    assert_eq!(project.read("src"), "new\n");
+    project.sh(&["-o", "none", "--outputs-on-failure"], script).exits(3);
+    project.assert_nothing_left();
+}
+
+// ---- targets ------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_file_in_an_outputs_place_is_kept_safe_and_a_link_is_refused() {
+    let project = Project::new();
+    project.write("out", "mine").write("elsewhere/precious", "p");
+    symlink("elsewhere", project.path("link")).unwrap();
+    let script = "rm -rf out link; mkdir out link; echo 1 > out/a; echo 1 > link/a";
+    project.sh(&["-o", "link"], script).exits(125).says(&["symbolic link", "elsewhere"]);
+    assert_eq!(link(project.path("link")), "elsewhere");
+    assert_eq!(Tree::of(&project.path("elsewhere")).paths(), ["precious"]);
+    project.sh(&["-o", "out"], script).exits(0).says(&["not written by fastbuild"]);
+    assert_eq!(project.read("out/a"), "1\n");
+    assert_eq!(displaced(&project).into_values().collect::<Vec<_>>(), ["mine"]);
+    project.sh(&["-o", "out:elsewhere/precious/x"], script).exits(125).says(&["elsewhere/precious/x"]);
+    project.assert_nothing_left();
+}
+
+struct Mount(PathBuf);
+
+impl Mount {
+    fn read_only(at: PathBuf) -> Mount {
+        fs::create_dir_all(&at).unwrap();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "ro", "none"]).arg(&at).status().unwrap();
+        assert!(mounted.success(), "this test needs to mount a tmpfs");
+        Mount(at)
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_read_only_target_is_an_error_that_names_it() {
+    let project = Project::new();
+    project.write("src", "s");
+    let mount = Mount::read_only(project.outside().join("mount"));
+    let said = project.sh(&["-o", "out:../mount/out"], "mkdir out; echo 1 > out/a");
+    said.exits(125).says(&["mount", "read-only", "-o"]);
+    project
+        .sh(&["-o", "out/.:../mount"], "mkdir out; echo 1 > out/a")
+        .exits(125)
+        .says(&["mount", "read-only"]);
+    drop(mount);
+    fs::create_dir(project.path("locked")).unwrap();
+    fs::set_permissions(project.path("locked"), fs::Permissions::from_mode(0o555)).unwrap();
+    let ended = as_nobody(&project, &["-o", "out:locked/out"], "mkdir out; echo 1 > out/a");
+    ended.exits(125).says(&["locked", "read-only"]);
+    assert_eq!(project.tree().paths(), ["locked", "src"]);
+    project.assert_nothing_left();
+}
+
+#[test]
+fn an_output_can_be_a_mount_of_its_own() {
+    let project = Project::new();
+    let at = project.path("out");
+    fs::create_dir(&at).unwrap();
+    assert!(Command::new("mount").args(["-t", "tmpfs", "none"]).arg(&at).status().unwrap().success());
+    let mount = Mount(at);
+    project.sh(&["-q", "-o", "out"], "mkdir out; echo 1 > out/a; echo 1 > out/b").exits(0);
+    project.sh(&["-q", "-o", "out"], "mkdir out; echo 2 > out/a").exits(0);
+    let tree = Tree::of(&project.path("out"));
+    assert_eq!((tree.paths(), project.read("out/a")), (vec!["a".to_owned()], "2\n".to_owned()));
+    project.assert_nothing_left();
+    drop(mount);
+}
+
+// ---- kinds --------------------------------------------------------------------------------------------------------
+
+#[test]
+fn links_names_modes_and_empty_directories_come_back_as_they_are() {
+    let project = Project::new();
+    let script = r#"mkdir -p out/empty out/ro && cd out
+        echo x > a; ln a hard; ln -s /etc/passwd absolute; ln -s ../../../up outside; ln -s loop loop
+        echo x > "$(printf 'new\nline\tand \377')"; echo x > -dash; echo x > suid; chmod 4755 suid
+        echo x > secret; chmod 600 secret; echo x > ro/file; chmod 444 ro/file; chmod 555 ro
+        mkdir sticky; chmod 1777 sticky; touch -d '2001-02-03 04:05:06' a; mkfifo pipe"#;
+    project
+        .sh(&["-o", "out"], script)
+        .exits(0)
+        .says(&["out/pipe", "named pipe"].map(|s| s.trim_start_matches("out/")));
+    let out = project.path("out");
+    for (name, target) in [("absolute", "/etc/passwd"), ("outside", "../../../up"), ("loop", "loop")] {
+        assert_eq!(link(out.join(name)), target);
+    }
+    assert_eq!(untouched(out.join("a")).0, untouched(out.join("hard")).0, "hard links stay hard links");
+    assert_eq!(untouched(out.join("a")).1, 981_173_106);
+    let strange = <OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"new\nline\tand \xff");
+    assert_eq!(fs::read_to_string(out.join(strange)).unwrap(), "x\n");
+    assert_eq!(fs::read_to_string(out.join("-dash")).unwrap(), "x\n");
+    assert_eq!(mode(out.join("suid")), 0o755, "set-uid does not cross");
+    assert_eq!(mode(out.join("sticky")) & 0o777, 0o777);
+    assert_eq!((mode(out.join("secret")), mode(out.join("ro"))), (0o600, 0o555));
+    assert!(out.join("empty").is_dir() && !out.join("pipe").exists());
+    // Unchanged, hard links and all: nothing is touched.
+    let before = ["a", "hard", "absolute", "ro/file", "suid"].map(|name| untouched(out.join(name)));
+    project.sh(&["-q", "-o", "out"], script).exits(0);
+    assert_eq!(["a", "hard", "absolute", "ro/file", "suid"].map(|name| untouched(out.join(name))), before);
+    project.assert_nothing_left();
+}
+
+const SHAPES: [&str; 4] =
+    ["echo file > out/x", "ln -s /target out/x", "mkdir -p out/x/deep; echo 1 > out/x/deep/f", "true"];
+
+fn shape(project: &Project) -> String {
+    let path = project.path("out/x");
+    match path.symlink_metadata() {
+        Err(_) => "nothing".to_owned(),
+        Ok(metadata) if metadata.is_symlink() => link(path),
+        Ok(metadata) if metadata.is_file() => project.read("out/x"),
+        Ok(_) => Tree::of(&path).paths().join(" "),
+    }
+}
+
+fn assert_each_becomes_each(options: &[&str]) {
+    let expected = ["file\n", "/target", "deep deep/f", "nothing"];
+    let project = Project::new();
+    // A walk over every ordered pair of the four shapes.
+    for at in [0, 1, 0, 2, 0, 3, 1, 2, 1, 3, 2, 3, 0] {
+        project.sh(options, &format!("mkdir -p out; {}", SHAPES[at])).exits(0);
+        assert_eq!(shape(&project), expected[at]);
+    }
+    assert!(displaced(&project).is_empty(), "all of it was fastbuild's own");
+    project.assert_nothing_left();
+}
+
+#[test]
+fn a_product_may_become_another_kind_of_thing() {
+    assert_each_becomes_each(&["-q", "-o", "out"]);
+}
+
+#[test]
+fn a_product_may_become_another_kind_of_thing_in_an_exchange() {
+    assert_each_becomes_each(&["-q", "--atomic", "-o", "out"]);
+}
+
+#[test]
+fn a_source_may_become_another_kind_of_thing() {
+    let project = Project::new();
+    project.write("out/x", "file");
+    for (script, expected) in [
+        ("rm out/x; mkdir -p out/x/deep; echo 1 > out/x/deep/f", "deep deep/f"),
+        ("rm -r out/x; ln -s /target out/x", "/target"),
+        ("rm out/x; echo file > out/x", "file\n"),
+    ] {
+        project.sh(&["-q"], script).exits(0);
+        assert_eq!(shape(&project), expected);
+    }
+    assert!(displaced(&project).is_empty());
+}
+
+#[test]
+fn a_read_only_directory_of_products_gets_its_next_content() {
+    let script = |content: &str| {
+        format!(
+            "mkdir -p out/ro/sub; echo {content} > out/ro/a; echo {content} > out/ro/sub/{content}; \
+                 chmod 555 out/ro/sub out/ro"
+        )
+    };
+    let root = Project::new();
+    let ordinary = Project::new();
+    for content in ["one", "two"] {
+        root.sh(&["-q", "-o", "out"], &script(content)).exits(0);
+        as_nobody(&ordinary, &["-q", "-o", "out"], &script(content)).exits(0);
+        for project in [&root, &ordinary] {
+            assert_eq!(project.read("out/ro/a"), format!("{content}\n"));
+            assert_eq!(Tree::of(&project.path("out/ro/sub")).paths(), [content]);
+            assert_eq!((mode(project.path("out/ro")), mode(project.path("out/ro/sub"))), (0o555, 0o555));
+            project.assert_nothing_left();
+        }
+    }
+    assert_eq!(
+        fs::metadata(ordinary.path("out/ro/a")).unwrap().uid(),
+        65534,
+        "products belong to who runs fastbuild"
+    );
+    as_nobody(&ordinary, &["-q", "-o", "out"], "mkdir out").exits(0);
+    assert!(!ordinary.has("out/ro"));
+}
+
+// ---- --atomic -----------------------------------------------------------------------------------------------------
+
+fn site(version: u32) -> String {
+    format!(
+        "mkdir -p _site/sub; for page in index page sub/deep; do echo {version} > _site/$page.html; done; \
+         echo same > _site/same; ln -s {version} _site/link; for i in $(seq 200); do echo {version} > _site/$i; done"
+    )
+}
+
+#[test]
+fn an_atomic_output_is_never_seen_half_done() {
+    let project = Project::new();
+    let options = ["-q", "--atomic", "-o", "_site"];
+    project.sh(&options, &site(0)).exits(0);
+    let done = AtomicBool::new(false);
+    let seen = std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut seen = std::collections::BTreeSet::new();
+            while !done.load(Ordering::Relaxed) {
+                // One handle: a reader that has opened the directory reads one version to its end.
+                let site =
+                    cap_std::fs::Dir::open_ambient_dir(project.path("_site"), cap_std::ambient_authority())
+                        .expect("the directory is always there");
+                let pages = ["index.html", "page.html", "sub/deep.html", "200"];
+                let pages = pages.map(|page| site.read_to_string(page).expect("every page is always there"));
+                assert!(pages.iter().all(|page| *page == pages[0]), "a mixture: {pages:?}");
+                seen.insert(pages[0].clone());
+            }
+            seen
+        });
+        for version in 1..4 {
+            project.sh(&options, &site(version)).exits(0);
+        }
+        done.store(true, Ordering::Relaxed);
+        watcher.join().unwrap()
+    });
+    assert!(seen.contains("1\n") && seen.contains("2\n"), "the watcher watched: {seen:?}");
+    assert_eq!(link(project.path("_site/link")), "3");
+    project.assert_nothing_left();
+}
+
+#[test]
+fn an_exchange_carries_the_users_files_along_and_does_not_touch_what_is_right() {
+    let project = Project::new();
+    let options = ["-q", "--atomic", "-o", "_site"];
+    project.sh(&options, &site(1)).exits(0);
+    project.write("_site/mine", "mine").write("_site/own/deep", "mine").write("_site/page.html", "my edit");
+    symlink("/mine", project.path("_site/my-link")).unwrap();
+    fs::remove_file(project.path("_site/7")).unwrap();
+    let before = ["same", "mine", "own/deep"].map(|name| untouched(project.path("_site").join(name)));
+    project
+        .sh(&["--atomic", "-o", "_site"], &format!("{}; rm _site/sub/deep.html _site/8", site(2)))
+        .exits(0)
+        .says(&["page.html.fastbuild-new"]);
+    let after = ["same", "mine", "own/deep"].map(|name| untouched(project.path("_site").join(name)));
+    assert_eq!(before, after);
+    let read = |name: &str| project.read(Path::new("_site").join(name));
+    assert_eq!((read("index.html"), read("7")), ("2\n".into(), "2\n".into()));
+    assert_eq!((read("page.html"), read("page.html.fastbuild-new")), ("my edit".into(), "2\n".into()));
+    assert_eq!(
+        (link(project.path("_site/link")), link(project.path("_site/my-link"))),
+        ("2".into(), "/mine".into())
+    );
+    assert!(!project.has("_site/8") && !project.has("_site/sub/deep.html"));
+    assert!(displaced(&project).is_empty());
+    project.assert_nothing_left();
+}
+
+#[test]
+fn an_exchange_moves_to_safety_what_is_in_its_way() {
+    let project = Project::new();
+    project.write("out/a", "mine").write("out/dir", "a file").write("out/file/deep", "in a directory");
+    let script = "mkdir -p out/dir; echo product > out/a; echo product > out/dir/x; echo product > out/file";
+    project.sh(&["--atomic", "-o", "out"], script).exits(0).says(&["not written by fastbuild"]);
+    assert_eq!(Tree::of(&project.path("out")).paths(), ["a", "dir", "dir/x", "file"]);
+    let saved: Vec<_> = displaced(&project).into_values().collect();
+    assert_eq!(saved, ["mine", "a file", "in a directory"]);
+    project.assert_nothing_left();
+}
+
+#[test]
+fn an_atomic_output_that_fails_leaves_the_old_one() {
+    let project = Project::new();
+    let options = ["-q", "--atomic", "-o", "_site"];
+    project.sh(&options, &site(1)).exits(0);
+    let before = project.tree();
+    project.sh(&options, &format!("{}; exit 1", site(2))).exits(1);
+    project.sh(&options, "true").exits(125);
+    assert_eq!(project.tree(), before);
+    project.sh(&["--atomic"], "true").exits(125).says(&["-o"]);
+    project.assert_nothing_left();
+}
