@@ -25,7 +25,8 @@ use super::{
     stage::{Claim, Stage, Staged, digest_of, free_name_beside},
     target::{Target, Walk},
 };
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests;
 
 use crate::{

@@ -700,10 +700,11 @@ impl<'a> Staging<'a> {
             Some(Kind::File { size }) => *size,
             None => return Ok(None),
         };
-        if let Some(Base { what: Content::File(digest), stamp, seen, .. }) = base {
-            if *stamp == host.stamp && !stamp.is_racy(*seen) {
-                return Ok(Some(Content::File(*digest)));
-            }
+        if let Some(Base { what: Content::File(digest), stamp, seen, .. }) = base
+            && *stamp == host.stamp
+            && !stamp.is_racy(*seen)
+        {
+            return Ok(Some(Content::File(*digest)));
         }
         let wanted = base.is_some_and(|base| matches!(base.what, Content::File(_)) && base.stamp.size == size)
             || matches!(product, Some(Content::File(_)));
