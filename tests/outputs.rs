@@ -444,6 +444,39 @@ fn an_output_can_be_a_mount_of_its_own() {
     drop(mount);
 }
 
+#[test]
+fn a_full_disk_leaves_the_host_as_it_was() {
+    let project = Project::new();
+    let at = project.path("out");
+    fs::create_dir(&at).unwrap();
+    let size = ["-t", "tmpfs", "-o", "size=16m", "none"];
+    assert!(Command::new("mount").args(size).arg(&at).status().unwrap().success());
+    let mount = Mount(at);
+    project
+        .sh(&["-q", "-o", "out"], "mkdir out; dd if=/dev/zero of=out/a bs=1M count=6 2>/dev/null")
+        .exits(0);
+    let before = Tree::of(&project.path("out"));
+    let large =
+        "mkdir out; for i in a b c d; do dd if=/dev/urandom of=out/$i bs=1M count=6 2>/dev/null; done";
+    project.sh(&["-o", "out"], large).exits(125).says(&["no space left", "-o"]);
+    assert_eq!(Tree::of(&project.path("out")), before);
+    project.assert_nothing_left();
+    drop(mount);
+}
+
+#[test]
+fn an_output_may_be_the_sources_themselves() {
+    let project = Project::new();
+    project.write("src", "s").write("old", "o").write("ignored", "i").write("same", "=");
+    let before = untouched(project.path("same"));
+    let script = "echo new > src; rm old; echo made > made; touch same";
+    project.sh(&["-q", "-o", ".", "--exclude", "ignored"], script).exits(0);
+    assert_eq!(project.tree().paths(), ["ignored", "made", "same", "src"]);
+    assert_eq!((project.read("src"), untouched(project.path("same"))), ("new\n".into(), before));
+    assert!(displaced(&project).is_empty());
+    project.assert_nothing_left();
+}
+
 // ---- kinds --------------------------------------------------------------------------------------------------------
 
 #[test]
@@ -555,6 +588,18 @@ fn a_read_only_directory_of_products_gets_its_next_content() {
     );
     as_nobody(&ordinary, &["-q", "-o", "out"], "mkdir out").exits(0);
     assert!(!ordinary.has("out/ro"));
+    for content in ["one", "two"] {
+        as_nobody(
+            &ordinary,
+            &["-q", "--atomic", "-o", "out"],
+            &format!("{}; chmod 555 out", script(content)),
+        )
+        .exits(0);
+        assert_eq!(ordinary.read("out/ro/a"), format!("{content}\n"));
+        assert_eq!(Tree::of(&ordinary.path("out/ro/sub")).paths(), [content]);
+        assert_eq!((mode(ordinary.path("out")), mode(ordinary.path("out/ro"))), (0o555, 0o555));
+        ordinary.assert_nothing_left();
+    }
 }
 
 // ---- --atomic -----------------------------------------------------------------------------------------------------

@@ -25,7 +25,8 @@ use super::{
     stage::{Claim, Stage, Staged, digest_of, free_name_beside},
     target::{Target, Walk},
 };
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests;
 
 use crate::{
@@ -448,6 +449,9 @@ enum Undo {
     Mode { path: RelPath, was: u32 },
 }
 
+/// What the owner needs to change a directory's entries, and to move it.
+const WRITABLE: u32 = 0o700;
+
 type Failed = (&'static str, io::Error);
 
 /// Whether steps may have been carried out before.
@@ -465,18 +469,13 @@ struct Executor<'a> {
     walk: Walk<'a>,
     undo: Vec<Undo>,
     done: Done,
+    /// The mode of the prepared tree, as it was found first.
+    prepared_mode: Option<u32>,
 }
 
 impl<'a> Executor<'a> {
     fn new(target: &'a Target, stage: &'a mut Stage, attempt: Attempt) -> Executor<'a> {
-        Executor {
-            attempt,
-            target,
-            stage,
-            walk: Walk::new(&target.dir),
-            undo: Vec::new(),
-            done: Done::default(),
-        }
+        Executor { attempt, target, stage, walk: Walk::new(&target.dir), undo: Vec::new(), done: Done::default(), prepared_mode: None }
     }
 
     fn into_done(self) -> Done {
@@ -497,7 +496,6 @@ impl<'a> Executor<'a> {
     /// Makes the directory that holds `path`, and `path` itself if it is one, writable for its owner. Says whether
     /// that changed anything.
     fn loosen(&mut self, path: &RelPath) -> bool {
-        const WRITABLE: u32 = 0o700;
         let mut changed = false;
         for path in path.parent().into_iter().chain([path.clone()]).filter(|path| !path.is_root()) {
             let Ok(Some(Look { kind: Some(Kind::Directory), mode, .. })) = self.look(&path) else { continue };
@@ -704,9 +702,14 @@ impl<'a> Executor<'a> {
     }
 
     fn swap(&mut self, path: &RelPath, shadow: u64) -> io::Result<()> {
-        let prepared = at::look(&self.stage.dir, SHADOW)?;
-        if prepared.is_none_or(|look| look.stamp.ino != shadow) {
+        let Some(prepared) = at::look(&self.stage.dir, SHADOW)?.filter(|look| look.stamp.ino == shadow) else {
             return Ok(());
+        };
+        // A directory that its owner may not write to cannot be moved into another one. A second try finds the mode that
+        // the first one gave it.
+        let mode = *self.prepared_mode.get_or_insert(prepared.mode);
+        if prepared.mode & WRITABLE != WRITABLE {
+            at::set_mode(&self.stage.dir, SHADOW, prepared.mode | WRITABLE)?;
         }
         let spare = self.stage.number().to_string();
         let found = self.look(path)?;
@@ -722,6 +725,7 @@ impl<'a> Executor<'a> {
             }
         }
         self.walk.forget();
+        self.done.loosened.insert(path.clone(), mode);
         Ok(())
     }
 

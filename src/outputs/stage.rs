@@ -39,7 +39,7 @@ use crate::{
 /// A file up to this size, in bytes, is held in memory until it is known whether it is needed.
 const SMALL: u64 = 256 * 1024;
 
-/// Left free on the target's file system, in bytes, whatever a container sends.
+/// Left free on the target's file system, in bytes, whatever a container sends; at most an eighth of what is free.
 const RESERVE: u64 = 64 * 1024 * 1024;
 
 /// An output of more entries than this is a bomb. Its bytes are counted where they are staged ([`Staging::take_room`]):
@@ -337,7 +337,7 @@ impl<'a> Staging<'a> {
     fn free_bytes(&self) -> Result<u64, OutputError> {
         let free = at::free_space(&self.stage.dir)
             .map_err(host_error("ask for the free space of", &self.stage.path))?;
-        Ok(free.saturating_sub(RESERVE))
+        Ok(free - RESERVE.min(free / 8))
     }
 
     /// Sets room aside for content that is about to be staged.
@@ -382,7 +382,11 @@ impl<'a> Staging<'a> {
     }
 
     fn refused(&self, source: ReadError) -> OutputError {
-        OutputError::Refused { output: self.output.clone(), source: Box::new(source) }
+        match source {
+            // The limit is what the disk holds.
+            ReadError::TooManyBytes { .. } => OutputError::DiskFull { stage: self.stage.path.clone() },
+            source => OutputError::Refused { output: self.output.clone(), source: Box::new(source) },
+        }
     }
 
     fn no_tree(&self, path: RelPath, why: &'static str) -> OutputError {
