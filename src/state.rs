@@ -13,7 +13,7 @@
 
 use std::{
     fs::{File, TryLockError},
-    io::{self, BufRead as _, BufReader, Write as _},
+    io::{self, BufRead as _, BufReader, BufWriter, Write},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
@@ -233,9 +233,8 @@ impl Project {
     fn hold(&self, file: File) -> Result<ProjectLock, StateError> {
         let holder = Holder { pid: std::process::id(), command: own_command_line() };
         let path = self.dir.join("holder");
-        let text =
-            serde_json::to_vec(&holder).map_err(|error| StateError::at("write", &path)(error.into()))?;
-        replace_file(&path, &text).map_err(StateError::at("write", &path))?;
+        replace_file(&path, |out| Ok(serde_json::to_writer(out, &holder)?))
+            .map_err(StateError::at("write", &path))?;
         Ok(ProjectLock { _file: file })
     }
 
@@ -268,14 +267,16 @@ impl Run {
     }
 }
 
-/// Writes a file so that a reader sees the old text or the new one and never a part.
+/// Writes a file so that a reader sees the old text or the new one and never a part. `write` gets a buffered writer, so
+/// that the text need not be held in memory.
 ///
 /// # Errors
-/// Whatever the file system says.
-pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Whatever the file system or `write` says.
+pub fn replace_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(dir)?;
-    file.write_all(bytes)?;
+    let mut file = BufWriter::new(tempfile::Builder::new().prefix(".new-").tempfile_in(dir)?);
+    write(&mut file)?;
+    let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
     file.persist(path).map_err(|error| error.error)?;
     Ok(())
 }

@@ -14,8 +14,8 @@ use rustix::process::Signal;
 /// A command that says `ready`, and then waits without end in steps short enough for traps to be looked at.
 const WAIT: &str = "echo ready; while :; do usleep 50000; done";
 
-/// More than a second of uploading or collecting, in bytes.
-const LONG: u64 = 600 << 20;
+/// Seconds of uploading or collecting, in bytes.
+const LONG: u64 = 2 << 30;
 
 #[test]
 fn a_signal_reaches_the_build_whose_exit_code_it_is_then() {
@@ -222,20 +222,56 @@ fn a_container_of_a_run_that_lives_is_no_leftover() {
 }
 
 #[test]
-fn ctrl_c_for_the_whole_process_group_leaves_nothing() {
+fn ctrl_c_for_the_whole_process_group_does_not_end_the_reaper() {
     use std::os::unix::process::CommandExt as _;
     let project = Project::new();
     let mut command = project.command();
-    command.args(["--progress", "json", "--", "sh", "-c", &format!("trap 'exit 8' INT; {WAIT}")]);
+    command.args(["--progress", "json", "--", "sh", "-c", &format!("trap '' INT; {WAIT}")]);
     let mut run = Watched::spawn(command.process_group(0));
     run.until_output("ready\n");
     let group = rustix::process::Pid::from_child(run.child());
-    let reaper = reaper_of(run.child().id());
     rustix::process::kill_process_group(group, Signal::INT).unwrap();
     run.until("the signal's arrival", |event| event["warning"] == "signalled");
+    run.signal(Signal::KILL);
+    run.end().exits(137);
+    reaped(&project);
+    project.assert_nothing_left();
+}
+
+#[test]
+fn the_reaper_ends_with_the_run() {
+    let project = Project::new();
+    let mut run = Watched::start(&project, &[], &format!("trap 'exit 8' INT; {WAIT}"));
+    run.until_output("ready\n");
+    let reaper = reaper_of(run.child().id());
+    run.signal(Signal::INT);
     run.end().exits(8);
     eventually("the reaper has ended", || rustix::process::test_kill_process(reaper).is_err());
-    project.assert_nothing_left();
+}
+
+#[test]
+fn an_interrupt_at_the_beginning_of_any_phase_gives_all_or_nothing() {
+    for phase in ["scan", "create", "upload", "start", "build", "collect", "apply", "remove"] {
+        let project = Project::new();
+        project.write("source", "text").write("old", "text");
+        let before = project.tree();
+        let mut run = Watched::start(&project, &[], "echo changed > source; echo x > made; rm old");
+        run.until_phase(phase);
+        run.signal(Signal::INT);
+        let ended = run.end();
+        match ended.code {
+            0 => assert_eq!(
+                (project.read("source").as_str(), project.read("made").as_str(), project.has("old")),
+                ("changed\n", "x\n", false),
+                "{phase}: {ended}"
+            ),
+            130 => assert_eq!(project.tree(), before, "{phase}: {ended}"),
+            _ => panic!("{phase}: {ended}"),
+        }
+        // A creation that was cut off may still come about: then the reaper waits for it.
+        reaped(&project);
+        project.assert_nothing_left();
+    }
 }
 
 /// The reaper that the fastbuild with process id `parent` started.

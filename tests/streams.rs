@@ -10,7 +10,7 @@ use std::{
     process::Stdio,
 };
 
-use common::{Ended, Project, read_until};
+use common::{Ended, Project, docker, eventually, read_until};
 use process::{Watched, beside, noise};
 
 #[test]
@@ -65,6 +65,27 @@ fn output_is_whole_when_the_command_ends_at_once() {
     let expected: String = (1..=50_000).map(|n| format!("{n}\n")).collect();
     assert!(ended.out() == expected, "stdout differs: {} bytes", ended.stdout.len());
     assert!(ended.err() == expected, "stderr differs: {} bytes", ended.stderr.len());
+}
+
+#[test]
+fn a_reader_that_takes_its_time_gets_everything() {
+    let project = Project::new();
+    // More than a pipe holds, and less than what lies between the command and us: the command ends, its output waits.
+    let bytes = noise(5, 500_000);
+    project.write("bytes", &bytes);
+    let child = project.start(&["-q"], "cat bytes");
+    let running = || -> Vec<String> {
+        let ids = project.containers();
+        let state = |id: &String| docker(&["inspect", "--format", "{{.State.Status}}", id]);
+        ids.iter().map(|id| state(id).trim().to_owned()).collect()
+    };
+    eventually("the command has ended", || running() == ["exited"]);
+    // There is no event that tells that nothing happens.
+    for _ in 0..20 {
+        assert_eq!(running(), ["exited"], "fastbuild did not wait for its reader");
+    }
+    let ended = Ended::of(child);
+    assert!(ended.exits(0).stdout == bytes, "{} bytes", ended.stdout.len());
 }
 
 #[test]
@@ -244,7 +265,7 @@ fn head_gets_its_lines_and_the_pipeline_ends() {
     let script = r#""$FASTBUILD" -q -- yes | head -n 3"#;
     let ended = Ended::from(beside(&project, "sh", &["-c", script]).output().unwrap());
     assert_eq!(ended.exits(0).out(), "y\ny\ny\n");
-    common::eventually("fastbuild has tidied up", || project.containers().is_empty());
+    eventually("fastbuild has tidied up", || project.containers().is_empty());
 }
 
 #[test]

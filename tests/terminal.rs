@@ -6,12 +6,9 @@ mod process;
 #[path = "common/pty.rs"]
 mod pty;
 
-use std::{
-    fs::File,
-    process::{Command, Stdio},
-};
+use std::{fs::File, process::Command};
 
-use common::{Ended, Project, eventually};
+use common::{Ended, Project, eventually, read_until};
 use process::{FASTBUILD, beside};
 use pty::{Pty, Session};
 use rustix::termios::LocalModes;
@@ -31,7 +28,7 @@ fn at(pty: &Pty, project: &Project, options: &[&str], script: &str) -> Command {
 }
 
 fn start(pty: &Pty, project: &Project, options: &[&str], script: &str) -> Session {
-    Session::spawn(at(pty, project, options, script))
+    pty.spawn(at(pty, project, options, script))
 }
 
 #[test]
@@ -49,17 +46,18 @@ fn one_redirected_stream_is_enough_to_have_no_terminal() {
     let pty = Pty::new();
     let mut command = at(&pty, &project, &["-q"], &format!("({WHICH}) >&2"));
     command.stdout(File::create(log("stdout")).unwrap());
-    Session::spawn(command).exits(0);
+    pty.spawn(command).exits(0);
     pty.until("<0 no>\r\n<1 no>\r\n<2 no>\r\n");
 
     let mut command = at(&pty, &project, &["-q"], WHICH);
     command.stderr(File::create(log("stderr")).unwrap());
-    Session::spawn(command).exits(0);
+    pty.spawn(command).exits(0);
     pty.until("<0 no>\r\n<1 no>\r\n<2 no>\r\n");
 
-    let mut command = at(&pty, &project, &["-q"], WHICH);
-    command.stdin(Stdio::null());
-    Session::spawn(command).exits(0);
+    let script = "exec \"$FASTBUILD\" -q -- sh -c \"$1\" </dev/null";
+    let mut command = beside(&project, "setsid", &["--ctty", "sh", "-c", script, "sh", WHICH]);
+    command.stdin(pty.stream()).stdout(pty.stream()).stderr(pty.stream());
+    pty.spawn(command).exits(0);
     pty.until("<0 no>\r\n<1 no>\r\n<2 no>\r\n");
 }
 
@@ -161,7 +159,7 @@ fn the_terminal_is_as_it_was_when_the_command_is_not_found() {
     let before = pty.modes();
     let mut command = beside(&project, "setsid", &["--ctty", FASTBUILD, "--", "no-such-command"]);
     command.stdin(pty.stream()).stdout(pty.stream()).stderr(pty.stream());
-    Session::spawn(command).exits(127);
+    pty.spawn(command).exits(127);
     pty.until("no-such-command");
     assert_eq!(pty.modes(), before);
 }
@@ -194,9 +192,32 @@ fn the_terminal_is_raw_while_the_command_runs_and_as_it_was_after_a_signal_or_th
 }
 
 #[test]
+fn a_terminal_that_is_closed_hangs_the_build_up() {
+    let (project, pty) = (Project::new(), Pty::unread());
+    let script = "trap 'echo x > made; exit 6' HUP; echo ready; while :; do usleep 50000; done";
+    let session = start(&pty, &project, &["-q", "--outputs-on-failure"], script);
+    read_until(&mut pty.keyboard(), "ready");
+    drop(pty);
+    session.exits(6);
+    assert_eq!(project.read("made"), "x\n");
+    project.assert_nothing_left();
+}
+
+#[test]
+fn a_build_that_writes_to_a_closed_terminal_for_ever_is_ended() {
+    let (project, pty) = (Project::new(), Pty::unread());
+    let session = start(&pty, &project, &["-q"], "trap '' HUP; echo ready; while :; do echo more; done");
+    read_until(&mut pty.keyboard(), "ready");
+    drop(pty);
+    session.ends();
+    project.assert_nothing_left();
+}
+
+#[test]
 fn bars_are_gone_when_the_builds_own_output_begins() {
     let (project, pty) = (Project::new(), Pty::new());
     pty.resize(24, 80);
+    project.write("kept", "text");
     File::create(project.path("big")).unwrap().set_len(300 << 20).unwrap();
     let script = "echo THE BUILD BEGINS; read -r go; rm big; echo THE BUILD ENDS";
     let session = start(&pty, &project, &[], script);
@@ -220,7 +241,7 @@ fn a_run_without_a_screen_draws_nothing() {
     project.write("source", "text");
     let mut command = at(&pty, &project, &["--no-tty"], "echo the build; exit 2");
     command.env("TERM", "dumb");
-    Session::spawn(command).exits(2);
+    pty.spawn(command).exits(2);
     pty.until("the build\r\n");
     let ended = Ended { code: 2, stdout: Vec::new(), stderr: pty.seen().into_bytes() };
     assert!(!ended.err().contains('\x1b'), "{ended}");

@@ -25,6 +25,9 @@ use super::{
     stage::{Claim, Stage, Staged, digest_of, free_name_beside},
     target::{Target, Walk},
 };
+#[cfg(all(test, unix))]
+mod tests;
+
 use crate::{
     plan::ApplyMode,
     report::events::{Applied, Warning},
@@ -68,6 +71,18 @@ pub fn apply(mut outputs: Vec<Staged>, mut record: Record, books: &Books) -> Res
     if outputs.iter().all(|output| output.ops.is_empty()) {
         return finish(&mut outputs, &[], &mut record, books);
     }
+    journal_of(&outputs, books).commit(&books.journal).map_err(bookkeeping("write", &books.journal))?;
+    let applied = carry_out(&mut outputs, &books.displaced).and_then(|(undo, done)| {
+        // Products that no record knows would be strangers to the next run.
+        finish(&mut outputs, &done, &mut record, books)
+            .map_err(|error| take_all_back(&mut outputs, undo, error))
+    });
+    // Before the stages go: a journal without its stage would be taken for one that came to its end. Done, taken back, or torn with the stage kept: in no case is there something that a next start should finish.
+    Journal::remove(&books.journal).map_err(bookkeeping("remove", &books.journal))?;
+    applied
+}
+
+fn journal_of(outputs: &[Staged], books: &Books) -> Journal {
     let entries = outputs.iter().map(|output| journal::Entry {
         base: output.target.base.clone(),
         root: output.target.prefix.clone(),
@@ -79,16 +94,6 @@ pub fn apply(mut outputs: Vec<Staged>, mut record: Record, books: &Books) -> Res
         linked: output.prepared.linked.iter().map(|(path, id)| (journal::Path(path.clone()), *id)).collect(),
     });
     Journal::new(books.run.clone(), books.displaced.clone(), entries.collect())
-        .commit(&books.journal)
-        .map_err(bookkeeping("write", &books.journal))?;
-    let applied = carry_out(&mut outputs, &books.displaced).and_then(|(undo, done)| {
-        // Products that no record knows would be strangers to the next run.
-        finish(&mut outputs, &done, &mut record, books)
-            .map_err(|error| take_all_back(&mut outputs, undo, error))
-    });
-    // Before the stages go: a journal without its stage would be taken for one that came to its end. Done, taken back, or torn with the stage kept: in no case is there something that a next start should finish.
-    Journal::remove(&books.journal).map_err(bookkeeping("remove", &books.journal))?;
-    applied
 }
 
 /// What [`recover`] did.
@@ -990,6 +995,13 @@ fn rescue(
             let Ok(child) = path.join(&name) else { continue };
             let Ok(Some(look)) = at::look(&dir, &name) else { continue };
             if linked.get(&child) != Some(&Identity::from(&look)) {
+                // Written to in place: the new tree has the same file, and with it the edit.
+                let new = Walk::new(&target.dir).look(&root.append(&child));
+                if look.kind != Some(Kind::Directory)
+                    && matches!(&new, Ok(Some(new)) if (new.stamp.dev, new.stamp.ino) == (look.stamp.dev, look.stamp.ino))
+                {
+                    continue;
+                }
                 let number = stage.number().to_string().into_bytes();
                 at::rename_new(&dir, &name, &stage.dir, &number)
                     .map_err(host_error("move a file in", stage.path.clone()))?;

@@ -6,7 +6,8 @@
 //! reported and not put in place.
 
 use std::{
-    io,
+    fs::File,
+    io::{self, BufReader},
     path::{Path as FsPath, PathBuf},
 };
 
@@ -74,12 +75,12 @@ impl Journal {
     /// # Errors
     /// Whatever the file system says.
     pub fn commit(&self, path: &FsPath) -> io::Result<()> {
-        crate::state::replace_file(path, &serde_json::to_vec(self)?)
+        crate::state::replace_file(path, |out| Ok(serde_json::to_writer(out, self)?))
     }
 
     /// The journal that a crash left; `None` when there is none that can be understood.
     pub fn load(path: &FsPath) -> Option<Journal> {
-        let journal: Journal = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+        let journal: Journal = serde_json::from_reader(BufReader::new(File::open(path).ok()?)).ok()?;
         (journal.version == VERSION).then_some(journal)
     }
 

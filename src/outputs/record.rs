@@ -5,7 +5,8 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, Write as _},
+    fs::File,
+    io::{self, BufRead, BufReader},
     path::Path,
 };
 
@@ -16,6 +17,8 @@ use crate::tree::{Digest, Stamp, Timestamp};
 
 /// First line of the file; another line means another version.
 const HEADER: &str = "fastbuild outputs 1";
+/// Beginning of the last line; the sha256 of all lines before it follows.
+const CHECKSUM: &[u8] = b"sha256 ";
 
 /// A path that fastbuild wrote.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,26 +54,34 @@ pub struct Record {
 impl Record {
     /// Reads `path`; empty when there is none that can be trusted.
     pub fn load(path: &Path) -> Record {
-        std::fs::read(path).ok().and_then(|bytes| Record::parse(&bytes)).unwrap_or_default()
+        File::open(path).ok().and_then(|file| Record::read(BufReader::new(file))).unwrap_or_default()
     }
 
-    fn parse(bytes: &[u8]) -> Option<Record> {
-        let body = bytes.strip_suffix(b"\n")?;
-        let at = body.iter().rposition(|&b| b == b'\n')? + 1;
-        let (body, checksum) = (&bytes[..at], &body[at..]);
-        if checksum != Digest(Sha256::digest(body).into()).to_string().as_bytes() {
-            return None;
-        }
-        let mut lines = body.split_inclusive(|&b| b == b'\n');
-        if lines.next()?.trim_ascii_end() != HEADER.as_bytes() {
-            return None;
-        }
+    /// Line by line: the text is several times as large as what it says.
+    fn read(mut from: impl BufRead) -> Option<Record> {
         let mut written = BTreeMap::new();
-        for line in lines {
-            let (path, entry): (PathText, Written) = serde_json::from_slice(line).ok()?;
+        let mut hasher = Sha256::new();
+        let mut line = Vec::new();
+        let mut first = true;
+        loop {
+            line.clear();
+            from.read_until(b'\n', &mut line).ok()?;
+            let text = line.strip_suffix(b"\n")?;
+            if let Some(checksum) = text.strip_prefix(CHECKSUM) {
+                let whole = Digest(hasher.finalize().into()).to_string();
+                let is_last = from.fill_buf().is_ok_and(<[u8]>::is_empty);
+                return (checksum == whole.as_bytes() && is_last).then_some(Record { written });
+            }
+            hasher.update(&line);
+            if std::mem::take(&mut first) {
+                if text != HEADER.as_bytes() {
+                    return None;
+                }
+                continue;
+            }
+            let (path, entry): (PathText, Written) = serde_json::from_slice(text).ok()?;
             written.insert(path.into_bytes(), entry);
         }
-        Some(Record { written })
     }
 
     /// Writes it to `path`, whole or not at all.
@@ -78,14 +89,21 @@ impl Record {
     /// # Errors
     /// Whatever the file system says.
     pub fn save(&self, path: &Path) -> io::Result<()> {
-        let mut text = format!("{HEADER}\n").into_bytes();
-        for (path, entry) in &self.written {
-            serde_json::to_writer(&mut text, &(PathText::from(&**path), entry))?;
-            text.push(b'\n');
-        }
-        let checksum = Digest(Sha256::digest(&text).into());
-        writeln!(text, "{checksum}")?;
-        crate::state::replace_file(path, &text)
+        crate::state::replace_file(path, |out| {
+            let mut hasher = Sha256::new();
+            let mut line = format!("{HEADER}\n").into_bytes();
+            let mut entries = self.written.iter();
+            loop {
+                hasher.update(&line);
+                out.write_all(&line)?;
+                let Some((path, entry)) = entries.next() else { break };
+                line.clear();
+                serde_json::to_writer(&mut line, &(PathText::from(&**path), entry))?;
+                line.push(b'\n');
+            }
+            out.write_all(CHECKSUM)?;
+            writeln!(out, "{}", Digest(hasher.finalize().into()))
+        })
     }
 
     /// What fastbuild wrote at `path`.

@@ -52,6 +52,13 @@ pub struct Modes {
 impl Pty {
     /// A fresh terminal of 24 rows and 80 columns.
     pub fn new() -> Pty {
+        let pty = Pty::unread();
+        pty.read_along();
+        pty
+    }
+
+    /// One that nobody reads but by [`Pty::keyboard`], so that dropping it hangs it up.
+    pub fn unread() -> Pty {
         let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&keyboard).unwrap();
         unlockpt(&keyboard).unwrap();
@@ -60,8 +67,12 @@ impl Pty {
         let line = File::options().read(true).write(true).open(OsStr::from_bytes(name.as_bytes())).unwrap();
         let pty = Pty { keyboard: File::from(keyboard), line, shown: Arc::default() };
         pty.resize(24, 80);
-        pty.read_along();
         pty
+    }
+
+    /// The side of keyboard and screen.
+    pub fn keyboard(&self) -> &File {
+        &self.keyboard
     }
 
     fn read_along(&self) {
@@ -79,6 +90,11 @@ impl Pty {
     /// The line as a stream of a process.
     pub fn stream(&self) -> Stdio {
         OwnedFd::from(self.line.try_clone().unwrap()).into()
+    }
+
+    /// Starts a command that has this terminal, and gives up its handles of it.
+    pub fn spawn(&self, mut command: Command) -> Session {
+        Session { child: command.spawn().unwrap(), shown: Arc::clone(&self.shown) }
     }
 
     /// Presses keys.
@@ -131,30 +147,35 @@ impl Pty {
 }
 
 /// A process at a terminal, in a session of its own; killed when the test fails.
-pub struct Session(Child);
+pub struct Session {
+    child: Child,
+    shown: Arc<(Mutex<Shown>, Condvar)>,
+}
 
 impl Session {
-    /// Starts it. The command gives up its handles of the terminal.
-    pub fn spawn(mut command: Command) -> Session {
-        Session(command.spawn().unwrap())
-    }
-
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        rustix::process::kill_process(rustix::process::Pid::from_child(&self.0), signal).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Waits for the end, and asserts the exit code.
+    /// Waits for the end.
+    pub fn ends(mut self) {
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for the end, and asserts the exit code; on failure shows what was on the terminal.
     #[track_caller]
     pub fn exits(mut self, code: i32) {
-        assert_eq!(self.0.wait().unwrap().code(), Some(code));
+        let ended = self.child.wait().unwrap().code();
+        let seen = String::from_utf8_lossy(&self.shown.0.lock().unwrap().bytes).into_owned();
+        assert_eq!(ended, Some(code), "{seen}");
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -1,0 +1,521 @@
+//! Staging and applying on a real disk, without an engine: what the container sends is a tar made here.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
+};
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    archive::reader::Naming,
+    outputs::stage::{Scope, Staging, StagingOptions},
+};
+
+/// What the build made, or what is on the host: path -> node. Parents are always there.
+type Nodes = BTreeMap<String, Node>;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Node {
+    Dir(u32),
+    File(String, u32),
+    Link(String),
+}
+
+fn file(content: &str) -> Node {
+    Node::File(content.to_owned(), 0o644)
+}
+
+fn nodes<const N: usize>(list: [(&str, Node); N]) -> Nodes {
+    let mut nodes = Nodes::new();
+    for (path, node) in list {
+        add(&mut nodes, path, node);
+    }
+    nodes
+}
+
+/// Adds a node and its parents; what is in the way of those, and what lies below, goes.
+fn add(nodes: &mut Nodes, path: &str, node: Node) {
+    for (at, _) in path.match_indices('/') {
+        if !matches!(nodes.get(&path[..at]), Some(Node::Dir(_))) {
+            nodes.insert(path[..at].to_owned(), Node::Dir(0o755));
+        }
+    }
+    if !matches!(node, Node::Dir(_)) {
+        remove(nodes, path);
+    }
+    nodes.insert(path.to_owned(), node);
+}
+
+fn remove(nodes: &mut Nodes, path: &str) {
+    let below = format!("{path}/");
+    nodes.retain(|other, _| other != path && !other.starts_with(&below));
+}
+
+fn tar_of(products: &Nodes) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    let top = ("".to_owned(), Node::Dir(0o755));
+    for (path, node) in [(&top.0, &top.1)].into_iter().chain(products) {
+        let mut header = tar::Header::new_ustar();
+        header.set_mtime(1_500_000_000);
+        let name = format!("out/{path}");
+        let name = name.trim_end_matches('/');
+        match node {
+            Node::Dir(mode) => {
+                header.set_entry_type(tar::EntryType::Directory);
+                header.set_mode(*mode);
+                header.set_size(0);
+                builder.append_data(&mut header, name, &[][..]).unwrap();
+            }
+            Node::File(content, mode) => {
+                header.set_mode(*mode);
+                header.set_size(content.len() as u64);
+                builder.append_data(&mut header, name, content.as_bytes()).unwrap();
+            }
+            Node::Link(target) => {
+                header.set_entry_type(tar::EntryType::Symlink);
+                header.set_mode(0o777);
+                header.set_size(0);
+                builder.append_link(&mut header, name, target).unwrap();
+            }
+        }
+    }
+    builder.into_inner().unwrap()
+}
+
+fn read_tree(root: &Path) -> Nodes {
+    fn visit(dir: &Path, prefix: &str, found: &mut Nodes) {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let path = format!("{prefix}{}", entry.file_name().to_str().unwrap());
+            let metadata = entry.path().symlink_metadata().unwrap();
+            let mode = metadata.mode() & 0o7777;
+            if metadata.is_dir() {
+                found.insert(path.clone(), Node::Dir(mode));
+                visit(&entry.path(), &format!("{path}/"), found);
+            } else if metadata.is_symlink() {
+                let target = fs::read_link(entry.path()).unwrap();
+                found.insert(path, Node::Link(target.to_str().unwrap().to_owned()));
+            } else {
+                found.insert(path, Node::File(fs::read_to_string(entry.path()).unwrap(), mode));
+            }
+        }
+    }
+    let mut found = Nodes::new();
+    visit(root, "", &mut found);
+    found
+}
+
+/// A host: a directory with a canary beside the output, and fastbuild's books elsewhere.
+struct Host {
+    home: TempDir,
+    runs: u32,
+}
+
+impl Host {
+    fn new() -> Host {
+        let home = tempfile::tempdir().unwrap();
+        for dir in ["host", "host/canary", "state"] {
+            fs::create_dir(home.path().join(dir)).unwrap();
+        }
+        fs::write(home.path().join("host/canary/bird"), "sings").unwrap();
+        Host { home, runs: 0 }
+    }
+
+    fn base(&self) -> PathBuf {
+        self.home.path().canonicalize().unwrap().join("host")
+    }
+
+    fn output(&self, name: &str) -> PathBuf {
+        self.base().join(name)
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.base().join("out").join(path)
+    }
+
+    fn books(&self) -> Books {
+        let state = self.home.path().join("state");
+        Books {
+            run: format!("run{}", self.runs),
+            journal: state.join("journal"),
+            record: state.join("outputs"),
+            displaced: state.join("displaced"),
+        }
+    }
+
+    fn record(&self) -> Record {
+        Record::load(&self.books().record)
+    }
+
+    /// Receives `products` for the output `name`.
+    fn stage_at(&mut self, name: &str, products: &Nodes, mode: ApplyMode) -> Staged {
+        self.runs += 1;
+        let (record, run) = (self.record(), self.books().run);
+        let options = StagingOptions { run: &run, record: &record, apply: mode };
+        let target = Target::named(&self.output(name)).unwrap();
+        let mut staging = Staging::begin(name, 0, target, Scope::Named, None, options).unwrap();
+        staging.receive(&*tar_of(products), Naming::Prefixed, &|_| {}).unwrap();
+        assert!(staging.refetch().is_empty());
+        staging.finish().unwrap()
+    }
+
+    fn stage(&mut self, products: &Nodes, mode: ApplyMode) -> Staged {
+        self.stage_at("out", products, mode)
+    }
+
+    fn apply(&mut self, staged: Vec<Staged>) -> Result<Outcome, OutputError> {
+        let applied = apply(staged, self.record(), &self.books());
+        self.assert_tidy();
+        applied
+    }
+
+    fn build(&mut self, products: &Nodes, mode: ApplyMode) -> Outcome {
+        let staged = self.stage(products, mode);
+        self.apply(vec![staged]).unwrap()
+    }
+
+    #[track_caller]
+    fn assert_tidy(&self) {
+        assert!(!self.books().journal.exists());
+        let names: BTreeSet<_> =
+            fs::read_dir(self.base()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let stages: Vec<_> = names.iter().filter(|name| name.to_str().unwrap().starts_with('.')).collect();
+        assert!(stages.is_empty(), "{stages:?}");
+        assert_eq!(fs::read_to_string(self.base().join("canary/bird")).unwrap(), "sings");
+    }
+
+    fn tree(&self) -> Nodes {
+        read_tree(&self.output("out"))
+    }
+
+    /// Contents of the user's files that were moved to safety.
+    fn displaced(&self) -> BTreeSet<String> {
+        contents(&read_tree(&self.books().displaced))
+    }
+
+    /// Somebody else's hands. What cannot be done is left.
+    fn edit(&self, edit: &Edit) {
+        let path = |path: &str| self.path(path);
+        match edit {
+            Edit::Write(at, content) => {
+                let _ = fs::create_dir_all(path(at).parent().unwrap());
+                if !path(at).is_symlink() {
+                    let _ = fs::write(path(at), content);
+                }
+            }
+            Edit::Link(at, target) => drop(symlink(target, path(at))),
+            Edit::Remove(at) => match path(at).symlink_metadata() {
+                Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path(at)).unwrap(),
+                Ok(_) => fs::remove_file(path(at)).unwrap(),
+                Err(_) => {}
+            },
+            Edit::MakeDir(at) => drop(fs::create_dir_all(path(at))),
+        }
+    }
+}
+
+fn contents(nodes: &Nodes) -> BTreeSet<String> {
+    let content = |node: &Node| match node {
+        Node::File(content, _) => Some(content.clone()),
+        Node::Link(target) => Some(target.clone()),
+        Node::Dir(_) => None,
+    };
+    nodes.values().filter_map(content).collect()
+}
+
+/// What the user has made himself: contents begin with `u`, products' with `p`.
+fn users(nodes: &Nodes) -> BTreeSet<String> {
+    contents(nodes).into_iter().filter(|content| content.starts_with('u')).collect()
+}
+
+#[derive(Debug, Clone)]
+enum Edit {
+    Write(String, String),
+    Link(String, String),
+    Remove(String),
+    MakeDir(String),
+}
+
+fn any_path() -> impl Strategy<Value = String> {
+    let name = || prop_oneof![Just("a"), Just("b"), Just("a-b")];
+    prop::collection::vec(name(), 1..4).prop_map(|names| names.join("/"))
+}
+
+fn any_products() -> impl Strategy<Value = Nodes> {
+    let node = prop_oneof![
+        4 => (0..3, prop_oneof![Just(0o644), Just(0o755), Just(0o400)]).prop_map(|(n, mode)| Node::File(format!("p{n}"), mode)),
+        1 => (0..2).prop_map(|n| Node::Link(format!("p-target-{n}"))),
+        2 => prop_oneof![Just(0o755), Just(0o700), Just(0o555)].prop_map(Node::Dir),
+    ];
+    prop::collection::vec((any_path(), node), 0..8).prop_map(|list| {
+        let mut nodes = Nodes::new();
+        list.into_iter().for_each(|(path, node)| add(&mut nodes, &path, node));
+        nodes
+    })
+}
+
+/// Contents that no other edit has, so that one that is lost is missed.
+fn any_edits() -> impl Strategy<Value = Vec<Edit>> {
+    let edit = (any_path(), 0..6);
+    prop::collection::vec(edit, 0..5).prop_map(|edits| {
+        let numbered = edits.into_iter().enumerate();
+        let edit = |(number, (path, kind))| match kind {
+            0..3 => Edit::Write(path, format!("u{number}")),
+            3 => Edit::Link(path, format!("u{number}")),
+            4 => Edit::Remove(path),
+            _ => Edit::MakeDir(path),
+        };
+        numbered.map(edit).collect()
+    })
+}
+
+fn any_mode() -> impl Strategy<Value = ApplyMode> {
+    prop_oneof![Just(ApplyMode::PerFile), Just(ApplyMode::Atomic)]
+}
+
+/// The state before the build in question: an earlier build's products, edited since.
+fn host_with(earlier: &Nodes, edits: &[Edit]) -> Host {
+    let mut host = Host::new();
+    host.build(earlier, ApplyMode::PerFile);
+    edits.iter().for_each(|edit| host.edit(edit));
+    host
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    #[test]
+    fn products_replace_products_whatever_they_were(
+        first in any_products(), second in any_products(), mode in any_mode()
+    ) {
+        let mut host = Host::new();
+        host.build(&first, mode);
+        prop_assert_eq!(&host.tree(), &first);
+        let outcome = host.build(&second, mode);
+        prop_assert_eq!(&host.tree(), &second);
+        prop_assert!(outcome.warnings.is_empty(), "{:?}", outcome.warnings);
+        prop_assert_eq!(host.displaced().len(), 0);
+        let again = host.build(&second, mode);
+        prop_assert_eq!((again.applied.written, again.applied.deleted), (0, 0));
+    }
+
+    #[test]
+    fn nothing_of_the_users_is_lost_and_every_product_arrives(
+        earlier in any_products(), edits in any_edits(), late in any_edits(), products in any_products(),
+        mode in any_mode()
+    ) {
+        let mut host = host_with(&earlier, &edits);
+        let staged = host.stage(&products, mode);
+        // Between staging and applying: contents of their own.
+        for edit in &late {
+            let edit = match edit.clone() {
+                Edit::Write(path, content) => Edit::Write(path, format!("{content}-late")),
+                other => other,
+            };
+            host.edit(&edit);
+        }
+        let before = host.tree();
+        match host.apply(vec![staged]) {
+            Ok(_) => {
+                let everywhere: BTreeSet<_> = contents(&host.tree()).union(&host.displaced()).cloned().collect();
+                for content in users(&before) {
+                    prop_assert!(everywhere.contains(&content), "{} is lost", content);
+                }
+                for content in contents(&products) {
+                    prop_assert!(everywhere.contains(&content), "{} did not arrive", content);
+                }
+            }
+            // Taken back, for a directory's place was taken meanwhile.
+            Err(OutputError::TakenBack { .. } | OutputError::Host { .. } | OutputError::BadTarget { .. }) if !late.is_empty() => {
+                prop_assert_eq!(host.tree(), before);
+            }
+            Err(error) => prop_assert!(false, "{:?}", error),
+        }
+    }
+
+}
+
+proptest! {
+    // Each case is some twenty crashes.
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_recovery_after_any_step_comes_to_the_same_tree(
+        earlier in any_products(), edits in any_edits(), products in any_products(), mode in any_mode()
+    ) {
+        let mut whole = host_with(&earlier, &edits);
+        let staged = whole.stage(&products, mode);
+        whole.apply(vec![staged]).unwrap();
+        let mut steps = 1;
+        let mut done = 0;
+        while done <= steps {
+            for done_again in [0, 1, 3] {
+                let mut host = host_with(&earlier, &edits);
+                let mut staged = host.stage(&products, mode);
+                if mode == ApplyMode::Atomic {
+                    prepare_swap(&mut staged).unwrap();
+                }
+                steps = staged.ops.len();
+                crash_after(&host, staged, done, done_again);
+                recover(&host.books().journal, &host.books().record).unwrap();
+                host.assert_tidy();
+                prop_assert_eq!(host.tree(), whole.tree(), "after {} of {} steps", done, steps);
+                prop_assert_eq!(host.displaced(), whole.displaced(), "after {} of {} steps", done, steps);
+                let known = |host: &Host| {
+                    let output = host.output("out");
+                    host.record().below(&output).map(|(path, entry)| (path.to_owned(), entry.what.clone())).collect::<Vec<_>>()
+                };
+                prop_assert_eq!(known(&host), known(&whole), "after {} of {} steps", done, steps);
+            }
+            done += 1;
+        }
+    }
+}
+
+/// The journal is written, `done` steps are carried out, and the process dies; so does the next one, after carrying out
+/// `done_again` steps.
+fn crash_after(host: &Host, mut staged: Staged, done: usize, done_again: usize) {
+    let books = host.books();
+    journal_of(std::slice::from_ref(&staged), &books).commit(&books.journal).unwrap();
+    staged.stage.keep();
+    let mut executor = Executor::new(&staged.target, &mut staged.stage, Attempt::First);
+    for op in staged.ops.iter().take(done) {
+        executor.carry_out(op).unwrap();
+    }
+    drop(executor);
+    let mut again = Stage::reopen(&staged.stage.path).unwrap();
+    again.keep();
+    let mut executor = Executor::new(&staged.target, &mut again, Attempt::Again);
+    for op in staged.ops.iter().take(done_again) {
+        executor.carry_out(op).unwrap();
+    }
+}
+
+#[test]
+fn a_file_edited_after_staging_stays_and_the_product_lies_beside_it() {
+    for mode in [ApplyMode::PerFile, ApplyMode::Atomic] {
+        let old = nodes([("replaced", file("p0")), ("deleted", file("p0")), ("d/x", file("p0"))]);
+        let mut host = host_with(&old, &[]);
+        let new = nodes([("replaced", file("p1")), ("new", file("p1")), ("d/x", file("p1"))]);
+        let staged = host.stage(&new, mode);
+        for path in ["replaced", "deleted", "new"] {
+            host.edit(&Edit::Write(path.into(), format!("u-{path}")));
+        }
+        let outcome = host.apply(vec![staged]).unwrap();
+        let tree = host.tree();
+        for (path, content) in [
+            ("replaced", "u-replaced"),
+            ("replaced.fastbuild-new", "p1"),
+            ("deleted", "u-deleted"),
+            ("new", "u-new"),
+            ("new.fastbuild-new", "p1"),
+            ("d/x", "p1"),
+        ] {
+            assert_eq!(tree.get(path), Some(&file(content)), "{path}");
+        }
+        assert_eq!((outcome.applied.conflicts, outcome.warnings.len(), outcome.applied.deleted), (3, 3, 0));
+    }
+}
+
+#[test]
+fn a_step_that_fails_takes_all_outputs_back() {
+    let mut host = Host::new();
+    let old = nodes([
+        ("a", file("p0")),
+        ("gone/deep/x", file("p0")),
+        ("kind", Node::Link("p-target".into())),
+        ("mode", file("p0")),
+        ("turn/into/file", file("p0")),
+    ]);
+    host.build(&old, ApplyMode::PerFile);
+    host.edit(&Edit::Write("way".into(), "u-way".into()));
+    host.edit(&Edit::Write("dir".into(), "u-dir".into()));
+    let before = (host.tree(), host.record());
+    let inode = fs::metadata(host.path("a")).unwrap().ino();
+    let new = nodes([
+        ("a", file("p1")),
+        ("dir/x", file("p1")),
+        ("fresh/x", file("p1")),
+        ("kind", file("p1")),
+        ("mode", Node::File("p0".into(), 0o755)),
+        ("turn", file("p1")),
+        ("way", file("p1")),
+    ]);
+    let first = host.stage(&new, ApplyMode::PerFile);
+    let second = host.stage_at("second", &nodes([("x/y", file("p1"))]), ApplyMode::PerFile);
+    // Where the second output's directory should be made, somebody makes a file.
+    fs::write(host.output("second"), "u-second").unwrap();
+    let error = host.apply(vec![first, second]).unwrap_err();
+    assert!(matches!(error, OutputError::TakenBack { .. }), "{error}");
+    assert_eq!((host.tree(), host.record()), before);
+    assert_eq!(fs::metadata(host.path("a")).unwrap().ino(), inode, "it is the old file itself");
+    assert_eq!(fs::read_to_string(host.output("second")).unwrap(), "u-second");
+}
+
+#[test]
+fn a_recovery_that_fails_keeps_the_users_files_for_the_next_one() {
+    let mut host = Host::new();
+    fs::create_dir(host.output("out")).unwrap();
+    host.edit(&Edit::Write("a".into(), "u-a".into()));
+    let staged = host.stage(&nodes([("a/x", file("p1")), ("z/x", file("p1"))]), ApplyMode::PerFile);
+    let steps =
+        staged.ops.iter().take_while(|op| op.path != RelPath::new(b"out/z".as_slice()).unwrap()).count();
+    crash_after(&host, staged, steps, 0);
+    // The next start meets a file where it has to make a directory, until somebody takes it away.
+    host.edit(&Edit::Write("z".into(), "u-z".into()));
+    for _ in 0..2 {
+        recover(&host.books().journal, &host.books().record).unwrap_err();
+    }
+    host.edit(&Edit::Remove("z".into()));
+    recover(&host.books().journal, &host.books().record).unwrap();
+    host.assert_tidy();
+    assert_eq!(host.displaced(), ["u-a".to_owned()].into());
+    assert_eq!(host.tree()["z/x"], file("p1"));
+}
+
+#[test]
+fn what_a_power_cut_took_from_the_stage_is_lost_and_not_put_in_place() {
+    let mut host = Host::new();
+    host.build(&nodes([("a", file("p0")), ("b", file("p0"))]), ApplyMode::PerFile);
+    let staged = host.stage(&nodes([("a", file("p1")), ("b", file("p1"))]), ApplyMode::PerFile);
+    let slot = match &staged.ops[0].action {
+        Action::Put { slot, .. } => staged.stage.path.join(slot.number.to_string()),
+        other => panic!("{other:?}"),
+    };
+    crash_after(&host, staged, 0, 0);
+    fs::write(slot, "").unwrap();
+    let recovered = recover(&host.books().journal, &host.books().record).unwrap().unwrap();
+    assert_eq!(recovered.lost, 1);
+    assert_eq!(host.tree(), nodes([("a", file("p0")), ("b", file("p1"))]));
+    assert!(host.displaced().is_empty());
+}
+
+#[test]
+fn an_exchange_keeps_what_was_written_to_the_old_tree_after_it_was_prepared() {
+    let mut host = Host::new();
+    host.build(&nodes([("a", file("p0")), ("b", file("p0"))]), ApplyMode::Atomic);
+    let mut staged = host.stage(&nodes([("a", file("p1")), ("b", file("p1"))]), ApplyMode::Atomic);
+    prepare_swap(&mut staged).unwrap();
+    crash_after(&host, staged, 0, 0);
+    // Hours may lie between a power cut and the next start.
+    host.edit(&Edit::Write("new".into(), "u-new".into()));
+    fs::remove_file(host.path("a")).unwrap();
+    host.edit(&Edit::Write("a".into(), "u-a".into()));
+    recover(&host.books().journal, &host.books().record).unwrap();
+    host.assert_tidy();
+    assert_eq!(host.tree(), nodes([("a", file("p1")), ("b", file("p1")), ("new", file("u-new"))]));
+    assert_eq!(host.displaced(), ["u-a".to_owned()].into());
+}
+
+#[test]
+fn a_mode_alone_is_set_without_touching_the_file() {
+    let mut host = Host::new();
+    host.build(&nodes([("a", file("p0"))]), ApplyMode::PerFile);
+    let inode = fs::metadata(host.path("a")).unwrap().ino();
+    host.build(&nodes([("a", Node::File("p0".into(), 0o755))]), ApplyMode::PerFile);
+    let metadata = fs::metadata(host.path("a")).unwrap();
+    assert_eq!((metadata.ino(), metadata.permissions().mode() & 0o777), (inode, 0o755));
+}

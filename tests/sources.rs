@@ -1,0 +1,425 @@
+//! Rule 3: what the build sees is exactly the host's tree, less what is excluded.
+
+mod common;
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs,
+    os::unix::{
+        ffi::{OsStrExt as _, OsStringExt as _},
+        fs::{MetadataExt as _, PermissionsExt as _, symlink},
+        net::UnixListener,
+    },
+    path::Path,
+    process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, SystemTime},
+};
+
+use common::{Ended, NONROOT, Project, SOCKET, eventually};
+
+fn chmod(path: impl AsRef<Path>, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn set_mtime(path: impl AsRef<Path>, nanos: u64) {
+    let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos);
+    fs::File::open(path).unwrap().set_modified(time).unwrap();
+}
+
+/// The paths that the build sees below its directory, sorted, without itself.
+fn seen(project: &Project, options: &[&str]) -> Vec<String> {
+    let options: Vec<_> = ["-q"].iter().chain(options).copied().collect();
+    let ended = project.sh(&options, "find . -mindepth 1 | sort");
+    ended.exits(0).out().lines().map(|line| line.trim_start_matches("./").to_owned()).collect()
+}
+
+// ---- the tree -----------------------------------------------------------------------------------------------------
+
+/// What both sides can say of a path: kind and mode, size of files, mtime in seconds, link target. NUL-separated, so
+/// that any name will do.
+const DESCRIBE: &str = r#"find . -mindepth 1 -print0 | sort -z | xargs -0 -n 1 sh -c '
+    p=$0; t=; [ -h "$p" ] && t=$(readlink "$p"; echo .); m=$(stat -c %Y "$p"); [ -h "$p" ] && m=
+    s=; [ -f "$p" ] && [ ! -h "$p" ] && s=$(stat -c %s "$p"; sha256sum < "$p")
+    printf "%s|%s|%s|%s|%s\0" "$p" "$(stat -c "%F %a" "$p")" "$s" "$m" "$t"'"#;
+
+fn describe_here(project: &Project) -> Vec<String> {
+    let shell =
+        Command::new("busybox").args(["sh", "-c", DESCRIBE]).current_dir(project.root()).output().unwrap();
+    assert!(shell.status.success() && shell.stderr.is_empty(), "{}", String::from_utf8_lossy(&shell.stderr));
+    lines(&shell.stdout)
+}
+
+fn lines(described: &[u8]) -> Vec<String> {
+    described.split(|&b| b == 0).map(|line| line.escape_ascii().to_string()).collect()
+}
+
+fn make_every_kind_of_thing(project: &Project) {
+    project
+        .write("plain", "text")
+        .write("empty", "")
+        .write("binary", [0, 159, 146, 150, 255])
+        .write("large", vec![3; 1 << 20]);
+    for (name, mode) in
+        [("secret", 0o600), ("program", 0o755), ("suid", 0o4755), ("sgid", 0o2755), ("none", 0o000)]
+    {
+        project.write(name, name);
+        chmod(project.path(name), mode);
+    }
+    for (name, mode) in [("closed", 0o700), ("sticky", 0o1777), ("read-only", 0o555), ("empty/er", 0o750)] {
+        fs::remove_file(project.path("empty")).ok();
+        fs::create_dir_all(project.path(name)).unwrap();
+        chmod(project.path(name), mode);
+    }
+    for (name, target) in [
+        ("to-file", "plain"),
+        ("to-dir", "closed"),
+        ("up", "../../outside"),
+        ("absolute", "/etc/passwd"),
+        ("dangling", "no such thing"),
+        ("loop", "loop"),
+        ("loop-a", "loop-b"),
+        ("loop-b", "loop-a"),
+        ("closed/up", "../.."),
+        ("closed/into", "../read-only/x"),
+    ] {
+        symlink(target, project.path(name)).unwrap();
+    }
+    set_mtime(project.path("plain"), 981_173_106_123_456_789);
+    set_mtime(project.path("secret"), 1);
+    set_mtime(project.path("sticky"), 1_000_000_000_000_000_000);
+}
+
+#[test]
+fn content_modes_links_empty_directories_and_times_are_the_hosts() {
+    let project = Project::new();
+    make_every_kind_of_thing(&project);
+    let here = describe_here(&project);
+    let there = project.sh(&["-q"], DESCRIBE);
+    assert_eq!(lines(&there.exits(0).stdout), here);
+    assert!(here.len() > 20);
+    assert_eq!(describe_here(&project), here, "and a build that only looks changes nothing");
+    project.assert_nothing_left();
+}
+
+#[test]
+fn names_are_the_hosts_byte_for_byte() {
+    let project = Project::new();
+    let mut long = b"long-".to_vec();
+    long.resize(255, b'x');
+    let mut long_bad = vec![0xfe; 254];
+    long_bad.push(b'y');
+    let names: Vec<Vec<u8>> = vec![
+        b"new\nline".to_vec(),
+        b"tab\tand\rreturn\x1b[31m\x07".to_vec(),
+        b"invalid \xff\xfe utf-8 \xc3".to_vec(),
+        b"-dash".to_vec(),
+        b"--".to_vec(),
+        b"  spaces  ".to_vec(),
+        b"quotes'\"`$(touch x)\\".to_vec(),
+        b"*?[a]{b,c}~!#&;|<>".to_vec(),
+        "snow ☃ and Å".as_bytes().to_vec(),
+        b"...".to_vec(),
+        b"C:\\windows:a".to_vec(),
+        long,
+        long_bad,
+    ];
+    for name in &names {
+        let name = OsStr::from_bytes(name);
+        project.write(name, name.as_bytes());
+        // The same as a directory, as deep as its path is long in a plain tar header.
+        let mut inner = OsString::from("d/");
+        inner.push(name);
+        project.write(Path::new(&inner).join("file"), name.as_bytes());
+        let mut link = OsString::from_vec(b"l/".to_vec());
+        link.push(name);
+        fs::create_dir_all(project.path("l")).unwrap();
+        symlink(name, project.path(&link)).unwrap();
+    }
+    let here = describe_here(&project);
+    assert_eq!(lines(&project.sh(&["-q"], DESCRIBE).exits(0).stdout), here);
+    // And back: what the build writes under such names arrives under them.
+    project.sh(&["-q"], "for f in * ...; do [ -f \"$f\" ] && echo changed > \"./$f\"; done; true").exits(0);
+    for name in &names {
+        assert_eq!(project.read(OsStr::from_bytes(name)), "changed\n", "{}", name.escape_ascii());
+    }
+    project.assert_nothing_left();
+}
+
+#[test]
+fn a_path_of_four_thousand_bytes_arrives() {
+    let project = Project::new();
+    // Made from within, as the whole would be too long for one call.
+    let name = "d".repeat(200);
+    let make = format!("for i in $(seq 18); do mkdir {name} && cd {name}; done; echo deep > file");
+    assert!(Command::new("sh").args(["-c", &make]).current_dir(project.root()).status().unwrap().success());
+    let ended =
+        project.sh(&["-q"], &format!("for i in $(seq 18); do cd {name}; done; cat file; echo back > file"));
+    assert_eq!(ended.exits(0).out(), "deep\n");
+    let look = format!("for i in $(seq 18); do cd {name}; done; cat file");
+    let back = Command::new("sh").args(["-c", &look]).current_dir(project.root()).output().unwrap();
+    assert_eq!(back.stdout, b"back\n");
+}
+
+#[test]
+fn mtimes_keep_their_nanoseconds() {
+    let project = Project::new();
+    project.write("a", "").write("b", vec![1; 300_000]).write("d/x", "");
+    set_mtime(project.path("a"), 1_600_000_000_000_000_001);
+    set_mtime(project.path("b"), 1_600_000_000_987_654_321);
+    set_mtime(project.path("d"), 1_600_000_000_000_000_002);
+    let ended = project.sh(&["-q"], "stat -c '%n %y' a b d | cut -d ' ' -f 1,3");
+    assert_eq!(ended.exits(0).out(), "a 12:26:40.000000001\nb 12:26:40.987654321\nd 12:26:40.000000002\n");
+}
+
+#[test]
+fn hard_links_are_one_file() {
+    let project = Project::new();
+    project.write("a", "one").write("z/b", "other");
+    fs::hard_link(project.path("a"), project.path("z/a")).unwrap();
+    fs::hard_link(project.path("a"), project.path("a2")).unwrap();
+    let inode = fs::metadata(project.path("a")).unwrap().ino();
+    let ended = project.sh(&["-q"], "stat -c %h a z/b; echo two > z/a; cat a a2");
+    assert_eq!(ended.exits(0).out(), "3\n1\ntwo\ntwo\n");
+    assert_eq!(project.read("a2"), "two\n");
+    let inodes = ["a", "a2", "z/a"].map(|path| fs::metadata(project.path(path)).unwrap().ino());
+    assert!(
+        inodes.iter().all(|ino| *ino == inodes[0]),
+        "they come back as one file: {inodes:?}, was {inode}"
+    );
+}
+
+#[test]
+fn sockets_and_pipes_are_left_out_with_a_warning() {
+    let project = Project::new();
+    project.write("file", "");
+    let _socket = UnixListener::bind(project.path("socket")).unwrap();
+    assert!(Command::new("mkfifo").arg(project.path("pipe")).status().unwrap().success());
+    let ended = project.sh(&[], "find . -mindepth 1");
+    ended.exits(0).says(&["socket is a socket", "pipe is a named pipe"]);
+    assert_eq!(ended.out(), "./file\n");
+    assert!(project.has("socket") && project.has("pipe"), "they are still here");
+    project.assert_nothing_left();
+}
+
+#[test]
+fn the_sources_belong_to_the_images_user() {
+    let project = Project::with_image(NONROOT);
+    project.write("dir/file", "x");
+    chmod(project.path("dir"), 0o700);
+    chmod(project.path("dir/file"), 0o600);
+    let ended = project.sh(&["-q"], "id -u; stat -c '%u %a' . dir dir/file | sort | uniq -c | wc -l; stat -c %u . dir dir/file; echo y > dir/file; mkdir new");
+    let out = ended.exits(0).out();
+    assert_eq!(out.lines().next(), Some("1000"));
+    assert_eq!(out.lines().skip(2).collect::<Vec<_>>(), ["1000"; 3]);
+    assert_eq!((project.read("dir/file"), project.has("new")), ("y\n".into(), true));
+    assert_eq!(
+        fs::metadata(project.path("dir/file")).unwrap().uid(),
+        fs::metadata(project.root()).unwrap().uid()
+    );
+}
+
+// ---- what is left out ---------------------------------------------------------------------------------------------
+
+#[test]
+fn ignore_files_and_flags_take_things_out() {
+    let project = Project::new();
+    project
+        .write("a.log", "")
+        .write("b.tmp", "")
+        .write("keep/a.log", "")
+        .write("node_modules/x/y", "")
+        .write("src/c", "");
+    project.write(".dockerignore", "# comment\n*.log\nnode_modules\n");
+    assert_eq!(
+        seen(&project, &[]),
+        [".dockerignore", "b.tmp", "keep", "keep/a.log", "src", "src/c"],
+        "a pattern without slashes means the top, as BuildKit has it"
+    );
+    project.write(".fastbuildignore", "**/*.log\n!keep/*.log\n");
+    let all = seen(&project, &[]);
+    assert!(all.contains(&"node_modules/x/y".into()), "only one ignore file is read");
+    assert!(all.contains(&"keep/a.log".into()) && !all.contains(&"a.log".into()));
+    let fewer = seen(
+        &project,
+        &["--exclude", "node_modules", "--exclude", "src", "--include", "src/c", "--include", "a.log"],
+    );
+    assert_eq!(
+        fewer,
+        [".dockerignore", ".fastbuildignore", "a.log", "b.tmp", "keep", "keep/a.log", "src", "src/c"]
+    );
+    let everything = seen(&project, &["--no-ignore"]);
+    assert_eq!(everything.len(), 11, "{everything:?}");
+    assert!(!seen(&project, &["--no-ignore", "--exclude", "b.*"]).contains(&"b.tmp".into()));
+    assert!(project.has("node_modules/x/y") && project.has("a.log"), "what did not go in is still here");
+    project.assert_nothing_left();
+}
+
+#[test]
+fn an_ignored_directory_is_not_entered() {
+    let project = Project::new();
+    project.write("src", "").write("private/x", "");
+    // Not even its owner may read it, so entering it would fail for an ordinary user.
+    chmod(project.path("private"), 0o000);
+    let ended = as_nobody(&project, &["-q", "--exclude", "private"], "ls");
+    assert_eq!(ended.exits(0).out(), "src\n");
+    as_nobody(&project, &[], "ls").exits(125).says(&["private", "--exclude"]);
+}
+
+#[test]
+fn named_outputs_do_not_go_in_unless_they_are_seeds() {
+    let project = Project::new();
+    project.write("src", "s").write("out/old", "old").write("other/file", "");
+    let script = "ls -A; mkdir -p out; ls out; echo new > out/new";
+    let ended = project.sh(&["-q", "-o", "out"], script);
+    assert_eq!(ended.exits(0).out(), "other\nsrc\n");
+    assert_eq!(project.tree().paths(), ["other", "other/file", "out", "out/new", "out/old", "src"]);
+    let ended = project.sh(&["-q", "-o", "out", "--seed-outputs"], "ls -A; ls out; rm out/new out/old");
+    assert_eq!(ended.exits(0).out(), "other\nout\nsrc\nnew\nold\n");
+    assert_eq!(
+        project.tree().paths(),
+        ["other", "other/file", "out", "src"],
+        "what it was given, it may delete"
+    );
+}
+
+// ---- where --------------------------------------------------------------------------------------------------------
+
+#[test]
+fn the_command_runs_in_the_matching_subdirectory() {
+    let project = Project::new();
+    project.write("fastbuild.toml", "").write("deep/er/file", "").write("top", "t");
+    let run = |options: &[&str], below: &str| {
+        let mut command = project.command();
+        command.args(["-q"]).args(options).args(["--", "sh", "-c", "pwd; cat /workspace/top; echo x > made"]);
+        Ended::from(command.current_dir(project.path(below)).output().unwrap())
+    };
+    assert_eq!(run(&[], "deep/er").exits(0).out(), "/workspace/deep/er\nt");
+    assert_eq!(project.read("deep/er/made"), "x\n");
+    assert_eq!(run(&[], "").exits(0).out(), "/workspace\nt");
+    assert_eq!(run(&["-C", ".."], "deep").exits(0).out(), "/workspace/deep\nt");
+    assert_eq!(run(&["-C", "../.."], "deep/er").exits(0).out(), "/workspace/deep/er\nt");
+}
+
+#[test]
+fn source_and_working_directory_are_as_named() {
+    let project = Project::new();
+    project.write("inner/file", "").write("outer", "");
+    let ended =
+        project.fastbuild(["-q", "-C", "inner", "-w", "/some/new place", "--", "sh", "-c", "pwd; ls"]);
+    assert_eq!(ended.exits(0).out(), "/some/new place\nfile\n");
+    project.sh(&["-C", "no-such"], "true").exits(125).says(&["no-such"]);
+    project.sh(&["-C", "outer"], "true").exits(125).says(&["outer", "directory"]);
+    project.sh(&["-w", "relative"], "true").exits(125).says(&["absolute"]);
+    project.sh(&["-w", "/"], "true").exits(125).says(&["root"]);
+    project.sh(&["-w", "/etc/passwd"], "true").exits(125).says(&["/etc/passwd", "-w"]);
+    project.sh(&["-w", "/etc/passwd/below"], "true").exits(125).says(&["/etc/passwd"]);
+    // A container whose making failed may still come about, so its reaper looks again for some seconds.
+    eventually("nothing is left", || fs::read_dir(project.state().join("runs")).unwrap().next().is_none());
+    project.assert_nothing_left();
+}
+
+#[test]
+fn what_the_image_has_in_the_working_directory_stays_there() {
+    let project = Project::new();
+    project.write("mine", "");
+    let ended = project.sh(&["-q", "-w", "/etc"], "ls passwd mine");
+    assert_eq!(ended.exits(0).out(), "mine\npasswd\n");
+}
+
+#[test]
+fn the_root_and_the_home_directory_are_refused_without_yes() {
+    let project = Project::new();
+    project.write("file", "");
+    let mut command = project.command();
+    let home = Ended::from(command.env("HOME", project.root()).args(["--", "true"]).output().unwrap());
+    home.exits(125).says(&["--yes", "-C"]);
+    project.fastbuild(["-C", "/", "--", "true"]).exits(125).says(&["\"/\"", "--yes"]);
+    let mut command = project.command();
+    command.env("HOME", project.root()).args(["-q", "--yes", "--", "ls"]);
+    assert_eq!(Ended::from(command.output().unwrap()).exits(0).out(), "file\n");
+}
+
+// ---- ordinary users, and trees that do not keep still --------------------------------------------------------------
+
+/// fastbuild as an ordinary user that may talk to the engine. The project becomes that user's.
+fn as_nobody(project: &Project, options: &[&str], script: &str) -> Ended {
+    const NOBODY: &str = "65534";
+    let group = fs::metadata(SOCKET).unwrap().gid().to_string();
+    let own = Command::new("chown").args(["-hR", "65534:65534"]).arg(project.outside()).status().unwrap();
+    assert!(own.success());
+    let as_root = project.command();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", NOBODY, "--regid", NOBODY, "--groups", &group]).arg(as_root.get_program());
+    command.args(options).args(["--", "sh", "-c", script]).current_dir(project.root()).env_clear();
+    command.envs(as_root.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    Ended::from(command.stdin(Stdio::null()).output().unwrap())
+}
+
+#[test]
+fn an_unreadable_file_is_an_error_that_names_it() {
+    let project = Project::new();
+    project.write("readable", "").write("dir/secret", "x");
+    chmod(project.path("dir/secret"), 0o000);
+    as_nobody(&project, &[], "true").exits(125).says(&["dir/secret", "--exclude"]);
+    assert_eq!(
+        as_nobody(&project, &["-q", "--exclude", "dir/secret"], "ls").exits(0).out(),
+        "dir\nreadable\n"
+    );
+    project.assert_nothing_left();
+}
+
+#[test]
+fn a_tree_that_changes_while_it_is_uploaded_does_not_break_the_build() {
+    let project = Project::new();
+    for dir in 0..40 {
+        for file in 0..50 {
+            project.write(format!("d{dir}/f{file}"), vec![b'x'; 2000]);
+        }
+    }
+    project.write("large", vec![b'x'; 8 << 20]).write("steady", "steady");
+    let done = AtomicBool::new(false);
+    let ended = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0_usize.. {
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+                let path = project.path(format!("d{}/f{}", round % 40, round / 40 % 50));
+                let _ = match round % 5 {
+                    0 => fs::remove_file(&path),
+                    1 => fs::write(&path, vec![b'y'; round % 300_000]),
+                    2 => fs::write(&path, "short"),
+                    3 => fs::remove_file(&path).and_then(|()| fs::create_dir(&path)),
+                    _ => fs::OpenOptions::new().append(true).open(project.path("large")).and_then(
+                        |mut large| std::io::Write::write_all(&mut large, &vec![b'z'; round % 5000]),
+                    ),
+                };
+            }
+        });
+        let ended = project.sh(&["-o", "/tmp/out"], "cat steady; find . -type f | wc -l > /tmp/out");
+        done.store(true, Ordering::Relaxed);
+        ended
+    });
+    assert_eq!(ended.exits(0).out(), "steady");
+    assert!(ended.err().contains("kept changing") || ended.err().contains("deleted while"), "{ended}");
+    let count: u32 = project.read("out").trim().parse().unwrap();
+    assert!((1000..=2002).contains(&count), "{count}");
+    project.assert_nothing_left();
+}
+
+#[test]
+fn a_hundred_thousand_files_in_one_directory_go_in_and_their_products_come_back() {
+    const FILES: usize = 100_000;
+    let project = Project::new();
+    fs::create_dir(project.path("many")).unwrap();
+    for file in 0..FILES {
+        fs::write(project.path(format!("many/{file}")), "x").unwrap();
+    }
+    let ended = project.sh(&["-q"], "ls many | wc -l; echo new > many/new; rm many/7; echo y > many/8");
+    assert_eq!(ended.exits(0).out().trim(), FILES.to_string());
+    assert_eq!(fs::read_dir(project.path("many")).unwrap().count(), FILES);
+    assert_eq!((project.read("many/new"), project.read("many/8")), ("new\n".into(), "y\n".into()));
+    assert!(!project.has("many/7"));
+    project.assert_nothing_left();
+}
