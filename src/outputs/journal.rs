@@ -98,13 +98,16 @@ impl Journal {
 
 /// A path of the host's in JSON, byte for byte: serde's own form fails on names that are not UTF-8.
 mod native {
-    use std::{ffi::OsString, path::PathBuf};
+    use std::{
+        ffi::OsString,
+        path::{Path, PathBuf},
+    };
 
     use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
 
     use crate::outputs::record::PathText;
 
-    pub fn serialize<S: Serializer>(path: &PathBuf, serializer: S) -> Result<S::Ok, S::Error> {
+    pub fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
         PathText::from(path.as_os_str().as_encoded_bytes()).serialize(serializer)
     }
 
