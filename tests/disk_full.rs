@@ -125,7 +125,7 @@ fn a_state_directory_that_fills_at_any_moment_leaves_all_or_nothing() {
             assert_eq!((project.read("new"), project.read("source")), ("new\n".into(), "textmore\n".into()));
         }
         common::eventually("the container is removed", || project.containers().is_empty());
-        assert_eq!(project.stages(), [std::path::PathBuf::new(); 0]);
+        assert!(project.stages().is_empty(), "{:?}", project.stages());
     }
     assert_eq!((outcomes.first(), outcomes.last()), (Some(&125), Some(&0)), "{outcomes:?}");
 }
