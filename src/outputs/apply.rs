@@ -475,7 +475,15 @@ struct Executor<'a> {
 
 impl<'a> Executor<'a> {
     fn new(target: &'a Target, stage: &'a mut Stage, attempt: Attempt) -> Executor<'a> {
-        Executor { attempt, target, stage, walk: Walk::new(&target.dir), undo: Vec::new(), done: Done::default(), prepared_mode: None }
+        Executor {
+            attempt,
+            target,
+            stage,
+            walk: Walk::new(&target.dir),
+            undo: Vec::new(),
+            done: Done::default(),
+            prepared_mode: None,
+        }
     }
 
     fn into_done(self) -> Done {
@@ -702,7 +710,8 @@ impl<'a> Executor<'a> {
     }
 
     fn swap(&mut self, path: &RelPath, shadow: u64) -> io::Result<()> {
-        let Some(prepared) = at::look(&self.stage.dir, SHADOW)?.filter(|look| look.stamp.ino == shadow) else {
+        let Some(prepared) = at::look(&self.stage.dir, SHADOW)?.filter(|look| look.stamp.ino == shadow)
+        else {
             return Ok(());
         };
         // A directory that its owner may not write to cannot be moved into another one. A second try finds the mode that
