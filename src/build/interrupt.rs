@@ -50,6 +50,8 @@ pub struct Interrupted(pub Signal);
 #[derive(Debug, Clone)]
 pub struct Interrupts {
     received: watch::Receiver<Received>,
+    /// How many of them [`Interrupts::next`] has given.
+    taken: usize,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -74,18 +76,21 @@ impl Interrupts {
                 });
             }
         });
-        Ok(Interrupts { received })
+        Ok(Interrupts { received, taken: 0 })
     }
 
-    /// Waits for a signal that has not been taken yet.
+    /// Waits for a signal that has not been taken yet. Two that came before anybody asked are given one after the other:
+    /// the second one means more than the first.
     pub async fn next(&mut self) -> Signal {
         loop {
+            let Received { count, last } = *self.received.borrow_and_update();
+            if let Some(signal) = last.filter(|_| count > self.taken) {
+                self.taken += 1;
+                return signal;
+            }
             if self.received.changed().await.is_err() {
                 // The listening task is gone, with the runtime: no more signals will come.
                 std::future::pending::<()>().await;
-            }
-            if let Some(signal) = self.received.borrow_and_update().last {
-                return signal;
             }
         }
     }

@@ -159,7 +159,7 @@ fn what_comes_back(plan: &Plan, table: &mut Table) {
 
 fn what_limits(plan: &Plan, table: &mut Table) {
     table.optional("network", plan.network.as_ref(), Clone::clone);
-    table.optional("memory", plan.memory.as_ref(), |bytes| numbers::bytes(*bytes));
+    table.optional("memory", plan.memory.as_ref(), |bytes| memory(*bytes));
     table.optional("cpus", plan.nano_cpus.as_ref(), |nano| cpus(*nano));
     table.optional("isolation", plan.isolation.as_ref(), isolation);
 }
@@ -253,6 +253,17 @@ fn product(output: &Output) -> String {
 fn cpus(nano: i64) -> String {
     let text = format!("{}.{:09}", nano / 1_000_000_000, nano % 1_000_000_000);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// A memory limit as `--memory` takes it: in the largest power of 1024 that needs no more than two decimals.
+fn memory(bytes: u64) -> String {
+    let shown = [('g', 30), ('m', 20), ('k', 10)].into_iter().find_map(|(unit, shift)| {
+        let hundredths = u128::from(bytes) * 100;
+        let exact = bytes >> shift > 0 && hundredths % (1 << shift) == 0;
+        let text = || format!("{}.{:02}", (hundredths >> shift) / 100, (hundredths >> shift) % 100);
+        exact.then(|| format!("{}{unit}", text().trim_end_matches('0').trim_end_matches('.')))
+    });
+    shown.unwrap_or_else(|| format!("{bytes}b"))
 }
 
 /// A command as one could type it: words that a shell would take apart are quoted.
@@ -412,14 +423,14 @@ mod tests {
         leaves out  docs/_site                              (an output)
         seed        no                                      (default)
         route       layer                                   (default)
-        upload      7 files, 100.0 MiB
+        upload      7 files, 104.9 MB
         output      /workspace/docs/_site -> /p/docs/_site  (preset jekyll)
         on failure  nothing comes back                      (default)
         apply       file by file                            (default)
-        memory      1.5 GiB                                 (FASTBUILD_MEMORY)
+        memory      1.5g                                    (FASTBUILD_MEMORY)
         cpus        1.5                                     (default)
 
-        node modules makes up 60.0 MiB of the upload. If the build does not need it, leave it out with --exclude 'node modules'
+        node modules makes up 62.9 MB of the upload. If the build does not need it, leave it out with --exclude 'node modules'
         ");
     }
 
@@ -457,6 +468,15 @@ mod tests {
             let mut out = Vec::new();
             print(&plan, None, format, &mut out).unwrap();
             assert!(String::from_utf8(out).unwrap().contains("/p\u{fffd}"));
+        }
+    }
+
+    #[test]
+    fn memory_is_shown_as_it_could_be_typed() {
+        let cases = [(3 << 29, "1.5g"), (512 << 20, "512m"), (1 << 30, "1g"), (6 << 20, "6m"), (1023, "1023b")];
+        for (bytes, text) in cases {
+            assert_eq!(memory(bytes), text);
+            assert_eq!(crate::config::units::memory(text), Ok(bytes), "and comes back as it was");
         }
     }
 
