@@ -1,5 +1,7 @@
 //! Rule 4 when fastbuild dies: each file is the old or the new one, and the next start finishes what was cut short.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::{

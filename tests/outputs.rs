@@ -1,5 +1,7 @@
 //! Rules 4 and 5: the host changes only when everything has arrived, and only where nobody else has a say.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::{

@@ -1,5 +1,7 @@
 //! Rule 3: what the build sees is exactly the host's tree, less what is excluded.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::{

@@ -6,7 +6,8 @@
 //! and the build's version is put beside it. So no edit of the user's is lost to the moment between look and rename.
 //!
 //! When a step fails, all steps before it are taken back. When fastbuild dies, the journal has the steps that are
-//! missing ([`recover`]).
+//! missing ([`recover`]), and the staging directory what they brought out: it is removed only when the record is written
+//! and the journal gone, and before that everything in it that is neither a product nor known is moved to safety.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
