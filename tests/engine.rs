@@ -626,7 +626,7 @@ async fn requests_to_an_engine_that_has_gone_say_so() {
         docker.stat(&id, "/").await.err().unwrap(),
         docker.get(&id, "/").await.err().unwrap(),
         docker.put(&id, "/", body(vec![0; 1 << 20])).await.err().unwrap(),
-        docker.attach(&id, Terminal::None, Stdin::Empty).await.err().unwrap(),
+        attach_error(docker.attach(&id, Terminal::None, Stdin::Empty).await),
         docker.wait(&id).await.err().unwrap(),
         docker.kill(&id, "SIGINT").await.err().unwrap(),
         docker.remove("x").await.err().unwrap(),
@@ -640,6 +640,13 @@ async fn requests_to_an_engine_that_has_gone_say_so() {
     assert!(matches!(error, EngineError::Gone { .. }), "{error:?}");
 }
 
+fn attach_error(attached: Result<fastbuild::engine::Attached, StartError>) -> EngineError {
+    match attached {
+        Err(StartError::Other(error)) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn requests_to_a_container_that_has_gone_say_so() {
     let docker = engine().await;
@@ -649,7 +656,7 @@ async fn requests_to_a_container_that_has_gone_say_so() {
         docker.stat(&id, "/").await.err().unwrap(),
         docker.get(&id, "/").await.err().unwrap(),
         docker.put(&id, "/", body(vec![0; 10_000])).await.err().unwrap(),
-        docker.attach(&id, Terminal::None, Stdin::Empty).await.err().unwrap(),
+        attach_error(docker.attach(&id, Terminal::None, Stdin::Empty).await),
         docker.wait(&id).await.err().unwrap(),
         docker.kill(&id, "SIGINT").await.err().unwrap(),
         docker.resize(&id, 1, 1).await.err().unwrap(),

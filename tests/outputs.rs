@@ -378,6 +378,17 @@ fn a_failed_build_leaves_the_host_as_it_was_unless_asked_otherwise() {
 // ---- targets ------------------------------------------------------------------------------------------------------
 
 #[test]
+fn an_output_that_is_a_link_comes_back_as_one_each_time() {
+    let project = Project::new();
+    let script = |to: &str| format!("mkdir -p releases/{to}; ln -s releases/{to} current");
+    for to in ["1", "1", "2"] {
+        project.sh(&["-o", "current"], &script(to)).exits(0);
+        assert_eq!(link(project.path("current")), format!("releases/{to}"));
+    }
+    project.assert_nothing_left();
+}
+
+#[test]
 fn a_file_in_an_outputs_place_is_kept_safe_and_a_link_is_refused() {
     let project = Project::new();
     project.write("out", "mine").write("elsewhere/precious", "p");
@@ -460,7 +471,7 @@ fn a_full_disk_leaves_the_host_as_it_was() {
     let before = Tree::of(&project.path("out"));
     let large =
         "mkdir out; for i in a b c d; do dd if=/dev/urandom of=out/$i bs=1M count=6 2>/dev/null; done";
-    project.sh(&["-o", "out"], large).exits(125).says(&["no space left", "-o"]);
+    project.sh(&["-o", "out"], large).exits(125).says(&["no space for the products", "-o"]);
     assert_eq!(Tree::of(&project.path("out")), before);
     project.assert_nothing_left();
     drop(mount);

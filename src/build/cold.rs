@@ -24,9 +24,9 @@ use crate::{
         apply::{self, Books, Outcome},
         record::Record,
         stage::Staged,
-        target::Target,
+        target::{Target, refuse_strange_link},
     },
-    plan::{OnFailure, Plan, PullPolicy},
+    plan::{OnFailure, Outputs, Plan, PullPolicy},
     report::{
         Reporter,
         events::{Amount, Applied, Event, Phase, Warning},
@@ -68,6 +68,10 @@ pub async fn run(
     interrupts: &mut Interrupts,
     reporter: &Reporter,
 ) -> Result<Finished, BuildError> {
+    let record = Arc::new(Record::load(&project.record_path()));
+    if let Outputs::Named(outputs) = &plan.outputs.value {
+        outputs.iter().try_for_each(|output| refuse_strange_link(&output.host, &record))?;
+    }
     let scanning = detached({
         let (plan, reporter) = (plan.clone(), reporter.clone());
         move || sources::report_scan(&plan, &reporter)
@@ -88,7 +92,7 @@ pub async fn run(
         run,
         reporter,
     };
-    let finished = cold.build(scanning, interrupts).await;
+    let finished = cold.build(record, scanning, interrupts).await;
     // A moment's work, and long done.
     let _ = interrupts.unless(leftovers).await;
     finished
@@ -111,21 +115,22 @@ struct Cold<'a> {
 struct Built {
     exit_code: u8,
     /// None when the products stay where they are.
-    staged: Option<(Vec<Staged>, Arc<Record>)>,
+    staged: Option<Vec<Staged>>,
 }
 
 impl Cold<'_> {
     async fn build(
         self,
+        record: Arc<Record>,
         scanning: impl Future<Output = Result<Result<Scan, BuildError>, BuildError>>,
         interrupts: &mut Interrupts,
     ) -> Result<Finished, BuildError> {
-        let built = self.until_staged(scanning, interrupts).await;
+        let built = self.until_staged(&record, scanning, interrupts).await;
         let finished = match built {
             Ok(Built { exit_code, staged }) => {
                 let applying = async {
                     match staged {
-                        Some((staged, record)) => self.apply(staged, record).await.map(Some),
+                        Some(staged) => self.apply(staged, Arc::unwrap_or_clone(record)).await.map(Some),
                         None => Ok(None),
                     }
                 };
@@ -143,6 +148,7 @@ impl Cold<'_> {
 
     async fn until_staged(
         &self,
+        record: &Arc<Record>,
         scanning: impl Future<Output = Result<Result<Scan, BuildError>, BuildError>>,
         interrupts: &mut Interrupts,
     ) -> Result<Built, BuildError> {
@@ -161,7 +167,6 @@ impl Cold<'_> {
                 return Ok(Built { exit_code, staged: None });
             }
         }
-        let record = Arc::new(Record::load(&self.project.record_path()));
         let collecting = Collecting {
             docker: &self.docker,
             container: &container,
@@ -170,12 +175,12 @@ impl Cold<'_> {
             workdir: &workdir,
             scan,
             packed,
-            record: Arc::clone(&record),
+            record: Arc::clone(record),
             reporter: self.reporter,
         };
         let staged = interrupts.unless(collecting.collect()).await?;
         match (staged, exit_code) {
-            (Ok(staged), _) => Ok(Built { exit_code, staged: Some((staged, record)) }),
+            (Ok(staged), _) => Ok(Built { exit_code, staged: Some(staged) }),
             // The command's failure is the news; that it did not get as far as its products is no surprise.
             (Err(BuildError::MissingOutput { .. }), 1..) => {
                 self.reporter.emit(Event::Warned(Warning::OutputsLeft));
@@ -265,7 +270,7 @@ impl Cold<'_> {
     }
 
     /// Puts the products in place. From here on nothing is cut off by a signal.
-    async fn apply(&self, staged: Vec<Staged>, record: Arc<Record>) -> Result<Applied, BuildError> {
+    async fn apply(&self, staged: Vec<Staged>, record: Record) -> Result<Applied, BuildError> {
         let phase = Running::begin(Phase::Apply, None, self.reporter);
         let books = Books {
             run: self.run.id.clone(),
@@ -273,7 +278,6 @@ impl Cold<'_> {
             record: self.project.record_path(),
             displaced: self.project.displaced_dir(&self.run.id),
         };
-        let record = Arc::unwrap_or_clone(record);
         let Outcome { applied, warnings } = blocking(move || apply::apply(staged, record, &books)).await??;
         for warning in warnings {
             self.reporter.emit(Event::Warned(warning));

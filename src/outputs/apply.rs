@@ -10,6 +10,7 @@
 //! and the journal gone, and before that everything in it that is neither a product nor known is moved to safety.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap, HashSet},
     io,
     path::{Path, PathBuf},
@@ -26,16 +27,15 @@ use super::{
     stage::{Claim, Stage, Staged, digest_of, free_name_beside},
     target::{Target, Walk},
 };
-#[cfg(test)]
-#[cfg(unix)]
-mod tests;
-
 use crate::{
     plan::ApplyMode,
     report::events::{Applied, Warning},
     sys::at::{self, Look},
     tree::{Kind, RelPath, Timestamp},
 };
+
+#[cfg(all(test, unix))]
+mod tests;
 
 /// Where an apply keeps its books.
 #[derive(Debug, Clone)]
@@ -79,20 +79,21 @@ pub fn apply(mut outputs: Vec<Staged>, mut record: Record, books: &Books) -> Res
         finish(&mut outputs, &done, &mut record, books)
             .map_err(|error| take_all_back(&mut outputs, undo, error))
     });
-    // Before the stages go: a journal without its stage would be taken for one that came to its end. Done, taken back, or torn with the stage kept: in no case is there something that a next start should finish.
+    // Before the stages go: a journal without its stage would be taken for one that came to its end. Done, taken back,
+    // or torn with the stage kept: in no case is there something that a next start should finish.
     Journal::remove(&books.journal).map_err(bookkeeping("remove", &books.journal))?;
     applied
 }
 
-fn journal_of(outputs: &[Staged], books: &Books) -> Journal {
+fn journal_of<'a>(outputs: &'a [Staged], books: &Books) -> Journal<'a> {
     let entries = outputs.iter().map(|output| journal::Entry {
         base: output.target.base.clone(),
         root: output.target.prefix.clone(),
         stage: output.stage.path.clone(),
-        ops: output.ops.clone(),
-        claims: output.claims.clone(),
+        ops: Cow::Borrowed(&output.ops),
+        claims: Cow::Borrowed(&output.claims),
         forgets: output.forgets.iter().cloned().map(journal::Path).collect(),
-        displaced: output.prepared.done.displaced.clone(),
+        displaced: Cow::Borrowed(&output.prepared.done.displaced),
         linked: output.prepared.linked.iter().map(|(path, id)| (journal::Path(path.clone()), *id)).collect(),
     });
     Journal::new(books.run.clone(), books.displaced.clone(), entries.collect())
@@ -141,7 +142,7 @@ pub fn recover(journal_path: &Path, record_path: &Path) -> Result<Option<Recover
 
 /// Carries out what is missing of one output's steps.
 fn finish_entry(
-    entry: &journal::Entry,
+    entry: &journal::Entry<'_>,
     target: &Target,
     stage: &mut Stage,
     displaced: &Path,
@@ -174,12 +175,12 @@ fn finish_entry(
 
 /// What lies in the stage of a run that died and is neither a product nor anything that fastbuild knew: the user's files
 /// that were in the way, and edits that came between look and rename.
-fn strays(entry: &journal::Entry, displaced: &[Displaced], stage: &Stage) -> io::Result<Vec<Displaced>> {
+fn strays(entry: &journal::Entry<'_>, displaced: &[Displaced], stage: &Stage) -> io::Result<Vec<Displaced>> {
     let mut ours = HashSet::new();
     let mut slots = HashSet::new();
     let mut paths = HashMap::new();
     let mut names: HashMap<Vec<u8>, &RelPath> = HashMap::new();
-    for op in &entry.ops {
+    for op in entry.ops.iter() {
         let over = match &op.action {
             Action::Put { slot, over } => {
                 slots.insert((slot.id.dev, slot.id.ino));

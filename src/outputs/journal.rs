@@ -6,6 +6,7 @@
 //! reported and not put in place.
 
 use std::{
+    borrow::Cow,
     fs::File,
     io::{self, BufReader},
     path::{Path as FsPath, PathBuf},
@@ -21,8 +22,10 @@ use super::{
 use crate::tree::RelPath;
 
 /// One output's steps.
+///
+/// Borrowed when it is written, for an output may have a hundred thousand steps and as many claims.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct Entry<'a> {
     /// The directory below which all paths lie.
     #[serde(with = "native")]
     pub base: PathBuf,
@@ -33,13 +36,13 @@ pub struct Entry {
     #[serde(with = "native")]
     pub stage: PathBuf,
     /// In order.
-    pub ops: Vec<Op>,
+    pub ops: Cow<'a, [Op]>,
     /// What is fastbuild's afterwards.
-    pub claims: Vec<Claim>,
+    pub claims: Cow<'a, [Claim]>,
     /// What is nobody's afterwards.
     pub forgets: Vec<Path>,
     /// The user's files that a prepared tree leaves out, in the staging directory.
-    pub displaced: Vec<Displaced>,
+    pub displaced: Cow<'a, [Displaced]>,
     /// What the old tree held when a prepared one was made from it, by path below the output's root.
     pub linked: Vec<(Path, Identity)>,
 }
@@ -50,7 +53,7 @@ pub struct Path(#[serde(with = "lossless")] pub RelPath);
 
 /// All outputs' steps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Journal {
+pub struct Journal<'a> {
     /// Format; another one is not carried out.
     version: u32,
     /// The run that wrote it.
@@ -59,14 +62,14 @@ pub struct Journal {
     #[serde(with = "native")]
     pub displaced: PathBuf,
     /// One for each output.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<Entry<'a>>,
 }
 
 const VERSION: u32 = 2;
 
-impl Journal {
+impl<'a> Journal<'a> {
     /// A journal of this version.
-    pub fn new(run: String, displaced: PathBuf, entries: Vec<Entry>) -> Journal {
+    pub fn new(run: String, displaced: PathBuf, entries: Vec<Entry<'a>>) -> Journal<'a> {
         Journal { version: VERSION, run, displaced, entries }
     }
 
@@ -79,8 +82,9 @@ impl Journal {
     }
 
     /// The journal that a crash left; `None` when there is none that can be understood.
-    pub fn load(path: &FsPath) -> Option<Journal> {
-        let journal: Journal = serde_json::from_reader(BufReader::new(File::open(path).ok()?)).ok()?;
+    pub fn load(path: &FsPath) -> Option<Journal<'static>> {
+        let journal: Journal<'static> =
+            serde_json::from_reader(BufReader::new(File::open(path).ok()?)).ok()?;
         (journal.version == VERSION).then_some(journal)
     }
 

@@ -91,6 +91,16 @@ pub enum OutputError {
         /// Why not.
         why: &'static str,
     },
+    /// A link of the user's is in an output's place.
+    #[error(
+        "the output target {path:?} is a symbolic link to {to:?}, which would be replaced and not followed"
+    )]
+    StrangeLink {
+        /// The host's path.
+        path: PathBuf,
+        /// Where it leads.
+        to: PathBuf,
+    },
     /// Putting the products in place failed on the way, and what had been done was taken back.
     #[error(
         "could not {what} {path:?} while products were put in place; everything done before it was taken back"
@@ -122,7 +132,7 @@ pub enum OutputError {
     },
     /// The build deleted all there was.
     #[error(
-        "the build left nothing in its working directory; the {files} files on the host were not deleted"
+        "the build left nothing in its working directory; nothing was deleted on the host, which has {} there", crate::report::numbers::counted(*.files, "file")
     )]
     EverythingGone {
         /// How many files the host has.
@@ -149,6 +159,12 @@ impl OutputError {
             }
             OutputError::DiskFull { .. } | OutputError::DoesNotFit { .. } => {
                 "free some space, or name only what is needed with -o"
+            }
+            OutputError::StrangeLink { to, .. } => {
+                return Some(format!(
+                    "name its target, -o PATH:{}, or remove the link",
+                    to.to_string_lossy()
+                ));
             }
             OutputError::BadTarget { .. } => "name another place: -o PATH:HOST",
             OutputError::EverythingGone { .. } => {

@@ -1166,12 +1166,6 @@ fn stage_parent(target: &Target) -> Result<PathBuf, OutputError> {
             let elsewhere = cap_fs_ext::MetadataExt::dev(&base) != stamp.dev;
             Some(elsewhere || !at::is_writable(&target.dir))
         }
-        Ok(Some(Look { kind: Some(Kind::Symlink { .. }), .. })) => {
-            return Err(OutputError::BadTarget {
-                path: root,
-                why: "is a symbolic link; name what it points to instead",
-            });
-        }
         Ok(_) => None,
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => None,
         Err(error) => return Err(host_error("look at", root)(error)),

@@ -10,7 +10,10 @@ use std::{
 
 use cap_std::{ambient_authority, fs::Dir};
 
-use super::{OutputError, host_error};
+use super::{
+    OutputError, host_error,
+    record::{Content, Record},
+};
 use crate::{
     sys::at::{self, Look},
     tree::RelPath,
@@ -74,6 +77,24 @@ impl Target {
     /// The absolute host path of `path`, which is relative to the handle. For messages and the record, not for opening.
     pub fn absolute(&self, path: &RelPath) -> PathBuf {
         native_join(&self.base, path)
+    }
+}
+
+/// Refuses the place of a named output that is a link, unless fastbuild made it: a user who has one there means what it
+/// leads to. Asked before the build, so that nobody waits for it in vain.
+///
+/// # Errors
+/// [`OutputError::StrangeLink`].
+pub fn refuse_strange_link(place: &Path, record: &Record) -> Result<(), OutputError> {
+    let ours = record.get(place).is_some_and(|written| matches!(written.what, Content::Symlink(_)));
+    match std::fs::read_link(place) {
+        Ok(_) if ours => Ok(()),
+        Ok(to) => {
+            let to = place.canonicalize().unwrap_or(to);
+            Err(OutputError::StrangeLink { path: place.to_owned(), to })
+        }
+        // No link, or nothing at all.
+        Err(_) => Ok(()),
     }
 }
 

@@ -23,7 +23,7 @@ use super::{
     connect::{DialError, WireError},
 };
 use crate::{
-    engine::error::{BadFrame, Call, Operation, chain},
+    engine::error::{BadFrame, Call, Operation, StartError, chain},
     plan::{Stdin, Terminal},
     report::events::Stream,
 };
@@ -77,8 +77,21 @@ impl Docker {
     /// `terminal` and `stdin` must be those that the container was made with.
     ///
     /// # Errors
-    /// [`EngineError::NoSuchContainer`], [`EngineError::Gone`], and whatever else the engine answers.
+    /// [`EngineError::NoSuchContainer`], [`EngineError::Gone`], and whatever else the engine answers. Podman prepares the
+    /// process now, so that what is wrong with the command shows here already, as it does in [`Docker::start`].
     pub async fn attach(
+        &self,
+        id: &ContainerId,
+        terminal: Terminal,
+        stdin: Stdin,
+    ) -> Result<Attached, StartError> {
+        match self.attached(id, terminal, stdin).await {
+            Err(error @ EngineError::Api { .. }) => Err(self.explain_start(id, error).await),
+            other => Ok(other?),
+        }
+    }
+
+    async fn attached(
         &self,
         id: &ContainerId,
         terminal: Terminal,

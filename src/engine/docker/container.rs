@@ -168,12 +168,17 @@ impl Docker {
             return Ok(());
         };
         let error = failed(Call::new(Operation::Start, id))(error);
+        Err(self.explain_start(id, error).await)
+    }
+
+    /// What a refused start comes down to.
+    pub(super) async fn explain_start(&self, id: &ContainerId, error: EngineError) -> StartError {
         if !matches!(error, EngineError::Api { .. }) {
-            return Err(StartError::Other(error));
+            return StartError::Other(error);
         }
         let inspected = self.inspect(id).await.unwrap_or_default();
         let exit_code = inspected.state.and_then(|state| state.exit_code);
-        Err(why_not_started(inspected.path.unwrap_or_default(), exit_code, error))
+        why_not_started(inspected.path.unwrap_or_default(), exit_code, error)
     }
 
     /// Waits for the end of a process that [`Docker::start`] has started; gives its exit code.
