@@ -473,7 +473,8 @@ mod tests {
 
     #[test]
     fn memory_is_shown_as_it_could_be_typed() {
-        let cases = [(3 << 29, "1.5g"), (512 << 20, "512m"), (1 << 30, "1g"), (6 << 20, "6m"), (1023, "1023b")];
+        let cases =
+            [(3 << 29, "1.5g"), (512 << 20, "512m"), (1 << 30, "1g"), (6 << 20, "6m"), (1023, "1023b")];
         for (bytes, text) in cases {
             assert_eq!(memory(bytes), text);
             assert_eq!(crate::config::units::memory(text), Ok(bytes), "and comes back as it was");
