@@ -348,7 +348,7 @@ fn the_source_root_is_as_safe_as_a_named_output() {
 #[test]
 fn a_bomb_ends_where_the_disk_would() {
     let project = victim();
-    let disk = SmallDisk::mount(&project.outside().join("disk"), 80);
+    let disk = SmallDisk::mount(&project.outside().join("disk"), 16);
     fs::write(disk.path().join("mine"), "mine").unwrap();
     let before = Tree::of(disk.path());
     let output = format!("out:{}/out", disk.path().to_str().unwrap());
