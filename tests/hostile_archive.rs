@@ -348,7 +348,7 @@ fn the_source_root_is_as_safe_as_a_named_output() {
 #[test]
 fn a_bomb_ends_where_the_disk_would() {
     let project = victim();
-    let disk = SmallDisk::mount(&project.outside().join("disk"), 80);
+    let disk = SmallDisk::mount(&project.outside().join("disk"), 16);
     fs::write(disk.path().join("mine"), "mine").unwrap();
     let before = Tree::of(disk.path());
     let output = format!("out:{}/out", disk.path().to_str().unwrap());
@@ -437,6 +437,24 @@ impl Drop for Racer {
 }
 
 #[test]
+fn a_link_that_was_moved_to_safety_is_not_followed_there() {
+    let home = tempfile::tempdir().unwrap();
+    let (project, canary) = (home.path().join("project"), home.path().join("canary"));
+    fs::create_dir_all(project.join("out")).unwrap();
+    fs::create_dir(&canary).unwrap();
+    let sub = project.join("out/sub");
+    let archive = out(&[dir("out/sub"), file("out/sub/f", "new")]);
+    host_symlink(&canary, &sub).unwrap();
+    receive(&project.join("out"), &archive, Naming::Prefixed, ApplyMode::PerFile).unwrap();
+    // Where `out/sub` is kept now is a link to the canary; `out/sub/f` is to be kept below it.
+    fs::write(sub.join("f"), "the user's").unwrap();
+    receive(&project.join("out"), &archive, Naming::Prefixed, ApplyMode::PerFile).unwrap();
+    assert!(Tree::of(&canary).0.is_empty(), "the link was followed");
+    let kept = Tree::of(&home.path().join("displaced"));
+    assert!(kept.0.values().any(|node| node.content == b"the user's"), "the user's file is lost");
+}
+
+#[test]
 fn a_directory_that_becomes_a_link_meanwhile_leads_nowhere() {
     let home = tempfile::tempdir().unwrap();
     let (project, canary) = (home.path().join("project"), home.path().join("canary"));
@@ -447,7 +465,7 @@ fn a_directory_that_becomes_a_link_meanwhile_leads_nowhere() {
     let before = Tree::of(&canary);
     let (sub, link) = (project.join("out/sub"), home.path().join("link"));
     let (mut applied, mut swaps) = (0, 0);
-    for round in 0..800 {
+    for round in 0..300 {
         // The round before may have moved the link to safety.
         let _ = fs::remove_dir_all(&project);
         let _ = fs::remove_file(&link).or_else(|_| fs::remove_dir_all(&link));

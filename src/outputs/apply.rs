@@ -25,7 +25,7 @@ use super::{
     ops::{Action, Identity, Op, Over, SHADOW, Slot, lossless},
     record::{Content, Record, Written},
     stage::{Claim, Stage, Staged, digest_of, free_name_beside},
-    target::{Target, Walk},
+    target::{Target, Walk, is_absence},
 };
 use crate::{
     plan::ApplyMode,
@@ -795,14 +795,32 @@ fn save_displaced(
         let absolute = target.absolute(path);
         let below =
             absolute.strip_prefix(absolute.ancestors().last().unwrap_or(Path::new("/"))).unwrap_or(&absolute);
-        let saved = to.join(below);
-        let parent = saved.parent().unwrap_or(to);
-        std::fs::create_dir_all(parent)
-            .and_then(|()| Dir::open_ambient_dir(parent, cap_std::ambient_authority()))
+        safe_place(to, below.parent().unwrap_or(Path::new("")))
             .and_then(|dir| save_entry(&stage.dir, name, &dir, path.file_name().unwrap_or(b"output")))
             .map_err(|source| OutputError::Host { what: "move to safety", path: absolute, source })?;
     }
     Ok(())
+}
+
+/// The directory `below` in `to`, made where it is missing. A link that was saved there before is not followed: what was
+/// below it by then goes to `to` itself.
+fn safe_place(to: &Path, below: &Path) -> io::Result<Dir> {
+    std::fs::create_dir_all(to)?;
+    let top = Dir::open_ambient_dir(to, cap_std::ambient_authority())?;
+    let mut here = top.try_clone()?;
+    for component in below.components() {
+        let name = component.as_os_str().as_encoded_bytes();
+        match at::make_plain_dir(&here, name) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        here = match at::open_dir(&here, name) {
+            Ok(dir) => dir,
+            Err(error) if is_absence(&error) => return Ok(top),
+            Err(error) => return Err(error),
+        };
+    }
+    Ok(here)
 }
 
 /// [`copy_entry`] under a free name: a try that a crash cut short may have left something under the first ones.
