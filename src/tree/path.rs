@@ -4,11 +4,13 @@
 //! cannot express an escape: no empty, `.` or `..` component, no leading slash, no NUL. Whoever holds one may join it
 //! below a directory handle without another check.
 
-use std::{cmp::Ordering, fmt};
+use std::{cmp::Ordering, fmt, sync::Arc};
 
 /// A path below some root, `/` between components, in bytes. The empty path is the root itself.
+///
+/// Cheap to clone: a large tree's paths are held by its manifest, its steps and its record at once.
 #[derive(Clone, PartialEq, Eq, Hash, Default)]
-pub struct RelPath(Box<[u8]>);
+pub struct RelPath(Arc<[u8]>);
 
 /// Why bytes are not a [`RelPath`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -37,8 +39,8 @@ impl RelPath {
     ///
     /// # Errors
     /// Says which rule of the module's header the bytes break.
-    pub fn new(bytes: impl Into<Box<[u8]>>) -> Result<RelPath, BadPath> {
-        let bytes: Box<[u8]> = bytes.into();
+    pub fn new(bytes: impl Into<Arc<[u8]>>) -> Result<RelPath, BadPath> {
+        let bytes: Arc<[u8]> = bytes.into();
         if bytes.is_empty() {
             return Ok(RelPath(bytes));
         }
