@@ -14,6 +14,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     io,
     path::{Path, PathBuf},
+    thread,
 };
 
 use cap_std::fs::Dir;
@@ -150,13 +151,11 @@ fn finish_entry(
 ) -> Result<Recovered, OutputError> {
     let (whole, lost): (Vec<_>, Vec<_>) = entry.ops.iter().cloned().partition(|op| is_whole(op, stage));
     let mut executor = Executor::new(target, stage, Attempt::Again);
-    for op in &whole {
-        executor.carry_out(op).map_err(|(what, source)| OutputError::Host {
-            what,
-            path: target.absolute(&op.path),
-            source,
-        })?;
-    }
+    executor.carry_out_all(&whole).map_err(|Failed { what, path, source }| OutputError::Host {
+        what,
+        path: target.absolute(&path),
+        source,
+    })?;
     let files = executor.undo.len() as u64;
     let mut done = executor.into_done();
     let linked = entry.linked.iter().map(|(path, id)| (path.0.clone(), *id)).collect();
@@ -287,14 +286,8 @@ fn carry_out(outputs: &mut [Staged], displaced: &Path) -> Result<CarriedOut, Out
     let (mut undos, mut finished) = (Vec::new(), Vec::new());
     for index in 0..outputs.len() {
         let output = &mut outputs[index];
-        let mut executor = Executor::new(&output.target, &mut output.stage, Attempt::First);
-        let mut failure = None;
-        for op in &output.ops {
-            if let Err((what, source)) = executor.carry_out(op) {
-                failure = Some((what, output.target.absolute(&op.path), source));
-                break;
-            }
-        }
+        let mut executor = Executor::new(&output.target, &output.stage, Attempt::First);
+        let failure = executor.carry_out_all(&output.ops).err();
         let undo = std::mem::take(&mut executor.undo);
         let mut done = executor.into_done();
         done.absorb(std::mem::take(&mut output.prepared.done));
@@ -311,7 +304,8 @@ fn carry_out(outputs: &mut [Staged], displaced: &Path) -> Result<CarriedOut, Out
         };
         undos.push(undo);
         finished.push(done);
-        if let Some((what, path, source)) = failure {
+        if let Some(Failed { what, path, source }) = failure {
+            let path = output.target.absolute(&path);
             return Err(take_back(outputs, undos, what, path, source));
         }
         if let Err(error) = saved {
@@ -342,7 +336,7 @@ fn take_back(
     source: io::Error,
 ) -> OutputError {
     for (output, undo) in outputs.iter_mut().zip(undos).rev() {
-        let mut executor = Executor::new(&output.target, &mut output.stage, Attempt::First);
+        let mut executor = Executor::new(&output.target, &output.stage, Attempt::First);
         if let Err(undo) = executor.take_back(undo) {
             output.stage.keep();
             return OutputError::Torn { what, path, undo, stage: output.stage.path.clone(), source };
@@ -454,7 +448,18 @@ enum Undo {
 /// What the owner needs to change a directory's entries, and to move it.
 const WRITABLE: u32 = 0o700;
 
-type Failed = (&'static str, io::Error);
+/// Steps of one kind from which on several threads share them.
+const WORTH_SHARING: usize = 64;
+/// How many: each step is a round trip or two where the target lies on a mount.
+const THREADS: usize = 8;
+
+/// A step that did not go.
+#[derive(Debug)]
+struct Failed {
+    what: &'static str,
+    path: RelPath,
+    source: io::Error,
+}
 
 /// Whether steps may have been carried out before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -467,7 +472,7 @@ enum Attempt {
 struct Executor<'a> {
     attempt: Attempt,
     target: &'a Target,
-    stage: &'a mut Stage,
+    stage: &'a Stage,
     walk: Walk<'a>,
     undo: Vec<Undo>,
     done: Done,
@@ -476,7 +481,7 @@ struct Executor<'a> {
 }
 
 impl<'a> Executor<'a> {
-    fn new(target: &'a Target, stage: &'a mut Stage, attempt: Attempt) -> Executor<'a> {
+    fn new(target: &'a Target, stage: &'a Stage, attempt: Attempt) -> Executor<'a> {
         Executor {
             attempt,
             target,
@@ -492,15 +497,58 @@ impl<'a> Executor<'a> {
         self.done
     }
 
+    /// Carries steps out: directories first, from the top down; then what goes into them, in any order; then the rest
+    /// in the order that it has.
+    fn carry_out_all(&mut self, ops: &[Op]) -> Result<(), Failed> {
+        let is_put = |op: &&Op| {
+            matches!(op.action, Action::Put { over: Over::Nothing | Over::Known(_) | Over::Stranger(_), .. })
+        };
+        let is_directory = |op: &&Op| matches!(op.action, Action::MakeDir { .. });
+        let puts: Vec<&Op> = ops.iter().filter(is_put).collect();
+        ops.iter().filter(is_directory).try_for_each(|op| self.carry_out(op))?;
+        if puts.len() < WORTH_SHARING {
+            puts.into_iter().try_for_each(|op| self.carry_out(op))?;
+        } else {
+            self.share(&puts)?;
+        }
+        ops.iter().filter(|op| !is_put(op) && !is_directory(op)).try_for_each(|op| self.carry_out(op))
+    }
+
+    /// Carries out steps that do not depend on each other. What each thread did can be taken back whichever of them
+    /// fails.
+    fn share(&mut self, ops: &[&Op]) -> Result<(), Failed> {
+        let (target, stage, attempt) = (self.target, self.stage, self.attempt);
+        let parts = thread::scope(|scope| {
+            let work = |part: &'_ [&Op]| {
+                let mut executor = Executor::new(target, stage, attempt);
+                let failed = part.iter().try_for_each(|op| executor.carry_out(op)).err();
+                (executor.undo, executor.done, failed)
+            };
+            let threads: Vec<_> =
+                ops.chunks(ops.len().div_ceil(THREADS)).map(|part| scope.spawn(move || work(part))).collect();
+            let joined = threads.into_iter().map(|thread| thread.join());
+            joined.collect::<Result<Vec<_>, _>>().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        let mut failure = None;
+        for (undo, done, failed) in parts {
+            self.undo.extend(undo);
+            self.done.absorb(done);
+            failure = failure.or(failed);
+        }
+        self.walk.forget();
+        failure.map_or(Ok(()), Err)
+    }
+
     fn carry_out(&mut self, op: &Op) -> Result<(), Failed> {
-        match self.try_once(op) {
+        let done = match self.try_once(op) {
             // Products have read-only directories, which their owner may still change. A step that was denied has
             // done nothing.
             Err((_, error)) if error.kind() == io::ErrorKind::PermissionDenied && self.loosen(&op.path) => {
                 self.try_once(op)
             }
             other => other,
-        }
+        };
+        done.map_err(|(what, source)| Failed { what, path: op.path.clone(), source })
     }
 
     /// Makes the directory that holds `path`, and `path` itself if it is one, writable for its owner. Says whether
@@ -523,7 +571,7 @@ impl<'a> Executor<'a> {
         changed
     }
 
-    fn try_once(&mut self, op: &Op) -> Result<(), Failed> {
+    fn try_once(&mut self, op: &Op) -> Result<(), (&'static str, io::Error)> {
         let path = &op.path;
         match &op.action {
             Action::MakeDir { mode, mtime, over } => {
@@ -547,10 +595,12 @@ impl<'a> Executor<'a> {
 
     fn put(&mut self, path: &RelPath, slot: &Slot, over: Over) -> io::Result<()> {
         let name = slot.name();
-        let staged = at::look(&self.stage.dir, &name)?;
-        if staged.is_none_or(|look| !slot.is(&look)) {
-            // Done before a crash; what the exchange brought out is among the strays.
-            return Ok(());
+        if self.attempt == Attempt::Again {
+            let staged = at::look(&self.stage.dir, &name)?;
+            if staged.is_none_or(|look| !slot.is(&look)) {
+                // Done before a crash; what the exchange brought out is among the strays.
+                return Ok(());
+            }
         }
         match over {
             Over::Nothing => self.put_new(path, name),
@@ -908,21 +958,21 @@ fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
     let shadow_root = RelPath::new(SHADOW).unwrap_or_default();
     let (inside, outside): (Vec<Op>, Vec<Op>) =
         std::mem::take(&mut output.ops).into_iter().partition(|op| op.path.strip_prefix(&root).is_some());
-    let mut executor = Executor::new(&shadow, &mut output.stage, Attempt::First);
-    for mut op in inside {
+    let moved = inside.into_iter().map(|mut op| {
         op.action.translate(&copied);
-        let absolute = output.target.absolute(&op.path);
         let tail = op.path.strip_prefix(&root).unwrap_or_default();
-        executor
-            .carry_out(&Op { path: shadow_root.append(&tail), action: op.action })
-            .map_err(|(what, source)| OutputError::Host { what, path: absolute, source })?;
-    }
+        Op { path: shadow_root.append(&tail), action: op.action }
+    });
+    let in_place = |path: &RelPath| root.append(&path.strip_prefix(&shadow_root).unwrap_or_default());
+    let mut executor = Executor::new(&shadow, &output.stage, Attempt::First);
+    executor.carry_out_all(&moved.collect::<Vec<_>>()).map_err(|Failed { what, path, source }| {
+        OutputError::Host { what, path: output.target.absolute(&in_place(&path)), source }
+    })?;
     let done = executor.into_done();
     settle_directories(&shadow, &done);
     for id in output.claims.iter_mut().filter_map(|claim| claim.id.as_mut()) {
         *id = copied.get(id).copied().unwrap_or(*id);
     }
-    let in_place = |path: &RelPath| root.append(&path.strip_prefix(&shadow_root).unwrap_or_default());
     output.prepared.done = Done {
         made: Vec::new(),
         loosened: BTreeMap::new(),

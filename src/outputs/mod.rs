@@ -20,6 +20,7 @@ pub mod decide;
 pub mod journal;
 pub mod ops;
 pub mod record;
+mod slots;
 pub mod stage;
 pub mod target;
 

@@ -10,6 +10,7 @@ use std::{
     fmt::Write as _,
     io::{self, Read, Write},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use cap_std::{ambient_authority, fs::Dir};
@@ -23,6 +24,7 @@ use super::{
     host_error,
     ops::{Action, Identity, Op, Over, Slot, lossless},
     record::{Content, Record},
+    slots::{self, SlotWriters, SmallFile},
     target::{Target, Walk},
 };
 use crate::{
@@ -33,7 +35,11 @@ use crate::{
     plan::ApplyMode,
     report::events::{Amount, Applied, Warning},
     sys::at::{self, Look},
-    tree::{Digest, Kind, Manifest, RelPath, Stamp, Timestamp, scan::STAGE_PREFIX},
+    tree::{
+        Digest, Kind, Manifest, RelPath, Stamp, Timestamp,
+        ignore::Rules,
+        scan::{STAGE_PREFIX, Scan, ScanOptions, scan},
+    },
 };
 
 /// A file up to this size, in bytes, is held in memory until it is known whether it is needed.
@@ -96,7 +102,11 @@ pub struct Staging<'a> {
     /// The manifest's path of the output's root.
     uploaded_at: RelPath,
     record: &'a Record,
+    /// Before `stage`, so that nobody writes into it any more when it is removed.
+    writers: SlotWriters,
     stage: Stage,
+    /// What the output's place held when the staging began; none when it is looked at path by path.
+    host: Option<Scan>,
     /// What may still be staged before the disk counts as full, in bytes.
     room: u64,
     /// Every path that the container sent, relative to the output's root.
@@ -162,7 +172,8 @@ pub struct Stage {
     pub path: PathBuf,
     /// Its handle.
     pub dir: Dir,
-    next: u64,
+    /// Atomic, because steps are carried out by several threads.
+    next: AtomicU64,
     keep: bool,
 }
 
@@ -173,7 +184,7 @@ impl Stage {
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         builder.create(&path)?;
         let dir = Dir::open_ambient_dir(&path, ambient_authority())?;
-        Ok(Stage { path, dir, next: 0, keep: false })
+        Ok(Stage { path, dir, next: AtomicU64::new(0), keep: false })
     }
 
     /// Opens one that a crash left.
@@ -186,13 +197,12 @@ impl Stage {
         let names = at::names(&dir)?;
         let taken = names.iter().filter_map(|name| std::str::from_utf8(name).ok()?.parse::<u64>().ok());
         let next = taken.max().unwrap_or(0).max(u64::MAX / 2);
-        Ok(Stage { path: path.to_owned(), dir, next, keep: false })
+        Ok(Stage { path: path.to_owned(), dir, next: AtomicU64::new(next), keep: false })
     }
 
     /// A number that no slot has.
-    pub fn number(&mut self) -> u64 {
-        self.next += 1;
-        self.next
+    pub fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Leaves it where it is: it holds something that has no other place.
@@ -209,7 +219,7 @@ impl Stage {
     ///
     /// # Errors
     /// When no file can be made in it.
-    pub fn now(&mut self) -> io::Result<Timestamp> {
+    pub fn now(&self) -> io::Result<Timestamp> {
         let name = self.number().to_string();
         drop(at::create_file(&self.dir, name.as_bytes())?);
         let look = at::look(&self.dir, name.as_bytes())?;
@@ -283,6 +293,11 @@ impl<'a> Staging<'a> {
     ) -> Result<Staging<'a>, OutputError> {
         let path = stage_path(&target, options.run, number)?;
         let stage = Stage::make(path.clone()).map_err(host_error("make the staging directory", path))?;
+        let host = match scope {
+            // Of a whole source tree hardly anything changes; what does is looked at.
+            Scope::Everything => None,
+            Scope::Named => scan_target(&target),
+        };
         let (uploaded, uploaded_at) = match uploaded {
             Some((uploaded, at)) => (Some(uploaded), at),
             None => (None, RelPath::root()),
@@ -295,7 +310,9 @@ impl<'a> Staging<'a> {
             uploaded,
             uploaded_at,
             record: options.record,
+            writers: SlotWriters::default(),
             stage,
+            host,
             room: 0,
             seen: HashMap::new(),
             redirects: Vec::new(),
@@ -463,7 +480,7 @@ impl<'a> Staging<'a> {
             let mut bytes = Vec::with_capacity(size as usize);
             reader.data().read_to_end(&mut bytes).map_err(|error| self.broken_off(error))?;
             let digest = Digest(Sha256::digest(&bytes).into());
-            return self.settle_file(path, &entry, digest, Bytes::InMemory(&bytes));
+            return self.settle_file(path, &entry, digest, Bytes::InMemory(bytes));
         }
         let done = Amount { bytes: self.received.bytes - size, ..self.received };
         let mut data = Metered { data: reader.data(), done, progress };
@@ -542,6 +559,7 @@ impl<'a> Staging<'a> {
             None => return Err(self.no_tree(path, "is a hard link to something that was not sent before it")),
         };
         if let Some(slot) = slot {
+            self.writers.settle()?;
             let number = self.stage.number();
             at::hard_link(
                 &self.stage.dir,
@@ -564,12 +582,12 @@ impl<'a> Staging<'a> {
         path: RelPath,
         entry: &Incoming,
         digest: Digest,
-        bytes: Bytes<'_>,
+        bytes: Bytes,
     ) -> Result<(), OutputError> {
         let content = Content::File(digest);
         self.seen.insert(path.clone(), Seen::File { digest: Some(digest), slot: None });
         let settled = self.judge(&path, &content, entry.mode)?;
-        let number = match (settled.needs_bytes(), bytes) {
+        let slot = match (settled.needs_bytes(), bytes) {
             (false, Bytes::InSlot(number)) => {
                 at::remove_file(&self.stage.dir, number.to_string().as_bytes())
                     .map_err(host_error("remove a file in", &self.stage.path))?;
@@ -579,26 +597,30 @@ impl<'a> Staging<'a> {
                 None
             }
             (false, _) => None,
-            (true, Bytes::InMemory(mut bytes)) => {
+            (true, Bytes::InMemory(bytes)) => {
                 self.take_room(&path, bytes.len() as u64)?;
-                let (number, _) = self.stage_file(&mut bytes)?;
-                self.finish_file(number, entry)?;
-                Some(number)
+                let number = self.stage.number();
+                let file = SmallFile { number, bytes, mode: entry.mode, mtime: entry.mtime };
+                self.writers.write(&self.stage, file)?;
+                Some(Slot { number, id: slots::pending(number), what: content.clone() })
             }
             (true, Bytes::InSlot(number)) => {
                 self.finish_file(number, entry)?;
-                Some(number)
+                Some(self.slot(number, content.clone())?)
             }
             // The link is the host's own file: mode and time are not the build's to set.
-            (true, Bytes::OnHost(target)) => self.link_from_host(&target, digest),
+            (true, Bytes::OnHost(target)) => match self.link_from_host(&target, digest) {
+                Some(number) => Some(self.slot(number, content.clone())?),
+                None => None,
+            },
             (true, Bytes::Elsewhere) => None,
         };
-        if settled.needs_bytes() && number.is_none() {
+        if settled.needs_bytes() && slot.is_none() {
             self.refetch.push((path, entry.clone()));
             return Ok(());
         }
+        let number = slot.as_ref().map(|slot| slot.number);
         self.seen.insert(path.clone(), Seen::File { digest: Some(digest), slot: number });
-        let slot = number.map(|number| self.slot(number, content.clone())).transpose()?;
         self.plan_step(path, entry, content, settled, slot)
     }
 
@@ -685,6 +707,16 @@ impl<'a> Staging<'a> {
     }
 
     fn look(&self, place: &RelPath) -> Result<Option<Look>, OutputError> {
+        if let Some(host) = &self.host
+            && let Some(path) = place.strip_prefix(&self.target.prefix).filter(|path| !path.is_root())
+            && host.skipped.iter().all(|(special, _)| *special != path)
+        {
+            return Ok(host.manifest.get(&path).map(|entry| Look {
+                kind: Some(entry.kind.clone()),
+                mode: entry.mode,
+                stamp: entry.stamp,
+            }));
+        }
         Walk::new(&self.target.dir).look(place).map_err(host_error("look at", self.target.absolute(place)))
     }
 
@@ -902,6 +934,7 @@ impl<'a> Staging<'a> {
     pub fn finish(mut self) -> Result<Staged, OutputError> {
         self.check_not_emptied()?;
         self.check_names_differ()?;
+        self.settle_slots()?;
         self.plan_missing_parents()?;
         self.plan_deletes()?;
         self.ops.sort_by(|a, b| turn(a).cmp(&turn(b)).then_with(|| by_path(a, b)));
@@ -916,6 +949,20 @@ impl<'a> Staging<'a> {
             applied: self.applied,
             prepared: Prepared::default(),
         })
+    }
+
+    /// Waits for the last slots, whose identities are known only now.
+    fn settle_slots(&mut self) -> Result<(), OutputError> {
+        self.writers.settle()?;
+        for op in &mut self.ops {
+            if let Action::Put { slot, .. } = &mut op.action {
+                slot.id = self.writers.settled(slot.id);
+            }
+        }
+        for claim in &mut self.claims {
+            claim.id = claim.id.map(|id| self.writers.settled(id));
+        }
+        Ok(())
     }
 
     /// A build that deletes every source is far more often a mistake than a wish.
@@ -1074,8 +1121,8 @@ enum KnownFrom {
 }
 
 /// Where a file's bytes are when it is decided whether they are needed.
-enum Bytes<'a> {
-    InMemory(&'a [u8]),
+enum Bytes {
+    InMemory(Vec<u8>),
     InSlot(u64),
     /// The host has the very same content at this place (relative to the target's handle).
     OnHost(RelPath),
@@ -1154,6 +1201,20 @@ pub(super) fn free_name_beside(target: &Target, place: &RelPath) -> Result<RelPa
 /// When no directory on the target's file system can be written, or the target is a link.
 pub fn stage_path(target: &Target, run: &str, number: usize) -> Result<PathBuf, OutputError> {
     Ok(stage_parent(target)?.join(format!("{STAGE_PREFIX}{run}-{number}")))
+}
+
+/// Looks at all that an output's place holds, many paths at once: on a slow mount each look is a round trip. None when
+/// it cannot be read as a whole. What is decided by it is checked again when it is carried out.
+fn scan_target(target: &Target) -> Option<Scan> {
+    match Walk::new(&target.dir).look(&target.prefix) {
+        Ok(Some(Look { kind: Some(Kind::Directory), .. })) => {
+            let options = ScanOptions { rules: &Rules::none(), leave_out: &[], progress: &|_| () };
+            scan(&target.root(), &options).ok()
+        }
+        // Nothing, or a file: below it there is nothing.
+        Ok(_) => Some(Scan::default()),
+        Err(_) => None,
+    }
 }
 
 /// A directory on the target's own file system that may be written: beside the output, or in it when it is a mount

@@ -56,7 +56,7 @@ pub struct ScanOptions<'a> {
 }
 
 /// What a walk found.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Scan {
     /// The tree.
     pub manifest: Manifest,

@@ -384,14 +384,14 @@ fn crash_after(host: &Host, mut staged: Staged, done: usize, done_again: usize) 
     let books = host.books();
     journal_of(std::slice::from_ref(&staged), &books).commit(&books.journal).unwrap();
     staged.stage.keep();
-    let mut executor = Executor::new(&staged.target, &mut staged.stage, Attempt::First);
+    let mut executor = Executor::new(&staged.target, &staged.stage, Attempt::First);
     for op in staged.ops.iter().take(done) {
         executor.carry_out(op).unwrap();
     }
     drop(executor);
     let mut again = Stage::reopen(&staged.stage.path).unwrap();
     again.keep();
-    let mut executor = Executor::new(&staged.target, &mut again, Attempt::Again);
+    let mut executor = Executor::new(&staged.target, &again, Attempt::Again);
     for op in staged.ops.iter().take(done_again) {
         executor.carry_out(op).unwrap();
     }

@@ -1,0 +1,135 @@
+//! Small products -> slots, on several threads.
+//!
+//! On a file system behind a network or a virtual machine, making a file is half a dozen round trips, and each waits for
+//! the one before. Several files at once wait together. On a local disk it costs nothing to do the same.
+
+use std::{
+    collections::HashMap,
+    io::{self, Write as _},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, Receiver, SyncSender},
+    },
+    thread::{self, JoinHandle},
+};
+
+use cap_std::fs::Dir;
+
+use super::{OutputError, host_error, ops::Identity, stage::Stage};
+use crate::{sys::at, tree::Timestamp};
+
+/// Files that are written at once.
+const THREADS: usize = 8;
+
+/// Files that may wait for a thread; each is small, so this bounds the memory as well.
+const WAITING: usize = 16;
+
+/// A file on its way to its slot.
+pub(super) struct SmallFile {
+    /// The slot.
+    pub number: u64,
+    /// Content.
+    pub bytes: Vec<u8>,
+    /// Permission bits.
+    pub mode: u32,
+    /// Last change.
+    pub mtime: Timestamp,
+}
+
+/// Threads that write slots. Their work is whole, and its failures known, only after [`SlotWriters::settle`].
+#[derive(Debug, Default)]
+pub(super) struct SlotWriters {
+    running: Option<Running>,
+    written: HashMap<u64, Identity>,
+}
+
+/// Slots by number, and what they became.
+type Written = Vec<(u64, Identity)>;
+
+#[derive(Debug)]
+struct Running {
+    jobs: SyncSender<SmallFile>,
+    threads: Vec<JoinHandle<Result<Written, OutputError>>>,
+}
+
+impl SlotWriters {
+    /// Hands a file over. The slot has its identity after [`SlotWriters::settle`]; until then [`pending`] stands for it.
+    pub fn write(&mut self, stage: &Stage, file: SmallFile) -> Result<(), OutputError> {
+        if self.running.is_none() {
+            self.running = Some(Running::start(stage)?);
+        }
+        let handed_over = self.running.as_ref().is_some_and(|running| running.jobs.send(file).is_ok());
+        // All threads have ended, which they do by themselves only when they fail.
+        if handed_over { Ok(()) } else { self.settle() }
+    }
+
+    /// Waits until everything that was handed over is written.
+    ///
+    /// # Errors
+    /// The first thing that went wrong.
+    pub fn settle(&mut self) -> Result<(), OutputError> {
+        let Some(Running { jobs, threads }) = self.running.take() else { return Ok(()) };
+        drop(jobs);
+        let mut failure = None;
+        for thread in threads {
+            match thread.join() {
+                Ok(Ok(written)) => self.written.extend(written),
+                Ok(Err(error)) => failure = failure.or(Some(error)),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// What a [`pending`] identity turned out to be; every other one is itself.
+    pub fn settled(&self, id: Identity) -> Identity {
+        if id.dev == PENDING { self.written.get(&id.ino).copied().unwrap_or(id) } else { id }
+    }
+}
+
+impl Drop for SlotWriters {
+    fn drop(&mut self) {
+        // The stage is about to be removed; nobody may write into it any more. What went wrong interests nobody.
+        let _ = self.settle();
+    }
+}
+
+/// No file system has this device number.
+const PENDING: u64 = u64::MAX;
+
+/// Stands for the identity of a slot that is still being written.
+pub(super) fn pending(number: u64) -> Identity {
+    Identity { dev: PENDING, ino: number, size: 0, mtime: Timestamp::default() }
+}
+
+impl Running {
+    fn start(stage: &Stage) -> Result<Running, OutputError> {
+        let (jobs, waiting) = mpsc::sync_channel(WAITING);
+        let waiting = Arc::new(Mutex::new(waiting));
+        let start = || {
+            let (dir, path, waiting) = (stage.dir.try_clone()?, stage.path.clone(), Arc::clone(&waiting));
+            thread::Builder::new()
+                .spawn(move || write_all(&dir, &waiting).map_err(host_error("write a product in", path)))
+        };
+        let threads = (0..THREADS).map(|_| start()).collect::<io::Result<_>>();
+        let threads = threads.map_err(host_error("start threads for", &stage.path))?;
+        Ok(Running { jobs, threads })
+    }
+}
+
+fn write_all(dir: &Dir, waiting: &Mutex<Receiver<SmallFile>>) -> io::Result<Written> {
+    let mut written = Vec::new();
+    loop {
+        let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(file) = next else { return Ok(written) };
+        written.push((file.number, write_one(dir, &file)?));
+    }
+}
+
+fn write_one(dir: &Dir, file: &SmallFile) -> io::Result<Identity> {
+    let name = file.number.to_string();
+    at::create_file(dir, name.as_bytes())?.write_all(&file.bytes)?;
+    at::finish_by_name(dir, name.as_bytes(), file.mode, file.mtime)?;
+    let look = at::look(dir, name.as_bytes())?.ok_or(io::ErrorKind::NotFound)?;
+    Ok(Identity::from(&look))
+}
