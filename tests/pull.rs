@@ -9,6 +9,8 @@ mod process;
 #[path = "common/registry.rs"]
 mod registry;
 
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
 use common::{Ended, Project, docker};
 use registry::{MEMBER, ODD_MEMBER, Registry, WRONG};
 
@@ -172,4 +174,41 @@ fn a_private_image_is_pulled_with_what_docker_login_left() {
         "one",
         "DOCKER_CONFIG goes before HOME"
     );
+}
+
+/// Makes `script` the credential helper for `registry`, and runs `cat` with it.
+fn cat_with_helper(project: &Project, registry: &Registry, script: &str, image: &str) -> Ended {
+    let (home, bin) = (project.outside().join("home/.docker"), project.outside().join("bin"));
+    fs::create_dir_all(&home).unwrap();
+    fs::create_dir_all(&bin).unwrap();
+    let config = serde_json::json!({"credHelpers": {&registry.address: "test"}});
+    fs::write(home.join("config.json"), config.to_string()).unwrap();
+    let helper = bin.join("docker-credential-test");
+    fs::write(&helper, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = project.command();
+    command.env("PATH", format!("{}:/usr/bin:/bin", bin.to_str().unwrap()));
+    command.args(["-vv", "-i", image, "--", "cat", "/what"]);
+    Ended::from(command.output().unwrap())
+}
+
+#[test]
+fn a_credential_helper_is_asked_and_a_broken_one_hinders_no_public_pull() {
+    let (private, public) = (Registry::for_members(), Registry::for_all());
+    let images = [private.publish("helped", "one"), public.publish("anyones", "two")];
+    images.iter().for_each(registry::Published::take_off_engine);
+    let project = Project::new();
+    let helper = format!(
+        "test \"$1 $(cat)\" = 'get {}' && echo '{{\"Username\":\"tester\",\"Secret\":\"secret\"}}'",
+        private.address
+    );
+    let helped = cat_with_helper(&project, &private, &helper, &images[0].reference);
+    assert_eq!(helped.exits(0).out(), "one");
+
+    let broken = "cat >/dev/null; echo a-secret; echo the keyring is locked >&2; exit 1";
+    let anonymous = cat_with_helper(&project, &public, broken, &images[1].reference);
+    assert_eq!(anonymous.exits(0).out(), "two");
+    anonymous.says(&["the keyring is locked"]);
+    assert!(!anonymous.err().contains("a-secret"), "{anonymous}");
+    project.assert_nothing_left();
 }
