@@ -19,7 +19,9 @@ use super::{
 };
 use crate::{
     archive::pack::{PackOptions, TopEntry},
-    engine::{ContainerId, ContainerSpec, Docker, Entrypoint, ImageFacts, PathKind, Removed, user},
+    engine::{
+        ContainerId, ContainerSpec, Docker, EngineError, Entrypoint, ImageFacts, PathKind, Removed, user,
+    },
     outputs::{
         apply::{self, Books, Outcome},
         record::Record,
@@ -337,9 +339,8 @@ async fn ensure_image(docker: &Docker, plan: &Plan, reporter: &Reporter) -> Resu
     {
         return Ok(facts);
     }
-    let missing = || BuildError::ImageMissing { image: reference.clone() };
     if policy == PullPolicy::Never {
-        return Err(missing());
+        return Err(BuildError::ImageMissing { image: reference.clone() });
     }
     let phase = Running::begin(Phase::Pull, None, reporter);
     docker
@@ -353,7 +354,23 @@ async fn ensure_image(docker: &Docker, plan: &Plan, reporter: &Reporter) -> Resu
         })
         .await?;
     phase.end(Amount::default());
-    docker.image(reference, platform).await?.ok_or_else(missing)
+    let facts = docker.image(reference, platform).await?;
+    facts.ok_or_else(|| not_as_pulled(reference.clone(), platform).into())
+}
+
+/// Why a pull that went well did not bring the image. Of an image for one platform only, an engine asks no more than its
+/// name, and takes it for whatever platform it is.
+fn not_as_pulled(reference: String, platform: Option<&str>) -> EngineError {
+    match platform {
+        Some(platform) => EngineError::NoSuchPlatform {
+            reference,
+            message: format!("what the registry has is not for {platform}"),
+        },
+        None => EngineError::ImageNotFound {
+            reference,
+            message: "it was pulled, and somebody has removed it since".to_owned(),
+        },
+    }
 }
 
 /// Removes what killed runs of ours left on this engine, beside the build.

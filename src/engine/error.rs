@@ -217,6 +217,14 @@ pub enum EngineError {
         /// What is wrong with it.
         why: BadReference,
     },
+    /// A name that passed our own check, and that the engine does not take: engines differ in what they allow.
+    #[error("the engine does not take {reference:?} for the name of an image: {message}")]
+    ReferenceRefused {
+        /// What was given.
+        reference: String,
+        /// What the engine said.
+        message: String,
+    },
     /// An image's id was to be pulled.
     #[error("the engine does not have image {reference}, and an id cannot be pulled")]
     PullById {
@@ -394,7 +402,7 @@ impl EngineError {
             EngineError::NoSuchContainer { .. } => {
                 "somebody removed it while the build ran (a prune job?); run the build again"
             }
-            EngineError::BadReference { .. } => {
+            EngineError::BadReference { .. } | EngineError::ReferenceRefused { .. } => {
                 "an image is named as in `docker pull`: [REGISTRY/]NAME[:TAG][@DIGEST]"
             }
             EngineError::PullById { .. } => {
@@ -462,7 +470,12 @@ impl EngineError {
         if says(&["read-only file system", "marked read-only", "is read only"]) {
             return EngineError::ReadOnly { call, message };
         }
+        let is_about_an_image =
+            matches!(call.operation, Operation::InspectImage | Operation::Pull | Operation::Create);
         match status {
+            _ if is_about_an_image && says(BAD_REFERENCE) => {
+                EngineError::ReferenceRefused { reference: call.object, message }
+            }
             404 if says(&["no such image", "image not known", "unable to find image"]) => {
                 EngineError::ImageNotFound { reference: call.object, message }
             }
@@ -508,6 +521,15 @@ impl EngineError {
         }
     }
 }
+
+/// How engines word that a name cannot be an image's.
+const BAD_REFERENCE: &[&str] = &[
+    "invalid reference format",
+    "repository name must be lowercase",
+    "invalid checksum digest",
+    "unsupported digest algorithm",
+    "invalid tag format",
+];
 
 /// How engines word that a registry cannot be reached.
 const UNREACHABLE: &[&str] = &[
@@ -633,6 +655,19 @@ mod tests {
             (Operation::Put, 500, "write /f: no space left on device", "NoSpace"),
             (Operation::Put, 403, "container rootfs is marked read-only", "ReadOnly"),
             (Operation::Put, 500, "mkdir /x: read-only file system", "ReadOnly"),
+            (
+                Operation::InspectImage,
+                400,
+                "no such image: A/b: invalid reference format: repository name must be lowercase",
+                "ReferenceRefused",
+            ),
+            (
+                Operation::InspectImage,
+                400,
+                "no such image: a@b: invalid checksum digest length",
+                "ReferenceRefused",
+            ),
+            (Operation::Kill, 400, "invalid reference format", "Api"),
             (Operation::Kill, 500, "something new", "Api"),
         ];
         for (operation, status, message, expected) in cases {
@@ -658,6 +693,8 @@ mod tests {
             ("unauthorized: authentication required", "AccessDenied"),
             ("no matching manifest for windows/amd64 in the manifest list entries", "NoSuchPlatform"),
             ("toomanyrequests: You have reached your pull rate limit.", "RateLimited"),
+            ("invalid reference format: repository name must be lowercase", "ReferenceRefused"),
+            ("invalid tag format", "ReferenceRefused"),
             ("failed to register layer: write /x: no space left on device", "NoSpace"),
             ("something new", "Api"),
         ];

@@ -157,9 +157,10 @@ fn finish_entry(
         source,
     })?;
     let files = executor.undo.len() as u64;
+    let mut undo = std::mem::take(&mut executor.undo);
     let mut done = executor.into_done();
     let linked = entry.linked.iter().map(|(path, id)| (path.0.clone(), *id)).collect();
-    rescue(target, &entry.root, stage, &linked, &mut done)?;
+    rescue(target, &entry.root, stage, &linked, &mut done, &mut undo)?;
     let strays = strays(entry, &done.displaced, stage)
         .map_err(host_error("look at the files in", stage.path.clone()))?;
     save_displaced(stage, &strays, target, displaced)?;
@@ -288,7 +289,7 @@ fn carry_out(outputs: &mut [Staged], displaced: &Path) -> Result<CarriedOut, Out
         let output = &mut outputs[index];
         let mut executor = Executor::new(&output.target, &output.stage, Attempt::First);
         let failure = executor.carry_out_all(&output.ops).err();
-        let undo = std::mem::take(&mut executor.undo);
+        let mut undo = std::mem::take(&mut executor.undo);
         let mut done = executor.into_done();
         done.absorb(std::mem::take(&mut output.prepared.done));
         let saved = match &failure {
@@ -298,6 +299,7 @@ fn carry_out(outputs: &mut [Staged], displaced: &Path) -> Result<CarriedOut, Out
                 &mut output.stage,
                 &output.prepared.linked,
                 &mut done,
+                &mut undo,
             )
             .and_then(|()| save_displaced(&output.stage, &done.displaced, &output.target, displaced)),
             Some(_) => Ok(()),
@@ -443,6 +445,8 @@ enum Undo {
     RemovedDir { path: RelPath, mode: u32 },
     /// `path` had this mode.
     Mode { path: RelPath, was: u32 },
+    /// `path` of the old tree, which an exchange had brought into the stage, was renamed to the stage's `name`.
+    Rescued { path: RelPath, name: Vec<u8> },
 }
 
 /// What the owner needs to change a directory's entries, and to move it.
@@ -821,6 +825,12 @@ impl<'a> Executor<'a> {
                     let (dir, entry) = self.walk.parent(&path)?;
                     at::set_mode(dir, entry, was)?;
                 }
+                Undo::Rescued { path, name } => {
+                    let mut old = Walk::new(&self.stage.dir);
+                    let path = RelPath::new(SHADOW).unwrap_or_default().append(&path);
+                    let (dir, entry) = old.parent(&path)?;
+                    at::rename_new(&self.stage.dir, &name, dir, entry)?;
+                }
             }
         }
         Ok(())
@@ -1054,13 +1064,16 @@ fn link_tree(
     at::finish_by_name(to, to_name, look.mode, look.stamp.mtime)
 }
 
-/// After an exchange: what somebody wrote into the old tree between link and exchange is saved.
+/// After an exchange: what somebody wrote into the old tree between link and exchange is saved. Each move is noted in
+/// `undo`, behind the exchange: a run that is taken back throws the new tree away, and must find these files in the old
+/// one again.
 fn rescue(
     target: &Target,
     root: &RelPath,
     stage: &mut Stage,
     linked: &HashMap<RelPath, Identity>,
     done: &mut Done,
+    undo: &mut Vec<Undo>,
 ) -> Result<(), OutputError> {
     if linked.is_empty() {
         return Ok(());
@@ -1088,6 +1101,7 @@ fn rescue(
                 let number = stage.number().to_string().into_bytes();
                 at::rename_new(&dir, &name, &stage.dir, &number)
                     .map_err(host_error("move a file in", stage.path.clone()))?;
+                undo.push(Undo::Rescued { path: child.clone(), name: number.clone() });
                 strays.push((root.append(&child), number));
             } else if look.kind == Some(Kind::Directory) {
                 pending.push((
@@ -1100,9 +1114,12 @@ fn rescue(
     let mut walk = Walk::new(&target.dir);
     for (path, number) in strays {
         let back = walk.parent(&path).and_then(|(dir, name)| at::rename_new(&stage.dir, &number, dir, name));
-        if back.is_err() {
-            done.displaced_files += 1;
-            done.displaced.push(Displaced { path, name: number });
+        match back {
+            Ok(()) => undo.push(Undo::Put { path, name: number }),
+            Err(_) => {
+                done.displaced_files += 1;
+                done.displaced.push(Displaced { path, name: number });
+            }
         }
     }
     Ok(())

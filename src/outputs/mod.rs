@@ -17,6 +17,7 @@
 
 pub mod apply;
 pub mod decide;
+mod fold;
 pub mod journal;
 pub mod ops;
 pub mod record;

@@ -21,6 +21,7 @@ use super::{
     OutputError,
     apply::Prepared,
     decide::{BuildHas, HostHas, Known, ModeIs, Verdict, decide},
+    fold::same_when_folded,
     host_error,
     ops::{Action, Identity, Op, Over, Slot, lossless},
     record::{Content, Record},
@@ -978,18 +979,13 @@ impl<'a> Staging<'a> {
         if !self.folds_case().map_err(host_error("try names in", &self.stage.path))? {
             return Ok(());
         }
-        let mut names: HashMap<String, &RelPath> = HashMap::new();
-        for path in self.seen.keys() {
-            let folded = String::from_utf8_lossy(path.as_bytes()).to_lowercase();
-            if names.insert(folded, path).is_some() {
-                return Err(self.no_tree(
-                    path.clone(),
-                    "differs from another name by case only, which this host's file \
-                     system cannot hold",
-                ));
-            }
+        match same_when_folded(self.seen.keys()) {
+            Some(path) => Err(self.no_tree(
+                path.clone(),
+                "differs from another name by case only, which this host's file system cannot hold",
+            )),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn folds_case(&mut self) -> io::Result<bool> {

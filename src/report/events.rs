@@ -194,7 +194,7 @@ pub enum Event {
     },
     /// A layer of an image being pulled got further.
     PullProgress {
-        /// The layer's id, as the engine names it.
+        /// The layer's id, as the engine names it; empty for words about the whole image.
         layer: String,
         /// What is being done to it, in the engine's words.
         status: String,

@@ -33,6 +33,9 @@ impl Layers {
     /// Takes every event and keeps what is about layers.
     pub fn note(&mut self, event: &Event) {
         let Event::PullProgress { layer, status, current, total } = event else { return };
+        if layer.is_empty() {
+            return;
+        }
         let at = self.0.iter().position(|known| known.id == *layer).or_else(|| self.push(layer));
         let Some(known) = at.map(|at| &mut self.0[at]) else { return };
         known.status.clone_from(status);
@@ -84,6 +87,7 @@ mod tests {
     #[test]
     fn extracting_does_not_take_back_what_arrived() {
         let mut layers = Layers::default();
+        pull(&mut layers, "", "Pulling from x", 0, None);
         pull(&mut layers, "a", "Downloading", 60_000_000, Some(60_000_000));
         pull(&mut layers, "b", "Already exists", 0, None);
         pull(&mut layers, "a", "Extracting", 1_000_000, Some(60_000_000));

@@ -10,7 +10,8 @@ use crate::{
 };
 
 /// Programs that the integration tests start, and their Debian packages.
-const PROGRAMS: [(&str, &str); 2] = [("make", "make"), ("script", "bsdutils")];
+const PROGRAMS: [(&str, &str); 3] =
+    [("docker-registry", "docker-registry"), ("make", "make"), ("script", "bsdutils")];
 
 /// Each step in turn; the first that fails ends it.
 pub async fn run() -> Result<()> {

@@ -204,9 +204,12 @@ impl From<CreateImageInfo> for PullProgress {
     fn from(line: CreateImageInfo) -> PullProgress {
         let detail = line.progress_detail.unwrap_or_default();
         let bytes = |n: Option<i64>| n.and_then(|n| u64::try_from(n).ok());
+        let status = line.status.unwrap_or_default();
+        // With these words Docker gives the tag where a layer's id would be.
+        let is_of_layer = !status.starts_with("Pulling from ");
         PullProgress {
-            layer: line.id.unwrap_or_default(),
-            status: line.status.unwrap_or_default(),
+            layer: line.id.filter(|_| is_of_layer).unwrap_or_default(),
+            status,
             current: bytes(detail.current).unwrap_or(0),
             total: bytes(detail.total).filter(|&total| total > 0),
         }
@@ -216,6 +219,17 @@ impl From<CreateImageInfo> for PullProgress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tag_is_no_layer() {
+        let layer = |status: &str, id: Option<&str>| {
+            let (status, id) = (Some(status.to_owned()), id.map(str::to_owned));
+            PullProgress::from(CreateImageInfo { status, id, ..CreateImageInfo::default() }).layer
+        };
+        assert_eq!(layer("Pulling from library/busybox", Some("1.36")), "");
+        assert_eq!(layer("Pulling fs layer", Some("ffa1284b9c22")), "ffa1284b9c22");
+        assert_eq!(layer("Digest: sha256:00", None), "");
+    }
 
     #[test]
     fn an_image_for_another_platform_is_not_the_one_asked_for() {

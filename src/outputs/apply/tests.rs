@@ -513,6 +513,73 @@ fn an_exchange_keeps_what_was_written_to_the_old_tree_after_it_was_prepared() {
     assert_eq!(host.displaced(), ["u-a".to_owned()].into());
 }
 
+/// An output that waits for its exchange, and what the user does to the old tree until then: `new` and `dir/new` are
+/// strays that the new tree has room for, `a` and `gone/new` are in its way or without a place in it.
+fn exchange_with_strays(host: &mut Host) -> Staged {
+    let old = [("a", file("p0")), ("b", file("p0")), ("dir/x", file("p0")), ("gone/x", file("p0"))];
+    host.build(&nodes(old), ApplyMode::Atomic);
+    let new = nodes([("a", file("p1")), ("b", file("p1")), ("dir/x", file("p1"))]);
+    let mut staged = host.stage(&new, ApplyMode::Atomic);
+    prepare_swap(&mut staged).unwrap();
+    for path in ["new", "dir/new", "made/new", "gone/new"] {
+        host.edit(&Edit::Write(path.into(), format!("u-{path}")));
+    }
+    host.edit(&Edit::Remove("a".into()));
+    host.edit(&Edit::Write("a".into(), "u-a".into()));
+    // What a second preparation would make of it is not this test's business: the exchange itself is the step.
+    staged.apply = ApplyMode::PerFile;
+    staged
+}
+
+#[test]
+fn strays_that_an_exchange_met_are_back_in_the_old_tree_when_another_output_fails() {
+    let mut host = Host::new();
+    let first = exchange_with_strays(&mut host);
+    let before = (host.tree(), host.record());
+    let second = host.stage_at("second", &nodes([("x/y", file("p1"))]), ApplyMode::PerFile);
+    fs::write(host.output("second"), "u-second").unwrap();
+    let error = host.apply(vec![first, second]).unwrap_err();
+    assert!(matches!(error, OutputError::TakenBack { .. }), "{error}");
+    assert_eq!((host.tree(), host.record()), before);
+}
+
+#[test]
+fn strays_that_an_exchange_met_are_back_in_the_old_tree_when_the_record_cannot_be_written() {
+    let mut host = Host::new();
+    let staged = exchange_with_strays(&mut host);
+    let (before, record) = (host.tree(), host.record());
+    // A directory is where the record should be written.
+    let books = Books { record: host.output("canary"), ..host.books() };
+    let error = apply(vec![staged], record, &books).unwrap_err();
+    assert!(matches!(error, OutputError::TakenBack { .. }), "{error}");
+    host.assert_tidy();
+    assert_eq!(host.tree(), before);
+}
+
+#[test]
+fn strays_that_an_exchange_met_are_back_in_the_old_tree_when_they_cannot_be_saved() {
+    let mut host = Host::new();
+    let staged = exchange_with_strays(&mut host);
+    let before = (host.tree(), host.record());
+    fs::write(host.books().displaced, "a file where the directory should be").unwrap();
+    let error = host.apply(vec![staged]).unwrap_err();
+    assert!(matches!(error, OutputError::TakenBack { .. }), "{error}");
+    assert_eq!((host.tree(), host.record()), before);
+}
+
+#[test]
+fn strays_that_an_exchange_met_are_kept_when_it_holds() {
+    let mut host = Host::new();
+    let staged = exchange_with_strays(&mut host);
+    host.apply(vec![staged]).unwrap();
+    let mut expected = nodes([("a", file("p1")), ("b", file("p1")), ("dir/x", file("p1"))]);
+    for path in ["new", "dir/new", "made/new"] {
+        add(&mut expected, path, file(&format!("u-{path}")));
+    }
+    assert_eq!(host.tree(), expected);
+    assert_eq!(host.displaced(), ["u-a".to_owned(), "u-gone/new".to_owned()].into());
+}
+
 #[test]
 fn a_mode_alone_is_set_without_touching_the_file() {
     let mut host = Host::new();

@@ -1,0 +1,83 @@
+//! Names that a file system without case cannot tell apart. Pure.
+//!
+//! Each such file system has its own table: NTFS folds single UTF-16 units to upper case, APFS and ext4's `casefold` use
+//! Unicode's full case folding. The one used here is the coarsest that needs no table of ours: each character to lower, upper
+//! and lower case again, which makes one of `ß`, `ẞ` and `ss`, of `σ` and `ς`, of `k` and the Kelvin sign, as full folding
+//! does (and of `ı` and `i`, as it does not). So it may refuse a tree that a file system could just hold. That is the
+//! better mistake: the other one lets one product take another's place. Composed and decomposed characters stay apart;
+//! where the file system takes them for one, the second is met at its rename and laid beside the first.
+
+use std::collections::HashSet;
+
+use crate::tree::RelPath;
+
+/// The first path, in order of bytes, that folds to the same as one before it.
+pub fn same_when_folded<'a>(paths: impl Iterator<Item = &'a RelPath>) -> Option<&'a RelPath> {
+    let mut paths: Vec<_> = paths.collect();
+    paths.sort_unstable_by_key(|path| path.as_bytes());
+    let mut seen = HashSet::with_capacity(paths.len());
+    paths.into_iter().find(|path| !seen.insert(folded(path.as_bytes())))
+}
+
+/// Bytes that are no UTF-8 have no case.
+fn folded(name: &[u8]) -> Vec<u8> {
+    let mut folded = Vec::with_capacity(name.len());
+    for chunk in name.utf8_chunks() {
+        let same_case = chunk.valid().chars().flat_map(char::to_lowercase);
+        let same_case = same_case.flat_map(char::to_uppercase).flat_map(char::to_lowercase);
+        folded.extend_from_slice(same_case.collect::<String>().as_bytes());
+        folded.extend_from_slice(chunk.invalid());
+    }
+    folded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn same(names: &[&[u8]]) -> Option<Vec<u8>> {
+        let paths: Vec<_> = names.iter().map(|name| RelPath::new(*name).unwrap()).collect();
+        same_when_folded(paths.iter()).map(|path| path.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn names_that_differ_by_case_only_are_found() {
+        let cases: &[(&str, &str)] = &[
+            ("README", "readme"),
+            ("a/B/c", "a/b/c"),
+            ("Ü", "ü"),
+            ("Straße", "STRASSE"),
+            ("ẞ", "ß"),
+            ("ΟΔΟΣ", "οδος"),
+            ("οδοσ", "οδος"),
+            ("\u{212a}", "k"),
+            ("Я", "я"),
+        ];
+        for (a, b) in cases {
+            let larger = a.max(b).as_bytes().to_vec();
+            assert_eq!(same(&[a.as_bytes(), b.as_bytes()]), Some(larger.clone()), "{a} {b}");
+            assert_eq!(same(&[b.as_bytes(), b"other", a.as_bytes()]), Some(larger), "{b} {a}");
+        }
+    }
+
+    #[test]
+    fn names_that_differ_otherwise_too_are_no_matter() {
+        let cases: &[&[&[u8]]] = &[
+            &[],
+            &[b""],
+            &[b"a", b"b"],
+            &[b"a/x", b"b/X"],
+            &[b"a", b"a/a", b"a/a/a"],
+            &["u".as_bytes(), "ü".as_bytes()],
+            // Composed, decomposed.
+            &["\u{fc}".as_bytes(), "u\u{308}".as_bytes()],
+            // Not UTF-8, and not the same: as text both would be one replacement character.
+            &[b"\xff", b"\xfe"],
+            &[b"a\xc3", b"A\xe9"],
+        ];
+        for names in cases {
+            assert_eq!(same(names), None, "{names:?}");
+        }
+        assert_eq!(same(&[b"\xffA", b"\xffa"]), Some(b"\xffa".to_vec()));
+    }
+}
