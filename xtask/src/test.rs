@@ -10,8 +10,13 @@ use crate::{
 };
 
 /// Programs that the integration tests start, and their Debian packages.
-const PROGRAMS: [(&str, &str); 3] =
-    [("docker-registry", "docker-registry"), ("make", "make"), ("script", "bsdutils")];
+const PROGRAMS: [(&str, &str); 5] = [
+    ("docker", "docker.io"),
+    ("docker-registry", "docker-registry"),
+    ("make", "make"),
+    ("script", "bsdutils"),
+    ("setpriv", "util-linux"),
+];
 
 /// Each step in turn; the first that fails ends it.
 pub async fn run() -> Result<()> {
