@@ -399,7 +399,7 @@ fn what_is_wrong_is_said_with_its_place() {
         ("-C file -i x -- make", "the source root \"P/file\" is no directory"),
         (
             "-C missing -i x -- make",
-            "could not read the source root: failed to canonicalize path `P/missing`",
+            "the source root \"P/missing\" does not exist; name a directory with -C",
         ),
         (
             "-C / -i x -- make",
