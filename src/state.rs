@@ -55,7 +55,7 @@ pub struct Project {
 pub struct Holder {
     /// Process id.
     pub pid: u32,
-    /// Its command line.
+    /// Its command line, without options.
     pub command: String,
 }
 
@@ -293,8 +293,15 @@ fn make_private_dir(path: &Path) -> io::Result<()> {
     builder.create(path)
 }
 
+/// This program and the command it was asked to run. The options between them stay out: those who wait print this into
+/// their logs, and `-e NAME=VALUE` may hold a secret.
 fn own_command_line() -> String {
-    std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+    shown_command_line(std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()))
+}
+
+fn shown_command_line(mut argv: impl Iterator<Item = String>) -> String {
+    let program = argv.next().unwrap_or_default();
+    [program].into_iter().chain(argv.skip_while(|word| word != "--")).collect::<Vec<_>>().join(" ")
 }
 
 fn short_hash(bytes: &[u8]) -> String {
@@ -333,6 +340,12 @@ mod tests {
         assert_eq!(holder.pid, std::process::id());
         drop(held);
         assert!(project.try_lock().unwrap().is_ok());
+    }
+
+    #[test]
+    fn those_who_wait_are_not_told_the_values_of_options() {
+        let argv = ["fastbuild", "-e", "TOKEN=hunter2", "--", "make", "--", "all"].map(str::to_owned);
+        assert_eq!(shown_command_line(argv.into_iter()), "fastbuild -- make -- all");
     }
 
     #[test]

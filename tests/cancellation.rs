@@ -4,11 +4,19 @@
 mod common;
 #[path = "common/process.rs"]
 mod process;
+#[path = "common/proxy.rs"]
+mod proxy;
 
-use std::{fs::File, os::unix::fs::FileExt as _, path::Path};
+use std::{
+    fs::File,
+    os::unix::fs::FileExt as _,
+    path::Path,
+    sync::{Arc, Mutex, mpsc},
+};
 
 use common::{Ended, Project, Tree, eventually};
 use process::Watched;
+use proxy::{Fault, Proxy, Which};
 use rustix::process::Signal;
 
 /// A command that says `ready`, and then waits without end in steps short enough for traps to be looked at.
@@ -68,6 +76,41 @@ fn a_command_that_ignores_sigterm_is_killed_when_its_grace_is_over() {
     run.until_output("ready\n");
     run.signal(Signal::TERM);
     run.end().exits(137);
+    project.assert_nothing_left();
+}
+
+#[test]
+fn a_signal_between_the_commands_end_and_its_exit_code_ends_the_run() {
+    let project = Project::new();
+    project.write("source", "text");
+    let before = project.tree();
+    let proxy = Proxy::new(&project.outside());
+    // The exit code is held back. When the streams have ended and it does not come, the container is looked at; that
+    // is the event by which the streams' end is known here.
+    let (looked_at, is_looked_at) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let hold = move |_: &str| {
+        let _ = released.lock().unwrap().recv();
+    };
+    let tell = move |path: &str| {
+        if path.ends_with("/json") {
+            looked_at.send(()).unwrap();
+        }
+    };
+    proxy.on("POST", "/wait", Which::All, Fault::First(Arc::new(hold)));
+    proxy.on("GET", "/containers/", Which::All, Fault::First(Arc::new(tell)));
+    let mut run = Watched::start(&project, &["-H", &proxy.address()], "echo changed > source");
+    run.until_phase("build");
+    while is_looked_at.try_recv().is_ok() {}
+    is_looked_at.recv().unwrap();
+    run.signal(Signal::TERM);
+    let ended = run.end();
+    drop(release);
+    ended.exits(143).says(&["ended by SIGTERM"]);
+    assert!(!ended.err().contains("signalled"), "nobody was there to get it: {ended}");
+    assert!(!ended.err().contains("panicked"), "{ended}");
+    assert_eq!(project.tree(), before);
     project.assert_nothing_left();
 }
 

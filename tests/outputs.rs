@@ -696,6 +696,28 @@ fn an_exchange_moves_to_safety_what_is_in_its_way() {
 }
 
 #[test]
+fn a_users_socket_is_no_less_his_than_a_file() {
+    use std::os::unix::{fs::FileTypeExt as _, net::UnixListener};
+    let is_socket = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    for options in [["-o", "out", "--no-atomic"], ["-o", "out", "--atomic"]] {
+        let project = Project::new();
+        project.write("out/mine", "mine");
+        let _beside = UnixListener::bind(project.path("out/beside")).unwrap();
+        let _in_the_way = UnixListener::bind(project.path("out/in-the-way")).unwrap();
+        let script = "mkdir out; echo product > out/in-the-way; echo product > out/made";
+        let ended = project.sh(&options, script);
+        ended.exits(0).says(&["1 file not written by fastbuild was in the way"]);
+        assert!(is_socket(&project.path("out/beside")), "{options:?}: {ended}");
+        assert_eq!(project.read("out/in-the-way"), "product\n");
+        let told = ended.err();
+        let kept = told.split_once("is now in ").and_then(|(_, rest)| rest.lines().next()).unwrap();
+        let kept = Path::new(kept).join(below_root(project.path("out/in-the-way")));
+        assert!(is_socket(&kept), "{options:?}: {kept:?} {ended}");
+        project.assert_nothing_left();
+    }
+}
+
+#[test]
 fn an_atomic_output_that_fails_leaves_the_old_one() {
     let project = Project::new();
     let options = ["-q", "--atomic", "-o", "_site"];

@@ -108,6 +108,17 @@ fn the_terminals_size_is_handed_over_and_followed() {
 }
 
 #[test]
+fn lines_of_fastbuilds_begin_at_the_left_edge_while_the_terminal_is_the_commands() {
+    let (project, pty) = (Project::new(), Pty::new());
+    start(&pty, &project, &["-v", "--progress", "plain"], "echo ready").exits(0);
+    pty.until("start took");
+    pty.until("build took");
+    let seen = pty.seen();
+    assert!(!seen.replace("\r\n", "").contains('\n'), "{seen:?}");
+    project.assert_nothing_left();
+}
+
+#[test]
 fn ctrl_c_is_the_commands_sigint() {
     for options in [["-q"].as_slice(), &["-q", "--no-tty"]] {
         let (project, pty) = (Project::new(), Pty::new());

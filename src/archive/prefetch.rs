@@ -7,7 +7,7 @@
 //! padded, what is too long is cut, and the file counts as unsteady.
 //!
 //! In: jobs, in order. Out: [`Window::take`] gives one [`Fetched`] for each, in the same order. The neighbour is
-//! [`super::pack`], which writes them.
+//! [`super::pack`](mod@super::pack), which writes them.
 
 use std::{
     collections::VecDeque,

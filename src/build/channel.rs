@@ -14,7 +14,7 @@ const WAITING: usize = 8;
 /// One chunk, or why there are no more.
 pub type Chunk = Result<Bytes, io::Error>;
 
-/// What a blocking thread writes to; the async side reads [`chunks`].
+/// What a blocking thread writes to; the async side reads the stream that [`to_async`] gave with it.
 pub struct ChunkWriter(mpsc::Sender<Chunk>);
 
 /// A writer for a blocking thread and what comes out of it.

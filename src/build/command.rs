@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{BuildError, Interrupts, Running, Signal};
 use crate::{
-    engine::{AttachInput, AttachOutput, Call, ContainerId, Docker, EngineError, Operation},
+    engine::{AttachInput, AttachOutput, Call, ContainerId, Delivery, Docker, EngineError, Operation},
     plan::{Plan, Stdin, Terminal},
     report::{
         Reporter,
@@ -65,7 +65,7 @@ pub async fn run(
     if terminal == Terminal::Allocate {
         follow_size(docker.clone(), container.clone());
     }
-    let (closed, mut output_closed) = oneshot::channel();
+    let (closed, output_closed) = oneshot::channel();
     let (silent, streams_ended) = oneshot::channel::<()>();
     let output = Output::pass_on(attached.output, reporter.clone(), closed, silent);
     let code = {
@@ -75,7 +75,14 @@ pub async fn run(
             let _ = streams_ended.await;
             tokio::time::sleep(STREAMS_FIRST).await;
         };
-        tokio::pin!(waiting, ended_first);
+        let output_closed = async {
+            match output_closed.await {
+                Ok(error) => error,
+                // All of it has been taken.
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::pin!(waiting, ended_first, output_closed);
         let mut looked = false;
         let mut ending = Ending::default();
         loop {
@@ -90,7 +97,7 @@ pub async fn run(
                         return Err(output.lost().await);
                     }
                 }
-                Ok(error) = &mut output_closed => {
+                error = &mut output_closed => {
                     ending.kill(docker, container).await?;
                     return Err(BuildError::OutputClosed(error));
                 }
@@ -117,21 +124,27 @@ struct Ending {
 }
 
 impl Ending {
+    /// Hands the first signal to the command; a second one ends it.
+    ///
+    /// # Errors
+    /// [`BuildError::Interrupted`] when the command has ended already: then the signal is for what comes after it.
     async fn on_signal(
         &mut self,
         signal: Signal,
         docker: &Docker,
         container: &ContainerId,
         reporter: &Reporter,
-    ) -> Result<(), EngineError> {
+    ) -> Result<(), BuildError> {
         if self.asked {
-            return self.kill(docker, container).await;
+            return Ok(self.kill(docker, container).await?);
         }
         self.asked = true;
         if signal != Signal::Interrupt {
             self.deadline = Some(Instant::now() + GRACE);
         }
-        docker.kill(container, signal.name()).await?;
+        if docker.kill(container, signal.name()).await? == Delivery::NotRunning {
+            return Err(BuildError::Interrupted(signal));
+        }
         reporter.emit(Event::Warned(Warning::Signalled { signal: signal.name() }));
         Ok(())
     }

@@ -154,6 +154,12 @@ impl BuildError {
                 "is there a proxy between fastbuild and the engine that ends quiet connections? Try the engine's own socket"
                     .to_owned(),
             ),
+            BuildError::State(_) => {
+                Some("check its permissions and the disk, or name another directory in FASTBUILD_STATE_DIR".to_owned())
+            }
+            BuildError::User(_) => {
+                Some("name a user that the image has with -u/--user, or one by number, such as -u 1000:1000".to_owned())
+            }
             BuildError::WorkdirIsNoDirectory { .. } => Some("name another one with -w/--workdir".to_owned()),
             BuildError::Output(error) | BuildError::Recover(error) => error.advice(),
             _ => None,

@@ -12,13 +12,11 @@ use std::{
 
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use super::OWN_FAILURE;
 use crate::{
     config::{Progress, choices::choose, units},
     plan::{Isolation, PullPolicy},
 };
-
-/// What fastbuild's own failures exit with, as Docker has it.
-const OWN_FAILURE: u8 = 125;
 
 /// A parsed command line.
 #[derive(Debug, Clone)]
@@ -75,8 +73,9 @@ impl UsageError {
     /// When the stream cannot be written to.
     pub fn print(&self) -> io::Result<()> {
         match self {
-            UsageError::Clap(error) => error.print(),
-            own => writeln!(io::stderr(), "fastbuild: {own}"),
+            UsageError::Clap(error) if !error.use_stderr() => error.print(),
+            UsageError::Clap(error) => write!(io::stderr(), "fastbuild: {}", error.render()),
+            own => writeln!(io::stderr(), "fastbuild: error: {own}"),
         }
     }
 }
@@ -106,6 +105,9 @@ Environment:
       As the option of the same name. An empty variable counts as none.
   DOCKER_HOST, DOCKER_DEFAULT_PLATFORM
       As for docker, where nothing above says otherwise.
+  FASTBUILD_STATE_DIR
+      Where fastbuild keeps its own files [default: fastbuild in XDG_STATE_HOME,
+      else ~/.local/state/fastbuild].
 
 Exit codes:
   the command's own; 125 when fastbuild or the engine failed, 126 when the
@@ -122,6 +124,7 @@ Exit codes:
     after_long_help = long_help_tail(),
     args_conflicts_with_subcommands = true,
     args_override_self = true,
+    propagate_version = true,
     disable_help_subcommand = true
 )]
 struct Grammar {
@@ -251,7 +254,7 @@ pub struct RunArgs {
     /// Network of the container
     #[arg(long, value_name = "NETWORK", help_heading = "Engine")]
     pub network: Option<String>,
-    /// Memory limit, in bytes or with b, k, m, g
+    /// Memory limit, in bytes or with b, k, m, g or t
     #[arg(short, long, value_name = "SIZE", value_parser = units::memory, help_heading = "Engine")]
     pub memory: Option<u64>,
     /// Processor limit, such as 1.5
@@ -396,7 +399,7 @@ impl FromArgMatches for IgnoreRules {
 /// See [`UsageError`]; `--help` and `--version` are "errors" that exit with 0.
 pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageError> {
     let words = subcommand_first(argv.into_iter().collect())?;
-    let grammar = Grammar::try_parse_from(words)?;
+    let grammar = Grammar::try_parse_from(words).map_err(without_dashes_tip)?;
     let command = match grammar.command {
         None => Command::Run(Box::new(grammar.run)),
         Some(Sub::Run(run)) => Command::Run(run),
@@ -408,6 +411,14 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageError
         Command::Plan(plan) if plan.run.command.is_empty() => Err(UsageError::NoCommand),
         _ => Ok(Cli { command }),
     }
+}
+
+/// clap proposes `-- --WORD` for an option that it does not know. Here that would make the option the command.
+fn without_dashes_tip(mut error: clap::Error) -> clap::Error {
+    if error.kind() == clap::error::ErrorKind::UnknownArgument {
+        error.remove(clap::error::ContextKind::Suggested);
+    }
+    error
 }
 
 /// Moves a subcommand that stands behind options (`fastbuild -C dir plan -- make`) before them, and finds words that
@@ -424,9 +435,15 @@ fn subcommand_first(mut argv: Vec<OsString>) -> Result<Vec<OsString>, UsageError
             Word::OptionThenValue if argv.get(at + 1).is_some_and(|value| value == "--") => break,
             Word::OptionThenValue => at += 2,
             Word::Plain if subcommand.is_none() && word == "__reap" => return Ok(argv),
-            Word::Plain if subcommand.is_none() && (word == "run" || word == "plan") => {
+            Word::Plain if subcommand.is_none() && is_subcommand(word) => {
                 subcommand = Some(at);
                 at += 1;
+            }
+            // As with docker and cargo: `fastbuild help plan` is `fastbuild plan --help`.
+            Word::Plain if subcommand.is_none() && word == "help" => {
+                argv.remove(at);
+                let of_one = argv.get(at).is_some_and(|next| is_subcommand(next));
+                argv.insert(if of_one { at + 1 } else { at }, "--help".into());
             }
             Word::Plain => return Err(before_dashes(&argv[at..])),
         }
@@ -436,6 +453,10 @@ fn subcommand_first(mut argv: Vec<OsString>) -> Result<Vec<OsString>, UsageError
         argv.insert(1, word);
     }
     Ok(argv)
+}
+
+fn is_subcommand(word: &OsStr) -> bool {
+    word == "run" || word == "plan"
 }
 
 fn before_dashes(rest: &[OsString]) -> UsageError {
@@ -628,10 +649,30 @@ mod tests {
     }
 
     #[test]
+    fn an_option_that_is_none_is_not_proposed_as_the_command() {
+        let told = parse_words(&["--exlude", "x", "--", "make"]).unwrap_err().to_string();
+        assert!(told.contains("'--exclude'") && !told.contains("'-- --exlude'"), "{told}");
+    }
+
+    #[test]
+    fn help_is_there_by_the_word_too() {
+        let help = |line: &[&str]| parse_words(line).unwrap_err().to_string();
+        assert_eq!(help(&["help"]), help(&["--help"]));
+        assert_eq!(help(&["help", "plan"]), help(&["plan", "--help"]));
+        assert_eq!(run(&["--", "help"]).command, ["help"]);
+    }
+
+    #[test]
     fn help_and_version_exit_with_0() {
-        for line in
-            [&["--help"][..], &["-h"], &["-V"], &["plan", "--help"], &["run", "-h"], &["-i", "x", "--help"]]
-        {
+        for line in [
+            &["--help"][..],
+            &["-h"],
+            &["-V"],
+            &["plan", "-V"],
+            &["plan", "--help"],
+            &["run", "-h"],
+            &["-i", "x", "--help"],
+        ] {
             assert_eq!(parse_words(line).unwrap_err().exit_code(), 0, "{line:?}");
         }
     }

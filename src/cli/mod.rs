@@ -48,8 +48,13 @@ pub enum Failure {
     Stdout(#[source] io::Error),
 }
 
-/// fastbuild.
+/// fastbuild. A panic of its own must not pass for an exit code of the command's.
 pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let argv: Vec<_> = argv.into_iter().collect();
+    std::panic::catch_unwind(|| parse_and_run(argv)).unwrap_or(OWN_FAILURE.into())
+}
+
+fn parse_and_run(argv: Vec<OsString>) -> ExitCode {
     let cli = match args::parse(argv) {
         Ok(cli) => cli,
         Err(error) => {

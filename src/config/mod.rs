@@ -162,6 +162,12 @@ pub enum ConfigError {
         #[source]
         error: io::Error,
     },
+    /// `-C` with a path where nothing is.
+    #[error("the source root {path:?} does not exist; name a directory with -C")]
+    NoSource {
+        /// The path.
+        path: PathBuf,
+    },
     /// `-C FILE`.
     #[error("the source root {path:?} is no directory; name one with -C")]
     SourceIsNoDirectory {

@@ -1,6 +1,9 @@
 //! Where the sources are: `-C`, else the directory of the nearest `fastbuild.toml` upwards, else the current directory.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use fs_err as fs;
 
@@ -44,8 +47,10 @@ pub(super) fn find(args: &RunArgs, env: &Environment) -> Result<Place, ConfigErr
 }
 
 fn directory(path: &Path) -> Result<PathBuf, ConfigError> {
-    let found =
-        fs::canonicalize(path).map_err(|error| ConfigError::Unreadable { what: "the source root", error })?;
+    let found = fs::canonicalize(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => ConfigError::NoSource { path: path.to_owned() },
+        _ => ConfigError::Unreadable { what: "the source root", error },
+    })?;
     if found.is_dir() { Ok(found) } else { Err(ConfigError::SourceIsNoDirectory { path: path.to_owned() }) }
 }
 

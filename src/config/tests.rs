@@ -397,10 +397,7 @@ fn what_is_wrong_is_said_with_its_place() {
         Project::new(&[("file", ""), ("bad.env", "A=1\n B C=2"), ("sub/fastbuild.toml", "imge = 'x'")]);
     let cases = [
         ("-C file -i x -- make", "the source root \"P/file\" is no directory"),
-        (
-            "-C missing -i x -- make",
-            "could not read the source root: failed to canonicalize path `P/missing`",
-        ),
+        ("-C missing -i x -- make", "the source root \"P/missing\" does not exist; name a directory with -C"),
         (
             "-C / -i x -- make",
             "the source root is the root of the file system, \"/\", and all of it would be sent",

@@ -381,6 +381,9 @@ impl EngineError {
                  or DOCKER_HOST"
             }
             EngineError::HostNotFound { .. } => "check the host's name in -H/--host or DOCKER_HOST",
+            EngineError::Unreachable { source, .. } if source.kind() == io::ErrorKind::Unsupported => {
+                "name the engine by another kind of address with -H/--host or DOCKER_HOST"
+            }
             EngineError::Unreachable { .. } => {
                 "check the address in -H/--host or DOCKER_HOST, and that a network leads there"
             }
@@ -421,7 +424,8 @@ impl EngineError {
                 "log in with `docker login`, wait, or use a mirror; --pull never uses what is there"
             }
             EngineError::RegistryUnreachable { .. } => {
-                "check the engine's network and proxy; --pull never uses an image that the engine has already"
+                "check the engine's network and proxy; --pull never uses an image that the engine has already, and \
+                 `docker load` brings it another one"
             }
             EngineError::NameTaken { .. } => {
                 "another container has that name; remove it, or wait for the run that owns it"
@@ -487,7 +491,11 @@ impl EngineError {
             {
                 EngineError::NameTaken { call, message }
             }
-            _ if is_about_the_working_directory(&lower) => EngineError::WorkingDirectory { call, message },
+            _ if is_about_the_working_directory(&lower)
+                || call.operation == Operation::Create && lower.ends_with("not a directory") =>
+            {
+                EngineError::WorkingDirectory { call, message }
+            }
             _ => EngineError::Api { call, status, message },
         }
     }
@@ -651,6 +659,12 @@ mod tests {
                 "NameTaken",
             ),
             (Operation::Create, 400, "Cannot mkdir: /etc/passwd is not a directory", "WorkingDirectory"),
+            (
+                Operation::Create,
+                500,
+                "lstat /overlay2/1/merged/bin/sh/x: not a directory",
+                "WorkingDirectory",
+            ),
             (Operation::Start, 500, "workdir \"/x\" does not exist on container 1", "WorkingDirectory"),
             (Operation::Put, 500, "write /f: no space left on device", "NoSpace"),
             (Operation::Put, 403, "container rootfs is marked read-only", "ReadOnly"),

@@ -901,7 +901,8 @@ fn save_entry(from: &Dir, name: &[u8], to: &Dir, as_name: &[u8]) -> io::Result<(
     copy_entry(from, name, to, &candidate)
 }
 
-/// Copies a file, a link or a directory with all that is in it; a file by a hard link where that works.
+/// Copies a file, a link or a directory with all that is in it; a file by a hard link where that works, and a socket,
+/// fifo or device by nothing else.
 fn copy_entry(from: &Dir, name: &[u8], to: &Dir, as_name: &[u8]) -> io::Result<()> {
     let Some(look) = at::look(from, name)? else { return Ok(()) };
     match &look.kind {
@@ -925,7 +926,7 @@ fn copy_entry(from: &Dir, name: &[u8], to: &Dir, as_name: &[u8]) -> io::Result<(
                 at::finish_by_name(to, as_name, look.mode, look.stamp.mtime)
             }
         },
-        None => Ok(()),
+        None => at::hard_link(from, name, to, as_name),
     }
 }
 

@@ -102,6 +102,10 @@ impl Inner {
     fn event(&mut self, at: Duration, event: &Event) {
         self.summary.note(event);
         self.state.note(at, event);
+        // Before any line: what is over is not drawn again below it.
+        if !self.was_just_drawn(at, event) {
+            self.draw(at);
+        }
         match event {
             Event::Planned { image, engine, source, command } => {
                 self.verbose(&wording::planned(image, engine, source, command));
@@ -119,9 +123,6 @@ impl Inner {
             | Event::PhaseStarted { .. }
             | Event::PhaseProgress { .. }
             | Event::PullProgress { .. } => {}
-        }
-        if !self.was_just_drawn(at, event) {
-            self.draw(at);
         }
     }
 

@@ -152,11 +152,12 @@ impl Streams {
     /// This process's own.
     pub fn of_process() -> Streams {
         let here = io::stdout().is_terminal() && io::stderr().is_terminal();
+        let own = patient::patient(io::stderr());
         Streams {
             stdout: patient::patient(io::stdout()),
             stdout_shows: if here { Shows::Here } else { Shows::Elsewhere },
             stderr: patient::patient(io::stderr()),
-            own: patient::patient(io::stderr()),
+            own: if io::stderr().is_terminal() { Box::new(own::OnTerminal(own)) } else { own },
             screen: ProgressDrawTarget::stderr(),
         }
     }

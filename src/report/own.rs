@@ -8,6 +8,8 @@ use std::{
     },
 };
 
+use crate::sys::terminal;
+
 /// Whether the build's last byte on a shared screen or file left a line unfinished. One per run, shared by clones.
 #[derive(Debug, Clone, Default)]
 pub struct LineState(Arc<AtomicBool>);
@@ -18,6 +20,28 @@ impl LineState {
         if let Some(last) = bytes.last() {
             self.0.store(*last != b'\n', Ordering::Release);
         }
+    }
+}
+
+/// Writes to a terminal, which is raw while the build's is ours: there a line feed alone goes straight down.
+pub(super) struct OnTerminal<W>(pub(super) W);
+
+impl<W: Write> Write for OnTerminal<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !terminal::is_raw() {
+            return self.0.write(bytes);
+        }
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            match line.strip_suffix(b"\n") {
+                Some(line) => self.0.write_all(&[line, b"\r\n"].concat())?,
+                None => self.0.write_all(line)?,
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 

@@ -16,6 +16,11 @@ impl RawTerminal {
     }
 }
 
+/// Never.
+pub fn is_raw() -> bool {
+    false
+}
+
 /// Not known.
 pub fn size() -> Option<(u16, u16)> {
     None

@@ -1,8 +1,18 @@
 //! The terminal that fastbuild runs in (Unix).
 
-use std::io;
+use std::{
+    io,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use rustix::termios::{OptionalActions, Termios};
+
+static RAW: AtomicBool = AtomicBool::new(false);
+
+/// Whether a [`RawTerminal`] is at work: then a line feed does not lead to the left edge.
+pub fn is_raw() -> bool {
+    RAW.load(Ordering::Acquire)
+}
 
 /// Standard input's terminal in raw mode: keys go to the command as they are pressed, Ctrl-C among them. Restored when
 /// dropped.
@@ -22,6 +32,7 @@ impl RawTerminal {
         let mut raw = before.clone();
         raw.make_raw();
         rustix::termios::tcsetattr(stdin, OptionalActions::Now, &raw)?;
+        RAW.store(true, Ordering::Release);
         Ok(Some(RawTerminal { before }))
     }
 }
@@ -30,6 +41,7 @@ impl Drop for RawTerminal {
     fn drop(&mut self) {
         // The terminal may be gone; then there is nothing to restore.
         let _ = rustix::termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &self.before);
+        RAW.store(false, Ordering::Release);
     }
 }
 
