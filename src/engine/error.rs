@@ -587,7 +587,10 @@ pub(super) fn why_not_started(what: String, exit_code: Option<i64>, error: Engin
     let not_executable =
         says(&["permission denied", "is a directory", "exec format error", "not executable"])
             && says(&["exec", "oci permission denied"]);
+    // The runtime itself did not run: Docker says 127 of that as well.
+    let runtime_broken = says(&["unable to retrieve oci runtime error"]);
     match exit_code {
+        _ if runtime_broken => StartError::Other(error),
         Some(127) => StartError::CommandNotFound { what, message },
         Some(126) => StartError::NotExecutable { what, message },
         _ if not_found => StartError::CommandNotFound { what, message },
@@ -739,6 +742,7 @@ mod tests {
             (Some(126), runc("exec: \"/x\": chdir to cwd (\"/root/x\") set in config.json failed: permission denied"), "Other"),
             (Some(128), "error while creating mount source path '/x': mkdir /x: no such file or directory".to_owned(), "Other"),
             (Some(0), "driver failed programming external connectivity".to_owned(), "Other"),
+            (Some(127), "OCI runtime create failed: unable to retrieve OCI runtime error (open /run/x/log.json: no such file or directory): runc did not terminate successfully: exit status 1".to_owned(), "Other"),
         ];
         for (exit_code, message, expected) in cases {
             let error = EngineError::from_answer(call(Operation::Start), 400, &message);
