@@ -213,6 +213,9 @@ fn a_missing_output_is_an_error_that_lists_what_is_there() {
         "other",
     ]);
     project.sh(&["-o", "nothing"], "true").exits(125).says(&["/workspace", "src"]);
+    // Names come with contents: nobody waits for those of a huge file.
+    let huge = "mkdir a; truncate -s 300G big";
+    project.sh(&["-o", "nothing"], huge).exits(125).says(&["\"/workspace\" holds a and more"]);
     project.assert_nothing_left();
 }
 

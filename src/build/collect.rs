@@ -32,6 +32,8 @@ use crate::{
 
 /// Entries that are looked at to say what is there in place of a missing output.
 const LISTED_ENTRIES: u64 = 20_000;
+/// Bytes that are received for it: an engine sends contents with the names.
+const LISTED_BYTES: u64 = 1 << 30;
 /// Names that are shown of them.
 const LISTED_NAMES: usize = 12;
 
@@ -228,17 +230,19 @@ async fn feed(mut archive: ArchiveStream, to: mpsc::Sender<Chunk>) -> Result<(),
 async fn list(directory: &str, archive: ArchiveStream) -> Option<Listing> {
     let (sender, reader) = channel::to_blocking();
     let reading = blocking(move || {
-        let limits = Limits { entries: LISTED_ENTRIES, bytes: u64::MAX };
+        let limits = Limits { entries: LISTED_ENTRIES, bytes: LISTED_BYTES };
         let mut reader = Reader::new(reader, Naming::Prefixed, limits);
         let mut names = Vec::new();
         let mut more = 0;
-        while let Ok(Some(entry)) = reader.next_entry() {
-            if entry.path.components().count() != 1 {
-                continue;
+        loop {
+            match reader.next_entry() {
+                Ok(Some(entry)) if entry.path.components().count() != 1 => {}
+                Ok(Some(entry)) if names.len() < LISTED_NAMES => names.push(entry.path.to_string()),
+                Ok(Some(_)) => more += 1,
+                Ok(None) => return (names, Some(more)),
+                Err(_) => return (names, None),
             }
-            if names.len() < LISTED_NAMES { names.push(entry.path.to_string()) } else { more += 1 }
         }
-        (names, more)
     });
     let (read, _) = tokio::join!(reading, feed(archive, sender));
     let (names, more) = read.ok()?;

@@ -100,16 +100,22 @@ pub struct Listing {
     pub directory: PathBuf,
     /// Names in it, the first ones.
     pub names: Vec<String>,
-    /// How many more there are.
-    pub more: u64,
+    /// How many more there are; none when it was not read to its end.
+    pub more: Option<u64>,
 }
 
 fn listing(there: &Option<Listing>) -> String {
     match there {
         None => String::new(),
-        Some(Listing { directory, names, .. }) if names.is_empty() => format!("; {directory:?} is empty"),
+        Some(Listing { directory, names, more: Some(_) }) if names.is_empty() => {
+            format!("; {directory:?} is empty")
+        }
         Some(Listing { directory, names, more }) => {
-            let more = if *more > 0 { format!(" and {more} more") } else { String::new() };
+            let more = match more {
+                Some(0) => String::new(),
+                Some(more) => format!(" and {more} more"),
+                None => " and more".to_owned(),
+            };
             format!("; {directory:?} holds {}{more}", names.join(", "))
         }
     }

@@ -2,7 +2,12 @@
 
 use std::{process, time::Duration};
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    Layer as _,
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 use super::{Failure, RunArgs};
 use crate::{
@@ -56,14 +61,10 @@ fn reporter(presentation: &Presentation, environment: &Environment) -> Reporter 
 
 /// Only fastbuild's own: bollard logs request bodies, and with them the values of environment variables.
 fn log_to_stderr(log: Log) {
-    let filter = match log {
-        Log::Debug => "fastbuild=debug",
-        Log::Off => "off",
+    let own = match log {
+        Log::Debug => Targets::new().with_target("fastbuild", LevelFilter::DEBUG),
+        Log::Off => return,
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(filter))
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .without_time()
-        .init();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).without_time();
+    tracing_subscriber::registry().with(lines.with_filter(own)).init();
 }

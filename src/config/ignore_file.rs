@@ -1,12 +1,15 @@
-//! `.fastbuildignore`, else `.dockerignore` -> patterns with their lines. Which lines count is decided here, as BuildKit
-//! decides it; what a pattern means, in [`crate::tree::ignore`].
+//! `.fastbuildignore`, else `.dockerignore` -> patterns with their lines. Which lines count and what a pattern means is
+//! decided in [`crate::tree::ignore`].
 
 use std::{io, path::Path};
 
 use fs_err as fs;
 
 use super::ConfigError;
-use crate::plan::{Decision, Reason};
+use crate::{
+    plan::{Decision, Reason},
+    tree::ignore,
+};
 
 /// The files, the first that exists is read.
 const NAMES: [&str; 2] = [".fastbuildignore", ".dockerignore"];
@@ -29,16 +32,11 @@ pub fn read(source: &Path) -> Result<Vec<Decision<String>>, ConfigError> {
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Decision<String>>, ConfigError> {
     let mut patterns = Vec::new();
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    for (at, line) in bytes.split(|&b| b == b'\n').enumerate() {
-        // Only a `#` in the first column makes a comment; an indented one is a pattern.
-        if line.starts_with(b"#") {
-            continue;
-        }
-        let place = || format!("{}:{}", path.to_string_lossy(), at + 1);
+    for (number, line) in ignore::lines(bytes) {
+        let place = || format!("{}:{number}", path.to_string_lossy());
         let pattern = str::from_utf8(line).map_err(|_| ConfigError::NotUtf8 { what: place() })?.trim();
         if !pattern.is_empty() {
-            let reason = Reason::File { path: path.to_owned(), line: Some(at + 1) };
+            let reason = Reason::File { path: path.to_owned(), line: Some(number) };
             patterns.push(Decision { value: pattern.to_owned(), reason });
         }
     }

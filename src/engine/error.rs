@@ -22,8 +22,6 @@ pub struct Call {
 /// What can be asked of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// The engine's version.
-    Greet,
     /// An image's facts.
     InspectImage,
     /// An image from its registry.
@@ -70,7 +68,6 @@ impl fmt::Display for Call {
         let Call { object, path, .. } = self;
         let path = path.as_deref().unwrap_or("/");
         match self.operation {
-            Operation::Greet => write!(f, "ask the engine for its version"),
             Operation::InspectImage => write!(f, "look up image {object:?}"),
             Operation::Pull => write!(f, "pull image {object:?}"),
             Operation::Create => write!(f, "create container {object:?}"),

@@ -175,7 +175,7 @@ pub enum Event {
     WaitingForLock {
         /// The holder's process id.
         pid: u32,
-        /// The holder's command line.
+        /// The holder's command line, without options: their values may be secret.
         command: String,
     },
     /// A phase began.

@@ -161,15 +161,6 @@ mod imp {
             self.understand(name, &stat)
         }
 
-        /// What this directory itself is.
-        ///
-        /// # Errors
-        /// The system's.
-        pub fn look_at_itself(&self) -> io::Result<Metadata> {
-            let stat = rustix::fs::fstat(&self.handle)?;
-            self.understand(b".", &stat)
-        }
-
         fn understand(&self, name: &[u8], stat: &rustix::fs::Stat) -> io::Result<Metadata> {
             let stamp = stamp(stat);
             let kind = match FileType::from_raw_mode(stat.st_mode) {
@@ -283,14 +274,6 @@ mod imp {
         /// The system's.
         pub fn look_at(&self, name: &[u8]) -> io::Result<Metadata> {
             understand(&self.path.join(text(name)?))
-        }
-
-        /// What this directory itself is.
-        ///
-        /// # Errors
-        /// The system's.
-        pub fn look_at_itself(&self) -> io::Result<Metadata> {
-            understand(&self.path)
         }
     }
 

@@ -140,44 +140,6 @@ fn open_root(root: &Path) -> Result<Directory, ScanError> {
     })
 }
 
-/// What lies at `path` below `root` now, itself and not what a link points to; `None` when nothing does, when
-/// something on the way is no directory, or when `root` is missing. The root's own entry has the root's path.
-///
-/// # Errors
-/// The system's; and [`io::ErrorKind::Unsupported`] for a socket, fifo or device, which is no entry and yet is there.
-pub fn stat(root: &Path, path: &RelPath) -> io::Result<Option<Entry>> {
-    match Directory::open_root(root) {
-        Ok(handle) => stat_in(&handle, path),
-        Err(err) if metadata::is_gone(&err) => Ok(None),
-        Err(err) => Err(err),
-    }
-}
-
-/// As [`stat`], below a root that is open.
-///
-/// # Errors
-/// As [`stat`].
-pub fn stat_in(root: &Directory, path: &RelPath) -> io::Result<Option<Entry>> {
-    let found = match (path.parent(), path.file_name()) {
-        (Some(parent), Some(name)) if !parent.is_root() => {
-            root.open_below(&parent).and_then(|d| d.look_at(name))
-        }
-        (_, Some(name)) => root.look_at(name),
-        _ => root.look_at_itself(),
-    };
-    match found {
-        Ok(Metadata::Entry { kind, mode, stamp, links }) => {
-            Ok(Some(Entry { path: path.clone(), kind, mode, mtime: stamp.mtime, stamp, links }))
-        }
-        Ok(Metadata::Special(special)) => Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            format!("{path} is a {special:?}, which is no file"),
-        )),
-        Err(err) if metadata::is_gone(&err) => Ok(None),
-        Err(err) => Err(err),
-    }
-}
-
 /// The directory at the top of the tree that holds most bytes, and how many; `None` when none holds any.
 pub fn largest_directory(manifest: &Manifest) -> Option<(RelPath, u64)> {
     let mut largest: Option<(&[u8], u64)> = None;
@@ -891,7 +853,6 @@ mod tests {
         let scan = scan_with(&root, &["tmp/*"], &[]);
         assert_eq!(names(&scan), ["a", "a/file", "tmp"]);
         assert_eq!(scan.skipped, [(path("a/fifo"), Special::Fifo), (path("a/socket"), Special::Socket)]);
-        assert_eq!(stat(root.path(), &path("a/fifo")).unwrap_err().kind(), io::ErrorKind::Unsupported);
     }
 
     #[test]
@@ -934,7 +895,6 @@ mod tests {
         let scan = scan_with(&root, &[], &[]);
         let deepest = &scan.manifest.entries().last().unwrap().path;
         assert_eq!((scan.manifest.entries().len(), deepest.as_bytes().len()), (20, 20 * 251 - 1));
-        assert!(stat(root.path(), deepest).unwrap().is_some());
     }
 
     #[test]
@@ -974,24 +934,6 @@ mod tests {
         let told = told.into_inner().unwrap();
         assert!(told.is_sorted());
         assert_eq!(told.last(), Some(&(7, 6)));
-    }
-
-    #[test]
-    fn one_path_is_looked_at_without_following_links() {
-        let root = tree(&["a/b/file=123", "link -> a", "a/l -> b"]);
-        let look = |at: &str| stat(root.path(), &path(at)).unwrap().map(|entry| entry.kind);
-        assert_eq!(look("a/b/file"), Some(Kind::File { size: 3 }));
-        assert_eq!(look("link"), Some(Kind::Symlink { target: b"a".as_slice().into() }));
-        assert_eq!(look(""), Some(Kind::Directory));
-        for missing in ["none", "none/x", "link/b/file", "a/l/file", "a/b/file/x"] {
-            assert_eq!(look(missing), None, "{missing}");
-        }
-        assert!(stat(&root.path().join("none"), &path("x")).unwrap().is_none());
-        let scan = scan_with(&root, &[], &[]);
-        assert_eq!(
-            stat(root.path(), &path("a/b/file")).unwrap().as_ref(),
-            scan.manifest.get(&path("a/b/file"))
-        );
     }
 
     #[test]

@@ -28,14 +28,6 @@ pub struct ImageFacts {
     pub variant: String,
     /// `USER[:GROUP]`; empty is root.
     pub user: String,
-    /// Put in front of the command; empty for none.
-    pub entrypoint: Vec<String>,
-    /// What runs when no command is named.
-    pub cmd: Vec<String>,
-    /// `NAME=VALUE`.
-    pub env: Vec<String>,
-    /// Where the command runs when nothing else is named; may be empty.
-    pub working_dir: String,
 }
 
 /// A layer got further, in the engine's words.
@@ -192,10 +184,6 @@ impl From<ImageInspect> for ImageFacts {
             architecture: image.architecture.unwrap_or_default(),
             variant: image.variant.unwrap_or_default(),
             user: config.user.unwrap_or_default(),
-            entrypoint: config.entrypoint.unwrap_or_default(),
-            cmd: config.cmd.unwrap_or_default(),
-            env: config.env.unwrap_or_default(),
-            working_dir: config.working_dir.unwrap_or_default(),
         }
     }
 }
