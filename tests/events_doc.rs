@@ -105,6 +105,7 @@ fn the_rest() -> Vec<(u64, Event)> {
         Warning::LeftoverRemoved { container: String::new() },
         Warning::OutOfMemory { limit: None },
         Warning::Recovered { files: 1, lost: 0 },
+        Warning::StageKept { path: PathBuf::from("a") },
         Warning::Signalled { signal: "SIGINT" },
         Warning::OutputsLeft,
         Warning::NotRemoved { container: String::new(), why: String::new() },

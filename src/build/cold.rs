@@ -20,7 +20,7 @@ use super::{
 use crate::{
     archive::pack::{PackOptions, TopEntry},
     engine::{
-        ContainerId, ContainerSpec, Docker, EngineError, Entrypoint, ImageFacts, PathKind, Removed, user,
+        ContainerId, ContainerSpec, ContainerSummary, Docker, EngineError, Entrypoint, ImageFacts, PathKind, Removed, user,
     },
     outputs::{
         apply::{self, Books, Outcome},
@@ -373,6 +373,17 @@ fn not_as_pulled(reference: String, platform: Option<&str>) -> EngineError {
     }
 }
 
+/// All containers of fastbuild's. Docker fails a listing in which a container vanishes, which those do that are being
+/// removed; then it is asked again.
+async fn list_ours(docker: &Docker) -> Option<Vec<ContainerSummary>> {
+    for _ in 0..3 {
+        if let Ok(containers) = docker.list(&[LABEL_RUN.to_owned()]).await {
+            return Some(containers);
+        }
+    }
+    None
+}
+
 /// Removes what killed runs of ours left on this engine, beside the build.
 fn remove_leftovers(docker: &Docker, state: &State, engine: &str, reporter: &Reporter) -> JoinHandle<()> {
     let (docker, state, engine, reporter) =
@@ -382,7 +393,7 @@ fn remove_leftovers(docker: &Docker, state: &State, engine: &str, reporter: &Rep
         if dead.is_empty() {
             return;
         }
-        let Ok(containers) = docker.list(&[LABEL_RUN.to_owned()]).await else { return };
+        let Some(containers) = list_ours(&docker).await else { return };
         let mut left: BTreeMap<_, _> = dead.iter().map(|run| (run.id.as_str(), Vec::new())).collect();
         for container in containers {
             let run = container.labels.get(LABEL_RUN).cloned().unwrap_or_default();

@@ -18,7 +18,7 @@ pub mod reaper;
 pub mod sources;
 mod upload;
 
-use std::time::Instant;
+use std::{path::Path, time::Instant};
 
 use tokio::sync::oneshot;
 
@@ -79,24 +79,43 @@ async fn take_lock(project: &Project, reporter: &Reporter) -> Result<ProjectLock
 /// # Errors
 /// When products that were cut short while they were put in place cannot be put there now either.
 pub fn recover(project: &Project, state: &State, reporter: &Reporter) -> Result<(), BuildError> {
+    let mut clear: fn(&Path, &Reporter) = clear_stage;
     if project.journal_path().exists() {
-        let recovered = apply::recover(&project.journal_path(), &project.record_path());
-        if let Some(recovered) = recovered.map_err(BuildError::Recover)? {
-            let apply::Recovered { files, lost } = recovered;
-            reporter.emit(Event::Warned(Warning::Recovered { files, lost }));
+        match apply::recover(&project.journal_path(), &project.record_path()).map_err(BuildError::Recover)? {
+            Some(apply::Recovered { files, lost }) => {
+                reporter.emit(Event::Warned(Warning::Recovered { files, lost }));
+            }
+            // Damaged, or another version's: what it says of the stage is lost, and the stage may hold the only copy
+            // of a file of the user's.
+            None => clear = keep_stage,
         }
     }
     for run in state.dead_runs().into_iter().filter(|run| run.project == project.key()) {
         let ours = format!("{STAGE_PREFIX}{}", run.id);
         for stage in run.stages {
-            // The path comes from a file: only what carries the run's own name is removed.
-            let named = stage.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&ours));
-            if named && let Err(error) = crate::outputs::stage::remove_stage(&stage) {
-                tracing::warn!(path = ?stage, %error, "could not remove a staging directory that a killed run left");
+            // The path comes from a file: only what carries the run's own name is touched.
+            if stage.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&ours)) {
+                clear(&stage, reporter);
             }
         }
     }
     Ok(())
+}
+
+fn clear_stage(stage: &Path, _: &Reporter) {
+    if let Err(error) = crate::outputs::stage::remove_stage(stage) {
+        tracing::warn!(path = ?stage, %error, "could not remove a staging directory that a killed run left");
+    }
+}
+
+/// Gives a stage a name that is not fastbuild's to remove, and tells the user where it is.
+fn keep_stage(stage: &Path, reporter: &Reporter) {
+    let name =
+        stage.file_name().unwrap_or_default().to_string_lossy().replacen(STAGE_PREFIX, "fastbuild-kept-", 1);
+    let kept = stage.with_file_name(name);
+    if std::fs::rename(stage, &kept).is_ok() {
+        reporter.emit(Event::Warned(Warning::StageKept { path: kept }));
+    }
 }
 
 /// Runs `work` on a thread of its own from now on; the future gives what it came to. A thread that nobody waits for

@@ -139,6 +139,12 @@ pub enum Warning {
         /// Paths that could not be finished, because their staged bytes were lost or the host's were changed.
         lost: u64,
     },
+    /// An earlier run was cut short while it applied its products, and its journal cannot be read: what it held is kept.
+    StageKept {
+        /// The directory.
+        #[serde(serialize_with = "as_text")]
+        path: PathBuf,
+    },
     /// A signal was handed to the build.
     Signalled {
         /// The signal's name, such as `SIGINT`.

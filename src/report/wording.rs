@@ -59,6 +59,11 @@ pub fn sentence(warning: &Warning) -> String {
             were(*files),
             lost = count(*lost)
         ),
+        Warning::StageKept { path } => format!(
+            "an earlier run was cut short while it put its products in place, and its journal cannot be read; what it \
+             held is in {}: look whether a file of yours is among it, then remove it",
+            path_text(path)
+        ),
         Warning::Signalled { signal } => format!("{signal} was sent to the build"),
         Warning::OutputsLeft => {
             "the command failed, so its products were not brought back; --outputs-on-failure brings them"
