@@ -20,7 +20,8 @@ use super::{
 use crate::{
     archive::pack::{PackOptions, TopEntry},
     engine::{
-        ContainerId, ContainerSpec, ContainerSummary, Docker, EngineError, Entrypoint, ImageFacts, PathKind, Removed, user,
+        ContainerId, ContainerSpec, ContainerSummary, Docker, EngineError, Entrypoint, ImageFacts, PathKind,
+        Removed, user,
     },
     outputs::{
         apply::{self, Books, Outcome},
@@ -161,6 +162,8 @@ impl Cold<'_> {
         let source = &self.plan.source.value;
         let uploading = upload::upload(&self.docker, &container, source, &scan, &options, self.reporter);
         let packed = Arc::new(interrupts.unless(uploading).await??);
+        // A large tree's books would be in the way of its products'.
+        let uploaded = self.plan.outputs_go_in().then_some((scan, packed));
         let exit_code = command::run(&self.docker, &container, self.plan, interrupts, self.reporter).await?;
         if exit_code != 0 {
             command::explain_failure(&self.docker, &container, exit_code, self.plan, self.reporter).await?;
@@ -175,8 +178,7 @@ impl Cold<'_> {
             plan: self.plan,
             run: &self.run,
             workdir: &workdir,
-            scan,
-            packed,
+            uploaded,
             record: Arc::clone(record),
             reporter: self.reporter,
         };
@@ -211,13 +213,6 @@ impl Cold<'_> {
 
     fn spec(&self) -> Result<ContainerSpec, BuildError> {
         let plan = self.plan;
-        let subdirectory = &plan.subdirectory;
-        let below = std::str::from_utf8(subdirectory.as_bytes())
-            .map_err(|_| BuildError::NotText { path: subdirectory.clone() })?;
-        let working_dir = match below {
-            "" => plan.workdir.value.clone(),
-            below => format!("{}/{below}", plan.workdir.value),
-        };
         let labels = [
             (LABEL_RUN, self.run.id.as_str()),
             (LABEL_TIER, "cold"),
@@ -235,7 +230,7 @@ impl Cold<'_> {
             },
             env: plan.env.iter().map(|variable| variable.value.clone()).collect(),
             user: plan.user.as_ref().map(|user| user.value.clone()),
-            working_dir,
+            working_dir: plan.command_directory(),
             labels: labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
             terminal: plan.terminal.value,
             stdin: plan.stdin.value,

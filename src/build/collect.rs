@@ -45,8 +45,8 @@ pub struct Collecting<'a> {
     pub run: &'a Run,
     /// Where the source root is in the container, every link resolved.
     pub workdir: &'a str,
-    pub scan: Arc<Scan>,
-    pub packed: Arc<Packed>,
+    /// What went in, as far as it tells something about what comes back.
+    pub uploaded: Option<(Arc<Scan>, Arc<Packed>)>,
     pub record: Arc<Record>,
     pub reporter: &'a Reporter,
 }
@@ -143,13 +143,15 @@ impl Collecting<'_> {
         reader: ChunkReader,
         again: mpsc::Sender<Again>,
     ) -> Result<(Staged, Amount), BuildError> {
-        let (scan, packed, record) =
-            (Arc::clone(&self.scan), Arc::clone(&self.packed), Arc::clone(&self.record));
+        let (uploaded, record) = (self.uploaded.clone(), Arc::clone(&self.record));
         let (run, apply, reporter) = (self.run.id.clone(), self.plan.apply.value, self.reporter.clone());
         blocking(move || {
-            let uploaded =
-                Uploaded { manifest: &scan.manifest, sent: &packed.sent, looked_at: scan.looked_at };
-            let uploaded = wanted.uploaded_at.map(|at| (uploaded, at));
+            let uploaded = uploaded.as_ref().map(|(scan, packed)| Uploaded {
+                manifest: &scan.manifest,
+                sent: &packed.sent,
+                looked_at: scan.looked_at,
+            });
+            let uploaded = uploaded.zip(wanted.uploaded_at);
             let options = StagingOptions { run: &run, record: &record, apply };
             let mut staging =
                 Staging::begin(&wanted.spec, number, wanted.target, wanted.scope, uploaded, options)?;

@@ -217,6 +217,18 @@ fn default<T>(value: T, why: &'static str) -> Decision<T> {
 }
 
 impl Plan {
+    /// Whether any path that comes back is also one that goes in. If not, what was uploaded tells nothing about the
+    /// places that products come to.
+    pub fn outputs_go_in(&self) -> bool {
+        match &self.outputs.value {
+            Outputs::Everything => true,
+            Outputs::Named(outputs) => outputs
+                .iter()
+                .filter_map(|output| output.below_source.as_ref())
+                .any(|path| !self.ignore.outputs.contains(path)),
+        }
+    }
+
     /// The container's path where the command starts: workdir and subdirectory.
     pub fn command_directory(&self) -> String {
         if self.subdirectory.is_root() {
