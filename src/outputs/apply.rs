@@ -291,6 +291,8 @@ fn carry_out(outputs: &mut [Staged], displaced: &Path) -> Result<CarriedOut, Out
         let failure = executor.carry_out_all(&output.ops).err();
         let mut undo = std::mem::take(&mut executor.undo);
         let mut done = executor.into_done();
+        // From here on it counts what was done. The record is about to need the room.
+        output.ops = Vec::new();
         done.absorb(std::mem::take(&mut output.prepared.done));
         let saved = match &failure {
             None => rescue(
