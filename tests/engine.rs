@@ -26,7 +26,7 @@ use tokio::{
     net::{UnixListener, UnixStream},
 };
 
-const IMAGE: &str = "fbtest/busybox:1";
+const IMAGE: &str = "fastbuild/test-busybox:latest";
 const SOCKET: &str = "/var/run/docker.sock";
 const LABEL: &str = "fastbuild.test=engine";
 
@@ -38,7 +38,7 @@ fn spec(command: &[&str]) -> ContainerSpec {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     ContainerSpec {
-        name: format!("fbtest-engine-{}-{number}", std::process::id()),
+        name: format!("fastbuild-test-engine-{}-{number}", std::process::id()),
         image: IMAGE.to_owned(),
         command: command.iter().map(|&word| word.to_owned()).collect(),
         entrypoint: Entrypoint::OfImage,
@@ -244,7 +244,7 @@ async fn an_image_that_is_there_tells_its_facts_and_one_that_is_not_is_none() {
     assert_eq!(facts.os, "linux");
     assert_eq!(docker.image(&facts.id, Some("linux")).await.unwrap(), Some(facts.clone()));
     assert_eq!(docker.image(IMAGE, Some("windows/amd64")).await.unwrap(), None);
-    assert_eq!(docker.image("fbtest/no-such-image:9", None).await.unwrap(), None);
+    assert_eq!(docker.image("fastbuild-test/no-such-image:9", None).await.unwrap(), None);
     let bad = docker.image("UPPER:::x", None).await.unwrap_err();
     assert!(matches!(bad, EngineError::BadReference { .. }), "{bad:?}");
 }
@@ -372,9 +372,9 @@ async fn a_container_that_cannot_be_made_says_why() {
     let file = ContainerSpec { working_dir: "/etc/passwd".to_owned(), ..spec(&["true"]) };
     let file = docker.create(&file).await.unwrap_err();
     assert!(matches!(file, EngineError::WorkingDirectory { .. }), "{file:?}");
-    let no_image = ContainerSpec { image: "fbtest/no-such:1".to_owned(), ..spec(&["true"]) };
+    let no_image = ContainerSpec { image: "fastbuild-test/no-such:1".to_owned(), ..spec(&["true"]) };
     match docker.create(&no_image).await.unwrap_err() {
-        EngineError::ImageNotFound { reference, .. } => assert_eq!(reference, "fbtest/no-such:1"),
+        EngineError::ImageNotFound { reference, .. } => assert_eq!(reference, "fastbuild-test/no-such:1"),
         error => panic!("{error:?}"),
     }
 }
@@ -650,7 +650,7 @@ fn attach_error(attached: Result<fastbuild::engine::Attached, StartError>) -> En
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn requests_to_a_container_that_has_gone_say_so() {
     let docker = engine().await;
-    let id = ContainerId::new("fbtest-no-such-container");
+    let id = ContainerId::new("fastbuild-test-no-such-container");
     let gone = [
         docker.state(&id).await.err().unwrap(),
         docker.stat(&id, "/").await.err().unwrap(),

@@ -226,7 +226,7 @@ mod tests {
         let hex = "a".repeat(64);
         let cases: &[(&str, &str, &str, &str)] = &[
             ("busybox", "docker.io", "busybox", "latest"),
-            ("fbtest/busybox:1", "docker.io", "fbtest/busybox", "1"),
+            ("someone/busybox:1", "docker.io", "someone/busybox", "1"),
             ("ghcr.io/a/b-c__d.e:v1.2-x_y", "ghcr.io", "ghcr.io/a/b-c__d.e", "v1.2-x_y"),
             ("localhost/x", "localhost", "localhost/x", "latest"),
             ("localhost:5000/x", "localhost:5000", "localhost:5000/x", "latest"),

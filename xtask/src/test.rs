@@ -10,7 +10,8 @@ use crate::{
 };
 
 /// Programs that the integration tests start, and their Debian packages.
-const PROGRAMS: [(&str, &str); 5] = [
+const PROGRAMS: [(&str, &str); 6] = [
+    ("busybox", "busybox-static"),
     ("docker", "docker.io"),
     ("docker-registry", "docker-registry"),
     ("make", "make"),
