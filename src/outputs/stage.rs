@@ -939,6 +939,9 @@ impl<'a> Staging<'a> {
         self.plan_missing_parents()?;
         self.plan_deletes()?;
         self.ops.sort_by(|a, b| turn(a).cmp(&turn(b)).then_with(|| by_path(a, b)));
+        // They have grown by doubling, and stay as they are while the record is made.
+        self.ops.shrink_to_fit();
+        self.claims.shrink_to_fit();
         Ok(Staged {
             target: self.target,
             stage: self.stage,
