@@ -14,7 +14,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use common::{Ended, Project, SOCKET, Tree, read_until};
+use common::{Ended, Project, Tree, read_until};
 
 /// Inode and mtime in nanoseconds: both stay exactly when nobody writes to or replaces a file.
 fn untouched(path: impl AsRef<Path>) -> (u64, i64, i64) {
@@ -49,20 +49,6 @@ fn displaced(project: &Project) -> BTreeMap<String, String> {
 /// `project` as seen from the root, for names below the displaced directory.
 fn below_root(path: PathBuf) -> String {
     path.canonicalize().unwrap().to_str().unwrap().trim_start_matches('/').to_owned()
-}
-
-/// fastbuild as an ordinary user that may talk to the engine. The project becomes that user's.
-fn as_nobody(project: &Project, options: &[&str], script: &str) -> Ended {
-    const NOBODY: &str = "65534";
-    let group = fs::metadata(SOCKET).unwrap().gid().to_string();
-    let own = Command::new("chown").args(["-hR", "65534:65534"]).arg(project.outside()).status().unwrap();
-    assert!(own.success());
-    let as_root = project.command();
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid", NOBODY, "--regid", NOBODY, "--groups", &group]).arg(as_root.get_program());
-    command.args(options).args(["--", "sh", "-c", script]).current_dir(project.root()).env_clear();
-    command.envs(as_root.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    Ended::from(command.stdin(std::process::Stdio::null()).output().unwrap())
 }
 
 // ---- everything that changed --------------------------------------------------------------------------------------
@@ -439,7 +425,7 @@ fn a_read_only_target_is_an_error_that_names_it() {
     drop(mount);
     fs::create_dir(project.path("locked")).unwrap();
     fs::set_permissions(project.path("locked"), fs::Permissions::from_mode(0o555)).unwrap();
-    let ended = as_nobody(&project, &["-o", "out:locked/out"], "mkdir out; echo 1 > out/a");
+    let ended = project.as_nobody(&["-o", "out:locked/out"], "mkdir out; echo 1 > out/a");
     ended.exits(125).says(&["locked", "read-only"]);
     assert_eq!(project.tree().paths(), ["locked", "src"]);
     project.assert_nothing_left();
@@ -589,7 +575,7 @@ fn a_read_only_directory_of_products_gets_its_next_content() {
     let ordinary = Project::new();
     for content in ["one", "two"] {
         root.sh(&["-q", "-o", "out"], &script(content)).exits(0);
-        as_nobody(&ordinary, &["-q", "-o", "out"], &script(content)).exits(0);
+        ordinary.as_nobody(&["-q", "-o", "out"], &script(content)).exits(0);
         for project in [&root, &ordinary] {
             assert_eq!(project.read("out/ro/a"), format!("{content}\n"));
             assert_eq!(Tree::of(&project.path("out/ro/sub")).paths(), [content]);
@@ -602,15 +588,12 @@ fn a_read_only_directory_of_products_gets_its_next_content() {
         65534,
         "products belong to who runs fastbuild"
     );
-    as_nobody(&ordinary, &["-q", "-o", "out"], "mkdir out").exits(0);
+    ordinary.as_nobody(&["-q", "-o", "out"], "mkdir out").exits(0);
     assert!(!ordinary.has("out/ro"));
     for content in ["one", "two"] {
-        as_nobody(
-            &ordinary,
-            &["-q", "--atomic", "-o", "out"],
-            &format!("{}; chmod 555 out", script(content)),
-        )
-        .exits(0);
+        ordinary
+            .as_nobody(&["-q", "--atomic", "-o", "out"], &format!("{}; chmod 555 out", script(content)))
+            .exits(0);
         assert_eq!(ordinary.read("out/ro/a"), format!("{content}\n"));
         assert_eq!(Tree::of(&ordinary.path("out/ro/sub")).paths(), [content]);
         assert_eq!((mode(ordinary.path("out")), mode(ordinary.path("out/ro"))), (0o555, 0o555));

@@ -13,12 +13,12 @@ use std::{
         net::UnixListener,
     },
     path::Path,
-    process::{Command, Stdio},
+    process::Command,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, SystemTime},
 };
 
-use common::{Ended, NONROOT, Project, SOCKET, eventually};
+use common::{Ended, NONROOT, Project, eventually};
 
 fn chmod(path: impl AsRef<Path>, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -263,9 +263,9 @@ fn an_ignored_directory_is_not_entered() {
     project.write("src", "").write("private/x", "");
     // Not even its owner may read it, so entering it would fail for an ordinary user.
     chmod(project.path("private"), 0o000);
-    let ended = as_nobody(&project, &["-q", "--exclude", "private"], "ls");
+    let ended = project.as_nobody(&["-q", "--exclude", "private"], "ls");
     assert_eq!(ended.exits(0).out(), "src\n");
-    as_nobody(&project, &[], "ls").exits(125).says(&["private", "--exclude"]);
+    project.as_nobody(&[], "ls").exits(125).says(&["private", "--exclude"]);
 }
 
 #[test]
@@ -344,30 +344,13 @@ fn the_root_and_the_home_directory_are_refused_without_yes() {
 
 // ---- ordinary users, and trees that do not keep still --------------------------------------------------------------
 
-/// fastbuild as an ordinary user that may talk to the engine. The project becomes that user's.
-fn as_nobody(project: &Project, options: &[&str], script: &str) -> Ended {
-    const NOBODY: &str = "65534";
-    let group = fs::metadata(SOCKET).unwrap().gid().to_string();
-    let own = Command::new("chown").args(["-hR", "65534:65534"]).arg(project.outside()).status().unwrap();
-    assert!(own.success());
-    let as_root = project.command();
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid", NOBODY, "--regid", NOBODY, "--groups", &group]).arg(as_root.get_program());
-    command.args(options).args(["--", "sh", "-c", script]).current_dir(project.root()).env_clear();
-    command.envs(as_root.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    Ended::from(command.stdin(Stdio::null()).output().unwrap())
-}
-
 #[test]
 fn an_unreadable_file_is_an_error_that_names_it() {
     let project = Project::new();
     project.write("readable", "").write("dir/secret", "x");
     chmod(project.path("dir/secret"), 0o000);
-    as_nobody(&project, &[], "true").exits(125).says(&["dir/secret", "--exclude"]);
-    assert_eq!(
-        as_nobody(&project, &["-q", "--exclude", "dir/secret"], "ls").exits(0).out(),
-        "dir\nreadable\n"
-    );
+    project.as_nobody(&[], "true").exits(125).says(&["dir/secret", "--exclude"]);
+    assert_eq!(project.as_nobody(&["-q", "--exclude", "dir/secret"], "ls").exits(0).out(), "dir\nreadable\n");
     project.assert_nothing_left();
 }
 

@@ -400,11 +400,7 @@ impl<'a> Staging<'a> {
     }
 
     fn refused(&self, source: ReadError) -> OutputError {
-        match source {
-            // The limit is what the disk holds.
-            ReadError::TooManyBytes { .. } => OutputError::DiskFull { stage: self.stage.path.clone() },
-            source => OutputError::Refused { output: self.output.clone(), source: Box::new(source) },
-        }
+        OutputError::Refused { output: self.output.clone(), source: Box::new(source) }
     }
 
     fn no_tree(&self, path: RelPath, why: &'static str) -> OutputError {

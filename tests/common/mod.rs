@@ -135,6 +135,21 @@ impl Project {
         self.command().args(options).args(["--", "sh", "-c", script]).spawn().unwrap()
     }
 
+    /// Runs `fastbuild OPTIONS… -- sh -c SCRIPT` as an ordinary user that may talk to the engine. The project becomes that
+    /// user's.
+    pub fn as_nobody(&self, options: &[&str], script: &str) -> Ended {
+        const NOBODY: &str = "65534";
+        let group = fs::metadata(SOCKET).unwrap().gid().to_string();
+        let own = Command::new("chown").args(["-hR", "65534:65534"]).arg(self.outside()).status().unwrap();
+        assert!(own.success());
+        let as_root = self.command();
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", NOBODY, "--regid", NOBODY, "--groups", &group]).arg(as_root.get_program());
+        command.args(options).args(["--", "sh", "-c", script]).current_dir(self.root()).env_clear();
+        command.envs(as_root.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        Ended::from(command.stdin(Stdio::null()).output().unwrap())
+    }
+
     /// The key in the names and labels of this project's containers.
     pub fn key(&self) -> String {
         use sha2::{Digest as _, Sha256};
