@@ -18,14 +18,23 @@
 // Here and not for the workspace: tests may unwrap, and xtask talks to whoever started it.
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr))]
 
+pub mod agent;
 pub mod archive;
+#[cfg(feature = "client")]
 pub mod build;
+#[cfg(feature = "client")]
 pub mod cli;
+#[cfg(feature = "client")]
 pub mod config;
+#[cfg(feature = "client")]
 pub mod engine;
+#[cfg(feature = "client")]
 pub mod outputs;
+#[cfg(feature = "client")]
 pub mod plan;
+#[cfg(feature = "client")]
 pub mod report;
+#[cfg(feature = "client")]
 pub mod state;
 pub mod sys;
 pub mod tree;

@@ -22,9 +22,8 @@ use super::{
     prefetch::{Fetched, Job, Piece, Steadiness, Task, Window},
 };
 use crate::{
-    report::events::Amount,
     sys::source_file::Facts,
-    tree::{Digest, Entry, Kind, Manifest, RelPath, Stamp, Timestamp},
+    tree::{Amount, Digest, Entry, Kind, Manifest, RelPath, Stamp, Timestamp},
 };
 
 /// Which entries of a manifest are sent.

@@ -22,12 +22,9 @@ use std::{
 use tar::Header;
 
 use super::pax::{self, BLOCK};
-use crate::{
-    report::events::Special,
-    tree::{
-        RelPath, Timestamp,
-        path::{BadPath, Escaped},
-    },
+use crate::tree::{
+    RelPath, Special, Timestamp,
+    path::{BadPath, Escaped},
 };
 
 /// How the names of a stream relate to the output.

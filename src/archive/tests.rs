@@ -11,10 +11,7 @@ use sha2::Digest as _;
 use tar::EntryType;
 
 use super::{pax::Outgoing, *};
-use crate::{
-    report::events::{Amount, Special},
-    tree::{RelPath, Timestamp, path::BadPath},
-};
+use crate::tree::{Amount, RelPath, Special, Timestamp, path::BadPath};
 
 const LIMITS: Limits = Limits { entries: 10_000, bytes: 1 << 30 };
 const TOP: TopEntry = TopEntry { mode: 0o750, mtime: Timestamp { secs: 1_600_000_000, nanos: 0 } };

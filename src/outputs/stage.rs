@@ -1218,8 +1218,8 @@ fn stage_parent(target: &Target) -> Result<PathBuf, OutputError> {
     let root = target.root();
     let inside = match Walk::new(&target.dir).look(&target.prefix) {
         Ok(Some(Look { kind: Some(Kind::Directory), stamp, .. })) if !target.prefix.is_root() => {
-            let base = target.dir.dir_metadata().map_err(host_error("look at", &target.base))?;
-            let elsewhere = cap_fs_ext::MetadataExt::dev(&base) != stamp.dev;
+            let base = at::look_at(&target.dir).map_err(host_error("look at", &target.base))?;
+            let elsewhere = base.stamp.dev != stamp.dev;
             Some(elsewhere || !at::is_writable(&target.dir))
         }
         Ok(_) => None,

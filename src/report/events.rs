@@ -7,6 +7,7 @@ use std::{
 
 use serde::Serialize;
 
+pub use crate::tree::{Amount, Special};
 use crate::tree::{RelPath, path::Escaped};
 
 /// The steps of a build, in the order of the summary line.
@@ -33,15 +34,6 @@ pub enum Phase {
     Remove,
 }
 
-/// So much of something: files and bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Amount {
-    /// Regular files, links and directories.
-    pub files: u64,
-    /// Bytes of content.
-    pub bytes: u64,
-}
-
 /// What became of a path of the host's.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Applied {
@@ -53,18 +45,6 @@ pub struct Applied {
     pub unchanged: u64,
     /// Paths where the host's version was kept because somebody changed it meanwhile.
     pub conflicts: u64,
-}
-
-/// A path that is neither file, directory nor link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Special {
-    /// A Unix socket.
-    Socket,
-    /// A named pipe.
-    Fifo,
-    /// A block or character device.
-    Device,
 }
 
 /// One of the build's two streams.

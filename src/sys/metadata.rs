@@ -5,10 +5,7 @@
 
 use std::{io, path::Path};
 
-use crate::{
-    report::events::Special,
-    tree::{Kind, RelPath, Stamp, Timestamp},
-};
+use crate::tree::{Kind, RelPath, Special, Stamp, Timestamp};
 
 /// What a name is, as far as reading its directory tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

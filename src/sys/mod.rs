@@ -15,9 +15,9 @@ pub mod at;
 pub mod at;
 pub mod metadata;
 pub mod source_file;
-#[cfg(unix)]
+#[cfg(all(unix, feature = "client"))]
 #[path = "terminal_unix.rs"]
 pub mod terminal;
-#[cfg(not(unix))]
+#[cfg(all(not(unix), feature = "client"))]
 #[path = "terminal_portable.rs"]
 pub mod terminal;

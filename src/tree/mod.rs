@@ -4,8 +4,10 @@
 //! manifest into a tar stream; [`crate::outputs`] holds what comes back against it. Nothing here knows of engines.
 
 pub mod ignore;
+pub mod node;
 pub mod path;
 pub mod scan;
+pub mod summary;
 
 use std::fmt;
 
@@ -117,6 +119,27 @@ pub struct Entry {
     pub stamp: Stamp,
     /// How many names the file has; above 1, [`Stamp::dev`] and [`Stamp::ino`] tell which of them lie in this tree.
     pub links: u64,
+}
+
+/// So much of something: files and bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Amount {
+    /// Regular files, links and directories.
+    pub files: u64,
+    /// Bytes of content.
+    pub bytes: u64,
+}
+
+/// A path that is neither file, directory nor link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Special {
+    /// A Unix socket.
+    Socket,
+    /// A named pipe.
+    Fifo,
+    /// A block or character device.
+    Device,
 }
 
 /// A tree: its entries in the order of [`path::compare`], each path once, each parent before its children.

@@ -22,13 +22,10 @@ use std::{
 };
 
 use super::{
-    Entry, Kind, Manifest, RelPath, Timestamp,
+    Amount, Entry, Kind, Manifest, RelPath, Special, Timestamp,
     ignore::{self, Enter, Rules, Verdict},
 };
-use crate::{
-    report::events::{Amount, Special},
-    sys::metadata::{self, Directory, Hint, Metadata},
-};
+use crate::sys::metadata::{self, Directory, Hint, Metadata};
 
 /// How the names of staging directories begin. A killed run leaves one beside an output, inside the source tree. It
 /// holds products, not sources, and must not come back as one; so no walk sees these names, ignore rules or not.

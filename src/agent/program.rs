@@ -1,0 +1,46 @@
+//! The agent as a program: the bytes that are put into a workspace. `build.rs` makes them.
+
+/// The static Linux program; empty when this fastbuild was built without one.
+const BYTES: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent"));
+
+/// What an agent runs on, in an engine's words.
+const ARCHITECTURE: &str = if cfg!(target_arch = "x86_64") {
+    "amd64"
+} else if cfg!(target_arch = "aarch64") {
+    "arm64"
+} else {
+    std::env::consts::ARCH
+};
+
+/// Where the agent lies in a workspace.
+pub const PATH: &str = "/.fastbuild/agent";
+
+/// Why there is no agent for an image.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoAgent {
+    /// None is built in.
+    #[error("this fastbuild was built without an agent")]
+    NotBuiltIn,
+    /// Another operating system or processor.
+    #[error("the image is for {os}/{architecture}, the agent for linux/{ARCHITECTURE}")]
+    OtherPlatform {
+        /// The image's.
+        os: String,
+        /// The image's.
+        architecture: String,
+    },
+}
+
+/// The agent that runs in an image for `os` and `architecture` (in Go's words).
+///
+/// # Errors
+/// Why there is none.
+pub fn for_platform(os: &str, architecture: &str) -> Result<&'static [u8], NoAgent> {
+    if BYTES.is_empty() {
+        return Err(NoAgent::NotBuiltIn);
+    }
+    if os != "linux" || architecture != ARCHITECTURE {
+        return Err(NoAgent::OtherPlatform { os: os.to_owned(), architecture: architecture.to_owned() });
+    }
+    Ok(BYTES)
+}

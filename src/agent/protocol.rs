@@ -1,0 +1,416 @@
+//! What the two ends say to each other, as data. Pure.
+//!
+//! Messages travel as [`super::frame::Kind::Message`]; where one says that data follows, the next frames are that data, up to
+//! a [`super::frame::Kind::DataEnd`]. Lists of nodes travel as data, encoded by [`crate::tree::node`]; contents travel as tar
+//! streams, written by [`crate::archive::pack`](mod@crate::archive::pack) and read by [`crate::archive::reader`].
+//!
+//! The near end believes nothing of what comes (a container is hostile input); the far end believes its client.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::tree::{RelPath, Timestamp};
+
+/// The version of all of this. A workspace whose agent speaks another one is made anew.
+pub const PROTOCOL: u32 = 1;
+
+/// A message that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("a message that is none: {0}")]
+pub struct BadMessage(#[from] postcard::Error);
+
+/// Encodes a message.
+pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
+    // Writing to memory cannot fail, and every type below can be encoded.
+    postcard::to_stdvec(message).unwrap_or_default()
+}
+
+/// Decodes a message.
+///
+/// # Errors
+/// [`BadMessage`] when the bytes are no such message.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadMessage> {
+    Ok(postcard::from_bytes(bytes)?)
+}
+
+/// Some bytes: a path, a name, a piece of input.
+pub type Blob = serde_bytes::ByteBuf;
+
+/// The first message of a client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`PROTOCOL`] of the client.
+    pub protocol: u32,
+    /// After how many milliseconds without a frame from the client the far end takes it for dead.
+    pub silence: u64,
+    /// After how many seconds without a client the workspace stops by itself; zero is never. None leaves it as it is.
+    pub idle_stop: Option<u64>,
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// [`PROTOCOL`] of the far end.
+    pub protocol: u32,
+    /// Its version of fastbuild.
+    pub version: String,
+}
+
+/// What the near end says after its [`Hello`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Names the source root, and has it scanned. Answered by [`Reply::Opened`], at once; the scan goes on meanwhile.
+    Open(Open),
+    /// Asks what differs from the host's tree. Answered by [`Reply::Differing`], and nodes as data: all that the far end
+    /// has of the source tree in the buckets that differ.
+    Compare(Compare),
+    /// Puts the source tree right. A tar stream follows as data (its names are relative to the source root), then
+    /// [`Request::Settle`].
+    Apply {
+        /// Paths that go, with everything of the source tree below them. What is not of the source tree stays, and the
+        /// directories above it.
+        #[serde(with = "paths")]
+        deletes: Vec<RelPath>,
+    },
+    /// Modes and times of paths whose content is right already. Answered by [`Reply::Applied`].
+    Settle {
+        /// The paths; directories as well as files and links.
+        metas: Vec<Meta>,
+    },
+    /// Runs the command. Answered by [`Reply::Started`] or [`Reply::NotStarted`]; then its output comes, then
+    /// [`Reply::Exited`].
+    Run(Box<Run>),
+    /// What the command reads. At most [`STDIN_WINDOW`] bytes may be under way; [`Reply::StdinTaken`] tells.
+    Stdin(Blob),
+    /// The command's input has ended.
+    StdinEnd,
+    /// A signal for the command (its process group; the terminal's foreground group when there is one), by number as
+    /// Linux counts them. SIGKILL ends every process of the workspace.
+    Signal(i32),
+    /// The terminal's size.
+    Resize(Size),
+    /// The client lives.
+    Heartbeat,
+    /// Asks what the command made. Answered by [`Reply::Products`] for each, in turn, each followed by nodes as data.
+    Collect(Vec<Query>),
+    /// Asks for contents: nodes of the query `query`, by their places in its list. A tar stream follows as data; its
+    /// names are relative to the query's path, which is `.` itself.
+    Want {
+        /// The index of the query.
+        query: u32,
+        /// Ascending places in the list that was sent.
+        nodes: Vec<u32>,
+    },
+    /// What lies in the nearest directory above an absolute path that is missing. Answered by [`Reply::There`].
+    Look {
+        /// The path.
+        path: Blob,
+    },
+    /// All is done. Answered by [`Reply::Closing`]; nothing of this client's follows.
+    Bye,
+}
+
+/// See [`Request::Open`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Open {
+    /// The absolute path of the source root in the workspace. It is made when it is missing; a link there is followed.
+    pub root: Blob,
+    /// `USER[:GROUP]` that the command runs as and that the sources belong to; empty is root.
+    pub user: String,
+    /// What is no part of the source tree: patterns as [`crate::tree::ignore`] reads them.
+    pub patterns: Vec<String>,
+    /// Paths below the root that are no part of it either, with all below them.
+    #[serde(with = "paths")]
+    pub outputs: Vec<RelPath>,
+    /// How much of the workspace is looked at beside the source tree.
+    pub extent: Extent,
+}
+
+/// See [`Open::extent`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Extent {
+    /// Nothing: products are named, and compared with the host's by [`Query::Named`].
+    Sources,
+    /// Everything below the root: [`Query::Changes`] will ask what the command changed.
+    Everything,
+}
+
+/// See [`Request::Compare`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compare {
+    /// The root's own mode; the far end sets it.
+    pub mode: u32,
+    /// The root's own mtime; the far end sets it before the command runs.
+    pub mtime: Timestamp,
+    /// [`crate::tree::summary::Summary::to_bytes`] of the host's tree.
+    pub summary: Blob,
+}
+
+/// See [`Request::Settle`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta {
+    /// Which.
+    #[serde(with = "path")]
+    pub path: RelPath,
+    /// Permission bits; not for links.
+    pub mode: u32,
+    /// Last change.
+    pub mtime: Timestamp,
+}
+
+/// See [`Request::Run`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// The program (looked for in the command's own `PATH`) and its arguments.
+    pub argv: Vec<Blob>,
+    /// On top of the container's own environment; later ones win.
+    pub env: Vec<(Blob, Blob)>,
+    /// Where `HOME` comes from.
+    pub home: Home,
+    /// The absolute path of the directory to start in. Made, as root, when it is missing, as engines do.
+    pub directory: Blob,
+    /// A pseudo-terminal of this size, or separate streams.
+    pub terminal: Option<Size>,
+    /// Whether [`Request::Stdin`] will come; otherwise the command reads end of file at once.
+    pub stdin: Input,
+}
+
+/// See [`Run::home`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Home {
+    /// The image or the caller sets it.
+    AsSet,
+    /// The user's directory in `/etc/passwd`, `/` when there is none, as engines have it.
+    OfUser,
+}
+
+/// See [`Run::stdin`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Input {
+    /// Nothing.
+    Empty,
+    /// What the client sends.
+    Forwarded,
+}
+
+/// A terminal's size in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Size {
+    /// Lines.
+    pub rows: u16,
+    /// Characters in a line.
+    pub columns: u16,
+}
+
+/// How much of the command's input may be under way, in bytes.
+pub const STDIN_WINDOW: usize = 256 << 10;
+
+/// One thing to collect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Query {
+    /// What the command changed below the root, compared with what was there right before it started. Not only of the
+    /// source tree: what ignore rules keep out of it counts too.
+    Changes,
+    /// A path, compared with what the host has in its place.
+    Named {
+        /// The absolute path.
+        path: Blob,
+        /// Whether a link there is itself meant, or the directory that it leads to.
+        take: Follow,
+        /// [`crate::tree::summary::Summary::to_bytes`] of what the host has below it. An empty one makes everything differ.
+        summary: Blob,
+    },
+}
+
+/// See [`Query::Named`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Follow {
+    /// File, directory or link, whatever it is.
+    Itself,
+    /// It must be a directory, or a link to one, and its entries are meant.
+    Contents,
+}
+
+/// What the far end says after its [`Welcome`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// The root is there and being scanned.
+    Opened {
+        /// Whose the sources are, and who runs the command.
+        uid: u32,
+        /// That user's group.
+        gid: u32,
+    },
+    /// Nodes follow as data.
+    Differing {
+        /// How many entries the far end's source tree has in all.
+        entries: u64,
+        /// How many files had to be read, because their digests were not known.
+        hashed: u64,
+    },
+    /// The source tree is as it should be.
+    Applied,
+    /// The command runs.
+    Started,
+    /// It does not, and why.
+    NotStarted(NotStarted),
+    /// So many bytes of input have reached the command (or nobody: it does not read any more).
+    StdinTaken(u64),
+    /// The command and everything that it started are over, and all output was sent.
+    Exited {
+        /// How it ended.
+        status: Status,
+        /// How many processes of the workspace were ended for want of memory meanwhile.
+        oom_kills: u64,
+    },
+    /// Nodes follow as data, and for [`Query::Changes`] more data: the deleted paths, as nodes of directories.
+    Products(Products),
+    /// What is there in place of a missing path.
+    There {
+        /// The nearest directory above it.
+        directory: Blob,
+        /// Some of its names, sorted.
+        names: Vec<Blob>,
+        /// How many more there are.
+        more: u64,
+    },
+    /// The session is over.
+    Closing {
+        /// The most memory that the session's process had, in KiB.
+        peak_kib: u64,
+    },
+    /// The far end could not do its part; the session is over.
+    Failed(Failed),
+}
+
+/// See [`Reply::Products`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Products {
+    /// The path is there; for [`Query::Changes`] always.
+    There {
+        /// How many files had to be read, because their digests were not known.
+        hashed: u64,
+    },
+    /// Nothing is there, or with [`Follow::Contents`] no directory. No data follows.
+    Missing,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Status {
+    /// By itself.
+    Code(u8),
+    /// By a signal, as Linux counts them.
+    Signal(u8),
+}
+
+/// Why a command did not start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotStarted {
+    /// What this means for the exit code.
+    pub why: NoStart,
+    /// What the system said.
+    pub detail: String,
+}
+
+/// See [`NotStarted::why`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NoStart {
+    /// There is no such program: 127.
+    NotFound,
+    /// It cannot be executed: 126.
+    NotExecutable,
+    /// Its directory cannot be entered: 126.
+    Directory,
+    /// The far end could not do its part: 125.
+    Other,
+}
+
+/// Why the far end gave up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    /// Which sort of failure.
+    pub why: Failure,
+    /// What was tried, where, and what came back, in words.
+    pub detail: String,
+}
+
+/// See [`Failed::why`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Failure {
+    /// The user is not known in the workspace.
+    User,
+    /// The source root is something that is no directory.
+    RootIsNoDirectory,
+    /// The file system of the workspace is read-only.
+    ReadOnly,
+    /// It is full.
+    DiskFull,
+    /// The client said something that makes no sense.
+    Protocol,
+    /// Anything else.
+    Other,
+}
+
+/// [`RelPath`] as bytes.
+mod path {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de::Error as _};
+
+    use super::{Blob, RelPath};
+
+    pub fn serialize<S: Serializer>(path: &RelPath, serializer: S) -> Result<S::Ok, S::Error> {
+        serde_bytes::Bytes::new(path.as_bytes()).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RelPath, D::Error> {
+        RelPath::new(Blob::deserialize(deserializer)?.into_vec()).map_err(D::Error::custom)
+    }
+}
+
+/// Many of them.
+mod paths {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _, ser::SerializeSeq as _};
+
+    use super::{Blob, RelPath};
+
+    pub fn serialize<S: Serializer>(paths: &[RelPath], serializer: S) -> Result<S::Ok, S::Error> {
+        let mut seq = serializer.serialize_seq(Some(paths.len()))?;
+        for path in paths {
+            seq.serialize_element(serde_bytes::Bytes::new(path.as_bytes()))?;
+        }
+        seq.end()
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<RelPath>, D::Error> {
+        let blobs = Vec::<Blob>::deserialize(deserializer)?;
+        blobs.into_iter().map(|blob| RelPath::new(blob.into_vec()).map_err(D::Error::custom)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_come_back_as_they_went() {
+        let path = RelPath::new(b"a/\xff".as_slice()).unwrap();
+        let request = Request::Apply { deletes: vec![path.clone(), RelPath::root()] };
+        assert_eq!(decode::<Request>(&encode(&request)).unwrap(), request);
+        let meta = Meta { path, mode: 0o4755, mtime: Timestamp { secs: -1, nanos: 5 } };
+        let request = Request::Settle { metas: vec![meta] };
+        assert_eq!(decode::<Request>(&encode(&request)).unwrap(), request);
+        let reply = Reply::Exited { status: Status::Signal(9), oom_kills: 1 };
+        assert_eq!(decode::<Reply>(&encode(&reply)).unwrap(), reply);
+    }
+
+    #[test]
+    fn a_path_that_leads_out_is_no_message() {
+        #[derive(Serialize)]
+        enum Evil<'a> {
+            _A,
+            _B,
+            Apply { deletes: Vec<&'a serde_bytes::Bytes> },
+        }
+        let evil = Evil::Apply { deletes: vec![serde_bytes::Bytes::new(b"../etc")] };
+        assert!(decode::<Request>(&encode(&evil)).is_err());
+    }
+}

@@ -1,0 +1,364 @@
+//! Entries of a tree as they travel between the two ends of a warm build: what a path is and what it holds, without what
+//! only one file system knows. Encoded in order, each path as what it does not share with the one before.
+//!
+//! Whoever decodes bounds what it keeps; here one node is held at a time. Paths come strictly ascending, or the list
+//! is refused.
+
+use std::io::{self, Read, Write};
+
+use super::{Digest, Entry, Kind, RelPath, Timestamp, path::BadPath};
+
+/// The longest path or link target that is taken, in bytes.
+const MAX_TEXT: u64 = 64 << 10;
+
+/// One path of a tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Where it lies below the root, which is empty for the root itself.
+    pub path: RelPath,
+    /// What it is.
+    pub kind: NodeKind,
+    /// Permission bits, `0o7777` at most.
+    pub mode: u32,
+    /// Last change of the content.
+    pub mtime: Timestamp,
+}
+
+/// What a node is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeKind {
+    /// A directory.
+    Directory,
+    /// A regular file.
+    File {
+        /// Length in bytes.
+        size: u64,
+        /// Of its content.
+        digest: Digest,
+    },
+    /// A symbolic link with this target.
+    Symlink {
+        /// The text of the link.
+        target: Box<[u8]>,
+    },
+    /// A socket, a fifo or a device, which does not travel.
+    Special(super::Special),
+}
+
+impl Node {
+    /// An entry with the digest of its content, which must be known when it is a file.
+    pub fn of(entry: &Entry, digest: Option<Digest>) -> Option<Node> {
+        let kind = match &entry.kind {
+            Kind::Directory => NodeKind::Directory,
+            Kind::File { size } => NodeKind::File { size: *size, digest: digest? },
+            Kind::Symlink { target } => NodeKind::Symlink { target: target.clone() },
+        };
+        Some(Node { path: entry.path.clone(), kind, mode: entry.mode, mtime: entry.mtime })
+    }
+}
+
+/// Why a list of nodes cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The stream.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// Not what a writer of nodes writes.
+    #[error("entry {number} is malformed")]
+    Malformed {
+        /// From 1.
+        number: u64,
+    },
+    /// A path that no tree has.
+    #[error("entry {number} has a path that is not taken: {why}")]
+    Path {
+        /// From 1.
+        number: u64,
+        /// Why.
+        why: BadPath,
+    },
+    /// A path that comes before the one before it, or twice.
+    #[error("entry {number}, \"{path}\", is out of order")]
+    Order {
+        /// From 1.
+        number: u64,
+        /// Its path.
+        path: RelPath,
+    },
+}
+
+const DIRECTORY: u8 = 1;
+const FILE: u8 = 2;
+const SYMLINK: u8 = 3;
+const SOCKET: u8 = 4;
+const FIFO: u8 = 5;
+const DEVICE: u8 = 6;
+const END: u8 = 0;
+
+/// Writes nodes in order.
+#[derive(Debug)]
+pub struct NodeWriter<W: Write> {
+    to: W,
+    last: RelPath,
+    line: Vec<u8>,
+}
+
+impl<W: Write> NodeWriter<W> {
+    /// Nothing written yet. `to` had better be buffered.
+    pub fn new(to: W) -> NodeWriter<W> {
+        NodeWriter { to, last: RelPath::root(), line: Vec::new() }
+    }
+
+    /// Writes one. The caller sees to the order.
+    ///
+    /// # Errors
+    /// The stream's.
+    pub fn write(&mut self, node: &Node) -> io::Result<()> {
+        let line = &mut self.line;
+        line.clear();
+        line.push(match &node.kind {
+            NodeKind::Directory => DIRECTORY,
+            NodeKind::File { .. } => FILE,
+            NodeKind::Symlink { .. } => SYMLINK,
+            NodeKind::Special(super::Special::Socket) => SOCKET,
+            NodeKind::Special(super::Special::Fifo) => FIFO,
+            NodeKind::Special(super::Special::Device) => DEVICE,
+        });
+        push_path(line, self.last.as_bytes(), node.path.as_bytes());
+        push_number(line, node.mode.into());
+        push_time(line, node.mtime);
+        match &node.kind {
+            NodeKind::File { size, digest } => {
+                push_number(line, *size);
+                line.extend_from_slice(&digest.0);
+            }
+            NodeKind::Symlink { target } => {
+                push_number(line, target.len() as u64);
+                line.extend_from_slice(target);
+            }
+            NodeKind::Directory | NodeKind::Special(_) => {}
+        }
+        self.last = node.path.clone();
+        self.to.write_all(line)
+    }
+
+    /// Ends the list.
+    ///
+    /// # Errors
+    /// The stream's.
+    pub fn finish(mut self) -> io::Result<W> {
+        self.to.write_all(&[END])?;
+        Ok(self.to)
+    }
+}
+
+/// Reads nodes.
+#[derive(Debug)]
+pub struct NodeReader<R: Read> {
+    from: R,
+    last: Option<RelPath>,
+    number: u64,
+    ended: bool,
+}
+
+impl<R: Read> NodeReader<R> {
+    /// Nothing read yet. `from` had better be buffered.
+    pub fn new(from: R) -> NodeReader<R> {
+        NodeReader { from, last: None, number: 0, ended: false }
+    }
+
+    /// The next node; none at the end of the list.
+    ///
+    /// # Errors
+    /// [`NodeError`]; nothing that comes after one can be believed.
+    pub fn next_node(&mut self) -> Result<Option<Node>, NodeError> {
+        if self.ended {
+            return Ok(None);
+        }
+        self.number += 1;
+        let number = self.number;
+        let tag = self.byte()?;
+        if tag == END {
+            self.ended = true;
+            return Ok(None);
+        }
+        let path = self.path()?;
+        if self.last.as_ref().is_some_and(|last| *last >= path) {
+            return Err(NodeError::Order { number, path });
+        }
+        let mode = u32::try_from(read_number(&mut self.from, number)?).ok().filter(|mode| *mode <= 0o7777);
+        let mode = mode.ok_or(NodeError::Malformed { number })?;
+        let mtime = read_time(&mut self.from, number)?;
+        let kind = match tag {
+            DIRECTORY => NodeKind::Directory,
+            FILE => {
+                let size = read_number(&mut self.from, number)?;
+                let mut digest = [0; 32];
+                self.from.read_exact(&mut digest)?;
+                NodeKind::File { size, digest: Digest(digest) }
+            }
+            SYMLINK => NodeKind::Symlink { target: self.text()?.into() },
+            SOCKET => NodeKind::Special(super::Special::Socket),
+            FIFO => NodeKind::Special(super::Special::Fifo),
+            DEVICE => NodeKind::Special(super::Special::Device),
+            _ => return Err(NodeError::Malformed { number }),
+        };
+        self.last = Some(path.clone());
+        Ok(Some(Node { path, kind, mode, mtime }))
+    }
+
+    fn byte(&mut self) -> io::Result<u8> {
+        let mut byte = [0];
+        self.from.read_exact(&mut byte)?;
+        Ok(byte[0])
+    }
+
+    fn text(&mut self) -> Result<Vec<u8>, NodeError> {
+        read_text(&mut self.from, Vec::new(), self.number)
+    }
+
+    fn path(&mut self) -> Result<RelPath, NodeError> {
+        let number = self.number;
+        let last = self.last.as_ref().map_or(b"".as_slice(), RelPath::as_bytes);
+        let bytes = read_path(&mut self.from, last, number)?;
+        RelPath::new(bytes).map_err(|why| NodeError::Path { number, why })
+    }
+}
+
+/// Appends a number in as few bytes as it needs, seven bits in each, the lowest first.
+pub(super) fn push_number(to: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        to.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    to.push(number as u8);
+}
+
+pub(super) fn read_number(from: &mut impl Read, at: u64) -> Result<u64, NodeError> {
+    let mut number = 0u64;
+    for shift in (0..64).step_by(7) {
+        let mut byte = [0];
+        from.read_exact(&mut byte)?;
+        let bits = u64::from(byte[0] & 0x7f);
+        if shift == 63 && bits > 1 {
+            break;
+        }
+        number |= bits << shift;
+        if byte[0] & 0x80 == 0 {
+            return Ok(number);
+        }
+    }
+    Err(NodeError::Malformed { number: at })
+}
+
+pub(super) fn push_time(to: &mut Vec<u8>, time: Timestamp) {
+    push_number(to, ((time.secs << 1) ^ (time.secs >> 63)).cast_unsigned());
+    to.extend_from_slice(&time.nanos.to_le_bytes());
+}
+
+pub(super) fn read_time(from: &mut impl Read, at: u64) -> Result<Timestamp, NodeError> {
+    let folded = read_number(from, at)?;
+    let secs = (folded >> 1).cast_signed() ^ -(folded & 1).cast_signed();
+    let mut nanos = [0; 4];
+    from.read_exact(&mut nanos)?;
+    let nanos = u32::from_le_bytes(nanos);
+    if nanos >= 1_000_000_000 {
+        return Err(NodeError::Malformed { number: at });
+    }
+    Ok(Timestamp { secs, nanos })
+}
+
+/// Appends `path` as what it does not share with `last`.
+pub(super) fn push_path(to: &mut Vec<u8>, last: &[u8], path: &[u8]) {
+    let shared = last.iter().zip(path).take_while(|(a, b)| a == b).count();
+    push_number(to, shared as u64);
+    push_number(to, (path.len() - shared) as u64);
+    to.extend_from_slice(&path[shared..]);
+}
+
+pub(super) fn read_path(from: &mut impl Read, last: &[u8], at: u64) -> Result<Vec<u8>, NodeError> {
+    let shared = usize::try_from(read_number(from, at)?).ok().and_then(|shared| last.get(..shared));
+    let shared = shared.ok_or(NodeError::Malformed { number: at })?;
+    read_text(from, shared.to_vec(), at)
+}
+
+fn read_text(from: &mut impl Read, mut text: Vec<u8>, at: u64) -> Result<Vec<u8>, NodeError> {
+    let length = read_number(from, at)?;
+    if length + text.len() as u64 > MAX_TEXT {
+        return Err(NodeError::Malformed { number: at });
+    }
+    let start = text.len();
+    text.resize(start + length as usize, 0);
+    from.read_exact(&mut text[start..])?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn node() -> impl Strategy<Value = Node> {
+        let name = prop::collection::vec(any::<u8>().prop_filter("no name", |b| *b != 0 && *b != b'/'), 1..9)
+            .prop_filter("no name", |name| name != b"." && name != b"..");
+        let path =
+            prop::collection::vec(name, 1..4).prop_map(|names| RelPath::new(names.join(&b'/')).unwrap());
+        let kind = prop_oneof![
+            Just(NodeKind::Directory),
+            (any::<u64>(), any::<[u8; 32]>())
+                .prop_map(|(size, digest)| NodeKind::File { size, digest: Digest(digest) }),
+            prop::collection::vec(any::<u8>(), 1..300).prop_map(|t| NodeKind::Symlink { target: t.into() }),
+            Just(NodeKind::Special(super::super::Special::Fifo)),
+        ];
+        let mtime = (any::<i64>(), 0..1_000_000_000u32).prop_map(|(secs, nanos)| Timestamp { secs, nanos });
+        (path, kind, 0..0o10000u32, mtime).prop_map(|(path, kind, mode, mtime)| Node {
+            path,
+            kind,
+            mode,
+            mtime,
+        })
+    }
+
+    fn written(nodes: &[Node]) -> Vec<u8> {
+        let mut writer = NodeWriter::new(Vec::new());
+        nodes.iter().for_each(|node| writer.write(node).unwrap());
+        writer.finish().unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn nodes_come_back_as_they_went(mut nodes in prop::collection::vec(node(), 0..20)) {
+            nodes.sort_by(|a, b| a.path.cmp(&b.path));
+            nodes.dedup_by(|a, b| a.path == b.path);
+            let bytes = written(&nodes);
+            let mut reader = NodeReader::new(bytes.as_slice());
+            for node in &nodes {
+                prop_assert_eq!(&reader.next_node().unwrap().unwrap(), node);
+            }
+            prop_assert!(reader.next_node().unwrap().is_none());
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_harm(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let mut reader = NodeReader::new(bytes.as_slice());
+            while let Ok(Some(_)) = reader.next_node() {}
+        }
+    }
+
+    #[test]
+    fn a_list_out_of_order_is_refused() {
+        let node = |path: &str| Node {
+            path: RelPath::new(path.as_bytes()).unwrap(),
+            kind: NodeKind::Directory,
+            mode: 0o755,
+            mtime: Timestamp::default(),
+        };
+        for nodes in [[node("b"), node("a")], [node("a"), node("a")]] {
+            let bytes = written(&nodes);
+            let mut reader = NodeReader::new(bytes.as_slice());
+            reader.next_node().unwrap();
+            assert!(matches!(reader.next_node(), Err(NodeError::Order { number: 2, .. })));
+        }
+    }
+}
