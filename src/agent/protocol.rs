@@ -92,8 +92,9 @@ pub enum Request {
     Heartbeat,
     /// Asks what the command made. Answered by [`Reply::Products`] for each, in turn, each followed by nodes as data.
     Collect(Vec<Query>),
-    /// Asks for contents: nodes of the query `query`, by their places in its list. A tar stream follows as data; its
-    /// names are relative to the query's path, which is `.` itself.
+    /// Asks for contents: nodes of the query `query`, by their places in its list. A tar stream of exactly those follows
+    /// as data, in their order; every name begins with one component that stands for the query's path (or is it), as
+    /// [`crate::archive::reader::Naming::Prefixed`] has it.
     Want {
         /// The index of the query.
         query: u32,
@@ -210,7 +211,9 @@ pub enum Query {
     /// What the command changed below the root, compared with what was there right before it started. Not only of the
     /// source tree: what ignore rules keep out of it counts too.
     Changes,
-    /// A path, compared with what the host has in its place.
+    /// A path, compared with what the host has in its place. What a product's time is does not matter, and its set-uid
+    /// bits do not cross: in this summary every mtime is zero, modes are masked with `0o777`, and what does not travel is
+    /// left out. The nodes carry the true times.
     Named {
         /// The absolute path.
         path: Blob,
