@@ -245,6 +245,8 @@ pub enum Reply {
     },
     /// Nodes follow as data.
     Differing {
+        /// [`crate::tree::summary::Differing::to_bytes`]: a bucket of which the far end has nothing lists no nodes.
+        differing: Blob,
         /// How many entries the far end's source tree has in all.
         entries: u64,
         /// How many files had to be read, because their digests were not known.
@@ -286,10 +288,13 @@ pub enum Reply {
 }
 
 /// See [`Reply::Products`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Products {
     /// The path is there; for [`Query::Changes`] always.
     There {
+        /// As in [`Reply::Differing`], for as many buckets as the query's summary has (one, when that is empty); empty for
+        /// [`Query::Changes`].
+        differing: Blob,
         /// How many files had to be read, because their digests were not known.
         hashed: u64,
     },

@@ -145,8 +145,63 @@ impl Summary {
         self.hashes.len()
     }
 
-    /// For each bucket, whether it differs from the other end's, which has as many.
-    pub fn differing(&self, other: &Summary) -> Vec<bool> {
-        self.hashes.iter().zip(&other.hashes).map(|(a, b)| a != b).collect()
+    /// Which buckets differ from the other end's; all of them when that has not as many.
+    pub fn differing(&self, other: &Summary) -> Differing {
+        let same = self.buckets() == other.buckets();
+        let pairs = self.hashes.iter().zip(other.hashes.iter().map(Some).chain(std::iter::repeat(None)));
+        Differing { buckets: pairs.map(|(a, b)| !same || Some(a) != b).collect() }
+    }
+}
+
+/// Which buckets of two summaries differ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Differing {
+    buckets: Vec<bool>,
+}
+
+impl Differing {
+    /// All of so many (a power of two).
+    pub fn all(buckets: usize) -> Differing {
+        Differing { buckets: vec![true; buckets.max(1)] }
+    }
+
+    /// Whether there is any.
+    pub fn any(&self) -> bool {
+        self.buckets.contains(&true)
+    }
+
+    /// Whether `path` lies in one.
+    pub fn holds(&self, path: &RelPath) -> bool {
+        self.buckets[bucket_of(path, self.buckets.len())]
+    }
+
+    /// As bytes, one bit for each bucket, the lowest first.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let byte = |bits: &[bool]| bits.iter().rev().fold(0, |byte, bit| byte << 1 | u8::from(*bit));
+        self.buckets.chunks(8).map(byte).collect()
+    }
+
+    /// From the other end's bytes; none when they do not fit so many buckets (a power of two).
+    pub fn from_bytes(bytes: &[u8], buckets: usize) -> Option<Differing> {
+        let fits = buckets.is_power_of_two() && buckets <= MOST_BUCKETS && bytes.len() == buckets.div_ceil(8);
+        let bit = |at: usize| bytes[at / 8] >> (at % 8) & 1 == 1;
+        fits.then(|| Differing { buckets: (0..buckets).map(bit).collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differing_buckets_come_back_as_they_went() {
+        for buckets in [1, 2, 8, 16, 64] {
+            for odd in 0..buckets {
+                let differing =
+                    Differing { buckets: (0..buckets).map(|at| at == odd || at % 3 == 0).collect() };
+                assert_eq!(Differing::from_bytes(&differing.to_bytes(), buckets), Some(differing));
+            }
+        }
+        assert_eq!(Differing::from_bytes(&[0, 0], 8), None);
     }
 }
