@@ -201,7 +201,7 @@ impl<'a> Model<'a> {
         } else {
             wrong.extend(differences(&host, &now, |path| format!("after a failed build {path}")));
         }
-        assert!(wrong.is_empty(), "{}\nWRONG:\n{}\n{ended}", self.told(), wrong.join("\n"));
+        assert!(wrong.is_empty(), "{}\nWRONG:\n{}\n{}", self.told(), wrong.join("\n"), ended.err());
         if code == 0 {
             self.remember(&build, &now);
         }
@@ -329,15 +329,15 @@ impl<'a> Model<'a> {
                 after == before || alike(after, before) && after.is_some_and(|node| node.kind == 'd');
             let comes_back = if call.names_outputs() { call.is_output(path) } else { true };
             let changed = call.names_outputs() || !alike(at_first, at_last);
-            let right = if !comes_back {
-                untouched || is_beside(path)
+            let right = if is_beside(path) {
+                // The build's version of what is the user's; `lost` looks after the user's.
+                true
+            } else if !comes_back {
+                untouched
             } else if !changed {
-                untouched || is_beside(path) || self.is_in_doubt(build, path)
+                untouched || self.is_in_doubt(build, path)
             } else if self.is_in_doubt(build, path) {
-                alike(after, at_last)
-                    || alike(after, before)
-                    || after.is_some_and(|node| node.kind == 'd')
-                    || is_beside(path)
+                alike(after, at_last) || alike(after, before) || after.is_some_and(|node| node.kind == 'd')
             } else {
                 alike(after, at_last)
             };
@@ -365,9 +365,21 @@ impl<'a> Model<'a> {
 
     /// Whether the user may have a say in what becomes of this path: something there, above or below is neither a source
     /// nor what fastbuild put there.
-    fn is_in_doubt(&self, build: &Build<'_>, path: &Bytes) -> bool {
-        let of_users =
-            |path: &Bytes, node: &Node| build.call.excludes(path) && !alike(self.own.get(path), Some(node));
+    fn is_in_doubt(&self, build: &Build<'_>, path: &[u8]) -> bool {
+        self.is_near_the_users(build, path)
+            || ancestors(path).any(|above| {
+                // Something else in the place of a whole directory, which then stays whole.
+                build.left.0.get(above).is_some_and(|node| node.kind != 'd')
+                    && self.is_near_the_users(build, above)
+            })
+    }
+
+    fn is_near_the_users(&self, build: &Build<'_>, path: &[u8]) -> bool {
+        let of_users = |path: &Bytes, node: &Node| {
+            // What fastbuild once put there, and the command did not see, is not the command's to delete.
+            let unseen = !build.call.is_output(path) && !alike(build.saw.0.get(path), Some(node));
+            build.call.excludes(path) && (unseen || !alike(self.own.get(path), Some(node)))
+        };
         let mut host = build.host.0.iter();
         host.any(|(other, node)| {
             (other == path || is_below(other, path) || is_below(path, other)) && of_users(other, node)
@@ -378,9 +390,15 @@ impl<'a> Model<'a> {
     fn lost(&self, build: &Build<'_>) -> Vec<String> {
         let all = Listing::of(&self.project.outside()).unwrap();
         let there: BTreeSet<_> = all.0.values().map(|node| (node.kind, &node.content)).collect();
-        let of_users = build.host.0.iter().filter(|(path, node)| {
-            node.kind != 'd' && build.call.excludes(path) && !alike(self.own.get(*path), Some(node))
-        });
+        // A product whose mode alone the user changed is still the build's.
+        let is_own = |path: &Bytes, node: &Node| {
+            self.own.get(path).is_some_and(|own| (own.kind, &own.content) == (node.kind, &node.content))
+        };
+        let of_users = build
+            .host
+            .0
+            .iter()
+            .filter(|(path, node)| node.kind != 'd' && build.call.excludes(path) && !is_own(path, node));
         let lost = of_users.filter(|(_, node)| !there.contains(&(node.kind, &node.content)));
         lost.map(|(path, node)| format!("the user's {} is lost", of(path, Some(node)))).collect()
     }
