@@ -14,28 +14,21 @@ use std::{
 use tokio::task::JoinHandle;
 
 use super::{
-    BuildError, Interrupts, Running, blocking, collect::Collecting, command, detached, reaper::Reaper,
-    sources, upload,
+    BuildError, Finished, Interrupts, Running, collect::Collecting, command, detached, image, put_in_place,
+    reaper::Reaper, sources, top_entry, upload,
 };
 use crate::{
-    archive::pack::{PackOptions, TopEntry},
+    archive::pack::PackOptions,
     engine::{
-        ContainerId, ContainerSpec, ContainerSummary, Docker, EngineError, Entrypoint, ImageFacts, PathKind,
-        Removed, user,
+        ContainerId, ContainerSpec, ContainerSummary, Docker, Entrypoint, ImageFacts, PathKind, Removed, user,
     },
-    outputs::{
-        apply::{self, Books, Outcome},
-        record::Record,
-        stage::Staged,
-        target::{Target, refuse_strange_link},
-    },
-    plan::{OnFailure, Outputs, Plan, PullPolicy},
+    outputs::{record::Record, stage::Staged, target::refuse_strange_link},
+    plan::{OnFailure, Outputs, Plan},
     report::{
         Reporter,
-        events::{Amount, Applied, Event, Phase, Warning},
+        events::{Amount, Event, Phase, Warning},
     },
     state::{Project, Run, State},
-    sys::at,
     tree::{RelPath, scan::Scan},
 };
 
@@ -50,15 +43,6 @@ const LABEL_VERSION: &str = "dev.fastbuild.version";
 
 /// The largest `/etc/passwd` and `/etc/group` that are read from an image, in bytes.
 const USER_TABLE: u64 = 4 << 20;
-
-/// How a run came out.
-#[derive(Debug, Clone, Copy)]
-pub struct Finished {
-    /// What fastbuild exits with.
-    pub exit_code: u8,
-    /// What became of the host's files; none when nothing was collected.
-    pub applied: Option<Applied>,
-}
 
 /// Carries a plan out in a container of its own.
 ///
@@ -80,7 +64,7 @@ pub async fn run(
         move || sources::report_scan(&plan, &reporter)
     });
     let docker = interrupts.unless(Docker::connect(&plan.engine.value)).await??;
-    let image = interrupts.unless(ensure_image(&docker, plan, reporter)).await??;
+    let image = interrupts.unless(image::ensure(&docker, plan, reporter)).await??;
     let run = state.begin_run(project, &plan.engine.value.to_string())?;
     let leftovers = remove_leftovers(&docker, state, &plan.engine.value.to_string(), reporter);
     let name = format!("fastbuild-{}-{}", project.key(), run.id);
@@ -133,7 +117,12 @@ impl Cold<'_> {
             Ok(Built { exit_code, staged }) => {
                 let applying = async {
                     match staged {
-                        Some(staged) => self.apply(staged, Arc::unwrap_or_clone(record)).await.map(Some),
+                        Some(staged) => {
+                            let record = Arc::unwrap_or_clone(record);
+                            put_in_place(staged, record, self.project, &self.run.id, self.reporter)
+                                .await
+                                .map(Some)
+                        }
                         None => Ok(None),
                     }
                 };
@@ -266,23 +255,6 @@ impl Cold<'_> {
         Ok(user::resolve(spec, passwd.as_deref(), group.as_deref())?)
     }
 
-    /// Puts the products in place. From here on nothing is cut off by a signal.
-    async fn apply(&self, staged: Vec<Staged>, record: Record) -> Result<Applied, BuildError> {
-        let phase = Running::begin(Phase::Apply, None, self.reporter);
-        let books = Books {
-            run: self.run.id.clone(),
-            journal: self.project.journal_path(),
-            record: self.project.record_path(),
-            displaced: self.project.displaced_dir(&self.run.id),
-        };
-        let Outcome { applied, warnings } = blocking(move || apply::apply(staged, record, &books)).await??;
-        for warning in warnings {
-            self.reporter.emit(Event::Warned(warning));
-        }
-        phase.end(Amount { files: applied.written + applied.deleted, bytes: 0 });
-        Ok(applied)
-    }
-
     /// Removes the container. When that fails, the reaper tries again, and the next start after it.
     async fn remove(&self) {
         let phase = Running::begin(Phase::Remove, None, self.reporter);
@@ -316,56 +288,6 @@ struct Made {
     /// The source root in the container, links resolved.
     workdir: String,
     options: PackOptions,
-}
-
-fn top_entry(plan: &Plan) -> Result<TopEntry, BuildError> {
-    let target = Target::directory(&plan.source.value)?;
-    let look = at::look_at(&target.dir).map_err(crate::outputs::host_error("look at", &target.base))?;
-    Ok(TopEntry { mode: look.mode, mtime: look.stamp.mtime })
-}
-
-/// Finds the image on the engine, or makes the engine fetch it.
-async fn ensure_image(docker: &Docker, plan: &Plan, reporter: &Reporter) -> Result<ImageFacts, BuildError> {
-    let reference = &plan.image.value;
-    let platform = plan.platform.as_ref().map(|platform| platform.value.as_str());
-    let policy = plan.pull.value;
-    if policy != PullPolicy::Always
-        && let Some(facts) = docker.image(reference, platform).await?
-    {
-        return Ok(facts);
-    }
-    if policy == PullPolicy::Never {
-        return Err(BuildError::ImageMissing { image: reference.clone() });
-    }
-    let phase = Running::begin(Phase::Pull, None, reporter);
-    docker
-        .pull(reference, platform, |progress| {
-            reporter.emit(Event::PullProgress {
-                layer: progress.layer,
-                status: progress.status,
-                current: progress.current,
-                total: progress.total,
-            });
-        })
-        .await?;
-    phase.end(Amount::default());
-    let facts = docker.image(reference, platform).await?;
-    facts.ok_or_else(|| not_as_pulled(reference.clone(), platform).into())
-}
-
-/// Why a pull that went well did not bring the image. Of an image for one platform only, an engine asks no more than its
-/// name, and takes it for whatever platform it is.
-fn not_as_pulled(reference: String, platform: Option<&str>) -> EngineError {
-    match platform {
-        Some(platform) => EngineError::NoSuchPlatform {
-            reference,
-            message: format!("what the registry has is not for {platform}"),
-        },
-        None => EngineError::ImageNotFound {
-            reference,
-            message: "it was pulled, and somebody has removed it since".to_owned(),
-        },
-    }
 }
 
 /// All containers of fastbuild's. Docker fails a listing in which a container vanishes, which those do that are being
