@@ -21,7 +21,7 @@ use crate::{
     archive::pack::{PackOptions, TopEntry},
     engine::{
         ContainerId, ContainerSpec, ContainerSummary, Docker, EngineError, Entrypoint, ImageFacts, PathKind,
-        Removed, user,
+        Removed, Serves, Sizes, user,
     },
     outputs::{
         apply::{self, Books, Outcome},
@@ -234,6 +234,7 @@ impl Cold<'_> {
             labels: labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
             terminal: plan.terminal.value,
             stdin: plan.stdin.value,
+            serves: Serves::OneCommand,
             network: plan.network.as_ref().map(|network| network.value.clone()),
             memory: plan.memory.as_ref().map(|memory| memory.value),
             nano_cpus: plan.nano_cpus.as_ref().map(|cpus| cpus.value),
@@ -372,7 +373,7 @@ fn not_as_pulled(reference: String, platform: Option<&str>) -> EngineError {
 /// removed; then it is asked again.
 async fn list_ours(docker: &Docker) -> Option<Vec<ContainerSummary>> {
     for _ in 0..3 {
-        if let Ok(containers) = docker.list(&[LABEL_RUN.to_owned()]).await {
+        if let Ok(containers) = docker.list(&[LABEL_RUN.to_owned()], Sizes::Skip).await {
             return Some(containers);
         }
     }
