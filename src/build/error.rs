@@ -7,7 +7,7 @@ use crate::{
     archive::pack::PackError,
     engine::{EngineError, StartError, user::UserError},
     outputs::OutputError,
-    state::StateError,
+    state::{Holder, StateError},
     tree::{RelPath, scan::ScanError},
 };
 
@@ -40,6 +40,12 @@ pub enum BuildError {
     /// The state directory.
     #[error(transparent)]
     State(#[from] StateError),
+    /// Another run holds the project's lock, and `--no-wait` says not to wait.
+    #[error("another run works in this project{}", holder_text(holder))]
+    Locked {
+        /// Who, as far as it is written already.
+        holder: Option<Holder>,
+    },
     /// The image's user.
     #[error(transparent)]
     User(#[from] UserError),
@@ -104,6 +110,10 @@ pub struct Listing {
     pub more: Option<u64>,
 }
 
+fn holder_text(holder: &Option<Holder>) -> String {
+    holder.as_ref().map(|Holder { pid, command }| format!(": process {pid}, {command}")).unwrap_or_default()
+}
+
 fn listing(there: &Option<Listing>) -> String {
     match there {
         None => String::new(),
@@ -163,6 +173,7 @@ impl BuildError {
             BuildError::State(_) => {
                 Some("check its permissions and the disk, or name another directory in FASTBUILD_STATE_DIR".to_owned())
             }
+            BuildError::Locked { .. } => Some("wait for it to end, or leave out --no-wait".to_owned()),
             BuildError::User(_) => {
                 Some("name a user that the image has with -u/--user, or one by number, such as -u 1000:1000".to_owned())
             }

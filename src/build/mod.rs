@@ -27,7 +27,7 @@ pub use interrupt::{Interrupted, Interrupts, Signal};
 
 use crate::{
     outputs::apply,
-    plan::Plan,
+    plan::{OnLocked, Plan, Tier},
     report::{
         Reporter,
         events::{Amount, Event, Phase, Warning},
@@ -50,9 +50,12 @@ pub async fn run(plan: &Plan, state: &State, reporter: &Reporter) -> Result<u8, 
         command: plan.command.clone(),
     });
     let project = state.project(&plan.source.value)?;
-    let _lock = interrupts.unless(take_lock(&project, reporter)).await??;
+    let _lock = interrupts.unless(take_lock(&project, plan.lock.value, reporter)).await??;
     recover(&project, state, reporter)?;
-    let finished = cold::run(plan, state, &project, &mut interrupts, reporter).await?;
+    let finished = match plan.tier.value {
+        // Until there is a warm pipeline.
+        Tier::Warm | Tier::Cold => cold::run(plan, state, &project, &mut interrupts, reporter).await?,
+    };
     reporter.emit(Event::Finished {
         exit_code: finished.exit_code,
         applied: finished.applied,
@@ -61,12 +64,19 @@ pub async fn run(plan: &Plan, state: &State, reporter: &Reporter) -> Result<u8, 
     Ok(finished.exit_code)
 }
 
-/// Two runs in one project would mix what they read and write: the second one waits, and says for whom.
-async fn take_lock(project: &Project, reporter: &Reporter) -> Result<ProjectLock, BuildError> {
+/// Two runs in one project would mix what they read and write: the second one waits, and says for whom, or fails.
+async fn take_lock(
+    project: &Project,
+    on_locked: OnLocked,
+    reporter: &Reporter,
+) -> Result<ProjectLock, BuildError> {
     let holder = match project.try_lock()? {
         Ok(lock) => return Ok(lock),
         Err(holder) => holder,
     };
+    if on_locked == OnLocked::Fail {
+        return Err(BuildError::Locked { holder });
+    }
     if let Some(holder) = holder {
         reporter.emit(Event::WaitingForLock { pid: holder.pid, command: holder.command });
     }

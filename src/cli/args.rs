@@ -105,6 +105,16 @@ Environment:
       As the option of the same name. An empty variable counts as none.
   DOCKER_HOST, DOCKER_DEFAULT_PLATFORM
       As for docker, where nothing above says otherwise.
+  FASTBUILD_KEEP
+      yes or no: as --keep and --no-keep.
+  FASTBUILD_WORKSPACE_IDLE_STOP, FASTBUILD_WORKSPACE_MAX_AGE,
+  FASTBUILD_WORKSPACE_MAX_SIZE
+      When a workspace stops [default: after 1h without a build] and when it is
+      removed by itself [default: after 30d, and when all of them hold more than
+      20g]; 0 is never.
+  CI
+      Where it is set (and not to false or 0), nothing is kept unless --keep
+      says so.
   FASTBUILD_STATE_DIR
       Where fastbuild keeps its own files [default: fastbuild in XDG_STATE_HOME,
       else ~/.local/state/fastbuild].
@@ -242,6 +252,22 @@ pub struct RunArgs {
     #[arg(long, hide = true, overrides_with = "atomic")]
     no_atomic: bool,
 
+    /// Keep the workspace for the next build, in CI too
+    #[arg(long, overrides_with = "no_keep", help_heading = "Workspace")]
+    keep: bool,
+    /// Build in a fresh container and leave nothing on the engine [default where CI is set]
+    #[arg(long, overrides_with = "keep", help_heading = "Workspace")]
+    no_keep: bool,
+    /// Start the workspace over: nothing of earlier builds is left in it
+    #[arg(long, help_heading = "Workspace")]
+    pub fresh: bool,
+    /// Fail at once if another run works in this project, instead of waiting for it
+    #[arg(long, help_heading = "Workspace")]
+    pub no_wait: bool,
+    /// Say for each file that travels why it does
+    #[arg(long, help_heading = "Workspace")]
+    pub explain: bool,
+
     /// Address of the engine [default: DOCKER_HOST, else this machine's]
     #[arg(short = 'H', long, value_name = "ADDRESS", help_heading = "Engine")]
     pub host: Option<String>,
@@ -327,6 +353,11 @@ impl RunArgs {
     /// `--atomic`.
     pub fn atomic(&self) -> Option<Switch> {
         switch(self.atomic, "--atomic", self.no_atomic, "--no-atomic")
+    }
+
+    /// `--keep`.
+    pub fn keep(&self) -> Option<Switch> {
+        switch(self.keep, "--keep", self.no_keep, "--no-keep")
     }
 
     /// `--stdin`.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{
     ApplyMode, Decision, IgnorePlan, Output, OutputError, Outputs, Plan, Reason, Route, SeedOutputs, Stdin,
-    Terminal, Tier,
+    Terminal,
     container_path::ContainerPath,
     endpoint::{self, BadEndpoint},
     host_path,
@@ -107,7 +107,10 @@ pub fn make(settings: &Settings, env: &Environment) -> Result<Plan, PlanError> {
         on_failure: settings.on_failure.clone(),
         apply: settings.apply.clone(),
         route: default(Route::Layer, "nothing is mounted"),
-        tier: default(Tier::Cold, "a fresh container for each build"),
+        tier: settings.tier.clone(),
+        workspace: settings.workspace.clone(),
+        lock: settings.lock.clone(),
+        explain: settings.explain.clone(),
         user: settings.user.clone(),
         entrypoint: settings.entrypoint.clone(),
         env: settings.env.clone(),

@@ -103,13 +103,17 @@ impl Surroundings {
     fn judge(is_terminal: bool, term: Option<&OsStr>, ci: Option<&OsStr>) -> Surroundings {
         // Windows consoles have no TERM and can move their cursors.
         let can_move = term.map_or(cfg!(windows), |term| !term.is_empty() && term != "dumb");
-        let in_ci = ci.is_some_and(|ci| !ci.is_empty() && ci != "false" && ci != "0");
-        match (is_terminal && can_move, in_ci) {
+        match (is_terminal && can_move, is_ci(ci)) {
             (false, _) => Surroundings::NoScreen,
             (true, true) => Surroundings::CiScreen,
             (true, false) => Surroundings::Screen,
         }
     }
+}
+
+/// Whether the variable `CI`, with this value, says that nobody sits here.
+pub fn is_ci(value: Option<&OsStr>) -> bool {
+    value.is_some_and(|value| !value.is_empty() && value != "false" && value != "0")
 }
 
 impl Progress {
