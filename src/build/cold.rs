@@ -20,7 +20,8 @@ use super::{
 use crate::{
     archive::pack::PackOptions,
     engine::{
-        ContainerId, ContainerSpec, ContainerSummary, Docker, Entrypoint, ImageFacts, PathKind, Removed, user,
+        ContainerId, ContainerSpec, ContainerSummary, Docker, Entrypoint, ImageFacts, PathKind, Removed, Serves,
+        Sizes, user,
     },
     outputs::{record::Record, stage::Staged, target::refuse_strange_link},
     plan::{OnFailure, Outputs, Plan},
@@ -223,6 +224,7 @@ impl Cold<'_> {
             labels: labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
             terminal: plan.terminal.value,
             stdin: plan.stdin.value,
+            serves: Serves::OneCommand,
             network: plan.network.as_ref().map(|network| network.value.clone()),
             memory: plan.memory.as_ref().map(|memory| memory.value),
             nano_cpus: plan.nano_cpus.as_ref().map(|cpus| cpus.value),
@@ -294,7 +296,7 @@ struct Made {
 /// removed; then it is asked again.
 async fn list_ours(docker: &Docker) -> Option<Vec<ContainerSummary>> {
     for _ in 0..3 {
-        if let Ok(containers) = docker.list(&[LABEL_RUN.to_owned()]).await {
+        if let Ok(containers) = docker.list(&[LABEL_RUN.to_owned()], Sizes::Skip).await {
             return Some(containers);
         }
     }
