@@ -109,20 +109,17 @@ impl Upload<'_> {
 
     /// Reads the files of which it is not known whether they differ: same size, other times.
     async fn settle_unsure(&mut self, delta: &mut Delta) -> Result<(), BuildError> {
-        let unsure = std::mem::take(&mut delta.unsure);
-        if unsure.is_empty() {
+        if delta.unsure.is_empty() {
             return Ok(());
         }
         let (scan, root) = (Arc::clone(&self.scan), self.plan.source.value.clone());
-        let indices: Vec<_> = unsure.iter().map(|(index, _)| *index).collect();
+        let indices: Vec<_> = delta.unsure.iter().map(|(index, _)| *index).collect();
         let hashed = blocking(move || hash_files(&root, &scan.manifest, &indices, &|_| ())).await?;
         for (index, digest) in hashed.digests {
             self.digests[index] = Some(digest);
         }
-        for (index, far) in unsure {
-            // What could not be read now is sent, where its failure is told.
-            delta.settle(&self.scan.manifest, index, self.digests[index] == Some(far));
-        }
+        // What could not be read now is sent, where its failure is told.
+        delta.resolve(&self.scan.manifest, &self.digests);
         Ok(())
     }
 
