@@ -14,7 +14,10 @@ use std::{
 use tokio::task::JoinHandle;
 
 use super::{
-    BuildError, Interrupts, Running, blocking, collect::Collecting, command, detached, reaper::Reaper,
+    BuildError, Interrupts, Running, blocking,
+    collect::Collecting,
+    command, detached,
+    reaper::{Duty, Reaper},
     sources, upload,
 };
 use crate::{
@@ -76,7 +79,7 @@ pub async fn run(
     let leftovers = remove_leftovers(&docker, state, &plan.engine.value.to_string(), reporter);
     let name = format!("fastbuild-{}-{}", project.key(), run.id);
     let cold = Cold {
-        reaper: Reaper::watch(state, plan, &run.id, &name),
+        reaper: Reaper::watch(state, plan, &run.id, &name, Duty::Remove),
         made: AtomicBool::new(false),
         name,
         docker,
