@@ -9,6 +9,7 @@
 //! | host tree -> manifest | [`tree`] |
 //! | manifest -> tar stream, and tar stream -> checked entries | [`archive`] |
 //! | where the build runs | [`engine`] |
+//! | where a kept build runs, and the way into it | [`workspace`] |
 //! | the pipeline itself | [`build`] |
 //! | what came back -> stage, verify, apply | [`outputs`] |
 //! | events -> what people and programs read | [`report`] |
@@ -38,3 +39,5 @@ pub mod report;
 pub mod state;
 pub mod sys;
 pub mod tree;
+#[cfg(feature = "client")]
+pub mod workspace;

@@ -14,14 +14,17 @@ use std::{
 use tokio::task::JoinHandle;
 
 use super::{
-    BuildError, Finished, Interrupts, Running, collect::Collecting, command, detached, image, put_in_place,
-    reaper::Reaper, sources, top_entry, upload,
+    BuildError, Finished, Interrupts, Running,
+    collect::Collecting,
+    command, detached, image, put_in_place,
+    reaper::{Duty, Reaper},
+    sources, top_entry, upload,
 };
 use crate::{
     archive::pack::PackOptions,
     engine::{
         ContainerId, ContainerSpec, ContainerSummary, Docker, Entrypoint, ImageFacts, PathKind, Removed, Serves,
-        Sizes, user,
+        Sizes, labels, user,
     },
     outputs::{record::Record, stage::Staged, target::refuse_strange_link},
     plan::{OnFailure, Outputs, Plan},
@@ -32,15 +35,6 @@ use crate::{
     state::{Project, Run, State},
     tree::{RelPath, scan::Scan},
 };
-
-/// Label of every object on an engine that a run makes; its value is the run's id.
-pub const LABEL_RUN: &str = "dev.fastbuild.run";
-/// Label that tells cold containers from kept ones.
-const LABEL_TIER: &str = "dev.fastbuild.tier";
-/// Label with the project's key.
-const LABEL_PROJECT: &str = "dev.fastbuild.project";
-/// Label with the version of fastbuild that made the object.
-const LABEL_VERSION: &str = "dev.fastbuild.version";
 
 /// The largest `/etc/passwd` and `/etc/group` that are read from an image, in bytes.
 const USER_TABLE: u64 = 4 << 20;
@@ -70,7 +64,7 @@ pub async fn run(
     let leftovers = remove_leftovers(&docker, state, &plan.engine.value.to_string(), reporter);
     let name = format!("fastbuild-{}-{}", project.key(), run.id);
     let cold = Cold {
-        reaper: Reaper::watch(state, plan, &run.id, &name),
+        reaper: Reaper::watch(state, plan, &run.id, &name, Duty::Remove),
         made: AtomicBool::new(false),
         name,
         docker,
@@ -204,10 +198,10 @@ impl Cold<'_> {
     fn spec(&self) -> Result<ContainerSpec, BuildError> {
         let plan = self.plan;
         let labels = [
-            (LABEL_RUN, self.run.id.as_str()),
-            (LABEL_TIER, "cold"),
-            (LABEL_PROJECT, self.project.key()),
-            (LABEL_VERSION, env!("CARGO_PKG_VERSION")),
+            (labels::RUN, self.run.id.as_str()),
+            (labels::TIER, "cold"),
+            (labels::PROJECT, self.project.key()),
+            (labels::VERSION, env!("CARGO_PKG_VERSION")),
         ];
         Ok(ContainerSpec {
             name: self.name.clone(),
@@ -296,7 +290,7 @@ struct Made {
 /// removed; then it is asked again.
 async fn list_ours(docker: &Docker) -> Option<Vec<ContainerSummary>> {
     for _ in 0..3 {
-        if let Ok(containers) = docker.list(&[LABEL_RUN.to_owned()], Sizes::Skip).await {
+        if let Ok(containers) = docker.list(&[labels::RUN.to_owned()], Sizes::Skip).await {
             return Some(containers);
         }
     }
@@ -315,7 +309,7 @@ fn remove_leftovers(docker: &Docker, state: &State, engine: &str, reporter: &Rep
         let Some(containers) = list_ours(&docker).await else { return };
         let mut left: BTreeMap<_, _> = dead.iter().map(|run| (run.id.as_str(), Vec::new())).collect();
         for container in containers {
-            let run = container.labels.get(LABEL_RUN).cloned().unwrap_or_default();
+            let run = container.labels.get(labels::RUN).cloned().unwrap_or_default();
             if let Some(names) = left.get_mut(run.as_str()) {
                 names.push(container.name);
             }

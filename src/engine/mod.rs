@@ -6,6 +6,7 @@
 
 mod docker;
 mod error;
+pub mod labels;
 mod reference;
 pub mod user;
 
