@@ -3,6 +3,7 @@
 //! [`scan`] turns a host directory into a [`Manifest`] under the rules of [`ignore`]; [`crate::archive`] turns a
 //! manifest into a tar stream; [`crate::outputs`] holds what comes back against it. Nothing here knows of engines.
 
+pub mod delta;
 pub mod ignore;
 pub mod node;
 pub mod path;
