@@ -67,6 +67,7 @@ pub async fn run(plan: &Plan, state: &State, reporter: &Reporter) -> Result<u8, 
     reporter.emit(Event::Finished {
         exit_code: finished.exit_code,
         applied: finished.applied,
+        warm: None,
         took: began.elapsed(),
     });
     Ok(finished.exit_code)
