@@ -56,7 +56,7 @@ pub async fn run(
     }
     let scanning = detached({
         let (plan, reporter) = (plan.clone(), reporter.clone());
-        move || sources::report_scan(&plan, &reporter)
+        move || sources::report_scan(&plan, &plan.ignore.outputs, &reporter)
     });
     let docker = interrupts.unless(Docker::connect(&plan.engine.value)).await??;
     let image = interrupts.unless(image::ensure(&docker, plan, reporter)).await??;
@@ -122,7 +122,7 @@ impl Cold<'_> {
                     }
                 };
                 let (applied, ()) = tokio::join!(applying, self.remove());
-                applied.map(|applied| Finished { exit_code, applied })
+                applied.map(|applied| Finished { exit_code, applied, warm: None })
             }
             Err(error) => {
                 self.remove().await;
@@ -298,7 +298,7 @@ async fn list_ours(docker: &Docker) -> Option<Vec<ContainerSummary>> {
 }
 
 /// Removes what killed runs of ours left on this engine, beside the build.
-fn remove_leftovers(docker: &Docker, state: &State, engine: &str, reporter: &Reporter) -> JoinHandle<()> {
+pub(super) fn remove_leftovers(docker: &Docker, state: &State, engine: &str, reporter: &Reporter) -> JoinHandle<()> {
     let (docker, state, engine, reporter) =
         (docker.clone(), state.clone(), engine.to_owned(), reporter.clone());
     tokio::spawn(async move {

@@ -18,6 +18,7 @@ mod interrupt;
 pub mod reaper;
 pub mod sources;
 mod upload;
+mod warm;
 
 use std::{path::Path, time::Instant};
 
@@ -37,7 +38,7 @@ use crate::{
     plan::{OnLocked, Plan, Tier},
     report::{
         Reporter,
-        events::{Amount, Applied, Event, Phase, Warning},
+        events::{Amount, Applied, Event, Phase, Warm, Warning},
     },
     state::{Project, ProjectLock, State},
     sys::at,
@@ -60,14 +61,22 @@ pub async fn run(plan: &Plan, state: &State, reporter: &Reporter) -> Result<u8, 
     let project = state.project(&plan.source.value)?;
     let _lock = interrupts.unless(take_lock(&project, plan.lock.value, reporter)).await??;
     recover(&project, state, reporter)?;
-    let finished = match plan.tier.value {
-        // Until there is a warm pipeline.
-        Tier::Warm | Tier::Cold => cold::run(plan, state, &project, &mut interrupts, reporter).await?,
+    let warm = match plan.tier.value {
+        Tier::Warm => Some(warm::run(plan, state, &project, &mut interrupts, reporter).await?),
+        Tier::Cold => None,
+    };
+    let finished = match warm {
+        Some(warm::Outcome::Finished(finished)) => finished,
+        Some(warm::Outcome::NotWarm(why)) => {
+            reporter.emit(Event::ColdInstead(why.into()));
+            cold::run(plan, state, &project, &mut interrupts, reporter).await?
+        }
+        None => cold::run(plan, state, &project, &mut interrupts, reporter).await?,
     };
     reporter.emit(Event::Finished {
         exit_code: finished.exit_code,
         applied: finished.applied,
-        warm: None,
+        warm: finished.warm,
         took: began.elapsed(),
     });
     Ok(finished.exit_code)
@@ -144,6 +153,8 @@ pub struct Finished {
     pub exit_code: u8,
     /// What became of the host's files; none when nothing was collected.
     pub applied: Option<Applied>,
+    /// What the workspace cost; none when the build was cold.
+    pub warm: Option<Warm>,
 }
 
 /// Puts the products in place. From here on nothing is cut off by a signal.

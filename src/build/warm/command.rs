@@ -169,7 +169,7 @@ impl Ending {
         if signal != Signal::Interrupt {
             self.deadline = Some(Instant::now() + GRACE);
         }
-        to.send(&Request::Signal(signal.number())).await?;
+        to.send(&Request::Signal(signal.number().into())).await?;
         reporter.emit(Event::Warned(Warning::Signalled { signal: signal.name() }));
         Ok(())
     }
@@ -248,14 +248,18 @@ async fn forward_input(
 async fn follow_size(to: Sender) {
     let Ok(mut changes) = terminal::size_changes() else { return };
     while changes.next().await.is_some() {
-        if let Some(size) = own_size() {
-            // A command that has just ended has no terminal any more.
-            let _ = to.send(&Request::Resize(size)).await;
-        }
+        // A command that has just ended has no terminal any more.
+        let _ = to.send(&Request::Resize(own_size())).await;
     }
 }
 
 /// Our terminal's size.
 pub fn own_size() -> Option<Size> {
     terminal::size().map(|(rows, columns)| Size { rows, columns })
+}
+
+/// Our terminal's size; the usual one where it cannot be asked.
+pub fn own_size() -> Size {
+    let (rows, columns) = terminal::size().unwrap_or((24, 80));
+    Size { rows, columns }
 }

@@ -1,6 +1,6 @@
 //! The host's source tree as it is now: scanned, with the digests that the index knows, and a summary to compare by.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::super::{BuildError, sources};
 use crate::{

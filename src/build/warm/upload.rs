@@ -23,7 +23,7 @@ use crate::{
         events::{Amount, Direction, Event, Phase, Warning},
     },
     tree::{
-        Digest, Entry, Kind, RelPath,
+        Digest, Entry, Kind, Manifest, RelPath,
         delta::{self, Delta},
         hash::hash_files,
         scan::Scan,
@@ -156,10 +156,30 @@ impl Upload<'_> {
             self.reporter.emit(Event::Warned(Warning::Unstable { path }));
         }
         phase.end(sent.amount);
-        for (digest, sent) in self.digests.iter_mut().zip(&sent.sent) {
-            *digest = sent.map(|sent| sent.digest).or(*digest);
-        }
+        self.note(&sent);
         Ok(())
+    }
+
+    /// Takes down what was sent: a file's digest, and what it was when it was read where that is not what was scanned.
+    fn note(&mut self, packed: &Packed) {
+        let mut entries = None;
+        for (index, sent) in packed.sent.iter().enumerate() {
+            let Some(sent) = sent else { continue };
+            self.digests[index] = Some(sent.digest);
+            if sent.stamp != self.scan.manifest.entries()[index].stamp {
+                let entries = entries.get_or_insert_with(|| self.scan.manifest.entries().to_vec());
+                let Entry { kind, mode, mtime, stamp, .. } = &mut entries[index];
+                (*kind, *mode, *mtime, *stamp) =
+                    (Kind::File { size: sent.stamp.size }, sent.mode, sent.stamp.mtime, sent.stamp);
+            }
+        }
+        for index in &packed.vanished {
+            self.digests[*index] = None;
+        }
+        if let Some(entries) = entries {
+            let scan = Scan { manifest: Manifest::from_entries(entries), ..(*self.scan).clone() };
+            self.scan = Arc::new(scan);
+        }
     }
 
     async fn apply(
