@@ -21,7 +21,7 @@ use crate::{
     archive::pack::{PackOptions, TopEntry},
     engine::{
         ContainerId, ContainerSpec, ContainerSummary, Docker, EngineError, Entrypoint, ImageFacts, PathKind,
-        Removed, user,
+        Removed,
     },
     outputs::{
         apply::{self, Books, Outcome},
@@ -37,6 +37,7 @@ use crate::{
     state::{Project, Run, State},
     sys::at,
     tree::{RelPath, scan::Scan},
+    user,
 };
 
 /// Label of every object on an engine that a run makes; its value is the run's id.
@@ -205,7 +206,7 @@ impl Cold<'_> {
                 .map_err(|_| BuildError::WorkdirIsNoDirectory { path: workdir.clone() })?,
             uid: ids.uid.into(),
             gid: ids.gid.into(),
-            top: top_entry(self.plan)?,
+            top: Some(top_entry(self.plan)?),
         };
         phase.end(Amount::default());
         Ok(Made { container, workdir, options })

@@ -7,7 +7,6 @@
 mod docker;
 mod error;
 mod reference;
-pub mod user;
 
 pub use docker::{
     ApiVersion, ArchiveStream, AttachInput, AttachOutput, Attached, ContainerId, ContainerSpec,
