@@ -24,7 +24,7 @@ use crate::{
     archive::pack::PackOptions,
     engine::{
         ContainerId, ContainerSpec, ContainerSummary, Docker, Entrypoint, ImageFacts, PathKind, Removed, Serves,
-        Sizes, labels, user,
+        Sizes, labels,
     },
     outputs::{record::Record, stage::Staged, target::refuse_strange_link},
     plan::{OnFailure, Outputs, Plan},
@@ -34,6 +34,7 @@ use crate::{
     },
     state::{Project, Run, State},
     tree::{RelPath, scan::Scan},
+    user,
 };
 
 /// The largest `/etc/passwd` and `/etc/group` that are read from an image, in bytes.
@@ -189,7 +190,7 @@ impl Cold<'_> {
                 .map_err(|_| BuildError::WorkdirIsNoDirectory { path: workdir.clone() })?,
             uid: ids.uid.into(),
             gid: ids.gid.into(),
-            top: top_entry(self.plan)?,
+            top: Some(top_entry(self.plan)?),
         };
         phase.end(Amount::default());
         Ok(Made { container, workdir, options })

@@ -6,10 +6,11 @@ use super::interrupt::{Interrupted, Signal};
 use crate::{
     agent::near::SessionError,
     archive::pack::PackError,
-    engine::{EngineError, StartError, user::UserError},
+    engine::{EngineError, StartError},
     outputs::OutputError,
     state::{Holder, StateError},
     tree::{RelPath, scan::ScanError},
+    user::UserError,
     workspace::WorkspaceError,
 };
 
