@@ -11,6 +11,7 @@
 //! | where the build runs | [`engine`] |
 //! | the pipeline itself | [`build`] |
 //! | what came back -> stage, verify, apply | [`outputs`] |
+//! | a build at each change | [`watch`] |
 //! | events -> what people and programs read | [`report`] |
 //! | what only one operating system has | [`sys`] |
 
@@ -38,3 +39,5 @@ pub mod report;
 pub mod state;
 pub mod sys;
 pub mod tree;
+#[cfg(feature = "client")]
+pub mod watch;
