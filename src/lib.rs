@@ -9,6 +9,7 @@
 //! | host tree -> manifest | [`tree`] |
 //! | manifest -> tar stream, and tar stream -> checked entries | [`archive`] |
 //! | where the build runs | [`engine`] |
+//! | where a kept build runs, and the way into it | [`workspace`] |
 //! | the pipeline itself | [`build`] |
 //! | what came back -> stage, verify, apply | [`outputs`] |
 //! | a build at each change | [`watch`] |
@@ -41,3 +42,5 @@ pub mod sys;
 pub mod tree;
 #[cfg(feature = "client")]
 pub mod watch;
+#[cfg(feature = "client")]
+pub mod workspace;

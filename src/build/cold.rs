@@ -14,14 +14,17 @@ use std::{
 use tokio::task::JoinHandle;
 
 use super::{
-    BuildError, Interrupts, Running, blocking, collect::Collecting, command, detached, reaper::Reaper,
+    BuildError, Interrupts, Running, blocking,
+    collect::Collecting,
+    command, detached,
+    reaper::{Duty, Reaper},
     sources, upload,
 };
 use crate::{
     archive::pack::{PackOptions, TopEntry},
     engine::{
         ContainerId, ContainerSpec, ContainerSummary, Docker, EngineError, Entrypoint, ImageFacts, PathKind,
-        Removed, user,
+        Removed, Serves, Sizes, labels, user,
     },
     outputs::{
         apply::{self, Books, Outcome},
@@ -38,15 +41,6 @@ use crate::{
     sys::at,
     tree::{RelPath, scan::Scan},
 };
-
-/// Label of every object on an engine that a run makes; its value is the run's id.
-pub const LABEL_RUN: &str = "dev.fastbuild.run";
-/// Label that tells cold containers from kept ones.
-const LABEL_TIER: &str = "dev.fastbuild.tier";
-/// Label with the project's key.
-const LABEL_PROJECT: &str = "dev.fastbuild.project";
-/// Label with the version of fastbuild that made the object.
-const LABEL_VERSION: &str = "dev.fastbuild.version";
 
 /// The largest `/etc/passwd` and `/etc/group` that are read from an image, in bytes.
 const USER_TABLE: u64 = 4 << 20;
@@ -85,7 +79,7 @@ pub async fn run(
     let leftovers = remove_leftovers(&docker, state, &plan.engine.value.to_string(), reporter);
     let name = format!("fastbuild-{}-{}", project.key(), run.id);
     let cold = Cold {
-        reaper: Reaper::watch(state, plan, &run.id, &name),
+        reaper: Reaper::watch(state, plan, &run.id, &name, Duty::Remove),
         made: AtomicBool::new(false),
         name,
         docker,
@@ -214,10 +208,10 @@ impl Cold<'_> {
     fn spec(&self) -> Result<ContainerSpec, BuildError> {
         let plan = self.plan;
         let labels = [
-            (LABEL_RUN, self.run.id.as_str()),
-            (LABEL_TIER, "cold"),
-            (LABEL_PROJECT, self.project.key()),
-            (LABEL_VERSION, env!("CARGO_PKG_VERSION")),
+            (labels::RUN, self.run.id.as_str()),
+            (labels::TIER, "cold"),
+            (labels::PROJECT, self.project.key()),
+            (labels::VERSION, env!("CARGO_PKG_VERSION")),
         ];
         Ok(ContainerSpec {
             name: self.name.clone(),
@@ -234,6 +228,7 @@ impl Cold<'_> {
             labels: labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
             terminal: plan.terminal.value,
             stdin: plan.stdin.value,
+            serves: Serves::OneCommand,
             network: plan.network.as_ref().map(|network| network.value.clone()),
             memory: plan.memory.as_ref().map(|memory| memory.value),
             nano_cpus: plan.nano_cpus.as_ref().map(|cpus| cpus.value),
@@ -372,7 +367,7 @@ fn not_as_pulled(reference: String, platform: Option<&str>) -> EngineError {
 /// removed; then it is asked again.
 async fn list_ours(docker: &Docker) -> Option<Vec<ContainerSummary>> {
     for _ in 0..3 {
-        if let Ok(containers) = docker.list(&[LABEL_RUN.to_owned()]).await {
+        if let Ok(containers) = docker.list(&[labels::RUN.to_owned()], Sizes::Skip).await {
             return Some(containers);
         }
     }
@@ -391,7 +386,7 @@ fn remove_leftovers(docker: &Docker, state: &State, engine: &str, reporter: &Rep
         let Some(containers) = list_ours(&docker).await else { return };
         let mut left: BTreeMap<_, _> = dead.iter().map(|run| (run.id.as_str(), Vec::new())).collect();
         for container in containers {
-            let run = container.labels.get(LABEL_RUN).cloned().unwrap_or_default();
+            let run = container.labels.get(labels::RUN).cloned().unwrap_or_default();
             if let Some(names) = left.get_mut(run.as_str()) {
                 names.push(container.name);
             }

@@ -8,7 +8,7 @@
 //! and hands over to [`cold`]. What may be cut off by a signal is; what must not be (putting products in place) is not.
 //! Events tell all along; nothing here prints.
 
-mod channel;
+pub(crate) mod channel;
 pub mod cold;
 mod collect;
 mod command;
