@@ -12,6 +12,7 @@
 //! | where a kept build runs, and the way into it | [`workspace`] |
 //! | the pipeline itself | [`build`] |
 //! | what came back -> stage, verify, apply | [`outputs`] |
+//! | a build at each change | [`watch`] |
 //! | events -> what people and programs read | [`report`] |
 //! | what only one operating system has | [`sys`] |
 //! | who runs the command, as an image's tables have it | [`user`] |
@@ -40,6 +41,8 @@ pub mod report;
 pub mod state;
 pub mod sys;
 pub mod tree;
+#[cfg(feature = "client")]
+pub mod watch;
 #[cfg(feature = "client")]
 pub mod workspace;
 pub mod user;

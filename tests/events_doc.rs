@@ -111,6 +111,7 @@ fn the_rest() -> Vec<(u64, Event)> {
         Warning::StageKept { path: PathBuf::from("a") },
         Warning::Signalled { signal: "SIGINT" },
         Warning::OutputsLeft,
+        Warning::NotTold { why: String::new() },
         Warning::NotRemoved { container: String::new(), why: String::new() },
     ];
     let pull =

@@ -50,8 +50,21 @@ use crate::{
 /// # Errors
 /// When fastbuild itself could not do its part; [`BuildError::exit_code`] says with what to exit then.
 pub async fn run(plan: &Plan, state: &State, reporter: &Reporter) -> Result<u8, BuildError> {
+    let interrupts = Interrupts::listen().map_err(BuildError::Signals)?;
+    run_under(plan, state, interrupts, reporter).await
+}
+
+/// As [`run`], for who listens to signals already.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_under(
+    plan: &Plan,
+    state: &State,
+    mut interrupts: Interrupts,
+    reporter: &Reporter,
+) -> Result<u8, BuildError> {
     let began = Instant::now();
-    let mut interrupts = Interrupts::listen().map_err(BuildError::Signals)?;
     reporter.emit(Event::Planned {
         image: plan.image.value.clone(),
         engine: plan.engine.value.to_string(),

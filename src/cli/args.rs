@@ -30,6 +30,8 @@ pub struct Cli {
 pub enum Command {
     /// Run a build.
     Run(Box<RunArgs>),
+    /// Run a build, and another at each change of the sources.
+    Watch(Box<RunArgs>),
     /// Say what a run would do.
     Plan(Box<PlanArgs>),
     /// Not for people: wait for the parent's end, then remove its container. Its words are the reaper's own.
@@ -81,6 +83,7 @@ impl UsageError {
 }
 
 const USAGE: &str = "fastbuild [run] [OPTIONS] -- COMMAND…
+       fastbuild watch [OPTIONS] -- COMMAND…
        fastbuild plan [OPTIONS] [--json] -- COMMAND…";
 
 const EXAMPLES: &str = "\
@@ -91,6 +94,11 @@ Examples:
       node_modules stays here, and of all that the build makes only dist comes back.
   fastbuild -i gcc:14 -e CFLAGS -o /usr/local/bin/app:bin/ -- make install
       CFLAGS crosses; a file from anywhere in the container is put into bin.";
+
+const WATCHING: &str = "\
+Ignored files and what the build itself brings back start no build. A change during a build starts the next one right \
+after it; a build that fails ends nothing. The command reads nothing. Ctrl-C ends the watch, with exit code 0, and \
+with it the build that is under way.";
 
 const ENVIRONMENT: &str = "\
 Settings come from, strongest first: options, FASTBUILD_* variables, the nearest fastbuild.toml upwards, the image of \
@@ -154,6 +162,13 @@ enum Sub {
     /// Run the command in a container and bring its products back (the default)
     #[command(override_usage = "fastbuild [run] [OPTIONS] -- COMMAND…", after_help = EXAMPLES, args_override_self = true)]
     Run(Box<RunArgs>),
+    /// Run the command, and again each time that the sources have changed
+    #[command(
+        override_usage = "fastbuild watch [OPTIONS] -- COMMAND…",
+        after_help = WATCHING,
+        args_override_self = true
+    )]
+    Watch(Box<RunArgs>),
     /// Print every decision about a run and its reason, and touch nothing
     #[command(override_usage = "fastbuild plan [OPTIONS] [--json] -- COMMAND…", args_override_self = true)]
     Plan(Box<PlanArgs>),
@@ -434,11 +449,12 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageError
     let command = match grammar.command {
         None => Command::Run(Box::new(grammar.run)),
         Some(Sub::Run(run)) => Command::Run(run),
+        Some(Sub::Watch(run)) => Command::Watch(run),
         Some(Sub::Plan(plan)) => Command::Plan(plan),
         Some(Sub::Reap { words }) => Command::Reap(words),
     };
     match &command {
-        Command::Run(run) if run.command.is_empty() => Err(UsageError::NoCommand),
+        Command::Run(run) | Command::Watch(run) if run.command.is_empty() => Err(UsageError::NoCommand),
         Command::Plan(plan) if plan.run.command.is_empty() => Err(UsageError::NoCommand),
         _ => Ok(Cli { command }),
     }
@@ -487,7 +503,7 @@ fn subcommand_first(mut argv: Vec<OsString>) -> Result<Vec<OsString>, UsageError
 }
 
 fn is_subcommand(word: &OsStr) -> bool {
-    word == "run" || word == "plan"
+    ["run", "watch", "plan"].iter().any(|name| word == *name)
 }
 
 fn before_dashes(rest: &[OsString]) -> UsageError {
@@ -621,6 +637,16 @@ mod tests {
     }
 
     #[test]
+    fn watch_takes_the_flags_of_run_before_and_behind_it() {
+        for line in [&["watch", "-i", "img", "--", "make"][..], &["-i", "img", "watch", "--", "make"]] {
+            let Command::Watch(run) = parse_words(line).unwrap().command else { panic!("{line:?}") };
+            assert_eq!((run.image.as_deref(), run.command), (Some("img"), vec!["make".into()]));
+        }
+        assert_eq!(run(&["--", "watch"]).command, ["watch"]);
+        assert!(matches!(parse_words(&["watch"]), Err(UsageError::NoCommand)));
+    }
+
+    #[test]
     fn the_reaper_gets_its_words_as_they_are() {
         let Command::Reap(words) = parse_words(&["__reap", "--help", "-x", "y"]).unwrap().command else {
             panic!()
@@ -700,6 +726,7 @@ mod tests {
             &["-h"],
             &["-V"],
             &["plan", "-V"],
+            &["watch", "--help"],
             &["plan", "--help"],
             &["run", "-h"],
             &["-i", "x", "--help"],

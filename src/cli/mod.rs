@@ -3,6 +3,7 @@
 pub mod args;
 pub mod plan;
 pub mod run;
+pub mod watch;
 
 use std::{
     ffi::OsString,
@@ -65,6 +66,7 @@ fn parse_and_run(argv: Vec<OsString>) -> ExitCode {
     };
     let done = match cli.command {
         Command::Run(args) => run::run(&args).map(|code| run::exit(code)),
+        Command::Watch(args) => watch::run(&args).map(|code| run::exit(code)),
         Command::Plan(args) => plan::run(&args),
         Command::Reap(words) => return if reaper::main(words).is_ok() { 0 } else { OWN_FAILURE }.into(),
     };

@@ -128,7 +128,7 @@ pub enum Limit {
 pub enum Noticing {
     /// The system tells.
     Told,
-    /// By looking again and again: the file system is one of which the system does not hear.
+    /// By looking once a second: the file system is one of which the system does not hear all, or it refused to tell.
     Looking,
 }
 
@@ -238,6 +238,11 @@ pub enum Warning {
     },
     /// The command failed, and its products were not brought back.
     OutputsLeft,
+    /// `watch`: the system could not be asked to tell of changes.
+    NotTold {
+        /// What it said.
+        why: String,
+    },
     /// The container could not be removed now.
     NotRemoved {
         /// Its name.

@@ -72,6 +72,9 @@ pub fn sentence(warning: &Warning) -> String {
             "the command failed, so its products were not brought back; --outputs-on-failure brings them"
                 .to_owned()
         }
+        Warning::NotTold { why } => {
+            format!("the system does not tell of changes: {why}; fastbuild looks once a second instead")
+        }
         Warning::NotRemoved { container, why } => {
             format!("container {container} could not be removed: {why}; the next run tries again")
         }
@@ -260,18 +263,17 @@ fn workspace_removed(name: &str, source: &str, limit: Limit) -> String {
 
 /// What made `watch` build again.
 fn sources_changed(paths: &[crate::tree::RelPath], more: u64) -> String {
-    let names = paths.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let [first, rest @ ..] = paths else { return "changed".to_owned() };
+    let more = more.saturating_add(rest.len() as u64);
     let more = if more > 0 { format!(" and {} more", count(more)) } else { String::new() };
-    format!("changed: {names}{more}")
+    format!("changed: {first}{more}")
 }
 
 /// That `watch` waits.
 fn watching(by: Noticing) -> &'static str {
     match by {
         Noticing::Told => "waiting for changes; Ctrl-C ends this",
-        Noticing::Looking => {
-            "waiting for changes, by looking once a second (this file system does not tell); Ctrl-C ends this"
-        }
+        Noticing::Looking => "waiting for changes, by looking once a second; Ctrl-C ends this",
     }
 }
 
@@ -475,6 +477,10 @@ mod tests {
                 "an earlier run was cut short while it put its products in place; 20 paths were put in place now, 3 \
                  could not be; build again to get them",
             ),
+            (
+                Warning::NotTold { why: "out of watches".into() },
+                "the system does not tell of changes: out of watches; fastbuild looks once a second instead",
+            ),
             (Warning::Signalled { signal: "SIGINT" }, "SIGINT was sent to the build"),
             (
                 Warning::OutputsLeft,
@@ -626,9 +632,9 @@ mod tests {
 
     #[test]
     fn what_changed_is_named_and_the_rest_counted() {
-        let paths = [path("_posts/x.md"), path("a\n\x1b[2J")];
-        assert_eq!(sources_changed(&paths[..1], 0), "changed: _posts/x.md");
-        assert_eq!(sources_changed(&paths, 1200), "changed: _posts/x.md, a\\n\\u{1b}[2J and 1,200 more");
+        let paths = [path("a\n\x1b[2J"), path("_posts/x.md")];
+        assert_eq!(sources_changed(&paths[1..], 0), "changed: _posts/x.md");
+        assert_eq!(sources_changed(&paths, 1200), "changed: a\\n\\u{1b}[2J and 1,201 more");
     }
 
     #[test]
