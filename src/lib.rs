@@ -41,8 +41,8 @@ pub mod report;
 pub mod state;
 pub mod sys;
 pub mod tree;
+pub mod user;
 #[cfg(feature = "client")]
 pub mod watch;
 #[cfg(feature = "client")]
 pub mod workspace;
-pub mod user;

@@ -23,8 +23,8 @@ use super::{
 use crate::{
     archive::pack::PackOptions,
     engine::{
-        ContainerId, ContainerSpec, ContainerSummary, Docker, Entrypoint, ImageFacts, PathKind, Removed, Serves,
-        Sizes, labels,
+        ContainerId, ContainerSpec, ContainerSummary, Docker, Entrypoint, ImageFacts, PathKind, Removed,
+        Serves, Sizes, labels,
     },
     outputs::{record::Record, stage::Staged, target::refuse_strange_link},
     plan::{OnFailure, Outputs, Plan},
@@ -299,7 +299,12 @@ async fn list_ours(docker: &Docker) -> Option<Vec<ContainerSummary>> {
 }
 
 /// Removes what killed runs of ours left on this engine, beside the build.
-pub(super) fn remove_leftovers(docker: &Docker, state: &State, engine: &str, reporter: &Reporter) -> JoinHandle<()> {
+pub(super) fn remove_leftovers(
+    docker: &Docker,
+    state: &State,
+    engine: &str,
+    reporter: &Reporter,
+) -> JoinHandle<()> {
     let (docker, state, engine, reporter) =
         (docker.clone(), state.clone(), engine.to_owned(), reporter.clone());
     tokio::spawn(async move {

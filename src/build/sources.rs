@@ -39,7 +39,9 @@ pub(super) fn report_scan(
     reporter: &Reporter,
 ) -> Result<Scan, BuildError> {
     let phase = Running::begin(Phase::Scan, None, reporter);
-    let scan = look_without(plan, leave_out, &|done| reporter.emit(Event::PhaseProgress { phase: Phase::Scan, done }))?;
+    let scan = look_without(plan, leave_out, &|done| {
+        reporter.emit(Event::PhaseProgress { phase: Phase::Scan, done })
+    })?;
     for (path, special) in &scan.skipped {
         reporter.emit(Event::Warned(Warning::Skipped { path: path.clone(), special: *special }));
     }

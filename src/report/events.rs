@@ -7,8 +7,11 @@ use std::{
 
 use serde::Serialize;
 
-pub use crate::tree::{Amount, Special, delta::Why};
 use crate::tree::{RelPath, path::Escaped};
+pub use crate::{
+    tree::{Amount, Special, delta::Why},
+    workspace::Changed,
+};
 
 /// The steps of a build, in the order of the summary line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -59,6 +62,11 @@ pub enum Reached {
     Found,
     /// It had stopped, and was started.
     Started,
+    /// Its agent did not answer, and it was started again.
+    Restarted {
+        /// What was the matter.
+        reason: String,
+    },
     /// There was none that could be used.
     Made(MadeBecause),
 }
@@ -83,25 +91,14 @@ pub enum MadeBecause {
     },
 }
 
-/// Something that made a new workspace necessary.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Changed {
-    /// Which: `image`, `user`, `platform`, ...
-    pub what: String,
-    /// What it was, where that is short and known.
-    pub old: Option<String>,
-    /// What it is now, where that is short and known.
-    pub new: Option<String>,
-}
-
 /// Why a build is cold although a workspace was wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "why", rename_all = "kebab-case")]
 pub enum NotWarm {
     /// There is no agent for the image's platform.
     NoAgent {
-        /// `os/arch[/variant]`.
-        platform: String,
+        /// What there is, and what would be needed.
+        detail: String,
     },
     /// The container's file system is read-only.
     ReadOnly,

@@ -197,6 +197,7 @@ fn made_anew(how: &Reached) -> Option<String> {
             changes.iter().map(changed).collect::<Vec<_>>().join(", ")
         }
         Reached::Made(MadeBecause::Broken { reason }) => reason.clone(),
+        Reached::Restarted { reason } => return Some(format!("the workspace was started again: {reason}")),
         Reached::Made(MadeBecause::Asked | MadeBecause::Missing) | Reached::Found | Reached::Started => {
             return None;
         }
@@ -217,7 +218,7 @@ fn changed(Changed { what, old, new }: &Changed) -> String {
 fn workspace(name: &str, how: &Reached) -> String {
     let how = match how {
         Reached::Found => "was running",
-        Reached::Started => "was started again",
+        Reached::Started | Reached::Restarted { .. } => "was started again",
         Reached::Made(MadeBecause::Missing) => "was made: there was none",
         Reached::Made(MadeBecause::Asked) => "was made: --fresh starts it over",
         Reached::Made(MadeBecause::Changed { .. } | MadeBecause::Broken { .. }) => "was made",
@@ -228,7 +229,7 @@ fn workspace(name: &str, how: &Reached) -> String {
 /// Why a build is cold although a workspace was wanted.
 fn cold_instead(why: &NotWarm) -> String {
     let why = match why {
-        NotWarm::NoAgent { platform } => format!("this fastbuild has no agent for {platform}"),
+        NotWarm::NoAgent { detail } => detail.clone(),
         NotWarm::ReadOnly => "the container's file system is read-only".to_owned(),
         NotWarm::AgentFailed { detail } => format!("the agent does not run in it: {detail}"),
     };

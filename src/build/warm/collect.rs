@@ -249,7 +249,8 @@ impl Collecting<'_> {
                     staging.expect_gone(&mut node_reader(piece()?))?;
                 }
             }
-            let sum = |done: Amount| Amount { files: before.files + done.files, bytes: before.bytes + done.bytes };
+            let sum =
+                |done: Amount| Amount { files: before.files + done.files, bytes: before.bytes + done.bytes };
             let wanted = staging.wanted();
             // The other side is waiting for it, or has failed and tells so.
             let _ = ask.send(wanted.nodes.clone());
@@ -270,7 +271,9 @@ impl Collecting<'_> {
         }
         for op in &staged.ops {
             let why = match op.action {
-                Action::MakeDir { over: Over::Nothing, .. } | Action::Put { over: Over::Nothing, .. } => Why::New,
+                Action::MakeDir { over: Over::Nothing, .. } | Action::Put { over: Over::Nothing, .. } => {
+                    Why::New
+                }
                 Action::Put { over: Over::EmptiedDir { .. }, .. } | Action::MakeDir { .. } => Why::Type,
                 Action::Put { .. } | Action::Swap { .. } => Why::Content,
                 Action::SetMode { .. } => Why::Mode,

@@ -1,7 +1,7 @@
 //! The command in a workspace: started by the agent, its output passed on as it comes; signals, keys and the terminal's size
 //! are handed to it.
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::{
@@ -146,7 +146,9 @@ async fn listen(
 fn not_started(what: String, NotStarted { why, detail }: NotStarted) -> BuildError {
     match why {
         NoStart::NotFound => StartError::CommandNotFound { what, message: detail }.into(),
-        NoStart::NotExecutable | NoStart::Directory => StartError::NotExecutable { what, message: detail }.into(),
+        NoStart::NotExecutable | NoStart::Directory => {
+            StartError::NotExecutable { what, message: detail }.into()
+        }
         NoStart::Other => BuildError::NotStarted { what, detail },
     }
 }
@@ -161,7 +163,12 @@ struct Ending {
 
 impl Ending {
     /// Hands the first signal to the command; a second one ends it.
-    async fn on_signal(&mut self, signal: Signal, to: &Sender, reporter: &Reporter) -> Result<(), SessionError> {
+    async fn on_signal(
+        &mut self,
+        signal: Signal,
+        to: &Sender,
+        reporter: &Reporter,
+    ) -> Result<(), SessionError> {
         if self.asked {
             return self.kill(to).await;
         }
@@ -221,12 +228,7 @@ impl Drop for Helpers {
 }
 
 /// Hands what we read to the command, never more at once than it takes.
-async fn forward_input(
-    to: Sender,
-    window: Arc<Semaphore>,
-    mut keys: Option<CtrlC>,
-    kill: mpsc::Sender<()>,
-) {
+async fn forward_input(to: Sender, window: Arc<Semaphore>, mut keys: Option<CtrlC>, kill: mpsc::Sender<()>) {
     let mut read = own_input();
     while let Some(bytes) = read.recv().await {
         if keys.as_mut().is_some_and(|keys| keys.twice(&bytes)) {
@@ -251,11 +253,6 @@ async fn follow_size(to: Sender) {
         // A command that has just ended has no terminal any more.
         let _ = to.send(&Request::Resize(own_size())).await;
     }
-}
-
-/// Our terminal's size.
-pub fn own_size() -> Option<Size> {
-    terminal::size().map(|(rows, columns)| Size { rows, columns })
 }
 
 /// Our terminal's size; the usual one where it cannot be asked.

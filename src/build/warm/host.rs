@@ -31,7 +31,12 @@ pub struct HostTree {
 ///
 /// # Errors
 /// As [`sources::look`].
-pub fn look(plan: &Plan, outputs: &[RelPath], index: &Path, reporter: &Reporter) -> Result<HostTree, BuildError> {
+pub fn look(
+    plan: &Plan,
+    outputs: &[RelPath],
+    index: &Path,
+    reporter: &Reporter,
+) -> Result<HostTree, BuildError> {
     let loading = std::thread::spawn({
         let index = index.to_owned();
         move || Index::load(&index)

@@ -11,6 +11,7 @@
 mod collect;
 mod command;
 mod host;
+mod told;
 mod upload;
 
 use std::{io::BufReader, pin::Pin, sync::Arc};
@@ -21,7 +22,9 @@ use self::{
     upload::{Learned, Sources},
 };
 use super::{
-    BuildError, Finished, Interrupts, Running, channel::ChunkReader, cold, detached, image, put_in_place,
+    BuildError, Finished, Interrupts, Running,
+    channel::ChunkReader,
+    cold, detached, image, put_in_place,
     reaper::{Duty, Reaper},
 };
 use crate::{

@@ -76,7 +76,7 @@ pub async fn put_right(
     let mut delta = upload.delta(session, differing).await?;
     upload.settle_unsure(&mut delta).await?;
     phase.end(Amount { files: upload.scan.manifest.entries().len() as u64, bytes: 0 });
-    if plan.explain == Explain::Yes {
+    if plan.explain.value == Explain::Yes {
         for change in std::mem::take(&mut delta.changes) {
             reporter.emit(Event::Travelled { direction: Direction::Up, path: change.path, why: change.why });
         }
@@ -102,8 +102,9 @@ impl Upload<'_> {
     /// Holds the workspace's nodes against the host's tree, as they come.
     async fn delta(&self, session: &mut Session, differing: Differing) -> Result<Delta, BuildError> {
         let (scan, digests) = (Arc::clone(&self.scan), self.digests.clone());
-        let compare =
-            move |reader| delta::delta(&scan.manifest, &digests, &|path| differing.holds(path), nodes(reader));
+        let compare = move |reader| {
+            delta::delta(&scan.manifest, &digests, &|path| differing.holds(path), nodes(reader))
+        };
         session.receive_data(compare).await?.map_err(|error| nonsense(error).into())
     }
 
@@ -196,8 +197,9 @@ impl Upload<'_> {
                 (self.plan.source.value.clone(), Arc::clone(&self.scan), self.reporter.clone());
             blocking(move || {
                 let progress = |done| reporter.emit(Event::PhaseProgress { phase: Phase::Upload, done });
-                let options = PackOptions::relative();
-                let packed = pack(&root, &scan.manifest, Select::Only(&puts), &options, &mut writer, &progress);
+                let options = PackOptions { prefix: RelPath::root(), uid: 0, gid: 0, top: None };
+                let packed =
+                    pack(&root, &scan.manifest, Select::Only(&puts), &options, &mut writer, &progress);
                 if let Err(error) = &packed {
                     // Without this the far end would take what it has for a whole archive.
                     writer.fail(std::io::Error::other(error.to_string()));
