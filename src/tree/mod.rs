@@ -4,6 +4,7 @@
 //! manifest into a tar stream; [`crate::outputs`] holds what comes back against it. Nothing here knows of engines.
 
 pub mod delta;
+pub mod hash;
 pub mod ignore;
 pub mod index;
 pub mod node;
