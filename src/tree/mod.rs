@@ -179,6 +179,11 @@ impl Manifest {
         &self.entries
     }
 
+    /// The entries in order, to be changed and made a manifest again.
+    pub fn into_entries(self) -> Vec<Entry> {
+        self.entries
+    }
+
     /// The index of the entry at `path`.
     pub fn position(&self, path: &RelPath) -> Option<usize> {
         self.entries.binary_search_by(|entry| entry.path.cmp(path)).ok()
