@@ -59,6 +59,11 @@ pub enum Reached {
     Found,
     /// It had stopped, and was started.
     Started,
+    /// Its agent did not answer, and it was started again.
+    Restarted {
+        /// How that showed.
+        reason: String,
+    },
     /// There was none that could be used.
     Made(MadeBecause),
 }
@@ -95,21 +100,17 @@ pub struct Changed {
 }
 
 /// Why a build is cold although a workspace was wanted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "why", rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum NotWarm {
-    /// There is no agent for the image's platform.
-    NoAgent {
-        /// `os/arch[/variant]`.
-        platform: String,
-    },
+    /// There is no agent for the image.
+    NoAgent,
     /// The container's file system is read-only.
     ReadOnly,
-    /// The agent was put in and did not run, or did not answer.
-    AgentFailed {
-        /// What was tried and what came back.
-        detail: String,
-    },
+    /// The agent was put there and does not start.
+    NotStarted,
+    /// The agent was started and does not answer as it should.
+    NoAnswer,
 }
 
 /// Why a workspace was removed by itself.
@@ -284,7 +285,12 @@ pub enum Event {
         how: Reached,
     },
     /// No workspace can be kept, so the build is cold.
-    ColdInstead(NotWarm),
+    ColdInstead {
+        /// What keeps it from being warm.
+        why: NotWarm,
+        /// How that shows, in words.
+        detail: String,
+    },
     /// Why a file travels; only where `--explain` asks for it.
     Travelled {
         /// Which way.
