@@ -75,12 +75,12 @@ fn fingerprint(agent: &[u8]) -> String {
     format!("{}-{:08x}", env!("CARGO_PKG_VERSION"), crc32fast::hash(agent))
 }
 
-/// `image`, `user (none -> app)`.
+/// `image`, `user (default -> app)`.
 impl fmt::Display for Changed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)?;
         let shown = |value: &Option<String>| match value {
-            None => Some("none".to_owned()),
+            None => Some("default".to_owned()),
             Some(value) if value.len() <= SHORT => Some(value.clone()),
             Some(_) => None,
         };
@@ -109,11 +109,11 @@ mod tests {
             (generation(&[("image", other), ("user", "app"), ("protocol", "1")]), vec!["image"]),
             (
                 generation(&[("image", digest), ("protocol", "2")]),
-                vec!["protocol (1 -> 2)", "user (app -> none)"],
+                vec!["protocol (1 -> 2)", "user (app -> default)"],
             ),
             (
                 generation(&[("image", digest), ("user", "app"), ("memory", "5"), ("protocol", "1")]),
-                vec!["memory (none -> 5)"],
+                vec!["memory (default -> 5)"],
             ),
         ];
         for (new, expected) in cases {

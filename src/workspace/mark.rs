@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, SystemTime},
 };
 
@@ -76,7 +76,7 @@ impl Mark {
     ///
     /// # Errors
     /// When the state directory does not take it.
-    pub fn save(&mut self, path: &PathBuf, session: LastSession) -> Result<(), StateError> {
+    pub fn save(&mut self, path: &Path, session: LastSession) -> Result<(), StateError> {
         self.session = session;
         self.last_used = now();
         replace_file(path, |out| Ok(serde_json::to_writer(out, self)?)).map_err(StateError::at("write", path))

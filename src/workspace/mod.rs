@@ -385,6 +385,9 @@ fn agent_archive(agent: &[u8]) -> Bytes {
         let mut header = tar::Header::new_ustar();
         header.set_entry_type(kind);
         header.set_mode(0o755);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         header.set_size(content.len() as u64);
         // Short and relative, both of them.
         let _ = header.set_path(path);
