@@ -133,15 +133,11 @@ fn of_workspaces() -> Vec<Event> {
         MadeBecause::Changed { changes },
         MadeBecause::Broken { reason: text() },
     ];
-    let reached = made.into_iter().map(Reached::Made).chain([
-        Reached::Found,
-        Reached::Started,
-        Reached::Restarted { reason: text() },
-    ]);
+    let reached = made.into_iter().map(Reached::Made).chain([Reached::Found, Reached::Started]);
     let mut events: Vec<_> = reached.map(|how| Event::Workspace { name: text(), how }).collect();
-    let not_warm =
-        [NotWarm::NoAgent { detail: text() }, NotWarm::ReadOnly, NotWarm::AgentFailed { detail: text() }];
-    events.extend(not_warm.map(Event::ColdInstead));
+    let not_warm = [NotWarm::NoAgent, NotWarm::ReadOnly, NotWarm::NotStarted, NotWarm::NoAnswer];
+    events.extend(not_warm.map(|why| Event::ColdInstead { why, detail: text() }));
+    events.push(Event::Workspace { name: text(), how: Reached::Restarted { reason: text() } });
     let whys = [Why::New, Why::Content, Why::Mode, Why::Type, Why::Mtime, Why::Deleted];
     events.extend(whys.map(|why| Event::Travelled { direction: Direction::Up, path: path(), why }));
     events.push(Event::Travelled { direction: Direction::Down, path: path(), why: Why::New });

@@ -81,7 +81,7 @@ pub async fn run_under(
     let finished = match warm {
         Some(warm::Outcome::Finished(finished)) => finished,
         Some(warm::Outcome::NotWarm(why)) => {
-            reporter.emit(Event::ColdInstead(why.into()));
+            reporter.emit(Event::ColdInstead { why: (&why).into(), detail: why.to_string() });
             cold::run(plan, state, &project, &mut interrupts, reporter).await?
         }
         None => cold::run(plan, state, &project, &mut interrupts, reporter).await?,

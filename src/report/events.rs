@@ -7,11 +7,8 @@ use std::{
 
 use serde::Serialize;
 
+pub use crate::tree::{Amount, Special, delta::Why};
 use crate::tree::{RelPath, path::Escaped};
-pub use crate::{
-    tree::{Amount, Special, delta::Why},
-    workspace::Changed,
-};
 
 /// The steps of a build, in the order of the summary line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -64,7 +61,7 @@ pub enum Reached {
     Started,
     /// Its agent did not answer, and it was started again.
     Restarted {
-        /// What was the matter.
+        /// How that showed.
         reason: String,
     },
     /// There was none that could be used.
@@ -91,22 +88,29 @@ pub enum MadeBecause {
     },
 }
 
-/// Why a build is cold although a workspace was wanted.
+/// Something that made a new workspace necessary.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "why", rename_all = "kebab-case")]
+pub struct Changed {
+    /// Which: `image`, `user`, `platform`, ...
+    pub what: String,
+    /// What it was, where that is short and known.
+    pub old: Option<String>,
+    /// What it is now, where that is short and known.
+    pub new: Option<String>,
+}
+
+/// Why a build is cold although a workspace was wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum NotWarm {
-    /// There is no agent for the image's platform.
-    NoAgent {
-        /// What there is, and what would be needed.
-        detail: String,
-    },
+    /// There is no agent for the image.
+    NoAgent,
     /// The container's file system is read-only.
     ReadOnly,
-    /// The agent was put in and did not run, or did not answer.
-    AgentFailed {
-        /// What was tried and what came back.
-        detail: String,
-    },
+    /// The agent was put there and does not start.
+    NotStarted,
+    /// The agent was started and does not answer as it should.
+    NoAnswer,
 }
 
 /// Why a workspace was removed by itself.
@@ -281,7 +285,12 @@ pub enum Event {
         how: Reached,
     },
     /// No workspace can be kept, so the build is cold.
-    ColdInstead(NotWarm),
+    ColdInstead {
+        /// What keeps it from being warm.
+        why: NotWarm,
+        /// How that shows, in words.
+        detail: String,
+    },
     /// Why a file travels; only where `--explain` asks for it.
     Travelled {
         /// Which way.

@@ -252,8 +252,7 @@ fn of_workspaces() -> impl Strategy<Value = Event> {
     ];
     prop_oneof![
         (hostile_text(), how).prop_map(|(name, how)| Event::Workspace { name, how }),
-        hostile_text().prop_map(|detail| Event::ColdInstead(NotWarm::NoAgent { detail })),
-        hostile_text().prop_map(|detail| Event::ColdInstead(NotWarm::AgentFailed { detail })),
+        hostile_text().prop_map(|detail| Event::ColdInstead { why: NotWarm::NoAgent, detail }),
         hostile_rel_path().prop_map(|path| Event::Travelled {
             direction: Direction::Up,
             path,

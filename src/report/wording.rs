@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::{
     events::{
-        Amount, Applied, Changed, Direction, Event, Failure, Limit, MadeBecause, NotWarm, Noticing, Phase,
-        Reached, Special, Warm, Warning, Why, path_text,
+        Amount, Applied, Changed, Direction, Event, Failure, Limit, MadeBecause, Noticing, Phase, Reached,
+        Special, Warm, Warning, Why, path_text,
     },
     numbers::{bytes, count, counted, fine_seconds, seconds},
     text::{indented, one_line},
@@ -163,7 +163,9 @@ pub fn news(event: &Event) -> Option<News> {
             Some(sentence) => News::Said(sentence),
             None => News::Detail(workspace(name, how)),
         },
-        Event::ColdInstead(why) => News::Said(cold_instead(why)),
+        Event::ColdInstead { detail, .. } => {
+            News::Said(format!("no workspace can be kept, so this build is cold: {detail}"))
+        }
         Event::Travelled { direction, path, why } => News::Said(travelled(*direction, path, *why)),
         Event::WorkspaceRemoved { name, source, limit } => {
             News::Said(workspace_removed(name, source, *limit))
@@ -197,7 +199,7 @@ fn made_anew(how: &Reached) -> Option<String> {
             changes.iter().map(changed).collect::<Vec<_>>().join(", ")
         }
         Reached::Made(MadeBecause::Broken { reason }) => reason.clone(),
-        Reached::Restarted { reason } => return Some(format!("the workspace was started again: {reason}")),
+        Reached::Restarted { reason } => return Some(format!("the workspace was restarted: {reason}")),
         Reached::Made(MadeBecause::Asked | MadeBecause::Missing) | Reached::Found | Reached::Started => {
             return None;
         }
@@ -218,22 +220,13 @@ fn changed(Changed { what, old, new }: &Changed) -> String {
 fn workspace(name: &str, how: &Reached) -> String {
     let how = match how {
         Reached::Found => "was running",
-        Reached::Started | Reached::Restarted { .. } => "was started again",
+        Reached::Restarted { .. } => "was restarted",
+        Reached::Started => "was started again",
         Reached::Made(MadeBecause::Missing) => "was made: there was none",
         Reached::Made(MadeBecause::Asked) => "was made: --fresh starts it over",
         Reached::Made(MadeBecause::Changed { .. } | MadeBecause::Broken { .. }) => "was made",
     };
     format!("workspace {name} {how}")
-}
-
-/// Why a build is cold although a workspace was wanted.
-fn cold_instead(why: &NotWarm) -> String {
-    let why = match why {
-        NotWarm::NoAgent { detail } => detail.clone(),
-        NotWarm::ReadOnly => "the container's file system is read-only".to_owned(),
-        NotWarm::AgentFailed { detail } => format!("the agent does not run in it: {detail}"),
-    };
-    format!("no workspace can be kept of this image, so this build is cold: {why}")
 }
 
 /// A line of `--explain`.
@@ -612,6 +605,10 @@ mod tests {
         let cases = [
             (Reached::Found, None),
             (Reached::Started, None),
+            (
+                Reached::Restarted { reason: "no answer".into() },
+                Some("the workspace was restarted: no answer"),
+            ),
             (Reached::Made(MadeBecause::Missing), None),
             (Reached::Made(MadeBecause::Asked), None),
             (

@@ -18,6 +18,7 @@
 pub mod generation;
 pub mod list;
 pub mod mark;
+mod told;
 
 use std::{path::PathBuf, time::Duration};
 

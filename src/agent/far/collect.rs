@@ -37,8 +37,15 @@ const PREFIX: &[u8] = b"product";
 /// One query, answered.
 pub(super) enum Collected {
     /// The tree is the workspace's own.
-    Changes { places: Vec<Place> },
-    Named { tree: Tree, shape: Shape, places: Vec<Place>, index: Option<PathBuf> },
+    Changes {
+        places: Vec<Place>,
+    },
+    Named {
+        tree: Tree,
+        shape: Shape,
+        places: Vec<Place>,
+        index: Option<PathBuf>,
+    },
     Missing,
 }
 
@@ -88,7 +95,12 @@ impl Collected {
     }
 
     /// What is at `path`, as far as it differs from what the host has.
-    pub(super) fn named(path: &Path, take: Follow, summary: &[u8], outbox: &Outbox) -> Result<Collected, Failed> {
+    pub(super) fn named(
+        path: &Path,
+        take: Follow,
+        summary: &[u8],
+        outbox: &Outbox,
+    ) -> Result<Collected, Failed> {
         let host = match summary {
             [] => None,
             bytes => Some(Summary::from_bytes(bytes).ok_or_else(|| nonsense("that is no summary"))?),
@@ -274,7 +286,9 @@ fn metadata(path: &Path, take: Follow) -> Result<Option<fs::Metadata>, Failed> {
     };
     match metadata {
         Ok(metadata) => Ok(Some(metadata).filter(|found| take == Follow::Itself || found.is_dir())),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
         Err(error) => Err(failed(&format!("could not look at {path:?}"), &error)),
     }
 }
@@ -283,7 +297,11 @@ type Found = (bool, (Tree, (Shape, Node)));
 
 /// The tree at `path`, its shape, and the node of the path itself. Says too whether it kept still.
 fn found(path: &Path, metadata: &fs::Metadata, index: Option<&Path>) -> Result<Found, Failed> {
-    if metadata.is_dir() { found_directory(path, metadata, index) } else { found_single(path, metadata, index) }
+    if metadata.is_dir() {
+        found_directory(path, metadata, index)
+    } else {
+        found_single(path, metadata, index)
+    }
 }
 
 fn found_directory(path: &Path, metadata: &fs::Metadata, index: Option<&Path>) -> Result<Found, Failed> {

@@ -168,7 +168,8 @@ impl Running {
 
     fn join(&mut self) {
         drop(self.input.take());
-        let threads = [self.waiting.take(), self.feeding.take()].into_iter().flatten().chain(self.outputs.drain(..));
+        let threads =
+            [self.waiting.take(), self.feeding.take()].into_iter().flatten().chain(self.outputs.drain(..));
         for thread in threads {
             let _ = thread.join(); // a panic there was told on stderr
         }
@@ -329,8 +330,7 @@ fn feed(from: Receiver<Vec<u8>>, to: OwnedFd, outbox: &Arc<Outbox>) -> io::Resul
 
 /// How many processes of the workspace the system has ended for want of memory so far; cgroups of either version.
 fn oom_kills() -> u64 {
-    const PLACES: [&str; 2] =
-        ["/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"];
+    const PLACES: [&str; 2] = ["/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"];
     let text = PLACES.iter().find_map(|place| std::fs::read_to_string(place).ok()).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
     line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)

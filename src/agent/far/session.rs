@@ -63,7 +63,8 @@ pub(super) fn run() -> ExitCode {
     loop {
         let inbox = Arc::new(Inbox::default());
         let Ok(reading) = inbox.start(decoder, &outbox, reach) else { return ExitCode::FAILURE };
-        let mut session = Session { inbox, outbox: Arc::clone(&outbox), reach, workspace: None, collected: Vec::new() };
+        let mut session =
+            Session { inbox, outbox: Arc::clone(&outbox), reach, workspace: None, collected: Vec::new() };
         match session.serve_all() {
             InputOver::Bye => {}
             InputOver::End(end) => {

@@ -11,7 +11,6 @@
 mod collect;
 mod command;
 mod host;
-mod told;
 mod upload;
 
 use std::{io::BufReader, pin::Pin, sync::Arc};
