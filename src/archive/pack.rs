@@ -272,7 +272,8 @@ impl<'a> Packer<'a> {
     }
 
     fn top(&mut self) -> Result<(), PackError> {
-        let Some(TopEntry { mode, mtime }) = self.options.top.filter(|_| !self.options.prefix.is_root()) else {
+        let Some(TopEntry { mode, mtime }) = self.options.top.filter(|_| !self.options.prefix.is_root())
+        else {
             return Ok(());
         };
         self.header(&self.directory_name(&RelPath::root()), EntryType::Directory, b"", mode, 0, mtime)

@@ -14,7 +14,9 @@ use std::{
 
 use fastbuild::{
     agent::{
-        frame::{Decoder, End, Kind, Nonce, Received, opening, push_bytes, push_frame, push_message, session_of},
+        frame::{
+            Decoder, End, Kind, Nonce, Received, opening, push_bytes, push_frame, push_message, session_of,
+        },
         program,
         protocol::{
             Blob, Compare, Extent, Follow, Hello, Home, Input, Meta, Open, PROTOCOL, Products, Query, Reply,
@@ -175,10 +177,24 @@ impl Client {
     }
 
     pub fn hello_with(&mut self, hello: Hello) -> Welcome {
+        let opening = self.opening_with(&hello);
+        self.write(&opening);
+        self.welcome()
+    }
+
+    /// What a new client says first.
+    pub fn opening(&mut self, silence: u64) -> Vec<u8> {
+        self.opening_with(&Hello { protocol: PROTOCOL, silence, idle_stop: None })
+    }
+
+    fn opening_with(&mut self, hello: &Hello) -> Vec<u8> {
         self.nonce = [NEXT.fetch_add(1, Ordering::Relaxed); 16];
         self.decoder = Decoder::new(End::Near(self.nonce));
         self.received.clear();
-        self.write(&opening(&self.nonce, &encode(&hello)));
+        opening(&self.nonce, &encode(hello))
+    }
+
+    pub fn welcome(&mut self) -> Welcome {
         match self.receive() {
             Received::Welcome { message } => decode(&message).unwrap(),
             other => panic!("no welcome but {other:?}"),
@@ -196,9 +212,14 @@ impl Client {
     }
 
     pub fn request(&mut self, request: &Request) {
+        let bytes = self.encoded(request);
+        self.write(&bytes);
+    }
+
+    pub fn encoded(&self, request: &Request) -> Vec<u8> {
         let mut bytes = Vec::new();
         push_message(&mut bytes, session_of(&self.nonce), &encode(request));
-        self.write(&bytes);
+        bytes
     }
 
     pub fn data(&mut self, content: &[u8]) {

@@ -159,7 +159,12 @@ impl Applier {
     }
 
     /// Sets modes and times, those of directories last, and brings `tree` up to what is on the disk now.
-    pub(super) fn settle(mut self, metas: Vec<Meta>, tree: Tree, workspace: &Workspace) -> Result<Tree, Failed> {
+    pub(super) fn settle(
+        mut self,
+        metas: Vec<Meta>,
+        tree: Tree,
+        workspace: &Workspace,
+    ) -> Result<Tree, Failed> {
         for meta in metas {
             self.settle_one(meta.clone())
                 .map_err(|error| failed(&format!("could not set mode and time of {}", meta.path), &error))?;

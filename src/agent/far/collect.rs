@@ -37,9 +37,19 @@ const PREFIX: &[u8] = b"product";
 /// One query, answered.
 pub(super) enum Collected {
     /// The tree is the workspace's own.
-    Changes { places: Vec<Place> },
-    Named { tree: Tree, shape: Shape, places: Vec<Place>, index: Option<PathBuf> },
+    Changes {
+        places: Vec<Place>,
+    },
+    Named(Box<Named>),
     Missing,
+}
+
+/// See [`Collected::Named`].
+pub(super) struct Named {
+    tree: Tree,
+    shape: Shape,
+    places: Vec<Place>,
+    index: Option<PathBuf>,
 }
 
 /// Which entry a node in the list was.
@@ -88,7 +98,12 @@ impl Collected {
     }
 
     /// What is at `path`, as far as it differs from what the host has.
-    pub(super) fn named(path: &Path, take: Follow, summary: &[u8], outbox: &Outbox) -> Result<Collected, Failed> {
+    pub(super) fn named(
+        path: &Path,
+        take: Follow,
+        summary: &[u8],
+        outbox: &Outbox,
+    ) -> Result<Collected, Failed> {
         let host = match summary {
             [] => None,
             bytes => Some(Summary::from_bytes(bytes).ok_or_else(|| nonsense("that is no summary"))?),
@@ -106,7 +121,7 @@ impl Collected {
         let there = Products::There { differing: differing.to_bytes().into(), hashed: tree.hashed };
         outbox.reply_before_data(&Reply::Products(there));
         let places = send_named(&root, &tree, &shape, &differing, outbox).unwrap_or_default();
-        Ok(Collected::Named { tree, shape, places, index })
+        Ok(Collected::Named(Box::new(Named { tree, shape, places, index })))
     }
 
     /// Sends the contents of nodes, by their places in the list.
@@ -122,14 +137,14 @@ impl Collected {
             Collected::Changes { places } => {
                 send_archive(&root, &workspace.tree()?.manifest, places, nodes, below(None)?, outbox)
             }
-            Collected::Named { tree, shape, places, .. } => match shape {
+            Collected::Named(named) => match &named.shape {
                 Shape::Directory { root, top } => {
-                    send_archive(root, &tree.manifest, places, nodes, below(Some(*top))?, outbox)
+                    send_archive(root, &named.tree.manifest, &named.places, nodes, below(Some(*top))?, outbox)
                 }
                 // Its own name is the one component.
                 Shape::Single { parent } => {
                     let options = PackOptions { prefix: RelPath::root(), uid: 0, gid: 0, top: None };
-                    send_archive(parent, &tree.manifest, places, nodes, options, outbox)
+                    send_archive(parent, &named.tree.manifest, &named.places, nodes, options, outbox)
                 }
                 Shape::Special => Err(nonsense("that does not travel")),
             },
@@ -138,9 +153,10 @@ impl Collected {
 
     /// Writes the index of a named product, where there is anything new to write.
     pub(super) fn save(&mut self) {
-        let Collected::Named { tree, shape, index: Some(index), .. } = self else { return };
-        match shape {
-            Shape::Directory { root, .. } | Shape::Single { parent: root } => tree.save(root, index),
+        let Collected::Named(named) = self else { return };
+        let Some(index) = &named.index else { return };
+        match &named.shape {
+            Shape::Directory { root, .. } | Shape::Single { parent: root } => named.tree.save(root, index),
             Shape::Special => {}
         }
     }
@@ -274,7 +290,9 @@ fn metadata(path: &Path, take: Follow) -> Result<Option<fs::Metadata>, Failed> {
     };
     match metadata {
         Ok(metadata) => Ok(Some(metadata).filter(|found| take == Follow::Itself || found.is_dir())),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
         Err(error) => Err(failed(&format!("could not look at {path:?}"), &error)),
     }
 }
@@ -283,7 +301,11 @@ type Found = (bool, (Tree, (Shape, Node)));
 
 /// The tree at `path`, its shape, and the node of the path itself. Says too whether it kept still.
 fn found(path: &Path, metadata: &fs::Metadata, index: Option<&Path>) -> Result<Found, Failed> {
-    if metadata.is_dir() { found_directory(path, metadata, index) } else { found_single(path, metadata, index) }
+    if metadata.is_dir() {
+        found_directory(path, metadata, index)
+    } else {
+        found_single(path, metadata, index)
+    }
 }
 
 fn found_directory(path: &Path, metadata: &fs::Metadata, index: Option<&Path>) -> Result<Found, Failed> {

@@ -171,9 +171,7 @@ fn find(name: &OsStr) -> Result<PathBuf, NotStarted> {
         .map(|directory| directory.join(name))
         .find(|program| executable(program).is_ok());
     let detail = || format!("{name:?}: executable file not found in $PATH");
-    found
-        .filter(|_| !name.is_empty())
-        .ok_or_else(|| NotStarted { why: NoStart::NotFound, detail: detail() })
+    found.filter(|_| !name.is_empty()).ok_or_else(|| NotStarted { why: NoStart::NotFound, detail: detail() })
 }
 
 fn executable(program: &Path) -> io::Result<()> {

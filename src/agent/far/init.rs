@@ -73,12 +73,7 @@ pub(super) fn run() -> ExitCode {
         return ExitCode::from(super::USAGE);
     }
     let Ok(signals) = Signals::listen() else { return ExitCode::FAILURE };
-    let mut init = Init {
-        signals,
-        session: None,
-        stdin: Input::Open,
-        stop_at: in_a_while(idle_stop()),
-    };
+    let mut init = Init { signals, session: None, stdin: Input::Open, stop_at: in_a_while(idle_stop()) };
     while init.step() == Step::On {}
     Reach::Namespace.clear();
     ExitCode::SUCCESS

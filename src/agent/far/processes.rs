@@ -12,7 +12,9 @@ use std::{
 
 use rustix::{
     io::Errno,
-    process::{Pid, Signal, WaitOptions, getpid, kill_process, kill_process_group, test_kill_process_group, wait},
+    process::{
+        Pid, Signal, WaitOptions, getpid, kill_process, kill_process_group, test_kill_process_group, wait,
+    },
 };
 
 /// What a process in an uninterruptible wait gets before it is left to itself.

@@ -159,8 +159,8 @@ impl Workspace {
         if crate::sys::at::look_at(&root).map_err(told)?.stamp.mtime == mtime {
             return Ok(());
         }
-        Ok(rustix::fs::utimensat(&root, c".", &times(mtime), AtFlags::empty())
-            .map_err(|errno| told(errno.into()))?)
+        rustix::fs::utimensat(&root, c".", &times(mtime), AtFlags::empty())
+            .map_err(|errno| told(errno.into()))
     }
 
     /// Writes the index, where there is anything new to write.
@@ -296,9 +296,7 @@ pub(super) fn merged<'a>(
 }
 
 /// Ends a list of nodes and the data that it is.
-pub(super) fn finish_nodes(
-    writer: NodeWriter<io::BufWriter<super::outbox::DataOut<'_>>>,
-) -> io::Result<()> {
+pub(super) fn finish_nodes(writer: NodeWriter<io::BufWriter<super::outbox::DataOut<'_>>>) -> io::Result<()> {
     let buffered = writer.finish()?;
     buffered.into_inner().map_err(io::IntoInnerError::into_error)?.finish()
 }
@@ -417,10 +415,7 @@ impl<'a, I: Iterator<Item = (usize, &'a Entry)>> Classifying<'a, I> {
 /// Whether `path` lies below `directory`, at any depth.
 fn lies_in(path: &RelPath, directory: &RelPath) -> bool {
     directory.is_root()
-        || path
-            .as_bytes()
-            .strip_prefix(directory.as_bytes())
-            .is_some_and(|rest| rest.first() == Some(&b'/'))
+        || path.as_bytes().strip_prefix(directory.as_bytes()).is_some_and(|rest| rest.first() == Some(&b'/'))
 }
 
 fn scan_failed(error: ScanError) -> Failed {
@@ -491,7 +486,9 @@ mod tests {
     #[test]
     fn what_is_source_tree_is_what_a_walk_under_the_rules_finds() {
         let root = tempfile::TempDir::new().unwrap();
-        for file in ["a/x", "a/cache/y", "out/z", "docs/en/README", "docs/en/b", "docs/de/c", "lone/.keep", "e"] {
+        for file in
+            ["a/x", "a/cache/y", "out/z", "docs/en/README", "docs/en/b", "docs/de/c", "lone/.keep", "e"]
+        {
             let path = root.path().join(file);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, file).unwrap();
