@@ -24,7 +24,7 @@ use crate::{
     archive::pack::{PackOptions, TopEntry},
     engine::{
         ContainerId, ContainerSpec, ContainerSummary, Docker, EngineError, Entrypoint, ImageFacts, PathKind,
-        Removed, Serves, Sizes, labels, user,
+        Removed, Serves, Sizes, labels,
     },
     outputs::{
         apply::{self, Books, Outcome},
@@ -40,6 +40,7 @@ use crate::{
     state::{Project, Run, State},
     sys::at,
     tree::{RelPath, scan::Scan},
+    user,
 };
 
 /// The largest `/etc/passwd` and `/etc/group` that are read from an image, in bytes.
@@ -199,7 +200,7 @@ impl Cold<'_> {
                 .map_err(|_| BuildError::WorkdirIsNoDirectory { path: workdir.clone() })?,
             uid: ids.uid.into(),
             gid: ids.gid.into(),
-            top: top_entry(self.plan)?,
+            top: Some(top_entry(self.plan)?),
         };
         phase.end(Amount::default());
         Ok(Made { container, workdir, options })

@@ -5,10 +5,11 @@ use std::{io, path::PathBuf};
 use super::interrupt::{Interrupted, Signal};
 use crate::{
     archive::pack::PackError,
-    engine::{EngineError, StartError, user::UserError},
+    engine::{EngineError, StartError},
     outputs::OutputError,
     state::{Holder, StateError},
     tree::{RelPath, scan::ScanError},
+    user::UserError,
 };
 
 /// A failure of fastbuild's own, or of the engine's; the command's own failure is none.

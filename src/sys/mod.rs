@@ -3,6 +3,7 @@
 //! | piece | what it is for |
 //! |---|---|
 //! | [`at`] | one name in one open directory: look, rename, exchange, remove, never following a link |
+//! | [`clock`] | the clock of a file system, and how finely it tells moments apart |
 //! | [`metadata`] | directories read by handle, and what `lstat` says of their entries |
 //! | [`source_file`] | a source file opened for reading, and what the system says of it |
 //! | [`terminal`] | raw mode, size, and changes of the size |
@@ -13,6 +14,7 @@ pub mod at;
 #[cfg(not(unix))]
 #[path = "at_portable.rs"]
 pub mod at;
+pub mod clock;
 pub mod metadata;
 pub mod source_file;
 #[cfg(all(unix, feature = "client"))]
