@@ -445,7 +445,7 @@ proptest! {
     fn both_tiers_leave_the_same_host_behind(
         builds in prop::collection::vec((any_products(), any_edits()), 1..4), mode in any_mode()
     ) {
-        let mut hosts = [Way::Whole, Way::Delta].map(|way| Host::with(way));
+        let mut hosts = [Way::Whole, Way::Delta].map(Host::with);
         for (products, edits) in builds {
             let [whole, delta] = hosts.each_mut().map(|host| {
                 let outcome = host.build(&products, mode);
