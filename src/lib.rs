@@ -15,6 +15,7 @@
 //! | a build at each change | [`watch`] |
 //! | events -> what people and programs read | [`report`] |
 //! | what only one operating system has | [`sys`] |
+//! | who runs the command, as an image's tables have it | [`user`] |
 
 #![forbid(unsafe_code)]
 // Here and not for the workspace: tests may unwrap, and xtask talks to whoever started it.
@@ -40,6 +41,7 @@ pub mod report;
 pub mod state;
 pub mod sys;
 pub mod tree;
+pub mod user;
 #[cfg(feature = "client")]
 pub mod watch;
 #[cfg(feature = "client")]

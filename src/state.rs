@@ -5,6 +5,7 @@
 //! STATE/projects/<key>/lock        locked by the run that works on this source root
 //! STATE/projects/<key>/holder      who that is, for the message to those who wait
 //! STATE/projects/<key>/outputs     what fastbuild wrote on the host (crate::outputs::record)
+//! STATE/projects/<key>/index       what the sources hold (crate::tree::index)
 //! STATE/projects/<key>/journal     an apply that is under way (crate::outputs::journal)
 //! STATE/projects/<key>/workspace-* the project's workspace on one engine (crate::workspace)
 //! STATE/pruned-*                   when workspaces on one engine were last pruned (crate::workspace::daily)
@@ -223,6 +224,11 @@ impl Project {
     /// The record of outputs.
     pub fn record_path(&self) -> PathBuf {
         self.dir.join("outputs")
+    }
+
+    /// The digest index of the source tree.
+    pub fn index_path(&self) -> PathBuf {
+        self.dir.join("index")
     }
 
     /// The journal of an apply.

@@ -20,7 +20,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::{Stream as Chunks, StreamExt as _};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    sync::Mutex,
+    sync::{Mutex, mpsc},
     task::AbortHandle,
     time::{MissedTickBehavior, interval_at, timeout},
 };
@@ -30,7 +30,7 @@ use super::{
     protocol::{self, BadMessage, Failed, Failure, Hello, PROTOCOL, Reply, Request, Welcome},
 };
 use crate::{
-    build::channel::{self, ChunkReader},
+    build::channel::{self, Chunk, ChunkReader},
     engine::{AttachInput, AttachOutput, EngineError},
     report::events::Stream,
     tree::path::Escaped,
@@ -285,7 +285,8 @@ impl Event {
         }
     }
 
-    fn in_place_of(&self, awaited: &'static str) -> SessionError {
+    /// The error for what should have been something else.
+    pub fn in_place_of(&self, awaited: &'static str) -> SessionError {
         SessionError::Unexpected { came: self.name(), awaited }
     }
 }
@@ -695,10 +696,21 @@ impl Receiver {
     ) -> Result<T, SessionError> {
         let (sender, reader) = channel::to_blocking();
         let reading = tokio::task::spawn_blocking(move || read(reader));
+        let over = self.pass_data(sender).await;
+        let read = reading.await.map_err(|_| SessionError::Panicked);
+        over?;
+        read
+    }
+
+    /// Passes the data that comes next to a reader; see [`Receiver::receive_data`].
+    ///
+    /// # Errors
+    /// See there.
+    pub async fn pass_data(&mut self, to: mpsc::Sender<Chunk>) -> Result<(), SessionError> {
         let over = loop {
             match self.next().await {
                 Ok(Event::Data(bytes)) => {
-                    if sender.send(Ok(bytes)).await.is_err() {
+                    if to.send(Ok(bytes)).await.is_err() {
                         self.data = Data::PassedOver;
                         break Ok(());
                     }
@@ -710,12 +722,9 @@ impl Receiver {
         };
         if over.is_err() {
             // Whoever has stopped reading needs no telling.
-            let _ = sender.send(Err(io::ErrorKind::UnexpectedEof.into())).await;
+            let _ = to.send(Err(io::ErrorKind::UnexpectedEof.into())).await;
         }
-        drop(sender);
-        let read = reading.await.map_err(|_| SessionError::Panicked);
-        over?;
-        read
+        over
     }
 
     /// How much went over the wire so far.

@@ -25,13 +25,18 @@ impl Signal {
         }
     }
 
-    /// What a process exits with that it ended: 128 and its number.
-    pub fn exit_code(self) -> u8 {
-        128 + match self {
+    /// Its number, as Linux counts them.
+    pub fn number(self) -> u8 {
+        match self {
             Signal::HangUp => 1,
             Signal::Interrupt => 2,
             Signal::Terminate => 15,
         }
+    }
+
+    /// What a process exits with that it ended: 128 and its number.
+    pub fn exit_code(self) -> u8 {
+        128 + self.number()
     }
 }
 

@@ -8,7 +8,6 @@ mod docker;
 mod error;
 pub mod labels;
 mod reference;
-pub mod user;
 
 pub use docker::{
     ApiVersion, ArchiveStream, AttachInput, AttachOutput, Attached, ContainerFacts, ContainerId,

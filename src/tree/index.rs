@@ -19,6 +19,7 @@ use std::{
     fs::{self, File},
     io::{self, Read as _, Write as _},
     path::Path,
+    time::Duration,
 };
 
 use sha2::{Digest as _, Sha256};
@@ -41,6 +42,9 @@ const SEAL: usize = 32;
 
 /// More than any tree needs; whatever is larger is no index. In bytes.
 const LARGEST: u64 = 4 << 30;
+
+/// What one write puts into a file in a millisecond, if not more. In bytes.
+const WRITTEN_IN_A_MILLI: u64 = 64 << 10;
 
 /// Digests by path and stamp.
 #[derive(Debug, Clone, Default)]
@@ -81,8 +85,10 @@ impl HashedAt {
     /// Whether a change after `moment` must have given another stamp.
     fn is_past(&self, stamp: &Stamp, newest: Timestamp) -> bool {
         let granularity = self.granularity_for(stamp);
+        // A write gives its file the time at which it begins, and whoever reads meanwhile sees a part of it.
+        let writing = Duration::from_millis(stamp.size / WRITTEN_IN_A_MILLI);
         let changed = stamp.mtime.max(stamp.ctime);
-        let is_older_than = |moment: Timestamp| changed < moment.before_by(granularity.span());
+        let is_older_than = |moment: Timestamp| changed < moment.before_by(granularity.span() + writing);
         match granularity {
             Granularity::Tick => is_older_than(self.moment),
             Granularity::Coarse => is_older_than(self.moment) && is_older_than(newest),
@@ -336,7 +342,7 @@ mod tests {
     }
 
     fn ago(millis: u64) -> Timestamp {
-        NOW.before_by(std::time::Duration::from_millis(millis))
+        NOW.before_by(Duration::from_millis(millis))
     }
 
     fn stamp(ino: u64, changed: Timestamp) -> Stamp {
@@ -394,7 +400,7 @@ mod tests {
         for dir in 0..40u64 {
             for file in 0..50 {
                 let mut stamp = stamp((1 << (dir % 60)) | (file * 977), ago(60_000 + 1_001 * file));
-                stamp.size = 1 << (file % 40);
+                stamp.size = 1 << (file % 20);
                 stamp.dev = DEVICE + dir % 3;
                 stamp.mtime.secs -= (file % 4).cast_signed() * 1_000_000_000;
                 entries.push(entry(&format!("dir{dir}/sub-{}/f{file}.txt", file % 7), stamp));
@@ -470,6 +476,15 @@ mod tests {
             let by_mtime = Stamp { mtime: changed, ctime: old, ..stamp(1, old) };
             assert_eq!(home.believes(by_mtime, &tick), changed < ago(20), "{changed:?}");
         }
+    }
+
+    /// One that was begun before the hashing may still be under way, and will not change the stamp again.
+    #[test]
+    fn a_large_file_has_to_be_older_by_the_time_that_writing_it_takes() {
+        let home = Home::new();
+        let large = |changed| Stamp { size: 64 << 20, ..stamp(1, changed) };
+        assert!(!home.believes(large(ago(1_000)), &hashed_at(Granularity::Tick)));
+        assert!(home.believes(large(ago(1_100)), &hashed_at(Granularity::Tick)));
     }
 
     #[test]

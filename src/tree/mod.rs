@@ -4,6 +4,7 @@
 //! manifest into a tar stream; [`crate::outputs`] holds what comes back against it. Nothing here knows of engines.
 
 pub mod delta;
+pub mod hash;
 pub mod ignore;
 pub mod index;
 pub mod node;
@@ -173,9 +174,20 @@ impl Manifest {
         Manifest { entries }
     }
 
+    /// Takes entries that are in order already.
+    fn from_sorted(entries: Vec<Entry>) -> Manifest {
+        debug_assert!(entries.is_sorted_by(|a, b| a.path < b.path));
+        Manifest { entries }
+    }
+
     /// The entries in order.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
+    }
+
+    /// The entries in order, to be changed and made a manifest again.
+    pub fn into_entries(self) -> Vec<Entry> {
+        self.entries
     }
 
     /// The index of the entry at `path`.

@@ -195,6 +195,11 @@ impl Differing {
         self.buckets[bucket_of(path, self.buckets.len())]
     }
 
+    /// Whether the bucket of this number ([`bucket_of`]) is one.
+    pub fn holds_bucket(&self, bucket: usize) -> bool {
+        self.buckets.get(bucket).copied().unwrap_or(true)
+    }
+
     /// As bytes, one bit for each bucket, the lowest first.
     pub fn to_bytes(&self) -> Vec<u8> {
         let byte = |bits: &[bool]| bits.iter().rev().fold(0, |byte, bit| byte << 1 | u8::from(*bit));

@@ -45,7 +45,7 @@ impl Ours {
         self.at(path, &self.before).is_some() && self.at(path, &self.after).is_none()
     }
 
-    fn at<'a>(&self, path: &RelPath, record: &'a Record) -> Option<&'a Written> {
+    fn at(&self, path: &RelPath, record: &Record) -> Option<Written> {
         join_host_path(&self.root, path).and_then(|path: PathBuf| record.get(Path::new(&path)))
     }
 }

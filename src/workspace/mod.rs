@@ -22,7 +22,7 @@ pub mod list;
 pub mod mark;
 mod told;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -46,6 +46,9 @@ use crate::{
 
 /// How often a name that another run has just taken, or a container that vanishes, is looked at again.
 const LOOKS: u32 = 3;
+
+/// How long the agent may take to end what a session left.
+const FREEING: Duration = Duration::from_secs(5);
 
 /// The signal that tells the agent that its client is dead.
 pub const CLIENT_IS_DEAD: &str = "SIGUSR1";
@@ -558,6 +561,19 @@ impl Workspace {
     /// The engine's. A workspace that is gone or has stopped is none.
     pub async fn end_session(&self) -> Result<(), EngineError> {
         end_session(&self.docker, &self.container).await
+    }
+
+    /// Ends whatever session is open, and waits until nothing of it is left: the agent welcomes nobody before.
+    ///
+    /// # Errors
+    /// The engine's, and the agent's when it does not answer. Where the container has stopped, nothing runs in it.
+    pub async fn free(&mut self) -> Result<(), WorkspaceError> {
+        self.end_session().await?;
+        if self.docker.state(&self.container).await.is_ok_and(|state| state.running) {
+            let settings = Settings { patience: FREEING, ..Settings::default() };
+            self.open(&settings, &[]).await?.close().await?;
+        }
+        Ok(self.left_well()?)
     }
 
     /// What is behind a session that ended before its time: the engine, the container, or the agent itself.
