@@ -8,6 +8,7 @@
 //! STATE/projects/<key>/index       what the sources hold (crate::tree::index)
 //! STATE/projects/<key>/journal     an apply that is under way (crate::outputs::journal)
 //! STATE/projects/<key>/workspace-* the project's workspace on one engine (crate::workspace)
+//! STATE/pruned-*                   when workspaces on one engine were last pruned (crate::workspace::daily)
 //! STATE/id                         tells this directory's workspaces on an engine from another machine's
 //! STATE/projects/<key>/displaced/  the user's files that were in a product's way
 //! ```
@@ -138,6 +139,11 @@ impl State {
         let is_key = key.len() == 16 && key.bytes().all(|b| b.is_ascii_hexdigit());
         let dir = self.root.join("projects").join(key);
         (is_key && dir.is_dir()).then(|| Project { dir, key: key.to_owned() })
+    }
+
+    /// When workspaces on the engine at `engine` were last pruned by themselves.
+    pub fn pruned_path(&self, engine: &str) -> PathBuf {
+        self.root.join(format!("pruned-{}", short_hash(engine.as_bytes())))
     }
 
     /// Six hexadecimal digits that tell this state directory from others that use the same engine.

@@ -94,7 +94,7 @@ pub fn make(settings: &Settings, env: &Environment) -> Result<Plan, PlanError> {
     refuse_wrong_exchange(settings, &subdirectory, &outputs.value)?;
     let terminal = terminal(settings, env.terminals);
     Ok(Plan {
-        engine: endpoint::decide(settings, env)?,
+        engine: endpoint::decide(settings.host.as_ref(), env)?,
         ignore: IgnorePlan {
             patterns: settings.patterns.clone(),
             outputs: left_out(&outputs.value, settings.seed.value, &subdirectory),

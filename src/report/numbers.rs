@@ -61,6 +61,14 @@ pub fn fine_seconds(took: Duration) -> String {
     if secs < 0.9995 { format!("{secs:.3}") } else { seconds(took) }
 }
 
+/// A length of time in its largest unit: `12s`, `5m`, `3h`, `6d`.
+pub fn rough(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let units = [("d", 24 * 60 * 60), ("h", 60 * 60), ("m", 60), ("s", 1)];
+    let (name, unit) = units.into_iter().find(|(_, unit)| seconds >= *unit).unwrap_or(("s", 1));
+    format!("{}{name}", count(seconds / unit))
+}
+
 /// Bytes moved in a time -> `12.3 MB/s`; none while there is nothing to divide.
 pub fn rate(moved: u64, took: Duration) -> Option<String> {
     let secs = took.as_secs_f64();
@@ -115,6 +123,14 @@ mod tests {
             [(400, "0.000"), (31_400, "0.031"), (999_400, "0.999"), (999_600, "1.00"), (6_210_000, "6.21")]
         {
             assert_eq!(fine_seconds(Duration::from_micros(micros)), text, "{micros}");
+        }
+    }
+
+    #[test]
+    fn a_rough_time_has_one_unit() {
+        for (seconds, text) in [(0, "0s"), (59, "59s"), (119, "1m"), (7200, "2h"), (86_400 * 1234, "1,234d")]
+        {
+            assert_eq!(rough(Duration::from_secs(seconds)), text);
         }
     }
 

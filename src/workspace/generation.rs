@@ -45,6 +45,16 @@ impl Generation {
         Generation(given.collect())
     }
 
+    /// The value of that name.
+    pub fn get(&self, what: &str) -> Option<&str> {
+        self.0.iter().find(|(name, _)| name == what).map(|(_, value)| value.as_str())
+    }
+
+    /// All values with their names.
+    pub fn values(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(what, value)| (what.as_str(), value.as_str()))
+    }
+
     /// For the label.
     pub fn to_label(&self) -> String {
         // Pairs of strings can always be written.

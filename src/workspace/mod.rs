@@ -13,8 +13,10 @@
 //! |---|---|
 //! | [`generation`] | what makes a new workspace when it changes |
 //! | [`mark`] | what the state directory knows of a workspace |
+//! | [`daily`] | the automatic limits |
 //! | [`list`] | all workspaces of an engine, and which of them go |
 
+pub mod daily;
 pub mod generation;
 pub mod list;
 pub mod mark;
