@@ -70,7 +70,14 @@ fn peak(engine: &Engine, image: &str, dir: &Path) -> Result<f64> {
     let report = dir.join("peak");
     let mut command = Command::new("time");
     command.args(["--quiet", "--format=%M"]).arg("--output").arg(&report).arg(demo::fastbuild());
-    command.arg("--source").arg(dir.join("source")).args(["--image", image, "--quiet", "--output", "out"]);
+    command.arg("--source").arg(dir.join("source")).args([
+        "--image",
+        image,
+        "--quiet",
+        "--no-keep",
+        "--output",
+        "out",
+    ]);
     command.args(["--", "sh", "-c", "mkdir ../copy && cp -r . ../copy/ && mv ../copy out"]);
     run::capture(engine.point(&mut command))?;
     let text = fs_err::read_to_string(&report)?;
