@@ -108,8 +108,10 @@ fn of_true(table: &Table) -> Vec<Figure> {
 /// The promise depends on the size: a share of `docker exec`, or so much above it.
 fn against_exec(table: &Table) -> Figure {
     let files = table.site.files;
-    let about =
-        format!("nothing changed, against `docker exec`, {} files", super::page::thousands(files.into()));
+    let about = format!(
+        "nothing changed, against `docker exec`, {} files",
+        super::page::thousands(table.site.count().into())
+    );
     if files > 20_000 {
         let measured = table.above(What::WarmNoop, What::Exec);
         return Figure {

@@ -29,13 +29,13 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use self::{
     contender::{Contender, Pace, What},
     idle::Idle,
     meter::{Interrupt, Meter},
-    stage::{Edited, Project, Stage, Workload},
+    stage::{Container, Edited, Project, Stage, Workload},
     stats::Samples,
 };
 use crate::{
@@ -60,6 +60,9 @@ pub struct Options {
     /// Only contenders whose name contains this, beside the base line (may be repeated)
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
+    /// The fastbuild to measure [default: this source, optimised]
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
     /// Measure peak memory with a 3 GB file and with 100,000 new products too
     #[arg(long)]
     memory: bool,
@@ -77,6 +80,13 @@ struct Plan {
     rounds: u32,
     /// Every how many rounds those that take long have their turn.
     seldom: u32,
+}
+
+impl Plan {
+    /// Round 0, which is not measured, has everybody.
+    fn seldom_have_a_turn(&self, round: u32) -> bool {
+        round == 0 || (round - 1).is_multiple_of(self.seldom)
+    }
 }
 
 const SIZES: [u32; 3] = [2_000, 20_000, 100_000];
@@ -103,12 +113,13 @@ impl Options {
                 _ => 9,
             };
             let rounds = self.rounds.unwrap_or(rounds);
+            let seldom = if self.quick { 1 } else { 3 };
             let count = page::thousands(u64::from(site.count()));
-            let plan = |title: String, workload| Plan { title, site, workload, rounds, seldom: 3 };
+            let plan = |title: String, workload| Plan { title, site, workload, rounds, seldom };
             plans.push(plan(format!("`true`, {count} files"), TRUE));
             if files <= 5_000 {
                 plans.push(Plan {
-                    seldom: 2,
+                    seldom: seldom.min(2),
                     rounds: rounds.div_ceil(2),
                     ..plan(format!("`jekyll build`, {count} files"), JEKYLL)
                 });
@@ -132,6 +143,14 @@ impl Options {
             None => Ok(root().join("docs")),
         }
     }
+}
+
+/// What is measured, and in which image.
+pub struct Subject {
+    /// fastbuild.
+    program: PathBuf,
+    /// Of all containers.
+    image: String,
 }
 
 /// Everything measured on one stage.
@@ -173,8 +192,7 @@ pub async fn run(options: Options) -> Result<()> {
     let engine = engine::ensure().await?;
     say("images");
     let image = images::ensure(&engine, &images::BENCH).await?;
-    say("fastbuild itself, optimised");
-    demo::build_fastbuild()?;
+    let program = program(options.program.as_deref())?;
     for (program, package) in [("docker", "docker.io"), ("git", "git"), ("rsync", "rsync"), ("time", "time")]
     {
         debian::ensure_program(program, package)?;
@@ -185,10 +203,22 @@ pub async fn run(options: Options) -> Result<()> {
     let measured = {
         let engine = Arc::clone(&engine);
         // Blocking, start to end: what is measured are processes, one after the other.
-        tokio::task::spawn_blocking(move || measure(&engine, &image, &options, &interrupt)).await
+        tokio::task::spawn_blocking(move || {
+            measure(&engine, &Subject { program, image }, &options, &interrupt)
+        })
+        .await
     };
     listening.abort();
     measured.map_err(|panic| anyhow!(panic))?
+}
+
+fn program(given: Option<&Path>) -> Result<PathBuf> {
+    if let Some(given) = given {
+        return Ok(std::path::absolute(given)?);
+    }
+    say("fastbuild itself, optimised");
+    demo::build_fastbuild()?;
+    Ok(demo::fastbuild())
 }
 
 /// Hands every wish to end to `interrupt`.
@@ -203,16 +233,16 @@ async fn listen(interrupt: Arc<Interrupt>) -> Result<()> {
     }
 }
 
-fn measure(engine: &Engine, image: &str, options: &Options, interrupt: &Arc<Interrupt>) -> Result<()> {
+fn measure(engine: &Engine, subject: &Subject, options: &Options, interrupt: &Arc<Interrupt>) -> Result<()> {
     stage::remove_leftovers()?;
     let _cache = stage::BuildCache::remember()?;
     let mut tables = Vec::new();
     for plan in options.plans() {
-        tables.push(table(engine, image, options, interrupt, &plan)?);
+        tables.push(table(engine, subject, options, interrupt, &plan)?);
     }
     let mut page = page::page(&heading(engine)?, &tables);
     if options.memory {
-        page += &memory::measure(engine, image)?;
+        page += &memory::measure(engine, &subject.program, &subject.image)?;
     }
     println!("{page}");
     let dir = options.directory()?;
@@ -234,7 +264,7 @@ fn heading(engine: &Engine) -> Result<page::Machine> {
 
 fn table(
     engine: &Engine,
-    image: &str,
+    subject: &Subject,
     options: &Options,
     interrupt: &Arc<Interrupt>,
     plan: &Plan,
@@ -242,59 +272,18 @@ fn table(
     say(&plan.title);
     let dir = stage::directory()?;
     let meter = Meter::new(engine, dir.path(), Arc::clone(interrupt))?;
-    let stage = Stage::new(dir, meter, image.to_owned(), plan.site, plan.workload);
+    let stage = Stage::new(dir, meter, subject, plan.site, plan.workload);
     note("making trees and containers");
-    let whole = plan.workload.output.is_none();
-    let any = |whats: &[What]| whats.iter().any(|&what| options.wants(what));
-    let project = |name, whats: &[What]| any(whats).then(|| Project::new(&stage, name)).transpose();
-
-    let kept = Project::new(&stage, "kept")?;
-    let git = project("git", if whole { &[What::WarmCheckout] } else { &[] })?;
-    let first = project("first", if whole { &[What::First, What::FirstTar] } else { &[] })?;
-    let upload = project("upload", if whole { &[What::Upload, What::UploadTar] } else { &[] })?;
-    let collect = project("collect", if whole { &[What::Collect, What::CollectTar] } else { &[] })?;
-    let shared = stage.tree("shared")?;
-    let mounted = stage.tree("mounted")?;
-    let [by_cp, by_tar, by_rsync] = [stage.container(&[])?, stage.container(&[])?, stage.container(&[])?];
-    let with_mount = stage.container(&["-v", &others::mount_of(&mounted)])?;
-    let by_hand = RefCell::new(None);
-    let client = any(&[What::BuildKit]).then(|| others::buildkit_client(&stage)).transpose()?.flatten();
-
-    let mut contenders = ours::kept(&stage, &kept);
-    contenders.push(ours::cold(&stage, &kept));
-    if whole {
-        contenders.extend(ours::kept_further(&stage, &kept));
-    }
-    if let Some(project) = &git {
-        contenders.push(ours::checkout(&stage, project)?);
-    }
-    if let Some(project) = &first {
-        contenders.extend(ours::first(&stage, project, &by_hand));
-    }
-    if let Some(project) = &upload {
-        contenders.extend(ours::upload(&stage, project)?);
-    }
-    if let Some(project) = &collect {
-        contenders.extend(ours::collect(&stage, project)?);
-    }
-    if any(&[What::Floor]) && plan.site.files <= FLOOR_UP_TO {
-        contenders.push(others::floor(&stage, &engine.docker, &shared)?);
-    }
-    contenders.push(others::docker_cp(&stage, &shared, &by_cp));
-    contenders.push(others::tar(&stage, &shared, &by_tar));
-    contenders.push(others::rsync(&stage, &shared, &by_rsync)?);
-    contenders.extend(others::mounted(&stage, &mounted, &with_mount));
-    match &client {
-        Some(client) => contenders.push(others::buildkit(&stage, &shared, client)?),
-        None => note("BuildKit is left out: no docker client in PATH builds with it"),
-    }
+    let ground = Ground::new(&stage, options)?;
+    let mut contenders = ground.ours(&stage)?;
+    contenders.extend(ground.others(&stage, engine, options)?);
     contenders.retain(|contender| options.wants(contender.what));
 
-    let samples = rounds(&stage, plan, &contenders, &shared)?;
+    let samples = rounds(&stage, plan, &contenders, &ground.shared)?;
     note("counting bytes and memory");
-    let accounts = accounts(&stage, plan, &contenders, &shared)?;
-    let idle = kept.find_workspace().and_then(|()| idle::look(&stage, &kept.workspace()))?;
-    let state = kept.state_bytes().map(Some)?;
+    let accounts = accounts(&stage, plan, &contenders, &ground.shared)?;
+    let idle = ground.kept.find_workspace().and_then(|()| idle::look(&stage, &ground.kept.workspace()))?;
+    let state = Some(ground.kept.state_bytes()?);
     note("cleaning up");
     Ok(Table {
         title: plan.title.clone(),
@@ -305,6 +294,96 @@ fn table(
         state,
         idle,
     })
+}
+
+/// The trees and containers of one table. Contenders that would disturb each other have their own.
+struct Ground<'a> {
+    kept: Project<'a>,
+    /// These four are there for a command of which everything comes back, where somebody wants them.
+    git: Option<Project<'a>>,
+    first: Option<Project<'a>>,
+    upload: Option<Project<'a>>,
+    collect: Option<Project<'a>>,
+    /// The last container that a first build by hand made.
+    by_hand: RefCell<Option<Container>>,
+    /// All the others' tree, edited once in a round.
+    shared: PathBuf,
+    mounted: PathBuf,
+    by_cp: Container,
+    by_tar: Container,
+    by_rsync: Container,
+    with_mount: Container,
+    /// A docker client that builds with BuildKit.
+    client: Option<PathBuf>,
+}
+
+impl<'a> Ground<'a> {
+    fn new(stage: &'a Stage, options: &Options) -> Result<Ground<'a>> {
+        let any = |whats: &[What]| whats.iter().any(|&what| options.wants(what));
+        let whole = stage.workload.output.is_none();
+        let project =
+            |name, whats: &[What]| (whole && any(whats)).then(|| Project::new(stage, name)).transpose();
+        let mounted = stage.tree("mounted")?;
+        Ok(Ground {
+            kept: Project::new(stage, "kept")?,
+            git: project("git", &[What::WarmCheckout])?,
+            first: project("first", &[What::First, What::FirstTar])?,
+            upload: project("upload", &[What::Upload, What::UploadTar])?,
+            collect: project("collect", &[What::Collect, What::CollectTar])?,
+            by_hand: RefCell::new(None),
+            shared: stage.tree("shared")?,
+            by_cp: stage.container(&[])?,
+            by_tar: stage.container(&[])?,
+            by_rsync: stage.container(&[])?,
+            with_mount: stage.container(&["-v", &others::mount_of(&mounted)])?,
+            mounted,
+            client: any(&[What::BuildKit]).then(|| others::buildkit_client(stage)).transpose()?.flatten(),
+        })
+    }
+
+    fn ours<'g>(&'g self, stage: &'g Stage) -> Result<Vec<Contender<'g>>> {
+        let mut contenders = ours::kept(stage, &self.kept);
+        contenders.push(ours::cold(stage, &self.kept));
+        if stage.workload.output.is_none() {
+            contenders.extend(ours::kept_further(stage, &self.kept));
+        }
+        if let Some(project) = &self.git {
+            contenders.push(ours::checkout(stage, project)?);
+        }
+        if let Some(project) = &self.first {
+            contenders.extend(ours::first(stage, project, &self.by_hand));
+        }
+        if let Some(project) = &self.upload {
+            contenders.extend(ours::upload(stage, project)?);
+        }
+        if let Some(project) = &self.collect {
+            contenders.extend(ours::collect(stage, project)?);
+        }
+        Ok(contenders)
+    }
+
+    fn others<'g>(
+        &'g self,
+        stage: &'g Stage,
+        engine: &'g Engine,
+        options: &Options,
+    ) -> Result<Vec<Contender<'g>>> {
+        let mut contenders = vec![
+            others::docker_cp(stage, &self.shared, &self.by_cp),
+            others::tar(stage, &self.shared, &self.by_tar),
+            others::rsync(stage, &self.shared, &self.by_rsync)?,
+        ];
+        contenders.extend(others::mounted(stage, &self.mounted, &self.with_mount));
+        if options.wants(What::Floor) && stage.site.files <= FLOOR_UP_TO {
+            contenders.push(others::floor(stage, &engine.docker, &self.shared)?);
+        }
+        match &self.client {
+            Some(client) => contenders.push(others::buildkit(stage, &self.shared, client)?),
+            None if !options.wants(What::BuildKit) => {}
+            None => note("BuildKit is left out: no docker client in PATH builds with it"),
+        }
+        Ok(contenders)
+    }
 }
 
 /// Round 0 is not measured: files come into the page cache, workspaces are made, each contender is seen to work.
@@ -320,7 +399,7 @@ fn rounds(
         let begun = Instant::now();
         for n in stats::order(contenders.len(), round) {
             let contender = &contenders[n];
-            if contender.what.pace() == Pace::Seldom && round % plan.seldom != 0 {
+            if contender.what.pace() == Pace::Seldom && !plan.seldom_have_a_turn(round) {
                 continue;
             }
             stage.meter.check()?;
@@ -356,8 +435,13 @@ fn accounts(
             counted = Some(contender.turn(round, |timed| stage.meter.account(timed))?);
         }
         let near = counted.context("nothing was counted")?;
-        let far_peak = contender.project.and_then(|project| project.last().far_peak);
-        accounts.insert(contender.what, Account { near, far_peak });
+        let said = contender.project.and_then(|project| project.last().warm);
+        accounts.insert(contender.what, Account { near, far_peak: said.map(|warm| warm.peak_memory) });
+        if let (Some(said), Some(passed)) = (said, near.wire) {
+            let said = said.sent + said.received;
+            let name = contender.what.name();
+            ensure!(said <= passed, "{name}: fastbuild counts {said} bytes on the wire, and {passed} passed");
+        }
     }
     Ok(accounts)
 }

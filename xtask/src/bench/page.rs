@@ -108,7 +108,7 @@ const NOTES: &str = "\n## How it is measured\n\n\
     on a local disk here; on a mount that crosses a virtual machine or a network it would be another row.\n\
     - All of the others start with one file edited. With `true` the whole tree is what comes back; with `jekyll build` it is `_site`.\n\
     - Bytes on the wire, both ways, are counted by a proxy in front of the engine's socket; the peak here is that of the \
-    largest process on this side. Both are counted in turns that are not timed.\n";
+    largest process on this side (docker's client for most of the others). Both are counted in turns that are not timed.\n";
 
 fn line(page: &mut String, cells: &[String]) {
     // Writing to a string cannot fail.

@@ -12,12 +12,11 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-use super::meter::Meter;
+use super::{Subject, meter::Meter};
 use crate::{
-    demo,
     run::{self, note, scratch_dir},
     site::{self, Site},
 };
@@ -28,6 +27,8 @@ pub const WORKDIR: &str = "/workspace";
 const LABEL: &str = "dev.fastbuild.bench";
 /// On each container that fastbuild makes; its value is the name of the project's directory in the state.
 const LABEL_PROJECT: &str = "dev.fastbuild.project";
+/// What tells a workspace from the container of a cold build.
+const KEPT: &str = "label=dev.fastbuild.tier=warm";
 const DIRECTORY: &str = "bench-";
 
 /// What is built, and what of it comes back.
@@ -56,6 +57,8 @@ pub struct Stage {
     dir: tempfile::TempDir,
     /// Runs their children.
     pub meter: Meter,
+    /// fastbuild.
+    program: PathBuf,
     /// The image of all containers.
     pub image: String,
     /// What the trees are.
@@ -72,8 +75,15 @@ pub fn directory() -> Result<tempfile::TempDir> {
 
 impl Stage {
     /// A stage in a directory of [`directory`].
-    pub fn new(dir: tempfile::TempDir, meter: Meter, image: String, site: Site, workload: Workload) -> Stage {
-        Stage { dir, meter, image, site, workload }
+    pub fn new(
+        dir: tempfile::TempDir,
+        meter: Meter,
+        subject: &Subject,
+        site: Site,
+        workload: Workload,
+    ) -> Stage {
+        let (program, image) = (subject.program.clone(), subject.image.clone());
+        Stage { dir, meter, program, image, site, workload }
     }
 
     /// A path of the stage's own.
@@ -238,11 +248,20 @@ impl BuildCache {
         Ok(BuildCache { before: build_records()? })
     }
 
+    /// A record that others build on goes after them, and what an image has too stays with the image.
     fn prune(&self) -> Result<()> {
-        for id in build_records()?.difference(&self.before) {
-            quiet_docker(&["builder", "prune", "--force", "--all", "--filter", &format!("id={id}")])?;
+        let mut left = usize::MAX;
+        loop {
+            let records = build_records()?;
+            let ours: Vec<&String> = records.difference(&self.before).collect();
+            if ours.len() >= left || ours.is_empty() {
+                return Ok(());
+            }
+            left = ours.len();
+            for id in ours {
+                quiet_docker(&["builder", "prune", "--force", "--all", "--filter", &format!("id={id}")])?;
+            }
         }
-        Ok(())
     }
 }
 
@@ -327,7 +346,7 @@ impl<'a> Project<'a> {
 
     /// Runs fastbuild.
     pub fn fastbuild(&self, options: &[&str], command: &[&str]) -> Result<()> {
-        let mut fastbuild = Command::new(demo::fastbuild());
+        let mut fastbuild = Command::new(&self.stage.program);
         fastbuild.arg("--source").arg(&self.tree).args(["--image", &self.stage.image, "--progress", "json"]);
         fastbuild.args(options).arg("--").args(command);
         // Nothing of the user's settings decides here, and no index or cache of another project is met.
@@ -356,8 +375,8 @@ impl<'a> Project<'a> {
     /// Looks for the container that is this project's workspace, running.
     pub fn find_workspace(&self) -> Result<()> {
         let key = key(&self.state)?;
-        let filter = format!("label={LABEL_PROJECT}={key}");
-        let ids = self.stage.docker(["ps", "-q", "--no-trunc", "--filter", &filter])?;
+        let project = format!("label={LABEL_PROJECT}={key}");
+        let ids = self.stage.docker(["ps", "-q", "--no-trunc", "--filter", &project, "--filter", KEPT])?;
         let one = ids.lines().next();
         let id = one.with_context(|| format!("fastbuild keeps no workspace running for {:?}", self.tree))?;
         *self.workspace.borrow_mut() = id.to_owned();
@@ -416,14 +435,21 @@ fn remove_containers_of(state: &Path) {
 pub struct Report {
     /// Files that went up.
     pub uploaded: u64,
-    /// Files that came back.
-    pub collected: u64,
-    /// Why a run that could have been warm was not.
-    pub cold: Option<String>,
-    /// The warm tier's own count of bytes on its stream, both ways.
-    pub wire: Option<u64>,
-    /// Peak memory of the far end, in bytes.
-    pub far_peak: Option<u64>,
+    /// What the workspace cost; none when the build was cold.
+    pub warm: Option<Warm>,
+    /// Why a build that should have been warm was not.
+    cold_instead: Option<String>,
+}
+
+/// fastbuild's own account of a warm build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct Warm {
+    /// Bytes to the workspace, without what the engine's protocol adds.
+    pub sent: u64,
+    /// Bytes from it.
+    pub received: u64,
+    /// The far end's peak memory, in bytes.
+    pub peak_memory: u64,
 }
 
 /// The events that [`Report`] is made of; `docs/events.md` has them.
@@ -435,11 +461,10 @@ enum Event {
         done: Amount,
     },
     ColdInstead {
-        why: serde_json::Value,
+        detail: String,
     },
     Finished {
-        wire: Option<Wire>,
-        far_peak: Option<u64>,
+        warm: Option<Warm>,
     },
     #[serde(other)]
     Other,
@@ -448,12 +473,6 @@ enum Event {
 #[derive(Deserialize)]
 struct Amount {
     files: u64,
-}
-
-#[derive(Deserialize)]
-struct Wire {
-    sent: u64,
-    received: u64,
 }
 
 impl Report {
@@ -469,13 +488,8 @@ impl Report {
                 .with_context(|| format!("fastbuild reported {:?}", String::from_utf8_lossy(line)))?;
             match event {
                 Event::PhaseEnded { phase, done } if phase == "upload" => report.uploaded += done.files,
-                Event::PhaseEnded { phase, done } if phase == "collect" => report.collected += done.files,
-                Event::ColdInstead { why } => report.cold = Some(why.to_string()),
-                Event::Finished { wire, far_peak } => {
-                    report.wire = wire.map(|wire| wire.sent + wire.received);
-                    report.far_peak = far_peak;
-                    finished = true;
-                }
+                Event::ColdInstead { detail } => report.cold_instead = Some(detail),
+                Event::Finished { warm } => (report.warm, finished) = (warm, true),
                 Event::PhaseEnded { .. } | Event::Other => {}
             }
         }
@@ -486,10 +500,9 @@ impl Report {
     /// # Errors
     /// When the build was cold.
     pub fn warm(&self) -> Result<()> {
-        match &self.cold {
-            Some(why) => bail!("the build was cold: {why}"),
-            None => Ok(()),
-        }
+        let why = self.cold_instead.as_deref().unwrap_or("fastbuild does not say why");
+        ensure!(self.warm.is_some(), "the build was cold: {why}");
+        Ok(())
     }
 }
 
@@ -503,10 +516,18 @@ mod tests {
             b"warning: x\n\
               {\"fastbuild\":1,\"time\":0.1,\"event\":\"planned\",\"image\":\"x\"}\n\
               {\"fastbuild\":1,\"time\":0.2,\"event\":\"phase-ended\",\"phase\":\"upload\",\"done\":{\"files\":3,\"bytes\":9},\"took\":1}\n\
-              {\"fastbuild\":1,\"time\":0.3,\"event\":\"finished\",\"exit_code\":0,\"applied\":null,\"took\":1}\n",
+              {\"fastbuild\":1,\"time\":0.3,\"event\":\"finished\",\"exit_code\":0,\"warm\":{\"sent\":5,\"received\":6,\"peak_memory\":7}}\n",
         )
         .unwrap();
-        assert_eq!(report, Report { uploaded: 3, ..Report::default() });
+        assert_eq!(
+            report,
+            Report {
+                uploaded: 3,
+                warm: Some(Warm { sent: 5, received: 6, peak_memory: 7 }),
+                cold_instead: None
+            }
+        );
+        assert!(report.warm().is_ok() && Report::default().warm().is_err());
         assert!(Report::read(b"no event\n").is_err());
     }
 }
