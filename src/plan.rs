@@ -19,7 +19,8 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::tree::RelPath;
 
-pub use endpoint::BadEndpoint;
+pub use endpoint::{BadEndpoint, decide as decide_engine};
+pub(crate) use host_path::join as join_host_path;
 pub use make::{PlanError, make};
 pub use outputs::OutputError;
 

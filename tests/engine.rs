@@ -15,7 +15,7 @@ use bytes::Bytes;
 use fastbuild::{
     engine::{
         Attached, ContainerId, ContainerSpec, Delivery, Docker, EngineError, Entrypoint, PathKind, Removed,
-        StartError,
+        Serves, Sizes, StartError,
     },
     plan::{Endpoint, EnvVar, Stdin, Terminal},
     report::events::Stream,
@@ -48,6 +48,7 @@ fn spec(command: &[&str]) -> ContainerSpec {
         labels: [("fastbuild.test".to_owned(), "engine".to_owned())].into(),
         terminal: Terminal::None,
         stdin: Stdin::Empty,
+        serves: Serves::OneCommand,
         network: Some("none".to_owned()),
         memory: None,
         nano_cpus: None,
@@ -630,7 +631,7 @@ async fn requests_to_an_engine_that_has_gone_say_so() {
         docker.wait(&id).await.err().unwrap(),
         docker.kill(&id, "SIGINT").await.err().unwrap(),
         docker.remove("x").await.err().unwrap(),
-        docker.list(&[]).await.err().unwrap(),
+        docker.list(&[], Sizes::Skip).await.err().unwrap(),
     ];
     for error in gone {
         assert!(matches!(error, EngineError::Gone { .. }), "{error:?}");
@@ -677,14 +678,14 @@ async fn a_container_is_found_by_its_label_and_removed_once() {
     docker.start(&container.id).await.unwrap();
 
     let labels = [LABEL.to_owned(), format!("fastbuild.test.one={}", spec.name)];
-    let found = docker.list(&labels).await.unwrap();
+    let found = docker.list(&labels, Sizes::Skip).await.unwrap();
     let [one] = &found[..] else { panic!("{found:?}") };
     assert_eq!((&one.id, &one.name, one.state.as_str()), (&container.id, &spec.name, "running"));
     assert_eq!(one.labels["fastbuild.test.one"], spec.name);
 
     assert_eq!(docker.remove(&spec.name).await.unwrap(), Removed::Now);
     assert_eq!(docker.remove(&spec.name).await.unwrap(), Removed::Already);
-    assert_eq!(docker.list(&labels).await.unwrap(), []);
+    assert_eq!(docker.list(&labels, Sizes::Skip).await.unwrap(), []);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -18,7 +18,7 @@ use crate::{
     engine::{ArchiveStream, ContainerId, Docker, EngineError},
     outputs::{
         record::Record,
-        stage::{Scope, Staged, Staging, StagingOptions, Uploaded, stage_path},
+        stage::{Contents, Scope, Staged, Staging, StagingOptions, Uploaded, stage_path},
         target::Target,
     },
     plan::{Output, Outputs, Plan, Take},
@@ -148,7 +148,7 @@ impl Collecting<'_> {
         blocking(move || {
             let uploaded = uploaded.as_ref().map(|(scan, packed)| Uploaded {
                 manifest: &scan.manifest,
-                sent: &packed.sent,
+                contents: Contents::Sent(&packed.sent),
                 looked_at: scan.looked_at,
             });
             let uploaded = uploaded.zip(wanted.uploaded_at);

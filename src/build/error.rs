@@ -4,11 +4,14 @@ use std::{io, path::PathBuf};
 
 use super::interrupt::{Interrupted, Signal};
 use crate::{
+    agent::near::SessionError,
     archive::pack::PackError,
-    engine::{EngineError, StartError, user::UserError},
+    engine::{EngineError, StartError},
     outputs::OutputError,
     state::{Holder, StateError},
     tree::{RelPath, scan::ScanError},
+    user::UserError,
+    workspace::WorkspaceError,
 };
 
 /// A failure of fastbuild's own, or of the engine's; the command's own failure is none.
@@ -20,6 +23,20 @@ pub enum BuildError {
     /// The command did not start.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// The workspace, or the agent in it.
+    #[error(transparent)]
+    Workspace(#[from] WorkspaceError),
+    /// The session with the agent. [`WorkspaceError`] says what is behind it.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The agent could not start the command.
+    #[error("could not start the command {what:?} in the workspace: {detail}")]
+    NotStarted {
+        /// The program.
+        what: String,
+        /// What was tried, and what the system said.
+        detail: String,
+    },
     /// The source tree could not be read.
     #[error(transparent)]
     Scan(#[from] ScanError),
@@ -160,6 +177,8 @@ impl BuildError {
             BuildError::Start(StartError::NotExecutable { .. }) => {
                 Some("make it executable (chmod +x), or run it by its interpreter: sh SCRIPT".to_owned())
             }
+            BuildError::Workspace(error) => error.advice(),
+            BuildError::Session(error) => error.advice(),
             BuildError::ImageMissing { image } => {
                 Some(format!("pull it (docker pull {image}), or leave out --pull never"))
             }

@@ -256,6 +256,54 @@ fn devcontainer_note(devcontainer: &Devcontainer) -> String {
     }
 }
 
+/// What commands on workspaces need to know.
+#[derive(Debug, Clone)]
+pub struct WorkspaceSettings {
+    /// The engine's address as it was given; none means the default.
+    pub host: Option<Decision<String>>,
+    /// The source root: canonical.
+    pub source: Decision<PathBuf>,
+    /// Where fastbuild was started: canonical.
+    pub started_in: PathBuf,
+    /// The limits.
+    pub limits: WorkspacePlan,
+}
+
+impl WorkspaceSettings {
+    /// Weighs the sources of these few settings; `host` and `source` are the flags.
+    ///
+    /// # Errors
+    /// As [`Settings::gather`].
+    pub fn gather(
+        host: &Option<String>,
+        source: &Option<PathBuf>,
+        env: &Environment,
+    ) -> Result<WorkspaceSettings, ConfigError> {
+        // Nothing is sent, so no root is too much.
+        let mut args = RunArgs::default();
+        (args.host, args.source, args.yes) = (host.clone(), source.clone(), true);
+        let place = source::find(&args, env)?;
+        let keys = place.file.map(|file| file.keys).unwrap_or_default();
+        Ok(WorkspaceSettings {
+            limits: workspace_limits(env, &keys)?,
+            host: self::host(&args, env, keys.host)?,
+            source: place.root,
+            started_in: place.started_in,
+        })
+    }
+}
+
+fn host(
+    args: &RunArgs,
+    env: &Environment,
+    key: Option<Decision<String>>,
+) -> Result<Option<Decision<String>>, ConfigError> {
+    Ok(text("--host", &args.host)?
+        .or(env.setting("FASTBUILD_HOST", units::text)?)
+        .or(key)
+        .or(env.setting("DOCKER_HOST", units::text)?))
+}
+
 impl Settings {
     /// Weighs every source.
     ///
@@ -313,10 +361,7 @@ impl Settings {
                 .or(env.setting("FASTBUILD_PULL", choices::choose)?)
                 .or(keys.pull)
                 .unwrap_or(default(PullPolicy::Missing, "asked only for what the engine does not have")),
-            host: text("--host", &args.host)?
-                .or(env.setting("FASTBUILD_HOST", units::text)?)
-                .or(keys.host)
-                .or(env.setting("DOCKER_HOST", units::text)?),
+            host: host(args, env, keys.host)?,
             platform: text("--platform", &args.platform)?
                 .or(env.setting("FASTBUILD_PLATFORM", units::text)?)
                 .or(keys.platform)

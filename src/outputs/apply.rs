@@ -23,9 +23,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     OutputError, host_error,
     journal::{self, Journal},
-    ops::{Action, Identity, Op, Over, SHADOW, Slot, lossless},
+    ops::{Action, Afterwards, Identity, Op, Over, SHADOW, Slot, lossless},
     record::{Content, Record, Written},
-    stage::{Claim, Stage, Staged, digest_of, free_name_beside},
+    stage::{Claim, Found, Stage, Staged, digest_of, free_name_beside},
     target::{Target, Walk, is_absence},
 };
 use crate::{
@@ -36,7 +36,7 @@ use crate::{
 };
 
 #[cfg(all(test, unix))]
-mod tests;
+pub(super) mod tests;
 
 /// Where an apply keeps its books.
 #[derive(Debug, Clone)]
@@ -169,7 +169,7 @@ fn finish_entry(
         record.forget(&target.absolute(&path.0));
     }
     let seen = stage.now().map_err(host_error("make a file in", &stage.path))?;
-    note_claims(record, target, &entry.claims, &done.conflicts, seen);
+    note_claims(record, target, (&entry.ops, &entry.claims), &done.conflicts, seen);
     Ok(Recovered { files, lost: lost.len() as u64 })
 }
 
@@ -291,8 +291,6 @@ fn carry_out(outputs: &mut [Staged], displaced: &Path) -> Result<CarriedOut, Out
         let failure = executor.carry_out_all(&output.ops).err();
         let mut undo = std::mem::take(&mut executor.undo);
         let mut done = executor.into_done();
-        // From here on it counts what was done. The record is about to need the room.
-        output.ops = Vec::new();
         done.absorb(std::mem::take(&mut output.prepared.done));
         let saved = match &failure {
             None => rescue(
@@ -365,7 +363,7 @@ fn finish(
             record.forget(&output.target.absolute(path));
         }
         let seen = output.stage.now().map_err(host_error("make a file in", &output.stage.path))?;
-        note_claims(record, &output.target, &output.claims, &done.conflicts, seen);
+        note_claims(record, &output.target, (&output.ops, &output.claims), &done.conflicts, seen);
         let late = done.conflicts.len() as u64;
         let beside = done.conflicts.iter().filter(|late| late.beside.is_some()).count() as u64;
         outcome.applied.written += output.applied.written.saturating_sub(beside);
@@ -410,25 +408,46 @@ fn warn_unsettled(path: &RelPath, settled: io::Result<()>) {
     }
 }
 
+/// Notes what is fastbuild's now: what the steps put in place, and what was right already.
 fn note_claims(
     record: &mut Record,
     target: &Target,
-    claims: &[Claim],
+    (ops, claims): (&[Op], &[Claim]),
     late: &[LateConflict],
     seen: Timestamp,
 ) {
     let late: HashSet<&RelPath> = late.iter().map(|late| &late.path).collect();
     let mut walk = Walk::new(&target.dir);
-    for claim in claims {
-        if late.contains(&claim.path) {
-            continue;
+    let mut note = |path: &RelPath, what: &Content, is: Found| {
+        let Ok(Some(look)) = walk.look(path) else { return };
+        let (still, seen) = match is {
+            Found::Directory => (true, seen),
+            Found::File(id) => (id == Identity::from(&look), seen),
+            Found::Untouched(stamp, since) => (stamp == look.stamp, since),
+        };
+        if still && !late.contains(path) {
+            let entry = Written { what: what.clone(), mode: look.mode, stamp: look.stamp, seen };
+            record.set(&target.absolute(path), entry);
         }
-        let Ok(Some(look)) = walk.look(&claim.path) else { continue };
-        if claim.id.is_some_and(|id| id != Identity::from(&look)) {
-            continue;
+    };
+    for (path, what, is) in ops.iter().filter_map(claimed_by) {
+        note(path, what, is);
+    }
+    for Claim { path, what, is } in claims {
+        note(path, what, *is);
+    }
+}
+
+/// What a step makes fastbuild's.
+fn claimed_by(op: &Op) -> Option<(&RelPath, &Content, Found)> {
+    match (&op.action, op.then) {
+        (Action::Put { slot, .. }, Afterwards::Fastbuilds) => {
+            Some((&op.path, &slot.what, Found::File(slot.id)))
         }
-        let entry = Written { what: claim.what.clone(), mode: look.mode, stamp: look.stamp, seen };
-        record.set(&target.absolute(&claim.path), entry);
+        (Action::MakeDir { .. }, Afterwards::Fastbuilds) => {
+            Some((&op.path, &Content::Directory, Found::Directory))
+        }
+        _ => None,
     }
 }
 
@@ -971,10 +990,15 @@ fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
     let shadow_root = RelPath::new(SHADOW).unwrap_or_default();
     let (inside, outside): (Vec<Op>, Vec<Op>) =
         std::mem::take(&mut output.ops).into_iter().partition(|op| op.path.strip_prefix(&root).is_some());
+    let claims: Vec<_> = inside
+        .iter()
+        .filter_map(claimed_by)
+        .map(|(path, what, is)| Claim { path: path.clone(), what: what.clone(), is })
+        .collect();
     let moved = inside.into_iter().map(|mut op| {
         op.action.translate(&copied);
         let tail = op.path.strip_prefix(&root).unwrap_or_default();
-        Op { path: shadow_root.append(&tail), action: op.action }
+        Op { path: shadow_root.append(&tail), ..op }
     });
     let in_place = |path: &RelPath| root.append(&path.strip_prefix(&shadow_root).unwrap_or_default());
     let mut executor = Executor::new(&shadow, &output.stage, Attempt::First);
@@ -983,9 +1007,16 @@ fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
     })?;
     let done = executor.into_done();
     settle_directories(&shadow, &done);
-    for id in output.claims.iter_mut().filter_map(|claim| claim.id.as_mut()) {
-        *id = copied.get(id).copied().unwrap_or(*id);
+    for claim in &mut output.claims {
+        // A further name changes the moment of a file's last change.
+        let id = match claim.is {
+            Found::Directory => continue,
+            Found::File(id) => id,
+            Found::Untouched(stamp, _) => Identity::of_file(&stamp),
+        };
+        claim.is = Found::File(copied.get(&id).copied().unwrap_or(id));
     }
+    output.claims.extend(claims);
     output.prepared.done = Done {
         made: Vec::new(),
         loosened: BTreeMap::new(),
@@ -1009,7 +1040,8 @@ fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
     let look =
         at::look(&output.stage.dir, SHADOW).map_err(failed("look at the new tree in", &output.stage))?;
     if let Some(look) = look {
-        output.ops.push(Op { path: root, action: Action::Swap { shadow: look.stamp.ino } });
+        let action = Action::Swap { shadow: look.stamp.ino };
+        output.ops.push(Op { path: root, action, then: Afterwards::Nobodys });
     }
     Ok(())
 }

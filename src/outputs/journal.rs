@@ -37,7 +37,7 @@ pub struct Entry<'a> {
     pub stage: PathBuf,
     /// In order.
     pub ops: Cow<'a, [Op]>,
-    /// What is fastbuild's afterwards.
+    /// What is fastbuild's afterwards, beside what the steps put in place.
     pub claims: Cow<'a, [Claim]>,
     /// What is nobody's afterwards.
     pub forgets: Vec<Path>,
@@ -65,7 +65,7 @@ pub struct Journal<'a> {
     pub entries: Vec<Entry<'a>>,
 }
 
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 impl<'a> Journal<'a> {
     /// A journal of this version.
@@ -109,7 +109,7 @@ mod native {
 
     use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
 
-    use crate::outputs::record::PathText;
+    use crate::outputs::ops::PathText;
 
     pub fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
         PathText::from(path.as_os_str().as_encoded_bytes()).serialize(serializer)

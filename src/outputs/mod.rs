@@ -18,6 +18,7 @@
 pub mod apply;
 pub mod decide;
 mod fold;
+pub mod host;
 pub mod journal;
 pub mod ops;
 pub mod record;
@@ -27,7 +28,10 @@ pub mod target;
 
 use std::{io, path::PathBuf};
 
-use crate::{archive::reader::ReadError, tree::RelPath};
+use crate::{
+    archive::reader::ReadError,
+    tree::{RelPath, node::NodeError},
+};
 
 /// Why products did not reach the host. Unless an error says otherwise, the host is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +44,15 @@ pub enum OutputError {
         /// What was wrong with which entry.
         source: Box<ReadError>,
     },
-    /// The archive is well formed and still no tree.
+    /// What the container listed cannot be read.
+    #[error("the list of products that the container sent for {output:?} was refused")]
+    BadList {
+        /// The output, as it was asked for.
+        output: String,
+        /// What was wrong with which entry.
+        source: NodeError,
+    },
+    /// The archive or the list is well formed and still no tree.
     #[error("what the container sent for {output:?} was refused: the entry \"{path}\" {why}")]
     NoTree {
         /// The output, as it was asked for.
@@ -156,7 +168,7 @@ impl OutputError {
     /// What a user could do next; none when the message says it all.
     pub fn advice(&self) -> Option<String> {
         let text = match self {
-            OutputError::Refused { .. } | OutputError::NoTree { .. } => {
+            OutputError::Refused { .. } | OutputError::BadList { .. } | OutputError::NoTree { .. } => {
                 "the host is as it was; nothing from this container can be trusted further than this entry"
             }
             OutputError::DiskFull { .. } | OutputError::DoesNotFit { .. } => {

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::record::{Content, PathText};
+use super::record::Content;
 use crate::{
     sys::at::Look,
-    tree::{RelPath, Timestamp},
+    tree::{RelPath, Stamp, Timestamp},
 };
 
 /// One step at one path, relative to the target's handle.
@@ -19,6 +19,18 @@ pub struct Op {
     pub path: RelPath,
     /// What.
     pub action: Action,
+    /// Whose the path is when it is done.
+    pub then: Afterwards,
+}
+
+/// Whose a path is after a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Afterwards {
+    /// What was put there is fastbuild's: a later run may replace and delete it.
+    Fastbuilds,
+    /// The step says nothing about it.
+    Nobodys,
 }
 
 /// What a step does.
@@ -107,8 +119,15 @@ impl From<&Look> for Identity {
             Some(crate::tree::Kind::Directory) => {
                 Identity { dev: stamp.dev, ino: stamp.ino, size: 0, mtime: Timestamp::default() }
             }
-            _ => Identity { dev: stamp.dev, ino: stamp.ino, size: stamp.size, mtime: stamp.mtime },
+            _ => Identity::of_file(&stamp),
         }
+    }
+}
+
+impl Identity {
+    /// Of a file or link with this stamp.
+    pub fn of_file(stamp: &Stamp) -> Identity {
+        Identity { dev: stamp.dev, ino: stamp.ino, size: stamp.size, mtime: stamp.mtime }
     }
 }
 
@@ -162,5 +181,31 @@ pub(super) mod lossless {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RelPath, D::Error> {
         RelPath::new(PathText::deserialize(deserializer)?.into_bytes()).map_err(D::Error::custom)
+    }
+}
+
+/// A path in JSON: text where it is text, bytes where it is not.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum PathText {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl From<&[u8]> for PathText {
+    fn from(bytes: &[u8]) -> PathText {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => PathText::Text(text.to_owned()),
+            Err(_) => PathText::Bytes(bytes.to_owned()),
+        }
+    }
+}
+
+impl PathText {
+    pub(crate) fn into_bytes(self) -> Box<[u8]> {
+        match self {
+            PathText::Text(text) => text.into_bytes().into(),
+            PathText::Bytes(bytes) => bytes.into(),
+        }
     }
 }

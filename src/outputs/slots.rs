@@ -81,6 +81,11 @@ impl SlotWriters {
         failure.map_or(Ok(()), Err)
     }
 
+    /// Notes what a slot became that was written elsewhere.
+    pub fn note(&mut self, number: u64, id: Identity) {
+        self.written.insert(number, id);
+    }
+
     /// What a [`pending`] identity turned out to be; every other one is itself.
     pub fn settled(&self, id: Identity) -> Identity {
         if id.dev == PENDING { self.written.get(&id.ino).copied().unwrap_or(id) } else { id }

@@ -1,46 +1,59 @@
-//! Checked entries of one output -> steps, with the bytes they need in slots beside the target.
+//! What a container says it made -> steps, with the bytes they need in slots beside the target.
 //!
-//! Nothing of the host's is changed here. Small files are held in memory until it is known whether anybody needs them;
-//! large ones go to a slot as they arrive, unless size and mtime are those that were uploaded: then they are only
-//! hashed, and in the rare case that the build changed them all the same they are asked for again
-//! ([`Staging::refetch`]). So a large source tree that comes back unchanged costs no disk.
+//! Products come in one of two ways: as a whole archive, in which what is missing is gone ([`whole`](Staging::receive),
+//! the cold tier), or as a list of what differs, of which only those contents are asked for that are needed
+//! ([`delta`](Staging::expect), the warm tier). Either way each product is held against the host and what fastbuild
+//! knows here, by the one table in [`super::decide`], and becomes a step. Nothing of the host's is changed.
+//!
+//! | file | what |
+//! |---|---|
+//! | `stage/whole.rs` | an archive, entry by entry |
+//! | `stage/delta.rs` | a list of nodes, then the contents that were asked for |
+//! | `stage/parents.rs` | directories that something needs and nothing names |
+//! | [`dir`] | the staging directory and its place |
+
+mod delta;
+pub mod dir;
+mod parents;
+#[cfg(all(test, unix))]
+mod tests;
+mod whole;
 
 use std::{
-    collections::HashMap,
+    collections::HashSet,
     fmt::Write as _,
     io::{self, Read, Write},
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
 };
 
-use cap_std::{ambient_authority, fs::Dir};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use self::parents::Opened;
+pub use self::{
+    delta::{Listed, Wanted},
+    dir::{Stage, remove_stage, stage_path},
+};
 use super::{
     OutputError,
     apply::Prepared,
     decide::{BuildHas, HostHas, Known, ModeIs, Verdict, decide},
     fold::same_when_folded,
+    host::HostSide,
     host_error,
-    ops::{Action, Identity, Op, Over, Slot, lossless},
+    ops::{Action, Afterwards, Identity, Op, Over, Slot, lossless},
     record::{Content, Record},
-    slots::{self, SlotWriters, SmallFile},
+    slots::SlotWriters,
     target::{Target, Walk},
 };
 use crate::{
     archive::{
         pack::Sent,
-        reader::{Incoming, IncomingKind, Limits, Naming, ReadError, Reader},
+        reader::{Incoming, Limits, ReadError},
     },
     plan::ApplyMode,
     report::events::{Amount, Applied, Warning},
     sys::at::{self, Look},
-    tree::{
-        Digest, Kind, Manifest, RelPath, Stamp, Timestamp,
-        ignore::Rules,
-        scan::{STAGE_PREFIX, Scan, ScanOptions, scan},
-    },
+    tree::{Digest, Kind, Manifest, RelPath, Stamp, Timestamp, scan::STAGE_PREFIX},
 };
 
 /// A file up to this size, in bytes, is held in memory until it is known whether it is needed.
@@ -61,25 +74,49 @@ const BESIDE: &str = ".fastbuild-new";
 pub struct Uploaded<'a> {
     /// The source tree as it was scanned.
     pub manifest: &'a Manifest,
-    /// What was sent of each entry; none for one that was not.
-    pub sent: &'a [Option<Sent>],
+    /// What its files held.
+    pub contents: Contents<'a>,
     /// When the scan looked, by the host's clock.
     pub looked_at: Timestamp,
 }
 
+/// What the files of a manifest held, by index.
+#[derive(Debug, Clone, Copy)]
+pub enum Contents<'a> {
+    /// As it was sent, in the cold tier; none for an entry that was not.
+    Sent(&'a [Option<Sent>]),
+    /// As it was hashed, in the warm tier, under the very stamp that the manifest has; none for a file that did not go in.
+    Digests(&'a [Option<Digest>]),
+}
+
 impl Uploaded<'_> {
-    /// What the host had at the manifest's entry `index`; none when it was not sent.
+    /// What the host had at the manifest's entry `index`; none when it did not go in.
     fn base(&self, index: usize) -> Option<Base> {
         let entry = self.manifest.entries().get(index)?;
-        let (what, mode, stamp) = match &entry.kind {
-            Kind::Directory => (Content::Directory, entry.mode, entry.stamp),
-            Kind::Symlink { target } => (Content::Symlink(target.clone()), entry.mode, entry.stamp),
-            Kind::File { .. } => {
-                let sent = self.sent.get(index)?.as_ref()?;
+        let (what, mode, stamp) = match (&entry.kind, self.contents) {
+            (Kind::Directory, _) => (Content::Directory, entry.mode, entry.stamp),
+            (Kind::Symlink { target }, _) => (Content::Symlink(target.clone()), entry.mode, entry.stamp),
+            (Kind::File { .. }, Contents::Sent(sent)) => {
+                let sent = sent.get(index)?.as_ref()?;
                 (Content::File(sent.digest), sent.mode, sent.stamp)
+            }
+            (Kind::File { .. }, Contents::Digests(digests)) => {
+                (Content::File((*digests.get(index)?)?), entry.mode, entry.stamp)
             }
         };
         Some(Base { from: KnownFrom::Upload, what, mode, stamp, seen: self.looked_at })
+    }
+
+    /// Whether the host had anything at `index` that went in.
+    fn went_in(&self, index: usize) -> bool {
+        match (self.manifest.entries().get(index).map(|entry| &entry.kind), self.contents) {
+            (None, _) => false,
+            (Some(Kind::File { .. }), Contents::Sent(sent)) => matches!(sent.get(index), Some(Some(_))),
+            (Some(Kind::File { .. }), Contents::Digests(digests)) => {
+                matches!(digests.get(index), Some(Some(_)))
+            }
+            (Some(_), _) => true,
+        }
     }
 }
 
@@ -106,41 +143,51 @@ pub struct Staging<'a> {
     /// Before `stage`, so that nobody writes into it any more when it is removed.
     writers: SlotWriters,
     stage: Stage,
-    /// What the output's place held when the staging began; none when it is looked at path by path.
-    host: Option<Scan>,
+    /// What the output's place held when it was looked at as a whole; none when it is looked at path by path.
+    host: Option<HostSide>,
+    /// A moment before anything was looked at: what is found right is known to have been so then.
+    looked_at: Timestamp,
     /// What may still be staged before the disk counts as full, in bytes.
     room: u64,
-    /// Every path that the container sent, relative to the output's root.
-    seen: HashMap<RelPath, Seen>,
+    arrived: whole::Arrived,
+    /// Set by [`Staging::expect`].
+    expected: Option<delta::Expected>,
     /// Directories that the build did not get to make, because the user has something there -> where they went.
     redirects: Vec<(RelPath, RelPath)>,
+    /// Directories that the build left as they were, and that were therefore not looked at.
+    left: HashSet<RelPath>,
     ops: Vec<Op>,
     claims: Vec<Claim>,
     forgets: Vec<RelPath>,
-    refetch: Vec<(RelPath, Incoming)>,
     warnings: Vec<Warning>,
     applied: Applied,
     received: Amount,
 }
 
-/// What the container sent at one path.
-#[derive(Debug, Clone)]
-enum Seen {
-    Directory,
-    File { digest: Option<Digest>, slot: Option<u64> },
-    Symlink,
-}
-
-/// A path that will be fastbuild's when the steps are done.
+/// A path that is right already, and will be fastbuild's when the steps are done. What steps put in place is claimed by
+/// themselves ([`Afterwards`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
     /// Relative to the target's handle.
     #[serde(with = "lossless")]
     pub path: RelPath,
-    /// What it will be.
+    /// What it is.
     pub what: Content,
-    /// Which file it is: one that somebody else has put there since is not fastbuild's. None for directories.
-    pub id: Option<Identity>,
+    /// What was compared.
+    pub is: Found,
+}
+
+/// By what it is known that a path is still what was compared. One that somebody else has put there since, or written to,
+/// is not fastbuild's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Found {
+    /// A directory, which is nothing but its name.
+    Directory,
+    /// This file, not written to since.
+    File(Identity),
+    /// The same with the moment of its last change of any kind, and a moment before it was compared.
+    Untouched(Stamp, Timestamp),
 }
 
 /// Everything about one output that [`super::apply`] needs.
@@ -154,7 +201,7 @@ pub struct Staged {
     pub apply: ApplyMode,
     /// The steps, in order.
     pub ops: Vec<Op>,
-    /// What is fastbuild's afterwards.
+    /// What is fastbuild's afterwards, beside what the steps put there.
     pub claims: Vec<Claim>,
     /// What is nobody's afterwards.
     pub forgets: Vec<RelPath>,
@@ -164,105 +211,6 @@ pub struct Staged {
     pub applied: Applied,
     /// The whole new tree, when the output is exchanged as one.
     pub prepared: Prepared,
-}
-
-/// A staging directory: removed with all that is in it when dropped.
-#[derive(Debug)]
-pub struct Stage {
-    /// Its path, on the target's own file system.
-    pub path: PathBuf,
-    /// Its handle.
-    pub dir: Dir,
-    /// Atomic, because steps are carried out by several threads.
-    next: AtomicU64,
-    keep: bool,
-}
-
-impl Stage {
-    fn make(path: PathBuf) -> io::Result<Stage> {
-        let mut builder = std::fs::DirBuilder::new();
-        #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.create(&path)?;
-        let dir = Dir::open_ambient_dir(&path, ambient_authority())?;
-        Ok(Stage { path, dir, next: AtomicU64::new(0), keep: false })
-    }
-
-    /// Opens one that a crash left.
-    ///
-    /// # Errors
-    /// When it is not there.
-    pub fn reopen(path: &Path) -> io::Result<Stage> {
-        let dir = Dir::open_ambient_dir(path, ambient_authority())?;
-        // Numbers above every slot's, and above those that an earlier recovery gave away: the journal's are far below.
-        let names = at::names(&dir)?;
-        let taken = names.iter().filter_map(|name| std::str::from_utf8(name).ok()?.parse::<u64>().ok());
-        let next = taken.max().unwrap_or(0).max(u64::MAX / 2);
-        Ok(Stage { path: path.to_owned(), dir, next: AtomicU64::new(next), keep: false })
-    }
-
-    /// A number that no slot has.
-    pub fn number(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
-    /// Leaves it where it is: it holds something that has no other place.
-    pub fn keep(&mut self) {
-        self.keep = true;
-    }
-
-    /// Takes [`Stage::keep`] back.
-    pub fn release(&mut self) {
-        self.keep = false;
-    }
-
-    /// Now, by the clock of the file system on which the stage lies.
-    ///
-    /// # Errors
-    /// When no file can be made in it.
-    pub fn now(&self) -> io::Result<Timestamp> {
-        let name = self.number().to_string();
-        drop(at::create_file(&self.dir, name.as_bytes())?);
-        let look = at::look(&self.dir, name.as_bytes())?;
-        at::remove_file(&self.dir, name.as_bytes())?;
-        Ok(look.map_or(Timestamp::default(), |look| look.stamp.mtime))
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        if self.keep {
-            return;
-        }
-        if let Err(error) = remove_stage(&self.path) {
-            tracing::warn!(path = ?self.path, %error, "could not remove the staging directory");
-        }
-    }
-}
-
-/// Removes a staging directory and what is in it. Directories in it may be read-only: products have such.
-///
-/// # Errors
-/// Whatever the file system says, other than that it is gone.
-pub fn remove_stage(path: &Path) -> io::Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            make_enterable(&Dir::open_ambient_dir(path, ambient_authority())?)?;
-            std::fs::remove_dir_all(path)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
-fn make_enterable(dir: &Dir) -> io::Result<()> {
-    for name in at::names(dir)? {
-        if let Some(Look { kind: Some(Kind::Directory), .. }) = at::look(dir, &name)? {
-            at::set_mode(dir, &name, 0o700)?;
-            make_enterable(&at::open_dir(dir, &name)?)?;
-        }
-    }
-    Ok(())
 }
 
 /// Settings of a [`Staging`] that are the same for all outputs of a run.
@@ -292,13 +240,43 @@ impl<'a> Staging<'a> {
         uploaded: Option<(Uploaded<'a>, RelPath)>,
         options: StagingOptions<'a>,
     ) -> Result<Staging<'a>, OutputError> {
+        let mut staging = Staging::new(output, number, target, scope, uploaded, options)?;
+        if scope == Scope::Named {
+            staging.host = HostSide::scan(&staging.target);
+        }
+        // Of a whole source tree hardly anything changes; what does is looked at.
+        Ok(staging)
+    }
+
+    /// As [`Staging::begin`], for a named output whose place was looked at before ([`HostSide::look`]).
+    ///
+    /// # Errors
+    /// As [`Staging::begin`].
+    pub fn begin_seen(
+        output: &str,
+        number: usize,
+        target: Target,
+        host: HostSide,
+        uploaded: Option<(Uploaded<'a>, RelPath)>,
+        options: StagingOptions<'a>,
+    ) -> Result<Staging<'a>, OutputError> {
+        let mut staging = Staging::new(output, number, target, Scope::Named, uploaded, options)?;
+        staging.looked_at = staging.looked_at.min(host.looked_at());
+        staging.host = Some(host);
+        Ok(staging)
+    }
+
+    fn new(
+        output: &str,
+        number: usize,
+        target: Target,
+        scope: Scope,
+        uploaded: Option<(Uploaded<'a>, RelPath)>,
+        options: StagingOptions<'a>,
+    ) -> Result<Staging<'a>, OutputError> {
         let path = stage_path(&target, options.run, number)?;
         let stage = Stage::make(path.clone()).map_err(host_error("make the staging directory", path))?;
-        let host = match scope {
-            // Of a whole source tree hardly anything changes; what does is looked at.
-            Scope::Everything => None,
-            Scope::Named => scan_target(&target),
-        };
+        let looked_at = stage.now().map_err(host_error("make a file in", &stage.path))?;
         let (uploaded, uploaded_at) = match uploaded {
             Some((uploaded, at)) => (Some(uploaded), at),
             None => (None, RelPath::root()),
@@ -313,42 +291,20 @@ impl<'a> Staging<'a> {
             record: options.record,
             writers: SlotWriters::default(),
             stage,
-            host,
+            host: None,
+            looked_at,
             room: 0,
-            seen: HashMap::new(),
+            arrived: whole::Arrived::default(),
+            expected: None,
             redirects: Vec::new(),
+            left: HashSet::new(),
             ops: Vec::new(),
             claims: Vec::new(),
             forgets: Vec::new(),
-            refetch: Vec::new(),
             warnings: Vec::new(),
             applied: Applied::default(),
             received: Amount::default(),
         })
-    }
-
-    /// Takes a whole archive.
-    ///
-    /// # Errors
-    /// [`OutputError::Refused`] and [`OutputError::NoTree`] for what is hostile or cut short; whatever the host's disk
-    /// says.
-    pub fn receive(
-        &mut self,
-        from: impl Read,
-        naming: Naming,
-        progress: &dyn Fn(Amount),
-    ) -> Result<(), OutputError> {
-        self.room = self.free_bytes()?;
-        let mut reader = Reader::new(from, naming, LIMITS);
-        while let Some(entry) = reader.next_entry().map_err(|error| self.refused(error))? {
-            self.take(entry, &mut reader, progress)?;
-            progress(self.received);
-        }
-        if self.received.files == 0 {
-            // Whatever is there has an entry. Without one, everything would count as deleted by the build.
-            return Err(self.no_tree(RelPath::root(), "is missing, as all others are: the archive is empty"));
-        }
-        Ok(())
     }
 
     /// What may be staged before the disk would be full.
@@ -370,35 +326,6 @@ impl<'a> Staging<'a> {
         Ok(())
     }
 
-    /// The files that have to be asked for one by one, with [`Staging::receive_again`]: their size and mtime were the
-    /// uploaded ones, their content was not.
-    pub fn refetch(&self) -> Vec<RelPath> {
-        self.refetch.iter().map(|(path, _)| path.clone()).collect()
-    }
-
-    /// Takes the archive of one file of [`Staging::refetch`].
-    ///
-    /// # Errors
-    /// As [`Staging::receive`].
-    pub fn receive_again(&mut self, path: &RelPath, from: impl Read) -> Result<(), OutputError> {
-        self.room = self.free_bytes()?;
-        let mut reader = Reader::new(from, Naming::Prefixed, Limits { entries: 1, ..LIMITS });
-        let entry = reader.next_entry().map_err(|error| self.refused(error))?;
-        let Some(at) = self.refetch.iter().position(|(waiting, _)| waiting == path) else { return Ok(()) };
-        let (path, expected) = self.refetch.swap_remove(at);
-        match entry {
-            Some(Incoming { kind: IncomingKind::File { size }, .. }) => self.take_room(&path, size)?,
-            _ => return Err(self.no_tree(path, "was a file and is none any more")),
-        }
-        let (slot, digest) = self.stage_file(&mut reader.data())?;
-        self.settle_file(path, &expected, digest, Bytes::InSlot(slot))?;
-        let rest = reader.next_entry().map_err(|error| self.refused(error))?;
-        match rest {
-            None => Ok(()),
-            Some(extra) => Err(self.no_tree(extra.path, "was not asked for")),
-        }
-    }
-
     fn refused(&self, source: ReadError) -> OutputError {
         OutputError::Refused { output: self.output.clone(), source: Box::new(source) }
     }
@@ -407,107 +334,11 @@ impl<'a> Staging<'a> {
         OutputError::NoTree { output: self.output.clone(), path, why }
     }
 
-    fn take<R: Read>(
-        &mut self,
-        entry: Incoming,
-        reader: &mut Reader<R>,
-        progress: &dyn Fn(Amount),
-    ) -> Result<(), OutputError> {
-        self.check_place(&entry)?;
-        self.received.files += 1;
-        let path = entry.path.clone();
-        if path.is_root() && self.scope == Scope::Everything && entry.kind != IncomingKind::Directory {
-            return Err(self.no_tree(path, "is the working directory, and no directory any more"));
-        }
-        match &entry.kind {
-            IncomingKind::Directory => {
-                self.seen.insert(path.clone(), Seen::Directory);
-                self.settle_directory(path, &entry)
-            }
-            IncomingKind::Symlink { target } => {
-                self.seen.insert(path.clone(), Seen::Symlink);
-                self.settle_symlink(path, &entry, target)
-            }
-            IncomingKind::File { size } => {
-                let size = *size;
-                self.received.bytes += size;
-                self.take_file(path, entry, size, reader, progress)
-            }
-            IncomingKind::HardLink { target } => self.take_hard_link(path, &entry, target),
-            IncomingKind::Special(special) => {
-                self.warnings.push(Warning::SpecialOutput { path, special: *special });
-                Ok(())
-            }
-        }
-    }
-
-    /// A tree has each path once, below directories, and its root first.
-    fn check_place(&self, entry: &Incoming) -> Result<(), OutputError> {
-        let path = &entry.path;
-        if self.seen.contains_key(path) {
-            return Err(self.no_tree(path.clone(), "comes twice"));
-        }
-        match path.parent() {
-            None => {}
-            Some(parent) => match self.seen.get(&parent) {
-                Some(Seen::Directory) => {}
-                Some(_) => {
-                    return Err(self.no_tree(path.clone(), "lies below something that is no directory"));
-                }
-                None => return Err(self.no_tree(path.clone(), "comes before the directory that holds it")),
-            },
-        }
-        let reserved = path.components().any(|name| name.starts_with(STAGE_PREFIX.as_bytes()));
-        if reserved {
-            Err(self.no_tree(path.clone(), "has a name that fastbuild keeps for itself"))
-        } else {
-            Ok(())
-        }
-    }
-
-    fn take_file<R: Read>(
-        &mut self,
-        path: RelPath,
-        entry: Incoming,
-        size: u64,
-        reader: &mut Reader<R>,
-        progress: &dyn Fn(Amount),
-    ) -> Result<(), OutputError> {
-        if size <= SMALL {
-            let mut bytes = Vec::with_capacity(size as usize);
-            reader.data().read_to_end(&mut bytes).map_err(|error| self.broken_off(error))?;
-            let digest = Digest(Sha256::digest(&bytes).into());
-            return self.settle_file(path, &entry, digest, Bytes::InMemory(bytes));
-        }
-        let done = Amount { bytes: self.received.bytes - size, ..self.received };
-        let mut data = Metered { data: reader.data(), done, progress };
-        match self.presumed_unchanged(&path, &entry, size) {
-            Some(expected) => {
-                let digest = digest_of(&mut data).map_err(|error| self.broken_off(error))?;
-                if digest == expected {
-                    return self.settle_file(path, &entry, digest, Bytes::Elsewhere);
-                }
-                self.seen.insert(path.clone(), Seen::File { digest: Some(digest), slot: None });
-                self.refetch.push((path, entry));
-                Ok(())
-            }
-            None => {
-                self.take_room(&path, size)?;
-                let (slot, digest) = self.stage_file(&mut data)?;
-                self.settle_file(path, &entry, digest, Bytes::InSlot(slot))
-            }
-        }
-    }
-
-    /// The digest that a large file has unless the build changed it and put size and mtime back.
-    fn presumed_unchanged(&self, path: &RelPath, entry: &Incoming, size: u64) -> Option<Digest> {
-        let base = self.uploaded_base(path)?;
-        // Engines send whole seconds.
-        match base.what {
-            Content::File(digest) if base.stamp.size == size && base.stamp.mtime.secs == entry.mtime.secs => {
-                Some(digest)
-            }
-            _ => None,
+    /// A tree has no place for what only fastbuild makes.
+    fn refuse_reserved(&self, path: &RelPath) -> Result<(), OutputError> {
+        match path.components().any(|name| name.starts_with(STAGE_PREFIX.as_bytes())) {
+            true => Err(self.no_tree(path.clone(), "has a name that fastbuild keeps for itself")),
+            false => Ok(()),
         }
     }
 
@@ -523,6 +354,11 @@ impl<'a> Staging<'a> {
     /// Writes data to a new slot; gives its number and digest.
     fn stage_file(&mut self, data: &mut dyn Read) -> Result<(u64, Digest), OutputError> {
         let number = self.stage.number();
+        Ok((number, self.stage_into(number, data)?))
+    }
+
+    /// Writes data to the slot `number`; gives its digest.
+    fn stage_into(&mut self, number: u64, data: &mut dyn Read) -> Result<Digest, OutputError> {
         let name = number.to_string();
         let mut file = at::create_file(&self.stage.dir, name.as_bytes())
             .map_err(host_error("make a file in", &self.stage.path))?;
@@ -538,91 +374,11 @@ impl<'a> Staging<'a> {
             hasher.update(&buffer[..n]);
             file.write_all(&buffer[..n]).map_err(host_error("write to a file in", &self.stage.path))?;
         }
-        Ok((number, Digest(hasher.finalize().into())))
+        Ok(Digest(hasher.finalize().into()))
     }
 
-    /// A hard link is a file with its target's content; within one output it stays a link.
-    fn take_hard_link(
-        &mut self,
-        path: RelPath,
-        entry: &Incoming,
-        target: &RelPath,
-    ) -> Result<(), OutputError> {
-        let (digest, slot) = match self.seen.get(target) {
-            Some(Seen::File { digest: Some(digest), slot }) => (*digest, *slot),
-            Some(Seen::File { digest: None, .. }) | Some(_) => {
-                return Err(self.no_tree(path, "is a hard link to something that is no file"));
-            }
-            None => return Err(self.no_tree(path, "is a hard link to something that was not sent before it")),
-        };
-        if let Some(slot) = slot {
-            self.writers.settle()?;
-            let number = self.stage.number();
-            at::hard_link(
-                &self.stage.dir,
-                slot.to_string().as_bytes(),
-                &self.stage.dir,
-                number.to_string().as_bytes(),
-            )
-            .map_err(host_error("make a hard link in", &self.stage.path))?;
-            return self.settle_file(path, entry, digest, Bytes::InSlot(number));
-        }
-        // The target's bytes were not needed, so this run has no copy of them; the host's own file is linked if
-        // somebody needs them under the new name.
-        let target = self.target.prefix.append(target);
-        self.settle_file(path, entry, digest, Bytes::OnHost(target))
-    }
-
-    /// Decides about a file whose content is known, and keeps its bytes if they are needed.
-    fn settle_file(
-        &mut self,
-        path: RelPath,
-        entry: &Incoming,
-        digest: Digest,
-        bytes: Bytes,
-    ) -> Result<(), OutputError> {
-        let content = Content::File(digest);
-        self.seen.insert(path.clone(), Seen::File { digest: Some(digest), slot: None });
-        let settled = self.judge(&path, &content, entry.mode)?;
-        let slot = match (settled.needs_bytes(), bytes) {
-            (false, Bytes::InSlot(number)) => {
-                at::remove_file(&self.stage.dir, number.to_string().as_bytes())
-                    .map_err(host_error("remove a file in", &self.stage.path))?;
-                if let IncomingKind::File { size } = entry.kind {
-                    self.room += size;
-                }
-                None
-            }
-            (false, _) => None,
-            (true, Bytes::InMemory(bytes)) => {
-                self.take_room(&path, bytes.len() as u64)?;
-                let number = self.stage.number();
-                let file = SmallFile { number, bytes, mode: entry.mode, mtime: entry.mtime };
-                self.writers.write(&self.stage, file)?;
-                Some(Slot { number, id: slots::pending(number), what: content.clone() })
-            }
-            (true, Bytes::InSlot(number)) => {
-                self.finish_file(number, entry)?;
-                Some(self.slot(number, content.clone())?)
-            }
-            // The link is the host's own file: mode and time are not the build's to set.
-            (true, Bytes::OnHost(target)) => match self.link_from_host(&target, digest) {
-                Some(number) => Some(self.slot(number, content.clone())?),
-                None => None,
-            },
-            (true, Bytes::Elsewhere) => None,
-        };
-        if settled.needs_bytes() && slot.is_none() {
-            self.refetch.push((path, entry.clone()));
-            return Ok(());
-        }
-        let number = slot.as_ref().map(|slot| slot.number);
-        self.seen.insert(path.clone(), Seen::File { digest: Some(digest), slot: number });
-        self.plan_step(path, entry, content, settled, slot)
-    }
-
-    fn finish_file(&self, number: u64, entry: &Incoming) -> Result<(), OutputError> {
-        at::finish_by_name(&self.stage.dir, number.to_string().as_bytes(), entry.mode, entry.mtime)
+    fn finish_file(&self, number: u64, meta: Meta) -> Result<(), OutputError> {
+        at::finish_by_name(&self.stage.dir, number.to_string().as_bytes(), meta.mode, meta.mtime)
             .map_err(host_error("set mode and time of a file in", &self.stage.path))
     }
 
@@ -634,18 +390,22 @@ impl<'a> Staging<'a> {
         Ok(Slot { number, id: (&look).into(), what })
     }
 
-    fn settle_directory(&mut self, path: RelPath, entry: &Incoming) -> Result<(), OutputError> {
+    fn settle_directory(&mut self, path: RelPath, meta: Meta) -> Result<(), OutputError> {
         // The source root is the user's own directory, whatever mode the engine gave its copy.
         if path.is_root() && self.scope == Scope::Everything {
             return Ok(());
         }
-        let settled = self.judge(&path, &Content::Directory, entry.mode)?;
-        self.plan_step(path, entry, Content::Directory, settled, None)
+        let product = Product { what: &Content::Directory, mode: meta.mode, size: None };
+        let settled = self.judge(&path, product)?;
+        if settled.verdict == Verdict::Leave {
+            self.left.insert(path.clone());
+        }
+        self.plan_step(path, meta, Content::Directory, settled, None)
     }
 
-    fn settle_symlink(&mut self, path: RelPath, entry: &Incoming, target: &[u8]) -> Result<(), OutputError> {
+    fn settle_symlink(&mut self, path: RelPath, meta: Meta, target: &[u8]) -> Result<(), OutputError> {
         let content = Content::Symlink(target.into());
-        let settled = self.judge(&path, &content, entry.mode)?;
+        let settled = self.judge(&path, Product { what: &content, mode: meta.mode, size: None })?;
         let slot = if settled.needs_bytes() {
             let number = self.stage.number();
             at::symlink(&self.stage.dir, number.to_string().as_bytes(), target)
@@ -654,11 +414,22 @@ impl<'a> Staging<'a> {
         } else {
             None
         };
-        self.plan_step(path, entry, content, settled, slot)
+        self.plan_step(path, meta, content, settled, slot)
     }
 
-    /// Holds a product against the host.
-    fn judge(&self, path: &RelPath, product: &Content, mode: u32) -> Result<Settled, OutputError> {
+    /// Holds a product against the host, and sees to the directories above it when something has to be done there.
+    fn judge(&mut self, path: &RelPath, product: Product<'_>) -> Result<Settled, OutputError> {
+        let settled = self.hold_against_host(path, product)?;
+        match settled.verdict {
+            Verdict::Leave | Verdict::AlreadyRight => Ok(settled),
+            _ => match self.open_left(path)? {
+                Opened::InPlace => Ok(settled),
+                Opened::Elsewhere => self.hold_against_host(path, product),
+            },
+        }
+    }
+
+    fn hold_against_host(&self, path: &RelPath, product: Product<'_>) -> Result<Settled, OutputError> {
         if let Some(moved) = self.redirected(path) {
             return Ok(Settled { verdict: Verdict::Put, place: moved, host: None });
         }
@@ -667,22 +438,24 @@ impl<'a> Staging<'a> {
         let known = match &base {
             None => Known::Nothing,
             Some(base) if base.from == KnownFrom::Recorded => Known::Recorded,
-            Some(base) if base.what == *product && base.mode & 0o777 == mode => Known::UploadedUnchanged,
+            Some(base) if base.what == *product.what && base.mode & 0o777 == product.mode => {
+                Known::UploadedUnchanged
+            }
             Some(_) => Known::Uploaded,
         };
         if known == Known::UploadedUnchanged && self.scope == Scope::Everything {
             return Ok(Settled { verdict: Verdict::Leave, place, host: None });
         }
         let host = self.look(&place)?;
-        let has = self.compare(&place, host.as_ref(), base.as_ref(), Some((product, mode)))?;
+        let has = self.compare(&place, host.as_ref(), base.as_ref(), Some(product))?;
         let has = match has {
             // A directory of the user's own keeps the mode that he gave it.
-            HostHas::Product(ModeIs::Wrong) if base.is_none() && *product == Content::Directory => {
+            HostHas::Product(ModeIs::Wrong) if base.is_none() && *product.what == Content::Directory => {
                 HostHas::Product(ModeIs::Right)
             }
             // Hard links would carry a new mode to the tree that is still in place.
             HostHas::Product(ModeIs::Wrong)
-                if self.apply == ApplyMode::Atomic && *product != Content::Directory =>
+                if self.apply == ApplyMode::Atomic && *product.what != Content::Directory =>
             {
                 HostHas::AsKnown
             }
@@ -706,13 +479,9 @@ impl<'a> Staging<'a> {
     fn look(&self, place: &RelPath) -> Result<Option<Look>, OutputError> {
         if let Some(host) = &self.host
             && let Some(path) = place.strip_prefix(&self.target.prefix).filter(|path| !path.is_root())
-            && host.skipped.iter().all(|(special, _)| *special != path)
+            && let Some(look) = host.look_below(&path)
         {
-            return Ok(host.manifest.get(&path).map(|entry| Look {
-                kind: Some(entry.kind.clone()),
-                mode: entry.mode,
-                stamp: entry.stamp,
-            }));
+            return Ok(look);
         }
         Walk::new(&self.target.dir).look(place).map_err(host_error("look at", self.target.absolute(place)))
     }
@@ -725,7 +494,7 @@ impl<'a> Staging<'a> {
         let written = self.record.get(&self.target.absolute(&self.target.prefix.append(path)))?;
         Some(Base {
             from: KnownFrom::Recorded,
-            what: written.what.clone(),
+            what: written.what,
             mode: written.mode,
             stamp: written.stamp,
             seen: written.seen,
@@ -743,15 +512,15 @@ impl<'a> Staging<'a> {
         place: &RelPath,
         host: Option<&Look>,
         base: Option<&Base>,
-        product: Option<(&Content, u32)>,
+        product: Option<Product<'_>>,
     ) -> Result<HostHas, OutputError> {
         let Some(host) = host else { return Ok(HostHas::Nothing) };
-        let has = self.content(place, host, base, product.map(|(content, _)| content))?;
+        let has = self.content(place, host, base, product)?;
         let Some(has) = has else { return Ok(HostHas::Other) };
-        if let Some((content, mode)) = product
-            && *content == has
+        if let Some(product) = product
+            && *product.what == has
         {
-            let mode_is = if matches!(has, Content::Symlink(_)) || host.mode & 0o777 == mode {
+            let mode_is = if matches!(has, Content::Symlink(_)) || host.mode & 0o777 == product.mode {
                 ModeIs::Right
             } else {
                 ModeIs::Wrong
@@ -772,7 +541,7 @@ impl<'a> Staging<'a> {
         place: &RelPath,
         host: &Look,
         base: Option<&Base>,
-        product: Option<&Content>,
+        product: Option<Product<'_>>,
     ) -> Result<Option<Content>, OutputError> {
         let size = match &host.kind {
             Some(Kind::Directory) => return Ok(Some(Content::Directory)),
@@ -786,9 +555,17 @@ impl<'a> Staging<'a> {
         {
             return Ok(Some(Content::File(*digest)));
         }
+        if let Some(path) = place.strip_prefix(&self.target.prefix)
+            && self.host.as_ref().is_some_and(|side| side.is_as_recorded(&path))
+        {
+            return Ok(self.record.get(&self.target.absolute(place)).map(|written| written.what));
+        }
+        let may_be_it = |product: Product<'_>| {
+            matches!(product.what, Content::File(_)) && product.size.is_none_or(|wanted| wanted == size)
+        };
         let wanted = base
             .is_some_and(|base| matches!(base.what, Content::File(_)) && base.stamp.size == size)
-            || matches!(product, Some(Content::File(_)));
+            || product.is_some_and(may_be_it);
         if !wanted {
             return Ok(None);
         }
@@ -831,30 +608,10 @@ impl<'a> Staging<'a> {
         Ok(true)
     }
 
-    /// Links the host's own file to a new slot, if it still has the content.
-    fn link_from_host(&mut self, place: &RelPath, digest: Digest) -> Option<u64> {
-        let number = self.stage.number();
-        let name = number.to_string();
-        let mut walk = Walk::new(&self.target.dir);
-        let linked = walk
-            .parent(place)
-            .and_then(|(dir, entry)| at::hard_link(dir, entry, &self.stage.dir, name.as_bytes()))
-            .and_then(|()| at::open_file(&self.stage.dir, name.as_bytes()))
-            .and_then(|mut file| digest_of(&mut file));
-        match linked {
-            Ok(found) if found == digest => Some(number),
-            // Links are not to be had here, or somebody changed the file since: the container still has it.
-            _ => {
-                let _ = at::remove_file(&self.stage.dir, name.as_bytes());
-                None
-            }
-        }
-    }
-
     fn plan_step(
         &mut self,
         path: RelPath,
-        entry: &Incoming,
+        meta: Meta,
         what: Content,
         settled: Settled,
         slot: Option<Slot>,
@@ -865,29 +622,33 @@ impl<'a> Staging<'a> {
             Verdict::Leave => self.applied.unchanged += 1,
             Verdict::AlreadyRight => {
                 self.applied.unchanged += 1;
-                self.claim(place, what, host.as_ref().map(Identity::from));
+                self.claim_found(place, what, host.as_ref());
             }
             Verdict::SetMode => {
                 self.applied.written += 1;
                 if let Some(host) = &host {
-                    let action = Action::SetMode { mode: entry.mode, was: host.mode, of: host.into() };
-                    self.ops.push(Op { path: place.clone(), action });
+                    let action = Action::SetMode { mode: meta.mode, was: host.mode, of: host.into() };
+                    self.ops.push(Op { path: place.clone(), action, then: Afterwards::Nobodys });
+                    let is = match what {
+                        Content::Directory => Found::Directory,
+                        _ => Found::File(host.into()),
+                    };
+                    self.claims.push(Claim { path: place, what, is });
                 }
-                self.claim(place, what, host.as_ref().map(Identity::from));
             }
             Verdict::Put | Verdict::Replace | Verdict::Displace => {
                 self.applied.written += 1;
-                let id = slot.as_ref().map(|slot| slot.id);
+                let then = match self.redirected(&path) {
+                    None => Afterwards::Fastbuilds,
+                    Some(_) => Afterwards::Nobodys,
+                };
                 let action = match slot {
                     Some(slot) => Action::Put { slot, over },
-                    None => Action::MakeDir { mode: entry.mode, mtime: Some(entry.mtime), over },
+                    None => Action::MakeDir { mode: meta.mode, mtime: Some(meta.mtime), over },
                 };
-                self.ops.push(Op { path: place.clone(), action });
-                if self.redirected(&path).is_none() {
-                    self.claim(place, what, id);
-                }
+                self.ops.push(Op { path: place, action, then });
             }
-            Verdict::Beside => self.put_beside(path, place, entry, slot)?,
+            Verdict::Beside => self.put_beside(path, place, meta, slot)?,
             Verdict::Delete | Verdict::KeepEdited => {}
         }
         Ok(())
@@ -898,7 +659,7 @@ impl<'a> Staging<'a> {
         &mut self,
         path: RelPath,
         place: RelPath,
-        entry: &Incoming,
+        meta: Meta,
         slot: Option<Slot>,
     ) -> Result<(), OutputError> {
         self.applied.conflicts += 1;
@@ -907,20 +668,33 @@ impl<'a> Staging<'a> {
             Some(slot) => Action::Put { slot, over: Over::Nothing },
             None => {
                 self.redirects.push((path, beside.clone()));
-                Action::MakeDir { mode: entry.mode, mtime: Some(entry.mtime), over: Over::Nothing }
+                Action::MakeDir { mode: meta.mode, mtime: Some(meta.mtime), over: Over::Nothing }
             }
         };
         self.warnings.push(Warning::Conflict {
             path: self.target.absolute(&place),
             beside: Some(self.target.absolute(&beside)),
         });
-        self.ops.push(Op { path: beside, action });
+        self.ops.push(Op { path: beside, action, then: Afterwards::Nobodys });
         Ok(())
     }
 
-    fn claim(&mut self, path: RelPath, what: Content, id: Option<Identity>) {
-        let id = id.filter(|_| what != Content::Directory);
-        self.claims.push(Claim { path, what, id });
+    /// Notes what is right already, unless the record says so already and will be believed.
+    fn claim_found(&mut self, path: RelPath, what: Content, host: Option<&Look>) {
+        let Some(host) = host else { return };
+        let noted = self.record.get(&self.target.absolute(&path));
+        let is = match what {
+            Content::Directory => Found::Directory,
+            _ => Found::Untouched(host.stamp, self.looked_at),
+        };
+        let is_noted = noted.is_some_and(|noted| {
+            let stands =
+                what == Content::Directory || noted.stamp == host.stamp && !host.stamp.is_racy(noted.seen);
+            noted.what == what && noted.mode == host.mode && stands
+        });
+        if !is_noted {
+            self.claims.push(Claim { path, what, is });
+        }
     }
 
     /// Ends the staging: what the build no longer has becomes deletes, and the steps get their order.
@@ -929,6 +703,7 @@ impl<'a> Staging<'a> {
     /// [`OutputError::EverythingGone`] when the build left nothing at all of a tree, and two names that the host's file
     /// system cannot tell apart.
     pub fn finish(mut self) -> Result<Staged, OutputError> {
+        self.check_all_arrived()?;
         self.check_not_emptied()?;
         self.check_names_differ()?;
         self.settle_slots()?;
@@ -959,9 +734,6 @@ impl<'a> Staging<'a> {
                 slot.id = self.writers.settled(slot.id);
             }
         }
-        for claim in &mut self.claims {
-            claim.id = claim.id.map(|id| self.writers.settled(id));
-        }
         Ok(())
     }
 
@@ -969,18 +741,29 @@ impl<'a> Staging<'a> {
     fn check_not_emptied(&self) -> Result<(), OutputError> {
         let Some(uploaded) = self.uploaded.filter(|_| self.scope == Scope::Everything) else { return Ok(()) };
         let had = uploaded.manifest.entries().len() as u64;
-        let left = self.seen.keys().filter(|path| !path.is_root()).count();
-        if had > 0 && left == 0 { Err(OutputError::EverythingGone { files: had }) } else { Ok(()) }
+        let nothing_left = match &self.expected {
+            None => self.arrived.paths().all(RelPath::is_root),
+            Some(expected) => expected.leaves_nothing_of(uploaded.manifest),
+        };
+        if had > 0 && nothing_left { Err(OutputError::EverythingGone { files: had }) } else { Ok(()) }
     }
 
     /// On a file system that folds case, two products could become one file. Only such a file system is asked to look.
     fn check_names_differ(&mut self) -> Result<(), OutputError> {
-        if !self.folds_case().map_err(host_error("try names in", &self.stage.path))? {
+        let folds_case = match &self.expected {
+            None => self.folds_case().map_err(host_error("try names in", &self.stage.path))?,
+            Some(expected) => expected.compares_names(),
+        };
+        if !folds_case {
             return Ok(());
         }
-        match same_when_folded(self.seen.keys()) {
+        let same = match &self.expected {
+            None => same_when_folded(self.arrived.paths()).cloned(),
+            Some(expected) => same_when_folded(self.new_tree(expected).iter()).cloned(),
+        };
+        match same {
             Some(path) => Err(self.no_tree(
-                path.clone(),
+                path,
                 "differs from another name by case only, which this host's file system cannot hold",
             )),
             None => Ok(()),
@@ -996,21 +779,12 @@ impl<'a> Staging<'a> {
         Ok(folds)
     }
 
-    /// The directories above the output that the host does not have yet.
-    fn plan_missing_parents(&mut self) -> Result<(), OutputError> {
-        let Some(mut parent) = self.target.prefix.parent() else { return Ok(()) };
-        while !parent.is_root() {
-            if self.look(&parent)?.is_none() {
-                let action = Action::MakeDir { mode: 0o777, mtime: None, over: Over::Nothing };
-                self.ops.push(Op { path: parent.clone(), action });
-            }
-            parent = parent.parent().unwrap_or_default();
-        }
-        Ok(())
-    }
-
     fn plan_deletes(&mut self) -> Result<(), OutputError> {
-        for path in self.known_and_not_sent() {
+        let gone = match self.expected.take() {
+            None => self.known_and_not_sent(),
+            Some(expected) => expected.gone,
+        };
+        for path in gone {
             let place = self.target.prefix.append(&path);
             if self.kept_whole(&path) {
                 continue;
@@ -1030,7 +804,7 @@ impl<'a> Staging<'a> {
                         _ => Action::Delete { of: (&host).into() },
                     };
                     self.applied.deleted += 1;
-                    self.ops.push(Op { path: place.clone(), action });
+                    self.ops.push(Op { path: place.clone(), action, then: Afterwards::Nobodys });
                     self.forgets.push(place);
                 }
                 (Verdict::KeepEdited, _) => {
@@ -1047,11 +821,11 @@ impl<'a> Staging<'a> {
     /// What fastbuild knows the host had, and the build has no longer.
     fn known_and_not_sent(&self) -> Vec<RelPath> {
         let root = self.target.root();
-        let recorded = self.record.below(&root).filter_map(|(tail, _)| RelPath::new(tail).ok());
+        let recorded = self.record.below(&root).map(|(path, _)| path);
         let uploaded = self.uploaded.into_iter().flat_map(|uploaded| {
             let entries = uploaded.manifest.entries().iter().enumerate();
             entries
-                .filter(move |(index, _)| uploaded.base(*index).is_some())
+                .filter(move |(index, _)| uploaded.went_in(*index))
                 .filter_map(|(_, entry)| entry.path.strip_prefix(&self.uploaded_at))
         });
         let mut paths: Vec<RelPath> = match self.scope {
@@ -1059,7 +833,7 @@ impl<'a> Staging<'a> {
             Scope::Everything => uploaded.collect(),
             Scope::Named => recorded.chain(uploaded).collect(),
         };
-        paths.retain(|path| !self.seen.contains_key(path));
+        paths.retain(|path| !self.arrived.holds(path));
         paths.sort();
         paths.dedup();
         paths
@@ -1115,14 +889,26 @@ enum KnownFrom {
     Recorded,
 }
 
-/// Where a file's bytes are when it is decided whether they are needed.
-enum Bytes {
-    InMemory(Vec<u8>),
-    InSlot(u64),
-    /// The host has the very same content at this place (relative to the target's handle).
-    OnHost(RelPath),
-    /// Nowhere: they were only hashed.
-    Elsewhere,
+/// What a product is told to be, beside its content.
+#[derive(Debug, Clone, Copy)]
+struct Meta {
+    mode: u32,
+    mtime: Timestamp,
+}
+
+impl From<&Incoming> for Meta {
+    fn from(entry: &Incoming) -> Meta {
+        Meta { mode: entry.mode, mtime: entry.mtime }
+    }
+}
+
+/// What the build has at a path.
+#[derive(Debug, Clone, Copy)]
+struct Product<'a> {
+    what: &'a Content,
+    mode: u32,
+    /// Length in bytes of a file, where it is known: files that differ in it need not be read.
+    size: Option<u64>,
 }
 
 struct Settled {
@@ -1188,59 +974,6 @@ pub(super) fn free_name_beside(target: &Target, place: &RelPath) -> Result<RelPa
         let _ = write!(suffix, "{BESIDE}-{number}");
     }
     Err(OutputError::BadTarget { path: target.absolute(place), why: "has no free name beside it" })
-}
-
-/// Where the staging directory of a run's output will be, so that it can be noted before it is made.
-///
-/// # Errors
-/// When no directory on the target's file system can be written, or the target is a link.
-pub fn stage_path(target: &Target, run: &str, number: usize) -> Result<PathBuf, OutputError> {
-    Ok(stage_parent(target)?.join(format!("{STAGE_PREFIX}{run}-{number}")))
-}
-
-/// Looks at all that an output's place holds, many paths at once: on a slow mount each look is a round trip. None when
-/// it cannot be read as a whole. What is decided by it is checked again when it is carried out.
-fn scan_target(target: &Target) -> Option<Scan> {
-    match Walk::new(&target.dir).look(&target.prefix) {
-        Ok(Some(Look { kind: Some(Kind::Directory), .. })) => {
-            let options = ScanOptions { rules: &Rules::none(), leave_out: &[], progress: &|_| () };
-            scan(&target.root(), &options).ok()
-        }
-        // Nothing, or a file: below it there is nothing.
-        Ok(_) => Some(Scan::default()),
-        Err(_) => None,
-    }
-}
-
-/// A directory on the target's own file system that may be written: beside the output, or in it when it is a mount
-/// point or its parent is read-only.
-fn stage_parent(target: &Target) -> Result<PathBuf, OutputError> {
-    let root = target.root();
-    let inside = match Walk::new(&target.dir).look(&target.prefix) {
-        Ok(Some(Look { kind: Some(Kind::Directory), stamp, .. })) if !target.prefix.is_root() => {
-            let base = at::look_at(&target.dir).map_err(host_error("look at", &target.base))?;
-            let elsewhere = base.stamp.dev != stamp.dev;
-            Some(elsewhere || !at::is_writable(&target.dir))
-        }
-        Ok(_) => None,
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => None,
-        Err(error) => return Err(host_error("look at", root)(error)),
-    };
-    let (parent, dir) = match inside {
-        Some(true) => {
-            let mut walk = Walk::new(&target.dir);
-            let writable = walk.open(&target.prefix).is_ok_and(at::is_writable);
-            (root, writable)
-        }
-        _ => (target.base.clone(), at::is_writable(&target.dir)),
-    };
-    match dir {
-        true => Ok(parent),
-        false => Err(OutputError::BadTarget {
-            path: parent,
-            why: "cannot be written: it is read-only for this user",
-        }),
-    }
 }
 
 /// The sha256 of all that `from` has to give.

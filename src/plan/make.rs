@@ -65,6 +65,12 @@ pub enum PlanError {
         /// The directory.
         host: PathBuf,
     },
+    /// A command that runs many times would read its input once.
+    #[error("{reason}: a watched command runs again and again, and reads nothing; leave it out")]
+    WatchedStdin {
+        /// Who asked.
+        reason: Reason,
+    },
     /// See [`OutputError`].
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -88,7 +94,7 @@ pub fn make(settings: &Settings, env: &Environment) -> Result<Plan, PlanError> {
     refuse_wrong_exchange(settings, &subdirectory, &outputs.value)?;
     let terminal = terminal(settings, env.terminals);
     Ok(Plan {
-        engine: endpoint::decide(settings, env)?,
+        engine: endpoint::decide(settings.host.as_ref(), env)?,
         ignore: IgnorePlan {
             patterns: settings.patterns.clone(),
             outputs: left_out(&outputs.value, settings.seed.value, &subdirectory),
@@ -220,6 +226,19 @@ fn default<T>(value: T, why: &'static str) -> Decision<T> {
 }
 
 impl Plan {
+    /// The plan of one of the builds of a watch. They read nothing, so that Ctrl-C is no key that goes to the command.
+    ///
+    /// # Errors
+    /// [`PlanError::WatchedStdin`] when the command line asks for the contrary.
+    pub fn watched(self) -> Result<Plan, PlanError> {
+        match self.stdin {
+            Decision { value: Stdin::Forward, reason: reason @ Reason::Flag { .. } } => {
+                Err(PlanError::WatchedStdin { reason })
+            }
+            _ => Ok(Plan { stdin: default(Stdin::Empty, "a watched command runs again and again"), ..self }),
+        }
+    }
+
     /// Whether any path that comes back is also one that goes in. If not, what was uploaded tells nothing about the
     /// places that products come to.
     pub fn outputs_go_in(&self) -> bool {

@@ -249,8 +249,10 @@ impl Reporter {
     fn render(&self, mut renderer: MutexGuard<'_, Box<dyn Renderer>>, event: &Event) {
         match event {
             Event::BuildOutputBegins if self.0.output_flows.load(Ordering::Acquire) => return,
-            // The command has ended, and its output with it: bars may come again.
-            Event::PhaseStarted { phase: Phase::Collect | Phase::Remove, .. } => {
+            // The command has ended, and its output with it, or another run begins: bars may come again.
+            Event::PhaseStarted { phase: Phase::Collect | Phase::Remove, .. }
+            | Event::Planned { .. }
+            | Event::Finished { .. } => {
                 self.0.output_flows.store(false, Ordering::Release);
             }
             _ => {}
@@ -425,7 +427,7 @@ mod tests {
         for mode in [Mode::Bar, Mode::Plain, Mode::None] {
             let (reporter, out) = reporter(mode, Verbosity::Quiet);
             reporter.emit(Event::Warned(Warning::OutputsLeft));
-            reporter.emit(Event::Finished { exit_code: 1, applied: None, took: Duration::ZERO });
+            reporter.emit(Event::Finished { exit_code: 1, applied: None, warm: None, took: Duration::ZERO });
             reporter.error(&io::Error::other("no engine"), Some("start it"));
             assert_eq!(out.stderr.text(), "fastbuild: error: no engine\n  try: start it\n", "{mode:?}");
         }

@@ -7,7 +7,7 @@ use super::{
     events::{Amount, Event, Failure, Phase},
     layers::Layers,
     own::Own,
-    wording::{self, Summary},
+    wording::{self, News, Summary},
 };
 
 /// A long phase says where it is at most this often.
@@ -86,22 +86,22 @@ impl Renderer for Plain {
         self.summary.note(event);
         self.layers.note(event);
         match event {
-            Event::Planned { image, engine, source, command } => {
-                self.verbose(&wording::planned(image, engine, source, command));
-            }
-            Event::WaitingForLock { pid, command } => self.say(&wording::waiting(*pid, command)),
             Event::PhaseStarted { phase, total } => self.started(at, *phase, *total),
             Event::PhaseProgress { phase, done } => {
                 self.progress(at, *phase, |_, total| wording::progress(*done, total));
             }
             Event::PullProgress { .. } => self.progress(at, Phase::Pull, |plain, _| plain.layers.text()),
             Event::PhaseEnded { phase, done, took } => self.ended(*phase, *done, *took),
-            Event::BuildOutputBegins => {}
             Event::Warned(warning) => self.own.lines(&wording::warning_line(warning)),
-            Event::Finished { exit_code, applied, took } => {
-                let sentence = self.summary.sentence(*exit_code, *applied, *took);
+            Event::Finished { exit_code, applied, warm, took } => {
+                let sentence = self.summary.sentence(*exit_code, *applied, *warm, *took);
                 self.say(&sentence);
             }
+            news => match wording::news(news) {
+                Some(News::Said(sentence)) => self.say(&sentence),
+                Some(News::Detail(sentence)) => self.verbose(&sentence),
+                None => {}
+            },
         }
     }
 

@@ -226,7 +226,7 @@ impl<R: Read> NodeReader<R> {
 }
 
 /// Appends a number in as few bytes as it needs, seven bits in each, the lowest first.
-pub(super) fn push_number(to: &mut Vec<u8>, mut number: u64) {
+pub(crate) fn push_number(to: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         to.push(number as u8 | 0x80);
         number >>= 7;
@@ -234,7 +234,7 @@ pub(super) fn push_number(to: &mut Vec<u8>, mut number: u64) {
     to.push(number as u8);
 }
 
-pub(super) fn read_number(from: &mut impl Read, at: u64) -> Result<u64, NodeError> {
+pub(crate) fn read_number(from: &mut impl Read, at: u64) -> Result<u64, NodeError> {
     let mut number = 0u64;
     for shift in (0..64).step_by(7) {
         let mut byte = [0];
@@ -251,12 +251,12 @@ pub(super) fn read_number(from: &mut impl Read, at: u64) -> Result<u64, NodeErro
     Err(NodeError::Malformed { number: at })
 }
 
-pub(super) fn push_time(to: &mut Vec<u8>, time: Timestamp) {
+pub(crate) fn push_time(to: &mut Vec<u8>, time: Timestamp) {
     push_number(to, ((time.secs << 1) ^ (time.secs >> 63)).cast_unsigned());
     to.extend_from_slice(&time.nanos.to_le_bytes());
 }
 
-pub(super) fn read_time(from: &mut impl Read, at: u64) -> Result<Timestamp, NodeError> {
+pub(crate) fn read_time(from: &mut impl Read, at: u64) -> Result<Timestamp, NodeError> {
     let folded = read_number(from, at)?;
     let secs = (folded >> 1).cast_signed() ^ -(folded & 1).cast_signed();
     let mut nanos = [0; 4];

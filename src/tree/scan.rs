@@ -12,10 +12,11 @@
 
 use std::{
     io,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -122,7 +123,7 @@ pub fn scan(root: &Path, options: &ScanOptions<'_>) -> Result<Scan, ScanError> {
     let mut skipped = harvest.skipped;
     skipped.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     Ok(Scan {
-        manifest: Manifest::from_entries(entries),
+        manifest: Manifest::from_sorted(entries),
         skipped,
         ignored: harvest.ignored + left_empty,
         looked_at,
@@ -155,8 +156,8 @@ pub fn largest_directory(manifest: &Manifest) -> Option<(RelPath, u64)> {
 
 // ---- the walk ------------------------------------------------------------------------------------------------------
 
-/// Directories are numbered as they are found; the root is the first.
-type Node = usize;
+/// Directories are numbered as they are found; the root is the first. Narrow, because each entry found carries one.
+type Node = u32;
 
 /// What one job found in one directory.
 struct Listing {
@@ -221,23 +222,51 @@ struct Visit {
 struct Opened {
     visit: Visit,
     handle: Directory,
+    names: Names,
 }
 
-struct Name {
-    bytes: Box<[u8]>,
+/// A directory's names, one behind the other.
+#[derive(Default)]
+struct Names {
+    bytes: Vec<u8>,
+    /// Where each of them ends.
+    ends: Vec<(usize, Hint)>,
+}
+
+impl Names {
+    fn push(&mut self, name: &[u8], hint: Hint) {
+        self.bytes.extend_from_slice(name);
+        self.ends.push((self.bytes.len(), hint));
+    }
+
+    fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    fn get(&self, at: usize) -> Name<'_> {
+        let start = at.checked_sub(1).map_or(0, |before| self.ends[before].0);
+        let (end, hint) = self.ends[at];
+        Name { bytes: &self.bytes[start..end], hint }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Name<'a> {
+    bytes: &'a [u8],
     hint: Hint,
 }
 
 enum Job {
     Read(Visit),
-    Look(Arc<Opened>, Vec<Name>),
+    /// These of the directory's names.
+    Look(Arc<Opened>, Range<usize>),
 }
 
 #[derive(Default)]
 struct Queue {
     visits: Vec<Visit>,
     /// Taken before visits: they hold a directory open.
-    pieces: Vec<(Arc<Opened>, Vec<Name>)>,
+    pieces: Vec<(Arc<Opened>, Range<usize>)>,
     /// Jobs in the queue or being done. At zero the walk is over.
     unfinished: usize,
     threads: usize,
@@ -273,18 +302,66 @@ struct Walk<'a> {
     options: &'a ScanOptions<'a>,
     queue: Mutex<Queue>,
     changed: Condvar,
-    nodes: AtomicUsize,
+    nodes: AtomicU32,
     files: AtomicU64,
     bytes: AtomicU64,
     telling: Mutex<()>,
     processors: usize,
 }
 
-/// What a job leaves: more jobs, and how many questions it asked the system.
+/// One thread's own: what it found, and how long it waits for answers.
 #[derive(Default)]
-struct Outcome {
-    jobs: Vec<Job>,
-    questions: u32,
+struct Worker {
+    harvest: Harvest,
+    pace: Pace,
+}
+
+/// Tells a file system that is slow from a thread that was put off for a while: on a busy machine, one answer in some
+/// thousands takes as long as ten thousand others, and sixteen threads would make it busier. So several groups of answers
+/// must be slow in a row.
+struct Pace {
+    since: Instant,
+    answers: u32,
+    slow_in_a_row: u32,
+}
+
+/// How many answers are timed together, and how many times in a row they have to be slow.
+const GROUP: u32 = 8;
+const IN_A_ROW: u32 = 3;
+
+impl Default for Pace {
+    fn default() -> Pace {
+        Pace { since: Instant::now(), answers: 0, slow_in_a_row: 0 }
+    }
+}
+
+impl Pace {
+    /// What comes now is a question.
+    fn begin(&mut self) {
+        self.since = Instant::now();
+        self.answers = 0;
+    }
+
+    fn answered(&mut self) {
+        self.answers += 1;
+        if self.answers == GROUP {
+            self.end();
+            self.begin();
+        }
+    }
+
+    /// What comes now is none.
+    fn end(&mut self) {
+        if self.answers > 0 {
+            let is_slow = self.since.elapsed() > SLOW_ANSWER * self.answers;
+            self.slow_in_a_row = if is_slow { self.slow_in_a_row + 1 } else { 0 };
+            self.answers = 0;
+        }
+    }
+
+    fn is_slow(&self) -> bool {
+        self.slow_in_a_row >= IN_A_ROW
+    }
 }
 
 impl<'a> Walk<'a> {
@@ -299,7 +376,7 @@ impl<'a> Walk<'a> {
             options,
             queue: Mutex::new(queue),
             changed: Condvar::new(),
-            nodes: AtomicUsize::new(1),
+            nodes: AtomicU32::new(1),
             files: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             telling: Mutex::new(()),
@@ -322,17 +399,15 @@ impl<'a> Walk<'a> {
     /// One thread's life: jobs until there are none left and nobody can make any.
     fn work<'scope>(&'scope self, scope: &'scope thread::Scope<'scope, '_>) {
         let _guard = StopOnPanic(self);
-        let mut harvest = Harvest::default();
+        let mut worker = Worker::default();
         while let Some(job) = self.next_job() {
-            let began = Instant::now();
-            let done = self.carry_out(job, &mut harvest);
-            match done {
-                Ok(outcome) => self.hand_in(scope, outcome, began.elapsed()),
+            match self.carry_out(job, &mut worker) {
+                Ok(jobs) => self.hand_in(scope, jobs, &worker.pace),
                 Err(err) => self.fail(err),
             }
             self.tell();
         }
-        self.lock().harvest.merge(harvest);
+        self.lock().harvest.merge(worker.harvest);
     }
 
     fn next_job(&self) -> Option<Job> {
@@ -350,21 +425,16 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn hand_in<'scope>(
-        &'scope self,
-        scope: &'scope thread::Scope<'scope, '_>,
-        outcome: Outcome,
-        took: Duration,
-    ) {
+    fn hand_in<'scope>(&'scope self, scope: &'scope thread::Scope<'scope, '_>, jobs: Vec<Job>, pace: &Pace) {
         let mut queue = self.lock();
         queue.unfinished -= 1;
-        outcome.jobs.into_iter().for_each(|job| queue.put(job));
+        jobs.into_iter().for_each(|job| queue.put(job));
         match (queue.unfinished, queue.waiting()) {
             (0, _) => self.changed.notify_all(),
             // This thread takes one itself.
             (_, waiting) => (1..waiting.min(queue.idle + 1)).for_each(|_| self.changed.notify_one()),
         }
-        let more = self.more_threads(&queue, took / outcome.questions.max(1));
+        let more = self.more_threads(&queue, pace);
         queue.threads += more;
         drop(queue);
         for _ in 0..more {
@@ -374,8 +444,8 @@ impl<'a> Walk<'a> {
     }
 
     /// One more for each job that nobody is about to take.
-    fn more_threads(&self, queue: &Queue, per_answer: Duration) -> usize {
-        let most = if per_answer > SLOW_ANSWER { MOST_THREADS } else { self.processors.min(MOST_THREADS) };
+    fn more_threads(&self, queue: &Queue, pace: &Pace) -> usize {
+        let most = if pace.is_slow() { MOST_THREADS } else { self.processors.min(MOST_THREADS) };
         let untaken = queue.waiting().saturating_sub(queue.idle + 1);
         untaken.min(most.saturating_sub(queue.threads))
     }
@@ -404,39 +474,38 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn carry_out(&self, job: Job, harvest: &mut Harvest) -> Result<Outcome, ScanError> {
+    fn carry_out(&self, job: Job, worker: &mut Worker) -> Result<Vec<Job>, ScanError> {
         match job {
-            Job::Read(visit) => self.read(visit, harvest),
-            Job::Look(opened, names) => self.look(&opened, &names, harvest),
+            Job::Read(visit) => self.read(visit, worker),
+            Job::Look(opened, which) => self.look(&opened, which, worker),
         }
     }
 
     /// Reads a directory's names, and looks at them or leaves them as jobs.
-    fn read(&self, visit: Visit, harvest: &mut Harvest) -> Result<Outcome, ScanError> {
-        let opened = match self.root.open_below(&visit.path) {
-            Ok(handle) => Arc::new(Opened { visit, handle }),
+    fn read(&self, visit: Visit, worker: &mut Worker) -> Result<Vec<Job>, ScanError> {
+        worker.pace.begin();
+        let handle = match self.root.open_below(&visit.path) {
+            Ok(handle) => handle,
             Err(source) => return passed_over(&visit, &source).ok_or_else(|| unreadable(visit, source)),
         };
-        let names = match self.names(&opened) {
+        worker.pace.answered();
+        let names = match self.names(&visit.path, &handle) {
             Ok(names) => names,
-            Err(source) => {
-                return passed_over(&opened.visit, &source)
-                    .ok_or_else(|| ScanError::Unreadable { path: opened.visit.path.clone(), source });
-            }
+            Err(source) => return passed_over(&visit, &source).ok_or_else(|| unreadable(visit, source)),
         };
-        harvest.directories_read += 1;
-        let questions = 2 + u32::try_from(names.len() / PIECE).unwrap_or(u32::MAX - 2);
-        let mut outcome = match names.len() {
+        worker.pace.answered();
+        worker.pace.end();
+        worker.harvest.directories_read += 1;
+        let all = 0..names.len();
+        let opened = Opened { visit, handle, names };
+        match all.len() {
             // Handing the work out comes first: where answers are slow, the others begin with it at once.
-            PIECE.. => Outcome { jobs: pieces(&opened, names), questions: 0 },
-            _ => self.look(&opened, &names, harvest)?,
-        };
-        outcome.questions += questions;
-        Ok(outcome)
+            PIECE.. => Ok(pieces(opened)),
+            _ => self.look(&opened, all, worker),
+        }
     }
 
-    fn names(&self, opened: &Opened) -> io::Result<Vec<Name>> {
-        let here = &opened.visit.path;
+    fn names(&self, here: &RelPath, handle: &Directory) -> io::Result<Names> {
         let leave_out: Vec<&[u8]> = self
             .options
             .leave_out
@@ -444,65 +513,68 @@ impl<'a> Walk<'a> {
             .filter(|path| path.parent().as_ref() == Some(here))
             .filter_map(RelPath::file_name)
             .collect();
-        let mut names = Vec::new();
-        opened.handle.names(|bytes, hint| {
+        let mut names = Names::default();
+        handle.names(|bytes, hint| {
             if !bytes.starts_with(STAGE_PREFIX.as_bytes()) && !leave_out.contains(&bytes) {
-                names.push(Name { bytes: bytes.into(), hint });
+                names.push(bytes, hint);
             }
         })?;
         Ok(names)
     }
 
-    fn look(&self, opened: &Opened, names: &[Name], harvest: &mut Harvest) -> Result<Outcome, ScanError> {
-        let mut outcome = Outcome::default();
-        let mut found = Vec::with_capacity(names.len());
+    fn look(&self, opened: &Opened, which: Range<usize>, worker: &mut Worker) -> Result<Vec<Job>, ScanError> {
+        let mut jobs = Vec::new();
+        let mut found = Vec::with_capacity(which.len());
         let mut bytes = 0;
-        for name in names {
-            let Some(new) = self.look_at(opened, name, harvest, &mut outcome)? else { continue };
+        worker.pace.begin();
+        for at in which {
+            let name = opened.names.get(at);
+            let Some(new) = self.look_at(opened, name, worker, &mut jobs)? else { continue };
             if let Kind::File { size } = new.entry.kind {
                 bytes += size;
             }
             found.push(new);
         }
+        worker.pace.end();
         self.files.fetch_add(found.len() as u64, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        harvest.add(opened.visit.node, found);
-        Ok(outcome)
+        worker.harvest.add(opened.visit.node, found);
+        Ok(jobs)
     }
 
     /// `None` for what is no part of the tree.
     fn look_at(
         &self,
         opened: &Opened,
-        name: &Name,
-        harvest: &mut Harvest,
-        outcome: &mut Outcome,
+        name: Name<'_>,
+        worker: &mut Worker,
+        jobs: &mut Vec<Job>,
     ) -> Result<Option<Found>, ScanError> {
         let judgement = self.judge(&opened.visit.rules, name);
         if matches!(judgement, Judgement::Ignored) {
-            harvest.ignored += 1;
+            worker.harvest.ignored += 1;
             return Ok(None);
         }
-        let path = child(&opened.visit.path, &name.bytes)?;
-        outcome.questions += 1;
-        let metadata = match opened.handle.look_at(&name.bytes) {
+        let path = child(&opened.visit.path, name.bytes)?;
+        let metadata = match opened.handle.look_at(name.bytes) {
             Ok(metadata) => metadata,
             Err(source) if metadata::is_gone(&source) => return Ok(None),
             Err(source) => return Err(ScanError::Hidden { path, source }),
         };
+        worker.pace.answered();
         match metadata {
             Metadata::Special(special) if judgement.keeps_a_file() => {
-                harvest.skipped.push((path, special));
+                worker.harvest.skipped.push((path, special));
                 Ok(None)
             }
             Metadata::Entry { kind: Kind::Directory, mode, stamp, links } => {
                 let enter = match judgement {
                     Judgement::Directory(enter) => enter,
                     // It became a directory since its name was read.
-                    _ => self.options.rules.enter(&opened.visit.rules, &name.bytes),
+                    _ => self.options.rules.enter(&opened.visit.rules, name.bytes),
                 };
-                let below = self.found_directory(&path, enter, outcome);
-                harvest.ignored += u64::from(below.is_none());
+                let below = self.found_directory(&path, enter, jobs);
+                worker.harvest.ignored += u64::from(below.is_none());
                 let entry = Entry { path, kind: Kind::Directory, mode, mtime: stamp.mtime, stamp, links };
                 Ok(below.map(|below| Found { entry, below: Some(below) }))
             }
@@ -511,46 +583,44 @@ impl<'a> Walk<'a> {
                 Ok(Some(Found { entry, below: None }))
             }
             Metadata::Special(_) | Metadata::Entry { .. } => {
-                harvest.ignored += 1;
+                worker.harvest.ignored += 1;
                 Ok(None)
             }
         }
     }
 
     /// Leaves a directory to be read; `None` when it is not to be entered.
-    fn found_directory(&self, path: &RelPath, enter: Enter, outcome: &mut Outcome) -> Option<Below> {
+    fn found_directory(&self, path: &RelPath, enter: Enter, jobs: &mut Vec<Job>) -> Option<Below> {
         let (rules, part) = match enter {
             Enter::Kept(rules) => (rules, Part::Always),
             Enter::ForExceptions(rules) => (rules, Part::WhenNotEmpty),
             Enter::No => return None,
         };
         let node = self.nodes.fetch_add(1, Ordering::Relaxed);
-        outcome.jobs.push(Job::Read(Visit { node, path: path.clone(), part, rules }));
+        jobs.push(Job::Read(Visit { node, path: path.clone(), part, rules }));
         Some(Below { node, part })
     }
 
     /// What can be said of a name before it is looked at.
-    fn judge(&self, rules: &ignore::Directory, name: &Name) -> Judgement {
+    fn judge(&self, rules: &ignore::Directory, name: Name<'_>) -> Judgement {
         if name.hint == Hint::Other {
-            return match self.options.rules.verdict(rules, &name.bytes) {
+            return match self.options.rules.verdict(rules, name.bytes) {
                 Verdict::Kept => Judgement::Kept,
                 Verdict::Ignored => Judgement::Ignored,
             };
         }
-        match self.options.rules.enter(rules, &name.bytes) {
+        match self.options.rules.enter(rules, name.bytes) {
             Enter::No => Judgement::Ignored,
             enter => Judgement::Directory(enter),
         }
     }
 }
 
-fn pieces(opened: &Arc<Opened>, mut names: Vec<Name>) -> Vec<Job> {
-    let mut pieces = Vec::with_capacity(names.len() / PIECE + 1);
-    while !names.is_empty() {
-        let piece = names.split_off(names.len().saturating_sub(PIECE));
-        pieces.push(Job::Look(Arc::clone(opened), piece));
-    }
-    pieces
+fn pieces(opened: Opened) -> Vec<Job> {
+    let opened = Arc::new(opened);
+    let all = opened.names.len();
+    let piece = |start| Job::Look(Arc::clone(&opened), start..all.min(start + PIECE));
+    (0..all).step_by(PIECE).map(piece).collect()
 }
 
 /// What the rules say of a name.
@@ -581,10 +651,10 @@ impl Drop for StopOnPanic<'_, '_> {
 }
 
 /// A directory that vanished is not there, and one that is ignored anyway need not be readable.
-fn passed_over(visit: &Visit, err: &io::Error) -> Option<Outcome> {
+fn passed_over(visit: &Visit, err: &io::Error) -> Option<Vec<Job>> {
     let is_root = visit.path.is_root();
     let unreadable = visit.part == Part::WhenNotEmpty && err.kind() == io::ErrorKind::PermissionDenied;
-    ((metadata::is_gone(err) && !is_root) || unreadable).then(Outcome::default)
+    ((metadata::is_gone(err) && !is_root) || unreadable).then(Vec::new)
 }
 
 fn unreadable(visit: Visit, source: io::Error) -> ScanError {
@@ -602,7 +672,7 @@ fn child(parent: &RelPath, name: &[u8]) -> Result<RelPath, ScanError> {
 
 /// Puts listings together, each directory before what lies in it, siblings by name: the order of a manifest. Says too
 /// how many directories were entered for exceptions in vain.
-fn assemble(listings: Vec<Listing>, nodes: usize) -> (Vec<Entry>, u64) {
+fn assemble(listings: Vec<Listing>, nodes: Node) -> (Vec<Entry>, u64) {
     struct Frame {
         rest: Siblings,
         /// The directory's own entry goes when this is all there is at its end.
@@ -619,7 +689,7 @@ fn assemble(listings: Vec<Listing>, nodes: usize) -> (Vec<Entry>, u64) {
         match frame.rest.next() {
             Some(Found { entry, below: None }) => entries.push(entry),
             Some(Found { entry, below: Some(below) }) => {
-                let Some(found) = listings.get_mut(below.node).and_then(Option::take) else {
+                let Some(found) = listings.get_mut(below.node as usize).and_then(Option::take) else {
                     // Gone before it was read, or ignored and not readable.
                     left_empty += u64::from(below.part == Part::WhenNotEmpty);
                     continue;
@@ -640,11 +710,11 @@ fn assemble(listings: Vec<Listing>, nodes: usize) -> (Vec<Entry>, u64) {
     (entries, left_empty)
 }
 
-fn by_node(listings: Vec<Listing>, nodes: usize) -> Vec<Option<Vec<Found>>> {
+fn by_node(listings: Vec<Listing>, nodes: Node) -> Vec<Option<Vec<Found>>> {
     let mut by_node: Vec<Option<Vec<Found>>> = Vec::new();
-    by_node.resize_with(nodes, || None);
+    by_node.resize_with(nodes as usize, || None);
     for Listing { node, found } in listings {
-        match &mut by_node[node] {
+        match &mut by_node[node as usize] {
             Some(all) => all.extend(found),
             none => *none = Some(found),
         }

@@ -81,6 +81,23 @@ pub struct EngineFacts {
     pub architecture: String,
 }
 
+/// How a program that serves one client after the other is reached in a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// By an attach to the main process, which answers at once.
+    Attach,
+    /// By an exec for each client: this engine closes the main process's input when the first attach ends.
+    Exec,
+}
+
+impl EngineFacts {
+    /// How this engine lets clients come and go.
+    pub fn reach(&self) -> Reach {
+        // Podman's conmon hands the end of an attach on to the process, whatever `StdinOnce` says.
+        if self.name.to_lowercase().contains("podman") { Reach::Exec } else { Reach::Attach }
+    }
+}
+
 /// `GET /version`, as far as it is used.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -343,6 +360,18 @@ mod tests {
         assert_eq!(ApiVersion::parse("latest"), None);
         assert_eq!(ApiVersion::agreed(version("1.41")), version("1.41"));
         assert_eq!(ApiVersion::agreed(version("9.9")).to_string(), bollard::API_DEFAULT_VERSION.to_string());
+    }
+
+    #[test]
+    fn an_engine_that_ends_the_input_with_the_attach_is_reached_by_exec() {
+        let reach = |name: &str| {
+            let greeting =
+                format!(r#"{{"ApiVersion":"1.41","Components":[{{"Name":"{name}"}},{{"Name":"x"}}]}}"#);
+            let greeting: Greeting = serde_json::from_str(&greeting).unwrap();
+            greeting.into_facts(OLDEST).reach()
+        };
+        assert_eq!(reach("Engine"), Reach::Attach);
+        assert_eq!(reach("Podman Engine"), Reach::Exec);
     }
 
     #[test]

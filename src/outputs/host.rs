@@ -1,0 +1,300 @@
+//! What the host has in an output's place, looked at as a whole: on a slow mount each look is a round trip, and a walk has
+//! many of them under way at once.
+//!
+//! For the cold tier that is a scan and no more. For the warm tier each entry is also held against the record
+//! ([`HostSide::look`]), so that the other end can be told in a few hashes what need not be listed. Whatever is decided by
+//! it is checked again when it is carried out, so it may be as old as it likes.
+
+use std::{io, thread};
+
+use super::{
+    OutputError, host_error,
+    record::{Content, Record, Written},
+    stage::digest_of,
+    target::{Target, Walk, is_absence},
+};
+use crate::{
+    sys::at::{self, Look},
+    tree::{
+        Digest, Entry, Kind, RelPath, Timestamp,
+        ignore::Rules,
+        scan::{Scan, ScanOptions, scan},
+        summary::{Differing, Summarizer, What, bucket_of, buckets_for},
+    },
+};
+
+/// Threads that read files whose stamps do not tell.
+const THREADS: usize = 8;
+
+/// The place of one output as it was found.
+#[derive(Debug, Default)]
+pub struct HostSide {
+    scan: Scan,
+    /// For each entry of the scan; empty when nobody asked for it.
+    standings: Vec<Standing>,
+    /// Recorded below the root and not there, in the order of trees.
+    missing: Vec<RelPath>,
+    /// What the other end is to compare with; empty when there is no directory here.
+    summary: Vec<u8>,
+    /// The bucket of each entry.
+    buckets: Vec<u16>,
+}
+
+/// How an entry stands to what the record says of its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// The record has nothing of it.
+    Unrecorded,
+    /// The record has something else.
+    Changed,
+    /// The very same.
+    AsRecorded(By),
+}
+
+/// By what an entry is known to be as it was recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// By stamp, or because there is nothing but its name.
+    Stamp,
+    /// It had to be read; the record's stamp is to be renewed, or it would be read each time.
+    Reading,
+}
+
+impl HostSide {
+    /// Looks at all that an output's place holds. None when it cannot be read as a whole.
+    pub fn scan(target: &Target) -> Option<HostSide> {
+        Some(HostSide { scan: scan_place(target)?.1, ..HostSide::default() })
+    }
+
+    /// Looks, and holds each entry against the record. Files are read only where the record's stamps do not tell.
+    ///
+    /// None when the place cannot be read as a whole. Then everything is to be taken for different, and
+    /// [`super::stage::Staging::begin`] looks path by path.
+    ///
+    /// # Errors
+    /// When a file that fastbuild wrote cannot be read for another reason than that its owner forbids it.
+    pub fn look(target: &Target, record: &Record) -> Result<Option<HostSide>, OutputError> {
+        let Some((is_directory, scan)) = scan_place(target) else { return Ok(None) };
+        let mut side = HostSide { scan, ..HostSide::default() };
+        let unsure = side.hold_against(target, record);
+        side.read(target, unsure)?;
+        if is_directory {
+            side.summary = side.summarize(target, record);
+            let buckets = side.buckets();
+            let entries = side.scan.manifest.entries().iter();
+            // There are at most as many buckets as that.
+            side.buckets = entries.map(|entry| bucket_of(&entry.path, buckets) as u16).collect();
+        }
+        Ok(Some(side))
+    }
+
+    /// [`crate::tree::summary::Summary::to_bytes`] of what is here, as [`crate::agent::protocol::Query::Named`] has it. Empty when
+    /// there is no directory.
+    ///
+    /// Only what is exactly as fastbuild left it counts as known. All else makes its bucket differ, so that
+    /// the container has to say what it has there: what it has by mere assertion must not become fastbuild's.
+    pub fn summary(&self) -> &[u8] {
+        &self.summary
+    }
+
+    /// How many buckets [`HostSide::summary`] has; one when it is empty.
+    pub fn buckets(&self) -> usize {
+        buckets_for(self.scan.manifest.entries().len())
+    }
+
+    /// Whether everything here is exactly as fastbuild left it, nothing is missing of it, and nothing else is here.
+    pub fn is_as_left(&self) -> bool {
+        self.missing.is_empty() && self.standings.iter().all(|one| matches!(one, Standing::AsRecorded(_)))
+    }
+
+    /// When the look began, by this machine's clock.
+    pub fn looked_at(&self) -> Timestamp {
+        self.scan.looked_at
+    }
+
+    /// What is at `path`, which is below the output's root: none when that is not known, and otherwise what a look there
+    /// would have given.
+    pub(super) fn look_below(&self, path: &RelPath) -> Option<Option<Look>> {
+        let is_special = self.scan.skipped.binary_search_by(|(special, _)| special.cmp(path)).is_ok();
+        (!is_special).then(|| self.scan.manifest.get(path).map(look_of))
+    }
+
+    /// Whether `path` is exactly what the record says, so that it need not be read.
+    pub(super) fn is_as_recorded(&self, path: &RelPath) -> bool {
+        let position = self.scan.manifest.position(path);
+        position.and_then(|at| self.standings.get(at)).is_some_and(|s| matches!(s, Standing::AsRecorded(_)))
+    }
+
+    /// Whether `path` is a directory here.
+    pub(super) fn has_directory(&self, path: &RelPath) -> bool {
+        self.scan.manifest.get(path).is_some_and(|entry| entry.kind == Kind::Directory)
+    }
+
+    /// The entries in buckets that do not differ: the other end has the same.
+    pub(super) fn entries_alike<'a>(&'a self, differing: &'a Differing) -> impl Iterator<Item = &'a Entry> {
+        self.alike(differing).map(|(entry, _)| entry)
+    }
+
+    /// Of these, the ones that had to be read to be known.
+    pub(super) fn to_renew<'a>(
+        &'a self,
+        differing: &'a Differing,
+    ) -> impl Iterator<Item = (&'a RelPath, Look)> {
+        let read =
+            self.alike(differing).filter(|(_, standing)| *standing == Standing::AsRecorded(By::Reading));
+        read.map(|(entry, _)| (&entry.path, look_of(entry)))
+    }
+
+    fn alike<'a>(&'a self, differing: &'a Differing) -> impl Iterator<Item = (&'a Entry, Standing)> {
+        self.with_standings()
+            .filter(|(_, _, bucket)| !differing.holds_bucket((*bucket).into()))
+            .map(|(entry, standing, _)| (entry, standing))
+    }
+
+    fn with_standings(&self) -> impl Iterator<Item = (&Entry, Standing, u16)> {
+        let entries = self.scan.manifest.entries().iter().zip(&self.standings).zip(&self.buckets);
+        entries.map(|((entry, standing), bucket)| (entry, *standing, *bucket))
+    }
+
+    /// What fastbuild has recorded in buckets that differ, in the order of trees.
+    pub(super) fn recorded_within(&self, differing: &Differing) -> Vec<RelPath> {
+        if !differing.any() {
+            return Vec::new();
+        }
+        let here = self
+            .with_standings()
+            .filter(|(_, standing, bucket)| {
+                *standing != Standing::Unrecorded && differing.holds_bucket((*bucket).into())
+            })
+            .map(|(entry, _, _)| &entry.path);
+        let missing = self.missing.iter().filter(|path| differing.holds(path));
+        let mut paths: Vec<_> = here.chain(missing).cloned().collect();
+        paths.sort();
+        paths
+    }
+
+    /// One merge of the scan and the record; gives the entries that only their content can tell.
+    fn hold_against(&mut self, target: &Target, record: &Record) -> Vec<Unsure> {
+        let mut unsure = Vec::new();
+        let root = target.root();
+        let mut recorded = record.below(&root).filter(|(path, _)| !path.is_root()).peekable();
+        self.standings = Vec::with_capacity(self.scan.manifest.entries().len());
+        for (index, entry) in self.scan.manifest.entries().iter().enumerate() {
+            while let Some((path, _)) = recorded.next_if(|(path, _)| *path < entry.path) {
+                self.missing.push(path);
+            }
+            let written = recorded.next_if(|(path, _)| *path == entry.path).map(|(_, written)| written);
+            self.standings.push(match written {
+                None => Standing::Unrecorded,
+                Some(written) => match standing(entry, &written) {
+                    Ok(standing) => standing,
+                    Err(digest) => {
+                        unsure.push(Unsure { index, digest });
+                        Standing::Changed
+                    }
+                },
+            });
+        }
+        self.missing.extend(recorded.map(|(path, _)| path));
+        unsure
+    }
+
+    fn read(&mut self, target: &Target, unsure: Vec<Unsure>) -> Result<(), OutputError> {
+        let entries = self.scan.manifest.entries();
+        let read = |part: &[Unsure]| -> Result<Vec<usize>, OutputError> {
+            let mut walk = Walk::new(&target.dir);
+            let mut same = Vec::new();
+            for Unsure { index, digest } in part {
+                let place = target.prefix.append(&entries[*index].path);
+                let found =
+                    read_at(&mut walk, &place).map_err(host_error("read", target.absolute(&place)))?;
+                if found == Some(*digest) {
+                    same.push(*index);
+                }
+            }
+            Ok(same)
+        };
+        let parts = unsure.chunks(unsure.len().div_ceil(THREADS).max(1));
+        let same: Vec<_> = thread::scope(|scope| {
+            let threads: Vec<_> = parts.map(|part| scope.spawn(|| read(part))).collect();
+            let joined = threads.into_iter().map(|thread| thread.join());
+            joined.map(|part| part.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        });
+        for part in same {
+            for index in part? {
+                self.standings[index] = Standing::AsRecorded(By::Reading);
+            }
+        }
+        Ok(())
+    }
+
+    fn summarize(&self, target: &Target, record: &Record) -> Vec<u8> {
+        let entries = self.scan.manifest.entries();
+        let mut summarizer = Summarizer::new(buckets_for(entries.len()));
+        let root = target.root();
+        let mut recorded = record.below(&root).peekable();
+        for (entry, standing) in entries.iter().zip(&self.standings) {
+            while recorded.next_if(|(path, _)| *path < entry.path).is_some() {}
+            let what = match standing {
+                Standing::AsRecorded(_) => match recorded.next_if(|(path, _)| *path == entry.path) {
+                    Some((_, Written { what: Content::File(digest), .. })) => {
+                        What::of(&entry.kind, Some(digest))
+                    }
+                    _ => What::of(&entry.kind, None),
+                },
+                Standing::Unrecorded | Standing::Changed => What::File(0, None),
+            };
+            summarizer.add(&entry.path, what, entry.mode & 0o777, Timestamp::default());
+        }
+        summarizer.finish().to_bytes()
+    }
+}
+
+/// An entry of the scan that is a file of the recorded size, and what the record says it holds.
+struct Unsure {
+    index: usize,
+    digest: Digest,
+}
+
+/// How an entry stands to the record; its recorded digest when only its content can tell.
+fn standing(entry: &Entry, written: &Written) -> Result<Standing, Digest> {
+    let same = match (&entry.kind, &written.what) {
+        (Kind::Directory, Content::Directory) => true,
+        (Kind::Symlink { target }, Content::Symlink(recorded)) => target == recorded,
+        (Kind::File { .. }, Content::File(_))
+            if entry.stamp == written.stamp && !entry.stamp.is_racy(written.seen) =>
+        {
+            true
+        }
+        (Kind::File { size }, Content::File(digest)) if *size == written.stamp.size => return Err(*digest),
+        _ => false,
+    };
+    Ok(if same { Standing::AsRecorded(By::Stamp) } else { Standing::Changed })
+}
+
+/// The digest of a file; none when it went away or its owner may not read it.
+fn read_at(walk: &mut Walk<'_>, place: &RelPath) -> io::Result<Option<Digest>> {
+    let opened = walk.parent(place).and_then(|(dir, name)| at::open_file(dir, name));
+    match opened.and_then(|mut file| digest_of(&mut file)) {
+        Ok(digest) => Ok(Some(digest)),
+        Err(error) if is_absence(&error) || error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn look_of(entry: &Entry) -> Look {
+    Look { kind: Some(entry.kind.clone()), mode: entry.mode, stamp: entry.stamp }
+}
+
+/// Whether there is a directory, and what lies in it.
+fn scan_place(target: &Target) -> Option<(bool, Scan)> {
+    match Walk::new(&target.dir).look(&target.prefix) {
+        Ok(Some(Look { kind: Some(Kind::Directory), .. })) => {
+            let options = ScanOptions { rules: &Rules::none(), leave_out: &[], progress: &|_| () };
+            Some((true, scan(&target.root(), &options).ok()?))
+        }
+        // Nothing, or a file: below it there is nothing.
+        Ok(_) => Some((false, Scan { looked_at: crate::sys::metadata::now(), ..Scan::default() })),
+        Err(_) => None,
+    }
+}

@@ -1,0 +1,480 @@
+//! A list of what a container says differs, and then the contents that were asked for -> steps.
+//!
+//! The list decides without a byte of content: the host's digests are held against those that it states. Contents
+//! are asked for by number ([`Wanted`]), and each must be what the list said, in its order, or nothing is believed.
+//! What is not listed is as it was: for named outputs outside of the buckets that differ, for everything but the paths that
+//! are said to be gone.
+//!
+//! The list is a claim like any other of the container's. So it has to make a tree: below each directory that it
+//! does not list must be one that was there before.
+
+use std::io::{self, Read};
+
+use sha2::{Digest as _, Sha256};
+
+use super::{LIMITS, Meta, Product, SMALL, Scope, Staging};
+use crate::{
+    archive::reader::{Incoming, IncomingKind, Limits, Naming, Reader},
+    outputs::{
+        OutputError, host_error,
+        ops::Slot,
+        record::Content,
+        slots::{self, SmallFile},
+    },
+    report::events::{Amount, Warning},
+    sys::at,
+    tree::{
+        Digest, Kind, Manifest, RelPath,
+        node::{Node, NodeKind, NodeReader},
+        summary::Differing,
+    },
+};
+
+/// The deepest path that is taken, as in archives.
+const MAX_DEPTH: usize = 1000;
+
+/// What a list of nodes is of.
+#[derive(Debug, Clone, Copy)]
+pub enum Listed<'a> {
+    /// All that the container has in these buckets of a named output, and its root.
+    Buckets(&'a Differing),
+    /// What the command made or changed; what it deleted comes after it, see [`Staging::expect_gone`].
+    Changes,
+}
+
+/// Contents to ask for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Ascending places in the list.
+    pub nodes: Vec<u32>,
+    /// What they amount to.
+    pub amount: Amount,
+}
+
+/// What a list announced.
+#[derive(Debug, Default)]
+pub(super) struct Expected {
+    /// Files whose content is to come, in their order.
+    awaited: Vec<Awaited>,
+    /// How many of them have come.
+    arrived: usize,
+    wanted: Wanted,
+    /// What is on the host by fastbuild's doing, and no longer in the container. In the order of trees.
+    pub gone: Vec<RelPath>,
+    /// Directories that were not listed and hold something that was.
+    unlisted: Vec<RelPath>,
+    /// How many nodes there were, the root left out.
+    nodes: u64,
+    /// The buckets that were listed, of a named output.
+    differing: Option<Differing>,
+    /// All that was listed; only where names have to be compared.
+    names: Option<Vec<RelPath>>,
+}
+
+/// A file that was asked for.
+#[derive(Debug, Clone)]
+struct Awaited {
+    path: RelPath,
+    digest: Digest,
+    size: u64,
+    meta: Meta,
+    /// Its slot.
+    number: u64,
+}
+
+impl Expected {
+    /// Whether nothing is left of what went in, nor anything new.
+    pub fn leaves_nothing_of(&self, manifest: &Manifest) -> bool {
+        let is_gone = |path: &RelPath| self.gone.binary_search(path).is_ok();
+        self.nodes == 0 && manifest.entries().iter().all(|entry| is_gone(&entry.path))
+    }
+
+    /// Whether the host's file system cannot tell all names apart.
+    pub fn compares_names(&self) -> bool {
+        self.names.is_some()
+    }
+}
+
+impl Staging<'_> {
+    /// Takes a list to its end, and decides about all of it but the contents that are wanted ([`Staging::wanted`]).
+    ///
+    /// # Errors
+    /// [`OutputError::BadList`] and [`OutputError::NoTree`] for a list that is none; [`OutputError::DoesNotFit`];
+    /// whatever the host's disk says.
+    pub fn expect(
+        &mut self,
+        nodes: &mut NodeReader<impl Read>,
+        listed: Listed<'_>,
+    ) -> Result<(), OutputError> {
+        self.room = self.free_bytes()?;
+        let folds_case = self.folds_case().map_err(host_error("try names in", &self.stage.path))?;
+        let mut expected = Expected { names: folds_case.then(Vec::new), ..Expected::default() };
+        let mut known = Vec::new();
+        if let Listed::Buckets(differing) = listed {
+            known = self.known_within(differing);
+            expected.differing = Some(differing.clone());
+            self.take_unlisted(differing);
+        }
+        self.expected = Some(expected);
+        let mut known = known.into_iter().peekable();
+        let mut open = Open::default();
+        let mut number = 0_u32;
+        while let Some(node) = nodes.next_node().map_err(|source| self.bad_list(source))? {
+            if u64::from(number) >= LIMITS.entries {
+                return Err(self.no_tree(node.path, "is one too many"));
+            }
+            while let Some(gone) = known.next_if(|path| *path < node.path) {
+                self.expected_mut().gone.push(gone);
+            }
+            known.next_if(|path| *path == node.path);
+            self.place(&mut open, &node)?;
+            self.take_node(node, number)?;
+            number += 1;
+        }
+        self.expected_mut().gone.extend(known);
+        match (listed, number) {
+            // The root has a node whatever it is. Without one, everything would count as deleted by the build.
+            (Listed::Buckets(_), 0) => Err(self.no_tree(RelPath::root(), "is missing, as all others are")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the list of what the command deleted, after [`Staging::expect`] with [`Listed::Changes`].
+    ///
+    /// # Errors
+    /// As [`Staging::expect`].
+    pub fn expect_gone(&mut self, nodes: &mut NodeReader<impl Read>) -> Result<(), OutputError> {
+        let mut gone = Vec::new();
+        while let Some(node) = nodes.next_node().map_err(|source| self.bad_list(source))? {
+            if gone.len() as u64 >= LIMITS.entries || node.path.is_root() {
+                return Err(self.no_tree(node.path, "cannot be gone"));
+            }
+            self.refuse_reserved(&node.path)?;
+            gone.push(node.path);
+        }
+        let expected = self.expected_mut();
+        let orphaning = expected.unlisted.iter().find(|path| gone.binary_search(path).is_ok()).cloned();
+        expected.gone = gone;
+        match orphaning {
+            Some(path) => Err(self.no_tree(path, "is said to be gone, and to hold something")),
+            None => Ok(()),
+        }
+    }
+
+    /// The contents to ask for, after all lists were taken.
+    pub fn wanted(&self) -> Wanted {
+        self.expected.as_ref().map(|expected| expected.wanted.clone()).unwrap_or_default()
+    }
+
+    /// Takes the archive of exactly the contents that were wanted.
+    ///
+    /// # Errors
+    /// [`OutputError::Refused`] and [`OutputError::NoTree`] when it is anything else; whatever the host's disk says.
+    pub fn receive_wanted(&mut self, from: impl Read, progress: &dyn Fn(Amount)) -> Result<(), OutputError> {
+        let limits = Limits { entries: self.expected_mut().awaited.len() as u64, ..LIMITS };
+        let mut reader = Reader::new(from, Naming::Prefixed, limits);
+        while let Some(entry) = reader.next_entry().map_err(|error| self.refused(error))? {
+            self.take_wanted(entry, &mut reader, progress)?;
+            progress(self.received);
+        }
+        Ok(())
+    }
+
+    /// Every path of the new tree, relative to the output's root.
+    pub(super) fn new_tree(&self, expected: &Expected) -> Vec<RelPath> {
+        let mut paths = expected.names.clone().unwrap_or_default();
+        let is_gone = |path: &RelPath| expected.gone.binary_search(path).is_ok();
+        if let (Some(differing), Some(host)) = (&expected.differing, &self.host) {
+            paths.extend(host.entries_alike(differing).map(|entry| entry.path.clone()));
+        }
+        if let (Scope::Everything, Some(uploaded)) = (self.scope, self.uploaded) {
+            let entries = uploaded.manifest.entries().iter().map(|entry| &entry.path);
+            paths.extend(entries.filter(|path| !is_gone(path)).cloned());
+        }
+        paths.sort();
+        paths.dedup();
+        paths
+    }
+
+    /// Every content that was wanted must have come.
+    pub(super) fn check_all_arrived(&self) -> Result<(), OutputError> {
+        let missing = self.expected.as_ref().and_then(|expected| expected.awaited.get(expected.arrived));
+        match missing {
+            Some(missing) => Err(self.no_tree(missing.path.clone(), "was asked for and did not come")),
+            None => Ok(()),
+        }
+    }
+
+    fn expected_mut(&mut self) -> &mut Expected {
+        self.expected.get_or_insert_default()
+    }
+
+    /// What fastbuild knows that the host has or had in buckets that differ, in the order of trees.
+    fn known_within(&self, differing: &Differing) -> Vec<RelPath> {
+        let mut known = match &self.host {
+            Some(host) => host.recorded_within(differing),
+            None => self.record.below(&self.target.root()).map(|(path, _)| path).collect(),
+        };
+        if let Some(uploaded) = self.uploaded {
+            let entries = uploaded.manifest.entries().iter().enumerate();
+            let went_in = entries.filter(|(index, _)| uploaded.went_in(*index));
+            known.extend(went_in.filter_map(|(_, entry)| entry.path.strip_prefix(&self.uploaded_at)));
+        }
+        // Its root is there: it is listed, or the list is refused.
+        known.retain(|path| !path.is_root() && differing.holds(path));
+        known.sort();
+        known.dedup();
+        known
+    }
+
+    /// What lies in buckets that do not differ is right, and by [`crate::outputs::host::HostSide::summary`] fastbuild's
+    /// already; only what had to be read for it gets its stamp renewed.
+    fn take_unlisted(&mut self, differing: &Differing) {
+        let Some(host) = self.host.take() else { return };
+        self.applied.unchanged += host.entries_alike(differing).count() as u64;
+        for (path, look) in host.to_renew(differing) {
+            let place = self.target.prefix.append(path);
+            if let Some(written) = self.record.get(&self.target.absolute(&place)) {
+                self.claim_found(place, written.what, Some(&look));
+            }
+        }
+        self.host = Some(host);
+    }
+
+    /// A tree has each path below a directory. Lists come in order, so what may still get children is a stack.
+    fn place(&mut self, open: &mut Open, node: &Node) -> Result<(), OutputError> {
+        let path = &node.path;
+        self.refuse_reserved(path)?;
+        if path.components().count() > MAX_DEPTH {
+            return Err(self.no_tree(path.clone(), "lies too deep"));
+        }
+        open.leave_for(path);
+        if let Some(parent) = path.parent() {
+            if open.ends_in_no_directory() {
+                return Err(self.no_tree(path.clone(), "lies below something that is no directory"));
+            }
+            self.open_unlisted(open, &parent, path)?;
+        }
+        open.enter(path.clone(), node.kind == NodeKind::Directory);
+        Ok(())
+    }
+
+    /// Makes sure of the directories above a node that were not listed, from the top down.
+    fn open_unlisted(
+        &mut self,
+        open: &mut Open,
+        parent: &RelPath,
+        node: &RelPath,
+    ) -> Result<(), OutputError> {
+        if open.holds(parent) {
+            return Ok(());
+        }
+        if let Some(above) = parent.parent() {
+            self.open_unlisted(open, &above, node)?;
+        }
+        self.open_directory(parent, node)?;
+        self.expected_mut().unlisted.push(parent.clone());
+        open.enter(parent.clone(), true);
+        Ok(())
+    }
+
+    fn open_directory(&mut self, directory: &RelPath, node: &RelPath) -> Result<(), OutputError> {
+        let orphan = || "comes without the directory that holds it";
+        match (self.scope, directory.is_root()) {
+            (Scope::Everything, true) => Ok(()),
+            (Scope::Named, true) => Err(self.no_tree(node.clone(), orphan())),
+            (Scope::Named, false) => {
+                let differing = self.expected.as_ref().and_then(|expected| expected.differing.as_ref());
+                let is_alike = differing.is_some_and(|differing| !differing.holds(directory));
+                match is_alike && self.host.as_ref().is_some_and(|host| host.has_directory(directory)) {
+                    true => Ok(()),
+                    false => Err(self.no_tree(node.clone(), orphan())),
+                }
+            }
+            (Scope::Everything, false) => match self.uploaded_kind(directory) {
+                Some(Kind::Directory) | None => {
+                    self.left.insert(directory.clone());
+                    Ok(())
+                }
+                Some(_) => Err(self.no_tree(node.clone(), "lies below something that is no directory")),
+            },
+        }
+    }
+
+    fn uploaded_kind(&self, path: &RelPath) -> Option<&Kind> {
+        let uploaded = self.uploaded?;
+        uploaded.manifest.get(&self.uploaded_at.append(path)).map(|entry| &entry.kind)
+    }
+
+    fn take_node(&mut self, node: Node, number: u32) -> Result<(), OutputError> {
+        let Node { path, kind, mode, mtime } = node;
+        let meta = Meta { mode: mode & 0o777, mtime };
+        if path.is_root() && self.scope == Scope::Everything && kind != NodeKind::Directory {
+            return Err(self.no_tree(path, "is the working directory, and no directory any more"));
+        }
+        if let Some(expected) = &mut self.expected
+            && !path.is_root()
+        {
+            expected.nodes += 1;
+        }
+        self.received.files += 1;
+        if let Some(names) = self.expected_mut().names.as_mut() {
+            names.push(path.clone());
+        }
+        match kind {
+            NodeKind::Directory => self.settle_directory(path, meta),
+            NodeKind::Symlink { target } if target.is_empty() || target.contains(&0) => {
+                Err(self.no_tree(path, "is a symbolic link with a target that no link has"))
+            }
+            NodeKind::Symlink { target } => self.settle_symlink(path, meta, &target),
+            NodeKind::File { size, digest } => self.announce_file(path, meta, size, digest, number),
+            NodeKind::Special(special) => {
+                self.warnings.push(Warning::SpecialOutput { path, special });
+                Ok(())
+            }
+        }
+    }
+
+    /// Decides about a file by its digest. If its bytes are needed, its step waits for them under a number.
+    fn announce_file(
+        &mut self,
+        path: RelPath,
+        meta: Meta,
+        size: u64,
+        digest: Digest,
+        index: u32,
+    ) -> Result<(), OutputError> {
+        let what = Content::File(digest);
+        let settled = self.judge(&path, Product { what: &what, mode: meta.mode, size: Some(size) })?;
+        let mut slot = None;
+        if settled.needs_bytes() {
+            self.take_room(&path, size)?;
+            let number = self.stage.number();
+            slot = Some(Slot { number, id: slots::pending(number), what: what.clone() });
+            let expected = self.expected_mut();
+            expected.wanted.nodes.push(index);
+            expected.wanted.amount.files += 1;
+            expected.wanted.amount.bytes += size;
+            expected.awaited.push(Awaited { path: path.clone(), digest, size, meta, number });
+        }
+        self.plan_step(path, meta, what, settled, slot)
+    }
+
+    fn take_wanted<R: Read>(
+        &mut self,
+        entry: Incoming,
+        reader: &mut Reader<R>,
+        progress: &dyn Fn(Amount),
+    ) -> Result<(), OutputError> {
+        let expected = self.expected_mut();
+        let Some(awaited) = expected.awaited.get(expected.arrived).cloned() else {
+            return Err(self.no_tree(entry.path, "was not asked for"));
+        };
+        let arrived = expected.arrived;
+        if awaited.path != entry.path {
+            return Err(self.no_tree(entry.path, "was not asked for, or comes out of turn"));
+        }
+        let Awaited { number, size, digest, meta, .. } = awaited;
+        let came = match &entry.kind {
+            IncomingKind::File { size: sent } if *sent == size && size <= SMALL => {
+                let mut bytes = Vec::with_capacity(size as usize);
+                reader.data().read_to_end(&mut bytes).map_err(|error| self.broken_off(error))?;
+                let came = Digest(Sha256::digest(&bytes).into());
+                let file = SmallFile { number, bytes, mode: meta.mode, mtime: meta.mtime };
+                if came == digest {
+                    self.writers.write(&self.stage, file)?;
+                }
+                came
+            }
+            IncomingKind::File { size: sent } if *sent == size => {
+                let mut data = super::Metered { data: reader.data(), done: self.received, progress };
+                let came = self.stage_into(number, &mut data)?;
+                self.finish_file(number, meta)?;
+                self.note_slot(number)?;
+                came
+            }
+            IncomingKind::HardLink { target } => {
+                let before = &self.expected_mut().awaited[..arrived];
+                let at = before.binary_search_by(|earlier| earlier.path.cmp(target));
+                match at.map(|at| (before[at].number, before[at].digest, before[at].size)) {
+                    Ok((of, linked, length)) if length == size => {
+                        self.link_slot(of, number)?;
+                        linked
+                    }
+                    _ => {
+                        return Err(self
+                            .no_tree(entry.path, "is a hard link to something that was not sent before it"));
+                    }
+                }
+            }
+            _ => return Err(self.no_tree(entry.path, "is not what was announced")),
+        };
+        if came != digest {
+            return Err(self.no_tree(entry.path, "does not have the content that was announced"));
+        }
+        self.received.bytes += size;
+        self.expected_mut().arrived += 1;
+        Ok(())
+    }
+
+    fn link_slot(&mut self, of: u64, number: u64) -> Result<(), OutputError> {
+        self.writers.settle()?;
+        let dir = &self.stage.dir;
+        at::hard_link(dir, of.to_string().as_bytes(), dir, number.to_string().as_bytes())
+            .map_err(host_error("make a hard link in", &self.stage.path))?;
+        self.note_slot(number)
+    }
+
+    /// A slot that was waited for is whole.
+    fn note_slot(&mut self, number: u64) -> Result<(), OutputError> {
+        let look = at::look(&self.stage.dir, number.to_string().as_bytes())
+            .and_then(|look| look.ok_or_else(|| io::ErrorKind::NotFound.into()))
+            .map_err(host_error("look at a file in", &self.stage.path))?;
+        self.writers.note(number, (&look).into());
+        Ok(())
+    }
+
+    fn bad_list(&self, source: crate::tree::node::NodeError) -> OutputError {
+        OutputError::BadList { output: self.output.clone(), source }
+    }
+}
+
+/// The way from the root to the node that was listed last.
+#[derive(Debug, Default)]
+struct Open {
+    directories: Vec<RelPath>,
+    /// The last node, when it is no directory: nothing may lie below it.
+    leaf: Option<RelPath>,
+}
+
+impl Open {
+    /// Leaves what `path` does not lie in.
+    fn leave_for(&mut self, path: &RelPath) {
+        let holds = |above: &RelPath| lies_in(path, above);
+        self.leaf.take_if(|leaf| !holds(leaf));
+        while self.directories.last().is_some_and(|last| !holds(last)) {
+            self.directories.pop();
+        }
+    }
+
+    fn ends_in_no_directory(&self) -> bool {
+        self.leaf.is_some()
+    }
+
+    fn holds(&self, directory: &RelPath) -> bool {
+        self.directories.last() == Some(directory)
+    }
+
+    fn enter(&mut self, path: RelPath, is_directory: bool) {
+        match is_directory {
+            true => self.directories.push(path),
+            false => self.leaf = Some(path),
+        }
+    }
+}
+
+/// Whether `path` lies below `above`.
+fn lies_in(path: &RelPath, above: &RelPath) -> bool {
+    above.is_root()
+        || path.as_bytes().strip_prefix(above.as_bytes()).is_some_and(|tail| tail.first() == Some(&b'/'))
+}

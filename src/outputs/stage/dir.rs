@@ -1,0 +1,156 @@
+//! Staging directories: on the target's own file system, removed when nobody needs them any more.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use cap_std::{ambient_authority, fs::Dir};
+
+use crate::{
+    outputs::{
+        OutputError, host_error,
+        target::{Target, Walk},
+    },
+    sys::at::{self, Look},
+    tree::{Kind, Timestamp, scan::STAGE_PREFIX},
+};
+
+/// A staging directory: removed with all that is in it when dropped.
+#[derive(Debug)]
+pub struct Stage {
+    /// Its path, on the target's own file system.
+    pub path: PathBuf,
+    /// Its handle.
+    pub dir: Dir,
+    /// Atomic, because steps are carried out by several threads.
+    next: AtomicU64,
+    keep: bool,
+}
+
+impl Stage {
+    pub(super) fn make(path: PathBuf) -> io::Result<Stage> {
+        let mut builder = std::fs::DirBuilder::new();
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.create(&path)?;
+        let dir = Dir::open_ambient_dir(&path, ambient_authority())?;
+        Ok(Stage { path, dir, next: AtomicU64::new(0), keep: false })
+    }
+
+    /// Opens one that a crash left.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn reopen(path: &Path) -> io::Result<Stage> {
+        let dir = Dir::open_ambient_dir(path, ambient_authority())?;
+        // Numbers above every slot's, and above those that an earlier recovery gave away: the journal's are far below.
+        let names = at::names(&dir)?;
+        let taken = names.iter().filter_map(|name| std::str::from_utf8(name).ok()?.parse::<u64>().ok());
+        let next = taken.max().unwrap_or(0).max(u64::MAX / 2);
+        Ok(Stage { path: path.to_owned(), dir, next: AtomicU64::new(next), keep: false })
+    }
+
+    /// A number that no slot has.
+    pub fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Leaves it where it is: it holds something that has no other place.
+    pub fn keep(&mut self) {
+        self.keep = true;
+    }
+
+    /// Takes [`Stage::keep`] back.
+    pub fn release(&mut self) {
+        self.keep = false;
+    }
+
+    /// Now, by the clock of the file system on which the stage lies.
+    ///
+    /// # Errors
+    /// When no file can be made in it.
+    pub fn now(&self) -> io::Result<Timestamp> {
+        let name = self.number().to_string();
+        drop(at::create_file(&self.dir, name.as_bytes())?);
+        let look = at::look(&self.dir, name.as_bytes())?;
+        at::remove_file(&self.dir, name.as_bytes())?;
+        Ok(look.map_or(Timestamp::default(), |look| look.stamp.mtime))
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if self.keep {
+            return;
+        }
+        if let Err(error) = remove_stage(&self.path) {
+            tracing::warn!(path = ?self.path, %error, "could not remove the staging directory");
+        }
+    }
+}
+
+/// Removes a staging directory and what is in it. Directories in it may be read-only: products have such.
+///
+/// # Errors
+/// Whatever the file system says, other than that it is gone.
+pub fn remove_stage(path: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            make_enterable(&Dir::open_ambient_dir(path, ambient_authority())?)?;
+            std::fs::remove_dir_all(path)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn make_enterable(dir: &Dir) -> io::Result<()> {
+    for name in at::names(dir)? {
+        if let Some(Look { kind: Some(Kind::Directory), .. }) = at::look(dir, &name)? {
+            at::set_mode(dir, &name, 0o700)?;
+            make_enterable(&at::open_dir(dir, &name)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Where the staging directory of a run's output will be, so that it can be noted before it is made.
+///
+/// # Errors
+/// When no directory on the target's file system can be written, or the target is a link.
+pub fn stage_path(target: &Target, run: &str, number: usize) -> Result<PathBuf, OutputError> {
+    Ok(stage_parent(target)?.join(format!("{STAGE_PREFIX}{run}-{number}")))
+}
+
+/// A directory on the target's own file system that may be written: beside the output, or in it when it is a mount
+/// point or its parent is read-only.
+fn stage_parent(target: &Target) -> Result<PathBuf, OutputError> {
+    let root = target.root();
+    let inside = match Walk::new(&target.dir).look(&target.prefix) {
+        Ok(Some(Look { kind: Some(Kind::Directory), stamp, .. })) if !target.prefix.is_root() => {
+            let base = at::look_at(&target.dir).map_err(host_error("look at", &target.base))?;
+            let elsewhere = base.stamp.dev != stamp.dev;
+            Some(elsewhere || !at::is_writable(&target.dir))
+        }
+        Ok(_) => None,
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => None,
+        Err(error) => return Err(host_error("look at", root)(error)),
+    };
+    let (parent, dir) = match inside {
+        Some(true) => {
+            let mut walk = Walk::new(&target.dir);
+            let writable = walk.open(&target.prefix).is_ok_and(at::is_writable);
+            (root, writable)
+        }
+        _ => (target.base.clone(), at::is_writable(&target.dir)),
+    };
+    match dir {
+        true => Ok(parent),
+        false => Err(OutputError::BadTarget {
+            path: parent,
+            why: "cannot be written: it is read-only for this user",
+        }),
+    }
+}
