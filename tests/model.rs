@@ -189,9 +189,10 @@ impl<'a> Model<'a> {
         let code = if self.random.chance(12) { 7 } else { 0 };
         let input: String = edits.iter().map(|op| op.line() + "\n").collect();
         let ended = self.build(call, &format!("{input}end {code}\n"));
-        assert_eq!(ended.code, code, "{}\n{ended}", self.told());
+        assert_eq!(ended.code, code, "{}\n{}", self.told(), ended.err());
         let text = ended.out();
-        let (saw, left) = text.split_once("--\n").unwrap_or_else(|| panic!("{}\n{ended}", self.told()));
+        let (saw, left) =
+            text.split_once("--\n").unwrap_or_else(|| panic!("{}\n{}", self.told(), ended.err()));
         let (saw, left) = (Listing::parse(saw).unwrap(), Listing::parse(left).unwrap());
         let build = Build { call, host: &host, saw: &saw, left: &left };
         let mut wrong = self.wrong_in_what_it_saw(&build);
@@ -247,7 +248,7 @@ impl<'a> Model<'a> {
         let mut exec = Command::new("docker");
         exec.args(["exec", "-i", &workspace, "/workspace/.helper", "/workspace"]);
         let ended = with_input(&mut exec, &format!("{input}end 0\n"));
-        assert_eq!(ended.code, 0, "{}\n{ended}", self.told());
+        assert_eq!(ended.code, 0, "{}\n{}", self.told(), ended.err());
         let text = ended.out();
         self.kept = Listing::parse(text.split_once("--\n").unwrap().1);
     }
@@ -332,6 +333,8 @@ impl<'a> Model<'a> {
             let right = if is_beside(path) {
                 // The build's version of what is the user's; `lost` looks after the user's.
                 true
+            } else if self.is_way_to_a_product(build, path, now) {
+                alike(after, at_last)
             } else if !comes_back {
                 untouched
             } else if !changed {
@@ -361,6 +364,14 @@ impl<'a> Model<'a> {
         }
         wrong.extend(self.lost(build));
         wrong
+    }
+
+    /// Whether the host had nothing there, and a product needs a directory there now.
+    fn is_way_to_a_product(&self, build: &Build<'_>, path: &[u8], now: &Listing) -> bool {
+        let is_dir = |tree: &Listing| tree.0.get(path).is_some_and(|node| node.kind == 'd');
+        !build.host.0.contains_key(path)
+            && is_dir(build.left)
+            && now.0.keys().any(|other| is_below(other, path))
     }
 
     /// Whether the user may have a say in what becomes of this path: something there, above or below is neither a source
