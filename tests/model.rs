@@ -197,6 +197,7 @@ impl<'a> Model<'a> {
         let build = Build { call, host: &host, saw: &saw, left: &left };
         let mut wrong = self.wrong_in_what_it_saw(&build);
         let now = self.host();
+        self.trace(&build, &now);
         if code == 0 {
             wrong.extend(self.wrong_in_what_came_back(&build, &now));
         } else {
@@ -208,6 +209,18 @@ impl<'a> Model<'a> {
         }
         self.kept = (self.kind.keep == Keep::Warm).then_some(left);
         self.tidy(&now);
+    }
+
+    /// Tells what became of one path in each build, for whoever looks for the reason of a failure.
+    fn trace(&self, build: &Build<'_>, now: &Listing) {
+        let Ok(traced) = std::env::var("FASTBUILD_MODEL_TRACE") else { return };
+        let path = build.host.0.keys().chain(build.left.0.keys()).find(|path| short(path) == traced);
+        let Some(path) = path else { return };
+        let line = self.log.lines().next().unwrap_or_default();
+        let trees = [("host", build.host), ("saw", build.saw), ("left", build.left), ("now", now)];
+        let parts: Vec<_> =
+            trees.iter().map(|(name, tree)| format!("{name} {}", of(path, tree.0.get(path)))).collect();
+        eprintln!("{line}: own {}, {}", of(path, self.own.get(path)), parts.join(", "));
     }
 
     fn told(&self) -> String {
@@ -425,6 +438,9 @@ impl<'a> Model<'a> {
             };
             if may_be_own && alike(build.left.0.get(path), Some(node)) {
                 self.own.insert(path.clone(), node.clone());
+            } else if may_be_own {
+                // It stayed for the user's sake, and is the user's from now on.
+                self.own.remove(path);
             }
         }
     }
