@@ -78,6 +78,10 @@ mod imp {
         .union(OFlags::NOCTTY)
         .union(OFlags::CLOEXEC);
 
+    /// What one reading of a directory's names may give, in bytes.
+    #[cfg(target_os = "linux")]
+    const NAMES: usize = 32 << 10;
+
     impl Directory {
         /// Opens a root. A link that names it is followed.
         ///
@@ -155,11 +159,8 @@ mod imp {
         /// # Errors
         /// The system's.
         pub fn names(&self, mut each: impl FnMut(&[u8], Hint)) -> io::Result<()> {
-            // A duplicate shares the position with the handle: this reads the directory once in its life.
-            for entry in rustix::fs::Dir::new(self.handle.try_clone()?)? {
-                let entry = entry?;
-                let name = entry.file_name().to_bytes();
-                let hint = match entry.file_type() {
+            let mut tell = |name: &[u8], kind| {
+                let hint = match kind {
                     FileType::Directory => Hint::Directory,
                     FileType::Unknown => Hint::Unknown,
                     _ => Hint::Other,
@@ -167,6 +168,28 @@ mod imp {
                 if name != b"." && name != b".." {
                     each(name, hint);
                 }
+            };
+            self.entries(&mut tell)
+        }
+
+        #[cfg(target_os = "linux")]
+        fn entries(&self, tell: &mut dyn FnMut(&[u8], FileType)) -> io::Result<()> {
+            // Few directories need a second answer.
+            let mut buffer = Vec::with_capacity(NAMES);
+            let mut entries = rustix::fs::RawDir::new(&self.handle, buffer.spare_capacity_mut());
+            while let Some(entry) = entries.next() {
+                let entry = entry?;
+                tell(entry.file_name().to_bytes(), entry.file_type());
+            }
+            Ok(())
+        }
+
+        #[cfg(not(target_os = "linux"))]
+        fn entries(&self, tell: &mut dyn FnMut(&[u8], FileType)) -> io::Result<()> {
+            // A duplicate shares the position with the handle: this reads the directory once in its life.
+            for entry in rustix::fs::Dir::new(self.handle.try_clone()?)? {
+                let entry = entry?;
+                tell(entry.file_name().to_bytes(), entry.file_type());
             }
             Ok(())
         }

@@ -32,6 +32,9 @@ const MOST_THREADS: usize = 8;
 /// Opening a file of a local file system takes some microseconds; one that takes longer was waited for.
 const SLOW_ANSWER: Duration = Duration::from_micros(50);
 
+/// So many slow answers in a row mean a slow file system.
+const IN_A_ROW: u32 = 3;
+
 /// What is read at once, in bytes.
 const PIECE: usize = 256 << 10;
 
@@ -120,10 +123,13 @@ impl Work<'_> {
     fn work<'scope>(&'scope self, scope: &'scope thread::Scope<'scope, '_>) {
         let mut hashed = Hashed::default();
         let mut piece = vec![0; PIECE];
+        let mut slow_in_a_row = 0;
         while let Some(&at) = self.indices.get(self.next.fetch_add(1, Ordering::Relaxed)) {
             let began = Instant::now();
             let opened = self.root.open_file_below(&self.entries[at].path).and_then(source_file::look_into);
-            if began.elapsed() > SLOW_ANSWER {
+            // One alone may be a thread that was put off on a busy machine.
+            slow_in_a_row = if began.elapsed() > SLOW_ANSWER { slow_in_a_row + 1 } else { 0 };
+            if slow_in_a_row >= IN_A_ROW {
                 self.start_another(scope, MOST_THREADS);
             }
             match opened.and_then(|opened| self.hash(opened, &self.entries[at], &mut piece)) {

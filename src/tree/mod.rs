@@ -174,6 +174,12 @@ impl Manifest {
         Manifest { entries }
     }
 
+    /// Takes entries that are in order already.
+    fn from_sorted(entries: Vec<Entry>) -> Manifest {
+        debug_assert!(entries.is_sorted_by(|a, b| a.path < b.path));
+        Manifest { entries }
+    }
+
     /// The entries in order.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
