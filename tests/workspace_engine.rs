@@ -382,7 +382,7 @@ async fn entering_a_running_workspace_is_one_look_and_one_attach() {
     let (_, session) = home.enter_by(&docker, found, &Settings::default()).await.unwrap();
     drop(session);
     insta::assert_snapshot!(proxy.calls().replace(&home.name(), "NAME"), @r"
-    GET /version
+    GET /_ping
     GET /containers/NAME/json
     POST /containers/ID/attach?stream=1&stdout=1&stderr=1&stdin=1
     ");
