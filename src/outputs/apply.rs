@@ -36,7 +36,7 @@ use crate::{
 };
 
 #[cfg(all(test, unix))]
-mod tests;
+pub(super) mod tests;
 
 /// Where an apply keeps its books.
 #[derive(Debug, Clone)]

@@ -9,13 +9,18 @@
 //! |---|---|
 //! | `stage/whole.rs` | an archive, entry by entry |
 //! | `stage/delta.rs` | a list of nodes, then the contents that were asked for |
+//! | `stage/parents.rs` | directories that something needs and nothing names |
 //! | [`dir`] | the staging directory and its place |
 
 mod delta;
 pub mod dir;
+mod parents;
+#[cfg(all(test, unix))]
+mod tests;
 mod whole;
 
 use std::{
+    collections::HashSet,
     fmt::Write as _,
     io::{self, Read, Write},
 };
@@ -23,6 +28,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use self::parents::Opened;
 pub use self::{
     delta::{Listed, Wanted},
     dir::{Stage, remove_stage, stage_path},
@@ -148,6 +154,8 @@ pub struct Staging<'a> {
     expected: Option<delta::Expected>,
     /// Directories that the build did not get to make, because the user has something there -> where they went.
     redirects: Vec<(RelPath, RelPath)>,
+    /// Directories that the build left as they were, and that were therefore not looked at.
+    left: HashSet<RelPath>,
     ops: Vec<Op>,
     claims: Vec<Claim>,
     forgets: Vec<RelPath>,
@@ -289,6 +297,7 @@ impl<'a> Staging<'a> {
             arrived: whole::Arrived::default(),
             expected: None,
             redirects: Vec::new(),
+            left: HashSet::new(),
             ops: Vec::new(),
             claims: Vec::new(),
             forgets: Vec::new(),
@@ -388,6 +397,9 @@ impl<'a> Staging<'a> {
         }
         let product = Product { what: &Content::Directory, mode: meta.mode, size: None };
         let settled = self.judge(&path, product)?;
+        if settled.verdict == Verdict::Leave {
+            self.left.insert(path.clone());
+        }
         self.plan_step(path, meta, Content::Directory, settled, None)
     }
 
@@ -405,8 +417,19 @@ impl<'a> Staging<'a> {
         self.plan_step(path, meta, content, settled, slot)
     }
 
-    /// Holds a product against the host.
-    fn judge(&self, path: &RelPath, product: Product<'_>) -> Result<Settled, OutputError> {
+    /// Holds a product against the host, and sees to the directories above it when something has to be done there.
+    fn judge(&mut self, path: &RelPath, product: Product<'_>) -> Result<Settled, OutputError> {
+        let settled = self.hold_against_host(path, product)?;
+        match settled.verdict {
+            Verdict::Leave | Verdict::AlreadyRight => Ok(settled),
+            _ => match self.open_left(path)? {
+                Opened::InPlace => Ok(settled),
+                Opened::Elsewhere => self.hold_against_host(path, product),
+            },
+        }
+    }
+
+    fn hold_against_host(&self, path: &RelPath, product: Product<'_>) -> Result<Settled, OutputError> {
         if let Some(moved) = self.redirected(path) {
             return Ok(Settled { verdict: Verdict::Put, place: moved, host: None });
         }
@@ -754,19 +777,6 @@ impl<'a> Staging<'a> {
         let folds = at::look(&self.stage.dir, upper.as_bytes())?.is_some();
         at::remove_file(&self.stage.dir, lower.as_bytes())?;
         Ok(folds)
-    }
-
-    /// The directories above the output that the host does not have yet.
-    fn plan_missing_parents(&mut self) -> Result<(), OutputError> {
-        let Some(mut parent) = self.target.prefix.parent() else { return Ok(()) };
-        while !parent.is_root() {
-            if self.look(&parent)?.is_none() {
-                let action = Action::MakeDir { mode: 0o777, mtime: None, over: Over::Nothing };
-                self.ops.push(Op { path: parent.clone(), action, then: Afterwards::Nobodys });
-            }
-            parent = parent.parent().unwrap_or_default();
-        }
-        Ok(())
     }
 
     fn plan_deletes(&mut self) -> Result<(), OutputError> {

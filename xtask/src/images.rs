@@ -62,6 +62,17 @@ pub const DEMO_C: Image = Image {
     ],
 };
 
+/// The bench's image: Jekyll and rsync. Only `bench` makes it.
+pub const BENCH: Image = Image {
+    name: "bench",
+    contents: Contents::Packages {
+        dockerfile: "xtask/bench.Dockerfile",
+        base: "ruby:3.3-slim-bookworm",
+        packages: &["jekyll", "rsync"],
+    },
+    config: DEMO_JEKYLL.config,
+};
+
 /// An ordinary small image, root.
 pub const TEST_BUSYBOX: Image = Image {
     name: "test-busybox",

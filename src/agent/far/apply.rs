@@ -99,7 +99,9 @@ impl From<Failed> for Halt {
 impl Applier {
     /// Nothing applied yet.
     pub(super) fn new(workspace: &Workspace) -> Result<Applier, Failed> {
-        let root = Dir::open_ambient_dir(&workspace.root, cap_std::ambient_authority())
+        // Not one that only stands for the directory (O_PATH): its mode and time are set by it.
+        let root = std::fs::File::open(&workspace.root)
+            .map(Dir::from_std_file)
             .map_err(|error| failed(&format!("could not open {:?}", workspace.root), &error))?;
         let owner = rustix::process::geteuid().is_root().then_some(workspace.account.ids);
         let view = &workspace.view;

@@ -40,13 +40,16 @@ pub(super) enum Collected {
     Changes {
         places: Vec<Place>,
     },
-    Named {
-        tree: Tree,
-        shape: Shape,
-        places: Vec<Place>,
-        index: Option<PathBuf>,
-    },
+    Named(Box<Named>),
     Missing,
+}
+
+/// See [`Collected::Named`].
+pub(super) struct Named {
+    tree: Tree,
+    shape: Shape,
+    places: Vec<Place>,
+    index: Option<PathBuf>,
 }
 
 /// Which entry a node in the list was.
@@ -118,7 +121,7 @@ impl Collected {
         let there = Products::There { differing: differing.to_bytes().into(), hashed: tree.hashed };
         outbox.reply_before_data(&Reply::Products(there));
         let places = send_named(&root, &tree, &shape, &differing, outbox).unwrap_or_default();
-        Ok(Collected::Named { tree, shape, places, index })
+        Ok(Collected::Named(Box::new(Named { tree, shape, places, index })))
     }
 
     /// Sends the contents of nodes, by their places in the list.
@@ -134,14 +137,14 @@ impl Collected {
             Collected::Changes { places } => {
                 send_archive(&root, &workspace.tree()?.manifest, places, nodes, below(None)?, outbox)
             }
-            Collected::Named { tree, shape, places, .. } => match shape {
+            Collected::Named(named) => match &named.shape {
                 Shape::Directory { root, top } => {
-                    send_archive(root, &tree.manifest, places, nodes, below(Some(*top))?, outbox)
+                    send_archive(root, &named.tree.manifest, &named.places, nodes, below(Some(*top))?, outbox)
                 }
                 // Its own name is the one component.
                 Shape::Single { parent } => {
                     let options = PackOptions { prefix: RelPath::root(), uid: 0, gid: 0, top: None };
-                    send_archive(parent, &tree.manifest, places, nodes, options, outbox)
+                    send_archive(parent, &named.tree.manifest, &named.places, nodes, options, outbox)
                 }
                 Shape::Special => Err(nonsense("that does not travel")),
             },
@@ -150,9 +153,10 @@ impl Collected {
 
     /// Writes the index of a named product, where there is anything new to write.
     pub(super) fn save(&mut self) {
-        let Collected::Named { tree, shape, index: Some(index), .. } = self else { return };
-        match shape {
-            Shape::Directory { root, .. } | Shape::Single { parent: root } => tree.save(root, index),
+        let Collected::Named(named) = self else { return };
+        let Some(index) = &named.index else { return };
+        match &named.shape {
+            Shape::Directory { root, .. } | Shape::Single { parent: root } => named.tree.save(root, index),
             Shape::Special => {}
         }
     }

@@ -37,7 +37,9 @@ use super::{
 use crate::{
     agent::{
         frame::Kind,
-        protocol::{Home, Input, NoStart, NotStarted, Reply, Request, Run, Size, Status, decode, encode},
+        protocol::{
+            Failed, Home, Input, NoStart, NotStarted, Reply, Request, Run, Size, Status, decode, encode,
+        },
     },
     user::Account,
 };
@@ -61,14 +63,6 @@ pub(super) struct Running {
     oom_kills_before: u64,
 }
 
-/// What a command's run is made of.
-pub(super) struct Surroundings<'a> {
-    pub(super) account: &'a Account,
-    pub(super) inbox: &'a Arc<Inbox>,
-    pub(super) outbox: &'a Arc<Outbox>,
-    pub(super) reach: Reach,
-}
-
 /// The command's own ends of its streams, and ours.
 struct Streams {
     stdout: OwnedFd,
@@ -81,36 +75,60 @@ struct Streams {
     terminal: Option<OwnedFd>,
 }
 
-impl Running {
+/// A command that has been started, and that nobody attends to yet.
+pub(super) struct Launched {
+    pid: Pid,
+    terminal: Option<OwnedFd>,
+    stdin: Option<OwnedFd>,
+    outputs: Vec<(Kind, OwnedFd)>,
+    oom_kills_before: u64,
+}
+
+impl Launched {
     /// Starts the command.
-    pub(super) fn start(run: &Run, around: &Surroundings<'_>) -> Result<Running, NotStarted> {
+    pub(super) fn start(run: &Run, account: &Account) -> Result<Launched, NotStarted> {
         let oom_kills_before = oom_kills();
-        let streams = Streams::open(run).map_err(|error| failed("could not make its streams", &error))?;
+        let streams =
+            Streams::open(run).map_err(|error| not_started("could not make its streams", &error))?;
         let Streams { stdout, stderr, stdin, stdin_theirs, stdin_ours, outputs, terminal } = streams;
-        let pid = launch(run, around.account, stdin, stdout, stderr)?;
+        let pid = launch(run, account, stdin, stdout, stderr)?;
         drop(stdin_theirs);
-        let told = |error: io::Error| failed("could not start a thread for its streams", &error);
-        let waiting = wait_for(pid, around).map_err(told)?;
+        Ok(Launched { pid, terminal, stdin: stdin_ours, outputs, oom_kills_before })
+    }
+
+    /// Tells the client that it runs, and from then on what it writes.
+    pub(super) fn attend(
+        self,
+        inbox: &Arc<Inbox>,
+        outbox: &Arc<Outbox>,
+        reach: Reach,
+    ) -> Result<Running, Failed> {
+        // When this fails, the client is gone, which the inbox tells.
+        let _ = outbox.reply(&Reply::Started);
+        let told = |error: io::Error| super::failed("could not start a thread for the command", &error);
+        let waiting = wait_for(self.pid, inbox, reach).map_err(told)?;
         let mut running = Running {
-            pid,
-            terminal,
+            pid: self.pid,
+            terminal: self.terminal,
             input: None,
             feeding: None,
             outputs: Vec::new(),
             waiting: Some(waiting),
-            oom_kills_before,
+            oom_kills_before: self.oom_kills_before,
         };
-        for (kind, from) in outputs {
-            running.outputs.push(forward(kind, from, around.outbox).map_err(told)?);
+        for (kind, from) in self.outputs {
+            running.outputs.push(forward(kind, from, outbox).map_err(told)?);
         }
-        if let Some(to) = stdin_ours {
+        if let Some(to) = self.stdin {
             let (sender, receiver) = channel();
             running.input = Some(sender);
-            running.feeding = Some(feed(receiver, to, around.outbox).map_err(told)?);
+            running.feeding = Some(feed(receiver, to, outbox).map_err(told)?);
         }
         Ok(running)
     }
+}
 
+impl Running {
     /// Takes a request that is for a command that runs; gives others back.
     pub(super) fn take(&mut self, request: Request, reach: Reach) -> Option<Request> {
         match request {
@@ -239,7 +257,7 @@ fn launch(
         }),
         stdin,
     };
-    let told = |error: io::Error| failed("could not start a process", &error);
+    let told = |error: io::Error| not_started("could not start a process", &error);
     let (mut ours, theirs) = UnixStream::pair().map_err(told)?;
     let mut command = Command::new("/proc/self/exe");
     command.arg("exec").stdin(OwnedFd::from(theirs)).stdout(Stdio::from(stdout)).stderr(Stdio::from(stderr));
@@ -277,8 +295,8 @@ fn set_environment(command: &mut Command, run: &Run, account: &Account) {
 }
 
 /// Waits for the main process, ends all others, and then tells the session. Reaps orphans meanwhile.
-fn wait_for(pid: Pid, around: &Surroundings<'_>) -> io::Result<JoinHandle<()>> {
-    let (inbox, reach) = (Arc::clone(around.inbox), around.reach);
+fn wait_for(pid: Pid, inbox: &Arc<Inbox>, reach: Reach) -> io::Result<JoinHandle<()>> {
+    let inbox = Arc::clone(inbox);
     thread::Builder::new().name("wait".to_owned()).spawn(move || {
         loop {
             match wait(WaitOptions::empty()) {
@@ -336,6 +354,6 @@ fn oom_kills() -> u64 {
     line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
 }
 
-fn failed(tried: &str, error: &io::Error) -> NotStarted {
+fn not_started(tried: &str, error: &io::Error) -> NotStarted {
     NotStarted { why: NoStart::Other, detail: format!("{tried}: {error}") }
 }

@@ -23,7 +23,7 @@ use std::{
 use super::{
     apply::{Applier, Halt},
     collect::Collected,
-    command::{Running, Surroundings},
+    command::Launched,
     inbox::{self, DataStop, Event, Inbox, InputEnd},
     init,
     outbox::Outbox,
@@ -188,11 +188,11 @@ impl Session {
         let hello = decode::<Hello>(&greeting.message).ok();
         let silence = hello.as_ref().map_or(SILENCE, |hello| Duration::from_millis(hello.silence));
         self.inbox.expect_life(silence);
-        // When this fails, the inbox will tell why.
-        let _ = self.outbox.welcome(&greeting.nonce, &encode(&welcome));
         if let Some(seconds) = hello.and_then(|hello| hello.idle_stop) {
             init::set_idle_stop(seconds);
         }
+        // When this fails, the inbox will tell why.
+        let _ = self.outbox.welcome(&greeting.nonce, &encode(&welcome));
         let stop = self.requests();
         let Stop::Failed(failed) = stop else { return stop };
         self.reach.clear();
@@ -311,21 +311,15 @@ impl Session {
         workspace.settle_root()?;
         let newest = workspace.tree()?.manifest.entries().iter().map(|entry| entry.stamp.ctime).max();
         wait_for_tick(newest.unwrap_or_default());
-        let around = Surroundings {
-            account: &workspace.account,
-            inbox: &self.inbox,
-            outbox: &self.outbox,
-            reach: self.reach,
-        };
-        let mut running = match Running::start(run, &around) {
-            Ok(running) => running,
+        let launched = match Launched::start(run, &workspace.account) {
+            Ok(launched) => launched,
             Err(not_started) => {
                 self.reach.clear();
                 self.reply(&Reply::NotStarted(not_started));
                 return Ok(());
             }
         };
-        self.reply(&Reply::Started);
+        let mut running = launched.attend(&self.inbox, &self.outbox, self.reach)?;
         let stop = loop {
             match end_of(self.inbox.next()) {
                 Ok(stop) => break stop,

@@ -155,12 +155,12 @@ impl Workspace {
     pub(super) fn settle_root(&self) -> Result<(), Failed> {
         let Some(mtime) = self.root_mtime else { return Ok(()) };
         let told = |error: io::Error| failed(&format!("could not set the time of {:?}", self.root), &error);
-        let root = Dir::open_ambient_dir(&self.root, cap_std::ambient_authority()).map_err(told)?;
+        let root = fs::File::open(&self.root).map(Dir::from_std_file).map_err(told)?;
         if crate::sys::at::look_at(&root).map_err(told)?.stamp.mtime == mtime {
             return Ok(());
         }
-        Ok(rustix::fs::utimensat(&root, c".", &times(mtime), AtFlags::empty())
-            .map_err(|errno| told(errno.into()))?)
+        rustix::fs::utimensat(&root, c".", &times(mtime), AtFlags::empty())
+            .map_err(|errno| told(errno.into()))
     }
 
     /// Writes the index, where there is anything new to write.

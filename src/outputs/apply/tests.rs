@@ -12,24 +12,31 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     archive::reader::Naming,
-    outputs::stage::{Scope, Staging, StagingOptions},
+    outputs::{
+        host::HostSide,
+        stage::{Listed, Scope, Staging, StagingOptions},
+    },
+    tree::{
+        node::{Node as Listing, NodeKind, NodeReader, NodeWriter},
+        summary::{Differing, Summarizer, Summary, What},
+    },
 };
 
 /// What the build made, or what is on the host: path -> node. Parents are always there.
-type Nodes = BTreeMap<String, Node>;
+pub type Nodes = BTreeMap<String, Node>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Node {
+pub enum Node {
     Dir(u32),
     File(String, u32),
     Link(String),
 }
 
-fn file(content: &str) -> Node {
+pub fn file(content: &str) -> Node {
     Node::File(content.to_owned(), 0o644)
 }
 
-fn nodes<const N: usize>(list: [(&str, Node); N]) -> Nodes {
+pub fn nodes<const N: usize>(list: [(&str, Node); N]) -> Nodes {
     let mut nodes = Nodes::new();
     for (path, node) in list {
         add(&mut nodes, path, node);
@@ -38,7 +45,7 @@ fn nodes<const N: usize>(list: [(&str, Node); N]) -> Nodes {
 }
 
 /// Adds a node and its parents; what is in the way of those, and what lies below, goes.
-fn add(nodes: &mut Nodes, path: &str, node: Node) {
+pub fn add(nodes: &mut Nodes, path: &str, node: Node) {
     for (at, _) in path.match_indices('/') {
         if !matches!(nodes.get(&path[..at]), Some(Node::Dir(_))) {
             nodes.insert(path[..at].to_owned(), Node::Dir(0o755));
@@ -55,7 +62,7 @@ fn remove(nodes: &mut Nodes, path: &str) {
     nodes.retain(|other, _| other != path && !other.starts_with(&below));
 }
 
-fn tar_of(products: &Nodes) -> Vec<u8> {
+pub fn tar_of(products: &Nodes) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     let top = ("".to_owned(), Node::Dir(0o755));
     for (path, node) in [(&top.0, &top.1)].into_iter().chain(products) {
@@ -86,6 +93,62 @@ fn tar_of(products: &Nodes) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
+/// Products as the far end lists them, the root first.
+pub fn listing_of(products: &Nodes) -> Vec<Listing> {
+    let top = ("".to_owned(), Node::Dir(0o755));
+    let listing = |(path, node): (&String, &Node)| Listing {
+        path: RelPath::new(path.as_bytes()).unwrap(),
+        kind: match node {
+            Node::Dir(_) => NodeKind::Directory,
+            Node::File(content, _) => NodeKind::File {
+                size: content.len() as u64,
+                digest: digest_of(&mut content.as_bytes()).unwrap(),
+            },
+            Node::Link(target) => NodeKind::Symlink { target: target.as_bytes().into() },
+        },
+        mode: match node {
+            Node::Dir(mode) | Node::File(_, mode) => *mode,
+            Node::Link(_) => 0o777,
+        },
+        mtime: Timestamp { secs: 1_500_000_000, nanos: 0 },
+    };
+    let mut list: Vec<_> = products.iter().chain([(&top.0, &top.1)]).map(listing).collect();
+    list.sort_by(|a, b| a.path.cmp(&b.path));
+    list
+}
+
+/// Nodes on the wire.
+pub fn wire(nodes: &[Listing]) -> Vec<u8> {
+    let mut writer = NodeWriter::new(Vec::new());
+    nodes.iter().for_each(|node| writer.write(node).unwrap());
+    writer.finish().unwrap()
+}
+
+/// What the far end finds different from the host's summary.
+pub fn differing(host: &[u8], list: &[Listing]) -> Differing {
+    let Some(host) = Summary::from_bytes(host).filter(|_| !host.is_empty()) else { return Differing::all(1) };
+    let mut summarizer = Summarizer::new(host.buckets());
+    for node in list.iter().filter(|node| !node.path.is_root()) {
+        summarizer.add(&node.path, What::of_node(&node.kind), node.mode, Timestamp::default());
+    }
+    summarizer.finish().differing(&host)
+}
+
+/// The contents that were asked for, as the far end packs them.
+pub fn contents_of(list: &[Listing], wanted: &[u32], products: &Nodes) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for node in wanted.iter().map(|at| &list[*at as usize]) {
+        let path = node.path.as_bytes();
+        let path = std::str::from_utf8(path).unwrap();
+        let Some(Node::File(content, mode)) = products.get(path) else { panic!("{path} is no file") };
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(*mode);
+        header.set_size(content.len() as u64);
+        builder.append_data(&mut header, format!("out/{path}"), content.as_bytes()).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
 fn read_tree(root: &Path) -> Nodes {
     fn visit(dir: &Path, prefix: &str, found: &mut Nodes) {
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -109,34 +172,48 @@ fn read_tree(root: &Path) -> Nodes {
 }
 
 /// A host: a directory with a canary beside the output, and fastbuild's books elsewhere.
-struct Host {
+pub struct Host {
     home: TempDir,
     runs: u32,
+    pub way: Way,
+}
+
+/// How products come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// As a whole archive.
+    Whole,
+    /// As a list of what differs.
+    Delta,
 }
 
 impl Host {
-    fn new() -> Host {
+    pub fn new() -> Host {
         let home = tempfile::tempdir().unwrap();
         for dir in ["host", "host/canary", "state"] {
             fs::create_dir(home.path().join(dir)).unwrap();
         }
         fs::write(home.path().join("host/canary/bird"), "sings").unwrap();
-        Host { home, runs: 0 }
+        Host { home, runs: 0, way: Way::Whole }
     }
 
     fn base(&self) -> PathBuf {
         self.home.path().canonicalize().unwrap().join("host")
     }
 
-    fn output(&self, name: &str) -> PathBuf {
+    pub fn output(&self, name: &str) -> PathBuf {
         self.base().join(name)
     }
 
-    fn path(&self, path: &str) -> PathBuf {
+    pub fn path(&self, path: &str) -> PathBuf {
         self.base().join("out").join(path)
     }
 
-    fn books(&self) -> Books {
+    pub fn with(way: Way) -> Host {
+        Host { way, ..Host::new() }
+    }
+
+    pub fn books(&self) -> Books {
         let state = self.home.path().join("state");
         Books {
             run: format!("run{}", self.runs),
@@ -146,7 +223,7 @@ impl Host {
         }
     }
 
-    fn record(&self) -> Record {
+    pub fn record(&self) -> Record {
         Record::load(&self.books().record)
     }
 
@@ -156,6 +233,9 @@ impl Host {
         let (record, run) = (self.record(), self.books().run);
         let options = StagingOptions { run: &run, record: &record, apply: mode };
         let target = Target::named(&self.output(name)).unwrap();
+        if self.way == Way::Delta {
+            return stage_delta(name, target, products, options);
+        }
         let mut staging = Staging::begin(name, 0, target, Scope::Named, None, options).unwrap();
         staging.receive(&*tar_of(products), Naming::Prefixed, &|_| {}).unwrap();
         assert!(staging.refetch().is_empty());
@@ -166,13 +246,13 @@ impl Host {
         self.stage_at("out", products, mode)
     }
 
-    fn apply(&mut self, staged: Vec<Staged>) -> Result<Outcome, OutputError> {
+    pub fn apply(&mut self, staged: Vec<Staged>) -> Result<Outcome, OutputError> {
         let applied = apply(staged, self.record(), &self.books());
         self.assert_tidy();
         applied
     }
 
-    fn build(&mut self, products: &Nodes, mode: ApplyMode) -> Outcome {
+    pub fn build(&mut self, products: &Nodes, mode: ApplyMode) -> Outcome {
         let staged = self.stage(products, mode);
         self.apply(vec![staged]).unwrap()
     }
@@ -187,17 +267,17 @@ impl Host {
         assert_eq!(fs::read_to_string(self.base().join("canary/bird")).unwrap(), "sings");
     }
 
-    fn tree(&self) -> Nodes {
+    pub fn tree(&self) -> Nodes {
         read_tree(&self.output("out"))
     }
 
     /// Contents of the user's files that were moved to safety.
-    fn displaced(&self) -> BTreeSet<String> {
+    pub fn displaced(&self) -> BTreeSet<String> {
         contents(&read_tree(&self.books().displaced))
     }
 
     /// Somebody else's hands. What cannot be done is left.
-    fn edit(&self, edit: &Edit) {
+    pub fn edit(&self, edit: &Edit) {
         let path = |path: &str| self.path(path);
         match edit {
             Edit::Write(at, content) => {
@@ -232,7 +312,7 @@ fn users(nodes: &Nodes) -> BTreeSet<String> {
 }
 
 #[derive(Debug, Clone)]
-enum Edit {
+pub enum Edit {
     Write(String, String),
     Link(String, String),
     Remove(String),
@@ -244,7 +324,7 @@ fn any_path() -> impl Strategy<Value = String> {
     prop::collection::vec(name(), 1..4).prop_map(|names| names.join("/"))
 }
 
-fn any_products() -> impl Strategy<Value = Nodes> {
+pub fn any_products() -> impl Strategy<Value = Nodes> {
     let node = prop_oneof![
         4 => (0..3, prop_oneof![Just(0o644), Just(0o755), Just(0o400)]).prop_map(|(n, mode)| Node::File(format!("p{n}"), mode)),
         1 => (0..2).prop_map(|n| Node::Link(format!("p-target-{n}"))),
@@ -257,8 +337,21 @@ fn any_products() -> impl Strategy<Value = Nodes> {
     })
 }
 
+fn stage_delta(name: &str, target: Target, products: &Nodes, options: StagingOptions<'_>) -> Staged {
+    let host = HostSide::look(&target, options.record).unwrap().unwrap();
+    let list = listing_of(products);
+    let differing = differing(host.summary(), &list);
+    let list: Vec<_> =
+        list.into_iter().filter(|node| node.path.is_root() || differing.holds(&node.path)).collect();
+    let mut staging = Staging::begin_seen(name, 0, target, host, None, options).unwrap();
+    staging.expect(&mut NodeReader::new(&*wire(&list)), Listed::Buckets(&differing)).unwrap();
+    let contents = contents_of(&list, &staging.wanted().nodes, products);
+    staging.receive_wanted(&*contents, &|_| {}).unwrap();
+    staging.finish().unwrap()
+}
+
 /// Contents that no other edit has, so that one that is lost is missed.
-fn any_edits() -> impl Strategy<Value = Vec<Edit>> {
+pub fn any_edits() -> impl Strategy<Value = Vec<Edit>> {
     let edit = (any_path(), 0..6);
     prop::collection::vec(edit, 0..5).prop_map(|edits| {
         let numbered = edits.into_iter().enumerate();
@@ -270,6 +363,10 @@ fn any_edits() -> impl Strategy<Value = Vec<Edit>> {
         };
         numbered.map(edit).collect()
     })
+}
+
+fn any_way() -> impl Strategy<Value = Way> {
+    prop_oneof![Just(Way::Whole), Just(Way::Delta)]
 }
 
 fn any_mode() -> impl Strategy<Value = ApplyMode> {
@@ -289,9 +386,9 @@ proptest! {
 
     #[test]
     fn products_replace_products_whatever_they_were(
-        first in any_products(), second in any_products(), mode in any_mode()
+        first in any_products(), second in any_products(), mode in any_mode(), way in any_way()
     ) {
-        let mut host = Host::new();
+        let mut host = Host::with(way);
         host.build(&first, mode);
         prop_assert_eq!(&host.tree(), &first);
         let outcome = host.build(&second, mode);
@@ -305,9 +402,9 @@ proptest! {
     #[test]
     fn nothing_of_the_users_is_lost_and_every_product_arrives(
         earlier in any_products(), edits in any_edits(), late in any_edits(), products in any_products(),
-        mode in any_mode()
+        mode in any_mode(), way in any_way()
     ) {
-        let mut host = host_with(&earlier, &edits);
+        let mut host = Host { way, ..host_with(&earlier, &edits) };
         let staged = host.stage(&products, mode);
         let compared = contents(&host.tree());
         // Between staging and applying: contents of their own.
@@ -339,6 +436,38 @@ proptest! {
         }
     }
 
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn both_tiers_leave_the_same_host_behind(
+        builds in prop::collection::vec((any_products(), any_edits()), 1..4), mode in any_mode()
+    ) {
+        let mut hosts = [Way::Whole, Way::Delta].map(Host::with);
+        for (products, edits) in builds {
+            let [whole, delta] = hosts.each_mut().map(|host| {
+                let outcome = host.build(&products, mode);
+                let known: Vec<_> = host
+                    .record()
+                    .below(&host.output("out"))
+                    .map(|(path, entry)| (path, entry.what, entry.mode))
+                    .collect();
+                let told: Vec<_> = outcome.warnings.iter().map(std::mem::discriminant).collect();
+                (host.tree(), host.displaced(), known, told, outcome.applied)
+            });
+            prop_assert_eq!(whole.0, delta.0);
+            prop_assert_eq!(whole.1, delta.1);
+            prop_assert_eq!(whole.2, delta.2);
+            prop_assert_eq!(whole.3, delta.3);
+            prop_assert_eq!(
+                (whole.4.written, whole.4.deleted, whole.4.conflicts),
+                (delta.4.written, delta.4.deleted, delta.4.conflicts)
+            );
+            hosts.iter().for_each(|host| edits.iter().for_each(|edit| host.edit(edit)));
+        }
+    }
 }
 
 proptest! {

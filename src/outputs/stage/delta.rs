@@ -17,14 +17,14 @@ use crate::{
     archive::reader::{Incoming, IncomingKind, Limits, Naming, Reader},
     outputs::{
         OutputError, host_error,
-        ops::{Action, Afterwards, Op, Over, Slot},
+        ops::Slot,
         record::Content,
         slots::{self, SmallFile},
     },
     report::events::{Amount, Warning},
     sys::at,
     tree::{
-        Digest, Kind, Manifest, RelPath, Timestamp,
+        Digest, Kind, Manifest, RelPath,
         node::{Node, NodeKind, NodeReader},
         summary::Differing,
     },
@@ -292,7 +292,10 @@ impl Staging<'_> {
                 }
             }
             (Scope::Everything, false) => match self.uploaded_kind(directory) {
-                Some(Kind::Directory) | None => self.plan_unlisted(directory),
+                Some(Kind::Directory) | None => {
+                    self.left.insert(directory.clone());
+                    Ok(())
+                }
                 Some(_) => Err(self.no_tree(node.clone(), "lies below something that is no directory")),
             },
         }
@@ -301,39 +304,6 @@ impl Staging<'_> {
     fn uploaded_kind(&self, path: &RelPath) -> Option<&Kind> {
         let uploaded = self.uploaded?;
         uploaded.manifest.get(&self.uploaded_at.append(path)).map(|entry| &entry.kind)
-    }
-
-    /// A directory that the command found and left as it was, and in which it made something. The host has it as a
-    /// rule; not when it is kept out of the sources and the user has removed it, or put something in its place.
-    fn plan_unlisted(&mut self, directory: &RelPath) -> Result<(), OutputError> {
-        if self.redirected(directory).is_some() {
-            return self.put_unlisted(directory);
-        }
-        let place = self.target.prefix.append(directory);
-        match self.look(&place)?.map(|look| look.kind) {
-            Some(Some(Kind::Directory)) => Ok(()),
-            None => self.put_unlisted(directory),
-            Some(_) => {
-                let meta = Meta { mode: 0o755, mtime: Timestamp::default() };
-                self.put_beside(directory.clone(), place, meta, None)?;
-                self.forget_time();
-                Ok(())
-            }
-        }
-    }
-
-    fn put_unlisted(&mut self, directory: &RelPath) -> Result<(), OutputError> {
-        let path = self.redirected(directory).unwrap_or_else(|| self.target.prefix.append(directory));
-        let action = Action::MakeDir { mode: 0o777, mtime: None, over: Over::Nothing };
-        self.ops.push(Op { path, action, then: Afterwards::Nobodys });
-        Ok(())
-    }
-
-    /// The directory of the last step keeps the time of its making: no product names it.
-    fn forget_time(&mut self) {
-        if let Some(Op { action: Action::MakeDir { mtime, .. }, .. }) = self.ops.last_mut() {
-            *mtime = None;
-        }
     }
 
     fn take_node(&mut self, node: Node, number: u32) -> Result<(), OutputError> {

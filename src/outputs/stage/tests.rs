@@ -1,0 +1,380 @@
+//! What a container may say, what it may not, and what comes of it. The far end is played by these tests.
+
+use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt as _};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    archive::reader::Naming,
+    outputs::apply::tests::{
+        Edit, Host, Node, Nodes, Way, any_edits, any_products, contents_of, differing, file, listing_of,
+        nodes, tar_of, wire,
+    },
+    tree::{
+        Special,
+        ignore::Rules,
+        node::{Node as Listing, NodeKind, NodeReader},
+        scan::{Scan, ScanOptions, scan},
+        summary::Differing,
+    },
+};
+
+fn path(text: &str) -> RelPath {
+    RelPath::new(text.as_bytes()).unwrap()
+}
+
+fn options<'a>(record: &'a Record, run: &'a str) -> StagingOptions<'a> {
+    StagingOptions { run, record, apply: ApplyMode::PerFile }
+}
+
+/// Lists `list` for the output `out` and gives what was wanted, or why it was refused.
+fn listed(host: &Host, list: &[Listing]) -> Result<Vec<u32>, OutputError> {
+    let record = host.record();
+    let target = Target::named(&host.output("out")).unwrap();
+    let side = HostSide::look(&target, &record).unwrap().unwrap();
+    let differing = differing(side.summary(), list);
+    let mut staging = Staging::begin_seen("out", 0, target, side, None, options(&record, "run")).unwrap();
+    staging.expect(&mut NodeReader::new(&*wire(list)), Listed::Buckets(&differing))?;
+    Ok(staging.wanted().nodes)
+}
+
+fn node(at: &str, kind: NodeKind) -> Listing {
+    Listing { path: path(at), kind, mode: 0o755, mtime: Timestamp::default() }
+}
+
+fn a_file(at: &str) -> Listing {
+    node(at, NodeKind::File { size: 1, digest: Digest([7; 32]) })
+}
+
+fn a_directory(at: &str) -> Listing {
+    node(at, NodeKind::Directory)
+}
+
+fn a_link(at: &str, target: &str) -> Listing {
+    node(at, NodeKind::Symlink { target: target.as_bytes().into() })
+}
+
+#[test]
+fn a_list_that_is_no_tree_is_refused_before_anything_is_asked_for() {
+    let host = Host::new();
+    let deep = vec!["d"; 1001].join("/");
+    let hostile: &[(&str, &[Listing])] = &[
+        ("nothing at all", &[]),
+        ("no root", &[a_file("a")]),
+        ("an orphan", &[a_directory(""), a_file("a/b")]),
+        ("below a file", &[a_directory(""), a_file("a"), a_file("a/b")]),
+        ("below a link", &[a_directory(""), a_link("a", "/etc"), a_file("a/passwd")]),
+        (
+            "below a link's directory",
+            &[a_directory(""), a_link("a", "/etc"), a_directory("a/b"), a_file("a/b/c")],
+        ),
+        ("below a root that is a file", &[a_file(""), a_file("a")]),
+        ("below a socket", &[a_directory(""), node("a", NodeKind::Special(Special::Socket)), a_file("a/b")]),
+        ("a stage", &[a_directory(""), a_directory(".fastbuild-stage-x"), a_file(".fastbuild-stage-x/1")]),
+        ("too deep", &[a_directory(""), a_file(&deep)]),
+        ("a link to nowhere", &[a_directory(""), a_link("a", "")]),
+        ("a link that no file system holds", &[a_directory(""), a_link("a", "x\0y")]),
+    ];
+    for (what, list) in hostile {
+        let refused = listed(&host, list);
+        assert!(matches!(refused, Err(OutputError::NoTree { .. })), "{what}: {refused:?}");
+    }
+    let unsorted = [a_directory(""), a_file("b"), a_file("a")];
+    assert!(matches!(listed(&host, &unsorted), Err(OutputError::BadList { .. })));
+    let fine = [a_directory(""), a_directory("a"), a_file("a/b"), a_file("a-b"), a_link("b", "../../etc")];
+    assert_eq!(listed(&host, &fine).unwrap(), [2, 3]);
+    assert!(host.tree().is_empty());
+}
+
+#[test]
+fn a_product_that_is_larger_than_the_disk_is_refused_by_the_list() {
+    let list = [a_directory(""), node("a", NodeKind::File { size: u64::MAX / 2, digest: Digest([0; 32]) })];
+    assert!(matches!(listed(&Host::new(), &list), Err(OutputError::DoesNotFit { .. })));
+}
+
+/// A tar stream of entries: a name, and what it is.
+enum Sends<'a> {
+    File(&'a str, &'a str),
+    HardLink(&'a str, &'a str),
+    Link(&'a str, &'a str),
+}
+
+fn stream(entries: &[Sends<'_>]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for entry in entries {
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(0o644);
+        header.set_size(0);
+        match entry {
+            Sends::File(name, content) => {
+                header.set_size(content.len() as u64);
+                builder.append_data(&mut header, format!("out/{name}"), content.as_bytes()).unwrap();
+            }
+            Sends::HardLink(name, to) => {
+                header.set_entry_type(tar::EntryType::Link);
+                builder.append_link(&mut header, format!("out/{name}"), format!("out/{to}")).unwrap();
+            }
+            Sends::Link(name, to) => {
+                header.set_entry_type(tar::EntryType::Symlink);
+                builder.append_link(&mut header, format!("out/{name}"), to).unwrap();
+            }
+        }
+    }
+    builder.into_inner().unwrap()
+}
+
+/// `a`, `b` and `large` are wanted; what comes is `entries`.
+fn answered(host: &Host, large: &str, entries: &[Sends<'_>]) -> Result<Staged, OutputError> {
+    let record = host.record();
+    let products = nodes([("a", file("p1")), ("b", file("p1")), ("large", file(large))]);
+    let list = listing_of(&products);
+    let target = Target::named(&host.output("out")).unwrap();
+    let side = HostSide::look(&target, &record).unwrap().unwrap();
+    let mut staging = Staging::begin_seen("out", 0, target, side, None, options(&record, "run")).unwrap();
+    staging.expect(&mut NodeReader::new(&*wire(&list)), Listed::Buckets(&Differing::all(1))).unwrap();
+    assert_eq!(staging.wanted().nodes, [1, 2, 3]);
+    staging.receive_wanted(&*stream(entries), &|_| {})?;
+    staging.finish()
+}
+
+#[test]
+fn contents_that_are_not_what_was_announced_are_refused() {
+    use Sends::{File, HardLink, Link};
+    let host = Host::new();
+    let large = "x".repeat(SMALL as usize + 1);
+    let other = "y".repeat(SMALL as usize + 1);
+    let hostile: &[(&str, &[Sends<'_>])] = &[
+        ("other bytes", &[File("a", "p2"), File("b", "p1"), File("large", &large)]),
+        ("more bytes", &[File("a", "p1+"), File("b", "p1"), File("large", &large)]),
+        ("other bytes of a large one", &[File("a", "p1"), File("b", "p1"), File("large", &other)]),
+        ("out of turn", &[File("b", "p1"), File("a", "p1"), File("large", &large)]),
+        ("one is missing", &[File("a", "p1"), File("large", &large)]),
+        ("the last is missing", &[File("a", "p1"), File("b", "p1")]),
+        ("nothing", &[]),
+        ("one more", &[File("a", "p1"), File("b", "p1"), File("large", &large), File("z", "p1")]),
+        ("twice", &[File("a", "p1"), File("a", "p1"), File("b", "p1"), File("large", &large)]),
+        ("a link", &[Link("a", "p1"), File("b", "p1"), File("large", &large)]),
+        ("a hard link to what was not sent", &[File("a", "p1"), HardLink("b", "c"), File("large", &large)]),
+        ("a hard link to what comes later", &[HardLink("a", "b"), File("b", "p1"), File("large", &large)]),
+        ("a hard link to other bytes", &[File("a", "p1"), File("b", "p1"), HardLink("large", "b")]),
+    ];
+    for (what, entries) in hostile {
+        let refused = answered(&host, &large, entries);
+        let expected = matches!(refused, Err(OutputError::NoTree { .. } | OutputError::Refused { .. }));
+        assert!(expected, "{what}: {refused:?}");
+    }
+    assert!(host.tree().is_empty());
+    let honest = [File("a", "p1"), HardLink("b", "a"), File("large", &large)];
+    let mut host = host;
+    let staged = answered(&host, &large, &honest).unwrap();
+    host.apply(vec![staged]).unwrap();
+    assert_eq!(fs::metadata(host.path("a")).unwrap().ino(), fs::metadata(host.path("b")).unwrap().ino());
+    assert_eq!(fs::read_to_string(host.path("large")).unwrap(), large);
+    // Times come from the list, to the nanosecond.
+    assert_eq!(fs::metadata(host.path("large")).unwrap().mtime(), 1_500_000_000);
+}
+
+#[test]
+fn a_container_that_asserts_to_have_the_same_does_not_get_the_users_files() {
+    let mut host = Host::with(Way::Delta);
+    host.build(&nodes([("p", file("p1"))]), ApplyMode::PerFile);
+    for number in 0..100 {
+        host.edit(&Edit::Write(format!("u{number}"), format!("u{number}")));
+    }
+    // First all is said to be alike, then gone.
+    for (list, nothing_differs) in [(vec![a_directory("")], true), (vec![a_directory("")], false)] {
+        let record = host.record();
+        let target = Target::named(&host.output("out")).unwrap();
+        let side = HostSide::look(&target, &record).unwrap().unwrap();
+        let buckets = side.buckets();
+        let claim = match nothing_differs {
+            true => Differing::from_bytes(&vec![0; buckets.div_ceil(8)], buckets).unwrap(),
+            false => Differing::all(buckets),
+        };
+        let mut staging = Staging::begin_seen("out", 0, target, side, None, options(&record, "run")).unwrap();
+        staging.expect(&mut NodeReader::new(&*wire(&list)), Listed::Buckets(&claim)).unwrap();
+        let staged = staging.finish().unwrap();
+        host.apply(vec![staged]).unwrap();
+    }
+    let tree = host.tree();
+    assert_eq!(tree.len(), 100);
+    assert!(!tree.contains_key("p"));
+}
+
+#[test]
+fn what_had_to_be_read_is_noted_so_that_it_is_not_read_each_time() {
+    let mut host = Host::with(Way::Delta);
+    let products = nodes([("a", file("p1")), ("b", file("p1"))]);
+    host.build(&products, ApplyMode::PerFile);
+    // Another file with the same bytes, as a copy or a checkout leaves it.
+    fs::remove_file(host.path("a")).unwrap();
+    host.edit(&Edit::Write("a".into(), "p1".into()));
+    let stamp = || host.record().get(&host.path("a")).unwrap().stamp;
+    let inode = fs::metadata(host.path("a")).unwrap().ino();
+    assert_ne!(stamp().ino, inode);
+    let outcome = host.build(&products, ApplyMode::PerFile);
+    assert_eq!((outcome.applied.written, outcome.applied.unchanged), (0, 3));
+    assert_eq!(host.record().get(&host.path("a")).unwrap().stamp.ino, inode);
+}
+
+// ---- everything under the working directory ------------------------------------------------------------------------
+
+/// The source tree as it went in.
+struct WentIn {
+    scan: Scan,
+    digests: Vec<Option<Digest>>,
+}
+
+impl WentIn {
+    fn of(host: &Host, ignored: &[&str]) -> WentIn {
+        let rules = Rules::new(ignored).unwrap();
+        let options = ScanOptions { rules: &rules, leave_out: &[], progress: &|_| {} };
+        let scan = scan(&host.path(""), &options).unwrap();
+        let digest = |entry: &crate::tree::Entry| {
+            let file = fs::File::open(crate::outputs::target::native_join(&host.path(""), &entry.path));
+            matches!(entry.kind, Kind::File { .. }).then(|| digest_of(&mut file.unwrap()).unwrap())
+        };
+        let digests = scan.manifest.entries().iter().map(digest).collect();
+        WentIn { scan, digests }
+    }
+
+    fn stage(&self, host: &Host, after: &Nodes, before: &Nodes) -> Result<Staged, OutputError> {
+        let record = host.record();
+        let books = host.books();
+        let target = Target::directory(&host.path("").canonicalize().unwrap()).unwrap();
+        let files = self.scan.manifest.entries().iter().zip(&self.digests);
+        let sent = |(entry, digest): (&crate::tree::Entry, &Option<Digest>)| {
+            digest.map(|digest| Sent { mode: entry.mode, stamp: entry.stamp, digest })
+        };
+        let sent: Vec<_> = files.map(sent).collect();
+        let contents = match host.way {
+            Way::Whole => Contents::Sent(&sent),
+            Way::Delta => Contents::Digests(&self.digests),
+        };
+        let uploaded = Uploaded { manifest: &self.scan.manifest, contents, looked_at: self.scan.looked_at };
+        let uploaded = Some((uploaded, RelPath::root()));
+        let mut staging =
+            Staging::begin("/w", 0, target, Scope::Everything, uploaded, options(&record, &books.run))?;
+        if host.way == Way::Whole {
+            staging.receive(&*tar_of(after), Naming::Prefixed, &|_| {})?;
+            assert!(staging.refetch().is_empty());
+            return staging.finish();
+        }
+        let changed: Nodes = after
+            .iter()
+            .filter(|(path, node)| before.get(*path) != Some(node))
+            .map(|(path, node)| (path.clone(), node.clone()))
+            .collect();
+        let mut list = listing_of(&changed);
+        // The far end lists the root only when it changed.
+        list.retain(|node| !node.path.is_root());
+        let gone = before.keys().filter(|path| !after.contains_key(*path));
+        let mut gone: Vec<_> = gone.map(|path| a_directory(path)).collect();
+        gone.sort_by(|a, b| a.path.cmp(&b.path));
+        staging.expect(&mut NodeReader::new(&*wire(&list)), Listed::Changes)?;
+        staging.expect_gone(&mut NodeReader::new(&*wire(&gone)))?;
+        let contents = contents_of(&list, &staging.wanted().nodes, &changed);
+        staging.receive_wanted(&*contents, &|_| {})?;
+        staging.finish()
+    }
+}
+
+fn source(nodes: &Nodes, way: Way) -> Host {
+    let host = Host::with(way);
+    fs::create_dir(host.path("")).unwrap();
+    for (path, node) in nodes {
+        match node {
+            Node::Dir(_) => fs::create_dir_all(host.path(path)).unwrap(),
+            Node::File(content, _) => host.edit(&Edit::Write(path.clone(), content.clone())),
+            Node::Link(target) => host.edit(&Edit::Link(path.clone(), target.clone())),
+        }
+    }
+    host
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn both_tiers_bring_back_the_same_changes(
+        before in any_products(), after in any_products(), edits in any_edits()
+    ) {
+        let mut ends = Vec::new();
+        for way in [Way::Whole, Way::Delta] {
+            let mut host = source(&before, way);
+            let seen = host.tree();
+            let went_in = WentIn::of(&host, &[]);
+            edits.iter().for_each(|edit| host.edit(edit));
+            let staged = went_in.stage(&host, &after, &seen);
+            let outcome = staged.and_then(|staged| host.apply(vec![staged]));
+            let told = match outcome {
+                Ok(outcome) => Ok((outcome.applied.written, outcome.applied.deleted, outcome.applied.conflicts)),
+                Err(error) => Err(std::mem::discriminant(&error)),
+            };
+            let known: BTreeMap<_, _> =
+                host.record().below(&host.path("")).map(|(path, entry)| (path, entry.what)).collect();
+            ends.push((host.tree(), host.displaced(), known, told));
+        }
+        prop_assert_eq!(&ends[0], &ends[1]);
+    }
+}
+
+#[test]
+fn a_new_product_in_an_ignored_directory_that_the_user_removed_or_replaced_arrives_all_the_same() {
+    let before = nodes([("cache/old", file("p1")), ("src", file("u1"))]);
+    for replaced in [false, true] {
+        let mut host = source(&before, Way::Delta);
+        fs::remove_dir_all(host.path("cache")).unwrap();
+        if replaced {
+            host.edit(&Edit::Write("cache".into(), "u-cache".into()));
+        }
+        let went_in = WentIn::of(&host, &["cache"]);
+        let mut after = before.clone();
+        after.insert("cache/new".into(), file("p2"));
+        let staged = went_in.stage(&host, &after, &before).unwrap();
+        host.apply(vec![staged]).unwrap();
+        let place = if replaced { "cache.fastbuild-new/new" } else { "cache/new" };
+        assert_eq!(host.tree().get(place), Some(&file("p2")));
+        assert_eq!(host.tree().get("cache") == Some(&file("u-cache")), replaced);
+    }
+}
+
+#[test]
+fn an_ignored_product_that_the_build_no_longer_makes_is_deleted_where_fastbuild_wrote_it() {
+    let before = nodes([("src", file("u1")), ("log/mine", file("u2"))]);
+    let mut host = source(&before, Way::Delta);
+    let went_in = WentIn::of(&host, &["log"]);
+    let mut between = before.clone();
+    between.insert("log/product".into(), file("p1"));
+    let staged = went_in.stage(&host, &between, &before).unwrap();
+    host.apply(vec![staged]).unwrap();
+    assert_eq!(host.tree(), between);
+    // Gone in the workspace, and with it something that the user made here under a name that the build had there.
+    let staged = went_in.stage(&host, &nodes([("src", file("u1"))]), &between).unwrap();
+    host.apply(vec![staged]).unwrap();
+    assert_eq!(host.tree(), before);
+}
+
+#[test]
+fn a_build_that_deletes_every_source_is_not_believed() {
+    let before = nodes([("a", file("u1")), ("b/c", file("u2"))]);
+    for way in [Way::Whole, Way::Delta] {
+        let host = source(&before, way);
+        let refused = WentIn::of(&host, &[]).stage(&host, &Nodes::new(), &before);
+        assert!(matches!(refused, Err(OutputError::EverythingGone { files: 3 })), "{refused:?}");
+        assert_eq!(host.tree(), before);
+    }
+}
+
+#[test]
+fn a_directory_that_is_gone_and_holds_something_is_refused() {
+    let before = nodes([("d/a", file("u1"))]);
+    let host = source(&before, Way::Delta);
+    let went_in = WentIn::of(&host, &[]);
+    let after = nodes([("d/b", file("p1"))]);
+    let mut lying = after.clone();
+    lying.remove("d");
+    let refused = went_in.stage(&host, &lying, &before);
+    assert!(matches!(refused, Err(OutputError::NoTree { .. })), "{refused:?}");
+}
