@@ -88,6 +88,7 @@ pub const BENCH: Image = Image {
         dockerfile: "xtask/bench.Dockerfile",
         base: "ruby:3.3-slim-bookworm",
         packages: &["jekyll", "rsync"],
+        source: None,
     },
     config: DEMO_JEKYLL.config,
 };
