@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use crate::plan::Tier;
-
 use super::{
     Renderer, Verbosity,
     events::{Amount, Event, Failure, Phase},
@@ -31,7 +29,7 @@ pub struct Plain {
     verbosity: Verbosity,
     long: Option<Long>,
     /// A warm build's long phases are mostly over before a line about them could be read.
-    tier: Tier,
+    is_warm: bool,
     layers: Layers,
     summary: Summary,
 }
@@ -47,7 +45,7 @@ impl Plain {
     /// Writes lines to `own`.
     pub fn new(own: Own, telling: Telling, verbosity: Verbosity) -> Plain {
         let (layers, summary) = (Layers::default(), Summary::default());
-        Plain { own, telling, verbosity, long: None, tier: Tier::Cold, layers, summary }
+        Plain { own, telling, verbosity, long: None, is_warm: false, layers, summary }
     }
 
     fn say(&mut self, sentence: &str) {
@@ -65,7 +63,7 @@ impl Plain {
             return;
         }
         self.long = Some(Long { phase, total, told: at });
-        if self.tier == Tier::Warm {
+        if self.is_warm {
             return;
         }
         self.say(&joined(wording::doing(phase), " ", &wording::amount(total.unwrap_or_default())));
@@ -93,8 +91,8 @@ impl Renderer for Plain {
         self.summary.note(event);
         self.layers.note(event);
         match event {
-            Event::Planned { .. } => self.tier = Tier::Cold,
-            Event::Workspace { .. } => self.tier = Tier::Warm,
+            Event::Planned { .. } => self.is_warm = false,
+            Event::Workspace { .. } => self.is_warm = true,
             _ => {}
         }
         match event {
