@@ -189,13 +189,15 @@ impl<'a> Model<'a> {
         let code = if self.random.chance(12) { 7 } else { 0 };
         let input: String = edits.iter().map(|op| op.line() + "\n").collect();
         let ended = self.build(call, &format!("{input}end {code}\n"));
-        assert_eq!(ended.code, code, "{}\n{ended}", self.told());
+        assert_eq!(ended.code, code, "{}\n{}", self.told(), ended.err());
         let text = ended.out();
-        let (saw, left) = text.split_once("--\n").unwrap_or_else(|| panic!("{}\n{ended}", self.told()));
+        let (saw, left) =
+            text.split_once("--\n").unwrap_or_else(|| panic!("{}\n{}", self.told(), ended.err()));
         let (saw, left) = (Listing::parse(saw).unwrap(), Listing::parse(left).unwrap());
         let build = Build { call, host: &host, saw: &saw, left: &left };
         let mut wrong = self.wrong_in_what_it_saw(&build);
         let now = self.host();
+        self.trace(&build, &now);
         if code == 0 {
             wrong.extend(self.wrong_in_what_came_back(&build, &now));
         } else {
@@ -207,6 +209,18 @@ impl<'a> Model<'a> {
         }
         self.kept = (self.kind.keep == Keep::Warm).then_some(left);
         self.tidy(&now);
+    }
+
+    /// Tells what became of one path in each build, for whoever looks for the reason of a failure.
+    fn trace(&self, build: &Build<'_>, now: &Listing) {
+        let Ok(traced) = std::env::var("FASTBUILD_MODEL_TRACE") else { return };
+        let path = build.host.0.keys().chain(build.left.0.keys()).find(|path| short(path) == traced);
+        let Some(path) = path else { return };
+        let line = self.log.lines().next().unwrap_or_default();
+        let trees = [("host", build.host), ("saw", build.saw), ("left", build.left), ("now", now)];
+        let parts: Vec<_> =
+            trees.iter().map(|(name, tree)| format!("{name} {}", of(path, tree.0.get(path)))).collect();
+        eprintln!("{line}: own {}, {}", of(path, self.own.get(path)), parts.join(", "));
     }
 
     fn told(&self) -> String {
@@ -247,7 +261,7 @@ impl<'a> Model<'a> {
         let mut exec = Command::new("docker");
         exec.args(["exec", "-i", &workspace, "/workspace/.helper", "/workspace"]);
         let ended = with_input(&mut exec, &format!("{input}end 0\n"));
-        assert_eq!(ended.code, 0, "{}\n{ended}", self.told());
+        assert_eq!(ended.code, 0, "{}\n{}", self.told(), ended.err());
         let text = ended.out();
         self.kept = Listing::parse(text.split_once("--\n").unwrap().1);
     }
@@ -332,6 +346,8 @@ impl<'a> Model<'a> {
             let right = if is_beside(path) {
                 // The build's version of what is the user's; `lost` looks after the user's.
                 true
+            } else if self.is_way_to_a_product(build, path, now) {
+                alike(after, at_last)
             } else if !comes_back {
                 untouched
             } else if !changed {
@@ -361,6 +377,14 @@ impl<'a> Model<'a> {
         }
         wrong.extend(self.lost(build));
         wrong
+    }
+
+    /// Whether the host had nothing there, and a product needs a directory there now.
+    fn is_way_to_a_product(&self, build: &Build<'_>, path: &[u8], now: &Listing) -> bool {
+        let is_dir = |tree: &Listing| tree.0.get(path).is_some_and(|node| node.kind == 'd');
+        !build.host.0.contains_key(path)
+            && is_dir(build.left)
+            && now.0.keys().any(|other| is_below(other, path))
     }
 
     /// Whether the user may have a say in what becomes of this path: something there, above or below is neither a source
@@ -414,6 +438,9 @@ impl<'a> Model<'a> {
             };
             if may_be_own && alike(build.left.0.get(path), Some(node)) {
                 self.own.insert(path.clone(), node.clone());
+            } else if may_be_own {
+                // It stayed for the user's sake, and is the user's from now on.
+                self.own.remove(path);
             }
         }
     }

@@ -158,7 +158,7 @@ fn content(random: &mut Random, seed: u64) -> Content {
 }
 
 fn mode(random: &mut Random, modes: Modes) -> u32 {
-    let own: &[u32] = &[0o644, 0o600, 0o755, 0o700, 0o777, 0o664];
+    let own: &[u32] = &[0o755, 0o700, 0o777, 0o750, 0o775];
     let plain: &[u32] = &[0o644, 0o600, 0o755, 0o700, 0o777, 0o444, 0o555, 0o400, 0o000, 0o111];
     let any: &[u32] = &[0o644, 0o755, 0o4755, 0o2755, 0o1777, 0o6755, 0o000, 0o444, 0o555, 0o711];
     random.one(match modes {
