@@ -21,7 +21,7 @@ use crate::tree::RelPath;
 
 pub use endpoint::{BadEndpoint, decide as decide_engine};
 pub(crate) use host_path::join as join_host_path;
-pub use make::{PlanError, make};
+pub use make::{PlanError, below, make};
 pub use outputs::OutputError;
 
 /// A value and where it came from.

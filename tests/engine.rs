@@ -203,10 +203,7 @@ async fn relay(client: UnixStream, needle: &str, bytes: u64) -> io::Result<()> {
 async fn an_engine_tells_what_it_is() {
     let facts = engine().await.facts().clone();
     assert_eq!(facts.os, "linux");
-    assert!(
-        !facts.version.is_empty() && !facts.architecture.is_empty() && !facts.name.is_empty(),
-        "{facts:?}"
-    );
+    assert!(!facts.version.is_empty() && !facts.name.is_empty(), "{facts:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -220,7 +217,7 @@ async fn each_way_of_having_no_engine_has_its_own_error_and_advice() {
     let web = answering("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello");
     let tls = answering("HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n");
     let smtp = answering("220 mail ESMTP\r\n");
-    let old = answering("HTTP/1.1 200 OK\r\nContent-Length: 21\r\n\r\n{\"ApiVersion\":\"1.39\"}");
+    let old = answering("HTTP/1.1 200 OK\r\nApi-Version: 1.39\r\nContent-Length: 2\r\n\r\nOK");
 
     let missing = error(Endpoint::Unix("/nonexistent/engine.sock".into())).await;
     assert!(matches!(missing, EngineError::SocketMissing { .. }), "{missing:?}");
@@ -533,7 +530,7 @@ async fn an_upload_whose_source_fails_never_looks_whole_to_the_engine() {
     let socket = Socket::new();
     let listener = UnixListener::bind(&socket.path).unwrap();
     let engine = tokio::spawn(async move {
-        let greeting = b"HTTP/1.1 200 OK\r\nContent-Length: 21\r\n\r\n{\"ApiVersion\":\"1.41\"}";
+        let greeting = b"HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Length: 2\r\n\r\nOK";
         let (mut client, _) = listener.accept().await.unwrap();
         client.read_exact(&mut [0; 8]).await.unwrap();
         client.write_all(greeting).await.unwrap();

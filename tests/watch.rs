@@ -214,3 +214,24 @@ fn a_watched_command_reads_nothing() {
     let ended = project.fastbuild(["watch", "--stdin", "--", "cat"]);
     ended.exits(125).says(&["--stdin: a watched command runs again and again"]);
 }
+
+#[test]
+fn builds_in_a_workspace_are_watched_in_the_same_way() {
+    let project = Project::new();
+    project.write("in", "1");
+    let script = "cat in >> log; cp log out; test -e stop && { trap 'exit 3' INT; echo up; while :; do usleep 10000; done; } || true";
+    let mut watch = Watch::start(&project, &["--keep"], script);
+    assert_eq!(watch.built(), 0);
+    watch.idle();
+    project.write("in", "2");
+    assert_eq!(watch.changed(), ["in"]);
+    assert_eq!(watch.built(), 0);
+    watch.idle();
+    assert_eq!((project.read("log"), project.read("out")), ("12".into(), "12".into()));
+    project.write("stop", "");
+    assert_eq!(watch.changed(), ["stop"]);
+    watch.0.until_output("up\n");
+    watch.end();
+    assert_eq!(project.read("log"), "12", "a build that was cut off brings nothing back");
+    assert_eq!(project.containers().len(), 1, "the workspace is kept");
+}

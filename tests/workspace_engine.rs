@@ -279,6 +279,30 @@ async fn what_a_dead_client_left_running_is_ended_before_the_next_session() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_reaper_of_a_dead_client_frees_its_workspace() {
+    let home = Home::new().await;
+    let (workspace, mut session) = home.enter(&Settings::default()).await.unwrap();
+    session.send(&open_request()).await.unwrap();
+    session.send(&run_request("sleep 300 & exec sleep 300")).await.unwrap();
+    while !matches!(session.receiver.next().await.unwrap(), Event::Reply(Reply::Started)) {}
+
+    let engine = serde_json::to_string(&home.plan("").engine.value).unwrap();
+    let reaped = std::process::Command::new(env!("CARGO_BIN_EXE_fastbuild"))
+        .arg("__reap")
+        .args([home.state.root(), &home.source()])
+        .args([&engine, "0123456789ab", workspace.name(), "free"])
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    assert!(reaped.status.success(), "{reaped:?}");
+    common::eventually("the build's processes end", || {
+        let top = std::process::Command::new("docker").args(["top", workspace.name()]).output().unwrap();
+        let top = String::from_utf8_lossy(&top.stdout).into_owned();
+        top.contains("init") && !top.contains("sleep")
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_hangs_is_started_again() {
     let home = Home::new().await;
     let (mut workspace, mut session) = home.enter(&Settings::default()).await.unwrap();
@@ -382,7 +406,7 @@ async fn entering_a_running_workspace_is_one_look_and_one_attach() {
     let (_, session) = home.enter_by(&docker, found, &Settings::default()).await.unwrap();
     drop(session);
     insta::assert_snapshot!(proxy.calls().replace(&home.name(), "NAME"), @r"
-    GET /version
+    GET /_ping
     GET /containers/NAME/json
     POST /containers/ID/attach?stream=1&stdout=1&stderr=1&stdin=1
     ");

@@ -65,7 +65,7 @@ pub async fn run(
     let leftovers = remove_leftovers(&docker, state, &plan.engine.value.to_string(), reporter);
     let name = format!("fastbuild-{}-{}", project.key(), run.id);
     let cold = Cold {
-        reaper: Reaper::watch(state, plan, &run.id, &name, Duty::Remove),
+        reaper: Reaper::watch(state, &plan.source.value, &plan.engine.value, &run.id, &name, Duty::Remove),
         made: AtomicBool::new(false),
         name,
         docker,

@@ -57,6 +57,14 @@ pub enum BuildError {
     /// The state directory.
     #[error(transparent)]
     State(#[from] StateError),
+    /// A command on the project's workspace, and there is none.
+    #[error("there is no workspace of {source_root:?} on {engine}")]
+    NoWorkspace {
+        /// The source root.
+        source_root: PathBuf,
+        /// The engine's address.
+        engine: String,
+    },
     /// Another run holds the project's lock, and `--no-wait` says not to wait.
     #[error("another run works in this project{}", holder_text(holder))]
     Locked {
@@ -192,6 +200,11 @@ impl BuildError {
             BuildError::State(_) => {
                 Some("check its permissions and the disk, or name another directory in FASTBUILD_STATE_DIR".to_owned())
             }
+            BuildError::NoWorkspace { .. } => Some(
+                "a build makes one: fastbuild -- COMMAND (unless --no-keep, FASTBUILD_KEEP or CI says otherwise); \
+                 `fastbuild workspace ls` lists those of other projects"
+                    .to_owned(),
+            ),
             BuildError::Locked { .. } => Some("wait for it to end, or leave out --no-wait".to_owned()),
             BuildError::User(_) => {
                 Some("name a user that the image has with -u/--user, or one by number, such as -u 1000:1000".to_owned())

@@ -20,6 +20,8 @@ pub mod sources;
 mod upload;
 mod warm;
 
+pub use warm::shell;
+
 use std::{path::Path, time::Instant};
 
 use tokio::sync::oneshot;

@@ -8,7 +8,7 @@
 use std::{
     ffi::OsString,
     io::{Read as _, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{ChildStdin, Command, Stdio},
     sync::Mutex,
     time::Duration,
@@ -17,7 +17,7 @@ use std::{
 use super::BuildError;
 use crate::{
     engine::{ContainerId, Docker, Removed},
-    plan::{Endpoint, Plan},
+    plan::Endpoint,
     report::Reporter,
     state::State,
     workspace::{self, LastSession, Mark},
@@ -65,8 +65,15 @@ pub struct Reaper {
 impl Reaper {
     /// Starts the reaper of the container `name`. Without one, the next start finds what a killed run left; so a reaper
     /// that cannot be started does not keep a build from running.
-    pub fn watch(state: &State, plan: &Plan, run: &str, name: &str, duty: Duty) -> Option<Reaper> {
-        match Reaper::spawn(state, plan, run, name, duty) {
+    pub fn watch(
+        state: &State,
+        source: &Path,
+        engine: &Endpoint,
+        run: &str,
+        name: &str,
+        duty: Duty,
+    ) -> Option<Reaper> {
+        match Reaper::spawn(state, source, engine, run, name, duty) {
             Ok(reaper) => Some(reaper),
             Err(error) => {
                 tracing::warn!(%error, "no reaper; what a killed run leaves is removed at the next start");
@@ -75,13 +82,20 @@ impl Reaper {
         }
     }
 
-    fn spawn(state: &State, plan: &Plan, run: &str, name: &str, duty: Duty) -> std::io::Result<Reaper> {
+    fn spawn(
+        state: &State,
+        source: &Path,
+        engine: &Endpoint,
+        run: &str,
+        name: &str,
+        duty: Duty,
+    ) -> std::io::Result<Reaper> {
         let mut command = Command::new(std::env::current_exe()?);
         command
             .arg(COMMAND)
             .arg(state.root())
-            .arg(&plan.source.value)
-            .arg(serde_json::to_string(&plan.engine.value)?)
+            .arg(source)
+            .arg(serde_json::to_string(engine)?)
             .args([run, name, duty.word()])
             .current_dir(state.root())
             .stdin(Stdio::piped())

@@ -88,7 +88,7 @@ impl UsageError {
 const USAGE: &str = "fastbuild [run] [OPTIONS] -- COMMAND…
        fastbuild watch [OPTIONS] -- COMMAND…
        fastbuild plan [OPTIONS] [--json] -- COMMAND…
-       fastbuild workspace ls|inspect|rm|prune [OPTIONS]";
+       fastbuild workspace ls|inspect|shell|rm|prune [OPTIONS]";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -176,7 +176,7 @@ enum Sub {
     /// Print every decision about a run and its reason, and touch nothing
     #[command(override_usage = "fastbuild plan [OPTIONS] [--json] -- COMMAND…", args_override_self = true)]
     Plan(Box<PlanArgs>),
-    /// List, inspect and remove the workspaces that are kept between builds
+    /// List, inspect, enter and remove the workspaces that are kept between builds
     Workspace {
         #[command(subcommand)]
         command: WorkspaceCommand,
@@ -224,6 +224,9 @@ pub enum WorkspaceCommand {
     /// Show all that is known of a workspace
     #[command(args_override_self = true)]
     Inspect(InspectArgs),
+    /// Run a shell, or the command after `--`, in this project's workspace as it is; nothing goes in or comes back
+    #[command(args_override_self = true)]
+    Shell(ShellArgs),
     /// Remove workspaces, with all that builds left in them; the next build makes a new one
     #[command(args_override_self = true)]
     Rm(RmArgs),
@@ -297,6 +300,20 @@ impl InspectArgs {
     pub fn format(&self) -> PlanFormat {
         if self.json { PlanFormat::Json } else { PlanFormat::Text }
     }
+}
+
+/// What `fastbuild workspace shell` takes.
+#[derive(Debug, Clone, Args)]
+pub struct ShellArgs {
+    /// User (and group) in place of the build's
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+    /// The command and its arguments [default: bash if the image has it, else sh]
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+    /// Where.
+    #[command(flatten)]
+    pub place: Where,
 }
 
 /// What `fastbuild workspace rm` takes.

@@ -9,7 +9,6 @@ pub mod workspace;
 use std::{
     ffi::OsString,
     io::{self, Write as _},
-    path::PathBuf,
     process::ExitCode,
 };
 
@@ -60,14 +59,6 @@ pub enum Failure {
         /// The word.
         word: OsString,
     },
-    /// The project has none.
-    #[error("there is no workspace of {source_root:?} on {engine}")]
-    NoWorkspaceHere {
-        /// The source root.
-        source_root: PathBuf,
-        /// The engine's address.
-        engine: String,
-    },
     /// Some of what was to be removed is in use.
     #[error("{}", busy(in_use))]
     InUse {
@@ -94,11 +85,6 @@ impl Failure {
             Failure::Sources(error) => error.advice(),
             Failure::Workspace(error) => error.advice(),
             Failure::NoSuchWorkspace { .. } => Some("`fastbuild workspace ls` lists them".to_owned()),
-            Failure::NoWorkspaceHere { .. } => Some(
-                "a build makes one: fastbuild -- COMMAND (unless --no-keep, FASTBUILD_KEEP or CI says otherwise); \
-                 `fastbuild workspace ls` lists those of other projects"
-                    .to_owned(),
-            ),
             Failure::InUse { .. } => Some("wait for that run to end, or end it".to_owned()),
             _ => None,
         }
@@ -123,7 +109,7 @@ fn parse_and_run(argv: Vec<OsString>) -> ExitCode {
     let done = match cli.command {
         Command::Run(args) => run::run(&args).map(|code| run::exit(code)),
         Command::Watch(args) => watch::run(&args).map(|code| run::exit(code)),
-        Command::Workspace(command) => workspace::run(&command),
+        Command::Workspace(command) => workspace::run(&command).map(|code| run::exit(code)),
         Command::Plan(args) => plan::run(&args),
         Command::Reap(words) => return if reaper::main(words).is_ok() { 0 } else { OWN_FAILURE }.into(),
     };

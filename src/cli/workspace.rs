@@ -13,13 +13,15 @@ use std::{
 use self::select::{here, named};
 use super::{
     Failure, PlanFormat, WorkspaceCommand,
-    args::{Earnest, InspectArgs, ListFormat, LsArgs, PruneArgs, RmArgs, Where},
+    args::{Earnest, InspectArgs, ListFormat, LsArgs, PruneArgs, RmArgs, ShellArgs, Where},
+    run::execute,
 };
 use crate::{
-    config::{Environment, WorkspaceSettings},
+    build::{BuildError, shell, shell::Shell},
+    config::{Environment, Log, Presentation, Progress, WorkspaceSettings},
     engine::{Docker, Sizes, labels},
-    plan::{self, WorkspacePlan},
-    report::numbers,
+    plan::{self, Decision, Reason, Terminal, WorkspacePlan},
+    report::{Reporter, Verbosity, numbers},
     state::State,
     workspace::{
         Generation, Mark, WorkspaceError, daily,
@@ -28,22 +30,25 @@ use crate::{
     },
 };
 
-/// Does what the command says.
+/// Does what the command says; gives what to exit with.
 ///
 /// # Errors
 /// When the engine, the state directory or standard output fails, when there is no such workspace, and when one that is to
 /// go is in use.
-pub fn run(command: &WorkspaceCommand) -> Result<(), Failure> {
+pub fn run(command: &WorkspaceCommand) -> Result<u8, Failure> {
+    match command {
+        WorkspaceCommand::Ls(args) => to_its_end(ls(args)),
+        WorkspaceCommand::Inspect(args) => to_its_end(inspect(args)),
+        WorkspaceCommand::Shell(args) => shell(args),
+        WorkspaceCommand::Rm(args) => to_its_end(rm(args)),
+        WorkspaceCommand::Prune(args) => to_its_end(prune(args)),
+    }
+}
+
+fn to_its_end(work: impl Future<Output = Result<(), Failure>>) -> Result<u8, Failure> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
-    runtime.block_on(async {
-        match command {
-            WorkspaceCommand::Ls(args) => ls(args).await,
-            WorkspaceCommand::Inspect(args) => inspect(args).await,
-            WorkspaceCommand::Rm(args) => rm(args).await,
-            WorkspaceCommand::Prune(args) => prune(args).await,
-        }
-    })
+    runtime.block_on(work).map(|()| 0)
 }
 
 /// An engine with workspaces on it.
@@ -74,9 +79,9 @@ impl Place {
 
     /// This project's workspace.
     fn here<'a>(&self, all: &'a [Listed]) -> Result<&'a Listed, Failure> {
-        here(all, self.source()).ok_or_else(|| Failure::NoWorkspaceHere {
-            source_root: self.source().to_owned(),
-            engine: self.engine.clone(),
+        here(all, self.source()).ok_or_else(|| {
+            let source_root = self.source().to_owned();
+            BuildError::NoWorkspace { source_root, engine: self.engine.clone() }.into()
         })
     }
 
@@ -85,6 +90,32 @@ impl Place {
         named(all, word, &self.settings.started_in)
             .ok_or_else(|| Failure::NoSuchWorkspace { word: word.to_owned() })
     }
+}
+
+/// Runs a shell, or a command, in this project's workspace; gives its exit code.
+fn shell(args: &ShellArgs) -> Result<u8, Failure> {
+    let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
+    let settings = WorkspaceSettings::gather(&args.place.host, &args.place.source, &environment)?;
+    let streams = environment.terminals;
+    let has_terminal = streams.stdin && streams.stdout && streams.stderr;
+    let shell = Shell {
+        engine: plan::decide_engine(settings.host.as_ref(), &environment)?.value,
+        subdirectory: plan::below(&settings.source.value, &settings.started_in),
+        source: settings.source.value,
+        command: args.command.clone(),
+        user: args.user.clone(),
+        terminal: if has_terminal { Terminal::Allocate } else { Terminal::None },
+    };
+    let presentation = Presentation {
+        progress: Decision {
+            value: Progress::None,
+            reason: Reason::Default { why: "the shell has the screen" },
+        },
+        verbosity: Verbosity::Normal,
+        log: Log::Off,
+    };
+    let work = async |state: &State, reporter: &Reporter| shell::run(&shell, state, reporter).await;
+    execute(&presentation, &environment, work)
 }
 
 async fn ls(args: &LsArgs) -> Result<(), Failure> {

@@ -1,6 +1,6 @@
 //! Settings -> [`Plan`].
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{
     ApplyMode, Decision, IgnorePlan, Output, OutputError, Outputs, Plan, Reason, Route, SeedOutputs, Stdin,
@@ -134,6 +134,12 @@ fn subdirectory(settings: &Settings) -> Result<RelPath, PlanError> {
     };
     let path = host_path::to_rel_path(below).filter(|path| str::from_utf8(path.as_bytes()).is_ok());
     path.ok_or_else(|| PlanError::SubdirectoryNotUtf8 { subdirectory: below.to_owned() })
+}
+
+/// The place below `source` where fastbuild was started; the root itself when that lies elsewhere, or has a name that no
+/// tree has.
+pub fn below(source: &Path, started_in: &Path) -> RelPath {
+    started_in.strip_prefix(source).ok().and_then(host_path::to_rel_path).unwrap_or_default()
 }
 
 fn workdir(settings: &Settings) -> Result<(Decision<String>, ContainerPath), PlanError> {

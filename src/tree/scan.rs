@@ -16,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -118,13 +118,13 @@ pub fn scan(root: &Path, options: &ScanOptions<'_>) -> Result<Scan, ScanError> {
     let looked_at = metadata::now();
     let handle = open_root(root)?;
     let walk = Walk::new(handle, options);
-    let harvest = walk.run()?;
-    let (entries, left_empty) = assemble(harvest.listings, walk.nodes.load(Ordering::Relaxed));
-    let mut skipped = harvest.skipped;
-    skipped.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    let mut harvest = walk.run()?;
+    let (order, left_empty) = Tree::of(&mut harvest).order();
+    put_in_order(&mut harvest.entries, order);
+    harvest.skipped.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     Ok(Scan {
-        manifest: Manifest::from_sorted(entries),
-        skipped,
+        manifest: Manifest::from_sorted(harvest.entries),
+        skipped: harvest.skipped,
         ignored: harvest.ignored + left_empty,
         looked_at,
         directories_read: harvest.directories_read,
@@ -156,18 +156,13 @@ pub fn largest_directory(manifest: &Manifest) -> Option<(RelPath, u64)> {
 
 // ---- the walk ------------------------------------------------------------------------------------------------------
 
-/// Directories are numbered as they are found; the root is the first. Narrow, because each entry found carries one.
-type Node = u32;
+/// Directories are numbered as they are found; the root is the first.
+type Node = usize;
 
-/// What one job found in one directory.
+/// What one job found in one directory: a run of [`Harvest::entries`].
 struct Listing {
     node: Node,
-    found: Vec<Found>,
-}
-
-struct Found {
-    entry: Entry,
-    below: Option<Below>,
+    found: Range<usize>,
 }
 
 /// What a directory's own listing is for.
@@ -188,23 +183,29 @@ enum Part {
 /// All that a thread found; put together at the end, so that threads share nothing but the queue.
 #[derive(Default)]
 struct Harvest {
+    /// In the order in which they were found. They are put in order where they lie: a large tree is not held twice.
+    entries: Vec<Entry>,
     listings: Vec<Listing>,
+    /// The directories among the entries, ascending.
+    below: Vec<(usize, Below)>,
     skipped: Vec<(RelPath, Special)>,
     ignored: u64,
     directories_read: u64,
 }
 
 impl Harvest {
-    fn add(&mut self, node: Node, found: Vec<Found>) {
-        match self.listings.last_mut() {
-            Some(last) if last.node == node => last.found.extend(found),
-            _ => self.listings.push(Listing { node, found }),
+    /// Of two harvests the longer one stays where it is.
+    fn merge(&mut self, mut other: Harvest) {
+        if self.entries.len() < other.entries.len() {
+            std::mem::swap(self, &mut other);
         }
-    }
-
-    fn merge(&mut self, other: Harvest) {
-        self.listings.extend(other.listings);
-        self.skipped.extend(other.skipped);
+        let shift = self.entries.len();
+        self.entries.append(&mut other.entries);
+        let shifted = |range: Range<usize>| range.start + shift..range.end + shift;
+        let listings = other.listings.into_iter();
+        self.listings.extend(listings.map(|it| Listing { node: it.node, found: shifted(it.found) }));
+        self.below.extend(other.below.into_iter().map(|(at, below)| (at + shift, below)));
+        self.skipped.append(&mut other.skipped);
         self.ignored += other.ignored;
         self.directories_read += other.directories_read;
     }
@@ -302,7 +303,7 @@ struct Walk<'a> {
     options: &'a ScanOptions<'a>,
     queue: Mutex<Queue>,
     changed: Condvar,
-    nodes: AtomicU32,
+    nodes: AtomicUsize,
     files: AtomicU64,
     bytes: AtomicU64,
     telling: Mutex<()>,
@@ -376,7 +377,7 @@ impl<'a> Walk<'a> {
             options,
             queue: Mutex::new(queue),
             changed: Condvar::new(),
-            nodes: AtomicU32::new(1),
+            nodes: AtomicUsize::new(1),
             files: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             telling: Mutex::new(()),
@@ -524,69 +525,67 @@ impl<'a> Walk<'a> {
 
     fn look(&self, opened: &Opened, which: Range<usize>, worker: &mut Worker) -> Result<Vec<Job>, ScanError> {
         let mut jobs = Vec::new();
-        let mut found = Vec::with_capacity(which.len());
-        let mut bytes = 0;
+        let first = worker.harvest.entries.len();
         worker.pace.begin();
         for at in which {
-            let name = opened.names.get(at);
-            let Some(new) = self.look_at(opened, name, worker, &mut jobs)? else { continue };
-            if let Kind::File { size } = new.entry.kind {
-                bytes += size;
-            }
-            found.push(new);
+            self.look_at(opened, opened.names.get(at), worker, &mut jobs)?;
         }
         worker.pace.end();
+        let found = &worker.harvest.entries[first..];
+        let bytes =
+            found.iter().map(|entry| if let Kind::File { size } = entry.kind { size } else { 0 }).sum();
         self.files.fetch_add(found.len() as u64, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        worker.harvest.add(opened.visit.node, found);
+        let found = first..worker.harvest.entries.len();
+        worker.harvest.listings.push(Listing { node: opened.visit.node, found });
         Ok(jobs)
     }
 
-    /// `None` for what is no part of the tree.
+    /// Looks at one name, and takes what is part of the tree.
     fn look_at(
         &self,
         opened: &Opened,
         name: Name<'_>,
         worker: &mut Worker,
         jobs: &mut Vec<Job>,
-    ) -> Result<Option<Found>, ScanError> {
+    ) -> Result<(), ScanError> {
+        let Worker { harvest, pace } = worker;
         let judgement = self.judge(&opened.visit.rules, name);
         if matches!(judgement, Judgement::Ignored) {
-            worker.harvest.ignored += 1;
-            return Ok(None);
+            harvest.ignored += 1;
+            return Ok(());
         }
         let path = child(&opened.visit.path, name.bytes)?;
         let metadata = match opened.handle.look_at(name.bytes) {
             Ok(metadata) => metadata,
-            Err(source) if metadata::is_gone(&source) => return Ok(None),
+            Err(source) if metadata::is_gone(&source) => return Ok(()),
             Err(source) => return Err(ScanError::Hidden { path, source }),
         };
-        worker.pace.answered();
+        pace.answered();
         match metadata {
-            Metadata::Special(special) if judgement.keeps_a_file() => {
-                worker.harvest.skipped.push((path, special));
-                Ok(None)
-            }
+            Metadata::Special(special) if judgement.keeps_a_file() => harvest.skipped.push((path, special)),
             Metadata::Entry { kind: Kind::Directory, mode, stamp, links } => {
                 let enter = match judgement {
                     Judgement::Directory(enter) => enter,
                     // It became a directory since its name was read.
                     _ => self.options.rules.enter(&opened.visit.rules, name.bytes),
                 };
-                let below = self.found_directory(&path, enter, jobs);
-                worker.harvest.ignored += u64::from(below.is_none());
-                let entry = Entry { path, kind: Kind::Directory, mode, mtime: stamp.mtime, stamp, links };
-                Ok(below.map(|below| Found { entry, below: Some(below) }))
+                match self.found_directory(&path, enter, jobs) {
+                    Some(below) => {
+                        harvest.below.push((harvest.entries.len(), below));
+                        let entry =
+                            Entry { path, kind: Kind::Directory, mode, mtime: stamp.mtime, stamp, links };
+                        harvest.entries.push(entry);
+                    }
+                    None => harvest.ignored += 1,
+                }
             }
             Metadata::Entry { kind, mode, stamp, links } if judgement.keeps_a_file() => {
-                let entry = Entry { path, kind, mode, mtime: stamp.mtime, stamp, links };
-                Ok(Some(Found { entry, below: None }))
+                harvest.entries.push(Entry { path, kind, mode, mtime: stamp.mtime, stamp, links });
             }
-            Metadata::Special(_) | Metadata::Entry { .. } => {
-                worker.harvest.ignored += 1;
-                Ok(None)
-            }
+            Metadata::Special(_) | Metadata::Entry { .. } => harvest.ignored += 1,
         }
+        Ok(())
     }
 
     /// Leaves a directory to be read; `None` when it is not to be entered.
@@ -670,81 +669,106 @@ fn child(parent: &RelPath, name: &[u8]) -> Result<RelPath, ScanError> {
     parent.join(name).map_err(bad)
 }
 
-/// Puts listings together, each directory before what lies in it, siblings by name: the order of a manifest. Says too
-/// how many directories were entered for exceptions in vain.
-fn assemble(listings: Vec<Listing>, nodes: Node) -> (Vec<Entry>, u64) {
-    struct Frame {
-        rest: Siblings,
-        /// The directory's own entry goes when this is all there is at its end.
-        drop_at: Option<usize>,
+/// What was found, as a tree.
+struct Tree<'a> {
+    entries: &'a [Entry],
+    /// Ascending by directory.
+    listings: &'a [Listing],
+    below: &'a [(usize, Below)],
+}
+
+/// A directory whose entries are being put in order.
+struct Frame {
+    /// The first name is the last of these.
+    rest: Vec<usize>,
+    /// The directory's own entry goes when this is all there is at its end.
+    drop_at: Option<usize>,
+}
+
+impl<'a> Tree<'a> {
+    fn of(harvest: &'a mut Harvest) -> Tree<'a> {
+        harvest.listings.sort_unstable_by_key(|listing| listing.node);
+        Tree { entries: &harvest.entries, listings: &harvest.listings, below: &harvest.below }
     }
 
-    let total = listings.iter().map(|listing| listing.found.len()).sum();
-    let mut listings = by_node(listings, nodes);
-    let mut entries = Vec::with_capacity(total);
-    let mut left_empty = 0;
-    let top = listings.first_mut().and_then(Option::take).unwrap_or_default();
-    let mut frames = vec![Frame { rest: Siblings::new(top), drop_at: None }];
-    while let Some(frame) = frames.last_mut() {
-        match frame.rest.next() {
-            Some(Found { entry, below: None }) => entries.push(entry),
-            Some(Found { entry, below: Some(below) }) => {
-                let Some(found) = listings.get_mut(below.node as usize).and_then(Option::take) else {
-                    // Gone before it was read, or ignored and not readable.
-                    left_empty += u64::from(below.part == Part::WhenNotEmpty);
-                    continue;
-                };
-                entries.push(entry);
-                let drop_at = (below.part == Part::WhenNotEmpty).then_some(entries.len());
-                frames.push(Frame { rest: Siblings::new(found), drop_at });
-            }
-            None => {
-                if frame.drop_at == Some(entries.len()) {
-                    entries.pop();
+    /// The places of the entries as a manifest has them: each directory before what lies in it, siblings by name. What
+    /// is no part of the tree after all is not among them. Says too how many directories were entered for
+    /// exceptions in vain.
+    fn order(&self) -> (Vec<usize>, u64) {
+        let mut order = Vec::with_capacity(self.entries.len());
+        let mut left_empty = 0;
+        let top = self.children(0).unwrap_or_default();
+        let mut frames = vec![Frame { rest: top, drop_at: None }];
+        while let Some(frame) = frames.last_mut() {
+            let Some(at) = frame.rest.pop() else {
+                if frame.drop_at == Some(order.len()) {
+                    order.pop();
                     left_empty += 1;
                 }
                 frames.pop();
+                continue;
+            };
+            let Some(below) = self.below(at) else {
+                order.push(at);
+                continue;
+            };
+            let Some(rest) = self.children(below.node) else {
+                // Gone before it was read, or ignored and not readable.
+                left_empty += u64::from(below.part == Part::WhenNotEmpty);
+                continue;
+            };
+            order.push(at);
+            let drop_at = (below.part == Part::WhenNotEmpty).then_some(order.len());
+            frames.push(Frame { rest, drop_at });
+        }
+        (order, left_empty)
+    }
+
+    fn below(&self, at: usize) -> Option<Below> {
+        if self.entries[at].kind != Kind::Directory {
+            return None;
+        }
+        let place = self.below.binary_search_by_key(&at, |(at, _)| *at).ok()?;
+        Some(self.below[place].1)
+    }
+
+    /// The entries of a directory, the last name first; none when it was not read.
+    fn children(&self, node: Node) -> Option<Vec<usize>> {
+        let start = self.listings.partition_point(|listing| listing.node < node);
+        let of_node: &[Listing] = &self.listings[start..];
+        let of_node = &of_node[..of_node.partition_point(|listing| listing.node == node)];
+        let mut children: Vec<usize> = of_node.iter().flat_map(|listing| listing.found.clone()).collect();
+        let path = |at: usize| self.entries[at].path.as_bytes();
+        let slash = children.first().and_then(|&first| path(first).iter().rposition(|&b| b == b'/'));
+        let name = |at: usize| &path(at)[slash.map_or(0, |slash| slash + 1)..];
+        children.sort_unstable_by(|&a, &b| name(b).cmp(name(a)));
+        (!of_node.is_empty()).then_some(children)
+    }
+}
+
+/// Puts entries in this order, where they lie, and drops those that it does not name.
+fn put_in_order(entries: &mut Vec<Entry>, mut order: Vec<usize>) {
+    let kept = order.len();
+    if kept < entries.len() {
+        let mut is_named = vec![false; entries.len()];
+        order.iter().for_each(|&at| is_named[at] = true);
+        order.extend((0..entries.len()).filter(|&at| !is_named[at]));
+    }
+    // Each round of places that hand their entries on is gone once around.
+    const DONE: usize = usize::MAX;
+    for start in 0..order.len() {
+        let mut at = start;
+        while order[at] != DONE {
+            let next = std::mem::replace(&mut order[at], DONE);
+            if next == start {
+                break;
             }
+            entries.swap(at, next);
+            at = next;
         }
     }
-    (entries, left_empty)
-}
-
-fn by_node(listings: Vec<Listing>, nodes: Node) -> Vec<Option<Vec<Found>>> {
-    let mut by_node: Vec<Option<Vec<Found>>> = Vec::new();
-    by_node.resize_with(nodes as usize, || None);
-    for Listing { node, found } in listings {
-        match &mut by_node[node as usize] {
-            Some(all) => all.extend(found),
-            none => *none = Some(found),
-        }
-    }
-    by_node
-}
-
-/// A directory's entries, to be taken by name.
-struct Siblings {
-    /// The first name is the last of these: what was taken gives its memory back as the manifest grows, or a large
-    /// directory would be held twice.
-    rest: Vec<Found>,
-}
-
-impl Siblings {
-    fn new(mut found: Vec<Found>) -> Siblings {
-        let shared =
-            found.first().and_then(|first| first.entry.path.as_bytes().iter().rposition(|&b| b == b'/'));
-        let skip = shared.map_or(0, |slash| slash + 1);
-        found.sort_unstable_by(|a, b| b.entry.path.as_bytes()[skip..].cmp(&a.entry.path.as_bytes()[skip..]));
-        Siblings { rest: found }
-    }
-
-    fn next(&mut self) -> Option<Found> {
-        let next = self.rest.pop();
-        if self.rest.len().is_multiple_of(8192) {
-            self.rest.shrink_to_fit();
-        }
-        next
-    }
+    entries.truncate(kept);
+    entries.shrink_to_fit();
 }
 
 // Two attributes, because clippy knows a test module by a plain `cfg(test)`.

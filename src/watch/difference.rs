@@ -8,7 +8,7 @@ use std::{
 use crate::{
     outputs::record::{Content, Record, Written},
     plan::join_host_path,
-    tree::{Entry, Kind, Manifest, RelPath},
+    tree::{Entry, Kind, Manifest, RelPath, Stamp},
 };
 
 /// What fastbuild itself put in place, by its records before the build and after it.
@@ -34,7 +34,7 @@ impl Ours {
     fn wrote(&self, entry: &Entry) -> bool {
         self.at(&entry.path, &self.after).is_some_and(|written| match (&written.what, &entry.kind) {
             (Content::Directory, Kind::Directory) => written.mode == entry.mode,
-            (Content::File(_), Kind::File { .. }) => written.stamp == entry.stamp,
+            (Content::File(_), Kind::File { .. }) => are_same(&written.stamp, &entry.stamp),
             (Content::Symlink(wrote), Kind::Symlink { target }) => wrote == target,
             _ => false,
         })
@@ -82,16 +82,21 @@ fn differ(old: &Entry, new: &Entry) -> bool {
     }
     match (&old.kind, &new.kind) {
         (Kind::Directory, Kind::Directory) => false,
-        (Kind::File { .. }, Kind::File { .. }) => old.stamp != new.stamp,
+        (Kind::File { .. }, Kind::File { .. }) => !are_same(&old.stamp, &new.stamp),
         (Kind::Symlink { target: old }, Kind::Symlink { target: new }) => old != new,
         _ => true,
     }
 }
 
+/// File systems in user space may number their inodes anew whenever they like, so the number tells nothing.
+fn are_same(old: &Stamp, new: &Stamp) -> bool {
+    (old.size, old.mtime, old.ctime) == (new.size, new.mtime, new.ctime)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::{Digest, Stamp, Timestamp};
+    use crate::tree::{Digest, Timestamp};
 
     fn path(text: &str) -> RelPath {
         RelPath::new(text.as_bytes()).unwrap()
@@ -152,6 +157,8 @@ mod tests {
         for (what, before, after, expected) in cases {
             assert_eq!(changed(before, after, &nobodys()), expected, "{what}");
         }
+        let renumbered = Entry { stamp: Stamp { ino: 9, ..stamp(1) }, ..file("a", 1) };
+        assert_eq!(changed(vec![file("a", 1)], vec![renumbered], &nobodys()), [""; 0]);
         let ctime = |tick| Stamp { ctime: Timestamp { secs: tick, nanos: 0 }, ..stamp(1) };
         let same_size_and_mtime = Entry { stamp: ctime(9), ..file("a", 1) };
         assert_eq!(changed(vec![file("a", 1)], vec![same_size_and_mtime], &nobodys()), ["a"]);

@@ -473,6 +473,63 @@ pub async fn enter(
     }
 }
 
+/// Enters a workspace as it is, whatever it was made with: for who wants to look at it. `found` is what [`Docker::look`] said
+/// of `name`.
+///
+/// # Errors
+/// [`WorkspaceError::Foreign`]; the agent's when it does not answer even after a restart, and the engine's.
+pub async fn enter_found(
+    docker: &Docker,
+    name: &str,
+    found: ContainerFacts,
+    project: &Project,
+    engine: &str,
+    settings: &Settings,
+    first: &[Request],
+) -> Result<(Workspace, Session), WorkspaceError> {
+    if found.labels.get(labels::TIER).is_none_or(|tier| tier != labels::WARM) {
+        return Err(WorkspaceError::Foreign { name: name.to_owned() });
+    }
+    let how = match found.life {
+        Life::Running => How::Found,
+        Life::Paused => docker.unpause(&found.id).await.map(|()| How::Found)?,
+        Life::Created | Life::Exited | Life::Dead => {
+            docker.start(&found.id).await.map_err(not_started)?;
+            How::Started
+        }
+    };
+    let mark_path = project.workspace_path(engine);
+    let label = |label: &str| found.labels.get(label).cloned().unwrap_or_default();
+    let known = Mark::load(&mark_path).filter(|mark| mark.container == found.id.as_str());
+    let mark = known.unwrap_or_else(|| {
+        let (container, source) = (found.id.as_str().to_owned(), label(labels::SOURCE));
+        Mark::new(name.to_owned(), container, engine.to_owned(), label(labels::IMAGE), source.as_ref())
+    });
+    let mut workspace = Workspace {
+        docker: docker.clone(),
+        name: name.to_owned(),
+        container: found.id,
+        how,
+        mark,
+        mark_path,
+    };
+    if workspace.how == How::Found && workspace.mark.session == LastSession::Open {
+        workspace.end_session().await?;
+    }
+    workspace.save_mark(LastSession::Open)?;
+    let error = match workspace.open(settings, first).await {
+        Ok(session) => return Ok((workspace, session)),
+        Err(error) => error,
+    };
+    let because = match Trouble::of(error)? {
+        Trouble::Agent(because) => because,
+        Trouble::Gone => return Err(workspace.gone().into()),
+        Trouble::Useless(detail) => return Err(NotWarm::NoAnswer { detail }.into()),
+    };
+    let session = workspace.open_after_restart(because, settings, first).await?;
+    Ok((workspace, session))
+}
+
 /// A session that does not open, and what may help.
 enum Trouble {
     /// The container was removed meanwhile: make another one.

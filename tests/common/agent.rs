@@ -142,6 +142,13 @@ impl Ended {
     }
 }
 
+/// What becomes of the child when its client is dropped.
+#[derive(PartialEq, Eq)]
+pub enum AtTheEnd {
+    Wait,
+    Kill,
+}
+
 /// One end of a session.
 pub struct Client {
     pub child: Child,
@@ -150,6 +157,7 @@ pub struct Client {
     decoder: Decoder,
     nonce: Nonce,
     received: VecDeque<Received>,
+    pub end: AtTheEnd,
     _watchdog: Watchdog,
 }
 
@@ -168,6 +176,7 @@ impl Client {
             decoder: Decoder::new(End::Near(nonce)),
             nonce,
             received: VecDeque::new(),
+            end: AtTheEnd::Wait,
         }
     }
 
@@ -433,7 +442,10 @@ impl Client {
 impl Drop for Client {
     fn drop(&mut self) {
         self.stdin = None;
-        // It ends by itself when its stdin ends.
+        // A session ends by itself when its stdin ends; an attach would wait for the container.
+        if self.end == AtTheEnd::Kill {
+            let _ = self.child.kill();
+        }
         let _ = self.child.wait();
     }
 }

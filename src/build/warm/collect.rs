@@ -259,7 +259,9 @@ impl Collecting<'_> {
                     |done| reporter.emit(Event::PhaseProgress { phase: Phase::Collect, done: sum(done) });
                 staging.receive_wanted(piece()?, &progress)?;
             }
-            let received = sum(staging.received());
+            // What was only compared did not travel.
+            let files = wanted.nodes.len() as u64;
+            let received = sum(Amount { files, bytes: staging.received().bytes });
             Ok((staging.finish()?, received))
         });
         async { staging.await? }

@@ -17,10 +17,9 @@ use super::super::{
 use crate::{
     agent::{
         near::{self, Receiver, Sender, Session, SessionError},
-        protocol::{Blob, NoStart, NotStarted, Reply, Request, Run, STDIN_WINDOW, Size, Status},
+        protocol::{Blob, Input, NoStart, NotStarted, Reply, Request, Run, STDIN_WINDOW, Size, Status},
     },
     engine::StartError,
-    plan::{Plan, Stdin, Terminal},
     report::{
         Reporter,
         events::{Amount, Event, Phase, Stream, Warning},
@@ -44,13 +43,13 @@ pub struct Ended {
 pub async fn run(
     session: &mut Session,
     run: Run,
-    plan: &Plan,
     interrupts: &mut Interrupts,
     reporter: &Reporter,
 ) -> Result<Ended, BuildError> {
     let phase = Running::begin(Phase::Start, None, reporter);
-    let raw = match (plan.terminal.value, plan.stdin.value) {
-        (Terminal::Allocate, Stdin::Forward) => RawTerminal::of_stdin().map_err(BuildError::Terminal)?,
+    let (terminal, stdin) = (run.terminal, run.stdin);
+    let raw = match (terminal, stdin) {
+        (Some(_), Input::Forwarded) => RawTerminal::of_stdin().map_err(BuildError::Terminal)?,
         _ => None,
     };
     let program = run.argv.first().map(|word| String::from_utf8_lossy(word).into_owned()).unwrap_or_default();
@@ -67,7 +66,7 @@ pub async fn run(
     let Session { sender, receiver, .. } = session;
     let (killers, kills) = mpsc::channel::<()>(1);
     let input = Arc::new(Semaphore::new(0));
-    let helpers = Helpers::start(plan, raw.is_some(), sender, &input, killers);
+    let helpers = Helpers::start(terminal, stdin, raw.is_some(), sender, &input, killers);
     let ended = attend(sender, receiver, &input, kills, interrupts, reporter).await;
     drop((helpers, raw));
     let ended = ended?;
@@ -202,19 +201,20 @@ struct Helpers(Vec<JoinHandle<()>>);
 
 impl Helpers {
     fn start(
-        plan: &Plan,
+        terminal: Option<Size>,
+        stdin: Input,
         raw: bool,
         sender: &Sender,
         input: &Arc<Semaphore>,
         killers: mpsc::Sender<()>,
     ) -> Helpers {
         let mut helpers = Vec::new();
-        if plan.stdin.value == Stdin::Forward {
+        if stdin == Input::Forwarded {
             input.add_permits(STDIN_WINDOW);
             let keys = raw.then(CtrlC::default);
             helpers.push(tokio::spawn(forward_input(sender.clone(), Arc::clone(input), keys, killers)));
         }
-        if plan.terminal.value == Terminal::Allocate {
+        if terminal.is_some() {
             helpers.push(tokio::spawn(follow_size(sender.clone())));
         }
         Helpers(helpers)

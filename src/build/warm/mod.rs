@@ -11,6 +11,7 @@
 mod collect;
 mod command;
 mod host;
+pub mod shell;
 mod upload;
 
 use std::{io::BufReader, pin::Pin, sync::Arc};
@@ -44,7 +45,7 @@ use crate::{
         index::{HashedAt, Index},
         node::{Node, NodeError, NodeReader},
     },
-    workspace::{self, NotWarm, Wanted, Workspace, WorkspaceError},
+    workspace::{self, NotWarm, Wanted, Workspace, WorkspaceError, daily},
 };
 
 /// What became of a warm build.
@@ -94,7 +95,8 @@ pub async fn run(
     }
     let run = state.begin_run(project, &plan.engine.value.to_string())?;
     let leftovers = cold::remove_leftovers(&docker, state, &plan.engine.value.to_string(), reporter);
-    let reaper = Reaper::watch(state, plan, &run.id, &name, Duty::Free);
+    let limiting = daily::look_after(&docker, state, plan, reporter);
+    let reaper = Reaper::watch(state, &plan.source.value, &plan.engine.value, &run.id, &name, Duty::Free);
 
     let phase = Running::begin(Phase::Workspace, None, reporter);
     let settings = Settings { idle_stop: Some(plan.workspace.idle_stop.value), ..Settings::default() };
@@ -119,6 +121,10 @@ pub async fn run(
     };
     // A moment's work, and long done.
     let _ = interrupts.unless(leftovers).await;
+    if let Some(limiting) = limiting {
+        // Once a day; engines take their time to measure, and began when the command did.
+        let _ = interrupts.unless(limiting).await;
+    }
     match freed {
         Ok(()) => run_is_over(run, reaper),
         // Neither is told that all is well: the reaper tries again, and the next start after it.
@@ -245,7 +251,7 @@ impl Warm<'_> {
         let saving = self.save_index(&sources, hashed_at);
 
         let looking = collect::look(self.plan, record);
-        let ended = command::run(session, self.command(), self.plan, interrupts, self.reporter).await?;
+        let ended = command::run(session, self.command(), interrupts, self.reporter).await?;
         if ended.out_of_memory {
             let limit = self.plan.memory.as_ref().map(|memory| memory.value);
             self.reporter.emit(Event::Warned(Warning::OutOfMemory { limit }));
