@@ -253,7 +253,11 @@ impl<'a> Model<'a> {
         let Some(workspace) = self.project.containers().pop() else { return };
         let tree = self.kept.clone().unwrap_or_default();
         let modes = if self.kind.modes == Modes::OwnersOwn { Modes::OwnersOwn } else { Modes::Plain };
-        let within = Where { modes, below: &["", "", "out/", "d/made/", "cache/"], allowed: |_| true };
+        let within = match modes {
+            // What is no source stays as root made it, and the build's user may then be unable to read it.
+            Modes::OwnersOwn => Where { modes, below: &["", "d/"], allowed: |path| !NAMED.is_output(path) },
+            _ => Where { modes, below: &["", "", "out/", "d/made/", "cache/"], allowed: |_| true },
+        };
         let count = self.random.below(15);
         let edits = edits(&mut self.random, &tree, within, count);
         self.note("by hand", &edits);
