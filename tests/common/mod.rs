@@ -35,6 +35,24 @@ pub const SOCKET: &str = "/var/run/docker.sock";
 pub struct Project {
     home: tempfile::TempDir,
     image: &'static str,
+    keep: Keep,
+}
+
+/// Which tier the builds of a project are of, unless an option says otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Cold: nothing is kept on the engine.
+    No,
+    /// Warm: the workspace is kept until the project is dropped.
+    Yes,
+}
+
+impl Keep {
+    /// A test program whose name begins with `warm` is about workspaces.
+    const OF_THIS_PROGRAM: Keep = match env!("CARGO_CRATE_NAME").as_bytes() {
+        [b'w', b'a', b'r', b'm', ..] => Keep::Yes,
+        _ => Keep::No,
+    };
 }
 
 impl Default for Project {
@@ -55,7 +73,7 @@ impl Project {
         // Users of other ids must be able to come here in some tests.
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir(home.path().join("project")).unwrap();
-        Project { home, image }
+        Project { home, image, keep: Keep::OF_THIS_PROGRAM }
     }
 
     /// The source root.
@@ -113,7 +131,7 @@ impl Project {
             .env("HOME", self.home.path().join("home"))
             .env("FASTBUILD_STATE_DIR", self.state())
             .env("FASTBUILD_IMAGE", self.image)
-            .env("FASTBUILD_KEEP", "no")
+            .env("FASTBUILD_KEEP", if self.keep == Keep::Yes { "yes" } else { "no" })
             .current_dir(self.root())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -185,10 +203,29 @@ impl Project {
         found
     }
 
-    /// Nothing is left of any run: no container, no staging directory, no run's file, no journal.
+    /// The workspace, when there is one.
+    pub fn workspace(&self) -> Option<String> {
+        let (project, tier) =
+            (format!("label=dev.fastbuild.project={}", self.key()), "label=dev.fastbuild.tier=warm");
+        let found = docker(&["ps", "--all", "--quiet", "--no-trunc", "--filter", &project, "--filter", tier]);
+        found.lines().next().map(str::to_owned)
+    }
+
+    /// Nothing is left of any run: no container (but the workspace, in which nothing runs), no staging directory, no run's
+    /// file, no journal.
     #[track_caller]
     pub fn assert_nothing_left(&self) {
-        assert_eq!(self.containers(), [""; 0], "containers are left");
+        let workspace = self.workspace().filter(|_| self.keep == Keep::Yes);
+        let mut containers = self.containers();
+        containers.retain(|container| Some(container) != workspace.as_ref());
+        assert_eq!(containers, [""; 0], "containers are left");
+        if let Some(workspace) = workspace {
+            assert_eq!(
+                processes_in(&workspace),
+                ["/.fastbuild/agent init"],
+                "something runs in the workspace"
+            );
+        }
         let stages = self.stages();
         assert!(stages.is_empty(), "staging directories are left: {stages:?}");
         let runs: Vec<_> = fs::read_dir(self.state().join("runs")).into_iter().flatten().flatten().collect();
@@ -288,6 +325,18 @@ pub fn docker(args: &[&str]) -> String {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "docker {args:?}: {said}");
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The command lines of what runs in a container, its first process first; none when it has stopped.
+pub fn processes_in(container: &str) -> Vec<String> {
+    let running = docker(&["inspect", "--format", "{{.State.Running}}", container]);
+    if running.trim() != "true" {
+        return Vec::new();
+    }
+    let top = docker(&["top", container, "-eo", "pid,args"]);
+    let mut lines: Vec<_> = top.lines().skip(1).map(|line| line.trim().to_owned()).collect();
+    lines.sort_by_key(|line| line.split(' ').next().and_then(|pid| pid.parse::<u32>().ok()));
+    lines.iter().filter_map(|line| line.split_once(' ')).map(|(_, args)| args.trim().to_owned()).collect()
 }
 
 /// Waits until `done` says so, looking again at short intervals, for what has no event to wait for; panics after a
