@@ -343,12 +343,17 @@ impl Applier {
         self.stale.insert(meta.path.clone());
         match look.kind {
             Some(Kind::Directory) => self.directories.push(meta),
-            Some(Kind::Symlink { .. }) => at::set_mtime(&dir, name, meta.mtime)?,
+            Some(Kind::Symlink { .. }) => {
+                self.give_away(&dir, name)?;
+                at::set_mtime(&dir, name, meta.mtime)?;
+            }
             Some(Kind::File { .. }) if look.mode == meta.mode && look.stamp.mtime == meta.mtime => {}
             Some(Kind::File { .. }) => {
                 if links_of(&dir, name)? > 1 {
                     self.part(&dir, &meta.path, name)?;
                 }
+                // Whoever changed it by hand, as root, may have made it anew.
+                self.give_away(&dir, name)?;
                 at::finish_by_name(&dir, name, meta.mode & 0o7777, meta.mtime)?;
             }
             None => return Err(io::Error::other("it is neither file nor directory")),
@@ -386,6 +391,9 @@ impl Applier {
                 Err(error) => return Err(error),
             };
             if let Some(mode) = mode {
+                if let Some(Ids { uid, gid }) = self.owner {
+                    rustix::fs::fchown(&*dir, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+                }
                 rustix::fs::fchmod(&*dir, Mode::from_raw_mode(mode))?;
             }
             rustix::fs::futimens(&*dir, &times(mtime))?;
