@@ -99,11 +99,13 @@ async fn attend(
         let mut ending = Ending::default();
         loop {
             tokio::select! {
-                ended = &mut listening => break ended?,
+                biased;
                 signal = interrupts.next() => ending.on_signal(signal, sender, reporter).await?,
                 () = ending.grace_is_over() => ending.kill(sender).await?,
                 Some(()) = kills.recv() => ending.kill(sender).await?,
-                error = &mut output_closed => return Err(BuildError::OutputClosed(error)),
+                // A command that was told to end may do so, though the terminal that was hung up takes no more of its output.
+                error = &mut output_closed, if !ending.asked => return Err(BuildError::OutputClosed(error)),
+                ended = &mut listening => break ended?,
             }
         }
     };
@@ -242,8 +244,12 @@ async fn forward_input(to: Sender, window: Arc<Semaphore>, mut keys: Option<Ctrl
             return;
         }
     }
-    // The command may have ended first.
-    let _ = to.send(&Request::StdinEnd).await;
+    // A raw terminal ends when it is hung up, which the command hears of by a signal. An end-of-file key would be echoed
+    // then, to a terminal that takes nothing more.
+    if keys.is_none() {
+        // The command may have ended first.
+        let _ = to.send(&Request::StdinEnd).await;
+    }
 }
 
 /// Tells the command's terminal our terminal's size at each change.
