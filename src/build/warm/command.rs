@@ -92,11 +92,11 @@ async fn attend(
             Err(_) => std::future::pending().await,
         }
     };
+    let mut ending = Ending::default();
     let ended = {
         // One future that lives through the whole loop: a chunk that waits for our own reader must not be lost to a signal.
         let listening = listen(receiver, output, input);
         tokio::pin!(listening, output_closed);
-        let mut ending = Ending::default();
         loop {
             tokio::select! {
                 biased;
@@ -110,7 +110,9 @@ async fn attend(
         }
     };
     // Somebody who does not read what we pass on can hold this up for ever: then a signal ends it.
-    if let Ok(drained) = interrupts.unless(passing.drained()).await {
+    if let Ok(drained) = interrupts.unless(passing.drained()).await
+        && !ending.asked
+    {
         drained?;
     }
     Ok(ended)
