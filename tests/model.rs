@@ -381,7 +381,10 @@ impl<'a> Model<'a> {
             } else if !changed {
                 // Of what is left out nobody knows the content before; to touch it is to make it.
                 let made_again = call.excludes(path) && alike(after, at_last);
-                untouched || made_again || self.is_in_doubt(build, path)
+                untouched
+                    || made_again
+                    || is_other_name_of_changed(build, path, after)
+                    || self.is_in_doubt(build, path)
             } else if self.is_in_doubt(build, path) {
                 alike(after, at_last) || alike(after, before) || after.is_some_and(|node| node.kind == 'd')
             } else {
@@ -481,6 +484,20 @@ impl<'a> Model<'a> {
             Op::Remove(path.clone()).apply(&self.project.root());
         }
     }
+}
+
+/// Whether only the mode changed, and it is that of another name of the same file: under a mount too, a file has one mode.
+fn is_other_name_of_changed(build: &Build<'_>, path: &[u8], after: Option<&Node>) -> bool {
+    let (Some(before), Some(after)) = (build.host.0.get(path), after) else { return false };
+    let content_stays = (before.kind, &before.content) == ('f', &after.content);
+    content_stays
+        && build.host.0.iter().any(|(other, node)| {
+            let left = build.left.0.get(other).map(|left| left.mode & 0o777);
+            node.content == before.content
+                && node.mode == before.mode
+                && node.mtime == before.mtime
+                && left == Some(after.mode & 0o777)
+        })
 }
 
 fn is_below(path: &[u8], above: &[u8]) -> bool {

@@ -25,15 +25,19 @@ use crate::{
 /// When the tree cannot be looked at or changed, or the patterns cannot be kept.
 pub(super) fn withdraw(root: &Path, view: &View, patterns: &[String]) -> Result<(), Failed> {
     let Some(kept) = place_beside_agent("patterns", root) else { return Ok(()) };
-    let before: Option<Vec<String>> = fs::read(&kept).ok().and_then(|bytes| decode(&bytes).ok());
-    match before {
-        Some(before) if before == patterns => return Ok(()),
-        Some(before) => {
-            // Patterns that cannot be read any more left out nothing that is known.
-            let rules = Rules::new(&before).unwrap_or_else(|_| Rules::none());
-            take_out(root, &View { rules, ..view.clone() }, view)?;
-        }
-        None => {}
+    let before: Option<Vec<String>> = match fs::read(&kept) {
+        // Nothing has gone in yet.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(_) => Some(Vec::new()),
+        // What cannot be read any more is taken for no patterns: then all that they leave out now goes.
+        Ok(bytes) => Some(decode(&bytes).unwrap_or_default()),
+    };
+    if before.as_deref() == Some(patterns) {
+        return Ok(());
+    }
+    if let Some(before) = before {
+        let rules = Rules::new(&before).unwrap_or_else(|_| Rules::none());
+        take_out(root, &View { rules, ..view.clone() }, view)?;
     }
     keep(&kept, patterns).map_err(|error| failed("could not keep the ignore rules", &error))
 }
@@ -78,5 +82,11 @@ fn remove(top: &Dir, path: &RelPath, kind: &Kind) -> io::Result<()> {
 fn keep(at: &Path, patterns: &[String]) -> io::Result<()> {
     let beside = at.with_extension("new");
     fs::write(&beside, encode(&patterns))?;
-    fs::rename(beside, at)
+    match fs::rename(&beside, at) {
+        // Somebody has put a directory there.
+        Err(error) if at.is_dir() => {
+            fs::remove_dir_all(at).map_err(|_| error).and_then(|()| fs::rename(beside, at))
+        }
+        renamed => renamed,
+    }
 }
