@@ -32,6 +32,7 @@ fn main() {
         "src/archive",
         "src/sys",
         "src/tree",
+        "src/user.rs",
     ] {
         println!("cargo::rerun-if-changed={path}");
     }

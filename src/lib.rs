@@ -9,10 +9,13 @@
 //! | host tree -> manifest | [`tree`] |
 //! | manifest -> tar stream, and tar stream -> checked entries | [`archive`] |
 //! | where the build runs | [`engine`] |
+//! | where a kept build runs, and the way into it | [`workspace`] |
 //! | the pipeline itself | [`build`] |
 //! | what came back -> stage, verify, apply | [`outputs`] |
+//! | a build at each change | [`watch`] |
 //! | events -> what people and programs read | [`report`] |
 //! | what only one operating system has | [`sys`] |
+//! | who runs the command, as an image's tables have it | [`user`] |
 
 #![forbid(unsafe_code)]
 // Here and not for the workspace: tests may unwrap, and xtask talks to whoever started it.
@@ -38,3 +41,8 @@ pub mod report;
 pub mod state;
 pub mod sys;
 pub mod tree;
+pub mod user;
+#[cfg(feature = "client")]
+pub mod watch;
+#[cfg(feature = "client")]
+pub mod workspace;

@@ -12,14 +12,16 @@ mod outputs;
 use std::{
     fmt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::tree::RelPath;
 
-pub use endpoint::BadEndpoint;
-pub use make::{PlanError, make};
+pub use endpoint::{BadEndpoint, decide as decide_engine};
+pub(crate) use host_path::join as join_host_path;
+pub use make::{PlanError, below, make};
 pub use outputs::OutputError;
 
 /// A value and where it came from.
@@ -81,6 +83,10 @@ fn shown_decision<S: Serializer>(decision: &Decision<PathBuf>, serializer: S) ->
     Decision { value, reason: decision.reason.clone() }.serialize(serializer)
 }
 
+fn shown_seconds<S: Serializer>(decision: &Decision<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    Decision { value: decision.value.as_secs(), reason: decision.reason.clone() }.serialize(serializer)
+}
+
 /// For people: `preset jekyll`, `/p/fastbuild.toml:3`.
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -131,6 +137,12 @@ pub struct Plan {
     pub route: Decision<Route>,
     /// Whether a workspace is kept.
     pub tier: Decision<Tier>,
+    /// What becomes of the workspace, where one is kept.
+    pub workspace: WorkspacePlan,
+    /// What to do when another run holds the project's lock.
+    pub lock: Decision<OnLocked>,
+    /// Whether to tell why each file travels.
+    pub explain: Decision<Explain>,
     /// `USER[:GROUP]` in place of the image's.
     pub user: Option<Decision<String>>,
     /// In place of the image's entry point; empty means none.
@@ -278,8 +290,56 @@ pub enum Route {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Tier {
+    /// A workspace that is kept between builds; only differences travel.
+    Warm,
     /// A fresh container; everything is uploaded; nothing is needed in the image.
     Cold,
+}
+
+/// What becomes of the project's workspace.
+#[derive(Debug, Clone, Serialize)]
+pub struct WorkspacePlan {
+    /// Whether the one that is there is used.
+    pub lifetime: Decision<Lifetime>,
+    /// After how long without a build it stops by itself; zero is never.
+    #[serde(serialize_with = "shown_seconds")]
+    pub idle_stop: Decision<Duration>,
+    /// Workspaces that were not used for so long are removed by themselves; zero is never.
+    #[serde(serialize_with = "shown_seconds")]
+    pub max_age: Decision<Duration>,
+    /// While all workspaces of an engine hold more bytes than this, the one that was not used for the longest time is
+    /// removed; zero is no limit.
+    pub max_size: Decision<u64>,
+}
+
+/// `--fresh`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lifetime {
+    /// The workspace is removed and made anew, with all that builds left in it.
+    Fresh,
+    /// The workspace is used again.
+    Reuse,
+}
+
+/// `--no-wait`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnLocked {
+    /// Wait until the other run has ended.
+    Wait,
+    /// Fail at once.
+    Fail,
+}
+
+/// `--explain`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Explain {
+    /// Only how many files travel is told.
+    No,
+    /// Each file that travels is named, with the reason.
+    Yes,
 }
 
 /// `-t`, `--no-tty`.

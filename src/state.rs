@@ -5,7 +5,11 @@
 //! STATE/projects/<key>/lock        locked by the run that works on this source root
 //! STATE/projects/<key>/holder      who that is, for the message to those who wait
 //! STATE/projects/<key>/outputs     what fastbuild wrote on the host (crate::outputs::record)
+//! STATE/projects/<key>/index       what the sources hold (crate::tree::index)
 //! STATE/projects/<key>/journal     an apply that is under way (crate::outputs::journal)
+//! STATE/projects/<key>/workspace-* the project's workspace on one engine (crate::workspace)
+//! STATE/pruned-*                   when workspaces on one engine were last pruned (crate::workspace::daily)
+//! STATE/id                         tells this directory's workspaces on an engine from another machine's
 //! STATE/projects/<key>/displaced/  the user's files that were in a product's way
 //! ```
 //!
@@ -31,7 +35,7 @@ pub struct StateError {
 }
 
 impl StateError {
-    fn at(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
+    pub(crate) fn at(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
         let path = path.to_owned();
         move |source| StateError { what, path, source }
     }
@@ -130,6 +134,33 @@ impl State {
         Ok(Project { dir, key })
     }
 
+    /// The part that belongs to the project with this key, when this state directory knows it.
+    pub fn known_project(&self, key: &str) -> Option<Project> {
+        let is_key = key.len() == 16 && key.bytes().all(|b| b.is_ascii_hexdigit());
+        let dir = self.root.join("projects").join(key);
+        (is_key && dir.is_dir()).then(|| Project { dir, key: key.to_owned() })
+    }
+
+    /// When workspaces on the engine at `engine` were last pruned by themselves.
+    pub fn pruned_path(&self, engine: &str) -> PathBuf {
+        self.root.join(format!("pruned-{}", short_hash(engine.as_bytes())))
+    }
+
+    /// Six hexadecimal digits that tell this state directory from others that use the same engine.
+    ///
+    /// # Errors
+    /// When they cannot be kept.
+    pub fn id(&self) -> Result<String, StateError> {
+        let path = self.root.join("id");
+        if let Some(id) = read_state_id(&path) {
+            return Ok(id);
+        }
+        let id = random_id()[..6].to_owned();
+        // Missing or damaged. Two that start at once may both come here: what is read afterwards counts for both.
+        replace_file(&path, |out| out.write_all(id.as_bytes())).map_err(StateError::at("write", &path))?;
+        Ok(read_state_id(&path).unwrap_or(id))
+    }
+
     /// Begins a run of `project` on the engine at `engine`.
     ///
     /// # Errors
@@ -195,9 +226,19 @@ impl Project {
         self.dir.join("outputs")
     }
 
+    /// The digest index of the source tree.
+    pub fn index_path(&self) -> PathBuf {
+        self.dir.join("index")
+    }
+
     /// The journal of an apply.
     pub fn journal_path(&self) -> PathBuf {
         self.dir.join("journal")
+    }
+
+    /// What is known of the project's workspace on the engine at `engine`.
+    pub fn workspace_path(&self, engine: &str) -> PathBuf {
+        self.dir.join(format!("workspace-{}", short_hash(engine.as_bytes())))
     }
 
     /// Where the user's files go that were in a product's way in the run `run`.
@@ -308,6 +349,11 @@ fn short_hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+fn read_state_id(path: &Path) -> Option<String> {
+    let id = std::fs::read_to_string(path).ok()?;
+    (id.len() == 6 && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(id)
+}
+
 fn is_run_id(id: &str) -> bool {
     id.len() == 12 && id.bytes().all(|b| b.is_ascii_hexdigit())
 }
@@ -340,6 +386,17 @@ mod tests {
         assert_eq!(holder.pid, std::process::id());
         drop(held);
         assert!(project.try_lock().unwrap().is_ok());
+    }
+
+    #[test]
+    fn a_state_directory_keeps_its_id_and_replaces_a_damaged_one() {
+        let (_home, state) = state();
+        let id = state.id().unwrap();
+        assert_eq!(state.id().unwrap(), id);
+        std::fs::write(state.root().join("id"), "../../").unwrap();
+        let id = state.id().unwrap();
+        assert!(id.len() == 6 && id.bytes().all(|b| b.is_ascii_hexdigit()), "{id}");
+        assert_eq!(state.id().unwrap(), id);
     }
 
     #[test]

@@ -28,7 +28,7 @@ fn a_cold_build_makes_no_request_more_than_it_needs() {
     let project = Project::new();
     project.write("in", "text");
     insta::assert_snapshot!(calls(&project, &[], "cat in >out"), @r"
-    GET /version
+    GET /_ping
     GET /images/fastbuild/test-busybox:latest/json
     POST /containers/create?name=NAME&platform=
     HEAD /containers/ID/archive?path=%2Fworkspace
@@ -45,7 +45,7 @@ fn a_cold_build_makes_no_request_more_than_it_needs() {
 fn each_named_output_is_one_request() {
     let project = Project::new();
     insta::assert_snapshot!(calls(&project, &["-o", "a", "-o", "b"], "echo a >a; echo b >b"), @r"
-    GET /version
+    GET /_ping
     GET /images/fastbuild/test-busybox:latest/json
     POST /containers/create?name=NAME&platform=
     HEAD /containers/ID/archive?path=%2Fworkspace
@@ -63,7 +63,7 @@ fn each_named_output_is_one_request() {
 fn a_failed_command_is_asked_after_once_and_its_products_stay() {
     let project = Project::new();
     insta::assert_snapshot!(calls(&project, &[], "exit 1"), @r"
-    GET /version
+    GET /_ping
     GET /images/fastbuild/test-busybox:latest/json
     POST /containers/create?name=NAME&platform=
     HEAD /containers/ID/archive?path=%2Fworkspace

@@ -180,7 +180,7 @@ fn a_reader_that_goes_away_ends_the_build_as_a_broken_pipe_does() {
     project.assert_nothing_left();
     // As a shell sees it.
     let script = format!(
-        "FASTBUILD_IMAGE={} FASTBUILD_STATE_DIR={:?} {:?} -q -- yes | head -1",
+        "FASTBUILD_KEEP=no FASTBUILD_IMAGE={} FASTBUILD_STATE_DIR={:?} {:?} -q -- yes | head -1",
         common::BUSYBOX,
         project.state(),
         env!("CARGO_BIN_EXE_fastbuild")

@@ -12,7 +12,10 @@ use std::{
 use fastbuild::{
     report::{
         Renderer as _, Verbosity,
-        events::{Amount, Applied, Event, Failure, Phase, Special, Warning},
+        events::{
+            Amount, Applied, Changed, Direction, Event, Failure, Limit, MadeBecause, NotWarm, Noticing,
+            Phase, Reached, Special, Warm, Warning, Why,
+        },
         json::Json,
         own::{LineState, Own},
     },
@@ -88,7 +91,7 @@ fn a_build() -> Vec<(u64, Event)> {
         (5_806, started(Phase::Remove, None)),
         (5_836, ended(Phase::Apply, site, 30)),
         (5_910, ended(Phase::Remove, some(0, 0), 104)),
-        (5_911, Event::Finished { exit_code: 0, applied: Some(applied), took: ms(5_911) }),
+        (5_911, Event::Finished { exit_code: 0, applied: Some(applied), warm: None, took: ms(5_911) }),
     ]
 }
 
@@ -108,13 +111,43 @@ fn the_rest() -> Vec<(u64, Event)> {
         Warning::StageKept { path: PathBuf::from("a") },
         Warning::Signalled { signal: "SIGINT" },
         Warning::OutputsLeft,
+        Warning::NotTold { why: String::new() },
         Warning::NotRemoved { container: String::new(), why: String::new() },
     ];
     let pull =
         Event::PullProgress { layer: String::new(), status: "Downloading".into(), current: 0, total: None };
     let waiting = Event::WaitingForLock { pid: 1, command: String::new() };
-    let events = warnings.into_iter().map(Event::Warned).chain([pull, waiting, started(Phase::Pull, None)]);
+    let phases = [Phase::Pull, Phase::Workspace, Phase::Compare].map(|phase| started(phase, None));
+    let events = warnings.into_iter().map(Event::Warned).chain([pull, waiting]).chain(phases);
+    let events = events.chain(of_workspaces());
     events.map(|event| (0, event)).collect()
+}
+
+fn of_workspaces() -> Vec<Event> {
+    let path = || RelPath::new(b"a".as_slice()).unwrap();
+    let text = || String::from("a");
+    let changes = vec![Changed { what: text(), old: None, new: None }];
+    let made = [
+        MadeBecause::Missing,
+        MadeBecause::Asked,
+        MadeBecause::Changed { changes },
+        MadeBecause::Broken { reason: text() },
+    ];
+    let reached = made.into_iter().map(Reached::Made).chain([Reached::Found, Reached::Started]);
+    let mut events: Vec<_> = reached.map(|how| Event::Workspace { name: text(), how }).collect();
+    let not_warm = [NotWarm::NoAgent, NotWarm::ReadOnly, NotWarm::NotStarted, NotWarm::NoAnswer];
+    events.extend(not_warm.map(|why| Event::ColdInstead { why, detail: text() }));
+    events.push(Event::Workspace { name: text(), how: Reached::Restarted { reason: text() } });
+    let whys = [Why::New, Why::Content, Why::Mode, Why::Type, Why::Mtime, Why::Deleted];
+    events.extend(whys.map(|why| Event::Travelled { direction: Direction::Up, path: path(), why }));
+    events.push(Event::Travelled { direction: Direction::Down, path: path(), why: Why::New });
+    let removed = |limit| Event::WorkspaceRemoved { name: text(), source: text(), limit };
+    events.extend([Limit::Age, Limit::Size].map(removed));
+    events.push(Event::SourcesChanged { paths: vec![path()], more: 0 });
+    events.extend([Noticing::Told, Noticing::Looking].map(|by| Event::Watching { by }));
+    let warm = Some(Warm { sent: 1, received: 2, peak_memory: 3 });
+    events.push(Event::Finished { exit_code: 0, applied: None, warm, took: ms(1) });
+    events
 }
 
 fn document() -> String {
@@ -141,7 +174,12 @@ fn every_event_field_and_kind_is_described() {
     for line in &lines {
         for (field, value) in line.as_object().unwrap() {
             assert!(described.contains(&format!("`{field}`")), "{field} of {line}");
-            if ["event", "warning", "phase", "special"].contains(&field.as_str()) {
+            // Warnings have numbers and others' words in fields of these names.
+            let of_kind = match line["event"].as_str() {
+                Some("warned") => ["event", "warning", "special"].contains(&field.as_str()),
+                _ => ["event", "phase", "how", "why", "direction", "limit", "by"].contains(&field.as_str()),
+            };
+            if of_kind {
                 let kind = value.as_str().unwrap();
                 assert!(described.contains(&format!("`{kind}`")), "{kind} of {line}");
             }

@@ -45,6 +45,18 @@ fn the_message_for_people_names_process_and_command() {
 }
 
 #[test]
+fn a_run_that_is_not_to_wait_fails_at_once_and_names_the_holder() {
+    let project = Project::new();
+    let first = Gated::start(&project, &[], "true");
+    let second = project.sh(&["--no-wait"], "true");
+    let pid = first.run.child().id();
+    let said = format!("fastbuild: error: another run works in this project: process {pid}, ");
+    second.exits(125).says(&[&said, "-- sh -c", "leave out --no-wait"]);
+    first.go_on().exits(0);
+    project.sh(&["--no-wait"], "true").exits(0);
+}
+
+#[test]
 fn runs_of_one_project_that_start_together_all_come_to_their_turn() {
     let project = Project::new();
     project.write("count", "0\n");

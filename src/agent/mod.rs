@@ -29,5 +29,7 @@
 pub mod far;
 pub mod frame;
 #[cfg(feature = "client")]
+pub mod near;
+#[cfg(feature = "client")]
 pub mod program;
 pub mod protocol;

@@ -46,11 +46,11 @@ pub struct PackOptions {
     pub uid: u64,
     /// The group of everything.
     pub gid: u64,
-    /// The directory at `prefix`.
-    pub top: TopEntry,
+    /// The directory at `prefix`; none leaves it to whoever unpacks.
+    pub top: Option<TopEntry>,
 }
 
-/// The tree's root as an entry: always sent, and first, so that an engine does not make it up.
+/// The tree's root as an entry: sent first, so that an engine does not make it up.
 #[derive(Debug, Clone, Copy)]
 pub struct TopEntry {
     /// Permission bits.
@@ -272,10 +272,10 @@ impl<'a> Packer<'a> {
     }
 
     fn top(&mut self) -> Result<(), PackError> {
-        if self.options.prefix.is_root() {
+        let Some(TopEntry { mode, mtime }) = self.options.top.filter(|_| !self.options.prefix.is_root())
+        else {
             return Ok(());
-        }
-        let TopEntry { mode, mtime } = self.options.top;
+        };
         self.header(&self.directory_name(&RelPath::root()), EntryType::Directory, b"", mode, 0, mtime)
     }
 

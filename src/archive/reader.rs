@@ -53,7 +53,7 @@ pub struct Incoming {
     pub path: RelPath,
     /// What it is.
     pub kind: IncomingKind,
-    /// Permission bits, `0o777` at most: set-uid, set-gid and sticky bits do not cross.
+    /// Permission bits, `0o777` at most: set-uid, set-gid and sticky bits cross only with [`Reader::believing`].
     pub mode: u32,
     /// Last change.
     pub mtime: Timestamp,
@@ -263,6 +263,8 @@ pub struct Reader<R> {
     data_left: u64,
     padding_left: u64,
     progress: Progress,
+    mode_mask: i64,
+    max_depth: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -303,7 +305,16 @@ impl<R: Read> Reader<R> {
             data_left: 0,
             padding_left: 0,
             progress: Progress::Reading,
+            mode_mask: 0o777,
+            max_depth: MAX_DEPTH,
         }
+    }
+
+    /// Takes what a sender may do that is no stranger, as a workspace's client is: set-uid, set-gid and sticky bits
+    /// cross, and trees are as deep as they are. The form is judged as strictly as ever.
+    #[must_use]
+    pub fn believing(self) -> Reader<R> {
+        Reader { mode_mask: 0o7777, max_depth: usize::MAX, ..self }
     }
 
     /// The next entry; content of the one before that was not read is skipped. None once the stream has ended as it
@@ -429,7 +440,7 @@ impl<R: Read> Reader<R> {
         }
         let mode = pax::parse_field(&header.as_old().mode).ok_or(Refusal::Number("mode"))?;
         // The masked value is in range whatever the field says.
-        let mode = u32::try_from(mode & 0o777).map_err(|_| Refusal::Number("mode"))?;
+        let mode = u32::try_from(mode & self.mode_mask).map_err(|_| Refusal::Number("mode"))?;
         Ok(Incoming { path, kind, mode, mtime: extensions.mtime(header)? })
     }
 
@@ -453,7 +464,7 @@ impl<R: Read> Reader<R> {
             (Naming::Contents, _) => RelPath::new(name.strip_prefix(b"./").unwrap_or(name))?,
             (Naming::Prefixed, _) => self.below_prefix(name)?,
         };
-        if path.components().count() > MAX_DEPTH {
+        if path.components().count() > self.max_depth {
             return Err(NotTaken::TooDeep);
         }
         // Only what stands for the output itself may have an empty path: `./` of a file would be one, too.

@@ -59,7 +59,7 @@ mod round_trip {
     };
 
     fn options() -> PackOptions {
-        PackOptions { prefix: path("home/app src"), uid: 1000, gid: 1001, top: TOP }
+        PackOptions { prefix: path("home/app src"), uid: 1000, gid: 1001, top: Some(TOP) }
     }
 
     fn below(root: &Path, name: &[u8]) -> PathBuf {

@@ -14,51 +14,31 @@ use std::{
 use tokio::task::JoinHandle;
 
 use super::{
-    BuildError, Interrupts, Running, blocking, collect::Collecting, command, detached, reaper::Reaper,
-    sources, upload,
+    BuildError, Finished, Interrupts, Running,
+    collect::Collecting,
+    command, detached, image, put_in_place,
+    reaper::{Duty, Reaper},
+    sources, top_entry, upload,
 };
 use crate::{
-    archive::pack::{PackOptions, TopEntry},
+    archive::pack::PackOptions,
     engine::{
-        ContainerId, ContainerSpec, ContainerSummary, Docker, EngineError, Entrypoint, ImageFacts, PathKind,
-        Removed, user,
+        ContainerId, ContainerSpec, ContainerSummary, Docker, Entrypoint, ImageFacts, PathKind, Removed,
+        Serves, Sizes, labels,
     },
-    outputs::{
-        apply::{self, Books, Outcome},
-        record::Record,
-        stage::Staged,
-        target::{Target, refuse_strange_link},
-    },
-    plan::{OnFailure, Outputs, Plan, PullPolicy},
+    outputs::{record::Record, stage::Staged, target::refuse_strange_link},
+    plan::{OnFailure, Outputs, Plan},
     report::{
         Reporter,
-        events::{Amount, Applied, Event, Phase, Warning},
+        events::{Amount, Event, Phase, Warning},
     },
     state::{Project, Run, State},
-    sys::at,
     tree::{RelPath, scan::Scan},
+    user,
 };
-
-/// Label of every object on an engine that a run makes; its value is the run's id.
-pub const LABEL_RUN: &str = "dev.fastbuild.run";
-/// Label that tells cold containers from kept ones.
-const LABEL_TIER: &str = "dev.fastbuild.tier";
-/// Label with the project's key.
-const LABEL_PROJECT: &str = "dev.fastbuild.project";
-/// Label with the version of fastbuild that made the object.
-const LABEL_VERSION: &str = "dev.fastbuild.version";
 
 /// The largest `/etc/passwd` and `/etc/group` that are read from an image, in bytes.
 const USER_TABLE: u64 = 4 << 20;
-
-/// How a run came out.
-#[derive(Debug, Clone, Copy)]
-pub struct Finished {
-    /// What fastbuild exits with.
-    pub exit_code: u8,
-    /// What became of the host's files; none when nothing was collected.
-    pub applied: Option<Applied>,
-}
 
 /// Carries a plan out in a container of its own.
 ///
@@ -77,15 +57,15 @@ pub async fn run(
     }
     let scanning = detached({
         let (plan, reporter) = (plan.clone(), reporter.clone());
-        move || sources::report_scan(&plan, &reporter)
+        move || sources::report_scan(&plan, &plan.ignore.outputs, &reporter)
     });
     let docker = interrupts.unless(Docker::connect(&plan.engine.value)).await??;
-    let image = interrupts.unless(ensure_image(&docker, plan, reporter)).await??;
+    let image = interrupts.unless(image::ensure(&docker, plan, reporter)).await??;
     let run = state.begin_run(project, &plan.engine.value.to_string())?;
     let leftovers = remove_leftovers(&docker, state, &plan.engine.value.to_string(), reporter);
     let name = format!("fastbuild-{}-{}", project.key(), run.id);
     let cold = Cold {
-        reaper: Reaper::watch(state, plan, &run.id, &name),
+        reaper: Reaper::watch(state, &plan.source.value, &plan.engine.value, &run.id, &name, Duty::Remove),
         made: AtomicBool::new(false),
         name,
         docker,
@@ -133,12 +113,17 @@ impl Cold<'_> {
             Ok(Built { exit_code, staged }) => {
                 let applying = async {
                     match staged {
-                        Some(staged) => self.apply(staged, Arc::unwrap_or_clone(record)).await.map(Some),
+                        Some(staged) => {
+                            let record = Arc::unwrap_or_clone(record);
+                            put_in_place(staged, record, self.project, &self.run.id, self.reporter)
+                                .await
+                                .map(Some)
+                        }
                         None => Ok(None),
                     }
                 };
                 let (applied, ()) = tokio::join!(applying, self.remove());
-                applied.map(|applied| Finished { exit_code, applied })
+                applied.map(|applied| Finished { exit_code, applied, warm: None })
             }
             Err(error) => {
                 self.remove().await;
@@ -205,7 +190,7 @@ impl Cold<'_> {
                 .map_err(|_| BuildError::WorkdirIsNoDirectory { path: workdir.clone() })?,
             uid: ids.uid.into(),
             gid: ids.gid.into(),
-            top: top_entry(self.plan)?,
+            top: Some(top_entry(self.plan)?),
         };
         phase.end(Amount::default());
         Ok(Made { container, workdir, options })
@@ -214,10 +199,10 @@ impl Cold<'_> {
     fn spec(&self) -> Result<ContainerSpec, BuildError> {
         let plan = self.plan;
         let labels = [
-            (LABEL_RUN, self.run.id.as_str()),
-            (LABEL_TIER, "cold"),
-            (LABEL_PROJECT, self.project.key()),
-            (LABEL_VERSION, env!("CARGO_PKG_VERSION")),
+            (labels::RUN, self.run.id.as_str()),
+            (labels::TIER, "cold"),
+            (labels::PROJECT, self.project.key()),
+            (labels::VERSION, env!("CARGO_PKG_VERSION")),
         ];
         Ok(ContainerSpec {
             name: self.name.clone(),
@@ -234,6 +219,7 @@ impl Cold<'_> {
             labels: labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
             terminal: plan.terminal.value,
             stdin: plan.stdin.value,
+            serves: Serves::OneCommand,
             network: plan.network.as_ref().map(|network| network.value.clone()),
             memory: plan.memory.as_ref().map(|memory| memory.value),
             nano_cpus: plan.nano_cpus.as_ref().map(|cpus| cpus.value),
@@ -264,23 +250,6 @@ impl Cold<'_> {
             self.docker.read_small_file(container, "/etc/group", USER_TABLE),
         )?;
         Ok(user::resolve(spec, passwd.as_deref(), group.as_deref())?)
-    }
-
-    /// Puts the products in place. From here on nothing is cut off by a signal.
-    async fn apply(&self, staged: Vec<Staged>, record: Record) -> Result<Applied, BuildError> {
-        let phase = Running::begin(Phase::Apply, None, self.reporter);
-        let books = Books {
-            run: self.run.id.clone(),
-            journal: self.project.journal_path(),
-            record: self.project.record_path(),
-            displaced: self.project.displaced_dir(&self.run.id),
-        };
-        let Outcome { applied, warnings } = blocking(move || apply::apply(staged, record, &books)).await??;
-        for warning in warnings {
-            self.reporter.emit(Event::Warned(warning));
-        }
-        phase.end(Amount { files: applied.written + applied.deleted, bytes: 0 });
-        Ok(applied)
     }
 
     /// Removes the container. When that fails, the reaper tries again, and the next start after it.
@@ -318,61 +287,11 @@ struct Made {
     options: PackOptions,
 }
 
-fn top_entry(plan: &Plan) -> Result<TopEntry, BuildError> {
-    let target = Target::directory(&plan.source.value)?;
-    let look = at::look_at(&target.dir).map_err(crate::outputs::host_error("look at", &target.base))?;
-    Ok(TopEntry { mode: look.mode, mtime: look.stamp.mtime })
-}
-
-/// Finds the image on the engine, or makes the engine fetch it.
-async fn ensure_image(docker: &Docker, plan: &Plan, reporter: &Reporter) -> Result<ImageFacts, BuildError> {
-    let reference = &plan.image.value;
-    let platform = plan.platform.as_ref().map(|platform| platform.value.as_str());
-    let policy = plan.pull.value;
-    if policy != PullPolicy::Always
-        && let Some(facts) = docker.image(reference, platform).await?
-    {
-        return Ok(facts);
-    }
-    if policy == PullPolicy::Never {
-        return Err(BuildError::ImageMissing { image: reference.clone() });
-    }
-    let phase = Running::begin(Phase::Pull, None, reporter);
-    docker
-        .pull(reference, platform, |progress| {
-            reporter.emit(Event::PullProgress {
-                layer: progress.layer,
-                status: progress.status,
-                current: progress.current,
-                total: progress.total,
-            });
-        })
-        .await?;
-    phase.end(Amount::default());
-    let facts = docker.image(reference, platform).await?;
-    facts.ok_or_else(|| not_as_pulled(reference.clone(), platform).into())
-}
-
-/// Why a pull that went well did not bring the image. Of an image for one platform only, an engine asks no more than its
-/// name, and takes it for whatever platform it is.
-fn not_as_pulled(reference: String, platform: Option<&str>) -> EngineError {
-    match platform {
-        Some(platform) => EngineError::NoSuchPlatform {
-            reference,
-            message: format!("what the registry has is not for {platform}"),
-        },
-        None => EngineError::ImageNotFound {
-            reference,
-            message: "it was pulled, and somebody has removed it since".to_owned(),
-        },
-    }
-}
-
 /// All containers of fastbuild's. Docker fails a listing in which a container vanishes, which those do that are being
 /// removed; then it is asked again.
 async fn list_ours(docker: &Docker) -> Option<Vec<ContainerSummary>> {
     for _ in 0..3 {
-        if let Ok(containers) = docker.list(&[LABEL_RUN.to_owned()]).await {
+        if let Ok(containers) = docker.list(&[labels::RUN.to_owned()], Sizes::Skip).await {
             return Some(containers);
         }
     }
@@ -380,7 +299,12 @@ async fn list_ours(docker: &Docker) -> Option<Vec<ContainerSummary>> {
 }
 
 /// Removes what killed runs of ours left on this engine, beside the build.
-fn remove_leftovers(docker: &Docker, state: &State, engine: &str, reporter: &Reporter) -> JoinHandle<()> {
+pub(super) fn remove_leftovers(
+    docker: &Docker,
+    state: &State,
+    engine: &str,
+    reporter: &Reporter,
+) -> JoinHandle<()> {
     let (docker, state, engine, reporter) =
         (docker.clone(), state.clone(), engine.to_owned(), reporter.clone());
     tokio::spawn(async move {
@@ -391,7 +315,7 @@ fn remove_leftovers(docker: &Docker, state: &State, engine: &str, reporter: &Rep
         let Some(containers) = list_ours(&docker).await else { return };
         let mut left: BTreeMap<_, _> = dead.iter().map(|run| (run.id.as_str(), Vec::new())).collect();
         for container in containers {
-            let run = container.labels.get(LABEL_RUN).cloned().unwrap_or_default();
+            let run = container.labels.get(labels::RUN).cloned().unwrap_or_default();
             if let Some(names) = left.get_mut(run.as_str()) {
                 names.push(container.name);
             }

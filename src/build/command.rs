@@ -25,7 +25,7 @@ const OUTPUT_WAITING: usize = 64;
 
 /// How long a command may take to end after SIGTERM or SIGHUP before it is killed. CI systems kill fastbuild itself
 /// some ten seconds after they asked.
-const GRACE: Duration = Duration::from_secs(8);
+pub(super) const GRACE: Duration = Duration::from_secs(8);
 
 /// An engine ends the streams when the process has ended, even if the process closed its own before; the answer to the
 /// wait comes right behind. When it does not within this time, the engine is asked whether the process still runs: then
@@ -165,11 +165,10 @@ impl Ending {
     }
 }
 
-/// The build's output on its way out. A thread of its own writes it, because our stdout may block; one thread for
-/// both streams, so that what goes to one place keeps its order.
+/// The build's output on its way out.
 struct Output {
     reading: tokio::task::JoinHandle<Result<(), EngineError>>,
-    writing: oneshot::Receiver<()>,
+    passing: Passing,
 }
 
 impl Output {
@@ -180,7 +179,7 @@ impl Output {
         closed: oneshot::Sender<io::Error>,
         silent: oneshot::Sender<()>,
     ) -> Output {
-        let (sender, mut receiver) = mpsc::channel::<(Stream, Bytes)>(OUTPUT_WAITING);
+        let (sender, passing) = Passing::begin(reporter, closed);
         let reading = tokio::spawn(async move {
             let _silent = silent;
             while let Some(chunk) = from.next().await? {
@@ -190,18 +189,7 @@ impl Output {
             }
             Ok(())
         });
-        let (done, writing) = oneshot::channel();
-        std::thread::spawn(move || {
-            while let Some((stream, bytes)) = receiver.blocking_recv() {
-                if let Err(error) = reporter.build_output(stream, &bytes) {
-                    // The other side may have given up waiting already.
-                    let _ = closed.send(error);
-                    return;
-                }
-            }
-            let _ = done.send(());
-        });
-        Output { reading, writing }
+        Output { reading, passing }
     }
 
     /// Why the streams ended before the command.
@@ -214,18 +202,51 @@ impl Output {
 
     async fn drained(self) -> Result<(), BuildError> {
         self.reading.await.map_err(|_| BuildError::Panicked)??;
+        self.passing.drained().await
+    }
+}
+
+/// A thread of its own that writes the build's output, because our stdout may block; one for both streams, so that what
+/// goes to one place keeps its order.
+pub(super) struct Passing {
+    writing: oneshot::Receiver<()>,
+}
+
+impl Passing {
+    /// What is sent is written; `closed` gets the error when nobody takes it any more.
+    pub(super) fn begin(
+        reporter: Reporter,
+        closed: oneshot::Sender<io::Error>,
+    ) -> (mpsc::Sender<(Stream, Bytes)>, Passing) {
+        let (sender, mut receiver) = mpsc::channel::<(Stream, Bytes)>(OUTPUT_WAITING);
+        let (done, writing) = oneshot::channel();
+        std::thread::spawn(move || {
+            while let Some((stream, bytes)) = receiver.blocking_recv() {
+                if let Err(error) = reporter.build_output(stream, &bytes) {
+                    // The other side may have given up waiting already.
+                    let _ = closed.send(error);
+                    return;
+                }
+            }
+            let _ = done.send(());
+        });
+        (sender, Passing { writing })
+    }
+
+    /// Waits until everything is written. The sender must have been dropped.
+    pub(super) async fn drained(self) -> Result<(), BuildError> {
         self.writing.await.map_err(|_| BuildError::Panicked)
     }
 }
 
 /// Watches the keys for two Ctrl-C in a row.
 #[derive(Debug, Default)]
-struct CtrlC {
+pub(super) struct CtrlC {
     last: Option<Instant>,
 }
 
 impl CtrlC {
-    fn twice(&mut self, keys: &[u8]) -> bool {
+    pub(super) fn twice(&mut self, keys: &[u8]) -> bool {
         const CTRL_C: u8 = 3;
         let mut twice = false;
         for &key in keys {
@@ -241,10 +262,9 @@ impl CtrlC {
     }
 }
 
-/// Hands what we read to the command. Reading blocks and cannot be called off, so it has a thread that nobody waits
-/// for.
-fn forward_input(mut to: AttachInput, mut keys: Option<CtrlC>, kill: mpsc::Sender<()>) {
-    let (sender, mut receiver) = mpsc::channel::<Vec<u8>>(1);
+/// What we read. Reading blocks and cannot be called off, so it has a thread that nobody waits for.
+pub(super) fn own_input() -> mpsc::Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel::<Vec<u8>>(1);
     std::thread::spawn(move || {
         let mut stdin = io::stdin().lock();
         let mut buffer = vec![0; 64 * 1024];
@@ -255,8 +275,14 @@ fn forward_input(mut to: AttachInput, mut keys: Option<CtrlC>, kill: mpsc::Sende
             }
         }
     });
+    receiver
+}
+
+/// Hands what we read to the command.
+fn forward_input(mut to: AttachInput, mut keys: Option<CtrlC>, kill: mpsc::Sender<()>) {
+    let mut read = own_input();
     tokio::spawn(async move {
-        while let Some(bytes) = receiver.recv().await {
+        while let Some(bytes) = read.recv().await {
             if keys.as_mut().is_some_and(|keys| keys.twice(&bytes)) {
                 // Full means that it has been asked for already.
                 let _ = kill.try_send(());

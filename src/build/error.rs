@@ -4,11 +4,14 @@ use std::{io, path::PathBuf};
 
 use super::interrupt::{Interrupted, Signal};
 use crate::{
+    agent::near::SessionError,
     archive::pack::PackError,
-    engine::{EngineError, StartError, user::UserError},
+    engine::{EngineError, StartError},
     outputs::OutputError,
-    state::StateError,
+    state::{Holder, StateError},
     tree::{RelPath, scan::ScanError},
+    user::UserError,
+    workspace::WorkspaceError,
 };
 
 /// A failure of fastbuild's own, or of the engine's; the command's own failure is none.
@@ -20,6 +23,20 @@ pub enum BuildError {
     /// The command did not start.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// The workspace, or the agent in it.
+    #[error(transparent)]
+    Workspace(#[from] WorkspaceError),
+    /// The session with the agent. [`WorkspaceError`] says what is behind it.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The agent could not start the command.
+    #[error("could not start the command {what:?} in the workspace: {detail}")]
+    NotStarted {
+        /// The program.
+        what: String,
+        /// What was tried, and what the system said.
+        detail: String,
+    },
     /// The source tree could not be read.
     #[error(transparent)]
     Scan(#[from] ScanError),
@@ -40,6 +57,20 @@ pub enum BuildError {
     /// The state directory.
     #[error(transparent)]
     State(#[from] StateError),
+    /// A command on the project's workspace, and there is none.
+    #[error("there is no workspace of {source_root:?} on {engine}")]
+    NoWorkspace {
+        /// The source root.
+        source_root: PathBuf,
+        /// The engine's address.
+        engine: String,
+    },
+    /// Another run holds the project's lock, and `--no-wait` says not to wait.
+    #[error("another run works in this project{}", holder_text(holder))]
+    Locked {
+        /// Who, as far as it is written already.
+        holder: Option<Holder>,
+    },
     /// The image's user.
     #[error(transparent)]
     User(#[from] UserError),
@@ -104,6 +135,10 @@ pub struct Listing {
     pub more: Option<u64>,
 }
 
+fn holder_text(holder: &Option<Holder>) -> String {
+    holder.as_ref().map(|Holder { pid, command }| format!(": process {pid}, {command}")).unwrap_or_default()
+}
+
 fn listing(there: &Option<Listing>) -> String {
     match there {
         None => String::new(),
@@ -150,6 +185,8 @@ impl BuildError {
             BuildError::Start(StartError::NotExecutable { .. }) => {
                 Some("make it executable (chmod +x), or run it by its interpreter: sh SCRIPT".to_owned())
             }
+            BuildError::Workspace(error) => error.advice(),
+            BuildError::Session(error) => error.advice(),
             BuildError::ImageMissing { image } => {
                 Some(format!("pull it (docker pull {image}), or leave out --pull never"))
             }
@@ -163,6 +200,12 @@ impl BuildError {
             BuildError::State(_) => {
                 Some("check its permissions and the disk, or name another directory in FASTBUILD_STATE_DIR".to_owned())
             }
+            BuildError::NoWorkspace { .. } => Some(
+                "a build makes one: fastbuild -- COMMAND (unless --no-keep, FASTBUILD_KEEP or CI says otherwise); \
+                 `fastbuild workspace ls` lists those of other projects"
+                    .to_owned(),
+            ),
+            BuildError::Locked { .. } => Some("wait for it to end, or leave out --no-wait".to_owned()),
             BuildError::User(_) => {
                 Some("name a user that the image has with -u/--user, or one by number, such as -u 1000:1000".to_owned())
             }

@@ -25,13 +25,18 @@ impl Signal {
         }
     }
 
-    /// What a process exits with that it ended: 128 and its number.
-    pub fn exit_code(self) -> u8 {
-        128 + match self {
+    /// Its number, as Linux counts them.
+    pub fn number(self) -> u8 {
+        match self {
             Signal::HangUp => 1,
             Signal::Interrupt => 2,
             Signal::Terminate => 15,
         }
+    }
+
+    /// What a process exits with that it ended: 128 and its number.
+    pub fn exit_code(self) -> u8 {
+        128 + self.number()
     }
 }
 
@@ -46,7 +51,7 @@ impl fmt::Display for Signal {
 #[error("cut off by {0}")]
 pub struct Interrupted(pub Signal);
 
-/// The signals that have come.
+/// The signals that have come. Of clones, each takes all signals that its original had not taken.
 #[derive(Debug, Clone)]
 pub struct Interrupts {
     received: watch::Receiver<Received>,
@@ -93,6 +98,11 @@ impl Interrupts {
                 std::future::pending::<()>().await;
             }
         }
+    }
+
+    /// The next signal if it has come already.
+    pub async fn come(&mut self) -> Option<Signal> {
+        self.unless(std::future::ready(())).await.err().map(|Interrupted(signal)| signal)
     }
 
     /// `work`, unless a signal comes before its end; then it is dropped.

@@ -8,15 +8,19 @@
 //! and hands over to [`cold`]. What may be cut off by a signal is; what must not be (putting products in place) is not.
 //! Events tell all along; nothing here prints.
 
-mod channel;
+pub(crate) mod channel;
 pub mod cold;
 mod collect;
 mod command;
 mod error;
+mod image;
 mod interrupt;
 pub mod reaper;
 pub mod sources;
 mod upload;
+mod warm;
+
+pub use warm::shell;
 
 use std::{path::Path, time::Instant};
 
@@ -26,13 +30,20 @@ pub use error::BuildError;
 pub use interrupt::{Interrupted, Interrupts, Signal};
 
 use crate::{
-    outputs::apply,
-    plan::Plan,
+    archive::pack::TopEntry,
+    outputs::{
+        apply::{self, Books, Outcome},
+        record::Record,
+        stage::Staged,
+        target::Target,
+    },
+    plan::{OnLocked, Plan, Tier},
     report::{
         Reporter,
-        events::{Amount, Event, Phase, Warning},
+        events::{Amount, Applied, Event, Phase, Warm, Warning},
     },
     state::{Project, ProjectLock, State},
+    sys::at,
     tree::scan::STAGE_PREFIX,
 };
 
@@ -41,8 +52,21 @@ use crate::{
 /// # Errors
 /// When fastbuild itself could not do its part; [`BuildError::exit_code`] says with what to exit then.
 pub async fn run(plan: &Plan, state: &State, reporter: &Reporter) -> Result<u8, BuildError> {
+    let interrupts = Interrupts::listen().map_err(BuildError::Signals)?;
+    run_under(plan, state, interrupts, reporter).await
+}
+
+/// As [`run`], for who listens to signals already.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_under(
+    plan: &Plan,
+    state: &State,
+    mut interrupts: Interrupts,
+    reporter: &Reporter,
+) -> Result<u8, BuildError> {
     let began = Instant::now();
-    let mut interrupts = Interrupts::listen().map_err(BuildError::Signals)?;
     reporter.emit(Event::Planned {
         image: plan.image.value.clone(),
         engine: plan.engine.value.to_string(),
@@ -50,23 +74,42 @@ pub async fn run(plan: &Plan, state: &State, reporter: &Reporter) -> Result<u8, 
         command: plan.command.clone(),
     });
     let project = state.project(&plan.source.value)?;
-    let _lock = interrupts.unless(take_lock(&project, reporter)).await??;
+    let _lock = interrupts.unless(take_lock(&project, plan.lock.value, reporter)).await??;
     recover(&project, state, reporter)?;
-    let finished = cold::run(plan, state, &project, &mut interrupts, reporter).await?;
+    let warm = match plan.tier.value {
+        Tier::Warm => Some(warm::run(plan, state, &project, &mut interrupts, reporter).await?),
+        Tier::Cold => None,
+    };
+    let finished = match warm {
+        Some(warm::Outcome::Finished(finished)) => finished,
+        Some(warm::Outcome::NotWarm(why)) => {
+            reporter.emit(Event::ColdInstead { why: (&why).into(), detail: why.to_string() });
+            cold::run(plan, state, &project, &mut interrupts, reporter).await?
+        }
+        None => cold::run(plan, state, &project, &mut interrupts, reporter).await?,
+    };
     reporter.emit(Event::Finished {
         exit_code: finished.exit_code,
         applied: finished.applied,
+        warm: finished.warm,
         took: began.elapsed(),
     });
     Ok(finished.exit_code)
 }
 
-/// Two runs in one project would mix what they read and write: the second one waits, and says for whom.
-async fn take_lock(project: &Project, reporter: &Reporter) -> Result<ProjectLock, BuildError> {
+/// Two runs in one project would mix what they read and write: the second one waits, and says for whom, or fails.
+async fn take_lock(
+    project: &Project,
+    on_locked: OnLocked,
+    reporter: &Reporter,
+) -> Result<ProjectLock, BuildError> {
     let holder = match project.try_lock()? {
         Ok(lock) => return Ok(lock),
         Err(holder) => holder,
     };
+    if on_locked == OnLocked::Fail {
+        return Err(BuildError::Locked { holder });
+    }
     if let Some(holder) = holder {
         reporter.emit(Event::WaitingForLock { pid: holder.pid, command: holder.command });
     }
@@ -116,6 +159,47 @@ fn keep_stage(stage: &Path, reporter: &Reporter) {
     if std::fs::rename(stage, &kept).is_ok() {
         reporter.emit(Event::Warned(Warning::StageKept { path: kept }));
     }
+}
+
+/// How a run came out.
+#[derive(Debug, Clone, Copy)]
+pub struct Finished {
+    /// What fastbuild exits with.
+    pub exit_code: u8,
+    /// What became of the host's files; none when nothing was collected.
+    pub applied: Option<Applied>,
+    /// What the workspace cost; none when the build was cold.
+    pub warm: Option<Warm>,
+}
+
+/// Puts the products in place. From here on nothing is cut off by a signal.
+async fn put_in_place(
+    staged: Vec<Staged>,
+    record: Record,
+    project: &Project,
+    run: &str,
+    reporter: &Reporter,
+) -> Result<Applied, BuildError> {
+    let phase = Running::begin(Phase::Apply, None, reporter);
+    let books = Books {
+        run: run.to_owned(),
+        journal: project.journal_path(),
+        record: project.record_path(),
+        displaced: project.displaced_dir(run),
+    };
+    let Outcome { applied, warnings } = blocking(move || apply::apply(staged, record, &books)).await??;
+    for warning in warnings {
+        reporter.emit(Event::Warned(warning));
+    }
+    phase.end(Amount { files: applied.written + applied.deleted, bytes: 0 });
+    Ok(applied)
+}
+
+/// The source root's own mode and time.
+fn top_entry(plan: &Plan) -> Result<TopEntry, BuildError> {
+    let target = Target::directory(&plan.source.value)?;
+    let look = at::look_at(&target.dir).map_err(crate::outputs::host_error("look at", &target.base))?;
+    Ok(TopEntry { mode: look.mode, mtime: look.stamp.mtime })
 }
 
 /// Runs `work` on a thread of its own from now on; the future gives what it came to. A thread that nobody waits for

@@ -1,14 +1,14 @@
-//! What removes a cold container when fastbuild itself cannot any more.
+//! What removes a cold container, or frees a workspace of what runs in it, when fastbuild itself cannot any more.
 //!
 //! A second process of the same program, in a process group of its own, waits on a pipe. When fastbuild is done it
-//! writes a word into it; when fastbuild dies, of whatever, the pipe ends without that word, and the reaper removes the
-//! container and finishes or clears away what was being put in place. It costs a process that sleeps, and no call to
+//! writes a word into it; when fastbuild dies, of whatever, the pipe ends without that word, and the reaper does its
+//! [`Duty`] and finishes or clears away what was being put in place. It costs a process that sleeps, and no call to
 //! the engine while all goes well.
 
 use std::{
     ffi::OsString,
     io::{Read as _, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{ChildStdin, Command, Stdio},
     sync::Mutex,
     time::Duration,
@@ -16,10 +16,11 @@ use std::{
 
 use super::BuildError;
 use crate::{
-    engine::{Docker, Removed},
-    plan::{Endpoint, Plan},
+    engine::{ContainerId, Docker, Removed},
+    plan::Endpoint,
     report::Reporter,
     state::State,
+    workspace::{self, LastSession, Mark},
 };
 
 /// The hidden command that makes a process the reaper.
@@ -34,6 +35,28 @@ const LOOKS: u32 = 20;
 /// See [`LOOKS`].
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
+/// What is owed to a container whose client is dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Duty {
+    /// It goes: a cold one.
+    Remove,
+    /// It stays, and what runs in it ends: a workspace.
+    Free,
+}
+
+impl Duty {
+    fn word(self) -> &'static str {
+        match self {
+            Duty::Remove => "remove",
+            Duty::Free => "free",
+        }
+    }
+
+    fn from_word(word: &str) -> Option<Duty> {
+        [Duty::Remove, Duty::Free].into_iter().find(|duty| duty.word() == word)
+    }
+}
+
 /// The near end of the pipe.
 pub struct Reaper {
     pipe: Mutex<Option<ChildStdin>>,
@@ -42,8 +65,15 @@ pub struct Reaper {
 impl Reaper {
     /// Starts the reaper of the container `name`. Without one, the next start finds what a killed run left; so a reaper
     /// that cannot be started does not keep a build from running.
-    pub fn watch(state: &State, plan: &Plan, run: &str, name: &str) -> Option<Reaper> {
-        match Reaper::spawn(state, plan, run, name) {
+    pub fn watch(
+        state: &State,
+        source: &Path,
+        engine: &Endpoint,
+        run: &str,
+        name: &str,
+        duty: Duty,
+    ) -> Option<Reaper> {
+        match Reaper::spawn(state, source, engine, run, name, duty) {
             Ok(reaper) => Some(reaper),
             Err(error) => {
                 tracing::warn!(%error, "no reaper; what a killed run leaves is removed at the next start");
@@ -52,14 +82,21 @@ impl Reaper {
         }
     }
 
-    fn spawn(state: &State, plan: &Plan, run: &str, name: &str) -> std::io::Result<Reaper> {
+    fn spawn(
+        state: &State,
+        source: &Path,
+        engine: &Endpoint,
+        run: &str,
+        name: &str,
+        duty: Duty,
+    ) -> std::io::Result<Reaper> {
         let mut command = Command::new(std::env::current_exe()?);
         command
             .arg(COMMAND)
             .arg(state.root())
-            .arg(&plan.source.value)
-            .arg(serde_json::to_string(&plan.engine.value)?)
-            .args([run, name])
+            .arg(source)
+            .arg(serde_json::to_string(engine)?)
+            .args([run, name, duty.word()])
             .current_dir(state.root())
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -100,8 +137,13 @@ pub fn main(args: Vec<OsString>) -> Result<(), BuildError> {
     }
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(BuildError::Signals)?;
-    let removed = runtime.block_on(charge.remove_container());
-    charge.clear_host(removed)
+    match charge.duty {
+        Duty::Remove => {
+            let removed = runtime.block_on(charge.remove_container());
+            charge.clear_host(removed)
+        }
+        Duty::Free => charge.free_workspace(&runtime),
+    }
 }
 
 /// What a reaper is there for.
@@ -111,6 +153,7 @@ struct Charge {
     engine: Endpoint,
     run: String,
     container: String,
+    duty: Duty,
 }
 
 /// Whether anything of the run can still be on the engine.
@@ -122,13 +165,14 @@ enum OnEngine {
 
 impl Charge {
     fn parse(args: Vec<OsString>) -> Option<Charge> {
-        let [state, source, engine, run, container] = <[OsString; 5]>::try_from(args).ok()?;
+        let [state, source, engine, run, container, duty] = <[OsString; 6]>::try_from(args).ok()?;
         Some(Charge {
             state: state.into(),
             source: source.into(),
             engine: serde_json::from_str(engine.to_str()?).ok()?,
             run: run.into_string().ok()?,
             container: container.into_string().ok()?,
+            duty: Duty::from_word(duty.to_str()?)?,
         })
     }
 
@@ -159,5 +203,35 @@ impl Charge {
             state.forget_run(&self.run);
         }
         Ok(())
+    }
+
+    /// Ends the dead client's session. The project's lock is waited for, so that the signal never meets the session of a
+    /// later run; a later run that is quicker has ended the dead one's itself, and its mark says so or says that it died
+    /// in its turn.
+    fn free_workspace(&self, runtime: &tokio::runtime::Runtime) -> Result<(), BuildError> {
+        let state = State::open(self.state.clone())?;
+        let project = state.project(&self.source)?;
+        let _lock = project.lock()?;
+        let mark = Mark::load(&project.workspace_path(&self.engine.to_string()));
+        if mark.is_none_or(|mark| mark.session == LastSession::Open) {
+            runtime.block_on(self.end_session());
+        }
+        super::recover(&project, &state, &Reporter::silent())?;
+        // Nothing of the run's own is on the engine.
+        state.forget_run(&self.run);
+        Ok(())
+    }
+
+    /// Without an engine, the agent misses its client by itself.
+    async fn end_session(&self) {
+        let container = ContainerId::new(&self.container);
+        for _ in 0..LOOKS {
+            if let Ok(docker) = Docker::connect(&self.engine).await
+                && workspace::end_session(&docker, &container).await.is_ok()
+            {
+                return;
+            }
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
     }
 }

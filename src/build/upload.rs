@@ -93,7 +93,7 @@ async fn send(
 
 impl Packed {
     /// Takes over what a second sending of some entries came to.
-    fn absorb(&mut self, again: Packed) {
+    pub(super) fn absorb(&mut self, again: Packed) {
         for (sent, again) in self.sent.iter_mut().zip(again.sent) {
             if again.is_some() {
                 *sent = again;

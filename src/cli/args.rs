@@ -8,6 +8,7 @@ use std::{
     ffi::{OsStr, OsString},
     io::{self, Write},
     path::PathBuf,
+    time::Duration,
 };
 
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -30,8 +31,12 @@ pub struct Cli {
 pub enum Command {
     /// Run a build.
     Run(Box<RunArgs>),
+    /// Run a build, and another at each change of the sources.
+    Watch(Box<RunArgs>),
     /// Say what a run would do.
     Plan(Box<PlanArgs>),
+    /// List, inspect, enter or remove workspaces.
+    Workspace(WorkspaceCommand),
     /// Not for people: wait for the parent's end, then remove its container. Its words are the reaper's own.
     Reap(Vec<OsString>),
 }
@@ -81,7 +86,9 @@ impl UsageError {
 }
 
 const USAGE: &str = "fastbuild [run] [OPTIONS] -- COMMAND…
-       fastbuild plan [OPTIONS] [--json] -- COMMAND…";
+       fastbuild watch [OPTIONS] -- COMMAND…
+       fastbuild plan [OPTIONS] [--json] -- COMMAND…
+       fastbuild workspace ls|inspect|shell|rm|prune [OPTIONS]";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -91,6 +98,11 @@ Examples:
       node_modules stays here, and of all that the build makes only dist comes back.
   fastbuild -i gcc:14 -e CFLAGS -o /usr/local/bin/app:bin/ -- make install
       CFLAGS crosses; a file from anywhere in the container is put into bin.";
+
+const WATCHING: &str = "\
+Ignored files and what the build itself brings back start no build. A change during a build starts the next one right \
+after it; a build that fails ends nothing. The command reads nothing. Ctrl-C ends the watch, with exit code 0, and \
+with it the build that is under way.";
 
 const ENVIRONMENT: &str = "\
 Settings come from, strongest first: options, FASTBUILD_* variables, the nearest fastbuild.toml upwards, the image of \
@@ -105,6 +117,16 @@ Environment:
       As the option of the same name. An empty variable counts as none.
   DOCKER_HOST, DOCKER_DEFAULT_PLATFORM
       As for docker, where nothing above says otherwise.
+  FASTBUILD_KEEP
+      yes or no: as --keep and --no-keep.
+  FASTBUILD_WORKSPACE_IDLE_STOP, FASTBUILD_WORKSPACE_MAX_AGE,
+  FASTBUILD_WORKSPACE_MAX_SIZE
+      When a workspace stops [default: after 1h without a build] and when it is
+      removed by itself [default: after 30d, and when all of them hold more than
+      20g]; 0 is never.
+  CI
+      Where it is set (and not to false or 0), nothing is kept unless --keep
+      says so.
   FASTBUILD_STATE_DIR
       Where fastbuild keeps its own files [default: fastbuild in XDG_STATE_HOME,
       else ~/.local/state/fastbuild].
@@ -144,9 +166,21 @@ enum Sub {
     /// Run the command in a container and bring its products back (the default)
     #[command(override_usage = "fastbuild [run] [OPTIONS] -- COMMAND…", after_help = EXAMPLES, args_override_self = true)]
     Run(Box<RunArgs>),
+    /// Run the command, and again each time that the sources have changed
+    #[command(
+        override_usage = "fastbuild watch [OPTIONS] -- COMMAND…",
+        after_help = WATCHING,
+        args_override_self = true
+    )]
+    Watch(Box<RunArgs>),
     /// Print every decision about a run and its reason, and touch nothing
     #[command(override_usage = "fastbuild plan [OPTIONS] [--json] -- COMMAND…", args_override_self = true)]
     Plan(Box<PlanArgs>),
+    /// List, inspect, enter and remove the workspaces that are kept between builds
+    Workspace {
+        #[command(subcommand)]
+        command: WorkspaceCommand,
+    },
     #[command(name = "__reap", hide = true, disable_help_flag = true)]
     Reap {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -178,6 +212,157 @@ impl PlanArgs {
     /// `--json` or not.
     pub fn format(&self) -> PlanFormat {
         if self.json { PlanFormat::Json } else { PlanFormat::Text }
+    }
+}
+
+/// What `fastbuild workspace` does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum WorkspaceCommand {
+    /// List the workspaces on the engine, the last used first
+    #[command(args_override_self = true)]
+    Ls(LsArgs),
+    /// Show all that is known of a workspace
+    #[command(args_override_self = true)]
+    Inspect(InspectArgs),
+    /// Run a shell, or the command after `--`, in this project's workspace as it is; nothing goes in or comes back
+    #[command(args_override_self = true)]
+    Shell(ShellArgs),
+    /// Remove workspaces, with all that builds left in them; the next build makes a new one
+    #[command(args_override_self = true)]
+    Rm(RmArgs),
+    /// Remove workspaces that were not used for long, or while all of them hold too much
+    #[command(args_override_self = true)]
+    Prune(PruneArgs),
+}
+
+/// Where workspaces are looked for.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Where {
+    /// Address of the engine [default: DOCKER_HOST, else this machine's]
+    #[arg(short = 'H', long, value_name = "ADDRESS")]
+    pub host: Option<String>,
+    /// Source root of the project that is meant where none is named [default: as for a build]
+    #[arg(short = 'C', long, value_name = "DIR")]
+    pub source: Option<PathBuf>,
+}
+
+/// How a listing is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListFormat {
+    /// An aligned table.
+    Table,
+    /// A JSON array.
+    Json,
+    /// A name a line.
+    Names,
+}
+
+/// What `fastbuild workspace ls` takes.
+#[derive(Debug, Clone, Args)]
+pub struct LsArgs {
+    /// Print an array of JSON objects
+    #[arg(long, overrides_with = "quiet")]
+    json: bool,
+    /// Print only names, and measure nothing
+    #[arg(short, long, overrides_with = "json")]
+    quiet: bool,
+    /// Where.
+    #[command(flatten)]
+    pub place: Where,
+}
+
+impl LsArgs {
+    /// `--json`, `--quiet` or neither.
+    pub fn format(&self) -> ListFormat {
+        match (self.json, self.quiet) {
+            (true, _) => ListFormat::Json,
+            (_, true) => ListFormat::Names,
+            _ => ListFormat::Table,
+        }
+    }
+}
+
+/// What `fastbuild workspace inspect` takes.
+#[derive(Debug, Clone, Args)]
+pub struct InspectArgs {
+    /// A workspace's name, or its project's directory [default: this project's]
+    pub workspace: Option<OsString>,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+    /// Where.
+    #[command(flatten)]
+    pub place: Where,
+}
+
+impl InspectArgs {
+    /// `--json` or not.
+    pub fn format(&self) -> PlanFormat {
+        if self.json { PlanFormat::Json } else { PlanFormat::Text }
+    }
+}
+
+/// What `fastbuild workspace shell` takes.
+#[derive(Debug, Clone, Args)]
+pub struct ShellArgs {
+    /// User (and group) in place of the build's
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+    /// The command and its arguments [default: bash if the image has it, else sh]
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+    /// Where.
+    #[command(flatten)]
+    pub place: Where,
+}
+
+/// What `fastbuild workspace rm` takes.
+#[derive(Debug, Clone, Args)]
+pub struct RmArgs {
+    /// Names of workspaces, or directories of projects [default: this project's]
+    #[arg(conflicts_with = "all")]
+    pub workspaces: Vec<OsString>,
+    /// Remove every workspace that was made from here
+    #[arg(short, long)]
+    pub all: bool,
+    /// Where.
+    #[command(flatten)]
+    pub place: Where,
+}
+
+/// What `fastbuild workspace prune` takes.
+#[derive(Debug, Clone, Args)]
+pub struct PruneArgs {
+    /// Remove what was not used for so long: 12h, 7d
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub older_than: Option<Duration>,
+    /// While all together hold more, remove the one that was not used for the longest time: 5g
+    #[arg(long, value_name = "SIZE", value_parser = units::memory)]
+    pub max_size: Option<u64>,
+    /// Remove all that are not in use
+    #[arg(short, long, conflicts_with_all = ["older_than", "max_size"])]
+    pub all: bool,
+    /// Only say what would be removed
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// Where.
+    #[command(flatten)]
+    pub place: Where,
+}
+
+/// Whether a removal is carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Earnest {
+    /// It is.
+    Removing,
+    /// It is only told.
+    DryRun,
+}
+
+impl PruneArgs {
+    /// `--dry-run` or not.
+    pub fn earnest(&self) -> Earnest {
+        if self.dry_run { Earnest::DryRun } else { Earnest::Removing }
     }
 }
 
@@ -241,6 +426,22 @@ pub struct RunArgs {
     atomic: bool,
     #[arg(long, hide = true, overrides_with = "atomic")]
     no_atomic: bool,
+
+    /// Keep the workspace for the next build, in CI too
+    #[arg(long, overrides_with = "no_keep", help_heading = "Workspace")]
+    keep: bool,
+    /// Build in a fresh container and leave nothing on the engine [default where CI is set]
+    #[arg(long, overrides_with = "keep", help_heading = "Workspace")]
+    no_keep: bool,
+    /// Start the workspace over: nothing of earlier builds is left in it
+    #[arg(long, help_heading = "Workspace")]
+    pub fresh: bool,
+    /// Fail at once if another run works in this project, instead of waiting for it
+    #[arg(long, help_heading = "Workspace")]
+    pub no_wait: bool,
+    /// Say for each file that travels why it does
+    #[arg(long, help_heading = "Workspace")]
+    pub explain: bool,
 
     /// Address of the engine [default: DOCKER_HOST, else this machine's]
     #[arg(short = 'H', long, value_name = "ADDRESS", help_heading = "Engine")]
@@ -329,6 +530,11 @@ impl RunArgs {
         switch(self.atomic, "--atomic", self.no_atomic, "--no-atomic")
     }
 
+    /// `--keep`.
+    pub fn keep(&self) -> Option<Switch> {
+        switch(self.keep, "--keep", self.no_keep, "--no-keep")
+    }
+
     /// `--stdin`.
     pub fn stdin(&self) -> Option<Switch> {
         switch(self.stdin, "--stdin", self.no_stdin, "--no-stdin")
@@ -403,11 +609,13 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageError
     let command = match grammar.command {
         None => Command::Run(Box::new(grammar.run)),
         Some(Sub::Run(run)) => Command::Run(run),
+        Some(Sub::Watch(run)) => Command::Watch(run),
+        Some(Sub::Workspace { command }) => Command::Workspace(command),
         Some(Sub::Plan(plan)) => Command::Plan(plan),
         Some(Sub::Reap { words }) => Command::Reap(words),
     };
     match &command {
-        Command::Run(run) if run.command.is_empty() => Err(UsageError::NoCommand),
+        Command::Run(run) | Command::Watch(run) if run.command.is_empty() => Err(UsageError::NoCommand),
         Command::Plan(plan) if plan.run.command.is_empty() => Err(UsageError::NoCommand),
         _ => Ok(Cli { command }),
     }
@@ -434,7 +642,10 @@ fn subcommand_first(mut argv: Vec<OsString>) -> Result<Vec<OsString>, UsageError
             // clap never takes `--` for a value either, and says so better.
             Word::OptionThenValue if argv.get(at + 1).is_some_and(|value| value == "--") => break,
             Word::OptionThenValue => at += 2,
-            Word::Plain if subcommand.is_none() && word == "__reap" => return Ok(argv),
+            // These have a grammar of their own, and no command of the build's behind it.
+            Word::Plain if subcommand.is_none() && (word == "__reap" || word == "workspace") => {
+                return Ok(argv);
+            }
             Word::Plain if subcommand.is_none() && is_subcommand(word) => {
                 subcommand = Some(at);
                 at += 1;
@@ -442,7 +653,7 @@ fn subcommand_first(mut argv: Vec<OsString>) -> Result<Vec<OsString>, UsageError
             // As with docker and cargo: `fastbuild help plan` is `fastbuild plan --help`.
             Word::Plain if subcommand.is_none() && word == "help" => {
                 argv.remove(at);
-                let of_one = argv.get(at).is_some_and(|next| is_subcommand(next));
+                let of_one = argv.get(at).is_some_and(|next| is_subcommand(next) || next == "workspace");
                 argv.insert(if of_one { at + 1 } else { at }, "--help".into());
             }
             Word::Plain => return Err(before_dashes(&argv[at..])),
@@ -456,7 +667,7 @@ fn subcommand_first(mut argv: Vec<OsString>) -> Result<Vec<OsString>, UsageError
 }
 
 fn is_subcommand(word: &OsStr) -> bool {
-    word == "run" || word == "plan"
+    ["run", "watch", "plan"].iter().any(|name| word == *name)
 }
 
 fn before_dashes(rest: &[OsString]) -> UsageError {
@@ -590,6 +801,56 @@ mod tests {
     }
 
     #[test]
+    fn watch_takes_the_flags_of_run_before_and_behind_it() {
+        for line in [&["watch", "-i", "img", "--", "make"][..], &["-i", "img", "watch", "--", "make"]] {
+            let Command::Watch(run) = parse_words(line).unwrap().command else { panic!("{line:?}") };
+            assert_eq!((run.image.as_deref(), run.command), (Some("img"), vec!["make".into()]));
+        }
+        assert_eq!(run(&["--", "watch"]).command, ["watch"]);
+        assert!(matches!(parse_words(&["watch"]), Err(UsageError::NoCommand)));
+    }
+
+    #[test]
+    fn workspace_has_commands_of_its_own() {
+        let Command::Workspace(WorkspaceCommand::Rm(rm)) =
+            parse_words(&["workspace", "rm", "-H", "tcp://x", "a", "b"]).unwrap().command
+        else {
+            panic!()
+        };
+        assert_eq!(
+            (rm.workspaces, rm.place.host.as_deref()),
+            (vec!["a".into(), "b".into()], Some("tcp://x"))
+        );
+        let Command::Workspace(WorkspaceCommand::Prune(prune)) =
+            parse_words(&["workspace", "prune", "--older-than", "7d", "-n"]).unwrap().command
+        else {
+            panic!()
+        };
+        assert_eq!(
+            (prune.older_than, prune.earnest()),
+            (Some(Duration::from_secs(604_800)), Earnest::DryRun)
+        );
+        let Command::Workspace(WorkspaceCommand::Ls(ls)) =
+            parse_words(&["workspace", "ls", "-q", "--json"]).unwrap().command
+        else {
+            panic!()
+        };
+        assert_eq!(ls.format(), ListFormat::Json);
+        for (line, said) in [
+            (&["workspace", "prune", "--older-than", "7"][..], "no length of time"),
+            (&["workspace", "prune", "--all", "--max-size", "1g"], "cannot be used with"),
+            (&["workspace", "rm", "--all", "x"], "cannot be used with"),
+            (&["workspace"], "Usage: fastbuild workspace <COMMAND>"),
+            (&["workspace", "list"], "unrecognized subcommand"),
+        ] {
+            let error = parse_words(line).unwrap_err();
+            assert!(error.to_string().contains(said) && error.exit_code() == 125, "{line:?} said {error}");
+        }
+        assert_eq!(parse_words(&["help", "workspace"]).unwrap_err().exit_code(), 0);
+        assert_eq!(parse_words(&["workspace", "prune", "--help"]).unwrap_err().exit_code(), 0);
+    }
+
+    #[test]
     fn the_reaper_gets_its_words_as_they_are() {
         let Command::Reap(words) = parse_words(&["__reap", "--help", "-x", "y"]).unwrap().command else {
             panic!()
@@ -669,6 +930,7 @@ mod tests {
             &["-h"],
             &["-V"],
             &["plan", "-V"],
+            &["watch", "--help"],
             &["plan", "--help"],
             &["run", "-h"],
             &["-i", "x", "--help"],

@@ -3,6 +3,8 @@
 pub mod args;
 pub mod plan;
 pub mod run;
+pub mod watch;
+pub mod workspace;
 
 use std::{
     ffi::OsString,
@@ -10,13 +12,15 @@ use std::{
     process::ExitCode,
 };
 
-pub use args::{Cli, Command, PlanArgs, PlanFormat, RunArgs, UsageError};
+pub use args::{Cli, Command, PlanArgs, PlanFormat, RunArgs, UsageError, WorkspaceCommand};
 
 use crate::{
     build::reaper,
     config::{ConfigError, NoStateDirectory},
     plan::PlanError,
     report::{events, wording},
+    state::{Holder, StateError},
+    workspace::WorkspaceError,
 };
 
 /// What fastbuild's own failures exit with, as Docker has it.
@@ -43,9 +47,48 @@ pub enum Failure {
     /// Threads.
     #[error("could not start fastbuild's threads: {0}; see the limit on processes (ulimit -u)")]
     Runtime(#[source] io::Error),
+    /// A workspace, or its engine.
+    #[error(transparent)]
+    Workspace(#[from] WorkspaceError),
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A word that names none.
+    #[error("no workspace is called {word:?}, and none belongs to a project there")]
+    NoSuchWorkspace {
+        /// The word.
+        word: OsString,
+    },
+    /// Some of what was to be removed is in use.
+    #[error("{}", busy(in_use))]
+    InUse {
+        /// Source root and holder of each.
+        in_use: Vec<(String, Option<Holder>)>,
+    },
     /// Standard output.
     #[error("could not write to standard output: {0}")]
     Stdout(#[source] io::Error),
+}
+
+fn busy(in_use: &[(String, Option<Holder>)]) -> String {
+    let one = |(source, holder): &(String, Option<Holder>)| {
+        let by = holder.as_ref().map(|Holder { pid, command }| format!(" by process {pid}, {command}"));
+        format!("the workspace of {source} is in use{}", by.unwrap_or_default())
+    };
+    in_use.iter().map(one).collect::<Vec<_>>().join("\n")
+}
+
+impl Failure {
+    /// What a user could do next; none when the message says it all.
+    fn advice(&self) -> Option<String> {
+        match self {
+            Failure::Sources(error) => error.advice(),
+            Failure::Workspace(error) => error.advice(),
+            Failure::NoSuchWorkspace { .. } => Some("`fastbuild workspace ls` lists them".to_owned()),
+            Failure::InUse { .. } => Some("wait for that run to end, or end it".to_owned()),
+            _ => None,
+        }
+    }
 }
 
 /// fastbuild. A panic of its own must not pass for an exit code of the command's.
@@ -65,6 +108,8 @@ fn parse_and_run(argv: Vec<OsString>) -> ExitCode {
     };
     let done = match cli.command {
         Command::Run(args) => run::run(&args).map(|code| run::exit(code)),
+        Command::Watch(args) => watch::run(&args).map(|code| run::exit(code)),
+        Command::Workspace(command) => workspace::run(&command).map(|code| run::exit(code)),
         Command::Plan(args) => plan::run(&args),
         Command::Reap(words) => return if reaper::main(words).is_ok() { 0 } else { OWN_FAILURE }.into(),
     };
@@ -79,6 +124,6 @@ fn parse_and_run(argv: Vec<OsString>) -> ExitCode {
 }
 
 fn write_failure(failure: &Failure) -> io::Result<()> {
-    let told = wording::failure(&events::Failure::new(failure, None));
+    let told = wording::failure(&events::Failure::new(failure, failure.advice().as_deref()));
     io::stderr().lock().write_all(told.as_bytes())
 }

@@ -1,7 +1,10 @@
 //! `fastbuild plan`: a [`Plan`] -> a table, a decision a line, or JSON. No escape codes, and control characters in what
 //! others wrote are made harmless. Values of environment variables are not in it.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
 
 use serde::Serialize;
 
@@ -10,8 +13,8 @@ use crate::{
     build::sources,
     config::{Environment, Settings},
     plan::{
-        self, ApplyMode, Decision, Isolation, OnFailure, Output, Outputs, Plan, PullPolicy, Route,
-        SeedOutputs, Stdin, Take, Terminal, Tier,
+        self, ApplyMode, Decision, Explain, Isolation, Lifetime, OnFailure, OnLocked, Output, Outputs, Plan,
+        PullPolicy, Route, SeedOutputs, Stdin, Take, Terminal, Tier, WorkspacePlan,
     },
     report::numbers,
     tree::{RelPath, scan::largest_directory},
@@ -121,6 +124,29 @@ fn what_runs(plan: &Plan, table: &mut Table) {
     table.decision("terminal", &plan.terminal, terminal);
     table.decision("stdin", &plan.stdin, stdin);
     table.decision("tier", &plan.tier, tier);
+    if plan.tier.value == Tier::Warm {
+        what_is_kept(&plan.workspace, table);
+    }
+    table.decision("if locked", &plan.lock, on_locked);
+    if plan.explain.value == Explain::Yes {
+        table.decision("explain", &plan.explain, explain);
+    }
+}
+
+fn what_is_kept(workspace: &WorkspacePlan, table: &mut Table) {
+    table.decision("workspace", &workspace.lifetime, lifetime);
+    table.decision("idle stop", &workspace.idle_stop, |idle| match idle {
+        &Duration::ZERO => "never".to_owned(),
+        idle => format!("after {}", span(*idle)),
+    });
+    table.decision("max age", &workspace.max_age, |age| match age {
+        &Duration::ZERO => "no limit".to_owned(),
+        age => span(*age),
+    });
+    table.decision("max size", &workspace.max_size, |bytes| match bytes {
+        0 => "no limit".to_owned(),
+        bytes => memory(*bytes),
+    });
 }
 
 fn what_goes_in(plan: &Plan, estimate: Option<&UploadEstimate>, table: &mut Table) {
@@ -200,7 +226,32 @@ fn stdin(stdin: &Stdin) -> String {
 
 fn tier(tier: &Tier) -> String {
     match tier {
+        Tier::Warm => "warm",
         Tier::Cold => "cold",
+    }
+    .to_owned()
+}
+
+fn lifetime(lifetime: &Lifetime) -> String {
+    match lifetime {
+        Lifetime::Fresh => "made anew",
+        Lifetime::Reuse => "used again",
+    }
+    .to_owned()
+}
+
+fn on_locked(lock: &OnLocked) -> String {
+    match lock {
+        OnLocked::Wait => "wait",
+        OnLocked::Fail => "fail at once",
+    }
+    .to_owned()
+}
+
+fn explain(explain: &Explain) -> String {
+    match explain {
+        Explain::No => "no",
+        Explain::Yes => "each file that travels",
     }
     .to_owned()
 }
@@ -264,6 +315,14 @@ fn memory(bytes: u64) -> String {
         exact.then(|| format!("{}{unit}", text().trim_end_matches('0').trim_end_matches('.')))
     });
     shown.unwrap_or_else(|| format!("{bytes}b"))
+}
+
+/// A length of time as `fastbuild.toml` takes it: in the largest unit that needs no fraction.
+fn span(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let units = [("d", 24 * 60 * 60), ("h", 60 * 60), ("m", 60)];
+    let exact = units.into_iter().find(|(_, unit)| seconds >= *unit && seconds.is_multiple_of(*unit));
+    exact.map_or_else(|| format!("{seconds}s"), |(name, unit)| format!("{}{name}", seconds / unit))
 }
 
 /// A command as one could type it: words that a shell would take apart are quoted.
@@ -376,7 +435,15 @@ mod tests {
             on_failure: default(OnFailure::Leave),
             apply: default(ApplyMode::PerFile),
             route: default(Route::Layer),
-            tier: default(Tier::Cold),
+            tier: default(Tier::Warm),
+            workspace: WorkspacePlan {
+                lifetime: default(Lifetime::Reuse),
+                idle_stop: default(Duration::from_secs(5400)),
+                max_age: default(Duration::ZERO),
+                max_size: default(20 << 30),
+            },
+            lock: default(OnLocked::Wait),
+            explain: Decision { value: Explain::Yes, reason: Reason::Flag { flag: "--explain" } },
             user: None,
             entrypoint: Some(Decision {
                 value: String::new(),
@@ -416,7 +483,13 @@ mod tests {
         env         TOKEN                                   (default)
         terminal    no, output and error stay apart         (default)
         stdin       empty                                   (default)
-        tier        cold                                    (default)
+        tier        warm                                    (default)
+        workspace   used again                              (default)
+        idle stop   after 90m                               (default)
+        max age     no limit                                (default)
+        max size    20g                                     (default)
+        if locked   wait                                    (default)
+        explain     each file that travels                  (--explain)
         source      /p                                      (default)
         leaves out  vendor\u{1b}[2J                         (/p/.dockerignore:3)
         takes in    vendor/keep                             (--include)
@@ -478,6 +551,14 @@ mod tests {
         for (bytes, text) in cases {
             assert_eq!(memory(bytes), text);
             assert_eq!(crate::config::units::memory(text), Ok(bytes), "and comes back as it was");
+        }
+    }
+
+    #[test]
+    fn lengths_of_time_are_shown_as_they_could_be_typed() {
+        for (seconds, text) in [(90, "90s"), (900, "15m"), (5400, "90m"), (43_200, "12h"), (604_800, "7d")] {
+            assert_eq!(span(Duration::from_secs(seconds)), text);
+            assert_eq!(crate::config::units::duration(text), Ok(Duration::from_secs(seconds)));
         }
     }
 

@@ -29,13 +29,26 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
     let settings = Settings::gather(args, &environment)?;
     let plan = plan::make(&settings, &environment)?;
-    log_to_stderr(settings.presentation.log);
-    let reporter = reporter(&settings.presentation, &environment);
+    let work = async |state: &State, reporter: &Reporter| build::run(&plan, state, reporter).await;
+    execute(&settings.presentation, &environment, work)
+}
+
+/// Does `work` with a reporter, threads and the state directory; tells its failure, and gives what to exit with.
+///
+/// # Errors
+/// Before there is a reporter.
+pub(super) fn execute(
+    presentation: &Presentation,
+    environment: &Environment,
+    work: impl AsyncFnOnce(&State, &Reporter) -> Result<u8, BuildError>,
+) -> Result<u8, Failure> {
+    log_to_stderr(presentation.log);
+    let reporter = reporter(presentation, environment);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::Runtime)?;
     let ran = State::open(environment.state_dir()?)
         .map_err(BuildError::from)
-        .and_then(|state| runtime.block_on(build::run(&plan, &state, &reporter)));
+        .and_then(|state| runtime.block_on(work(&state, &reporter)));
     let code = match ran {
         Ok(code) => code,
         Err(error) => {

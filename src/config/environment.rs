@@ -9,7 +9,10 @@ use std::{
 };
 
 use super::{ConfigError, units::BadValue};
-use crate::plan::{Decision, Reason};
+use crate::{
+    plan::{Decision, Reason},
+    report,
+};
 
 /// What a run finds around itself.
 #[derive(Debug, Clone, Default)]
@@ -65,6 +68,11 @@ impl Environment {
     /// A variable that is set to something: an empty one counts as none, as scripts that "unset" by `X= cmd` expect.
     pub fn filled(&self, name: &str) -> Option<&OsStr> {
         self.var(name).filter(|value| !value.is_empty())
+    }
+
+    /// Whether the variable `CI` says that nobody sits here: set, and neither `false` nor `0`.
+    pub fn is_ci(&self) -> bool {
+        report::is_ci(self.var("CI"))
     }
 
     /// A setting from a variable.

@@ -6,6 +6,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use fs_err as fs;
@@ -64,7 +65,7 @@ pub enum Problem {
     #[error(
         "there is no key {given:?}{}", match nearest {
             Some(_) => did_you_mean(*nearest),
-            None => format!("; the keys are {}", NAMES.join(", ")),
+            None => format!("; the keys are {}", names.join(", ")),
         }
     )]
     UnknownKey {
@@ -72,6 +73,8 @@ pub enum Problem {
         given: String,
         /// The key that was probably meant.
         nearest: Option<&'static str>,
+        /// All keys of that table.
+        names: &'static [&'static str],
     },
     /// Another type than the key's.
     #[error("{key} must be {expected}, and this is {found}")]
@@ -93,34 +96,46 @@ pub enum Problem {
     },
 }
 
-/// Defines [`Keys`], [`NAMES`] and how a key finds its field, from one line a key.
+/// Defines a table's struct, the names of its keys and how a key finds its field, from one line a key.
 macro_rules! keys {
-    ($($(#[$doc:meta])* $field:ident: $type:ty = $name:literal,)*) => {
-        /// Every key of the file; `None` when it is not there.
-        #[derive(Debug, Clone, Default)]
-        pub struct Keys {
+    ($(#[$table_doc:meta])* $table:ident: $($(#[$doc:meta])* $field:ident: $type:ty = $name:literal,)*) => {
+        $(#[$table_doc])*
+        #[derive(Debug, Clone, Default, PartialEq, Eq)]
+        pub struct $table {
             $($(#[$doc])* pub $field: Option<Decision<$type>>,)*
         }
 
-        /// Every key's name.
-        pub const NAMES: &[&str] = &[$($name),*];
+        impl $table {
+            /// Every key's name.
+            pub const NAMES: &[&str] = &[$($name),*];
 
-        impl Keys {
             fn set(&mut self, key: &Key<'_>, value: &Spanned<DeValue<'_>>, text: &Text<'_>) -> Result<(), FileError> {
                 match key.get_ref().as_ref() {
                     $($name => self.$field = Some(text.read($name, value)?),)*
                     given => {
-                        let problem = Problem::UnknownKey { given: given.to_owned(), nearest: nearest_key(given) };
+                        let nearest = nearest_key(given, Self::NAMES);
+                        let problem = Problem::UnknownKey { given: given.to_owned(), nearest, names: Self::NAMES };
                         return Err(text.error(key.span().start, problem));
                     }
                 }
                 Ok(())
+            }
+
+            /// Reads a whole table, in the order of its lines.
+            fn read(table: &DeTable<'_>, text: &Text<'_>) -> Result<$table, FileError> {
+                let mut keys = $table::default();
+                let mut pairs: Vec<_> = table.iter().collect();
+                pairs.sort_by_key(|(key, _)| key.span().start);
+                pairs.into_iter().try_for_each(|(key, value)| keys.set(key, value, text))?;
+                Ok(keys)
             }
         }
     };
 }
 
 keys! {
+    /// Every key of the file; `None` when it is not there.
+    Keys:
     /// `image = "ruby:3.3"`
     image: String = "image",
     /// `workdir = "/site"`
@@ -167,7 +182,26 @@ keys! {
     host: String = "host",
     /// `progress = "plain"`
     progress: Progress = "progress",
+    /// `keep = false`
+    keep: bool = "keep",
+    /// `[workspace]`
+    workspace: WorkspaceKeys = "workspace",
 }
+
+keys! {
+    /// The keys of `[workspace]`.
+    WorkspaceKeys:
+    /// `idle-stop = "1h"`
+    idle_stop: Span = "idle-stop",
+    /// `max-age = "30d"`
+    max_age: Span = "max-age",
+    /// `max-size = "20g"`, or bytes.
+    max_size: Memory = "max-size",
+}
+
+/// A length of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span(pub Duration);
 
 /// A string that may be empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -204,6 +238,8 @@ enum Refusal {
     Whole(BadValue),
     /// The part of it that begins at this byte.
     Part(usize, PartRefusal),
+    /// A key of a table, which has said so itself.
+    Key(FileError),
 }
 
 enum PartRefusal {
@@ -294,6 +330,27 @@ impl FromToml for Memory {
     }
 }
 
+impl FromToml for Span {
+    const EXPECTED: &'static str = "a length of time such as \"90s\", \"15m\", \"12h\" or \"7d\", or 0";
+
+    fn from_toml(value: &Spanned<DeValue<'_>>, _: &Text<'_>) -> Option<Result<Span, Refusal>> {
+        let given = match value.get_ref() {
+            DeValue::String(given) => given.to_string(),
+            DeValue::Integer(given) => given.to_string(),
+            _ => return None,
+        };
+        Some(units::duration(&given).map(Span).map_err(Refusal::Whole))
+    }
+}
+
+impl FromToml for WorkspaceKeys {
+    const EXPECTED: &'static str = "a table of idle-stop, max-age and max-size";
+
+    fn from_toml(value: &Spanned<DeValue<'_>>, text: &Text<'_>) -> Option<Result<WorkspaceKeys, Refusal>> {
+        Some(WorkspaceKeys::read(value.get_ref().as_table()?, text).map_err(Refusal::Key))
+    }
+}
+
 impl FromToml for Cpus {
     const EXPECTED: &'static str = "a number";
 
@@ -343,6 +400,7 @@ impl Text<'_> {
             Some(Err(Refusal::Part(at, PartRefusal::Type { expected, found }))) => {
                 Err(self.error(at, Problem::Type { key: format!("an item of {key}"), expected, found }))
             }
+            Some(Err(Refusal::Key(error))) => Err(error),
             None => {
                 let found = type_name(value.get_ref());
                 Err(self.error(at, Problem::Type { key, expected: T::EXPECTED, found }))
@@ -403,19 +461,13 @@ impl ConfigFile {
             let at = error.span().map_or(0, |span| span.start);
             text.error(at, Problem::Syntax(error.message().to_owned()))
         })?;
-        let mut keys = Keys::default();
-        let mut pairs: Vec<_> = table.get_ref().iter().collect();
-        pairs.sort_by_key(|(key, _)| key.span().start);
-        for (key, value) in pairs {
-            keys.set(key, value, &text)?;
-        }
-        Ok(ConfigFile { path: path.to_owned(), keys })
+        Ok(ConfigFile { path: path.to_owned(), keys: Keys::read(table.get_ref(), &text)? })
     }
 }
 
 /// `seed_outputs` and `output` are as near as can be, whatever the letters' distance says.
-fn nearest_key(given: &str) -> Option<&'static str> {
-    nearest(&given.replace('_', "-"), NAMES.iter().copied())
+fn nearest_key(given: &str, names: &[&'static str]) -> Option<&'static str> {
+    nearest(&given.replace('_', "-"), names.iter().copied())
 }
 
 /// Also true where a file stands in the place of a directory.
@@ -469,6 +521,12 @@ cpus = 0.1
 isolation = "hyperv"
 host = "tcp://x:1"
 progress = "json"
+keep = false
+
+[workspace]
+idle-stop = 0
+max-age = "7d"
+max-size = "5g"
 "#,
         )
         .unwrap();
@@ -483,6 +541,11 @@ progress = "json"
         assert_eq!(keys.entrypoint.unwrap().value, Anything(String::new()));
         assert_eq!(keys.progress.as_ref().unwrap().value, Progress::Json);
         assert_eq!(line_of(&keys.progress), Some(26));
+        assert!(!keys.keep.unwrap().value);
+        let workspace = keys.workspace.unwrap().value;
+        assert_eq!(workspace.idle_stop.as_ref().unwrap().value, Span(Duration::ZERO));
+        assert_eq!(workspace.max_age.as_ref().unwrap().value, Span(Duration::from_secs(7 * 24 * 3600)));
+        assert_eq!(line_of(&workspace.max_size), Some(32));
     }
 
     #[test]
@@ -536,6 +599,11 @@ progress = "json"
                     "{at}:1:8: pull: \"allways\" is none of missing, always, never; did you mean always?"
                 ),
             ),
+            (
+                "[workspace]\nmax_age = '1d'",
+                format!("{at}:2:1: there is no key \"max_age\"; did you mean max-age?"),
+            ),
+            ("workspace.idle-stop = 90", format!("{at}:1:23: idle-stop: \"90\" is no length of time")),
             ("[image]\nname = \"x\"", format!("{at}:1:1: image must be a string, and this is a table")),
         ];
         for (text, expected) in cases {

@@ -20,6 +20,7 @@ use std::{
     ffi::OsString,
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use fs_err as fs;
@@ -33,7 +34,10 @@ use crate::{
         RunArgs,
         args::{IgnoreRule, Switch},
     },
-    plan::{ApplyMode, Decision, EnvVar, Isolation, OnFailure, PullPolicy, Reason, SeedOutputs},
+    plan::{
+        ApplyMode, Decision, EnvVar, Explain, Isolation, Lifetime, OnFailure, OnLocked, PullPolicy, Reason,
+        SeedOutputs, Tier, WorkspacePlan,
+    },
     report::Verbosity,
 };
 use devcontainer::{Devcontainer, DevcontainerError};
@@ -88,9 +92,24 @@ pub struct Settings {
     pub nano_cpus: Option<Decision<i64>>,
     /// For Windows engines.
     pub isolation: Option<Decision<Isolation>>,
+    /// See [`Tier`].
+    pub tier: Decision<Tier>,
+    /// See [`WorkspacePlan`].
+    pub workspace: WorkspacePlan,
+    /// See [`OnLocked`].
+    pub lock: Decision<OnLocked>,
+    /// See [`Explain`].
+    pub explain: Decision<Explain>,
     /// How the run is reported.
     pub presentation: Presentation,
 }
+
+/// How long a workspace goes on running without a build.
+const IDLE_STOP: Duration = Duration::from_secs(60 * 60);
+/// How long a workspace is kept without a build.
+const MAX_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// How many bytes all workspaces of an engine may hold.
+const MAX_SIZE: u64 = 20 << 30;
 
 /// How a run is reported; no part of the plan, for it changes nothing that is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -209,6 +228,17 @@ pub enum ConfigError {
         /// What is wrong.
         problem: env_file::BadLine,
     },
+    /// `--fresh --no-keep`.
+    #[error(
+        "{fresh} starts the workspace over, and {cold} says that none is kept, so that every build is fresh; leave \
+         one of them out"
+    )]
+    FreshWithoutWorkspace {
+        /// Who wants it to be started over.
+        fresh: Reason,
+        /// Who wants none.
+        cold: Reason,
+    },
     /// `-e =VALUE`.
     #[error("{origin}: there is no name in {word:?}; write NAME or NAME=VALUE")]
     EnvName {
@@ -226,6 +256,54 @@ fn devcontainer_note(devcontainer: &Devcontainer) -> String {
     }
 }
 
+/// What commands on workspaces need to know.
+#[derive(Debug, Clone)]
+pub struct WorkspaceSettings {
+    /// The engine's address as it was given; none means the default.
+    pub host: Option<Decision<String>>,
+    /// The source root: canonical.
+    pub source: Decision<PathBuf>,
+    /// Where fastbuild was started: canonical.
+    pub started_in: PathBuf,
+    /// The limits.
+    pub limits: WorkspacePlan,
+}
+
+impl WorkspaceSettings {
+    /// Weighs the sources of these few settings; `host` and `source` are the flags.
+    ///
+    /// # Errors
+    /// As [`Settings::gather`].
+    pub fn gather(
+        host: &Option<String>,
+        source: &Option<PathBuf>,
+        env: &Environment,
+    ) -> Result<WorkspaceSettings, ConfigError> {
+        // Nothing is sent, so no root is too much.
+        let mut args = RunArgs::default();
+        (args.host, args.source, args.yes) = (host.clone(), source.clone(), true);
+        let place = source::find(&args, env)?;
+        let keys = place.file.map(|file| file.keys).unwrap_or_default();
+        Ok(WorkspaceSettings {
+            limits: workspace_limits(env, &keys)?,
+            host: self::host(&args, env, keys.host)?,
+            source: place.root,
+            started_in: place.started_in,
+        })
+    }
+}
+
+fn host(
+    args: &RunArgs,
+    env: &Environment,
+    key: Option<Decision<String>>,
+) -> Result<Option<Decision<String>>, ConfigError> {
+    Ok(text("--host", &args.host)?
+        .or(env.setting("FASTBUILD_HOST", units::text)?)
+        .or(key)
+        .or(env.setting("DOCKER_HOST", units::text)?))
+}
+
 impl Settings {
     /// Weighs every source.
     ///
@@ -239,7 +317,24 @@ impl Settings {
         let keys = place.file.map(|file| file.keys).unwrap_or_default();
         let preset = Preset::of(&command);
         let source = place.root;
+        let tier = tier(args, env, &keys)?;
         Ok(Settings {
+            workspace: workspace(args, env, &keys, &tier)?,
+            tier,
+            lock: given_or(
+                args.no_wait,
+                "--no-wait",
+                OnLocked::Fail,
+                OnLocked::Wait,
+                "--no-wait fails instead",
+            ),
+            explain: given_or(
+                args.explain,
+                "--explain",
+                Explain::Yes,
+                Explain::No,
+                "--explain tells why files travel",
+            ),
             image: image(args, env, &keys, &source.value, preset, &command)?,
             workdir: text("--workdir", &args.workdir)?
                 .or(env.setting("FASTBUILD_WORKDIR", units::text)?)
@@ -266,10 +361,7 @@ impl Settings {
                 .or(env.setting("FASTBUILD_PULL", choices::choose)?)
                 .or(keys.pull)
                 .unwrap_or(default(PullPolicy::Missing, "asked only for what the engine does not have")),
-            host: text("--host", &args.host)?
-                .or(env.setting("FASTBUILD_HOST", units::text)?)
-                .or(keys.host)
-                .or(env.setting("DOCKER_HOST", units::text)?),
+            host: host(args, env, keys.host)?,
             platform: text("--platform", &args.platform)?
                 .or(env.setting("FASTBUILD_PLATFORM", units::text)?)
                 .or(keys.platform)
@@ -441,6 +533,58 @@ fn seed(args: &RunArgs, keys: &Keys, preset: Option<&'static Preset>) -> Decisio
         (None, Some(preset)) if preset.seeds => by_preset(SeedOutputs::Yes, preset),
         (None, _) => default(SeedOutputs::No, "named outputs do not go in"),
     }
+}
+
+fn tier(args: &RunArgs, env: &Environment, keys: &Keys) -> Result<Decision<Tier>, ConfigError> {
+    let value = |keep| if keep { Tier::Warm } else { Tier::Cold };
+    let asked = args.keep().and_then(|switch| flag(switch.flag, Some(switch.on)));
+    let asked = asked.or(env.setting("FASTBUILD_KEEP", units::switch)?).or_else(|| keys.keep.clone());
+    Ok(match asked {
+        Some(asked) => carry(asked, value),
+        // What a CI system keeps between jobs is its own affair, and a machine that is thrown away keeps nothing.
+        None if env.is_ci() => default(Tier::Cold, "CI is set; --keep keeps a workspace there too"),
+        None => default(Tier::Warm, "the next build sends only what differs"),
+    })
+}
+
+fn workspace(
+    args: &RunArgs,
+    env: &Environment,
+    keys: &Keys,
+    tier: &Decision<Tier>,
+) -> Result<WorkspacePlan, ConfigError> {
+    let fresh = given_or(args.fresh, "--fresh", Lifetime::Fresh, Lifetime::Reuse, "what it holds is checked");
+    let asked_cold = tier.value == Tier::Cold && !matches!(tier.reason, Reason::Default { .. });
+    if fresh.value == Lifetime::Fresh && asked_cold {
+        return Err(ConfigError::FreshWithoutWorkspace { fresh: fresh.reason, cold: tier.reason.clone() });
+    }
+    Ok(WorkspacePlan { lifetime: fresh, ..workspace_limits(env, keys)? })
+}
+
+/// The settings of workspaces that no command line of a build changes.
+fn workspace_limits(env: &Environment, keys: &Keys) -> Result<WorkspacePlan, ConfigError> {
+    let span = |key: Option<Decision<file::Span>>| key.map(|key| carry(key, |file::Span(span)| span));
+    let table = keys.workspace.as_ref().map(|table| table.value.clone()).unwrap_or_default();
+    Ok(WorkspacePlan {
+        lifetime: default(Lifetime::Reuse, "what it holds is checked"),
+        idle_stop: env
+            .setting("FASTBUILD_WORKSPACE_IDLE_STOP", units::duration)?
+            .or_else(|| span(table.idle_stop))
+            .unwrap_or(default(IDLE_STOP, "it starts again by itself")),
+        max_age: env
+            .setting("FASTBUILD_WORKSPACE_MAX_AGE", units::duration)?
+            .or_else(|| span(table.max_age))
+            .unwrap_or(default(MAX_AGE, "looked at once a day")),
+        max_size: env
+            .setting("FASTBUILD_WORKSPACE_MAX_SIZE", units::memory)?
+            .or_else(|| table.max_size.map(|size| carry(size, |file::Memory(bytes)| bytes)))
+            .unwrap_or(default(MAX_SIZE, "looked at once a day")),
+    })
+}
+
+/// A flag that only ever switches something on.
+fn given_or<T>(given: bool, name: &'static str, then: T, otherwise: T, why: &'static str) -> Decision<T> {
+    flag(name, given.then_some(then)).unwrap_or(default(otherwise, why))
 }
 
 fn verbosity(args: &RunArgs) -> Verbosity {

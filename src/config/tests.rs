@@ -493,3 +493,60 @@ fn quiet_and_verbose_are_degrees() {
         );
     }
 }
+
+#[test]
+fn a_workspace_is_kept_unless_somebody_says_no() {
+    let tier = |project: &Project, flags: &str| {
+        let plan = project.plan(&format!("-i x {flags} -- make"));
+        (plan.tier.value, why(&plan.tier))
+    };
+    let mut project = Project::new(&[]);
+    assert_eq!(tier(&project, "").0, Tier::Warm);
+    for ci in ["", "false", "0"] {
+        project = project.with_var("CI", ci);
+        assert_eq!(tier(&project, "").0, Tier::Warm, "CI={ci}");
+    }
+    project = project.with_var("CI", "true");
+    assert_eq!(tier(&project, ""), (Tier::Cold, "CI is set; --keep keeps a workspace there too".into()));
+    assert_eq!(tier(&project, "--fresh").0, Tier::Cold, "which is as fresh as can be");
+    project.write("fastbuild.toml", "keep = true");
+    assert_eq!(tier(&project, ""), (Tier::Warm, "fastbuild.toml:Some(1)".into()));
+    project = project.with_var("FASTBUILD_KEEP", "no");
+    assert_eq!(tier(&project, ""), (Tier::Cold, "FASTBUILD_KEEP".into()));
+    assert_eq!(tier(&project, "--keep"), (Tier::Warm, "--keep".into()));
+    assert_eq!(tier(&project, "--keep --no-keep"), (Tier::Cold, "--no-keep".into()));
+    project = project.with_var("FASTBUILD_KEEP", "perhaps");
+    assert!(project.error("-i x -- make").starts_with("FASTBUILD_KEEP: \"perhaps\" is neither yes nor no"));
+}
+
+#[test]
+fn a_workspace_that_is_not_kept_cannot_be_started_over() {
+    let project = Project::new(&[]);
+    assert_eq!(project.plan("-i x --fresh -- make").workspace.lifetime.value, Lifetime::Fresh);
+    let error = project.error("-i x --fresh --no-keep -- make");
+    assert!(error.starts_with("--fresh starts the workspace over, and --no-keep says"), "{error}");
+    project.write("fastbuild.toml", "keep = false");
+    let error = project.error("-i x --fresh -- make");
+    assert!(error.contains("fastbuild.toml:1 says that none is kept"), "{error}");
+}
+
+#[test]
+fn limits_of_workspaces_have_variables_and_keys() {
+    let limits = |project: &Project| {
+        let plan = project.plan("-i x -- make").workspace;
+        (plan.idle_stop.value.as_secs(), plan.max_age.value.as_secs(), plan.max_size.value)
+    };
+    let mut project = Project::new(&[]);
+    assert_eq!(limits(&project), (3600, 30 * 86_400, 20 << 30));
+    project.write("fastbuild.toml", "[workspace]\nidle-stop = '15m'\nmax-age = '7d'\nmax-size = '1g'");
+    assert_eq!(limits(&project), (900, 7 * 86_400, 1 << 30));
+    assert_eq!(why(&project.plan("-i x -- make").workspace.max_age), "fastbuild.toml:Some(3)");
+    for (name, value) in [("IDLE_STOP", "0"), ("MAX_AGE", "12h"), ("MAX_SIZE", "5m")] {
+        project = project.with_var(&format!("FASTBUILD_WORKSPACE_{name}"), value);
+    }
+    assert_eq!(limits(&project), (0, 43_200, 5 << 20));
+    project = project.with_var("FASTBUILD_WORKSPACE_MAX_AGE", "a week");
+    assert!(
+        project.error("-i x -- make").contains("no length of time: write a whole number with s, m, h or d")
+    );
+}

@@ -1,5 +1,7 @@
 //! Text -> numbers with units, the way docker reads them. Pure.
 
+use std::time::Duration;
+
 /// A value that does not fit its setting: the same words whether it came from a flag, a variable or a file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadValue {
@@ -16,6 +18,14 @@ pub enum BadValue {
     /// Not a size.
     #[error("{0:?} is no size: write bytes, or a number with b, k, m, g or t, such as 512m or 1.5g")]
     Memory(String),
+    /// Not a length of time.
+    #[error(
+        "{0:?} is no length of time: write a whole number with s, m, h or d, such as 90s, 15m, 12h or 7d"
+    )]
+    Duration(String),
+    /// Neither yes nor no.
+    #[error("{0:?} is neither yes nor no: write yes, true, on or 1, or no, false, off or 0")]
+    Switch(String),
     /// Not a number of processors.
     #[error("{0:?} is no number of processors: write a decimal of at most nine places, such as 1.5")]
     Cpus(String),
@@ -49,6 +59,39 @@ pub fn memory(text: &str) -> Result<u64, BadValue> {
     };
     let billionths = u128::try_from(fixed_point(number).ok_or_else(bad)?).map_err(|_| bad())?;
     u64::try_from((billionths << shift) / 1_000_000_000).map_err(|_| bad())
+}
+
+/// A length of time: a whole number of seconds, minutes, hours or days. Zero needs no unit.
+///
+/// # Errors
+/// [`BadValue::Duration`].
+pub fn duration(text: &str) -> Result<Duration, BadValue> {
+    let bad = || BadValue::Duration(text.to_owned());
+    let lower = text.trim().to_ascii_lowercase();
+    let digits = lower.find(|c: char| !c.is_ascii_digit()).unwrap_or(lower.len());
+    let (number, unit) = lower.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| bad())?;
+    let seconds = match unit.trim_start() {
+        "" if number == 0 => 1,
+        "s" => 1,
+        "m" | "min" => 60,
+        "h" => 60 * 60,
+        "d" => 24 * 60 * 60,
+        _ => return Err(bad()),
+    };
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(bad)
+}
+
+/// A variable that switches something on or off.
+///
+/// # Errors
+/// [`BadValue::Switch`].
+pub fn switch(text: &str) -> Result<bool, BadValue> {
+    match text.to_ascii_lowercase().as_str() {
+        "yes" | "true" | "on" | "1" => Ok(true),
+        "no" | "false" | "off" | "0" => Ok(false),
+        _ => Err(BadValue::Switch(text.to_owned())),
+    }
 }
 
 /// A decimal number of processors, in billionths.
@@ -106,6 +149,35 @@ mod tests {
         {
             assert_eq!(memory(text), Err(BadValue::Memory(text.into())), "{text}");
         }
+    }
+
+    #[test]
+    fn lengths_of_time_have_a_unit() {
+        let cases = [
+            ("90s", 90),
+            ("15m", 900),
+            ("15 min", 900),
+            ("12H", 43_200),
+            ("7d", 604_800),
+            ("0", 0),
+            ("0d", 0),
+        ];
+        for (text, seconds) in cases {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in
+            ["", "s", "90", "-1s", "1.5h", "1w", "1h30m", "99999999999999999999s", "9999999999999999999d"]
+        {
+            assert_eq!(duration(text), Err(BadValue::Duration(text.into())), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_switch_is_yes_or_no_in_the_usual_words() {
+        for (on, words) in [(true, ["yes", "True", "on", "1"]), (false, ["no", "FALSE", "off", "0"])] {
+            assert_eq!(words.map(switch), [(); 4].map(|()| Ok(on)));
+        }
+        assert_eq!(switch("maybe"), Err(BadValue::Switch("maybe".into())));
     }
 
     #[test]

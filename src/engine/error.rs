@@ -38,6 +38,12 @@ pub enum Operation {
     Attach,
     /// Run a container's process.
     Start,
+    /// Run a container's process again.
+    Restart,
+    /// Run another program in a container.
+    Exec,
+    /// Let a frozen container go on.
+    Unpause,
     /// The exit code of a container's process.
     Wait,
     /// A signal to a container's process.
@@ -76,6 +82,9 @@ impl fmt::Display for Call {
             Operation::Get => write!(f, "fetch {path:?} from container {object}"),
             Operation::Attach => write!(f, "attach to container {object}"),
             Operation::Start => write!(f, "start container {object}"),
+            Operation::Restart => write!(f, "restart container {object}"),
+            Operation::Exec => write!(f, "run the agent in container {object}"),
+            Operation::Unpause => write!(f, "unpause container {object}"),
             Operation::Wait => write!(f, "wait for container {object}"),
             Operation::Kill => write!(f, "send a signal to container {object}"),
             Operation::Resize => write!(f, "resize the terminal of container {object}"),

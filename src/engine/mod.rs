@@ -6,13 +6,13 @@
 
 mod docker;
 mod error;
+pub mod labels;
 mod reference;
-pub mod user;
 
 pub use docker::{
-    ApiVersion, ArchiveStream, AttachInput, AttachOutput, Attached, ContainerId, ContainerSpec,
-    ContainerState, ContainerSummary, Delivery, Docker, EngineFacts, Entrypoint, ImageFacts, PathKind,
-    PathStat, PullProgress, Removed,
+    ApiVersion, ArchiveStream, AttachInput, AttachOutput, Attached, ContainerFacts, ContainerId,
+    ContainerSpec, ContainerState, ContainerSummary, Delivery, Docker, EngineFacts, Entrypoint, ImageFacts,
+    Life, PathKind, PathStat, PullProgress, Reach, Removed, Serves, Sizes,
 };
 pub use error::{BadFrame, Call, EngineError, Operation, StartError};
 pub use reference::{BadReference, Reference};

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{Decision, Endpoint, PlanError, Reason};
-use crate::config::{Environment, Settings};
+use crate::config::Environment;
 
 /// Docker's port for connections that are not encrypted.
 const PORT: u16 = 2375;
@@ -45,9 +45,12 @@ const CONTEXT: BadEndpoint = BadEndpoint::Unsupported {
     instead: "say -H with the address that `docker context inspect` shows, or unset DOCKER_CONTEXT",
 };
 
-/// The engine that the settings mean.
-pub(super) fn decide(settings: &Settings, env: &Environment) -> Result<Decision<Endpoint>, PlanError> {
-    decide_among(settings.host.as_ref(), env, Path::exists)
+/// The engine that the settings mean by `host`; this machine's where they name none.
+///
+/// # Errors
+/// [`PlanError::Endpoint`].
+pub fn decide(host: Option<&Decision<String>>, env: &Environment) -> Result<Decision<Endpoint>, PlanError> {
+    decide_among(host, env, Path::exists)
 }
 
 fn decide_among(

@@ -22,7 +22,7 @@ pub(super) fn to_rel_path(relative: &Path) -> Option<RelPath> {
 }
 
 /// `path` below `base`; `None` where it is a name that this system cannot hold.
-pub(super) fn join(base: &Path, path: &RelPath) -> Option<PathBuf> {
+pub fn join(base: &Path, path: &RelPath) -> Option<PathBuf> {
     path.components().try_fold(base.to_owned(), |joined, name| Some(joined.join(from_bytes(name)?)))
 }
 

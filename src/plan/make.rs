@@ -1,10 +1,10 @@
 //! Settings -> [`Plan`].
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{
     ApplyMode, Decision, IgnorePlan, Output, OutputError, Outputs, Plan, Reason, Route, SeedOutputs, Stdin,
-    Terminal, Tier,
+    Terminal,
     container_path::ContainerPath,
     endpoint::{self, BadEndpoint},
     host_path,
@@ -65,6 +65,12 @@ pub enum PlanError {
         /// The directory.
         host: PathBuf,
     },
+    /// A command that runs many times would read its input once.
+    #[error("{reason}: a watched command runs again and again, and reads nothing; leave it out")]
+    WatchedStdin {
+        /// Who asked.
+        reason: Reason,
+    },
     /// See [`OutputError`].
     #[error(transparent)]
     Output(#[from] OutputError),
@@ -88,7 +94,7 @@ pub fn make(settings: &Settings, env: &Environment) -> Result<Plan, PlanError> {
     refuse_wrong_exchange(settings, &subdirectory, &outputs.value)?;
     let terminal = terminal(settings, env.terminals);
     Ok(Plan {
-        engine: endpoint::decide(settings, env)?,
+        engine: endpoint::decide(settings.host.as_ref(), env)?,
         ignore: IgnorePlan {
             patterns: settings.patterns.clone(),
             outputs: left_out(&outputs.value, settings.seed.value, &subdirectory),
@@ -107,7 +113,10 @@ pub fn make(settings: &Settings, env: &Environment) -> Result<Plan, PlanError> {
         on_failure: settings.on_failure.clone(),
         apply: settings.apply.clone(),
         route: default(Route::Layer, "nothing is mounted"),
-        tier: default(Tier::Cold, "a fresh container for each build"),
+        tier: settings.tier.clone(),
+        workspace: settings.workspace.clone(),
+        lock: settings.lock.clone(),
+        explain: settings.explain.clone(),
         user: settings.user.clone(),
         entrypoint: settings.entrypoint.clone(),
         env: settings.env.clone(),
@@ -125,6 +134,12 @@ fn subdirectory(settings: &Settings) -> Result<RelPath, PlanError> {
     };
     let path = host_path::to_rel_path(below).filter(|path| str::from_utf8(path.as_bytes()).is_ok());
     path.ok_or_else(|| PlanError::SubdirectoryNotUtf8 { subdirectory: below.to_owned() })
+}
+
+/// The place below `source` where fastbuild was started; the root itself when that lies elsewhere, or has a name that no
+/// tree has.
+pub fn below(source: &Path, started_in: &Path) -> RelPath {
+    started_in.strip_prefix(source).ok().and_then(host_path::to_rel_path).unwrap_or_default()
 }
 
 fn workdir(settings: &Settings) -> Result<(Decision<String>, ContainerPath), PlanError> {
@@ -217,6 +232,19 @@ fn default<T>(value: T, why: &'static str) -> Decision<T> {
 }
 
 impl Plan {
+    /// The plan of one of the builds of a watch. They read nothing, so that Ctrl-C is no key that goes to the command.
+    ///
+    /// # Errors
+    /// [`PlanError::WatchedStdin`] when the command line asks for the contrary.
+    pub fn watched(self) -> Result<Plan, PlanError> {
+        match self.stdin {
+            Decision { value: Stdin::Forward, reason: reason @ Reason::Flag { .. } } => {
+                Err(PlanError::WatchedStdin { reason })
+            }
+            _ => Ok(Plan { stdin: default(Stdin::Empty, "a watched command runs again and again"), ..self }),
+        }
+    }
+
     /// Whether any path that comes back is also one that goes in. If not, what was uploaded tells nothing about the
     /// places that products come to.
     pub fn outputs_go_in(&self) -> bool {

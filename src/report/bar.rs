@@ -20,7 +20,7 @@ use super::{
     lock, numbers,
     own::Own,
     text::one_line,
-    wording::{self, Summary},
+    wording::{self, News, Summary},
 };
 
 /// A phase that is over by then is never seen.
@@ -107,22 +107,17 @@ impl Inner {
             self.draw(at);
         }
         match event {
-            Event::Planned { image, engine, source, command } => {
-                self.verbose(&wording::planned(image, engine, source, command));
-            }
-            Event::WaitingForLock { pid, command } => {
-                self.line(&wording::line(&wording::waiting(*pid, command)))
-            }
             Event::PhaseEnded { phase, done, took } => self.verbose(&wording::ended(*phase, *done, *took)),
             Event::Warned(warning) => self.line(&wording::warning_line(warning)),
-            Event::Finished { exit_code, applied, took } => {
-                let sentence = self.summary.sentence(*exit_code, *applied, *took);
+            Event::Finished { exit_code, applied, warm, took } => {
+                let sentence = self.summary.sentence(*exit_code, *applied, *warm, *took);
                 self.last_lines(&wording::line(&sentence));
             }
-            Event::BuildOutputBegins
-            | Event::PhaseStarted { .. }
-            | Event::PhaseProgress { .. }
-            | Event::PullProgress { .. } => {}
+            news => match wording::news(news) {
+                Some(News::Said(sentence)) => self.line(&wording::line(&sentence)),
+                Some(News::Detail(sentence)) => self.verbose(&sentence),
+                None => {}
+            },
         }
     }
 

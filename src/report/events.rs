@@ -7,7 +7,7 @@ use std::{
 
 use serde::Serialize;
 
-pub use crate::tree::{Amount, Special};
+pub use crate::tree::{Amount, Special, delta::Why};
 use crate::tree::{RelPath, path::Escaped};
 
 /// The steps of a build, in the order of the summary line.
@@ -20,7 +20,11 @@ pub enum Phase {
     Pull,
     /// Making the container.
     Create,
-    /// Sending the sources.
+    /// Finding, starting or making the workspace, and reaching the agent in it.
+    Workspace,
+    /// Comparing the source tree with what the workspace holds.
+    Compare,
+    /// Sending the sources, or what differs of them.
     Upload,
     /// Starting the command.
     Start,
@@ -45,6 +49,109 @@ pub struct Applied {
     pub unchanged: u64,
     /// Paths where the host's version was kept because somebody changed it meanwhile.
     pub conflicts: u64,
+}
+
+/// How a run came to its workspace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "how", rename_all = "kebab-case")]
+pub enum Reached {
+    /// It was running.
+    Found,
+    /// It had stopped, and was started.
+    Started,
+    /// Its agent did not answer, and it was started again.
+    Restarted {
+        /// How that showed.
+        reason: String,
+    },
+    /// There was none that could be used.
+    Made(MadeBecause),
+}
+
+/// Why a workspace was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "why", rename_all = "kebab-case")]
+pub enum MadeBecause {
+    /// There was none.
+    Missing,
+    /// `--fresh`.
+    Asked,
+    /// What the old one was made for is not what is asked for now.
+    Changed {
+        /// Each thing that changed.
+        changes: Vec<Changed>,
+    },
+    /// The old one could not be used any more.
+    Broken {
+        /// What was the matter.
+        reason: String,
+    },
+}
+
+/// Something that made a new workspace necessary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Changed {
+    /// Which: `image`, `user`, `platform`, ...
+    pub what: String,
+    /// What it was, where that is short and known.
+    pub old: Option<String>,
+    /// What it is now, where that is short and known.
+    pub new: Option<String>,
+}
+
+/// Why a build is cold although a workspace was wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NotWarm {
+    /// There is no agent for the image.
+    NoAgent,
+    /// The container's file system is read-only.
+    ReadOnly,
+    /// The agent was put there and does not start.
+    NotStarted,
+    /// The agent was started and does not answer as it should.
+    NoAnswer,
+}
+
+/// Why a workspace was removed by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Limit {
+    /// It was not used for too long.
+    Age,
+    /// All workspaces together held too much, and it was not used for the longest time.
+    Size,
+}
+
+/// How `watch` notices that sources change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Noticing {
+    /// The system tells.
+    Told,
+    /// By looking once a second: the file system is one of which the system does not hear all, or it refused to tell.
+    Looking,
+}
+
+/// Which way a file travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Direction {
+    /// From this machine into the workspace.
+    Up,
+    /// From the workspace to this machine.
+    Down,
+}
+
+/// What a warm build took on the way to the workspace, and there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Warm {
+    /// Bytes on the wire to the workspace, without the engine's own.
+    pub sent: u64,
+    /// Bytes on the wire from the workspace.
+    pub received: u64,
+    /// The most memory that the agent had, in bytes.
+    pub peak_memory: u64,
 }
 
 /// One of the build's two streams.
@@ -132,6 +239,11 @@ pub enum Warning {
     },
     /// The command failed, and its products were not brought back.
     OutputsLeft,
+    /// `watch`: the system could not be asked to tell of changes.
+    NotTold {
+        /// What it said.
+        why: String,
+    },
     /// The container could not be removed now.
     NotRemoved {
         /// Its name.
@@ -163,6 +275,51 @@ pub enum Event {
         pid: u32,
         /// The holder's command line, without options: their values may be secret.
         command: String,
+    },
+    /// The workspace is there, and its agent answers.
+    Workspace {
+        /// The container's name.
+        name: String,
+        /// How it was come by.
+        #[serde(flatten)]
+        how: Reached,
+    },
+    /// No workspace can be kept, so the build is cold.
+    ColdInstead {
+        /// What keeps it from being warm.
+        why: NotWarm,
+        /// How that shows, in words.
+        detail: String,
+    },
+    /// Why a file travels; only where `--explain` asks for it.
+    Travelled {
+        /// Which way.
+        direction: Direction,
+        /// Below the source root, or below the output.
+        path: RelPath,
+        /// The strongest reason.
+        why: Why,
+    },
+    /// A workspace was removed because of the automatic limits.
+    WorkspaceRemoved {
+        /// The container's name.
+        name: String,
+        /// The source root that it belonged to.
+        source: String,
+        /// Which limit.
+        limit: Limit,
+    },
+    /// `watch`: sources were changed, and a build begins.
+    SourcesChanged {
+        /// The first ones, below the source root.
+        paths: Vec<RelPath>,
+        /// How many more there are.
+        more: u64,
+    },
+    /// `watch`: nothing is to be done until something changes.
+    Watching {
+        /// How changes are noticed.
+        by: Noticing,
     },
     /// A phase began.
     PhaseStarted {
@@ -209,6 +366,8 @@ pub enum Event {
         exit_code: u8,
         /// What became of the host's files; none when nothing was collected.
         applied: Option<Applied>,
+        /// What the workspace cost; none when the build was cold.
+        warm: Option<Warm>,
         /// Wall time of it all.
         #[serde(serialize_with = "as_seconds")]
         took: Duration,

@@ -103,13 +103,17 @@ impl Surroundings {
     fn judge(is_terminal: bool, term: Option<&OsStr>, ci: Option<&OsStr>) -> Surroundings {
         // Windows consoles have no TERM and can move their cursors.
         let can_move = term.map_or(cfg!(windows), |term| !term.is_empty() && term != "dumb");
-        let in_ci = ci.is_some_and(|ci| !ci.is_empty() && ci != "false" && ci != "0");
-        match (is_terminal && can_move, in_ci) {
+        match (is_terminal && can_move, is_ci(ci)) {
             (false, _) => Surroundings::NoScreen,
             (true, true) => Surroundings::CiScreen,
             (true, false) => Surroundings::Screen,
         }
     }
+}
+
+/// Whether the variable `CI`, with this value, says that nobody sits here.
+pub fn is_ci(value: Option<&OsStr>) -> bool {
+    value.is_some_and(|value| !value.is_empty() && value != "false" && value != "0")
 }
 
 impl Progress {
@@ -245,8 +249,10 @@ impl Reporter {
     fn render(&self, mut renderer: MutexGuard<'_, Box<dyn Renderer>>, event: &Event) {
         match event {
             Event::BuildOutputBegins if self.0.output_flows.load(Ordering::Acquire) => return,
-            // The command has ended, and its output with it: bars may come again.
-            Event::PhaseStarted { phase: Phase::Collect | Phase::Remove, .. } => {
+            // The command has ended, and its output with it, or another run begins: bars may come again.
+            Event::PhaseStarted { phase: Phase::Collect | Phase::Remove, .. }
+            | Event::Planned { .. }
+            | Event::Finished { .. } => {
                 self.0.output_flows.store(false, Ordering::Release);
             }
             _ => {}
@@ -421,7 +427,7 @@ mod tests {
         for mode in [Mode::Bar, Mode::Plain, Mode::None] {
             let (reporter, out) = reporter(mode, Verbosity::Quiet);
             reporter.emit(Event::Warned(Warning::OutputsLeft));
-            reporter.emit(Event::Finished { exit_code: 1, applied: None, took: Duration::ZERO });
+            reporter.emit(Event::Finished { exit_code: 1, applied: None, warm: None, took: Duration::ZERO });
             reporter.error(&io::Error::other("no engine"), Some("start it"));
             assert_eq!(out.stderr.text(), "fastbuild: error: no engine\n  try: start it\n", "{mode:?}");
         }

@@ -55,6 +55,20 @@ pub fn seconds(took: Duration) -> String {
     }
 }
 
+/// As [`seconds`], with milliseconds below one second: `0.031`. For what takes no longer than a blink.
+pub fn fine_seconds(took: Duration) -> String {
+    let secs = took.as_secs_f64();
+    if secs < 0.9995 { format!("{secs:.3}") } else { seconds(took) }
+}
+
+/// A length of time in its largest unit: `12s`, `5m`, `3h`, `6d`.
+pub fn rough(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let units = [("d", 24 * 60 * 60), ("h", 60 * 60), ("m", 60), ("s", 1)];
+    let (name, unit) = units.into_iter().find(|(_, unit)| seconds >= *unit).unwrap_or(("s", 1));
+    format!("{}{name}", count(seconds / unit))
+}
+
 /// Bytes moved in a time -> `12.3 MB/s`; none while there is nothing to divide.
 pub fn rate(moved: u64, took: Duration) -> Option<String> {
     let secs = took.as_secs_f64();
@@ -100,6 +114,23 @@ mod tests {
         let more = [(12_860, "12.9"), (99_960, "100"), (135_490, "135"), (3_600_000, "3,600")];
         for (millis, text) in cases.into_iter().chain(more) {
             assert_eq!(seconds(Duration::from_millis(millis)), text, "{millis}");
+        }
+    }
+
+    #[test]
+    fn less_than_a_second_has_three_decimals() {
+        for (micros, text) in
+            [(400, "0.000"), (31_400, "0.031"), (999_400, "0.999"), (999_600, "1.00"), (6_210_000, "6.21")]
+        {
+            assert_eq!(fine_seconds(Duration::from_micros(micros)), text, "{micros}");
+        }
+    }
+
+    #[test]
+    fn a_rough_time_has_one_unit() {
+        for (seconds, text) in [(0, "0s"), (59, "59s"), (119, "1m"), (7200, "2h"), (86_400 * 1234, "1,234d")]
+        {
+            assert_eq!(rough(Duration::from_secs(seconds)), text);
         }
     }
 

@@ -7,7 +7,7 @@ use super::{
     events::{Amount, Event, Failure, Phase},
     layers::Layers,
     own::Own,
-    wording::{self, Summary},
+    wording::{self, News, Summary},
 };
 
 /// A long phase says where it is at most this often.
@@ -28,6 +28,8 @@ pub struct Plain {
     telling: Telling,
     verbosity: Verbosity,
     long: Option<Long>,
+    /// A warm build's long phases are mostly over before a line about them could be read.
+    is_warm: bool,
     layers: Layers,
     summary: Summary,
 }
@@ -43,7 +45,7 @@ impl Plain {
     /// Writes lines to `own`.
     pub fn new(own: Own, telling: Telling, verbosity: Verbosity) -> Plain {
         let (layers, summary) = (Layers::default(), Summary::default());
-        Plain { own, telling, verbosity, long: None, layers, summary }
+        Plain { own, telling, verbosity, long: None, is_warm: false, layers, summary }
     }
 
     fn say(&mut self, sentence: &str) {
@@ -61,6 +63,9 @@ impl Plain {
             return;
         }
         self.long = Some(Long { phase, total, told: at });
+        if self.is_warm {
+            return;
+        }
         self.say(&joined(wording::doing(phase), " ", &wording::amount(total.unwrap_or_default())));
     }
 
@@ -86,22 +91,27 @@ impl Renderer for Plain {
         self.summary.note(event);
         self.layers.note(event);
         match event {
-            Event::Planned { image, engine, source, command } => {
-                self.verbose(&wording::planned(image, engine, source, command));
-            }
-            Event::WaitingForLock { pid, command } => self.say(&wording::waiting(*pid, command)),
+            Event::Planned { .. } => self.is_warm = false,
+            Event::Workspace { .. } => self.is_warm = true,
+            _ => {}
+        }
+        match event {
             Event::PhaseStarted { phase, total } => self.started(at, *phase, *total),
             Event::PhaseProgress { phase, done } => {
                 self.progress(at, *phase, |_, total| wording::progress(*done, total));
             }
             Event::PullProgress { .. } => self.progress(at, Phase::Pull, |plain, _| plain.layers.text()),
             Event::PhaseEnded { phase, done, took } => self.ended(*phase, *done, *took),
-            Event::BuildOutputBegins => {}
             Event::Warned(warning) => self.own.lines(&wording::warning_line(warning)),
-            Event::Finished { exit_code, applied, took } => {
-                let sentence = self.summary.sentence(*exit_code, *applied, *took);
+            Event::Finished { exit_code, applied, warm, took } => {
+                let sentence = self.summary.sentence(*exit_code, *applied, *warm, *took);
                 self.say(&sentence);
             }
+            news => match wording::news(news) {
+                Some(News::Said(sentence)) => self.say(&sentence),
+                Some(News::Detail(sentence)) => self.verbose(&sentence),
+                None => {}
+            },
         }
     }
 
@@ -128,7 +138,7 @@ mod tests {
 
     use super::*;
     use crate::report::{
-        events::{Special, Warning},
+        events::{Reached, Special, Warm, Warning},
         testing::*,
     };
     use crate::tree::RelPath;
@@ -178,6 +188,26 @@ mod tests {
         fastbuild: uploading: 1,203 of 2,003 files, 10.1 MB of 20.1 MB
         fastbuild: collecting
         fastbuild: 9.40 s in all: scan 0.02, upload 7.00 (2,003 files, 20.1 MB), build 1.90, collect 0.30 (312 files, 2.1 MB); exit 0
+        ");
+    }
+
+    #[test]
+    fn a_warm_build_tells_of_a_phase_only_when_it_takes_long() {
+        let reached = Event::Workspace { name: "w".into(), how: Reached::Found };
+        let warm = Some(Warm::default());
+        let events = [
+            (0, reached),
+            (10, started(Phase::Upload, Some((2003, 20_100_000)))),
+            (4_000, progress(Phase::Upload, 500, 5_000_000)),
+            (5_100, progress(Phase::Upload, 1203, 10_100_000)),
+            (5_400, ended(Phase::Upload, 5_390, 2003, 20_100_000)),
+            (5_500, started(Phase::Collect, None)),
+            (5_600, ended(Phase::Collect, 100, 0, 0)),
+            (5_700, Event::Finished { exit_code: 1, applied: None, warm, took: ms(5_700) }),
+        ];
+        insta::assert_snapshot!(run(Telling::Phases, Verbosity::Normal, &events), @r"
+        fastbuild: uploading: 1,203 of 2,003 files, 10.1 MB of 20.1 MB
+        fastbuild: 5.70 s: 2,003 files (20.1 MB) up in 5.39; exit 1
         ");
     }
 

@@ -12,7 +12,10 @@ use indicatif::TermLike;
 use proptest::prelude::*;
 
 use super::{
-    events::{Amount, Applied, Event, Phase, Special, Warning},
+    events::{
+        Amount, Applied, Changed, Direction, Event, Limit, MadeBecause, NotWarm, Phase, Reached, Special,
+        Warning, Why,
+    },
     lock,
     own::{LineState, Own},
 };
@@ -178,7 +181,7 @@ pub(super) fn ended(phase: Phase, millis: u64, files: u64, bytes: u64) -> Event 
 }
 
 pub(super) fn finished(exit_code: u8, millis: u64) -> Event {
-    Event::Finished { exit_code, applied: None, took: ms(millis) }
+    Event::Finished { exit_code, applied: None, warm: None, took: ms(millis) }
 }
 
 pub(super) fn pulling(layer: &str, status: &str, current: u64, total: Option<u64>) -> Event {
@@ -216,8 +219,9 @@ fn hostile_rel_path() -> impl Strategy<Value = RelPath> {
 }
 
 fn phase() -> impl Strategy<Value = Phase> {
-    use Phase::{Apply, Build, Collect, Create, Pull, Remove, Scan, Start, Upload};
-    prop::sample::select(vec![Scan, Pull, Create, Upload, Start, Build, Collect, Apply, Remove])
+    use Phase::{Apply, Build, Collect, Compare, Create, Pull, Remove, Scan, Start, Upload, Workspace};
+    let all = vec![Scan, Pull, Create, Workspace, Compare, Upload, Start, Build, Collect, Apply, Remove];
+    prop::sample::select(all)
 }
 
 fn amount() -> impl Strategy<Value = Amount> {
@@ -234,6 +238,33 @@ fn warning() -> impl Strategy<Value = Warning> {
         hostile_text().prop_map(|container| Warning::LeftoverRemoved { container }),
         (hostile_text(), hostile_text()).prop_map(|(container, why)| Warning::NotRemoved { container, why }),
         Just(Warning::OutputsLeft),
+    ]
+}
+
+fn of_workspaces() -> impl Strategy<Value = Event> {
+    let changed = (hostile_text(), prop::option::of(hostile_text()), prop::option::of(hostile_text()))
+        .prop_map(|(what, old, new)| Changed { what, old, new });
+    let how = prop_oneof![
+        Just(Reached::Found),
+        prop::collection::vec(changed, 0..3)
+            .prop_map(|changes| Reached::Made(MadeBecause::Changed { changes })),
+        hostile_text().prop_map(|reason| Reached::Made(MadeBecause::Broken { reason })),
+    ];
+    prop_oneof![
+        (hostile_text(), how).prop_map(|(name, how)| Event::Workspace { name, how }),
+        hostile_text().prop_map(|detail| Event::ColdInstead { why: NotWarm::NoAgent, detail }),
+        hostile_rel_path().prop_map(|path| Event::Travelled {
+            direction: Direction::Up,
+            path,
+            why: Why::Content
+        }),
+        (hostile_text(), hostile_text()).prop_map(|(name, source)| Event::WorkspaceRemoved {
+            name,
+            source,
+            limit: Limit::Age
+        }),
+        (prop::collection::vec(hostile_rel_path(), 1..3), any::<u64>())
+            .prop_map(|(paths, more)| Event::SourcesChanged { paths, more }),
     ]
 }
 
@@ -261,9 +292,11 @@ pub(super) fn event() -> impl Strategy<Value = Event> {
         }),
         Just(Event::BuildOutputBegins),
         warning().prop_map(Event::Warned),
+        of_workspaces(),
         any::<u8>().prop_map(|exit_code| Event::Finished {
             exit_code,
             applied: Some(Applied::default()),
+            warm: None,
             took: ms(1)
         }),
     ]

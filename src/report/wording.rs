@@ -7,8 +7,11 @@
 use std::time::Duration;
 
 use super::{
-    events::{Amount, Applied, Event, Failure, Phase, Special, Warning, path_text},
-    numbers::{bytes, count, counted, seconds},
+    events::{
+        Amount, Applied, Changed, Direction, Event, Failure, Limit, MadeBecause, Noticing, Phase, Reached,
+        Special, Warm, Warning, Why, path_text,
+    },
+    numbers::{bytes, count, counted, fine_seconds, seconds},
     text::{indented, one_line},
 };
 
@@ -69,6 +72,9 @@ pub fn sentence(warning: &Warning) -> String {
             "the command failed, so its products were not brought back; --outputs-on-failure brings them"
                 .to_owned()
         }
+        Warning::NotTold { why } => {
+            format!("the system does not tell of changes: {why}; fastbuild looks once a second instead")
+        }
         Warning::NotRemoved { container, why } => {
             format!("container {container} could not be removed: {why}; the next run tries again")
         }
@@ -93,6 +99,8 @@ pub fn doing(phase: Phase) -> &'static str {
         Phase::Scan => "scanning",
         Phase::Pull => "pulling the image",
         Phase::Create => "creating the container",
+        Phase::Workspace => "preparing the workspace",
+        Phase::Compare => "comparing",
         Phase::Upload => "uploading",
         Phase::Start => "starting the command",
         Phase::Build => "building",
@@ -108,6 +116,8 @@ pub fn name(phase: Phase) -> &'static str {
         Phase::Scan => "scan",
         Phase::Pull => "pull",
         Phase::Create => "create",
+        Phase::Workspace => "workspace",
+        Phase::Compare => "compare",
         Phase::Upload => "upload",
         Phase::Start => "start",
         Phase::Build => "build",
@@ -133,14 +143,132 @@ pub fn progress(done: Amount, total: Option<Amount>) -> String {
     join([files, size])
 }
 
+/// A sentence about an event, and who wants it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// Everybody.
+    Said(String),
+    /// Who asked for more by `-v`.
+    Detail(String),
+}
+
+/// What the renderers for people tell of an event in the same words; none where each has its own way, or none at all.
+pub fn news(event: &Event) -> Option<News> {
+    Some(match event {
+        Event::Planned { image, engine, source, command } => {
+            News::Detail(planned(image, engine, source, command))
+        }
+        Event::WaitingForLock { pid, command } => News::Said(waiting(*pid, command)),
+        Event::Workspace { name, how } => match made_anew(how) {
+            Some(sentence) => News::Said(sentence),
+            None => News::Detail(workspace(name, how)),
+        },
+        Event::ColdInstead { detail, .. } => {
+            News::Said(format!("no workspace can be kept, so this build is cold: {detail}"))
+        }
+        Event::Travelled { direction, path, why } => News::Said(travelled(*direction, path, *why)),
+        Event::WorkspaceRemoved { name, source, limit } => {
+            News::Said(workspace_removed(name, source, *limit))
+        }
+        Event::SourcesChanged { paths, more } => News::Said(sources_changed(paths, *more)),
+        Event::Watching { by } => News::Said(watching(*by).to_owned()),
+        Event::BuildOutputBegins
+        | Event::PhaseStarted { .. }
+        | Event::PhaseProgress { .. }
+        | Event::PhaseEnded { .. }
+        | Event::PullProgress { .. }
+        | Event::Warned(_)
+        | Event::Finished { .. } => return None,
+    })
+}
+
 /// What `-v` tells before anything is touched.
-pub fn planned(image: &str, engine: &str, source: &std::path::Path, command: &[String]) -> String {
+fn planned(image: &str, engine: &str, source: &std::path::Path, command: &[String]) -> String {
     format!("running {} in {image} on {engine}, sources from {}", command.join(" "), path_text(source))
 }
 
 /// Why nothing happens yet.
-pub fn waiting(pid: u32, command: &str) -> String {
+fn waiting(pid: u32, command: &str) -> String {
     format!("waiting for another run in this project to end: process {pid}, {command}")
+}
+
+/// A workspace that is news to whoever waits for the build: one that had to be made although there was one.
+fn made_anew(how: &Reached) -> Option<String> {
+    let why = match how {
+        Reached::Made(MadeBecause::Changed { changes }) => {
+            changes.iter().map(changed).collect::<Vec<_>>().join(", ")
+        }
+        Reached::Made(MadeBecause::Broken { reason }) => reason.clone(),
+        Reached::Restarted { reason } => return Some(format!("the workspace was restarted: {reason}")),
+        Reached::Made(MadeBecause::Asked | MadeBecause::Missing) | Reached::Found | Reached::Started => {
+            return None;
+        }
+    };
+    Some(format!("the workspace was made anew: {why}"))
+}
+
+fn changed(Changed { what, old, new }: &Changed) -> String {
+    match (old, new) {
+        (Some(old), Some(new)) => format!("{what} is {new} and was {old}"),
+        (None, Some(new)) => format!("{what} is {new} now"),
+        (Some(old), None) => format!("{what} was {old}"),
+        (None, None) => format!("{what} is another"),
+    }
+}
+
+/// What `-v` tells of a workspace.
+fn workspace(name: &str, how: &Reached) -> String {
+    let how = match how {
+        Reached::Found => "was running",
+        Reached::Restarted { .. } => "was restarted",
+        Reached::Started => "was started again",
+        Reached::Made(MadeBecause::Missing) => "was made: there was none",
+        Reached::Made(MadeBecause::Asked) => "was made: --fresh starts it over",
+        Reached::Made(MadeBecause::Changed { .. } | MadeBecause::Broken { .. }) => "was made",
+    };
+    format!("workspace {name} {how}")
+}
+
+/// A line of `--explain`.
+fn travelled(direction: Direction, path: &crate::tree::RelPath, why: Why) -> String {
+    let direction = match direction {
+        Direction::Up => "up",
+        Direction::Down => "back",
+    };
+    let why = match why {
+        Why::New => "new",
+        Why::Content => "content differs",
+        Why::Mode => "mode differs",
+        Why::Type => "type differs",
+        Why::Mtime => "mtime differs",
+        Why::Deleted => "deleted",
+    };
+    format!("{direction}: {path} ({why})")
+}
+
+/// A workspace that is gone.
+fn workspace_removed(name: &str, source: &str, limit: Limit) -> String {
+    let why = match limit {
+        Limit::Age => "it was not used for a long time",
+        Limit::Size => "all workspaces together held too much",
+    };
+    format!("workspace {name} of {source} was removed: {why}")
+}
+
+/// What made `watch` build again.
+fn sources_changed(paths: &[crate::tree::RelPath], more: u64) -> String {
+    let [first, rest @ ..] = paths else { return "changed".to_owned() };
+    let more = more.saturating_add(rest.len() as u64);
+    let more = if more > 0 { format!(" and {} more", count(more)) } else { String::new() };
+    format!("changed: {first}{more}")
+}
+
+/// That `watch` waits.
+fn watching(by: Noticing) -> &'static str {
+    match by {
+        Noticing::Told => "waiting for changes; Ctrl-C ends this",
+        Noticing::Looking => "waiting for changes, by looking once a second; Ctrl-C ends this",
+    }
 }
 
 /// What `-v` tells when a phase is over.
@@ -175,11 +303,20 @@ pub fn warning_line(warning: &Warning) -> String {
 #[derive(Debug, Default)]
 pub struct Summary {
     parts: Vec<(Phase, Amount, Duration)>,
+    /// The workspace had to be made or started.
+    waited_for_workspace: bool,
 }
 
 impl Summary {
-    /// Takes every event and keeps the phases that ended. A phase that came more than once counts as one.
+    /// Takes every event and keeps the phases that ended. A phase that came more than once counts as one; a new run
+    /// begins with nothing.
     pub fn note(&mut self, event: &Event) {
+        if matches!(event, Event::Planned { .. }) {
+            *self = Summary::default();
+        }
+        if let Event::Workspace { how, .. } = event {
+            self.waited_for_workspace = *how != Reached::Found;
+        }
         let Event::PhaseEnded { phase, done, took } = *event else { return };
         match self.parts.iter_mut().find(|part| part.0 == phase) {
             Some((_, moved, sum)) => {
@@ -193,10 +330,45 @@ impl Summary {
     }
 
     /// The summary line's sentence. The parts are listed, not added up: some phases run at the same time.
-    pub fn sentence(&self, exit_code: u8, applied: Option<Applied>, took: Duration) -> String {
+    pub fn sentence(
+        &self,
+        exit_code: u8,
+        applied: Option<Applied>,
+        warm: Option<Warm>,
+        took: Duration,
+    ) -> String {
+        if warm.is_some() {
+            return self.warm_sentence(exit_code, applied, took);
+        }
         let parts: Vec<_> = self.parts.iter().map(|part| describe(part, applied)).collect();
         let parts = if parts.is_empty() { String::new() } else { format!(": {}", parts.join(", ")) };
         format!("{} s in all{parts}; exit {exit_code}", seconds(took))
+    }
+
+    /// A warm build is over before a long line could be read: what took no time worth telling is left out.
+    fn warm_sentence(&self, exit_code: u8, applied: Option<Applied>, took: Duration) -> String {
+        let part = |phase| self.parts.iter().find(|part| part.0 == phase);
+        let timed =
+            |phase| part(phase).map(|(_, _, took)| format!("{} {}", name(phase), fine_seconds(*took)));
+        let moved = |phase, way: &str| {
+            let (_, done, took) = part(phase).copied().unwrap_or((phase, Amount::default(), Duration::ZERO));
+            let size = if done.bytes > 0 { format!(" ({})", bytes(done.bytes)) } else { String::new() };
+            let time = if done.files > 0 { format!(" in {}", fine_seconds(took)) } else { String::new() };
+            format!("{}{size} {way}{time}", counted(done.files, "file"))
+        };
+        let (deleted, conflicts) = applied.map_or((0, 0), |applied| (applied.deleted, applied.conflicts));
+        let parts = join([
+            timed(Phase::Pull),
+            timed(Phase::Workspace).filter(|_| self.waited_for_workspace),
+            timed(Phase::Scan),
+            Some(moved(Phase::Upload, "up")),
+            timed(Phase::Build),
+            applied.is_some().then(|| moved(Phase::Collect, "back")),
+            (deleted > 0).then(|| format!("{} deleted", count(deleted))),
+            (conflicts > 0).then(|| counted(conflicts, "conflict")),
+        ]);
+        let exit = if exit_code == 0 { String::new() } else { format!("; exit {exit_code}") };
+        format!("{} s: {parts}{exit}", fine_seconds(took))
     }
 }
 
@@ -299,6 +471,10 @@ mod tests {
                 "an earlier run was cut short while it put its products in place; 20 paths were put in place now, 3 \
                  could not be; build again to get them",
             ),
+            (
+                Warning::NotTold { why: "out of watches".into() },
+                "the system does not tell of changes: out of watches; fastbuild looks once a second instead",
+            ),
             (Warning::Signalled { signal: "SIGINT" }, "SIGINT was sent to the build"),
             (
                 Warning::OutputsLeft,
@@ -365,18 +541,109 @@ mod tests {
         ended(&mut summary, Phase::Apply, 30, 312, 0);
         let applied = Applied { written: 12, deleted: 0, unchanged: 300, conflicts: 0 };
         assert_eq!(
-            summary.sentence(0, Some(applied), Duration::from_millis(6_210)),
+            summary.sentence(0, Some(applied), None, Duration::from_millis(6_210)),
             "6.21 s in all: scan 0.02, create 0.01, upload 0.48 (2,003 files, 20.1 MB), start 0.19, build 4.90, \
              collect 0.20 (312 files, 2.1 MB), apply 0.03 (12 written, 300 unchanged), remove 0.10; exit 0"
         );
     }
 
     #[test]
+    fn the_summary_of_a_warm_build_is_short() {
+        let mut summary = Summary::default();
+        let found = Event::Workspace { name: "w".into(), how: Reached::Found };
+        summary.note(&found);
+        ended(&mut summary, Phase::Workspace, 4, 0, 0);
+        ended(&mut summary, Phase::Scan, 6, 2003, 20_100_000);
+        ended(&mut summary, Phase::Compare, 3, 0, 0);
+        ended(&mut summary, Phase::Start, 1, 0, 0);
+        ended(&mut summary, Phase::Build, 2, 0, 0);
+        ended(&mut summary, Phase::Collect, 5, 0, 0);
+        let (none, warm) = (Some(Applied::default()), Some(Warm::default()));
+        let millis = Duration::from_millis;
+        assert_eq!(
+            summary.sentence(0, none, warm, millis(31)),
+            "0.031 s: scan 0.006, 0 files up, build 0.002, 0 files back"
+        );
+        assert_eq!(
+            summary.sentence(2, None, warm, millis(31)),
+            "0.031 s: scan 0.006, 0 files up, build 0.002; exit 2"
+        );
+
+        summary.note(&Event::Workspace { name: "w".into(), how: Reached::Started });
+        ended(&mut summary, Phase::Upload, 12, 3, 4_100);
+        ended(&mut summary, Phase::Collect, 5, 1, 0);
+        let applied = Some(Applied { written: 1, deleted: 2, unchanged: 0, conflicts: 1 });
+        assert_eq!(
+            summary.sentence(0, applied, warm, millis(1_204)),
+            "1.20 s: workspace 0.004, scan 0.006, 3 files (4.1 kB) up in 0.012, build 0.002, 1 file back in 0.010, 2 \
+             deleted, 1 conflict"
+        );
+    }
+
+    #[test]
+    fn a_new_run_has_a_summary_of_its_own() {
+        let mut summary = Summary::default();
+        ended(&mut summary, Phase::Build, 12_860, 0, 0);
+        let (image, engine, source, command) = (String::new(), String::new(), "/p".into(), Vec::new());
+        summary.note(&Event::Planned { image, engine, source, command });
+        assert_eq!(summary.sentence(0, None, None, Duration::ZERO), "0.00 s in all; exit 0");
+    }
+
+    #[test]
+    fn a_new_workspace_in_place_of_an_old_one_says_what_changed() {
+        let change = |what: &str, old: Option<&str>, new: Option<&str>| Changed {
+            what: what.into(),
+            old: old.map(str::to_owned),
+            new: new.map(str::to_owned),
+        };
+        let changes = vec![
+            change("image", Some("a:1"), Some("a:2")),
+            change("user", None, Some("app")),
+            change("network", Some("none"), None),
+            change("agent", None, None),
+        ];
+        let cases = [
+            (Reached::Found, None),
+            (Reached::Started, None),
+            (
+                Reached::Restarted { reason: "no answer".into() },
+                Some("the workspace was restarted: no answer"),
+            ),
+            (Reached::Made(MadeBecause::Missing), None),
+            (Reached::Made(MadeBecause::Asked), None),
+            (
+                Reached::Made(MadeBecause::Changed { changes }),
+                Some(
+                    "the workspace was made anew: image is a:2 and was a:1, user is app now, network was none, agent \
+                     is another",
+                ),
+            ),
+            (
+                Reached::Made(MadeBecause::Broken { reason: "it does not answer".into() }),
+                Some("the workspace was made anew: it does not answer"),
+            ),
+        ];
+        for (how, said) in cases {
+            assert_eq!(made_anew(&how).as_deref(), said);
+        }
+    }
+
+    #[test]
+    fn what_changed_is_named_and_the_rest_counted() {
+        let paths = [path("a\n\x1b[2J"), path("_posts/x.md")];
+        assert_eq!(sources_changed(&paths[1..], 0), "changed: _posts/x.md");
+        assert_eq!(sources_changed(&paths, 1200), "changed: a\\n\\u{1b}[2J and 1,201 more");
+    }
+
+    #[test]
     fn the_summary_of_a_failed_build_names_the_exit_code() {
         let mut summary = Summary::default();
         ended(&mut summary, Phase::Build, 12_860, 0, 0);
-        assert_eq!(summary.sentence(3, None, Duration::from_secs(14)), "14.0 s in all: build 12.9; exit 3");
-        assert_eq!(Summary::default().sentence(127, None, Duration::ZERO), "0.00 s in all; exit 127");
+        assert_eq!(
+            summary.sentence(3, None, None, Duration::from_secs(14)),
+            "14.0 s in all: build 12.9; exit 3"
+        );
+        assert_eq!(Summary::default().sentence(127, None, None, Duration::ZERO), "0.00 s in all; exit 127");
     }
 
     #[derive(Debug, thiserror::Error)]

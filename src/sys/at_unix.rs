@@ -68,6 +68,16 @@ pub fn look_at(dir: &Dir) -> io::Result<Look> {
     Ok(Look { kind: Some(Kind::Directory), mode: stat.st_mode & 0o7777, stamp: stamp(&stat) })
 }
 
+/// Looks at an open regular file.
+///
+/// # Errors
+/// Whatever `fstat` says.
+pub fn look_at_file(file: &File) -> io::Result<Look> {
+    let stat = rustix::fs::fstat(file)?;
+    let kind = Kind::File { size: stat.st_size as u64 };
+    Ok(Look { kind: Some(kind), mode: stat.st_mode & 0o7777, stamp: stamp(&stat) })
+}
+
 #[allow(clippy::unnecessary_cast, reason = "the widths differ between systems")]
 fn stamp(stat: &Stat) -> Stamp {
     let time = |secs: i64, nanos: i64| Timestamp { secs, nanos: nanos as u32 };

@@ -3,7 +3,7 @@
 //! On Unix everything goes through open directories, so a directory that is swapped for a link while it is read leads
 //! nowhere else. Elsewhere there are only paths: links are not followed when they are seen, and the race is left.
 
-use std::{io, path::Path};
+use std::{fs::File, io, path::Path};
 
 use crate::tree::{Kind, RelPath, Special, Stamp, Timestamp};
 
@@ -71,6 +71,17 @@ mod imp {
 
     const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
+    /// Without NONBLOCK a fifo would hold the thread up until somebody writes to it.
+    const FILE_FLAGS: OFlags = OFlags::RDONLY
+        .union(OFlags::NOFOLLOW)
+        .union(OFlags::NONBLOCK)
+        .union(OFlags::NOCTTY)
+        .union(OFlags::CLOEXEC);
+
+    /// What one reading of a directory's names may give, in bytes.
+    #[cfg(target_os = "linux")]
+    const NAMES: usize = 32 << 10;
+
     impl Directory {
         /// Opens a root. A link that names it is followed.
         ///
@@ -87,20 +98,35 @@ mod imp {
         /// # Errors
         /// The system's.
         pub fn open_below(&self, path: &RelPath) -> io::Result<Directory> {
-            if let Some(opened) = self.open_at_once(path) {
+            Ok(Directory { handle: self.open(path, FLAGS)? })
+        }
+
+        /// Opens what is at `path` below this one for reading, following no link on the way or there, and not waiting
+        /// for the other end of a fifo. Whether it is a regular file is for the caller to ask.
+        ///
+        /// # Errors
+        /// The system's.
+        pub fn open_file_below(&self, path: &RelPath) -> io::Result<File> {
+            Ok(self.open(path, FILE_FLAGS)?.into())
+        }
+
+        fn open(&self, path: &RelPath, flags: OFlags) -> io::Result<OwnedFd> {
+            if let Some(opened) = self.open_at_once(path, flags) {
                 return opened;
             }
             let mut handle = self.handle.try_clone()?;
-            for name in path.components() {
-                handle = rustix::fs::openat(&handle, name, FLAGS | OFlags::NOFOLLOW, Mode::empty())?;
+            let mut names = path.components().peekable();
+            while let Some(name) = names.next() {
+                let flags = if names.peek().is_some() { FLAGS } else { flags };
+                handle = rustix::fs::openat(&handle, name, flags | OFlags::NOFOLLOW, Mode::empty())?;
             }
-            Ok(Directory { handle })
+            Ok(handle)
         }
 
         /// One call where the kernel can refuse links in the middle of a path; `None` where it cannot, and for paths
         /// that are too long for one call.
         #[cfg(target_os = "linux")]
-        fn open_at_once(&self, path: &RelPath) -> Option<io::Result<Directory>> {
+        fn open_at_once(&self, path: &RelPath, flags: OFlags) -> Option<io::Result<OwnedFd>> {
             use std::sync::atomic::{AtomicBool, Ordering};
 
             use rustix::{fs::ResolveFlags, io::Errno};
@@ -111,8 +137,8 @@ mod imp {
                 return None;
             }
             let resolve = ResolveFlags::NO_SYMLINKS;
-            match rustix::fs::openat2(&self.handle, path.as_bytes(), FLAGS, Mode::empty(), resolve) {
-                Ok(handle) => Some(Ok(Directory { handle })),
+            match rustix::fs::openat2(&self.handle, path.as_bytes(), flags, Mode::empty(), resolve) {
+                Ok(handle) => Some(Ok(handle)),
                 // Old kernels do not know the call; some sandboxes forbid it.
                 Err(Errno::NOSYS | Errno::PERM) => {
                     REFUSED.store(true, Ordering::Relaxed);
@@ -124,7 +150,7 @@ mod imp {
         }
 
         #[cfg(not(target_os = "linux"))]
-        fn open_at_once(&self, _path: &RelPath) -> Option<io::Result<Directory>> {
+        fn open_at_once(&self, _: &RelPath, _: OFlags) -> Option<io::Result<OwnedFd>> {
             None
         }
 
@@ -133,11 +159,8 @@ mod imp {
         /// # Errors
         /// The system's.
         pub fn names(&self, mut each: impl FnMut(&[u8], Hint)) -> io::Result<()> {
-            // A duplicate shares the position with the handle: this reads the directory once in its life.
-            for entry in rustix::fs::Dir::new(self.handle.try_clone()?)? {
-                let entry = entry?;
-                let name = entry.file_name().to_bytes();
-                let hint = match entry.file_type() {
+            let mut tell = |name: &[u8], kind| {
+                let hint = match kind {
                     FileType::Directory => Hint::Directory,
                     FileType::Unknown => Hint::Unknown,
                     _ => Hint::Other,
@@ -145,6 +168,28 @@ mod imp {
                 if name != b"." && name != b".." {
                     each(name, hint);
                 }
+            };
+            self.entries(&mut tell)
+        }
+
+        #[cfg(target_os = "linux")]
+        fn entries(&self, tell: &mut dyn FnMut(&[u8], FileType)) -> io::Result<()> {
+            // Few directories need a second answer.
+            let mut buffer = Vec::with_capacity(NAMES);
+            let mut entries = rustix::fs::RawDir::new(&self.handle, buffer.spare_capacity_mut());
+            while let Some(entry) = entries.next() {
+                let entry = entry?;
+                tell(entry.file_name().to_bytes(), entry.file_type());
+            }
+            Ok(())
+        }
+
+        #[cfg(not(target_os = "linux"))]
+        fn entries(&self, tell: &mut dyn FnMut(&[u8], FileType)) -> io::Result<()> {
+            // A duplicate shares the position with the handle: this reads the directory once in its life.
+            for entry in rustix::fs::Dir::new(self.handle.try_clone()?)? {
+                let entry = entry?;
+                tell(entry.file_name().to_bytes(), entry.file_type());
             }
             Ok(())
         }
@@ -248,6 +293,21 @@ mod imp {
                 }
             }
             Ok(Directory { path: at })
+        }
+
+        /// Opens what is at `path` below this one for reading, following no link that is seen on the way or there.
+        ///
+        /// # Errors
+        /// The system's.
+        pub fn open_file_below(&self, path: &RelPath) -> io::Result<File> {
+            let mut at = self.path.clone();
+            for name in path.components() {
+                at.push(text(name)?);
+                if std::fs::symlink_metadata(&at)?.is_symlink() {
+                    return Err(io::ErrorKind::NotADirectory.into());
+                }
+            }
+            File::open(at)
         }
 
         /// Calls `each` for every name but `.` and `..`, in no order.

@@ -3,6 +3,8 @@
 //! | piece | what it is for |
 //! |---|---|
 //! | [`at`] | one name in one open directory: look, rename, exchange, remove, never following a link |
+//! | `changes` | whether the system tells of changes in a directory |
+//! | [`clock`] | the clock of a file system, and how finely it tells moments apart |
 //! | [`metadata`] | directories read by handle, and what `lstat` says of their entries |
 //! | [`source_file`] | a source file opened for reading, and what the system says of it |
 //! | [`terminal`] | raw mode, size, and changes of the size |
@@ -13,6 +15,9 @@ pub mod at;
 #[cfg(not(unix))]
 #[path = "at_portable.rs"]
 pub mod at;
+#[cfg(feature = "client")]
+pub mod changes;
+pub mod clock;
 pub mod metadata;
 pub mod source_file;
 #[cfg(all(unix, feature = "client"))]

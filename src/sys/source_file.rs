@@ -36,9 +36,17 @@ pub enum Opened {
 pub fn open(path: &Path) -> io::Result<Opened> {
     let file = match system::open(path) {
         Ok(file) => file,
-        Err(error) if system::says_other_kind(&error) => return Ok(Opened::Other),
+        Err(error) if says_other_kind(&error) => return Ok(Opened::Other),
         Err(error) => return Err(error),
     };
+    look_into(file)
+}
+
+/// What an open file is.
+///
+/// # Errors
+/// What the system said.
+pub fn look_into(file: File) -> io::Result<Opened> {
     let metadata = file.metadata()?;
     if metadata.is_file() {
         let facts = system::facts(&metadata);
@@ -73,6 +81,12 @@ pub fn native(root: &Path, path: &RelPath) -> PathBuf {
 /// by something else.
 pub fn says_gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// Whether the error says that something lies at the path that cannot be opened as a file is, or not without following
+/// a link.
+pub fn says_other_kind(error: &io::Error) -> bool {
+    system::says_other_kind(error)
 }
 
 #[cfg(unix)]

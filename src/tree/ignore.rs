@@ -65,6 +65,13 @@ pub struct Directory {
     patterns: Vec<Standing>,
 }
 
+impl Directory {
+    /// Whether there is no pattern at all: everything is kept.
+    pub fn is_empty(&self) -> bool {
+        self.patterns.is_empty()
+    }
+}
+
 /// Where one pattern stands.
 #[derive(Debug, Clone)]
 enum Standing {

@@ -3,13 +3,16 @@
 //! [`scan`] turns a host directory into a [`Manifest`] under the rules of [`ignore`]; [`crate::archive`] turns a
 //! manifest into a tar stream; [`crate::outputs`] holds what comes back against it. Nothing here knows of engines.
 
+pub mod delta;
+pub mod hash;
 pub mod ignore;
+pub mod index;
 pub mod node;
 pub mod path;
 pub mod scan;
 pub mod summary;
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +25,20 @@ pub struct Timestamp {
     pub secs: i64,
     /// Nanoseconds within the second, below 1,000,000,000.
     pub nanos: u32,
+}
+
+impl Timestamp {
+    /// The moment that lies `span` before this one.
+    pub fn before_by(self, span: Duration) -> Timestamp {
+        let secs = self.secs.saturating_sub_unsigned(span.as_secs());
+        match self.nanos.checked_sub(span.subsec_nanos()) {
+            Some(nanos) => Timestamp { secs, nanos },
+            None => Timestamp {
+                secs: secs.saturating_sub(1),
+                nanos: self.nanos + 1_000_000_000 - span.subsec_nanos(),
+            },
+        }
+    }
 }
 
 /// A sha256 of a file's content.
@@ -81,7 +98,7 @@ pub enum Kind {
 
 /// What the host's file system said of a file at the time of the scan. Two equal stamps of one path mean that nobody
 /// wrote to it between, as far as the clock can tell (see [`Stamp::is_racy`]).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Stamp {
     /// Device and inode; zero where the system has none.
     pub dev: u64,
@@ -157,9 +174,20 @@ impl Manifest {
         Manifest { entries }
     }
 
+    /// Takes entries that are in order already.
+    fn from_sorted(entries: Vec<Entry>) -> Manifest {
+        debug_assert!(entries.is_sorted_by(|a, b| a.path < b.path));
+        Manifest { entries }
+    }
+
     /// The entries in order.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
+    }
+
+    /// The entries in order, to be changed and made a manifest again.
+    pub fn into_entries(self) -> Vec<Entry> {
+        self.entries
     }
 
     /// The index of the entry at `path`.

@@ -41,19 +41,8 @@ impl RelPath {
     /// Says which rule of the module's header the bytes break.
     pub fn new(bytes: impl Into<Arc<[u8]>>) -> Result<RelPath, BadPath> {
         let bytes: Arc<[u8]> = bytes.into();
-        if bytes.is_empty() {
-            return Ok(RelPath(bytes));
-        }
-        if bytes[0] == b'/' {
-            return Err(BadPath::Absolute);
-        }
-        for component in bytes.split(|&b| b == b'/') {
-            match component {
-                b"" | b"." => return Err(BadPath::EmptyComponent),
-                b".." => return Err(BadPath::ParentDir),
-                _ if component.contains(&0) => return Err(BadPath::Nul),
-                _ => {}
-            }
+        if !bytes.is_empty() {
+            check(&bytes)?;
         }
         Ok(RelPath(bytes))
     }
@@ -66,11 +55,9 @@ impl RelPath {
         if self.is_root() {
             return RelPath::new(name);
         }
-        if name.is_empty() {
-            return Err(BadPath::EmptyComponent);
-        }
-        RelPath::new(name)?;
-        Ok(RelPath([&self.0, b"/".as_slice(), name].concat().into()))
+        check(name)?;
+        // Their number is known from the start, so this allocates once.
+        Ok(RelPath(self.0.iter().chain(b"/").chain(name).copied().collect()))
     }
 
     /// `self` with `tail` behind it.
@@ -123,6 +110,22 @@ impl RelPath {
     pub fn file_name(&self) -> Option<&[u8]> {
         self.components().next_back()
     }
+}
+
+/// Whether these bytes are a path, and not the root.
+fn check(bytes: &[u8]) -> Result<(), BadPath> {
+    if bytes.first() == Some(&b'/') {
+        return Err(BadPath::Absolute);
+    }
+    for component in bytes.split(|&b| b == b'/') {
+        match component {
+            b"" | b"." => return Err(BadPath::EmptyComponent),
+            b".." => return Err(BadPath::ParentDir),
+            _ if component.contains(&0) => return Err(BadPath::Nul),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The order of every manifest: component by component, so that a directory comes right before all that lies in it,

@@ -12,6 +12,7 @@
 
 use std::{
     io,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -117,13 +118,13 @@ pub fn scan(root: &Path, options: &ScanOptions<'_>) -> Result<Scan, ScanError> {
     let looked_at = metadata::now();
     let handle = open_root(root)?;
     let walk = Walk::new(handle, options);
-    let harvest = walk.run()?;
-    let (entries, left_empty) = assemble(harvest.listings, walk.nodes.load(Ordering::Relaxed));
-    let mut skipped = harvest.skipped;
-    skipped.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    let mut harvest = walk.run()?;
+    let (order, left_empty) = Tree::of(&mut harvest).order();
+    put_in_order(&mut harvest.entries, order);
+    harvest.skipped.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     Ok(Scan {
-        manifest: Manifest::from_entries(entries),
-        skipped,
+        manifest: Manifest::from_sorted(harvest.entries),
+        skipped: harvest.skipped,
         ignored: harvest.ignored + left_empty,
         looked_at,
         directories_read: harvest.directories_read,
@@ -158,15 +159,10 @@ pub fn largest_directory(manifest: &Manifest) -> Option<(RelPath, u64)> {
 /// Directories are numbered as they are found; the root is the first.
 type Node = usize;
 
-/// What one job found in one directory.
+/// What one job found in one directory: a run of [`Harvest::entries`].
 struct Listing {
     node: Node,
-    found: Vec<Found>,
-}
-
-struct Found {
-    entry: Entry,
-    below: Option<Below>,
+    found: Range<usize>,
 }
 
 /// What a directory's own listing is for.
@@ -187,23 +183,29 @@ enum Part {
 /// All that a thread found; put together at the end, so that threads share nothing but the queue.
 #[derive(Default)]
 struct Harvest {
+    /// In the order in which they were found. They are put in order where they lie: a large tree is not held twice.
+    entries: Vec<Entry>,
     listings: Vec<Listing>,
+    /// The directories among the entries, ascending.
+    below: Vec<(usize, Below)>,
     skipped: Vec<(RelPath, Special)>,
     ignored: u64,
     directories_read: u64,
 }
 
 impl Harvest {
-    fn add(&mut self, node: Node, found: Vec<Found>) {
-        match self.listings.last_mut() {
-            Some(last) if last.node == node => last.found.extend(found),
-            _ => self.listings.push(Listing { node, found }),
+    /// Of two harvests the longer one stays where it is.
+    fn merge(&mut self, mut other: Harvest) {
+        if self.entries.len() < other.entries.len() {
+            std::mem::swap(self, &mut other);
         }
-    }
-
-    fn merge(&mut self, other: Harvest) {
-        self.listings.extend(other.listings);
-        self.skipped.extend(other.skipped);
+        let shift = self.entries.len();
+        self.entries.append(&mut other.entries);
+        let shifted = |range: Range<usize>| range.start + shift..range.end + shift;
+        let listings = other.listings.into_iter();
+        self.listings.extend(listings.map(|it| Listing { node: it.node, found: shifted(it.found) }));
+        self.below.extend(other.below.into_iter().map(|(at, below)| (at + shift, below)));
+        self.skipped.append(&mut other.skipped);
         self.ignored += other.ignored;
         self.directories_read += other.directories_read;
     }
@@ -221,23 +223,51 @@ struct Visit {
 struct Opened {
     visit: Visit,
     handle: Directory,
+    names: Names,
 }
 
-struct Name {
-    bytes: Box<[u8]>,
+/// A directory's names, one behind the other.
+#[derive(Default)]
+struct Names {
+    bytes: Vec<u8>,
+    /// Where each of them ends.
+    ends: Vec<(usize, Hint)>,
+}
+
+impl Names {
+    fn push(&mut self, name: &[u8], hint: Hint) {
+        self.bytes.extend_from_slice(name);
+        self.ends.push((self.bytes.len(), hint));
+    }
+
+    fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    fn get(&self, at: usize) -> Name<'_> {
+        let start = at.checked_sub(1).map_or(0, |before| self.ends[before].0);
+        let (end, hint) = self.ends[at];
+        Name { bytes: &self.bytes[start..end], hint }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Name<'a> {
+    bytes: &'a [u8],
     hint: Hint,
 }
 
 enum Job {
     Read(Visit),
-    Look(Arc<Opened>, Vec<Name>),
+    /// These of the directory's names.
+    Look(Arc<Opened>, Range<usize>),
 }
 
 #[derive(Default)]
 struct Queue {
     visits: Vec<Visit>,
     /// Taken before visits: they hold a directory open.
-    pieces: Vec<(Arc<Opened>, Vec<Name>)>,
+    pieces: Vec<(Arc<Opened>, Range<usize>)>,
     /// Jobs in the queue or being done. At zero the walk is over.
     unfinished: usize,
     threads: usize,
@@ -280,11 +310,59 @@ struct Walk<'a> {
     processors: usize,
 }
 
-/// What a job leaves: more jobs, and how many questions it asked the system.
+/// One thread's own: what it found, and how long it waits for answers.
 #[derive(Default)]
-struct Outcome {
-    jobs: Vec<Job>,
-    questions: u32,
+struct Worker {
+    harvest: Harvest,
+    pace: Pace,
+}
+
+/// Tells a file system that is slow from a thread that was put off for a while: on a busy machine, one answer in some
+/// thousands takes as long as ten thousand others, and sixteen threads would make it busier. So several groups of answers
+/// must be slow in a row.
+struct Pace {
+    since: Instant,
+    answers: u32,
+    slow_in_a_row: u32,
+}
+
+/// How many answers are timed together, and how many times in a row they have to be slow.
+const GROUP: u32 = 8;
+const IN_A_ROW: u32 = 3;
+
+impl Default for Pace {
+    fn default() -> Pace {
+        Pace { since: Instant::now(), answers: 0, slow_in_a_row: 0 }
+    }
+}
+
+impl Pace {
+    /// What comes now is a question.
+    fn begin(&mut self) {
+        self.since = Instant::now();
+        self.answers = 0;
+    }
+
+    fn answered(&mut self) {
+        self.answers += 1;
+        if self.answers == GROUP {
+            self.end();
+            self.begin();
+        }
+    }
+
+    /// What comes now is none.
+    fn end(&mut self) {
+        if self.answers > 0 {
+            let is_slow = self.since.elapsed() > SLOW_ANSWER * self.answers;
+            self.slow_in_a_row = if is_slow { self.slow_in_a_row + 1 } else { 0 };
+            self.answers = 0;
+        }
+    }
+
+    fn is_slow(&self) -> bool {
+        self.slow_in_a_row >= IN_A_ROW
+    }
 }
 
 impl<'a> Walk<'a> {
@@ -322,17 +400,15 @@ impl<'a> Walk<'a> {
     /// One thread's life: jobs until there are none left and nobody can make any.
     fn work<'scope>(&'scope self, scope: &'scope thread::Scope<'scope, '_>) {
         let _guard = StopOnPanic(self);
-        let mut harvest = Harvest::default();
+        let mut worker = Worker::default();
         while let Some(job) = self.next_job() {
-            let began = Instant::now();
-            let done = self.carry_out(job, &mut harvest);
-            match done {
-                Ok(outcome) => self.hand_in(scope, outcome, began.elapsed()),
+            match self.carry_out(job, &mut worker) {
+                Ok(jobs) => self.hand_in(scope, jobs, &worker.pace),
                 Err(err) => self.fail(err),
             }
             self.tell();
         }
-        self.lock().harvest.merge(harvest);
+        self.lock().harvest.merge(worker.harvest);
     }
 
     fn next_job(&self) -> Option<Job> {
@@ -350,21 +426,16 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn hand_in<'scope>(
-        &'scope self,
-        scope: &'scope thread::Scope<'scope, '_>,
-        outcome: Outcome,
-        took: Duration,
-    ) {
+    fn hand_in<'scope>(&'scope self, scope: &'scope thread::Scope<'scope, '_>, jobs: Vec<Job>, pace: &Pace) {
         let mut queue = self.lock();
         queue.unfinished -= 1;
-        outcome.jobs.into_iter().for_each(|job| queue.put(job));
+        jobs.into_iter().for_each(|job| queue.put(job));
         match (queue.unfinished, queue.waiting()) {
             (0, _) => self.changed.notify_all(),
             // This thread takes one itself.
             (_, waiting) => (1..waiting.min(queue.idle + 1)).for_each(|_| self.changed.notify_one()),
         }
-        let more = self.more_threads(&queue, took / outcome.questions.max(1));
+        let more = self.more_threads(&queue, pace);
         queue.threads += more;
         drop(queue);
         for _ in 0..more {
@@ -374,8 +445,8 @@ impl<'a> Walk<'a> {
     }
 
     /// One more for each job that nobody is about to take.
-    fn more_threads(&self, queue: &Queue, per_answer: Duration) -> usize {
-        let most = if per_answer > SLOW_ANSWER { MOST_THREADS } else { self.processors.min(MOST_THREADS) };
+    fn more_threads(&self, queue: &Queue, pace: &Pace) -> usize {
+        let most = if pace.is_slow() { MOST_THREADS } else { self.processors.min(MOST_THREADS) };
         let untaken = queue.waiting().saturating_sub(queue.idle + 1);
         untaken.min(most.saturating_sub(queue.threads))
     }
@@ -404,39 +475,38 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn carry_out(&self, job: Job, harvest: &mut Harvest) -> Result<Outcome, ScanError> {
+    fn carry_out(&self, job: Job, worker: &mut Worker) -> Result<Vec<Job>, ScanError> {
         match job {
-            Job::Read(visit) => self.read(visit, harvest),
-            Job::Look(opened, names) => self.look(&opened, &names, harvest),
+            Job::Read(visit) => self.read(visit, worker),
+            Job::Look(opened, which) => self.look(&opened, which, worker),
         }
     }
 
     /// Reads a directory's names, and looks at them or leaves them as jobs.
-    fn read(&self, visit: Visit, harvest: &mut Harvest) -> Result<Outcome, ScanError> {
-        let opened = match self.root.open_below(&visit.path) {
-            Ok(handle) => Arc::new(Opened { visit, handle }),
+    fn read(&self, visit: Visit, worker: &mut Worker) -> Result<Vec<Job>, ScanError> {
+        worker.pace.begin();
+        let handle = match self.root.open_below(&visit.path) {
+            Ok(handle) => handle,
             Err(source) => return passed_over(&visit, &source).ok_or_else(|| unreadable(visit, source)),
         };
-        let names = match self.names(&opened) {
+        worker.pace.answered();
+        let names = match self.names(&visit.path, &handle) {
             Ok(names) => names,
-            Err(source) => {
-                return passed_over(&opened.visit, &source)
-                    .ok_or_else(|| ScanError::Unreadable { path: opened.visit.path.clone(), source });
-            }
+            Err(source) => return passed_over(&visit, &source).ok_or_else(|| unreadable(visit, source)),
         };
-        harvest.directories_read += 1;
-        let questions = 2 + u32::try_from(names.len() / PIECE).unwrap_or(u32::MAX - 2);
-        let mut outcome = match names.len() {
+        worker.pace.answered();
+        worker.pace.end();
+        worker.harvest.directories_read += 1;
+        let all = 0..names.len();
+        let opened = Opened { visit, handle, names };
+        match all.len() {
             // Handing the work out comes first: where answers are slow, the others begin with it at once.
-            PIECE.. => Outcome { jobs: pieces(&opened, names), questions: 0 },
-            _ => self.look(&opened, &names, harvest)?,
-        };
-        outcome.questions += questions;
-        Ok(outcome)
+            PIECE.. => Ok(pieces(opened)),
+            _ => self.look(&opened, all, worker),
+        }
     }
 
-    fn names(&self, opened: &Opened) -> io::Result<Vec<Name>> {
-        let here = &opened.visit.path;
+    fn names(&self, here: &RelPath, handle: &Directory) -> io::Result<Names> {
         let leave_out: Vec<&[u8]> = self
             .options
             .leave_out
@@ -444,113 +514,112 @@ impl<'a> Walk<'a> {
             .filter(|path| path.parent().as_ref() == Some(here))
             .filter_map(RelPath::file_name)
             .collect();
-        let mut names = Vec::new();
-        opened.handle.names(|bytes, hint| {
+        let mut names = Names::default();
+        handle.names(|bytes, hint| {
             if !bytes.starts_with(STAGE_PREFIX.as_bytes()) && !leave_out.contains(&bytes) {
-                names.push(Name { bytes: bytes.into(), hint });
+                names.push(bytes, hint);
             }
         })?;
         Ok(names)
     }
 
-    fn look(&self, opened: &Opened, names: &[Name], harvest: &mut Harvest) -> Result<Outcome, ScanError> {
-        let mut outcome = Outcome::default();
-        let mut found = Vec::with_capacity(names.len());
-        let mut bytes = 0;
-        for name in names {
-            let Some(new) = self.look_at(opened, name, harvest, &mut outcome)? else { continue };
-            if let Kind::File { size } = new.entry.kind {
-                bytes += size;
-            }
-            found.push(new);
+    fn look(&self, opened: &Opened, which: Range<usize>, worker: &mut Worker) -> Result<Vec<Job>, ScanError> {
+        let mut jobs = Vec::new();
+        let first = worker.harvest.entries.len();
+        worker.pace.begin();
+        for at in which {
+            self.look_at(opened, opened.names.get(at), worker, &mut jobs)?;
         }
+        worker.pace.end();
+        let found = &worker.harvest.entries[first..];
+        let bytes =
+            found.iter().map(|entry| if let Kind::File { size } = entry.kind { size } else { 0 }).sum();
         self.files.fetch_add(found.len() as u64, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        harvest.add(opened.visit.node, found);
-        Ok(outcome)
+        let found = first..worker.harvest.entries.len();
+        worker.harvest.listings.push(Listing { node: opened.visit.node, found });
+        Ok(jobs)
     }
 
-    /// `None` for what is no part of the tree.
+    /// Looks at one name, and takes what is part of the tree.
     fn look_at(
         &self,
         opened: &Opened,
-        name: &Name,
-        harvest: &mut Harvest,
-        outcome: &mut Outcome,
-    ) -> Result<Option<Found>, ScanError> {
+        name: Name<'_>,
+        worker: &mut Worker,
+        jobs: &mut Vec<Job>,
+    ) -> Result<(), ScanError> {
+        let Worker { harvest, pace } = worker;
         let judgement = self.judge(&opened.visit.rules, name);
         if matches!(judgement, Judgement::Ignored) {
             harvest.ignored += 1;
-            return Ok(None);
+            return Ok(());
         }
-        let path = child(&opened.visit.path, &name.bytes)?;
-        outcome.questions += 1;
-        let metadata = match opened.handle.look_at(&name.bytes) {
+        let path = child(&opened.visit.path, name.bytes)?;
+        let metadata = match opened.handle.look_at(name.bytes) {
             Ok(metadata) => metadata,
-            Err(source) if metadata::is_gone(&source) => return Ok(None),
+            Err(source) if metadata::is_gone(&source) => return Ok(()),
             Err(source) => return Err(ScanError::Hidden { path, source }),
         };
+        pace.answered();
         match metadata {
-            Metadata::Special(special) if judgement.keeps_a_file() => {
-                harvest.skipped.push((path, special));
-                Ok(None)
-            }
+            Metadata::Special(special) if judgement.keeps_a_file() => harvest.skipped.push((path, special)),
             Metadata::Entry { kind: Kind::Directory, mode, stamp, links } => {
                 let enter = match judgement {
                     Judgement::Directory(enter) => enter,
                     // It became a directory since its name was read.
-                    _ => self.options.rules.enter(&opened.visit.rules, &name.bytes),
+                    _ => self.options.rules.enter(&opened.visit.rules, name.bytes),
                 };
-                let below = self.found_directory(&path, enter, outcome);
-                harvest.ignored += u64::from(below.is_none());
-                let entry = Entry { path, kind: Kind::Directory, mode, mtime: stamp.mtime, stamp, links };
-                Ok(below.map(|below| Found { entry, below: Some(below) }))
+                match self.found_directory(&path, enter, jobs) {
+                    Some(below) => {
+                        harvest.below.push((harvest.entries.len(), below));
+                        let entry =
+                            Entry { path, kind: Kind::Directory, mode, mtime: stamp.mtime, stamp, links };
+                        harvest.entries.push(entry);
+                    }
+                    None => harvest.ignored += 1,
+                }
             }
             Metadata::Entry { kind, mode, stamp, links } if judgement.keeps_a_file() => {
-                let entry = Entry { path, kind, mode, mtime: stamp.mtime, stamp, links };
-                Ok(Some(Found { entry, below: None }))
+                harvest.entries.push(Entry { path, kind, mode, mtime: stamp.mtime, stamp, links });
             }
-            Metadata::Special(_) | Metadata::Entry { .. } => {
-                harvest.ignored += 1;
-                Ok(None)
-            }
+            Metadata::Special(_) | Metadata::Entry { .. } => harvest.ignored += 1,
         }
+        Ok(())
     }
 
     /// Leaves a directory to be read; `None` when it is not to be entered.
-    fn found_directory(&self, path: &RelPath, enter: Enter, outcome: &mut Outcome) -> Option<Below> {
+    fn found_directory(&self, path: &RelPath, enter: Enter, jobs: &mut Vec<Job>) -> Option<Below> {
         let (rules, part) = match enter {
             Enter::Kept(rules) => (rules, Part::Always),
             Enter::ForExceptions(rules) => (rules, Part::WhenNotEmpty),
             Enter::No => return None,
         };
         let node = self.nodes.fetch_add(1, Ordering::Relaxed);
-        outcome.jobs.push(Job::Read(Visit { node, path: path.clone(), part, rules }));
+        jobs.push(Job::Read(Visit { node, path: path.clone(), part, rules }));
         Some(Below { node, part })
     }
 
     /// What can be said of a name before it is looked at.
-    fn judge(&self, rules: &ignore::Directory, name: &Name) -> Judgement {
+    fn judge(&self, rules: &ignore::Directory, name: Name<'_>) -> Judgement {
         if name.hint == Hint::Other {
-            return match self.options.rules.verdict(rules, &name.bytes) {
+            return match self.options.rules.verdict(rules, name.bytes) {
                 Verdict::Kept => Judgement::Kept,
                 Verdict::Ignored => Judgement::Ignored,
             };
         }
-        match self.options.rules.enter(rules, &name.bytes) {
+        match self.options.rules.enter(rules, name.bytes) {
             Enter::No => Judgement::Ignored,
             enter => Judgement::Directory(enter),
         }
     }
 }
 
-fn pieces(opened: &Arc<Opened>, mut names: Vec<Name>) -> Vec<Job> {
-    let mut pieces = Vec::with_capacity(names.len() / PIECE + 1);
-    while !names.is_empty() {
-        let piece = names.split_off(names.len().saturating_sub(PIECE));
-        pieces.push(Job::Look(Arc::clone(opened), piece));
-    }
-    pieces
+fn pieces(opened: Opened) -> Vec<Job> {
+    let opened = Arc::new(opened);
+    let all = opened.names.len();
+    let piece = |start| Job::Look(Arc::clone(&opened), start..all.min(start + PIECE));
+    (0..all).step_by(PIECE).map(piece).collect()
 }
 
 /// What the rules say of a name.
@@ -581,10 +650,10 @@ impl Drop for StopOnPanic<'_, '_> {
 }
 
 /// A directory that vanished is not there, and one that is ignored anyway need not be readable.
-fn passed_over(visit: &Visit, err: &io::Error) -> Option<Outcome> {
+fn passed_over(visit: &Visit, err: &io::Error) -> Option<Vec<Job>> {
     let is_root = visit.path.is_root();
     let unreadable = visit.part == Part::WhenNotEmpty && err.kind() == io::ErrorKind::PermissionDenied;
-    ((metadata::is_gone(err) && !is_root) || unreadable).then(Outcome::default)
+    ((metadata::is_gone(err) && !is_root) || unreadable).then(Vec::new)
 }
 
 fn unreadable(visit: Visit, source: io::Error) -> ScanError {
@@ -600,81 +669,106 @@ fn child(parent: &RelPath, name: &[u8]) -> Result<RelPath, ScanError> {
     parent.join(name).map_err(bad)
 }
 
-/// Puts listings together, each directory before what lies in it, siblings by name: the order of a manifest. Says too
-/// how many directories were entered for exceptions in vain.
-fn assemble(listings: Vec<Listing>, nodes: usize) -> (Vec<Entry>, u64) {
-    struct Frame {
-        rest: Siblings,
-        /// The directory's own entry goes when this is all there is at its end.
-        drop_at: Option<usize>,
+/// What was found, as a tree.
+struct Tree<'a> {
+    entries: &'a [Entry],
+    /// Ascending by directory.
+    listings: &'a [Listing],
+    below: &'a [(usize, Below)],
+}
+
+/// A directory whose entries are being put in order.
+struct Frame {
+    /// The first name is the last of these.
+    rest: Vec<usize>,
+    /// The directory's own entry goes when this is all there is at its end.
+    drop_at: Option<usize>,
+}
+
+impl<'a> Tree<'a> {
+    fn of(harvest: &'a mut Harvest) -> Tree<'a> {
+        harvest.listings.sort_unstable_by_key(|listing| listing.node);
+        Tree { entries: &harvest.entries, listings: &harvest.listings, below: &harvest.below }
     }
 
-    let total = listings.iter().map(|listing| listing.found.len()).sum();
-    let mut listings = by_node(listings, nodes);
-    let mut entries = Vec::with_capacity(total);
-    let mut left_empty = 0;
-    let top = listings.first_mut().and_then(Option::take).unwrap_or_default();
-    let mut frames = vec![Frame { rest: Siblings::new(top), drop_at: None }];
-    while let Some(frame) = frames.last_mut() {
-        match frame.rest.next() {
-            Some(Found { entry, below: None }) => entries.push(entry),
-            Some(Found { entry, below: Some(below) }) => {
-                let Some(found) = listings.get_mut(below.node).and_then(Option::take) else {
-                    // Gone before it was read, or ignored and not readable.
-                    left_empty += u64::from(below.part == Part::WhenNotEmpty);
-                    continue;
-                };
-                entries.push(entry);
-                let drop_at = (below.part == Part::WhenNotEmpty).then_some(entries.len());
-                frames.push(Frame { rest: Siblings::new(found), drop_at });
-            }
-            None => {
-                if frame.drop_at == Some(entries.len()) {
-                    entries.pop();
+    /// The places of the entries as a manifest has them: each directory before what lies in it, siblings by name. What
+    /// is no part of the tree after all is not among them. Says too how many directories were entered for
+    /// exceptions in vain.
+    fn order(&self) -> (Vec<usize>, u64) {
+        let mut order = Vec::with_capacity(self.entries.len());
+        let mut left_empty = 0;
+        let top = self.children(0).unwrap_or_default();
+        let mut frames = vec![Frame { rest: top, drop_at: None }];
+        while let Some(frame) = frames.last_mut() {
+            let Some(at) = frame.rest.pop() else {
+                if frame.drop_at == Some(order.len()) {
+                    order.pop();
                     left_empty += 1;
                 }
                 frames.pop();
+                continue;
+            };
+            let Some(below) = self.below(at) else {
+                order.push(at);
+                continue;
+            };
+            let Some(rest) = self.children(below.node) else {
+                // Gone before it was read, or ignored and not readable.
+                left_empty += u64::from(below.part == Part::WhenNotEmpty);
+                continue;
+            };
+            order.push(at);
+            let drop_at = (below.part == Part::WhenNotEmpty).then_some(order.len());
+            frames.push(Frame { rest, drop_at });
+        }
+        (order, left_empty)
+    }
+
+    fn below(&self, at: usize) -> Option<Below> {
+        if self.entries[at].kind != Kind::Directory {
+            return None;
+        }
+        let place = self.below.binary_search_by_key(&at, |(at, _)| *at).ok()?;
+        Some(self.below[place].1)
+    }
+
+    /// The entries of a directory, the last name first; none when it was not read.
+    fn children(&self, node: Node) -> Option<Vec<usize>> {
+        let start = self.listings.partition_point(|listing| listing.node < node);
+        let of_node: &[Listing] = &self.listings[start..];
+        let of_node = &of_node[..of_node.partition_point(|listing| listing.node == node)];
+        let mut children: Vec<usize> = of_node.iter().flat_map(|listing| listing.found.clone()).collect();
+        let path = |at: usize| self.entries[at].path.as_bytes();
+        let slash = children.first().and_then(|&first| path(first).iter().rposition(|&b| b == b'/'));
+        let name = |at: usize| &path(at)[slash.map_or(0, |slash| slash + 1)..];
+        children.sort_unstable_by(|&a, &b| name(b).cmp(name(a)));
+        (!of_node.is_empty()).then_some(children)
+    }
+}
+
+/// Puts entries in this order, where they lie, and drops those that it does not name.
+fn put_in_order(entries: &mut Vec<Entry>, mut order: Vec<usize>) {
+    let kept = order.len();
+    if kept < entries.len() {
+        let mut is_named = vec![false; entries.len()];
+        order.iter().for_each(|&at| is_named[at] = true);
+        order.extend((0..entries.len()).filter(|&at| !is_named[at]));
+    }
+    // Each round of places that hand their entries on is gone once around.
+    const DONE: usize = usize::MAX;
+    for start in 0..order.len() {
+        let mut at = start;
+        while order[at] != DONE {
+            let next = std::mem::replace(&mut order[at], DONE);
+            if next == start {
+                break;
             }
+            entries.swap(at, next);
+            at = next;
         }
     }
-    (entries, left_empty)
-}
-
-fn by_node(listings: Vec<Listing>, nodes: usize) -> Vec<Option<Vec<Found>>> {
-    let mut by_node: Vec<Option<Vec<Found>>> = Vec::new();
-    by_node.resize_with(nodes, || None);
-    for Listing { node, found } in listings {
-        match &mut by_node[node] {
-            Some(all) => all.extend(found),
-            none => *none = Some(found),
-        }
-    }
-    by_node
-}
-
-/// A directory's entries, to be taken by name.
-struct Siblings {
-    /// The first name is the last of these: what was taken gives its memory back as the manifest grows, or a large
-    /// directory would be held twice.
-    rest: Vec<Found>,
-}
-
-impl Siblings {
-    fn new(mut found: Vec<Found>) -> Siblings {
-        let shared =
-            found.first().and_then(|first| first.entry.path.as_bytes().iter().rposition(|&b| b == b'/'));
-        let skip = shared.map_or(0, |slash| slash + 1);
-        found.sort_unstable_by(|a, b| b.entry.path.as_bytes()[skip..].cmp(&a.entry.path.as_bytes()[skip..]));
-        Siblings { rest: found }
-    }
-
-    fn next(&mut self) -> Option<Found> {
-        let next = self.rest.pop();
-        if self.rest.len().is_multiple_of(8192) {
-            self.rest.shrink_to_fit();
-        }
-        next
-    }
+    entries.truncate(kept);
+    entries.shrink_to_fit();
 }
 
 // Two attributes, because clippy knows a test module by a plain `cfg(test)`.

@@ -5,11 +5,11 @@
 //! target. An edit changes one bucket or two, and only those are listed. A sha256 is cut to sixteen bytes, which is
 //! still more than anybody could forge.
 //!
-//! A file whose digest is not known has a hash that equals no other, so its bucket always differs.
+//! A bucket with a file whose digest is not known has no hash, and differs from every other, of its like too.
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Digest, Kind, RelPath, Timestamp, node::NodeKind};
+use super::{Digest, Kind, Manifest, RelPath, Timestamp, node::NodeKind};
 
 /// How many entries share a bucket, when the tree does not change.
 const PER_BUCKET: usize = 32;
@@ -20,6 +20,9 @@ const MOST_BUCKETS: usize = 1 << 16;
 /// Bytes of a bucket's hash.
 const HASH: usize = 16;
 
+/// What stands for a bucket that has no hash. Were it ever one's hash, that bucket would be listed for nothing.
+const UNKNOWN: [u8; HASH] = [0; HASH];
+
 /// One hash for each bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
@@ -29,7 +32,8 @@ pub struct Summary {
 /// Takes entries in the order of their tree.
 #[derive(Debug)]
 pub struct Summarizer {
-    buckets: Vec<Sha256>,
+    /// None for a bucket of which not everything is known.
+    buckets: Vec<Option<Sha256>>,
 }
 
 /// What of an entry matters.
@@ -83,20 +87,23 @@ pub fn bucket_of(path: &RelPath, buckets: usize) -> usize {
 impl Summarizer {
     /// No entry yet. `buckets` is a power of two.
     pub fn new(buckets: usize) -> Summarizer {
-        Summarizer { buckets: vec![Sha256::new(); buckets.max(1)] }
+        Summarizer { buckets: vec![Some(Sha256::new()); buckets.max(1)] }
     }
 
     /// Takes the next entry.
     pub fn add(&mut self, path: &RelPath, what: What<'_>, mode: u32, mtime: Timestamp) {
         let at = bucket_of(path, self.buckets.len());
-        let bucket = &mut self.buckets[at];
+        let slot = &mut self.buckets[at];
+        if matches!(what, What::File(_, None)) {
+            *slot = None;
+        }
+        let Some(bucket) = slot else { return };
         let mut line = [0u8; 64];
         let (tag, size) = match what {
             What::Directory => (1, 0),
-            What::File(size, Some(_)) => (2, size),
+            What::File(size, _) => (2, size),
             What::Symlink(target) => (3, target.len() as u64),
-            What::File(size, None) => (4, size),
-            What::Special => (5, 0),
+            What::Special => (4, 0),
         };
         line[0] = tag;
         line[1..9].copy_from_slice(&(path.as_bytes().len() as u64).to_le_bytes());
@@ -115,16 +122,28 @@ impl Summarizer {
         }
     }
 
-    /// All entries have been taken. `unknown` is different at the two ends: a bucket with a file of unknown content
-    /// never equals another, see [`Summary::differing`].
+    /// All entries have been taken. A bucket with a file of unknown content comes out as [`UNKNOWN`], which
+    /// [`Summary::differing`] takes for different from whatever the other end has.
     pub fn finish(self) -> Summary {
-        let cut = |hash: Sha256| {
-            let mut short = [0; HASH];
-            short.copy_from_slice(&hash.finalize()[..HASH]);
+        let cut = |hash: Option<Sha256>| {
+            let mut short = UNKNOWN;
+            if let Some(hash) = hash {
+                short.copy_from_slice(&hash.finalize()[..HASH]);
+            }
             short
         };
         Summary { hashes: self.buckets.into_iter().map(cut).collect() }
     }
+}
+
+/// The summary of a tree, in so many buckets (a power of two). `digests` has one for each entry, or none where a file's
+/// content is not known.
+pub fn of(manifest: &Manifest, digests: &[Option<Digest>], buckets: usize) -> Summary {
+    let mut summarizer = Summarizer::new(buckets);
+    for (entry, digest) in manifest.entries().iter().zip(digests) {
+        summarizer.add(&entry.path, What::of(&entry.kind, *digest), entry.mode, entry.mtime);
+    }
+    summarizer.finish()
 }
 
 impl Summary {
@@ -145,11 +164,12 @@ impl Summary {
         self.hashes.len()
     }
 
-    /// Which buckets differ from the other end's; all of them when that has not as many.
+    /// Which buckets differ from the other end's, or are not wholly known at either; all of them when the other end has not
+    /// as many.
     pub fn differing(&self, other: &Summary) -> Differing {
         let same = self.buckets() == other.buckets();
         let pairs = self.hashes.iter().zip(other.hashes.iter().map(Some).chain(std::iter::repeat(None)));
-        Differing { buckets: pairs.map(|(a, b)| !same || Some(a) != b).collect() }
+        Differing { buckets: pairs.map(|(a, b)| !same || Some(a) != b || *a == UNKNOWN).collect() }
     }
 }
 
@@ -175,7 +195,7 @@ impl Differing {
         self.buckets[bucket_of(path, self.buckets.len())]
     }
 
-    /// Whether the bucket of that number is one.
+    /// Whether the bucket of this number ([`bucket_of`]) is one.
     pub fn holds_bucket(&self, bucket: usize) -> bool {
         self.buckets.get(bucket).copied().unwrap_or(true)
     }
@@ -196,7 +216,144 @@ impl Differing {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::tree::{Entry, Stamp};
+
+    fn entry(path: &str, kind: Kind) -> Entry {
+        Entry {
+            path: RelPath::new(path.as_bytes()).unwrap(),
+            kind,
+            mode: 0o644,
+            mtime: Timestamp { secs: 5, nanos: 6 },
+            stamp: Stamp::default(),
+            links: 1,
+        }
+    }
+
+    fn file(path: &str, size: u64) -> Entry {
+        entry(path, Kind::File { size })
+    }
+
+    fn link(path: &str, target: &str) -> Entry {
+        entry(path, Kind::Symlink { target: target.as_bytes().into() })
+    }
+
+    const ONE: Option<Digest> = Some(Digest([1; 32]));
+    const TWO: Option<Digest> = Some(Digest([2; 32]));
+
+    fn of_one(entry: Entry, digest: Option<Digest>) -> Summary {
+        of(&Manifest::from_entries(vec![entry]), &[digest], 1)
+    }
+
+    #[test]
+    fn whatever_matters_of_an_entry_makes_a_difference() {
+        let plain = file("a/b", 3);
+        let others = [
+            (plain.clone(), TWO),
+            (file("a/c", 3), ONE),
+            (file("a", 3), ONE),
+            (file("a/b", 4), ONE),
+            (Entry { mode: 0o755, ..plain.clone() }, ONE),
+            (Entry { mode: 0o4644, ..plain.clone() }, ONE),
+            (Entry { mtime: Timestamp { secs: 6, nanos: 6 }, ..plain.clone() }, ONE),
+            (Entry { mtime: Timestamp { secs: 5, nanos: 7 }, ..plain.clone() }, ONE),
+            (entry("a/b", Kind::Directory), None),
+            (link("a/b", "abc"), None),
+            (link("a/b", "abd"), None),
+        ];
+        let mut all: Vec<Summary> = others.into_iter().map(|(entry, digest)| of_one(entry, digest)).collect();
+        all.push(of_one(plain, ONE));
+        all.push(of(&Manifest::default(), &[], 1));
+        for (at, one) in all.iter().enumerate() {
+            for (other_at, other) in all.iter().enumerate() {
+                assert_eq!(one.differing(other).any(), at != other_at, "{at} and {other_at}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_matter_makes_none() {
+        let stamp = Stamp { dev: 1, ino: 2, ..Stamp::default() };
+        let elsewhere = Entry { stamp, links: 4, ..file("a", 3) };
+        assert_eq!(of_one(elsewhere, ONE), of_one(file("a", 3), ONE));
+        let open = Entry { mode: 0o777, ..link("l", "x") };
+        assert_eq!(of_one(open, None), of_one(link("l", "x"), None));
+    }
+
+    #[test]
+    fn an_unknown_content_differs_from_everything_and_from_itself() {
+        let unknown = of_one(file("a", 3), None);
+        let known = of_one(file("a", 3), ONE);
+        let nothing = of(&Manifest::default(), &[], 1);
+        for (one, other) in
+            [(&unknown, &unknown), (&unknown, &known), (&known, &unknown), (&unknown, &nothing)]
+        {
+            assert!(one.differing(other).any());
+        }
+        // And after other entries of its bucket, or before them.
+        for unknown_at in 0..3 {
+            let digests: Vec<_> = (0..3).map(|at| if at == unknown_at { None } else { ONE }).collect();
+            let manifest = Manifest::from_entries(vec![file("a", 1), file("b", 1), file("c", 1)]);
+            let summary = of(&manifest, &digests, 1);
+            assert!(summary.differing(&summary.clone()).any());
+        }
+    }
+
+    #[test]
+    fn another_number_of_buckets_makes_all_of_them_differ() {
+        let manifest = Manifest::from_entries(vec![file("a", 1)]);
+        let [two, four] = [2, 4].map(|buckets| of(&manifest, &[ONE], buckets));
+        assert_eq!(two.differing(&four), Differing::all(2));
+        assert_eq!(four.differing(&two), Differing::all(4));
+    }
+
+    #[test]
+    fn a_bucket_holds_some_thirty_entries_however_large_the_tree() {
+        for entries in [0, 1, 33, 2_000, 100_000, 1_000_000] {
+            let buckets = buckets_for(entries);
+            assert!(buckets.is_power_of_two() && entries / buckets < 2 * PER_BUCKET, "{entries}: {buckets}");
+        }
+        assert_eq!(buckets_for(usize::MAX / 2), MOST_BUCKETS);
+        let mut sizes = [0u32; 64];
+        for dir in 0..40 {
+            for number in 0..50 {
+                sizes[bucket_of(&RelPath::new(format!("d{dir}/f{number}").as_bytes()).unwrap(), 64)] += 1;
+            }
+        }
+        assert!(sizes.iter().all(|size| (5..100).contains(size)), "{sizes:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn exactly_the_buckets_of_what_changed_differ(
+            sizes in prop::collection::btree_map("[ab]{1,3}", 0..9u64, 0..30),
+            changed in prop::collection::btree_map("[ab]{1,3}", 0..9u64, 0..4),
+        ) {
+            const BUCKETS: usize = 8;
+            let summary = |sizes: &std::collections::BTreeMap<String, u64>| {
+                let entries = sizes.iter().map(|(name, size)| file(name, *size)).collect();
+                of(&Manifest::from_entries(entries), &vec![ONE; sizes.len()], BUCKETS)
+            };
+            let mut other = sizes.clone();
+            other.extend(changed.clone());
+            let mut wanted = vec![false; BUCKETS];
+            for (name, size) in &changed {
+                let at = bucket_of(&RelPath::new(name.as_bytes()).unwrap(), BUCKETS);
+                wanted[at] |= sizes.get(name) != Some(size);
+            }
+            let sent = Summary::from_bytes(&summary(&sizes).to_bytes()).unwrap();
+            prop_assert_eq!(summary(&other).differing(&sent).buckets, wanted);
+        }
+
+        #[test]
+        fn any_bytes_are_a_summary_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Some(summary) = Summary::from_bytes(&bytes) {
+                prop_assert_eq!(summary.to_bytes(), bytes);
+            }
+        }
+    }
 
     #[test]
     fn differing_buckets_come_back_as_they_went() {

@@ -103,7 +103,8 @@ impl Project {
         Tree::of(&self.root())
     }
 
-    /// fastbuild in the source root, in a clean environment, with the image in `FASTBUILD_IMAGE`.
+    /// fastbuild in the source root, in a clean environment, with the image in `FASTBUILD_IMAGE`. Nothing is kept on the
+    /// engine unless a test says `--keep`.
     pub fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fastbuild"));
         command
@@ -112,6 +113,7 @@ impl Project {
             .env("HOME", self.home.path().join("home"))
             .env("FASTBUILD_STATE_DIR", self.state())
             .env("FASTBUILD_IMAGE", self.image)
+            .env("FASTBUILD_KEEP", "no")
             .current_dir(self.root())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

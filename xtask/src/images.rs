@@ -8,6 +8,7 @@
 //! | image | from |
 //! |---|---|
 //! | `demo-jekyll`, `demo-c` | their Dockerfile where a registry answers, else Debian's packages by `mmdebstrap` |
+//! | `test-tools` | the same, with the sources of a C project |
 //! | `test-…` | one static busybox, see [`crate::busybox`] |
 
 use std::{collections::BTreeMap, io::Read, path::Path, process::Command, time::Duration};
@@ -39,6 +40,7 @@ pub const DEMO_JEKYLL: Image = Image {
         dockerfile: "examples/jekyll-site/Dockerfile",
         base: "ruby:3.3-slim-bookworm",
         packages: &["jekyll"],
+        source: None,
     },
     config: &[
         "ENV LANG=C.UTF-8",
@@ -54,12 +56,41 @@ pub const DEMO_C: Image = Image {
         dockerfile: "examples/makefile/Dockerfile",
         base: "debian:bookworm-slim",
         packages: &["gcc", "libc6-dev", "make"],
+        source: None,
     },
     config: &[
         "ENV LANG=C.UTF-8",
         "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "WORKDIR /workspace",
     ],
+};
+
+/// The tests' real builds: a Rust crate, an npm project with a bundler, and Lua's own sources in `/usr/src/lua`.
+const TEST_TOOLS: Image = Image {
+    name: "test-tools",
+    contents: Contents::Packages {
+        dockerfile: "xtask/images/test-tools.Dockerfile",
+        base: "debian:bookworm-slim",
+        packages: &["cargo", "esbuild", "gcc", "libc6-dev", "make", "npm", "rustc"],
+        source: Some(Source { package: "lua5.4", dir: "/usr/src/lua" }),
+    },
+    config: &[
+        "ENV LANG=C.UTF-8",
+        "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "WORKDIR /workspace",
+    ],
+};
+
+/// The bench's image: Jekyll and rsync. Only `bench` makes it.
+pub const BENCH: Image = Image {
+    name: "bench",
+    contents: Contents::Packages {
+        dockerfile: "xtask/bench.Dockerfile",
+        base: "ruby:3.3-slim-bookworm",
+        packages: &["jekyll", "rsync"],
+        source: None,
+    },
+    config: DEMO_JEKYLL.config,
 };
 
 /// An ordinary small image, root.
@@ -69,9 +100,10 @@ pub const TEST_BUSYBOX: Image = Image {
     config: &[r#"CMD ["sh"]"#],
 };
 
-const ALL: [Image; 7] = [
+const ALL: [Image; 8] = [
     DEMO_JEKYLL,
     DEMO_C,
+    TEST_TOOLS,
     TEST_BUSYBOX,
     Image {
         name: "test-nonroot",
@@ -105,9 +137,22 @@ pub struct Image {
 
 enum Contents {
     /// Public software: a Dockerfile with its base image, or the same from Debian packages.
-    Packages { dockerfile: &'static str, base: &'static str, packages: &'static [&'static str] },
+    Packages {
+        dockerfile: &'static str,
+        base: &'static str,
+        packages: &'static [&'static str],
+        source: Option<Source>,
+    },
     /// A hand-made tree around busybox.
     Busybox(busybox::Layout),
+}
+
+/// A source package of Debian's, whose original archive lies unpacked in the image.
+#[derive(Clone, Copy)]
+struct Source {
+    package: &'static str,
+    /// An absolute path in the image.
+    dir: &'static str,
 }
 
 impl Image {
@@ -125,10 +170,14 @@ impl Image {
         add(RECIPES.as_bytes());
         self.config.iter().for_each(|line| add(line.as_bytes()));
         match &self.contents {
-            Contents::Packages { dockerfile, base, packages } => {
+            Contents::Packages { dockerfile, base, packages, source } => {
                 add(&fs_err::read(root().join(dockerfile))?);
                 add(base.as_bytes());
                 packages.iter().for_each(|package| add(package.as_bytes()));
+                source
+                    .iter()
+                    .flat_map(|source| [source.package, source.dir])
+                    .for_each(|part| add(part.as_bytes()));
             }
             Contents::Busybox(layout) => add(&layout.tar(b"")?),
         }
@@ -205,7 +254,7 @@ async fn make(docker: &Docker, image: &Image) -> Result<String> {
             let program = busybox::program(docker).await?;
             import(docker, image, futures_util::stream::iter([Ok(layout.tar(&program)?.into())])).await
         }
-        Contents::Packages { dockerfile, base, packages } => {
+        Contents::Packages { dockerfile, base, packages, source } => {
             if registry_answers(docker, base).await {
                 return build(docker, dockerfile).await;
             }
@@ -217,7 +266,7 @@ async fn make(docker: &Docker, image: &Image) -> Result<String> {
                     image.latest(),
                 );
             };
-            let tree = debootstrap(&release, packages)?;
+            let tree = debootstrap(&release, packages, *source)?;
             let file = fs_err::File::open(&tree)?;
             import(docker, image, chunks(file)).await
         }
@@ -242,7 +291,11 @@ async fn registry_answers(docker: &Docker, base: &str) -> bool {
 
 /// A root file system as a tar in a temporary file: complete, or an error. The name is always the same, so that what a
 /// killed run left is overwritten; the caller holds the [`turn`].
-fn debootstrap(release: &debian::Release, packages: &[&str]) -> Result<tempfile::TempPath> {
+fn debootstrap(
+    release: &debian::Release,
+    packages: &[&str],
+    source: Option<Source>,
+) -> Result<tempfile::TempPath> {
     debian::ensure_program("mmdebstrap", "mmdebstrap")?;
     let tree = tempfile::TempPath::try_from_path(scratch_dir()?.join("root.tar"))?;
     let mut command = Command::new("mmdebstrap");
@@ -254,10 +307,23 @@ fn debootstrap(release: &debian::Release, packages: &[&str]) -> Result<tempfile:
     for unread in ["doc", "info", "locale", "man", "lintian"] {
         command.arg(format!("--dpkgopt=path-exclude=/usr/share/{unread}/*"));
     }
+    command.args(source.map(|source| format!("--customize-hook={}", unpack(source))));
     command.arg(&release.codename).arg(&tree);
     note(format_args!("mmdebstrap {} with {} (about a minute)", release.codename, packages.join(", ")));
     run::capture(&mut command)?;
     Ok(tree)
+}
+
+/// A hook of mmdebstrap's, whose `$1` is the root: fetches the package by the very sources of the root's apt, and leaves no
+/// trace but the unpacked archive.
+fn unpack(Source { package, dir }: Source) -> String {
+    let inside = format!(
+        "sed -n 's/^deb /deb-src /p' /etc/apt/sources.list > /etc/apt/sources.list.d/source.list && apt-get update -q && \
+         cd /tmp && apt-get source -q --download-only {package} && mkdir -p {dir} && \
+         tar -C {dir} --strip-components=1 -xf {package}_*.orig.tar.* && rm -rf {package}_* /etc/apt/sources.list.d/source.list"
+    );
+    // Single quotes within single quotes, as a shell has them.
+    format!("chroot \"$1\" sh -ec '{}'", inside.replace('\'', r"'\''"))
 }
 
 fn chunks(

@@ -7,7 +7,7 @@
 //! | `images`: the images of the demo, the examples and the tests | [`images`], [`debian`], [`busybox`] |
 //! | `demo`: the first of the README's two commands | [`demo`] |
 //! | `test`: the second; CI runs exactly this | [`mod@test`] |
-//! | `bench`: fastbuild against the floor | [`mod@bench`], [`site`], [`memory`] |
+//! | `bench`: fastbuild beside what people use instead | [`mod@bench`], [`site`], [`memory`] |
 //!
 //! Everything that is made lies in the engine under `fastbuild/…` and below `target/xtask/`.
 
@@ -50,7 +50,7 @@ enum Task {
     Demo,
     /// Engine, images, formatting, lints, docs and all tests
     Test,
-    /// Measure fastbuild against the floor that the engine sets
+    /// Measure fastbuild beside what people use instead
     Bench(bench::Options),
 }
 

@@ -8,7 +8,7 @@ use std::{fmt::Write as _, path::Path, process::Command, time::Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    debian, demo,
+    debian,
     engine::Engine,
     run::{self, note, say, scratch_dir},
     site,
@@ -42,7 +42,7 @@ impl Tree {
 }
 
 /// Runs both and gives the section of the page.
-pub fn measure(engine: &Engine, image: &str) -> Result<String> {
+pub fn measure(engine: &Engine, program: &Path, image: &str) -> Result<String> {
     say("peak memory");
     debian::ensure_program("time", "time")?;
     let mut page =
@@ -55,7 +55,7 @@ pub fn measure(engine: &Engine, image: &str) -> Result<String> {
         fs_err::create_dir(dir.path().join("source"))?;
         tree.make(&dir.path().join("source"))?;
         let begun = Instant::now();
-        let peak = peak(engine, image, dir.path()).with_context(|| what.to_owned())?;
+        let peak = peak(engine, program, image, dir.path()).with_context(|| what.to_owned())?;
         let seconds = begun.elapsed().as_secs_f64();
         tree.check(&dir.path().join("source/out"))
             .context("fastbuild ended well, and yet what came back is wrong")?;
@@ -66,12 +66,20 @@ pub fn measure(engine: &Engine, image: &str) -> Result<String> {
 }
 
 /// Megabytes.
-fn peak(engine: &Engine, image: &str, dir: &Path) -> Result<f64> {
+fn peak(engine: &Engine, program: &Path, image: &str, dir: &Path) -> Result<f64> {
     let report = dir.join("peak");
     let mut command = Command::new("time");
-    command.args(["--quiet", "--format=%M"]).arg("--output").arg(&report).arg(demo::fastbuild());
-    command.arg("--source").arg(dir.join("source")).args(["--image", image, "--quiet", "--output", "out"]);
+    command.args(["--quiet", "--format=%M"]).arg("--output").arg(&report).arg(program);
+    command.arg("--source").arg(dir.join("source")).args([
+        "--image",
+        image,
+        "--quiet",
+        "--no-keep",
+        "--output",
+        "out",
+    ]);
     command.args(["--", "sh", "-c", "mkdir ../copy && cp -r . ../copy/ && mv ../copy out"]);
+    command.env("FASTBUILD_STATE_DIR", dir.join("state"));
     run::capture(engine.point(&mut command))?;
     let text = fs_err::read_to_string(&report)?;
     let kib: f64 = text.trim().parse().with_context(|| format!("time reported {text:?}"))?;

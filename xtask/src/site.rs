@@ -51,26 +51,76 @@ const LAYOUT: &str = "<!doctype html>\n<html><head><title>{{ page.title }}</titl
 const INDEX: &str = "---\nlayout: default\ntitle: Index\n---\n<ul>\n{% for post in site.posts %}\
     <li><a href=\"{{ post.url }}\">{{ post.title }}</a></li>\n{% endfor %}</ul>\n";
 
-/// How many files a [`jekyll`] site has beside those asked for.
+/// How many files a [`Site`] has beside those asked for.
 pub const FRAME: u32 = 3;
 
-/// A Jekyll site of `files` files and [`FRAME`] more, 10 KB each: every seventh a post, the others assets.
-pub fn jekyll(dir: &Path, files: u32) -> Result<()> {
-    let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
-    put(&dir.join("_config.yml"), CONFIG.as_bytes())?;
-    put(&dir.join("_layouts/default.html"), LAYOUT.as_bytes())?;
-    put(&dir.join("index.html"), INDEX.as_bytes())?;
-    for n in 0..files {
-        if n.is_multiple_of(7) {
-            let (month, day) = (1 + n / 28 % 12, 1 + n % 28);
-            let head = format!("---\nlayout: default\ntitle: Post {n}\n---\n");
-            let path = format!("_posts/2026-{month:02}-{day:02}-post-{n}.md");
-            put(&dir.join(path), (head + &noise.prose(10_000)).as_bytes())?;
-        } else {
-            put(&dir.join(format!("assets/{:02}/{n}.bin", n / 100)), &noise.bytes(10_000))?;
+/// A Jekyll site: every seventh file a post, the others assets.
+#[derive(Debug, Clone, Copy)]
+pub struct Site {
+    /// How many, beside [`FRAME`] more.
+    pub files: u32,
+    /// Bytes of each.
+    pub each: usize,
+}
+
+impl Site {
+    /// Writes it below `dir`.
+    pub fn make(self, dir: &Path) -> Result<()> {
+        let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
+        put(&dir.join("_config.yml"), CONFIG.as_bytes())?;
+        put(&dir.join("_layouts/default.html"), LAYOUT.as_bytes())?;
+        put(&dir.join("index.html"), INDEX.as_bytes())?;
+        for n in 0..self.files {
+            let content = if is_post(n) {
+                let head = format!("---\nlayout: default\ntitle: Post {n}\n---\n");
+                (head + &noise.prose(self.each)).into_bytes()
+            } else {
+                noise.bytes(self.each)
+            };
+            put(&dir.join(path(n)), &content)?;
         }
+        Ok(())
     }
-    Ok(())
+
+    /// Files, the frame's too.
+    pub fn count(self) -> u32 {
+        self.files + FRAME
+    }
+
+    /// Some post, another one for each `nth` as far as there are.
+    pub fn post(self, nth: u32) -> String {
+        path(nth % self.files.div_ceil(7) * 7)
+    }
+
+    /// `count` files spread over the whole tree, others for each `nth`.
+    pub fn spread(self, count: u32, nth: u32) -> Vec<String> {
+        let step = (self.files / count).max(1);
+        (0..count.min(self.files)).map(|k| path((k * step + nth) % self.files)).collect()
+    }
+}
+
+/// Where file `n` of a [`Site`] lies.
+pub fn path(n: u32) -> String {
+    if is_post(n) {
+        let (month, day) = (1 + n / 28 % 12, 1 + n % 28);
+        format!("_posts/2026-{month:02}-{day:02}-post-{n}.md")
+    } else {
+        format!("assets/{:02}/{n}.bin", n / 100)
+    }
+}
+
+fn is_post(n: u32) -> bool {
+    n.is_multiple_of(7)
+}
+
+/// A one-line edit: the file's last bytes become a line that says `stamp`; its size stays.
+pub fn edit(path: &Path, stamp: &str) -> Result<()> {
+    let mut content = fs_err::read(path)?;
+    let line = format!("\nedited: {stamp}\n");
+    let keep = content.len().saturating_sub(line.len());
+    content.truncate(keep);
+    content.extend_from_slice(line.as_bytes());
+    Ok(fs_err::write(path, content)?)
 }
 
 /// One file of `bytes` bytes without a hole in it.
@@ -132,10 +182,25 @@ mod tests {
     #[test]
     fn the_site_has_the_files_asked_for_and_the_same_bytes_every_time() {
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        jekyll(one.path(), 30).unwrap();
-        jekyll(two.path(), 30).unwrap();
+        let site = Site { files: 30, each: 100 };
+        site.make(one.path()).unwrap();
+        site.make(two.path()).unwrap();
         let files = listing(one.path());
-        assert_eq!(files.len() as u32, 30 + FRAME);
+        assert_eq!(files.len() as u32, site.count());
         assert!(files == listing(two.path()));
+    }
+
+    #[test]
+    fn edited_files_are_of_the_tree_and_keep_their_size() {
+        let dir = tempfile::tempdir().unwrap();
+        let site = Site { files: 30, each: 100 };
+        site.make(dir.path()).unwrap();
+        for path in (0..40).flat_map(|nth| site.spread(3, nth).into_iter().chain([site.post(nth)])) {
+            let path = dir.path().join(path);
+            let size = fs_err::metadata(&path).unwrap().len();
+            edit(&path, "round 3").unwrap();
+            assert_eq!(fs_err::metadata(&path).unwrap().len(), size);
+            assert!(fs_err::read(&path).unwrap().ends_with(b"\nedited: round 3\n"));
+        }
     }
 }

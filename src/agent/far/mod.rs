@@ -1,8 +1,66 @@
-//! The far end: what runs inside a workspace.
+//! The far end: what runs inside a workspace. One small static program with three faces, by its first argument:
+//!
+//! | argument | what it is |
+//! |---|---|
+//! | `init` | PID 1 of the workspace: starts a session when a client speaks, reaps, stops when idle |
+//! | `session` | serves one client after the other on stdin and stdout, see [`super`] for the dialogue |
+//! | `exec` | becomes the command: gives up privileges, takes a terminal, and executes |
+//!
+//! In: frames of a client that is believed. Out: frames, and a workspace put right. What must hold: whatever way a session
+//! ends, no process that it started outlives it; no write leaves the source root through a link; what the host
+//! compares is what lies on this disk, never what is remembered of it. Neighbours: [`crate::tree`] scans and
+//! summarises, [`crate::archive`] reads and writes contents, [`crate::user`] tells who the user is.
+//!
+//! | file | what |
+//! |---|---|
+//! | `inbox` | stdin -> requests and data, and the watch over a silent client |
+//! | `outbox` | replies, data and output -> stdout |
+//! | `workspace` | the tree: opened, scanned, compared |
+//! | `apply` | deletes, a tar stream and metadata -> the disk |
+//! | `command` | one run of the command, from outside |
+//! | `collect` | what the command made |
+//! | `processes` | killing and reaping |
 
-use std::{ffi::OsString, process::ExitCode};
+mod apply;
+mod collect;
+mod command;
+mod exec;
+mod inbox;
+mod init;
+mod outbox;
+mod processes;
+mod session;
+mod workspace;
+
+use std::{ffi::OsString, io, path::PathBuf, process::ExitCode};
+
+use super::protocol::{Failed, Failure};
 
 /// The agent's `main`.
-pub fn main(_argv: impl IntoIterator<Item = OsString>) -> ExitCode {
-    ExitCode::FAILURE
+pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match argv.into_iter().nth(1).as_deref().and_then(std::ffi::OsStr::to_str) {
+        Some("init") => init::run(),
+        Some("session") => session::run(),
+        Some("exec") => exec::run(),
+        _ => ExitCode::from(USAGE),
+    }
+}
+
+/// Exit code: called with something that is no face of the agent's, or by somebody who may not.
+const USAGE: u8 = 64;
+
+/// Where the agent keeps what outlives a session: the directory that it lies in itself.
+fn state_directory() -> Option<PathBuf> {
+    Some(std::env::current_exe().ok()?.parent()?.to_owned())
+}
+
+/// What is said of a failure of the system's: what was tried, and what came back.
+fn failed(tried: &str, error: &io::Error) -> Failed {
+    use rustix::io::Errno;
+    let why = match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::NOSPC | Errno::DQUOT) => Failure::DiskFull,
+        Some(Errno::ROFS) => Failure::ReadOnly,
+        _ => Failure::Other,
+    };
+    Failed { why, detail: format!("{tried}: {error}") }
 }

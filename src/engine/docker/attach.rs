@@ -11,9 +11,10 @@ use std::{
     task::{Context, Poll},
 };
 
+use bollard::models::ExecConfig;
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderValue, Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, upgrade::Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf};
@@ -21,6 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf};
 use super::{
     ContainerId, Docker, EngineError,
     connect::{DialError, WireError},
+    failed,
 };
 use crate::{
     engine::error::{BadFrame, Call, Operation, StartError, chain},
@@ -98,17 +100,8 @@ impl Docker {
         stdin: Stdin,
     ) -> Result<Attached, EngineError> {
         let call = Call::new(Operation::Attach, id);
-        let response = match self.wire.send(attach_request(id, terminal, stdin)).await {
-            Ok(response) => response,
-            Err(error) => return Err(EngineError::Gone { call, detail: detail(error) }),
-        };
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Err(refused(call, response).await);
-        }
-        let upgraded = hyper::upgrade::on(response)
-            .await
-            .map_err(|error| EngineError::Gone { call, detail: chain(&error) })?;
-        let (connection, input) = tokio::io::split(TokioIo::new(upgraded));
+        let request = attach_request(id, terminal, stdin);
+        let (connection, input) = tokio::io::split(self.upgraded(call, request).await?);
         let format = match terminal {
             Terminal::Allocate => Format::Raw,
             Terminal::None => Format::Frames(Demux::default()),
@@ -118,16 +111,70 @@ impl Docker {
             output: AttachOutput { container: id.to_string(), connection, received: BytesMut::new(), format },
         })
     }
+
+    /// Runs another program in a running container, as root and beside its main process, and attaches to it. It lives on
+    /// when the connection ends.
+    ///
+    /// # Errors
+    /// [`EngineError::NoSuchContainer`], and what befalls every request.
+    pub async fn exec(&self, id: &ContainerId, command: &[&str]) -> Result<Attached, EngineError> {
+        let call = || Call::new(Operation::Exec, id);
+        let config = ExecConfig {
+            attach_stdin: Some(true),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            user: Some("0:0".to_owned()),
+            cmd: Some(command.iter().map(|&word| word.to_owned()).collect()),
+            ..ExecConfig::default()
+        };
+        let exec = self.client.create_exec(id.as_str(), config).await.map_err(failed(call()))?;
+        let body = Full::new(Bytes::from_static(br#"{"Detach":false,"Tty":false}"#));
+        let mut request = upgrade_request(&format!("/exec/{}/start", exec.id), body);
+        request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let (connection, input) = tokio::io::split(self.upgraded(call(), request).await?);
+        Ok(Attached {
+            input: Some(AttachInput(input)),
+            output: AttachOutput {
+                container: id.to_string(),
+                connection,
+                received: BytesMut::new(),
+                format: Format::Frames(Demux::default()),
+            },
+        })
+    }
+
+    /// Sends a request whose answer turns its connection into the process's streams.
+    async fn upgraded(
+        &self,
+        call: Call,
+        request: Request<Full<Bytes>>,
+    ) -> Result<TokioIo<Upgraded>, EngineError> {
+        let response = match self.wire.send(request).await {
+            Ok(response) => response,
+            Err(error) => return Err(EngineError::Gone { call, detail: detail(error) }),
+        };
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(refused(call, response).await);
+        }
+        let upgraded = hyper::upgrade::on(response)
+            .await
+            .map_err(|error| EngineError::Gone { call, detail: chain(&error) })?;
+        Ok(TokioIo::new(upgraded))
+    }
 }
 
-fn attach_request(id: &ContainerId, terminal: Terminal, stdin: Stdin) -> Request<Empty<Bytes>> {
+fn attach_request(id: &ContainerId, terminal: Terminal, stdin: Stdin) -> Request<Full<Bytes>> {
     let input = if stdin == Stdin::Forward { "&stdin=1" } else { "" };
     let keys = match terminal {
         Terminal::Allocate => format!("&detachKeys={DETACH_KEYS}"),
         Terminal::None => String::new(),
     };
     let path = format!("/containers/{}/attach?stream=1&stdout=1&stderr=1{input}{keys}", id.as_str());
-    let mut request = Request::new(Empty::new());
+    upgrade_request(&path, Full::default())
+}
+
+fn upgrade_request(path: &str, body: Full<Bytes>) -> Request<Full<Bytes>> {
+    let mut request = Request::new(body);
     *request.method_mut() = http::Method::POST;
     // An id that is no part of a path becomes a request that the engine does not know, and says so.
     *request.uri_mut() = path.parse().unwrap_or_default();

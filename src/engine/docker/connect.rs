@@ -7,11 +7,10 @@ use std::{fmt, future::Future, io, pin::Pin, time::Duration};
 
 use bollard::{BollardRequest, errors::Error as BollardError};
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, Uri, header};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::{Body, Incoming};
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -35,7 +34,7 @@ const GREETING: Duration = Duration::from_secs(30);
 /// none to keep: 136 years.
 const NO_TIMEOUT: u64 = u32::MAX as u64;
 
-/// How much of a greeting is read. A real one has some thousand bytes.
+/// How much is read of an answer that is no greeting.
 const MAX_GREETING: usize = 1 << 20;
 
 /// A version of the Engine API.
@@ -69,7 +68,7 @@ impl fmt::Display for ApiVersion {
 /// What an engine says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineFacts {
-    /// What kind of engine it is, as it says: `Engine` for Docker, `Podman Engine`.
+    /// What kind of engine it is, as it says: `Docker`; `Libpod` is Podman.
     pub name: String,
     /// Its version.
     pub version: String,
@@ -77,30 +76,30 @@ pub struct EngineFacts {
     pub api: ApiVersion,
     /// The operating system of its containers: `linux`, `windows`.
     pub os: String,
-    /// The architecture of its machine, in Go's words: `amd64`, `arm64`.
-    pub architecture: String,
 }
 
-/// `GET /version`, as far as it is used.
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
+/// How a program that serves one client after the other is reached in a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// By an attach to the main process, which answers at once.
+    Attach,
+    /// By an exec for each client: this engine closes the main process's input when the first attach ends.
+    Exec,
+}
+
+impl EngineFacts {
+    /// How this engine lets clients come and go.
+    pub fn reach(&self) -> Reach {
+        // Podman's conmon hands the end of an attach on to the process, whatever `StdinOnce` says.
+        if self.name.eq_ignore_ascii_case("libpod") { Reach::Exec } else { Reach::Attach }
+    }
+}
+
+/// What the answer to a ping says in its headers.
 struct Greeting {
     api_version: String,
-    #[serde(default)]
-    version: String,
-    #[serde(default)]
+    server: String,
     os: String,
-    #[serde(default)]
-    arch: String,
-    #[serde(default)]
-    components: Vec<Component>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Component {
-    #[serde(default)]
-    name: String,
 }
 
 impl Docker {
@@ -127,36 +126,45 @@ impl Docker {
 }
 
 impl Greeting {
+    /// None when the one header is missing that every engine sends.
+    fn read(headers: &HeaderMap) -> Option<Greeting> {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        Some(Greeting {
+            api_version: text("api-version")?,
+            server: text("server").unwrap_or_default(),
+            os: text("ostype").unwrap_or_default(),
+        })
+    }
+
     fn into_facts(self, api: ApiVersion) -> EngineFacts {
-        EngineFacts {
-            name: self.components.into_iter().next().map(|component| component.name).unwrap_or_default(),
-            version: self.version,
-            api,
-            os: self.os,
-            architecture: self.arch,
-        }
+        // `Docker/20.10.24 (linux)`
+        let product = self.server.split_whitespace().next().unwrap_or_default();
+        let (name, version) = product.split_once('/').unwrap_or((product, ""));
+        EngineFacts { name: name.to_owned(), version: version.to_owned(), api, os: self.os }
     }
 }
 
+/// A ping, not `GET /version`: for that, engines ask their runtimes first, which takes several milliseconds.
 async fn greet(wire: &Wire) -> Result<Greeting, EngineError> {
     let not_an_engine = |answer: String| EngineError::WrongApi { address: wire.address(), answer };
     let mut request = Request::new(Empty::<Bytes>::new());
-    *request.uri_mut() = Uri::from_static("/version");
+    *request.uri_mut() = Uri::from_static("/_ping");
     let response = match wire.send(request).await {
         Ok(response) => response,
         Err(WireError::Dial(error)) => return Err(wire.not_reached(error)),
         Err(WireError::Http(error)) => return Err(not_an_engine(chain(&error))),
     };
     let status = response.status();
+    if let Some(greeting) = Greeting::read(response.headers()).filter(|_| status.is_success()) {
+        return Ok(greeting);
+    }
     let body = Limited::new(response.into_body(), MAX_GREETING)
         .collect()
         .await
         .map_err(|error| not_an_engine(chain(error.as_ref())))?
         .to_bytes();
-    serde_json::from_slice(&body).map_err(|_| {
-        let beginning = &body[..body.len().min(200)];
-        not_an_engine(format!("status {}, {:?}", status.as_u16(), Escaped(beginning).to_string()))
-    })
+    let beginning = &body[..body.len().min(200)];
+    Err(not_an_engine(format!("status {}, {:?}", status.as_u16(), Escaped(beginning).to_string())))
 }
 
 /// The way to an engine: makes connections and sends one request on each.
@@ -343,6 +351,20 @@ mod tests {
         assert_eq!(ApiVersion::parse("latest"), None);
         assert_eq!(ApiVersion::agreed(version("1.41")), version("1.41"));
         assert_eq!(ApiVersion::agreed(version("9.9")).to_string(), bollard::API_DEFAULT_VERSION.to_string());
+    }
+
+    #[test]
+    fn an_engine_that_ends_the_input_with_the_attach_is_reached_by_exec() {
+        let facts = |server: &str| {
+            let headers = [("Api-Version", "1.41"), ("Server", server), ("OSType", "linux")];
+            let headers = headers.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+            Greeting::read(&HeaderMap::from_iter(headers)).unwrap().into_facts(OLDEST)
+        };
+        let docker = facts("Docker/20.10.24+dfsg1 (linux)");
+        assert_eq!((docker.name.as_str(), docker.version.as_str()), ("Docker", "20.10.24+dfsg1"));
+        assert_eq!(docker.reach(), Reach::Attach);
+        assert_eq!(facts("Libpod/4.3.1 (linux)").reach(), Reach::Exec);
+        assert_eq!(facts("").reach(), Reach::Attach);
     }
 
     #[test]

@@ -5,13 +5,13 @@ use std::{collections::BTreeMap, fmt};
 use bollard::{
     errors::Error as BollardError,
     models::{
-        ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, HostConfig,
+        ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, HealthConfig, HostConfig,
         HostConfigIsolationEnum, HostConfigLogConfig,
     },
     query_parameters::{
         CreateContainerOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder,
         ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, ResizeContainerTTYOptionsBuilder,
-        StartContainerOptions, WaitContainerOptionsBuilder,
+        RestartContainerOptionsBuilder, StartContainerOptions, WaitContainerOptionsBuilder,
     },
 };
 use futures_util::StreamExt;
@@ -56,6 +56,16 @@ pub enum Entrypoint {
     Program(String),
 }
 
+/// What a container's process is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Serves {
+    /// One command, whose end is the container's.
+    OneCommand,
+    /// One client after the other, each by an attach of its own: what the process reads does not end with an attach, the
+    /// image's health check does not run beside it, and a stop asks it by SIGTERM, whatever the image says.
+    ManyClients,
+}
+
 /// Everything about a container that is decided before it is made.
 #[derive(Debug, Clone)]
 pub struct ContainerSpec {
@@ -79,6 +89,8 @@ pub struct ContainerSpec {
     pub terminal: Terminal,
     /// Whether there will be input.
     pub stdin: Stdin,
+    /// For how long.
+    pub serves: Serves,
     /// The engine's network mode.
     pub network: Option<String>,
     /// Memory limit in bytes.
@@ -106,6 +118,45 @@ pub struct ContainerState {
     pub error: String,
 }
 
+/// What a container is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// Made, and never started.
+    Created,
+    /// Its process runs.
+    Running,
+    /// Its process is frozen.
+    Paused,
+    /// Its process has ended; it can be started again.
+    Exited,
+    /// Half removed, or being removed: no use any more.
+    Dead,
+}
+
+/// What an engine knows of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerFacts {
+    /// Its id.
+    pub id: ContainerId,
+    /// All its labels.
+    pub labels: BTreeMap<String, String>,
+    /// What it is doing.
+    pub life: Life,
+    /// The id of its image.
+    pub image: String,
+    /// When its process was started, in the engine's words (RFC 3339).
+    pub started_at: String,
+}
+
+/// Whether an engine is to measure containers, which makes it look at all their files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sizes {
+    /// Every one.
+    Measure,
+    /// Not now.
+    Skip,
+}
+
 /// A container found by its labels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerSummary {
@@ -117,6 +168,10 @@ pub struct ContainerSummary {
     pub labels: BTreeMap<String, String>,
     /// The engine's word: `created`, `running`, `exited` and so on.
     pub state: String,
+    /// When it was made, in seconds since 1970.
+    pub created: i64,
+    /// How much its own layer holds, in bytes; none where it was not measured.
+    pub size: Option<u64>,
 }
 
 /// What became of a signal.
@@ -250,6 +305,39 @@ impl Docker {
         })
     }
 
+    /// What the engine knows of a container, by id or name; `None` when there is none.
+    ///
+    /// # Errors
+    /// What befalls every request.
+    pub async fn look(&self, id_or_name: &str) -> Result<Option<ContainerFacts>, EngineError> {
+        match self.inspect(&ContainerId::new(id_or_name)).await {
+            Ok(found) => Ok(Some(ContainerFacts::from(found))),
+            Err(EngineError::NoSuchContainer { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Kills the container's process and starts it again.
+    ///
+    /// # Errors
+    /// What befalls every request, and what a start can fail with.
+    pub async fn restart(&self, id: &ContainerId) -> Result<(), StartError> {
+        let options = RestartContainerOptionsBuilder::new().t(0).build();
+        let Err(error) = self.client.restart_container(id.as_str(), Some(options)).await else {
+            return Ok(());
+        };
+        let error = failed(Call::new(Operation::Restart, id))(error);
+        Err(self.explain_start(id, error).await)
+    }
+
+    /// Lets a frozen container's process go on.
+    ///
+    /// # Errors
+    /// What befalls every request.
+    pub async fn unpause(&self, id: &ContainerId) -> Result<(), EngineError> {
+        self.client.unpause_container(id.as_str()).await.map_err(failed(Call::new(Operation::Unpause, id)))
+    }
+
     /// Removes a container, by id or name, running or not, with its anonymous volumes.
     ///
     /// # Errors
@@ -272,9 +360,13 @@ impl Docker {
     ///
     /// # Errors
     /// What befalls every request.
-    pub async fn list(&self, labels: &[String]) -> Result<Vec<ContainerSummary>, EngineError> {
+    pub async fn list(&self, labels: &[String], sizes: Sizes) -> Result<Vec<ContainerSummary>, EngineError> {
         let filters = [("label", labels.to_vec())].into();
-        let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+        let options = ListContainersOptionsBuilder::new()
+            .all(true)
+            .size(sizes == Sizes::Measure)
+            .filters(&filters)
+            .build();
         let found = self
             .client
             .list_containers(Some(options))
@@ -305,6 +397,7 @@ fn is_not_running(error: &BollardError) -> bool {
 impl ContainerSpec {
     fn to_body(&self) -> ContainerCreateBody {
         let forward = self.stdin == Stdin::Forward;
+        let is_kept = self.serves == Serves::ManyClients;
         ContainerCreateBody {
             image: Some(self.image.clone()),
             cmd: Some(self.command.clone()),
@@ -324,7 +417,10 @@ impl ContainerSpec {
             attach_stderr: Some(true),
             open_stdin: Some(forward),
             // The process reads its end of file when our half of the attached connection ends.
-            stdin_once: Some(forward),
+            stdin_once: Some(forward && !is_kept),
+            healthcheck: is_kept
+                .then(|| HealthConfig { test: Some(vec!["NONE".to_owned()]), ..HealthConfig::default() }),
+            stop_signal: is_kept.then(|| "SIGTERM".to_owned()),
             host_config: Some(self.to_host_config()),
             ..ContainerCreateBody::default()
         }
@@ -350,6 +446,29 @@ impl ContainerSpec {
     }
 }
 
+impl From<ContainerInspectResponse> for ContainerFacts {
+    fn from(found: ContainerInspectResponse) -> ContainerFacts {
+        use ContainerStateStatusEnum as Status;
+        let state = found.state.unwrap_or_default();
+        ContainerFacts {
+            id: ContainerId(found.id.unwrap_or_default()),
+            labels: found.config.and_then(|config| config.labels).into_iter().flatten().collect(),
+            life: match state.status {
+                Some(Status::CREATED) => Life::Created,
+                Some(Status::RUNNING | Status::RESTARTING | Status::STOPPING) => Life::Running,
+                Some(Status::PAUSED) => Life::Paused,
+                Some(Status::EXITED) => Life::Exited,
+                Some(Status::REMOVING | Status::DEAD) => Life::Dead,
+                // Podman has words of its own ("configured", "stopped").
+                Some(Status::EMPTY) | None if state.running.unwrap_or(false) => Life::Running,
+                Some(Status::EMPTY) | None => Life::Exited,
+            },
+            image: found.image.unwrap_or_default(),
+            started_at: state.started_at.unwrap_or_default(),
+        }
+    }
+}
+
 impl From<bollard::models::ContainerSummary> for ContainerSummary {
     fn from(found: bollard::models::ContainerSummary) -> ContainerSummary {
         let name = found.names.into_iter().flatten().next().unwrap_or_default();
@@ -358,6 +477,8 @@ impl From<bollard::models::ContainerSummary> for ContainerSummary {
             name: name.trim_start_matches('/').to_owned(),
             labels: found.labels.into_iter().flatten().collect(),
             state: found.state.map(|state| state.to_string()).unwrap_or_default(),
+            created: found.created.unwrap_or(0),
+            size: found.size_rw.and_then(|size| u64::try_from(size).ok()),
         }
     }
 }

@@ -28,6 +28,14 @@ pub struct ImageFacts {
     pub variant: String,
     /// `USER[:GROUP]`; empty is root.
     pub user: String,
+    /// `NAME=VALUE`.
+    pub env: Vec<String>,
+    /// What runs in front of a command; empty is nothing.
+    pub entrypoint: Vec<String>,
+    /// What runs where no command is named.
+    pub command: Vec<String>,
+    /// Where it runs; empty is `/`.
+    pub working_dir: String,
 }
 
 /// A layer got further, in the engine's words.
@@ -184,6 +192,10 @@ impl From<ImageInspect> for ImageFacts {
             architecture: image.architecture.unwrap_or_default(),
             variant: image.variant.unwrap_or_default(),
             user: config.user.unwrap_or_default(),
+            env: config.env.unwrap_or_default(),
+            entrypoint: config.entrypoint.unwrap_or_default(),
+            command: config.cmd.unwrap_or_default(),
+            working_dir: config.working_dir.unwrap_or_default(),
         }
     }
 }

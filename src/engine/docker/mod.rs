@@ -13,9 +13,10 @@ use bollard::errors::Error as BollardError;
 
 pub use archive::{ArchiveStream, PathKind, PathStat};
 pub use attach::{AttachInput, AttachOutput, Attached};
-pub use connect::{ApiVersion, EngineFacts};
+pub use connect::{ApiVersion, EngineFacts, Reach};
 pub use container::{
-    ContainerId, ContainerSpec, ContainerState, ContainerSummary, Delivery, Entrypoint, Removed,
+    ContainerFacts, ContainerId, ContainerSpec, ContainerState, ContainerSummary, Delivery, Entrypoint, Life,
+    Removed, Serves, Sizes,
 };
 pub use image::{ImageFacts, PullProgress};
 

@@ -1,7 +1,9 @@
-//! `USER[:GROUP]` and the image's own tables -> the ids that the command will run with. Pure.
+//! `USER[:GROUP]` and the image's own tables -> the ids that the command will run with, its further groups and its home.
+//! Pure.
 //!
 //! The engine resolves the user when the command starts, which is too late for us: uploaded files must belong to that
-//! user before. So this repeats what `docker run` does, from the same two files.
+//! user before. In a workspace it resolves nothing at all: the agent is root there and becomes the user itself. So
+//! this repeats what `docker run` does, from the same two files.
 
 use std::fmt;
 
@@ -15,6 +17,17 @@ pub struct Ids {
     pub uid: u32,
     /// The group's.
     pub gid: u32,
+}
+
+/// All that a process of the user's has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// Who it is.
+    pub ids: Ids,
+    /// All its groups, its own first.
+    pub groups: Vec<u32>,
+    /// Its directory, `/` when the image knows none.
+    pub home: Vec<u8>,
 }
 
 /// Which table of the image a name is looked up in.
@@ -73,13 +86,53 @@ pub fn resolve(spec: &str, passwd: Option<&[u8]>, group: Option<&[u8]>) -> Resul
     Ok(Ids { uid: own.uid, gid })
 }
 
+/// Resolves `spec` as [`resolve`] does, with the groups and the home that `docker run` gives: the groups whose lines in
+/// `group` name the user, unless `spec` names a group, for then that one is all.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn account(spec: &str, passwd: Option<&[u8]>, group: Option<&[u8]>) -> Result<Account, UserError> {
+    let ids = resolve(spec, passwd, group)?;
+    let (user, named_group) = spec.split_once(':').unwrap_or((spec, ""));
+    let line = user_line(user, passwd.unwrap_or_default())?;
+    let mut groups = vec![ids.gid];
+    if let Some(line) = line.as_ref().filter(|_| named_group.is_empty()) {
+        groups.extend(groups_of(line.name, group.unwrap_or_default()).filter(|gid| *gid != ids.gid));
+    }
+    let home = line.map(|line| line.home).filter(|home| !home.is_empty()).unwrap_or(b"/").to_vec();
+    Ok(Account { ids, groups, home })
+}
+
+fn groups_of<'a>(user: &'a [u8], table: &'a [u8]) -> impl Iterator<Item = u32> + 'a {
+    entries(table).filter_map(move |fields| {
+        let members = fields.get(3)?;
+        let is_member = members.split(|&b| b == b',').any(|member| member == user);
+        number(fields.get(2)?).filter(|_| is_member)
+    })
+}
+
+/// A line of `passwd`.
+struct UserLine<'a> {
+    name: &'a [u8],
+    ids: Ids,
+    home: &'a [u8],
+}
+
+fn user_line<'a>(user: &str, passwd: &'a [u8]) -> Result<Option<UserLine<'a>>, UserError> {
+    let wanted = if user.is_empty() { Some(0) } else { id(user)? };
+    let line = |fields: Vec<&'a [u8]>| {
+        let ids = Ids { uid: number(fields.get(2)?)?, gid: number(fields.get(3)?)? };
+        Some(UserLine { name: fields.first()?, ids, home: fields.get(5).copied().unwrap_or_default() })
+    };
+    let is_wanted =
+        |line: &UserLine<'_>| wanted.map_or(line.name == user.as_bytes(), |wanted| wanted == line.ids.uid);
+    Ok(entries(passwd).filter_map(line).find(is_wanted))
+}
+
 fn resolve_user(user: &str, passwd: &[u8]) -> Result<Ids, UserError> {
     let wanted = if user.is_empty() { Some(0) } else { id(user)? };
-    let line = entries(passwd)
-        .filter_map(|fields| Some((*fields.first()?, number(fields.get(2)?)?, number(fields.get(3)?)?)))
-        .find(|&(name, uid, _)| wanted.map_or(name == user.as_bytes(), |wanted| wanted == uid));
-    match (line, wanted) {
-        (Some((_, uid, gid)), _) => Ok(Ids { uid, gid }),
+    match (user_line(user, passwd)?, wanted) {
+        (Some(line), _) => Ok(line.ids),
         (None, Some(uid)) => Ok(Ids { uid, gid: 0 }),
         (None, None) => Err(UserError::Unknown { name: user.to_owned(), table: Table::Passwd }),
     }
@@ -116,7 +169,7 @@ fn entries(table: &[u8]) -> impl Iterator<Item = Vec<&[u8]>> {
         .map(|line| line.split(|&b| b == b':').collect())
 }
 
-fn number(field: &&[u8]) -> Option<u32> {
+fn number(field: &[u8]) -> Option<u32> {
     str::from_utf8(field).ok()?.trim().parse().ok()
 }
 
@@ -162,6 +215,23 @@ mod tests {
                 Ok(Ids { uid: *uid, gid: *gid }),
                 "{spec:?}"
             );
+        }
+    }
+
+    #[test]
+    fn groups_and_home_are_those_of_docker_run() {
+        let cases: &[(&str, &[u32], &[u8])] = &[
+            ("", &[0, 50], b"/root"),
+            ("app", &[1001, 50], b"/home/app"),
+            ("1000", &[1001, 50], b"/home/app"),
+            ("app:7", &[7], b"/home/app"),
+            ("app:staff", &[50], b"/home/app"),
+            ("5", &[0], b"/"),
+            ("5:6", &[6], b"/"),
+        ];
+        for (spec, groups, home) in cases {
+            let account = account(spec, Some(PASSWD), Some(GROUP)).unwrap();
+            assert_eq!((account.groups.as_slice(), account.home.as_slice()), (*groups, *home), "{spec:?}");
         }
     }
 

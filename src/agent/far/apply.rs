@@ -1,0 +1,583 @@
+//! Deletes, a tar stream and metadata -> the disk, by directory handles, and the tree in memory along with it.
+//!
+//! In: what the client found to differ; it is believed, but no link in the workspace is followed on the way to a path, for
+//! the command may have left it there. Out: the source tree as the host has it. What is of the root but not of the source
+//! tree stays, and with it the directories above it, unless the host has something else in such a directory's place.
+//!
+//! A file is never written in place: other names of it may lie anywhere. It gets its mtime last, so that a half-written
+//! one shows in the next scan. A client that dies in the middle leaves a tree that is half right, which that scan sees too.
+//! Files are written by the one thread that decodes the archive; another one reads the frames meanwhile.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    io::{self, Read, Write as _},
+    rc::Rc,
+};
+
+use cap_std::fs::{Dir, File};
+use rustix::fs::{AtFlags, Gid, Mode, Uid};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    failed,
+    inbox::{DataIn, DataStop, Inbox},
+    workspace::{Tree, Workspace, times},
+};
+use crate::{
+    agent::protocol::{Extent, Failed, Failure, Meta},
+    archive::{Incoming, IncomingKind, Limits, Naming, ReadError, Reader},
+    sys::at::{self, Look},
+    tree::{
+        Digest, Entry, Kind, Manifest, RelPath, Timestamp,
+        ignore::{self, Enter, Rules, Verdict},
+        scan::STAGE_PREFIX,
+    },
+    user::Ids,
+};
+
+/// How much of a file is read at once, in bytes.
+const PIECE: usize = 256 << 10;
+
+/// Puts a source root right.
+pub(super) struct Applier {
+    root: Rc<Dir>,
+    /// None where nobody else can be made the owner.
+    owner: Option<Ids>,
+    spared: Spared,
+    /// The directory of the latest path, and those above it.
+    open: Vec<(Box<[u8]>, Rc<Dir>)>,
+    /// Directories in which names came or went, with the mtime that they had before.
+    touched: BTreeMap<RelPath, Timestamp>,
+    /// The latest of them, since most paths come directory by directory.
+    touched_last: Option<RelPath>,
+    /// Modes and times of directories that came in the archive, to be set when nothing goes into them any more.
+    directories: Vec<Meta>,
+    removed: HashSet<RelPath>,
+    written: Vec<Written>,
+    /// Hard links that were made, and what they are links to.
+    links: Vec<(RelPath, RelPath)>,
+    /// Whose metadata have changed since they were scanned or written.
+    stale: BTreeSet<RelPath>,
+    buffer: Vec<u8>,
+}
+
+struct Written {
+    path: RelPath,
+    look: Look,
+    digest: Option<Digest>,
+}
+
+/// What is not of the source tree, and so stays.
+struct Spared {
+    rules: Rules,
+    outputs: Vec<RelPath>,
+}
+
+/// What may go.
+#[derive(Clone, Copy)]
+enum Remove<'a> {
+    /// What the rules of the directory leave in the source tree.
+    Sources(&'a ignore::Directory),
+    /// Everything: something else is to stand in its place.
+    Everything,
+}
+
+/// Why an upload was not applied.
+#[derive(Debug)]
+pub(super) enum Halt {
+    Failed(Failed),
+    /// Something else came in the middle of the data.
+    Interrupted(DataStop),
+}
+
+impl From<Failed> for Halt {
+    fn from(failed: Failed) -> Halt {
+        Halt::Failed(failed)
+    }
+}
+
+impl Applier {
+    /// Nothing applied yet.
+    pub(super) fn new(workspace: &Workspace) -> Result<Applier, Failed> {
+        // Not one that only stands for the directory (O_PATH): its mode and time are set by it.
+        let root = std::fs::File::open(&workspace.root)
+            .map(Dir::from_std_file)
+            .map_err(|error| failed(&format!("could not open {:?}", workspace.root), &error))?;
+        let owner = rustix::process::geteuid().is_root().then_some(workspace.account.ids);
+        let view = &workspace.view;
+        Ok(Applier {
+            root: Rc::new(root),
+            owner: owner.filter(|ids| (ids.uid, ids.gid) != own_ids()),
+            spared: Spared { rules: view.rules.clone(), outputs: view.outputs.clone() },
+            open: Vec::new(),
+            touched: BTreeMap::new(),
+            touched_last: None,
+            directories: Vec::new(),
+            removed: HashSet::new(),
+            written: Vec::new(),
+            links: Vec::new(),
+            stale: BTreeSet::new(),
+            buffer: vec![0; PIECE],
+        })
+    }
+
+    /// Removes paths, with what of the source tree lies below them.
+    pub(super) fn delete(&mut self, paths: &[RelPath]) -> Result<(), Failed> {
+        for path in paths {
+            self.delete_one(path).map_err(|error| failed(&format!("could not delete {path}"), &error))?;
+        }
+        Ok(())
+    }
+
+    /// Takes the archive that comes next.
+    pub(super) fn unpack(&mut self, inbox: &Inbox) -> Result<(), Halt> {
+        let mut data = DataIn::new(inbox);
+        let unpacked = self.unpack_from(&mut data);
+        match (unpacked, data.finish()) {
+            (Ok(()), DataStop::Complete) => Ok(()),
+            // What the disk says matters more than how the stream went on.
+            (Err(Halt::Failed(failed)), DataStop::Complete) => Err(Halt::Failed(failed)),
+            (_, stop) => Err(Halt::Interrupted(stop)),
+        }
+    }
+
+    fn unpack_from(&mut self, data: impl Read) -> Result<(), Halt> {
+        let limits = Limits { entries: u64::MAX, bytes: u64::MAX };
+        let mut reader = Reader::new(data, Naming::Contents, limits).believing();
+        let told = |error: ReadError| Failed { why: Failure::Protocol, detail: error.to_string() };
+        while let Some(incoming) = reader.next_entry().map_err(told)? {
+            let put = match incoming.kind {
+                IncomingKind::Directory => self.put_directory(&incoming),
+                IncomingKind::File { .. } => self.put_file(&incoming, reader.data()),
+                IncomingKind::Symlink { ref target } => self.put_symlink(&incoming, target),
+                IncomingKind::HardLink { ref target } => self.put_hard_link(&incoming, target),
+                IncomingKind::Special(_) => Ok(()),
+            };
+            put.map_err(|error| failed(&format!("could not write {}", incoming.path), &error))?;
+        }
+        Ok(())
+    }
+
+    /// Sets modes and times, those of directories last, and brings `tree` up to what is on the disk now.
+    pub(super) fn settle(
+        mut self,
+        metas: Vec<Meta>,
+        tree: Tree,
+        workspace: &Workspace,
+    ) -> Result<Tree, Failed> {
+        for meta in metas {
+            self.settle_one(meta.clone())
+                .map_err(|error| failed(&format!("could not set mode and time of {}", meta.path), &error))?;
+        }
+        self.settle_directories()
+            .map_err(|error| failed("could not set modes and times of directories", &error))?;
+        self.remember(tree, workspace).map_err(|error| failed("could not look at what was written", &error))
+    }
+
+    // ---- deletes ---------------------------------------------------------------------------------------------------
+
+    fn delete_one(&mut self, path: &RelPath) -> io::Result<()> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+        let Some(rules) = self.spared.rules_in(&parent) else { return Ok(()) };
+        let dir = match self.directory(&parent, Missing::Fail) {
+            Ok(dir) => dir,
+            Err(error) if is_not_there(&error) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        self.remove(&dir, path, name, Remove::Sources(&rules))?;
+        Ok(())
+    }
+
+    /// Removes `name` in `dir`, which is `path`.
+    fn remove(&mut self, dir: &Dir, path: &RelPath, name: &[u8], what: Remove<'_>) -> io::Result<()> {
+        let Some(look) = at::look(dir, name)? else { return Ok(()) };
+        if look.kind != Some(Kind::Directory) {
+            if !self.spared.may_go(path, name, what) {
+                return Ok(());
+            }
+            self.touch(dir, path)?;
+            at::remove_file(dir, name)?;
+            self.removed.insert(path.clone());
+            return Ok(());
+        }
+        let Some(below) = self.spared.within(path, name, what) else { return Ok(()) };
+        let inner = at::open_dir(dir, name)?;
+        for child in at::names(&inner)? {
+            let child_path = path.join(&child).map_err(io::Error::other)?;
+            self.remove(&inner, &child_path, &child, below.as_remove())?;
+        }
+        self.touch(dir, path)?;
+        match at::remove_dir(dir, name) {
+            Ok(()) => {
+                self.removed.insert(path.clone());
+                self.open.clear();
+                Ok(())
+            }
+            // It holds what stays.
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    // ---- puts ------------------------------------------------------------------------------------------------------
+
+    fn put_directory(&mut self, incoming: &Incoming) -> io::Result<()> {
+        let Incoming { path, mode, mtime, .. } = incoming;
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+        self.directories.push(Meta { path: path.clone(), mode: *mode, mtime: *mtime });
+        let dir = self.directory(&parent, Missing::Make)?;
+        match at::look(&dir, name)?.map(|look| look.kind) {
+            Some(Some(Kind::Directory)) => {
+                self.stale.insert(path.clone());
+                return Ok(());
+            }
+            Some(_) => self.remove(&dir, path, name, Remove::Everything)?,
+            None => {}
+        }
+        self.make_directory(&dir, path, name)
+    }
+
+    fn make_directory(&mut self, dir: &Dir, path: &RelPath, name: &[u8]) -> io::Result<()> {
+        self.touch(dir, path)?;
+        at::make_dir(dir, name)?;
+        self.give_away(dir, name)?;
+        let look = at::look(dir, name)?.ok_or(io::ErrorKind::NotFound)?;
+        self.written.push(Written { path: path.clone(), look, digest: None });
+        self.stale.insert(path.clone());
+        Ok(())
+    }
+
+    fn put_file(&mut self, incoming: &Incoming, mut content: impl Read) -> io::Result<()> {
+        let Incoming { path, mode, mtime, .. } = incoming;
+        let (dir, name) = self.place(path)?;
+        let file = self.create(&dir, path, name)?;
+        let digest = self.copy(&mut content, &file)?;
+        self.finish_file(&file, *mode, *mtime)?;
+        let look = at::look_at_file(&file)?;
+        self.written.push(Written { path: path.clone(), look, digest: Some(digest) });
+        Ok(())
+    }
+
+    /// Makes a new file, in place of whatever is there.
+    fn create(&mut self, dir: &Dir, path: &RelPath, name: &[u8]) -> io::Result<File> {
+        self.touch(dir, path)?;
+        match at::create_file(dir, name) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.remove(dir, path, name, Remove::Everything)?;
+                at::create_file(dir, name)
+            }
+            created => created,
+        }
+    }
+
+    fn copy(&mut self, content: &mut impl Read, mut file: &File) -> io::Result<Digest> {
+        let mut hasher = Sha256::new();
+        loop {
+            let read = match content.read(&mut self.buffer) {
+                Ok(0) => return Ok(Digest(hasher.finalize().into())),
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            file.write_all(&self.buffer[..read])?;
+            hasher.update(&self.buffer[..read]);
+        }
+    }
+
+    fn finish_file(&self, file: &File, mode: u32, mtime: Timestamp) -> io::Result<()> {
+        // In this order: a change of the owner takes set-uid bits away.
+        if let Some(Ids { uid, gid }) = self.owner {
+            rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        }
+        rustix::fs::fchmod(file, Mode::from_raw_mode(mode & 0o7777))?;
+        Ok(rustix::fs::futimens(file, &times(mtime))?)
+    }
+
+    fn put_symlink(&mut self, incoming: &Incoming, target: &[u8]) -> io::Result<()> {
+        let Incoming { path, mtime, .. } = incoming;
+        let (dir, name) = self.place(path)?;
+        self.touch(&dir, path)?;
+        self.remove(&dir, path, name, Remove::Everything)?;
+        at::symlink(&dir, name, target)?;
+        self.give_away(&dir, name)?;
+        at::set_mtime(&dir, name, *mtime)?;
+        let look = at::look(&dir, name)?.ok_or(io::ErrorKind::NotFound)?;
+        self.written.push(Written { path: path.clone(), look, digest: None });
+        Ok(())
+    }
+
+    fn put_hard_link(&mut self, incoming: &Incoming, target: &RelPath) -> io::Result<()> {
+        let path = &incoming.path;
+        let (dir, name) = self.place(path)?;
+        self.touch(&dir, path)?;
+        self.remove(&dir, path, name, Remove::Everything)?;
+        let (Some(from), Some(old)) = (target.parent(), target.file_name()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let from = self.directory(&from, Missing::Fail)?;
+        at::hard_link(&from, old, &dir, name)?;
+        let look = at::look(&dir, name)?.ok_or(io::ErrorKind::NotFound)?;
+        self.written.push(Written { path: path.clone(), look, digest: None });
+        self.links.push((path.clone(), target.clone()));
+        // The link changed the file's ctime.
+        self.stale.extend([path.clone(), target.clone()]);
+        Ok(())
+    }
+
+    fn place<'a>(&mut self, path: &'a RelPath) -> io::Result<(Rc<Dir>, &'a [u8])> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the root itself is a directory"));
+        };
+        Ok((self.directory(&parent, Missing::Make)?, name))
+    }
+
+    /// Makes the user the owner of a name, be it a link.
+    fn give_away(&self, dir: &Dir, name: &[u8]) -> io::Result<()> {
+        let Some(Ids { uid, gid }) = self.owner else { return Ok(()) };
+        let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        Ok(rustix::fs::chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    // ---- metadata --------------------------------------------------------------------------------------------------
+
+    fn settle_one(&mut self, meta: Meta) -> io::Result<()> {
+        let (Some(parent), Some(name)) = (meta.path.parent(), meta.path.file_name()) else { return Ok(()) };
+        let dir = self.directory(&parent, Missing::Fail)?;
+        let Some(look) = at::look(&dir, name)? else { return Err(io::ErrorKind::NotFound.into()) };
+        self.stale.insert(meta.path.clone());
+        match look.kind {
+            Some(Kind::Directory) => self.directories.push(meta),
+            Some(Kind::Symlink { .. }) => at::set_mtime(&dir, name, meta.mtime)?,
+            Some(Kind::File { .. }) if look.mode == meta.mode && look.stamp.mtime == meta.mtime => {}
+            Some(Kind::File { .. }) => {
+                if links_of(&dir, name)? > 1 {
+                    self.part(&dir, &meta.path, name)?;
+                }
+                at::finish_by_name(&dir, name, meta.mode & 0o7777, meta.mtime)?;
+            }
+            None => return Err(io::Error::other("it is neither file nor directory")),
+        }
+        Ok(())
+    }
+
+    /// Gives a name a file of its own, for the other names of its present one may lie anywhere.
+    fn part(&mut self, dir: &Dir, path: &RelPath, name: &[u8]) -> io::Result<()> {
+        let mut old = at::open_file(dir, name)?;
+        self.touch(dir, path)?;
+        at::remove_file(dir, name)?;
+        let new = at::create_file(dir, name)?;
+        io::copy(&mut old, &mut &new)?;
+        if let Some(Ids { uid, gid }) = self.owner {
+            rustix::fs::fchown(&new, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        }
+        Ok(())
+    }
+
+    /// The deepest first, because setting what a directory holds does not change its own times, but making it would.
+    fn settle_directories(&mut self) -> io::Result<()> {
+        let mut wanted: BTreeMap<RelPath, (Option<u32>, Timestamp)> = BTreeMap::new();
+        for (path, mtime) in std::mem::take(&mut self.touched) {
+            wanted.insert(path, (None, mtime));
+        }
+        for Meta { path, mode, mtime } in std::mem::take(&mut self.directories) {
+            wanted.insert(path, (Some(mode & 0o7777), mtime));
+        }
+        for (path, (mode, mtime)) in wanted.into_iter().rev() {
+            let dir = match self.directory(&path, Missing::Fail) {
+                Ok(dir) => dir,
+                // It was touched, and then went.
+                Err(error) if is_not_there(&error) && mode.is_none() => continue,
+                Err(error) => return Err(error),
+            };
+            if let Some(mode) = mode {
+                rustix::fs::fchmod(&*dir, Mode::from_raw_mode(mode))?;
+            }
+            rustix::fs::futimens(&*dir, &times(mtime))?;
+            if !path.is_root() {
+                self.stale.insert(path);
+            }
+        }
+        Ok(())
+    }
+
+    // ---- what is on the disk now -----------------------------------------------------------------------------------
+
+    fn remember(mut self, tree: Tree, workspace: &Workspace) -> io::Result<Tree> {
+        let mut written = std::mem::take(&mut self.written);
+        // A path that came twice is what it was the second time.
+        written.reverse();
+        written.sort_by(|a, b| a.path.cmp(&b.path));
+        written.dedup_by(|a, b| a.path == b.path);
+        for (path, target) in &self.links {
+            let find = |path: &RelPath| written.binary_search_by(|written| written.path.cmp(path)).ok();
+            let digest = match find(target) {
+                Some(at) => written[at].digest,
+                None => tree.manifest.position(target).and_then(|at| tree.digests[at]),
+            };
+            if let Some(at) = find(path) {
+                written[at].digest = digest;
+            }
+        }
+        let changed = !written.is_empty() || !self.removed.is_empty() || !self.stale.is_empty();
+
+        let Tree { manifest, digests, mut specials, source, hashed, fresh, unsaved } = tree;
+        let fresh: HashSet<usize> = fresh.into_iter().collect();
+        specials.retain(|(path, _)| !self.removed.contains(path));
+        let is_new = |path: &RelPath| written.binary_search_by(|written| written.path.cmp(path)).is_ok();
+        let old: Vec<_> = manifest
+            .into_entries()
+            .into_iter()
+            .zip(digests)
+            .enumerate()
+            .filter(|(_, (entry, _))| !self.removed.contains(&entry.path) && !is_new(&entry.path))
+            .map(|(at, (entry, digest))| (entry, digest, fresh.contains(&at)))
+            .collect();
+        let new = written.into_iter().filter_map(|written| {
+            let Look { kind, mode, stamp } = written.look;
+            let entry = Entry { path: written.path, kind: kind?, mode, mtime: stamp.mtime, stamp, links: 1 };
+            Some((entry, written.digest, false))
+        });
+        let mut all: Vec<_> = old.into_iter().chain(new).collect();
+        all.sort_by(|a, b| a.0.path.cmp(&b.0.path));
+        for path in std::mem::take(&mut self.stale) {
+            if let Ok(at) = all.binary_search_by(|(entry, ..)| entry.path.cmp(&path)) {
+                self.refresh(&mut all[at].0)?;
+            }
+        }
+
+        let fresh = all.iter().enumerate().filter(|(_, (.., fresh))| *fresh).map(|(at, _)| at).collect();
+        let digests = all.iter().map(|(_, digest, _)| *digest).collect();
+        let manifest = Manifest::from_entries(all.into_iter().map(|(entry, ..)| entry).collect());
+        let is_classed = workspace.view.extent == Extent::Everything && source.is_some();
+        let source = is_classed.then(|| workspace.view.classify(&manifest));
+        Ok(Tree { manifest, digests, specials, source, hashed, fresh, unsaved: unsaved || changed })
+    }
+
+    fn refresh(&mut self, entry: &mut Entry) -> io::Result<()> {
+        let (Some(parent), Some(name)) = (entry.path.parent(), entry.path.file_name()) else { return Ok(()) };
+        let dir = self.directory(&parent, Missing::Fail)?;
+        if let Some(Look { kind: Some(kind), mode, stamp }) = at::look(&dir, name)? {
+            if kind != Kind::Directory {
+                entry.links = links_of(&dir, name)?;
+            }
+            (entry.kind, entry.mode, entry.mtime, entry.stamp) = (kind, mode, stamp.mtime, stamp);
+        }
+        Ok(())
+    }
+
+    // ---- handles ---------------------------------------------------------------------------------------------------
+
+    /// The directory at `path`, opened from the root down without following a link; what is open already is used.
+    fn directory(&mut self, path: &RelPath, missing: Missing) -> io::Result<Rc<Dir>> {
+        let same = self.open.iter().zip(path.components()).take_while(|((open, _), name)| **open == **name);
+        let shared = same.count();
+        self.open.truncate(shared);
+        let mut here = RelPath::root();
+        for (depth, name) in path.components().enumerate() {
+            here = here.join(name).map_err(io::Error::other)?;
+            if depth < shared {
+                continue;
+            }
+            let above = Rc::clone(self.open.last().map_or(&self.root, |(_, dir)| dir));
+            let opened = match (at::open_dir(&above, name), missing) {
+                (Err(error), Missing::Make) if error.kind() == io::ErrorKind::NotFound => {
+                    self.make_directory(&above, &here, name)?;
+                    rustix::fs::chmodat(&*above, name, Mode::from_raw_mode(0o755), AtFlags::empty())?;
+                    at::open_dir(&above, name)
+                }
+                (opened, _) => opened,
+            };
+            self.open.push((name.into(), Rc::new(opened?)));
+        }
+        Ok(Rc::clone(self.open.last().map_or(&self.root, |(_, dir)| dir)))
+    }
+
+    /// Notes the mtime of `dir`, which holds `path`, before its names change.
+    fn touch(&mut self, dir: &Dir, path: &RelPath) -> io::Result<()> {
+        let Some(parent) = path.parent() else { return Ok(()) };
+        if self.touched_last.as_ref() == Some(&parent) {
+            return Ok(());
+        }
+        if !self.touched.contains_key(&parent) {
+            self.touched.insert(parent.clone(), at::look_at(dir)?.stamp.mtime);
+        }
+        self.touched_last = Some(parent);
+        Ok(())
+    }
+}
+
+/// What to do about a directory on the way that is not there.
+#[derive(Clone, Copy)]
+enum Missing {
+    Make,
+    Fail,
+}
+
+/// As [`Remove`], for what lies below.
+enum Below {
+    Sources(ignore::Directory),
+    Everything,
+}
+
+impl Below {
+    fn as_remove(&self) -> Remove<'_> {
+        match self {
+            Below::Sources(rules) => Remove::Sources(rules),
+            Below::Everything => Remove::Everything,
+        }
+    }
+}
+
+impl Spared {
+    /// Where the rules stand in a directory; none when it is of no source tree.
+    fn rules_in(&self, directory: &RelPath) -> Option<ignore::Directory> {
+        let mut at = self.rules.top();
+        let mut here = RelPath::root();
+        for name in directory.components() {
+            here = here.join(name).ok()?;
+            at = match self.rules.enter(&at, name) {
+                Enter::Kept(below) | Enter::ForExceptions(below) if !self.outputs.contains(&here) => below,
+                _ => return None,
+            };
+        }
+        Some(at)
+    }
+
+    fn may_go(&self, path: &RelPath, name: &[u8], what: Remove<'_>) -> bool {
+        match what {
+            Remove::Everything => true,
+            // No scan sees these.
+            Remove::Sources(_) if name.starts_with(STAGE_PREFIX.as_bytes()) => true,
+            Remove::Sources(rules) => {
+                self.rules.verdict(rules, name) == Verdict::Kept && !self.outputs.contains(path)
+            }
+        }
+    }
+
+    /// For a directory that may go, what may go of it.
+    fn within(&self, path: &RelPath, name: &[u8], what: Remove<'_>) -> Option<Below> {
+        match what {
+            Remove::Everything => Some(Below::Everything),
+            Remove::Sources(_) if name.starts_with(STAGE_PREFIX.as_bytes()) => Some(Below::Everything),
+            Remove::Sources(_) if self.outputs.contains(path) => None,
+            Remove::Sources(rules) => match self.rules.enter(rules, name) {
+                Enter::Kept(below) | Enter::ForExceptions(below) => Some(Below::Sources(below)),
+                Enter::No => None,
+            },
+        }
+    }
+}
+
+fn own_ids() -> (u32, u32) {
+    (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
+}
+
+#[allow(clippy::unnecessary_cast, reason = "the field's width differs between architectures")]
+fn links_of(dir: &Dir, name: &[u8]) -> io::Result<u64> {
+    Ok(rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_nlink as u64)
+}
+
+fn is_not_there(error: &io::Error) -> bool {
+    at::is_link_refusal(error)
+        || matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}

@@ -1,0 +1,359 @@
+//! One run of the command, seen from the session: started by way of [`super::exec`], its streams carried, signals passed on, and
+//! when its main process is over, everybody else of the workspace is dead too before the client hears of it.
+//!
+//! Each stream has a thread, and so has the waiting for the end; the session's own thread takes requests. All output is sent
+//! before [`Reply::Exited`], for by then nobody lives who could write.
+
+use std::{
+    fs::File,
+    io::{self, Read as _, Write as _},
+    net::Shutdown,
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::{ffi::OsStrExt as _, net::UnixStream},
+    },
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread::{self, JoinHandle},
+};
+
+use rustix::{
+    io::Errno,
+    pipe::{PipeFlags, pipe_with},
+    process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process_group, wait},
+    pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt},
+    termios::{Winsize, tcgetpgrp, tcsetwinsize},
+};
+
+use super::{
+    exec::{self, Spec, Who},
+    inbox::{Event, Inbox},
+    outbox::Outbox,
+    processes::Reach,
+};
+use crate::{
+    agent::{
+        frame::Kind,
+        protocol::{
+            Failed, Home, Input, NoStart, NotStarted, Reply, Request, Run, Size, Status, decode, encode,
+        },
+    },
+    user::Account,
+};
+
+/// How much of the output is read at once, in bytes.
+const PIECE: usize = 64 << 10;
+
+/// What a terminal takes for the end of its input.
+const END_OF_INPUT: u8 = 4;
+
+/// A command that runs.
+pub(super) struct Running {
+    /// Of the main process, and of its group and session.
+    pid: Pid,
+    terminal: Option<OwnedFd>,
+    input: Option<Sender<Vec<u8>>>,
+    feeding: Option<JoinHandle<()>>,
+    outputs: Vec<JoinHandle<()>>,
+    /// Ends with the last child; it must not meet those of the next run.
+    waiting: Option<JoinHandle<()>>,
+    oom_kills_before: u64,
+}
+
+/// The command's own ends of its streams, and ours.
+struct Streams {
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    stdin: exec::Stdin,
+    /// Held open until the command has opened it too.
+    stdin_theirs: Option<OwnedFd>,
+    stdin_ours: Option<OwnedFd>,
+    outputs: Vec<(Kind, OwnedFd)>,
+    terminal: Option<OwnedFd>,
+}
+
+/// A command that has been started, and that nobody attends to yet.
+pub(super) struct Launched {
+    pid: Pid,
+    terminal: Option<OwnedFd>,
+    stdin: Option<OwnedFd>,
+    outputs: Vec<(Kind, OwnedFd)>,
+    oom_kills_before: u64,
+}
+
+impl Launched {
+    /// Starts the command.
+    pub(super) fn start(run: &Run, account: &Account) -> Result<Launched, NotStarted> {
+        let oom_kills_before = oom_kills();
+        let streams =
+            Streams::open(run).map_err(|error| not_started("could not make its streams", &error))?;
+        let Streams { stdout, stderr, stdin, stdin_theirs, stdin_ours, outputs, terminal } = streams;
+        let pid = launch(run, account, stdin, stdout, stderr)?;
+        drop(stdin_theirs);
+        Ok(Launched { pid, terminal, stdin: stdin_ours, outputs, oom_kills_before })
+    }
+
+    /// Tells the client that it runs, and from then on what it writes.
+    pub(super) fn attend(
+        self,
+        inbox: &Arc<Inbox>,
+        outbox: &Arc<Outbox>,
+        reach: Reach,
+    ) -> Result<Running, Failed> {
+        // When this fails, the client is gone, which the inbox tells.
+        let _ = outbox.reply(&Reply::Started);
+        let told = |error: io::Error| super::failed("could not start a thread for the command", &error);
+        let waiting = wait_for(self.pid, inbox, reach).map_err(told)?;
+        let mut running = Running {
+            pid: self.pid,
+            terminal: self.terminal,
+            input: None,
+            feeding: None,
+            outputs: Vec::new(),
+            waiting: Some(waiting),
+            oom_kills_before: self.oom_kills_before,
+        };
+        for (kind, from) in self.outputs {
+            running.outputs.push(forward(kind, from, outbox).map_err(told)?);
+        }
+        if let Some(to) = self.stdin {
+            let (sender, receiver) = channel();
+            running.input = Some(sender);
+            running.feeding = Some(feed(receiver, to, outbox).map_err(told)?);
+        }
+        Ok(running)
+    }
+}
+
+impl Running {
+    /// Takes a request that is for a command that runs; gives others back.
+    pub(super) fn take(&mut self, request: Request, reach: Reach) -> Option<Request> {
+        match request {
+            Request::Stdin(bytes) => {
+                if let Some(input) = &self.input {
+                    // Where nobody reads any more, nothing is to be done.
+                    let _ = input.send(bytes.into_vec());
+                }
+            }
+            Request::StdinEnd => {
+                if let Some(input) = self.input.take()
+                    && self.terminal.is_some()
+                {
+                    let _ = input.send(vec![END_OF_INPUT]);
+                }
+            }
+            Request::Signal(number) => self.signal(number, reach),
+            Request::Resize(size) => {
+                if let Some(terminal) = &self.terminal {
+                    let _ = tcsetwinsize(terminal, winsize(size));
+                }
+            }
+            other => return Some(other),
+        }
+        None
+    }
+
+    fn signal(&self, number: i32, reach: Reach) {
+        let Some(signal) = Signal::from_named_raw(number) else { return };
+        if signal == Signal::KILL {
+            // The thread that waits for the main process sees to the rest.
+            return reach.kill();
+        }
+        let foreground = self.terminal.as_ref().and_then(|terminal| tcgetpgrp(terminal).ok());
+        let _ = kill_process_group(foreground.unwrap_or(self.pid), signal); // it may be over
+    }
+
+    /// After [`Event::CommandOver`]: waits until all output is sent, and says how it was.
+    pub(super) fn finish(mut self, status: WaitStatus) -> Reply {
+        let oom_kills = oom_kills().saturating_sub(self.oom_kills_before);
+        self.join();
+        let status = match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Status::Code(code as u8),
+            (None, Some(signal)) => Status::Signal(signal as u8),
+            (None, None) => Status::Code(0),
+        };
+        Reply::Exited { status, oom_kills }
+    }
+
+    /// Ends it, because its client is gone.
+    pub(super) fn abandon(mut self, reach: Reach) {
+        reach.clear();
+        self.join();
+    }
+
+    fn join(&mut self) {
+        drop(self.input.take());
+        let threads =
+            [self.waiting.take(), self.feeding.take()].into_iter().flatten().chain(self.outputs.drain(..));
+        for thread in threads {
+            let _ = thread.join(); // a panic there was told on stderr
+        }
+    }
+}
+
+impl Streams {
+    fn open(run: &Run) -> io::Result<Streams> {
+        match run.terminal {
+            Some(size) => Streams::terminal(size, run.stdin),
+            None => Streams::pipes(run.stdin),
+        }
+    }
+
+    fn pipes(input: Input) -> io::Result<Streams> {
+        let (out_ours, stdout) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (error_ours, stderr) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (stdin, stdin_theirs, stdin_ours) = match input {
+            Input::Empty => (exec::Stdin::Null, None, None),
+            Input::Forwarded => {
+                let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC)?;
+                let stdin = exec::Stdin::Of { pid: getpid().as_raw_pid(), fd: theirs.as_raw_fd() };
+                (stdin, Some(theirs), Some(ours))
+            }
+        };
+        let outputs = vec![(Kind::Stdout, out_ours), (Kind::Stderr, error_ours)];
+        Ok(Streams { stdout, stderr, stdin, stdin_theirs, stdin_ours, outputs, terminal: None })
+    }
+
+    fn terminal(size: Size, input: Input) -> io::Result<Streams> {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let ours = openpt(flags)?;
+        unlockpt(&ours)?;
+        tcsetwinsize(&ours, winsize(size))?;
+        let stdout = ioctl_tiocgptpeer(&ours, flags)?;
+        let stderr = stdout.try_clone()?;
+        let stdin_ours = match input {
+            Input::Empty => None,
+            Input::Forwarded => Some(ours.try_clone()?),
+        };
+        let outputs = vec![(Kind::Stdout, ours.try_clone()?)];
+        let stdin = exec::Stdin::Terminal;
+        Ok(Streams { stdout, stderr, stdin, stdin_theirs: None, stdin_ours, outputs, terminal: Some(ours) })
+    }
+}
+
+fn winsize(size: Size) -> Winsize {
+    Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 }
+}
+
+/// Starts the process that becomes the command, and waits until it has, or says why not.
+fn launch(
+    run: &Run,
+    account: &Account,
+    stdin: exec::Stdin,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+) -> Result<Pid, NotStarted> {
+    let may_switch = rustix::process::geteuid().is_root();
+    let spec = Spec {
+        argv: run.argv.clone(),
+        directory: run.directory.clone(),
+        user: may_switch.then(|| Who {
+            uid: account.ids.uid,
+            gid: account.ids.gid,
+            groups: account.groups.clone(),
+        }),
+        stdin,
+    };
+    let told = |error: io::Error| not_started("could not start a process", &error);
+    let (mut ours, theirs) = UnixStream::pair().map_err(told)?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("exec").stdin(OwnedFd::from(theirs)).stdout(Stdio::from(stdout)).stderr(Stdio::from(stderr));
+    set_environment(&mut command, run, account);
+    let child = command.spawn().map_err(told)?;
+    drop(command);
+    let mut report = Vec::new();
+    let asked = ours
+        .write_all(&encode(&spec))
+        .and_then(|()| ours.shutdown(Shutdown::Write))
+        .and_then(|()| ours.read_to_end(&mut report));
+    let pid = Pid::from_child(&child);
+    match (asked, report.as_slice()) {
+        (Ok(_), []) => Ok(pid),
+        (Ok(_), report) => Err(decode(report).unwrap_or_else(|error| NotStarted {
+            why: NoStart::Other,
+            detail: format!("the process that was to become it said nothing of sense: {error}"),
+        })),
+        (Err(error), _) => Err(told(error)),
+    }
+}
+
+/// The container's own environment, and on top of it what engines and the client add.
+fn set_environment(command: &mut Command, run: &Run, account: &Account) {
+    use std::ffi::OsStr;
+    if run.home == Home::OfUser {
+        command.env("HOME", OsStr::from_bytes(&account.home));
+    }
+    if run.terminal.is_some() && std::env::var_os("TERM").is_none() {
+        command.env("TERM", "xterm");
+    }
+    for (name, value) in &run.env {
+        command.env(OsStr::from_bytes(name), OsStr::from_bytes(value));
+    }
+}
+
+/// Waits for the main process, ends all others, and then tells the session. Reaps orphans meanwhile.
+fn wait_for(pid: Pid, inbox: &Arc<Inbox>, reach: Reach) -> io::Result<JoinHandle<()>> {
+    let inbox = Arc::clone(inbox);
+    thread::Builder::new().name("wait".to_owned()).spawn(move || {
+        loop {
+            match wait(WaitOptions::empty()) {
+                Ok(Some((who, status))) if who == pid && (status.exited() || status.signaled()) => {
+                    reach.clear();
+                    return inbox.post(Event::CommandOver(status));
+                }
+                Ok(_) | Err(Errno::INTR) => {}
+                // The session has cleared the workspace itself.
+                Err(_) => return,
+            }
+        }
+    })
+}
+
+/// Sends what comes from the command, as it comes.
+fn forward(kind: Kind, from: OwnedFd, outbox: &Arc<Outbox>) -> io::Result<JoinHandle<()>> {
+    let outbox = Arc::clone(outbox);
+    thread::Builder::new().name("output".to_owned()).spawn(move || {
+        let mut from = File::from(from);
+        let mut buffer = vec![0; PIECE];
+        loop {
+            match from.read(&mut buffer) {
+                // A terminal that nobody has open any more is an error, and as much an end.
+                Ok(0) => return,
+                Ok(read) => {
+                    // When the client is gone, the session ends the command; until then it must not be held up.
+                    let _ = outbox.output(kind, &buffer[..read]);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+    })
+}
+
+/// Gives the command its input, and tells the client how much it has taken.
+fn feed(from: Receiver<Vec<u8>>, to: OwnedFd, outbox: &Arc<Outbox>) -> io::Result<JoinHandle<()>> {
+    let outbox = Arc::clone(outbox);
+    thread::Builder::new().name("input".to_owned()).spawn(move || {
+        let mut to = File::from(to);
+        for bytes in from {
+            // What nobody reads any more counts as taken.
+            let _ = to.write_all(&bytes);
+            let _ = outbox.reply(&Reply::StdinTaken(bytes.len() as u64));
+        }
+    })
+}
+
+/// How many processes of the workspace the system has ended for want of memory so far; cgroups of either version.
+fn oom_kills() -> u64 {
+    const PLACES: [&str; 2] = ["/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"];
+    let text = PLACES.iter().find_map(|place| std::fs::read_to_string(place).ok()).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+}
+
+fn not_started(tried: &str, error: &io::Error) -> NotStarted {
+    NotStarted { why: NoStart::Other, detail: format!("{tried}: {error}") }
+}

@@ -1,0 +1,336 @@
+//! Stdin -> requests and data, by a thread that always reads: what the command does not read of its input must not hold up
+//! a signal or a heartbeat. It also watches the client: one that says nothing for too long is dead, and so then is
+//! all that it started.
+//!
+//! The thread reads up to a Bye and no further, so that the next client's bytes are left to the next session. Other
+//! threads of a session may post events of their own.
+
+use std::{
+    collections::VecDeque,
+    io::{self, Read},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
+
+use super::{outbox::Outbox, processes::Reach};
+use crate::agent::{
+    frame::{Decoder, End, FrameError, Nonce, Received},
+    protocol::{Request, decode},
+};
+
+/// How long a session waits for a client to say who it is.
+const FOR_A_HELLO: Duration = Duration::from_secs(10);
+
+/// How much may wait to be used before the thread stops reading, in bytes.
+const WINDOW: usize = 4 << 20;
+
+/// How much is read at once, in bytes.
+const PIECE: usize = 256 << 10;
+
+/// Exit code of a session whose client fell silent.
+pub(super) const SILENT: i32 = 3;
+
+/// What came.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A client, maybe in the middle of another one's session.
+    Hello {
+        nonce: Nonce,
+        message: Vec<u8>,
+    },
+    Request(Request),
+    Data(Vec<u8>),
+    DataEnd,
+    DataFailed(String),
+    /// Bytes that are no frame: only a Hello counts from here on.
+    Damaged,
+    /// A message that cannot be understood.
+    Nonsense,
+    /// Nothing more will come.
+    Ended(InputEnd),
+    /// The command's main process is over, and so are all others.
+    CommandOver(rustix::process::WaitStatus),
+}
+
+/// Why nothing more comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum InputEnd {
+    /// The stream is at its end.
+    Eof,
+    /// No client in time.
+    NoHello,
+}
+
+/// Where events wait.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    /// In milliseconds; zero while no client is known.
+    silence: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    events: VecDeque<Event>,
+    bytes: usize,
+}
+
+impl Inbox {
+    /// Starts the thread that reads. It hands its decoder back when it ends.
+    pub(super) fn start(
+        self: &Arc<Inbox>,
+        decoder: Decoder,
+        outbox: &Arc<Outbox>,
+        reach: Reach,
+    ) -> io::Result<JoinHandle<Decoder>> {
+        let reading = Reading { inbox: Arc::clone(self), outbox: Arc::clone(outbox), decoder, reach };
+        thread::Builder::new().name("inbox".to_owned()).spawn(move || reading.run())
+    }
+
+    /// Waits for the next event.
+    pub(super) fn next(&self) -> Event {
+        let mut queue = self.lock();
+        loop {
+            if let Some(event) = queue.events.pop_front() {
+                queue.bytes -= size_of(&event);
+                self.changed.notify_all();
+                return event;
+            }
+            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Adds an event, however many wait.
+    pub(super) fn post(&self, event: Event) {
+        let mut queue = self.lock();
+        queue.bytes += size_of(&event);
+        queue.events.push_back(event);
+        self.changed.notify_all();
+    }
+
+    /// From now on a silence of so long means that the client is dead.
+    pub(super) fn expect_life(&self, silence: Duration) {
+        let millis = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX).max(1);
+        self.silence.store(millis, Ordering::Relaxed);
+    }
+
+    /// From now on only a Hello is waited for.
+    pub(super) fn expect_hello(&self) {
+        self.silence.store(0, Ordering::Relaxed);
+    }
+
+    fn post_when_there_is_room(&self, event: Event) {
+        let mut queue = self.lock();
+        while queue.bytes > WINDOW {
+            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(queue);
+        self.post(event);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn size_of(event: &Event) -> usize {
+    match event {
+        Event::Data(bytes) => bytes.len(),
+        Event::Request(Request::Stdin(bytes)) => bytes.len(),
+        _ => 64,
+    }
+}
+
+struct Reading {
+    inbox: Arc<Inbox>,
+    outbox: Arc<Outbox>,
+    decoder: Decoder,
+    reach: Reach,
+}
+
+impl Reading {
+    fn run(mut self) -> Decoder {
+        let mut buffer = vec![0; PIECE];
+        let mut without_hello = Instant::now();
+        loop {
+            match self.pass_on() {
+                Passed::All => {}
+                Passed::Bye => return self.decoder,
+            }
+            if self.inbox.silence.load(Ordering::Relaxed) > 0 {
+                without_hello = Instant::now();
+            }
+            match self.read(&mut buffer, without_hello) {
+                Ok(0) => {
+                    self.end(InputEnd::Eof);
+                    return self.decoder;
+                }
+                Ok(read) => self.decoder.push(&buffer[..read]),
+                Err(end) => {
+                    self.end(end);
+                    return self.decoder;
+                }
+            }
+        }
+    }
+
+    fn end(&self, end: InputEnd) {
+        if end == InputEnd::Eof {
+            self.outbox.close();
+        }
+        self.inbox.post(Event::Ended(end));
+    }
+
+    /// Decodes what is there.
+    fn pass_on(&mut self) -> Passed {
+        loop {
+            let event = match self.decoder.next_received() {
+                Ok(None) => return Passed::All,
+                Ok(Some(received)) => understand(received),
+                Err(FrameError::Damaged | FrameError::TooLong) => Event::Damaged,
+            };
+            match event {
+                // That it came is all there is to it.
+                Event::Request(Request::Heartbeat) => {}
+                Event::Request(Request::Bye) => {
+                    self.inbox.post(event);
+                    return Passed::Bye;
+                }
+                Event::Hello { .. } | Event::Damaged => {
+                    // Whoever writes to the old client comes to an end by this, and does not wait for it.
+                    self.outbox.close();
+                    self.inbox.post(event);
+                }
+                event => self.inbox.post_when_there_is_room(event),
+            }
+        }
+    }
+
+    fn read(&self, buffer: &mut [u8], without_hello: Instant) -> Result<usize, InputEnd> {
+        let stdin = rustix::stdio::stdin();
+        loop {
+            let silence = match self.inbox.silence.load(Ordering::Relaxed) {
+                0 => FOR_A_HELLO.saturating_sub(without_hello.elapsed()),
+                millis => Duration::from_millis(millis),
+            };
+            let timeout = Timespec::try_from(silence).ok();
+            match poll(&mut [PollFd::new(&stdin, PollFlags::IN)], timeout.as_ref()) {
+                Ok(0) if self.inbox.silence.load(Ordering::Relaxed) == 0 => {
+                    if without_hello.elapsed() >= FOR_A_HELLO {
+                        return Err(InputEnd::NoHello);
+                    }
+                    continue;
+                }
+                Ok(0) => self.give_up(),
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                Err(_) => return Err(InputEnd::Eof),
+            }
+            match rustix::io::read(stdin, &mut *buffer) {
+                Ok(read) => return Ok(read),
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                Err(_) => return Err(InputEnd::Eof),
+            }
+        }
+    }
+
+    /// The client is dead, whatever the rest of the session is doing.
+    fn give_up(&self) -> ! {
+        self.outbox.close();
+        self.reach.clear();
+        std::process::exit(SILENT)
+    }
+}
+
+enum Passed {
+    All,
+    Bye,
+}
+
+fn understand(received: Received) -> Event {
+    match received {
+        Received::Hello { nonce, message } => Event::Hello { nonce, message },
+        Received::Message(message) => decode(&message).map_or(Event::Nonsense, Event::Request),
+        Received::Data(bytes) => Event::Data(bytes),
+        Received::DataEnd => Event::DataEnd,
+        Received::DataFailed(why) => Event::DataFailed(why),
+        Received::Welcome { .. } | Received::Stdout(_) | Received::Stderr(_) => Event::Nonsense,
+    }
+}
+
+/// A stream of data as it comes. Ends at its end mark; everything else that comes instead is left for
+/// [`DataIn::interrupted`].
+#[derive(Debug)]
+pub(super) struct DataIn<'a> {
+    inbox: &'a Inbox,
+    piece: Vec<u8>,
+    at: usize,
+    end: Option<DataStop>,
+}
+
+/// How a stream of data ended.
+#[derive(Debug)]
+pub(super) enum DataStop {
+    /// As it should.
+    Complete,
+    /// The client broke it off.
+    Failed(String),
+    /// By something else.
+    Interrupted(Event),
+}
+
+impl<'a> DataIn<'a> {
+    pub(super) fn new(inbox: &'a Inbox) -> DataIn<'a> {
+        DataIn { inbox, piece: Vec::new(), at: 0, end: None }
+    }
+
+    /// Reads to the end, and tells how it was.
+    pub(super) fn finish(mut self) -> DataStop {
+        while self.end.is_none() {
+            self.at = self.piece.len();
+            self.fill();
+        }
+        self.end.unwrap_or(DataStop::Complete)
+    }
+
+    fn fill(&mut self) {
+        match self.inbox.next() {
+            Event::Data(piece) => (self.piece, self.at) = (piece, 0),
+            Event::DataEnd => self.end = Some(DataStop::Complete),
+            Event::DataFailed(why) => self.end = Some(DataStop::Failed(why)),
+            event => self.end = Some(DataStop::Interrupted(event)),
+        }
+    }
+}
+
+impl Read for DataIn<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.at == self.piece.len() {
+            match &self.end {
+                None => self.fill(),
+                Some(DataStop::Complete) => return Ok(0),
+                Some(DataStop::Failed(why)) => return Err(io::Error::other(why.clone())),
+                Some(DataStop::Interrupted(_)) => return Err(io::ErrorKind::ConnectionAborted.into()),
+            }
+        }
+        let length = buffer.len().min(self.piece.len() - self.at);
+        buffer[..length].copy_from_slice(&self.piece[self.at..self.at + length]);
+        self.at += length;
+        Ok(length)
+    }
+}
+
+/// A decoder for a session's stdin.
+pub(super) fn decoder() -> Decoder {
+    Decoder::new(End::Far)
+}

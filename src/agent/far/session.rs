@@ -1,0 +1,402 @@
+//! One client after the other, on stdin and stdout. Requests are served in turn by this thread; see [`super`] for the others.
+//!
+//! | how a client's session ends | what then |
+//! |---|---|
+//! | Bye | the index is written; served on if the next client has begun to speak, else this process ends |
+//! | another client's Hello | that one is served |
+//! | bytes that are no frame | the next Hello is waited for |
+//! | silence, the end of stdin, no Hello in time | this process ends |
+//!
+//! In each case everything that was started is dead first.
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsStr,
+    fs, io,
+    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    apply::{Applier, Halt},
+    collect::Collected,
+    command::Launched,
+    inbox::{self, DataStop, Event, Inbox, InputEnd},
+    init,
+    outbox::Outbox,
+    processes::Reach,
+    workspace::{Workspace, nonsense},
+};
+use crate::{
+    agent::{
+        frame::{Decoder, Nonce},
+        protocol::{
+            Blob, Failed, Failure, Hello, Meta, PROTOCOL, Query, Reply, Request, Run, Welcome, decode, encode,
+        },
+    },
+    sys::clock,
+    tree::RelPath,
+};
+
+/// Exit code: nothing more will come on stdin.
+pub(super) const AT_ITS_END: u8 = 4;
+
+/// Exit code: nobody said Hello.
+const NO_HELLO: u8 = 5;
+
+/// What a client that names no silence is given.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// How many names of a directory are told in place of a missing path.
+const NAMES: usize = 20;
+
+/// Serves until there is nobody to serve.
+pub(super) fn run() -> ExitCode {
+    // Whoever loses its parent becomes this process's child, and can be waited for.
+    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+    let reach = Reach::of_this_process();
+    let outbox = Arc::new(Outbox::default());
+    let mut decoder = inbox::decoder();
+    loop {
+        let inbox = Arc::new(Inbox::default());
+        let Ok(reading) = inbox.start(decoder, &outbox, reach) else { return ExitCode::FAILURE };
+        let mut session =
+            Session { inbox, outbox: Arc::clone(&outbox), reach, workspace: None, collected: Vec::new() };
+        match session.serve_all() {
+            InputOver::Bye => {}
+            InputOver::End(end) => {
+                return ExitCode::from(if end == InputEnd::Eof { AT_ITS_END } else { NO_HELLO });
+            }
+        }
+        decoder = match reading.join() {
+            Ok(decoder) if has_more(&decoder) => decoder,
+            _ => return ExitCode::SUCCESS,
+        };
+    }
+}
+
+fn has_more(decoder: &Decoder) -> bool {
+    decoder.has_rest()
+}
+
+struct Session {
+    inbox: Arc<Inbox>,
+    outbox: Arc<Outbox>,
+    reach: Reach,
+    workspace: Option<Workspace>,
+    /// For each query of the latest Collect.
+    collected: Vec<Collected>,
+}
+
+/// Why stdin is read no further.
+enum InputOver {
+    Bye,
+    End(InputEnd),
+}
+
+/// Why a client is served no further.
+#[derive(Debug)]
+enum Stop {
+    Bye,
+    /// Another one has come.
+    Next(Greeting),
+    /// What came is no frame.
+    Lost,
+    End(InputEnd),
+    Failed(Failed),
+}
+
+#[derive(Debug)]
+struct Greeting {
+    nonce: Nonce,
+    message: Vec<u8>,
+}
+
+impl From<Failed> for Stop {
+    fn from(failed: Failed) -> Stop {
+        Stop::Failed(failed)
+    }
+}
+
+impl From<DataStop> for Stop {
+    fn from(stop: DataStop) -> Stop {
+        match stop {
+            DataStop::Complete => Stop::Failed(nonsense("data came where none was expected")),
+            DataStop::Failed(why) => {
+                Stop::Failed(Failed { why: Failure::Other, detail: format!("the client broke off: {why}") })
+            }
+            DataStop::Interrupted(event) => match end_of(event) {
+                Ok(stop) => stop,
+                Err(_) => Stop::Failed(nonsense("a request came in the middle of data")),
+            },
+        }
+    }
+}
+
+/// What an event means for the client, when it ends its session; else the event.
+fn end_of(event: Event) -> Result<Stop, Event> {
+    match event {
+        Event::Hello { nonce, message } => Ok(Stop::Next(Greeting { nonce, message })),
+        Event::Damaged => Ok(Stop::Lost),
+        Event::Ended(end) => Ok(Stop::End(end)),
+        Event::Request(Request::Bye) => Ok(Stop::Bye),
+        Event::Nonsense => Ok(Stop::Failed(nonsense("a message that cannot be understood"))),
+        other => Err(other),
+    }
+}
+
+impl Session {
+    fn serve_all(&mut self) -> InputOver {
+        let mut next = None;
+        loop {
+            let stop = match next.take() {
+                Some(greeting) => self.serve(&greeting),
+                None => self.wait_for_hello(),
+            };
+            self.reach.clear();
+            match stop {
+                Stop::Next(greeting) => next = Some(greeting),
+                Stop::Lost | Stop::Failed(_) => self.forget(),
+                Stop::End(end) => return InputOver::End(end),
+                Stop::Bye => {
+                    let _ = self.outbox.reply(&Reply::Closing { peak_kib: peak_kib() });
+                    self.save();
+                    return InputOver::Bye;
+                }
+            }
+        }
+    }
+
+    fn wait_for_hello(&self) -> Stop {
+        self.inbox.expect_hello();
+        loop {
+            match end_of(self.inbox.next()) {
+                // Of a client that is not known.
+                Ok(Stop::Failed(_) | Stop::Lost) | Err(_) => {}
+                Ok(stop) => return stop,
+            }
+        }
+    }
+
+    /// One client, from its Hello on.
+    fn serve(&mut self, greeting: &Greeting) -> Stop {
+        self.forget();
+        let welcome = Welcome { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION").to_owned() };
+        let hello = decode::<Hello>(&greeting.message).ok();
+        let silence = hello.as_ref().map_or(SILENCE, |hello| Duration::from_millis(hello.silence));
+        self.inbox.expect_life(silence);
+        if let Some(seconds) = hello.and_then(|hello| hello.idle_stop) {
+            init::set_idle_stop(seconds);
+        }
+        // When this fails, the inbox will tell why.
+        let _ = self.outbox.welcome(&greeting.nonce, &encode(&welcome));
+        let stop = self.requests();
+        let Stop::Failed(failed) = stop else { return stop };
+        self.reach.clear();
+        let _ = self.outbox.reply(&Reply::Failed(failed));
+        // What it still says is not listened to.
+        loop {
+            match end_of(self.inbox.next()) {
+                Ok(Stop::Failed(_)) | Err(_) => {}
+                Ok(stop) => return stop,
+            }
+        }
+    }
+
+    fn forget(&mut self) {
+        self.workspace = None;
+        self.collected.clear();
+    }
+
+    fn save(&mut self) {
+        if let Some(workspace) = &mut self.workspace {
+            workspace.save();
+        }
+        self.collected.iter_mut().for_each(Collected::save);
+    }
+
+    fn requests(&mut self) -> Stop {
+        loop {
+            let request = match self.request() {
+                Ok(request) => request,
+                Err(stop) => return stop,
+            };
+            if let Err(stop) = self.answer(request) {
+                return stop;
+            }
+        }
+    }
+
+    /// The next request.
+    fn request(&self) -> Result<Request, Stop> {
+        loop {
+            match end_of(self.inbox.next()) {
+                Ok(stop) => return Err(stop),
+                Err(Event::Request(request)) => return Ok(request),
+                // Of a command that was over before this client came.
+                Err(Event::CommandOver(_)) => {}
+                Err(_) => return Err(nonsense("data came where none was expected").into()),
+            }
+        }
+    }
+
+    fn answer(&mut self, request: Request) -> Result<(), Stop> {
+        match request {
+            Request::Open(open) => {
+                let workspace = Workspace::open(open)?;
+                let ids = workspace.account.ids;
+                self.workspace = Some(workspace);
+                self.reply(&Reply::Opened { uid: ids.uid, gid: ids.gid });
+            }
+            Request::Compare(compare) => opened(&mut self.workspace)?.compare(&compare, &self.outbox)?,
+            Request::Apply { deletes } => self.apply(&deletes)?,
+            Request::Settle { metas } => {
+                let applier = Applier::new(opened(&mut self.workspace)?)?;
+                self.settle(applier, metas)?;
+            }
+            Request::Run(run) => self.run(&run)?,
+            Request::Collect(queries) => self.collect(queries)?,
+            Request::Want { query, nodes } => self.want(query, &nodes)?,
+            Request::Look { path } => {
+                let there = look(&path);
+                self.reply(&there);
+            }
+            // For a command that is over, or read from the inbox already.
+            Request::Stdin(_)
+            | Request::StdinEnd
+            | Request::Signal(_)
+            | Request::Resize(_)
+            | Request::Heartbeat
+            | Request::Bye => {}
+        }
+        Ok(())
+    }
+
+    /// A reply that cannot be written means that the client is gone, which the inbox tells.
+    fn reply(&self, reply: &Reply) {
+        let _ = self.outbox.reply(reply);
+    }
+
+    fn apply(&mut self, deletes: &[RelPath]) -> Result<(), Stop> {
+        let workspace = opened(&mut self.workspace)?;
+        // Nothing is written before the scan is over, or it would see half of it.
+        workspace.tree()?;
+        let mut applier = Applier::new(workspace)?;
+        applier.delete(deletes)?;
+        applier.unpack(&self.inbox).map_err(|halt| match halt {
+            Halt::Failed(failed) => Stop::Failed(failed),
+            Halt::Interrupted(stop) => Stop::from(stop),
+        })?;
+        match self.request()? {
+            Request::Settle { metas } => self.settle(applier, metas),
+            _ => Err(nonsense("an upload has to be settled").into()),
+        }
+    }
+
+    fn settle(&mut self, applier: Applier, metas: Vec<Meta>) -> Result<(), Stop> {
+        let workspace = opened(&mut self.workspace)?;
+        let tree = workspace.take_tree()?;
+        let tree = applier.settle(metas, tree, workspace)?;
+        workspace.put_tree(tree);
+        workspace.settle_root()?;
+        self.reply(&Reply::Applied);
+        Ok(())
+    }
+
+    fn run(&mut self, run: &Run) -> Result<(), Stop> {
+        let workspace = opened(&mut self.workspace)?;
+        workspace.settle_root()?;
+        let newest = workspace.tree()?.manifest.entries().iter().map(|entry| entry.stamp.ctime).max();
+        wait_for_tick(newest.unwrap_or_default());
+        let launched = match Launched::start(run, &workspace.account) {
+            Ok(launched) => launched,
+            Err(not_started) => {
+                self.reach.clear();
+                self.reply(&Reply::NotStarted(not_started));
+                return Ok(());
+            }
+        };
+        let mut running = launched.attend(&self.inbox, &self.outbox, self.reach)?;
+        let stop = loop {
+            match end_of(self.inbox.next()) {
+                Ok(stop) => break stop,
+                Err(Event::CommandOver(status)) => {
+                    let exited = running.finish(status);
+                    self.reply(&exited);
+                    return Ok(());
+                }
+                Err(Event::Request(request)) => {
+                    if running.take(request, self.reach).is_some() {
+                        break nonsense("a request that has to wait for the command's end").into();
+                    }
+                }
+                Err(_) => break nonsense("data came while the command ran").into(),
+            }
+        };
+        running.abandon(self.reach);
+        Err(stop)
+    }
+
+    fn collect(&mut self, queries: Vec<Query>) -> Result<(), Stop> {
+        let workspace = opened(&mut self.workspace)?;
+        self.collected.iter_mut().for_each(Collected::save);
+        self.collected.clear();
+        for query in queries {
+            let collected = match query {
+                Query::Changes => Collected::changes(workspace, &self.outbox)?,
+                Query::Named { path, take, summary } => {
+                    Collected::named(Path::new(OsStr::from_bytes(&path)), take, &summary, &self.outbox)?
+                }
+            };
+            self.collected.push(collected);
+        }
+        Ok(())
+    }
+
+    fn want(&mut self, query: u32, nodes: &[u32]) -> Result<(), Stop> {
+        let workspace = opened(&mut self.workspace)?;
+        let collected = usize::try_from(query).ok().and_then(|query| self.collected.get(query));
+        collected.ok_or_else(|| nonsense("no such query"))?.send(nodes, workspace, &self.outbox)?;
+        Ok(())
+    }
+}
+
+fn opened(workspace: &mut Option<Workspace>) -> Result<&mut Workspace, Failed> {
+    workspace.as_mut().ok_or_else(|| nonsense("no source root is open"))
+}
+
+/// Waits until whatever is written from now on gets a later ctime than anything that is there.
+fn wait_for_tick(newest: crate::tree::Timestamp) {
+    // What lies in the future was stamped by a clock that has been set back since; nothing can be waited for there.
+    if newest > clock::file_system_now() {
+        return;
+    }
+    // A clock's tick is no event.
+    while clock::file_system_now() <= newest {
+        std::thread::sleep(Duration::from_micros(500));
+    }
+}
+
+/// What is there in place of a path.
+fn look(path: &Blob) -> Reply {
+    let path = Path::new(OsStr::from_bytes(path));
+    let listed = path.ancestors().skip(1).find_map(|above| Some((above, names(above).ok()?)));
+    let (directory, all) = listed.unwrap_or((Path::new("/"), BTreeSet::new()));
+    let more = all.len().saturating_sub(NAMES) as u64;
+    let names = all.into_iter().take(NAMES).map(Blob::from).collect();
+    Reply::There { directory: Blob::from(directory.as_os_str().as_bytes()), names, more }
+}
+
+fn names(directory: &Path) -> io::Result<BTreeSet<Vec<u8>>> {
+    fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name().into_vec())).collect()
+}
+
+/// The most memory that this process had.
+fn peak_kib() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse().ok()).unwrap_or(0)
+}

@@ -1,0 +1,533 @@
+//! The source root: opened, scanned, held against the host's summary, and kept in memory as what is on the disk.
+//!
+//! In: an [`Open`], a [`Compare`]. Out: which buckets differ, and the nodes of those. The walk begins with Open, on a thread of
+//! its own, so that it runs while the host walks its tree too. One walk serves both questions that come later, what
+//! differs from the host and what the command changed: with [`Extent::Everything`] it sees all that lies below the
+//! root, and each entry is then classed as part of the source tree or not.
+//!
+//! Digests are believed from the index only (see [`crate::tree::index`]), and are those of the files as they were found
+//! here; what the client says of a file is never taken for one.
+
+use std::{
+    fs, io,
+    iter::Peekable,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+    thread::{self, JoinHandle},
+};
+
+use cap_std::fs::Dir;
+use rustix::{
+    fs::{AtFlags, Gid, Mode, OFlags, Uid},
+    io::Errno,
+};
+use sha2::{Digest as _, Sha256};
+
+use super::{failed, outbox::Outbox, state_directory};
+use crate::{
+    agent::protocol::{Compare, Extent, Failed, Failure, Open, Reply},
+    sys::clock::Granularity,
+    tree::{
+        Digest, Entry, Kind, Manifest, RelPath, Special, Timestamp,
+        hash::hash_files,
+        ignore::{self, Enter, Rules, Verdict},
+        index::{HashedAt, Index},
+        node::{Node, NodeKind, NodeWriter},
+        scan::{ScanError, ScanOptions, scan},
+        summary::{Differing, Summarizer, Summary, What},
+    },
+    user::{self, Account},
+};
+
+/// How often a tree that changes while it is read is read again.
+const TRIES: usize = 3;
+
+/// A source root that a client has opened.
+#[derive(Debug)]
+pub(super) struct Workspace {
+    pub(super) root: PathBuf,
+    pub(super) account: Account,
+    pub(super) view: View,
+    tree: State,
+    index: Option<PathBuf>,
+    /// The root's own mtime on the host, once it is known.
+    root_mtime: Option<Timestamp>,
+}
+
+/// What of the root is looked at, and what of that is source tree.
+#[derive(Debug, Clone)]
+pub(super) struct View {
+    pub(super) rules: Rules,
+    pub(super) outputs: Vec<RelPath>,
+    pub(super) extent: Extent,
+}
+
+#[derive(Debug)]
+enum State {
+    Scanning(JoinHandle<Result<Tree, Failed>>),
+    Known(Tree),
+    /// A scan failed, and its failure was told.
+    Lost,
+}
+
+/// A tree as it was found, and as far as its contents are known.
+#[derive(Debug, Default)]
+pub(super) struct Tree {
+    pub(super) manifest: Manifest,
+    pub(super) digests: Vec<Option<Digest>>,
+    /// Sockets, fifos, devices.
+    pub(super) specials: Vec<(RelPath, Special)>,
+    /// Whether each entry is part of the source tree; none when all are.
+    pub(super) source: Option<Vec<bool>>,
+    /// How many files were read for their digests.
+    pub(super) hashed: u64,
+    /// Places of files whose stamp was too fresh when they were read: their digests are not for the index.
+    pub(super) fresh: Vec<usize>,
+    /// Something is known that the index does not have.
+    pub(super) unsaved: bool,
+}
+
+impl Workspace {
+    /// Makes the root where it is missing, and begins to scan it.
+    pub(super) fn open(open: Open) -> Result<Workspace, Failed> {
+        let root = PathBuf::from(std::ffi::OsStr::from_bytes(&open.root));
+        if !root.is_absolute() {
+            return Err(nonsense("the source root is no absolute path"));
+        }
+        let tables = |path: &str| fs::read(path).ok();
+        let account =
+            user::account(&open.user, tables("/etc/passwd").as_deref(), tables("/etc/group").as_deref())
+                .map_err(|why| Failed { why: Failure::User, detail: why.to_string() })?;
+        let rules = Rules::new(&open.patterns).map_err(|why| nonsense(&why.to_string()))?;
+        make_root(&root, &account)?;
+        let view = View { rules, outputs: open.outputs, extent: open.extent };
+        let index = index_of(&root);
+        let scanning = {
+            let (root, view, index) = (root.clone(), view.clone(), index.clone());
+            thread::Builder::new().name("scan".to_owned()).spawn(move || find(&root, &view, index.as_deref()))
+        };
+        let scanning = scanning.map_err(|error| failed("could not start a thread to scan with", &error))?;
+        Ok(Workspace { root, account, view, tree: State::Scanning(scanning), index, root_mtime: None })
+    }
+
+    /// The tree, once the scan is over.
+    pub(super) fn tree(&mut self) -> Result<&mut Tree, Failed> {
+        if let State::Scanning(_) = self.tree
+            && let State::Scanning(scanning) = std::mem::replace(&mut self.tree, State::Lost)
+        {
+            let panicked = || Failed { why: Failure::Other, detail: "the scan ended early".to_owned() };
+            self.tree = State::Known(scanning.join().map_err(|_| panicked())??);
+        }
+        match &mut self.tree {
+            State::Known(tree) => Ok(tree),
+            _ => Err(nonsense("the source tree is not known")),
+        }
+    }
+
+    /// Takes the tree out, to be put back changed.
+    pub(super) fn take_tree(&mut self) -> Result<Tree, Failed> {
+        Ok(std::mem::take(self.tree()?))
+    }
+
+    pub(super) fn put_tree(&mut self, tree: Tree) {
+        self.tree = State::Known(tree);
+    }
+
+    /// Sends what differs from the host's tree.
+    pub(super) fn compare(&mut self, compare: &Compare, outbox: &Outbox) -> Result<(), Failed> {
+        let host = Summary::from_bytes(&compare.summary).ok_or_else(|| nonsense("that is no summary"))?;
+        set_root_mode(&self.root, compare.mode)?;
+        self.root_mtime = Some(compare.mtime);
+        let tree = self.tree()?;
+        let own = tree.summary(host.buckets());
+        let differing = own.differing(&host);
+        outbox.reply_before_data(&Reply::Differing {
+            differing: differing.to_bytes().into(),
+            entries: tree.things().count() as u64,
+            hashed: tree.hashed,
+        });
+        // A write that fails means that the client is gone, which the inbox tells.
+        let _ = tree.send_nodes(&differing, outbox);
+        Ok(())
+    }
+
+    /// Gives the root the mtime that it has on the host.
+    pub(super) fn settle_root(&self) -> Result<(), Failed> {
+        let Some(mtime) = self.root_mtime else { return Ok(()) };
+        let told = |error: io::Error| failed(&format!("could not set the time of {:?}", self.root), &error);
+        let root = fs::File::open(&self.root).map(Dir::from_std_file).map_err(told)?;
+        if crate::sys::at::look_at(&root).map_err(told)?.stamp.mtime == mtime {
+            return Ok(());
+        }
+        rustix::fs::utimensat(&root, c".", &times(mtime), AtFlags::empty())
+            .map_err(|errno| told(errno.into()))
+    }
+
+    /// Writes the index, where there is anything new to write.
+    pub(super) fn save(&mut self) {
+        if let (State::Known(tree), Some(index)) = (&mut self.tree, &self.index) {
+            tree.save(&self.root, index);
+        }
+    }
+}
+
+impl Tree {
+    /// All of the source tree, in order.
+    pub(super) fn things(&self) -> impl Iterator<Item = Thing<'_>> {
+        let is_source = |at: usize| self.source.as_ref().is_none_or(|source| source[at]);
+        merged(&self.manifest, &self.specials)
+            .filter(move |thing| !matches!(thing, Thing::Entry(at, _) if !is_source(*at)))
+    }
+
+    fn summary(&self, buckets: usize) -> Summary {
+        let mut summarizer = Summarizer::new(buckets);
+        for thing in self.things() {
+            match thing {
+                Thing::Entry(at, entry) => summarizer.add(
+                    &entry.path,
+                    What::of(&entry.kind, self.digests[at]),
+                    entry.mode,
+                    entry.mtime,
+                ),
+                Thing::Special(path, _) => summarizer.add(path, What::Special, 0, Timestamp::default()),
+            }
+        }
+        summarizer.finish()
+    }
+
+    fn send_nodes(&self, differing: &Differing, outbox: &Outbox) -> io::Result<()> {
+        let mut writer = NodeWriter::new(io::BufWriter::with_capacity(64 << 10, outbox.data()));
+        for thing in self.things().filter(|thing| differing.holds(thing.path())) {
+            // A file that could not be read is as good as none: it will be replaced.
+            if let Some(node) = thing.node(&self.digests) {
+                writer.write(&node)?;
+            }
+        }
+        finish_nodes(writer)
+    }
+
+    /// Writes an index of what is known, unless nothing is new.
+    pub(super) fn save(&mut self, root: &Path, index: &Path) {
+        if !std::mem::take(&mut self.unsaved) {
+            return;
+        }
+        for at in self.fresh.drain(..) {
+            if let Some(digest) = self.digests.get_mut(at) {
+                *digest = None;
+            }
+        }
+        // Without an index everything is read again, which is right as well.
+        let _ = Index::save(index, &self.manifest, &self.digests, &HashedAt::now(root));
+    }
+
+    /// Reads the files at `places`, and keeps their digests. Says which of them have changed since they were scanned.
+    pub(super) fn hash(&mut self, root: &Path, places: &[usize]) -> io::Result<Vec<usize>> {
+        if places.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (before, span) = (crate::sys::clock::file_system_now(), Granularity::of(root).span());
+        let hashed = hash_files(root, &self.manifest, places, &|_| {});
+        for (at, digest) in hashed.digests {
+            self.hashed += 1;
+            self.unsaved = true;
+            self.digests[at] = Some(digest);
+            let stamp = self.manifest.entries()[at].stamp;
+            if stamp.mtime.max(stamp.ctime) >= before.before_by(span) {
+                self.fresh.push(at);
+            }
+        }
+        match hashed.failed.into_iter().next() {
+            None => Ok(hashed.changed),
+            Some((at, error)) => {
+                let path = &self.manifest.entries()[at].path;
+                Err(io::Error::new(error.kind(), format!("could not read {path}: {error}")))
+            }
+        }
+    }
+}
+
+/// An entry of a tree or something beside it.
+pub(super) enum Thing<'a> {
+    Entry(usize, &'a Entry),
+    Special(&'a RelPath, Special),
+}
+
+impl Thing<'_> {
+    pub(super) fn path(&self) -> &RelPath {
+        match self {
+            Thing::Entry(_, entry) => &entry.path,
+            Thing::Special(path, _) => path,
+        }
+    }
+
+    /// None for a file whose digest is not known.
+    pub(super) fn node(&self, digests: &[Option<Digest>]) -> Option<Node> {
+        match self {
+            Thing::Entry(at, entry) => Node::of(entry, digests[*at]),
+            Thing::Special(path, special) => Some(Node {
+                path: (*path).clone(),
+                kind: NodeKind::Special(*special),
+                mode: 0,
+                mtime: Timestamp::default(),
+            }),
+        }
+    }
+}
+
+/// Entries and specials in one order.
+pub(super) fn merged<'a>(
+    manifest: &'a Manifest,
+    specials: &'a [(RelPath, Special)],
+) -> impl Iterator<Item = Thing<'a>> {
+    let mut entries = manifest.entries().iter().enumerate().peekable();
+    let mut specials = specials.iter().peekable();
+    std::iter::from_fn(move || {
+        let special_first = match (entries.peek(), specials.peek()) {
+            (Some((_, entry)), Some((path, _))) => *path < entry.path,
+            (None, Some(_)) => true,
+            (_, None) => false,
+        };
+        if special_first {
+            specials.next().map(|(path, special)| Thing::Special(path, *special))
+        } else {
+            entries.next().map(|(at, entry)| Thing::Entry(at, entry))
+        }
+    })
+}
+
+/// Ends a list of nodes and the data that it is.
+pub(super) fn finish_nodes(writer: NodeWriter<io::BufWriter<super::outbox::DataOut<'_>>>) -> io::Result<()> {
+    let buffered = writer.finish()?;
+    buffered.into_inner().map_err(io::IntoInnerError::into_error)?.finish()
+}
+
+// ---- scanning ------------------------------------------------------------------------------------------------------
+
+/// Scans, and reads what has to be read of the source tree.
+fn find(root: &Path, view: &View, index: Option<&Path>) -> Result<Tree, Failed> {
+    let known = index.map(Index::load).unwrap_or_default();
+    let mut tries = 1;
+    loop {
+        let mut tree = look(root, view)?;
+        tree.digests = known.digests(&tree.manifest);
+        let unknown: Vec<usize> = tree
+            .things()
+            .filter_map(|thing| match thing {
+                Thing::Entry(at, entry) => {
+                    let to_read = matches!(entry.kind, Kind::File { .. }) && tree.digests[at].is_none();
+                    to_read.then_some(at)
+                }
+                Thing::Special(..) => None,
+            })
+            .collect();
+        // What cannot be read is replaced, and if the trouble is the disk's, that will tell.
+        let changed = tree.hash(root, &unknown).unwrap_or_default();
+        if changed.is_empty() || tries == TRIES {
+            return Ok(tree);
+        }
+        tries += 1;
+    }
+}
+
+/// Scans the root as `view` has it; no digest is known yet.
+pub(super) fn look(root: &Path, view: &View) -> Result<Tree, Failed> {
+    let none = Rules::none();
+    let (rules, leave_out): (_, &[RelPath]) = match view.extent {
+        Extent::Sources => (&view.rules, &view.outputs),
+        Extent::Everything => (&none, &[]),
+    };
+    let found = scan(root, &ScanOptions { rules, leave_out, progress: &|_| {} }).map_err(scan_failed)?;
+    let source = match view.extent {
+        Extent::Everything if !view.is_everything() => Some(view.classify(&found.manifest)),
+        _ => None,
+    };
+    let mut specials = found.skipped;
+    if view.extent == Extent::Everything && !view.is_everything() {
+        specials.retain(|(path, _)| view.holds(path));
+    }
+    let digests = vec![None; found.manifest.entries().len()];
+    Ok(Tree { manifest: found.manifest, digests, specials, source, ..Tree::default() })
+}
+
+impl View {
+    /// Whether all below the root is source tree.
+    fn is_everything(&self) -> bool {
+        self.outputs.is_empty() && self.rules.top().is_empty()
+    }
+
+    /// Whether a path that is no directory would be source tree.
+    fn holds(&self, path: &RelPath) -> bool {
+        self.rules.verdict_of(path) == Verdict::Kept
+            && !self.outputs.iter().any(|output| path.strip_prefix(output).is_some())
+    }
+
+    /// Whether each entry is part of the source tree, as a walk under the rules would have it.
+    pub(super) fn classify(&self, manifest: &Manifest) -> Vec<bool> {
+        let entries = manifest.entries();
+        let mut source = vec![false; entries.len()];
+        Classifying { view: self, source: &mut source, entries: entries.iter().enumerate().peekable() }
+            .below(&RelPath::root(), &self.rules.top());
+        source
+    }
+}
+
+struct Classifying<'a, I: Iterator<Item = (usize, &'a Entry)>> {
+    view: &'a View,
+    source: &'a mut [bool],
+    entries: Peekable<I>,
+}
+
+impl<'a, I: Iterator<Item = (usize, &'a Entry)>> Classifying<'a, I> {
+    /// Takes all entries below `directory`. Says whether any of them is source tree.
+    fn below(&mut self, directory: &RelPath, rules: &ignore::Directory) -> bool {
+        let mut any = false;
+        while let Some((at, entry)) = self.entries.next_if(|(_, entry)| lies_in(&entry.path, directory)) {
+            let name = entry.path.file_name().unwrap_or_default();
+            let is_output = self.view.outputs.contains(&entry.path);
+            self.source[at] = match &entry.kind {
+                _ if is_output => {
+                    self.skip(&entry.path);
+                    false
+                }
+                Kind::Directory => match self.view.rules.enter(rules, name) {
+                    Enter::Kept(within) => {
+                        self.below(&entry.path, &within);
+                        true
+                    }
+                    Enter::ForExceptions(within) => self.below(&entry.path, &within),
+                    Enter::No => {
+                        self.skip(&entry.path);
+                        false
+                    }
+                },
+                _ => self.view.rules.verdict(rules, name) == Verdict::Kept,
+            };
+            any |= self.source[at];
+        }
+        any
+    }
+
+    fn skip(&mut self, directory: &RelPath) {
+        while self.entries.next_if(|(_, entry)| lies_in(&entry.path, directory)).is_some() {}
+    }
+}
+
+/// Whether `path` lies below `directory`, at any depth.
+fn lies_in(path: &RelPath, directory: &RelPath) -> bool {
+    directory.is_root()
+        || path.as_bytes().strip_prefix(directory.as_bytes()).is_some_and(|rest| rest.first() == Some(&b'/'))
+}
+
+fn scan_failed(error: ScanError) -> Failed {
+    let source = match &error {
+        ScanError::Root { source, .. }
+        | ScanError::Unreadable { source, .. }
+        | ScanError::Hidden { source, .. } => source.kind().to_string(),
+        ScanError::NotADirectory { .. } => {
+            return Failed { why: Failure::RootIsNoDirectory, detail: "it is no directory".to_owned() };
+        }
+    };
+    Failed { why: Failure::Other, detail: format!("could not scan the workspace: {error}: {source}") }
+}
+
+// ---- the root ------------------------------------------------------------------------------------------------------
+
+fn make_root(root: &Path, account: &Account) -> Result<(), Failed> {
+    let told = |error: &io::Error| match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::NOTDIR | Errno::EXIST | Errno::LOOP) => {
+            Failed { why: Failure::RootIsNoDirectory, detail: format!("{root:?} is no directory: {error}") }
+        }
+        _ => failed(&format!("could not make {root:?}"), error),
+    };
+    fs::create_dir_all(root).map_err(|error| told(&error))?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let handle = rustix::fs::open(root, flags, Mode::empty()).map_err(|errno| told(&errno.into()))?;
+    let stat = rustix::fs::fstat(&handle).map_err(|errno| told(&errno.into()))?;
+    let user::Ids { uid, gid } = account.ids;
+    if rustix::process::geteuid().is_root() && (stat.st_uid, stat.st_gid) != (uid, gid) {
+        rustix::fs::fchown(&handle, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+            .map_err(|errno| failed(&format!("could not give {root:?} to the user"), &errno.into()))?;
+    }
+    Ok(())
+}
+
+fn set_root_mode(root: &Path, mode: u32) -> Result<(), Failed> {
+    let told = |error: io::Error| failed(&format!("could not set the mode of {root:?}"), &error);
+    let stat = rustix::fs::stat(root).map_err(|errno| told(errno.into()))?;
+    if stat.st_mode & 0o7777 == mode & 0o7777 {
+        return Ok(());
+    }
+    rustix::fs::chmod(root, Mode::from_raw_mode(mode & 0o7777)).map_err(|errno| told(errno.into()))
+}
+
+/// To be given as mtime alone.
+pub(super) fn times(mtime: Timestamp) -> rustix::fs::Timestamps {
+    rustix::fs::Timestamps {
+        last_access: rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+        last_modification: rustix::fs::Timespec { tv_sec: mtime.secs, tv_nsec: mtime.nanos.into() },
+    }
+}
+
+/// The index of the tree at `root`, beside the agent.
+pub(super) fn index_of(root: &Path) -> Option<PathBuf> {
+    let name = Digest(Sha256::digest(root.as_os_str().as_bytes()).into()).to_string();
+    Some(state_directory()?.join(format!("index-{}", &name[..16])))
+}
+
+pub(super) fn nonsense(detail: &str) -> Failed {
+    Failed { why: Failure::Protocol, detail: detail.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::Stamp;
+
+    #[test]
+    fn what_is_source_tree_is_what_a_walk_under_the_rules_finds() {
+        let root = tempfile::TempDir::new().unwrap();
+        for file in
+            ["a/x", "a/cache/y", "out/z", "docs/en/README", "docs/en/b", "docs/de/c", "lone/.keep", "e"]
+        {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, file).unwrap();
+        }
+        fs::create_dir(root.path().join("empty")).unwrap();
+        let cases: &[(&[&str], &[&str])] = &[
+            (&[], &[]),
+            (&["**/cache"], &["out"]),
+            (&["docs", "!docs/*/README"], &["a/cache", "lone"]),
+            (&["*", "!a"], &[]),
+            (&["**/[a-z]"], &["docs/en"]),
+        ];
+        for (patterns, outputs) in cases {
+            let outputs = outputs.iter().map(|path| RelPath::new(path.as_bytes()).unwrap()).collect();
+            let rules = Rules::new(*patterns).unwrap();
+            let mut view = View { rules, outputs, extent: Extent::Sources };
+            let names = |tree: &Tree| tree.things().map(|thing| thing.path().clone()).collect::<Vec<_>>();
+            let narrow = names(&look(root.path(), &view).unwrap());
+            view.extent = Extent::Everything;
+            let wide = look(root.path(), &view).unwrap();
+            assert_eq!(names(&wide), narrow, "{patterns:?}");
+            assert_eq!(wide.manifest.entries().len(), 17);
+        }
+    }
+
+    #[test]
+    fn specials_stand_in_their_place_among_entries() {
+        let path = |path: &str| RelPath::new(path.as_bytes()).unwrap();
+        let entry = |at: &str| Entry {
+            path: path(at),
+            kind: Kind::Directory,
+            mode: 0,
+            mtime: Timestamp::default(),
+            stamp: Stamp::default(),
+            links: 1,
+        };
+        let manifest = Manifest::from_entries(vec![entry("b"), entry("b/d"), entry("e")]);
+        let specials = ["a", "b/c", "f"].map(|at| (path(at), Special::Fifo));
+        let order: Vec<_> = merged(&manifest, &specials).map(|thing| thing.path().to_string()).collect();
+        assert_eq!(order, ["a", "b", "b/c", "b/d", "e", "f"]);
+    }
+}

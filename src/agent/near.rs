@@ -1,0 +1,798 @@
+//! The near end of a session: what fastbuild says to the agent of a workspace, and what it hears.
+//!
+//! In: a [`Duplex`] to an agent (an attach, an exec, a child process's pipes). Out: a [`Session`], whose [`Sender`] and
+//! [`Receiver`] work at the same time: input and signals go up while output comes down. What must hold: nothing that
+//! comes is believed beyond what [`super::frame`] and [`super::protocol`] check; a connection that ends early is an
+//! error and never an end; a future of this module that is dropped leaves no half frame behind; what a dead client left
+//! in the stream is passed over. [`crate::workspace`] opens sessions, [`crate::build`] holds the dialogue.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use futures_util::{Stream as Chunks, StreamExt as _};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    sync::{Mutex, mpsc},
+    task::AbortHandle,
+    time::{MissedTickBehavior, interval_at, timeout},
+};
+
+use super::{
+    frame::{self, Decoder, End, FrameError, Kind, NONCE, Nonce, Received},
+    protocol::{self, BadMessage, Failed, Failure, Hello, PROTOCOL, Reply, Request, Welcome},
+};
+use crate::{
+    build::channel::{self, Chunk, ChunkReader},
+    engine::{AttachInput, AttachOutput, EngineError},
+    report::events::Stream,
+    tree::path::Escaped,
+};
+
+/// How often the far end hears that the client lives.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+
+/// How long the far end waits for a sign of life before it ends the build.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// How long a Welcome may take before the greeting is repeated: one may be swallowed by the session of a dead client that
+/// is just being ended.
+const FIRST_WAIT: Duration = Duration::from_secs(2);
+
+/// How long it may take in all. A healthy agent needs some milliseconds; this only guards against waiting for ever.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long to look for the far end's own account when a write failed.
+const ACCOUNT: Duration = Duration::from_secs(1);
+
+/// How many bytes of data are put together before they are written.
+const COALESCE: usize = 64 << 10;
+
+/// How much is read at once.
+const CHUNK: usize = 64 << 10;
+
+/// How much of what the agent writes to its standard error is kept, in bytes.
+const DIAGNOSTICS: usize = 4 << 10;
+
+/// Two streams: to an agent, and from it.
+pub struct Duplex {
+    incoming: Incoming,
+    outgoing: Outlet,
+}
+
+type Outlet = Box<dyn AsyncWrite + Send + Unpin>;
+
+enum Incoming {
+    Attached(AttachOutput),
+    Plain { from: Box<dyn AsyncRead + Send + Unpin>, received: BytesMut },
+}
+
+impl Duplex {
+    /// The streams of an agent in a container.
+    pub fn attached(input: AttachInput, output: AttachOutput) -> Duplex {
+        Duplex { incoming: Incoming::Attached(output), outgoing: Box::new(input) }
+    }
+
+    /// The streams of an agent without a container.
+    pub fn plain(
+        input: impl AsyncWrite + Send + Unpin + 'static,
+        output: impl AsyncRead + Send + Unpin + 'static,
+    ) -> Duplex {
+        let from = Box::new(output);
+        Duplex { incoming: Incoming::Plain { from, received: BytesMut::new() }, outgoing: Box::new(input) }
+    }
+}
+
+impl Incoming {
+    /// The next bytes; none at the end. May be dropped and called again without a loss.
+    async fn next(&mut self) -> Result<Option<(Stream, Bytes)>, SessionError> {
+        match self {
+            Incoming::Attached(output) => Ok(output.next().await?),
+            Incoming::Plain { from, received } => {
+                received.reserve(CHUNK);
+                match from.read_buf(received).await {
+                    Ok(0) => Ok(None),
+                    Ok(_) => Ok(Some((Stream::Stdout, received.split().freeze()))),
+                    Err(source) => Err(SessionError::Read { source }),
+                }
+            }
+        }
+    }
+}
+
+/// What a session is opened with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// After how long without a client the workspace stops by itself; zero is never. None leaves it as it is.
+    pub idle_stop: Option<Duration>,
+    /// How long the Welcome may take in all.
+    pub patience: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { idle_stop: None, patience: PATIENCE }
+    }
+}
+
+/// Why a session did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The engine, or the connection to it.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The connection ended before the session. Whether the engine, the container or the agent is gone,
+    /// [`crate::workspace::Workspace::why_over`] finds out.
+    #[error("the connection to the agent ended in the middle of the session{}", said(.diagnostics))]
+    Ended {
+        /// What the agent wrote to its standard error, the last of it.
+        diagnostics: String,
+    },
+    /// Nothing more can be said to the agent, and it gave no reason.
+    #[error("the connection to the agent takes nothing more{}", said(.diagnostics))]
+    Write {
+        /// What the system said.
+        #[source]
+        source: io::Error,
+        /// What the agent wrote to its standard error, the last of it.
+        diagnostics: String,
+    },
+    /// Nothing more can be heard from the agent.
+    #[error("the connection to the agent broke")]
+    Read {
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// No answer to the greeting.
+    #[error("the agent did not answer within {} s{}", waited.as_secs(), said(.diagnostics))]
+    NoWelcome {
+        /// How long was waited.
+        waited: Duration,
+        /// What the agent wrote to its standard error, the last of it.
+        diagnostics: String,
+    },
+    /// The agent is another version's.
+    #[error("the agent (fastbuild {version}) speaks protocol {theirs}, this fastbuild {PROTOCOL}")]
+    OtherProtocol {
+        /// Its protocol.
+        theirs: u32,
+        /// Its fastbuild's version.
+        version: String,
+    },
+    /// What came is not what an agent says.
+    #[error("the agent's stream is damaged: {detail}{}", said(.diagnostics))]
+    Damaged {
+        /// What is wrong with it.
+        detail: String,
+        /// What the agent wrote to its standard error, the last of it.
+        diagnostics: String,
+    },
+    /// Something else was to come.
+    #[error("the agent said {came} in place of {awaited}")]
+    Unexpected {
+        /// What came.
+        came: String,
+        /// What was awaited.
+        awaited: &'static str,
+    },
+    /// The agent could not do its part.
+    #[error("the agent gave up: {}", Escaped(.0.detail.as_bytes()))]
+    Failed(Failed),
+    /// The agent could not go on with data that it was sending.
+    #[error("the agent could not send on: {}", Escaped(.detail.as_bytes()))]
+    DataFailed {
+        /// In its words.
+        detail: String,
+    },
+    /// What was to be sent could not be read.
+    #[error("what was to be sent to the agent could not be read")]
+    Body {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A thread of fastbuild's own ended badly.
+    #[error("a thread of fastbuild's own panicked; this is a bug in fastbuild")]
+    Panicked,
+}
+
+fn said(diagnostics: &str) -> String {
+    if diagnostics.is_empty() { String::new() } else { format!("; it wrote: {diagnostics}") }
+}
+
+impl SessionError {
+    /// What a user could do next; none when the message says it all.
+    pub fn advice(&self) -> Option<String> {
+        let text = match self {
+            SessionError::Engine(error) => return error.advice(),
+            SessionError::Failed(failed) => match failed.why {
+                Failure::User => {
+                    "name a user that the image has with -u/--user, or one by number, such as -u 1000:1000"
+                }
+                Failure::RootIsNoDirectory => "name another working directory with -w/--workdir",
+                Failure::ReadOnly => "--no-keep builds without a workspace",
+                Failure::DiskFull => {
+                    "make room on the engine's disk: `fastbuild workspace prune` and `docker system prune` help"
+                }
+                Failure::Protocol | Failure::Other => {
+                    "--fresh starts the workspace over; --no-keep does without one"
+                }
+            },
+            SessionError::Ended { .. }
+            | SessionError::Write { .. }
+            | SessionError::Read { .. }
+            | SessionError::NoWelcome { .. }
+            | SessionError::OtherProtocol { .. }
+            | SessionError::Damaged { .. }
+            | SessionError::Unexpected { .. }
+            | SessionError::DataFailed { .. } => {
+                "run the build again; --fresh starts the workspace over, --no-keep does without one"
+            }
+            SessionError::Body { .. } | SessionError::Panicked => return None,
+        };
+        Some(text.to_owned())
+    }
+}
+
+/// How much went over the wire, in bytes, without what engines put around it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// To the far end.
+    pub sent: u64,
+    /// From it.
+    pub received: u64,
+}
+
+#[derive(Debug, Default)]
+struct Meter {
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+/// What the agent says, in the order in which it comes. A [`Reply::Failed`] is an error and never among them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// An answer.
+    Reply(Reply),
+    /// A piece of data.
+    Data(Bytes),
+    /// The data is complete.
+    DataEnd,
+    /// What the command wrote to its standard output.
+    Stdout(Bytes),
+    /// What the command wrote to its standard error.
+    Stderr(Bytes),
+}
+
+impl Event {
+    /// For messages: what it is, without what it holds.
+    fn name(&self) -> String {
+        match self {
+            Event::Reply(reply) => {
+                let text = format!("{reply:?}");
+                text.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default().to_owned()
+            }
+            Event::Data(_) | Event::DataEnd => "data".to_owned(),
+            Event::Stdout(_) | Event::Stderr(_) => "output of the command".to_owned(),
+        }
+    }
+
+    /// The error for what should have been something else.
+    pub fn in_place_of(&self, awaited: &'static str) -> SessionError {
+        SessionError::Unexpected { came: self.name(), awaited }
+    }
+}
+
+/// Both ends of an open session. Dropping it ends the connection; without [`Session::close`] the far end then waits for
+/// heartbeats in vain and ends what runs, unless a signal tells it sooner.
+pub struct Session {
+    /// What speaks.
+    pub sender: Sender,
+    /// What hears.
+    pub receiver: Receiver,
+    /// The agent's version of fastbuild.
+    pub version: String,
+}
+
+/// Speaks to the agent. A clone speaks in the same session; messages are never mixed into each other.
+#[derive(Clone)]
+pub struct Sender(Arc<Shared>);
+
+struct Shared {
+    outgoing: Mutex<Outgoing>,
+    meter: Arc<Meter>,
+}
+
+struct Outgoing {
+    to: Outlet,
+    session: u32,
+    /// Whole frames that are not written yet, or not to their end: what a dropped future left is written before anything
+    /// else.
+    pending: BytesMut,
+    /// Nothing may follow a Bye: it would be in the next client's way.
+    state: Speaking,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Speaking {
+    Open,
+    Over,
+}
+
+/// Hears the agent.
+pub struct Receiver {
+    incoming: Incoming,
+    decoder: Decoder,
+    meter: Arc<Meter>,
+    diagnostics: Diagnostics,
+    data: Data,
+    _heart: Option<Heart>,
+}
+
+/// What becomes of data that comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Data {
+    Wanted,
+    /// Whoever read it has stopped: the rest is passed over.
+    PassedOver,
+}
+
+/// Beats until it is dropped.
+struct Heart(AbortHandle);
+
+impl Drop for Heart {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Session {
+    /// Greets the agent and waits for its Welcome. The requests in `first` go up right behind the greeting, without
+    /// waiting; their replies come after the Welcome as always.
+    ///
+    /// # Errors
+    /// [`SessionError::NoWelcome`], [`SessionError::OtherProtocol`], and whatever the connection ends with.
+    pub async fn open(
+        duplex: Duplex,
+        settings: &Settings,
+        first: &[Request],
+    ) -> Result<Session, SessionError> {
+        let meter = Arc::new(Meter::default());
+        let outgoing =
+            Outgoing { to: duplex.outgoing, session: 0, pending: BytesMut::new(), state: Speaking::Open };
+        let shared = Arc::new(Shared { outgoing: Mutex::new(outgoing), meter: Arc::clone(&meter) });
+        let mut session = Session {
+            sender: Sender(shared),
+            receiver: Receiver {
+                incoming: duplex.incoming,
+                decoder: Decoder::new(End::Near([0; NONCE])),
+                meter,
+                diagnostics: Diagnostics::default(),
+                data: Data::Wanted,
+                _heart: None,
+            },
+            version: String::new(),
+        };
+        let welcome = session.greeted(settings, first).await?;
+        if welcome.protocol != PROTOCOL {
+            let version = Escaped(welcome.version.as_bytes()).to_string();
+            return Err(SessionError::OtherProtocol { theirs: welcome.protocol, version });
+        }
+        session.version = welcome.version;
+        session.receiver._heart = Some(session.sender.start_heart());
+        Ok(session)
+    }
+
+    async fn greeted(&mut self, settings: &Settings, first: &[Request]) -> Result<Welcome, SessionError> {
+        let first_wait = FIRST_WAIT.min(settings.patience / 2);
+        for wait in [first_wait, settings.patience - first_wait] {
+            if let Ok(welcome) = timeout(wait, self.greet(settings, first)).await {
+                return welcome;
+            }
+        }
+        let diagnostics = self.receiver.diagnostics.text();
+        Err(SessionError::NoWelcome { waited: settings.patience, diagnostics })
+    }
+
+    /// Greets under a nonce of its own, so that answers to an earlier greeting are passed over with all that follows them.
+    async fn greet(&mut self, settings: &Settings, first: &[Request]) -> Result<Welcome, SessionError> {
+        let nonce = nonce();
+        let hello = Hello {
+            protocol: PROTOCOL,
+            silence: SILENCE.as_millis() as u64,
+            idle_stop: settings.idle_stop.map(|time| time.as_secs()),
+        };
+        self.receiver.decoder = Decoder::new(End::Near(nonce));
+        let greeted = self.sender.write(|outgoing| {
+            let mut opening = frame::opening(&nonce, &protocol::encode(&hello));
+            outgoing.session = frame::session_of(&nonce);
+            for request in first {
+                frame::push_message(&mut opening, outgoing.session, &protocol::encode(request));
+            }
+            outgoing.pending.extend_from_slice(&opening);
+        });
+        if let Err(error) = greeted.await {
+            return Err(self.because(error).await);
+        }
+        match self.receiver.received().await? {
+            Received::Welcome { message } => {
+                protocol::decode(&message).map_err(|error| self.receiver.no_message(&error))
+            }
+            _ => Err(self.receiver.damaged("an answer before the Welcome".to_owned())),
+        }
+    }
+
+    /// Says one thing.
+    ///
+    /// # Errors
+    /// Whatever the session ended with.
+    pub async fn send(&mut self, request: &Request) -> Result<(), SessionError> {
+        match self.sender.send(request).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.because(error).await),
+        }
+    }
+
+    /// Sends data, and stops as soon as the far end says why it does not want it. Gives how many bytes went.
+    ///
+    /// # Errors
+    /// [`SessionError::Body`] when `data` yields an error (the far end is told), and whatever the session ended with.
+    pub async fn send_data(
+        &mut self,
+        data: impl Chunks<Item = io::Result<Bytes>>,
+    ) -> Result<u64, SessionError> {
+        let sent = tokio::select! {
+            biased;
+            sent = self.sender.send_data(data) => sent,
+            event = self.receiver.next() => match event {
+                Ok(event) => Err(event.in_place_of("nothing yet")),
+                Err(error) => Err(error),
+            },
+        };
+        match sent {
+            Err(error @ SessionError::Write { .. }) => Err(self.because(error).await),
+            sent => sent,
+        }
+    }
+
+    /// See [`Receiver::reply`].
+    ///
+    /// # Errors
+    /// See there.
+    pub async fn reply<T>(
+        &mut self,
+        awaited: &'static str,
+        take: impl FnOnce(Reply) -> Result<T, Reply>,
+    ) -> Result<T, SessionError> {
+        self.receiver.reply(awaited, take).await
+    }
+
+    /// See [`Receiver::receive_data`].
+    ///
+    /// # Errors
+    /// See there.
+    pub async fn receive_data<T: Send + 'static>(
+        &mut self,
+        read: impl FnOnce(ChunkReader) -> T + Send + 'static,
+    ) -> Result<T, SessionError> {
+        self.receiver.receive_data(read).await
+    }
+
+    /// How much went over the wire so far.
+    pub fn traffic(&self) -> Traffic {
+        self.receiver.traffic()
+    }
+
+    /// Says goodbye, and waits until the far end is done. Gives the most memory that it had, in KiB.
+    ///
+    /// # Errors
+    /// Whatever the session ended with.
+    pub async fn close(&mut self) -> Result<u64, SessionError> {
+        self.receiver._heart = None;
+        let message = protocol::encode(&Request::Bye);
+        let said = self.sender.write(|outgoing| {
+            outgoing.push_message(&message);
+            outgoing.state = Speaking::Over;
+        });
+        if let Err(error) = said.await {
+            return Err(self.because(error).await);
+        }
+        self.reply("a goodbye", |reply| match reply {
+            Reply::Closing { peak_kib } => Ok(peak_kib),
+            other => Err(other),
+        })
+        .await
+    }
+
+    /// What the far end has to say about a connection that takes no more; the write's own error when that is nothing.
+    async fn because(&mut self, error: SessionError) -> SessionError {
+        let SessionError::Write { source, .. } = error else { return error };
+        let account = timeout(ACCOUNT, async {
+            loop {
+                if let Err(error) = self.receiver.next().await {
+                    return error;
+                }
+            }
+        });
+        match account.await {
+            Ok(error) => error,
+            Err(_) => SessionError::Write { source, diagnostics: self.receiver.diagnostics.text() },
+        }
+    }
+}
+
+impl Sender {
+    /// Says one thing.
+    ///
+    /// # Errors
+    /// [`SessionError::Write`]. When the receiver is at hand, it knows better why.
+    pub async fn send(&self, request: &Request) -> Result<(), SessionError> {
+        let message = protocol::encode(request);
+        self.write(|outgoing| outgoing.push_message(&message)).await
+    }
+
+    /// Sends data to its end, in between of what else is said. Gives how many bytes went.
+    ///
+    /// # Errors
+    /// [`SessionError::Body`] when `data` yields an error; the far end is told that nothing more of it comes.
+    pub async fn send_data(&self, data: impl Chunks<Item = io::Result<Bytes>>) -> Result<u64, SessionError> {
+        let mut data = std::pin::pin!(data);
+        let mut sent = 0;
+        while let Some(chunk) = data.next().await {
+            match chunk {
+                Ok(chunk) => {
+                    sent += chunk.len() as u64;
+                    self.push_data(&chunk).await?;
+                }
+                Err(source) => {
+                    let why = source.to_string();
+                    let why = &why.as_bytes()[..why.len().min(frame::MAX_PAYLOAD)];
+                    self.write(|outgoing| outgoing.push(Kind::DataFailed, why)).await?;
+                    return Err(SessionError::Body { source });
+                }
+            }
+        }
+        self.write(|outgoing| outgoing.push(Kind::DataEnd, b"")).await?;
+        Ok(sent)
+    }
+
+    async fn push_data(&self, chunk: &[u8]) -> Result<(), SessionError> {
+        let mut outgoing = self.0.outgoing.lock().await;
+        // A large chunk is not held twice.
+        for piece in chunk.chunks(COALESCE) {
+            outgoing.push_bytes(Kind::Data, piece);
+            if outgoing.pending.len() >= COALESCE {
+                outgoing.flush(&self.0.meter).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes whole frames, and writes them with what is waiting. May be dropped at any time: what has been taken is
+    /// written by the next call.
+    async fn write(&self, push: impl FnOnce(&mut Outgoing)) -> Result<(), SessionError> {
+        let mut outgoing = self.0.outgoing.lock().await;
+        if outgoing.state == Speaking::Over {
+            // A key or a signal that crosses the goodbye.
+            return Ok(());
+        }
+        push(&mut outgoing);
+        outgoing.flush(&self.0.meter).await
+    }
+
+    fn start_heart(&self) -> Heart {
+        // Weak: a heart must not keep a connection open that everybody else has let go of.
+        let shared = Arc::downgrade(&self.0);
+        let beats = tokio::spawn(async move {
+            let mut beat = interval_at(tokio::time::Instant::now() + HEARTBEAT, HEARTBEAT);
+            beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                beat.tick().await;
+                let Some(shared) = shared.upgrade() else { return };
+                if Sender(shared).send(&Request::Heartbeat).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Heart(beats.abort_handle())
+    }
+}
+
+impl Outgoing {
+    fn push_message(&mut self, message: &[u8]) {
+        let mut frames = Vec::with_capacity(message.len() + 2 * frame::HEADER);
+        frame::push_message(&mut frames, self.session, message);
+        self.pending.extend_from_slice(&frames);
+    }
+
+    fn push(&mut self, kind: Kind, payload: &[u8]) {
+        let mut frames = Vec::with_capacity(payload.len() + frame::HEADER);
+        frame::push_frame(&mut frames, self.session, kind, payload);
+        self.pending.extend_from_slice(&frames);
+    }
+
+    fn push_bytes(&mut self, kind: Kind, bytes: &[u8]) {
+        for part in bytes.chunks(frame::MAX_PAYLOAD) {
+            self.push(kind, part);
+        }
+    }
+
+    /// Writes what is pending; what has been written is no longer pending, whenever this is dropped.
+    async fn flush(&mut self, meter: &Meter) -> Result<(), SessionError> {
+        let failed = |source| SessionError::Write { source, diagnostics: String::new() };
+        while self.pending.has_remaining() {
+            let written = self.to.write_buf(&mut self.pending).await.map_err(failed)?;
+            if written == 0 {
+                return Err(failed(io::ErrorKind::WriteZero.into()));
+            }
+            meter.sent.fetch_add(written as u64, Ordering::Relaxed);
+        }
+        self.to.flush().await.map_err(failed)
+    }
+}
+
+impl Receiver {
+    /// What the agent says next. May be dropped and called again without a loss.
+    ///
+    /// # Errors
+    /// [`SessionError::Failed`] when the agent gave up, [`SessionError::Ended`] when the connection ends.
+    pub async fn next(&mut self) -> Result<Event, SessionError> {
+        loop {
+            let event = match self.received().await? {
+                Received::Message(message) => match protocol::decode(&message) {
+                    Ok(Reply::Failed(failed)) => return Err(SessionError::Failed(failed)),
+                    Ok(reply) => Event::Reply(reply),
+                    Err(error) => return Err(self.no_message(&error)),
+                },
+                Received::Data(bytes) => Event::Data(bytes.into()),
+                Received::DataEnd => Event::DataEnd,
+                Received::DataFailed(detail) => return Err(SessionError::DataFailed { detail }),
+                Received::Stdout(bytes) => Event::Stdout(bytes.into()),
+                Received::Stderr(bytes) => Event::Stderr(bytes.into()),
+                Received::Hello { .. } | Received::Welcome { .. } => {
+                    return Err(self.damaged("a second greeting".to_owned()));
+                }
+            };
+            match (&event, self.data) {
+                (Event::Data(_), Data::PassedOver) => {}
+                (Event::DataEnd, Data::PassedOver) => self.data = Data::Wanted,
+                _ => return Ok(event),
+            }
+        }
+    }
+
+    /// The next reply, which `take` takes or hands back as not the one that was `awaited`.
+    ///
+    /// # Errors
+    /// [`SessionError::Unexpected`], and as [`Receiver::next`].
+    pub async fn reply<T>(
+        &mut self,
+        awaited: &'static str,
+        take: impl FnOnce(Reply) -> Result<T, Reply>,
+    ) -> Result<T, SessionError> {
+        match self.next().await? {
+            Event::Reply(reply) => take(reply).map_err(|other| Event::Reply(other).in_place_of(awaited)),
+            other => Err(other.in_place_of(awaited)),
+        }
+    }
+
+    /// Has the data that comes next read by `read` on a thread that may block, and gives what it made of it. A reader that
+    /// stops before the end of the data is done; the rest is passed over.
+    ///
+    /// # Errors
+    /// As [`Receiver::next`]; `read` sees an error then, too. Where this future is dropped, `read` sees an early end, which
+    /// the readers of nodes and of archives tell from a real one.
+    pub async fn receive_data<T: Send + 'static>(
+        &mut self,
+        read: impl FnOnce(ChunkReader) -> T + Send + 'static,
+    ) -> Result<T, SessionError> {
+        let (sender, reader) = channel::to_blocking();
+        let reading = tokio::task::spawn_blocking(move || read(reader));
+        let over = self.pass_data(sender).await;
+        let read = reading.await.map_err(|_| SessionError::Panicked);
+        over?;
+        read
+    }
+
+    /// Passes the data that comes next to a reader; see [`Receiver::receive_data`].
+    ///
+    /// # Errors
+    /// See there.
+    pub async fn pass_data(&mut self, to: mpsc::Sender<Chunk>) -> Result<(), SessionError> {
+        let over = loop {
+            match self.next().await {
+                Ok(Event::Data(bytes)) => {
+                    if to.send(Ok(bytes)).await.is_err() {
+                        self.data = Data::PassedOver;
+                        break Ok(());
+                    }
+                }
+                Ok(Event::DataEnd) => break Ok(()),
+                Ok(other) => break Err(other.in_place_of("data")),
+                Err(error) => break Err(error),
+            }
+        };
+        if over.is_err() {
+            // Whoever has stopped reading needs no telling.
+            let _ = to.send(Err(io::ErrorKind::UnexpectedEof.into())).await;
+        }
+        over
+    }
+
+    /// How much went over the wire so far.
+    pub fn traffic(&self) -> Traffic {
+        Traffic {
+            sent: self.meter.sent.load(Ordering::Relaxed),
+            received: self.meter.received.load(Ordering::Relaxed),
+        }
+    }
+
+    async fn received(&mut self) -> Result<Received, SessionError> {
+        loop {
+            match self.decoder.next_received() {
+                Ok(Some(received)) => return Ok(received),
+                Ok(None) => {}
+                Err(error @ (FrameError::Damaged | FrameError::TooLong)) => {
+                    return Err(self.damaged(error.to_string()));
+                }
+            }
+            match self.incoming.next().await? {
+                Some((Stream::Stdout, bytes)) => {
+                    self.meter.received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                    self.decoder.push(&bytes);
+                }
+                Some((Stream::Stderr, bytes)) => self.diagnostics.push(&bytes),
+                None => return Err(SessionError::Ended { diagnostics: self.diagnostics.text() }),
+            }
+        }
+    }
+
+    fn damaged(&self, detail: String) -> SessionError {
+        SessionError::Damaged { detail, diagnostics: self.diagnostics.text() }
+    }
+
+    fn no_message(&self, error: &BadMessage) -> SessionError {
+        self.damaged(error.to_string())
+    }
+}
+
+/// The last of what the agent wrote to its standard error.
+#[derive(Debug, Default)]
+struct Diagnostics(VecDeque<u8>);
+
+impl Diagnostics {
+    fn push(&mut self, bytes: &[u8]) {
+        self.0.extend(bytes);
+        self.0.drain(..self.0.len().saturating_sub(DIAGNOSTICS));
+    }
+
+    /// In one line, fit for a terminal.
+    fn text(&self) -> String {
+        let bytes: Vec<u8> = self.0.iter().copied().collect();
+        Escaped(bytes.trim_ascii()).to_string()
+    }
+}
+
+/// Unlike any other client's. `RandomState` is seeded by the operating system's random numbers.
+fn nonce() -> Nonce {
+    use std::hash::BuildHasher as _;
+    let seed = std::hash::RandomState::new();
+    let now = (std::process::id(), std::time::SystemTime::now());
+    let halves = [seed.hash_one((0, now)), seed.hash_one((1, now))];
+    let mut nonce = [0; NONCE];
+    for (to, from) in nonce.iter_mut().zip(halves.iter().flat_map(|half| half.to_le_bytes())) {
+        *to = from;
+    }
+    nonce
+}
+
+#[cfg(test)]
+mod tests;

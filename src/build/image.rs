@@ -1,0 +1,59 @@
+//! The image of a plan, on its engine: found there, or fetched.
+
+use super::{BuildError, Running};
+use crate::{
+    engine::{Docker, EngineError, ImageFacts},
+    plan::{Plan, PullPolicy},
+    report::{
+        Reporter,
+        events::{Amount, Event, Phase},
+    },
+};
+
+/// Finds the image on the engine, or makes the engine fetch it.
+pub(super) async fn ensure(
+    docker: &Docker,
+    plan: &Plan,
+    reporter: &Reporter,
+) -> Result<ImageFacts, BuildError> {
+    let reference = &plan.image.value;
+    let platform = plan.platform.as_ref().map(|platform| platform.value.as_str());
+    let policy = plan.pull.value;
+    if policy != PullPolicy::Always
+        && let Some(facts) = docker.image(reference, platform).await?
+    {
+        return Ok(facts);
+    }
+    if policy == PullPolicy::Never {
+        return Err(BuildError::ImageMissing { image: reference.clone() });
+    }
+    let phase = Running::begin(Phase::Pull, None, reporter);
+    docker
+        .pull(reference, platform, |progress| {
+            reporter.emit(Event::PullProgress {
+                layer: progress.layer,
+                status: progress.status,
+                current: progress.current,
+                total: progress.total,
+            });
+        })
+        .await?;
+    phase.end(Amount::default());
+    let facts = docker.image(reference, platform).await?;
+    facts.ok_or_else(|| not_as_pulled(reference.clone(), platform).into())
+}
+
+/// Why a pull that went well did not bring the image. Of an image for one platform only, an engine asks no more than its
+/// name, and takes it for whatever platform it is.
+fn not_as_pulled(reference: String, platform: Option<&str>) -> EngineError {
+    match platform {
+        Some(platform) => EngineError::NoSuchPlatform {
+            reference,
+            message: format!("what the registry has is not for {platform}"),
+        },
+        None => EngineError::ImageNotFound {
+            reference,
+            message: "it was pulled, and somebody has removed it since".to_owned(),
+        },
+    }
+}

@@ -1,0 +1,296 @@
+//! What the command made -> staged outputs. The workspace says what differs, the staging says which contents it needs, and
+//! only those travel.
+//!
+//! With named outputs, what the host has in their places is looked at while the command runs, and told to the workspace as
+//! a summary. Without, the workspace knows by itself what the command changed.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    super::{
+        BuildError, Running, blocking,
+        channel::{self, ChunkReader},
+        detached,
+        error::Listing,
+    },
+    node_reader, nonsense,
+    upload::Sources,
+};
+use crate::{
+    agent::{
+        near::Session,
+        protocol::{Blob, Follow, Products, Query, Reply, Request},
+    },
+    outputs::{
+        OutputError,
+        host::HostSide,
+        ops::{Action, Over},
+        record::Record,
+        stage::{Contents, Listed, Scope, Staged, Staging, StagingOptions, Uploaded, stage_path},
+        target::{Target, native_join},
+    },
+    plan::{Explain, Output, Outputs, Plan, Take},
+    report::{
+        Reporter,
+        events::{Amount, Direction, Event, Phase, Why},
+    },
+    state::Run,
+    tree::{RelPath, path::Escaped, summary::Differing},
+};
+
+/// What the host has in the outputs' places, being looked at.
+pub struct Looking(Vec<oneshot::Receiver<Result<Option<HostSide>, OutputError>>>);
+
+/// Begins to look at the places of all named outputs.
+pub fn look(plan: &Plan, record: &Arc<Record>) -> Looking {
+    let Outputs::Named(outputs) = &plan.outputs.value else { return Looking(Vec::new()) };
+    let look = |output: &Output| {
+        let (host, record) = (output.host.clone(), Arc::clone(record));
+        let (sender, receiver) = oneshot::channel();
+        std::thread::spawn(move || {
+            let side = Target::named(&host).and_then(|target| HostSide::look(&target, &record));
+            // Nobody waits for it when the command failed.
+            let _ = sender.send(side);
+        });
+        receiver
+    };
+    Looking(outputs.iter().map(look).collect())
+}
+
+/// Whether the host has in an output's place exactly what fastbuild left there, or nothing if it left nothing.
+pub async fn is_as_left(output: &Output, record: &Arc<Record>) -> Result<bool, BuildError> {
+    let (host, record) = (output.host.clone(), Arc::clone(record));
+    detached(move || {
+        let target = Target::named(&host)?;
+        let side = HostSide::look(&target, &record)?;
+        Ok(side.is_some_and(|side| side.is_as_left()))
+    })
+    .await?
+}
+
+/// What collecting needs to know of the rest of the build.
+pub struct Collecting<'a> {
+    pub session: &'a mut Session,
+    pub plan: &'a Plan,
+    pub run: &'a Run,
+    pub sources: &'a Arc<Sources>,
+    pub record: Arc<Record>,
+    pub reporter: &'a Reporter,
+}
+
+/// Where one output comes from and goes to.
+struct Wanted {
+    spec: String,
+    query: Query,
+    scope: Scope,
+    target: Target,
+    /// Where its target lies in the source tree, if it does.
+    uploaded_at: Option<RelPath>,
+    host: Option<HostSide>,
+}
+
+impl Collecting<'_> {
+    /// Stages all outputs. Nothing of the host's is changed.
+    pub async fn collect(mut self, looking: Looking) -> Result<Vec<Staged>, BuildError> {
+        let phase = Running::begin(Phase::Collect, None, self.reporter);
+        let mut staged = Vec::new();
+        let mut sum = Amount::default();
+        for (number, wanted) in self.wanted(looking).await?.into_iter().enumerate() {
+            let (output, received) = self.collect_one(number, wanted, sum).await?;
+            sum = received;
+            self.explain(&output);
+            staged.push(output);
+        }
+        phase.end(sum);
+        Ok(staged)
+    }
+
+    async fn wanted(&self, looking: Looking) -> Result<Vec<Wanted>, BuildError> {
+        let Outputs::Named(outputs) = &self.plan.outputs.value else {
+            return Ok(vec![Wanted {
+                spec: self.plan.workdir.value.clone(),
+                query: Query::Changes,
+                scope: Scope::Everything,
+                target: Target::directory(&self.plan.source.value)?,
+                uploaded_at: Some(RelPath::root()),
+                host: None,
+            }]);
+        };
+        let mut all = Vec::new();
+        for (output, looking) in outputs.iter().zip(looking.0) {
+            let host = looking.await.map_err(|_| BuildError::Panicked)??;
+            all.push(self.named(output, host)?);
+        }
+        Ok(all)
+    }
+
+    fn named(&self, output: &Output, host: Option<HostSide>) -> Result<Wanted, BuildError> {
+        let target = Target::named(&output.host)?;
+        // Only when the target is the very path that went in does the source tree tell what the host had there.
+        let uploaded_at = output
+            .below_source
+            .clone()
+            .filter(|path| native_join(&self.plan.source.value, path) == target.root());
+        let query = Query::Named {
+            path: Blob::from(output.container.as_bytes()),
+            take: match output.take {
+                Take::Itself => Follow::Itself,
+                Take::Contents => Follow::Contents,
+            },
+            summary: Blob::from(host.as_ref().map_or(b"".as_slice(), HostSide::summary)),
+        };
+        Ok(Wanted { spec: output.spec.clone(), query, scope: Scope::Named, target, uploaded_at, host })
+    }
+
+    async fn collect_one(
+        &mut self,
+        number: usize,
+        wanted: Wanted,
+        before: Amount,
+    ) -> Result<(Staged, Amount), BuildError> {
+        let differing = self.ask(&wanted).await?;
+        // Before it is made: a run that is killed right after it must not leave what nobody knows of.
+        self.run.note_stage(&stage_path(&wanted.target, &self.run.id, number)?)?;
+        let scope = wanted.scope;
+        let (pieces, received) = mpsc::channel(1);
+        let (ask, asked) = oneshot::channel();
+        let staging = self.stage(number, wanted, differing, before, received, ask);
+        let session = &mut *self.session;
+        let feeding = async {
+            feed(session, &pieces).await?;
+            if scope == Scope::Everything {
+                feed(session, &pieces).await?;
+            }
+            // A staging that failed asks for nothing, and tells why itself.
+            let nodes = asked.await.unwrap_or_default();
+            if !nodes.is_empty() {
+                session.send(&Request::Want { query: 0, nodes }).await?;
+                feed(session, &pieces).await?;
+            }
+            drop(pieces);
+            Ok::<_, BuildError>(())
+        };
+        // Both run to their end, whichever fails: a staging directory must not outlive its staging.
+        let (staged, fed) = tokio::join!(staging, feeding);
+        // The session's failure is the reason for whatever the staging made of the broken stream.
+        fed?;
+        staged
+    }
+
+    /// Asks what differs; gives the buckets of it, none where there are no buckets.
+    async fn ask(&mut self, wanted: &Wanted) -> Result<Option<Differing>, BuildError> {
+        self.session.send(&Request::Collect(vec![wanted.query.clone()])).await?;
+        let products = self.session.reply("what the command made", |reply| match reply {
+            Reply::Products(products) => Ok(products),
+            other => Err(other),
+        });
+        match (products.await?, &wanted.query) {
+            (Products::There { .. }, Query::Changes) => Ok(None),
+            (Products::There { differing, .. }, Query::Named { summary, .. }) => {
+                let buckets = (summary.len() / 16).max(1);
+                let differing = Differing::from_bytes(&differing, buckets);
+                Ok(Some(differing.ok_or_else(|| nonsense("buckets that do not fit the summary"))?))
+            }
+            (Products::Missing, Query::Changes) => Err(nonsense("the working directory is missing").into()),
+            (Products::Missing, Query::Named { path, .. }) => {
+                let there = self.list_around(path.clone()).await?;
+                let path = String::from_utf8_lossy(path).into_owned();
+                Err(BuildError::MissingOutput { spec: wanted.spec.clone(), path, there: Some(there) })
+            }
+        }
+    }
+
+    async fn list_around(&mut self, path: Blob) -> Result<Listing, BuildError> {
+        self.session.send(&Request::Look { path }).await?;
+        let there = self.session.reply("what is there", |reply| match reply {
+            Reply::There { directory, names, more } => Ok((directory, names, more)),
+            other => Err(other),
+        });
+        let (directory, names, more) = there.await?;
+        Ok(Listing {
+            directory: String::from_utf8_lossy(&directory).into_owned().into(),
+            names: names.iter().map(|name| Escaped(name).to_string()).collect(),
+            more: Some(more),
+        })
+    }
+
+    /// Stages one output on a blocking thread: nodes first, then what was asked for.
+    fn stage(
+        &self,
+        number: usize,
+        wanted: Wanted,
+        differing: Option<Differing>,
+        before: Amount,
+        mut pieces: mpsc::Receiver<ChunkReader>,
+        ask: oneshot::Sender<Vec<u32>>,
+    ) -> impl Future<Output = Result<(Staged, Amount), BuildError>> + use<> {
+        let (sources, record) = (Arc::clone(self.sources), Arc::clone(&self.record));
+        let (run, apply, reporter) = (self.run.id.clone(), self.plan.apply.value, self.reporter.clone());
+        let staging = blocking(move || {
+            let uploaded = Uploaded {
+                manifest: &sources.scan.manifest,
+                contents: Contents::Digests(&sources.digests),
+                looked_at: sources.scan.looked_at,
+            };
+            let uploaded = wanted.uploaded_at.map(|at| (uploaded, at));
+            let options = StagingOptions { run: &run, record: &record, apply };
+            let Wanted { spec, scope, target, host, .. } = wanted;
+            let mut staging = match host {
+                Some(host) => Staging::begin_seen(&spec, number, target, host, uploaded, options)?,
+                None => Staging::begin(&spec, number, target, scope, uploaded, options)?,
+            };
+            let mut piece = || pieces.blocking_recv().ok_or(BuildError::Panicked);
+            match &differing {
+                Some(differing) => staging.expect(&mut node_reader(piece()?), Listed::Buckets(differing))?,
+                None => {
+                    staging.expect(&mut node_reader(piece()?), Listed::Changes)?;
+                    staging.expect_gone(&mut node_reader(piece()?))?;
+                }
+            }
+            let sum =
+                |done: Amount| Amount { files: before.files + done.files, bytes: before.bytes + done.bytes };
+            let wanted = staging.wanted();
+            // The other side is waiting for it, or has failed and tells so.
+            let _ = ask.send(wanted.nodes.clone());
+            if !wanted.nodes.is_empty() {
+                let progress =
+                    |done| reporter.emit(Event::PhaseProgress { phase: Phase::Collect, done: sum(done) });
+                staging.receive_wanted(piece()?, &progress)?;
+            }
+            // What was only compared did not travel.
+            let files = wanted.nodes.len() as u64;
+            let received = sum(Amount { files, bytes: staging.received().bytes });
+            Ok((staging.finish()?, received))
+        });
+        async { staging.await? }
+    }
+
+    fn explain(&self, staged: &Staged) {
+        if self.plan.explain.value == Explain::No {
+            return;
+        }
+        for op in &staged.ops {
+            let why = match op.action {
+                Action::MakeDir { over: Over::Nothing, .. } | Action::Put { over: Over::Nothing, .. } => {
+                    Why::New
+                }
+                Action::Put { over: Over::EmptiedDir { .. }, .. } | Action::MakeDir { .. } => Why::Type,
+                Action::Put { .. } | Action::Swap { .. } => Why::Content,
+                Action::SetMode { .. } => Why::Mode,
+                Action::Delete { .. } | Action::RemoveDir { .. } => Why::Deleted,
+            };
+            let path = op.path.strip_prefix(&staged.target.prefix).unwrap_or_else(|| op.path.clone());
+            self.reporter.emit(Event::Travelled { direction: Direction::Down, path, why });
+        }
+    }
+}
+
+/// Moves the data that comes next to whoever takes it from `pieces`.
+async fn feed(session: &mut Session, pieces: &mpsc::Sender<ChunkReader>) -> Result<(), BuildError> {
+    let (sender, reader) = channel::to_blocking();
+    // A staging that failed has dropped its end; then the data is passed over.
+    let _ = pieces.send(reader).await;
+    Ok(session.receiver.pass_data(sender).await?)
+}

@@ -1,0 +1,262 @@
+//! The command in a workspace: started by the agent, its output passed on as it comes; signals, keys and the terminal's size
+//! are handed to it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    task::JoinHandle,
+    time::Instant,
+};
+
+use super::super::{
+    BuildError, Interrupts, Running, Signal,
+    command::{CtrlC, GRACE, Passing, own_input},
+};
+use crate::{
+    agent::{
+        near::{self, Receiver, Sender, Session, SessionError},
+        protocol::{Blob, Input, NoStart, NotStarted, Reply, Request, Run, STDIN_WINDOW, Size, Status},
+    },
+    engine::StartError,
+    report::{
+        Reporter,
+        events::{Amount, Event, Phase, Stream, Warning},
+    },
+    sys::terminal::{self, RawTerminal},
+};
+
+/// SIGKILL, as Linux counts.
+const KILL: i32 = 9;
+
+/// How the command came out.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    /// What fastbuild exits with.
+    pub exit_code: u8,
+    /// Whether processes were ended for want of memory.
+    pub out_of_memory: bool,
+}
+
+/// Runs the command to its end.
+pub async fn run(
+    session: &mut Session,
+    run: Run,
+    interrupts: &mut Interrupts,
+    reporter: &Reporter,
+) -> Result<Ended, BuildError> {
+    let phase = Running::begin(Phase::Start, None, reporter);
+    let (terminal, stdin) = (run.terminal, run.stdin);
+    let raw = match (terminal, stdin) {
+        (Some(_), Input::Forwarded) => RawTerminal::of_stdin().map_err(BuildError::Terminal)?,
+        _ => None,
+    };
+    let program = run.argv.first().map(|word| String::from_utf8_lossy(word).into_owned()).unwrap_or_default();
+    session.send(&Request::Run(Box::new(run))).await?;
+    let started = session.reply("whether the command runs", |reply| match reply {
+        Reply::Started => Ok(Ok(())),
+        Reply::NotStarted(why) => Ok(Err(why)),
+        other => Err(other),
+    });
+    interrupts.unless(started).await??.map_err(|why| not_started(program, why))?;
+    phase.end(Amount::default());
+
+    let phase = Running::begin(Phase::Build, None, reporter);
+    let Session { sender, receiver, .. } = session;
+    let (killers, kills) = mpsc::channel::<()>(1);
+    let input = Arc::new(Semaphore::new(0));
+    let helpers = Helpers::start(terminal, stdin, raw.is_some(), sender, &input, killers);
+    let ended = attend(sender, receiver, &input, kills, interrupts, reporter).await;
+    drop((helpers, raw));
+    let ended = ended?;
+    phase.end(Amount::default());
+    Ok(ended)
+}
+
+/// Passes output on and signals in until the command is over.
+async fn attend(
+    sender: &Sender,
+    receiver: &mut Receiver,
+    input: &Semaphore,
+    mut kills: mpsc::Receiver<()>,
+    interrupts: &mut Interrupts,
+    reporter: &Reporter,
+) -> Result<Ended, BuildError> {
+    let (closed, output_closed) = oneshot::channel();
+    let (output, passing) = Passing::begin(reporter.clone(), closed);
+    let output_closed = async {
+        match output_closed.await {
+            Ok(error) => error,
+            // All of it has been taken.
+            Err(_) => std::future::pending().await,
+        }
+    };
+    let ended = {
+        // One future that lives through the whole loop: a chunk that waits for our own reader must not be lost to a signal.
+        let listening = listen(receiver, output, input);
+        tokio::pin!(listening, output_closed);
+        let mut ending = Ending::default();
+        loop {
+            tokio::select! {
+                ended = &mut listening => break ended?,
+                signal = interrupts.next() => ending.on_signal(signal, sender, reporter).await?,
+                () = ending.grace_is_over() => ending.kill(sender).await?,
+                Some(()) = kills.recv() => ending.kill(sender).await?,
+                error = &mut output_closed => return Err(BuildError::OutputClosed(error)),
+            }
+        }
+    };
+    // Somebody who does not read what we pass on can hold this up for ever: then a signal ends it.
+    if let Ok(drained) = interrupts.unless(passing.drained()).await {
+        drained?;
+    }
+    Ok(ended)
+}
+
+/// Takes what comes from the agent, up to the command's end.
+async fn listen(
+    receiver: &mut Receiver,
+    output: mpsc::Sender<(Stream, Bytes)>,
+    input: &Semaphore,
+) -> Result<Ended, SessionError> {
+    loop {
+        let (stream, bytes) = match receiver.next().await? {
+            near::Event::Stdout(bytes) => (Stream::Stdout, bytes),
+            near::Event::Stderr(bytes) => (Stream::Stderr, bytes),
+            near::Event::Reply(Reply::StdinTaken(taken)) => {
+                input.add_permits(usize::try_from(taken).unwrap_or(0).min(STDIN_WINDOW));
+                continue;
+            }
+            near::Event::Reply(Reply::Exited { status, oom_kills }) => {
+                let exit_code = match status {
+                    Status::Code(code) => code,
+                    Status::Signal(signal) => signal.saturating_add(128),
+                };
+                return Ok(Ended { exit_code, out_of_memory: oom_kills > 0 });
+            }
+            other => return Err(other.in_place_of("output of the command, or its end")),
+        };
+        // A writer that is gone has told why through its own channel.
+        let _ = output.send((stream, bytes)).await;
+    }
+}
+
+fn not_started(what: String, NotStarted { why, detail }: NotStarted) -> BuildError {
+    match why {
+        NoStart::NotFound => StartError::CommandNotFound { what, message: detail }.into(),
+        NoStart::NotExecutable | NoStart::Directory => {
+            StartError::NotExecutable { what, message: detail }.into()
+        }
+        NoStart::Other => BuildError::NotStarted { what, detail },
+    }
+}
+
+/// How far the end of the command has been asked for.
+#[derive(Debug, Default)]
+struct Ending {
+    asked: bool,
+    killed: bool,
+    deadline: Option<Instant>,
+}
+
+impl Ending {
+    /// Hands the first signal to the command; a second one ends it.
+    async fn on_signal(
+        &mut self,
+        signal: Signal,
+        to: &Sender,
+        reporter: &Reporter,
+    ) -> Result<(), SessionError> {
+        if self.asked {
+            return self.kill(to).await;
+        }
+        self.asked = true;
+        if signal != Signal::Interrupt {
+            self.deadline = Some(Instant::now() + GRACE);
+        }
+        to.send(&Request::Signal(signal.number().into())).await?;
+        reporter.emit(Event::Warned(Warning::Signalled { signal: signal.name() }));
+        Ok(())
+    }
+
+    async fn kill(&mut self, to: &Sender) -> Result<(), SessionError> {
+        self.deadline = None;
+        if !std::mem::replace(&mut self.killed, true) {
+            to.send(&Request::Signal(KILL)).await?;
+        }
+        Ok(())
+    }
+
+    async fn grace_is_over(&self) {
+        match self.deadline {
+            Some(deadline) => tokio::time::sleep_until(deadline).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// What hands input and sizes to the command, until dropped.
+struct Helpers(Vec<JoinHandle<()>>);
+
+impl Helpers {
+    fn start(
+        terminal: Option<Size>,
+        stdin: Input,
+        raw: bool,
+        sender: &Sender,
+        input: &Arc<Semaphore>,
+        killers: mpsc::Sender<()>,
+    ) -> Helpers {
+        let mut helpers = Vec::new();
+        if stdin == Input::Forwarded {
+            input.add_permits(STDIN_WINDOW);
+            let keys = raw.then(CtrlC::default);
+            helpers.push(tokio::spawn(forward_input(sender.clone(), Arc::clone(input), keys, killers)));
+        }
+        if terminal.is_some() {
+            helpers.push(tokio::spawn(follow_size(sender.clone())));
+        }
+        Helpers(helpers)
+    }
+}
+
+impl Drop for Helpers {
+    fn drop(&mut self) {
+        self.0.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Hands what we read to the command, never more at once than it takes.
+async fn forward_input(to: Sender, window: Arc<Semaphore>, mut keys: Option<CtrlC>, kill: mpsc::Sender<()>) {
+    let mut read = own_input();
+    while let Some(bytes) = read.recv().await {
+        if keys.as_mut().is_some_and(|keys| keys.twice(&bytes)) {
+            // Full means that it has been asked for already.
+            let _ = kill.try_send(());
+        }
+        let permits = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let Ok(room) = window.acquire_many(permits).await else { return };
+        room.forget();
+        if to.send(&Request::Stdin(Blob::from(bytes))).await.is_err() {
+            return;
+        }
+    }
+    // The command may have ended first.
+    let _ = to.send(&Request::StdinEnd).await;
+}
+
+/// Tells the command's terminal our terminal's size at each change.
+async fn follow_size(to: Sender) {
+    let Ok(mut changes) = terminal::size_changes() else { return };
+    while changes.next().await.is_some() {
+        // A command that has just ended has no terminal any more.
+        let _ = to.send(&Request::Resize(own_size())).await;
+    }
+}
+
+/// Our terminal's size; the usual one where it cannot be asked.
+pub fn own_size() -> Size {
+    let (rows, columns) = terminal::size().unwrap_or((24, 80));
+    Size { rows, columns }
+}

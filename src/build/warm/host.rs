@@ -1,0 +1,51 @@
+//! The host's source tree as it is now: scanned, with the digests that the index knows, and a summary to compare by.
+
+use std::path::Path;
+
+use super::super::{BuildError, sources};
+use crate::{
+    plan::Plan,
+    report::Reporter,
+    tree::{
+        Digest, RelPath,
+        index::{HashedAt, Index},
+        scan::Scan,
+        summary::{self, Summary},
+    },
+};
+
+/// The host's side of a comparison.
+#[derive(Debug)]
+pub struct HostTree {
+    /// The tree.
+    pub scan: Scan,
+    /// The digest of each file, as far as it is known without reading it.
+    pub digests: Vec<Option<Digest>>,
+    /// Of both.
+    pub summary: Summary,
+    /// From when on digests that are computed for this tree may be believed.
+    pub hashed_at: HashedAt,
+}
+
+/// Looks at the source tree; `outputs` are no part of it.
+///
+/// # Errors
+/// As [`sources::look`].
+pub fn look(
+    plan: &Plan,
+    outputs: &[RelPath],
+    index: &Path,
+    reporter: &Reporter,
+) -> Result<HostTree, BuildError> {
+    let loading = std::thread::spawn({
+        let index = index.to_owned();
+        move || Index::load(&index)
+    });
+    let hashed_at = HashedAt::now(&plan.source.value);
+    let scan = sources::report_scan(plan, outputs, reporter)?;
+    let index = loading.join().map_err(|_| BuildError::Panicked)?;
+    let digests = index.digests(&scan.manifest);
+    let buckets = summary::buckets_for(scan.manifest.entries().len());
+    let summary = summary::of(&scan.manifest, &digests, buckets);
+    Ok(HostTree { scan, digests, summary, hashed_at })
+}

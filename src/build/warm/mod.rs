@@ -1,0 +1,361 @@
+//! The warm tier: the workspace is kept, both ends are scanned for each build, and only differences travel.
+//!
+//! ```text
+//! scan the host ┐                              ┌ look at the host's outputs ┐
+//!               ├ compare ─ put right ─ run ───┤                            ├ stage ─ apply ─ record
+//! workspace, attach, scan there ┘              └ scan there, compare ───────┘
+//! ```
+//!
+//! What the far end does is in [`crate::agent`]; how it is reached, in [`crate::workspace`]; each step here is one file below.
+
+mod collect;
+mod command;
+mod host;
+pub mod shell;
+mod upload;
+
+use std::{io::BufReader, pin::Pin, sync::Arc};
+
+use self::{
+    collect::Collecting,
+    host::HostTree,
+    upload::{Learned, Sources},
+};
+use super::{
+    BuildError, Finished, Interrupts, Running,
+    channel::ChunkReader,
+    cold, detached, image, put_in_place,
+    reaper::{Duty, Reaper},
+};
+use crate::{
+    agent::{
+        near::{Session, SessionError, Settings},
+        protocol::{Blob, Extent, Home, Input, Open, Reply, Request, Run as Command},
+    },
+    engine::{Docker, ImageFacts},
+    outputs::{record::Record, stage::Staged, target::refuse_strange_link},
+    plan::{OnFailure, Outputs, Plan, SeedOutputs, Stdin, Terminal},
+    report::{
+        Reporter,
+        events::{self, Amount, Event, Phase, Warning},
+    },
+    state::{Project, Run, State},
+    tree::{
+        RelPath,
+        index::{HashedAt, Index},
+        node::{Node, NodeError, NodeReader},
+    },
+    workspace::{self, NotWarm, Wanted, Workspace, WorkspaceError, daily},
+};
+
+/// What became of a warm build.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It ran.
+    Finished(Finished),
+    /// No workspace can be had, and nothing was done.
+    NotWarm(NotWarm),
+}
+
+/// Carries a plan out in the project's workspace.
+///
+/// # Errors
+/// When fastbuild, the engine or the agent could not do their part. Nothing of the build runs any more then, as far as the
+/// engine can be reached.
+pub async fn run(
+    plan: &Plan,
+    state: &State,
+    project: &Project,
+    interrupts: &mut Interrupts,
+    reporter: &Reporter,
+) -> Result<Outcome, BuildError> {
+    let loading = detached({
+        let path = project.record_path();
+        move || Record::load(&path)
+    });
+    // What is seeded depends on how the workspace comes about; everything else can be looked at meanwhile.
+    let scanning = match plan.seed.value {
+        SeedOutputs::No => Some(start_scan(plan, project, plan.ignore.outputs.clone(), reporter)),
+        SeedOutputs::Yes => None,
+    };
+    let docker = interrupts.unless(Docker::connect(&plan.engine.value)).await??;
+    let name = workspace::name(project, state)?;
+    let asking = async {
+        tokio::try_join!(image::ensure(&docker, plan, reporter), async { Ok(docker.look(&name).await?) })
+    };
+    let (image, found) = interrupts.unless(asking).await??;
+    let wanted = match Wanted::new(plan, &image, project, state) {
+        Ok(wanted) => wanted,
+        Err(WorkspaceError::NotWarm(why)) => return Ok(Outcome::NotWarm(why)),
+        Err(error) => return Err(error.into()),
+    };
+    let record = Arc::new(loading.await?);
+    if let Outputs::Named(outputs) = &plan.outputs.value {
+        outputs.iter().try_for_each(|output| refuse_strange_link(&output.host, &record))?;
+    }
+    let run = state.begin_run(project, &plan.engine.value.to_string())?;
+    let leftovers = cold::remove_leftovers(&docker, state, &plan.engine.value.to_string(), reporter);
+    let limiting = daily::look_after(&docker, state, plan, reporter);
+    let reaper = Reaper::watch(state, &plan.source.value, &plan.engine.value, &run.id, &name, Duty::Free);
+
+    let phase = Running::begin(Phase::Workspace, None, reporter);
+    let settings = Settings { idle_stop: Some(plan.workspace.idle_stop.value), ..Settings::default() };
+    let first: Vec<_> = scanning.iter().map(|_| open(plan, &image, &plan.ignore.outputs)).collect();
+    let entering = workspace::enter(&docker, &wanted, found, &settings, &first);
+    let (workspace, session) = match interrupts.unless(entering).await? {
+        Ok(entered) => entered,
+        Err(WorkspaceError::NotWarm(why)) => {
+            run_is_over(run, reaper);
+            return Ok(Outcome::NotWarm(why));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    phase.end(Amount::default());
+    reporter.emit(Event::Workspace { name, how: workspace.how().into() });
+
+    let mut warm = Warm { plan, project, run: &run, reporter, image, workspace };
+    let finished = warm.build(session, scanning, record, interrupts).await;
+    let freed = match &finished {
+        Ok(_) => Ok(()),
+        Err(_) => warm.workspace.free().await,
+    };
+    // A moment's work, and long done.
+    let _ = interrupts.unless(leftovers).await;
+    if let Some(limiting) = limiting {
+        // Once a day; engines take their time to measure, and began when the command did.
+        let _ = interrupts.unless(limiting).await;
+    }
+    match freed {
+        Ok(()) => run_is_over(run, reaper),
+        // Neither is told that all is well: the reaper tries again, and the next start after it.
+        Err(error) => tracing::warn!(%error, "could not free the workspace"),
+    }
+    finished.map(Outcome::Finished)
+}
+
+/// Nothing of the run is left anywhere.
+fn run_is_over(run: Run, reaper: Option<Reaper>) {
+    if let Some(reaper) = reaper {
+        reaper.dismiss();
+    }
+    run.finish();
+}
+
+/// Looks at the source tree on a thread of its own, from now on.
+fn start_scan(plan: &Plan, project: &Project, outputs: Vec<RelPath>, reporter: &Reporter) -> Scanning {
+    let (plan, index, reporter) = (plan.clone(), project.index_path(), reporter.clone());
+    Box::pin(detached(move || host::look(&plan, &outputs, &index, &reporter)))
+}
+
+type Scanning = Pin<Box<dyn Future<Output = Result<Result<HostTree, BuildError>, BuildError>> + Send>>;
+
+/// What the far end is told of the source tree; `outputs` are no part of it.
+fn open(plan: &Plan, image: &ImageFacts, outputs: &[RelPath]) -> Request {
+    Request::Open(Open {
+        root: Blob::from(plan.workdir.value.as_bytes()),
+        user: plan.user.as_ref().map_or(&image.user, |user| &user.value).clone(),
+        patterns: plan.ignore.patterns.iter().map(|pattern| pattern.value.clone()).collect(),
+        outputs: outputs.to_vec(),
+        extent: match plan.outputs.value {
+            Outputs::Everything => Extent::Everything,
+            Outputs::Named(_) => Extent::Sources,
+        },
+    })
+}
+
+/// Decodes nodes as they come.
+fn node_reader(from: ChunkReader) -> NodeReader<BufReader<ChunkReader>> {
+    NodeReader::new(BufReader::new(from))
+}
+
+/// The same, for who takes them one by one.
+fn nodes(from: ChunkReader) -> impl Iterator<Item = Result<Node, NodeError>> {
+    let mut reader = node_reader(from);
+    std::iter::from_fn(move || reader.next_node().transpose())
+}
+
+/// What came is well formed and makes no sense.
+fn nonsense(detail: impl ToString) -> SessionError {
+    SessionError::Damaged { detail: detail.to_string(), diagnostics: String::new() }
+}
+
+struct Warm<'a> {
+    plan: &'a Plan,
+    project: &'a Project,
+    run: &'a Run,
+    reporter: &'a Reporter,
+    image: ImageFacts,
+    workspace: Workspace,
+}
+
+/// What the workspace came to, before anything of the host's is changed.
+struct Built {
+    exit_code: u8,
+    /// None when the products stay where they are.
+    staged: Option<Vec<Staged>>,
+}
+
+impl Warm<'_> {
+    async fn build(
+        &mut self,
+        mut session: Session,
+        scanning: Option<Scanning>,
+        record: Arc<Record>,
+        interrupts: &mut Interrupts,
+    ) -> Result<Finished, BuildError> {
+        let built = match self.until_staged(&mut session, scanning, &record, interrupts).await {
+            Err(BuildError::Session(error)) => Err(self.workspace.why_over(error).await.into()),
+            other => other,
+        };
+        let Built { exit_code, staged } = built?;
+        let applying = async {
+            match staged {
+                Some(staged) => {
+                    let record = Arc::unwrap_or_clone(record);
+                    put_in_place(staged, record, self.project, &self.run.id, self.reporter).await.map(Some)
+                }
+                None => Ok(None),
+            }
+        };
+        let (applied, closed) = tokio::join!(applying, session.close());
+        let applied = applied?;
+        let traffic = session.traffic();
+        let peak_memory = closed? * 1024;
+        self.workspace.left_well()?;
+        let warm = events::Warm { sent: traffic.sent, received: traffic.received, peak_memory };
+        Ok(Finished { exit_code, applied, warm: Some(warm) })
+    }
+
+    async fn until_staged(
+        &mut self,
+        session: &mut Session,
+        scanning: Option<Scanning>,
+        record: &Arc<Record>,
+        interrupts: &mut Interrupts,
+    ) -> Result<Built, BuildError> {
+        let (scanning, seeded) = match scanning {
+            Some(scanning) => (scanning, Vec::new()),
+            None => interrupts.unless(self.seed(session, record)).await??,
+        };
+        let opened = session.reply("that the workspace is being looked at", |reply| match reply {
+            Reply::Opened { .. } => Ok(()),
+            other => Err(other),
+        });
+        interrupts.unless(opened).await??;
+        let host = interrupts.unless(scanning).await???;
+        let hashed_at = host.hashed_at;
+        let righting = upload::put_right(session, self.plan, host, self.reporter);
+        let sources = interrupts.unless(righting).await??;
+        self.workspace.mark().seeds.extend(seeded.into_iter().map(|spec| (spec, String::new())));
+        let sources = Arc::new(sources);
+        let saving = self.save_index(&sources, hashed_at);
+
+        let looking = collect::look(self.plan, record);
+        let ended = command::run(session, self.command(), interrupts, self.reporter).await?;
+        if ended.out_of_memory {
+            let limit = self.plan.memory.as_ref().map(|memory| memory.value);
+            self.reporter.emit(Event::Warned(Warning::OutOfMemory { limit }));
+        }
+        let exit_code = ended.exit_code;
+        let built = if exit_code != 0 && self.plan.on_failure.value == OnFailure::Leave {
+            self.reporter.emit(Event::Warned(Warning::OutputsLeft));
+            Built { exit_code, staged: None }
+        } else {
+            let collecting = Collecting {
+                session,
+                plan: self.plan,
+                run: self.run,
+                sources: &sources,
+                record: Arc::clone(record),
+                reporter: self.reporter,
+            };
+            match (interrupts.unless(collecting.collect(looking)).await?, exit_code) {
+                (Ok(staged), _) => Built { exit_code, staged: Some(staged) },
+                // The command's failure is the news; that it did not get as far as its products is no surprise.
+                (Err(BuildError::MissingOutput { .. }), 1..) => {
+                    self.reporter.emit(Event::Warned(Warning::OutputsLeft));
+                    Built { exit_code, staged: None }
+                }
+                (Err(error), _) => return Err(error),
+            }
+        };
+        saving.await?;
+        Ok(built)
+    }
+
+    /// Decides which outputs go in from the host: those that are not as fastbuild left them there, or that this workspace
+    /// never had. The others are the workspace's own, which may be further than what came back. Gives the scan
+    /// that follows from it, and the names of all seeded outputs.
+    async fn seed(
+        &mut self,
+        session: &mut Session,
+        record: &Arc<Record>,
+    ) -> Result<(Scanning, Vec<String>), BuildError> {
+        let mut own = Vec::new();
+        let mut seeded = Vec::new();
+        let named = match &self.plan.outputs.value {
+            Outputs::Named(outputs) => outputs.as_slice(),
+            Outputs::Everything => &[],
+        };
+        for output in named {
+            let Some(below) = output.below_source.clone() else { continue };
+            let known = self.workspace.mark().seeds.contains_key(&output.spec);
+            if known && collect::is_as_left(output, record).await? {
+                own.push(below);
+            }
+            seeded.push(output.spec.clone());
+        }
+        session.send(&open(self.plan, &self.image, &own)).await?;
+        Ok((start_scan(self.plan, self.project, own, self.reporter), seeded))
+    }
+
+    /// Writes the host's index beside the build, when there is anything new in it.
+    fn save_index(
+        &self,
+        sources: &Arc<Sources>,
+        hashed_at: HashedAt,
+    ) -> impl Future<Output = Result<(), BuildError>> + use<> {
+        let saving = (sources.learned == Learned::Something).then(|| {
+            let (sources, path) = (Arc::clone(sources), self.project.index_path());
+            tokio::task::spawn_blocking(move || {
+                let saved = Index::save(&path, &sources.scan.manifest, &sources.digests, &hashed_at);
+                if let Err(error) = saved {
+                    // The next build reads the files again.
+                    tracing::warn!(?path, %error, "could not write the index of the sources");
+                }
+            })
+        });
+        async {
+            match saving {
+                Some(saving) => saving.await.map_err(|_| BuildError::Panicked),
+                None => Ok(()),
+            }
+        }
+    }
+
+    /// What `docker run` would make of the plan and the image.
+    fn command(&self) -> Command {
+        let plan = self.plan;
+        let entrypoint = match &plan.entrypoint {
+            None => self.image.entrypoint.clone(),
+            Some(entrypoint) if entrypoint.value.is_empty() => Vec::new(),
+            Some(entrypoint) => vec![entrypoint.value.clone()],
+        };
+        let blob = |text: &String| Blob::from(text.as_bytes());
+        let sets_home = self.image.env.iter().any(|variable| variable.starts_with("HOME="));
+        Command {
+            argv: entrypoint.iter().chain(&plan.command).map(blob).collect(),
+            env: plan.env.iter().map(|env| (blob(&env.value.name), blob(&env.value.value))).collect(),
+            home: if sets_home { Home::AsSet } else { Home::OfUser },
+            directory: Blob::from(plan.command_directory().into_bytes()),
+            terminal: match plan.terminal.value {
+                Terminal::Allocate => Some(command::own_size()),
+                Terminal::None => None,
+            },
+            stdin: match plan.stdin.value {
+                Stdin::Forward => Input::Forwarded,
+                Stdin::Empty => Input::Empty,
+            },
+        }
+    }
+}

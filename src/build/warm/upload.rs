@@ -1,0 +1,229 @@
+//! What differs between the host's source tree and the workspace's -> nothing.
+//!
+//! The workspace answers the host's summary with its nodes of the buckets that differ; [`delta`] says what has to happen; what
+//! it cannot say without reading is read. Deletes travel as names, contents as a tar stream that
+//! [`crate::archive::pack`](mod@crate::archive::pack) writes, the rest as modes and times.
+
+use std::sync::Arc;
+
+use super::{
+    super::{BuildError, Running, blocking, channel, top_entry},
+    host::HostTree,
+    nodes, nonsense,
+};
+use crate::{
+    agent::{
+        near::Session,
+        protocol::{Compare, Meta, Reply, Request},
+    },
+    archive::pack::{PackError, PackOptions, Packed, Select, TopEntry, pack},
+    plan::{Explain, Plan},
+    report::{
+        Reporter,
+        events::{Amount, Direction, Event, Phase, Warning},
+    },
+    tree::{
+        Digest, Entry, Kind, Manifest, RelPath,
+        delta::{self, Delta},
+        hash::hash_files,
+        scan::Scan,
+        summary::Differing,
+    },
+};
+
+/// How often a file that changes while it is sent is sent again.
+const TRIES: usize = 3;
+
+/// What the workspace has now, and the host had: one and the same.
+#[derive(Debug)]
+pub struct Sources {
+    /// The tree as it was scanned.
+    pub scan: Arc<Scan>,
+    /// The digest of each file as the workspace has it; none for those that vanished.
+    pub digests: Vec<Option<Digest>>,
+    /// Whether the index has to be written.
+    pub learned: Learned,
+}
+
+/// See [`Sources::learned`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Learned {
+    /// Digests that the index did not have.
+    Something,
+    /// None.
+    Nothing,
+}
+
+/// Makes the workspace's source tree the host's.
+pub async fn put_right(
+    session: &mut Session,
+    plan: &Plan,
+    host: HostTree,
+    reporter: &Reporter,
+) -> Result<Sources, BuildError> {
+    let HostTree { scan, digests, summary, .. } = host;
+    let phase = Running::begin(Phase::Compare, None, reporter);
+    let TopEntry { mode, mtime } = top_entry(plan)?;
+    let known = digests.iter().flatten().count();
+    session.send(&Request::Compare(Compare { mode, mtime, summary: summary.to_bytes().into() })).await?;
+    let differing = session.reply("what differs", |reply| match reply {
+        Reply::Differing { differing, .. } => Ok(differing),
+        other => Err(other),
+    });
+    let differing = Differing::from_bytes(&differing.await?, summary.buckets())
+        .ok_or_else(|| nonsense("buckets that do not fit the summary"))?;
+    let mut upload = Upload { plan, reporter, scan: Arc::new(scan), digests };
+    let mut delta = upload.delta(session, differing).await?;
+    upload.settle_unsure(&mut delta).await?;
+    phase.end(Amount { files: upload.scan.manifest.entries().len() as u64, bytes: 0 });
+    if plan.explain.value == Explain::Yes {
+        for change in std::mem::take(&mut delta.changes) {
+            reporter.emit(Event::Travelled { direction: Direction::Up, path: change.path, why: change.why });
+        }
+    }
+    if !delta.is_empty() {
+        upload.send(session, delta).await?;
+    }
+    let learned = match upload.digests.iter().flatten().count() == known {
+        true => Learned::Nothing,
+        false => Learned::Something,
+    };
+    Ok(Sources { scan: upload.scan, digests: upload.digests, learned })
+}
+
+struct Upload<'a> {
+    plan: &'a Plan,
+    reporter: &'a Reporter,
+    scan: Arc<Scan>,
+    digests: Vec<Option<Digest>>,
+}
+
+impl Upload<'_> {
+    /// Holds the workspace's nodes against the host's tree, as they come.
+    async fn delta(&self, session: &mut Session, differing: Differing) -> Result<Delta, BuildError> {
+        let (scan, digests) = (Arc::clone(&self.scan), self.digests.clone());
+        let compare = move |reader| {
+            delta::delta(&scan.manifest, &digests, &|path| differing.holds(path), nodes(reader))
+        };
+        session.receive_data(compare).await?.map_err(|error| nonsense(error).into())
+    }
+
+    /// Reads the files of which it is not known whether they differ: same size, other times.
+    async fn settle_unsure(&mut self, delta: &mut Delta) -> Result<(), BuildError> {
+        if delta.unsure.is_empty() {
+            return Ok(());
+        }
+        let (scan, root) = (Arc::clone(&self.scan), self.plan.source.value.clone());
+        let indices: Vec<_> = delta.unsure.iter().map(|(index, _)| *index).collect();
+        let hashed = blocking(move || hash_files(&root, &scan.manifest, &indices, &|_| ())).await?;
+        for (index, digest) in hashed.digests {
+            self.digests[index] = Some(digest);
+        }
+        // What could not be read now is sent, where its failure is told.
+        delta.resolve(&self.scan.manifest, &self.digests);
+        Ok(())
+    }
+
+    /// Sends it all, and files that changed meanwhile once more.
+    async fn send(&mut self, session: &mut Session, delta: Delta) -> Result<(), BuildError> {
+        let manifest = &self.scan.manifest;
+        let size = |index: &usize| match manifest.entries()[*index].kind {
+            Kind::File { size } => size,
+            Kind::Directory | Kind::Symlink { .. } => 0,
+        };
+        let total = Amount { files: delta.puts.len() as u64, bytes: delta.puts.iter().map(size).sum() };
+        let phase = Running::begin(Phase::Upload, Some(total), self.reporter);
+        let Delta { deletes, puts, metas, .. } = delta;
+        let metas = metas.into_iter().map(|index| meta(&manifest.entries()[index])).collect();
+        let mut sent = self.apply(session, deletes, puts, metas).await?;
+        for _ in 1..TRIES {
+            if sent.unstable.is_empty() {
+                break;
+            }
+            let again = std::mem::take(&mut sent.unstable);
+            let second = self.apply(session, Vec::new(), again, Vec::new()).await?;
+            sent.absorb(second);
+        }
+        let path_of = |index: &usize| self.scan.manifest.entries()[*index].path.clone();
+        // The workspace may have had an older one.
+        let vanished: Vec<_> = sent.vanished.iter().map(path_of).collect();
+        if !vanished.is_empty() {
+            self.apply(session, vanished.clone(), Vec::new(), Vec::new()).await?;
+        }
+        for path in vanished {
+            self.reporter.emit(Event::Warned(Warning::Vanished { path }));
+        }
+        for path in sent.unstable.iter().map(path_of) {
+            self.reporter.emit(Event::Warned(Warning::Unstable { path }));
+        }
+        phase.end(sent.amount);
+        self.note(&sent);
+        Ok(())
+    }
+
+    /// Takes down what was sent: a file's digest, and what it was when it was read where that is not what was scanned.
+    fn note(&mut self, packed: &Packed) {
+        let mut entries = None;
+        for (index, sent) in packed.sent.iter().enumerate() {
+            let Some(sent) = sent else { continue };
+            self.digests[index] = Some(sent.digest);
+            if sent.stamp != self.scan.manifest.entries()[index].stamp {
+                let entries = entries.get_or_insert_with(|| self.scan.manifest.entries().to_vec());
+                let Entry { kind, mode, mtime, stamp, .. } = &mut entries[index];
+                (*kind, *mode, *mtime, *stamp) =
+                    (Kind::File { size: sent.stamp.size }, sent.mode, sent.stamp.mtime, sent.stamp);
+            }
+        }
+        for index in &packed.vanished {
+            self.digests[*index] = None;
+        }
+        if let Some(entries) = entries {
+            let scan = Scan { manifest: Manifest::from_entries(entries), ..(*self.scan).clone() };
+            self.scan = Arc::new(scan);
+        }
+    }
+
+    async fn apply(
+        &self,
+        session: &mut Session,
+        deletes: Vec<RelPath>,
+        puts: Vec<usize>,
+        metas: Vec<Meta>,
+    ) -> Result<Packed, BuildError> {
+        session.send(&Request::Apply { deletes }).await?;
+        let (mut writer, chunks) = channel::to_async();
+        let packing = {
+            let (root, scan, reporter) =
+                (self.plan.source.value.clone(), Arc::clone(&self.scan), self.reporter.clone());
+            blocking(move || {
+                let progress = |done| reporter.emit(Event::PhaseProgress { phase: Phase::Upload, done });
+                let options = PackOptions { prefix: RelPath::root(), uid: 0, gid: 0, top: None };
+                let packed =
+                    pack(&root, &scan.manifest, Select::Only(&puts), &options, &mut writer, &progress);
+                if let Err(error) = &packed {
+                    // Without this the far end would take what it has for a whole archive.
+                    writer.fail(std::io::Error::other(error.to_string()));
+                }
+                packed
+            })
+        };
+        let (packed, sent) = tokio::join!(packing, session.send_data(chunks));
+        let packed = match (packed?, sent) {
+            (Ok(packed), Ok(_)) => packed,
+            // The far end stopped listening: its reason is the one that matters.
+            (Err(PackError::Write(_)), Err(error)) | (Ok(_), Err(error)) => return Err(error.into()),
+            (Err(error), _) => return Err(error.into()),
+        };
+        session.send(&Request::Settle { metas }).await?;
+        let applied = session.reply("that the sources are right", |reply| match reply {
+            Reply::Applied => Ok(()),
+            other => Err(other),
+        });
+        applied.await?;
+        Ok(packed)
+    }
+}
+
+fn meta(entry: &Entry) -> Meta {
+    Meta { path: entry.path.clone(), mode: entry.mode, mtime: entry.mtime }
+}

@@ -1,0 +1,236 @@
+//! `fastbuild workspace`: what is kept on an engine, listed, shown and removed. The work is done in
+//! [`crate::workspace::list`]; what is said goes to standard output.
+
+mod select;
+mod show;
+
+use std::{
+    io::{self, Write as _},
+    path::Path,
+    time::Duration,
+};
+
+use self::select::{here, named};
+use super::{
+    Failure, PlanFormat, WorkspaceCommand,
+    args::{Earnest, InspectArgs, ListFormat, LsArgs, PruneArgs, RmArgs, ShellArgs, Where},
+    run::execute,
+};
+use crate::{
+    build::{BuildError, shell, shell::Shell},
+    config::{Environment, Log, Presentation, Progress, WorkspaceSettings},
+    engine::{Docker, Sizes, labels},
+    plan::{self, Decision, Reason, Terminal, WorkspacePlan},
+    report::{Reporter, Verbosity, numbers},
+    state::State,
+    workspace::{
+        Generation, Mark, WorkspaceError, daily,
+        list::{self, Limits, Listed, Outlived, Owner, Removal},
+        mark::now,
+    },
+};
+
+/// Does what the command says; gives what to exit with.
+///
+/// # Errors
+/// When the engine, the state directory or standard output fails, when there is no such workspace, and when one that is to
+/// go is in use.
+pub fn run(command: &WorkspaceCommand) -> Result<u8, Failure> {
+    match command {
+        WorkspaceCommand::Ls(args) => to_its_end(ls(args)),
+        WorkspaceCommand::Inspect(args) => to_its_end(inspect(args)),
+        WorkspaceCommand::Shell(args) => shell(args),
+        WorkspaceCommand::Rm(args) => to_its_end(rm(args)),
+        WorkspaceCommand::Prune(args) => to_its_end(prune(args)),
+    }
+}
+
+fn to_its_end(work: impl Future<Output = Result<(), Failure>>) -> Result<u8, Failure> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
+    runtime.block_on(work).map(|()| 0)
+}
+
+/// An engine with workspaces on it.
+struct Place {
+    docker: Docker,
+    state: State,
+    engine: String,
+    settings: WorkspaceSettings,
+}
+
+impl Place {
+    async fn of(place: &Where) -> Result<Place, Failure> {
+        let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
+        let settings = WorkspaceSettings::gather(&place.host, &place.source, &environment)?;
+        let engine = plan::decide_engine(settings.host.as_ref(), &environment)?.value;
+        let state = State::open(environment.state_dir()?)?;
+        let docker = Docker::connect(&engine).await.map_err(WorkspaceError::from)?;
+        Ok(Place { docker, state, engine: engine.to_string(), settings })
+    }
+
+    async fn list(&self, sizes: Sizes) -> Result<Vec<Listed>, Failure> {
+        Ok(list::list(&self.docker, &self.state, &self.engine, sizes).await?)
+    }
+
+    fn source(&self) -> &Path {
+        &self.settings.source.value
+    }
+
+    /// This project's workspace.
+    fn here<'a>(&self, all: &'a [Listed]) -> Result<&'a Listed, Failure> {
+        here(all, self.source()).ok_or_else(|| {
+            let source_root = self.source().to_owned();
+            BuildError::NoWorkspace { source_root, engine: self.engine.clone() }.into()
+        })
+    }
+
+    /// The workspace that a word names.
+    fn named<'a>(&self, all: &'a [Listed], word: &std::ffi::OsStr) -> Result<&'a Listed, Failure> {
+        named(all, word, &self.settings.started_in)
+            .ok_or_else(|| Failure::NoSuchWorkspace { word: word.to_owned() })
+    }
+}
+
+/// Runs a shell, or a command, in this project's workspace; gives its exit code.
+fn shell(args: &ShellArgs) -> Result<u8, Failure> {
+    let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
+    let settings = WorkspaceSettings::gather(&args.place.host, &args.place.source, &environment)?;
+    let streams = environment.terminals;
+    let has_terminal = streams.stdin && streams.stdout && streams.stderr;
+    let shell = Shell {
+        engine: plan::decide_engine(settings.host.as_ref(), &environment)?.value,
+        subdirectory: plan::below(&settings.source.value, &settings.started_in),
+        source: settings.source.value,
+        command: args.command.clone(),
+        user: args.user.clone(),
+        terminal: if has_terminal { Terminal::Allocate } else { Terminal::None },
+    };
+    let presentation = Presentation {
+        progress: Decision {
+            value: Progress::None,
+            reason: Reason::Default { why: "the shell has the screen" },
+        },
+        verbosity: Verbosity::Normal,
+        log: Log::Off,
+    };
+    let work = async |state: &State, reporter: &Reporter| shell::run(&shell, state, reporter).await;
+    execute(&presentation, &environment, work)
+}
+
+async fn ls(args: &LsArgs) -> Result<(), Failure> {
+    let place = Place::of(&args.place).await?;
+    let sizes = if args.format() == ListFormat::Names { Sizes::Skip } else { Sizes::Measure };
+    let all = place.list(sizes).await?;
+    print(&match args.format() {
+        ListFormat::Table => show::table(&all, now()),
+        ListFormat::Json => show::json_list(&all),
+        ListFormat::Names => all.iter().map(|workspace| format!("{}\n", workspace.name)).collect(),
+    })
+}
+
+async fn inspect(args: &InspectArgs) -> Result<(), Failure> {
+    let place = Place::of(&args.place).await?;
+    let all = place.list(Sizes::Measure).await?;
+    let listed = match &args.workspace {
+        Some(word) => place.named(&all, word)?,
+        None => place.here(&all)?,
+    };
+    let found = place.docker.look(listed.container.as_str()).await.map_err(WorkspaceError::from)?;
+    let made_with = found
+        .as_ref()
+        .and_then(|found| found.labels.get(labels::GENERATION))
+        .and_then(|label| Generation::from_label(label));
+    let mark = match listed.owner {
+        Owner::Here => place.state.known_project(&listed.project),
+        Owner::Elsewhere => None,
+    };
+    let mark = mark.and_then(|project| Mark::load(&project.workspace_path(&place.engine)));
+    let facts = show::Facts {
+        listed,
+        started: found.as_ref().map(|found| found.started_at.as_str()),
+        made_with: made_with.as_ref(),
+        last_session: mark.map(|mark| mark.session),
+    };
+    print(&match args.format() {
+        PlanFormat::Text => facts.text(now()),
+        PlanFormat::Json => facts.json(),
+    })
+}
+
+async fn rm(args: &RmArgs) -> Result<(), Failure> {
+    let place = Place::of(&args.place).await?;
+    let all = place.list(Sizes::Skip).await?;
+    let going: Vec<&Listed> = match (args.all, args.workspaces.as_slice()) {
+        (true, _) => all.iter().filter(|listed| listed.owner == Owner::Here).collect(),
+        (false, []) => vec![place.here(&all)?],
+        // Every word is understood before anything goes.
+        (false, words) => words.iter().map(|word| place.named(&all, word)).collect::<Result<_, _>>()?,
+    };
+    let mut in_use = Vec::new();
+    for listed in going {
+        match list::remove(&place.docker, &place.state, &place.engine, listed).await? {
+            Removal::Gone => print(&format!("removed {}\n", show::title(listed)))?,
+            Removal::Busy(holder) => in_use.push((listed.source.clone(), holder)),
+        }
+    }
+    if in_use.is_empty() { Ok(()) } else { Err(Failure::InUse { in_use }) }
+}
+
+async fn prune(args: &PruneArgs) -> Result<(), Failure> {
+    let place = Place::of(&args.place).await?;
+    let limits = limits(args, &place.settings.limits);
+    let sizes = if limits.total_size.is_some() { Sizes::Measure } else { Sizes::Skip };
+    let all = place.list(sizes).await?;
+    let going = if args.all {
+        let own = all.iter().filter(|listed| listed.owner == Owner::Here);
+        own.map(|listed| (listed, None)).collect()
+    } else {
+        let going = list::to_go(&all, &limits, now()).into_iter();
+        going.map(|(at, why)| (&all[at], Some(why))).collect::<Vec<_>>()
+    };
+    if going.is_empty() {
+        return print("nothing to remove\n");
+    }
+    let mut failed = None;
+    for (listed, why) in going {
+        let about = format!("{}{}", show::title(listed), why.map(reason).unwrap_or_default());
+        if args.earnest() == Earnest::DryRun {
+            print(&format!("would remove {about}\n"))?;
+            continue;
+        }
+        match list::remove(&place.docker, &place.state, &place.engine, listed).await {
+            Ok(Removal::Gone) => print(&format!("removed {about}\n"))?,
+            Ok(Removal::Busy(_)) => print(&format!("left {}: it is in use\n", show::title(listed)))?,
+            // The others can go all the same.
+            Err(error) => failed = Some(error),
+        }
+    }
+    failed.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// What the command line asks for; where it asks for nothing, what the settings have as automatic limits.
+fn limits(args: &PruneArgs, automatic: &WorkspacePlan) -> Limits {
+    match (args.older_than, args.max_size) {
+        (None, None) => daily::limits(automatic),
+        (older_than, total_size) => Limits { older_than, total_size },
+    }
+}
+
+fn reason(why: Outlived) -> String {
+    match why {
+        Outlived::Age(age) => {
+            format!(", not used for {}", numbers::rough(Duration::from_secs(age.as_secs())))
+        }
+        Outlived::Size => ", for all of them hold too much".to_owned(),
+    }
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Whoever reads it has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(Failure::Stdout),
+    }
+}

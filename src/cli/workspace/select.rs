@@ -1,0 +1,52 @@
+//! Words -> workspaces. Pure but for resolving the directories that words name.
+
+use std::{ffi::OsStr, path::Path};
+
+use crate::workspace::list::{Listed, Owner};
+
+/// The workspace of the project with this source root (canonical).
+pub(super) fn here<'a>(all: &'a [Listed], source: &Path) -> Option<&'a Listed> {
+    let source = source.to_string_lossy();
+    all.iter().find(|listed| listed.owner == Owner::Here && listed.source == source)
+}
+
+/// The workspace that `word` names: by its name, or by the directory of its project, which may be gone.
+pub(super) fn named<'a>(all: &'a [Listed], word: &OsStr, started_in: &Path) -> Option<&'a Listed> {
+    if let Some(listed) = all.iter().find(|listed| word == listed.name.as_str()) {
+        return Some(listed);
+    }
+    let path = started_in.join(word);
+    here(all, &path.canonicalize().unwrap_or(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::show::tests::workspace, *};
+
+    #[test]
+    fn a_workspace_is_named_by_its_name_or_its_projects_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        std::fs::create_dir(root.join("p")).unwrap();
+        let at = |name: &str, below: &str| workspace(name, &root.join(below).to_string_lossy(), Owner::Here);
+        let theirs = workspace("theirs", &root.join("q").to_string_lossy(), Owner::Elsewhere);
+        let all = [at("one", "p"), at("two", "gone"), theirs];
+        let found =
+            |word: &str| named(&all, OsStr::new(word), &root.join("p")).map(|listed| listed.name.as_str());
+        let cases = [
+            ("one", Some("one")),
+            (".", Some("one")),
+            ("../p/", Some("one")),
+            ("theirs", Some("theirs")),
+            ("../q", None),
+            ("three", None),
+            ("", Some("one")),
+        ];
+        for (word, expected) in cases {
+            assert_eq!(found(word), expected, "{word:?}");
+        }
+        let gone = root.join("gone");
+        assert_eq!(named(&all, gone.as_os_str(), &root).map(|listed| listed.name.as_str()), Some("two"));
+        assert_eq!(here(&all, &root.join("q")), None, "of another machine, with the same path");
+    }
+}

@@ -1,0 +1,243 @@
+//! Workspaces -> text and JSON. Pure. Labels are what others may have written: control characters in them are made
+//! harmless.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::Serialize;
+
+use crate::{
+    report::{numbers, text::one_line},
+    workspace::{
+        Generation, LastSession,
+        list::{Listed, Owner},
+    },
+};
+
+const HEADINGS: [&str; 7] = ["SOURCE", "IMAGE", "STATE", "SIZE", "AGE", "USED", "NAME"];
+
+/// A workspace in a sentence.
+pub(super) fn title(listed: &Listed) -> String {
+    one_line(&format!("{} ({})", listed.name, listed.source))
+}
+
+/// An aligned table; the headings alone when there is none, as `docker ps` has it.
+pub(super) fn table(all: &[Listed], now: u64) -> String {
+    let mut rows = vec![HEADINGS.map(str::to_owned)];
+    rows.extend(all.iter().map(|listed| row(listed, now)));
+    let mut widths = [0; HEADINGS.len()];
+    for row in &rows {
+        widths.iter_mut().zip(row).for_each(|(width, cell)| *width = (*width).max(cell.chars().count()));
+    }
+    let line = |row: &[String; HEADINGS.len()]| {
+        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+fn row(listed: &Listed, now: u64) -> [String; HEADINGS.len()] {
+    [
+        source(listed),
+        listed.image.clone(),
+        state(listed).to_owned(),
+        listed.size.map_or_else(|| "?".to_owned(), numbers::bytes),
+        numbers::rough(since(listed.made, now)),
+        ago(listed.last_used, now),
+        listed.name.clone(),
+    ]
+    .map(|cell| one_line(&cell))
+}
+
+fn source(listed: &Listed) -> String {
+    match listed.owner {
+        Owner::Here => listed.source.clone(),
+        Owner::Elsewhere => format!("{} (elsewhere)", listed.source),
+    }
+}
+
+/// Engines say `exited`, which sounds like an accident.
+fn state(listed: &Listed) -> &str {
+    if listed.state == "exited" { "stopped" } else { &listed.state }
+}
+
+fn since(then: u64, now: u64) -> Duration {
+    Duration::from_secs(now.saturating_sub(then))
+}
+
+fn ago(then: u64, now: u64) -> String {
+    format!("{} ago", numbers::rough(since(then, now)))
+}
+
+#[derive(Serialize)]
+struct Row<'a> {
+    name: &'a str,
+    container: &'a str,
+    project: &'a str,
+    source: &'a str,
+    image: &'a str,
+    version: &'a str,
+    owner: &'static str,
+    state: &'a str,
+    made: u64,
+    last_used: u64,
+    size: Option<u64>,
+}
+
+impl<'a> Row<'a> {
+    fn of(listed: &'a Listed) -> Row<'a> {
+        Row {
+            name: &listed.name,
+            container: listed.container.as_str(),
+            project: &listed.project,
+            source: &listed.source,
+            image: &listed.image,
+            version: &listed.version,
+            owner: match listed.owner {
+                Owner::Here => "here",
+                Owner::Elsewhere => "elsewhere",
+            },
+            state: &listed.state,
+            made: listed.made,
+            last_used: listed.last_used,
+            size: listed.size,
+        }
+    }
+}
+
+/// An array of objects.
+pub(super) fn json_list(all: &[Listed]) -> String {
+    json(&all.iter().map(Row::of).collect::<Vec<_>>())
+}
+
+fn json(value: &impl Serialize) -> String {
+    // Cannot fail: strings and numbers, and maps of strings.
+    serde_json::to_string_pretty(value).map(|text| text + "\n").unwrap_or_default()
+}
+
+/// All that is known of one workspace.
+pub(super) struct Facts<'a> {
+    /// As it is listed.
+    pub(super) listed: &'a Listed,
+    /// When its process was started, in the engine's words.
+    pub(super) started: Option<&'a str>,
+    /// What it was made with.
+    pub(super) made_with: Option<&'a Generation>,
+    /// How the last session came out, where that is known here.
+    pub(super) last_session: Option<LastSession>,
+}
+
+impl Facts<'_> {
+    /// A fact a line.
+    pub(super) fn text(&self, now: u64) -> String {
+        let listed = self.listed;
+        let mut rows = vec![
+            ("name", listed.name.clone()),
+            ("source", source(listed)),
+            ("image", listed.image.clone()),
+            ("state", state(listed).to_owned()),
+            ("size", listed.size.map_or_else(|| "unknown".to_owned(), numbers::bytes)),
+            ("made", format!("{}, by fastbuild {}", ago(listed.made, now), listed.version)),
+            ("last used", ago(listed.last_used, now)),
+        ];
+        rows.extend(self.started.map(|started| ("started", started.to_owned())));
+        rows.extend(self.last_session.map(|session| ("last session", session_text(session).to_owned())));
+        rows.push(("container", listed.container.as_str().to_owned()));
+        rows.push(("project", listed.project.clone()));
+        let made_with = self.made_with.into_iter().flat_map(Generation::values);
+        rows.extend(made_with.map(|(what, value)| ("made with", format!("{what} {value}"))));
+        let line = |(name, value): (&str, String)| format!("{name:12}  {}\n", one_line(&value));
+        rows.into_iter().map(line).collect()
+    }
+
+    /// One object: as in the list, and what else is known.
+    pub(super) fn json(&self) -> String {
+        #[derive(Serialize)]
+        struct Document<'a> {
+            #[serde(flatten)]
+            row: Row<'a>,
+            started: Option<&'a str>,
+            last_session: Option<LastSession>,
+            made_with: BTreeMap<&'a str, &'a str>,
+        }
+        json(&Document {
+            row: Row::of(self.listed),
+            started: self.started,
+            last_session: self.last_session,
+            made_with: self.made_with.into_iter().flat_map(Generation::values).collect(),
+        })
+    }
+}
+
+fn session_text(session: LastSession) -> &'static str {
+    match session {
+        LastSession::Ended => "ended well",
+        LastSession::Open => "is open, or was cut off",
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::engine::ContainerId;
+
+    pub(in super::super) fn workspace(name: &str, source: &str, owner: Owner) -> Listed {
+        Listed {
+            name: name.to_owned(),
+            container: ContainerId::new("0123abcd"),
+            project: "00ff".to_owned(),
+            source: source.to_owned(),
+            image: "ruby:3.3".to_owned(),
+            version: "0.1.0".to_owned(),
+            owner,
+            state: "running".to_owned(),
+            made: 1_000,
+            last_used: 90_000,
+            size: Some(20_100_000),
+        }
+    }
+
+    #[test]
+    fn a_list_is_a_table_that_fits_its_columns() {
+        let mut stopped = workspace("fastbuild-ws-2", "/home/me/\u{1b}[2Jx", Owner::Elsewhere);
+        (stopped.state, stopped.size, stopped.last_used) = ("exited".to_owned(), None, 1_000);
+        let all = [workspace("fastbuild-ws-1", "/home/me/blog", Owner::Here), stopped];
+        insta::assert_snapshot!(table(&all, 90_120), @r"
+        SOURCE                           IMAGE     STATE    SIZE     AGE  USED    NAME
+        /home/me/blog                    ruby:3.3  running  20.1 MB  1d   2m ago  fastbuild-ws-1
+        /home/me/\u{1b}[2Jx (elsewhere)  ruby:3.3  stopped  ?        1d   1d ago  fastbuild-ws-2
+        ");
+        assert_eq!(table(&[], 0).lines().count(), 1);
+    }
+
+    #[test]
+    fn all_that_is_known_is_shown_in_both_forms() {
+        let listed = workspace("fastbuild-ws-1", "/home/me/blog", Owner::Here);
+        let made_with = Generation::from_label(r#"[["image","sha256:0"],["user","app"]]"#);
+        let facts = Facts {
+            listed: &listed,
+            started: Some("2026-01-01T00:00:00Z"),
+            made_with: made_with.as_ref(),
+            last_session: Some(LastSession::Ended),
+        };
+        insta::assert_snapshot!(facts.text(90_120), @r"
+        name          fastbuild-ws-1
+        source        /home/me/blog
+        image         ruby:3.3
+        state         running
+        size          20.1 MB
+        made          1d ago, by fastbuild 0.1.0
+        last used     2m ago
+        started       2026-01-01T00:00:00Z
+        last session  ended well
+        container     0123abcd
+        project       00ff
+        made with     image sha256:0
+        made with     user app
+        ");
+        let read: serde_json::Value = serde_json::from_str(&facts.json()).unwrap();
+        assert_eq!(read["made_with"]["user"], "app");
+        assert_eq!((&read["last_session"], &read["size"]), (&"ended".into(), &20_100_000.into()));
+        let read: serde_json::Value = serde_json::from_str(&json_list(&[listed])).unwrap();
+        assert_eq!((&read[0]["owner"], &read[0]["last_used"]), (&"here".into(), &90_000.into()));
+    }
+}

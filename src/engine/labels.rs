@@ -1,0 +1,23 @@
+//! The labels by which fastbuild finds its own objects on an engine again. Values are text for machines, but for
+//! [`SOURCE`] and [`IMAGE`], which people read.
+
+/// The id of the run that made the object; only on what must go with the run. Kept workspaces have none.
+pub const RUN: &str = "dev.fastbuild.run";
+/// `cold` or [`WARM`].
+pub const TIER: &str = "dev.fastbuild.tier";
+/// The [`TIER`] of a kept workspace.
+pub const WARM: &str = "warm";
+/// The project's key.
+pub const PROJECT: &str = "dev.fastbuild.project";
+/// The version of fastbuild that made the object.
+pub const VERSION: &str = "dev.fastbuild.version";
+/// Which state directory knows the workspace.
+pub const STATE: &str = "dev.fastbuild.state";
+/// The source root on the host.
+pub const SOURCE: &str = "dev.fastbuild.source";
+/// The image, as it was named.
+pub const IMAGE: &str = "dev.fastbuild.image";
+/// What makes a new workspace when it changes, as JSON.
+pub const GENERATION: &str = "dev.fastbuild.generation";
+/// When the workspace was made, in seconds since 1970.
+pub const CREATED: &str = "dev.fastbuild.created";

@@ -1,0 +1,228 @@
+//! What tells that it is worth looking: the system (inotify and its like), or the clock.
+//!
+//! On Linux each directory is watched by itself, and only those that are part of the source tree: watching a whole tree
+//! would spend the system's watches on `node_modules`, whatever the ignore rules say of it. Elsewhere one watch of the
+//! root is what the system does best. On file systems where others' changes are not heard of, and when the system runs
+//! out of watches, the clock ticks once a second.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use notify::{
+    ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
+    event::{AccessKind, AccessMode},
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{
+    plan::join_host_path,
+    report::{
+        Reporter,
+        events::{self, Noticing, Warning},
+    },
+    sys::changes::{Hearing, hearing},
+    tree::{Kind, Manifest, RelPath, scan::STAGE_PREFIX},
+};
+
+/// So long nothing must happen before a burst of changes is over: an editor's save is several, a `git checkout` many.
+const QUIET: Duration = Duration::from_millis(50);
+/// After so long a burst is looked at all the same.
+const BURST: Duration = Duration::from_secs(1);
+/// How often the clock ticks.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The system watches a directory and all below it as one.
+const WHOLE_TREE: bool = cfg!(not(target_os = "linux"));
+
+/// What tells of changes below one root.
+pub(super) struct Changes {
+    root: PathBuf,
+    source: Source,
+}
+
+enum Source {
+    Told(Box<Told>),
+    Looking,
+}
+
+struct Told {
+    watcher: RecommendedWatcher,
+    happened: watch::Receiver<()>,
+    /// The directories that are watched, with their inodes: another directory may have come by the same name.
+    directories: HashMap<RelPath, u64>,
+}
+
+/// What [`Changes::follow`] came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Followed {
+    /// Every directory was watched already.
+    Known,
+    /// There were new ones: what happened in them before was not heard.
+    New,
+}
+
+impl Changes {
+    /// Of the directory `root`.
+    pub(super) fn of(root: &Path, reporter: &Reporter) -> Changes {
+        let source = match hearing(root) {
+            Hearing::All => listen(root).map_or_else(|error| give_up(&error, reporter), Source::Told),
+            Hearing::OnlyOwn => Source::Looking,
+        };
+        Changes { root: root.to_owned(), source }
+    }
+
+    /// How changes are noticed.
+    pub(super) fn noticing(&self) -> Noticing {
+        match self.source {
+            Source::Told(_) => Noticing::Told,
+            Source::Looking => Noticing::Looking,
+        }
+    }
+
+    /// Listens to the directories of `manifest` and to no others.
+    pub(super) fn follow(&mut self, manifest: &Manifest, reporter: &Reporter) -> Followed {
+        let Source::Told(told) = &mut self.source else { return Followed::Known };
+        if other_file_systems(&self.root, manifest).any(|directory| hearing(&directory) == Hearing::OnlyOwn) {
+            self.source = Source::Looking;
+            return Followed::New;
+        }
+        if WHOLE_TREE {
+            return Followed::Known;
+        }
+        match told.follow(&self.root, manifest) {
+            Ok(followed) => followed,
+            Err(error) => {
+                self.source = give_up(&error, reporter);
+                Followed::New
+            }
+        }
+    }
+
+    /// Whatever has happened so far needs no looking at.
+    pub(super) fn forget(&mut self) {
+        if let Source::Told(told) = &mut self.source {
+            told.happened.mark_unchanged();
+        }
+    }
+
+    /// Waits until it is worth looking: something happened, and nothing more for a moment.
+    pub(super) async fn next(&mut self) {
+        match &mut self.source {
+            Source::Looking => sleep(TICK).await,
+            Source::Told(told) => {
+                told.event().await;
+                let deadline = Instant::now() + BURST;
+                while Instant::now() < deadline && timeout(QUIET, told.event()).await.is_ok() {}
+            }
+        }
+    }
+}
+
+fn listen(root: &Path) -> Result<Box<Told>, notify::Error> {
+    let (sender, happened) = watch::channel(());
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+        if event.as_ref().map_or(true, matters) {
+            sender.send_replace(());
+        }
+    })?;
+    let mode = if WHOLE_TREE { RecursiveMode::Recursive } else { RecursiveMode::NonRecursive };
+    watcher.watch(root, mode)?;
+    Ok(Box::new(Told { watcher, happened, directories: HashMap::new() }))
+}
+
+/// Reading is no change (our own scans read), and fastbuild's staging directories are nobody's business.
+fn matters(event: &Event) -> bool {
+    let is_read = match event.kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => false,
+        EventKind::Access(_) => true,
+        _ => false,
+    };
+    let is_stage = |path: &PathBuf| {
+        path.components().any(|name| name.as_os_str().as_encoded_bytes().starts_with(STAGE_PREFIX.as_bytes()))
+    };
+    !is_read && (event.paths.is_empty() || !event.paths.iter().all(is_stage))
+}
+
+fn give_up(error: &notify::Error, reporter: &Reporter) -> Source {
+    let why = match &error.kind {
+        ErrorKind::MaxFilesWatch => {
+            "there are more directories than it watches (the limit is fs.inotify.max_user_watches)".to_owned()
+        }
+        _ => error.to_string(),
+    };
+    reporter.emit(events::Event::Warned(Warning::NotTold { why }));
+    Source::Looking
+}
+
+/// One directory of each file system that is mounted below the root.
+fn other_file_systems(root: &Path, manifest: &Manifest) -> impl Iterator<Item = PathBuf> {
+    let mut known = Vec::new();
+    let directories = manifest.entries().iter().filter(|entry| entry.kind == Kind::Directory);
+    directories.filter_map(move |entry| {
+        if known.contains(&entry.stamp.dev) {
+            return None;
+        }
+        known.push(entry.stamp.dev);
+        join_host_path(root, &entry.path)
+    })
+}
+
+impl Told {
+    /// Waits for something to happen.
+    async fn event(&mut self) {
+        if self.happened.changed().await.is_err() {
+            // The watcher lives as long as `self`, so this does not come about.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn follow(&mut self, root: &Path, manifest: &Manifest) -> Result<Followed, notify::Error> {
+        let is_directory = |entry: &&crate::tree::Entry| entry.kind == Kind::Directory;
+        let there: HashMap<_, _> = manifest
+            .entries()
+            .iter()
+            .filter(is_directory)
+            .map(|entry| (&entry.path, entry.stamp.ino))
+            .collect();
+        // First what is gone: a directory that was renamed is watched by its inode, and would lose its watch again.
+        let gone = self.directories.iter().filter(|(path, inode)| there.get(path) != Some(inode));
+        for path in gone.map(|(path, _)| path.clone()).collect::<Vec<_>>() {
+            self.directories.remove(&path);
+            // Gone with the directory, most likely.
+            let _ = join_host_path(root, &path).map(|path| self.watcher.unwatch(&path));
+        }
+        let mut followed = Followed::Known;
+        for (path, inode) in there {
+            if self.directories.contains_key(path) {
+                continue;
+            }
+            let Some(place) = join_host_path(root, path) else { continue };
+            match self.watcher.watch(&place, RecursiveMode::NonRecursive) {
+                Ok(()) => {
+                    self.directories.insert(path.clone(), inode);
+                    followed = Followed::New;
+                }
+                // Gone since: the directory above tells of that.
+                Err(error) if is_absence(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(followed)
+    }
+}
+
+fn is_absence(error: &notify::Error) -> bool {
+    match &error.kind {
+        ErrorKind::PathNotFound => true,
+        ErrorKind::Io(error) => {
+            matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
+        }
+        _ => false,
+    }
+}

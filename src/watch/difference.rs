@@ -1,0 +1,190 @@
+//! Two manifests of one source tree, before a build and after it -> the paths that somebody else changed. Pure.
+
+use std::{
+    cmp::Ordering,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    outputs::record::{Content, Record, Written},
+    plan::join_host_path,
+    tree::{Entry, Kind, Manifest, RelPath, Stamp},
+};
+
+/// What fastbuild itself put in place, by its records before the build and after it.
+#[derive(Debug)]
+pub(super) struct Ours {
+    root: PathBuf,
+    before: Record,
+    after: Record,
+}
+
+impl Ours {
+    /// The record of the source root `root` before the build.
+    pub(super) fn before(root: PathBuf, before: Record) -> Ours {
+        Ours { root, before, after: Record::default() }
+    }
+
+    /// The record after it.
+    pub(super) fn after(&mut self, after: Record) {
+        self.after = after;
+    }
+
+    /// Whether what is there now is what fastbuild wrote.
+    fn wrote(&self, entry: &Entry) -> bool {
+        self.at(&entry.path, &self.after).is_some_and(|written| match (&written.what, &entry.kind) {
+            (Content::Directory, Kind::Directory) => written.mode == entry.mode,
+            (Content::File(_), Kind::File { .. }) => are_same(&written.stamp, &entry.stamp),
+            (Content::Symlink(wrote), Kind::Symlink { target }) => wrote == target,
+            _ => false,
+        })
+    }
+
+    /// Whether fastbuild deleted what was there: it was its own before, and it no longer claims it.
+    fn deleted(&self, path: &RelPath) -> bool {
+        self.at(path, &self.before).is_some() && self.at(path, &self.after).is_none()
+    }
+
+    fn at(&self, path: &RelPath, record: &Record) -> Option<Written> {
+        join_host_path(&self.root, path).and_then(|path: PathBuf| record.get(Path::new(&path)))
+    }
+}
+
+/// The paths at which the trees differ and that are not fastbuild's own doing, in order.
+pub(super) fn difference(before: &Manifest, after: &Manifest, ours: &Ours) -> Vec<RelPath> {
+    let mut changed = Vec::new();
+    let (mut old, mut new) = (before.entries().iter().peekable(), after.entries().iter().peekable());
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (None, None) => return changed,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(old), Some(new)) => old.path.cmp(&new.path),
+        };
+        let old = if order.is_le() { old.next() } else { None };
+        let new = if order.is_ge() { new.next() } else { None };
+        let path = match (old, new) {
+            (Some(gone), None) => (!ours.deleted(&gone.path)).then_some(&gone.path),
+            (None, Some(made)) => (!ours.wrote(made)).then_some(&made.path),
+            (Some(old), Some(new)) => (differ(old, new) && !ours.wrote(new)).then_some(&new.path),
+            (None, None) => None,
+        };
+        changed.extend(path.cloned());
+    }
+}
+
+/// Whether a build could see that one is not the other. A directory's times change with what is in it, also with what is
+/// none of the build's business, so they tell nothing. A file's stamp has its ctime: an edit that keeps size and mtime
+/// counts, and so does a rename to and fro, which is the price.
+fn differ(old: &Entry, new: &Entry) -> bool {
+    if old.mode != new.mode && !matches!(new.kind, Kind::Symlink { .. }) {
+        return true;
+    }
+    match (&old.kind, &new.kind) {
+        (Kind::Directory, Kind::Directory) => false,
+        (Kind::File { .. }, Kind::File { .. }) => !are_same(&old.stamp, &new.stamp),
+        (Kind::Symlink { target: old }, Kind::Symlink { target: new }) => old != new,
+        _ => true,
+    }
+}
+
+/// File systems in user space may number their inodes anew whenever they like, so the number tells nothing.
+fn are_same(old: &Stamp, new: &Stamp) -> bool {
+    (old.size, old.mtime, old.ctime) == (new.size, new.mtime, new.ctime)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::{Digest, Timestamp};
+
+    fn path(text: &str) -> RelPath {
+        RelPath::new(text.as_bytes()).unwrap()
+    }
+
+    fn stamp(tick: i64) -> Stamp {
+        let time = Timestamp { secs: tick, nanos: 0 };
+        Stamp { dev: 1, ino: 1, size: 3, mtime: time, ctime: time }
+    }
+
+    fn file(name: &str, tick: i64) -> Entry {
+        let stamp = stamp(tick);
+        let kind = Kind::File { size: 3 };
+        Entry { path: path(name), kind, mode: 0o644, mtime: stamp.mtime, stamp, links: 1 }
+    }
+
+    fn directory(name: &str, tick: i64) -> Entry {
+        Entry { kind: Kind::Directory, mode: 0o755, ..file(name, tick) }
+    }
+
+    fn link(name: &str, target: &str) -> Entry {
+        Entry { kind: Kind::Symlink { target: target.as_bytes().into() }, ..file(name, 0) }
+    }
+
+    fn written(what: Content, mode: u32, tick: i64) -> Written {
+        Written { what, mode, stamp: stamp(tick), seen: Timestamp::default() }
+    }
+
+    fn record(entries: &[(&str, Written)]) -> Record {
+        let mut record = Record::default();
+        entries.iter().for_each(|(name, written)| record.set(&Path::new("/p").join(name), written.clone()));
+        record
+    }
+
+    fn changed(before: Vec<Entry>, after: Vec<Entry>, ours: &Ours) -> Vec<String> {
+        let [before, after] = [before, after].map(Manifest::from_entries);
+        difference(&before, &after, ours).iter().map(ToString::to_string).collect()
+    }
+
+    fn nobodys() -> Ours {
+        Ours::before("/p".into(), Record::default())
+    }
+
+    #[test]
+    fn whatever_a_build_can_see_counts() {
+        type Case = (&'static str, Vec<Entry>, Vec<Entry>, Vec<&'static str>);
+        let cases: Vec<Case> = vec![
+            ("nothing", vec![file("a", 1)], vec![file("a", 1)], vec![]),
+            ("an edit", vec![file("a", 1)], vec![file("a", 2)], vec!["a"]),
+            ("made", vec![], vec![directory("d", 1), file("d/a", 1)], vec!["d", "d/a"]),
+            ("deleted", vec![file("a", 1), file("b", 1)], vec![file("b", 1)], vec!["a"]),
+            ("renamed", vec![file("a", 1), file("z", 1)], vec![file("b", 1), file("z", 1)], vec!["a", "b"]),
+            ("mode", vec![file("a", 1)], vec![Entry { mode: 0o755, ..file("a", 1) }], vec!["a"]),
+            ("type", vec![file("a", 1)], vec![link("a", "b")], vec!["a"]),
+            ("target", vec![link("a", "b")], vec![link("a", "c")], vec!["a"]),
+            ("a directory's time", vec![directory("d", 1)], vec![directory("d", 2)], vec![]),
+        ];
+        for (what, before, after, expected) in cases {
+            assert_eq!(changed(before, after, &nobodys()), expected, "{what}");
+        }
+        let renumbered = Entry { stamp: Stamp { ino: 9, ..stamp(1) }, ..file("a", 1) };
+        assert_eq!(changed(vec![file("a", 1)], vec![renumbered], &nobodys()), [""; 0]);
+        let ctime = |tick| Stamp { ctime: Timestamp { secs: tick, nanos: 0 }, ..stamp(1) };
+        let same_size_and_mtime = Entry { stamp: ctime(9), ..file("a", 1) };
+        assert_eq!(changed(vec![file("a", 1)], vec![same_size_and_mtime], &nobodys()), ["a"]);
+    }
+
+    #[test]
+    fn what_fastbuild_put_in_place_does_not_count_until_somebody_changes_it() {
+        let digest = Digest([7; 32]);
+        let mut ours = Ours::before(
+            "/p".into(),
+            record(&[
+                ("old", written(Content::File(digest), 0o644, 1)),
+                ("kept", written(Content::File(digest), 0o644, 1)),
+            ]),
+        );
+        ours.after(record(&[
+            ("kept", written(Content::File(digest), 0o644, 1)),
+            ("out", written(Content::Directory, 0o755, 5)),
+            ("out/a", written(Content::File(digest), 0o644, 5)),
+            ("out/l", written(Content::Symlink(b"a".as_slice().into()), 0o777, 5)),
+        ]));
+        let before = || vec![file("old", 1), file("kept", 1)];
+        let after =
+            |tick| vec![file("kept", 1), directory("out", 6), file("out/a", tick), link("out/l", "a")];
+        assert_eq!(changed(before(), after(5), &ours), [""; 0], "products came, an old one went");
+        assert_eq!(changed(before(), after(6), &ours), ["out/a"], "edited after it was put in place");
+        assert_eq!(changed(before(), vec![], &ours), ["kept"], "a product that somebody else deleted");
+    }
+}

@@ -1,0 +1,93 @@
+//! The automatic limits: at most once a day and engine, workspaces that have outlived them are removed, beside a build.
+
+use std::{path::Path, time::Duration};
+
+use super::{
+    list::{Limits, Outlived, Pruned, prune},
+    mark::now,
+};
+use crate::{
+    engine::Docker,
+    plan::{Plan, WorkspacePlan},
+    report::{
+        Reporter,
+        events::{Event, Limit},
+    },
+    state::{State, replace_file},
+};
+
+/// How often the limits are looked after.
+const EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What a plan's limits ask for; zero is no limit.
+pub fn limits(plan: &WorkspacePlan) -> Limits {
+    Limits {
+        older_than: Some(plan.max_age.value).filter(|age| !age.is_zero()),
+        total_size: Some(plan.max_size.value).filter(|bytes| *bytes > 0),
+    }
+}
+
+/// Removes, from now on and beside the build, what has outlived the plan's limits, and tells of it. None when it was done
+/// within the last day. The workspace of the caller is in use (it holds the project's lock), and so stays.
+pub fn look_after(
+    docker: &Docker,
+    state: &State,
+    plan: &Plan,
+    reporter: &Reporter,
+) -> Option<tokio::task::JoinHandle<()>> {
+    let engine = plan.engine.value.to_string();
+    let limits = limits(&plan.workspace);
+    if limits == Limits::default() || !is_due(&state.pruned_path(&engine), now()) {
+        return None;
+    }
+    let (docker, state, reporter) = (docker.clone(), state.clone(), reporter.clone());
+    Some(tokio::spawn(async move {
+        match prune(&docker, &state, &engine, &limits).await {
+            Ok(pruned) => tell(pruned, &reporter),
+            // Nobody asked for it, and tomorrow is another day.
+            Err(error) => tracing::warn!(%error, "could not look after the limits of workspaces"),
+        }
+    }))
+}
+
+fn tell(pruned: Pruned, reporter: &Reporter) {
+    for (workspace, why) in pruned.removed {
+        let limit = match why {
+            Outlived::Age(_) => Limit::Age,
+            Outlived::Size => Limit::Size,
+        };
+        reporter.emit(Event::WorkspaceRemoved { name: workspace.name, source: workspace.source, limit });
+    }
+    for (workspace, error) in pruned.failed {
+        tracing::warn!(workspace = workspace.name, %error, "could not remove a workspace");
+    }
+}
+
+/// Whether a day has passed since the moment in the file at `stamp`; notes `now` there, before anything is done: what
+/// takes long is not to be done by every build that starts meanwhile. Without a place for the stamp it is never due.
+fn is_due(stamp: &Path, now: u64) -> bool {
+    let last: Option<u64> = std::fs::read_to_string(stamp).ok().and_then(|text| text.trim().parse().ok());
+    // A moment that is still to come was written by a clock that went wrong.
+    let is_fresh = last.is_some_and(|last| last <= now && now - last < EVERY.as_secs());
+    !is_fresh && replace_file(stamp, |out| writeln!(out, "{now}")).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limits_are_looked_after_once_a_day() {
+        let home = tempfile::tempdir().unwrap();
+        let stamp = home.path().join("pruned");
+        let day = EVERY.as_secs();
+        for (now, due) in
+            [(1000, true), (1001, false), (1000 + day - 1, false), (1000 + day, true), (5, true), (6, false)]
+        {
+            assert_eq!(is_due(&stamp, now), due, "{now}");
+        }
+        std::fs::write(&stamp, "damaged").unwrap();
+        assert!(is_due(&stamp, 7));
+        assert!(!is_due(&home.path().join("no/such/directory"), 7));
+    }
+}

@@ -1,0 +1,143 @@
+//! What makes a new workspace when it changes, as a list that can say what the change was. Pure.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{agent::protocol::PROTOCOL, engine::ImageFacts, plan::Plan};
+
+/// The longest value that a [`Changed`] tells.
+const SHORT: usize = 32;
+
+/// Named values, in the order in which people are told of them. Kept with the workspace, in a label.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Generation(Vec<(String, String)>);
+
+/// One value that is another one now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Changed {
+    /// Which: `image`, `user` and so on.
+    pub what: String,
+    /// What the workspace was made with.
+    pub old: Option<String>,
+    /// What is wanted now.
+    pub new: Option<String>,
+}
+
+impl Generation {
+    /// What a workspace for `plan` in `image` with `agent` inside would be made with.
+    pub fn new(plan: &Plan, image: &ImageFacts, agent: &[u8]) -> Generation {
+        let user = plan.user.as_ref().map_or(&image.user, |user| &user.value);
+        let values = [
+            ("image", Some(image.id.clone())),
+            ("user", Some(user.clone()).filter(|user| !user.is_empty())),
+            ("platform", plan.platform.as_ref().map(|platform| platform.value.clone())),
+            ("network", plan.network.as_ref().map(|network| network.value.clone())),
+            ("memory", plan.memory.as_ref().map(|bytes| bytes.value.to_string())),
+            ("cpus", plan.nano_cpus.as_ref().map(|nano| (nano.value as f64 / 1e9).to_string())),
+            ("isolation", plan.isolation.as_ref().map(|isolation| format!("{:?}", isolation.value))),
+            ("working directory", Some(plan.workdir.value.clone())),
+            ("protocol", Some(PROTOCOL.to_string())),
+            ("agent", Some(fingerprint(agent))),
+        ];
+        let given = values.into_iter().filter_map(|(what, value)| Some((what.to_owned(), value?)));
+        Generation(given.collect())
+    }
+
+    /// The value of that name.
+    pub fn get(&self, what: &str) -> Option<&str> {
+        self.0.iter().find(|(name, _)| name == what).map(|(_, value)| value.as_str())
+    }
+
+    /// All values with their names.
+    pub fn values(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(what, value)| (what.as_str(), value.as_str()))
+    }
+
+    /// For the label.
+    pub fn to_label(&self) -> String {
+        // Pairs of strings can always be written.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// From the label; none when it is no such list, as another version may have written.
+    pub fn from_label(text: &str) -> Option<Generation> {
+        serde_json::from_str(text).ok()
+    }
+
+    /// What is another one in `self` than it was in `old`.
+    pub fn changed_since(&self, old: &Generation) -> Vec<Changed> {
+        let all_of = |what: &str, list: &Generation| {
+            list.0.iter().find(|(name, _)| name == what).map(|(_, value)| value.clone())
+        };
+        let gone = old.0.iter().map(|(what, _)| what).filter(|what| all_of(what, self).is_none());
+        let names = self.0.iter().map(|(what, _)| what).chain(gone);
+        names
+            .map(|what| Changed { what: what.clone(), old: all_of(what, old), new: all_of(what, self) })
+            .filter(|changed| changed.old != changed.new)
+            .collect()
+    }
+}
+
+/// Tells one build of the agent from another; not a defence, for whoever could change it in the container is root there.
+fn fingerprint(agent: &[u8]) -> String {
+    format!("{}-{:08x}", env!("CARGO_PKG_VERSION"), crc32fast::hash(agent))
+}
+
+/// `image`, `user (default -> app)`.
+impl fmt::Display for Changed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        let shown = |value: &Option<String>| match value {
+            None => Some("default".to_owned()),
+            Some(value) if value.len() <= SHORT => Some(value.clone()),
+            Some(_) => None,
+        };
+        match (shown(&self.old), shown(&self.new)) {
+            (Some(old), Some(new)) => write!(f, " ({old} -> {new})"),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn generation(values: &[(&str, &str)]) -> Generation {
+        Generation(values.iter().map(|(what, value)| ((*what).to_owned(), (*value).to_owned())).collect())
+    }
+
+    #[test]
+    fn every_change_is_named() {
+        let digest = "sha256:0123456789012345678901234567890123456789";
+        let other = "sha256:9876543210987654321098765432109876543210";
+        let old = generation(&[("image", digest), ("user", "app"), ("protocol", "1")]);
+        let cases = [
+            (generation(&[("image", digest), ("user", "app"), ("protocol", "1")]), vec![]),
+            (generation(&[("image", other), ("user", "app"), ("protocol", "1")]), vec!["image"]),
+            (
+                generation(&[("image", digest), ("protocol", "2")]),
+                vec!["protocol (1 -> 2)", "user (app -> default)"],
+            ),
+            (
+                generation(&[("image", digest), ("user", "app"), ("memory", "5"), ("protocol", "1")]),
+                vec!["memory (default -> 5)"],
+            ),
+        ];
+        for (new, expected) in cases {
+            let changed: Vec<_> = new.changed_since(&old).iter().map(Changed::to_string).collect();
+            assert_eq!(changed, expected);
+        }
+    }
+
+    #[test]
+    fn a_label_is_read_as_it_was_written_and_anything_else_is_none() {
+        let old = generation(&[("image", "a"), ("user", "\"\u{fc}")]);
+        assert_eq!(Generation::from_label(&old.to_label()), Some(old));
+        for damaged in ["", "{}", "[[\"image\"]]", "[[\"image\",1]]", "[[\"image\",\"a\"]"] {
+            assert_eq!(Generation::from_label(damaged), None, "{damaged}");
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! All workspaces of an engine, and which of them go. Which ones go is pure ([`to_go`]); removing is not.
+
+use std::time::Duration;
+
+use super::{Mark, WorkspaceError, mark::now};
+use crate::{
+    engine::{ContainerId, ContainerSummary, Docker, EngineError, Removed, Sizes, labels},
+    state::{Holder, Project, State, StateError},
+};
+
+/// How often a listing is asked for again: Docker fails one in which a container vanishes.
+const ASKED: u32 = 3;
+
+/// Whose a workspace is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// This state directory's.
+    Here,
+    /// Another one's: another user's or machine's that uses the same engine.
+    Elsewhere,
+}
+
+/// A workspace, as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its container's name.
+    pub name: String,
+    /// Its container's id.
+    pub container: ContainerId,
+    /// Its project's key.
+    pub project: String,
+    /// The source root on its host.
+    pub source: String,
+    /// The image, as it was named.
+    pub image: String,
+    /// The version of fastbuild that made it.
+    pub version: String,
+    /// Whose it is.
+    pub owner: Owner,
+    /// The engine's word for what it is doing.
+    pub state: String,
+    /// When it was made, in seconds since 1970.
+    pub made: u64,
+    /// When it was last used, in seconds since 1970, as far as is known here: otherwise when it was made.
+    pub last_used: u64,
+    /// What its layer holds, in bytes; none where it was not measured.
+    pub size: Option<u64>,
+}
+
+/// What may stay.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Workspaces that were used no longer ago than this.
+    pub older_than: Option<Duration>,
+    /// Workspaces with no more than this in all, in bytes.
+    pub total_size: Option<u64>,
+}
+
+/// Why a workspace goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outlived {
+    /// Not used for so long.
+    Age(Duration),
+    /// All together hold too much, and of those that are left it was not used for the longest time.
+    Size,
+}
+
+/// What became of a removal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removal {
+    /// It is gone.
+    Gone,
+    /// A run is at work in it; who that is, as far as is known.
+    Busy(Option<Holder>),
+}
+
+/// What a pruning did.
+#[derive(Debug, Default)]
+pub struct Pruned {
+    /// What is gone, and why.
+    pub removed: Vec<(Listed, Outlived)>,
+    /// What would have gone, and is in use.
+    pub busy: Vec<Listed>,
+    /// What would have gone, and the engine does not let go of.
+    pub failed: Vec<(Listed, WorkspaceError)>,
+}
+
+/// All workspaces of the engine at `engine`, the last used first.
+///
+/// # Errors
+/// The engine's, and the state directory's.
+pub async fn list(
+    docker: &Docker,
+    state: &State,
+    engine: &str,
+    sizes: Sizes,
+) -> Result<Vec<Listed>, WorkspaceError> {
+    let own = state.id()?;
+    let filter = [format!("{}={}", labels::TIER, labels::WARM)];
+    let found = listed(docker, &filter, sizes).await?;
+    let mut all: Vec<_> =
+        found.into_iter().map(|container| Listed::of(container, &own, state, engine)).collect();
+    all.sort_by(|a, b| b.last_used.cmp(&a.last_used).then_with(|| a.name.cmp(&b.name)));
+    Ok(all)
+}
+
+async fn listed(
+    docker: &Docker,
+    filter: &[String],
+    sizes: Sizes,
+) -> Result<Vec<ContainerSummary>, EngineError> {
+    let mut asked = 1;
+    loop {
+        match docker.list(filter, sizes).await {
+            Err(EngineError::NoSuchContainer { .. } | EngineError::Api { .. }) if asked < ASKED => asked += 1,
+            answer => return answer,
+        }
+    }
+}
+
+impl Listed {
+    fn of(container: ContainerSummary, own: &str, state: &State, engine: &str) -> Listed {
+        let label = |name: &str| container.labels.get(name).cloned().unwrap_or_default();
+        let owner = if label(labels::STATE) == own { Owner::Here } else { Owner::Elsewhere };
+        let project = label(labels::PROJECT);
+        let made = label(labels::CREATED).parse().ok();
+        let made = made.or_else(|| u64::try_from(container.created).ok()).unwrap_or(0);
+        let mark = match owner {
+            Owner::Here => state.known_project(&project).and_then(|project| known(&project, engine)),
+            Owner::Elsewhere => None,
+        };
+        let mark = mark.filter(|mark| mark.container == container.id.as_str());
+        Listed {
+            source: label(labels::SOURCE),
+            image: label(labels::IMAGE),
+            version: label(labels::VERSION),
+            name: container.name,
+            container: container.id,
+            project,
+            owner,
+            state: container.state,
+            made,
+            last_used: mark.map_or(made, |mark| mark.last_used.max(made)),
+            size: container.size,
+        }
+    }
+}
+
+fn known(project: &Project, engine: &str) -> Option<Mark> {
+    Mark::load(&project.workspace_path(engine))
+}
+
+/// Which of `all` go, and why: this state directory's own that are too old, and then, while what is left of its own holds
+/// too much, the one that was not used for the longest time. Those that were not measured count nothing.
+pub fn to_go(all: &[Listed], limits: &Limits, now: u64) -> Vec<(usize, Outlived)> {
+    let mut own: Vec<usize> = (0..all.len()).filter(|&i| all[i].owner == Owner::Here).collect();
+    own.sort_by_key(|&i| all[i].last_used);
+    let age = |i: usize| Duration::from_secs(now.saturating_sub(all[i].last_used));
+    let is_old = |i: usize| limits.older_than.is_some_and(|limit| age(i) > limit);
+    let (old, left): (Vec<_>, Vec<_>) = own.into_iter().partition(|&i| is_old(i));
+    let mut go: Vec<_> = old.into_iter().map(|i| (i, Outlived::Age(age(i)))).collect();
+    let size = |i: usize| all[i].size.unwrap_or(0);
+    let mut total = left.iter().fold(0_u64, |total, &i| total.saturating_add(size(i)));
+    for i in left {
+        if limits.total_size.is_none_or(|limit| total <= limit) {
+            break;
+        }
+        // Whatever holds nothing would go in vain.
+        if size(i) > 0 {
+            total -= size(i).min(total);
+            go.push((i, Outlived::Size));
+        }
+    }
+    go
+}
+
+/// Removes a workspace and what the state directory knows of it, unless a run is at work in it.
+///
+/// # Errors
+/// The engine's, and the state directory's.
+pub async fn remove(
+    docker: &Docker,
+    state: &State,
+    engine: &str,
+    listed: &Listed,
+) -> Result<Removal, WorkspaceError> {
+    let project = match listed.owner {
+        Owner::Here => state.known_project(&listed.project),
+        // Whether it is in use, nobody here knows: whoever names it means it.
+        Owner::Elsewhere => None,
+    };
+    let _lock = match project.as_ref().map(Project::try_lock).transpose()? {
+        Some(Err(holder)) => return Ok(Removal::Busy(holder)),
+        Some(Ok(lock)) => Some(lock),
+        None => None,
+    };
+    let (Removed::Now | Removed::Already) = docker.remove(listed.container.as_str()).await?;
+    if let Some(project) = project {
+        forget(&project, engine)?;
+    }
+    Ok(Removal::Gone)
+}
+
+fn forget(project: &Project, engine: &str) -> Result<(), StateError> {
+    let path = project.workspace_path(engine);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(StateError::at("remove", &path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes what has outlived `limits`. Nothing is measured where no limit asks for it.
+///
+/// # Errors
+/// When the engine does not list its workspaces.
+pub async fn prune(
+    docker: &Docker,
+    state: &State,
+    engine: &str,
+    limits: &Limits,
+) -> Result<Pruned, WorkspaceError> {
+    let sizes = if limits.total_size.is_some() { Sizes::Measure } else { Sizes::Skip };
+    let all = list(docker, state, engine, sizes).await?;
+    let mut pruned = Pruned::default();
+    for (i, why) in to_go(&all, limits, now()) {
+        let listed = all[i].clone();
+        match remove(docker, state, engine, &listed).await {
+            Ok(Removal::Gone) => pruned.removed.push((listed, why)),
+            Ok(Removal::Busy(_)) => pruned.busy.push(listed),
+            Err(error) => pruned.failed.push((listed, error)),
+        }
+    }
+    Ok(pruned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workspace(name: &str, last_used: u64, size: Option<u64>, owner: Owner) -> Listed {
+        Listed {
+            name: name.to_owned(),
+            container: ContainerId::new(name),
+            project: String::new(),
+            source: String::new(),
+            image: String::new(),
+            version: String::new(),
+            owner,
+            state: "exited".to_owned(),
+            made: 0,
+            last_used,
+            size,
+        }
+    }
+
+    #[test]
+    fn the_old_go_first_and_then_the_least_recently_used() {
+        let all = [
+            workspace("new", 90, Some(10), Owner::Here),
+            workspace("old", 10, Some(10), Owner::Here),
+            workspace("theirs", 1, Some(1000), Owner::Elsewhere),
+            workspace("middle", 50, Some(30), Owner::Here),
+            workspace("empty", 40, None, Owner::Here),
+        ];
+        let age = |seconds| Some(Duration::from_secs(seconds));
+        let cases: [(Limits, &[(&str, &str)]); 8] = [
+            (Limits::default(), &[]),
+            (Limits { older_than: age(90), total_size: None }, &[]),
+            (Limits { older_than: age(89), total_size: None }, &[("old", "age")]),
+            (
+                Limits { older_than: age(49), total_size: None },
+                &[("old", "age"), ("empty", "age"), ("middle", "age")],
+            ),
+            (Limits { older_than: None, total_size: Some(50) }, &[]),
+            (Limits { older_than: None, total_size: Some(49) }, &[("old", "size")]),
+            (
+                Limits { older_than: None, total_size: Some(0) },
+                &[("old", "size"), ("middle", "size"), ("new", "size")],
+            ),
+            (Limits { older_than: age(80), total_size: Some(20) }, &[("old", "age"), ("middle", "size")]),
+        ];
+        for (limits, expected) in cases {
+            let gone: Vec<_> = to_go(&all, &limits, 100)
+                .into_iter()
+                .map(|(i, why)| {
+                    let why = match why {
+                        Outlived::Age(_) => "age",
+                        Outlived::Size => "size",
+                    };
+                    (all[i].name.as_str(), why)
+                })
+                .collect();
+            assert_eq!(gone, expected, "{limits:?}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What the state directory knows of a project's workspace on one engine. It is a hint: a mark that is missing, damaged,
+//! or about another container costs a signal or a file sent twice, and never a wrong build.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::state::{StateError, replace_file};
+
+/// The version of the file's form; another one is thrown away.
+const VERSION: u32 = 1;
+
+/// How the last session came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LastSession {
+    /// Both ends said goodbye.
+    Ended,
+    /// It runs, or its client died.
+    Open,
+}
+
+/// What is known of a workspace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    version: u32,
+    /// The container's name.
+    pub name: String,
+    /// The container's id: another one with the same name is another workspace.
+    pub container: String,
+    /// The engine's address.
+    pub engine: String,
+    /// The image, as it was named.
+    pub image: String,
+    /// The source root, for people.
+    pub source: String,
+    /// When it was made, in seconds since 1970.
+    pub made: u64,
+    /// When a session last began or ended, in seconds since 1970.
+    pub last_used: u64,
+    /// How that session came out.
+    pub session: LastSession,
+    /// For each seeded output what fastbuild last left in its place on the host, in the words of whoever seeds.
+    pub seeds: BTreeMap<String, String>,
+}
+
+impl Mark {
+    /// The mark of a workspace that was made just now.
+    pub fn new(name: String, container: String, engine: String, image: String, source: &Path) -> Mark {
+        let now = now();
+        Mark {
+            version: VERSION,
+            name,
+            container,
+            engine,
+            image,
+            source: source.to_string_lossy().into_owned(),
+            made: now,
+            last_used: now,
+            session: LastSession::Open,
+            seeds: BTreeMap::new(),
+        }
+    }
+
+    /// Reads a mark; none when there is no usable one.
+    pub fn load(path: &Path) -> Option<Mark> {
+        let mark: Mark = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+        Some(mark).filter(|mark| mark.version == VERSION)
+    }
+
+    /// Writes it as of now.
+    ///
+    /// # Errors
+    /// When the state directory does not take it.
+    pub fn save(&mut self, path: &Path, session: LastSession) -> Result<(), StateError> {
+        self.session = session;
+        self.last_used = now();
+        replace_file(path, |out| Ok(serde_json::to_writer(out, self)?)).map_err(StateError::at("write", path))
+    }
+}
+
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_read_as_it_was_written_and_a_damaged_or_other_one_is_none() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("mark");
+        let text = |text: &str| text.to_owned();
+        let mut mark = Mark::new(text("n"), text("c"), text("e"), text("i"), Path::new("/p"));
+        mark.seeds.insert("target".to_owned(), "abc".to_owned());
+        mark.save(&path, LastSession::Ended).unwrap();
+        assert_eq!(Mark::load(&path), Some(mark));
+
+        let good = std::fs::read_to_string(&path).unwrap();
+        let damaged =
+            [&good[..good.len() - 1], "", "{}", &good.replace("ended", "endet"), &good.replacen('1', "2", 1)];
+        for damaged in damaged {
+            std::fs::write(&path, damaged).unwrap();
+            assert_eq!(Mark::load(&path), None, "{damaged}");
+        }
+        assert_eq!(Mark::load(&home.path().join("none")), None);
+    }
+}

@@ -1,0 +1,732 @@
+//! The workspace of a project on an engine: found or made, entered, and left.
+//!
+//! In: a plan, the image's facts, an engine. Out: an open [`Session`] with the agent inside, and how the workspace came
+//! about ([`How`]). What must hold: a workspace is used only when all that it was made with ([`Generation`]) is what is
+//! wanted now; nobody's session is joined, for what a dead client left is ended first; whatever keeps the agent from
+//! running there is told apart ([`NotWarm`]) from an engine that fails, so that the build can go on cold. Nothing here
+//! prints or decides about builds; [`crate::build`] does. The caller holds the project's lock.
+//!
+//! An engine is asked as little as can be: a workspace that is there and running costs one look ([`Docker::look`],
+//! beside the image's) and one attach.
+//!
+//! | piece | what it is for |
+//! |---|---|
+//! | [`generation`] | what makes a new workspace when it changes |
+//! | [`mark`] | what the state directory knows of a workspace |
+//! | [`daily`] | the automatic limits |
+//! | [`list`] | all workspaces of an engine, and which of them go |
+
+pub mod daily;
+pub mod generation;
+pub mod list;
+pub mod mark;
+mod told;
+
+use std::{path::PathBuf, time::Duration};
+
+use bytes::Bytes;
+use futures_util::stream;
+
+pub use generation::{Changed, Generation};
+pub use mark::{LastSession, Mark};
+
+use crate::{
+    agent::{
+        near::{Duplex, Session, SessionError, Settings},
+        program::{self, NoAgent},
+        protocol::Request,
+    },
+    engine::{
+        Attached, Call, ContainerFacts, ContainerId, ContainerSpec, ContainerState, Delivery, Docker,
+        EngineError, Entrypoint, ImageFacts, Life, Operation, Reach, Serves, StartError, labels,
+    },
+    plan::{Lifetime, Plan, Stdin, Terminal},
+    state::{Project, State, StateError},
+};
+
+/// How often a name that another run has just taken, or a container that vanishes, is looked at again.
+const LOOKS: u32 = 3;
+
+/// How long the agent may take to end what a session left.
+const FREEING: Duration = Duration::from_secs(5);
+
+/// The signal that tells the agent that its client is dead.
+pub const CLIENT_IS_DEAD: &str = "SIGUSR1";
+
+/// Why there is no warm build here, though the engine may be well: a cold one needs no agent.
+#[derive(Debug, thiserror::Error)]
+pub enum NotWarm {
+    /// There is no agent for the image.
+    #[error(transparent)]
+    NoAgent(#[from] NoAgent),
+    /// The agent cannot be put there.
+    #[error("the container's root is read-only: {message}")]
+    ReadOnlyRoot {
+        /// What the engine said.
+        message: String,
+    },
+    /// The agent was put there and does not start.
+    #[error("the agent does not start: {detail}")]
+    NotStarted {
+        /// What the engine said.
+        detail: String,
+    },
+    /// The agent was started, in a workspace made for it, and does not answer as it should.
+    #[error("the agent does not work there: {detail}")]
+    NoAnswer {
+        /// How that shows.
+        detail: String,
+    },
+}
+
+/// Why a workspace could not be entered, or was left before its time.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkspaceError {
+    /// A cold build may do.
+    #[error(transparent)]
+    NotWarm(#[from] NotWarm),
+    /// The engine, or the container is gone.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The agent, or the connection to it, while engine and container are well.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The container ended in the middle of a session.
+    #[error("the workspace {name} was stopped while the build ran ({})", ended(.state))]
+    Stopped {
+        /// The workspace.
+        name: String,
+        /// How it is now.
+        state: ContainerState,
+    },
+    /// A container that is not fastbuild's has the workspace's name.
+    #[error("the container {name} is no workspace of fastbuild's, and has the name of one")]
+    Foreign {
+        /// The name.
+        name: String,
+    },
+}
+
+fn ended(state: &ContainerState) -> String {
+    if state.oom_killed { "for want of memory".to_owned() } else { format!("exit code {}", state.exit_code) }
+}
+
+impl WorkspaceError {
+    /// What a user could do next; none when the message says it all.
+    pub fn advice(&self) -> Option<String> {
+        match self {
+            WorkspaceError::Engine(error) => error.advice(),
+            WorkspaceError::Session(error) => error.advice(),
+            WorkspaceError::NotWarm(_) => Some("--no-keep builds without a workspace".to_owned()),
+            WorkspaceError::State(_) => Some(
+                "check its permissions and the disk, or name another directory in FASTBUILD_STATE_DIR".to_owned(),
+            ),
+            WorkspaceError::Stopped { state, .. } if state.oom_killed => {
+                Some("give it more memory (-m/--memory), or run fewer jobs at once".to_owned())
+            }
+            WorkspaceError::Stopped { .. } => {
+                Some("somebody stopped or killed it (`docker stop`, a restart of the engine?); run the build again".to_owned())
+            }
+            WorkspaceError::Foreign { .. } => Some("rename or remove that container".to_owned()),
+        }
+    }
+}
+
+/// How a workspace came about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum How {
+    /// It was there, running.
+    Found,
+    /// It was there, and had stopped.
+    Started,
+    /// It was there, and its agent did not answer; what that looked like.
+    Restarted {
+        /// In words.
+        because: String,
+    },
+    /// It is new.
+    Made(Why),
+}
+
+/// Why a workspace was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Why {
+    /// There was none.
+    Fresh,
+    /// The one that was there was made with other values.
+    Changed(Vec<Changed>),
+    /// `--fresh`.
+    Asked,
+    /// The one that was there was no use; how that showed.
+    Broken(String),
+}
+
+/// A workspace that is ready for a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ready {
+    /// Its container.
+    pub container: ContainerId,
+    /// How it came about.
+    pub how: How,
+}
+
+/// The name of a project's workspace, on whatever engine.
+///
+/// # Errors
+/// When the state directory cannot keep its id.
+pub fn name(project: &Project, state: &State) -> Result<String, StateError> {
+    Ok(format!("fastbuild-ws-{}-{}", project.key(), state.id()?))
+}
+
+/// What a workspace is to be.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    name: String,
+    generation: Generation,
+    lifetime: Lifetime,
+    spec: ContainerSpec,
+    agent: &'static [u8],
+    mark_path: PathBuf,
+    /// As it would be right after it was made.
+    mark: Mark,
+}
+
+impl Wanted {
+    /// Decides what the workspace of `plan` in `image` is made with.
+    ///
+    /// # Errors
+    /// [`NotWarm::NoAgent`] when no agent runs in such an image; the state directory's.
+    pub fn new(
+        plan: &Plan,
+        image: &ImageFacts,
+        project: &Project,
+        state: &State,
+    ) -> Result<Wanted, WorkspaceError> {
+        let agent = program::for_platform(&image.os, &image.architecture).map_err(NotWarm::from)?;
+        let name = name(project, state)?;
+        let generation = Generation::new(plan, image, agent);
+        let engine = plan.engine.value.to_string();
+        let mark = Mark::new(
+            name.clone(),
+            String::new(),
+            engine.clone(),
+            plan.image.value.clone(),
+            &plan.source.value,
+        );
+        let labels = [
+            (labels::TIER, labels::WARM.to_owned()),
+            (labels::PROJECT, project.key().to_owned()),
+            (labels::VERSION, env!("CARGO_PKG_VERSION").to_owned()),
+            (labels::STATE, state.id()?),
+            (labels::SOURCE, mark.source.clone()),
+            (labels::IMAGE, mark.image.clone()),
+            (labels::GENERATION, generation.to_label()),
+            (labels::CREATED, mark.made.to_string()),
+        ];
+        let spec = ContainerSpec {
+            name: name.clone(),
+            image: image.id.clone(),
+            command: vec!["init".to_owned()],
+            entrypoint: Entrypoint::Program(program::PATH.to_owned()),
+            // What belongs to one build (environment, directory, user) is said when it runs.
+            env: Vec::new(),
+            user: Some("0:0".to_owned()),
+            working_dir: "/".to_owned(),
+            labels: labels.map(|(label, value)| (label.to_owned(), value)).into(),
+            terminal: Terminal::None,
+            stdin: Stdin::Forward,
+            serves: Serves::ManyClients,
+            network: plan.network.as_ref().map(|network| network.value.clone()),
+            memory: plan.memory.as_ref().map(|memory| memory.value),
+            nano_cpus: plan.nano_cpus.as_ref().map(|cpus| cpus.value),
+            isolation: plan.isolation.as_ref().map(|isolation| isolation.value),
+            platform: plan.platform.as_ref().map(|platform| platform.value.clone()),
+        };
+        let lifetime = plan.workspace.lifetime.value;
+        Ok(Wanted {
+            name,
+            generation,
+            lifetime,
+            spec,
+            agent,
+            mark_path: project.workspace_path(&engine),
+            mark,
+        })
+    }
+
+    /// The container's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What keeps a container that was found from being the wanted one.
+    fn judge(&self, found: &ContainerFacts) -> Option<Why> {
+        if self.lifetime == Lifetime::Fresh {
+            return Some(Why::Asked);
+        }
+        let label = found.labels.get(labels::GENERATION);
+        let Some(made_with) = label.and_then(|label| Generation::from_label(label)) else {
+            return Some(Why::Broken("it does not say what it was made with".to_owned()));
+        };
+        let changed = self.generation.changed_since(&made_with);
+        if !changed.is_empty() {
+            return Some(Why::Changed(changed));
+        }
+        match found.life {
+            Life::Created => Some(Why::Broken("its making was cut short".to_owned())),
+            Life::Dead => Some(Why::Broken("it is being removed".to_owned())),
+            Life::Running | Life::Paused | Life::Exited => None,
+        }
+    }
+}
+
+/// Has a workspace ready for a session. `found` is what [`Docker::look`] said of [`Wanted::name`].
+///
+/// # Errors
+/// [`NotWarm`] when the agent cannot run there, [`WorkspaceError::Foreign`], and the engine's.
+pub async fn ensure(
+    docker: &Docker,
+    wanted: &Wanted,
+    found: Option<ContainerFacts>,
+) -> Result<Ready, WorkspaceError> {
+    let (mut found, mut looks) = (found, 1);
+    loop {
+        let ready = ensure_once(docker, wanted, found).await;
+        match ready {
+            // Somebody else made it, or somebody removed it, in between.
+            Err(WorkspaceError::Engine(
+                EngineError::NameTaken { .. } | EngineError::NoSuchContainer { .. },
+            )) if looks < LOOKS => {
+                looks += 1;
+                found = docker.look(&wanted.name).await?;
+            }
+            ready => return ready,
+        }
+    }
+}
+
+async fn ensure_once(
+    docker: &Docker,
+    wanted: &Wanted,
+    found: Option<ContainerFacts>,
+) -> Result<Ready, WorkspaceError> {
+    let Some(found) = found else { return make(docker, wanted, Why::Fresh).await };
+    if found.labels.get(labels::TIER).is_none_or(|tier| tier != labels::WARM) {
+        return Err(WorkspaceError::Foreign { name: wanted.name.clone() });
+    }
+    if let Some(why) = wanted.judge(&found) {
+        return make_anew(docker, wanted, why).await;
+    }
+    let container = found.id;
+    match found.life {
+        Life::Paused => docker.unpause(&container).await?,
+        Life::Exited => {
+            return match docker.start(&container).await.map_err(not_started) {
+                Ok(()) => Ok(Ready { container, how: How::Started }),
+                Err(WorkspaceError::NotWarm(why)) => {
+                    make_anew(docker, wanted, Why::Broken(why.to_string())).await
+                }
+                Err(error) => Err(error),
+            };
+        }
+        Life::Created | Life::Running | Life::Dead => {}
+    }
+    Ok(Ready { container, how: How::Found })
+}
+
+async fn make_anew(docker: &Docker, wanted: &Wanted, why: Why) -> Result<Ready, WorkspaceError> {
+    docker.remove(&wanted.name).await?;
+    make(docker, wanted, why).await
+}
+
+/// What is made and cannot be used is removed again; what is made when this is dropped is found by the next run.
+async fn make(docker: &Docker, wanted: &Wanted, why: Why) -> Result<Ready, WorkspaceError> {
+    let container = docker.create(&wanted.spec).await?;
+    match furnish(docker, wanted, &container).await {
+        Ok(()) => Ok(Ready { container, how: How::Made(why) }),
+        Err(error) => {
+            remove_useless(docker, &container).await;
+            Err(error)
+        }
+    }
+}
+
+async fn furnish(docker: &Docker, wanted: &Wanted, container: &ContainerId) -> Result<(), WorkspaceError> {
+    let archive = agent_archive(wanted.agent);
+    docker.put(container, "/", stream::iter([Ok(archive)])).await.map_err(|error| match error {
+        EngineError::ReadOnly { message, .. } => WorkspaceError::from(NotWarm::ReadOnlyRoot { message }),
+        error => error.into(),
+    })?;
+    docker.start(container).await.map_err(not_started)
+}
+
+async fn remove_useless(docker: &Docker, container: &ContainerId) {
+    if let Err(error) = docker.remove(container.as_str()).await {
+        tracing::warn!(%container, %error, "could not remove a workspace that is of no use; the next run tries again");
+    }
+}
+
+/// Why a start failed: the agent's matter, or the engine's.
+fn not_started(error: StartError) -> WorkspaceError {
+    match error {
+        StartError::CommandNotFound { message, .. } | StartError::NotExecutable { message, .. } => {
+            NotWarm::NotStarted { detail: message }.into()
+        }
+        StartError::Other(EngineError::Api { message, .. }) => NotWarm::NotStarted { detail: message }.into(),
+        StartError::Other(EngineError::ReadOnly { message, .. }) => NotWarm::ReadOnlyRoot { message }.into(),
+        StartError::Other(error) => error.into(),
+    }
+}
+
+/// `/.fastbuild/agent`, as the engine unpacks it.
+fn agent_archive(agent: &[u8]) -> Bytes {
+    let mut archive = Vec::with_capacity(agent.len() + 4 * 512);
+    let path = program::PATH.trim_start_matches('/');
+    let directory = path.split_once('/').map_or("", |(directory, _)| directory);
+    let mut push = |kind: tar::EntryType, path: &str, content: &[u8]| {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_mode(0o755);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(content.len() as u64);
+        // Short and relative, both of them.
+        let _ = header.set_path(path);
+        header.set_cksum();
+        archive.extend_from_slice(header.as_bytes());
+        archive.extend_from_slice(content);
+        archive.resize(archive.len().next_multiple_of(512), 0);
+    };
+    push(tar::EntryType::Directory, directory, b"");
+    push(tar::EntryType::Regular, path, agent);
+    archive.resize(archive.len() + 1024, 0);
+    archive.into()
+}
+
+/// A workspace with a session open in it.
+pub struct Workspace {
+    docker: Docker,
+    name: String,
+    container: ContainerId,
+    how: How,
+    mark: Mark,
+    mark_path: PathBuf,
+}
+
+/// Enters the workspace: has it ready, ends what a dead client left, and opens a session. `found` is what
+/// [`Docker::look`] said of [`Wanted::name`]; see [`Session::open`] for `first`.
+///
+/// # Errors
+/// [`NotWarm`] when the agent cannot run there or does not answer even in a new workspace (which is removed), and the
+/// engine's.
+pub async fn enter(
+    docker: &Docker,
+    wanted: &Wanted,
+    found: Option<ContainerFacts>,
+    settings: &Settings,
+    first: &[Request],
+) -> Result<(Workspace, Session), WorkspaceError> {
+    let ready = ensure(docker, wanted, found).await?;
+    let mut workspace = Workspace::of(docker, wanted, ready);
+    if workspace.how == How::Found && workspace.mark.session == LastSession::Open {
+        workspace.end_session().await?;
+    }
+    // Before the session is open: a client that dies must not leave a mark that says all is well.
+    workspace.save_mark(LastSession::Open)?;
+    let trouble = match workspace.open(settings, first).await {
+        Ok(session) => return Ok((workspace, session)),
+        Err(error) => Trouble::of(error)?,
+    };
+    let trouble = match (&workspace.how, trouble) {
+        (How::Found | How::Started, Trouble::Agent(because)) => {
+            match workspace.open_after_restart(because, settings, first).await {
+                Ok(session) => return Ok((workspace, session)),
+                Err(error) => Trouble::of(error)?,
+            }
+        }
+        (How::Made(_), Trouble::Agent(detail) | Trouble::Useless(detail)) => {
+            remove_useless(docker, &workspace.container).await;
+            return Err(NotWarm::NoAnswer { detail }.into());
+        }
+        (_, trouble) => trouble,
+    };
+    let why = match trouble {
+        Trouble::Gone => Why::Fresh,
+        Trouble::Agent(because) | Trouble::Useless(because) => Why::Broken(because),
+    };
+    let ready = make_anew(docker, wanted, why).await?;
+    let mut workspace = Workspace::of(docker, wanted, ready);
+    workspace.save_mark(LastSession::Open)?;
+    match workspace.open(settings, first).await {
+        Ok(session) => Ok((workspace, session)),
+        Err(error) => match Trouble::of(error)? {
+            Trouble::Gone => Err(workspace.gone().into()),
+            Trouble::Agent(detail) | Trouble::Useless(detail) => {
+                remove_useless(docker, &workspace.container).await;
+                Err(NotWarm::NoAnswer { detail }.into())
+            }
+        },
+    }
+}
+
+/// Enters a workspace as it is, whatever it was made with: for who wants to look at it. `found` is what [`Docker::look`] said
+/// of `name`.
+///
+/// # Errors
+/// [`WorkspaceError::Foreign`]; the agent's when it does not answer even after a restart, and the engine's.
+pub async fn enter_found(
+    docker: &Docker,
+    name: &str,
+    found: ContainerFacts,
+    project: &Project,
+    engine: &str,
+    settings: &Settings,
+    first: &[Request],
+) -> Result<(Workspace, Session), WorkspaceError> {
+    if found.labels.get(labels::TIER).is_none_or(|tier| tier != labels::WARM) {
+        return Err(WorkspaceError::Foreign { name: name.to_owned() });
+    }
+    let how = match found.life {
+        Life::Running => How::Found,
+        Life::Paused => docker.unpause(&found.id).await.map(|()| How::Found)?,
+        Life::Created | Life::Exited | Life::Dead => {
+            docker.start(&found.id).await.map_err(not_started)?;
+            How::Started
+        }
+    };
+    let mark_path = project.workspace_path(engine);
+    let label = |label: &str| found.labels.get(label).cloned().unwrap_or_default();
+    let known = Mark::load(&mark_path).filter(|mark| mark.container == found.id.as_str());
+    let mark = known.unwrap_or_else(|| {
+        let (container, source) = (found.id.as_str().to_owned(), label(labels::SOURCE));
+        Mark::new(name.to_owned(), container, engine.to_owned(), label(labels::IMAGE), source.as_ref())
+    });
+    let mut workspace = Workspace {
+        docker: docker.clone(),
+        name: name.to_owned(),
+        container: found.id,
+        how,
+        mark,
+        mark_path,
+    };
+    if workspace.how == How::Found && workspace.mark.session == LastSession::Open {
+        workspace.end_session().await?;
+    }
+    workspace.save_mark(LastSession::Open)?;
+    let error = match workspace.open(settings, first).await {
+        Ok(session) => return Ok((workspace, session)),
+        Err(error) => error,
+    };
+    let because = match Trouble::of(error)? {
+        Trouble::Agent(because) => because,
+        Trouble::Gone => return Err(workspace.gone().into()),
+        Trouble::Useless(detail) => return Err(NotWarm::NoAnswer { detail }.into()),
+    };
+    let session = workspace.open_after_restart(because, settings, first).await?;
+    Ok((workspace, session))
+}
+
+/// A session that does not open, and what may help.
+enum Trouble {
+    /// The container was removed meanwhile: make another one.
+    Gone,
+    /// The agent does not answer as it should: start it again.
+    Agent(String),
+    /// It answers, and cannot be talked to; or it cannot be started again: make another one.
+    Useless(String),
+}
+
+impl Trouble {
+    /// Engines that fail are no trouble of the workspace's.
+    fn of(error: WorkspaceError) -> Result<Trouble, WorkspaceError> {
+        match error {
+            WorkspaceError::Engine(EngineError::NoSuchContainer { .. }) => Ok(Trouble::Gone),
+            WorkspaceError::NotWarm(why) => Ok(Trouble::Useless(why.to_string())),
+            // An attach or exec that the engine refuses: the container has just stopped, or is about to go.
+            WorkspaceError::Engine(error @ EngineError::Api { .. }) => Ok(Trouble::Agent(error.to_string())),
+            WorkspaceError::Session(error @ SessionError::OtherProtocol { .. }) => {
+                Ok(Trouble::Useless(error.to_string()))
+            }
+            WorkspaceError::Session(
+                error @ (SessionError::NoWelcome { .. }
+                | SessionError::Ended { .. }
+                | SessionError::Write { .. }
+                | SessionError::Read { .. }
+                | SessionError::Damaged { .. }),
+            ) => Ok(Trouble::Agent(error.to_string())),
+            error => Err(error),
+        }
+    }
+}
+
+impl Workspace {
+    fn of(docker: &Docker, wanted: &Wanted, ready: Ready) -> Workspace {
+        let mut fresh = wanted.mark.clone();
+        fresh.container = ready.container.as_str().to_owned();
+        // Where nothing is known of this very container, a session may be open in it.
+        let known = Mark::load(&wanted.mark_path)
+            .filter(|mark| mark.container == fresh.container && mark.engine == fresh.engine);
+        Workspace {
+            docker: docker.clone(),
+            name: wanted.name.clone(),
+            container: ready.container,
+            how: ready.how,
+            mark: known.unwrap_or(fresh),
+            mark_path: wanted.mark_path.clone(),
+        }
+    }
+
+    /// Its container.
+    pub fn container(&self) -> &ContainerId {
+        &self.container
+    }
+
+    /// Its container's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How it came about.
+    pub fn how(&self) -> &How {
+        &self.how
+    }
+
+    /// What is known of it; `seeds` are for the caller to keep. Saved by [`Workspace::left_well`].
+    pub fn mark(&mut self) -> &mut Mark {
+        &mut self.mark
+    }
+
+    /// Notes that the session came to its end; nothing of it is left in the workspace.
+    ///
+    /// # Errors
+    /// The state directory's. The next run then signals the agent in vain, and that is all.
+    pub fn left_well(&mut self) -> Result<(), StateError> {
+        self.save_mark(LastSession::Ended)
+    }
+
+    fn save_mark(&mut self, session: LastSession) -> Result<(), StateError> {
+        self.mark.save(&self.mark_path, session)
+    }
+
+    /// Ends whatever session is open, with everything that runs in it: for a client that cannot say so any more.
+    ///
+    /// # Errors
+    /// The engine's. A workspace that is gone or has stopped is none.
+    pub async fn end_session(&self) -> Result<(), EngineError> {
+        end_session(&self.docker, &self.container).await
+    }
+
+    /// Ends whatever session is open, and waits until nothing of it is left: the agent welcomes nobody before.
+    ///
+    /// # Errors
+    /// The engine's, and the agent's when it does not answer. Where the container has stopped, nothing runs in it.
+    pub async fn free(&mut self) -> Result<(), WorkspaceError> {
+        self.end_session().await?;
+        if self.docker.state(&self.container).await.is_ok_and(|state| state.running) {
+            let settings = Settings { patience: FREEING, ..Settings::default() };
+            self.open(&settings, &[]).await?.close().await?;
+        }
+        Ok(self.left_well()?)
+    }
+
+    /// What is behind a session that ended before its time: the engine, the container, or the agent itself.
+    pub async fn why_over(&self, error: SessionError) -> WorkspaceError {
+        let may_be_more = matches!(
+            error,
+            SessionError::Ended { .. }
+                | SessionError::Write { .. }
+                | SessionError::Read { .. }
+                | SessionError::Damaged { .. }
+                | SessionError::Engine(EngineError::Gone { .. } | EngineError::Frame { .. })
+        );
+        if !may_be_more {
+            return error.into();
+        }
+        match self.docker.state(&self.container).await {
+            Err(engine) => engine.into(),
+            Ok(state) if state.removing => self.gone().into(),
+            Ok(state) if !state.running => WorkspaceError::Stopped { name: self.name.clone(), state },
+            Ok(_) => error.into(),
+        }
+    }
+
+    fn gone(&self) -> EngineError {
+        EngineError::NoSuchContainer { call: Call::new(Operation::Attach, &self.name) }
+    }
+
+    async fn open(&self, settings: &Settings, first: &[Request]) -> Result<Session, WorkspaceError> {
+        let Attached { input, output } = match self.docker.facts().reach() {
+            Reach::Attach => {
+                self.docker.attach(&self.container, Terminal::None, Stdin::Forward).await.map_err(
+                    |error| match error {
+                        // Refused now; a restart may do.
+                        StartError::Other(error) => error.into(),
+                        error => not_started(error),
+                    },
+                )?
+            }
+            Reach::Exec => self.docker.exec(&self.container, &[program::PATH, "session"]).await?,
+        };
+        let call = || Call::new(Operation::Attach, &self.name);
+        let input = input.ok_or_else(|| EngineError::BadAnswer {
+            call: call(),
+            message: "there is nothing to write to".to_owned(),
+        })?;
+        Ok(Session::open(Duplex::attached(input, output), settings, first).await?)
+    }
+
+    async fn open_after_restart(
+        &mut self,
+        because: String,
+        settings: &Settings,
+        first: &[Request],
+    ) -> Result<Session, WorkspaceError> {
+        self.docker.restart(&self.container).await.map_err(not_started)?;
+        let session = self.open(settings, first).await?;
+        self.how = How::Restarted { because };
+        Ok(session)
+    }
+}
+
+/// See [`Workspace::end_session`].
+pub(crate) async fn end_session(docker: &Docker, container: &ContainerId) -> Result<(), EngineError> {
+    match docker.kill(container, CLIENT_IS_DEAD).await {
+        Ok(Delivery::Delivered | Delivery::NotRunning) | Err(EngineError::NoSuchContainer { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use super::*;
+
+    #[test]
+    fn the_agent_travels_as_a_program_that_everybody_may_run() {
+        let archive = agent_archive(b"\x7fELF");
+        let mut archive = tar::Archive::new(&*archive);
+        let entries: Vec<_> = archive
+            .entries()
+            .unwrap()
+            .map(|entry| {
+                let mut entry = entry.unwrap();
+                let mut content = Vec::new();
+                entry.read_to_end(&mut content).unwrap();
+                let header = entry.header();
+                (header.path().unwrap().into_owned(), header.mode().unwrap(), header.uid().unwrap(), content)
+            })
+            .collect();
+        assert_eq!(
+            entries,
+            [
+                (PathBuf::from(".fastbuild"), 0o755, 0, Vec::new()),
+                (PathBuf::from(".fastbuild/agent"), 0o755, 0, b"\x7fELF".to_vec()),
+            ]
+        );
+    }
+}

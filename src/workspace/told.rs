@@ -1,0 +1,51 @@
+//! How a workspace came about, and why there is none, as events tell it.
+
+use super::{Changed, How, NotWarm, Why};
+use crate::report::events;
+
+impl From<&How> for events::Reached {
+    fn from(how: &How) -> events::Reached {
+        match how {
+            How::Found => events::Reached::Found,
+            How::Started => events::Reached::Started,
+            How::Restarted { because } => events::Reached::Restarted { reason: because.clone() },
+            How::Made(why) => events::Reached::Made(why.into()),
+        }
+    }
+}
+
+impl From<&Why> for events::MadeBecause {
+    fn from(why: &Why) -> events::MadeBecause {
+        match why {
+            Why::Fresh => events::MadeBecause::Missing,
+            Why::Asked => events::MadeBecause::Asked,
+            Why::Changed(changes) => {
+                let changes = changes.iter().map(Changed::shortened);
+                events::MadeBecause::Changed { changes: changes.collect() }
+            }
+            Why::Broken(reason) => events::MadeBecause::Broken { reason: reason.clone() },
+        }
+    }
+}
+
+impl Changed {
+    /// An image's id is of no use to people.
+    fn shortened(&self) -> events::Changed {
+        let short = |value: &Option<String>| value.clone().filter(|value| value.chars().count() <= SHORT);
+        events::Changed { what: self.what.clone(), old: short(&self.old), new: short(&self.new) }
+    }
+}
+
+/// The longest value that an event tells, in characters.
+const SHORT: usize = 32;
+
+impl From<&NotWarm> for events::NotWarm {
+    fn from(why: &NotWarm) -> events::NotWarm {
+        match why {
+            NotWarm::NoAgent(_) => events::NotWarm::NoAgent,
+            NotWarm::ReadOnlyRoot { .. } => events::NotWarm::ReadOnly,
+            NotWarm::NotStarted { .. } => events::NotWarm::NotStarted,
+            NotWarm::NoAnswer { .. } => events::NotWarm::NoAnswer,
+        }
+    }
+}

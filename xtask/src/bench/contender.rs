@@ -1,0 +1,180 @@
+//! What is measured, as data: each contender has a name, a preparation, the part that is timed, and a look at the result.
+
+use anyhow::{Context, Result};
+
+use super::stage::Project;
+
+/// A contender of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum What {
+    /// The base line: the command in the container that fastbuild keeps.
+    Exec,
+    /// Nothing changed since the last build.
+    WarmNoop,
+    /// One file was edited.
+    WarmOne,
+    /// A hundred files were edited.
+    WarmHundred,
+    /// Another branch was checked out.
+    WarmCheckout,
+    /// The command makes one file anew.
+    WarmProduct,
+    /// A container that does not stay.
+    Cold,
+    /// What no cold build can go below.
+    Floor,
+    /// The first build of a project, which stays.
+    First,
+    /// The same by hand.
+    FirstTar,
+    /// All of the tree goes up into a workspace that is there.
+    Upload,
+    /// The same by hand.
+    UploadTar,
+    /// As many products as the tree has files come back.
+    Collect,
+    /// The same by hand.
+    CollectTar,
+    /// A mount, and a container that is there.
+    MountExec,
+    /// A mount, and a container for each build.
+    MountRun,
+    /// `rsync` both ways.
+    Rsync,
+    /// `tar` both ways.
+    Tar,
+    /// `docker cp` both ways.
+    DockerCp,
+    /// An image is built, and its files are put out.
+    BuildKit,
+}
+
+/// How often a contender has its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// In each round.
+    Often,
+    /// In some of them: it takes long.
+    Seldom,
+}
+
+impl What {
+    /// The name, for the tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            What::Exec => "`docker exec`, sources there already",
+            What::WarmNoop => "fastbuild, nothing changed",
+            What::WarmOne => "fastbuild, one file edited",
+            What::WarmHundred => "fastbuild, 100 files edited",
+            What::WarmCheckout => "fastbuild, `git checkout`, a third of the files",
+            What::WarmProduct => "fastbuild, one product comes back",
+            What::Cold => "fastbuild, cold (`--no-keep`)",
+            What::Floor => "floor of a cold build (plain API calls)",
+            What::First => "fastbuild, first build",
+            What::FirstTar => "first build by hand: `docker run -d`, `tar` in, `docker exec`",
+            What::Upload => "fastbuild, whole tree up",
+            What::UploadTar => "`tar` piped in, nothing run",
+            What::Collect => "fastbuild, as many products back",
+            What::CollectTar => "`tar` piped out, nothing run",
+            What::MountExec => "bind mount, `docker exec`",
+            What::MountRun => "bind mount, `docker run --rm`",
+            What::Rsync => "`rsync` in, `docker exec`, `rsync` out",
+            What::Tar => "`tar` in, `docker exec`, `tar` out",
+            What::DockerCp => "`docker cp` in, `docker exec`, `docker cp` out",
+            What::BuildKit => "BuildKit, `--output type=local`",
+        }
+    }
+
+    /// A word or two, for the plot.
+    pub fn short_name(self) -> &'static str {
+        match self {
+            What::Exec => "docker exec",
+            What::WarmNoop => "fastbuild, no change",
+            What::WarmOne => "fastbuild, 1 edit",
+            What::WarmHundred => "fastbuild, 100 edits",
+            What::WarmCheckout => "fastbuild, git checkout",
+            What::WarmProduct => "fastbuild, 1 product",
+            What::Cold => "fastbuild, cold",
+            What::Floor => "floor of cold",
+            What::First => "fastbuild, first build",
+            What::FirstTar => "run, tar in, exec",
+            What::Upload => "fastbuild, all up",
+            What::UploadTar => "tar in alone",
+            What::Collect => "fastbuild, all back",
+            What::CollectTar => "tar out alone",
+            What::MountExec => "mount, docker exec",
+            What::MountRun => "mount, docker run",
+            What::Rsync => "rsync, 1 edit",
+            What::Tar => "tar, 1 edit",
+            What::DockerCp => "docker cp, 1 edit",
+            What::BuildKit => "BuildKit, 1 edit",
+        }
+    }
+
+    /// Whose work it is.
+    pub fn is_fastbuild(self) -> bool {
+        self.name().starts_with("fastbuild")
+    }
+
+    /// How often it has its turn.
+    pub fn pace(self) -> Pace {
+        match self {
+            What::Exec
+            | What::WarmNoop
+            | What::WarmOne
+            | What::WarmHundred
+            | What::WarmProduct
+            | What::MountExec => Pace::Often,
+            _ => Pace::Seldom,
+        }
+    }
+}
+
+/// One step of a contender in a round.
+type Step<'a> = Box<dyn Fn(u32) -> Result<()> + 'a>;
+
+/// A contender with what it does.
+pub struct Contender<'a> {
+    /// Which one.
+    pub what: What,
+    /// Whose report has more about it.
+    pub project: Option<&'a Project<'a>>,
+    prepare: Option<Step<'a>>,
+    run: Step<'a>,
+    verify: Option<Step<'a>>,
+}
+
+impl<'a> Contender<'a> {
+    /// One of which `run` is timed.
+    pub fn new(what: What, run: impl Fn(u32) -> Result<()> + 'a) -> Contender<'a> {
+        Contender { what, project: None, prepare: None, run: Box::new(run), verify: None }
+    }
+
+    /// One that runs fastbuild in `project`.
+    pub fn of(project: &'a Project<'a>, what: What, run: impl Fn(u32) -> Result<()> + 'a) -> Contender<'a> {
+        Contender { project: Some(project), ..Contender::new(what, run) }
+    }
+
+    /// What happens before its turn.
+    pub fn prepared(self, prepare: impl Fn(u32) -> Result<()> + 'a) -> Contender<'a> {
+        Contender { prepare: Some(Box::new(prepare)), ..self }
+    }
+
+    /// What has to hold after its turn: nothing is measured that did not work.
+    pub fn verified(self, verify: impl Fn(u32) -> Result<()> + 'a) -> Contender<'a> {
+        Contender { verify: Some(Box::new(verify)), ..self }
+    }
+
+    /// One turn; `timed` is handed the part that counts.
+    ///
+    /// # Errors
+    /// Names the contender and which part of its turn failed.
+    pub fn turn<T>(&self, round: u32, timed: impl FnOnce(&dyn Fn() -> Result<()>) -> Result<T>) -> Result<T> {
+        let part = |part: &str| format!("{}, round {round}: {part}", self.what.name());
+        let step = |step: &Option<Step<'a>>| step.as_ref().map_or(Ok(()), |step| step(round));
+        step(&self.prepare).with_context(|| part("could not be prepared"))?;
+        let value = timed(&|| (self.run)(round)).with_context(|| part("failed"))?;
+        step(&self.verify).with_context(|| part("ended well, and its result is wrong"))?;
+        Ok(value)
+    }
+}
