@@ -253,7 +253,11 @@ impl<'a> Model<'a> {
         let Some(workspace) = self.project.containers().pop() else { return };
         let tree = self.kept.clone().unwrap_or_default();
         let modes = if self.kind.modes == Modes::OwnersOwn { Modes::OwnersOwn } else { Modes::Plain };
-        let within = Where { modes, below: &["", "", "out/", "d/made/", "cache/"], allowed: |_| true };
+        let within = match modes {
+            // What is no source stays as root made it, and the build's user may then be unable to read it.
+            Modes::OwnersOwn => Where { modes, below: &["", "d/"], allowed: |path| !NAMED.is_output(path) },
+            _ => Where { modes, below: &["", "", "out/", "d/made/", "cache/"], allowed: |_| true },
+        };
         let count = self.random.below(15);
         let edits = edits(&mut self.random, &tree, within, count);
         self.note("by hand", &edits);
@@ -347,11 +351,14 @@ impl<'a> Model<'a> {
                 // The build's version of what is the user's; `lost` looks after the user's.
                 true
             } else if self.is_way_to_a_product(build, path, now) {
-                alike(after, at_last)
+                // One that stood in the workspace only for the sake of what is left out comes about here by itself.
+                alike(after, at_last) || !changed
             } else if !comes_back {
                 untouched
             } else if !changed {
-                untouched || self.is_in_doubt(build, path)
+                // Of what is left out nobody knows the content before; to touch it is to make it.
+                let made_again = call.excludes(path) && alike(after, at_last);
+                untouched || made_again || self.is_in_doubt(build, path)
             } else if self.is_in_doubt(build, path) {
                 alike(after, at_last) || alike(after, before) || after.is_some_and(|node| node.kind == 'd')
             } else {
@@ -438,8 +445,8 @@ impl<'a> Model<'a> {
             };
             if may_be_own && alike(build.left.0.get(path), Some(node)) {
                 self.own.insert(path.clone(), node.clone());
-            } else if may_be_own {
-                // It stayed for the user's sake, and is the user's from now on.
+            } else if may_be_own && node.kind == 'd' {
+                // It stayed for the sake of what is in it, and is the user's from now on.
                 self.own.remove(path);
             }
         }

@@ -682,6 +682,29 @@ fn an_exchange_moves_to_safety_what_is_in_its_way() {
 }
 
 #[test]
+fn a_file_in_the_place_of_an_exchanged_directory_spares_what_the_user_has_in_it() {
+    for users in ["out/mine", "out/made"] {
+        let project = Project::new();
+        project.sh(&["-q", "--atomic", "-o", "out"], "mkdir out; echo 1 > out/made").exits(0);
+        project.write(users, "the user's");
+        let ended = project.sh(&["--atomic", "-o", "out"], "echo 2 > out");
+        ended.exits(0).says(&["out.fastbuild-new"]);
+        assert_eq!(project.read(users), "the user's", "{users}");
+        assert_eq!(project.read("out.fastbuild-new"), "2\n", "{users}");
+        project.assert_nothing_left();
+    }
+}
+
+#[test]
+fn an_exchanged_directory_may_become_a_file() {
+    let project = Project::new();
+    project.sh(&["-q", "--atomic", "-o", "out"], "mkdir out; echo 1 > out/made").exits(0);
+    project.sh(&["-q", "--atomic", "-o", "out"], "echo 2 > out").exits(0);
+    assert_eq!(project.read("out"), "2\n");
+    project.assert_nothing_left();
+}
+
+#[test]
 fn a_users_socket_is_no_less_his_than_a_file() {
     use std::os::unix::{fs::FileTypeExt as _, net::UnixListener};
     let is_socket = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());

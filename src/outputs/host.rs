@@ -30,14 +30,26 @@ const THREADS: usize = 8;
 #[derive(Debug, Default)]
 pub struct HostSide {
     scan: Scan,
-    /// For each entry of the scan; empty when nobody asked for it.
+    /// For each entry of the scan; empty when it was only scanned.
     standings: Vec<Standing>,
+    /// How much is known.
+    depth: Depth,
     /// Recorded below the root and not there, in the order of trees.
     missing: Vec<RelPath>,
     /// What the other end is to compare with; empty when there is no directory here.
     summary: Vec<u8>,
     /// The bucket of each entry.
     buckets: Vec<u16>,
+}
+
+/// How thoroughly a place was looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Depth {
+    /// It was scanned.
+    #[default]
+    Scanned,
+    /// It was held against the record as well.
+    HeldAgainstRecord,
 }
 
 /// How an entry stands to what the record says of its path.
@@ -77,7 +89,7 @@ impl HostSide {
     /// When a file that fastbuild wrote cannot be read for another reason than that its owner forbids it.
     pub fn look(target: &Target, record: &Record) -> Result<Option<HostSide>, OutputError> {
         let Some((is_directory, scan)) = scan_place(target) else { return Ok(None) };
-        let mut side = HostSide { scan, ..HostSide::default() };
+        let mut side = HostSide { scan, depth: Depth::HeldAgainstRecord, ..HostSide::default() };
         let recorded = side.hold_against(target, record);
         side.read(target, &recorded)?;
         if is_directory {
@@ -154,10 +166,13 @@ impl HostSide {
         entries.map(|((entry, standing), bucket)| (entry, *standing, *bucket))
     }
 
-    /// What fastbuild has recorded in buckets that differ, in the order of trees.
-    pub(super) fn recorded_within(&self, differing: &Differing) -> Vec<RelPath> {
+    /// What fastbuild has recorded in buckets that differ, in the order of trees. None when the record was not asked.
+    pub(super) fn recorded_within(&self, differing: &Differing) -> Option<Vec<RelPath>> {
+        if self.depth == Depth::Scanned {
+            return None;
+        }
         if !differing.any() {
-            return Vec::new();
+            return Some(Vec::new());
         }
         let here = self
             .with_standings()
@@ -168,7 +183,7 @@ impl HostSide {
         let missing = self.missing.iter().filter(|path| differing.holds(path));
         let mut paths: Vec<_> = here.chain(missing).cloned().collect();
         paths.sort();
-        paths
+        Some(paths)
     }
 
     /// One merge of the scan and the record; gives for each entry what the record says its file holds.

@@ -5,6 +5,8 @@
 //! An edit that does not apply (its path is gone, a file is in the way) does nothing: the generator does not have to know
 //! the other side's tree.
 
+#![allow(dead_code, reason = "each of the two uses a part of this")]
+
 use std::{
     collections::BTreeMap,
     fmt::Write as _,

@@ -21,7 +21,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     failed,
     inbox::{DataIn, DataStop, Inbox},
-    workspace::{Tree, Workspace, times},
+    workspace::{Tree, Workspace, nonsense, times},
 };
 use crate::{
     agent::protocol::{Extent, Failed, Failure, Meta},
@@ -90,12 +90,6 @@ pub(super) enum Halt {
     Interrupted(DataStop),
 }
 
-impl From<Failed> for Halt {
-    fn from(failed: Failed) -> Halt {
-        Halt::Failed(failed)
-    }
-}
-
 impl Applier {
     /// Nothing applied yet.
     pub(super) fn new(workspace: &Workspace) -> Result<Applier, Failed> {
@@ -132,16 +126,18 @@ impl Applier {
     /// Takes the archive that comes next.
     pub(super) fn unpack(&mut self, inbox: &Inbox) -> Result<(), Halt> {
         let mut data = DataIn::new(inbox);
-        let unpacked = self.unpack_from(&mut data);
-        match (unpacked, data.finish()) {
-            (Ok(()), DataStop::Complete) => Ok(()),
-            // What the disk says matters more than how the stream went on.
-            (Err(Halt::Failed(failed)), DataStop::Complete) => Err(Halt::Failed(failed)),
-            (_, stop) => Err(Halt::Interrupted(stop)),
+        match (self.unpack_from(&mut data), data.stop()) {
+            (Ok(()), Some(DataStop::Complete)) => Ok(()),
+            // The archive broke off because of this.
+            (_, Some(stop @ (DataStop::Failed(_) | DataStop::Interrupted(_)))) => {
+                Err(Halt::Interrupted(stop))
+            }
+            (Err(failed), _) => Err(Halt::Failed(failed)),
+            (Ok(()), None) => Err(Halt::Failed(nonsense("there is more behind the end of the archive"))),
         }
     }
 
-    fn unpack_from(&mut self, data: impl Read) -> Result<(), Halt> {
+    fn unpack_from(&mut self, data: impl Read) -> Result<(), Failed> {
         let limits = Limits { entries: u64::MAX, bytes: u64::MAX };
         let mut reader = Reader::new(data, Naming::Contents, limits).believing();
         let told = |error: ReadError| Failed { why: Failure::Protocol, detail: error.to_string() };
@@ -347,12 +343,17 @@ impl Applier {
         self.stale.insert(meta.path.clone());
         match look.kind {
             Some(Kind::Directory) => self.directories.push(meta),
-            Some(Kind::Symlink { .. }) => at::set_mtime(&dir, name, meta.mtime)?,
+            Some(Kind::Symlink { .. }) => {
+                self.give_away(&dir, name)?;
+                at::set_mtime(&dir, name, meta.mtime)?;
+            }
             Some(Kind::File { .. }) if look.mode == meta.mode && look.stamp.mtime == meta.mtime => {}
             Some(Kind::File { .. }) => {
                 if links_of(&dir, name)? > 1 {
                     self.part(&dir, &meta.path, name)?;
                 }
+                // Whoever changed it by hand, as root, may have made it anew.
+                self.give_away(&dir, name)?;
                 at::finish_by_name(&dir, name, meta.mode & 0o7777, meta.mtime)?;
             }
             None => return Err(io::Error::other("it is neither file nor directory")),
@@ -390,6 +391,9 @@ impl Applier {
                 Err(error) => return Err(error),
             };
             if let Some(mode) = mode {
+                if let Some(Ids { uid, gid }) = self.owner {
+                    rustix::fs::fchown(&*dir, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+                }
                 rustix::fs::fchmod(&*dir, Mode::from_raw_mode(mode))?;
             }
             rustix::fs::futimens(&*dir, &times(mtime))?;
@@ -403,6 +407,9 @@ impl Applier {
     // ---- what is on the disk now -----------------------------------------------------------------------------------
 
     fn remember(mut self, tree: Tree, workspace: &Workspace) -> io::Result<Tree> {
+        if self.written.is_empty() && self.removed.is_empty() && self.stale.is_empty() {
+            return Ok(tree);
+        }
         let mut written = std::mem::take(&mut self.written);
         // A path that came twice is what it was the second time.
         written.reverse();
@@ -418,9 +425,8 @@ impl Applier {
                 written[at].digest = digest;
             }
         }
-        let changed = !written.is_empty() || !self.removed.is_empty() || !self.stale.is_empty();
 
-        let Tree { manifest, digests, mut specials, source, hashed, fresh, unsaved } = tree;
+        let Tree { manifest, digests, mut specials, source, hashed, fresh, unsaved: _ } = tree;
         let fresh: HashSet<usize> = fresh.into_iter().collect();
         specials.retain(|(path, _)| !self.removed.contains(path));
         let is_new = |path: &RelPath| written.binary_search_by(|written| written.path.cmp(path)).is_ok();
@@ -450,7 +456,7 @@ impl Applier {
         let manifest = Manifest::from_entries(all.into_iter().map(|(entry, ..)| entry).collect());
         let is_classed = workspace.view.extent == Extent::Everything && source.is_some();
         let source = is_classed.then(|| workspace.view.classify(&manifest));
-        Ok(Tree { manifest, digests, specials, source, hashed, fresh, unsaved: unsaved || changed })
+        Ok(Tree { manifest, digests, specials, source, hashed, fresh, unsaved: true })
     }
 
     fn refresh(&mut self, entry: &mut Entry) -> io::Result<()> {

@@ -268,8 +268,7 @@ fn understand(received: Received) -> Event {
     }
 }
 
-/// A stream of data as it comes. Ends at its end mark; everything else that comes instead is left for
-/// [`DataIn::interrupted`].
+/// A stream of data as it comes. Ends at its end mark; what comes instead is left for [`DataIn::stop`].
 #[derive(Debug)]
 pub(super) struct DataIn<'a> {
     inbox: &'a Inbox,
@@ -294,13 +293,9 @@ impl<'a> DataIn<'a> {
         DataIn { inbox, piece: Vec::new(), at: 0, end: None }
     }
 
-    /// Reads to the end, and tells how it was.
-    pub(super) fn finish(mut self) -> DataStop {
-        while self.end.is_none() {
-            self.at = self.piece.len();
-            self.fill();
-        }
-        self.end.unwrap_or(DataStop::Complete)
+    /// How it ended; none when it has not been read to its end.
+    pub(super) fn stop(self) -> Option<DataStop> {
+        self.end
     }
 
     fn fill(&mut self) {

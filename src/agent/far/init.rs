@@ -6,6 +6,7 @@
 //! | bytes on stdin | starts a session, which inherits stdin and stdout and does the work |
 //! | the session ends, in whatever way | ends everybody else, waits for the next client |
 //! | SIGUSR1: "the client is dead" | ends the session and everybody else |
+//! | SIGUSR2: "a client is served by an exec" | begins the time to its own stop anew |
 //! | SIGTERM, SIGINT | ends everybody, exits |
 //! | SIGCHLD | reaps |
 //! | nothing for the time that the last client named | exits, unless somebody lives |
@@ -27,9 +28,9 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
-    process::{Pid, WaitOptions, getpid, wait},
+    process::{Pid, Signal, WaitOptions, getpid, getppid, kill_process, wait},
 };
-use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 
 use super::{processes::Reach, session, state_directory};
 
@@ -94,6 +95,9 @@ impl Init {
         if self.signals.client_died.swap(false, Ordering::Relaxed) {
             // The session is among them; that it is over is seen by reaping.
             Reach::Namespace.kill();
+        }
+        if self.signals.client_elsewhere.swap(false, Ordering::Relaxed) {
+            self.stop_at = in_a_while(idle_stop());
         }
         if let Input::Resting(until) = self.stdin
             && Instant::now() >= until
@@ -226,26 +230,36 @@ pub(super) fn set_idle_stop(seconds: u64) {
     }
 }
 
+/// Tells init of a client that it does not see, because this session came by an exec.
+pub(super) fn tell_of_client(reach: Reach) {
+    if reach == Reach::Namespace && getppid() != Some(Pid::INIT) {
+        let _ = kill_process(Pid::INIT, Signal::USR2); // it would stop a little early
+    }
+}
+
 /// Signals as something to poll.
 struct Signals {
     pipe: UnixStream,
     stop: Arc<AtomicBool>,
     client_died: Arc<AtomicBool>,
+    client_elsewhere: Arc<AtomicBool>,
 }
 
 impl Signals {
     fn listen() -> io::Result<Signals> {
         let (pipe, wake) = UnixStream::pair()?;
         pipe.set_nonblocking(true)?;
-        let (stop, client_died) = (Arc::default(), Arc::default());
-        for (signal, flag) in [(SIGTERM, &stop), (SIGINT, &stop), (SIGUSR1, &client_died)] {
+        let (stop, client_died, client_elsewhere) = (Arc::default(), Arc::default(), Arc::default());
+        let flags =
+            [(SIGTERM, &stop), (SIGINT, &stop), (SIGUSR1, &client_died), (SIGUSR2, &client_elsewhere)];
+        for (signal, flag) in flags {
             signal_hook::flag::register(signal, Arc::clone(flag))?;
         }
         // After the flags, which are to be set when the pipe wakes anybody.
-        for signal in [SIGTERM, SIGINT, SIGUSR1, SIGCHLD] {
+        for signal in [SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGCHLD] {
             signal_hook::low_level::pipe::register(signal, wake.try_clone()?)?;
         }
-        Ok(Signals { pipe, stop, client_died })
+        Ok(Signals { pipe, stop, client_died, client_elsewhere })
     }
 
     fn drain(&mut self) {

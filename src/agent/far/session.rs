@@ -58,6 +58,8 @@ pub(super) fn run() -> ExitCode {
     // Whoever loses its parent becomes this process's child, and can be waited for.
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     let reach = Reach::of_this_process();
+    end_with_any_thread();
+    init::tell_of_client(reach);
     let outbox = Arc::new(Outbox::default());
     let mut decoder = inbox::decoder();
     loop {
@@ -65,7 +67,9 @@ pub(super) fn run() -> ExitCode {
         let Ok(reading) = inbox.start(decoder, &outbox, reach) else { return ExitCode::FAILURE };
         let mut session =
             Session { inbox, outbox: Arc::clone(&outbox), reach, workspace: None, collected: Vec::new() };
-        match session.serve_all() {
+        let over = session.serve_all();
+        init::tell_of_client(reach);
+        match over {
             InputOver::Bye => {}
             InputOver::End(end) => {
                 return ExitCode::from(if end == InputEnd::Eof { AT_ITS_END } else { NO_HELLO });
@@ -76,6 +80,15 @@ pub(super) fn run() -> ExitCode {
             _ => return ExitCode::SUCCESS,
         };
     }
+}
+
+/// A thread that panics would leave others waiting for it; init (or the engine) clears up behind this process.
+fn end_with_any_thread() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        std::process::exit(101);
+    }));
 }
 
 fn has_more(decoder: &Decoder) -> bool {

@@ -510,7 +510,7 @@ mod tests {
             view.extent = Extent::Everything;
             let wide = look(root.path(), &view).unwrap();
             assert_eq!(names(&wide), narrow, "{patterns:?}");
-            assert_eq!(wide.manifest.entries().len(), 17);
+            assert_eq!(wide.manifest.entries().len(), 16);
         }
     }
 

@@ -35,10 +35,14 @@ pub struct Prepared {
 /// Builds an output's whole new tree in the stage, from hard links to what stays and slots for what is new, so that
 /// the one step that is left is to exchange it for the old one.
 pub(super) fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
-    if output.ops.is_empty() {
+    let root = output.target.prefix.clone();
+    // A file or link in the directory's place is exchanged for it by its own step; there is no new tree to prepare, and
+    // what the user has in the old one decides, at that step, where the file goes.
+    let becomes_no_directory =
+        output.ops.iter().any(|op| op.path == root && matches!(op.action, Action::Put { .. }));
+    if output.ops.is_empty() || becomes_no_directory {
         return Ok(());
     }
-    let root = output.target.prefix.clone();
     let failed = |what: &'static str, stage: &Stage| host_error(what, stage.path.clone());
     let mut copied = HashMap::new();
     let mut walk = Walk::new(&output.target.dir);
@@ -122,8 +126,13 @@ pub(super) fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
 /// What the new tree's steps left in the stage of the old one's links is of no more use, and a recovery must not take it
 /// for the user's.
 fn drop_replaced(output: &Staged) -> io::Result<()> {
-    let kept: HashSet<&[u8]> =
-        output.prepared.done.displaced.iter().map(|displaced| &*displaced.name).collect();
+    let displaced = output.prepared.done.displaced.iter().map(|displaced| displaced.name.clone());
+    // What is put beside the output is no part of the new tree.
+    let outside = output.ops.iter().filter_map(|op| match &op.action {
+        Action::Put { slot, .. } => Some(slot.name()),
+        _ => None,
+    });
+    let kept: HashSet<Vec<u8>> = displaced.chain(outside).collect();
     for name in at::names(&output.stage.dir)? {
         if &*name != SHADOW && !kept.contains(&*name) {
             at::remove_file(&output.stage.dir, &name)?;
