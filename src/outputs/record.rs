@@ -36,6 +36,9 @@ const MAGIC: &[u8; 8] = b"fbwrote\x02";
 /// Entries from one plain path to the next.
 const BLOCK: usize = 32;
 
+/// Bytes that an entry takes as a rule.
+const USUAL: usize = 80;
+
 /// Changes that are not worth folding in, in memory (entries) and in the file (bytes).
 const FEW: usize = 2048;
 const FEW_BYTES: u64 = 64 << 10;
@@ -220,6 +223,8 @@ impl Record {
             return;
         }
         let mut encoder = Encoder::default();
+        // Doubling would take up to twice as much.
+        encoder.bytes.reserve_exact(self.base.bytes.len() + self.changes.len() * USUAL);
         self.entries_from(&Key(Box::default())).for_each(|(path, entry)| encoder.push(&path, Some(&entry)));
         self.base = encoder.into_base();
         self.changes.clear();
@@ -272,7 +277,7 @@ impl Record {
 
     fn change(&mut self, path: &Path, entry: Option<Written>) {
         self.changes.insert(Key::of(path), Change { entry, saved: Saved::NotYet });
-        if self.changes.len() > FEW.max(self.base.count / 4) {
+        if self.changes.len() > FEW.max(self.base.count / 8) {
             self.fold();
         }
     }

@@ -11,7 +11,7 @@ use super::{
     claimed_by,
     displaced::{Displaced, copy_entry},
     settle_directories,
-    steps::{Attempt, Done, Executor, Failed, LateConflict, Undo},
+    steps::{Attempt, Done, Executor, Failed, LateConflict, StageName, Undo},
 };
 use crate::{
     outputs::{
@@ -218,7 +218,7 @@ pub(super) fn rescue(
                 let number = stage.number().to_string().into_bytes();
                 at::rename_new(&dir, &name, &stage.dir, &number)
                     .map_err(host_error("move a file in", stage.path.clone()))?;
-                undo.push(Undo::Rescued { path: child.clone(), name: number.clone() });
+                undo.push(Undo::Rescued { path: child.clone(), name: StageName::of(&number) });
                 strays.push((root.append(&child), number));
             } else if look.kind == Some(Kind::Directory) {
                 pending.push((
@@ -232,7 +232,7 @@ pub(super) fn rescue(
     for (path, number) in strays {
         let back = walk.parent(&path).and_then(|(dir, name)| at::rename_new(&stage.dir, &number, dir, name));
         match back {
-            Ok(()) => undo.push(Undo::Put { path, name: number }),
+            Ok(()) => undo.push(Undo::Put { path, name: StageName::of(&number) }),
             Err(_) => {
                 done.displaced_files += 1;
                 done.displaced.push(Displaced { path, name: number });

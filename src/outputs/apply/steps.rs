@@ -53,11 +53,11 @@ pub(super) struct LateConflict {
 #[derive(Debug)]
 pub(super) enum Undo {
     /// `path` and the stage's `name` were exchanged.
-    Exchanged { path: RelPath, name: Vec<u8> },
+    Exchanged { path: RelPath, name: StageName },
     /// The stage's `name` was renamed to `path`.
-    Put { path: RelPath, name: Vec<u8> },
+    Put { path: RelPath, name: StageName },
     /// `path` was renamed to the stage's `name`.
-    TakenOut { path: RelPath, name: Vec<u8> },
+    TakenOut { path: RelPath, name: StageName },
     /// `path` was made.
     MadeDir { path: RelPath },
     /// `path` was an empty directory of this mode.
@@ -65,7 +65,32 @@ pub(super) enum Undo {
     /// `path` had this mode.
     Mode { path: RelPath, was: u32 },
     /// `path` of the old tree, which an exchange had brought into the stage, was renamed to the stage's `name`.
-    Rescued { path: RelPath, name: Vec<u8> },
+    Rescued { path: RelPath, name: StageName },
+}
+
+/// A name in the staging directory, as small as it can be: there is one for each step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StageName {
+    /// A number that the stage gave away.
+    Number(u64),
+    /// [`SHADOW`].
+    Shadow,
+}
+
+impl StageName {
+    /// From the name itself.
+    pub fn of(name: &[u8]) -> StageName {
+        let number = std::str::from_utf8(name).ok().and_then(|text| text.parse().ok());
+        number.map_or(StageName::Shadow, StageName::Number)
+    }
+
+    /// The name itself.
+    pub fn bytes(self) -> Vec<u8> {
+        match self {
+            StageName::Number(number) => number.to_string().into_bytes(),
+            StageName::Shadow => SHADOW.to_owned(),
+        }
+    }
 }
 
 /// What the owner needs to change a directory's entries, and to move it.
@@ -246,7 +271,7 @@ impl<'a> Executor<'a> {
         let (dir, entry) = self.walk.parent(path)?;
         match at::rename_new(&self.stage.dir, &name, dir, entry) {
             Ok(()) => {
-                self.undo.push(Undo::Put { path: path.clone(), name });
+                self.undo.push(Undo::Put { path: path.clone(), name: StageName::of(&name) });
                 Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.put_beside(path, name),
@@ -264,7 +289,7 @@ impl<'a> Executor<'a> {
             return self.put_beside(path, name);
         }
         self.walk.forget();
-        self.undo.push(Undo::Exchanged { path: path.clone(), name: name.clone() });
+        self.undo.push(Undo::Exchanged { path: path.clone(), name: StageName::of(&name) });
         if let Over::Stranger(_) = over {
             self.displace(path, name);
         }
@@ -280,7 +305,7 @@ impl<'a> Executor<'a> {
         let beside = free_name_beside(self.target, path).map_err(io::Error::other)?;
         let (dir, entry) = self.walk.parent(&beside)?;
         at::rename_new(&self.stage.dir, &name, dir, entry)?;
-        self.undo.push(Undo::Put { path: beside.clone(), name });
+        self.undo.push(Undo::Put { path: beside.clone(), name: StageName::of(&name) });
         self.done.conflicts.push(LateConflict { path: path.clone(), beside: Some(beside) });
         Ok(())
     }
@@ -334,7 +359,7 @@ impl<'a> Executor<'a> {
             return Ok(None);
         }
         self.walk.forget();
-        self.undo.push(Undo::TakenOut { path: path.clone(), name: name.clone() });
+        self.undo.push(Undo::TakenOut { path: path.clone(), name: StageName::of(&name) });
         Ok(Some(name))
     }
 
@@ -401,11 +426,11 @@ impl<'a> Executor<'a> {
         match found {
             Some(_) => {
                 at::exchange(&self.stage.dir, SHADOW, dir, entry, spare.as_bytes())?;
-                self.undo.push(Undo::Exchanged { path: path.clone(), name: SHADOW.to_owned() });
+                self.undo.push(Undo::Exchanged { path: path.clone(), name: StageName::Shadow });
             }
             None => {
                 at::rename_new(&self.stage.dir, SHADOW, dir, entry)?;
-                self.undo.push(Undo::Put { path: path.clone(), name: SHADOW.to_owned() });
+                self.undo.push(Undo::Put { path: path.clone(), name: StageName::Shadow });
             }
         }
         self.walk.forget();
@@ -421,15 +446,15 @@ impl<'a> Executor<'a> {
                 Undo::Exchanged { path, name } => {
                     let spare = self.stage.number().to_string();
                     let (dir, entry) = self.walk.parent(&path)?;
-                    at::exchange(&self.stage.dir, &name, dir, entry, spare.as_bytes())?;
+                    at::exchange(&self.stage.dir, &name.bytes(), dir, entry, spare.as_bytes())?;
                 }
                 Undo::Put { path, name } => {
                     let (dir, entry) = self.walk.parent(&path)?;
-                    at::rename_new(dir, entry, &self.stage.dir, &name)?;
+                    at::rename_new(dir, entry, &self.stage.dir, &name.bytes())?;
                 }
                 Undo::TakenOut { path, name } => {
                     let (dir, entry) = self.walk.parent(&path)?;
-                    at::rename_new(&self.stage.dir, &name, dir, entry)?;
+                    at::rename_new(&self.stage.dir, &name.bytes(), dir, entry)?;
                 }
                 Undo::MadeDir { path } => {
                     let (dir, entry) = self.walk.parent(&path)?;
@@ -448,7 +473,7 @@ impl<'a> Executor<'a> {
                     let mut old = Walk::new(&self.stage.dir);
                     let path = RelPath::new(SHADOW).unwrap_or_default().append(&path);
                     let (dir, entry) = old.parent(&path)?;
-                    at::rename_new(&self.stage.dir, &name, dir, entry)?;
+                    at::rename_new(&self.stage.dir, &name.bytes(), dir, entry)?;
                 }
             }
         }
