@@ -188,24 +188,6 @@ fn several_outputs_come_back_and_all_or_none() {
 }
 
 #[test]
-fn a_missing_output_is_an_error_that_lists_what_is_there() {
-    let project = Project::new();
-    project.write("src", "");
-    project.sh(&["-o", "dist/site"], "mkdir -p dist/other; echo > dist/made").exits(125).says(&[
-        "did not make",
-        "dist/site",
-        "/workspace/dist",
-        "made",
-        "other",
-    ]);
-    project.sh(&["-o", "nothing"], "true").exits(125).says(&["/workspace", "src"]);
-    // Names come with contents: nobody waits for those of a huge file.
-    let huge = "mkdir a; truncate -s 300G big";
-    project.sh(&["-o", "nothing"], huge).exits(125).says(&["\"/workspace\" holds a and more"]);
-    project.assert_nothing_left();
-}
-
-#[test]
 fn what_the_build_no_longer_makes_is_deleted_and_the_users_own_stays() {
     let project = Project::new();
     project

@@ -49,6 +49,10 @@ const FIRST_WAIT: Duration = Duration::from_secs(2);
 /// How long it may take in all. A healthy agent needs some milliseconds; this only guards against waiting for ever.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long the answer to a Bye may take: the index of a very large tree is written meanwhile. Guards against waiting for
+/// ever for a session that is dead.
+const GOODBYE: Duration = Duration::from_secs(30);
+
 /// How long to look for the far end's own account when a write failed.
 const ACCOUNT: Duration = Duration::from_secs(1);
 
@@ -505,11 +509,14 @@ impl Session {
         if let Err(error) = said.await {
             return Err(self.because(error).await);
         }
-        self.reply("a goodbye", |reply| match reply {
+        let closing = self.reply("a goodbye", |reply| match reply {
             Reply::Closing { peak_kib } => Ok(peak_kib),
             other => Err(other),
-        })
-        .await
+        });
+        match timeout(GOODBYE, closing).await {
+            Ok(closed) => closed,
+            Err(_) => Err(SessionError::Ended { diagnostics: self.receiver.diagnostics.text() }),
+        }
     }
 
     /// What the far end has to say about a connection that takes no more; the write's own error when that is nothing.

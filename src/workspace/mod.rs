@@ -44,6 +44,10 @@ use crate::{
     state::{Project, State, StateError},
 };
 
+/// How often, and how long after each other, it is looked whether a session is over that was told to be.
+const LOOKS_UNTIL_ALONE: u32 = 200;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
+
 /// How often a name that another run has just taken, or a container that vanishes, is looked at again.
 const LOOKS: u32 = 3;
 
@@ -695,9 +699,24 @@ impl Workspace {
 /// See [`Workspace::end_session`].
 pub(crate) async fn end_session(docker: &Docker, container: &ContainerId) -> Result<(), EngineError> {
     match docker.kill(container, CLIENT_IS_DEAD).await {
-        Ok(Delivery::Delivered | Delivery::NotRunning) | Err(EngineError::NoSuchContainer { .. }) => Ok(()),
+        Ok(Delivery::Delivered) => until_alone(docker, container).await,
+        Ok(Delivery::NotRunning) | Err(EngineError::NoSuchContainer { .. }) => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// Waits until nothing but the agent's first process runs. The signal is on its way when the engine says that it was sent: a
+/// session that is about to be ended would else welcome the next client, and take it along. Where the engine does not
+/// tell what runs, that has to be risked.
+async fn until_alone(docker: &Docker, container: &ContainerId) -> Result<(), EngineError> {
+    for _ in 0..LOOKS_UNTIL_ALONE {
+        match docker.processes(container).await {
+            Ok(0 | 1) | Err(EngineError::Api { .. } | EngineError::NoSuchContainer { .. }) => return Ok(()),
+            Ok(_) => tokio::time::sleep(BETWEEN_LOOKS).await,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

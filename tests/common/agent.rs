@@ -38,7 +38,7 @@ use fastbuild::{
     },
 };
 
-use crate::process::Watchdog;
+use super::process::Watchdog;
 
 /// The agent in a directory of its own, where it also keeps its state.
 pub struct Agent {

@@ -35,6 +35,32 @@ pub const SOCKET: &str = "/var/run/docker.sock";
 pub struct Project {
     home: tempfile::TempDir,
     image: &'static str,
+    keep: Keep,
+}
+
+/// Which tier the builds of a project are of, unless an option says otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Cold: nothing is kept on the engine.
+    No,
+    /// Warm: the workspace is kept until the project is dropped.
+    Yes,
+    /// Warm, and each build starts the workspace over.
+    Fresh,
+}
+
+impl Keep {
+    /// A test program whose name begins with `warm` is about workspaces.
+    pub const OF_THIS_PROGRAM: Keep = match env!("CARGO_CRATE_NAME").as_bytes() {
+        [b'w', b'a', b'r', b'm', b'_', b'f', b'r', b'e', b's', b'h', ..] => Keep::Fresh,
+        [b'w', b'a', b'r', b'm', ..] => Keep::Yes,
+        _ => Keep::No,
+    };
+
+    /// Whether builds run in workspaces.
+    pub fn is_warm(self) -> bool {
+        self != Keep::No
+    }
 }
 
 impl Default for Project {
@@ -55,7 +81,7 @@ impl Project {
         // Users of other ids must be able to come here in some tests.
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir(home.path().join("project")).unwrap();
-        Project { home, image }
+        Project { home, image, keep: Keep::OF_THIS_PROGRAM }
     }
 
     /// The source root.
@@ -113,11 +139,14 @@ impl Project {
             .env("HOME", self.home.path().join("home"))
             .env("FASTBUILD_STATE_DIR", self.state())
             .env("FASTBUILD_IMAGE", self.image)
-            .env("FASTBUILD_KEEP", "no")
+            .env("FASTBUILD_KEEP", if self.keep.is_warm() { "yes" } else { "no" })
             .current_dir(self.root())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        if self.keep == Keep::Fresh {
+            command.arg("--fresh");
+        }
         command
     }
 
@@ -147,6 +176,7 @@ impl Project {
         let as_root = self.command();
         let mut command = Command::new("setpriv");
         command.args(["--reuid", NOBODY, "--regid", NOBODY, "--groups", &group]).arg(as_root.get_program());
+        command.args(as_root.get_args());
         command.args(options).args(["--", "sh", "-c", script]).current_dir(self.root()).env_clear();
         command.envs(as_root.get_envs().filter_map(|(name, value)| Some((name, value?))));
         Ended::from(command.stdin(Stdio::null()).output().unwrap())
@@ -185,10 +215,29 @@ impl Project {
         found
     }
 
-    /// Nothing is left of any run: no container, no staging directory, no run's file, no journal.
+    /// The workspace, when there is one.
+    pub fn workspace(&self) -> Option<String> {
+        let (project, tier) =
+            (format!("label=dev.fastbuild.project={}", self.key()), "label=dev.fastbuild.tier=warm");
+        let found = docker(&["ps", "--all", "--quiet", "--no-trunc", "--filter", &project, "--filter", tier]);
+        found.lines().next().map(str::to_owned)
+    }
+
+    /// Nothing is left of any run: no container (but the workspace, in which nothing runs), no staging directory, no run's
+    /// file, no journal.
     #[track_caller]
     pub fn assert_nothing_left(&self) {
-        assert_eq!(self.containers(), [""; 0], "containers are left");
+        let workspace = self.workspace().filter(|_| self.keep.is_warm());
+        let mut containers = self.containers();
+        containers.retain(|container| Some(container) != workspace.as_ref());
+        assert_eq!(containers, [""; 0], "containers are left");
+        if let Some(workspace) = workspace {
+            let running = processes_in(&workspace);
+            assert!(
+                running.is_empty() || running == ["/.fastbuild/agent init"],
+                "something runs in the workspace: {running:?}"
+            );
+        }
         let stages = self.stages();
         assert!(stages.is_empty(), "staging directories are left: {stages:?}");
         let runs: Vec<_> = fs::read_dir(self.state().join("runs")).into_iter().flatten().flatten().collect();
@@ -202,8 +251,14 @@ impl Project {
 
 impl Drop for Project {
     fn drop(&mut self) {
-        // What a failed test left on the engine must not stay there.
-        for container in self.containers() {
+        // Workspaces, of directories below the project too, and what a failed test left must not stay on the engine.
+        let mut left = self.containers();
+        if let Ok(state) = fs::read_to_string(self.state().join("id")) {
+            let filter = format!("label=dev.fastbuild.state={}", state.trim());
+            let all = docker(&["ps", "--all", "--quiet", "--no-trunc", "--filter", &filter]);
+            left.extend(all.lines().map(str::to_owned));
+        }
+        for container in left {
             let _ = Command::new("docker").args(["rm", "--force", "--volumes", &container]).output();
         }
     }
@@ -288,6 +343,18 @@ pub fn docker(args: &[&str]) -> String {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "docker {args:?}: {said}");
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The command lines of what runs in a container, its first process first; none when it has stopped.
+pub fn processes_in(container: &str) -> Vec<String> {
+    let running = docker(&["inspect", "--format", "{{.State.Running}}", container]);
+    if running.trim() != "true" {
+        return Vec::new();
+    }
+    let top = docker(&["top", container, "-eo", "pid,args"]);
+    let mut lines: Vec<_> = top.lines().skip(1).map(|line| line.trim().to_owned()).collect();
+    lines.sort_by_key(|line| line.split(' ').next().and_then(|pid| pid.parse::<u32>().ok()));
+    lines.iter().filter_map(|line| line.split_once(' ')).map(|(_, args)| args.trim().to_owned()).collect()
 }
 
 /// Waits until `done` says so, looking again at short intervals, for what has no event to wait for; panics after a

@@ -11,7 +11,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::common::{Ended, Project, read_until};
+use super::common::{Ended, Project, read_until};
 
 /// The program under test.
 pub const FASTBUILD: &str = env!("CARGO_BIN_EXE_fastbuild");

@@ -19,7 +19,7 @@ use rustix::{
     termios::{ControlModes, InputModes, LocalModes, OutputModes, Winsize},
 };
 
-use crate::process::Watchdog;
+use super::process::Watchdog;
 
 /// How long a test waits for something to appear.
 const PATIENCE: Duration = Duration::from_secs(60);

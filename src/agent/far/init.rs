@@ -5,6 +5,7 @@
 //! |---|---|
 //! | bytes on stdin | starts a session, which inherits stdin and stdout and does the work |
 //! | the session ends, in whatever way | ends everybody else, waits for the next client |
+//! | the session is killed by somebody else | stops: that is how its client sees it |
 //! | SIGUSR1: "the client is dead" | ends the session and everybody else |
 //! | SIGUSR2: "a client is served by an exec" | begins the time to its own stop anew |
 //! | SIGTERM, SIGINT | ends everybody, exits |
@@ -40,6 +41,9 @@ const IDLE_STOP: Duration = Duration::from_secs(3600);
 /// How long stdin is left alone after a session that failed at once, so that a fault does not make this spin.
 const AFTER_A_FAILURE: Duration = Duration::from_secs(1);
 
+/// The exit code of a session that panicked.
+const PANICKED: i32 = 101;
+
 /// How often it is looked whether somebody who holds up the stop is still there.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
@@ -49,6 +53,10 @@ const IDLE_FILE: &str = "idle-stop";
 struct Init {
     signals: Signals,
     session: Option<Session>,
+    /// The session is being ended from here.
+    ends_session: bool,
+    /// The session was ended, and by nobody who may.
+    session_crashed: bool,
     stdin: Input,
     /// When to stop, if nobody comes.
     stop_at: Option<Instant>,
@@ -74,7 +82,14 @@ pub(super) fn run() -> ExitCode {
         return ExitCode::from(super::USAGE);
     }
     let Ok(signals) = Signals::listen() else { return ExitCode::FAILURE };
-    let mut init = Init { signals, session: None, stdin: Input::Open, stop_at: in_a_while(idle_stop()) };
+    let mut init = Init {
+        signals,
+        session: None,
+        ends_session: false,
+        session_crashed: false,
+        stdin: Input::Open,
+        stop_at: in_a_while(idle_stop()),
+    };
     while init.step() == Step::On {}
     Reach::Namespace.clear();
     ExitCode::SUCCESS
@@ -92,7 +107,11 @@ impl Init {
         if self.signals.stop.load(Ordering::Relaxed) {
             return Step::Stop;
         }
+        if self.session_crashed {
+            return Step::Stop;
+        }
         if self.signals.client_died.swap(false, Ordering::Relaxed) {
+            self.ends_session = self.session.is_some();
             // The session is among them; that it is over is seen by reaping.
             Reach::Namespace.kill();
         }
@@ -135,6 +154,11 @@ impl Init {
     fn session_over(&mut self, code: Option<i32>) {
         Reach::Namespace.clear();
         let session = self.session.take();
+        // Ended by a signal, and not by us: its client would wait for an answer for ever. The end of everything is what it
+        // sees, and the next one starts this again.
+        self.session_crashed =
+            session.is_some() && !self.ends_session && code.is_none_or(|code| code == PANICKED);
+        self.ends_session = false;
         self.stop_at = in_a_while(idle_stop());
         let failed_at_once = session.is_none_or(|session| session.began.elapsed() < AFTER_A_FAILURE)
             && code.is_none_or(|code| code != 0);

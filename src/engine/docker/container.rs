@@ -11,7 +11,7 @@ use bollard::{
     query_parameters::{
         CreateContainerOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder,
         ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, ResizeContainerTTYOptionsBuilder,
-        RestartContainerOptionsBuilder, StartContainerOptions, WaitContainerOptionsBuilder,
+        RestartContainerOptionsBuilder, StartContainerOptions, TopOptions, WaitContainerOptionsBuilder,
     },
 };
 use futures_util::StreamExt;
@@ -272,6 +272,18 @@ impl Docker {
             Ok(()) => Ok(Delivery::Delivered),
             Err(error) if is_not_running(&error) => Ok(Delivery::NotRunning),
             Err(error) => Err(failed(Call::new(Operation::Kill, id))(error)),
+        }
+    }
+
+    /// How many processes run in the container, its first one included; none when it has stopped.
+    ///
+    /// # Errors
+    /// What befalls every request.
+    pub async fn processes(&self, id: &ContainerId) -> Result<usize, EngineError> {
+        match self.client.top_processes(id.as_str(), None::<TopOptions>).await {
+            Ok(top) => Ok(top.processes.map_or(0, |processes| processes.len())),
+            Err(error) if is_not_running(&error) => Ok(0),
+            Err(error) => Err(failed(Call::new(Operation::Top, id))(error)),
         }
     }
 
