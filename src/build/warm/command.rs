@@ -92,23 +92,27 @@ async fn attend(
             Err(_) => std::future::pending().await,
         }
     };
+    let mut ending = Ending::default();
     let ended = {
         // One future that lives through the whole loop: a chunk that waits for our own reader must not be lost to a signal.
         let listening = listen(receiver, output, input);
         tokio::pin!(listening, output_closed);
-        let mut ending = Ending::default();
         loop {
             tokio::select! {
-                ended = &mut listening => break ended?,
+                biased;
                 signal = interrupts.next() => ending.on_signal(signal, sender, reporter).await?,
                 () = ending.grace_is_over() => ending.kill(sender).await?,
                 Some(()) = kills.recv() => ending.kill(sender).await?,
-                error = &mut output_closed => return Err(BuildError::OutputClosed(error)),
+                // A command that was told to end may do so, though the terminal that was hung up takes no more of its output.
+                error = &mut output_closed, if !ending.asked => return Err(BuildError::OutputClosed(error)),
+                ended = &mut listening => break ended?,
             }
         }
     };
     // Somebody who does not read what we pass on can hold this up for ever: then a signal ends it.
-    if let Ok(drained) = interrupts.unless(passing.drained()).await {
+    if let Ok(drained) = interrupts.unless(passing.drained()).await
+        && !ending.asked
+    {
         drained?;
     }
     Ok(ended)
@@ -242,8 +246,12 @@ async fn forward_input(to: Sender, window: Arc<Semaphore>, mut keys: Option<Ctrl
             return;
         }
     }
-    // The command may have ended first.
-    let _ = to.send(&Request::StdinEnd).await;
+    // A raw terminal ends when it is hung up, which the command hears of by a signal. An end-of-file key would be echoed
+    // then, to a terminal that takes nothing more.
+    if keys.is_none() {
+        // The command may have ended first.
+        let _ = to.send(&Request::StdinEnd).await;
+    }
 }
 
 /// Tells the command's terminal our terminal's size at each change.
