@@ -52,8 +52,12 @@ const NAMED_AND_IGNORING: Call = Call {
 impl Call {
     /// Whether the path is no part of the source tree.
     fn excludes(&self, path: &[u8]) -> bool {
+        self.is_output(path) || self.ignores(path)
+    }
+
+    fn ignores(&self, path: &[u8]) -> bool {
         let ignored = |name: &[u8]| name == b"cache" || name.ends_with(b".ign");
-        self.is_output(path) || self.ignores && path.split(|byte| *byte == b'/').any(ignored)
+        self.ignores && path.split(|byte| *byte == b'/').any(ignored)
     }
 
     fn is_output(&self, path: &[u8]) -> bool {
@@ -152,6 +156,8 @@ struct Model<'a> {
     project: Project,
     /// The workspace's tree, as far as it is known.
     kept: Option<Listing>,
+    /// How it was filled.
+    last: Option<Call>,
     /// What fastbuild put on the host, or found there right, at places that are not sources.
     own: BTreeMap<Bytes, Node>,
     log: String,
@@ -173,7 +179,16 @@ impl<'a> Model<'a> {
         let project = Project::with_image(kind.image);
         fs::copy(helper(), project.path(std::str::from_utf8(HELPER).unwrap())).unwrap();
         let random = Random(seed);
-        Model { kind, seed, random, project, kept: None, own: BTreeMap::new(), log: String::new() }
+        Model {
+            kind,
+            seed,
+            random,
+            project,
+            kept: None,
+            last: None,
+            own: BTreeMap::new(),
+            log: String::new(),
+        }
     }
 
     fn step(&mut self, build: usize) {
@@ -208,6 +223,7 @@ impl<'a> Model<'a> {
             self.remember(&build, &now);
         }
         self.kept = (self.kind.keep == Keep::Warm).then_some(left);
+        self.last = Some(call);
         self.tidy(&now);
     }
 
@@ -308,6 +324,7 @@ impl<'a> Model<'a> {
             let (there, seen) = (host.0.get(path), saw.0.get(path));
             let holds_kept = || saw.0.keys().any(|other| is_below(other, path) && call.excludes(other));
             let right = match (there, seen) {
+                _ if self.is_ignored_now(call, path) => seen.is_none(),
                 _ if call.excludes(path) => seen.is_none() || self.may_be_kept(path, seen),
                 (None, Some(seen)) => seen.kind == 'd' && holds_kept(),
                 _ => there == seen,
@@ -317,7 +334,8 @@ impl<'a> Model<'a> {
             }
         }
         let Some(kept) = &self.kept else { return wrong };
-        for (path, node) in kept.0.iter().filter(|(path, _)| call.excludes(path)) {
+        let stays = |path: &[u8]| call.excludes(path) && !self.is_ignored_now(call, path);
+        for (path, node) in kept.0.iter().filter(|(path, _)| stays(path)) {
             let in_its_way = ancestors(path)
                 .any(|above| !call.excludes(above) && host.0.get(above).is_some_and(|node| node.kind != 'd'));
             if !saw.0.contains_key(path) && !in_its_way {
@@ -328,6 +346,11 @@ impl<'a> Model<'a> {
             }
         }
         wrong
+    }
+
+    /// Whether the path was part of the source tree for the last build, and the rules leave it out now.
+    fn is_ignored_now(&self, call: Call, path: &[u8]) -> bool {
+        call.ignores(path) && !call.is_output(path) && self.last.is_some_and(|last| !last.ignores(path))
     }
 
     fn may_be_kept(&self, path: &Bytes, seen: Option<&Node>) -> bool {

@@ -16,6 +16,7 @@
 //! | `inbox` | stdin -> requests and data, and the watch over a silent client |
 //! | `outbox` | replies, data and output -> stdout |
 //! | `workspace` | the tree: opened, scanned, compared |
+//! | `withdraw` | what the ignore rules leave out now and let in before -> taken out
 //! | `apply` | deletes, a tar stream and metadata -> the disk |
 //! | `command` | one run of the command, from outside |
 //! | `collect` | what the command made |
@@ -30,6 +31,7 @@ mod init;
 mod outbox;
 mod processes;
 mod session;
+mod withdraw;
 mod workspace;
 
 use std::{ffi::OsString, io, path::PathBuf, process::ExitCode};

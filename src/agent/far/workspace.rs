@@ -23,7 +23,7 @@ use rustix::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{failed, outbox::Outbox, state_directory};
+use super::{failed, outbox::Outbox, state_directory, withdraw::withdraw};
 use crate::{
     agent::protocol::{Compare, Extent, Failed, Failure, Open, Reply},
     sys::clock::Granularity,
@@ -104,7 +104,10 @@ impl Workspace {
         let index = index_of(&root);
         let scanning = {
             let (root, view, index) = (root.clone(), view.clone(), index.clone());
-            thread::Builder::new().name("scan".to_owned()).spawn(move || find(&root, &view, index.as_deref()))
+            thread::Builder::new().name("scan".to_owned()).spawn(move || {
+                withdraw(&root, &view, &open.patterns)?;
+                find(&root, &view, index.as_deref())
+            })
         };
         let scanning = scanning.map_err(|error| failed("could not start a thread to scan with", &error))?;
         Ok(Workspace { root, account, view, tree: State::Scanning(scanning), index, root_mtime: None })
@@ -470,8 +473,13 @@ pub(super) fn times(mtime: Timestamp) -> rustix::fs::Timestamps {
 
 /// The index of the tree at `root`, beside the agent.
 pub(super) fn index_of(root: &Path) -> Option<PathBuf> {
+    place_beside_agent("index", root)
+}
+
+/// Where something about the tree at `root` is kept, beside the agent.
+pub(super) fn place_beside_agent(what: &str, root: &Path) -> Option<PathBuf> {
     let name = Digest(Sha256::digest(root.as_os_str().as_bytes()).into()).to_string();
-    Some(state_directory()?.join(format!("index-{}", &name[..16])))
+    Some(state_directory()?.join(format!("{what}-{}", &name[..16])))
 }
 
 pub(super) fn nonsense(detail: &str) -> Failed {
