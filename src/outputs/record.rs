@@ -4,7 +4,7 @@
 //! good as none: then every file on the host is taken for the user's, which costs space but loses nothing.
 //!
 //! In memory as in its file it is kept encoded, some 75 bytes an entry: sorted as trees are ([`path::compare`]), each path as what
-//! it does not share with the one before, and plain again every [`BLOCK`] entries, so that one can be looked up. What has
+//! it does not share with the one before, and plain again every `BLOCK` entries, so that one can be looked up. What has
 //! changed since lies beside it, and is folded in when it has grown to a part of the whole.
 //!
 //! The file is the same: a base, and behind it the changes of the runs since, one segment for each, which are folded in when
