@@ -1,8 +1,8 @@
 //! `fastbuild watch`: a build, and another one each time that the sources have changed since.
 //!
-//! What tells of a change ([`changes`]) is only a hint to look: whether something did change is decided by scanning the
-//! source tree and comparing it with what it was when the last build began ([`difference`]), less what that build itself
-//! put in place ([`Ours`]). So a product, a file under the ignore rules, and a file that was renamed and back do not
+//! What tells of a change (`changes`) is only a hint to look: whether something did change is decided by scanning the
+//! source tree and comparing it with what it was when the last build began (`difference`), less what that build itself
+//! put in place (`Ours`). So a product, a file under the ignore rules, and a file that was renamed and back do not
 //! start a build, and a change that comes while one runs is not lost. One build runs at a time, each with the project's
 //! lock of its own; between them the lock is free. The plan is made anew for each, since `fastbuild.toml` may be what was
 //! changed.

@@ -81,6 +81,22 @@ fn memory_does_not_grow_with_a_large_product() {
     project.assert_nothing_left();
 }
 
+#[test]
+fn memory_grows_only_slightly_with_the_number_of_files_that_go_and_products_that_come() {
+    const FILES: usize = 100_000;
+    let project = Project::new();
+    fs::create_dir(project.path("many")).unwrap();
+    for file in 0..FILES {
+        fs::write(project.path(format!("many/{file:06}")), "x").unwrap();
+    }
+    let child = project.start(&["--progress", "json", "-o", "out"], "mv many out");
+    let (code, said, peak) = watched(child);
+    assert_eq!(code, 0, "{said}");
+    assert!(peak > 1_000 && peak < LIMIT, "{peak} kB at the peak");
+    assert_eq!(fs::read_dir(project.path("out")).unwrap().count(), FILES);
+    project.assert_nothing_left();
+}
+
 /// Runs a build through a proxy; gives how often files were asked for.
 fn gets(project: &Project, script: &str) -> usize {
     let home = tempfile::tempdir().unwrap();

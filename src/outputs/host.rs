@@ -30,14 +30,26 @@ const THREADS: usize = 8;
 #[derive(Debug, Default)]
 pub struct HostSide {
     scan: Scan,
-    /// For each entry of the scan; empty when nobody asked for it.
+    /// For each entry of the scan; empty when it was only scanned.
     standings: Vec<Standing>,
+    /// How much is known.
+    depth: Depth,
     /// Recorded below the root and not there, in the order of trees.
     missing: Vec<RelPath>,
     /// What the other end is to compare with; empty when there is no directory here.
     summary: Vec<u8>,
     /// The bucket of each entry.
     buckets: Vec<u16>,
+}
+
+/// How thoroughly a place was looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Depth {
+    /// It was scanned.
+    #[default]
+    Scanned,
+    /// It was held against the record as well.
+    HeldAgainstRecord,
 }
 
 /// How an entry stands to what the record says of its path.
@@ -47,6 +59,8 @@ enum Standing {
     Unrecorded,
     /// The record has something else.
     Changed,
+    /// A file of the recorded size: it has to be read. None is left when the look is over.
+    Unsure,
     /// The very same.
     AsRecorded(By),
 }
@@ -75,15 +89,11 @@ impl HostSide {
     /// When a file that fastbuild wrote cannot be read for another reason than that its owner forbids it.
     pub fn look(target: &Target, record: &Record) -> Result<Option<HostSide>, OutputError> {
         let Some((is_directory, scan)) = scan_place(target) else { return Ok(None) };
-        let mut side = HostSide { scan, ..HostSide::default() };
-        let unsure = side.hold_against(target, record);
-        side.read(target, unsure)?;
+        let mut side = HostSide { scan, depth: Depth::HeldAgainstRecord, ..HostSide::default() };
+        let recorded = side.hold_against(target, record);
+        side.read(target, &recorded)?;
         if is_directory {
-            side.summary = side.summarize(target, record);
-            let buckets = side.buckets();
-            let entries = side.scan.manifest.entries().iter();
-            // There are at most as many buckets as that.
-            side.buckets = entries.map(|entry| bucket_of(&entry.path, buckets) as u16).collect();
+            side.summarize(&recorded);
         }
         Ok(Some(side))
     }
@@ -156,10 +166,13 @@ impl HostSide {
         entries.map(|((entry, standing), bucket)| (entry, *standing, *bucket))
     }
 
-    /// What fastbuild has recorded in buckets that differ, in the order of trees.
-    pub(super) fn recorded_within(&self, differing: &Differing) -> Vec<RelPath> {
+    /// What fastbuild has recorded in buckets that differ, in the order of trees. None when the record was not asked.
+    pub(super) fn recorded_within(&self, differing: &Differing) -> Option<Vec<RelPath>> {
+        if self.depth == Depth::Scanned {
+            return None;
+        }
         if !differing.any() {
-            return Vec::new();
+            return Some(Vec::new());
         }
         let here = self
             .with_standings()
@@ -170,94 +183,84 @@ impl HostSide {
         let missing = self.missing.iter().filter(|path| differing.holds(path));
         let mut paths: Vec<_> = here.chain(missing).cloned().collect();
         paths.sort();
-        paths
+        Some(paths)
     }
 
-    /// One merge of the scan and the record; gives the entries that only their content can tell.
-    fn hold_against(&mut self, target: &Target, record: &Record) -> Vec<Unsure> {
-        let mut unsure = Vec::new();
+    /// One merge of the scan and the record; gives for each entry what the record says its file holds.
+    fn hold_against(&mut self, target: &Target, record: &Record) -> Vec<Option<Digest>> {
         let root = target.root();
+        let entries = self.scan.manifest.entries();
         let mut recorded = record.below(&root).filter(|(path, _)| !path.is_root()).peekable();
-        self.standings = Vec::with_capacity(self.scan.manifest.entries().len());
-        for (index, entry) in self.scan.manifest.entries().iter().enumerate() {
+        let mut digests = Vec::with_capacity(entries.len());
+        self.standings.reserve_exact(entries.len());
+        for entry in entries {
             while let Some((path, _)) = recorded.next_if(|(path, _)| *path < entry.path) {
                 self.missing.push(path);
             }
             let written = recorded.next_if(|(path, _)| *path == entry.path).map(|(_, written)| written);
-            self.standings.push(match written {
-                None => Standing::Unrecorded,
-                Some(written) => match standing(entry, &written) {
-                    Ok(standing) => standing,
-                    Err(digest) => {
-                        unsure.push(Unsure { index, digest });
-                        Standing::Changed
-                    }
-                },
-            });
+            self.standings
+                .push(written.as_ref().map_or(Standing::Unrecorded, |written| standing(entry, written)));
+            digests.push(written.and_then(|written| match written.what {
+                Content::File(digest) => Some(digest),
+                Content::Directory | Content::Symlink(_) => None,
+            }));
         }
         self.missing.extend(recorded.map(|(path, _)| path));
-        unsure
+        digests
     }
 
-    fn read(&mut self, target: &Target, unsure: Vec<Unsure>) -> Result<(), OutputError> {
+    /// Settles what only reading can.
+    fn read(&mut self, target: &Target, recorded: &[Option<Digest>]) -> Result<(), OutputError> {
         let entries = self.scan.manifest.entries();
-        let read = |part: &[Unsure]| -> Result<Vec<usize>, OutputError> {
+        let unsure = self.standings.iter().enumerate().filter(|(_, standing)| **standing == Standing::Unsure);
+        let unsure: Vec<_> = unsure.map(|(index, _)| index).collect();
+        let read = |part: &[usize]| -> Result<Vec<Standing>, OutputError> {
             let mut walk = Walk::new(&target.dir);
-            let mut same = Vec::new();
-            for Unsure { index, digest } in part {
+            let mut found = Vec::with_capacity(part.len());
+            for index in part {
                 let place = target.prefix.append(&entries[*index].path);
-                let found =
+                let digest =
                     read_at(&mut walk, &place).map_err(host_error("read", target.absolute(&place)))?;
-                if found == Some(*digest) {
-                    same.push(*index);
-                }
+                let same = digest.is_some() && digest == recorded[*index];
+                found.push(if same { Standing::AsRecorded(By::Reading) } else { Standing::Changed });
             }
-            Ok(same)
+            Ok(found)
         };
         let parts = unsure.chunks(unsure.len().div_ceil(THREADS).max(1));
-        let same: Vec<_> = thread::scope(|scope| {
+        let found: Vec<_> = thread::scope(|scope| {
             let threads: Vec<_> = parts.map(|part| scope.spawn(|| read(part))).collect();
             let joined = threads.into_iter().map(|thread| thread.join());
             joined.map(|part| part.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
         });
-        for part in same {
-            for index in part? {
-                self.standings[index] = Standing::AsRecorded(By::Reading);
+        let mut unsure = unsure.into_iter();
+        for part in found {
+            for (standing, index) in part?.into_iter().zip(&mut unsure) {
+                self.standings[index] = standing;
             }
         }
         Ok(())
     }
 
-    fn summarize(&self, target: &Target, record: &Record) -> Vec<u8> {
+    fn summarize(&mut self, recorded: &[Option<Digest>]) {
         let entries = self.scan.manifest.entries();
-        let mut summarizer = Summarizer::new(buckets_for(entries.len()));
-        let root = target.root();
-        let mut recorded = record.below(&root).peekable();
-        for (entry, standing) in entries.iter().zip(&self.standings) {
-            while recorded.next_if(|(path, _)| *path < entry.path).is_some() {}
+        let buckets = self.buckets();
+        let mut summarizer = Summarizer::new(buckets);
+        for ((entry, standing), digest) in entries.iter().zip(&self.standings).zip(recorded) {
             let what = match standing {
-                Standing::AsRecorded(_) => match recorded.next_if(|(path, _)| *path == entry.path) {
-                    Some((_, Written { what: Content::File(digest), .. })) => {
-                        What::of(&entry.kind, Some(digest))
-                    }
-                    _ => What::of(&entry.kind, None),
-                },
-                Standing::Unrecorded | Standing::Changed => What::File(0, None),
+                Standing::AsRecorded(_) => What::of(&entry.kind, *digest),
+                // Equals nothing.
+                Standing::Unrecorded | Standing::Changed | Standing::Unsure => What::File(0, None),
             };
             summarizer.add(&entry.path, what, entry.mode & 0o777, Timestamp::default());
         }
-        summarizer.finish().to_bytes()
+        self.summary = summarizer.finish().to_bytes();
+        // There are at most as many buckets as that.
+        self.buckets = entries.iter().map(|entry| bucket_of(&entry.path, buckets) as u16).collect();
     }
 }
 
-/// An entry of the scan that is a file of the recorded size, and what the record says it holds.
-struct Unsure {
-    index: usize,
-    digest: Digest,
-}
-
-/// How an entry stands to the record; its recorded digest when only its content can tell.
-fn standing(entry: &Entry, written: &Written) -> Result<Standing, Digest> {
+/// How an entry stands to the record, as far as its metadata tells.
+fn standing(entry: &Entry, written: &Written) -> Standing {
     let same = match (&entry.kind, &written.what) {
         (Kind::Directory, Content::Directory) => true,
         (Kind::Symlink { target }, Content::Symlink(recorded)) => target == recorded,
@@ -266,10 +269,10 @@ fn standing(entry: &Entry, written: &Written) -> Result<Standing, Digest> {
         {
             true
         }
-        (Kind::File { size }, Content::File(digest)) if *size == written.stamp.size => return Err(*digest),
+        (Kind::File { size }, Content::File(_)) if *size == written.stamp.size => return Standing::Unsure,
         _ => false,
     };
-    Ok(if same { Standing::AsRecorded(By::Stamp) } else { Standing::Changed })
+    if same { Standing::AsRecorded(By::Stamp) } else { Standing::Changed }
 }
 
 /// The digest of a file; none when it went away or its owner may not read it.

@@ -4,7 +4,7 @@
 //! good as none: then every file on the host is taken for the user's, which costs space but loses nothing.
 //!
 //! In memory as in its file it is kept encoded, some 75 bytes an entry: sorted as trees are ([`path::compare`]), each path as what
-//! it does not share with the one before, and plain again every [`BLOCK`] entries, so that one can be looked up. What has
+//! it does not share with the one before, and plain again every `BLOCK` entries, so that one can be looked up. What has
 //! changed since lies beside it, and is folded in when it has grown to a part of the whole.
 //!
 //! The file is the same: a base, and behind it the changes of the runs since, one segment for each, which are folded in when
@@ -35,6 +35,9 @@ const MAGIC: &[u8; 8] = b"fbwrote\x02";
 
 /// Entries from one plain path to the next.
 const BLOCK: usize = 32;
+
+/// Bytes that an entry takes as a rule.
+const USUAL: usize = 80;
 
 /// Changes that are not worth folding in, in memory (entries) and in the file (bytes).
 const FEW: usize = 2048;
@@ -220,6 +223,8 @@ impl Record {
             return;
         }
         let mut encoder = Encoder::default();
+        // Doubling would take up to twice as much.
+        encoder.bytes.reserve_exact(self.base.bytes.len() + self.changes.len() * USUAL);
         self.entries_from(&Key(Box::default())).for_each(|(path, entry)| encoder.push(&path, Some(&entry)));
         self.base = encoder.into_base();
         self.changes.clear();
@@ -272,7 +277,7 @@ impl Record {
 
     fn change(&mut self, path: &Path, entry: Option<Written>) {
         self.changes.insert(Key::of(path), Change { entry, saved: Saved::NotYet });
-        if self.changes.len() > FEW.max(self.base.count / 4) {
+        if self.changes.len() > FEW.max(self.base.count / 8) {
             self.fold();
         }
     }

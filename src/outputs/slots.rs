@@ -4,10 +4,9 @@
 //! the one before. Several files at once wait together. On a local disk it costs nothing to do the same.
 
 use std::{
-    collections::HashMap,
     io::{self, Write as _},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         mpsc::{self, Receiver, SyncSender},
     },
     thread::{self, JoinHandle},
@@ -40,7 +39,8 @@ pub(super) struct SmallFile {
 #[derive(Debug, Default)]
 pub(super) struct SlotWriters {
     running: Option<Running>,
-    written: HashMap<u64, Identity>,
+    /// In order after [`SlotWriters::settle`].
+    written: Written,
 }
 
 /// Slots by number, and what they became.
@@ -49,18 +49,23 @@ type Written = Vec<(u64, Identity)>;
 #[derive(Debug)]
 struct Running {
     jobs: SyncSender<SmallFile>,
+    /// The threads own it: when all have ended, nobody waits for them any more.
+    waiting: Weak<Mutex<Receiver<SmallFile>>>,
     threads: Vec<JoinHandle<Result<Written, OutputError>>>,
 }
 
 impl SlotWriters {
     /// Hands a file over. The slot has its identity after [`SlotWriters::settle`]; until then [`pending`] stands for it.
     pub fn write(&mut self, stage: &Stage, file: SmallFile) -> Result<(), OutputError> {
-        if self.running.is_none() {
-            self.running = Some(Running::start(stage)?);
-        }
-        let handed_over = self.running.as_ref().is_some_and(|running| running.jobs.send(file).is_ok());
-        // All threads have ended, which they do by themselves only when they fail.
-        if handed_over { Ok(()) } else { self.settle() }
+        let running = match &mut self.running {
+            Some(running) => {
+                running.grow(stage)?;
+                running
+            }
+            None => self.running.insert(Running::start(stage)?),
+        };
+        // When nobody takes it, all threads have ended, which they do by themselves only when they fail.
+        if running.jobs.send(file).is_ok() { Ok(()) } else { self.settle() }
     }
 
     /// Waits until everything that was handed over is written.
@@ -68,27 +73,33 @@ impl SlotWriters {
     /// # Errors
     /// The first thing that went wrong.
     pub fn settle(&mut self) -> Result<(), OutputError> {
-        let Some(Running { jobs, threads }) = self.running.take() else { return Ok(()) };
-        drop(jobs);
         let mut failure = None;
-        for thread in threads {
-            match thread.join() {
-                Ok(Ok(written)) => self.written.extend(written),
-                Ok(Err(error)) => failure = failure.or(Some(error)),
-                Err(panic) => std::panic::resume_unwind(panic),
+        if let Some(Running { jobs, threads, .. }) = self.running.take() {
+            drop(jobs);
+            for thread in threads {
+                match thread.join() {
+                    Ok(Ok(written)) => self.written.extend(written),
+                    Ok(Err(error)) => failure = failure.or(Some(error)),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
             }
         }
+        self.written.sort_unstable_by_key(|(number, _)| *number);
         failure.map_or(Ok(()), Err)
     }
 
     /// Notes what a slot became that was written elsewhere.
     pub fn note(&mut self, number: u64, id: Identity) {
-        self.written.insert(number, id);
+        self.written.push((number, id));
     }
 
     /// What a [`pending`] identity turned out to be; every other one is itself.
     pub fn settled(&self, id: Identity) -> Identity {
-        if id.dev == PENDING { self.written.get(&id.ino).copied().unwrap_or(id) } else { id }
+        if id.dev != PENDING {
+            return id;
+        }
+        let at = self.written.binary_search_by_key(&id.ino, |(number, _)| *number);
+        at.map_or(id, |at| self.written[at].1)
     }
 }
 
@@ -111,14 +122,28 @@ impl Running {
     fn start(stage: &Stage) -> Result<Running, OutputError> {
         let (jobs, waiting) = mpsc::sync_channel(WAITING);
         let waiting = Arc::new(Mutex::new(waiting));
-        let start = || {
-            let (dir, path, waiting) = (stage.dir.try_clone()?, stage.path.clone(), Arc::clone(&waiting));
+        let mut running = Running { jobs, waiting: Arc::downgrade(&waiting), threads: Vec::new() };
+        running.add(stage, waiting)?;
+        Ok(running)
+    }
+
+    /// One thread more for each file until there are enough: one changed product is not worth eight.
+    fn grow(&mut self, stage: &Stage) -> Result<(), OutputError> {
+        match self.waiting.upgrade() {
+            Some(waiting) if self.threads.len() < THREADS => self.add(stage, waiting),
+            _ => Ok(()),
+        }
+    }
+
+    fn add(&mut self, stage: &Stage, waiting: Arc<Mutex<Receiver<SmallFile>>>) -> Result<(), OutputError> {
+        let path = stage.path.clone();
+        let start = |dir| {
             thread::Builder::new()
                 .spawn(move || write_all(&dir, &waiting).map_err(host_error("write a product in", path)))
         };
-        let threads = (0..THREADS).map(|_| start()).collect::<io::Result<_>>();
-        let threads = threads.map_err(host_error("start threads for", &stage.path))?;
-        Ok(Running { jobs, threads })
+        let thread = stage.dir.try_clone().and_then(start);
+        self.threads.push(thread.map_err(host_error("start threads for", &stage.path))?);
+        Ok(())
     }
 }
 

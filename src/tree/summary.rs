@@ -122,7 +122,7 @@ impl Summarizer {
         }
     }
 
-    /// All entries have been taken. A bucket with a file of unknown content comes out as [`UNKNOWN`], which
+    /// All entries have been taken. A bucket with a file of unknown content comes out as `UNKNOWN`, which
     /// [`Summary::differing`] takes for different from whatever the other end has.
     pub fn finish(self) -> Summary {
         let cut = |hash: Option<Sha256>| {

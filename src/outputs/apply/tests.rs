@@ -1,7 +1,7 @@
 //! Staging and applying on a real disk, without an engine: what the container sends is a tar made here.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
 };
@@ -14,7 +14,7 @@ use crate::{
     archive::reader::Naming,
     outputs::{
         host::HostSide,
-        stage::{Listed, Scope, Staging, StagingOptions},
+        stage::{Listed, Scope, Stage, Staging, StagingOptions, digest_of},
     },
     tree::{
         node::{Node as Listing, NodeKind, NodeReader, NodeWriter},

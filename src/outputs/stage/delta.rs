@@ -211,10 +211,9 @@ impl Staging<'_> {
 
     /// What fastbuild knows that the host has or had in buckets that differ, in the order of trees.
     fn known_within(&self, differing: &Differing) -> Vec<RelPath> {
-        let mut known = match &self.host {
-            Some(host) => host.recorded_within(differing),
-            None => self.record.below(&self.target.root()).map(|(path, _)| path).collect(),
-        };
+        let recorded = self.host.as_ref().and_then(|host| host.recorded_within(differing));
+        let mut known = recorded
+            .unwrap_or_else(|| self.record.below(&self.target.root()).map(|(path, _)| path).collect());
         if let Some(uploaded) = self.uploaded {
             let entries = uploaded.manifest.entries().iter().enumerate();
             let went_in = entries.filter(|(index, _)| uploaded.went_in(*index));

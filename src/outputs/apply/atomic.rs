@@ -1,0 +1,243 @@
+//! `--atomic`: an output's whole new tree is prepared as a shadow in the staging directory, and one exchange puts it in place.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    io,
+};
+
+use cap_std::fs::Dir;
+
+use super::{
+    claimed_by,
+    displaced::{Displaced, copy_entry},
+    settle_directories,
+    steps::{Attempt, Done, Executor, Failed, LateConflict, StageName, Undo},
+};
+use crate::{
+    outputs::{
+        OutputError, host_error,
+        ops::{Action, Afterwards, Identity, Op, SHADOW},
+        stage::{Claim, Found, Stage, Staged},
+        target::{Target, Walk},
+    },
+    sys::at::{self, Look},
+    tree::{Kind, RelPath},
+};
+
+/// A whole new tree that waits for its exchange.
+#[derive(Debug, Default)]
+pub struct Prepared {
+    pub(super) done: Done,
+    /// What the old tree held when its files were linked, by path below the output's root.
+    pub(super) linked: HashMap<RelPath, Identity>,
+}
+
+/// Builds an output's whole new tree in the stage, from hard links to what stays and slots for what is new, so that
+/// the one step that is left is to exchange it for the old one.
+pub(super) fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
+    let root = output.target.prefix.clone();
+    // A file or link in the directory's place is exchanged for it by its own step; there is no new tree to prepare, and
+    // what the user has in the old one decides, at that step, where the file goes.
+    let becomes_no_directory =
+        output.ops.iter().any(|op| op.path == root && matches!(op.action, Action::Put { .. }));
+    if output.ops.is_empty() || becomes_no_directory {
+        return Ok(());
+    }
+    let failed = |what: &'static str, stage: &Stage| host_error(what, stage.path.clone());
+    let mut copied = HashMap::new();
+    let mut walk = Walk::new(&output.target.dir);
+    let old = walk.look(&root).map_err(host_error("look at", output.target.root()))?;
+    match &old {
+        None => {}
+        Some(Look { kind: Some(Kind::Directory), .. }) => {
+            let links = &mut Links { old: &mut output.prepared.linked, copied: &mut copied };
+            walk.parent(&root)
+                .and_then(|(dir, name)| {
+                    link_tree(dir, name, &output.stage.dir, SHADOW, &RelPath::root(), links)
+                })
+                .map_err(failed("link what stays into", &output.stage))?;
+        }
+        Some(_) => {
+            let why = "is a file, and --atomic exchanges directories";
+            return Err(OutputError::BadTarget { path: output.target.root(), why });
+        }
+    }
+    let dir = output.stage.dir.try_clone().map_err(failed("open", &output.stage))?;
+    let shadow = Target { base: output.stage.path.clone(), dir, prefix: RelPath::root() };
+    let shadow_root = RelPath::new(SHADOW).unwrap_or_default();
+    let (inside, outside): (Vec<Op>, Vec<Op>) =
+        std::mem::take(&mut output.ops).into_iter().partition(|op| op.path.strip_prefix(&root).is_some());
+    let claims: Vec<_> = inside
+        .iter()
+        .filter_map(claimed_by)
+        .map(|(path, what, is)| Claim { path: path.clone(), what: what.clone(), is })
+        .collect();
+    let moved = inside.into_iter().map(|mut op| {
+        op.action.translate(&copied);
+        let tail = op.path.strip_prefix(&root).unwrap_or_default();
+        Op { path: shadow_root.append(&tail), ..op }
+    });
+    let in_place = |path: &RelPath| root.append(&path.strip_prefix(&shadow_root).unwrap_or_default());
+    let mut executor = Executor::new(&shadow, &output.stage, Attempt::First);
+    executor.carry_out_all(&moved.collect::<Vec<_>>()).map_err(|Failed { what, path, source }| {
+        OutputError::Host { what, path: output.target.absolute(&in_place(&path)), source }
+    })?;
+    let done = executor.into_done();
+    settle_directories(&shadow, &done);
+    for claim in &mut output.claims {
+        // A further name changes the moment of a file's last change.
+        let id = match claim.is {
+            Found::Directory => continue,
+            Found::File(id) => id,
+            Found::Untouched(stamp, _) => Identity::of_file(&stamp),
+        };
+        claim.is = Found::File(copied.get(&id).copied().unwrap_or(id));
+    }
+    output.claims.extend(claims);
+    output.prepared.done = Done {
+        made: Vec::new(),
+        loosened: BTreeMap::new(),
+        displaced: done
+            .displaced
+            .into_iter()
+            .map(|Displaced { path, name }| Displaced { path: in_place(&path), name })
+            .collect(),
+        displaced_files: done.displaced_files,
+        conflicts: done
+            .conflicts
+            .into_iter()
+            .map(|late| LateConflict {
+                path: in_place(&late.path),
+                beside: late.beside.as_ref().map(in_place),
+            })
+            .collect(),
+    };
+    output.ops = outside;
+    drop_replaced(output).map_err(failed("remove a file in", &output.stage))?;
+    let look =
+        at::look(&output.stage.dir, SHADOW).map_err(failed("look at the new tree in", &output.stage))?;
+    if let Some(look) = look {
+        let action = Action::Swap { shadow: look.stamp.ino };
+        output.ops.push(Op { path: root, action, then: Afterwards::Nobodys });
+    }
+    Ok(())
+}
+
+/// What the new tree's steps left in the stage of the old one's links is of no more use, and a recovery must not take it
+/// for the user's.
+fn drop_replaced(output: &Staged) -> io::Result<()> {
+    let displaced = output.prepared.done.displaced.iter().map(|displaced| displaced.name.clone());
+    // What is put beside the output is no part of the new tree.
+    let outside = output.ops.iter().filter_map(|op| match &op.action {
+        Action::Put { slot, .. } => Some(slot.name()),
+        _ => None,
+    });
+    let kept: HashSet<Vec<u8>> = displaced.chain(outside).collect();
+    for name in at::names(&output.stage.dir)? {
+        if &*name != SHADOW && !kept.contains(&*name) {
+            at::remove_file(&output.stage.dir, &name)?;
+        }
+    }
+    Ok(())
+}
+
+/// What [`link_tree`] found out.
+struct Links<'a> {
+    /// What was there, by path.
+    old: &'a mut HashMap<RelPath, Identity>,
+    /// What is a copy in the new tree, because it could not be linked: original -> copy.
+    copied: &'a mut HashMap<Identity, Identity>,
+}
+
+/// Makes `to_name` a copy of the directory `name` whose files are hard links to the originals (or copies, where links
+/// are not to be had).
+fn link_tree(
+    from: &Dir,
+    name: &[u8],
+    to: &Dir,
+    to_name: &[u8],
+    path: &RelPath,
+    links: &mut Links<'_>,
+) -> io::Result<()> {
+    let missing = || io::Error::from(io::ErrorKind::NotFound);
+    let look = at::look(from, name)?.ok_or_else(missing)?;
+    at::make_dir(to, to_name)?;
+    let (inner_from, inner_to) = (at::open_dir(from, name)?, at::open_dir(to, to_name)?);
+    for child in at::names(&inner_from)? {
+        let Some(child_look) = at::look(&inner_from, &child)? else { continue };
+        let child_path = path.join(&child).map_err(io::Error::other)?;
+        let id = Identity::from(&child_look);
+        links.old.insert(child_path.clone(), id);
+        match child_look.kind {
+            Some(Kind::Directory) => link_tree(&inner_from, &child, &inner_to, &child, &child_path, links)?,
+            _ => copy_entry(&inner_from, &child, &inner_to, &child)?,
+        }
+        if let Some(copy) =
+            at::look(&inner_to, &child)?.map(|look| Identity::from(&look)).filter(|copy| *copy != id)
+        {
+            links.copied.insert(id, copy);
+        }
+    }
+    at::finish_by_name(to, to_name, look.mode, look.stamp.mtime)
+}
+
+/// After an exchange: what somebody wrote into the old tree between link and exchange is saved. Each move is noted in
+/// `undo`, behind the exchange: a run that is taken back throws the new tree away, and must find these files in the old
+/// one again.
+pub(super) fn rescue(
+    target: &Target,
+    root: &RelPath,
+    stage: &mut Stage,
+    linked: &HashMap<RelPath, Identity>,
+    done: &mut Done,
+    undo: &mut Vec<Undo>,
+) -> Result<(), OutputError> {
+    if linked.is_empty() {
+        return Ok(());
+    }
+    let failed = host_error("look at the old files in", stage.path.clone());
+    let old = match at::open_dir(&stage.dir, SHADOW) {
+        Ok(old) => old,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut pending = vec![(RelPath::root(), old)];
+    let mut strays = Vec::new();
+    while let Some((path, dir)) = pending.pop() {
+        for name in at::names(&dir).map_err(host_error("read", stage.path.clone()))? {
+            let Ok(child) = path.join(&name) else { continue };
+            let Ok(Some(look)) = at::look(&dir, &name) else { continue };
+            if linked.get(&child) != Some(&Identity::from(&look)) {
+                // Written to in place: the new tree has the same file, and with it the edit.
+                let new = Walk::new(&target.dir).look(&root.append(&child));
+                if look.kind != Some(Kind::Directory)
+                    && matches!(&new, Ok(Some(new)) if (new.stamp.dev, new.stamp.ino) == (look.stamp.dev, look.stamp.ino))
+                {
+                    continue;
+                }
+                let number = stage.number().to_string().into_bytes();
+                at::rename_new(&dir, &name, &stage.dir, &number)
+                    .map_err(host_error("move a file in", stage.path.clone()))?;
+                undo.push(Undo::Rescued { path: child.clone(), name: StageName::of(&number) });
+                strays.push((root.append(&child), number));
+            } else if look.kind == Some(Kind::Directory) {
+                pending.push((
+                    child,
+                    at::open_dir(&dir, &name).map_err(host_error("open", stage.path.clone()))?,
+                ));
+            }
+        }
+    }
+    let mut walk = Walk::new(&target.dir);
+    for (path, number) in strays {
+        let back = walk.parent(&path).and_then(|(dir, name)| at::rename_new(&stage.dir, &number, dir, name));
+        match back {
+            Ok(()) => undo.push(Undo::Put { path, name: StageName::of(&number) }),
+            Err(_) => {
+                done.displaced_files += 1;
+                done.displaced.push(Displaced { path, name: number });
+            }
+        }
+    }
+    Ok(())
+}

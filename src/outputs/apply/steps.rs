@@ -1,0 +1,488 @@
+//! One step after the other, each reversible: what is replaced is exchanged with its slot, what is deleted is renamed into the
+//! staging directory, and what comes out is looked at before anything else happens.
+
+use std::{collections::BTreeMap, io, thread};
+
+use super::displaced::Displaced;
+use crate::{
+    outputs::{
+        ops::{Action, Identity, Op, Over, SHADOW, Slot},
+        stage::{Stage, free_name_beside},
+        target::{Target, Walk},
+    },
+    sys::at::{self, Look},
+    tree::{Kind, RelPath, Timestamp},
+};
+
+/// What the steps of one output left to be done.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    pub made: Vec<Made>,
+    /// Read-only directories that were made writable for a while, and the mode that they get back.
+    pub loosened: BTreeMap<RelPath, u32>,
+    pub displaced: Vec<Displaced>,
+    pub conflicts: Vec<LateConflict>,
+    pub displaced_files: u64,
+}
+
+impl Done {
+    pub fn absorb(&mut self, other: Done) {
+        self.made.extend(other.made);
+        self.loosened.extend(other.loosened);
+        self.displaced.extend(other.displaced);
+        self.conflicts.extend(other.conflicts);
+        self.displaced_files += other.displaced_files;
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Made {
+    pub path: RelPath,
+    pub mode: u32,
+    pub mtime: Timestamp,
+}
+
+/// The user changed a path after it was compared.
+#[derive(Debug)]
+pub(super) struct LateConflict {
+    pub path: RelPath,
+    pub beside: Option<RelPath>,
+}
+
+/// A step that was done, and how to take it back.
+#[derive(Debug)]
+pub(super) enum Undo {
+    /// `path` and the stage's `name` were exchanged.
+    Exchanged { path: RelPath, name: StageName },
+    /// The stage's `name` was renamed to `path`.
+    Put { path: RelPath, name: StageName },
+    /// `path` was renamed to the stage's `name`.
+    TakenOut { path: RelPath, name: StageName },
+    /// `path` was made.
+    MadeDir { path: RelPath },
+    /// `path` was an empty directory of this mode.
+    RemovedDir { path: RelPath, mode: u32 },
+    /// `path` had this mode.
+    Mode { path: RelPath, was: u32 },
+    /// `path` of the old tree, which an exchange had brought into the stage, was renamed to the stage's `name`.
+    Rescued { path: RelPath, name: StageName },
+}
+
+/// A name in the staging directory, as small as it can be: there is one for each step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StageName {
+    /// A number that the stage gave away.
+    Number(u64),
+    /// [`SHADOW`].
+    Shadow,
+}
+
+impl StageName {
+    /// From the name itself.
+    pub fn of(name: &[u8]) -> StageName {
+        let number = std::str::from_utf8(name).ok().and_then(|text| text.parse().ok());
+        number.map_or(StageName::Shadow, StageName::Number)
+    }
+
+    /// The name itself.
+    pub fn bytes(self) -> Vec<u8> {
+        match self {
+            StageName::Number(number) => number.to_string().into_bytes(),
+            StageName::Shadow => SHADOW.to_owned(),
+        }
+    }
+}
+
+/// What the owner needs to change a directory's entries, and to move it.
+const WRITABLE: u32 = 0o700;
+
+/// Steps of one kind from which on several threads share them.
+const WORTH_SHARING: usize = 64;
+/// How many: each step is a round trip or two where the target lies on a mount.
+const THREADS: usize = 8;
+
+/// A step that did not go.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub what: &'static str,
+    pub path: RelPath,
+    pub source: io::Error,
+}
+
+/// Whether steps may have been carried out before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Attempt {
+    First,
+    Again,
+}
+
+/// Carries out the steps of one output.
+pub(super) struct Executor<'a> {
+    attempt: Attempt,
+    target: &'a Target,
+    stage: &'a Stage,
+    walk: Walk<'a>,
+    pub undo: Vec<Undo>,
+    done: Done,
+    /// The mode of the prepared tree, as it was found first.
+    prepared_mode: Option<u32>,
+}
+
+impl<'a> Executor<'a> {
+    pub fn new(target: &'a Target, stage: &'a Stage, attempt: Attempt) -> Executor<'a> {
+        Executor {
+            attempt,
+            target,
+            stage,
+            walk: Walk::new(&target.dir),
+            undo: Vec::new(),
+            done: Done::default(),
+            prepared_mode: None,
+        }
+    }
+
+    pub fn into_done(self) -> Done {
+        self.done
+    }
+
+    /// Carries steps out: directories first, from the top down; then what goes into them, in any order; then the rest
+    /// in the order that it has.
+    pub fn carry_out_all(&mut self, ops: &[Op]) -> Result<(), Failed> {
+        let is_put = |op: &&Op| {
+            matches!(op.action, Action::Put { over: Over::Nothing | Over::Known(_) | Over::Stranger(_), .. })
+        };
+        let is_directory = |op: &&Op| matches!(op.action, Action::MakeDir { .. });
+        let puts: Vec<&Op> = ops.iter().filter(is_put).collect();
+        ops.iter().filter(is_directory).try_for_each(|op| self.carry_out(op))?;
+        if puts.len() < WORTH_SHARING {
+            puts.into_iter().try_for_each(|op| self.carry_out(op))?;
+        } else {
+            self.share(&puts)?;
+        }
+        ops.iter().filter(|op| !is_put(op) && !is_directory(op)).try_for_each(|op| self.carry_out(op))
+    }
+
+    /// Carries out steps that do not depend on each other. What each thread did can be taken back whichever of them
+    /// fails.
+    fn share(&mut self, ops: &[&Op]) -> Result<(), Failed> {
+        let (target, stage, attempt) = (self.target, self.stage, self.attempt);
+        let parts = thread::scope(|scope| {
+            let work = |part: &'_ [&Op]| {
+                let mut executor = Executor::new(target, stage, attempt);
+                let failed = part.iter().try_for_each(|op| executor.carry_out(op)).err();
+                (executor.undo, executor.done, failed)
+            };
+            let threads: Vec<_> =
+                ops.chunks(ops.len().div_ceil(THREADS)).map(|part| scope.spawn(move || work(part))).collect();
+            let joined = threads.into_iter().map(|thread| thread.join());
+            joined.collect::<Result<Vec<_>, _>>().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        let mut failure = None;
+        for (undo, done, failed) in parts {
+            self.undo.extend(undo);
+            self.done.absorb(done);
+            failure = failure.or(failed);
+        }
+        self.walk.forget();
+        failure.map_or(Ok(()), Err)
+    }
+
+    pub fn carry_out(&mut self, op: &Op) -> Result<(), Failed> {
+        let done = match self.try_once(op) {
+            // Products have read-only directories, which their owner may still change. A step that was denied has
+            // done nothing.
+            Err((_, error)) if error.kind() == io::ErrorKind::PermissionDenied && self.loosen(&op.path) => {
+                self.try_once(op)
+            }
+            other => other,
+        };
+        done.map_err(|(what, source)| Failed { what, path: op.path.clone(), source })
+    }
+
+    /// Makes the directory that holds `path`, and `path` itself if it is one, writable for its owner. Says whether
+    /// that changed anything.
+    fn loosen(&mut self, path: &RelPath) -> bool {
+        let mut changed = false;
+        for path in path.parent().into_iter().chain([path.clone()]).filter(|path| !path.is_root()) {
+            let Ok(Some(Look { kind: Some(Kind::Directory), mode, .. })) = self.look(&path) else { continue };
+            if mode & WRITABLE == WRITABLE {
+                continue;
+            }
+            let set =
+                self.walk.parent(&path).and_then(|(dir, name)| at::set_mode(dir, name, mode | WRITABLE));
+            if set.is_ok() {
+                self.undo.push(Undo::Mode { path: path.clone(), was: mode });
+                self.done.loosened.entry(path).or_insert(mode);
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    fn try_once(&mut self, op: &Op) -> Result<(), (&'static str, io::Error)> {
+        let path = &op.path;
+        match &op.action {
+            Action::MakeDir { mode, mtime, over } => {
+                self.make_dir(path, *mode, *mtime, *over).map_err(|error| ("make the directory", error))
+            }
+            Action::Put { slot, over } => self.put(path, slot, *over).map_err(|error| ("put", error)),
+            Action::SetMode { mode, was, of } => {
+                self.set_mode(path, *mode, *was, *of).map_err(|error| ("set the mode of", error))
+            }
+            Action::Delete { of } => self.delete(path, *of).map_err(|error| ("delete", error)),
+            Action::RemoveDir { mode } => {
+                self.remove_dir(path, *mode).map(drop).map_err(|error| ("remove the directory", error))
+            }
+            Action::Swap { shadow } => self.swap(path, *shadow).map_err(|error| ("exchange", error)),
+        }
+    }
+
+    fn look(&mut self, path: &RelPath) -> io::Result<Option<Look>> {
+        self.walk.look(path)
+    }
+
+    fn put(&mut self, path: &RelPath, slot: &Slot, over: Over) -> io::Result<()> {
+        let name = slot.name();
+        if self.attempt == Attempt::Again {
+            let staged = at::look(&self.stage.dir, &name)?;
+            if staged.is_none_or(|look| !slot.is(&look)) {
+                // Done before a crash; what the exchange brought out is among the strays.
+                return Ok(());
+            }
+        }
+        match over {
+            Over::Nothing => self.put_new(path, name),
+            Over::EmptiedDir { mode } => match self.remove_dir(path, mode)? {
+                Removed::Gone => self.put_new(path, name),
+                Removed::NotEmpty => self.put_beside(path, name),
+            },
+            Over::Known(expected) | Over::Stranger(expected) => {
+                let found = self.look(path)?.map(|look| Identity::from(&look));
+                match found {
+                    None => self.put_new(path, name),
+                    Some(found) if found == expected => self.replace(path, name, expected, over),
+                    Some(_) => self.put_beside(path, name),
+                }
+            }
+        }
+    }
+
+    fn put_new(&mut self, path: &RelPath, name: Vec<u8>) -> io::Result<()> {
+        let (dir, entry) = self.walk.parent(path)?;
+        match at::rename_new(&self.stage.dir, &name, dir, entry) {
+            Ok(()) => {
+                self.undo.push(Undo::Put { path: path.clone(), name: StageName::of(&name) });
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.put_beside(path, name),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn replace(&mut self, path: &RelPath, name: Vec<u8>, expected: Identity, over: Over) -> io::Result<()> {
+        let spare = self.stage.number().to_string();
+        let (dir, entry) = self.walk.parent(path)?;
+        at::exchange(&self.stage.dir, &name, dir, entry, spare.as_bytes())?;
+        let came_out = at::look(&self.stage.dir, &name)?.map(|look| Identity::from(&look));
+        if came_out != Some(expected) {
+            at::exchange(&self.stage.dir, &name, dir, entry, spare.as_bytes())?;
+            return self.put_beside(path, name);
+        }
+        self.walk.forget();
+        self.undo.push(Undo::Exchanged { path: path.clone(), name: StageName::of(&name) });
+        if let Over::Stranger(_) = over {
+            self.displace(path, name);
+        }
+        Ok(())
+    }
+
+    fn displace(&mut self, path: &RelPath, name: Vec<u8>) {
+        self.done.displaced_files += 1;
+        self.done.displaced.push(Displaced { path: path.clone(), name });
+    }
+
+    fn put_beside(&mut self, path: &RelPath, name: Vec<u8>) -> io::Result<()> {
+        let beside = free_name_beside(self.target, path).map_err(io::Error::other)?;
+        let (dir, entry) = self.walk.parent(&beside)?;
+        at::rename_new(&self.stage.dir, &name, dir, entry)?;
+        self.undo.push(Undo::Put { path: beside.clone(), name: StageName::of(&name) });
+        self.done.conflicts.push(LateConflict { path: path.clone(), beside: Some(beside) });
+        Ok(())
+    }
+
+    fn make_dir(
+        &mut self,
+        path: &RelPath,
+        mode: u32,
+        mtime: Option<Timestamp>,
+        over: Over,
+    ) -> io::Result<()> {
+        match self.look(path)? {
+            Some(Look { kind: Some(Kind::Directory), .. }) => {
+                // Made before a crash, which came before it got its mode.
+                if let (Attempt::Again, Some(mtime)) = (self.attempt, mtime) {
+                    self.done.made.push(Made { path: path.clone(), mode, mtime });
+                }
+                return Ok(());
+            }
+            Some(found) => match over {
+                Over::Known(expected) | Over::Stranger(expected) if expected == Identity::from(&found) => {
+                    let name = self.take_out(path, expected)?.ok_or(io::ErrorKind::AlreadyExists)?;
+                    if let Over::Stranger(_) = over {
+                        self.displace(path, name);
+                    }
+                }
+                _ => return Err(io::ErrorKind::AlreadyExists.into()),
+            },
+            None => {}
+        }
+        let (dir, entry) = self.walk.parent(path)?;
+        match mtime {
+            Some(mtime) => {
+                at::make_dir(dir, entry)?;
+                self.done.made.push(Made { path: path.clone(), mode, mtime });
+            }
+            None => at::make_plain_dir(dir, entry)?,
+        }
+        self.undo.push(Undo::MadeDir { path: path.clone() });
+        Ok(())
+    }
+
+    /// Renames `path` into the stage; `None` when it was not what was expected and lies where it was again.
+    fn take_out(&mut self, path: &RelPath, expected: Identity) -> io::Result<Option<Vec<u8>>> {
+        let name = self.stage.number().to_string().into_bytes();
+        let (dir, entry) = self.walk.parent(path)?;
+        at::rename_new(dir, entry, &self.stage.dir, &name)?;
+        let came_out = at::look(&self.stage.dir, &name)?.map(|look| Identity::from(&look));
+        if came_out != Some(expected) {
+            at::rename_new(&self.stage.dir, &name, dir, entry)?;
+            return Ok(None);
+        }
+        self.walk.forget();
+        self.undo.push(Undo::TakenOut { path: path.clone(), name: StageName::of(&name) });
+        Ok(Some(name))
+    }
+
+    fn delete(&mut self, path: &RelPath, of: Identity) -> io::Result<()> {
+        let taken = match self.look(path)? {
+            None => return Ok(()),
+            Some(found) if Identity::from(&found) == of => self.take_out(path, of)?,
+            Some(_) => None,
+        };
+        if taken.is_none() {
+            self.done.conflicts.push(LateConflict { path: path.clone(), beside: None });
+        }
+        Ok(())
+    }
+
+    fn remove_dir(&mut self, path: &RelPath, mode: u32) -> io::Result<Removed> {
+        match self.look(path)? {
+            None => return Ok(Removed::Gone),
+            Some(Look { kind: Some(Kind::Directory), .. }) => {}
+            // Somebody put something else there meanwhile.
+            Some(_) => return Ok(Removed::NotEmpty),
+        }
+        self.walk.forget();
+        let (dir, entry) = self.walk.parent(path)?;
+        match at::remove_dir(dir, entry) {
+            Ok(()) => {
+                self.undo.push(Undo::RemovedDir { path: path.clone(), mode });
+                Ok(Removed::Gone)
+            }
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(Removed::NotEmpty),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn set_mode(&mut self, path: &RelPath, mode: u32, was: u32, of: Identity) -> io::Result<()> {
+        match self.look(path)? {
+            Some(Look { kind: Some(Kind::Directory), .. }) => {}
+            Some(found) if Identity::from(&found) == of => {}
+            _ => return Ok(()),
+        }
+        let (dir, entry) = self.walk.parent(path)?;
+        at::set_mode(dir, entry, mode)?;
+        self.undo.push(Undo::Mode { path: path.clone(), was });
+        if let Some(loosened) = self.done.loosened.get_mut(path) {
+            *loosened = mode;
+        }
+        Ok(())
+    }
+
+    fn swap(&mut self, path: &RelPath, shadow: u64) -> io::Result<()> {
+        let Some(prepared) = at::look(&self.stage.dir, SHADOW)?.filter(|look| look.stamp.ino == shadow)
+        else {
+            return Ok(());
+        };
+        // A directory that its owner may not write to cannot be moved into another one. A second try finds the mode that
+        // the first one gave it.
+        let mode = *self.prepared_mode.get_or_insert(prepared.mode);
+        if prepared.mode & WRITABLE != WRITABLE {
+            at::set_mode(&self.stage.dir, SHADOW, prepared.mode | WRITABLE)?;
+        }
+        let spare = self.stage.number().to_string();
+        let found = self.look(path)?;
+        let (dir, entry) = self.walk.parent(path)?;
+        match found {
+            Some(_) => {
+                at::exchange(&self.stage.dir, SHADOW, dir, entry, spare.as_bytes())?;
+                self.undo.push(Undo::Exchanged { path: path.clone(), name: StageName::Shadow });
+            }
+            None => {
+                at::rename_new(&self.stage.dir, SHADOW, dir, entry)?;
+                self.undo.push(Undo::Put { path: path.clone(), name: StageName::Shadow });
+            }
+        }
+        self.walk.forget();
+        self.done.loosened.insert(path.clone(), mode);
+        Ok(())
+    }
+
+    /// Takes steps back, the last one first.
+    pub fn take_back(&mut self, undo: Vec<Undo>) -> io::Result<()> {
+        for step in undo.into_iter().rev() {
+            self.walk.forget();
+            match step {
+                Undo::Exchanged { path, name } => {
+                    let spare = self.stage.number().to_string();
+                    let (dir, entry) = self.walk.parent(&path)?;
+                    at::exchange(&self.stage.dir, &name.bytes(), dir, entry, spare.as_bytes())?;
+                }
+                Undo::Put { path, name } => {
+                    let (dir, entry) = self.walk.parent(&path)?;
+                    at::rename_new(dir, entry, &self.stage.dir, &name.bytes())?;
+                }
+                Undo::TakenOut { path, name } => {
+                    let (dir, entry) = self.walk.parent(&path)?;
+                    at::rename_new(&self.stage.dir, &name.bytes(), dir, entry)?;
+                }
+                Undo::MadeDir { path } => {
+                    let (dir, entry) = self.walk.parent(&path)?;
+                    at::remove_dir(dir, entry)?;
+                }
+                Undo::RemovedDir { path, mode } => {
+                    let (dir, entry) = self.walk.parent(&path)?;
+                    at::make_dir(dir, entry)?;
+                    at::set_mode(dir, entry, mode)?;
+                }
+                Undo::Mode { path, was } => {
+                    let (dir, entry) = self.walk.parent(&path)?;
+                    at::set_mode(dir, entry, was)?;
+                }
+                Undo::Rescued { path, name } => {
+                    let mut old = Walk::new(&self.stage.dir);
+                    let path = RelPath::new(SHADOW).unwrap_or_default().append(&path);
+                    let (dir, entry) = old.parent(&path)?;
+                    at::rename_new(&self.stage.dir, &name.bytes(), dir, entry)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Removed {
+    Gone,
+    NotEmpty,
+}
