@@ -7,6 +7,7 @@
 //! | `images`: the images of the demo, the examples and the tests | [`images`], [`debian`], [`busybox`] |
 //! | `demo`: the first of the README's two commands | [`demo`] |
 //! | `test`: the second; CI runs exactly this | [`mod@test`] |
+//! | `model`: the model test for as long as is asked for | [`model`] |
 //! | `bench`: fastbuild beside what people use instead | [`mod@bench`], [`site`], [`memory`] |
 //!
 //! Everything that is made lies in the engine under `fastbuild/…` and below `target/xtask/`.
@@ -21,6 +22,7 @@ mod demo;
 mod engine;
 mod images;
 mod memory;
+mod model;
 mod run;
 mod site;
 mod test;
@@ -50,6 +52,8 @@ enum Task {
     Demo,
     /// Engine, images, formatting, lints, docs and all tests
     Test,
+    /// Let random edits and builds go on for some minutes, and hold each against the model
+    Model(model::Options),
     /// Measure fastbuild beside what people use instead
     Bench(bench::Options),
 }
@@ -61,6 +65,7 @@ async fn main() -> ExitCode {
         Task::Images => images::run().await,
         Task::Demo => demo::run().await,
         Task::Test => test::run().await,
+        Task::Model(options) => model::run(options).await,
         Task::Bench(options) => bench::run(options).await,
     };
     match result {
