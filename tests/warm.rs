@@ -499,7 +499,7 @@ fn two_projects_build_at_once_and_two_runs_of_one_do_not() {
 /// own, and what is inherited of them depends on who started whom.
 const WORLD: &str = "env | grep -v ^HOSTNAME= | sort; id; pwd; umask; ulimit -a; nice; \
     ls /proc/self/fd | wc -l; readlink /proc/self/fd/0; grep -E '^(Sig(Ign|Blk)|Cap|NoNewPrivs|Seccomp)' /proc/self/status | sed 's/0000000[01][08]/-/'; \
-    grep -v '^Limit' /proc/self/limits; ls -ld /tmp /dev/null /dev/shm; cat /proc/mounts | awk '{print $2, $3}' | sort";
+    grep -v '^Limit' /proc/self/limits; stat -c '%n %A %u %g' /tmp /dev/null /dev/shm; cat /proc/mounts | awk '{print $2, $3}' | sort";
 
 #[test]
 fn the_command_sees_what_docker_run_would_show_it() {
