@@ -105,7 +105,10 @@ impl Workspace {
         let scanning = {
             let (root, view, index) = (root.clone(), view.clone(), index.clone());
             thread::Builder::new().name("scan".to_owned()).spawn(move || {
-                withdraw(&root, &view, &open.patterns)?;
+                // A client that only looks around leaves everything out, and nothing is to go for it.
+                if !view.outputs.iter().any(RelPath::is_root) {
+                    withdraw(&root, &view, &open.patterns)?;
+                }
                 find(&root, &view, index.as_deref())
             })
         };

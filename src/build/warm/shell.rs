@@ -98,8 +98,8 @@ async fn enter(
         root: Blob::from(workdir.as_bytes()),
         user,
         // Nothing is compared, so nothing need be looked at.
-        patterns: vec!["*".to_owned()],
-        outputs: Vec::new(),
+        patterns: Vec::new(),
+        outputs: vec![RelPath::root()],
         extent: Extent::Sources,
     });
     let engine = shell.engine.to_string();
