@@ -9,7 +9,10 @@ use tokio::{
     time::{Duration, Instant},
 };
 
-use super::{BuildError, Interrupts, Running, Signal};
+use super::{
+    BuildError, Interrupts, Running,
+    ending::{Ending, Wish},
+};
 use crate::{
     engine::{AttachInput, AttachOutput, Call, ContainerId, Delivery, Docker, EngineError, Operation},
     plan::{Plan, Stdin, Terminal},
@@ -22,10 +25,6 @@ use crate::{
 
 /// Chunks of output that may wait for a slow reader of ours, before the build has to wait.
 const OUTPUT_WAITING: usize = 64;
-
-/// How long a command may take to end after SIGTERM or SIGHUP before it is killed. CI systems kill fastbuild itself
-/// some ten seconds after they asked.
-pub(super) const GRACE: Duration = Duration::from_secs(8);
 
 /// An engine ends the streams when the process has ended, even if the process closed its own before; the answer to the
 /// wait comes right behind. When it does not within this time, the engine is asked whether the process still runs: then
@@ -75,22 +74,16 @@ pub async fn run(
             let _ = streams_ended.await;
             tokio::time::sleep(STREAMS_FIRST).await;
         };
-        let output_closed = async {
-            match output_closed.await {
-                Ok(error) => error,
-                // All of it has been taken.
-                Err(_) => std::future::pending().await,
-            }
-        };
+        let output_closed = refused(output_closed);
         tokio::pin!(waiting, ended_first, output_closed);
         let mut looked = false;
         let mut ending = Ending::default();
         loop {
             tokio::select! {
                 code = &mut waiting => break code?,
-                signal = interrupts.next() => ending.on_signal(signal, docker, container, reporter).await?,
-                () = ending.grace_is_over() => ending.kill(docker, container).await?,
-                Some(()) = kills.recv() => ending.kill(docker, container).await?,
+                signal = interrupts.next() => carry_out(ending.on_signal(signal), docker, container, reporter).await?,
+                () = ending.grace_is_over() => carry_out(ending.kill(), docker, container, reporter).await?,
+                Some(()) = kills.recv() => carry_out(ending.kill(), docker, container, reporter).await?,
                 () = &mut ended_first, if !looked => {
                     looked = true;
                     if docker.state(container).await?.running {
@@ -98,7 +91,7 @@ pub async fn run(
                     }
                 }
                 error = &mut output_closed => {
-                    ending.kill(docker, container).await?;
+                    carry_out(ending.kill(), docker, container, reporter).await?;
                     return Err(BuildError::OutputClosed(error));
                 }
             }
@@ -115,54 +108,29 @@ pub async fn run(
     Ok(u8::try_from(code).unwrap_or(255))
 }
 
-/// How far the end of the command has been asked for.
-#[derive(Debug, Default)]
-struct Ending {
-    asked: bool,
-    killed: bool,
-    deadline: Option<Instant>,
-}
-
-impl Ending {
-    /// Hands the first signal to the command; a second one ends it.
-    ///
-    /// # Errors
-    /// [`BuildError::Interrupted`] when the command has ended already: then the signal is for what comes after it.
-    async fn on_signal(
-        &mut self,
-        signal: Signal,
-        docker: &Docker,
-        container: &ContainerId,
-        reporter: &Reporter,
-    ) -> Result<(), BuildError> {
-        if self.asked {
-            return Ok(self.kill(docker, container).await?);
-        }
-        self.asked = true;
-        if signal != Signal::Interrupt {
-            self.deadline = Some(Instant::now() + GRACE);
-        }
-        if docker.kill(container, signal.name()).await? == Delivery::NotRunning {
-            return Err(BuildError::Interrupted(signal));
-        }
-        reporter.emit(Event::Warned(Warning::Signalled { signal: signal.name() }));
-        Ok(())
-    }
-
-    async fn kill(&mut self, docker: &Docker, container: &ContainerId) -> Result<(), EngineError> {
-        if !std::mem::replace(&mut self.killed, true) {
+/// Does to the container's process what is wished.
+///
+/// # Errors
+/// [`BuildError::Interrupted`] when the command has ended already: then the signal is for what comes after it.
+async fn carry_out(
+    wish: Wish,
+    docker: &Docker,
+    container: &ContainerId,
+    reporter: &Reporter,
+) -> Result<(), BuildError> {
+    match wish {
+        Wish::Nothing => {}
+        Wish::Kill => {
             docker.kill(container, "SIGKILL").await?;
         }
-        self.deadline = None;
-        Ok(())
-    }
-
-    async fn grace_is_over(&self) {
-        match self.deadline {
-            Some(deadline) => tokio::time::sleep_until(deadline).await,
-            None => std::future::pending().await,
+        Wish::Hand(signal) => {
+            if docker.kill(container, signal.name()).await? == Delivery::NotRunning {
+                return Err(BuildError::Interrupted(signal));
+            }
+            reporter.emit(Event::Warned(Warning::Signalled { signal: signal.name() }));
         }
     }
+    Ok(())
 }
 
 /// The build's output on its way out.
@@ -203,6 +171,14 @@ impl Output {
     async fn drained(self) -> Result<(), BuildError> {
         self.reading.await.map_err(|_| BuildError::Panicked)??;
         self.passing.drained().await
+    }
+}
+
+/// Waits until nobody takes the output any more, and gives why; for ever when all of it has been taken.
+pub(super) async fn refused(closed: oneshot::Receiver<io::Error>) -> io::Error {
+    match closed.await {
+        Ok(error) => error,
+        Err(_) => std::future::pending().await,
     }
 }
 

@@ -12,6 +12,7 @@ pub(crate) mod channel;
 pub mod cold;
 mod collect;
 mod command;
+mod ending;
 mod error;
 mod image;
 mod interrupt;

@@ -7,12 +7,12 @@ use bytes::Bytes;
 use tokio::{
     sync::{Semaphore, mpsc, oneshot},
     task::JoinHandle,
-    time::Instant,
 };
 
 use super::super::{
-    BuildError, Interrupts, Running, Signal,
-    command::{CtrlC, GRACE, Passing, own_input},
+    BuildError, Interrupts, Running,
+    command::{CtrlC, Passing, own_input, refused},
+    ending::{Ending, Wish},
 };
 use crate::{
     agent::{
@@ -85,13 +85,7 @@ async fn attend(
 ) -> Result<Ended, BuildError> {
     let (closed, output_closed) = oneshot::channel();
     let (output, passing) = Passing::begin(reporter.clone(), closed);
-    let output_closed = async {
-        match output_closed.await {
-            Ok(error) => error,
-            // All of it has been taken.
-            Err(_) => std::future::pending().await,
-        }
-    };
+    let output_closed = refused(output_closed);
     let mut ending = Ending::default();
     let ended = {
         // One future that lives through the whole loop: a chunk that waits for our own reader must not be lost to a signal.
@@ -100,18 +94,18 @@ async fn attend(
         loop {
             tokio::select! {
                 biased;
-                signal = interrupts.next() => ending.on_signal(signal, sender, reporter).await?,
-                () = ending.grace_is_over() => ending.kill(sender).await?,
-                Some(()) = kills.recv() => ending.kill(sender).await?,
+                signal = interrupts.next() => carry_out(ending.on_signal(signal), sender, reporter).await?,
+                () = ending.grace_is_over() => carry_out(ending.kill(), sender, reporter).await?,
+                Some(()) = kills.recv() => carry_out(ending.kill(), sender, reporter).await?,
                 // A command that was told to end may do so, though the terminal that was hung up takes no more of its output.
-                error = &mut output_closed, if !ending.asked => return Err(BuildError::OutputClosed(error)),
+                error = &mut output_closed, if !ending.is_asked() => return Err(BuildError::OutputClosed(error)),
                 ended = &mut listening => break ended?,
             }
         }
     };
     // Somebody who does not read what we pass on can hold this up for ever: then a signal ends it.
     if let Ok(drained) = interrupts.unless(passing.drained()).await
-        && !ending.asked
+        && !ending.is_asked()
     {
         drained?;
     }
@@ -156,48 +150,17 @@ fn not_started(what: String, NotStarted { why, detail }: NotStarted) -> BuildErr
     }
 }
 
-/// How far the end of the command has been asked for.
-#[derive(Debug, Default)]
-struct Ending {
-    asked: bool,
-    killed: bool,
-    deadline: Option<Instant>,
-}
-
-impl Ending {
-    /// Hands the first signal to the command; a second one ends it.
-    async fn on_signal(
-        &mut self,
-        signal: Signal,
-        to: &Sender,
-        reporter: &Reporter,
-    ) -> Result<(), SessionError> {
-        if self.asked {
-            return self.kill(to).await;
-        }
-        self.asked = true;
-        if signal != Signal::Interrupt {
-            self.deadline = Some(Instant::now() + GRACE);
-        }
-        to.send(&Request::Signal(signal.number().into())).await?;
-        reporter.emit(Event::Warned(Warning::Signalled { signal: signal.name() }));
-        Ok(())
-    }
-
-    async fn kill(&mut self, to: &Sender) -> Result<(), SessionError> {
-        self.deadline = None;
-        if !std::mem::replace(&mut self.killed, true) {
-            to.send(&Request::Signal(KILL)).await?;
-        }
-        Ok(())
-    }
-
-    async fn grace_is_over(&self) {
-        match self.deadline {
-            Some(deadline) => tokio::time::sleep_until(deadline).await,
-            None => std::future::pending().await,
+/// Tells the agent what is wished of the command.
+async fn carry_out(wish: Wish, to: &Sender, reporter: &Reporter) -> Result<(), SessionError> {
+    match wish {
+        Wish::Nothing => {}
+        Wish::Kill => to.send(&Request::Signal(KILL)).await?,
+        Wish::Hand(signal) => {
+            to.send(&Request::Signal(signal.number().into())).await?;
+            reporter.emit(Event::Warned(Warning::Signalled { signal: signal.name() }));
         }
     }
+    Ok(())
 }
 
 /// What hands input and sizes to the command, until dropped.
