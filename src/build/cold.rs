@@ -14,9 +14,9 @@ use std::{
 use tokio::task::JoinHandle;
 
 use super::{
-    BuildError, Finished, Interrupts, Running,
+    BuildError, Built, Finished, Interrupts, Running,
     collect::Collecting,
-    command, detached, image, put_in_place,
+    command, detached, image,
     reaper::{Duty, Reaper},
     sources, top_entry, upload,
 };
@@ -26,8 +26,8 @@ use crate::{
         ContainerId, ContainerSpec, ContainerSummary, Docker, Entrypoint, ImageFacts, PathKind, Removed,
         Serves, Sizes, labels,
     },
-    outputs::{record::Record, stage::Staged, target::refuse_strange_link},
-    plan::{OnFailure, Outputs, Plan},
+    outputs::{record::Record, target::refuse_strange_link},
+    plan::{Outputs, Plan},
     report::{
         Reporter,
         events::{Amount, Event, Phase, Warning},
@@ -94,13 +94,6 @@ struct Cold<'a> {
     reporter: &'a Reporter,
 }
 
-/// What the container came to, before anything of the host's is changed.
-struct Built {
-    exit_code: u8,
-    /// None when the products stay where they are.
-    staged: Option<Vec<Staged>>,
-}
-
 impl Cold<'_> {
     async fn build(
         self,
@@ -110,18 +103,9 @@ impl Cold<'_> {
     ) -> Result<Finished, BuildError> {
         let built = self.until_staged(&record, scanning, interrupts).await;
         let finished = match built {
-            Ok(Built { exit_code, staged }) => {
-                let applying = async {
-                    match staged {
-                        Some(staged) => {
-                            let record = Arc::unwrap_or_clone(record);
-                            put_in_place(staged, record, self.project, &self.run.id, self.reporter)
-                                .await
-                                .map(Some)
-                        }
-                        None => Ok(None),
-                    }
-                };
+            Ok(built) => {
+                let exit_code = built.exit_code;
+                let applying = built.put_in_place(record, self.project, &self.run.id, self.reporter);
                 let (applied, ()) = tokio::join!(applying, self.remove());
                 applied.map(|applied| Finished { exit_code, applied, warm: None })
             }
@@ -152,10 +136,6 @@ impl Cold<'_> {
         let exit_code = command::run(&self.docker, &container, self.plan, interrupts, self.reporter).await?;
         if exit_code != 0 {
             command::explain_failure(&self.docker, &container, exit_code, self.plan, self.reporter).await?;
-            if self.plan.on_failure.value == OnFailure::Leave {
-                self.reporter.emit(Event::Warned(Warning::OutputsLeft));
-                return Ok(Built { exit_code, staged: None });
-            }
         }
         let collecting = Collecting {
             docker: &self.docker,
@@ -167,16 +147,8 @@ impl Cold<'_> {
             record: Arc::clone(record),
             reporter: self.reporter,
         };
-        let staged = interrupts.unless(collecting.collect()).await?;
-        match (staged, exit_code) {
-            (Ok(staged), _) => Ok(Built { exit_code, staged: Some(staged) }),
-            // The command's failure is the news; that it did not get as far as its products is no surprise.
-            (Err(BuildError::MissingOutput { .. }), 1..) => {
-                self.reporter.emit(Event::Warned(Warning::OutputsLeft));
-                Ok(Built { exit_code, staged: None })
-            }
-            (Err(error), _) => Err(error),
-        }
+        let collecting = interrupts.unless(collecting.collect());
+        Built::after(exit_code, self.plan, self.reporter, collecting).await
     }
 
     /// Makes the container, and finds out where and for whom the sources go in it.

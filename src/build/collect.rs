@@ -19,7 +19,7 @@ use crate::{
     outputs::{
         record::Record,
         stage::{Contents, Scope, Staged, Staging, StagingOptions, Uploaded, stage_path},
-        target::Target,
+        target::{Target, native_join},
     },
     plan::{Output, Outputs, Plan, Take},
     report::{
@@ -97,10 +97,7 @@ impl Collecting<'_> {
             Take::Contents => (format!("{}/.", output.container), Naming::Contents),
         };
         let target = Target::named(&output.host)?;
-        // Only when the target is the very path that was uploaded does the upload tell what the host had there.
-        let uploaded_at = output.below_source.clone().filter(|path| {
-            crate::outputs::target::native_join(&self.plan.source.value, path) == target.root()
-        });
+        let uploaded_at = uploaded_at(output, &target, self.plan);
         Ok(Wanted { spec: output.spec.clone(), container, naming, scope: Scope::Named, target, uploaded_at })
     }
 
@@ -197,6 +194,12 @@ impl Collecting<'_> {
             }
         }
     }
+}
+
+/// Where an output's target lies in the source tree, if it does. Only when it is the very path that went in does the
+/// source tree tell what the host had there.
+pub(super) fn uploaded_at(output: &Output, target: &Target, plan: &Plan) -> Option<RelPath> {
+    output.below_source.clone().filter(|path| native_join(&plan.source.value, path) == target.root())
 }
 
 /// A path that has to be asked for again, and where its archive goes.

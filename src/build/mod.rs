@@ -23,7 +23,7 @@ mod warm;
 
 pub use warm::shell;
 
-use std::{path::Path, time::Instant};
+use std::{path::Path, sync::Arc, time::Instant};
 
 use tokio::sync::oneshot;
 
@@ -38,7 +38,7 @@ use crate::{
         stage::Staged,
         target::Target,
     },
-    plan::{OnLocked, Plan, Tier},
+    plan::{OnFailure, OnLocked, Plan, Tier},
     report::{
         Reporter,
         events::{Amount, Applied, Event, Phase, Warm, Warning},
@@ -173,27 +173,60 @@ pub struct Finished {
     pub warm: Option<Warm>,
 }
 
-/// Puts the products in place. From here on nothing is cut off by a signal.
-async fn put_in_place(
-    staged: Vec<Staged>,
-    record: Record,
-    project: &Project,
-    run: &str,
-    reporter: &Reporter,
-) -> Result<Applied, BuildError> {
-    let phase = Running::begin(Phase::Apply, None, reporter);
-    let books = Books {
-        run: run.to_owned(),
-        journal: project.journal_path(),
-        record: project.record_path(),
-        displaced: project.displaced_dir(run),
-    };
-    let Outcome { applied, warnings } = blocking(move || apply::apply(staged, record, &books)).await??;
-    for warning in warnings {
-        reporter.emit(Event::Warned(warning));
+/// What a container came to, before anything of the host's is changed.
+struct Built {
+    exit_code: u8,
+    /// None when the products stay where they are.
+    staged: Option<Vec<Staged>>,
+}
+
+impl Built {
+    /// Has the products of a command that ended with `exit_code` collected, unless it failed and they are to stay.
+    async fn after(
+        exit_code: u8,
+        plan: &Plan,
+        reporter: &Reporter,
+        collecting: impl Future<Output = Result<Result<Vec<Staged>, BuildError>, Interrupted>>,
+    ) -> Result<Built, BuildError> {
+        let left = || {
+            reporter.emit(Event::Warned(Warning::OutputsLeft));
+            Ok(Built { exit_code, staged: None })
+        };
+        if exit_code != 0 && plan.on_failure.value == OnFailure::Leave {
+            return left();
+        }
+        match (collecting.await?, exit_code) {
+            (Ok(staged), _) => Ok(Built { exit_code, staged: Some(staged) }),
+            // The command's failure is the news; that it did not get as far as its products is no surprise.
+            (Err(BuildError::MissingOutput { .. }), 1..) => left(),
+            (Err(error), _) => Err(error),
+        }
     }
-    phase.end(Amount { files: applied.written + applied.deleted, bytes: 0 });
-    Ok(applied)
+
+    /// Puts the products in place. From here on nothing is cut off by a signal.
+    async fn put_in_place(
+        self,
+        record: Arc<Record>,
+        project: &Project,
+        run: &str,
+        reporter: &Reporter,
+    ) -> Result<Option<Applied>, BuildError> {
+        let Some(staged) = self.staged else { return Ok(None) };
+        let record = Arc::unwrap_or_clone(record);
+        let phase = Running::begin(Phase::Apply, None, reporter);
+        let books = Books {
+            run: run.to_owned(),
+            journal: project.journal_path(),
+            record: project.record_path(),
+            displaced: project.displaced_dir(run),
+        };
+        let Outcome { applied, warnings } = blocking(move || apply::apply(staged, record, &books)).await??;
+        for warning in warnings {
+            reporter.emit(Event::Warned(warning));
+        }
+        phase.end(Amount { files: applied.written + applied.deleted, bytes: 0 });
+        Ok(Some(applied))
+    }
 }
 
 /// The source root's own mode and time.

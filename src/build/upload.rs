@@ -2,7 +2,12 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::{BuildError, Running, blocking, channel};
+use futures_util::Stream;
+
+use super::{
+    BuildError, Running, blocking,
+    channel::{self, Chunk},
+};
 use crate::{
     archive::pack::{PackError, PackOptions, Packed, Select, pack},
     engine::{ContainerId, Docker},
@@ -10,11 +15,11 @@ use crate::{
         Reporter,
         events::{Amount, Event, Phase, Warning},
     },
-    tree::scan::Scan,
+    tree::{Manifest, scan::Scan},
 };
 
 /// How often a file that changes while it is sent is sent again.
-const TRIES: usize = 3;
+pub(super) const TRIES: usize = 3;
 
 /// Sends the whole tree, and files that changed meanwhile once more.
 pub async fn upload(
@@ -37,19 +42,16 @@ pub async fn upload(
         let second = send(docker, container, root, scan, Selection::Only(again), options, reporter).await?;
         packed.absorb(second);
     }
-    let path_of = |&index: &usize| manifest.entries()[index].path.clone();
-    for path in packed.vanished.iter().map(path_of) {
-        reporter.emit(Event::Warned(Warning::Vanished { path }));
-    }
-    for path in packed.unstable.iter().map(path_of) {
-        reporter.emit(Event::Warned(Warning::Unstable { path }));
-    }
+    tell_of_changes(&packed, manifest, reporter);
     phase.end(packed.amount);
     Ok(packed)
 }
 
-enum Selection {
+/// Which entries of a tree travel.
+pub(super) enum Selection {
+    /// Every one.
     All,
+    /// Those at these places.
     Only(Vec<usize>),
 }
 
@@ -62,32 +64,64 @@ async fn send(
     options: &PackOptions,
     reporter: &Reporter,
 ) -> Result<Packed, BuildError> {
-    let (mut writer, chunks) = channel::to_async();
-    let packing = {
-        let (root, scan, options) = (root.to_owned(), Arc::clone(scan), options.clone());
-        let reporter = reporter.clone();
-        blocking(move || {
-            let progress = |done| reporter.emit(Event::PhaseProgress { phase: Phase::Upload, done });
-            let select = match &selection {
-                Selection::All => Select::All,
-                Selection::Only(indices) => Select::Only(indices),
-            };
-            let packed = pack(&root, &scan.manifest, select, &options, &mut writer, &progress);
-            if let Err(error) = &packed {
-                // Without this the far end would take what it has for a whole archive.
-                writer.fail(std::io::Error::other(error.to_string()));
-            }
-            packed
-        })
-    };
+    let (packing, chunks) = start_packing(root, scan, selection, options, reporter);
     // An engine takes names below "/" whatever their links point to; below any other directory it refuses relative
     // links that lead out of it.
     let (packed, sent) = tokio::join!(packing, docker.put(container, "/", chunks));
-    match (packed?, sent) {
-        (Ok(packed), Ok(())) => Ok(packed),
-        // The engine stopped listening: its reason is the one that matters.
+    all_arrived(packed?, sent)
+}
+
+/// Packs on a blocking thread; gives what will come of it, and the stream.
+pub(super) fn start_packing(
+    root: &Path,
+    scan: &Arc<Scan>,
+    selection: Selection,
+    options: &PackOptions,
+    reporter: &Reporter,
+) -> (
+    impl Future<Output = Result<Result<Packed, PackError>, BuildError>> + use<>,
+    impl Stream<Item = Chunk> + Send + use<>,
+) {
+    let (mut writer, chunks) = channel::to_async();
+    let (root, scan, options) = (root.to_owned(), Arc::clone(scan), options.clone());
+    let reporter = reporter.clone();
+    let packing = blocking(move || {
+        let progress = |done| reporter.emit(Event::PhaseProgress { phase: Phase::Upload, done });
+        let select = match &selection {
+            Selection::All => Select::All,
+            Selection::Only(indices) => Select::Only(indices),
+        };
+        let packed = pack(&root, &scan.manifest, select, &options, &mut writer, &progress);
+        if let Err(error) = &packed {
+            // Without this the far end would take what it has for a whole archive.
+            writer.fail(std::io::Error::other(error.to_string()));
+        }
+        packed
+    });
+    (packing, chunks)
+}
+
+/// What was packed, if it was sent to its end as well.
+pub(super) fn all_arrived<T, E: Into<BuildError>>(
+    packed: Result<Packed, PackError>,
+    sent: Result<T, E>,
+) -> Result<Packed, BuildError> {
+    match (packed, sent) {
+        (Ok(packed), Ok(_)) => Ok(packed),
+        // The far end stopped listening: its reason is the one that matters.
         (Err(PackError::Write(_)), Err(error)) | (Ok(_), Err(error)) => Err(error.into()),
         (Err(error), _) => Err(error.into()),
+    }
+}
+
+/// Tells of files that were not, or not for certain, sent as they are.
+pub(super) fn tell_of_changes(packed: &Packed, manifest: &Manifest, reporter: &Reporter) {
+    let path_of = |&index: &usize| manifest.entries()[index].path.clone();
+    for path in packed.vanished.iter().map(path_of) {
+        reporter.emit(Event::Warned(Warning::Vanished { path }));
+    }
+    for path in packed.unstable.iter().map(path_of) {
+        reporter.emit(Event::Warned(Warning::Unstable { path }));
     }
 }
 

@@ -4,7 +4,7 @@
 //! With named outputs, what the host has in their places is looked at while the command runs, and told to the workspace as
 //! a summary. Without, the workspace knows by itself what the command changed.
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -12,6 +12,7 @@ use super::{
     super::{
         BuildError, Running, blocking,
         channel::{self, ChunkReader},
+        collect::uploaded_at,
         detached,
         error::Listing,
     },
@@ -29,7 +30,7 @@ use crate::{
         ops::{Action, Over},
         record::Record,
         stage::{Contents, Listed, Scope, Staged, Staging, StagingOptions, Uploaded, stage_path},
-        target::{Target, native_join},
+        target::Target,
     },
     plan::{Explain, Output, Outputs, Plan, Take},
     report::{
@@ -41,33 +42,25 @@ use crate::{
 };
 
 /// What the host has in the outputs' places, being looked at.
-pub struct Looking(Vec<oneshot::Receiver<Result<Option<HostSide>, OutputError>>>);
+pub struct Looking(Vec<Look>);
+
+type Look = Pin<Box<dyn Future<Output = Result<Result<Option<HostSide>, OutputError>, BuildError>> + Send>>;
+
+/// Begins to look at one output's place.
+fn look_at(output: &Output, record: &Arc<Record>) -> Look {
+    let (host, record) = (output.host.clone(), Arc::clone(record));
+    Box::pin(detached(move || Target::named(&host).and_then(|target| HostSide::look(&target, &record))))
+}
 
 /// Begins to look at the places of all named outputs.
 pub fn look(plan: &Plan, record: &Arc<Record>) -> Looking {
     let Outputs::Named(outputs) = &plan.outputs.value else { return Looking(Vec::new()) };
-    let look = |output: &Output| {
-        let (host, record) = (output.host.clone(), Arc::clone(record));
-        let (sender, receiver) = oneshot::channel();
-        std::thread::spawn(move || {
-            let side = Target::named(&host).and_then(|target| HostSide::look(&target, &record));
-            // Nobody waits for it when the command failed.
-            let _ = sender.send(side);
-        });
-        receiver
-    };
-    Looking(outputs.iter().map(look).collect())
+    Looking(outputs.iter().map(|output| look_at(output, record)).collect())
 }
 
 /// Whether the host has in an output's place exactly what fastbuild left there, or nothing if it left nothing.
 pub async fn is_as_left(output: &Output, record: &Arc<Record>) -> Result<bool, BuildError> {
-    let (host, record) = (output.host.clone(), Arc::clone(record));
-    detached(move || {
-        let target = Target::named(&host)?;
-        let side = HostSide::look(&target, &record)?;
-        Ok(side.is_some_and(|side| side.is_as_left()))
-    })
-    .await?
+    Ok(look_at(output, record).await??.is_some_and(|side| side.is_as_left()))
 }
 
 /// What collecting needs to know of the rest of the build.
@@ -120,7 +113,7 @@ impl Collecting<'_> {
         };
         let mut all = Vec::new();
         for (output, looking) in outputs.iter().zip(looking.0) {
-            let host = looking.await.map_err(|_| BuildError::Panicked)??;
+            let host = looking.await??;
             all.push(self.named(output, host)?);
         }
         Ok(all)
@@ -128,11 +121,7 @@ impl Collecting<'_> {
 
     fn named(&self, output: &Output, host: Option<HostSide>) -> Result<Wanted, BuildError> {
         let target = Target::named(&output.host)?;
-        // Only when the target is the very path that went in does the source tree tell what the host had there.
-        let uploaded_at = output
-            .below_source
-            .clone()
-            .filter(|path| native_join(&self.plan.source.value, path) == target.root());
+        let uploaded_at = uploaded_at(output, &target, self.plan);
         let query = Query::Named {
             path: Blob::from(output.container.as_bytes()),
             take: match output.take {

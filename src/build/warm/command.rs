@@ -20,6 +20,7 @@ use crate::{
         protocol::{Blob, Input, NoStart, NotStarted, Reply, Request, Run, STDIN_WINDOW, Size, Status},
     },
     engine::StartError,
+    plan::Terminal,
     report::{
         Reporter,
         events::{Amount, Event, Phase, Stream, Warning},
@@ -226,8 +227,13 @@ async fn follow_size(to: Sender) {
     }
 }
 
+/// The size of the terminal that a command gets, if it gets one.
+pub fn size(terminal: Terminal) -> Option<Size> {
+    (terminal == Terminal::Allocate).then(own_size)
+}
+
 /// Our terminal's size; the usual one where it cannot be asked.
-pub fn own_size() -> Size {
+fn own_size() -> Size {
     let (rows, columns) = terminal::size().unwrap_or((24, 80));
     Size { rows, columns }
 }

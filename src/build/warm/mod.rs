@@ -22,9 +22,9 @@ use self::{
     upload::{Learned, Sources},
 };
 use super::{
-    BuildError, Finished, Interrupts, Running,
+    BuildError, Built, Finished, Interrupts, Running,
     channel::ChunkReader,
-    cold, detached, image, put_in_place,
+    cold, detached, image,
     reaper::{Duty, Reaper},
 };
 use crate::{
@@ -33,8 +33,8 @@ use crate::{
         protocol::{Blob, Extent, Home, Input, Open, Reply, Request, Run as Command},
     },
     engine::{Docker, ImageFacts},
-    outputs::{record::Record, stage::Staged, target::refuse_strange_link},
-    plan::{OnFailure, Outputs, Plan, SeedOutputs, Stdin, Terminal},
+    outputs::{record::Record, target::refuse_strange_link},
+    plan::{Outputs, Plan, SeedOutputs, Stdin},
     report::{
         Reporter,
         events::{self, Amount, Event, Phase, Warning},
@@ -125,12 +125,17 @@ pub async fn run(
         // Once a day; engines take their time to measure, and began when the command did.
         let _ = interrupts.unless(limiting).await;
     }
-    match freed {
+    let_go(freed.map_err(BuildError::from), run, reaper);
+    finished.map(Outcome::Finished)
+}
+
+/// The workspace was left, well or not.
+fn let_go(left: Result<(), BuildError>, run: Run, reaper: Option<Reaper>) {
+    match left {
         Ok(()) => run_is_over(run, reaper),
         // Neither is told that all is well: the reaper tries again, and the next start after it.
         Err(error) => tracing::warn!(%error, "could not free the workspace"),
     }
-    finished.map(Outcome::Finished)
 }
 
 /// Nothing of the run is left anywhere.
@@ -163,6 +168,12 @@ fn open(plan: &Plan, image: &ImageFacts, outputs: &[RelPath]) -> Request {
     })
 }
 
+/// Where `HOME` comes from for a command in `image`.
+fn home(image: &ImageFacts) -> Home {
+    let sets_it = image.env.iter().any(|variable| variable.starts_with("HOME="));
+    if sets_it { Home::AsSet } else { Home::OfUser }
+}
+
 /// Decodes nodes as they come.
 fn node_reader(from: ChunkReader) -> NodeReader<BufReader<ChunkReader>> {
     NodeReader::new(BufReader::new(from))
@@ -188,13 +199,6 @@ struct Warm<'a> {
     workspace: Workspace,
 }
 
-/// What the workspace came to, before anything of the host's is changed.
-struct Built {
-    exit_code: u8,
-    /// None when the products stay where they are.
-    staged: Option<Vec<Staged>>,
-}
-
 impl Warm<'_> {
     async fn build(
         &mut self,
@@ -207,16 +211,9 @@ impl Warm<'_> {
             Err(BuildError::Session(error)) => Err(self.workspace.why_over(error).await.into()),
             other => other,
         };
-        let Built { exit_code, staged } = built?;
-        let applying = async {
-            match staged {
-                Some(staged) => {
-                    let record = Arc::unwrap_or_clone(record);
-                    put_in_place(staged, record, self.project, &self.run.id, self.reporter).await.map(Some)
-                }
-                None => Ok(None),
-            }
-        };
+        let built = built?;
+        let exit_code = built.exit_code;
+        let applying = built.put_in_place(record, self.project, &self.run.id, self.reporter);
         let (applied, closed) = tokio::join!(applying, session.close());
         let applied = applied?;
         let traffic = session.traffic();
@@ -256,29 +253,16 @@ impl Warm<'_> {
             let limit = self.plan.memory.as_ref().map(|memory| memory.value);
             self.reporter.emit(Event::Warned(Warning::OutOfMemory { limit }));
         }
-        let exit_code = ended.exit_code;
-        let built = if exit_code != 0 && self.plan.on_failure.value == OnFailure::Leave {
-            self.reporter.emit(Event::Warned(Warning::OutputsLeft));
-            Built { exit_code, staged: None }
-        } else {
-            let collecting = Collecting {
-                session,
-                plan: self.plan,
-                run: self.run,
-                sources: &sources,
-                record: Arc::clone(record),
-                reporter: self.reporter,
-            };
-            match (interrupts.unless(collecting.collect(looking)).await?, exit_code) {
-                (Ok(staged), _) => Built { exit_code, staged: Some(staged) },
-                // The command's failure is the news; that it did not get as far as its products is no surprise.
-                (Err(BuildError::MissingOutput { .. }), 1..) => {
-                    self.reporter.emit(Event::Warned(Warning::OutputsLeft));
-                    Built { exit_code, staged: None }
-                }
-                (Err(error), _) => return Err(error),
-            }
+        let collecting = Collecting {
+            session,
+            plan: self.plan,
+            run: self.run,
+            sources: &sources,
+            record: Arc::clone(record),
+            reporter: self.reporter,
         };
+        let collecting = interrupts.unless(collecting.collect(looking));
+        let built = Built::after(ended.exit_code, self.plan, self.reporter, collecting).await?;
         saving.await?;
         Ok(built)
     }
@@ -342,16 +326,12 @@ impl Warm<'_> {
             Some(entrypoint) => vec![entrypoint.value.clone()],
         };
         let blob = |text: &String| Blob::from(text.as_bytes());
-        let sets_home = self.image.env.iter().any(|variable| variable.starts_with("HOME="));
         Command {
             argv: entrypoint.iter().chain(&plan.command).map(blob).collect(),
             env: plan.env.iter().map(|env| (blob(&env.value.name), blob(&env.value.value))).collect(),
-            home: if sets_home { Home::AsSet } else { Home::OfUser },
+            home: home(&self.image),
             directory: Blob::from(plan.command_directory().into_bytes()),
-            terminal: match plan.terminal.value {
-                Terminal::Allocate => Some(command::own_size()),
-                Terminal::None => None,
-            },
+            terminal: command::size(plan.terminal.value),
             stdin: match plan.stdin.value {
                 Stdin::Forward => Input::Forwarded,
                 Stdin::Empty => Input::Empty,

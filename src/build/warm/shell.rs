@@ -10,7 +10,7 @@ use super::super::{
     reaper::{Duty, Reaper},
     take_lock,
 };
-use super::{command, run_is_over};
+use super::{command, home, let_go};
 use crate::{
     agent::{
         near::{Session, Settings},
@@ -68,11 +68,7 @@ pub async fn run(shell: &Shell, state: &State, reporter: &Reporter) -> Result<u8
         Ok(_) => session.close().await.map_err(BuildError::from).and_then(|_| Ok(workspace.left_well()?)),
         Err(_) => workspace.free().await.map_err(BuildError::from),
     };
-    match left {
-        Ok(()) => run_is_over(run, reaper),
-        // Neither is told that all is well: the reaper tries again, and the next start after it.
-        Err(error) => tracing::warn!(%error, "could not free the workspace"),
-    }
+    let_go(left, run, reaper);
     match ended {
         Err(BuildError::Session(error)) => Err(workspace.why_over(error).await.into()),
         ended => ended,
@@ -92,8 +88,7 @@ async fn enter(
     let workdir = made_with("working directory").unwrap_or("/").to_owned();
     let user = shell.user.clone().or_else(|| made_with("user").map(str::to_owned)).unwrap_or_default();
     let image = interrupts.unless(docker.image(&found.image, None)).await??;
-    let sets_home = image.is_some_and(|image| image.env.iter().any(|entry| entry.starts_with("HOME=")));
-    let home = if sets_home { Home::AsSet } else { Home::OfUser };
+    let home = image.as_ref().map_or(Home::OfUser, home);
     let opening = Request::Open(Open {
         root: Blob::from(workdir.as_bytes()),
         user,
@@ -142,10 +137,7 @@ impl Shell {
             env: Vec::new(),
             home,
             directory: Blob::from(directory),
-            terminal: match self.terminal {
-                Terminal::Allocate => Some(command::own_size()),
-                Terminal::None => None,
-            },
+            terminal: command::size(self.terminal),
             stdin: Input::Forwarded,
         }
     }

@@ -7,7 +7,10 @@
 use std::sync::Arc;
 
 use super::{
-    super::{BuildError, Running, blocking, channel, top_entry},
+    super::{
+        BuildError, Running, blocking, top_entry,
+        upload::{Selection, TRIES, all_arrived, start_packing, tell_of_changes},
+    },
     host::HostTree,
     nodes, nonsense,
 };
@@ -16,11 +19,11 @@ use crate::{
         near::Session,
         protocol::{Compare, Meta, Reply, Request},
     },
-    archive::pack::{PackError, PackOptions, Packed, Select, TopEntry, pack},
+    archive::pack::{PackOptions, Packed, TopEntry},
     plan::{Explain, Plan},
     report::{
         Reporter,
-        events::{Amount, Direction, Event, Phase, Warning},
+        events::{Amount, Direction, Event, Phase},
     },
     tree::{
         Digest, Entry, Kind, Manifest, RelPath,
@@ -30,9 +33,6 @@ use crate::{
         summary::Differing,
     },
 };
-
-/// How often a file that changes while it is sent is sent again.
-const TRIES: usize = 3;
 
 /// What the workspace has now, and the host had: one and the same.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ pub async fn put_right(
     });
     let differing = Differing::from_bytes(&differing.await?, summary.buckets())
         .ok_or_else(|| nonsense("buckets that do not fit the summary"))?;
-    let mut upload = Upload { plan, reporter, scan: Arc::new(scan), digests };
+    let mut upload = Upload { plan, reporter, scan: Arc::new(scan), digests: Arc::new(digests) };
     let mut delta = upload.delta(session, differing).await?;
     upload.settle_unsure(&mut delta).await?;
     phase.end(Amount { files: upload.scan.manifest.entries().len() as u64, bytes: 0 });
@@ -88,20 +88,20 @@ pub async fn put_right(
         true => Learned::Nothing,
         false => Learned::Something,
     };
-    Ok(Sources { scan: upload.scan, digests: upload.digests, learned })
+    Ok(Sources { scan: upload.scan, digests: Arc::unwrap_or_clone(upload.digests), learned })
 }
 
 struct Upload<'a> {
     plan: &'a Plan,
     reporter: &'a Reporter,
     scan: Arc<Scan>,
-    digests: Vec<Option<Digest>>,
+    digests: Arc<Vec<Option<Digest>>>,
 }
 
 impl Upload<'_> {
     /// Holds the workspace's nodes against the host's tree, as they come.
     async fn delta(&self, session: &mut Session, differing: Differing) -> Result<Delta, BuildError> {
-        let (scan, digests) = (Arc::clone(&self.scan), self.digests.clone());
+        let (scan, digests) = (Arc::clone(&self.scan), Arc::clone(&self.digests));
         let compare = move |reader| {
             delta::delta(&scan.manifest, &digests, &|path| differing.holds(path), nodes(reader))
         };
@@ -116,8 +116,9 @@ impl Upload<'_> {
         let (scan, root) = (Arc::clone(&self.scan), self.plan.source.value.clone());
         let indices: Vec<_> = delta.unsure.iter().map(|(index, _)| *index).collect();
         let hashed = blocking(move || hash_files(&root, &scan.manifest, &indices, &|_| ())).await?;
+        let digests = Arc::make_mut(&mut self.digests);
         for (index, digest) in hashed.digests {
-            self.digests[index] = Some(digest);
+            digests[index] = Some(digest);
         }
         // What could not be read now is sent, where its failure is told.
         delta.resolve(&self.scan.manifest, &self.digests);
@@ -144,18 +145,13 @@ impl Upload<'_> {
             let second = self.apply(session, Vec::new(), again, Vec::new()).await?;
             sent.absorb(second);
         }
-        let path_of = |index: &usize| self.scan.manifest.entries()[*index].path.clone();
-        // The workspace may have had an older one.
-        let vanished: Vec<_> = sent.vanished.iter().map(path_of).collect();
+        let vanished: Vec<_> =
+            sent.vanished.iter().map(|index| self.scan.manifest.entries()[*index].path.clone()).collect();
         if !vanished.is_empty() {
-            self.apply(session, vanished.clone(), Vec::new(), Vec::new()).await?;
+            // The workspace may have had an older one.
+            self.apply(session, vanished, Vec::new(), Vec::new()).await?;
         }
-        for path in vanished {
-            self.reporter.emit(Event::Warned(Warning::Vanished { path }));
-        }
-        for path in sent.unstable.iter().map(path_of) {
-            self.reporter.emit(Event::Warned(Warning::Unstable { path }));
-        }
+        tell_of_changes(&sent, &self.scan.manifest, self.reporter);
         phase.end(sent.amount);
         self.note(&sent);
         Ok(())
@@ -164,9 +160,10 @@ impl Upload<'_> {
     /// Takes down what was sent: a file's digest, and what it was when it was read where that is not what was scanned.
     fn note(&mut self, packed: &Packed) {
         let mut entries = None;
+        let digests = Arc::make_mut(&mut self.digests);
         for (index, sent) in packed.sent.iter().enumerate() {
             let Some(sent) = sent else { continue };
-            self.digests[index] = Some(sent.digest);
+            digests[index] = Some(sent.digest);
             if sent.stamp != self.scan.manifest.entries()[index].stamp {
                 let entries = entries.get_or_insert_with(|| self.scan.manifest.entries().to_vec());
                 let Entry { kind, mode, mtime, stamp, .. } = &mut entries[index];
@@ -175,7 +172,7 @@ impl Upload<'_> {
             }
         }
         for index in &packed.vanished {
-            self.digests[*index] = None;
+            digests[*index] = None;
         }
         if let Some(entries) = entries {
             let scan = Scan { manifest: Manifest::from_entries(entries), ..(*self.scan).clone() };
@@ -191,29 +188,11 @@ impl Upload<'_> {
         metas: Vec<Meta>,
     ) -> Result<Packed, BuildError> {
         session.send(&Request::Apply { deletes }).await?;
-        let (mut writer, chunks) = channel::to_async();
-        let packing = {
-            let (root, scan, reporter) =
-                (self.plan.source.value.clone(), Arc::clone(&self.scan), self.reporter.clone());
-            blocking(move || {
-                let progress = |done| reporter.emit(Event::PhaseProgress { phase: Phase::Upload, done });
-                let options = PackOptions { prefix: RelPath::root(), uid: 0, gid: 0, top: None };
-                let packed =
-                    pack(&root, &scan.manifest, Select::Only(&puts), &options, &mut writer, &progress);
-                if let Err(error) = &packed {
-                    // Without this the far end would take what it has for a whole archive.
-                    writer.fail(std::io::Error::other(error.to_string()));
-                }
-                packed
-            })
-        };
+        let options = PackOptions { prefix: RelPath::root(), uid: 0, gid: 0, top: None };
+        let (root, selection) = (&self.plan.source.value, Selection::Only(puts));
+        let (packing, chunks) = start_packing(root, &self.scan, selection, &options, self.reporter);
         let (packed, sent) = tokio::join!(packing, session.send_data(chunks));
-        let packed = match (packed?, sent) {
-            (Ok(packed), Ok(_)) => packed,
-            // The far end stopped listening: its reason is the one that matters.
-            (Err(PackError::Write(_)), Err(error)) | (Ok(_), Err(error)) => return Err(error.into()),
-            (Err(error), _) => return Err(error.into()),
-        };
+        let packed = all_arrived(packed?, sent)?;
         session.send(&Request::Settle { metas }).await?;
         let applied = session.reply("that the sources are right", |reply| match reply {
             Reply::Applied => Ok(()),
