@@ -11,10 +11,13 @@ use super::{
     OutputError, host_error,
     record::{Content, Record, Written},
     stage::digest_of,
-    target::{Target, Walk, is_absence},
+    target::{Target, Walk},
 };
 use crate::{
-    sys::at::{self, Look},
+    sys::{
+        self,
+        at::{self, Look},
+    },
     tree::{
         Digest, Entry, Kind, RelPath, Timestamp,
         ignore::Rules,
@@ -280,7 +283,7 @@ fn read_at(walk: &mut Walk<'_>, place: &RelPath) -> io::Result<Option<Digest>> {
     let opened = walk.parent(place).and_then(|(dir, name)| at::open_file(dir, name));
     match opened.and_then(|mut file| digest_of(&mut file)) {
         Ok(digest) => Ok(Some(digest)),
-        Err(error) if is_absence(&error) || error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+        Err(error) if sys::is_absence(&error) || error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
         Err(error) => Err(error),
     }
 }

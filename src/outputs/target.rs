@@ -15,7 +15,10 @@ use super::{
     record::{Content, Record},
 };
 use crate::{
-    sys::at::{self, Look},
+    sys::{
+        self,
+        at::{self, Look},
+    },
     tree::RelPath,
 };
 
@@ -177,7 +180,7 @@ impl<'a> Walk<'a> {
     pub fn look(&mut self, path: &RelPath) -> io::Result<Option<Look>> {
         match self.parent(path) {
             Ok((dir, name)) => at::look(dir, name),
-            Err(error) if is_absence(&error) => Ok(None),
+            Err(error) if sys::is_absence(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -186,12 +189,6 @@ impl<'a> Walk<'a> {
     pub fn forget(&mut self) {
         self.here = None;
     }
-}
-
-/// What opening a directory says when something on the way is missing or is no directory (a link among them).
-pub fn is_absence(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-        || at::is_link_refusal(error)
 }
 
 fn descend(from: &Dir, path: &RelPath) -> io::Result<Dir> {

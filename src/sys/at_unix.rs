@@ -133,7 +133,8 @@ pub fn finish_by_name(dir: &Dir, entry: &[u8], mode: u32, mtime: Timestamp) -> i
     set_mtime(dir, entry, mtime)
 }
 
-fn times(mtime: Timestamp) -> Timestamps {
+/// For setting the mtime and leaving the time of the last access as it is.
+pub fn mtime_alone(mtime: Timestamp) -> Timestamps {
     Timestamps {
         last_access: rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
         last_modification: rustix::fs::Timespec { tv_sec: mtime.secs, tv_nsec: mtime.nanos.into() },
@@ -145,7 +146,7 @@ fn times(mtime: Timestamp) -> Timestamps {
 /// # Errors
 /// Whatever `utimensat` says.
 pub fn set_mtime(dir: &Dir, entry: &[u8], mtime: Timestamp) -> io::Result<()> {
-    Ok(rustix::fs::utimensat(dir, name(entry)?, &times(mtime), AtFlags::SYMLINK_NOFOLLOW)?)
+    Ok(rustix::fs::utimensat(dir, name(entry)?, &mtime_alone(mtime), AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
 /// Makes a symbolic link with any target.

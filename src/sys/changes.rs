@@ -32,10 +32,8 @@ mod imp {
     const VBOXSF: u32 = 0x786f_4256;
 
     pub(super) fn hearing(path: &Path) -> Hearing {
-        #[allow(clippy::unnecessary_cast, reason = "the field's width differs between architectures")]
-        let magic = rustix::fs::statfs(path).map(|found| found.f_type as u32);
-        match magic {
-            Ok(FUSE | NFS | SMB | CIFS | SMB2 | PLAN_9 | CEPH | AFS | VBOXSF) => Hearing::OnlyOwn,
+        match crate::sys::file_system_magic(path) {
+            Some(FUSE | NFS | SMB | CIFS | SMB2 | PLAN_9 | CEPH | AFS | VBOXSF) => Hearing::OnlyOwn,
             _ => Hearing::All,
         }
     }

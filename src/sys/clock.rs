@@ -53,10 +53,8 @@ mod imp {
     const OVERLAY: u32 = 0x794c_7630;
 
     pub(super) fn granularity(path: &Path) -> Granularity {
-        #[allow(clippy::unnecessary_cast, reason = "the field's width differs between architectures")]
-        let magic = rustix::fs::statfs(path).map(|found| found.f_type as u32);
-        match magic {
-            Ok(EXT | XFS | BTRFS | F2FS | TMPFS | OVERLAY) => Granularity::Tick,
+        match crate::sys::file_system_magic(path) {
+            Some(EXT | XFS | BTRFS | F2FS | TMPFS | OVERLAY) => Granularity::Tick,
             _ => Granularity::Coarse,
         }
     }

@@ -26,3 +26,16 @@ pub mod terminal;
 #[cfg(all(not(unix), feature = "client"))]
 #[path = "terminal_portable.rs"]
 pub mod terminal;
+
+/// What opening a directory says when something on the way is missing or is no directory (a link among them).
+pub fn is_absence(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
+        || at::is_link_refusal(error)
+}
+
+/// The number by which Linux names the kind of file system at `path` (`statfs(2)`); none when it does not say.
+#[cfg(target_os = "linux")]
+#[allow(clippy::unnecessary_cast, reason = "the field's width differs between architectures")]
+fn file_system_magic(path: &std::path::Path) -> Option<u32> {
+    rustix::fs::statfs(path).ok().map(|found| found.f_type as u32)
+}

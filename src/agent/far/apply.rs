@@ -21,12 +21,15 @@ use sha2::{Digest as _, Sha256};
 use super::{
     failed,
     inbox::{DataIn, DataStop, Inbox},
-    workspace::{Tree, Workspace, nonsense, times},
+    workspace::{Tree, Workspace, nonsense},
 };
 use crate::{
     agent::protocol::{Extent, Failed, Failure, Meta},
     archive::{Incoming, IncomingKind, Limits, Naming, ReadError, Reader},
-    sys::at::{self, Look},
+    sys::{
+        self,
+        at::{self, Look},
+    },
     tree::{
         Digest, Entry, Kind, Manifest, RelPath, Timestamp,
         ignore::{self, Enter, Rules, Verdict},
@@ -177,7 +180,7 @@ impl Applier {
         let Some(rules) = self.spared.rules_in(&parent) else { return Ok(()) };
         let dir = match self.directory(&parent, Missing::Fail) {
             Ok(dir) => dir,
-            Err(error) if is_not_there(&error) => return Ok(()),
+            Err(error) if sys::is_absence(&error) => return Ok(()),
             Err(error) => return Err(error),
         };
         self.remove(&dir, path, name, Remove::Sources(&rules))?;
@@ -286,7 +289,7 @@ impl Applier {
             rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
         }
         rustix::fs::fchmod(file, Mode::from_raw_mode(mode & 0o7777))?;
-        Ok(rustix::fs::futimens(file, &times(mtime))?)
+        Ok(rustix::fs::futimens(file, &at::mtime_alone(mtime))?)
     }
 
     fn put_symlink(&mut self, incoming: &Incoming, target: &[u8]) -> io::Result<()> {
@@ -387,7 +390,7 @@ impl Applier {
             let dir = match self.directory(&path, Missing::Fail) {
                 Ok(dir) => dir,
                 // It was touched, and then went.
-                Err(error) if is_not_there(&error) && mode.is_none() => continue,
+                Err(error) if sys::is_absence(&error) && mode.is_none() => continue,
                 Err(error) => return Err(error),
             };
             if let Some(mode) = mode {
@@ -396,7 +399,7 @@ impl Applier {
                 }
                 rustix::fs::fchmod(&*dir, Mode::from_raw_mode(mode))?;
             }
-            rustix::fs::futimens(&*dir, &times(mtime))?;
+            rustix::fs::futimens(&*dir, &at::mtime_alone(mtime))?;
             if !path.is_root() {
                 self.stale.insert(path);
             }
@@ -581,9 +584,4 @@ fn own_ids() -> (u32, u32) {
 #[allow(clippy::unnecessary_cast, reason = "the field's width differs between architectures")]
 fn links_of(dir: &Dir, name: &[u8]) -> io::Result<u64> {
     Ok(rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_nlink as u64)
-}
-
-fn is_not_there(error: &io::Error) -> bool {
-    at::is_link_refusal(error)
-        || matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }

@@ -195,8 +195,7 @@ impl Changes {
         let fresh: std::collections::HashSet<usize> = before.fresh.iter().copied().collect();
         let mut at = 0;
         for (place, entry) in new.iter().enumerate() {
-            while let Some(gone) = old.get(at).filter(|old| old.path < entry.path) {
-                let _ = gone;
+            while old.get(at).is_some_and(|old| old.path < entry.path) {
                 changes.deleted.push(at);
                 at += 1;
             }
@@ -359,11 +358,7 @@ fn single_entry(parent: &Path, name: &[u8]) -> io::Result<Entry> {
 /// Reads all files whose digests the index does not know. Says whether they kept still.
 fn read_unknown(tree: &mut Tree, root: &Path, index: Option<&Path>) -> Result<bool, Failed> {
     tree.digests = index.map(Index::load).unwrap_or_default().digests(&tree.manifest);
-    let unknown: Vec<usize> = (0..tree.digests.len())
-        .filter(|&at| {
-            tree.digests[at].is_none() && matches!(tree.manifest.entries()[at].kind, Kind::File { .. })
-        })
-        .collect();
+    let unknown = tree.unknown();
     let moving =
         tree.hash(root, &unknown).map_err(|error| failed("could not read what the command made", &error))?;
     Ok(moving.is_empty())

@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     agent::{
-        frame::{Decoder, Nonce},
+        frame::Nonce,
         protocol::{
             Blob, Failed, Failure, Hello, Meta, PROTOCOL, Query, Reply, Request, Run, Welcome, decode, encode,
         },
@@ -76,7 +76,7 @@ pub(super) fn run() -> ExitCode {
             }
         }
         decoder = match reading.join() {
-            Ok(decoder) if has_more(&decoder) => decoder,
+            Ok(decoder) if decoder.has_rest() => decoder,
             _ => return ExitCode::SUCCESS,
         };
     }
@@ -89,10 +89,6 @@ fn end_with_any_thread() {
         tell(panic);
         std::process::exit(101);
     }));
-}
-
-fn has_more(decoder: &Decoder) -> bool {
-    decoder.has_rest()
 }
 
 struct Session {

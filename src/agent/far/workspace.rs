@@ -26,7 +26,7 @@ use sha2::{Digest as _, Sha256};
 use super::{failed, outbox::Outbox, state_directory, withdraw::withdraw};
 use crate::{
     agent::protocol::{Compare, Extent, Failed, Failure, Open, Reply},
-    sys::clock::Granularity,
+    sys::{at, clock::Granularity},
     tree::{
         Digest, Entry, Kind, Manifest, RelPath, Special, Timestamp,
         hash::hash_files,
@@ -162,10 +162,10 @@ impl Workspace {
         let Some(mtime) = self.root_mtime else { return Ok(()) };
         let told = |error: io::Error| failed(&format!("could not set the time of {:?}", self.root), &error);
         let root = fs::File::open(&self.root).map(Dir::from_std_file).map_err(told)?;
-        if crate::sys::at::look_at(&root).map_err(told)?.stamp.mtime == mtime {
+        if at::look_at(&root).map_err(told)?.stamp.mtime == mtime {
             return Ok(());
         }
-        rustix::fs::utimensat(&root, c".", &times(mtime), AtFlags::empty())
+        rustix::fs::utimensat(&root, c".", &at::mtime_alone(mtime), AtFlags::empty())
             .map_err(|errno| told(errno.into()))
     }
 
@@ -183,6 +183,17 @@ impl Tree {
         let is_source = |at: usize| self.source.as_ref().is_none_or(|source| source[at]);
         merged(&self.manifest, &self.specials)
             .filter(move |thing| !matches!(thing, Thing::Entry(at, _) if !is_source(*at)))
+    }
+
+    /// The places of the source tree's files whose digests are not known.
+    pub(super) fn unknown(&self) -> Vec<usize> {
+        let unknown = |thing| match thing {
+            Thing::Entry(at, Entry { kind: Kind::File { .. }, .. }) => {
+                self.digests[at].is_none().then_some(at)
+            }
+            Thing::Entry(..) | Thing::Special(..) => None,
+        };
+        self.things().filter_map(unknown).collect()
     }
 
     fn summary(&self, buckets: usize) -> Summary {
@@ -316,16 +327,7 @@ fn find(root: &Path, view: &View, index: Option<&Path>) -> Result<Tree, Failed> 
     loop {
         let mut tree = look(root, view)?;
         tree.digests = known.digests(&tree.manifest);
-        let unknown: Vec<usize> = tree
-            .things()
-            .filter_map(|thing| match thing {
-                Thing::Entry(at, entry) => {
-                    let to_read = matches!(entry.kind, Kind::File { .. }) && tree.digests[at].is_none();
-                    to_read.then_some(at)
-                }
-                Thing::Special(..) => None,
-            })
-            .collect();
+        let unknown = tree.unknown();
         // What cannot be read is replaced, and if the trouble is the disk's, that will tell.
         let changed = tree.hash(root, &unknown).unwrap_or_default();
         if changed.is_empty() || tries == TRIES {
@@ -464,14 +466,6 @@ fn set_root_mode(root: &Path, mode: u32) -> Result<(), Failed> {
         return Ok(());
     }
     rustix::fs::chmod(root, Mode::from_raw_mode(mode & 0o7777)).map_err(|errno| told(errno.into()))
-}
-
-/// To be given as mtime alone.
-pub(super) fn times(mtime: Timestamp) -> rustix::fs::Timestamps {
-    rustix::fs::Timestamps {
-        last_access: rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
-        last_modification: rustix::fs::Timespec { tv_sec: mtime.secs, tv_nsec: mtime.nanos.into() },
-    }
 }
 
 /// The index of the tree at `root`, beside the agent.

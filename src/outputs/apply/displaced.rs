@@ -7,13 +7,8 @@ use cap_std::fs::Dir;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    outputs::{
-        OutputError,
-        ops::lossless,
-        stage::Stage,
-        target::{Target, is_absence},
-    },
-    sys::at,
+    outputs::{OutputError, ops::lossless, stage::Stage, target::Target},
+    sys::{self, at},
     tree::{Kind, RelPath},
 };
 
@@ -60,7 +55,7 @@ fn safe_place(to: &Path, below: &Path) -> io::Result<Dir> {
         }
         here = match at::open_dir(&here, name) {
             Ok(dir) => dir,
-            Err(error) if is_absence(&error) => return Ok(top),
+            Err(error) if sys::is_absence(&error) => return Ok(top),
             Err(error) => return Err(error),
         };
     }
