@@ -17,7 +17,7 @@ use super::{
     BuildError, Built, Finished, Interrupts, Running,
     collect::Collecting,
     command, detached, image,
-    reaper::{Duty, Reaper},
+    reaper::{Charge, Duty, Reaper},
     sources, top_entry, upload,
 };
 use crate::{
@@ -65,7 +65,14 @@ pub async fn run(
     let leftovers = remove_leftovers(&docker, state, &plan.engine.value.to_string(), reporter);
     let name = format!("fastbuild-{}-{}", project.key(), run.id);
     let cold = Cold {
-        reaper: Reaper::watch(state, &plan.source.value, &plan.engine.value, &run.id, &name, Duty::Remove),
+        reaper: Reaper::watch(&Charge {
+            state: state.root().to_owned(),
+            source: plan.source.value.clone(),
+            engine: plan.engine.value.clone(),
+            run: run.id.clone(),
+            container: name.clone(),
+            duty: Duty::Remove,
+        }),
         made: AtomicBool::new(false),
         name,
         docker,

@@ -8,7 +8,7 @@
 use std::{
     ffi::OsString,
     io::{Read as _, Write as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{ChildStdin, Command, Stdio},
     sync::Mutex,
     time::Duration,
@@ -63,17 +63,10 @@ pub struct Reaper {
 }
 
 impl Reaper {
-    /// Starts the reaper of the container `name`. Without one, the next start finds what a killed run left; so a reaper
+    /// Starts a reaper. Without one, the next start finds what a killed run left; so a reaper
     /// that cannot be started does not keep a build from running.
-    pub fn watch(
-        state: &State,
-        source: &Path,
-        engine: &Endpoint,
-        run: &str,
-        name: &str,
-        duty: Duty,
-    ) -> Option<Reaper> {
-        match Reaper::spawn(state, source, engine, run, name, duty) {
+    pub fn watch(charge: &Charge) -> Option<Reaper> {
+        match Reaper::spawn(charge) {
             Ok(reaper) => Some(reaper),
             Err(error) => {
                 tracing::warn!(%error, "no reaper; what a killed run leaves is removed at the next start");
@@ -82,22 +75,12 @@ impl Reaper {
         }
     }
 
-    fn spawn(
-        state: &State,
-        source: &Path,
-        engine: &Endpoint,
-        run: &str,
-        name: &str,
-        duty: Duty,
-    ) -> std::io::Result<Reaper> {
+    fn spawn(charge: &Charge) -> std::io::Result<Reaper> {
         let mut command = Command::new(std::env::current_exe()?);
         command
             .arg(COMMAND)
-            .arg(state.root())
-            .arg(source)
-            .arg(serde_json::to_string(engine)?)
-            .args([run, name, duty.word()])
-            .current_dir(state.root())
+            .args(charge.to_args()?)
+            .current_dir(&charge.state)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
@@ -147,13 +130,20 @@ pub fn main(args: Vec<OsString>) -> Result<(), BuildError> {
 }
 
 /// What a reaper is there for.
-struct Charge {
-    state: PathBuf,
-    source: PathBuf,
-    engine: Endpoint,
-    run: String,
-    container: String,
-    duty: Duty,
+#[derive(Debug)]
+pub struct Charge {
+    /// The root of the state directory.
+    pub state: PathBuf,
+    /// The run's source root.
+    pub source: PathBuf,
+    /// Its engine.
+    pub engine: Endpoint,
+    /// Its id.
+    pub run: String,
+    /// The container's name.
+    pub container: String,
+    /// What is owed to it.
+    pub duty: Duty,
 }
 
 /// Whether anything of the run can still be on the engine.
@@ -164,6 +154,18 @@ enum OnEngine {
 }
 
 impl Charge {
+    /// As [`Charge::parse`] takes them.
+    fn to_args(&self) -> serde_json::Result<[OsString; 6]> {
+        Ok([
+            self.state.clone().into(),
+            self.source.clone().into(),
+            serde_json::to_string(&self.engine)?.into(),
+            self.run.clone().into(),
+            self.container.clone().into(),
+            self.duty.word().into(),
+        ])
+    }
+
     fn parse(args: Vec<OsString>) -> Option<Charge> {
         let [state, source, engine, run, container, duty] = <[OsString; 6]>::try_from(args).ok()?;
         Some(Charge {

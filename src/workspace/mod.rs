@@ -318,9 +318,7 @@ async fn ensure_once(
     found: Option<ContainerFacts>,
 ) -> Result<Ready, WorkspaceError> {
     let Some(found) = found else { return make(docker, wanted, Why::Fresh).await };
-    if found.labels.get(labels::TIER).is_none_or(|tier| tier != labels::WARM) {
-        return Err(WorkspaceError::Foreign { name: wanted.name.clone() });
-    }
+    refuse_foreign(&found, &wanted.name)?;
     if let Some(why) = wanted.judge(&found) {
         return make_anew(docker, wanted, why).await;
     }
@@ -339,6 +337,14 @@ async fn ensure_once(
         Life::Created | Life::Running | Life::Dead => {}
     }
     Ok(Ready { container, how: How::Found })
+}
+
+/// What is not fastbuild's is not touched, whatever its name.
+fn refuse_foreign(found: &ContainerFacts, name: &str) -> Result<(), WorkspaceError> {
+    match found.labels.get(labels::TIER) {
+        Some(tier) if tier == labels::WARM => Ok(()),
+        _ => Err(WorkspaceError::Foreign { name: name.to_owned() }),
+    }
 }
 
 async fn make_anew(docker: &Docker, wanted: &Wanted, why: Why) -> Result<Ready, WorkspaceError> {
@@ -436,11 +442,7 @@ pub async fn enter(
 ) -> Result<(Workspace, Session), WorkspaceError> {
     let ready = ensure(docker, wanted, found).await?;
     let mut workspace = Workspace::of(docker, wanted, ready);
-    if workspace.how == How::Found && workspace.mark.session == LastSession::Open {
-        workspace.end_session().await?;
-    }
-    // Before the session is open: a client that dies must not leave a mark that says all is well.
-    workspace.save_mark(LastSession::Open)?;
+    workspace.prepare().await?;
     let trouble = match workspace.open(settings, first).await {
         Ok(session) => return Ok((workspace, session)),
         Err(error) => Trouble::of(error)?,
@@ -464,7 +466,7 @@ pub async fn enter(
     };
     let ready = make_anew(docker, wanted, why).await?;
     let mut workspace = Workspace::of(docker, wanted, ready);
-    workspace.save_mark(LastSession::Open)?;
+    workspace.prepare().await?;
     match workspace.open(settings, first).await {
         Ok(session) => Ok((workspace, session)),
         Err(error) => match Trouble::of(error)? {
@@ -491,9 +493,7 @@ pub async fn enter_found(
     settings: &Settings,
     first: &[Request],
 ) -> Result<(Workspace, Session), WorkspaceError> {
-    if found.labels.get(labels::TIER).is_none_or(|tier| tier != labels::WARM) {
-        return Err(WorkspaceError::Foreign { name: name.to_owned() });
-    }
+    refuse_foreign(&found, name)?;
     let how = match found.life {
         Life::Running => How::Found,
         Life::Paused => docker.unpause(&found.id).await.map(|()| How::Found)?,
@@ -517,10 +517,7 @@ pub async fn enter_found(
         mark,
         mark_path,
     };
-    if workspace.how == How::Found && workspace.mark.session == LastSession::Open {
-        workspace.end_session().await?;
-    }
-    workspace.save_mark(LastSession::Open)?;
+    workspace.prepare().await?;
     let error = match workspace.open(settings, first).await {
         Ok(session) => return Ok((workspace, session)),
         Err(error) => error,
@@ -610,6 +607,15 @@ impl Workspace {
     /// The state directory's. The next run then signals the agent in vain, and that is all.
     pub fn left_well(&mut self) -> Result<(), StateError> {
         self.save_mark(LastSession::Ended)
+    }
+
+    /// Ends what a dead client left, and notes that a session is about to begin: a client that dies must not leave a mark
+    /// that says all is well.
+    async fn prepare(&mut self) -> Result<(), WorkspaceError> {
+        if self.how == How::Found && self.mark.session == LastSession::Open {
+            self.end_session().await?;
+        }
+        Ok(self.save_mark(LastSession::Open)?)
     }
 
     fn save_mark(&mut self, session: LastSession) -> Result<(), StateError> {

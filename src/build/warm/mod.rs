@@ -25,7 +25,7 @@ use super::{
     BuildError, Built, Finished, Interrupts, Running,
     channel::ChunkReader,
     cold, detached, image,
-    reaper::{Duty, Reaper},
+    reaper::{Charge, Duty, Reaper},
 };
 use crate::{
     agent::{
@@ -96,7 +96,14 @@ pub async fn run(
     let run = state.begin_run(project, &plan.engine.value.to_string())?;
     let leftovers = cold::remove_leftovers(&docker, state, &plan.engine.value.to_string(), reporter);
     let limiting = daily::look_after(&docker, state, plan, reporter);
-    let reaper = Reaper::watch(state, &plan.source.value, &plan.engine.value, &run.id, &name, Duty::Free);
+    let reaper = Reaper::watch(&Charge {
+        state: state.root().to_owned(),
+        source: plan.source.value.clone(),
+        engine: plan.engine.value.clone(),
+        run: run.id.clone(),
+        container: name.clone(),
+        duty: Duty::Free,
+    });
 
     let phase = Running::begin(Phase::Workspace, None, reporter);
     let settings = Settings { idle_stop: Some(plan.workspace.idle_stop.value), ..Settings::default() };

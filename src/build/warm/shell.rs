@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use super::super::{
     BuildError, Interrupts,
-    reaper::{Duty, Reaper},
+    reaper::{Charge, Duty, Reaper},
     take_lock,
 };
 use super::{command, home, let_go};
@@ -60,7 +60,14 @@ pub async fn run(shell: &Shell, state: &State, reporter: &Reporter) -> Result<u8
         engine: shell.engine.to_string(),
     })?;
     let run = state.begin_run(&project, &shell.engine.to_string())?;
-    let reaper = Reaper::watch(state, &shell.source, &shell.engine, &run.id, &name, Duty::Free);
+    let reaper = Reaper::watch(&Charge {
+        state: state.root().to_owned(),
+        source: shell.source.clone(),
+        engine: shell.engine.clone(),
+        run: run.id.clone(),
+        container: name.clone(),
+        duty: Duty::Free,
+    });
     let entered = enter(shell, &docker, &project, &name, found, &mut interrupts);
     let (mut workspace, mut session, command) = entered.await?;
     let ended = in_session(&mut session, command, &mut interrupts, reporter).await;
