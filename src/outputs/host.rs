@@ -169,13 +169,15 @@ impl HostSide {
         entries.map(|((entry, standing), bucket)| (entry, *standing, *bucket))
     }
 
-    /// What fastbuild has recorded in buckets that differ, in the order of trees. None when the record was not asked.
+    /// What fastbuild has recorded in buckets that differ, and all of it that is not here any more: where a bucket does not
+    /// differ the other end has no such thing either, and what is recorded of it has to be forgotten. In the order of trees;
+    /// none when the record was not asked.
     pub(super) fn recorded_within(&self, differing: &Differing) -> Option<Vec<RelPath>> {
         if self.depth == Depth::Scanned {
             return None;
         }
         if !differing.any() {
-            return Some(Vec::new());
+            return Some(self.missing.clone());
         }
         let here = self
             .with_standings()
@@ -183,8 +185,7 @@ impl HostSide {
                 *standing != Standing::Unrecorded && differing.holds_bucket((*bucket).into())
             })
             .map(|(entry, _, _)| &entry.path);
-        let missing = self.missing.iter().filter(|path| differing.holds(path));
-        let mut paths: Vec<_> = here.chain(missing).cloned().collect();
+        let mut paths: Vec<_> = here.chain(&self.missing).cloned().collect();
         paths.sort();
         Some(paths)
     }

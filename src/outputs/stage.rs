@@ -430,9 +430,6 @@ impl<'a> Staging<'a> {
     }
 
     fn hold_against_host(&self, path: &RelPath, product: Product<'_>) -> Result<Settled, OutputError> {
-        if let Some(moved) = self.redirected(path) {
-            return Ok(Settled { verdict: Verdict::Put, place: moved, host: None });
-        }
         let place = self.target.prefix.append(path);
         let base = self.base(path);
         let known = match &base {
@@ -445,6 +442,9 @@ impl<'a> Staging<'a> {
         };
         if known == Known::UploadedUnchanged && self.scope == Scope::Everything {
             return Ok(Settled { verdict: Verdict::Leave, place, host: None });
+        }
+        if let Some(moved) = self.redirected(path) {
+            return Ok(Settled { verdict: Verdict::Put, place: moved, host: None });
         }
         let host = self.look(&place)?;
         let has = self.compare(&place, host.as_ref(), base.as_ref(), Some(product))?;

@@ -1,4 +1,5 @@
-//! `cargo xtask model`: the model test (`tests/model.rs`) for as long as is asked for, each time from other seeds.
+//! `cargo xtask model`: the property tests with many cases, and then the model test (`tests/model.rs`) for as long as is asked
+//! for; each time from other seeds.
 
 use anyhow::Result;
 use clap::Args;
@@ -16,10 +17,20 @@ pub struct Options {
     minutes: f64,
 }
 
+/// Cases of each property test, whatever it asks for by itself.
+const CASES: &str = "2000";
+
 /// Runs it; a failure names the seed that shows it again.
 pub async fn run(options: Options) -> Result<()> {
     let engine = engine::ensure().await?;
     images::ensure_all(&engine).await?;
+    say("the property tests");
+    let mut properties = cargo();
+    properties
+        .args(["test", "--release", "--lib"])
+        .env("PROPTEST_CASES", CASES)
+        .env_remove("PROPTEST_RNG_SEED");
+    run::run(engine.point(&mut properties))?;
     say(format_args!("{} minutes of random edits and builds", options.minutes));
     let mut model = cargo();
     model.args(["test", "--test", "model", "--", "--test-threads", "8"]);

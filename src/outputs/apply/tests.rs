@@ -718,3 +718,18 @@ fn a_mode_alone_is_set_without_touching_the_file() {
     let metadata = fs::metadata(host.path("a")).unwrap();
     assert_eq!((metadata.ino(), metadata.permissions().mode() & 0o777), (inode, 0o755));
 }
+
+#[test]
+fn a_product_that_the_user_removed_and_the_build_no_longer_makes_is_forgotten() {
+    for way in [Way::Whole, Way::Delta] {
+        let mut host = Host::with(way);
+        host.build(&nodes([("a", file("p0")), ("b", file("p1"))]), ApplyMode::PerFile);
+        host.edit(&Edit::Remove("b".into()));
+        let without = nodes([("a", file("p0"))]);
+        host.build(&without, ApplyMode::PerFile);
+        // What lies there from here on is the user's, even if it is byte for byte what fastbuild once wrote.
+        host.edit(&Edit::Write("b".into(), "p1".into()));
+        host.build(&without, ApplyMode::PerFile);
+        assert!(host.tree().contains_key("b"), "{way:?}");
+    }
+}

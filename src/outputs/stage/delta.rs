@@ -209,18 +209,21 @@ impl Staging<'_> {
         self.expected.get_or_insert_default()
     }
 
-    /// What fastbuild knows that the host has or had in buckets that differ, in the order of trees.
+    /// What fastbuild knows that the host has in buckets that differ, or had anywhere, in the order of trees.
     fn known_within(&self, differing: &Differing) -> Vec<RelPath> {
         let recorded = self.host.as_ref().and_then(|host| host.recorded_within(differing));
-        let mut known = recorded
-            .unwrap_or_else(|| self.record.below(&self.target.root()).map(|(path, _)| path).collect());
+        let mut known = recorded.unwrap_or_else(|| {
+            let all = self.record.below(&self.target.root()).map(|(path, _)| path);
+            all.filter(|path| differing.holds(path)).collect()
+        });
         if let Some(uploaded) = self.uploaded {
             let entries = uploaded.manifest.entries().iter().enumerate();
             let went_in = entries.filter(|(index, _)| uploaded.went_in(*index));
-            known.extend(went_in.filter_map(|(_, entry)| entry.path.strip_prefix(&self.uploaded_at)));
+            let paths = went_in.filter_map(|(_, entry)| entry.path.strip_prefix(&self.uploaded_at));
+            known.extend(paths.filter(|path| differing.holds(path)));
         }
         // Its root is there: it is listed, or the list is refused.
-        known.retain(|path| !path.is_root() && differing.holds(path));
+        known.retain(|path| !path.is_root());
         known.sort();
         known.dedup();
         known
