@@ -340,7 +340,7 @@ impl Settings {
                 .or(env.setting("FASTBUILD_WORKDIR", units::text)?)
                 .or(keys.workdir.clone()),
             outputs: outputs(args, &keys, directory.as_deref(), preset, &command)?,
-            patterns: patterns(args, &keys, &source.value)?,
+            patterns: patterns(args, &keys, &source.value, preset, &command)?,
             env: environment(args, env, &keys, &place.started_in, directory.as_deref())?,
             seed: seed(args, &keys, preset),
             on_failure: map_or(
@@ -454,10 +454,21 @@ fn outputs(
     Ok(known.map(|(preset, place)| by_preset(vec![request(&place.into())], preset)))
 }
 
-/// Ignore file, then `fastbuild.toml`, then the command line: the stronger source comes later and so wins.
-fn patterns(args: &RunArgs, keys: &Keys, source: &Path) -> Result<Vec<Decision<String>>, ConfigError> {
+/// The preset's caches, then ignore file, `fastbuild.toml` and command line: the stronger source comes later and so wins.
+fn patterns(
+    args: &RunArgs,
+    keys: &Keys,
+    source: &Path,
+    preset: Option<&'static Preset>,
+    command: &[String],
+) -> Result<Vec<Decision<String>>, ConfigError> {
+    let building = preset.filter(|preset| preset.output(command).is_some());
+    let caches = building.into_iter().flat_map(|preset| preset.caches.iter().map(move |cache| (preset, *cache)));
+    let mut patterns: Vec<_> = caches.map(|(preset, cache)| by_preset(cache.to_owned(), preset)).collect();
     let no_ignore = on_off(args.no_ignore(), &keys.no_ignore).is_some_and(|no_ignore| no_ignore.value);
-    let mut patterns = if no_ignore { Vec::new() } else { ignore_file::read(source)? };
+    if !no_ignore {
+        patterns.extend(ignore_file::read(source)?);
+    }
     patterns.extend(keys.exclude.iter().flat_map(|list| list.value.iter().cloned()));
     let exception = |include: &Decision<String>| carry(include.clone(), |pattern| format!("!{pattern}"));
     patterns.extend(keys.include.iter().flat_map(|list| list.value.iter().map(exception)));

@@ -13,6 +13,9 @@ pub struct Preset {
     outputs: OutputRule,
     /// Whether the tool makes use of old products, so that they should go in.
     pub seeds: bool,
+    /// Patterns of what its builds keep for the next one beside their products, and nobody else reads. Left out of the
+    /// sources, so that a workspace keeps its own.
+    pub caches: &'static [&'static str],
 }
 
 /// How a command line tells where the products go.
@@ -40,6 +43,8 @@ pub const PRESETS: &[Preset] = &[Preset {
         default: "_site",
     },
     seeds: false,
+    // Keyed by content, and emptied by jekyll itself when the configuration changes.
+    caches: &["**/.jekyll-cache", "**/.sass-cache"],
 }];
 
 impl Preset {

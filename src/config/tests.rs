@@ -282,6 +282,23 @@ fn a_file_above_the_named_root_still_counts() {
 }
 
 #[test]
+fn a_build_of_a_preset_leaves_its_caches_to_the_workspace() {
+    let project = Project::new(&[]);
+    let patterns = |line: &str| -> Vec<_> {
+        let plan = project.plan(line);
+        plan.ignore.patterns.iter().map(|pattern| (pattern.value.clone(), why(pattern))).collect()
+    };
+    let preset = |pattern: &str| (pattern.to_owned(), "preset jekyll".to_owned());
+    let caches = vec![preset("**/.jekyll-cache"), preset("**/.sass-cache")];
+    assert_eq!(patterns("-- jekyll build"), caches);
+    let with_mine = [caches, vec![("!.sass-cache".to_owned(), "--include".to_owned())]].concat();
+    assert_eq!(patterns("--include .sass-cache -- jekyll build"), with_mine, "what is said by hand is stronger");
+    // Here all that the command changes comes back, caches too.
+    assert_eq!(patterns("-- jekyll new ."), []);
+    assert_eq!(patterns("-i x -- make"), []);
+}
+
+#[test]
 fn who_names_outputs_names_all() {
     let project = Project::new(&[]).started_in("docs");
     let outputs = |line: &str| {
