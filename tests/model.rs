@@ -193,6 +193,7 @@ impl<'a> Model<'a> {
 
     fn step(&mut self, build: usize) {
         let call = self.random.one(self.kind.calls);
+        let call = self.possible(call);
         self.log.clear();
         writeln!(self.log, "build {build}: {:?}", call.options).unwrap();
         self.edit_host(call);
@@ -225,6 +226,16 @@ impl<'a> Model<'a> {
         self.kept = (self.kind.keep == Keep::Warm).then_some(left);
         self.last = Some(call);
         self.tidy(&now);
+    }
+
+    /// The call, or one that does without: `--atomic` exchanges directories, and refuses a file in the place of an output.
+    fn possible(&self, call: Call) -> Call {
+        let is_file = |output: &&str| {
+            let found = self.project.path(output).symlink_metadata();
+            found.is_ok_and(|found| !found.is_dir())
+        };
+        let is_refused = call.options.contains(&"--atomic") && call.outputs.iter().any(is_file);
+        if is_refused { NAMED } else { call }
     }
 
     /// Tells what became of one path in each build, for whoever looks for the reason of a failure.
@@ -403,6 +414,7 @@ impl<'a> Model<'a> {
             if let (Some(after), Some(at_last)) = (written, at_last)
                 && before.map(|before| &before.content) != Some(&after.content)
                 && alike(Some(after), Some(at_last))
+                && !is_name_of_the_hosts(host, after)
                 && after.mtime.div_euclid(1_000_000_000) != at_last.mtime.div_euclid(1_000_000_000)
             {
                 wrong.push(format!("the mtime of {} is not {}", of(path, Some(after)), at_last.mtime));
@@ -462,12 +474,18 @@ impl<'a> Model<'a> {
 
     /// What is fastbuild's own on the host from now on.
     fn remember(&mut self, build: &Build<'_>, now: &Listing) {
+        // What the user removed is whoever's who makes it next.
+        let is_gone = |path: &Bytes| {
+            build.call.names_outputs() && build.call.is_output(path) && !now.0.contains_key(path)
+        };
+        self.own.retain(|path, _| !is_gone(path));
         for (path, node) in &now.0 {
             let may_be_own = if build.call.names_outputs() {
                 build.call.is_output(path)
             } else {
-                // A source is known as such; other things are when the command made them.
+                // A source is known as such; other things are when the command made them, in whichever build they came here.
                 !alike(build.saw.0.get(path), build.left.0.get(path))
+                    || !alike(build.host.0.get(path), Some(node))
             };
             if may_be_own && alike(build.left.0.get(path), Some(node)) {
                 self.own.insert(path.clone(), node.clone());
@@ -498,6 +516,11 @@ fn is_other_name_of_changed(build: &Build<'_>, path: &[u8], after: Option<&Node>
                 && node.mtime == before.mtime
                 && left == Some(after.mode & 0o777)
         })
+}
+
+/// Whether it may be another name of a file that the host had already, and that stayed as it was with its time.
+fn is_name_of_the_hosts(host: &Listing, after: &Node) -> bool {
+    host.0.values().any(|node| alike(Some(node), Some(after)) && node.mtime == after.mtime)
 }
 
 fn is_below(path: &[u8], above: &[u8]) -> bool {

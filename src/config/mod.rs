@@ -463,7 +463,8 @@ fn patterns(
     command: &[String],
 ) -> Result<Vec<Decision<String>>, ConfigError> {
     let building = preset.filter(|preset| preset.output(command).is_some());
-    let caches = building.into_iter().flat_map(|preset| preset.caches.iter().map(move |cache| (preset, *cache)));
+    let caches =
+        building.into_iter().flat_map(|preset| preset.caches.iter().map(move |cache| (preset, *cache)));
     let mut patterns: Vec<_> = caches.map(|(preset, cache)| by_preset(cache.to_owned(), preset)).collect();
     let no_ignore = on_off(args.no_ignore(), &keys.no_ignore).is_some_and(|no_ignore| no_ignore.value);
     if !no_ignore {

@@ -292,7 +292,11 @@ fn a_build_of_a_preset_leaves_its_caches_to_the_workspace() {
     let caches = vec![preset("**/.jekyll-cache"), preset("**/.sass-cache")];
     assert_eq!(patterns("-- jekyll build"), caches);
     let with_mine = [caches, vec![("!.sass-cache".to_owned(), "--include".to_owned())]].concat();
-    assert_eq!(patterns("--include .sass-cache -- jekyll build"), with_mine, "what is said by hand is stronger");
+    assert_eq!(
+        patterns("--include .sass-cache -- jekyll build"),
+        with_mine,
+        "what is said by hand is stronger"
+    );
     // Here all that the command changes comes back, caches too.
     assert_eq!(patterns("-- jekyll new ."), []);
     assert_eq!(patterns("-i x -- make"), []);

@@ -290,7 +290,7 @@ fn read_at(walk: &mut Walk<'_>, place: &RelPath) -> io::Result<Option<Digest>> {
 }
 
 fn look_of(entry: &Entry) -> Look {
-    Look { kind: Some(entry.kind.clone()), mode: entry.mode, stamp: entry.stamp }
+    Look { kind: Some(entry.kind.clone()), mode: entry.mode, stamp: entry.stamp, links: entry.links }
 }
 
 /// Whether there is a directory, and what lies in it.

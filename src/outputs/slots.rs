@@ -1,12 +1,13 @@
 //! Small products -> slots, on several threads.
 //!
 //! On a file system behind a network or a virtual machine, making a file is half a dozen round trips, and each waits for
-//! the one before. Several files at once wait together. On a local disk it costs nothing to do the same.
+//! the one before. Several files at once wait together. On a local disk there are no more threads than processors.
 
 use std::{
     io::{self, Write as _},
     sync::{
         Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
         mpsc::{self, Receiver, SyncSender},
     },
     thread::{self, JoinHandle},
@@ -15,10 +16,19 @@ use std::{
 use cap_std::fs::Dir;
 
 use super::{OutputError, host_error, ops::Identity, stage::Stage};
-use crate::{sys::at, tree::Timestamp};
+use crate::{
+    sys::{
+        at,
+        pace::{Pace, processors},
+    },
+    tree::Timestamp,
+};
 
-/// Files that are written at once.
-const THREADS: usize = 8;
+/// Files that are written at once, where that is waited for.
+const MOST_THREADS: usize = 8;
+
+/// Calls that make a file.
+const CALLS: u32 = 6;
 
 /// Files that may wait for a thread; each is small, so this bounds the memory as well.
 const WAITING: usize = 16;
@@ -52,6 +62,8 @@ struct Running {
     /// The threads own it: when all have ended, nobody waits for them any more.
     waiting: Weak<Mutex<Receiver<SmallFile>>>,
     threads: Vec<JoinHandle<Result<Written, OutputError>>>,
+    /// Some thread has found it slow.
+    is_slow: Arc<AtomicBool>,
 }
 
 impl SlotWriters {
@@ -122,24 +134,27 @@ impl Running {
     fn start(stage: &Stage) -> Result<Running, OutputError> {
         let (jobs, waiting) = mpsc::sync_channel(WAITING);
         let waiting = Arc::new(Mutex::new(waiting));
-        let mut running = Running { jobs, waiting: Arc::downgrade(&waiting), threads: Vec::new() };
+        let mut running =
+            Running { jobs, waiting: Arc::downgrade(&waiting), threads: Vec::new(), is_slow: Arc::default() };
         running.add(stage, waiting)?;
         Ok(running)
     }
 
     /// One thread more for each file until there are enough: one changed product is not worth eight.
     fn grow(&mut self, stage: &Stage) -> Result<(), OutputError> {
+        let most = if self.is_slow.load(Ordering::Relaxed) { MOST_THREADS } else { processors() };
         match self.waiting.upgrade() {
-            Some(waiting) if self.threads.len() < THREADS => self.add(stage, waiting),
+            Some(waiting) if self.threads.len() < most.min(MOST_THREADS) => self.add(stage, waiting),
             _ => Ok(()),
         }
     }
 
     fn add(&mut self, stage: &Stage, waiting: Arc<Mutex<Receiver<SmallFile>>>) -> Result<(), OutputError> {
-        let path = stage.path.clone();
+        let (path, is_slow) = (stage.path.clone(), Arc::clone(&self.is_slow));
         let start = |dir| {
-            thread::Builder::new()
-                .spawn(move || write_all(&dir, &waiting).map_err(host_error("write a product in", path)))
+            thread::Builder::new().spawn(move || {
+                write_all(&dir, &waiting, &is_slow).map_err(host_error("write a product in", path))
+            })
         };
         let thread = stage.dir.try_clone().and_then(start);
         self.threads.push(thread.map_err(host_error("start threads for", &stage.path))?);
@@ -147,12 +162,19 @@ impl Running {
     }
 }
 
-fn write_all(dir: &Dir, waiting: &Mutex<Receiver<SmallFile>>) -> io::Result<Written> {
+fn write_all(dir: &Dir, waiting: &Mutex<Receiver<SmallFile>>, is_slow: &AtomicBool) -> io::Result<Written> {
     let mut written = Vec::new();
+    let mut pace = Pace::default();
     loop {
         let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(file) = next else { return Ok(written) };
+        pace.begin();
         written.push((file.number, write_one(dir, &file)?));
+        pace.answered(CALLS);
+        pace.end();
+        if pace.is_slow() {
+            is_slow.store(true, Ordering::Relaxed);
+        }
     }
 }
 

@@ -453,9 +453,11 @@ impl<'a> Staging<'a> {
             HostHas::Product(ModeIs::Wrong) if base.is_none() && *product.what == Content::Directory => {
                 HostHas::Product(ModeIs::Right)
             }
-            // Hard links would carry a new mode to the tree that is still in place.
+            // Hard links would carry a new mode to the tree that is still in place, or to where the file's other names lie.
             HostHas::Product(ModeIs::Wrong)
-                if self.apply == ApplyMode::Atomic && *product.what != Content::Directory =>
+                if *product.what != Content::Directory
+                    && (self.apply == ApplyMode::Atomic
+                        || host.as_ref().is_some_and(|host| host.links > 1)) =>
             {
                 HostHas::AsKnown
             }

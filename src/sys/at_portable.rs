@@ -20,6 +20,8 @@ pub struct Look {
     pub mode: u32,
     /// Identity and times.
     pub stamp: Stamp,
+    /// How many names it has. 1 for directories, whose count means something else.
+    pub links: u64,
 }
 
 fn name(bytes: &[u8]) -> io::Result<&str> {
@@ -74,7 +76,8 @@ fn seen(metadata: &Metadata, kind: Option<Kind>) -> Look {
     };
     let mtime = metadata.modified().map(timestamp).unwrap_or_default();
     let stamp = Stamp { dev: metadata.dev(), ino: metadata.ino(), size: metadata.len(), mtime, ctime: mtime };
-    Look { kind, mode, stamp }
+    let links = if let Some(Kind::Directory) = kind { 1 } else { metadata.nlink() };
+    Look { kind, mode, stamp, links }
 }
 
 fn timestamp(time: SystemTime) -> Timestamp {

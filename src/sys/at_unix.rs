@@ -23,6 +23,8 @@ pub struct Look {
     pub mode: u32,
     /// Identity and times.
     pub stamp: Stamp,
+    /// How many names it has. 1 for directories, whose count means something else.
+    pub links: u64,
 }
 
 /// How a directory below a handle is opened.
@@ -56,7 +58,8 @@ pub fn look(dir: &Dir, entry: &[u8]) -> io::Result<Option<Look>> {
         }
         _ => None,
     };
-    Ok(Some(Look { kind, mode: stat.st_mode & 0o7777, stamp: stamp(&stat) }))
+    let links = if let Some(Kind::Directory) = kind { 1 } else { links(&stat) };
+    Ok(Some(Look { kind, mode: stat.st_mode & 0o7777, stamp: stamp(&stat), links }))
 }
 
 /// Looks at an open directory.
@@ -65,7 +68,7 @@ pub fn look(dir: &Dir, entry: &[u8]) -> io::Result<Option<Look>> {
 /// Whatever `fstat` says.
 pub fn look_at(dir: &Dir) -> io::Result<Look> {
     let stat = rustix::fs::fstat(dir)?;
-    Ok(Look { kind: Some(Kind::Directory), mode: stat.st_mode & 0o7777, stamp: stamp(&stat) })
+    Ok(Look { kind: Some(Kind::Directory), mode: stat.st_mode & 0o7777, stamp: stamp(&stat), links: 1 })
 }
 
 /// Looks at an open regular file.
@@ -75,7 +78,12 @@ pub fn look_at(dir: &Dir) -> io::Result<Look> {
 pub fn look_at_file(file: &File) -> io::Result<Look> {
     let stat = rustix::fs::fstat(file)?;
     let kind = Kind::File { size: stat.st_size as u64 };
-    Ok(Look { kind: Some(kind), mode: stat.st_mode & 0o7777, stamp: stamp(&stat) })
+    Ok(Look { kind: Some(kind), mode: stat.st_mode & 0o7777, stamp: stamp(&stat), links: links(&stat) })
+}
+
+#[allow(clippy::unnecessary_cast, reason = "the widths differ between systems")]
+fn links(stat: &Stat) -> u64 {
+    stat.st_nlink as u64
 }
 
 #[allow(clippy::unnecessary_cast, reason = "the widths differ between systems")]

@@ -19,6 +19,7 @@ pub mod at;
 pub mod changes;
 pub mod clock;
 pub mod metadata;
+pub mod pace;
 pub mod source_file;
 #[cfg(all(unix, feature = "client"))]
 #[path = "terminal_unix.rs"]

@@ -15,7 +15,6 @@ use std::{
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread,
-    time::{Duration, Instant},
 };
 
 use sha2::{Digest as _, Sha256};
@@ -23,17 +22,12 @@ use sha2::{Digest as _, Sha256};
 use super::{Amount, Digest, Entry, Manifest};
 use crate::sys::{
     metadata::{self, Directory},
+    pace::{Pace, processors},
     source_file::{self, Opened},
 };
 
 /// More are not served faster by the mounts that this is for.
 const MOST_THREADS: usize = 8;
-
-/// Opening a file of a local file system takes some microseconds; one that takes longer was waited for.
-const SLOW_ANSWER: Duration = Duration::from_micros(50);
-
-/// So many slow answers in a row mean a slow file system.
-const IN_A_ROW: u32 = 3;
 
 /// What is read at once, in bytes.
 const PIECE: usize = 256 << 10;
@@ -104,7 +98,7 @@ enum Outcome {
 
 impl Work<'_> {
     fn run(self) -> Hashed {
-        let processors = thread::available_parallelism().map_or(1, usize::from);
+        let processors = processors();
         thread::scope(|scope| {
             for _ in 1..processors.min(self.indices.len()) {
                 self.start_another(scope, processors);
@@ -123,13 +117,14 @@ impl Work<'_> {
     fn work<'scope>(&'scope self, scope: &'scope thread::Scope<'scope, '_>) {
         let mut hashed = Hashed::default();
         let mut piece = vec![0; PIECE];
-        let mut slow_in_a_row = 0;
+        let mut pace = Pace::default();
         while let Some(&at) = self.indices.get(self.next.fetch_add(1, Ordering::Relaxed)) {
-            let began = Instant::now();
+            pace.begin();
             let opened = self.root.open_file_below(&self.entries[at].path).and_then(source_file::look_into);
-            // One alone may be a thread that was put off on a busy machine.
-            slow_in_a_row = if began.elapsed() > SLOW_ANSWER { slow_in_a_row + 1 } else { 0 };
-            if slow_in_a_row >= IN_A_ROW {
+            pace.answered(1);
+            // The hashing that follows is no answer.
+            pace.end();
+            if pace.is_slow() {
                 self.start_another(scope, MOST_THREADS);
             }
             match opened.and_then(|opened| self.hash(opened, &self.entries[at], &mut piece)) {

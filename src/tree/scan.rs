@@ -19,14 +19,16 @@ use std::{
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread,
-    time::{Duration, Instant},
 };
 
 use super::{
     Amount, Entry, Kind, Manifest, RelPath, Special, Timestamp,
     ignore::{self, Enter, Rules, Verdict},
 };
-use crate::sys::metadata::{self, Directory, Hint, Metadata};
+use crate::sys::{
+    metadata::{self, Directory, Hint, Metadata},
+    pace::{Pace, processors},
+};
 
 /// How the names of staging directories begin. A killed run leaves one beside an output, inside the source tree. It
 /// holds products, not sources, and must not come back as one; so no walk sees these names, ignore rules or not.
@@ -34,9 +36,6 @@ pub const STAGE_PREFIX: &str = ".fastbuild-stage-";
 
 /// More would not be served faster: sshfs and virtiofs have some ten requests under way at once.
 const MOST_THREADS: usize = 16;
-
-/// An answer that takes longer was waited for, not computed: a local one takes 1 to 5 µs, one through FUSE 50 and more.
-const SLOW_ANSWER: Duration = Duration::from_micros(50);
 
 /// Names that one job looks at: enough that the queue costs nothing, few enough that one directory of a slow mount
 /// keeps all threads busy.
@@ -317,54 +316,6 @@ struct Worker {
     pace: Pace,
 }
 
-/// Tells a file system that is slow from a thread that was put off for a while: on a busy machine, one answer in some
-/// thousands takes as long as ten thousand others, and sixteen threads would make it busier. So several groups of answers
-/// must be slow in a row.
-struct Pace {
-    since: Instant,
-    answers: u32,
-    slow_in_a_row: u32,
-}
-
-/// How many answers are timed together, and how many times in a row they have to be slow.
-const GROUP: u32 = 8;
-const IN_A_ROW: u32 = 3;
-
-impl Default for Pace {
-    fn default() -> Pace {
-        Pace { since: Instant::now(), answers: 0, slow_in_a_row: 0 }
-    }
-}
-
-impl Pace {
-    /// What comes now is a question.
-    fn begin(&mut self) {
-        self.since = Instant::now();
-        self.answers = 0;
-    }
-
-    fn answered(&mut self) {
-        self.answers += 1;
-        if self.answers == GROUP {
-            self.end();
-            self.begin();
-        }
-    }
-
-    /// What comes now is none.
-    fn end(&mut self) {
-        if self.answers > 0 {
-            let is_slow = self.since.elapsed() > SLOW_ANSWER * self.answers;
-            self.slow_in_a_row = if is_slow { self.slow_in_a_row + 1 } else { 0 };
-            self.answers = 0;
-        }
-    }
-
-    fn is_slow(&self) -> bool {
-        self.slow_in_a_row >= IN_A_ROW
-    }
-}
-
 impl<'a> Walk<'a> {
     fn new(root: Directory, options: &'a ScanOptions<'a>) -> Walk<'a> {
         let top = Visit { node: 0, path: RelPath::root(), part: Part::Always, rules: options.rules.top() };
@@ -381,7 +332,7 @@ impl<'a> Walk<'a> {
             files: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             telling: Mutex::new(()),
-            processors: thread::available_parallelism().map_or(1, usize::from),
+            processors: processors(),
         }
     }
 
@@ -489,12 +440,12 @@ impl<'a> Walk<'a> {
             Ok(handle) => handle,
             Err(source) => return passed_over(&visit, &source).ok_or_else(|| unreadable(visit, source)),
         };
-        worker.pace.answered();
+        worker.pace.answered(1);
         let names = match self.names(&visit.path, &handle) {
             Ok(names) => names,
             Err(source) => return passed_over(&visit, &source).ok_or_else(|| unreadable(visit, source)),
         };
-        worker.pace.answered();
+        worker.pace.answered(1);
         worker.pace.end();
         worker.harvest.directories_read += 1;
         let all = 0..names.len();
@@ -561,7 +512,7 @@ impl<'a> Walk<'a> {
             Err(source) if metadata::is_gone(&source) => return Ok(()),
             Err(source) => return Err(ScanError::Hidden { path, source }),
         };
-        pace.answered();
+        pace.answered(1);
         match metadata {
             Metadata::Special(special) if judgement.keeps_a_file() => harvest.skipped.push((path, special)),
             Metadata::Entry { kind: Kind::Directory, mode, stamp, links } => {
@@ -826,7 +777,7 @@ mod tests {
     fn a_tree_is_read_as_it_is_and_in_order() {
         let root = tree(&["a/x=12345", "a/empty/", "a-b=", "z -> a/x", "b/c/d=1"]);
         fs::set_permissions(root.path().join("a/x"), fs::Permissions::from_mode(0o4751)).unwrap();
-        let mtime = std::time::UNIX_EPOCH - Duration::new(5, 250_000_000);
+        let mtime = std::time::UNIX_EPOCH - std::time::Duration::new(5, 250_000_000);
         fs::File::open(root.path().join("a/x")).unwrap().set_modified(mtime).unwrap();
         let scan = scan_with(&root, &[], &[]);
 

@@ -352,7 +352,7 @@ impl Applier {
             }
             Some(Kind::File { .. }) if look.mode == meta.mode && look.stamp.mtime == meta.mtime => {}
             Some(Kind::File { .. }) => {
-                if links_of(&dir, name)? > 1 {
+                if look.links > 1 {
                     self.part(&dir, &meta.path, name)?;
                 }
                 // Whoever changed it by hand, as root, may have made it anew.
@@ -442,8 +442,8 @@ impl Applier {
             .map(|(at, (entry, digest))| (entry, digest, fresh.contains(&at)))
             .collect();
         let new = written.into_iter().filter_map(|written| {
-            let Look { kind, mode, stamp } = written.look;
-            let entry = Entry { path: written.path, kind: kind?, mode, mtime: stamp.mtime, stamp, links: 1 };
+            let Look { kind, mode, stamp, links } = written.look;
+            let entry = Entry { path: written.path, kind: kind?, mode, mtime: stamp.mtime, stamp, links };
             Some((entry, written.digest, false))
         });
         let mut all: Vec<_> = old.into_iter().chain(new).collect();
@@ -465,11 +465,8 @@ impl Applier {
     fn refresh(&mut self, entry: &mut Entry) -> io::Result<()> {
         let (Some(parent), Some(name)) = (entry.path.parent(), entry.path.file_name()) else { return Ok(()) };
         let dir = self.directory(&parent, Missing::Fail)?;
-        if let Some(Look { kind: Some(kind), mode, stamp }) = at::look(&dir, name)? {
-            if kind != Kind::Directory {
-                entry.links = links_of(&dir, name)?;
-            }
-            (entry.kind, entry.mode, entry.mtime, entry.stamp) = (kind, mode, stamp.mtime, stamp);
+        if let Some(Look { kind: Some(kind), mode, stamp, links }) = at::look(&dir, name)? {
+            *entry = Entry { path: entry.path.clone(), kind, mode, mtime: stamp.mtime, stamp, links };
         }
         Ok(())
     }
@@ -579,9 +576,4 @@ impl Spared {
 
 fn own_ids() -> (u32, u32) {
     (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
-}
-
-#[allow(clippy::unnecessary_cast, reason = "the field's width differs between architectures")]
-fn links_of(dir: &Dir, name: &[u8]) -> io::Result<u64> {
-    Ok(rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_nlink as u64)
 }

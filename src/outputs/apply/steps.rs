@@ -10,7 +10,10 @@ use crate::{
         stage::{Stage, free_name_beside},
         target::{Target, Walk},
     },
-    sys::at::{self, Look},
+    sys::{
+        at::{self, Look},
+        pace::Pace,
+    },
     tree::{Kind, RelPath, Timestamp},
 };
 
@@ -96,10 +99,12 @@ impl StageName {
 /// What the owner needs to change a directory's entries, and to move it.
 const WRITABLE: u32 = 0o700;
 
-/// Steps of one kind from which on several threads share them.
+/// Steps from which on several threads share them, where they are waited for.
 const WORTH_SHARING: usize = 64;
 /// How many: each step is a round trip or two where the target lies on a mount.
 const THREADS: usize = 8;
+/// Calls that put a file in place.
+const CALLS: u32 = 2;
 
 /// A step that did not go.
 #[derive(Debug)]
@@ -154,15 +159,27 @@ impl<'a> Executor<'a> {
         let is_directory = |op: &&Op| matches!(op.action, Action::MakeDir { .. });
         let puts: Vec<&Op> = ops.iter().filter(is_put).collect();
         ops.iter().filter(is_directory).try_for_each(|op| self.carry_out(op))?;
-        if puts.len() < WORTH_SHARING {
-            puts.into_iter().try_for_each(|op| self.carry_out(op))?;
-        } else {
-            self.share(&puts)?;
-        }
+        self.put_all(&puts)?;
         ops.iter().filter(|op| !is_put(op) && !is_directory(op)).try_for_each(|op| self.carry_out(op))
     }
 
-    /// Carries out steps that do not depend on each other. What each thread did can be taken back whichever of them
+    /// Carries out steps that do not depend on each other: one after the other on a local disk, where renames wait for each other
+    /// in the kernel, and several at once where they are waited for.
+    fn put_all(&mut self, ops: &[&Op]) -> Result<(), Failed> {
+        let mut pace = Pace::default();
+        for (done, op) in ops.iter().enumerate() {
+            if pace.is_slow() && ops.len() - done >= WORTH_SHARING {
+                return self.share(&ops[done..]);
+            }
+            pace.begin();
+            self.carry_out(op)?;
+            pace.answered(CALLS);
+            pace.end();
+        }
+        Ok(())
+    }
+
+    /// Carries out steps that do not depend on each other, on several threads. What each thread did can be taken back whichever of them
     /// fails.
     fn share(&mut self, ops: &[&Op]) -> Result<(), Failed> {
         let (target, stage, attempt) = (self.target, self.stage, self.attempt);

@@ -733,3 +733,16 @@ fn a_product_that_the_user_removed_and_the_build_no_longer_makes_is_forgotten() 
         assert!(host.tree().contains_key("b"), "{way:?}");
     }
 }
+
+#[test]
+fn a_new_mode_does_not_reach_a_products_other_names() {
+    let mut host = Host::new();
+    host.build(&nodes([("a", file("p0"))]), ApplyMode::PerFile);
+    // The user gives the product a second name, outside of the output.
+    let other = host.base().join("canary/copy");
+    fs::hard_link(host.path("a"), &other).unwrap();
+    host.build(&nodes([("a", Node::File("p0".into(), 0o755))]), ApplyMode::PerFile);
+    assert_eq!(host.tree(), nodes([("a", Node::File("p0".into(), 0o755))]));
+    assert_eq!(other.metadata().unwrap().permissions().mode() & 0o777, 0o644);
+    assert_eq!(fs::read_to_string(&other).unwrap(), "p0");
+}
