@@ -485,7 +485,7 @@ impl<'a> Model<'a> {
             } else {
                 // A source is known as such; other things are when the command made them, in whichever build they came here.
                 !alike(build.saw.0.get(path), build.left.0.get(path))
-                    || !alike(build.host.0.get(path), Some(node))
+                    || node.kind != 'd' && !alike(build.host.0.get(path), Some(node))
             };
             if may_be_own && alike(build.left.0.get(path), Some(node)) {
                 self.own.insert(path.clone(), node.clone());
