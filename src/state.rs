@@ -199,6 +199,16 @@ impl State {
         Some(dead)
     }
 
+    /// Waits until the run `id` is over, one way or the other. Whoever hears in another way that its process dies (by the
+    /// end of a pipe) may hear of it a moment before that process's locks are free. Blocks the thread.
+    pub fn await_end_of_run(&self, id: &str) {
+        let file = is_run_id(id).then(|| File::open(self.root.join("runs").join(id)));
+        if let Some(Ok(file)) = file {
+            // Free again at once; a file system without locks has nobody to wait for.
+            let _ = file.lock();
+        }
+    }
+
     /// Forgets a dead run, once nothing of it is left.
     pub fn forget_run(&self, id: &str) {
         if self.is_dead_run(id) {
