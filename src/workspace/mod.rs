@@ -48,8 +48,12 @@ use crate::{
 const LOOKS_UNTIL_GONE: u32 = 200;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
-/// How often a name that another run has just taken, or a container that vanishes, is looked at again.
+/// How often a container that vanishes is looked at again.
 const LOOKS: u32 = 3;
+
+/// How often, each time after [`BETWEEN_LOOKS`], a name is looked at that is taken and has no container yet: the engine is
+/// still making the one that a client asked for who died meanwhile.
+const LOOKS_FOR_NAME: u32 = 500;
 
 /// How long the agent may take to end what a session left.
 const FREEING: Duration = Duration::from_secs(5);
@@ -296,19 +300,19 @@ pub async fn ensure(
     wanted: &Wanted,
     found: Option<ContainerFacts>,
 ) -> Result<Ready, WorkspaceError> {
-    let (mut found, mut looks) = (found, 1);
+    let (mut found, mut looks, mut looks_for_name) = (found, 1, 0);
     loop {
-        let ready = ensure_once(docker, wanted, found).await;
-        match ready {
-            // Somebody else made it, or somebody removed it, in between.
-            Err(WorkspaceError::Engine(
-                EngineError::NameTaken { .. } | EngineError::NoSuchContainer { .. },
-            )) if looks < LOOKS => {
-                looks += 1;
-                found = docker.look(&wanted.name).await?;
+        match ensure_once(docker, wanted, found).await {
+            // Somebody else is making it.
+            Err(WorkspaceError::Engine(EngineError::NameTaken { .. })) if looks_for_name < LOOKS_FOR_NAME => {
+                looks_for_name += 1;
+                tokio::time::sleep(BETWEEN_LOOKS).await;
             }
+            // Somebody removed it in between.
+            Err(WorkspaceError::Engine(EngineError::NoSuchContainer { .. })) if looks < LOOKS => looks += 1,
             ready => return ready,
         }
+        found = docker.look(&wanted.name).await?;
     }
 }
 
