@@ -245,6 +245,9 @@ impl Project {
         let journals = fs::read_dir(self.state().join("projects")).into_iter().flatten().flatten();
         for project in journals {
             assert!(!project.path().join("journal").exists(), "a journal is left in {:?}", project.path());
+            let files = fs::read_dir(project.path()).unwrap().flatten().map(|file| file.file_name());
+            let halves: Vec<_> = files.filter(|name| name.to_string_lossy().starts_with(".new-")).collect();
+            assert!(halves.is_empty(), "half-written files are left in {:?}: {halves:?}", project.path());
         }
     }
 }
