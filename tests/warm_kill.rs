@@ -20,6 +20,7 @@ use std::{
     os::fd::OwnedFd,
     process::Command,
     sync::{Arc, Mutex, mpsc},
+    time::Duration,
 };
 
 use common::{Ended, Project, Tree, docker, eventually, processes_in};
@@ -144,6 +145,34 @@ struct Standing<'a> {
     run: Option<Watched>,
 }
 
+/// A request that is kept from the engine for a while.
+struct Stopped {
+    came: mpsc::Receiver<()>,
+    go_on: mpsc::Sender<()>,
+}
+
+impl Stopped {
+    /// Stops the next request of its kind.
+    fn next(proxy: &Proxy, method: &'static str, part: &'static str) -> Stopped {
+        let ((come, came), (go_on, gate)) = (mpsc::channel(), mpsc::channel());
+        let gate = Mutex::new(gate);
+        let stop = move |_: &str| {
+            come.send(()).unwrap();
+            gate.lock().unwrap().recv().unwrap();
+        };
+        proxy.on(method, part, Which::Nth(1), Fault::First(Arc::new(stop)));
+        Stopped { came, go_on }
+    }
+
+    fn came(&self) {
+        self.came.recv_timeout(Duration::from_secs(60)).expect("the request");
+    }
+
+    fn go_on(self) {
+        self.go_on.send(()).unwrap();
+    }
+}
+
 /// A process that is watched after its parent's death.
 struct Reaper(OwnedFd);
 
@@ -249,8 +278,9 @@ fn fastbuild_is_killed_at_each_place_and_its_reaper_tidies_up() {
         kept.next_run(place.0);
         at.reaper.end();
         at.host_is_as_it_was();
-        kept.project.assert_nothing_left();
+        kept.project.assert_nothing_left_here();
     }
+    kept.project.assert_nothing_left();
 }
 
 #[test]
@@ -264,8 +294,9 @@ fn fastbuild_is_killed_with_its_reaper_at_each_place_and_the_next_run_tidies_up(
         at.held.then(Then::Cut);
         at.host_is_as_it_was();
         kept.next_run(place.0);
-        kept.project.assert_nothing_left();
+        kept.project.assert_nothing_left_here();
     }
+    kept.project.assert_nothing_left();
 }
 
 #[test]
@@ -294,8 +325,9 @@ fn the_session_is_killed_at_each_place() {
         let ended = at.end();
         at.host_is_as_told(&ended);
         kept.next_run(place.0);
-        kept.project.assert_nothing_left();
+        kept.project.assert_nothing_left_here();
     }
+    kept.project.assert_nothing_left();
 }
 
 #[test]
@@ -309,8 +341,9 @@ fn the_container_is_killed_at_each_place() {
         let ended = at.end();
         at.host_is_as_told(&ended);
         kept.next_run(place.0);
-        kept.project.assert_nothing_left();
+        kept.project.assert_nothing_left_here();
     }
+    kept.project.assert_nothing_left();
 }
 
 #[test]
@@ -327,8 +360,9 @@ fn the_engine_is_gone_at_each_place_and_comes_back() {
         kept.proxy = Proxy::new(&kept.project.outside());
         kept.next_run(place.0);
         reaper.end();
-        kept.project.assert_nothing_left();
+        kept.project.assert_nothing_left_here();
     }
+    kept.project.assert_nothing_left();
 }
 
 /// Killed before the journal is there, and before each change that it makes from then on.
@@ -356,7 +390,7 @@ fn fastbuild_is_killed_before_each_of_its_steps_on_the_host() {
         }
         kept.next_run(&what);
         at.reaper.end();
-        kept.project.assert_nothing_left();
+        kept.project.assert_nothing_left_here();
         match nth {
             0 => at.host_is_as_it_was(),
             _ => assert!(at.host_has_all(), "{what}: {:?}", at.host()),
@@ -367,7 +401,8 @@ fn fastbuild_is_killed_before_each_of_its_steps_on_the_host() {
         }
         ended.exits(137);
     }
-    assert!(in_between > 0, "no step was the last one but one");
+    assert!(in_between > 0, "no kill came between two steps");
+    kept.project.assert_nothing_left();
 }
 
 /// The products are in place, and only the goodbye is missing.
@@ -393,8 +428,9 @@ fn a_build_whose_goodbye_is_lost_has_not_failed() {
         assert!(at.host_has_all(), "{what}: {:?}", at.host());
         kept.next_run(what);
         at.reaper.end();
-        kept.project.assert_nothing_left();
+        kept.project.assert_nothing_left_here();
     }
+    kept.project.assert_nothing_left();
 }
 
 /// The engine does what it was asked for after the death of who asked.
@@ -402,21 +438,13 @@ fn a_build_whose_goodbye_is_lost_has_not_failed() {
 fn fastbuild_is_killed_while_its_workspace_is_made() {
     for (method, part) in [("POST", "/containers/create"), ("PUT", "/archive"), ("POST", "/start")] {
         let kept = Kept::unbuilt();
-        let (come, came) = mpsc::channel();
-        let (go_on, gate) = mpsc::channel::<()>();
-        let gate = Mutex::new(gate);
-        let stop = Fault::First(Arc::new(move |_: &str| {
-            come.send(()).unwrap();
-            // Its end is as good.
-            let _ = gate.lock().unwrap().recv();
-        }));
-        kept.proxy.on(method, part, Which::Nth(1), stop);
+        let request = Stopped::next(&kept.proxy, method, part);
         let run = Watched::start(&kept.project, &["-H", &kept.proxy.address()], SCRIPT);
-        came.recv().unwrap();
+        request.came();
         let reaper = Reaper::of(run.child().id());
         run.signal(Signal::KILL);
         run.end().exits(137);
-        drop(go_on);
+        request.go_on();
         kept.next_run(part);
         reaper.end();
         kept.project.assert_nothing_left();
@@ -428,21 +456,14 @@ fn fastbuild_is_killed_while_its_workspace_is_made() {
 fn while_its_engine_does_not_answer_a_reaper_keeps_no_run_waiting() {
     let kept = Kept::new();
     let mut at = kept.stand_at(("while the command runs", Place::Output));
-    let (asks, asked) = mpsc::channel();
-    let (answer, gate) = mpsc::channel::<()>();
-    let gate = Mutex::new(gate);
-    let stop = Fault::First(Arc::new(move |_: &str| {
-        asks.send(()).unwrap();
-        let _ = gate.lock().unwrap().recv();
-    }));
-    kept.proxy.on("GET", "/_ping", Which::Nth(1), stop);
+    let question = Stopped::next(&kept.proxy, "GET", "/_ping");
     at.run().signal(Signal::KILL);
     at.end().exits(137);
     at.held.then(Then::Cut);
-    asked.recv().unwrap();
+    question.came();
     // By the engine's own socket.
     kept.next_run_at(&["--no-wait"], "by another way");
-    drop(answer);
+    question.go_on();
     at.reaper.end();
     at.host_is_as_it_was();
     kept.project.assert_nothing_left();
