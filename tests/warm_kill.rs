@@ -30,7 +30,7 @@ use process::Watched;
 use proxy::{Fault, Proxy, Then, Which};
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+    process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal},
 };
 use tracer::Traced;
 
@@ -313,12 +313,32 @@ fn the_connection_is_cut_at_each_place() {
 }
 
 #[test]
+fn fastbuild_is_told_to_end_at_each_place() {
+    let kept = Kept::new();
+    for place in PLACES {
+        let mut at = kept.stand_at(place);
+        at.run().signal(Signal::TERM);
+        let is_the_commands = matches!(place.0, "while the command runs" | "after the command");
+        if is_the_commands {
+            // It has its end before it, or behind it.
+            at.held.then(Then::GoOn);
+        }
+        let ended = at.end();
+        assert!(ended.code == 143 || is_the_commands && ended.code == 0, "{}: {ended}", place.0);
+        at.held.then(Then::Cut);
+        at.host_is_as_told(&ended);
+        kept.project.assert_nothing_left();
+        kept.next_run(place.0);
+    }
+}
+
+#[test]
 fn the_session_is_killed_at_each_place() {
     let kept = Kept::new();
     for place in PLACES {
         let mut at = kept.stand_at(place);
         let workspace = kept.project.workspace().unwrap();
-        kill_session(&workspace);
+        kill_process(session_in(&workspace), Signal::KILL).unwrap();
         // Its first process does not outlive a session that somebody killed.
         docker(&["wait", &workspace]);
         at.held.then(Then::GoOn);
@@ -491,10 +511,33 @@ fn nothing_runs_on_when_client_and_engine_do_not_meet_again() {
     kept.project.assert_nothing_left();
 }
 
-/// Kills the process of the workspace that serves the client.
-fn kill_session(workspace: &str) {
+/// What lies in the stream makes another session begin, which is nobody to wait for.
+#[test]
+fn what_a_dead_client_left_unread_is_not_waited_for() {
+    let kept = Kept::new();
+    let mut at = kept.stand_at(("before the upload", PLACES[2].1));
+    let session = session_in(&kept.project.workspace().unwrap());
+    kill_process(session, Signal::STOP).unwrap();
+    at.held.then(Then::GoOn);
+    let stdin = std::fs::File::open(format!("/proc/{}/fd/0", session.as_raw_pid())).unwrap();
+    eventually("something is there to be read", || rustix::io::ioctl_fionread(&stdin).unwrap() > 0);
+    drop(stdin);
+    at.reaper.kill();
+    at.run().signal(Signal::KILL);
+    at.end().exits(137);
+
+    let before = kept.proxy.count("GET", "/top");
+    kept.next_run("the next run");
+    let looks = kept.proxy.count("GET", "/top") - before;
+    assert!(looks < 200, "it looked {looks} times, until it gave up");
+    at.host_is_as_it_was();
+    kept.project.assert_nothing_left();
+}
+
+/// The process of the workspace that serves the client, as this machine counts it.
+fn session_in(workspace: &str) -> Pid {
     let top = docker(&["top", workspace, "-eo", "pid,args"]);
     let session = top.lines().find(|line| line.ends_with(" session")).expect("a session");
-    let pid = session.split_whitespace().next().unwrap();
-    assert!(Command::new("kill").args(["-9", pid]).status().unwrap().success());
+    let pid = session.split_whitespace().next().unwrap().parse().unwrap();
+    Pid::from_raw(pid).unwrap()
 }
