@@ -16,6 +16,7 @@
 //! Locks are the operating system's own: they are free the moment their holder dies, whatever it died of.
 
 use std::{
+    ffi::OsStr,
     fs::{File, TryLockError},
     io::{self, BufRead as _, BufReader, BufWriter, Write},
     path::{Path, PathBuf},
@@ -199,6 +200,16 @@ impl State {
         Some(dead)
     }
 
+    /// Waits until the run `id` is over, one way or the other. Whoever hears in another way that its process dies (by the
+    /// end of a pipe) may hear of it a moment before that process's locks are free. Blocks the thread.
+    pub fn await_end_of_run(&self, id: &str) {
+        let file = is_run_id(id).then(|| File::open(self.root.join("runs").join(id)));
+        if let Some(Ok(file)) = file {
+            // Free again at once; a file system without locks has nobody to wait for.
+            let _ = file.lock();
+        }
+    }
+
     /// Forgets a dead run, once nothing of it is left.
     pub fn forget_run(&self, id: &str) {
         if self.is_dead_run(id) {
@@ -244,6 +255,15 @@ impl Project {
     /// Where the user's files go that were in a product's way in the run `run`.
     pub fn displaced_dir(&self, run: &str) -> PathBuf {
         self.dir.join("displaced").join(run)
+    }
+
+    /// Removes what a run that was killed was writing here. The lock is held, so nobody is writing now.
+    pub fn remove_halves(&self) {
+        let Ok(entries) = std::fs::read_dir(&self.dir) else { return };
+        for entry in entries.flatten().filter(|entry| is_half(&entry.file_name())) {
+            // Left behind at worst: nobody reads it.
+            let _ = std::fs::remove_file(entry.path());
+        }
     }
 
     /// Takes the lock if it is free; otherwise says who holds it (as far as that is written already).
@@ -308,6 +328,13 @@ impl Run {
     }
 }
 
+/// What the name of a file begins with that is not yet what it will be.
+const HALF: &str = ".new-";
+
+fn is_half(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(HALF.as_bytes())
+}
+
 /// Writes a file so that a reader sees the old text or the new one and never a part. `write` gets a buffered writer, so
 /// that the text need not be held in memory.
 ///
@@ -315,7 +342,7 @@ impl Run {
 /// Whatever the file system or `write` says.
 pub fn replace_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
-    let mut file = BufWriter::new(tempfile::Builder::new().prefix(".new-").tempfile_in(dir)?);
+    let mut file = BufWriter::new(tempfile::Builder::new().prefix(HALF).tempfile_in(dir)?);
     write(&mut file)?;
     let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
     file.persist(path).map_err(|error| error.error)?;

@@ -145,7 +145,7 @@ fn of_workspaces() -> Vec<Event> {
     events.extend([Limit::Age, Limit::Size].map(removed));
     events.push(Event::SourcesChanged { paths: vec![path()], more: 0 });
     events.extend([Noticing::Told, Noticing::Looking].map(|by| Event::Watching { by }));
-    let warm = Some(Warm { sent: 1, received: 2, peak_memory: 3 });
+    let warm = Some(Warm { sent: 1, received: 2, peak_memory: Some(3) });
     events.push(Event::Finished { exit_code: 0, applied: None, warm, took: ms(1) });
     events
 }

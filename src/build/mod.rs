@@ -134,7 +134,11 @@ pub fn recover(project: &Project, state: &State, reporter: &Reporter) -> Result<
             None => clear = keep_stage,
         }
     }
-    for run in state.dead_runs().into_iter().filter(|run| run.project == project.key()) {
+    let dead: Vec<_> = state.dead_runs().into_iter().filter(|run| run.project == project.key()).collect();
+    if !dead.is_empty() {
+        project.remove_halves();
+    }
+    for run in dead {
         let ours = format!("{STAGE_PREFIX}{}", run.id);
         for stage in run.stages {
             // The path comes from a file: only what carries the run's own name is touched.

@@ -14,12 +14,14 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::timeout;
+
 use super::BuildError;
 use crate::{
     engine::{ContainerId, Docker, Removed},
     plan::Endpoint,
     report::Reporter,
-    state::State,
+    state::{Project, State},
     workspace::{self, LastSession, Mark},
 };
 
@@ -34,6 +36,9 @@ const DONE: &[u8] = b"done";
 const LOOKS: u32 = 20;
 /// See [`LOOKS`].
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
+
+/// How long the project's lock is held at most for an engine that answered, and then does not.
+const FREEING: Duration = Duration::from_secs(5);
 
 /// What is owed to a container whose client is dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -207,33 +212,52 @@ impl Charge {
         Ok(())
     }
 
-    /// Ends the dead client's session. The project's lock is waited for, so that the signal never meets the session of a
-    /// later run; a later run that is quicker has ended the dead one's itself, and its mark says so or says that it died
-    /// in its turn.
+    /// Puts the host right and ends the dead client's session.
+    ///
+    /// The project's lock is held for either, and waited for: the signal must not meet the session of a later run, and a lock
+    /// that is taken now may be the dead client's own, which lives a moment longer than its end of the pipe. Between looks at
+    /// an engine that does not answer nobody holds it, so that no run has to wait for that engine, or fail.
     fn free_workspace(&self, runtime: &tokio::runtime::Runtime) -> Result<(), BuildError> {
         let state = State::open(self.state.clone())?;
         let project = state.project(&self.source)?;
-        let _lock = project.lock()?;
-        let mark = Mark::load(&project.workspace_path(&self.engine.to_string()));
-        if mark.is_none_or(|mark| mark.session == LastSession::Open) {
-            runtime.block_on(self.end_session());
-        }
-        super::recover(&project, &state, &Reporter::silent())?;
-        // Nothing of the run's own is on the engine.
+        state.await_end_of_run(&self.run);
+        // Before the engine is asked, which may take its time.
+        let recovered = {
+            let _lock = project.lock()?;
+            super::recover(&project, &state, &Reporter::silent())
+        };
+        runtime.block_on(self.end_session(&project))?;
+        recovered?;
+        // Nothing of the run's own is on the engine. Without an engine, the agent misses its client by itself.
         state.forget_run(&self.run);
         Ok(())
     }
 
-    /// Without an engine, the agent misses its client by itself.
-    async fn end_session(&self) {
-        let container = ContainerId::new(&self.container);
+    async fn end_session(&self, project: &Project) -> Result<(), BuildError> {
         for _ in 0..LOOKS {
             if let Ok(docker) = Docker::connect(&self.engine).await
-                && workspace::end_session(&docker, &container).await.is_ok()
+                && self.end_session_now(&docker, project).await? == OnEngine::Nothing
             {
-                return;
+                break;
             }
             tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+        Ok(())
+    }
+
+    /// A later run that was quicker has ended the dead one's session itself, and its mark says so, or says that it died in
+    /// its turn.
+    async fn end_session_now(&self, docker: &Docker, project: &Project) -> Result<OnEngine, BuildError> {
+        // This thread has nothing else to do.
+        let _lock = project.lock()?;
+        let mark = Mark::load(&project.workspace_path(&self.engine.to_string()));
+        if mark.is_some_and(|mark| mark.session == LastSession::Ended) {
+            return Ok(OnEngine::Nothing);
+        }
+        let container = ContainerId::new(&self.container);
+        match timeout(FREEING, workspace::end_session(docker, &container)).await {
+            Ok(Ok(())) => Ok(OnEngine::Nothing),
+            Ok(Err(_)) | Err(_) => Ok(OnEngine::Perhaps),
         }
     }
 }

@@ -150,8 +150,8 @@ pub struct Warm {
     pub sent: u64,
     /// Bytes on the wire from the workspace.
     pub received: u64,
-    /// The most memory that the agent had, in bytes.
-    pub peak_memory: u64,
+    /// The most memory that the agent had, in bytes; none when it was lost before it could say.
+    pub peak_memory: Option<u64>,
 }
 
 /// One of the build's two streams.

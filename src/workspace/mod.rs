@@ -22,7 +22,7 @@ pub mod list;
 pub mod mark;
 mod told;
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -45,11 +45,15 @@ use crate::{
 };
 
 /// How often, and how long after each other, it is looked whether a session is over that was told to be.
-const LOOKS_UNTIL_ALONE: u32 = 200;
+const LOOKS_UNTIL_GONE: u32 = 200;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
-/// How often a name that another run has just taken, or a container that vanishes, is looked at again.
+/// How often a container that vanishes is looked at again.
 const LOOKS: u32 = 3;
+
+/// How often, each time after [`BETWEEN_LOOKS`], a name is looked at that is taken and has no container yet: the engine is
+/// still making the one that a client asked for who died meanwhile.
+const LOOKS_FOR_NAME: u32 = 500;
 
 /// How long the agent may take to end what a session left.
 const FREEING: Duration = Duration::from_secs(5);
@@ -296,19 +300,19 @@ pub async fn ensure(
     wanted: &Wanted,
     found: Option<ContainerFacts>,
 ) -> Result<Ready, WorkspaceError> {
-    let (mut found, mut looks) = (found, 1);
+    let (mut found, mut looks, mut looks_for_name) = (found, 1, 0);
     loop {
-        let ready = ensure_once(docker, wanted, found).await;
-        match ready {
-            // Somebody else made it, or somebody removed it, in between.
-            Err(WorkspaceError::Engine(
-                EngineError::NameTaken { .. } | EngineError::NoSuchContainer { .. },
-            )) if looks < LOOKS => {
-                looks += 1;
-                found = docker.look(&wanted.name).await?;
+        match ensure_once(docker, wanted, found).await {
+            // Somebody else is making it.
+            Err(WorkspaceError::Engine(EngineError::NameTaken { .. })) if looks_for_name < LOOKS_FOR_NAME => {
+                looks_for_name += 1;
+                tokio::time::sleep(BETWEEN_LOOKS).await;
             }
+            // Somebody removed it in between.
+            Err(WorkspaceError::Engine(EngineError::NoSuchContainer { .. })) if looks < LOOKS => looks += 1,
             ready => return ready,
         }
+        found = docker.look(&wanted.name).await?;
     }
 }
 
@@ -704,25 +708,42 @@ impl Workspace {
 
 /// See [`Workspace::end_session`].
 pub(crate) async fn end_session(docker: &Docker, container: &ContainerId) -> Result<(), EngineError> {
+    let before = processes(docker, container).await?;
     match docker.kill(container, CLIENT_IS_DEAD).await {
-        Ok(Delivery::Delivered) => until_alone(docker, container).await,
+        Ok(Delivery::Delivered) => until_gone(docker, container, &before).await,
         Ok(Delivery::NotRunning) | Err(EngineError::NoSuchContainer { .. }) => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-/// Waits until nothing but the agent's first process runs. The signal is on its way when the engine says that it was sent: a
-/// session that is about to be ended would else welcome the next client, and take it along. Where the engine does not
-/// tell what runs, that has to be risked.
-async fn until_alone(docker: &Docker, container: &ContainerId) -> Result<(), EngineError> {
-    for _ in 0..LOOKS_UNTIL_ALONE {
-        match docker.processes(container).await {
-            Ok(0 | 1) | Err(EngineError::Api { .. } | EngineError::NoSuchContainer { .. }) => return Ok(()),
-            Ok(_) => tokio::time::sleep(BETWEEN_LOOKS).await,
-            Err(error) => return Err(error),
+/// Waits until of those processes only the agent's first one is left. The signal is on its way when the engine says that it
+/// was sent: a session that is about to be ended would else welcome the next client, and take it along. What a dead client
+/// left unread may make a new session begin, which waits for the next client and is not waited for; where no session was
+/// seen, one may just have been beginning, and everybody is.
+async fn until_gone(
+    docker: &Docker,
+    container: &ContainerId,
+    those: &BTreeSet<String>,
+) -> Result<(), EngineError> {
+    for _ in 0..LOOKS_UNTIL_GONE {
+        let mut left = processes(docker, container).await?;
+        if those.len() > 1 {
+            left.retain(|process| those.contains(process));
         }
+        if left.len() <= 1 {
+            break;
+        }
+        tokio::time::sleep(BETWEEN_LOOKS).await;
     }
     Ok(())
+}
+
+/// What runs in the workspace. Where the engine does not tell, what [`until_gone`] guards against has to be risked.
+async fn processes(docker: &Docker, container: &ContainerId) -> Result<BTreeSet<String>, EngineError> {
+    match docker.processes(container).await {
+        Err(EngineError::Api { .. } | EngineError::NoSuchContainer { .. }) => Ok(BTreeSet::new()),
+        told => told,
+    }
 }
 
 #[cfg(test)]

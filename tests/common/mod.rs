@@ -224,7 +224,7 @@ impl Project {
     }
 
     /// Nothing is left of any run: no container (but the workspace, in which nothing runs), no staging directory, no run's
-    /// file, no journal.
+    /// file, no journal, nothing half-written.
     #[track_caller]
     pub fn assert_nothing_left(&self) {
         let workspace = self.workspace().filter(|_| self.keep.is_warm());
@@ -238,6 +238,12 @@ impl Project {
                 "something runs in the workspace: {running:?}"
             );
         }
+        self.assert_nothing_left_here();
+    }
+
+    /// The same without a look at the engine.
+    #[track_caller]
+    pub fn assert_nothing_left_here(&self) {
         let stages = self.stages();
         assert!(stages.is_empty(), "staging directories are left: {stages:?}");
         let runs: Vec<_> = fs::read_dir(self.state().join("runs")).into_iter().flatten().flatten().collect();
@@ -245,6 +251,9 @@ impl Project {
         let journals = fs::read_dir(self.state().join("projects")).into_iter().flatten().flatten();
         for project in journals {
             assert!(!project.path().join("journal").exists(), "a journal is left in {:?}", project.path());
+            let files = fs::read_dir(project.path()).unwrap().flatten().map(|file| file.file_name());
+            let halves: Vec<_> = files.filter(|name| name.to_string_lossy().starts_with(".new-")).collect();
+            assert!(halves.is_empty(), "half-written files are left in {:?}: {halves:?}", project.path());
         }
     }
 }

@@ -9,6 +9,7 @@
 
 use std::{
     fmt::Write as _,
+    fs,
     io::{self, Read, Write},
     net::Shutdown,
     os::unix::net::{UnixListener, UnixStream},
@@ -39,8 +40,37 @@ pub enum Fault {
     Status(u16, String),
     /// This is done with the request's path, then the request goes on as it is.
     First(Arc<dyn Fn(&str) + Send + Sync>),
+    /// What passes is shown to this, which may hold it back.
+    Hold(Arc<dyn Hold>),
     /// The engine is gone from here on: no connection lives, and none can be made.
     Die,
+}
+
+/// Which way bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// To the engine.
+    Up,
+    /// From it.
+    Down,
+}
+
+/// What becomes of what was held back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// It goes on its way.
+    GoOn,
+    /// It is lost, and the connection with it.
+    Cut,
+}
+
+/// Holds a connection back at some place of its stream, heads not counted.
+pub trait Hold: Send + Sync {
+    /// How many of these bytes may go on at once.
+    fn let_pass(&self, way: Way, bytes: &[u8]) -> usize;
+
+    /// Called when not all of them may: returns when it is known what becomes of the rest.
+    fn wait(&self) -> Then;
 }
 
 /// Which of the requests that match.
@@ -91,6 +121,8 @@ impl Proxy {
     /// Listens on a socket of its own in `dir`.
     pub fn new(dir: &Path) -> Proxy {
         let socket = dir.join("engine.sock");
+        // Of one that was there before.
+        let _ = fs::remove_file(&socket);
         let listener = UnixListener::bind(&socket).unwrap();
         let shared = Arc::new(Shared::default());
         let proxy = Proxy { socket, shared: Arc::clone(&shared) };
@@ -116,6 +148,11 @@ impl Proxy {
     pub fn on(&self, method: &'static str, part: &'static str, which: Which, fault: Fault) -> &Proxy {
         self.shared.rules.lock().unwrap().push(Rule { method, part, which, hits: 0, fault });
         self
+    }
+
+    /// The engine is gone from here on, as with [`Fault::Die`].
+    pub fn die(&self) {
+        self.shared.die(&self.socket);
     }
 
     /// The requests so far, in order.
@@ -177,6 +214,7 @@ fn serve(mut client: UnixStream, shared: &Shared) -> io::Result<()> {
     shared.seen.lock().unwrap().push(Arc::clone(&seen));
     let fault = shared.fault_for(&seen.method, &seen.path);
     let (mut request_limit, mut answer_limit, mut counted_from) = (u64::MAX, u64::MAX, CountedFrom::Start);
+    let mut hold = None;
     match fault {
         None => {}
         Some(Fault::Close) => return client.shutdown(Shutdown::Both),
@@ -189,6 +227,7 @@ fn serve(mut client: UnixStream, shared: &Shared) -> io::Result<()> {
             return refuse(client, status, &message);
         }
         Some(Fault::First(action)) => action(&seen.path),
+        Some(Fault::Hold(by)) => (hold, counted_from) = (Some(by), CountedFrom::Body),
         Some(Fault::Die) => {
             let socket = client.local_addr()?.as_pathname().map(Path::to_owned).unwrap_or_default();
             shared.die(&socket);
@@ -205,8 +244,13 @@ fn serve(mut client: UnixStream, shared: &Shared) -> io::Result<()> {
     seen.sent.fetch_add(head.len() as u64, Ordering::SeqCst);
     let upwards = {
         let (client, engine, seen) = (client.try_clone()?, engine.try_clone()?, Arc::clone(&seen));
+        let hold = hold.clone();
         move || {
-            let whole = relay(&mut rest.as_slice().chain(&client), &engine, request_limit, &seen.sent);
+            let mut request = rest.as_slice().chain(&client);
+            let whole = match hold {
+                Some(hold) => relay_held(&mut request, &engine, Way::Up, &*hold),
+                None => relay(&mut request, &engine, request_limit, &seen.sent),
+            };
             match whole {
                 Whole::Yes => drop(engine.shutdown(Shutdown::Write)),
                 Whole::Cut => break_both(&client, &engine),
@@ -218,7 +262,11 @@ fn serve(mut client: UnixStream, shared: &Shared) -> io::Result<()> {
         let (head, rest) = read_head(&mut engine)?;
         client.write_all(&head)?;
         let mut body = rest.as_slice().chain(&engine);
-        if let Whole::Cut = relay(&mut body, &client, answer_limit, &seen.received) {
+        let whole = match hold {
+            Some(hold) => relay_held(&mut body, &client, Way::Down, &*hold),
+            None => relay(&mut body, &client, answer_limit, &seen.received),
+        };
+        if let Whole::Cut = whole {
             break_both(&client, &engine);
         }
         return client.shutdown(Shutdown::Write);
@@ -266,6 +314,25 @@ fn relay(from: &mut dyn Read, mut to: &UnixStream, limit: u64, count: &AtomicU64
                 moved += n as u64;
                 count.fetch_add(n as u64, Ordering::SeqCst);
             }
+        }
+    }
+}
+
+/// Moves bytes until the source ends, a side breaks, or what was held back is lost.
+fn relay_held(from: &mut dyn Read, mut to: &UnixStream, way: Way, hold: &dyn Hold) -> Whole {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let read = match from.read(&mut buffer) {
+            Ok(0) | Err(_) => return Whole::Yes,
+            Ok(read) => read,
+        };
+        let (at_once, held) = buffer[..read].split_at(hold.let_pass(way, &buffer[..read]));
+        let mut whole = to.write_all(at_once).is_ok();
+        if !held.is_empty() {
+            whole = whole && hold.wait() == Then::GoOn && to.write_all(held).is_ok();
+        }
+        if !whole {
+            return Whole::Cut;
         }
     }
 }

@@ -158,9 +158,10 @@ impl Init {
         // sees, and the next one starts this again.
         self.session_crashed =
             session.is_some() && !self.ends_session && code.is_none_or(|code| code == PANICKED);
-        self.ends_session = false;
+        let was_to_end = std::mem::take(&mut self.ends_session);
         self.stop_at = in_a_while(idle_stop());
-        let failed_at_once = session.is_none_or(|session| session.began.elapsed() < AFTER_A_FAILURE)
+        let failed_at_once = !was_to_end
+            && session.is_none_or(|session| session.began.elapsed() < AFTER_A_FAILURE)
             && code.is_none_or(|code| code != 0);
         self.stdin = match code {
             Some(code) if code == i32::from(session::AT_ITS_END) => Input::AtItsEnd,

@@ -121,10 +121,10 @@ pub async fn run(
     reporter.emit(Event::Workspace { name, how: workspace.how().into() });
 
     let mut warm = Warm { plan, project, run: &run, reporter, image, workspace };
-    let finished = warm.build(session, scanning, record, interrupts).await;
-    let freed = match &finished {
-        Ok(_) => Ok(()),
-        Err(_) => warm.workspace.free().await,
+    let built = warm.build(session, scanning, record, interrupts).await;
+    let left = match &built {
+        Ok((_, Goodbye::Said)) => warm.workspace.left_well().map_err(WorkspaceError::from),
+        Ok((_, Goodbye::Lost)) | Err(_) => warm.workspace.free().await,
     };
     // A moment's work, and long done.
     let _ = interrupts.unless(leftovers).await;
@@ -132,12 +132,21 @@ pub async fn run(
         // Once a day; engines take their time to measure, and began when the command did.
         let _ = interrupts.unless(limiting).await;
     }
-    let_go(freed.map_err(BuildError::from), run, reaper);
-    finished.map(Outcome::Finished)
+    let_go(left, run, reaper);
+    built.map(|(finished, _)| Outcome::Finished(finished))
+}
+
+/// How the session of a build that succeeded came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Goodbye {
+    /// Both ends know that it is over.
+    Said,
+    /// The far end does not, or is gone.
+    Lost,
 }
 
 /// The workspace was left, well or not.
-fn let_go(left: Result<(), BuildError>, run: Run, reaper: Option<Reaper>) {
+fn let_go(left: Result<(), WorkspaceError>, run: Run, reaper: Option<Reaper>) {
     match left {
         Ok(()) => run_is_over(run, reaper),
         // Neither is told that all is well: the reaper tries again, and the next start after it.
@@ -213,7 +222,7 @@ impl Warm<'_> {
         scanning: Option<Scanning>,
         record: Arc<Record>,
         interrupts: &mut Interrupts,
-    ) -> Result<Finished, BuildError> {
+    ) -> Result<(Finished, Goodbye), BuildError> {
         let built = match self.until_staged(&mut session, scanning, &record, interrupts).await {
             Err(BuildError::Session(error)) => Err(self.workspace.why_over(error).await.into()),
             other => other,
@@ -224,10 +233,16 @@ impl Warm<'_> {
         let (applied, closed) = tokio::join!(applying, session.close());
         let applied = applied?;
         let traffic = session.traffic();
-        let peak_memory = closed? * 1024;
-        self.workspace.left_well()?;
+        // The products are in place, and a build that has changed the host has not failed.
+        let (goodbye, peak_memory) = match closed {
+            Ok(peak_kib) => (Goodbye::Said, Some(peak_kib.saturating_mul(1024))),
+            Err(error) => {
+                tracing::warn!(%error, "the workspace was lost when all was done");
+                (Goodbye::Lost, None)
+            }
+        };
         let warm = events::Warm { sent: traffic.sent, received: traffic.received, peak_memory };
-        Ok(Finished { exit_code, applied, warm: Some(warm) })
+        Ok((Finished { exit_code, applied, warm: Some(warm) }, goodbye))
     }
 
     async fn until_staged(

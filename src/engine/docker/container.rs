@@ -1,6 +1,9 @@
 //! Containers from create to remove, but for their files ([`super::archive`]) and streams ([`super::attach`]).
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use bollard::{
     errors::Error as BollardError,
@@ -275,14 +278,19 @@ impl Docker {
         }
     }
 
-    /// How many processes run in the container, its first one included; none when it has stopped.
+    /// The processes that run in the container, its first one included, by the numbers that the engine has for them; none
+    /// when it has stopped.
     ///
     /// # Errors
     /// What befalls every request.
-    pub async fn processes(&self, id: &ContainerId) -> Result<usize, EngineError> {
+    pub async fn processes(&self, id: &ContainerId) -> Result<BTreeSet<String>, EngineError> {
         match self.client.top_processes(id.as_str(), None::<TopOptions>).await {
-            Ok(top) => Ok(top.processes.map_or(0, |processes| processes.len())),
-            Err(error) if is_not_running(&error) => Ok(0),
+            Ok(top) => {
+                let pid = top.titles.unwrap_or_default().iter().position(|title| title == "PID");
+                let lines = top.processes.unwrap_or_default().into_iter();
+                Ok(lines.filter_map(|line| line.into_iter().nth(pid?)).collect())
+            }
+            Err(error) if is_not_running(&error) => Ok(BTreeSet::new()),
             Err(error) => Err(failed(Call::new(Operation::Top, id))(error)),
         }
     }
