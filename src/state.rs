@@ -231,6 +231,11 @@ impl Project {
         self.dir.join("index")
     }
 
+    /// The times of files that builds made again with the same bytes.
+    pub fn times_path(&self) -> PathBuf {
+        self.dir.join("times")
+    }
+
     /// The journal of an apply.
     pub fn journal_path(&self) -> PathBuf {
         self.dir.join("journal")

@@ -105,6 +105,37 @@ fn content_modes_links_empty_directories_and_times_are_the_hosts() {
 }
 
 #[test]
+fn a_file_that_a_build_made_again_with_the_same_bytes_is_seen_as_made_then_and_left_alone_here() {
+    let project = Project::new();
+    // A large one, and a file with two names.
+    project.write("small", "source").write("two", "names").write("large", vec![5; 1 << 20]);
+    fs::hard_link(project.path("two"), project.path("names")).unwrap();
+    let names = ["small", "large", "two", "names"];
+    for name in names {
+        set_mtime(project.path(name), 1_500_000_000_000_000_000);
+    }
+    let stamps =
+        || names.map(|name| fs::metadata(project.path(name)).map(|m| (m.ino(), m.ctime_nsec())).unwrap());
+    let here = stamps();
+    let times = || project.sh(&["-q"], "stat -c %Y small large two names").exits(0).out().replace('\n', " ");
+    let again = "for name in small large; do cat $name > new; cat new > $name; touch -d @1600000000 $name; done; \
+                 cp two new && mv new two; touch -d @1600000000 two; rm -f new";
+    project.sh(&["-q"], again).exits(0);
+    assert_eq!(stamps(), here, "what is right already is not touched");
+    for _ in 0..2 {
+        assert_eq!(times(), "1600000000 1600000000 1600000000 1500000000 ");
+    }
+    project.sh(&["-q"], "touch -d @1700000000 large").exits(0);
+    assert_eq!(times(), "1600000000 1700000000 1600000000 1500000000 ");
+    // What the user does counts.
+    set_mtime(project.path("small"), 1_400_000_000_000_000_000);
+    fs::write(project.path("large"), vec![6; 1 << 20]).unwrap();
+    set_mtime(project.path("large"), 1_500_000_000_000_000_000);
+    assert_eq!(times(), "1400000000 1500000000 1600000000 1500000000 ");
+    assert_eq!(stamps()[2..], here[2..]);
+}
+
+#[test]
 fn names_are_the_hosts_byte_for_byte() {
     let project = Project::new();
     let mut long = b"long-".to_vec();

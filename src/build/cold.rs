@@ -26,7 +26,7 @@ use crate::{
         ContainerId, ContainerSpec, ContainerSummary, Docker, Entrypoint, ImageFacts, PathKind, Removed,
         Serves, Sizes, labels,
     },
-    outputs::{record::Record, target::refuse_strange_link},
+    outputs::{record::Record, target::refuse_strange_link, times::Times},
     plan::{Outputs, Plan},
     report::{
         Reporter,
@@ -57,7 +57,12 @@ pub async fn run(
     }
     let scanning = detached({
         let (plan, reporter) = (plan.clone(), reporter.clone());
-        move || sources::report_scan(&plan, &plan.ignore.outputs, &reporter)
+        let mut times = Times::load(&project.times_path());
+        move || {
+            let mut scan = sources::report_scan(&plan, &plan.ignore.outputs, &reporter)?;
+            times.show(&mut scan, &plan.source.value);
+            Ok((scan, times))
+        }
     });
     let docker = interrupts.unless(Docker::connect(&plan.engine.value)).await??;
     let image = interrupts.unless(image::ensure(&docker, plan, reporter)).await??;
@@ -105,14 +110,14 @@ impl Cold<'_> {
     async fn build(
         self,
         record: Arc<Record>,
-        scanning: impl Future<Output = Result<Result<Scan, BuildError>, BuildError>>,
+        scanning: impl Future<Output = Result<Result<(Scan, Times), BuildError>, BuildError>>,
         interrupts: &mut Interrupts,
     ) -> Result<Finished, BuildError> {
         let built = self.until_staged(&record, scanning, interrupts).await;
         let finished = match built {
             Ok(built) => {
                 let exit_code = built.exit_code;
-                let applying = built.put_in_place(record, self.project, &self.run.id, self.reporter);
+                let applying = built.put_in_place(record, self.project, &self.run, self.plan, self.reporter);
                 let (applied, ()) = tokio::join!(applying, self.remove());
                 applied.map(|applied| Finished { exit_code, applied, warm: None })
             }
@@ -128,11 +133,12 @@ impl Cold<'_> {
     async fn until_staged(
         &self,
         record: &Arc<Record>,
-        scanning: impl Future<Output = Result<Result<Scan, BuildError>, BuildError>>,
+        scanning: impl Future<Output = Result<Result<(Scan, Times), BuildError>, BuildError>>,
         interrupts: &mut Interrupts,
     ) -> Result<Built, BuildError> {
         let scanning = async { scanning.await? };
-        let (scan, made) = interrupts.unless(async { tokio::try_join!(scanning, self.make()) }).await??;
+        let ((scan, times), made) =
+            interrupts.unless(async { tokio::try_join!(scanning, self.make()) }).await??;
         let Made { container, workdir, options } = made;
         let scan = Arc::new(scan);
         let source = &self.plan.source.value;
@@ -155,7 +161,7 @@ impl Cold<'_> {
             reporter: self.reporter,
         };
         let collecting = interrupts.unless(collecting.collect());
-        Built::after(exit_code, self.plan, self.reporter, collecting).await
+        Built::after(exit_code, self.plan, times, self.reporter, collecting).await
     }
 
     /// Makes the container, and finds out where and for whom the sources go in it.

@@ -44,6 +44,7 @@ use super::{
     record::{Content, Record},
     slots::SlotWriters,
     target::{Target, Walk},
+    times::MadeAgain,
 };
 use crate::{
     archive::{
@@ -107,6 +108,21 @@ impl Uploaded<'_> {
         Some(Base { from: KnownFrom::Upload, what, mode, stamp, seen: self.looked_at })
     }
 
+    /// When the file at `index` was last changed, as the container was told.
+    fn mtime(&self, index: usize) -> Option<Timestamp> {
+        let entry = self.manifest.entries().get(index)?;
+        match self.contents {
+            Contents::Sent(sent) => Some(entry.mtime_of(&sent.get(index)?.as_ref()?.stamp)),
+            Contents::Digests(_) => Some(entry.mtime),
+        }
+    }
+
+    /// Whether a time that came back for the file at `index` is the one that went in. Engines send whole seconds.
+    fn has_mtime(&self, index: usize, came: Timestamp) -> bool {
+        let is_cut = matches!(self.contents, Contents::Sent(_)) && came.nanos == 0;
+        self.mtime(index).is_some_and(|mtime| if is_cut { mtime.secs == came.secs } else { mtime == came })
+    }
+
     /// Whether the host had anything at `index` that went in.
     fn went_in(&self, index: usize) -> bool {
         match (self.manifest.entries().get(index).map(|entry| &entry.kind), self.contents) {
@@ -160,6 +176,7 @@ pub struct Staging<'a> {
     claims: Vec<Claim>,
     forgets: Vec<RelPath>,
     warnings: Vec<Warning>,
+    made_again: Vec<MadeAgain>,
     applied: Applied,
     received: Amount,
 }
@@ -207,6 +224,8 @@ pub struct Staged {
     pub forgets: Vec<RelPath>,
     /// What the user should know.
     pub warnings: Vec<Warning>,
+    /// Sources that the build made again with the same bytes.
+    pub made_again: Vec<MadeAgain>,
     /// Counts.
     pub applied: Applied,
     /// The whole new tree, when the output is exchanged as one.
@@ -302,6 +321,7 @@ impl<'a> Staging<'a> {
             claims: Vec::new(),
             forgets: Vec::new(),
             warnings: Vec::new(),
+            made_again: Vec::new(),
             applied: Applied::default(),
             received: Amount::default(),
         })
@@ -697,6 +717,19 @@ impl<'a> Staging<'a> {
         }
     }
 
+    /// Notes when the build made a file that it left as it went in but for that.
+    fn note_time(&mut self, path: &RelPath, mtime: Timestamp) {
+        let Some(uploaded) = self.uploaded else { return };
+        let path = self.uploaded_at.append(path);
+        let Some(index) = uploaded.manifest.position(&path).filter(|at| !uploaded.has_mtime(*at, mtime))
+        else {
+            return;
+        };
+        if let Some(Base { stamp, what: Content::File(digest), .. }) = uploaded.base(index) {
+            self.made_again.push(MadeAgain { path, stamp, digest, mtime });
+        }
+    }
+
     /// Ends the staging: what the build no longer has becomes deletes, and the steps get their order.
     ///
     /// # Errors
@@ -721,6 +754,7 @@ impl<'a> Staging<'a> {
             claims: self.claims,
             forgets: self.forgets,
             warnings: self.warnings,
+            made_again: self.made_again,
             applied: self.applied,
             prepared: Prepared::default(),
         })

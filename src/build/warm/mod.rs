@@ -155,8 +155,8 @@ fn run_is_over(run: Run, reaper: Option<Reaper>) {
 
 /// Looks at the source tree on a thread of its own, from now on.
 fn start_scan(plan: &Plan, project: &Project, outputs: Vec<RelPath>, reporter: &Reporter) -> Scanning {
-    let (plan, index, reporter) = (plan.clone(), project.index_path(), reporter.clone());
-    Box::pin(detached(move || host::look(&plan, &outputs, &index, &reporter)))
+    let (plan, project, reporter) = (plan.clone(), project.clone(), reporter.clone());
+    Box::pin(detached(move || host::look(&plan, &outputs, &project, &reporter)))
 }
 
 type Scanning = Pin<Box<dyn Future<Output = Result<Result<HostTree, BuildError>, BuildError>> + Send>>;
@@ -220,7 +220,7 @@ impl Warm<'_> {
         };
         let built = built?;
         let exit_code = built.exit_code;
-        let applying = built.put_in_place(record, self.project, &self.run.id, self.reporter);
+        let applying = built.put_in_place(record, self.project, self.run, self.plan, self.reporter);
         let (applied, closed) = tokio::join!(applying, session.close());
         let applied = applied?;
         let traffic = session.traffic();
@@ -246,8 +246,8 @@ impl Warm<'_> {
             other => Err(other),
         });
         interrupts.unless(opened).await??;
-        let host = interrupts.unless(scanning).await???;
-        let hashed_at = host.hashed_at;
+        let mut host = interrupts.unless(scanning).await???;
+        let (hashed_at, times) = (host.hashed_at, std::mem::take(&mut host.times));
         let righting = upload::put_right(session, self.plan, host, self.reporter);
         let sources = interrupts.unless(righting).await??;
         self.workspace.mark().seeds.extend(seeded.into_iter().map(|spec| (spec, String::new())));
@@ -269,7 +269,7 @@ impl Warm<'_> {
             reporter: self.reporter,
         };
         let collecting = interrupts.unless(collecting.collect(looking));
-        let built = Built::after(ended.exit_code, self.plan, self.reporter, collecting).await?;
+        let built = Built::after(ended.exit_code, self.plan, times, self.reporter, collecting).await?;
         saving.await?;
         Ok(built)
     }
