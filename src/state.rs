@@ -246,6 +246,11 @@ impl Project {
         self.dir.join(format!("workspace-{}", short_hash(engine.as_bytes())))
     }
 
+    /// What is known of files that an image has of its own among the sources.
+    pub fn own_files_path(&self) -> PathBuf {
+        self.dir.join("own-files")
+    }
+
     /// Where the user's files go that were in a product's way in the run `run`.
     pub fn displaced_dir(&self, run: &str) -> PathBuf {
         self.dir.join("displaced").join(run)

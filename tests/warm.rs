@@ -20,13 +20,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use common::{BUSYBOX, EMPTY, ENTRYPOINT, Ended, NONROOT, Project, docker, eventually, processes_in};
+use common::{BUSYBOX, EMPTY, ENTRYPOINT, Ended, FILLED, NONROOT, Project, docker, eventually, processes_in};
 use process::{Gated, Watched, noise};
 use proxy::Proxy;
 use warm::{collected, event, events, in_workspace, json, sees_the_host, uploaded, uploaded_bytes};
-
-/// Small, with files of its own in `/workspace`, and variables and a working directory.
-const WORKDIR: &str = "fastbuild/test-workdir:latest";
 
 /// A project of some files of each kind.
 fn sample() -> Project {
@@ -449,6 +446,31 @@ fn where_the_agent_cannot_run_the_build_is_cold_and_says_why() {
     docker(&["rmi", image]);
 }
 
+#[test]
+fn an_image_with_files_of_its_own_among_the_sources_is_built_cold_and_tried_once() {
+    let project = sample();
+    let build = |options: &[&str]| {
+        let ended = json(&project, &[&["-i", FILLED], options].concat(), "ls");
+        ended.exits(0);
+        ended
+    };
+    let why = |ended: &Ended| event(ended, "cold-instead")["why"].clone();
+    let first = build(&[]);
+    assert_eq!((why(&first), how(&first)), ("own-files".into(), "made".into()), "{first}");
+    assert!(first.err().contains("-w names another directory"), "{first}");
+    project.assert_nothing_left();
+    let second = build(&[]);
+    assert_eq!((why(&second), how(&second)), ("own-files".into(), "cold".into()), "{second}");
+    // Where they are no sources, or not in the way, there is a workspace.
+    let own = ["--exclude", "from-image*"];
+    for (options, expected) in [(&own[..], "made"), (&own, "found"), (&["-w", "/elsewhere"], "made")] {
+        let ended = build(options);
+        assert_eq!(how(&ended), expected, "{options:?} {ended}");
+        assert_eq!(ended.out().contains("from-image.txt"), options == own, "{ended}");
+    }
+    assert_eq!(why(&build(&[])), "own-files");
+}
+
 /// The same image under another name, which says that it is for another processor. Its programs run here all the same.
 fn load_for_other_processor(image: &str, name: &str) {
     let saved = Command::new("docker").args(["save", image]).output().unwrap();
@@ -503,7 +525,7 @@ const WORLD: &str = "env | grep -v ^HOSTNAME= | sort; id; pwd; umask; ulimit -a;
 
 #[test]
 fn the_command_sees_what_docker_run_would_show_it() {
-    for image in [BUSYBOX, NONROOT, WORKDIR] {
+    for image in [BUSYBOX, NONROOT, FILLED] {
         for user in [None, Some("app"), Some("1234:4321"), Some("0:0")] {
             let user: Vec<_> = user.into_iter().flat_map(|user| ["-u", user]).collect();
             let project = Project::with_image(image);

@@ -14,8 +14,8 @@ use std::{
 use tokio::task::JoinHandle;
 
 use super::{
-    BuildError, Built, Finished, Interrupts, Running,
-    collect::Collecting,
+    BuildError, Built, Finished, Interrupts, Running, blocking, channel,
+    collect::{Collecting, feed},
     command, detached, image,
     reaper::{Charge, Duty, Reaper},
     sources, top_entry, upload,
@@ -23,10 +23,10 @@ use super::{
 use crate::{
     archive::pack::PackOptions,
     engine::{
-        ContainerId, ContainerSpec, ContainerSummary, Docker, Entrypoint, ImageFacts, PathKind, Removed,
-        Serves, Sizes, labels,
+        ContainerId, ContainerSpec, ContainerSummary, Docker, EngineError, Entrypoint, ImageFacts, PathKind,
+        Removed, Serves, Sizes, labels,
     },
-    outputs::{record::Record, target::refuse_strange_link, times::Times},
+    outputs::{OutputError, own::OwnFiles, record::Record, target::refuse_strange_link, times::Times},
     plan::{Outputs, Plan},
     report::{
         Reporter,
@@ -139,7 +139,7 @@ impl Cold<'_> {
         let scanning = async { scanning.await? };
         let ((scan, times), made) =
             interrupts.unless(async { tokio::try_join!(scanning, self.make()) }).await??;
-        let Made { container, workdir, options } = made;
+        let Made { container, workdir, own, options } = made;
         let scan = Arc::new(scan);
         let source = &self.plan.source.value;
         let uploading = upload::upload(&self.docker, &container, source, &scan, &options, self.reporter);
@@ -157,6 +157,7 @@ impl Cold<'_> {
             run: &self.run,
             workdir: &workdir,
             uploaded,
+            own: Arc::new(own),
             record: Arc::clone(record),
             reporter: self.reporter,
         };
@@ -169,7 +170,12 @@ impl Cold<'_> {
         let phase = Running::begin(Phase::Create, None, self.reporter);
         let container = self.docker.create(&self.spec()?).await?;
         self.made.store(true, Ordering::Relaxed);
-        let (workdir, ids) = tokio::try_join!(self.workdir(&container), self.owner(&container))?;
+        let looking = async {
+            let (workdir, there) = self.workdir(&container).await?;
+            let own = self.own_files(&container, &workdir, there).await?;
+            Ok::<_, BuildError>((workdir, own))
+        };
+        let ((workdir, own), ids) = tokio::try_join!(looking, self.owner(&container))?;
         let options = PackOptions {
             prefix: RelPath::new(workdir.trim_start_matches('/').as_bytes())
                 .map_err(|_| BuildError::WorkdirIsNoDirectory { path: workdir.clone() })?,
@@ -178,7 +184,7 @@ impl Cold<'_> {
             top: Some(top_entry(self.plan)?),
         };
         phase.end(Amount::default());
-        Ok(Made { container, workdir, options })
+        Ok(Made { container, workdir, own, options })
     }
 
     fn spec(&self) -> Result<ContainerSpec, BuildError> {
@@ -214,14 +220,42 @@ impl Cold<'_> {
     }
 
     /// The working directory with its links resolved: an archive entry would replace a link by a directory.
-    async fn workdir(&self, container: &ContainerId) -> Result<String, BuildError> {
+    async fn workdir(&self, container: &ContainerId) -> Result<(String, Before), BuildError> {
         let path = &self.plan.workdir.value;
-        let Some(stat) = self.docker.stat(container, path).await? else { return Ok(path.clone()) };
+        let Some(stat) = self.docker.stat(container, path).await? else {
+            return Ok((path.clone(), Before::Nothing));
+        };
         match stat.kind {
-            PathKind::Directory => Ok(path.clone()),
-            PathKind::Link if !stat.link_target.is_empty() => Ok(stat.link_target),
+            PathKind::Directory => Ok((path.clone(), Before::Directory)),
+            PathKind::Link if !stat.link_target.is_empty() => Ok((stat.link_target, Before::Directory)),
             _ => Err(BuildError::WorkdirIsNoDirectory { path: path.clone() }),
         }
+    }
+
+    /// What the image has in the working directory, as far as that could come back by mistake.
+    async fn own_files(
+        &self,
+        container: &ContainerId,
+        workdir: &str,
+        there: Before,
+    ) -> Result<OwnFiles, BuildError> {
+        if there == Before::Nothing || self.plan.outputs.value != Outputs::Everything {
+            return Ok(OwnFiles::default());
+        }
+        let archive = match self.docker.get(container, &format!("{workdir}/.")).await {
+            Ok(archive) => archive,
+            // A link that leads nowhere, or to no directory: putting the sources there tells.
+            Err(EngineError::NotThere { .. }) => return Ok(OwnFiles::default()),
+            Err(error) => return Err(error.into()),
+        };
+        let (sender, reader) = channel::to_blocking();
+        let reading = blocking(move || OwnFiles::read(reader));
+        let (own, fed) = tokio::join!(reading, feed(archive, sender));
+        fed?;
+        own?.map_err(|source| {
+            let output = self.plan.workdir.value.clone();
+            OutputError::Refused { output, source: Box::new(source) }.into()
+        })
     }
 
     /// Who runs the command, and so owns the sources.
@@ -269,7 +303,15 @@ struct Made {
     container: ContainerId,
     /// The source root in the container, links resolved.
     workdir: String,
+    own: OwnFiles,
     options: PackOptions,
+}
+
+/// What is at the place of the sources before they come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Nothing,
+    Directory,
 }
 
 /// All containers of fastbuild's. Docker fails a listing in which a container vanishes, which those do that are being

@@ -21,6 +21,7 @@ mod fold;
 pub mod host;
 pub mod journal;
 pub mod ops;
+pub mod own;
 pub mod record;
 mod slots;
 pub mod stage;

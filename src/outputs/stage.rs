@@ -23,6 +23,7 @@ use std::{
     collections::HashSet,
     fmt::Write as _,
     io::{self, Read, Write},
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,7 @@ use super::{
     host::HostSide,
     host_error,
     ops::{Action, Afterwards, Identity, Op, Over, Slot, lossless},
+    own::OwnFiles,
     record::{Content, Record},
     slots::SlotWriters,
     target::{Target, Walk},
@@ -65,7 +67,7 @@ const RESERVE: u64 = 64 * 1024 * 1024;
 
 /// An output of more entries than this is a bomb. Its bytes are counted where they are staged ([`Staging::take_room`]):
 /// what is only compared needs no disk, however much it is.
-const LIMITS: Limits = Limits { entries: 10_000_000, bytes: u64::MAX };
+pub(super) const LIMITS: Limits = Limits { entries: 10_000_000, bytes: u64::MAX };
 
 /// Behind the name of a file whose place the user's own version keeps.
 const BESIDE: &str = ".fastbuild-new";
@@ -156,6 +158,8 @@ pub struct Staging<'a> {
     /// The manifest's path of the output's root.
     uploaded_at: RelPath,
     record: &'a Record,
+    /// What the image has there.
+    own: Arc<OwnFiles>,
     /// Before `stage`, so that nobody writes into it any more when it is removed.
     writers: SlotWriters,
     stage: Stage,
@@ -308,6 +312,7 @@ impl<'a> Staging<'a> {
             uploaded,
             uploaded_at,
             record: options.record,
+            own: Arc::default(),
             writers: SlotWriters::default(),
             stage,
             host: None,
@@ -325,6 +330,12 @@ impl<'a> Staging<'a> {
             applied: Applied::default(),
             received: Amount::default(),
         })
+    }
+
+    /// Tells what the image has of its own in the output's place: what the build left of it as it was is no product.
+    #[must_use]
+    pub fn beside(self, own: Arc<OwnFiles>) -> Staging<'a> {
+        Staging { own, ..self }
     }
 
     /// What may be staged before the disk would be full.
@@ -461,6 +472,10 @@ impl<'a> Staging<'a> {
             Some(_) => Known::Uploaded,
         };
         if known == Known::UploadedUnchanged && self.scope == Scope::Everything {
+            return Ok(Settled { verdict: Verdict::Leave, place, host: None });
+        }
+        let went_in = known == Known::Uploaded || known == Known::UploadedUnchanged;
+        if !went_in && self.own.holds(path, product.what, product.mode) {
             return Ok(Settled { verdict: Verdict::Leave, place, host: None });
         }
         if let Some(moved) = self.redirected(path) {

@@ -121,7 +121,14 @@ pub async fn run(
     reporter.emit(Event::Workspace { name, how: workspace.how().into() });
 
     let mut warm = Warm { plan, project, run: &run, reporter, image, workspace };
-    let finished = warm.build(session, scanning, record, interrupts).await;
+    let finished = match warm.build(session, scanning, record, interrupts).await {
+        Err(BuildError::Workspace(WorkspaceError::NotWarm(why @ NotWarm::OwnFiles { entries, .. }))) => {
+            interrupts.unless(wanted.give_up(&docker, entries)).await??;
+            run_is_over(run, reaper);
+            return Ok(Outcome::NotWarm(why));
+        }
+        finished => finished,
+    };
     let freed = match &finished {
         Ok(_) => Ok(()),
         Err(_) => warm.workspace.free().await,
@@ -248,7 +255,7 @@ impl Warm<'_> {
         interrupts.unless(opened).await??;
         let mut host = interrupts.unless(scanning).await???;
         let (hashed_at, times) = (host.hashed_at, std::mem::take(&mut host.times));
-        let righting = upload::put_right(session, self.plan, host, self.reporter);
+        let righting = upload::put_right(session, &mut self.workspace, self.plan, host, self.reporter);
         let sources = interrupts.unless(righting).await??;
         self.workspace.mark().seeds.extend(seeded.into_iter().map(|spec| (spec, String::new())));
         let sources = Arc::new(sources);

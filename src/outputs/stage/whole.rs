@@ -200,7 +200,9 @@ impl Staging<'_> {
     /// The digest that a large file has unless the build changed it and put size and mtime back.
     fn presumed_unchanged(&self, path: &RelPath, entry: &Incoming, size: u64) -> Option<Digest> {
         let uploaded = self.uploaded?;
-        let index = uploaded.manifest.position(&self.uploaded_at.append(path))?;
+        let Some(index) = uploaded.manifest.position(&self.uploaded_at.append(path)) else {
+            return self.own.digest(path, size);
+        };
         let base = uploaded.base(index)?;
         match base.what {
             Content::File(digest) if base.stamp.size == size && uploaded.has_mtime(index, entry.mtime) => {
