@@ -408,6 +408,25 @@ fn no_keep_and_ci_build_cold_and_leave_nothing_and_the_workspace_alone() {
 }
 
 #[test]
+fn a_workspace_of_which_nothing_is_known_any_more_is_not_taken_for_the_images() {
+    let project = sample();
+    sees_the_host(&project, &[]);
+    for shell_first in [false, true] {
+        let marks = fs::read_dir(project.state().join("projects")).unwrap().next().unwrap().unwrap().path();
+        for file in fs::read_dir(marks).unwrap().map(|file| file.unwrap().path()) {
+            if file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("workspace-")) {
+                fs::remove_file(file).unwrap();
+            }
+        }
+        if shell_first {
+            project.fastbuild(["workspace", "shell", "--", "true"]).exits(0);
+        }
+        project.write("dir0/file1", format!("{shell_first}"));
+        assert_eq!(how(&sees_the_host(&project, &[])), "found");
+    }
+}
+
+#[test]
 fn a_workspace_that_stopped_is_started_and_one_that_was_removed_is_made() {
     let project = sample();
     json(&project, &["-o", "out"], "mkdir -p out; echo x > out/kept").exits(0);
@@ -461,6 +480,7 @@ fn an_image_with_files_of_its_own_among_the_sources_is_built_cold_and_tried_once
     project.assert_nothing_left();
     let second = build(&[]);
     assert_eq!((why(&second), how(&second)), ("own-files".into(), "cold".into()), "{second}");
+    assert_eq!(how(&build(&["--fresh"])), "made", "to start over is to look again");
     // Where they are no sources, or not in the way, there is a workspace.
     let own = ["--exclude", "from-image*"];
     for (options, expected) in [(&own[..], "made"), (&own, "found"), (&["-w", "/elsewhere"], "made")] {

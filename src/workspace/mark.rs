@@ -64,7 +64,7 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// The mark of a workspace that was made just now.
+    /// The mark of a workspace of which nothing else is known: it may be full of sources.
     pub fn new(name: String, container: String, engine: String, image: String, source: &Path) -> Mark {
         let now = now();
         Mark {
@@ -77,7 +77,7 @@ impl Mark {
             made: now,
             last_used: now,
             session: LastSession::Open,
-            holds: Holds::Image,
+            holds: Holds::Sources,
             seeds: BTreeMap::new(),
         }
     }

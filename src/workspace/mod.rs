@@ -213,7 +213,7 @@ pub struct Wanted {
     spec: ContainerSpec,
     agent: &'static [u8],
     mark_path: PathBuf,
-    /// As it would be right after it was made.
+    /// As it would be if nothing else were known of it.
     mark: Mark,
     place: Place,
     own_files_path: PathBuf,
@@ -395,7 +395,9 @@ async fn make_anew(docker: &Docker, wanted: &Wanted, why: Why) -> Result<Ready, 
 
 /// What is made and cannot be used is removed again; what is made when this is dropped is found by the next run.
 async fn make(docker: &Docker, wanted: &Wanted, why: Why) -> Result<Ready, WorkspaceError> {
-    if let Some(entries) = wanted.place.known(&wanted.own_files_path) {
+    if wanted.lifetime != Lifetime::Fresh
+        && let Some(entries) = wanted.place.known(&wanted.own_files_path)
+    {
         return Err(NotWarm::OwnFiles { directory: wanted.place.directory().to_owned(), entries }.into());
     }
     let container = docker.create(&wanted.spec).await?;
@@ -612,9 +614,8 @@ impl Workspace {
     fn of(docker: &Docker, wanted: &Wanted, ready: Ready) -> Workspace {
         let mut fresh = wanted.mark.clone();
         fresh.container = ready.container.as_str().to_owned();
-        if !matches!(ready.how, How::Made(_)) {
-            // What was there before is not known; that nothing was put there is not likely.
-            fresh.holds = Holds::Sources;
+        if let How::Made(_) = ready.how {
+            fresh.holds = Holds::Image;
         }
         // Where nothing is known of this very container, a session may be open in it.
         let known = Mark::load(&wanted.mark_path)
