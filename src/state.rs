@@ -251,6 +251,11 @@ impl Project {
         self.dir.join("own-files")
     }
 
+    /// What is known of all that an image has in the working directory.
+    pub fn workdir_path(&self) -> PathBuf {
+        self.dir.join("workdir")
+    }
+
     /// Where the user's files go that were in a product's way in the run `run`.
     pub fn displaced_dir(&self, run: &str) -> PathBuf {
         self.dir.join("displaced").join(run)

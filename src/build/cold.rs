@@ -35,6 +35,7 @@ use crate::{
     state::{Project, Run, State},
     tree::{RelPath, scan::Scan},
     user,
+    workspace::own::Place,
 };
 
 /// The largest `/etc/passwd` and `/etc/group` that are read from an image, in bytes.
@@ -239,7 +240,12 @@ impl Cold<'_> {
         workdir: &str,
         there: Before,
     ) -> Result<OwnFiles, BuildError> {
-        if there == Before::Nothing || self.plan.outputs.value != Outputs::Everything {
+        // Engines make the directory with the container, so that it is there mostly, and empty.
+        let (place, notes) = (Place::whole(self.plan, &self.image), self.project.workdir_path());
+        if there == Before::Nothing
+            || self.plan.outputs.value != Outputs::Everything
+            || place.known(&notes) == Some(0)
+        {
             return Ok(OwnFiles::default());
         }
         let archive = match self.docker.get(container, &format!("{workdir}/.")).await {
@@ -252,10 +258,12 @@ impl Cold<'_> {
         let reading = blocking(move || OwnFiles::read(reader));
         let (own, fed) = tokio::join!(reading, feed(archive, sender));
         fed?;
-        own?.map_err(|source| {
+        let own = own?.map_err(|source| {
             let output = self.plan.workdir.value.clone();
-            OutputError::Refused { output, source: Box::new(source) }.into()
-        })
+            OutputError::Refused { output, source: Box::new(source) }
+        })?;
+        place.note(&notes, own.count())?;
+        Ok(own)
     }
 
     /// Who runs the command, and so owns the sources.

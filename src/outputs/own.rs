@@ -52,6 +52,11 @@ impl OwnFiles {
         Ok(OwnFiles(own))
     }
 
+    /// How many there are, the directory itself left out.
+    pub fn count(&self) -> u64 {
+        self.0.keys().filter(|path| !path.is_root()).count() as u64
+    }
+
     /// Whether the image has exactly this at `path`.
     pub(super) fn holds(&self, path: &RelPath, what: &Content, mode: u32) -> bool {
         let same_mode = |own: &Own| own.mode == mode || matches!(what, Content::Symlink(_));

@@ -5,6 +5,8 @@
 //! files is seen when a new workspace is first compared. It depends on nothing but the image, the working directory, and
 //! what is left out of the source tree, so a note of these needs no other proof, and spares the next build a workspace that is made in
 //! vain. What lies in places that are left out stays in a workspace as caches do, for as long as they are left out.
+//!
+//! A cold build notes likewise that there is nothing at all, which the engine takes its time to tell.
 
 use std::path::Path;
 
@@ -32,6 +34,10 @@ pub struct Place {
 pub struct LeftOut(String);
 
 impl LeftOut {
+    fn nothing() -> LeftOut {
+        LeftOut(String::new())
+    }
+
     /// Of the source tree of `plan`.
     pub fn of(plan: &Plan) -> LeftOut {
         let patterns = plan.ignore.patterns.iter().map(|pattern| pattern.value.as_bytes());
@@ -61,6 +67,12 @@ impl Place {
         Place { image, directory, left_out: LeftOut::of(plan) }
     }
 
+    /// The same with all that is left out.
+    pub fn whole(plan: &Plan, image: &ImageFacts) -> Place {
+        let (image, directory) = (image.id.clone(), plan.workdir.value.clone());
+        Place { image, directory, left_out: LeftOut::nothing() }
+    }
+
     /// What is left out there.
     pub fn left_out(&self) -> &LeftOut {
         &self.left_out
@@ -71,7 +83,7 @@ impl Place {
         &self.directory
     }
 
-    /// How many files of its own the image is known to have here.
+    /// How many files of its own the image is known to have here; none when it is not known.
     pub fn known(&self, path: &Path) -> Option<u64> {
         let note: Note = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
         (note.place == *self).then_some(note.entries)
