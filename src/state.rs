@@ -242,6 +242,11 @@ impl Project {
         self.dir.join("index")
     }
 
+    /// The times of files that builds made again with the same bytes.
+    pub fn times_path(&self) -> PathBuf {
+        self.dir.join("times")
+    }
+
     /// The journal of an apply.
     pub fn journal_path(&self) -> PathBuf {
         self.dir.join("journal")
@@ -250,6 +255,16 @@ impl Project {
     /// What is known of the project's workspace on the engine at `engine`.
     pub fn workspace_path(&self, engine: &str) -> PathBuf {
         self.dir.join(format!("workspace-{}", short_hash(engine.as_bytes())))
+    }
+
+    /// What is known of files that an image has of its own among the sources.
+    pub fn own_files_path(&self) -> PathBuf {
+        self.dir.join("own-files")
+    }
+
+    /// What is known of all that an image has in the working directory.
+    pub fn workdir_path(&self) -> PathBuf {
+        self.dir.join("workdir")
     }
 
     /// Where the user's files go that were in a product's way in the run `run`.

@@ -1,14 +1,23 @@
 //! What a build asks of the engine, request by request: each one is a round trip that every user pays for.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 #[path = "common/proxy.rs"]
 mod proxy;
 
-use common::{NONROOT, Project};
+use common::{FILLED, NONROOT, Project};
 use proxy::Proxy;
 
+/// The requests of a build that is not the first one with its image.
 fn calls(project: &Project, options: &[&str], script: &str) -> String {
-    let proxy = Proxy::new(&project.outside());
+    project.sh(&["-q"], "true").exits(0);
+    calls_at_first(project, options, script)
+}
+
+fn calls_at_first(project: &Project, options: &[&str], script: &str) -> String {
+    let home = tempfile::tempdir().unwrap();
+    let proxy = Proxy::new(home.path());
     let ended = common::Ended::from(
         project
             .command()
@@ -39,6 +48,16 @@ fn a_cold_build_makes_no_request_more_than_it_needs() {
     GET /containers/ID/archive?path=%2Fworkspace
     DELETE /containers/NAME?v=true&force=true&link=false
     ");
+}
+
+#[test]
+fn what_an_image_has_in_the_working_directory_is_asked_for_once() {
+    let project = Project::new();
+    let asks = |calls: &str| calls.lines().filter(|line| line.ends_with("=%2Fworkspace%2F.")).count();
+    let counts: Vec<_> = (0..3).map(|_| asks(&calls_at_first(&project, &[], "true"))).collect();
+    assert_eq!(counts, [1, 0, 0]);
+    let counts: Vec<_> = (0..3).map(|_| asks(&calls_at_first(&project, &["-i", FILLED], "true"))).collect();
+    assert_eq!(counts, [1, 1, 1], "it has something there");
 }
 
 #[test]

@@ -31,14 +31,6 @@ fn a_reader_that_takes_its_time_gets_everything() {
 }
 
 #[test]
-fn what_the_image_has_in_the_working_directory_stays_there() {
-    let project = Project::new();
-    project.write("mine", "");
-    let ended = project.sh(&["-q", "-w", "/etc"], "ls passwd mine");
-    assert_eq!(ended.exits(0).out(), "mine\npasswd\n");
-}
-
-#[test]
 fn a_missing_output_is_an_error_that_lists_what_is_there() {
     let project = Project::new();
     project.write("src", "");

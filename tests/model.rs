@@ -160,6 +160,8 @@ struct Model<'a> {
     last: Option<Call>,
     /// What fastbuild put on the host, or found there right, at places that are not sources.
     own: BTreeMap<Bytes, Node>,
+    /// Sources that a build made again with the same bytes: as they are on the host, and when that was.
+    made_again: BTreeMap<Bytes, (Node, i128)>,
     log: String,
 }
 
@@ -187,6 +189,7 @@ impl<'a> Model<'a> {
             kept: None,
             last: None,
             own: BTreeMap::new(),
+            made_again: BTreeMap::new(),
             log: String::new(),
         }
     }
@@ -338,7 +341,7 @@ impl<'a> Model<'a> {
                 _ if self.is_ignored_now(call, path) => seen.is_none(),
                 _ if call.excludes(path) => seen.is_none() || self.may_be_kept(path, seen),
                 (None, Some(seen)) => seen.kind == 'd' && holds_kept(),
-                _ => there == seen,
+                _ => there == seen || self.is_as_made_again(path, there, seen),
             };
             if !right {
                 wrong.push(format!("the host has {}, the command saw {}", of(path, there), of(path, seen)));
@@ -362,6 +365,16 @@ impl<'a> Model<'a> {
     /// Whether the path was part of the source tree for the last build, and the rules leave it out now.
     fn is_ignored_now(&self, call: Call, path: &[u8]) -> bool {
         call.ignores(path) && !call.is_output(path) && self.last.is_some_and(|last| !last.ignores(path))
+    }
+
+    /// Whether the host's file is as it was when a build made it again, and the command saw the time of that.
+    fn is_as_made_again(&self, path: &Bytes, there: Option<&Node>, seen: Option<&Node>) -> bool {
+        let (Some(there), Some(seen)) = (there, seen) else { return false };
+        let Some((known, made)) = self.made_again.get(path) else { return false };
+        let cut = made.div_euclid(1_000_000_000) * 1_000_000_000;
+        // Engines send whole seconds.
+        let is_time = seen.mtime == *made || self.kind.keep == Keep::Cold && seen.mtime == cut;
+        known == there && is_time && Node { mtime: there.mtime, ..seen.clone() } == *there
     }
 
     fn may_be_kept(&self, path: &Bytes, seen: Option<&Node>) -> bool {
@@ -472,13 +485,25 @@ impl<'a> Model<'a> {
         lost.map(|(path, node)| format!("the user's {} is lost", of(path, Some(node)))).collect()
     }
 
-    /// What is fastbuild's own on the host from now on.
+    /// What is fastbuild's own on the host from now on, and what it keeps under an older time than the build's.
     fn remember(&mut self, build: &Build<'_>, now: &Listing) {
         // What the user removed is whoever's who makes it next.
         let is_gone = |path: &Bytes| {
             build.call.names_outputs() && build.call.is_output(path) && !now.0.contains_key(path)
         };
         self.own.retain(|path, _| !is_gone(path));
+        let Build { call, host, saw, left } = *build;
+        for (path, node) in host.0.iter().filter(|(path, _)| !call.names_outputs() && !call.excludes(path)) {
+            let (saw, left) = (saw.0.get(path), left.0.get(path));
+            if let Some(left) = left
+                && node.kind == 'f'
+                && alike(saw, Some(left))
+                && saw.is_some_and(|saw| saw.mtime != left.mtime)
+                && now.0.get(path) == Some(node)
+            {
+                self.made_again.insert(path.clone(), (node.clone(), left.mtime));
+            }
+        }
         for (path, node) in &now.0 {
             let may_be_own = if build.call.names_outputs() {
                 build.call.is_output(path)

@@ -18,7 +18,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use common::{Ended, NONROOT, Project, eventually};
+use common::{Ended, FILLED, NONROOT, Project, Tree, eventually};
 
 fn chmod(path: impl AsRef<Path>, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -102,6 +102,82 @@ fn content_modes_links_empty_directories_and_times_are_the_hosts() {
     assert!(here.len() > 20);
     assert_eq!(describe_here(&project), here, "and a build that only looks changes nothing");
     project.assert_nothing_left();
+}
+
+#[test]
+fn a_file_that_a_build_made_again_with_the_same_bytes_is_seen_as_made_then_and_left_alone_here() {
+    let project = Project::new();
+    // A large one, and a file with two names.
+    project.write("small", "source").write("two", "names").write("large", vec![5; 1 << 20]);
+    fs::hard_link(project.path("two"), project.path("names")).unwrap();
+    let names = ["small", "large", "two", "names"];
+    for name in names {
+        set_mtime(project.path(name), 1_500_000_000_000_000_000);
+    }
+    let stamps =
+        || names.map(|name| fs::metadata(project.path(name)).map(|m| (m.ino(), m.ctime_nsec())).unwrap());
+    let here = stamps();
+    let times = || project.sh(&["-q"], "stat -c %Y small large two names").exits(0).out().replace('\n', " ");
+    let again = "for name in small large; do cat $name > new; cat new > $name; touch -d @1600000000 $name; done; \
+                 cp two new && mv new two; touch -d @1600000000 two; rm -f new";
+    project.sh(&["-q"], again).exits(0);
+    assert_eq!(stamps(), here, "what is right already is not touched");
+    for _ in 0..2 {
+        assert_eq!(times(), "1600000000 1600000000 1600000000 1500000000 ");
+    }
+    project.sh(&["-q"], "touch -d @1700000000 large").exits(0);
+    assert_eq!(times(), "1600000000 1700000000 1600000000 1500000000 ");
+    // What the user does counts.
+    set_mtime(project.path("small"), 1_400_000_000_000_000_000);
+    fs::write(project.path("large"), vec![6; 1 << 20]).unwrap();
+    set_mtime(project.path("large"), 1_500_000_000_000_000_000);
+    assert_eq!(times(), "1400000000 1500000000 1600000000 1500000000 ");
+    assert_eq!(stamps()[2..], here[2..]);
+}
+
+#[test]
+fn what_the_image_has_in_the_working_directory_is_there_in_each_build_and_comes_back_only_when_changed() {
+    let project = Project::with_image(FILLED);
+    let here = || seen_here(&project);
+    project.write("mine", "").write("from-image.txt", "the user's\n");
+    let look = "find . -mindepth 1 | sort; cat from-image.txt";
+    let all = "./from-image\n./from-image.txt\n./from-image/deep.txt\n./mine\n";
+    for _ in 0..2 {
+        let ended = project.sh(&["-q"], look);
+        assert_eq!(ended.exits(0).out(), format!("{all}the user's\n"));
+        assert_eq!(here(), ["from-image.txt", "mine"]);
+    }
+    // Without the user's, the image's own is there again.
+    fs::remove_file(project.path("from-image.txt")).unwrap();
+    assert_eq!(project.sh(&["-q"], look).exits(0).out(), format!("{all}the image's own\n"));
+    assert_eq!(here(), ["mine"]);
+    // Left out, too.
+    let excluding = ["-q", "--exclude", "from-image*"];
+    assert_eq!(project.sh(&excluding, look).exits(0).out(), format!("{all}the image's own\n"));
+    assert_eq!(here(), ["mine"]);
+    let change = "echo more >> from-image/deep.txt; rm from-image.txt; ln from-image/deep.txt new; echo > from-image/new";
+    project.sh(&["-q"], change).exits(0);
+    assert_eq!(here(), ["from-image", "from-image/deep.txt", "from-image/new", "mine", "new"]);
+    assert_eq!(project.read("from-image/deep.txt"), "the image's own\nmore\n");
+    project.assert_nothing_left();
+}
+
+/// The paths below the source root, sorted.
+fn seen_here(project: &Project) -> Vec<String> {
+    let tree = Tree::of(&project.root());
+    tree.0.into_keys().map(|path| path.escape_ascii().to_string()).filter(|path| !path.is_empty()).collect()
+}
+
+#[test]
+fn a_directory_of_the_systems_may_be_the_working_directory() {
+    let project = Project::new();
+    project.write("mine", "text\n");
+    for _ in 0..2 {
+        let ended = project.sh(&["-q", "-w", "/etc"], "ls passwd mine; cp mine made");
+        assert_eq!(ended.exits(0).out(), "mine\npasswd\n");
+    }
+    assert_eq!(project.read("made"), "text\n");
+    assert!(!project.has("passwd"));
 }
 
 #[test]

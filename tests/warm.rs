@@ -20,13 +20,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use common::{BUSYBOX, EMPTY, ENTRYPOINT, Ended, NONROOT, Project, docker, eventually, processes_in};
+use common::{BUSYBOX, EMPTY, ENTRYPOINT, Ended, FILLED, NONROOT, Project, docker, eventually, processes_in};
 use process::{Gated, Watched, noise};
 use proxy::Proxy;
 use warm::{collected, event, events, in_workspace, json, sees_the_host, uploaded, uploaded_bytes};
-
-/// Small, with files of its own in `/workspace`, and variables and a working directory.
-const WORKDIR: &str = "fastbuild/test-workdir:latest";
 
 /// A project of some files of each kind.
 fn sample() -> Project {
@@ -411,6 +408,25 @@ fn no_keep_and_ci_build_cold_and_leave_nothing_and_the_workspace_alone() {
 }
 
 #[test]
+fn a_workspace_of_which_nothing_is_known_any_more_is_not_taken_for_the_images() {
+    let project = sample();
+    sees_the_host(&project, &[]);
+    for shell_first in [false, true] {
+        let marks = fs::read_dir(project.state().join("projects")).unwrap().next().unwrap().unwrap().path();
+        for file in fs::read_dir(marks).unwrap().map(|file| file.unwrap().path()) {
+            if file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("workspace-")) {
+                fs::remove_file(file).unwrap();
+            }
+        }
+        if shell_first {
+            project.fastbuild(["workspace", "shell", "--", "true"]).exits(0);
+        }
+        project.write("dir0/file1", format!("{shell_first}"));
+        assert_eq!(how(&sees_the_host(&project, &[])), "found");
+    }
+}
+
+#[test]
 fn a_workspace_that_stopped_is_started_and_one_that_was_removed_is_made() {
     let project = sample();
     json(&project, &["-o", "out"], "mkdir -p out; echo x > out/kept").exits(0);
@@ -447,6 +463,32 @@ fn where_the_agent_cannot_run_the_build_is_cold_and_says_why() {
     assert_eq!(project.read("made"), "cold\n");
     project.assert_nothing_left();
     docker(&["rmi", image]);
+}
+
+#[test]
+fn an_image_with_files_of_its_own_among_the_sources_is_built_cold_and_tried_once() {
+    let project = sample();
+    let build = |options: &[&str]| {
+        let ended = json(&project, &[&["-i", FILLED], options].concat(), "ls");
+        ended.exits(0);
+        ended
+    };
+    let why = |ended: &Ended| event(ended, "cold-instead")["why"].clone();
+    let first = build(&[]);
+    assert_eq!((why(&first), how(&first)), ("own-files".into(), "made".into()), "{first}");
+    assert!(first.err().contains("-w names another directory"), "{first}");
+    project.assert_nothing_left();
+    let second = build(&[]);
+    assert_eq!((why(&second), how(&second)), ("own-files".into(), "cold".into()), "{second}");
+    assert_eq!(how(&build(&["--fresh"])), "made", "to start over is to look again");
+    // Where they are no sources, or not in the way, there is a workspace.
+    let own = ["--exclude", "from-image*"];
+    for (options, expected) in [(&own[..], "made"), (&own, "found"), (&["-w", "/elsewhere"], "made")] {
+        let ended = build(options);
+        assert_eq!(how(&ended), expected, "{options:?} {ended}");
+        assert_eq!(ended.out().contains("from-image.txt"), options == own, "{ended}");
+    }
+    assert_eq!(why(&build(&[])), "own-files");
 }
 
 /// The same image under another name, which says that it is for another processor. Its programs run here all the same.
@@ -503,7 +545,7 @@ const WORLD: &str = "env | grep -v ^HOSTNAME= | sort; id; pwd; umask; ulimit -a;
 
 #[test]
 fn the_command_sees_what_docker_run_would_show_it() {
-    for image in [BUSYBOX, NONROOT, WORKDIR] {
+    for image in [BUSYBOX, NONROOT, FILLED] {
         for user in [None, Some("app"), Some("1234:4321"), Some("0:0")] {
             let user: Vec<_> = user.into_iter().flat_map(|user| ["-u", user]).collect();
             let project = Project::with_image(image);

@@ -209,7 +209,7 @@ pub const STDIN_WINDOW: usize = 256 << 10;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Query {
     /// What the command changed below the root, compared with what was there right before it started. Not only of the
-    /// source tree: what ignore rules keep out of it counts too.
+    /// source tree: what ignore rules keep out of it counts too. Of a source file, another mtime alone counts.
     Changes,
     /// A path, compared with what the host has in its place. What a product's time is does not matter, and its set-uid
     /// bits do not cross: in this summary every mtime is zero, modes are masked with `0o777`, and what does not travel is

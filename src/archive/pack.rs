@@ -79,8 +79,8 @@ pub struct Packed {
 pub struct Sent {
     /// Permission bits as sent.
     pub mode: u32,
-    /// What the system said of the open file before its first byte was read; `size` is the number of bytes sent, and
-    /// `mtime` the moment sent. For a further name of a file, that file's.
+    /// What the system said of the open file before its first byte was read; `size` is the number of bytes sent.
+    /// For a further name of a file, that file's.
     pub stamp: Stamp,
     /// Of the bytes sent. For a further name of a file, that file's.
     pub digest: Digest,
@@ -180,7 +180,7 @@ fn jobs(manifest: &Manifest, selected: &[usize]) -> Vec<Job> {
     let mut seen = HashSet::new();
     let mut job = |&index: &usize| {
         let entry = &manifest.entries()[index];
-        let task = match file_id(&entry.stamp) {
+        let task = match file_id(&entry.stamp, entry) {
             Some(id) if entry.links > 1 && !seen.insert(id) => Task::Look,
             _ => Task::Read,
         };
@@ -189,9 +189,12 @@ fn jobs(manifest: &Manifest, selected: &[usize]) -> Vec<Job> {
     selected.iter().filter_map(&mut job).collect()
 }
 
-/// What two names of one file have in common; none where the system does not tell.
-fn file_id(stamp: &Stamp) -> Option<(u64, u64)> {
-    (stamp.ino != 0).then_some((stamp.dev, stamp.ino))
+/// What two names of one file have in common; none where the system does not tell. Names that are to have different times
+/// are sent as two files.
+type FileId = (u64, u64, Timestamp);
+
+fn file_id(stamp: &Stamp, entry: &Entry) -> Option<FileId> {
+    (stamp.ino != 0).then_some((stamp.dev, stamp.ino, entry.mtime))
 }
 
 struct Closing<'a, 'b>(&'a Window<'b>);
@@ -241,7 +244,7 @@ struct Packer<'a> {
     reported: Amount,
     packed: Packed,
     /// The first name under which each file with several names was sent.
-    first_names: HashMap<(u64, u64), usize>,
+    first_names: HashMap<FileId, usize>,
     /// Used again for each header.
     blocks: Vec<u8>,
 }
@@ -364,14 +367,16 @@ impl<'a> Packer<'a> {
 
     /// A hard link to the name under which the same file went out, or the file itself if that one was not sent.
     fn further_name(&mut self, index: usize, facts: Facts) -> Result<(), PackError> {
-        let first = file_id(&facts.stamp).and_then(|id| self.first_names.get(&id).copied());
+        let entry = &self.manifest.entries()[index];
+        let first = file_id(&facts.stamp, entry).and_then(|id| self.first_names.get(&id).copied());
         let Some((first, sent)) = first.and_then(|first| Some((first, self.packed.sent[first]?))) else {
             let fetched = (self.fetch_apart)(index)?;
             return self.file(index, fetched);
         };
-        let name = self.name(&self.manifest.entries()[index].path);
-        let target = self.name(&self.manifest.entries()[first].path);
-        self.header(name.as_bytes(), EntryType::Link, target.as_bytes(), sent.mode, 0, sent.stamp.mtime)?;
+        let linked = &self.manifest.entries()[first];
+        let (name, target) = (self.name(&entry.path), self.name(&linked.path));
+        let mtime = linked.mtime_of(&sent.stamp);
+        self.header(name.as_bytes(), EntryType::Link, target.as_bytes(), sent.mode, 0, mtime)?;
         self.packed.amount.files += 1;
         self.packed.sent[index] = Some(sent);
         // Written to since, or its number already belongs to another file: either way neither name can be believed.
@@ -388,7 +393,8 @@ impl<'a> Packer<'a> {
     fn file_header(&mut self, index: usize, facts: Facts) -> Result<(), PackError> {
         let entry = &self.manifest.entries()[index];
         let (name, mode) = (self.name(&entry.path), facts.mode.unwrap_or(entry.mode));
-        self.header(name.as_bytes(), EntryType::Regular, b"", mode, facts.stamp.size, facts.stamp.mtime)
+        let mtime = entry.mtime_of(&facts.stamp);
+        self.header(name.as_bytes(), EntryType::Regular, b"", mode, facts.stamp.size, mtime)
     }
 
     /// Pads the content to whole blocks and writes the file down.
@@ -407,7 +413,7 @@ impl<'a> Packer<'a> {
         if steadiness == Steadiness::Unsteady {
             self.packed.unstable.push(index);
         }
-        if let Some(id) = file_id(&facts.stamp)
+        if let Some(id) = file_id(&facts.stamp, entry)
             && entry.links > 1
         {
             self.first_names.entry(id).or_insert(index);

@@ -14,8 +14,8 @@ use std::{
 use tokio::task::JoinHandle;
 
 use super::{
-    BuildError, Built, Finished, Interrupts, Running,
-    collect::Collecting,
+    BuildError, Built, Finished, Interrupts, Running, blocking, channel,
+    collect::{Collecting, feed},
     command, detached, image,
     reaper::{Charge, Duty, Reaper},
     sources, top_entry, upload,
@@ -23,10 +23,10 @@ use super::{
 use crate::{
     archive::pack::PackOptions,
     engine::{
-        ContainerId, ContainerSpec, ContainerSummary, Docker, Entrypoint, ImageFacts, PathKind, Removed,
-        Serves, Sizes, labels,
+        ContainerId, ContainerSpec, ContainerSummary, Docker, EngineError, Entrypoint, ImageFacts, PathKind,
+        Removed, Serves, Sizes, labels,
     },
-    outputs::{record::Record, target::refuse_strange_link},
+    outputs::{OutputError, own::OwnFiles, record::Record, target::refuse_strange_link, times::Times},
     plan::{Outputs, Plan},
     report::{
         Reporter,
@@ -35,6 +35,7 @@ use crate::{
     state::{Project, Run, State},
     tree::{RelPath, scan::Scan},
     user,
+    workspace::own::Place,
 };
 
 /// The largest `/etc/passwd` and `/etc/group` that are read from an image, in bytes.
@@ -57,7 +58,12 @@ pub async fn run(
     }
     let scanning = detached({
         let (plan, reporter) = (plan.clone(), reporter.clone());
-        move || sources::report_scan(&plan, &plan.ignore.outputs, &reporter)
+        let mut times = Times::load(&project.times_path());
+        move || {
+            let mut scan = sources::report_scan(&plan, &plan.ignore.outputs, &reporter)?;
+            times.show(&mut scan, &plan.source.value);
+            Ok((scan, times))
+        }
     });
     let docker = interrupts.unless(Docker::connect(&plan.engine.value)).await??;
     let image = interrupts.unless(image::ensure(&docker, plan, reporter)).await??;
@@ -105,14 +111,14 @@ impl Cold<'_> {
     async fn build(
         self,
         record: Arc<Record>,
-        scanning: impl Future<Output = Result<Result<Scan, BuildError>, BuildError>>,
+        scanning: impl Future<Output = Result<Result<(Scan, Times), BuildError>, BuildError>>,
         interrupts: &mut Interrupts,
     ) -> Result<Finished, BuildError> {
         let built = self.until_staged(&record, scanning, interrupts).await;
         let finished = match built {
             Ok(built) => {
                 let exit_code = built.exit_code;
-                let applying = built.put_in_place(record, self.project, &self.run.id, self.reporter);
+                let applying = built.put_in_place(record, self.project, &self.run, self.plan, self.reporter);
                 let (applied, ()) = tokio::join!(applying, self.remove());
                 applied.map(|applied| Finished { exit_code, applied, warm: None })
             }
@@ -128,12 +134,13 @@ impl Cold<'_> {
     async fn until_staged(
         &self,
         record: &Arc<Record>,
-        scanning: impl Future<Output = Result<Result<Scan, BuildError>, BuildError>>,
+        scanning: impl Future<Output = Result<Result<(Scan, Times), BuildError>, BuildError>>,
         interrupts: &mut Interrupts,
     ) -> Result<Built, BuildError> {
         let scanning = async { scanning.await? };
-        let (scan, made) = interrupts.unless(async { tokio::try_join!(scanning, self.make()) }).await??;
-        let Made { container, workdir, options } = made;
+        let ((scan, times), made) =
+            interrupts.unless(async { tokio::try_join!(scanning, self.make()) }).await??;
+        let Made { container, workdir, own, options } = made;
         let scan = Arc::new(scan);
         let source = &self.plan.source.value;
         let uploading = upload::upload(&self.docker, &container, source, &scan, &options, self.reporter);
@@ -151,11 +158,12 @@ impl Cold<'_> {
             run: &self.run,
             workdir: &workdir,
             uploaded,
+            own: Arc::new(own),
             record: Arc::clone(record),
             reporter: self.reporter,
         };
         let collecting = interrupts.unless(collecting.collect());
-        Built::after(exit_code, self.plan, self.reporter, collecting).await
+        Built::after(exit_code, self.plan, times, self.reporter, collecting).await
     }
 
     /// Makes the container, and finds out where and for whom the sources go in it.
@@ -163,7 +171,12 @@ impl Cold<'_> {
         let phase = Running::begin(Phase::Create, None, self.reporter);
         let container = self.docker.create(&self.spec()?).await?;
         self.made.store(true, Ordering::Relaxed);
-        let (workdir, ids) = tokio::try_join!(self.workdir(&container), self.owner(&container))?;
+        let looking = async {
+            let (workdir, there) = self.workdir(&container).await?;
+            let own = self.own_files(&container, &workdir, there).await?;
+            Ok::<_, BuildError>((workdir, own))
+        };
+        let ((workdir, own), ids) = tokio::try_join!(looking, self.owner(&container))?;
         let options = PackOptions {
             prefix: RelPath::new(workdir.trim_start_matches('/').as_bytes())
                 .map_err(|_| BuildError::WorkdirIsNoDirectory { path: workdir.clone() })?,
@@ -172,7 +185,7 @@ impl Cold<'_> {
             top: Some(top_entry(self.plan)?),
         };
         phase.end(Amount::default());
-        Ok(Made { container, workdir, options })
+        Ok(Made { container, workdir, own, options })
     }
 
     fn spec(&self) -> Result<ContainerSpec, BuildError> {
@@ -208,14 +221,49 @@ impl Cold<'_> {
     }
 
     /// The working directory with its links resolved: an archive entry would replace a link by a directory.
-    async fn workdir(&self, container: &ContainerId) -> Result<String, BuildError> {
+    async fn workdir(&self, container: &ContainerId) -> Result<(String, Before), BuildError> {
         let path = &self.plan.workdir.value;
-        let Some(stat) = self.docker.stat(container, path).await? else { return Ok(path.clone()) };
+        let Some(stat) = self.docker.stat(container, path).await? else {
+            return Ok((path.clone(), Before::Nothing));
+        };
         match stat.kind {
-            PathKind::Directory => Ok(path.clone()),
-            PathKind::Link if !stat.link_target.is_empty() => Ok(stat.link_target),
+            PathKind::Directory => Ok((path.clone(), Before::Directory)),
+            PathKind::Link if !stat.link_target.is_empty() => Ok((stat.link_target, Before::Directory)),
             _ => Err(BuildError::WorkdirIsNoDirectory { path: path.clone() }),
         }
+    }
+
+    /// What the image has in the working directory, as far as that could come back by mistake.
+    async fn own_files(
+        &self,
+        container: &ContainerId,
+        workdir: &str,
+        there: Before,
+    ) -> Result<OwnFiles, BuildError> {
+        // Engines make the directory with the container, so that it is there mostly, and empty.
+        let (place, notes) = (Place::whole(self.plan, &self.image), self.project.workdir_path());
+        if there == Before::Nothing
+            || self.plan.outputs.value != Outputs::Everything
+            || place.known(&notes) == Some(0)
+        {
+            return Ok(OwnFiles::default());
+        }
+        let archive = match self.docker.get(container, &format!("{workdir}/.")).await {
+            Ok(archive) => archive,
+            // A link that leads nowhere, or to no directory: putting the sources there tells.
+            Err(EngineError::NotThere { .. }) => return Ok(OwnFiles::default()),
+            Err(error) => return Err(error.into()),
+        };
+        let (sender, reader) = channel::to_blocking();
+        let reading = blocking(move || OwnFiles::read(reader));
+        let (own, fed) = tokio::join!(reading, feed(archive, sender));
+        fed?;
+        let own = own?.map_err(|source| {
+            let output = self.plan.workdir.value.clone();
+            OutputError::Refused { output, source: Box::new(source) }
+        })?;
+        place.note(&notes, own.count())?;
+        Ok(own)
     }
 
     /// Who runs the command, and so owns the sources.
@@ -263,7 +311,15 @@ struct Made {
     container: ContainerId,
     /// The source root in the container, links resolved.
     workdir: String,
+    own: OwnFiles,
     options: PackOptions,
+}
+
+/// What is at the place of the sources before they come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Nothing,
+    Directory,
 }
 
 /// All containers of fastbuild's. Docker fails a listing in which a container vanishes, which those do that are being

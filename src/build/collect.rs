@@ -17,6 +17,7 @@ use crate::{
     },
     engine::{ArchiveStream, ContainerId, Docker, EngineError},
     outputs::{
+        own::OwnFiles,
         record::Record,
         stage::{Contents, Scope, Staged, Staging, StagingOptions, Uploaded, stage_path},
         target::{Target, native_join},
@@ -47,6 +48,8 @@ pub struct Collecting<'a> {
     pub workdir: &'a str,
     /// What went in, as far as it tells something about what comes back.
     pub uploaded: Option<(Arc<Scan>, Arc<Packed>)>,
+    /// What the image has in the working directory.
+    pub own: Arc<OwnFiles>,
     pub record: Arc<Record>,
     pub reporter: &'a Reporter,
 }
@@ -141,6 +144,10 @@ impl Collecting<'_> {
         again: mpsc::Sender<Again>,
     ) -> Result<(Staged, Amount), BuildError> {
         let (uploaded, record) = (self.uploaded.clone(), Arc::clone(&self.record));
+        let own = match wanted.scope {
+            Scope::Everything => Arc::clone(&self.own),
+            Scope::Named => Arc::default(),
+        };
         let (run, apply, reporter) = (self.run.id.clone(), self.plan.apply.value, self.reporter.clone());
         blocking(move || {
             let uploaded = uploaded.as_ref().map(|(scan, packed)| Uploaded {
@@ -151,7 +158,8 @@ impl Collecting<'_> {
             let uploaded = uploaded.zip(wanted.uploaded_at);
             let options = StagingOptions { run: &run, record: &record, apply };
             let mut staging =
-                Staging::begin(&wanted.spec, number, wanted.target, wanted.scope, uploaded, options)?;
+                Staging::begin(&wanted.spec, number, wanted.target, wanted.scope, uploaded, options)?
+                    .beside(own);
             let sum =
                 |done: Amount| Amount { files: before.files + done.files, bytes: before.bytes + done.bytes };
             let progress =
@@ -213,7 +221,7 @@ fn path_text(path: &RelPath) -> Result<&str, BuildError> {
 }
 
 /// Moves an archive into the channel. A reader that went away has its own reason to tell.
-async fn feed(mut archive: ArchiveStream, to: mpsc::Sender<Chunk>) -> Result<(), BuildError> {
+pub(super) async fn feed(mut archive: ArchiveStream, to: mpsc::Sender<Chunk>) -> Result<(), BuildError> {
     while let Some(chunk) = archive.next().await {
         match chunk {
             Ok(chunk) => {

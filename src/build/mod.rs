@@ -37,13 +37,14 @@ use crate::{
         record::Record,
         stage::Staged,
         target::Target,
+        times::Times,
     },
     plan::{OnFailure, OnLocked, Plan, Tier},
     report::{
         Reporter,
         events::{Amount, Applied, Event, Phase, Warm, Warning},
     },
-    state::{Project, ProjectLock, State},
+    state::{Project, ProjectLock, Run, State},
     sys::at,
     tree::scan::STAGE_PREFIX,
 };
@@ -182,6 +183,8 @@ struct Built {
     exit_code: u8,
     /// None when the products stay where they are.
     staged: Option<Vec<Staged>>,
+    /// As they were shown to the command.
+    times: Times,
 }
 
 impl Built {
@@ -189,20 +192,21 @@ impl Built {
     async fn after(
         exit_code: u8,
         plan: &Plan,
+        times: Times,
         reporter: &Reporter,
         collecting: impl Future<Output = Result<Result<Vec<Staged>, BuildError>, Interrupted>>,
     ) -> Result<Built, BuildError> {
-        let left = || {
+        let left = |times| {
             reporter.emit(Event::Warned(Warning::OutputsLeft));
-            Ok(Built { exit_code, staged: None })
+            Ok(Built { exit_code, staged: None, times })
         };
         if exit_code != 0 && plan.on_failure.value == OnFailure::Leave {
-            return left();
+            return left(times);
         }
         match (collecting.await?, exit_code) {
-            (Ok(staged), _) => Ok(Built { exit_code, staged: Some(staged) }),
+            (Ok(staged), _) => Ok(Built { exit_code, staged: Some(staged), times }),
             // The command's failure is the news; that it did not get as far as its products is no surprise.
-            (Err(BuildError::MissingOutput { .. }), 1..) => left(),
+            (Err(BuildError::MissingOutput { .. }), 1..) => left(times),
             (Err(error), _) => Err(error),
         }
     }
@@ -212,23 +216,31 @@ impl Built {
         self,
         record: Arc<Record>,
         project: &Project,
-        run: &str,
+        run: &Run,
+        plan: &Plan,
         reporter: &Reporter,
     ) -> Result<Option<Applied>, BuildError> {
-        let Some(staged) = self.staged else { return Ok(None) };
+        let Built { staged: Some(mut staged), mut times, .. } = self else { return Ok(None) };
+        let made_again = staged.iter_mut().flat_map(|output| std::mem::take(&mut output.made_again));
+        times.note(made_again.collect(), &plan.source.value);
         let record = Arc::unwrap_or_clone(record);
         let phase = Running::begin(Phase::Apply, None, reporter);
         let books = Books {
-            run: run.to_owned(),
+            run: run.id.clone(),
             journal: project.journal_path(),
             record: project.record_path(),
-            displaced: project.displaced_dir(run),
+            displaced: project.displaced_dir(&run.id),
         };
         let Outcome { applied, warnings } = blocking(move || apply::apply(staged, record, &books)).await??;
         for warning in warnings {
             reporter.emit(Event::Warned(warning));
         }
         phase.end(Amount { files: applied.written + applied.deleted, bytes: 0 });
+        let path = project.times_path();
+        if let Err(error) = times.save(&path) {
+            // The next build makes something once more.
+            tracing::warn!(?path, %error, "could not write the times of files that were made again");
+        }
         Ok(Some(applied))
     }
 }

@@ -21,10 +21,12 @@ mod fold;
 pub mod host;
 pub mod journal;
 pub mod ops;
+pub mod own;
 pub mod record;
 mod slots;
 pub mod stage;
 pub mod target;
+pub mod times;
 
 use std::{io, path::PathBuf};
 

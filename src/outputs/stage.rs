@@ -23,6 +23,7 @@ use std::{
     collections::HashSet,
     fmt::Write as _,
     io::{self, Read, Write},
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
@@ -41,9 +42,11 @@ use super::{
     host::HostSide,
     host_error,
     ops::{Action, Afterwards, Identity, Op, Over, Slot, lossless},
+    own::OwnFiles,
     record::{Content, Record},
     slots::SlotWriters,
     target::{Target, Walk},
+    times::MadeAgain,
 };
 use crate::{
     archive::{
@@ -64,7 +67,7 @@ const RESERVE: u64 = 64 * 1024 * 1024;
 
 /// An output of more entries than this is a bomb. Its bytes are counted where they are staged ([`Staging::take_room`]):
 /// what is only compared needs no disk, however much it is.
-const LIMITS: Limits = Limits { entries: 10_000_000, bytes: u64::MAX };
+pub(super) const LIMITS: Limits = Limits { entries: 10_000_000, bytes: u64::MAX };
 
 /// Behind the name of a file whose place the user's own version keeps.
 const BESIDE: &str = ".fastbuild-new";
@@ -107,6 +110,21 @@ impl Uploaded<'_> {
         Some(Base { from: KnownFrom::Upload, what, mode, stamp, seen: self.looked_at })
     }
 
+    /// When the file at `index` was last changed, as the container was told.
+    fn mtime(&self, index: usize) -> Option<Timestamp> {
+        let entry = self.manifest.entries().get(index)?;
+        match self.contents {
+            Contents::Sent(sent) => Some(entry.mtime_of(&sent.get(index)?.as_ref()?.stamp)),
+            Contents::Digests(_) => Some(entry.mtime),
+        }
+    }
+
+    /// Whether a time that came back for the file at `index` is the one that went in. Engines send whole seconds.
+    fn has_mtime(&self, index: usize, came: Timestamp) -> bool {
+        let is_cut = matches!(self.contents, Contents::Sent(_)) && came.nanos == 0;
+        self.mtime(index).is_some_and(|mtime| if is_cut { mtime.secs == came.secs } else { mtime == came })
+    }
+
     /// Whether the host had anything at `index` that went in.
     fn went_in(&self, index: usize) -> bool {
         match (self.manifest.entries().get(index).map(|entry| &entry.kind), self.contents) {
@@ -140,6 +158,8 @@ pub struct Staging<'a> {
     /// The manifest's path of the output's root.
     uploaded_at: RelPath,
     record: &'a Record,
+    /// What the image has there.
+    own: Arc<OwnFiles>,
     /// Before `stage`, so that nobody writes into it any more when it is removed.
     writers: SlotWriters,
     stage: Stage,
@@ -160,6 +180,7 @@ pub struct Staging<'a> {
     claims: Vec<Claim>,
     forgets: Vec<RelPath>,
     warnings: Vec<Warning>,
+    made_again: Vec<MadeAgain>,
     applied: Applied,
     received: Amount,
 }
@@ -207,6 +228,8 @@ pub struct Staged {
     pub forgets: Vec<RelPath>,
     /// What the user should know.
     pub warnings: Vec<Warning>,
+    /// Sources that the build made again with the same bytes.
+    pub made_again: Vec<MadeAgain>,
     /// Counts.
     pub applied: Applied,
     /// The whole new tree, when the output is exchanged as one.
@@ -289,6 +312,7 @@ impl<'a> Staging<'a> {
             uploaded,
             uploaded_at,
             record: options.record,
+            own: Arc::default(),
             writers: SlotWriters::default(),
             stage,
             host: None,
@@ -302,9 +326,16 @@ impl<'a> Staging<'a> {
             claims: Vec::new(),
             forgets: Vec::new(),
             warnings: Vec::new(),
+            made_again: Vec::new(),
             applied: Applied::default(),
             received: Amount::default(),
         })
+    }
+
+    /// Tells what the image has of its own in the output's place: what the build left of it as it was is no product.
+    #[must_use]
+    pub fn beside(self, own: Arc<OwnFiles>) -> Staging<'a> {
+        Staging { own, ..self }
     }
 
     /// What may be staged before the disk would be full.
@@ -441,6 +472,10 @@ impl<'a> Staging<'a> {
             Some(_) => Known::Uploaded,
         };
         if known == Known::UploadedUnchanged && self.scope == Scope::Everything {
+            return Ok(Settled { verdict: Verdict::Leave, place, host: None });
+        }
+        let went_in = known == Known::Uploaded || known == Known::UploadedUnchanged;
+        if !went_in && self.own.holds(path, product.what, product.mode) {
             return Ok(Settled { verdict: Verdict::Leave, place, host: None });
         }
         if let Some(moved) = self.redirected(path) {
@@ -699,6 +734,19 @@ impl<'a> Staging<'a> {
         }
     }
 
+    /// Notes when the build made a file that it left as it went in but for that.
+    fn note_time(&mut self, path: &RelPath, mtime: Timestamp) {
+        let Some(uploaded) = self.uploaded else { return };
+        let path = self.uploaded_at.append(path);
+        let Some(index) = uploaded.manifest.position(&path).filter(|at| !uploaded.has_mtime(*at, mtime))
+        else {
+            return;
+        };
+        if let Some(Base { stamp, what: Content::File(digest), .. }) = uploaded.base(index) {
+            self.made_again.push(MadeAgain { path, stamp, digest, mtime });
+        }
+    }
+
     /// Ends the staging: what the build no longer has becomes deletes, and the steps get their order.
     ///
     /// # Errors
@@ -723,6 +771,7 @@ impl<'a> Staging<'a> {
             claims: self.claims,
             forgets: self.forgets,
             warnings: self.warnings,
+            made_again: self.made_again,
             applied: self.applied,
             prepared: Prepared::default(),
         })

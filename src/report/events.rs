@@ -109,6 +109,8 @@ pub enum NotWarm {
     ReadOnly,
     /// The agent was put there and does not start.
     NotStarted,
+    /// The image has files of its own where the sources go.
+    OwnFiles,
     /// The agent was started and does not answer as it should.
     NoAnswer,
 }

@@ -130,12 +130,21 @@ pub struct Entry {
     pub kind: Kind,
     /// Permission bits, `0o7777` at most.
     pub mode: u32,
-    /// Last change of the content.
+    /// Last change of the content, as the other end is to have it: the stamp's own, but for a file that a build made again
+    /// with the same bytes.
     pub mtime: Timestamp,
     /// What the host said of it when it was scanned.
     pub stamp: Stamp,
     /// How many names the file has; above 1, [`Stamp::dev`] and [`Stamp::ino`] tell which of them lie in this tree.
     pub links: u64,
+}
+
+impl Entry {
+    /// The mtime that the other end is to have of a file that was found with this stamp: [`Entry::mtime`], unless it is
+    /// another file by now.
+    pub fn mtime_of(&self, found: &Stamp) -> Timestamp {
+        if *found == self.stamp { self.mtime } else { found.mtime }
+    }
 }
 
 /// So much of something: files and bytes.

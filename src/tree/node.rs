@@ -269,14 +269,14 @@ pub(crate) fn read_time(from: &mut impl Read, at: u64) -> Result<Timestamp, Node
 }
 
 /// Appends `path` as what it does not share with `last`.
-pub(super) fn push_path(to: &mut Vec<u8>, last: &[u8], path: &[u8]) {
+pub(crate) fn push_path(to: &mut Vec<u8>, last: &[u8], path: &[u8]) {
     let shared = last.iter().zip(path).take_while(|(a, b)| a == b).count();
     push_number(to, shared as u64);
     push_number(to, (path.len() - shared) as u64);
     to.extend_from_slice(&path[shared..]);
 }
 
-pub(super) fn read_path(from: &mut impl Read, last: &[u8], at: u64) -> Result<Vec<u8>, NodeError> {
+pub(crate) fn read_path(from: &mut impl Read, last: &[u8], at: u64) -> Result<Vec<u8>, NodeError> {
     let shared = usize::try_from(read_number(from, at)?).ok().and_then(|shared| last.get(..shared));
     let shared = shared.ok_or(NodeError::Malformed { number: at })?;
     read_text(from, shared.to_vec(), at)

@@ -9,10 +9,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::own::LeftOut;
 use crate::state::{StateError, replace_file};
 
 /// The version of the file's form; another one is thrown away.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// How the last session came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +23,18 @@ pub enum LastSession {
     Ended,
     /// It runs, or its client died.
     Open,
+}
+
+/// What the source tree of a workspace comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Holds {
+    /// The image alone: no build has put anything there yet.
+    Image,
+    /// Builds.
+    Sources,
+    /// Builds, and beside it, in places that were left out of it, there is something of the image's.
+    SourcesBesideOwn(LeftOut),
 }
 
 /// What is known of a workspace.
@@ -44,12 +57,14 @@ pub struct Mark {
     pub last_used: u64,
     /// How that session came out.
     pub session: LastSession,
+    /// What its source tree comes from.
+    pub holds: Holds,
     /// For each seeded output what fastbuild last left in its place on the host, in the words of whoever seeds.
     pub seeds: BTreeMap<String, String>,
 }
 
 impl Mark {
-    /// The mark of a workspace that was made just now.
+    /// The mark of a workspace of which nothing else is known: it may be full of sources.
     pub fn new(name: String, container: String, engine: String, image: String, source: &Path) -> Mark {
         let now = now();
         Mark {
@@ -62,6 +77,7 @@ impl Mark {
             made: now,
             last_used: now,
             session: LastSession::Open,
+            holds: Holds::Sources,
             seeds: BTreeMap::new(),
         }
     }
@@ -104,7 +120,7 @@ mod tests {
 
         let good = std::fs::read_to_string(&path).unwrap();
         let damaged =
-            [&good[..good.len() - 1], "", "{}", &good.replace("ended", "endet"), &good.replacen('1', "2", 1)];
+            [&good[..good.len() - 1], "", "{}", &good.replace("ended", "endet"), &good.replacen('2', "1", 1)];
         for damaged in damaged {
             std::fs::write(&path, damaged).unwrap();
             assert_eq!(Mark::load(&path), None, "{damaged}");

@@ -13,6 +13,7 @@
 //! |---|---|
 //! | [`generation`] | what makes a new workspace when it changes |
 //! | [`mark`] | what the state directory knows of a workspace |
+//! | [`own`] | what an image has where the sources go |
 //! | [`daily`] | the automatic limits |
 //! | [`list`] | all workspaces of an engine, and which of them go |
 
@@ -20,6 +21,7 @@ pub mod daily;
 pub mod generation;
 pub mod list;
 pub mod mark;
+pub mod own;
 mod told;
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
@@ -28,7 +30,8 @@ use bytes::Bytes;
 use futures_util::stream;
 
 pub use generation::{Changed, Generation};
-pub use mark::{LastSession, Mark};
+pub use mark::{Holds, LastSession, Mark};
+use own::Place;
 
 use crate::{
     agent::{
@@ -79,6 +82,18 @@ pub enum NotWarm {
         /// What the engine said.
         detail: String,
     },
+    /// The image has files of its own where the sources go.
+    #[error(
+        "the image has files of its own in {directory:?} ({}), and a workspace could not tell them from sources that \
+         were removed here; -w names another directory, or leave them out of the sources with --exclude",
+        counted(.entries)
+    )]
+    OwnFiles {
+        /// The working directory.
+        directory: String,
+        /// How many, directories and links among them.
+        entries: u64,
+    },
     /// The agent was started, in a workspace made for it, and does not answer as it should.
     #[error("the agent does not work there: {detail}")]
     NoAnswer {
@@ -116,6 +131,10 @@ pub enum WorkspaceError {
         /// The name.
         name: String,
     },
+}
+
+fn counted(entries: &u64) -> String {
+    if *entries == 1 { "1 entry".to_owned() } else { format!("{entries} entries") }
 }
 
 fn ended(state: &ContainerState) -> String {
@@ -198,8 +217,10 @@ pub struct Wanted {
     spec: ContainerSpec,
     agent: &'static [u8],
     mark_path: PathBuf,
-    /// As it would be right after it was made.
+    /// As it would be if nothing else were known of it.
     mark: Mark,
+    place: Place,
+    own_files_path: PathBuf,
 }
 
 impl Wanted {
@@ -214,6 +235,7 @@ impl Wanted {
         state: &State,
     ) -> Result<Wanted, WorkspaceError> {
         let agent = program::for_platform(&image.os, &image.architecture).map_err(NotWarm::from)?;
+        let (place, own_files_path) = (Place::new(plan, image), project.own_files_path());
         let name = name(project, state)?;
         let generation = Generation::new(plan, image, agent);
         let engine = plan.engine.value.to_string();
@@ -262,12 +284,24 @@ impl Wanted {
             agent,
             mark_path: project.workspace_path(&engine),
             mark,
+            place,
+            own_files_path,
         })
     }
 
     /// The container's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Removes the workspace that was made of an image with so many files of its own among the sources, and notes that it is not to
+    /// be made again.
+    ///
+    /// # Errors
+    /// The engine's and the state directory's.
+    pub async fn give_up(&self, docker: &Docker, entries: u64) -> Result<(), WorkspaceError> {
+        docker.remove(&self.name).await?;
+        Ok(self.place.note(&self.own_files_path, entries)?)
     }
 
     /// What keeps a container that was found from being the wanted one.
@@ -282,6 +316,13 @@ impl Wanted {
         let changed = self.generation.changed_since(&made_with);
         if !changed.is_empty() {
             return Some(Why::Changed(changed));
+        }
+        let mark = Mark::load(&self.mark_path).filter(|mark| mark.container == found.id.as_str());
+        if let Some(Mark { holds: Holds::SourcesBesideOwn(left_out), .. }) = mark
+            && left_out != *self.place.left_out()
+        {
+            let why = "what is left out of the sources has changed, where the image has files of its own";
+            return Some(Why::Broken(why.to_owned()));
         }
         match found.life {
             Life::Created => Some(Why::Broken("its making was cut short".to_owned())),
@@ -358,6 +399,11 @@ async fn make_anew(docker: &Docker, wanted: &Wanted, why: Why) -> Result<Ready, 
 
 /// What is made and cannot be used is removed again; what is made when this is dropped is found by the next run.
 async fn make(docker: &Docker, wanted: &Wanted, why: Why) -> Result<Ready, WorkspaceError> {
+    if wanted.lifetime != Lifetime::Fresh
+        && let Some(entries) = wanted.place.known(&wanted.own_files_path)
+    {
+        return Err(NotWarm::OwnFiles { directory: wanted.place.directory().to_owned(), entries }.into());
+    }
     let container = docker.create(&wanted.spec).await?;
     match furnish(docker, wanted, &container).await {
         Ok(()) => Ok(Ready { container, how: How::Made(why) }),
@@ -572,6 +618,9 @@ impl Workspace {
     fn of(docker: &Docker, wanted: &Wanted, ready: Ready) -> Workspace {
         let mut fresh = wanted.mark.clone();
         fresh.container = ready.container.as_str().to_owned();
+        if let How::Made(_) = ready.how {
+            fresh.holds = Holds::Image;
+        }
         // Where nothing is known of this very container, a session may be open in it.
         let known = Mark::load(&wanted.mark_path)
             .filter(|mark| mark.container == fresh.container && mark.engine == fresh.engine);
@@ -603,6 +652,20 @@ impl Workspace {
     /// What is known of it; `seeds` are for the caller to keep. Saved by [`Workspace::left_well`].
     pub fn mark(&mut self) -> &mut Mark {
         &mut self.mark
+    }
+
+    /// Whether no build has put anything there yet.
+    pub fn is_of_image_alone(&self) -> bool {
+        self.mark.holds == Holds::Image
+    }
+
+    /// Notes what its source tree comes from, from now on.
+    ///
+    /// # Errors
+    /// The state directory's.
+    pub fn take_over(&mut self, holds: Holds) -> Result<(), StateError> {
+        self.mark.holds = holds;
+        self.save_mark(LastSession::Open)
     }
 
     /// Notes that the session came to its end; nothing of it is left in the workspace.

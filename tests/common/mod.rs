@@ -27,6 +27,8 @@ pub const NONROOT: &str = "fastbuild/test-nonroot:latest";
 pub const ENTRYPOINT: &str = "fastbuild/test-entrypoint:latest";
 /// One static program and nothing else: no shell, no libc.
 pub const EMPTY: &str = "fastbuild/test-empty:latest";
+/// Small, with files of its own in `/workspace` and `/volume`, variables, and a working directory.
+pub const FILLED: &str = "fastbuild/test-workdir:latest";
 
 /// The engine's socket.
 pub const SOCKET: &str = "/var/run/docker.sock";

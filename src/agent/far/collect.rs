@@ -3,7 +3,7 @@
 //! In: the tree as it was right before the command started, or a path and the host's summary of what it has in its place. Out:
 //! nodes, then a tar stream of those that are wanted. A file whose whole stamp is the one from before is unchanged, for
 //! the command could not write to it without changing its ctime; any other is read, and counts as changed only when its
-//! content, mode or kind is another.
+//! content, mode or kind is another, and of a source when its mtime is: the host shows that to the next build.
 
 use std::{
     fs, io,
@@ -268,12 +268,16 @@ fn is_untouched(old: &Entry, new: &Entry) -> bool {
     is_same_stamp && old.mode == new.mode && old.kind == new.kind
 }
 
-/// Whether content, mode and kind are the same.
+/// Whether content, mode, kind and, of a source file, the mtime are the same. The time of a directory or a link tells nothing
+/// that anybody goes by, and that of what is no source is not what went in.
 fn is_same(before: &Tree, was: usize, after: &Tree, at: usize) -> bool {
     let (old, new) = (&before.manifest.entries()[was], &after.manifest.entries()[at]);
     let is_link = matches!(new.kind, Kind::Symlink { .. });
     let same_content = match new.kind {
-        Kind::File { .. } => before.digests[was].is_some() && before.digests[was] == after.digests[at],
+        Kind::File { .. } => {
+            let same_time = old.mtime == new.mtime || !after.is_source(at);
+            same_time && before.digests[was].is_some() && before.digests[was] == after.digests[at]
+        }
         _ => true,
     };
     old.kind == new.kind && same_content && (is_link || old.mode == new.mode)

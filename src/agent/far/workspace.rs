@@ -180,9 +180,13 @@ impl Workspace {
 impl Tree {
     /// All of the source tree, in order.
     pub(super) fn things(&self) -> impl Iterator<Item = Thing<'_>> {
-        let is_source = |at: usize| self.source.as_ref().is_none_or(|source| source[at]);
         merged(&self.manifest, &self.specials)
-            .filter(move |thing| !matches!(thing, Thing::Entry(at, _) if !is_source(*at)))
+            .filter(|thing| !matches!(thing, Thing::Entry(at, _) if !self.is_source(*at)))
+    }
+
+    /// Whether the entry at a place is part of the source tree.
+    pub(super) fn is_source(&self, at: usize) -> bool {
+        self.source.as_ref().is_none_or(|source| source[at])
     }
 
     /// The places of the source tree's files whose digests are not known.

@@ -1,11 +1,11 @@
 //! The host's source tree as it is now: scanned, with the digests that the index knows, and a summary to compare by.
 
-use std::path::Path;
-
 use super::super::{BuildError, sources};
 use crate::{
+    outputs::times::Times,
     plan::Plan,
     report::Reporter,
+    state::Project,
     tree::{
         Digest, RelPath,
         index::{HashedAt, Index},
@@ -23,6 +23,8 @@ pub struct HostTree {
     pub digests: Vec<Option<Digest>>,
     /// Of both.
     pub summary: Summary,
+    /// The times by which the scan's files are shown.
+    pub times: Times,
     /// From when on digests that are computed for this tree may be believed.
     pub hashed_at: HashedAt,
 }
@@ -34,18 +36,19 @@ pub struct HostTree {
 pub fn look(
     plan: &Plan,
     outputs: &[RelPath],
-    index: &Path,
+    project: &Project,
     reporter: &Reporter,
 ) -> Result<HostTree, BuildError> {
     let loading = std::thread::spawn({
-        let index = index.to_owned();
-        move || Index::load(&index)
+        let (index, times) = (project.index_path(), project.times_path());
+        move || (Index::load(&index), Times::load(&times))
     });
     let hashed_at = HashedAt::now(&plan.source.value);
-    let scan = sources::report_scan(plan, outputs, reporter)?;
-    let index = loading.join().map_err(|_| BuildError::Panicked)?;
+    let mut scan = sources::report_scan(plan, outputs, reporter)?;
+    let (index, mut times) = loading.join().map_err(|_| BuildError::Panicked)?;
+    times.show(&mut scan, &plan.source.value);
     let digests = index.digests(&scan.manifest);
     let buckets = summary::buckets_for(scan.manifest.entries().len());
     let summary = summary::of(&scan.manifest, &digests, buckets);
-    Ok(HostTree { scan, digests, summary, hashed_at })
+    Ok(HostTree { scan, digests, summary, times, hashed_at })
 }

@@ -121,7 +121,14 @@ pub async fn run(
     reporter.emit(Event::Workspace { name, how: workspace.how().into() });
 
     let mut warm = Warm { plan, project, run: &run, reporter, image, workspace };
-    let built = warm.build(session, scanning, record, interrupts).await;
+    let built = match warm.build(session, scanning, record, interrupts).await {
+        Err(BuildError::Workspace(WorkspaceError::NotWarm(why @ NotWarm::OwnFiles { entries, .. }))) => {
+            interrupts.unless(wanted.give_up(&docker, entries)).await??;
+            run_is_over(run, reaper);
+            return Ok(Outcome::NotWarm(why));
+        }
+        built => built,
+    };
     let left = match &built {
         Ok((_, Goodbye::Said)) => warm.workspace.left_well().map_err(WorkspaceError::from),
         Ok((_, Goodbye::Lost)) | Err(_) => warm.workspace.free().await,
@@ -164,8 +171,8 @@ fn run_is_over(run: Run, reaper: Option<Reaper>) {
 
 /// Looks at the source tree on a thread of its own, from now on.
 fn start_scan(plan: &Plan, project: &Project, outputs: Vec<RelPath>, reporter: &Reporter) -> Scanning {
-    let (plan, index, reporter) = (plan.clone(), project.index_path(), reporter.clone());
-    Box::pin(detached(move || host::look(&plan, &outputs, &index, &reporter)))
+    let (plan, project, reporter) = (plan.clone(), project.clone(), reporter.clone());
+    Box::pin(detached(move || host::look(&plan, &outputs, &project, &reporter)))
 }
 
 type Scanning = Pin<Box<dyn Future<Output = Result<Result<HostTree, BuildError>, BuildError>> + Send>>;
@@ -229,7 +236,7 @@ impl Warm<'_> {
         };
         let built = built?;
         let exit_code = built.exit_code;
-        let applying = built.put_in_place(record, self.project, &self.run.id, self.reporter);
+        let applying = built.put_in_place(record, self.project, self.run, self.plan, self.reporter);
         let (applied, closed) = tokio::join!(applying, session.close());
         let applied = applied?;
         let traffic = session.traffic();
@@ -261,9 +268,9 @@ impl Warm<'_> {
             other => Err(other),
         });
         interrupts.unless(opened).await??;
-        let host = interrupts.unless(scanning).await???;
-        let hashed_at = host.hashed_at;
-        let righting = upload::put_right(session, self.plan, host, self.reporter);
+        let mut host = interrupts.unless(scanning).await???;
+        let (hashed_at, times) = (host.hashed_at, std::mem::take(&mut host.times));
+        let righting = upload::put_right(session, &mut self.workspace, self.plan, host, self.reporter);
         let sources = interrupts.unless(righting).await??;
         self.workspace.mark().seeds.extend(seeded.into_iter().map(|spec| (spec, String::new())));
         let sources = Arc::new(sources);
@@ -284,7 +291,7 @@ impl Warm<'_> {
             reporter: self.reporter,
         };
         let collecting = interrupts.unless(collecting.collect(looking));
-        let built = Built::after(ended.exit_code, self.plan, self.reporter, collecting).await?;
+        let built = Built::after(ended.exit_code, self.plan, times, self.reporter, collecting).await?;
         saving.await?;
         Ok(built)
     }

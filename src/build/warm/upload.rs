@@ -17,7 +17,7 @@ use super::{
 use crate::{
     agent::{
         near::Session,
-        protocol::{Compare, Meta, Reply, Request},
+        protocol::{Blob, Compare, Meta, Reply, Request},
     },
     archive::pack::{PackOptions, Packed, TopEntry},
     plan::{Explain, Plan},
@@ -32,6 +32,7 @@ use crate::{
         scan::Scan,
         summary::Differing,
     },
+    workspace::{Holds, NotWarm, Workspace, WorkspaceError, own::LeftOut},
 };
 
 /// What the workspace has now, and the host had: one and the same.
@@ -55,8 +56,12 @@ pub enum Learned {
 }
 
 /// Makes the workspace's source tree the host's.
+///
+/// # Errors
+/// [`crate::workspace::NotWarm::OwnFiles`]: nothing was changed. The session's, and those of reading the sources.
 pub async fn put_right(
     session: &mut Session,
+    workspace: &mut Workspace,
     plan: &Plan,
     host: HostTree,
     reporter: &Reporter,
@@ -67,13 +72,22 @@ pub async fn put_right(
     let known = digests.iter().flatten().count();
     session.send(&Request::Compare(Compare { mode, mtime, summary: summary.to_bytes().into() })).await?;
     let differing = session.reply("what differs", |reply| match reply {
-        Reply::Differing { differing, .. } => Ok(differing),
+        Reply::Differing { differing, entries, .. } => Ok((differing, entries)),
         other => Err(other),
     });
-    let differing = Differing::from_bytes(&differing.await?, summary.buckets())
+    let (differing, entries) = differing.await?;
+    let is_of_image_alone = workspace.is_of_image_alone();
+    if is_of_image_alone && entries > 0 {
+        return Err(own_files(&plan.workdir.value, entries));
+    }
+    let differing = Differing::from_bytes(&differing, summary.buckets())
         .ok_or_else(|| nonsense("buckets that do not fit the summary"))?;
     let mut upload = Upload { plan, reporter, scan: Arc::new(scan), digests: Arc::new(digests) };
     let mut delta = upload.delta(session, differing).await?;
+    if is_of_image_alone {
+        // Before anything is put there: what a build put must not be taken for the image's.
+        workspace.take_over(what_is_beside(session, plan).await?).map_err(WorkspaceError::from)?;
+    }
     upload.settle_unsure(&mut delta).await?;
     phase.end(Amount { files: upload.scan.manifest.entries().len() as u64, bytes: 0 });
     if plan.explain.value == Explain::Yes {
@@ -89,6 +103,25 @@ pub async fn put_right(
         false => Learned::Something,
     };
     Ok(Sources { scan: upload.scan, digests: Arc::unwrap_or_clone(upload.digests), learned })
+}
+
+fn own_files(directory: &str, entries: u64) -> BuildError {
+    WorkspaceError::from(NotWarm::OwnFiles { directory: directory.to_owned(), entries }).into()
+}
+
+/// Looks whether a working directory without any sources holds something else.
+async fn what_is_beside(session: &mut Session, plan: &Plan) -> Result<Holds, BuildError> {
+    // Any name will do: its neighbours are told.
+    let path = Blob::from(format!("{}/x", plan.workdir.value).into_bytes());
+    session.send(&Request::Look { path }).await?;
+    let names = session.reply("what is there", |reply| match reply {
+        Reply::There { names, .. } => Ok(names),
+        other => Err(other),
+    });
+    Ok(match names.await?.is_empty() {
+        true => Holds::Sources,
+        false => Holds::SourcesBesideOwn(LeftOut::of(plan)),
+    })
 }
 
 struct Upload<'a> {

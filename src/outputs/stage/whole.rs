@@ -13,7 +13,9 @@ use super::{LIMITS, Meta, Metered, Product, SMALL, Scope, Staging, digest_of};
 use crate::{
     archive::reader::{Incoming, IncomingKind, Limits, Naming, Reader},
     outputs::{
-        OutputError, host_error,
+        OutputError,
+        decide::Verdict,
+        host_error,
         ops::Slot,
         record::Content,
         slots::{self, SmallFile},
@@ -197,10 +199,13 @@ impl Staging<'_> {
 
     /// The digest that a large file has unless the build changed it and put size and mtime back.
     fn presumed_unchanged(&self, path: &RelPath, entry: &Incoming, size: u64) -> Option<Digest> {
-        let base = self.uploaded_base(path)?;
-        // Engines send whole seconds.
+        let uploaded = self.uploaded?;
+        let Some(index) = uploaded.manifest.position(&self.uploaded_at.append(path)) else {
+            return self.own.digest(path, size);
+        };
+        let base = uploaded.base(index)?;
         match base.what {
-            Content::File(digest) if base.stamp.size == size && base.stamp.mtime.secs == entry.mtime.secs => {
+            Content::File(digest) if base.stamp.size == size && uploaded.has_mtime(index, entry.mtime) => {
                 Some(digest)
             }
             _ => None,
@@ -255,6 +260,9 @@ impl Staging<'_> {
             _ => None,
         };
         let settled = self.judge(&path, Product { what: &content, mode: entry.mode, size })?;
+        if settled.verdict == Verdict::Leave {
+            self.note_time(&path, entry.mtime);
+        }
         let slot = match (settled.needs_bytes(), bytes) {
             (false, Bytes::InSlot(number)) => {
                 at::remove_file(&self.stage.dir, number.to_string().as_bytes())
