@@ -471,6 +471,20 @@ fn fastbuild_is_killed_while_its_workspace_is_made() {
     }
 }
 
+/// The first signal is for the command, the second one kills it, and neither of them is heard of.
+#[test]
+fn whoever_asks_a_third_time_does_not_wait_for_a_connection_that_stands_still() {
+    let kept = Kept::new();
+    let mut at = kept.stand_at(("while the command runs", Place::Output));
+    at.run.as_mut().unwrap().signal_until_it_ends(Signal::INT);
+    at.end().exits(130);
+    at.host_is_as_it_was();
+    at.held.then(Then::Cut);
+    at.reaper.end();
+    kept.project.assert_nothing_left();
+    kept.next_run("the connection moves again");
+}
+
 /// The reaper's first question is not answered; it has finished what it does on the host by then.
 #[test]
 fn while_its_engine_does_not_answer_a_reaper_keeps_no_run_waiting() {

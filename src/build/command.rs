@@ -81,7 +81,11 @@ pub async fn run(
         loop {
             tokio::select! {
                 code = &mut waiting => break code?,
-                signal = interrupts.next() => carry_out(ending.on_signal(signal), docker, container, reporter).await?,
+                signal = interrupts.next() => {
+                    let doing = carry_out(ending.on_signal(signal), docker, container, reporter);
+                    // An engine that does not answer holds up nobody who asks again.
+                    interrupts.unless(doing).await??;
+                }
                 () = ending.grace_is_over() => carry_out(ending.kill(), docker, container, reporter).await?,
                 Some(()) = kills.recv() => carry_out(ending.kill(), docker, container, reporter).await?,
                 () = &mut ended_first, if !looked => {
@@ -111,7 +115,8 @@ pub async fn run(
 /// Does to the container's process what is wished.
 ///
 /// # Errors
-/// [`BuildError::Interrupted`] when the command has ended already: then the signal is for what comes after it.
+/// [`BuildError::Interrupted`] when the command has ended already, and the signal is for what comes after it; and when its end is
+/// waited for no longer.
 async fn carry_out(
     wish: Wish,
     docker: &Docker,
@@ -120,6 +125,7 @@ async fn carry_out(
 ) -> Result<(), BuildError> {
     match wish {
         Wish::Nothing => {}
+        Wish::GiveUp(signal) => return Err(BuildError::Interrupted(signal)),
         Wish::Kill => {
             docker.kill(container, "SIGKILL").await?;
         }

@@ -1,5 +1,6 @@
 //! How a command is brought to its end, in either tier: the first signal is handed to it, a second one kills it, and so does
-//! the end of the time that a supervisor leaves. Pure but for the clock; who runs the command does what is wished.
+//! the end of the time that a supervisor leaves. One more means that the engine does not say that it is dead: then whoever
+//! runs it goes, and what a dead client's run gets is done. Pure but for the clock; who runs the command does what is wished.
 
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ pub(super) enum Wish {
     Kill,
     /// It was killed before.
     Nothing,
+    /// It was killed before, and whoever gave the signal waits no longer for that.
+    GiveUp(Signal),
 }
 
 impl Ending {
@@ -36,8 +39,11 @@ impl Ending {
         self.asked
     }
 
-    /// The first signal is for the command; a second one ends it.
+    /// The first signal is for the command; a second one ends it, and one more ends the waiting.
     pub(super) fn on_signal(&mut self, signal: Signal) -> Wish {
+        if self.killed {
+            return Wish::GiveUp(signal);
+        }
         if self.asked {
             return self.kill();
         }
@@ -68,14 +74,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_signal_kills_and_nothing_is_killed_twice() {
+    fn the_second_signal_kills_and_nothing_is_killed_twice_and_the_third_waits_no_longer() {
         for first in [Signal::Interrupt, Signal::Terminate, Signal::HangUp] {
             let mut ending = Ending::default();
             assert_eq!(ending.on_signal(first), Wish::Hand(first));
             assert_eq!(ending.deadline.is_some(), first != Signal::Interrupt, "only supervisors set a time");
             assert_eq!(ending.on_signal(Signal::Interrupt), Wish::Kill);
             assert_eq!(ending.deadline, None);
-            assert_eq!((ending.on_signal(first), ending.kill()), (Wish::Nothing, Wish::Nothing));
+            assert_eq!(ending.kill(), Wish::Nothing);
+            assert_eq!(ending.on_signal(first), Wish::GiveUp(first));
         }
     }
 }

@@ -95,7 +95,11 @@ async fn attend(
         loop {
             tokio::select! {
                 biased;
-                signal = interrupts.next() => carry_out(ending.on_signal(signal), sender, reporter).await?,
+                signal = interrupts.next() => {
+                    let doing = carry_out(ending.on_signal(signal), sender, reporter);
+                    // A connection that stands still holds up nobody who asks again.
+                    interrupts.unless(doing).await??;
+                }
                 () = ending.grace_is_over() => carry_out(ending.kill(), sender, reporter).await?,
                 Some(()) = kills.recv() => carry_out(ending.kill(), sender, reporter).await?,
                 // A command that was told to end may do so, though the terminal that was hung up takes no more of its output.
@@ -152,9 +156,13 @@ fn not_started(what: String, NotStarted { why, detail }: NotStarted) -> BuildErr
 }
 
 /// Tells the agent what is wished of the command.
-async fn carry_out(wish: Wish, to: &Sender, reporter: &Reporter) -> Result<(), SessionError> {
+///
+/// # Errors
+/// [`BuildError::Interrupted`] when its end is waited for no longer.
+async fn carry_out(wish: Wish, to: &Sender, reporter: &Reporter) -> Result<(), BuildError> {
     match wish {
         Wish::Nothing => {}
+        Wish::GiveUp(signal) => return Err(BuildError::Interrupted(signal)),
         Wish::Kill => to.send(&Request::Signal(KILL)).await?,
         Wish::Hand(signal) => {
             to.send(&Request::Signal(signal.number().into())).await?;

@@ -130,8 +130,12 @@ pub async fn run(
         built => built,
     };
     let left = match &built {
-        Ok((_, Goodbye::Said)) => warm.workspace.left_well().map_err(WorkspaceError::from),
-        Ok((_, Goodbye::Lost)) | Err(_) => warm.workspace.free().await,
+        Ok((_, Goodbye::Said)) => warm.workspace.left_well().map_err(BuildError::from),
+        // Whoever does not wait for that leaves it to the reaper.
+        Ok((_, Goodbye::Lost)) | Err(_) => match interrupts.unless(warm.workspace.free()).await {
+            Ok(freed) => freed.map_err(BuildError::from),
+            Err(interrupted) => Err(interrupted.into()),
+        },
     };
     // A moment's work, and long done.
     let _ = interrupts.unless(leftovers).await;
@@ -153,7 +157,7 @@ enum Goodbye {
 }
 
 /// The workspace was left, well or not.
-fn let_go(left: Result<(), WorkspaceError>, run: Run, reaper: Option<Reaper>) {
+fn let_go(left: Result<(), BuildError>, run: Run, reaper: Option<Reaper>) {
     match left {
         Ok(()) => run_is_over(run, reaper),
         // Neither is told that all is well: the reaper tries again, and the next start after it.

@@ -21,7 +21,7 @@ use crate::{
     report::Reporter,
     state::{Project, State},
     tree::RelPath,
-    workspace::{self, Generation, Workspace, WorkspaceError},
+    workspace::{self, Generation, Workspace},
 };
 
 /// A shell of the image's: bash where it has one.
@@ -72,8 +72,8 @@ pub async fn run(shell: &Shell, state: &State, reporter: &Reporter) -> Result<u8
     let (mut workspace, mut session, command) = entered.await?;
     let ended = in_session(&mut session, command, &mut interrupts, reporter).await;
     let left = match &ended {
-        Ok(_) => session.close().await.map_err(WorkspaceError::from).and_then(|_| Ok(workspace.left_well()?)),
-        Err(_) => workspace.free().await,
+        Ok(_) => session.close().await.map_err(BuildError::from).and_then(|_| Ok(workspace.left_well()?)),
+        Err(_) => workspace.free().await.map_err(BuildError::from),
     };
     let_go(left, run, reaper);
     match ended {
