@@ -5,7 +5,11 @@ mod common;
 #[path = "common/process.rs"]
 mod process;
 
-use std::os::unix::fs::MetadataExt as _;
+use std::{
+    io::{BufRead as _, BufReader},
+    os::unix::fs::MetadataExt as _,
+    process::{Command, Stdio},
+};
 
 use common::{ENTRYPOINT, Ended, NONROOT, Project, docker};
 use process::Gated;
@@ -18,6 +22,19 @@ fn inspect(project: &Project, value: &str) -> String {
     docker(&["inspect", "--format", &format!("{{{{{value}}}}}"), &containers[0]]).trim().to_owned()
 }
 
+/// Waits until the engine has heard that something in this project's only container was killed for want of memory.
+fn until_want_of_memory_is_told(project: &Project) {
+    let container = format!("container={}", project.containers()[0]);
+    let mut events = Command::new("docker");
+    events.args(["events", "--since", "1h", "--filter", &container, "--filter", "event=oom"]);
+    let mut events = events.stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(events.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    events.kill().unwrap();
+    events.wait().unwrap();
+    assert!(line.contains("oom"), "{line:?}");
+}
+
 #[test]
 fn a_command_that_runs_out_of_memory_is_137_and_told_why() {
     // One block of 400 MB: the engine may lend as much swap as it gives memory.
@@ -27,9 +44,12 @@ fn a_command_that_runs_out_of_memory_is_137_and_told_why() {
     let ended = project.fastbuild(["--memory", "32m", "--"].into_iter().chain(EAT));
     ended.exits(137).says(&told);
     // A child of the command is the one that dies. The engine hears of that by a notice of its own, and forgets it when the
-    // container is over before it comes; nothing in the container tells when it has come.
-    let child = format!("{} count=1; code=$?; sleep 1; exit $code", EAT.join(" "));
-    project.sh(&["-m", "32m"], &child).exits(137).says(&told);
+    // container is over before it comes.
+    let child = format!("{} count=1; code=$?", EAT.join(" "));
+    let run = Gated::start_after(&project, &["-m", "32m"], &child, "exit $code");
+    until_want_of_memory_is_told(&project);
+    let ended = run.go_on();
+    ended.exits(137).says(&[r#""warning":"out-of-memory","limit":33554432"#]);
     project.assert_nothing_left();
 }
 

@@ -358,11 +358,13 @@ pub fn docker(args: &[&str]) -> String {
 
 /// The command lines of what runs in a container, its first process first; none when it has stopped.
 pub fn processes_in(container: &str) -> Vec<String> {
-    let running = docker(&["inspect", "--format", "{{.State.Running}}", container]);
-    if running.trim() != "true" {
+    let top = Command::new("docker").args(["top", container, "-eo", "pid,args"]).output().unwrap();
+    let said = String::from_utf8_lossy(&top.stderr);
+    if said.contains("is not running") {
         return Vec::new();
     }
-    let top = docker(&["top", container, "-eo", "pid,args"]);
+    assert!(top.status.success(), "docker top: {said}");
+    let top = String::from_utf8_lossy(&top.stdout);
     let mut lines: Vec<_> = top.lines().skip(1).map(|line| line.trim().to_owned()).collect();
     lines.sort_by_key(|line| line.split(' ').next().and_then(|pid| pid.parse::<u32>().ok()));
     lines.iter().filter_map(|line| line.split_once(' ')).map(|(_, args)| args.trim().to_owned()).collect()

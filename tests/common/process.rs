@@ -172,12 +172,23 @@ impl Gated {
         gated
     }
 
+    /// Starts it, and waits until `before` is done in it.
+    #[track_caller]
+    pub fn start_after(project: &Project, options: &[&str], before: &str, script: &str) -> Gated {
+        let mut gated = Gated::spawn(project, options, &format!("{before}; echo up; read -r go; {script}"));
+        gated.run.until_output("up\n");
+        gated
+    }
+
     /// Starts it and waits for nothing.
     pub fn start_only(project: &Project, options: &[&str], script: &str) -> Gated {
-        let script = format!("echo up; read -r go; {script}");
+        Gated::spawn(project, options, &format!("echo up; read -r go; {script}"))
+    }
+
+    fn spawn(project: &Project, options: &[&str], script: &str) -> Gated {
         let mut command = project.command();
         command.stdin(Stdio::piped()).args(["--progress", "json", "--stdin"]).args(options);
-        let mut run = Watched::spawn(command.args(["--", "sh", "-c", &script]));
+        let mut run = Watched::spawn(command.args(["--", "sh", "-c", script]));
         let gate = run.stdin();
         Gated { run, gate }
     }
