@@ -1,7 +1,8 @@
 //! Small products -> slots, on several threads.
 //!
 //! On a file system behind a network or a virtual machine, making a file is half a dozen round trips, and each waits for
-//! the one before. Several files at once wait together. On a local disk there are no more threads than processors.
+//! the one before. Several files at once wait together. On a local disk there is one thread: making a file locks the directory
+//! that it is made in, and others would wait for that lock, spinning.
 
 use std::{
     io::{self, Write as _},
@@ -17,10 +18,7 @@ use cap_std::fs::Dir;
 
 use super::{OutputError, host_error, ops::Identity, stage::Stage};
 use crate::{
-    sys::{
-        at,
-        pace::{Pace, processors},
-    },
+    sys::{at, pace::Pace},
     tree::Timestamp,
 };
 
@@ -142,9 +140,9 @@ impl Running {
 
     /// One thread more for each file until there are enough: one changed product is not worth eight.
     fn grow(&mut self, stage: &Stage) -> Result<(), OutputError> {
-        let most = if self.is_slow.load(Ordering::Relaxed) { MOST_THREADS } else { processors() };
+        let most = if self.is_slow.load(Ordering::Relaxed) { MOST_THREADS } else { 1 };
         match self.waiting.upgrade() {
-            Some(waiting) if self.threads.len() < most.min(MOST_THREADS) => self.add(stage, waiting),
+            Some(waiting) if self.threads.len() < most => self.add(stage, waiting),
             _ => Ok(()),
         }
     }
