@@ -23,7 +23,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
 /// A failure of the state directory.
@@ -309,13 +309,12 @@ impl Project {
     fn hold(&self, file: File) -> Result<ProjectLock, StateError> {
         let holder = Holder { pid: std::process::id(), command: own_command_line() };
         let path = self.dir.join("holder");
-        replace_file(&path, |out| Ok(serde_json::to_writer(out, &holder)?))
-            .map_err(StateError::at("write", &path))?;
+        replace_json(&path, &holder).map_err(StateError::at("write", &path))?;
         Ok(ProjectLock { _file: file })
     }
 
     fn holder(&self) -> Option<Holder> {
-        serde_json::from_slice(&std::fs::read(self.dir.join("holder")).ok()?).ok()
+        read_json(&self.dir.join("holder"))
     }
 }
 
@@ -362,6 +361,19 @@ pub fn replace_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Resul
     let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
     file.persist(path).map_err(|error| error.error)?;
     Ok(())
+}
+
+/// [`replace_file`] with a value as JSON.
+///
+/// # Errors
+/// Whatever the file system says.
+pub fn replace_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    replace_file(path, |out| Ok(serde_json::to_writer(out, value)?))
+}
+
+/// What [`replace_json`] wrote; none when there is nothing, or nothing of that form.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
 fn open_lock(path: &Path) -> io::Result<File> {

@@ -57,9 +57,9 @@ pub async fn run(
         outputs.iter().try_for_each(|output| refuse_strange_link(&output.host, &record))?;
     }
     let scanning = detached({
-        let (plan, reporter) = (plan.clone(), reporter.clone());
-        let mut times = Times::load(&project.times_path());
+        let (plan, reporter, path) = (plan.clone(), reporter.clone(), project.times_path());
         move || {
+            let mut times = Times::load(&path);
             let mut scan = sources::report_scan(&plan, &plan.ignore.outputs, &reporter)?;
             times.show(&mut scan, &plan.source.value);
             Ok((scan, times))

@@ -78,7 +78,7 @@ impl<'a> Journal<'a> {
     /// # Errors
     /// Whatever the file system says.
     pub fn commit(&self, path: &FsPath) -> io::Result<()> {
-        crate::state::replace_file(path, |out| Ok(serde_json::to_writer(out, self)?))
+        crate::state::replace_json(path, self)
     }
 
     /// The journal that a crash left; `None` when there is none that can be understood.

@@ -166,10 +166,7 @@ fn write_all(dir: &Dir, waiting: &Mutex<Receiver<SmallFile>>, is_slow: &AtomicBo
     loop {
         let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(file) = next else { return Ok(written) };
-        pace.begin();
-        written.push((file.number, write_one(dir, &file)?));
-        pace.answered(CALLS);
-        pace.end();
+        written.push((file.number, pace.time(CALLS, || write_one(dir, &file))?));
         if pace.is_slow() {
             is_slow.store(true, Ordering::Relaxed);
         }

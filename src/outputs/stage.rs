@@ -656,7 +656,12 @@ impl<'a> Staging<'a> {
         let Settled { verdict, place, host } = settled;
         let over = over(verdict, host.as_ref());
         match verdict {
-            Verdict::Leave => self.applied.unchanged += 1,
+            Verdict::Leave => {
+                self.applied.unchanged += 1;
+                if let Content::File(_) = what {
+                    self.note_time(&path, meta.mtime);
+                }
+            }
             Verdict::AlreadyRight => {
                 self.applied.unchanged += 1;
                 self.claim_found(place, what, host.as_ref());

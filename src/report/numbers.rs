@@ -20,7 +20,12 @@ pub fn count(n: u64) -> String {
 
 /// `1 file`, `2,003 files`: the noun takes an `s` for every number but one.
 pub fn counted(n: u64, noun: &str) -> String {
-    format!("{} {noun}{}", count(n), if n == 1 { "" } else { "s" })
+    counted_as(n, noun, &format!("{noun}s"))
+}
+
+/// `1 entry`, `2,003 entries`: for nouns with a plural of their own.
+pub fn counted_as(n: u64, one: &str, many: &str) -> String {
+    format!("{} {}", count(n), if n == 1 { one } else { many })
 }
 
 /// `20_100_000` -> `20.1 MB`.

@@ -59,6 +59,15 @@ impl Pace {
         }
     }
 
+    /// Times calls that have so many answers, and nothing around them.
+    pub fn time<T>(&mut self, answers: u32, calls: impl FnOnce() -> T) -> T {
+        self.begin();
+        let done = calls();
+        self.answered(answers);
+        self.end();
+        done
+    }
+
     /// Whether the file system is slow, as far as this thread has seen.
     pub fn is_slow(&self) -> bool {
         self.slow_in_a_row >= IN_A_ROW

@@ -119,11 +119,9 @@ impl Work<'_> {
         let mut piece = vec![0; PIECE];
         let mut pace = Pace::default();
         while let Some(&at) = self.indices.get(self.next.fetch_add(1, Ordering::Relaxed)) {
-            pace.begin();
-            let opened = self.root.open_file_below(&self.entries[at].path).and_then(source_file::look_into);
-            pace.answered(1);
-            // The hashing that follows is no answer.
-            pace.end();
+            let opened = pace.time(1, || {
+                self.root.open_file_below(&self.entries[at].path).and_then(source_file::look_into)
+            });
             if pace.is_slow() {
                 self.start_another(scope, MOST_THREADS);
             }

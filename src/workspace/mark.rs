@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::own::LeftOut;
-use crate::state::{StateError, replace_file};
+use crate::state::{StateError, read_json, replace_json};
 
 /// The version of the file's form; another one is thrown away.
 const VERSION: u32 = 2;
@@ -84,7 +84,7 @@ impl Mark {
 
     /// Reads a mark; none when there is no usable one.
     pub fn load(path: &Path) -> Option<Mark> {
-        let mark: Mark = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+        let mark: Mark = read_json(path)?;
         Some(mark).filter(|mark| mark.version == VERSION)
     }
 
@@ -95,7 +95,7 @@ impl Mark {
     pub fn save(&mut self, path: &Path, session: LastSession) -> Result<(), StateError> {
         self.session = session;
         self.last_used = now();
-        replace_file(path, |out| Ok(serde_json::to_writer(out, self)?)).map_err(StateError::at("write", path))
+        replace_json(path, self).map_err(StateError::at("write", path))
     }
 }
 

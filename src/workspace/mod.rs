@@ -44,6 +44,7 @@ use crate::{
         EngineError, Entrypoint, ImageFacts, Life, Operation, Reach, Serves, StartError, labels,
     },
     plan::{Lifetime, Plan, Stdin, Terminal},
+    report::numbers::counted_as,
     state::{Project, State, StateError},
 };
 
@@ -86,7 +87,7 @@ pub enum NotWarm {
     #[error(
         "the image has files of its own in {directory:?} ({}), and a workspace could not tell them from sources that \
          were removed here; -w names another directory, or leave them out of the sources with --exclude",
-        counted(.entries)
+        counted_as(*.entries, "entry", "entries")
     )]
     OwnFiles {
         /// The working directory.
@@ -131,10 +132,6 @@ pub enum WorkspaceError {
         /// The name.
         name: String,
     },
-}
-
-fn counted(entries: &u64) -> String {
-    if *entries == 1 { "1 entry".to_owned() } else { format!("{entries} entries") }
 }
 
 fn ended(state: &ContainerState) -> String {

@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     engine::ImageFacts,
     plan::Plan,
-    state::{StateError, replace_file},
+    state::{StateError, read_json, replace_json},
     tree::{Digest, RelPath},
 };
 
@@ -63,8 +63,7 @@ struct Note {
 impl Place {
     /// The working directory of `plan` in `image`.
     pub fn new(plan: &Plan, image: &ImageFacts) -> Place {
-        let (image, directory) = (image.id.clone(), plan.workdir.value.clone());
-        Place { image, directory, left_out: LeftOut::of(plan) }
+        Place { left_out: LeftOut::of(plan), ..Place::whole(plan, image) }
     }
 
     /// The same with all that is left out.
@@ -85,7 +84,7 @@ impl Place {
 
     /// How many files of its own the image is known to have here; none when it is not known.
     pub fn known(&self, path: &Path) -> Option<u64> {
-        let note: Note = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+        let note: Note = read_json(path)?;
         (note.place == *self).then_some(note.entries)
     }
 
@@ -95,8 +94,7 @@ impl Place {
     /// When the state directory does not take it.
     pub fn note(&self, path: &Path, entries: u64) -> Result<(), StateError> {
         let note = Note { place: self.clone(), entries };
-        replace_file(path, |out| Ok(serde_json::to_writer(out, &note)?))
-            .map_err(StateError::at("write", path))
+        replace_json(path, &note).map_err(StateError::at("write", path))
     }
 }
 

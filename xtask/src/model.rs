@@ -7,6 +7,7 @@ use clap::Args;
 use crate::{
     engine, images,
     run::{self, cargo, say},
+    test::PROPERTY_SEED,
 };
 
 /// What `model` takes.
@@ -26,10 +27,7 @@ pub async fn run(options: Options) -> Result<()> {
     images::ensure_all(&engine).await?;
     say("the property tests");
     let mut properties = cargo();
-    properties
-        .args(["test", "--release", "--lib"])
-        .env("PROPTEST_CASES", CASES)
-        .env_remove("PROPTEST_RNG_SEED");
+    properties.args(["test", "--release", "--lib"]).env("PROPTEST_CASES", CASES).env_remove(PROPERTY_SEED);
     run::run(engine.point(&mut properties))?;
     say(format_args!("{} minutes of random edits and builds", options.minutes));
     let mut model = cargo();

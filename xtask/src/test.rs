@@ -20,7 +20,7 @@ const PROGRAMS: [(&str, &str); 6] = [
 ];
 
 /// What proptest draws its cases from.
-const PROPERTY_SEED: &str = "PROPTEST_RNG_SEED";
+pub const PROPERTY_SEED: &str = "PROPTEST_RNG_SEED";
 
 /// Each step in turn; the first that fails ends it.
 pub async fn run() -> Result<()> {

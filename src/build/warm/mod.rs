@@ -132,10 +132,10 @@ pub async fn run(
     let left = match &built {
         Ok((_, Goodbye::Said)) => warm.workspace.left_well().map_err(BuildError::from),
         // Whoever does not wait for that leaves it to the reaper.
-        Ok((_, Goodbye::Lost)) | Err(_) => match interrupts.unless(warm.workspace.free()).await {
-            Ok(freed) => freed.map_err(BuildError::from),
-            Err(interrupted) => Err(interrupted.into()),
-        },
+        Ok((_, Goodbye::Lost)) | Err(_) => {
+            let freed = interrupts.unless(warm.workspace.free()).await;
+            freed.map_err(BuildError::from).and_then(|freed| Ok(freed?))
+        }
     };
     // A moment's work, and long done.
     let _ = interrupts.unless(leftovers).await;

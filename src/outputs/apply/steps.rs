@@ -171,10 +171,7 @@ impl<'a> Executor<'a> {
             if pace.is_slow() && ops.len() - done >= WORTH_SHARING {
                 return self.share(&ops[done..]);
             }
-            pace.begin();
-            self.carry_out(op)?;
-            pace.answered(CALLS);
-            pace.end();
+            pace.time(CALLS, || self.carry_out(op))?;
         }
         Ok(())
     }

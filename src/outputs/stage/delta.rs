@@ -16,9 +16,7 @@ use super::{LIMITS, Meta, Product, SMALL, Scope, Staging};
 use crate::{
     archive::reader::{Incoming, IncomingKind, Limits, Naming, Reader},
     outputs::{
-        OutputError,
-        decide::Verdict,
-        host_error,
+        OutputError, host_error,
         ops::Slot,
         record::Content,
         slots::{self, SmallFile},
@@ -350,9 +348,6 @@ impl Staging<'_> {
     ) -> Result<(), OutputError> {
         let what = Content::File(digest);
         let settled = self.judge(&path, Product { what: &what, mode: meta.mode, size: Some(size) })?;
-        if settled.verdict == Verdict::Leave {
-            self.note_time(&path, meta.mtime);
-        }
         let mut slot = None;
         if settled.needs_bytes() {
             self.take_room(&path, size)?;

@@ -13,9 +13,7 @@ use super::{LIMITS, Meta, Metered, Product, SMALL, Scope, Staging, digest_of};
 use crate::{
     archive::reader::{Incoming, IncomingKind, Limits, Naming, Reader},
     outputs::{
-        OutputError,
-        decide::Verdict,
-        host_error,
+        OutputError, host_error,
         ops::Slot,
         record::Content,
         slots::{self, SmallFile},
@@ -260,9 +258,6 @@ impl Staging<'_> {
             _ => None,
         };
         let settled = self.judge(&path, Product { what: &content, mode: entry.mode, size })?;
-        if settled.verdict == Verdict::Leave {
-            self.note_time(&path, entry.mtime);
-        }
         let slot = match (settled.needs_bytes(), bytes) {
             (false, Bytes::InSlot(number)) => {
                 at::remove_file(&self.stage.dir, number.to_string().as_bytes())

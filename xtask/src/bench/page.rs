@@ -100,7 +100,7 @@ fn section(table: &Table) -> String {
 }
 
 const NOTES: &str = "\n## How it is measured\n\n\
-    - A round gives each contender one turn, in an order that changes; slow ones have theirs in every second or third round. \
+    - A round gives each contender one turn, in an order that changes; slow ones have theirs in some of the rounds. \
     File systems are flushed before a turn. What a turn made is compared with what it should be, and a wrong result ends \
     the bench. Comparisons are made within a round; the table has their median.\n\
     - `docker exec` runs in the container that fastbuild keeps: it moves no file, so it is what the others are measured against.\n\
