@@ -114,7 +114,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::report::{events::Warning, testing::*};
+    use crate::{
+        plan::Route,
+        report::{events::Warning, testing::*},
+    };
 
     fn run(events: &[(u64, Event)]) -> String {
         let out = Shared::default();
@@ -129,8 +132,10 @@ mod tests {
             (
                 0,
                 Event::Planned {
-                    image: "jekyll:1".into(),
+                    image: Some("jekyll:1".into()),
                     engine: "unix:///e".into(),
+                    route: Route::Layer,
+                    because: "r".into(),
                     source: "/p".into(),
                     command: vec!["jekyll".into()],
                 },
