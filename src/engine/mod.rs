@@ -12,8 +12,8 @@ mod reference;
 pub use docker::{
     ApiVersion, ArchiveStream, AttachInput, AttachOutput, Attached, ContainerFacts, ContainerId,
     ContainerSpec, ContainerState, ContainerSummary, Delivery, Docker, EngineFacts, Entrypoint, ImageFacts,
-    Life, Mount, MountAccess, PathKind, PathStat, PullProgress, Reach, Removed, Serves, Sizes, VolumeFacts,
-    VolumeSpec,
+    Life, Mount, MountAccess, PathKind, PathStat, PullProgress, Reach, Removed, Serves, Sizes,
+    VolumeContents, VolumeFacts, VolumeSpec,
 };
 pub use error::{BadFrame, Call, EngineError, Operation, StartError};
 pub use reference::{BadReference, Reference};

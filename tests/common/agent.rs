@@ -297,6 +297,7 @@ impl Client {
             patterns: view.patterns.clone(),
             outputs: view.outputs.clone(),
             extent: view.extent,
+            caches: Vec::new(),
         }));
         self.reply()
     }

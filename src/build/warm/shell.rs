@@ -103,6 +103,7 @@ async fn enter(
         patterns: Vec::new(),
         outputs: vec![RelPath::root()],
         extent: Extent::Sources,
+        caches: Vec::new(),
     });
     let engine = shell.engine.to_string();
     let settings = Settings::default();

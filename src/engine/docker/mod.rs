@@ -17,7 +17,7 @@ pub use attach::{AttachInput, AttachOutput, Attached};
 pub use connect::{ApiVersion, EngineFacts, Reach};
 pub use container::{
     ContainerFacts, ContainerId, ContainerSpec, ContainerState, ContainerSummary, Delivery, Entrypoint, Life,
-    Mount, MountAccess, Removed, Serves, Sizes,
+    Mount, MountAccess, Removed, Serves, Sizes, VolumeContents,
 };
 pub use image::{ImageFacts, PullProgress};
 pub use volume::{VolumeFacts, VolumeSpec};
