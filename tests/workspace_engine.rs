@@ -161,14 +161,14 @@ async fn run(session: &mut Session, script: &str) -> (Vec<u8>, Status) {
 }
 
 fn open_request() -> Request {
-    Request::Open(Open {
+    Request::Open(Box::new(Open {
         root: Blob::from(b"/workspace".to_vec()),
         user: String::new(),
         patterns: Vec::new(),
         outputs: Vec::new(),
         extent: Extent::Sources,
         caches: Vec::new(),
-    })
+    }))
 }
 
 fn run_request(script: &str) -> Request {

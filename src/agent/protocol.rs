@@ -59,7 +59,7 @@ pub struct Welcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// Names the source root, and has it scanned. Answered by [`Reply::Opened`], at once; the scan goes on meanwhile.
-    Open(Open),
+    Open(Box<Open>),
     /// Asks what differs from the host's tree. Answered by [`Reply::Differing`], and nodes as data: all that the far end
     /// has of the source tree in the buckets that differ.
     Compare(Compare),

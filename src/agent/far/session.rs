@@ -257,7 +257,7 @@ impl Session {
     fn answer(&mut self, request: Request) -> Result<(), Stop> {
         match request {
             Request::Open(open) => {
-                let workspace = Workspace::open(open)?;
+                let workspace = Workspace::open(*open)?;
                 let ids = workspace.account.ids;
                 let room = room::below(&workspace.root)
                     .map_err(|error| failed("could not see what room there is", &error))?;

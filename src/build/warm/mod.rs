@@ -218,7 +218,7 @@ type Scanning = Pin<Box<dyn Future<Output = Result<Result<HostTree, BuildError>,
 
 /// What the far end is told of the source tree; `outputs` are no part of it.
 fn open(plan: &Plan, image: &ImageFacts, outputs: &[RelPath], caches: &[String]) -> Request {
-    Request::Open(Open {
+    Request::Open(Box::new(Open {
         root: Blob::from(plan.workdir.value.as_bytes()),
         user: plan.user.as_ref().map_or(&image.user, |user| &user.value).clone(),
         patterns: plan.ignore.patterns.iter().map(|pattern| pattern.value.clone()).collect(),
@@ -228,7 +228,7 @@ fn open(plan: &Plan, image: &ImageFacts, outputs: &[RelPath], caches: &[String])
             Outputs::Named(_) => Extent::Sources,
         },
         caches: caches.iter().map(|path| Blob::from(path.as_bytes())).collect(),
-    })
+    }))
 }
 
 /// Where `HOME` comes from for a command in `image`.
