@@ -50,8 +50,8 @@ pub fn rank<'a, T>(measured: impl IntoIterator<Item = (T, &'a Samples)>) -> Vec<
     let mut ranking: Vec<Ranked<T>> = measured
         .into_iter()
         .filter_map(|(what, samples)| {
-            let median = samples.median().filter(|median| median.is_finite() && *median > 0.0)?;
-            Some(Ranked { what, median, spread: samples.spread()?, ratio: 1.0 })
+            let spread = samples.spread().filter(|(least, most)| *least > 0.0 && most.is_finite())?;
+            Some(Ranked { what, median: samples.median()?, spread, ratio: 1.0 })
         })
         .collect();
     ranking.sort_by(|a, b| a.median.total_cmp(&b.median));
@@ -171,7 +171,7 @@ fn listed(words: &[String]) -> String {
 }
 
 /// Where the files lie on a route. The host's route builds in a directory that the disk part does not know.
-fn route_of(place: Place) -> Option<Route> {
+pub(super) fn route_of(place: Place) -> Option<Route> {
     match place {
         Place::SourceDirectory => None,
         Place::Layer => Some(Route::Layer),

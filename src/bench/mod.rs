@@ -10,7 +10,7 @@
 
 pub mod advice;
 mod figures;
-//pub mod html;
+pub mod html;
 pub mod json;
 pub mod report;
 #[cfg(test)]
