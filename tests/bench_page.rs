@@ -182,7 +182,7 @@ fn a_telephone_shows_all_of_it_without_scrolling_sideways_in_letters_that_can_be
 #[test]
 fn labels_in_pictures_do_not_run_into_each_other() {
     let mut page = open(&html::render(&example()));
-    for (width, height) in [(360, 800), (1280, 800)] {
+    for (width, height) in [(360, 800), (600, 800), (960, 800), (1280, 800)] {
         page.browser.resize(width, height).unwrap();
         let overlaps = page.browser.evaluate(
             "[...document.querySelectorAll('svg g')].filter((g) => {

@@ -76,7 +76,7 @@ impl Bars {
     /// The picture.
     pub(super) fn picture(&self) -> Markup {
         let (title, description) = (format!("{}-title", self.id), format!("{}-description", self.id));
-        let height = STEP * self.bars.len() as u32;
+        let height = (STEP * self.bars.len() as u32).saturating_sub(STEP - TOP - THICK);
         let most = self.most();
         html! {
             svg role="img" aria-labelledby=(format!("{title} {description}")) height=(height) {
@@ -110,7 +110,7 @@ impl Bars {
                 caption { (self.of) ", seconds" }
                 thead { tr {
                     td {} th scope="col" { "median" } th scope="col" { "least – most" } th scope="col" { "ratio" }
-                    @if with_first { th scope="col" { "first" } }
+                    @if with_first { th scope="col" { "first run" } }
                 } }
                 tbody { @for bar in &self.bars { (bar.row(with_first)) } }
             }
