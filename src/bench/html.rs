@@ -14,12 +14,15 @@ use self::bars::{Bar, Bars, Outcome};
 use super::{
     advice::{self, Choice},
     figures::{Amounts, Op, absence},
-    report::{DiskRow, Extent, Report, Route, Source},
+    report::{DiskRow, Extent, Report, Source},
     table::{ONLY_DISK, first_run},
 };
-use crate::report::{
-    numbers,
-    text::{one_line, shell_words},
+use crate::{
+    plan::Route,
+    report::{
+        numbers,
+        text::{one_line, shell_words},
+    },
 };
 
 const STYLE: &str = include_str!("page.css");

@@ -8,9 +8,9 @@ use std::fmt::Write as _;
 use super::{
     advice::{self, Ranked},
     figures::{Amounts, Op, absence, seconds, spread, times},
-    report::{DiskRow, Place, Report, Route, RouteRow},
+    report::{DiskRow, Place, Report, RouteRow},
 };
-use crate::report::text::one_line;
+use crate::{plan::Route, report::text::one_line};
 
 /// Said of a report without a command.
 pub(super) const ONLY_DISK: &str =
