@@ -10,7 +10,7 @@ mod chromium;
 use std::path::PathBuf;
 
 use chromium::Chromium;
-use fastbuild::bench::{Measured, Report, html};
+use fastbuild::bench::{Measured, Report, Samples, html};
 use serde_json::Value;
 
 /// Every element that shows a text of its own: its text, colour, the colour behind it, the size of its letters, its edges.
@@ -42,7 +42,8 @@ fn example() -> Report {
     serde_json::from_str(json).unwrap()
 }
 
-/// The worst that users, containers and engines can say, and a word that is wider than any telephone.
+/// The worst that users, containers and engines can say, a word that is wider than any telephone, and a build that takes a
+/// day.
 fn hostile() -> Report {
     let text =
         format!("<script>document.title='no'</script>\"><img src=x onerror=alert(1)>{}", "w".repeat(500));
@@ -55,6 +56,8 @@ fn hostile() -> Report {
     }
     report.disk[2].result = Measured::Failed { why: text.clone() };
     report.routes[1].result = Measured::NotOffered { why: text };
+    report.routes[3].result = Measured::Done(Samples(vec![86_400.1, 90_000.2, 99_999.3]));
+    report.routes[3].first = Some(123_456.7);
     report
 }
 
