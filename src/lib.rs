@@ -13,7 +13,7 @@
 //! | the pipeline itself | [`build`] |
 //! | what came back -> stage, verify, apply | [`outputs`] |
 //! | a build at each change | [`watch`] |
-//! | what places and routes cost on this machine | [`bench`] |
+//! | what places and routes cost on this machine | [`mod@bench`] |
 //! | events -> what people and programs read | [`report`] |
 //! | what only one operating system has | [`sys`] |
 //! | who runs the command, as an image's tables have it | [`user`] |
