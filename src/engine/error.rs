@@ -58,6 +58,8 @@ pub enum Operation {
     Remove,
     /// Which containers there are.
     List,
+    /// What the engine says of itself.
+    Info,
 }
 
 impl Call {
@@ -94,6 +96,7 @@ impl fmt::Display for Call {
             Operation::InspectContainer => write!(f, "look up container {object}"),
             Operation::Remove => write!(f, "remove container {object}"),
             Operation::List => write!(f, "list containers"),
+            Operation::Info => write!(f, "ask the engine about itself"),
         }
     }
 }

@@ -11,8 +11,9 @@ mod reference;
 
 pub use docker::{
     ApiVersion, ArchiveStream, AttachInput, AttachOutput, Attached, ContainerFacts, ContainerId,
-    ContainerSpec, ContainerState, ContainerSummary, Delivery, Docker, EngineFacts, Entrypoint, ImageFacts,
-    Life, PathKind, PathStat, PullProgress, Reach, Removed, Serves, Sizes,
+    ContainerSpec, ContainerState, ContainerSummary, Delivery, Docker, EngineFacts, EngineInfo, EngineKind,
+    Entrypoint, ImageFacts, Life, PathKind, PathStat, PullProgress, Reach, Removed, Rights, Serves, Sizes,
+    Whereabouts,
 };
 pub use error::{BadFrame, Call, EngineError, Operation, StartError};
 pub use reference::{BadReference, Reference};

@@ -8,6 +8,7 @@ mod attach;
 mod connect;
 mod container;
 mod image;
+mod info;
 
 use bollard::errors::Error as BollardError;
 
@@ -19,6 +20,7 @@ pub use container::{
     Removed, Serves, Sizes,
 };
 pub use image::{ImageFacts, PullProgress};
+pub use info::{EngineInfo, EngineKind, Rights, Whereabouts};
 
 use self::connect::Wire;
 use super::error::{Call, EngineError};
