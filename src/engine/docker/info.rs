@@ -22,7 +22,7 @@ pub struct EngineInfo {
     pub system: String,
     /// The operating system of its containers: `linux`, `windows`.
     pub os: String,
-    /// Its architecture, as its kernel names it.
+    /// Its architecture, in its own words: `x86_64`, `amd64`.
     pub arch: String,
     /// Its kernel's release.
     pub kernel: String,
@@ -145,8 +145,11 @@ impl EngineInfo {
             Endpoint::Tcp(address) => !is_loopback(address),
             Endpoint::Unix(_) | Endpoint::NamedPipe(_) => false,
         };
-        // Kernels have names that many machines share; only together with the machine's do they say that it is this one.
-        match (is_far, self.kernel == here.kernel && !here.kernel.is_empty(), self.name == here.name) {
+        // Where ours has no name, a kernel of the same system is the most that can be asked for.
+        let is_same_kernel =
+            if here.kernel.is_empty() { self.os == here.os } else { self.kernel == here.kernel };
+        // Many machines share a kernel's name; only together with the machine's own does it say that it is this one.
+        match (is_far, is_same_kernel, self.name.eq_ignore_ascii_case(&here.name)) {
             (true, ..) => Whereabouts::Network,
             (false, true, true) => Whereabouts::Here,
             (false, true, false) => Whereabouts::SameKernel,
@@ -287,8 +290,16 @@ mod tests {
             let info = read("Docker", serde_json::json!({"KernelVersion": kernel, "Name": name}));
             assert_eq!(info.whereabouts(&endpoint, &here), expected, "{endpoint} {kernel} {name}");
         }
-        here.kernel.clear();
-        let silent = read("Docker", serde_json::json!({"Name": "pc"}));
-        assert_eq!(silent.whereabouts(&unix(), &here), Whereabouts::AnotherKernel);
+        // Windows does not tell its kernel's release.
+        (here.kernel, here.os) = (String::new(), "windows");
+        for (os, name, expected) in [
+            ("windows", "PC", Whereabouts::Here),
+            ("windows", "other", Whereabouts::SameKernel),
+            ("linux", "docker-desktop", Whereabouts::AnotherKernel),
+        ] {
+            let info =
+                read("Docker", serde_json::json!({"OSType": os, "KernelVersion": "10.0", "Name": name}));
+            assert_eq!(info.whereabouts(&Endpoint::NamedPipe("p".into()), &here), expected, "{os} {name}");
+        }
     }
 }
