@@ -10,11 +10,11 @@ use std::{
 };
 
 use fastbuild::{
-    plan::Route,
+    plan::{Fallback, Route},
     report::{
         Renderer as _, Verbosity,
         events::{
-            Amount, Applied, Changed, Direction, Event, Failure, Limit, MadeBecause, NotWarm, Noticing,
+            Amount, Applied, Changed, Direction, Earlier, Event, Failure, Limit, MadeBecause, NotWarm, Noticing,
             Phase, Reached, Special, Warm, Warning, Why,
         },
         json::Json,
@@ -94,7 +94,16 @@ fn a_build() -> Vec<(u64, Event)> {
         (5_806, started(Phase::Remove, None)),
         (5_836, ended(Phase::Apply, site, 30)),
         (5_910, ended(Phase::Remove, some(0, 0), 104)),
-        (5_911, Event::Finished { exit_code: 0, applied: Some(applied), warm: None, took: ms(5_911) }),
+        (
+            5_911,
+            Event::Finished {
+                exit_code: 0,
+                applied: Some(applied),
+                warm: None,
+                earlier: None,
+                took: ms(5_911),
+            },
+        ),
     ]
 }
 
@@ -149,8 +158,11 @@ fn of_workspaces() -> Vec<Event> {
     events.extend([Limit::Age, Limit::Size].map(removed));
     events.push(Event::SourcesChanged { paths: vec![path()], more: 0 });
     events.extend([Noticing::Told, Noticing::Looking].map(|by| Event::Watching { by }));
+    let mount_failed = |then| Event::MountFailed { route: Route::Mount, exit_code: 1, path: path(), line: text(), then };
+    events.extend([Fallback::None, Fallback::Layer].map(mount_failed));
+    let earlier = Some(Earlier { route: Route::MountSource, exit_code: 1, took: ms(1) });
     let warm = Some(Warm { sent: 1, received: 2, peak_memory: Some(3) });
-    events.push(Event::Finished { exit_code: 0, applied: None, warm, took: ms(1) });
+    events.push(Event::Finished { exit_code: 0, applied: None, warm, earlier, took: ms(1) });
     events
 }
 

@@ -183,7 +183,7 @@ pub(super) fn ended(phase: Phase, millis: u64, files: u64, bytes: u64) -> Event 
 }
 
 pub(super) fn finished(exit_code: u8, millis: u64) -> Event {
-    Event::Finished { exit_code, applied: None, warm: None, took: ms(millis) }
+    Event::Finished { exit_code, applied: None, warm: None, earlier: None, took: ms(millis) }
 }
 
 pub(super) fn pulling(layer: &str, status: &str, current: u64, total: Option<u64>) -> Event {
@@ -306,6 +306,7 @@ pub(super) fn event() -> impl Strategy<Value = Event> {
             exit_code,
             applied: Some(Applied::default()),
             warm: None,
+            earlier: None,
             took: ms(1)
         }),
     ]
