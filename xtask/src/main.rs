@@ -27,6 +27,8 @@ mod engine;
 mod images;
 mod memory;
 mod model;
+#[path = "../../tests/common/mounts.rs"]
+mod mounts;
 #[cfg(unix)]
 mod picture;
 mod run;
