@@ -95,7 +95,7 @@ fn sentence(error: &(dyn Error + 'static)) -> String {
 }
 
 async fn engine(host: Option<&Decision<String>>, environment: &Environment, machine: &Machine) -> Engine {
-    let endpoint = match plan::decide_engine(host, environment) {
+    let endpoint = match plan::decide_endpoint(host, environment) {
         Ok(decision) => decision.value,
         Err(error) => return Engine::None { address: None, why: sentence(&error), advice: None },
     };
