@@ -14,8 +14,8 @@ use fastbuild::{
     report::{
         Renderer as _, Verbosity,
         events::{
-            Amount, Applied, Changed, Direction, Earlier, Event, Failure, Limit, MadeBecause, NotWarm, Noticing,
-            Phase, Reached, Special, Warm, Warning, Why,
+            Amount, Applied, Changed, Direction, Earlier, Event, Failure, Limit, MadeBecause, NotWarm,
+            Noticing, Phase, Reached, Special, Warm, Warning, Why,
         },
         json::Json,
         own::{LineState, Own},
@@ -111,6 +111,7 @@ fn a_build() -> Vec<(u64, Event)> {
 fn the_rest() -> Vec<(u64, Event)> {
     let path = || RelPath::new(b"a".as_slice()).unwrap();
     let warnings = vec![
+        Warning::ReadOnlySources { path: path(), line: String::new() },
         Warning::Vanished { path: path() },
         Warning::Unstable { path: path() },
         Warning::SpecialOutput { path: path(), special: Special::Fifo },
@@ -158,7 +159,8 @@ fn of_workspaces() -> Vec<Event> {
     events.extend([Limit::Age, Limit::Size].map(removed));
     events.push(Event::SourcesChanged { paths: vec![path()], more: 0 });
     events.extend([Noticing::Told, Noticing::Looking].map(|by| Event::Watching { by }));
-    let mount_failed = |then| Event::MountFailed { route: Route::Mount, exit_code: 1, path: path(), line: text(), then };
+    let mount_failed =
+        |then| Event::MountFailed { route: Route::Mount, exit_code: 1, path: path(), line: text(), then };
     events.extend([Fallback::None, Fallback::Layer].map(mount_failed));
     let earlier = Some(Earlier { route: Route::MountSource, exit_code: 1, took: ms(1) });
     let warm = Some(Warm { sent: 1, received: 2, peak_memory: Some(3) });

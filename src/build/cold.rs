@@ -78,6 +78,14 @@ pub async fn run(
     let docker = interrupts.unless(Docker::connect(at.endpoint)).await??;
     let image = interrupts.unless(image::ensure(&docker, at.image, plan, reporter)).await??;
     let run = state.begin_run(project, &plan.engine.value.to_string())?;
+    // Until the products are in their places.
+    let _placeholders = match Placeholders::make(plan, &run) {
+        Ok(placeholders) => placeholders,
+        Err(error) => {
+            run.finish();
+            return Err(error);
+        }
+    };
     let keeping = Keeping::one_run(project, &run);
     let providing = Storage::of(&docker, plan, &image, &keeping, project, &run);
     let storage = interrupts.unless(providing).await??;
@@ -187,7 +195,6 @@ impl Cold<'_> {
         record: &Arc<Record>,
         interrupts: &mut Interrupts,
     ) -> Result<Built, BuildError> {
-        let _placeholders = Placeholders::make(self.plan, &self.run)?;
         let container = interrupts.unless(self.make_mounted()).await??;
         let tail = Tail::default();
         let exit_code = self.run_command(&container, &tail, interrupts).await?;
@@ -200,6 +207,9 @@ impl Cold<'_> {
             return Ok(Built { exit_code, staged: None, times: Times::default(), defect });
         }
         let plan = mounted::left_to_collect(self.plan)?;
+        if plan.outputs.value == Outputs::Named(Vec::new()) {
+            return Ok(Built { exit_code, staged: None, times: Times::default(), defect });
+        }
         let collecting = Collecting {
             docker: &self.docker,
             container: &container,

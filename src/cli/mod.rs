@@ -18,7 +18,7 @@ pub use args::{Cli, Command, DoctorArgs, PlanArgs, PlanFormat, RunArgs, UsageErr
 use crate::{
     build::reaper,
     config::{ConfigError, NoStateDirectory},
-    facts::patience,
+    facts::{self, patience},
     plan::PlanError,
     report::{events, wording},
     state::{Holder, StateError},
@@ -46,6 +46,9 @@ pub enum Failure {
     /// The current directory.
     #[error("could not read the current directory: {0}; it may have been removed: change to one that exists")]
     CurrentDirectory(#[source] io::Error),
+    /// The source root is on a file system that hangs.
+    #[error(transparent)]
+    NoAnswer(#[from] facts::NoAnswer),
     /// Threads.
     #[error("could not start fastbuild's threads: {0}; see the limit on processes (ulimit -u)")]
     Runtime(#[source] io::Error),
@@ -86,6 +89,10 @@ impl Failure {
         match self {
             Failure::Sources(error) => error.advice(),
             Failure::Workspace(error) => error.advice(),
+            Failure::NoAnswer(_) => Some(
+                "see whether its server or its virtual machine is alive, and mount it anew; `fastbuild doctor` tells what it is"
+                    .to_owned(),
+            ),
             Failure::NoSuchWorkspace { .. } => Some("`fastbuild workspace ls` lists them".to_owned()),
             Failure::InUse { .. } => Some("wait for that run to end, or end it".to_owned()),
             _ => None,
