@@ -3,11 +3,15 @@
 //! Pure but for looking at the host's own metadata: no engine is asked and nothing is written. `fastbuild plan` prints
 //! it, [`crate::build`] carries it out.
 
+mod caches;
 mod container_path;
 mod endpoint;
+mod engine;
+pub mod facts;
 mod host_path;
 mod make;
 mod outputs;
+mod route;
 
 use std::{
     fmt,
@@ -19,10 +23,14 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::tree::RelPath;
 
-pub use endpoint::{BadEndpoint, decide as decide_engine};
+pub use caches::{Cache, CacheError, CachePath};
+pub use endpoint::{BadEndpoint, decide as decide_endpoint};
+pub use engine::EngineError;
+pub use facts::Facts;
 pub(crate) use host_path::join as join_host_path;
-pub use make::{PlanError, below, make};
+pub use make::{OnDocker, PlanError, below, make, prepare};
 pub use outputs::OutputError;
+pub use route::RouteError;
 
 /// A value and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -66,6 +74,11 @@ pub enum Reason {
         /// The preset's name.
         name: &'static str,
     },
+    /// What was found here decided.
+    Found {
+        /// What that was, and what follows from it.
+        why: String,
+    },
     /// Nothing named it.
     Default {
         /// Why the default is what it is, in a few words.
@@ -83,6 +96,16 @@ fn shown_decision<S: Serializer>(decision: &Decision<PathBuf>, serializer: S) ->
     Decision { value, reason: decision.reason.clone() }.serialize(serializer)
 }
 
+fn shown_optional_path<S: Serializer>(
+    decision: &Option<Decision<PathBuf>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match decision {
+        Some(decision) => shown_decision(decision, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
 fn shown_seconds<S: Serializer>(decision: &Decision<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     Decision { value: decision.value.as_secs(), reason: decision.reason.clone() }.serialize(serializer)
 }
@@ -97,6 +120,7 @@ impl fmt::Display for Reason {
             Reason::File { path, line: Some(line) } => write!(f, "{}:{line}", path.to_string_lossy()),
             Reason::Devcontainer { path } => f.write_str(&path.to_string_lossy()),
             Reason::Preset { name } => write!(f, "preset {name}"),
+            Reason::Found { why } => f.write_str(why),
             Reason::Default { why } => f.write_str(why),
         }
     }
@@ -108,9 +132,9 @@ pub struct Plan {
     /// The command and its arguments, at least one.
     pub command: Vec<String>,
     /// The engine.
-    pub engine: Decision<Endpoint>,
-    /// The image, as a reference.
-    pub image: Decision<String>,
+    pub engine: Decision<Engine>,
+    /// The image, as a reference; none on an engine without images.
+    pub image: Option<Decision<String>>,
     /// When to ask the registry.
     pub pull: Decision<PullPolicy>,
     /// `os/arch[/variant]` asked of the engine.
@@ -135,6 +159,17 @@ pub struct Plan {
     pub apply: Decision<ApplyMode>,
     /// How the files travel.
     pub route: Decision<Route>,
+    /// What to do when a mount fails the command.
+    pub fallback: Decision<Fallback>,
+    /// How large a tmpfs may become, in bytes; the engine's own limit where nothing is said.
+    pub tmpfs_size: Option<Decision<u64>>,
+    /// What the engine's local volume driver is told of a workspace's volume: `type=nfs`, `o=addr=…`.
+    pub volume_options: Vec<Decision<VolumeOption>>,
+    /// Directories that are kept across workspaces.
+    pub caches: Vec<Decision<Cache>>,
+    /// Where the host engine puts its scratch directories; decided when it is needed where nobody says.
+    #[serde(serialize_with = "shown_optional_path")]
+    pub scratch: Option<Decision<PathBuf>>,
     /// Whether a workspace is kept.
     pub tier: Decision<Tier>,
     /// What becomes of the workspace, where one is kept.
@@ -176,6 +211,39 @@ pub struct EnvVar {
 impl fmt::Debug for EnvVar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}=…", self.name)
+    }
+}
+
+/// Where a build runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Engine {
+    /// A container of a Docker-compatible engine.
+    Docker(Endpoint),
+    /// A scratch directory of this machine; no container.
+    Host,
+}
+
+/// As the address alone; the host engine as `{"scheme": "host"}`.
+impl Serialize for Engine {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Host {
+            scheme: &'static str,
+        }
+        match self {
+            Engine::Docker(endpoint) => endpoint.serialize(serializer),
+            Engine::Host => Host { scheme: "host" }.serialize(serializer),
+        }
+    }
+}
+
+/// The address, or `host`.
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Engine::Docker(endpoint) => endpoint.fmt(f),
+            Engine::Host => f.write_str("host"),
+        }
     }
 }
 
@@ -278,12 +346,77 @@ pub enum ApplyMode {
     Atomic,
 }
 
-/// How the files travel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// How the files travel, and where the command works on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Route {
     /// Into the container's own layer.
     Layer,
+    /// Into a tmpfs of the container's.
+    Tmpfs,
+    /// Into a volume that the engine manages.
+    Volume,
+    /// The sources are mounted read-only, the outputs lie in the engine's own storage.
+    MountSource,
+    /// Everything is mounted.
+    Mount,
+    /// Into a scratch directory of this machine.
+    Host,
+}
+
+impl Route {
+    /// All of them, the one that is the default first.
+    pub const ALL: [Route; 6] =
+        [Route::Layer, Route::Tmpfs, Route::Volume, Route::MountSource, Route::Mount, Route::Host];
+
+    /// As it is typed.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Route::Layer => "layer",
+            Route::Tmpfs => "tmpfs",
+            Route::Volume => "volume",
+            Route::MountSource => "mount-source",
+            Route::Mount => "mount",
+            Route::Host => "host",
+        }
+    }
+
+    /// Whether the command works on the host's own files, so that nothing goes in.
+    pub fn is_mounted(self) -> bool {
+        matches!(self, Route::MountSource | Route::Mount)
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// `--fallback`: what to do when it was the mount that failed the command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fallback {
+    /// The failure is told, and that is all.
+    None,
+    /// The command runs once more, on [`Route::Layer`].
+    Layer,
+}
+
+/// `--volume-opt KEY=VALUE`. The value is left out of [`Serialize`] and `Debug`: a password for a share may stand in it.
+#[derive(Clone, PartialEq, Eq, Serialize)]
+pub struct VolumeOption {
+    /// `type`, `device`, `o`.
+    pub key: String,
+    /// What the driver makes of it.
+    #[serde(skip)]
+    pub value: String,
+}
+
+impl fmt::Debug for VolumeOption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}=…", self.key)
+    }
 }
 
 /// Whether a workspace is kept between builds.

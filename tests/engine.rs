@@ -54,6 +54,7 @@ fn spec(command: &[&str]) -> ContainerSpec {
         nano_cpus: None,
         isolation: None,
         platform: None,
+        mounts: Vec::new(),
     }
 }
 

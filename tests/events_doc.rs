@@ -10,6 +10,7 @@ use std::{
 };
 
 use fastbuild::{
+    plan::Route,
     report::{
         Renderer as _, Verbosity,
         events::{
@@ -63,8 +64,10 @@ fn ended(phase: Phase, done: Amount, millis: u64) -> Event {
 fn a_build() -> Vec<(u64, Event)> {
     let (tree, site) = (some(2003, 20_100_000), some(312, 2_100_000));
     let planned = Event::Planned {
-        image: "docker.io/jekyll/jekyll:4.2.2".into(),
+        image: Some("docker.io/jekyll/jekyll:4.2.2".into()),
         engine: "unix:///var/run/docker.sock".into(),
+        route: Route::Layer,
+        because: "nothing is mounted".into(),
         source: "/home/me/blog".into(),
         command: vec!["jekyll".into(), "build".into()],
     };

@@ -69,11 +69,12 @@ impl Home {
         let line = format!("fastbuild -i {IMAGE} {options} -- true");
         let words = line.split_whitespace().map(Into::into);
         let Command::Run(args) = parse(words).unwrap().command else { panic!("{line}") };
-        plan::make(&config::Settings::gather(&args, &env).unwrap(), &env).unwrap()
+        plan::prepare(&config::Settings::gather(&args, &env).unwrap(), &env).unwrap()
     }
 
     fn wanted(&self, options: &str) -> Wanted {
-        Wanted::new(&self.plan(options), &self.image, &self.project(), &self.state).unwrap()
+        let plan = self.plan(options);
+        Wanted::new(&plan, plan.on_docker().unwrap(), &self.image, &self.project(), &self.state).unwrap()
     }
 
     async fn ensure(&self, options: &str) -> Result<workspace::Ready, WorkspaceError> {
@@ -114,6 +115,7 @@ impl Home {
             nano_cpus: None,
             isolation: None,
             platform: None,
+            mounts: Vec::new(),
         };
         self.docker.create(&spec).await.unwrap();
     }
@@ -334,7 +336,9 @@ async fn an_image_without_an_agent_is_not_warm() {
     for (os, architecture) in [("windows", "amd64"), ("linux", "s390x")] {
         let image =
             ImageFacts { os: os.to_owned(), architecture: architecture.to_owned(), ..home.image.clone() };
-        let error = Wanted::new(&home.plan(""), &image, &home.project(), &home.state).unwrap_err();
+        let plan = home.plan("");
+        let error =
+            Wanted::new(&plan, plan.on_docker().unwrap(), &image, &home.project(), &home.state).unwrap_err();
         assert!(matches!(error, WorkspaceError::NotWarm(NotWarm::NoAgent(_))), "{error}");
     }
 }

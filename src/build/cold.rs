@@ -27,7 +27,7 @@ use crate::{
         Removed, Serves, Sizes, labels,
     },
     outputs::{OutputError, own::OwnFiles, record::Record, target::refuse_strange_link, times::Times},
-    plan::{Outputs, Plan},
+    plan::{OnDocker, Outputs, Plan},
     report::{
         Reporter,
         events::{Amount, Event, Phase, Warning},
@@ -47,6 +47,7 @@ const USER_TABLE: u64 = 4 << 20;
 /// When fastbuild or the engine could not do their part. The container is gone all the same, or left to the reaper.
 pub async fn run(
     plan: &Plan,
+    at: OnDocker<'_>,
     state: &State,
     project: &Project,
     interrupts: &mut Interrupts,
@@ -65,8 +66,8 @@ pub async fn run(
             Ok((scan, times))
         }
     });
-    let docker = interrupts.unless(Docker::connect(&plan.engine.value)).await??;
-    let image = interrupts.unless(image::ensure(&docker, plan, reporter)).await??;
+    let docker = interrupts.unless(Docker::connect(at.endpoint)).await??;
+    let image = interrupts.unless(image::ensure(&docker, at.image, plan, reporter)).await??;
     let run = state.begin_run(project, &plan.engine.value.to_string())?;
     let leftovers = remove_leftovers(&docker, state, &plan.engine.value.to_string(), reporter);
     let name = format!("fastbuild-{}-{}", project.key(), run.id);
@@ -74,7 +75,7 @@ pub async fn run(
         reaper: Reaper::watch(&Charge {
             state: state.root().to_owned(),
             source: plan.source.value.clone(),
-            engine: plan.engine.value.clone(),
+            engine: at.endpoint.clone(),
             run: run.id.clone(),
             container: name.clone(),
             duty: Duty::Remove,
@@ -217,6 +218,7 @@ impl Cold<'_> {
             nano_cpus: plan.nano_cpus.as_ref().map(|cpus| cpus.value),
             isolation: plan.isolation.as_ref().map(|isolation| isolation.value),
             platform: plan.platform.as_ref().map(|platform| platform.value.clone()),
+            mounts: Vec::new(),
         })
     }
 

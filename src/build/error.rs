@@ -71,6 +71,9 @@ pub enum BuildError {
         /// Who, as far as it is written already.
         holder: Option<Holder>,
     },
+    /// The host engine is not built yet.
+    #[error("this fastbuild cannot build without a container")]
+    NoHostEngine,
     /// The image's user.
     #[error(transparent)]
     User(#[from] UserError),

@@ -13,10 +13,10 @@ use crate::{
 /// Finds the image on the engine, or makes the engine fetch it.
 pub(super) async fn ensure(
     docker: &Docker,
+    reference: &str,
     plan: &Plan,
     reporter: &Reporter,
 ) -> Result<ImageFacts, BuildError> {
-    let reference = &plan.image.value;
     let platform = plan.platform.as_ref().map(|platform| platform.value.as_str());
     let policy = plan.pull.value;
     if policy != PullPolicy::Always
@@ -25,7 +25,7 @@ pub(super) async fn ensure(
         return Ok(facts);
     }
     if policy == PullPolicy::Never {
-        return Err(BuildError::ImageMissing { image: reference.clone() });
+        return Err(BuildError::ImageMissing { image: reference.to_owned() });
     }
     let phase = Running::begin(Phase::Pull, None, reporter);
     docker
@@ -40,7 +40,7 @@ pub(super) async fn ensure(
         .await?;
     phase.end(Amount::default());
     let facts = docker.image(reference, platform).await?;
-    facts.ok_or_else(|| not_as_pulled(reference.clone(), platform).into())
+    facts.ok_or_else(|| not_as_pulled(reference.to_owned(), platform).into())
 }
 
 /// Why a pull that went well did not bring the image. Of an image for one platform only, an engine asks no more than its

@@ -39,7 +39,7 @@ use crate::{
         target::Target,
         times::Times,
     },
-    plan::{OnFailure, OnLocked, Plan, Tier},
+    plan::{OnDocker, OnFailure, OnLocked, Plan, Tier},
     report::{
         Reporter,
         events::{Amount, Applied, Event, Phase, Warm, Warning},
@@ -70,25 +70,19 @@ pub async fn run_under(
 ) -> Result<u8, BuildError> {
     let began = Instant::now();
     reporter.emit(Event::Planned {
-        image: plan.image.value.clone(),
+        image: plan.image.as_ref().map(|image| image.value.clone()),
         engine: plan.engine.value.to_string(),
+        route: plan.route.value,
+        because: plan.route.reason.to_string(),
         source: plan.source.value.clone(),
         command: plan.command.clone(),
     });
     let project = state.project(&plan.source.value)?;
     let _lock = interrupts.unless(take_lock(&project, plan.lock.value, reporter)).await??;
     recover(&project, state, reporter)?;
-    let warm = match plan.tier.value {
-        Tier::Warm => Some(warm::run(plan, state, &project, &mut interrupts, reporter).await?),
-        Tier::Cold => None,
-    };
-    let finished = match warm {
-        Some(warm::Outcome::Finished(finished)) => finished,
-        Some(warm::Outcome::NotWarm(why)) => {
-            reporter.emit(Event::ColdInstead { why: (&why).into(), detail: why.to_string() });
-            cold::run(plan, state, &project, &mut interrupts, reporter).await?
-        }
-        None => cold::run(plan, state, &project, &mut interrupts, reporter).await?,
+    let finished = match plan.on_docker() {
+        Some(at) => on_docker(plan, at, state, &project, &mut interrupts, reporter).await?,
+        None => return Err(BuildError::NoHostEngine),
     };
     reporter.emit(Event::Finished {
         exit_code: finished.exit_code,
@@ -97,6 +91,26 @@ pub async fn run_under(
         took: began.elapsed(),
     });
     Ok(finished.exit_code)
+}
+
+/// In a container: the workspace's, or one for this build alone.
+async fn on_docker(
+    plan: &Plan,
+    at: OnDocker<'_>,
+    state: &State,
+    project: &Project,
+    interrupts: &mut Interrupts,
+    reporter: &Reporter,
+) -> Result<Finished, BuildError> {
+    if plan.tier.value == Tier::Warm {
+        match warm::run(plan, at, state, project, interrupts, reporter).await? {
+            warm::Outcome::Finished(finished) => return Ok(finished),
+            warm::Outcome::NotWarm(why) => {
+                reporter.emit(Event::ColdInstead { why: (&why).into(), detail: why.to_string() });
+            }
+        }
+    }
+    cold::run(plan, at, state, project, interrupts, reporter).await
 }
 
 /// Two runs in one project would mix what they read and write: the second one waits, and says for whom, or fails.

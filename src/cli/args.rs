@@ -15,7 +15,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Par
 
 use super::OWN_FAILURE;
 use crate::{
-    config::{Progress, choices::choose, units},
+    config::{EngineChoice, Progress, RouteChoice, choices::choose, units},
     plan::{Isolation, PullPolicy},
 };
 
@@ -107,13 +107,14 @@ with it the build that is under way.";
 const ENVIRONMENT: &str = "\
 Settings come from, strongest first: options, FASTBUILD_* variables, the nearest fastbuild.toml upwards, the image of \
 the project's devcontainer.json, the preset of the command's first word. `fastbuild plan` tells which one decided. \
-What fastbuild.toml switched on is switched off by --no-atomic, --no-seed-outputs, --no-outputs-on-failure, \
+What fastbuild.toml switched on is switched off by --no-atomic, --no-fallback, --no-seed-outputs, --no-outputs-on-failure, \
 --no-stdin and --no-tty; --ignore takes its no-ignore back.
 
 Environment:
   FASTBUILD_IMAGE, FASTBUILD_WORKDIR, FASTBUILD_USER, FASTBUILD_PLATFORM,
   FASTBUILD_PULL, FASTBUILD_NETWORK, FASTBUILD_MEMORY, FASTBUILD_CPUS,
-  FASTBUILD_ISOLATION, FASTBUILD_HOST, FASTBUILD_PROGRESS
+  FASTBUILD_ISOLATION, FASTBUILD_HOST, FASTBUILD_ENGINE, FASTBUILD_ROUTE,
+  FASTBUILD_SCRATCH, FASTBUILD_PROGRESS
       As the option of the same name. An empty variable counts as none.
   DOCKER_HOST, DOCKER_DEFAULT_PLATFORM
       As for docker, where nothing above says otherwise.
@@ -443,6 +444,35 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Workspace")]
     pub explain: bool,
 
+    /// How the files travel: auto, layer, tmpfs, volume, mount-source, mount or host [default: auto]
+    ///
+    /// layer: into the container's own layer. tmpfs, volume: into a tmpfs or an engine-managed volume in its place.
+    /// mount-source: the sources are mounted read-only, each output lies in the engine's own storage. mount: everything
+    /// is mounted, as with `docker run -v`. host: no container, a scratch directory of this machine. auto goes by what
+    /// is found here, and by what `fastbuild bench` measured.
+    #[arg(long, value_name = "ROUTE", value_parser = choose::<RouteChoice>, help_heading = "Route")]
+    pub route: Option<RouteChoice>,
+    /// If the mount itself fails the command, run it once more on layer [default with --route auto]
+    #[arg(long, overrides_with = "no_fallback", help_heading = "Route")]
+    fallback: bool,
+    #[arg(long, hide = true, overrides_with = "fallback")]
+    no_fallback: bool,
+    /// Directory that is kept in a volume across workspaces, such as cargo:~/.cargo (may be repeated)
+    #[arg(long, value_name = "NAME:PATH", help_heading = "Route")]
+    pub cache: Vec<String>,
+    /// Option for the volume of --route volume, such as type=nfs (may be repeated)
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "Route")]
+    pub volume_opt: Vec<String>,
+    /// How large the tmpfs of --route tmpfs may become [default: half of the memory]
+    #[arg(long, value_name = "SIZE", value_parser = units::memory, help_heading = "Route")]
+    pub tmpfs_size: Option<u64>,
+    /// Where --route host puts its scratch directory [default: the fastest local file system with room]
+    #[arg(long, value_name = "DIR", help_heading = "Route")]
+    pub scratch: Option<PathBuf>,
+
+    /// Where to build: auto, docker or host [default: auto, a container engine where one is]
+    #[arg(long, value_name = "ENGINE", value_parser = choose::<EngineChoice>, help_heading = "Engine")]
+    pub engine: Option<EngineChoice>,
     /// Address of the engine [default: DOCKER_HOST, else this machine's]
     #[arg(short = 'H', long, value_name = "ADDRESS", help_heading = "Engine")]
     pub host: Option<String>,
@@ -533,6 +563,11 @@ impl RunArgs {
     /// `--keep`.
     pub fn keep(&self) -> Option<Switch> {
         switch(self.keep, "--keep", self.no_keep, "--no-keep")
+    }
+
+    /// `--fallback`.
+    pub fn fallback(&self) -> Option<Switch> {
+        switch(self.fallback, "--fallback", self.no_fallback, "--no-fallback")
     }
 
     /// `--stdin`.

@@ -13,8 +13,8 @@ use crate::{
     build::sources,
     config::{Environment, Settings},
     plan::{
-        self, ApplyMode, Decision, Explain, Isolation, Lifetime, OnFailure, OnLocked, Output, Outputs, Plan,
-        PullPolicy, Route, SeedOutputs, Stdin, Take, Terminal, Tier, WorkspacePlan,
+        self, ApplyMode, Decision, Explain, Fallback, Isolation, Lifetime, OnFailure, OnLocked, Output,
+        Outputs, Plan, PullPolicy, Route, SeedOutputs, Stdin, Take, Terminal, Tier, WorkspacePlan,
     },
     report::numbers,
     tree::{RelPath, scan::largest_directory},
@@ -50,7 +50,7 @@ impl UploadEstimate {
 pub fn run(args: &PlanArgs) -> Result<(), Failure> {
     let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
     let settings = Settings::gather(&args.run, &environment)?;
-    let plan = plan::make(&settings, &environment)?;
+    let plan = plan::prepare(&settings, &environment)?;
     let scan = sources::look(&plan, &|_| ())?;
     let estimate = UploadEstimate {
         files: scan.manifest.entries().len() as u64,
@@ -109,8 +109,10 @@ fn text(plan: &Plan, estimate: Option<&UploadEstimate>, out: &mut impl Write) ->
 fn what_runs(plan: &Plan, table: &mut Table) {
     table.fact("command", shell_words(&plan.command));
     table.decision("engine", &plan.engine, ToString::to_string);
-    table.decision("image", &plan.image, Clone::clone);
-    table.decision("pull", &plan.pull, pull);
+    if let Some(image) = &plan.image {
+        table.decision("image", image, Clone::clone);
+        table.decision("pull", &plan.pull, pull);
+    }
     table.optional("platform", plan.platform.as_ref(), Clone::clone);
     table.decision("workdir", &plan.workdir, Clone::clone);
     table.fact("runs in", plan.command_directory());
@@ -161,7 +163,18 @@ fn what_goes_in(plan: &Plan, estimate: Option<&UploadEstimate>, table: &mut Tabl
         table.row("leaves out", output.to_string(), Some("an output".to_owned()));
     }
     table.decision("seed", &plan.seed, seed);
-    table.decision("route", &plan.route, route);
+    table.decision("route", &plan.route, Route::to_string);
+    if plan.route.value.is_mounted() {
+        table.decision("fallback", &plan.fallback, fallback);
+    }
+    table.optional("tmpfs size", plan.tmpfs_size.as_ref(), |bytes| memory(*bytes));
+    for option in &plan.volume_options {
+        table.decision("volume", option, |option| option.key.clone());
+    }
+    for cache in &plan.caches {
+        table.decision("cache", cache, |cache| format!("{} at {}", cache.name, cache.path));
+    }
+    table.optional("scratch", plan.scratch.as_ref(), |path| path.to_string_lossy().into_owned());
     if let Some(estimate) = estimate {
         table.fact("upload", format!("{} files, {}", estimate.files, numbers::bytes(estimate.bytes)));
     }
@@ -256,9 +269,10 @@ fn explain(explain: &Explain) -> String {
     .to_owned()
 }
 
-fn route(route: &Route) -> String {
-    match route {
-        Route::Layer => "layer",
+fn fallback(fallback: &Fallback) -> String {
+    match fallback {
+        Fallback::None => "none",
+        Fallback::Layer => "layer, if the mount fails the command",
     }
     .to_owned()
 }
@@ -397,7 +411,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::plan::{Endpoint, EnvVar, IgnorePlan, Output, Reason, Take};
+    use crate::plan::{Endpoint, Engine, EnvVar, IgnorePlan, Output, Reason, Take};
 
     fn plan() -> Plan {
         fn default<T>(value: T) -> Decision<T> {
@@ -407,8 +421,8 @@ mod tests {
         let line = |line| Reason::File { path: PathBuf::from("/p/.dockerignore"), line: Some(line) };
         Plan {
             command: ["jekyll", "build", "it's"].map(String::from).to_vec(),
-            engine: default(Endpoint::Unix(PathBuf::from("/var/run/docker.sock"))),
-            image: Decision { value: "jekyll:4".into(), reason: preset.clone() },
+            engine: default(Engine::Docker(Endpoint::Unix(PathBuf::from("/var/run/docker.sock")))),
+            image: Some(Decision { value: "jekyll:4".into(), reason: preset.clone() }),
             pull: default(PullPolicy::Missing),
             platform: None,
             source: default(PathBuf::from("/p")),
@@ -435,6 +449,11 @@ mod tests {
             on_failure: default(OnFailure::Leave),
             apply: default(ApplyMode::PerFile),
             route: default(Route::Layer),
+            fallback: default(Fallback::Layer),
+            tmpfs_size: None,
+            volume_options: Vec::new(),
+            caches: Vec::new(),
+            scratch: None,
             tier: default(Tier::Warm),
             workspace: WorkspacePlan {
                 lifetime: default(Lifetime::Reuse),

@@ -28,7 +28,7 @@ const TIDY_UP: Duration = Duration::from_secs(5);
 pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
     let settings = Settings::gather(args, &environment)?;
-    let plan = plan::make(&settings, &environment)?;
+    let plan = plan::prepare(&settings, &environment)?;
     let work = async |state: &State, reporter: &Reporter| build::run(&plan, state, reporter).await;
     execute(&settings.presentation, &environment, work)
 }

@@ -23,6 +23,6 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
 
 fn plan(args: &RunArgs, environment: &Environment) -> Result<(Settings, Plan), Failure> {
     let settings = Settings::gather(args, environment)?;
-    let plan = plan::make(&settings, environment)?.watched()?;
+    let plan = plan::prepare(&settings, environment)?.watched()?;
     Ok((settings, plan))
 }

@@ -63,7 +63,7 @@ impl Place {
     async fn of(place: &Where) -> Result<Place, Failure> {
         let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
         let settings = WorkspaceSettings::gather(&place.host, &place.source, &environment)?;
-        let engine = plan::decide_engine(settings.host.as_ref(), &environment)?.value;
+        let engine = plan::decide_endpoint(settings.host.as_ref(), &environment)?.value;
         let state = State::open(environment.state_dir()?)?;
         let docker = Docker::connect(&engine).await.map_err(WorkspaceError::from)?;
         Ok(Place { docker, state, engine: engine.to_string(), settings })
@@ -99,7 +99,7 @@ fn shell(args: &ShellArgs) -> Result<u8, Failure> {
     let streams = environment.terminals;
     let has_terminal = streams.stdin && streams.stdout && streams.stderr;
     let shell = Shell {
-        engine: plan::decide_engine(settings.host.as_ref(), &environment)?.value,
+        engine: plan::decide_endpoint(settings.host.as_ref(), &environment)?.value,
         subdirectory: plan::below(&settings.source.value, &settings.started_in),
         source: settings.source.value,
         command: args.command.clone(),

@@ -1,7 +1,7 @@
 //! Names -> values, for settings that are one of a few. One table a setting, read by flags, variables and file alike.
 
-use super::units::BadValue;
-use crate::plan::{Isolation, PullPolicy};
+use super::{EngineChoice, RouteChoice, units::BadValue};
+use crate::plan::{Isolation, PullPolicy, Route};
 
 pub use crate::report::Progress;
 
@@ -19,6 +19,23 @@ impl Choice for PullPolicy {
 impl Choice for Isolation {
     const CHOICES: &'static [(&'static str, Self)] =
         &[("process", Isolation::Process), ("hyperv", Isolation::Hyperv)];
+}
+
+impl Choice for EngineChoice {
+    const CHOICES: &'static [(&'static str, Self)] =
+        &[("auto", EngineChoice::Auto), ("docker", EngineChoice::Docker), ("host", EngineChoice::Host)];
+}
+
+impl Choice for RouteChoice {
+    const CHOICES: &'static [(&'static str, Self)] = &[
+        ("auto", RouteChoice::Auto),
+        (Route::Layer.name(), RouteChoice::Fixed(Route::Layer)),
+        (Route::Tmpfs.name(), RouteChoice::Fixed(Route::Tmpfs)),
+        (Route::Volume.name(), RouteChoice::Fixed(Route::Volume)),
+        (Route::MountSource.name(), RouteChoice::Fixed(Route::MountSource)),
+        (Route::Mount.name(), RouteChoice::Fixed(Route::Mount)),
+        (Route::Host.name(), RouteChoice::Fixed(Route::Host)),
+    ];
 }
 
 impl Choice for Progress {

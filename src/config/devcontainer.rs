@@ -32,6 +32,16 @@ pub enum Devcontainer {
     },
 }
 
+impl Devcontainer {
+    /// What there is in place of an image, behind a colon; empty when there is nothing to say.
+    pub fn why_no_image(&self) -> String {
+        match self {
+            Devcontainer::NoImage { how, path } => format!(": there is {path:?}, but it {how}"),
+            Devcontainer::Image { .. } | Devcontainer::None => String::new(),
+        }
+    }
+}
+
 /// What is wrong with the file.
 #[derive(Debug, thiserror::Error)]
 pub enum DevcontainerError {

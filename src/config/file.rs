@@ -16,6 +16,7 @@ use toml::{
 };
 
 use super::{
+    EngineChoice, RouteChoice,
     choices::{Choice, Progress, choose, nearest},
     units::{self, BadValue, did_you_mean},
 };
@@ -178,6 +179,20 @@ keys! {
     cpus: Cpus = "cpus",
     /// `isolation = "process"`
     isolation: Isolation = "isolation",
+    /// `engine = "docker"`
+    engine: EngineChoice = "engine",
+    /// `route = "layer"`
+    route: RouteChoice = "route",
+    /// `fallback = true`
+    fallback: bool = "fallback",
+    /// `tmpfs-size = "2g"`, or bytes.
+    tmpfs_size: Memory = "tmpfs-size",
+    /// `volume-opt = ["type=nfs", "o=addr=server"]`
+    volume_opt: OneOrMore = "volume-opt",
+    /// `cache = ["cargo:~/.cargo"]`; a relative path lies below the workdir.
+    cache: OneOrMore = "cache",
+    /// `scratch = "/fast/disk"`, for the host engine.
+    scratch: String = "scratch",
     /// `host = "tcp://builder:2375"`
     host: String = "host",
     /// `progress = "plain"`

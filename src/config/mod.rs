@@ -36,7 +36,7 @@ use crate::{
     },
     plan::{
         ApplyMode, Decision, EnvVar, Explain, Isolation, Lifetime, OnFailure, OnLocked, PullPolicy, Reason,
-        SeedOutputs, Tier, WorkspacePlan,
+        Route, SeedOutputs, Tier, VolumeOption, WorkspacePlan,
     },
     report::Verbosity,
 };
@@ -54,8 +54,10 @@ pub struct Settings {
     pub started_in: PathBuf,
     /// The source root: canonical.
     pub source: Decision<PathBuf>,
-    /// The image.
-    pub image: Decision<String>,
+    /// The image; none when nobody names one.
+    pub image: Option<Decision<String>>,
+    /// What the project's devcontainer says, where nothing stronger names an image.
+    pub devcontainer: Devcontainer,
     /// As it was given; none means the default.
     pub workdir: Option<Decision<String>>,
     /// The paths that come back; none means everything that the command changes.
@@ -78,6 +80,20 @@ pub struct Settings {
     pub pull: Decision<PullPolicy>,
     /// The engine's address as it was given; none means the default.
     pub host: Option<Decision<String>>,
+    /// Which sort of engine.
+    pub engine: Decision<EngineChoice>,
+    /// Which route.
+    pub route: Decision<RouteChoice>,
+    /// Whether a command that a mount failed runs once more without it; none means by the route.
+    pub fallback: Option<Decision<bool>>,
+    /// Bytes.
+    pub tmpfs_size: Option<Decision<u64>>,
+    /// For the engine's local volume driver.
+    pub volume_options: Vec<Decision<VolumeOption>>,
+    /// Not yet understood.
+    pub caches: Vec<Decision<CacheRequest>>,
+    /// For the host engine: canonical or not.
+    pub scratch: Option<Decision<PathBuf>>,
     /// `os/arch`.
     pub platform: Option<Decision<String>>,
     /// `USER[:GROUP]`.
@@ -138,6 +154,35 @@ pub struct OutputRequest {
     pub spec: OsString,
     /// What its relative paths start from.
     pub anchor: Anchor,
+}
+
+/// A `NAME:PATH` that somebody asked for, not yet understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheRequest {
+    /// As it was written.
+    pub spec: String,
+    /// What a relative path starts from.
+    pub anchor: Anchor,
+}
+
+/// `--engine`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineChoice {
+    /// A container engine where one is, else this machine.
+    Auto,
+    /// A container engine.
+    Docker,
+    /// This machine, without a container.
+    Host,
+}
+
+/// `--route`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteChoice {
+    /// By what is known of file system and engine, and by what was measured.
+    Auto,
+    /// This one.
+    Fixed(Route),
 }
 
 /// What an output's relative paths start from.
@@ -204,20 +249,6 @@ pub enum ConfigError {
         /// What it is.
         what: &'static str,
     },
-    /// Nobody names an image.
-    #[error(
-        "no image to run {command:?} in{}. Name one in one of three ways:\n  \
-         fastbuild -i IMAGE -- {command} …\n  \
-         FASTBUILD_IMAGE=IMAGE in the environment\n  \
-         image = \"IMAGE\" in fastbuild.toml",
-        devcontainer_note(devcontainer)
-    )]
-    NoImage {
-        /// The command's first word.
-        command: String,
-        /// What the project's devcontainer says.
-        devcontainer: Devcontainer,
-    },
     /// A line of an `--env-file`.
     #[error("{}:{line}: {problem}", .path.to_string_lossy())]
     EnvFile {
@@ -239,6 +270,14 @@ pub enum ConfigError {
         /// Who wants none.
         cold: Reason,
     },
+    /// `--volume-opt WORD`.
+    #[error("{origin}: {word:?} is no option of a volume; write KEY=VALUE, such as type=nfs")]
+    VolumeOption {
+        /// Where it was given.
+        origin: String,
+        /// The word.
+        word: String,
+    },
     /// `-e =VALUE`.
     #[error("{origin}: there is no name in {word:?}; write NAME or NAME=VALUE")]
     EnvName {
@@ -247,13 +286,6 @@ pub enum ConfigError {
         /// The word.
         word: String,
     },
-}
-
-fn devcontainer_note(devcontainer: &Devcontainer) -> String {
-    match devcontainer {
-        Devcontainer::NoImage { how, path } => format!(": there is {path:?}, but it {how}"),
-        Devcontainer::Image { .. } | Devcontainer::None => String::new(),
-    }
 }
 
 /// What commands on workspaces need to know.
@@ -318,7 +350,28 @@ impl Settings {
         let preset = Preset::of(&command);
         let source = place.root;
         let tier = tier(args, env, &keys)?;
+        let engine = flag("--engine", args.engine)
+            .or(env.setting("FASTBUILD_ENGINE", choices::choose)?)
+            .or(keys.engine.clone())
+            .unwrap_or(default(EngineChoice::Auto, "a container engine where one is"));
+        let (image, devcontainer) = match engine.value {
+            EngineChoice::Host => (text("--image", &args.image)?, Devcontainer::None),
+            EngineChoice::Auto | EngineChoice::Docker => image(args, env, &keys, &source.value, preset)?,
+        };
         Ok(Settings {
+            image,
+            devcontainer,
+            engine,
+            route: flag("--route", args.route)
+                .or(env.setting("FASTBUILD_ROUTE", choices::choose)?)
+                .or(keys.route.clone())
+                .unwrap_or(default(RouteChoice::Auto, "nobody named one")),
+            fallback: on_off(args.fallback(), &keys.fallback),
+            tmpfs_size: flag("--tmpfs-size", args.tmpfs_size)
+                .or(keys.tmpfs_size.clone().map(|size| carry(size, |file::Memory(bytes)| bytes))),
+            volume_options: volume_options(args, &keys)?,
+            caches: caches(args, &keys, directory.as_deref()),
+            scratch: scratch(args, env, &keys, &place.started_in, directory.as_deref())?,
             workspace: workspace(args, env, &keys, &tier)?,
             tier,
             lock: given_or(
@@ -335,7 +388,6 @@ impl Settings {
                 Explain::No,
                 "--explain tells why files travel",
             ),
-            image: image(args, env, &keys, &source.value, preset, &command)?,
             workdir: text("--workdir", &args.workdir)?
                 .or(env.setting("FASTBUILD_WORKDIR", units::text)?)
                 .or(keys.workdir.clone()),
@@ -411,25 +463,63 @@ fn image(
     keys: &Keys,
     source: &Path,
     preset: Option<&'static Preset>,
-    command: &[String],
-) -> Result<Decision<String>, ConfigError> {
+) -> Result<(Option<Decision<String>>, Devcontainer), ConfigError> {
     let named = text("--image", &args.image)?
         .or(env.setting("FASTBUILD_IMAGE", units::text)?)
         .or_else(|| keys.image.clone());
     if let Some(named) = named {
-        return Ok(named);
+        return Ok((Some(named), Devcontainer::None));
     }
     let devcontainer = devcontainer::look(source)?;
-    match (devcontainer, preset) {
+    let image = match (&devcontainer, preset) {
         (Devcontainer::Image { image, path }, _) => {
-            Ok(Decision { value: image, reason: Reason::Devcontainer { path } })
+            Some(Decision { value: image.clone(), reason: Reason::Devcontainer { path: path.clone() } })
         }
-        (_, Some(preset)) => Ok(by_preset(preset.image.to_owned(), preset)),
-        (devcontainer, None) => {
-            let command = command.first().cloned().unwrap_or_default();
-            Err(ConfigError::NoImage { command, devcontainer })
+        (_, preset) => preset.map(|preset| by_preset(preset.image.to_owned(), preset)),
+    };
+    Ok((image, devcontainer))
+}
+
+/// The file's, then the command line's: of two with one key the later one counts.
+fn volume_options(args: &RunArgs, keys: &Keys) -> Result<Vec<Decision<VolumeOption>>, ConfigError> {
+    let of_file = keys.volume_opt.iter().flat_map(|words| words.value.0.iter().cloned());
+    let of_flags = args.volume_opt.iter().filter_map(|word| flag("--volume-opt", Some(word.clone())));
+    let option = |Decision { value: word, reason }: Decision<String>| match word.split_once('=') {
+        Some((key, value)) if !key.is_empty() => {
+            Ok(Decision { value: VolumeOption { key: key.to_owned(), value: value.to_owned() }, reason })
         }
-    }
+        _ => Err(ConfigError::VolumeOption { origin: reason.to_string(), word }),
+    };
+    of_file.chain(of_flags).map(option).collect()
+}
+
+/// The file's and the command line's.
+fn caches(args: &RunArgs, keys: &Keys, file_directory: Option<&Path>) -> Vec<Decision<CacheRequest>> {
+    let anchor = || file_directory.map_or(Anchor::Command, |directory| Anchor::File(directory.to_owned()));
+    let of_file = keys.cache.iter().flat_map(|words| words.value.0.iter().cloned());
+    let of_file = of_file.map(|word| carry(word, |spec| CacheRequest { spec, anchor: anchor() }));
+    let of_flags = args.cache.iter().filter_map(|word| {
+        flag("--cache", Some(CacheRequest { spec: word.clone(), anchor: Anchor::Command }))
+    });
+    of_file.chain(of_flags).collect()
+}
+
+/// A relative one starts where it was said: here, or beside the file.
+fn scratch(
+    args: &RunArgs,
+    env: &Environment,
+    keys: &Keys,
+    started_in: &Path,
+    file_directory: Option<&Path>,
+) -> Result<Option<Decision<PathBuf>>, ConfigError> {
+    let typed = flag("--scratch", args.scratch.as_ref().map(|path| started_in.join(path)));
+    let of_env = env.setting("FASTBUILD_SCRATCH", units::text)?;
+    let of_env = of_env.map(|path| carry(path, |path| started_in.join(path)));
+    let of_file = || {
+        let directory = file_directory.unwrap_or(started_in);
+        keys.scratch.clone().map(|path| carry(path, |path| directory.join(path)))
+    };
+    Ok(typed.or(of_env).or_else(of_file))
 }
 
 fn outputs(

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use super::*;
 use crate::{
     cli::{Command, args::parse},
-    plan::{self, Outputs, Plan, Stdin, Terminal},
+    plan::{self, Facts, Outputs, Plan, Stdin, Terminal, facts::Presence},
     tree::RelPath,
 };
 
@@ -55,16 +55,21 @@ impl Project {
     }
 
     fn plan(&self, line: &str) -> Plan {
-        plan::make(&self.settings(line).unwrap(), &self.env).unwrap()
+        plan::make(&self.settings(line).unwrap(), &self.env, &facts()).unwrap()
     }
 
     fn error(&self, line: &str) -> String {
         let error = match self.settings(line) {
-            Ok(settings) => anyhow::Error::from(plan::make(&settings, &self.env).unwrap_err()),
+            Ok(settings) => anyhow::Error::from(plan::make(&settings, &self.env, &facts()).unwrap_err()),
             Err(error) => anyhow::Error::from(error),
         };
         format!("{error:#}").replace(&*self.path("").to_string_lossy(), "P")
     }
+}
+
+/// Nothing that was found here decides.
+fn facts() -> Facts {
+    Facts { engine: Presence::Perhaps, command: None }
 }
 
 fn why<T>(decision: &Decision<T>) -> String {
@@ -79,7 +84,7 @@ fn why<T>(decision: &Decision<T>) -> String {
 fn the_strongest_source_names_the_image() {
     let mut project = Project::new(&[]);
     let image = |project: &Project, line: &str| {
-        let image = project.settings(line).unwrap().image;
+        let image = project.settings(line).unwrap().image.unwrap();
         (image.value.clone(), why(&image))
     };
     let expect = |name: &str, why: &str| (name.to_owned(), why.to_owned());
@@ -276,7 +281,7 @@ fn the_source_root_is_found_upwards_and_the_command_runs_where_one_stands() {
 fn a_file_above_the_named_root_still_counts() {
     let project = Project::new(&[("fastbuild.toml", "image = 'f'\noutputs = ['/o/x:kept/']"), ("sub/x", "")]);
     let plan = project.plan("-C sub -- make");
-    assert_eq!((plan.source.value, plan.image.value.as_str()), (project.path("sub"), "f"));
+    assert_eq!((plan.source.value, plan.image.unwrap().value.as_str()), (project.path("sub"), "f"));
     let Outputs::Named(named) = plan.outputs.value else { panic!() };
     assert_eq!(named[0].host, project.path("kept/x"));
 }
@@ -474,7 +479,7 @@ fn names_that_are_no_text_work_where_the_engine_need_not_know_them() {
     args.image = Some("x".into());
     args.command = vec!["make".into()];
     args.output = vec![bytes(b"a:\xfe")];
-    let plan = plan::make(&Settings::gather(&args, &project.env).unwrap(), &project.env).unwrap();
+    let plan = plan::make(&Settings::gather(&args, &project.env).unwrap(), &project.env, &facts()).unwrap();
     let Outputs::Named(named) = plan.outputs.value else { panic!() };
     assert_eq!(named[0].host, project.env.cwd.join(bytes(b"\xfe")));
 

@@ -58,6 +58,14 @@ pub enum Operation {
     Remove,
     /// Which containers there are.
     List,
+    /// A new volume.
+    CreateVolume,
+    /// A volume.
+    InspectVolume,
+    /// A volume's end.
+    RemoveVolume,
+    /// Which volumes there are.
+    ListVolumes,
 }
 
 impl Call {
@@ -94,6 +102,10 @@ impl fmt::Display for Call {
             Operation::InspectContainer => write!(f, "look up container {object}"),
             Operation::Remove => write!(f, "remove container {object}"),
             Operation::List => write!(f, "list containers"),
+            Operation::CreateVolume => write!(f, "create volume {object}"),
+            Operation::InspectVolume => write!(f, "look up volume {object}"),
+            Operation::RemoveVolume => write!(f, "remove volume {object}"),
+            Operation::ListVolumes => write!(f, "list volumes"),
         }
     }
 }

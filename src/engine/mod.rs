@@ -12,7 +12,8 @@ mod reference;
 pub use docker::{
     ApiVersion, ArchiveStream, AttachInput, AttachOutput, Attached, ContainerFacts, ContainerId,
     ContainerSpec, ContainerState, ContainerSummary, Delivery, Docker, EngineFacts, Entrypoint, ImageFacts,
-    Life, PathKind, PathStat, PullProgress, Reach, Removed, Serves, Sizes,
+    Life, Mount, MountAccess, PathKind, PathStat, PullProgress, Reach, Removed, Serves, Sizes, VolumeFacts,
+    VolumeSpec,
 };
 pub use error::{BadFrame, Call, EngineError, Operation, StartError};
 pub use reference::{BadReference, Reference};

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    ApplyMode, Decision, IgnorePlan, Output, OutputError, Outputs, Plan, Reason, Route, SeedOutputs, Stdin,
-    Terminal,
+    ApplyMode, CacheError, Decision, Endpoint, Engine, EngineError, Facts, IgnorePlan, Output, OutputError,
+    Outputs, Plan, Reason, RouteError, SeedOutputs, Stdin, Terminal, caches,
     container_path::ContainerPath,
-    endpoint::{self, BadEndpoint},
-    host_path,
+    endpoint::BadEndpoint,
+    engine, host_path,
     outputs::{self, Places},
+    route,
 };
 use crate::{
     config::{Environment, Settings, Terminals},
@@ -74,13 +75,58 @@ pub enum PlanError {
     /// See [`OutputError`].
     #[error(transparent)]
     Output(#[from] OutputError),
+    /// See [`EngineError`].
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// See [`RouteError`].
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// See [`CacheError`].
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// Nobody names an image, and the engine needs one.
+    #[error(
+        "no image to run {command:?} in{note}. Name one in one of three ways:\n  \
+         fastbuild -i IMAGE -- {command} …\n  \
+         FASTBUILD_IMAGE=IMAGE in the environment\n  \
+         image = \"IMAGE\" in fastbuild.toml{}",
+        or_here(here)
+    )]
+    NoImage {
+        /// The command's first word.
+        command: String,
+        /// What the project's devcontainer says, behind a colon.
+        note: String,
+        /// Where this machine has the command.
+        here: Option<PathBuf>,
+    },
+}
+
+fn or_here(here: &Option<PathBuf>) -> String {
+    let proposal = |path: &PathBuf| {
+        format!(
+            "\n{} is on this machine: --engine host runs it here, without a container",
+            path.to_string_lossy()
+        )
+    };
+    here.as_ref().map(proposal).unwrap_or_default()
+}
+
+/// Looks around, and decides everything about one run.
+///
+/// # Errors
+/// As [`make`].
+pub fn prepare(settings: &Settings, env: &Environment) -> Result<Plan, PlanError> {
+    make(settings, env, &Facts::gather(settings, env)?)
 }
 
 /// Decides everything about one run.
 ///
 /// # Errors
 /// See [`PlanError`]; nothing has been touched then or otherwise.
-pub fn make(settings: &Settings, env: &Environment) -> Result<Plan, PlanError> {
+pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Plan, PlanError> {
+    let engine = engine::decide(settings, env, facts)?;
+    let image = image(settings, &engine.value, facts)?;
     let subdirectory = subdirectory(settings)?;
     let (workdir, workdir_path) = workdir(settings)?;
     let command_directory = workdir_path.descend(&subdirectory);
@@ -92,27 +138,34 @@ pub fn make(settings: &Settings, env: &Environment) -> Result<Plan, PlanError> {
     };
     let outputs = outputs(settings, &places)?;
     refuse_wrong_exchange(settings, &subdirectory, &outputs.value)?;
+    let route = route::decide(settings, &engine, &outputs.value, facts)?;
+    let cache = |asked| caches::resolve(asked, &workdir_path, &command_directory);
+    let caches = settings.caches.iter().map(cache).collect::<Result<Vec<_>, _>>()?;
     let terminal = terminal(settings, env.terminals);
+    let mut left_out = left_out(&outputs.value, settings.seed.value, &subdirectory);
+    left_out.extend(caches.iter().filter_map(|cache| cache.value.below_source.clone()));
     Ok(Plan {
-        engine: endpoint::decide(settings.host.as_ref(), env)?,
-        ignore: IgnorePlan {
-            patterns: settings.patterns.clone(),
-            outputs: left_out(&outputs.value, settings.seed.value, &subdirectory),
-        },
+        engine,
+        ignore: IgnorePlan { patterns: settings.patterns.clone(), outputs: left_out },
         outputs,
         stdin: stdin(settings, terminal.value, env.terminals),
         terminal,
         workdir,
         subdirectory,
         command: settings.command.clone(),
-        image: settings.image.clone(),
+        image,
         pull: settings.pull.clone(),
         platform: settings.platform.clone(),
         source: settings.source.clone(),
         seed: settings.seed.clone(),
         on_failure: settings.on_failure.clone(),
         apply: settings.apply.clone(),
-        route: default(Route::Layer, "nothing is mounted"),
+        route,
+        fallback: route::fallback(settings),
+        tmpfs_size: settings.tmpfs_size.clone(),
+        volume_options: settings.volume_options.clone(),
+        caches,
+        scratch: settings.scratch.clone(),
         tier: settings.tier.clone(),
         workspace: settings.workspace.clone(),
         lock: settings.lock.clone(),
@@ -125,6 +178,22 @@ pub fn make(settings: &Settings, env: &Environment) -> Result<Plan, PlanError> {
         nano_cpus: settings.nano_cpus.clone(),
         isolation: settings.isolation.clone(),
     })
+}
+
+/// The image, where the engine has any.
+fn image(settings: &Settings, engine: &Engine, facts: &Facts) -> Result<Option<Decision<String>>, PlanError> {
+    if *engine == Engine::Host {
+        engine::refuse_for_host(settings)?;
+        return Ok(None);
+    }
+    match &settings.image {
+        Some(image) => Ok(Some(image.clone())),
+        None => Err(PlanError::NoImage {
+            command: settings.command.first().cloned().unwrap_or_default(),
+            note: settings.devcontainer.why_no_image(),
+            here: facts.command.clone(),
+        }),
+    }
 }
 
 /// The place below the source root where fastbuild was started; the root itself when that lies elsewhere.
@@ -231,7 +300,24 @@ fn default<T>(value: T, why: &'static str) -> Decision<T> {
     Decision { value, reason: Reason::Default { why } }
 }
 
+/// What a build on a container engine needs beside everything else.
+#[derive(Debug, Clone, Copy)]
+pub struct OnDocker<'a> {
+    /// Where the engine is.
+    pub endpoint: &'a Endpoint,
+    /// The image's reference.
+    pub image: &'a str,
+}
+
 impl Plan {
+    /// The container engine and the image; none on the host engine, which has neither.
+    pub fn on_docker(&self) -> Option<OnDocker<'_>> {
+        match (&self.engine.value, &self.image) {
+            (Engine::Docker(endpoint), Some(image)) => Some(OnDocker { endpoint, image: &image.value }),
+            _ => None,
+        }
+    }
+
     /// The plan of one of the builds of a watch. They read nothing, so that Ctrl-C is no key that goes to the command.
     ///
     /// # Errors

@@ -8,7 +8,10 @@ use std::{
 use serde::Serialize;
 
 pub use crate::tree::{Amount, Special, delta::Why};
-use crate::tree::{RelPath, path::Escaped};
+use crate::{
+    plan::Route,
+    tree::{RelPath, path::Escaped},
+};
 
 /// The steps of a build, in the order of the summary line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -266,10 +269,14 @@ pub enum Warning {
 pub enum Event {
     /// Everything is decided; nothing has been touched.
     Planned {
-        /// The image that will be used.
-        image: String,
-        /// The engine's address.
+        /// The image that will be used; none on the host engine.
+        image: Option<String>,
+        /// The engine's address, or `host`.
         engine: String,
+        /// How the files travel.
+        route: Route,
+        /// Why they travel so.
+        because: String,
         /// The source root.
         #[serde(serialize_with = "as_text")]
         source: PathBuf,

@@ -114,7 +114,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::report::{events::Warning, testing::*};
+    use crate::{
+        plan::Route,
+        report::{events::Warning, testing::*},
+    };
 
     fn run(events: &[(u64, Event)]) -> String {
         let out = Shared::default();
@@ -129,8 +132,10 @@ mod tests {
             (
                 0,
                 Event::Planned {
-                    image: "jekyll:1".into(),
+                    image: Some("jekyll:1".into()),
                     engine: "unix:///e".into(),
+                    route: Route::Layer,
+                    because: "r".into(),
                     source: "/p".into(),
                     command: vec!["jekyll".into()],
                 },
@@ -146,7 +151,7 @@ mod tests {
             (6_210, finished(3, 6_210)),
         ];
         insta::assert_snapshot!(run(&events), @r#"
-        {"fastbuild":1,"time":0.0,"event":"planned","image":"jekyll:1","engine":"unix:///e","source":"/p","command":["jekyll"]}
+        {"fastbuild":1,"time":0.0,"event":"planned","image":"jekyll:1","engine":"unix:///e","route":"layer","because":"r","source":"/p","command":["jekyll"]}
         {"fastbuild":1,"time":0.001,"event":"waiting-for-lock","pid":7,"command":"fastbuild -- make"}
         {"fastbuild":1,"time":0.012,"event":"phase-started","phase":"upload","total":{"files":2003,"bytes":20100000}}
         {"fastbuild":1,"time":0.013,"event":"phase-progress","phase":"upload","done":{"files":3,"bytes":1000}}

@@ -137,6 +137,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::plan::Route;
     use crate::report::{
         events::{Reached, Special, Warm, Warning},
         testing::*,
@@ -157,8 +158,10 @@ mod tests {
             (
                 0,
                 Event::Planned {
-                    image: "jekyll:1".into(),
+                    image: Some("jekyll:1".into()),
                     engine: "unix:///e".into(),
+                    route: Route::Layer,
+                    because: "r".into(),
                     source: "/p".into(),
                     command: vec!["jekyll".into(), "build".into()],
                 },
@@ -222,7 +225,7 @@ mod tests {
     #[test]
     fn verbose_adds_the_plan_and_each_phase() {
         insta::assert_snapshot!(run(Telling::Results, Verbosity::Verbose, &a_build()), @r"
-        fastbuild: running jekyll build in jekyll:1 on unix:///e, sources from /p
+        fastbuild: running jekyll build in jekyll:1 on unix:///e, sources from /p, route layer (r)
         fastbuild: scan took 0.02 s (2,003 files, 20.1 MB)
         fastbuild: warning: src/x.sock is a socket; it was not sent
         fastbuild: upload took 7.00 s (2,003 files, 20.1 MB)

@@ -11,6 +11,8 @@ use std::{
 use indicatif::TermLike;
 use proptest::prelude::*;
 
+use crate::plan::Route;
+
 use super::{
     events::{
         Amount, Applied, Changed, Direction, Event, Limit, MadeBecause, NotWarm, Phase, Reached, Special,
@@ -271,12 +273,19 @@ fn of_workspaces() -> impl Strategy<Value = Event> {
 
 /// Any event, with hostile text wherever others write it.
 pub(super) fn event() -> impl Strategy<Value = Event> {
-    let planned =
-        (hostile_text(), hostile_text(), hostile_path(), prop::collection::vec(hostile_text(), 1..3));
+    let planned = (
+        hostile_text(),
+        hostile_text(),
+        hostile_text(),
+        hostile_path(),
+        prop::collection::vec(hostile_text(), 1..3),
+    );
     prop_oneof![
-        planned.prop_map(|(image, engine, source, command)| Event::Planned {
-            image,
+        planned.prop_map(|(image, engine, because, source, command)| Event::Planned {
+            image: Some(image),
             engine,
+            route: Route::Volume,
+            because,
             source,
             command
         }),

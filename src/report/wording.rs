@@ -14,6 +14,7 @@ use super::{
     numbers::{bytes, count, counted, counted_as, fine_seconds, seconds},
     text::{indented, one_line},
 };
+use crate::plan::Route;
 
 /// What a warning says.
 pub fn sentence(warning: &Warning) -> String {
@@ -159,8 +160,8 @@ pub enum News {
 /// What the renderers for people tell of an event in the same words; none where each has its own way, or none at all.
 pub fn news(event: &Event) -> Option<News> {
     Some(match event {
-        Event::Planned { image, engine, source, command } => {
-            News::Detail(planned(image, engine, source, command))
+        Event::Planned { image, engine, route, because, source, command } => {
+            News::Detail(planned(image.as_deref(), engine, *route, because, source, command))
         }
         Event::WaitingForLock { pid, command } => News::Said(waiting(*pid, command)),
         Event::Workspace { name, how } => match made_anew(how) {
@@ -187,8 +188,17 @@ pub fn news(event: &Event) -> Option<News> {
 }
 
 /// What `-v` tells before anything is touched.
-fn planned(image: &str, engine: &str, source: &std::path::Path, command: &[String]) -> String {
-    format!("running {} in {image} on {engine}, sources from {}", command.join(" "), path_text(source))
+fn planned(
+    image: Option<&str>,
+    engine: &str,
+    route: Route,
+    because: &str,
+    source: &std::path::Path,
+    command: &[String],
+) -> String {
+    let place = image.map_or_else(|| "on this machine".to_owned(), |image| format!("in {image} on {engine}"));
+    let (command, source) = (command.join(" "), path_text(source));
+    format!("running {command} {place}, sources from {source}, route {route} ({because})")
 }
 
 /// Why nothing happens yet.
@@ -597,8 +607,14 @@ mod tests {
     fn a_new_run_has_a_summary_of_its_own() {
         let mut summary = Summary::default();
         ended(&mut summary, Phase::Build, 12_860, 0, 0);
-        let (image, engine, source, command) = (String::new(), String::new(), "/p".into(), Vec::new());
-        summary.note(&Event::Planned { image, engine, source, command });
+        summary.note(&Event::Planned {
+            image: None,
+            engine: String::new(),
+            route: Route::Layer,
+            because: String::new(),
+            source: "/p".into(),
+            command: Vec::new(),
+        });
         assert_eq!(summary.sentence(0, None, None, Duration::ZERO), "0.00 s in all; exit 0");
     }
 

@@ -43,7 +43,7 @@ use crate::{
         Attached, Call, ContainerFacts, ContainerId, ContainerSpec, ContainerState, Delivery, Docker,
         EngineError, Entrypoint, ImageFacts, Life, Operation, Reach, Serves, StartError, labels,
     },
-    plan::{Lifetime, Plan, Stdin, Terminal},
+    plan::{Lifetime, OnDocker, Plan, Stdin, Terminal},
     report::numbers::counted_as,
     state::{Project, State, StateError},
 };
@@ -227,6 +227,7 @@ impl Wanted {
     /// [`NotWarm::NoAgent`] when no agent runs in such an image; the state directory's.
     pub fn new(
         plan: &Plan,
+        at: OnDocker<'_>,
         image: &ImageFacts,
         project: &Project,
         state: &State,
@@ -235,14 +236,9 @@ impl Wanted {
         let (place, own_files_path) = (Place::new(plan, image), project.own_files_path());
         let name = name(project, state)?;
         let generation = Generation::new(plan, image, agent);
-        let engine = plan.engine.value.to_string();
-        let mark = Mark::new(
-            name.clone(),
-            String::new(),
-            engine.clone(),
-            plan.image.value.clone(),
-            &plan.source.value,
-        );
+        let engine = at.endpoint.to_string();
+        let mark =
+            Mark::new(name.clone(), String::new(), engine.clone(), at.image.to_owned(), &plan.source.value);
         let labels = [
             (labels::TIER, labels::WARM.to_owned()),
             (labels::PROJECT, project.key().to_owned()),
@@ -271,6 +267,7 @@ impl Wanted {
             nano_cpus: plan.nano_cpus.as_ref().map(|cpus| cpus.value),
             isolation: plan.isolation.as_ref().map(|isolation| isolation.value),
             platform: plan.platform.as_ref().map(|platform| platform.value.clone()),
+            mounts: Vec::new(),
         };
         let lifetime = plan.workspace.lifetime.value;
         Ok(Wanted {

@@ -34,7 +34,7 @@ use crate::{
     },
     engine::{Docker, ImageFacts},
     outputs::{record::Record, target::refuse_strange_link},
-    plan::{Outputs, Plan, SeedOutputs, Stdin},
+    plan::{OnDocker, Outputs, Plan, SeedOutputs, Stdin},
     report::{
         Reporter,
         events::{self, Amount, Event, Phase, Warning},
@@ -64,6 +64,7 @@ pub enum Outcome {
 /// engine can be reached.
 pub async fn run(
     plan: &Plan,
+    at: OnDocker<'_>,
     state: &State,
     project: &Project,
     interrupts: &mut Interrupts,
@@ -78,13 +79,15 @@ pub async fn run(
         SeedOutputs::No => Some(start_scan(plan, project, plan.ignore.outputs.clone(), reporter)),
         SeedOutputs::Yes => None,
     };
-    let docker = interrupts.unless(Docker::connect(&plan.engine.value)).await??;
+    let docker = interrupts.unless(Docker::connect(at.endpoint)).await??;
     let name = workspace::name(project, state)?;
     let asking = async {
-        tokio::try_join!(image::ensure(&docker, plan, reporter), async { Ok(docker.look(&name).await?) })
+        tokio::try_join!(image::ensure(&docker, at.image, plan, reporter), async {
+            Ok(docker.look(&name).await?)
+        })
     };
     let (image, found) = interrupts.unless(asking).await??;
-    let wanted = match Wanted::new(plan, &image, project, state) {
+    let wanted = match Wanted::new(plan, at, &image, project, state) {
         Ok(wanted) => wanted,
         Err(WorkspaceError::NotWarm(why)) => return Ok(Outcome::NotWarm(why)),
         Err(error) => return Err(error.into()),
@@ -99,7 +102,7 @@ pub async fn run(
     let reaper = Reaper::watch(&Charge {
         state: state.root().to_owned(),
         source: plan.source.value.clone(),
-        engine: plan.engine.value.clone(),
+        engine: at.endpoint.clone(),
         run: run.id.clone(),
         container: name.clone(),
         duty: Duty::Free,

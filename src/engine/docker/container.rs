@@ -9,7 +9,7 @@ use bollard::{
     errors::Error as BollardError,
     models::{
         ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, HealthConfig, HostConfig,
-        HostConfigIsolationEnum, HostConfigLogConfig,
+        HostConfigIsolationEnum, HostConfigLogConfig, Mount as MountBody, MountType,
     },
     query_parameters::{
         CreateContainerOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder,
@@ -69,6 +69,43 @@ pub enum Serves {
     ManyClients,
 }
 
+/// A file system of its own at a place of the container's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mount {
+    /// In memory.
+    Tmpfs {
+        /// Where.
+        target: String,
+        /// How many bytes it may hold; half of the engine's memory where nothing is said.
+        size: Option<u64>,
+    },
+    /// A volume of the engine's.
+    Volume {
+        /// Which; none makes one that goes with the container.
+        name: Option<String>,
+        /// Where.
+        target: String,
+    },
+    /// A directory of the engine's machine.
+    Bind {
+        /// The directory there: absolute. It must be there.
+        source: String,
+        /// Where.
+        target: String,
+        /// What the container may do with it.
+        access: MountAccess,
+    },
+}
+
+/// What a container may do with a [`Mount::Bind`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MountAccess {
+    /// Read.
+    ReadOnly,
+    /// Read and write.
+    ReadWrite,
+}
+
 /// Everything about a container that is decided before it is made.
 #[derive(Debug, Clone)]
 pub struct ContainerSpec {
@@ -104,6 +141,8 @@ pub struct ContainerSpec {
     pub isolation: Option<Isolation>,
     /// `os/arch[/variant]`.
     pub platform: Option<String>,
+    /// What is mounted, the outer ones first.
+    pub mounts: Vec<Mount>,
 }
 
 /// How a container is.
@@ -455,6 +494,8 @@ impl ContainerSpec {
                 Isolation::Process => HostConfigIsolationEnum::PROCESS,
                 Isolation::Hyperv => HostConfigIsolationEnum::HYPERV,
             }),
+            tmpfs: Some(self.mounts.iter().filter_map(Mount::to_tmpfs).collect()),
+            mounts: Some(self.mounts.iter().filter_map(Mount::to_body).collect()),
             // The output goes to the attached connection. A second copy of it on the engine's disk would have no
             // reader, slow a chatty build down, and stay readable for others until the container is removed. Podman
             // knows this driver by the same name.
@@ -463,6 +504,32 @@ impl ContainerSpec {
             auto_remove: Some(false),
             ..HostConfig::default()
         }
+    }
+}
+
+impl Mount {
+    /// A tmpfs is asked for in the older way: only there can it be said that programs may be run from it, which builds do.
+    fn to_tmpfs(&self) -> Option<(String, String)> {
+        let Mount::Tmpfs { target, size } = self else { return None };
+        let size = size.map(|bytes| format!(",size={bytes}")).unwrap_or_default();
+        Some((target.clone(), format!("rw,exec,mode=0755{size}")))
+    }
+
+    fn to_body(&self) -> Option<MountBody> {
+        let (typ, source, target, read_only) = match self {
+            Mount::Tmpfs { .. } => return None,
+            Mount::Volume { name, target } => (MountType::VOLUME, name.clone(), target, false),
+            Mount::Bind { source, target, access } => {
+                (MountType::BIND, Some(source.clone()), target, *access == MountAccess::ReadOnly)
+            }
+        };
+        Some(MountBody {
+            typ: Some(typ),
+            source,
+            target: Some(target.clone()),
+            read_only: Some(read_only),
+            ..MountBody::default()
+        })
     }
 }
 

@@ -8,6 +8,7 @@ mod attach;
 mod connect;
 mod container;
 mod image;
+mod volume;
 
 use bollard::errors::Error as BollardError;
 
@@ -16,9 +17,10 @@ pub use attach::{AttachInput, AttachOutput, Attached};
 pub use connect::{ApiVersion, EngineFacts, Reach};
 pub use container::{
     ContainerFacts, ContainerId, ContainerSpec, ContainerState, ContainerSummary, Delivery, Entrypoint, Life,
-    Removed, Serves, Sizes,
+    Mount, MountAccess, Removed, Serves, Sizes,
 };
 pub use image::{ImageFacts, PullProgress};
+pub use volume::{VolumeFacts, VolumeSpec};
 
 use self::connect::Wire;
 use super::error::{Call, EngineError};

@@ -1,0 +1,95 @@
+//! Settings and facts -> the engine: a container's, or this machine itself. Pure.
+
+use super::{Decision, Engine, Facts, PlanError, Reason, Route, decide_endpoint, facts::Presence};
+use crate::config::{EngineChoice, Environment, RouteChoice, Settings};
+
+/// What an engine cannot do.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// Two settings that exclude each other.
+    #[error("{engine} names an engine, and {route} a route, that do not go together; leave one of them out")]
+    RouteOfAnother {
+        /// Who named the engine.
+        engine: Reason,
+        /// Who named the route.
+        route: Reason,
+    },
+    /// Something that only a container has.
+    #[error(
+        "{reason} is for containers, and the host engine has none; leave it out, or build with --engine docker"
+    )]
+    NoContainer {
+        /// Who asked.
+        reason: Reason,
+    },
+}
+
+/// Decides where the build runs.
+pub(super) fn decide(
+    settings: &Settings,
+    env: &Environment,
+    facts: &Facts,
+) -> Result<Decision<Engine>, PlanError> {
+    let docker = || {
+        decide_endpoint(settings.host.as_ref(), env)
+            .map(|endpoint| Decision { value: Engine::Docker(endpoint.value), reason: endpoint.reason })
+    };
+    let host = |reason: &Reason| Ok(Decision { value: Engine::Host, reason: reason.clone() });
+    let (engine, route) = (&settings.engine, &settings.route);
+    match (engine.value, route.value) {
+        (EngineChoice::Docker, RouteChoice::Fixed(Route::Host)) => {
+            let (engine, route) = (engine.reason.clone(), route.reason.clone());
+            Err(EngineError::RouteOfAnother { engine, route }.into())
+        }
+        (EngineChoice::Docker, _) => docker(),
+        (EngineChoice::Host, RouteChoice::Auto | RouteChoice::Fixed(Route::Host)) => host(&engine.reason),
+        (EngineChoice::Host, RouteChoice::Fixed(_)) => Err(PlanError::Route(super::RouteError::NotThere {
+            reason: route.reason.clone(),
+            why: "the host engine has no container".to_owned(),
+            can: vec![Route::Host],
+        })),
+        (EngineChoice::Auto, RouteChoice::Fixed(Route::Host)) => host(&route.reason),
+        (EngineChoice::Auto, RouteChoice::Fixed(_)) => docker(),
+        (EngineChoice::Auto, RouteChoice::Auto) => match without_engine(settings, facts) {
+            Some(why) => host(&Reason::Found { why }),
+            None => docker(),
+        },
+    }
+}
+
+/// Why the build runs here although nobody said so: no engine is there, nobody named one or an image of his own, and the
+/// command is at hand.
+fn without_engine(settings: &Settings, facts: &Facts) -> Option<String> {
+    let (Presence::Absent { why }, Some(command)) = (&facts.engine, &facts.command) else { return None };
+    let asks_for_container = |reason: &Reason| matches!(reason, Reason::Flag { .. } | Reason::Env { .. });
+    if settings.host.is_some()
+        || settings.image.as_ref().is_some_and(|image| asks_for_container(&image.reason))
+    {
+        return None;
+    }
+    Some(format!("{why}, and {} is on this machine", command.to_string_lossy()))
+}
+
+/// What only containers have must not be asked of the host engine on the command line; in files it stands for other machines.
+pub(super) fn refuse_for_host(settings: &Settings) -> Result<(), PlanError> {
+    let typed =
+        |reason: Option<&Reason>| reason.filter(|reason| matches!(reason, Reason::Flag { .. })).cloned();
+    let asked = [
+        settings.image.as_ref().map(|asked| &asked.reason),
+        settings.workdir.as_ref().map(|asked| &asked.reason),
+        settings.user.as_ref().map(|asked| &asked.reason),
+        settings.entrypoint.as_ref().map(|asked| &asked.reason),
+        settings.platform.as_ref().map(|asked| &asked.reason),
+        settings.network.as_ref().map(|asked| &asked.reason),
+        settings.memory.as_ref().map(|asked| &asked.reason),
+        settings.nano_cpus.as_ref().map(|asked| &asked.reason),
+        settings.isolation.as_ref().map(|asked| &asked.reason),
+        settings.host.as_ref().map(|asked| &asked.reason),
+        settings.caches.first().map(|asked| &asked.reason),
+        settings.volume_options.first().map(|asked| &asked.reason),
+    ];
+    match asked.into_iter().find_map(typed) {
+        Some(reason) => Err(EngineError::NoContainer { reason }.into()),
+        None => Ok(()),
+    }
+}
