@@ -8,6 +8,7 @@
 //! | `demo`: the first of the README's two commands | [`demo`] |
 //! | `test`: the second; CI runs exactly this | [`mod@test`] |
 //! | `model`: the model test for as long as is asked for | [`model`] |
+//! | `lab`: the seed's experiments, on slow mounts | [`mod@lab`], [`mounts`] |
 //! | `bench`: fastbuild beside what people use instead | [`mod@bench`], [`site`], [`memory`] |
 //!
 //! Everything that is made lies in the engine under `fastbuild/…` and below `target/xtask/`.
@@ -21,6 +22,7 @@ mod debian;
 mod demo;
 mod engine;
 mod images;
+mod lab;
 mod memory;
 mod model;
 #[path = "../../tests/common/mounts.rs"]
@@ -58,6 +60,8 @@ enum Task {
     Model(model::Options),
     /// Measure fastbuild beside what people use instead
     Bench(bench::Options),
+    /// Set up the slow mounts that people have, and measure builds on them
+    Lab(lab::Options),
 }
 
 #[tokio::main]
@@ -69,6 +73,7 @@ async fn main() -> ExitCode {
         Task::Test => test::run().await,
         Task::Model(options) => model::run(options).await,
         Task::Bench(options) => bench::run(options).await,
+        Task::Lab(options) => lab::run(options).await,
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
