@@ -242,8 +242,11 @@ fn said_unless_removed(id: &str, what: &str, removed: Result<String>) {
     }
 }
 
-/// The docker client, not metered, and out of the terminal's reach.
-fn quiet_docker(words: &[&str]) -> Result<String> {
+/// The docker client, not metered, and out of the terminal's reach; what it printed comes back, trimmed.
+///
+/// # Errors
+/// When it ends badly; with its last words.
+pub fn quiet_docker(words: &[&str]) -> Result<String> {
     use std::os::unix::process::CommandExt as _;
     let output = run::capture(docker(words).process_group(0))?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
@@ -324,7 +327,8 @@ pub fn leftovers() -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn is_dead(pid: &str) -> bool {
+/// Whether no process has this id.
+pub fn is_dead(pid: &str) -> bool {
     !Path::new("/proc").join(pid).exists()
 }
 

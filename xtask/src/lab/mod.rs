@@ -167,7 +167,8 @@ fn remove_leftovers() -> Result<()> {
     for dir in stage::leftovers()? {
         nested::remove_leftovers(&dir);
     }
-    stage::remove_leftovers()
+    stage::remove_leftovers()?;
+    site_runs::remove_leftovers()
 }
 
 fn table(
@@ -181,10 +182,8 @@ fn table(
     let meter = Meter::new(engine, dir.path(), Arc::clone(interrupt))?;
     let (slow, meter) = match place {
         Place::Nested => {
-            let below = dir.path().join("nested");
-            fs_err::create_dir(&below)?;
-            let slow = SlowEngine::start(&below, &subject.image, &meter)?;
-            let its_own = Meter::new(&slow.engine, &below, Arc::clone(interrupt))?;
+            let slow = SlowEngine::start(dir.path(), &subject.image, &meter)?;
+            let its_own = Meter::new(&slow.engine, &slow.dir, Arc::clone(interrupt))?;
             (Some(slow), its_own)
         }
         _ => (None, meter),

@@ -1,8 +1,9 @@
 //! The nested case: an engine whose own storage is slow, while what it mounts is not.
 //!
 //! A second `dockerd` keeps its data on a loop device that writes no faster than the seed's nested container did; its volumes
-//! lie on this machine's disk. All of it is mounted in a mount namespace of the daemon's own, so that nothing stays mounted
-//! when the daemon is gone, however it went. What does outlive it is the limit, which belongs to the device: [`Limit`] takes it
+//! lie on this machine's disk. It has namespaces of its own: one of mounts, so that nothing stays mounted when the daemon is
+//! gone, however it went; and one of networks, for a daemon that is to have none removes `docker0`, which is the other
+//! engine's. What does outlive it is the limit, which belongs to the device: [`Limit`] takes it
 //! back, and [`remove_leftovers`] after a lab that was killed.
 
 use std::{
@@ -28,7 +29,9 @@ const DIRTY: u64 = 2_000_000;
 const SIZE: u64 = 8_000_000_000;
 
 const LIMITS: &str = "/sys/fs/cgroup/blkio/blkio.throttle.write_bps_device";
-/// In a lab's directory: the device that has a limit, as `MAJOR:MINOR`.
+/// Everything of the engine's, in the directory of its lab.
+const DIRECTORY: &str = "nested";
+/// In there: the device that has a limit, as `MAJOR:MINOR`.
 const LIMITED: &str = "limited-device";
 
 /// How long a daemon may take to end.
@@ -47,17 +50,21 @@ pub fn missing() -> Option<&'static str> {
 pub struct SlowEngine {
     /// Connected.
     pub engine: Engine,
+    /// For files that have to do with it.
+    pub dir: PathBuf,
     // Taken back first: a daemon on a slow device is long in ending.
     limit: Option<Limit>,
     _daemon: Daemon,
 }
 
 impl SlowEngine {
-    /// Starts one that has `image` of the engine of `meter`, with everything of its own below `dir`.
+    /// Starts one that has `image` of the engine of `meter`, with everything of its own in the lab's directory.
     ///
     /// # Errors
     /// What was missing, or what the daemon said.
-    pub fn start(dir: &Path, image: &str, meter: &Meter) -> Result<SlowEngine> {
+    pub fn start(lab: &Path, image: &str, meter: &Meter) -> Result<SlowEngine> {
+        let dir = lab.join(DIRECTORY);
+        fs_err::create_dir(&dir)?;
         for (program, package) in
             [("mkfs.ext4", "e2fsprogs"), ("losetup", "mount"), ("unshare", "util-linux")]
         {
@@ -71,7 +78,7 @@ impl SlowEngine {
                 .arg(&disk),
         )?;
         let address = format!("unix://{}", dir.join("dockerd.sock").to_string_lossy());
-        let mut daemon = Daemon::start(dir, &disk, &address)?;
+        let mut daemon = Daemon::start(&dir, &disk, &address)?;
         let runtime = tokio::runtime::Handle::current();
         let engine = runtime.block_on(engine::wait(&address, Some(&mut daemon.0)))?;
         note(format_args!("a second engine: copying {image} to it"));
@@ -81,8 +88,8 @@ impl SlowEngine {
             load.args(["--host", &address, "load", "--quiet"]),
         )?;
         rustix::fs::sync();
-        let limit = Some(Limit::set(dir, &device_of(&disk)?)?);
-        Ok(SlowEngine { engine, limit, _daemon: daemon })
+        let limit = Some(Limit::set(&dir, &device_of(&disk)?)?);
+        Ok(SlowEngine { engine, dir, limit, _daemon: daemon })
     }
 }
 
@@ -109,9 +116,8 @@ impl Daemon {
         let log = dir.join("dockerd.log");
         let out = fs_err::File::create(&log)?.into_file();
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "TERM", "unshare", "--mount", "--propagation", "private"]);
+        command.args(["--pdeathsig", "TERM", "unshare", "--mount", "--propagation", "private", "--net"]);
         command.args(["sh", "-c", IN_NAMESPACE, "sh"]).args([disk, &root, &volumes]);
-        // Without networks: those of the machine's other engine are left alone.
         command.args([
             "dockerd",
             "--host",
@@ -200,8 +206,8 @@ fn take_back(device: &str) {
 }
 
 /// Takes back what a lab that was killed left in its directory.
-pub fn remove_leftovers(dir: &Path) {
-    if let Ok(device) = fs_err::read_to_string(dir.join(LIMITED)) {
+pub fn remove_leftovers(lab: &Path) {
+    if let Ok(device) = fs_err::read_to_string(lab.join(DIRECTORY).join(LIMITED)) {
         take_back(device.trim());
     }
 }

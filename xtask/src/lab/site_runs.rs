@@ -17,7 +17,7 @@ use super::{
 use crate::{
     bench::{
         contender::{Contender, Named},
-        stage::{Project, Stage, WORKDIR, docker, stamp},
+        stage::{Project, Stage, WORKDIR, docker, is_dead, quiet_docker, stamp},
         stats::{self, Samples},
     },
     run::note,
@@ -187,6 +187,19 @@ pub struct Baked<'a> {
     image: String,
 }
 
+/// Their repository; the tag is the lab's process id.
+const BAKED: &str = "fastbuild/lab-site";
+
+/// Removes the images of labs that were killed.
+///
+/// # Errors
+/// When the engine fails.
+pub fn remove_leftovers() -> Result<()> {
+    let tags = quiet_docker(&["images", "--format", "{{.Tag}}", BAKED])?;
+    let dead = tags.lines().filter(|tag| is_dead(tag));
+    dead.map(|tag| quiet_docker(&["rmi", &format!("{BAKED}:{tag}")]).map(drop)).collect()
+}
+
 /// Where a plain `docker run` has them.
 const SOURCE: &str = "/tmp/source";
 const DESTINATION: &str = "/tmp/site";
@@ -204,7 +217,7 @@ impl<'a> Baked<'a> {
         stage.docker(["cp".as_ref(), source.as_os_str(), to.as_ref()])?;
         // Jekyll's cache goes there, whoever runs it.
         stage.docker(["exec", &container.id, "chmod", "777", SOURCE])?;
-        let image = format!("fastbuild/lab-site:{}", std::process::id());
+        let image = format!("{BAKED}:{}", std::process::id());
         stage.docker(["commit", &container.id, &image])?;
         Ok(Baked { stage, image })
     }
