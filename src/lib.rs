@@ -5,6 +5,7 @@
 //! | step | module |
 //! |---|---|
 //! | command line, `fastbuild.toml`, environment, presets -> settings | [`cli`], [`config`] |
+//! | this machine and its file systems, looked up | [`facts`] |
 //! | settings -> plan, pure | [`plan`] |
 //! | host tree -> manifest | [`tree`] |
 //! | manifest -> tar stream, and tar stream -> checked entries | [`archive`] |
@@ -13,6 +14,8 @@
 //! | the pipeline itself | [`build`] |
 //! | what came back -> stage, verify, apply | [`outputs`] |
 //! | a build at each change | [`watch`] |
+//! | what places and routes cost on this machine | [`mod@bench`] |
+//! | facts -> what costs time here, and what to do | [`doctor`] |
 //! | events -> what people and programs read | [`report`] |
 //! | what only one operating system has | [`sys`] |
 //! | who runs the command, as an image's tables have it | [`user`] |
@@ -24,13 +27,19 @@
 pub mod agent;
 pub mod archive;
 #[cfg(feature = "client")]
+pub mod bench;
+#[cfg(feature = "client")]
 pub mod build;
 #[cfg(feature = "client")]
 pub mod cli;
 #[cfg(feature = "client")]
 pub mod config;
 #[cfg(feature = "client")]
+pub mod doctor;
+#[cfg(feature = "client")]
 pub mod engine;
+#[cfg(feature = "client")]
+pub mod facts;
 #[cfg(feature = "client")]
 pub mod outputs;
 #[cfg(feature = "client")]

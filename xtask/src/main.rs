@@ -10,6 +10,7 @@
 //! | `model`: the model test for as long as is asked for | [`model`] |
 //! | `lab`: the seed's experiments, on slow mounts | [`mod@lab`], [`mounts`] |
 //! | `bench`: fastbuild beside what people use instead | [`mod@bench`], [`site`], [`memory`] |
+//! | `picture`: the page of `fastbuild bench` for the docs | [`picture`] |
 //!
 //! Everything that is made lies in the engine under `fastbuild/…` and below `target/xtask/`.
 
@@ -18,6 +19,9 @@
 
 mod bench;
 mod busybox;
+#[cfg(unix)]
+#[path = "../../tests/common/chromium.rs"]
+mod chromium;
 mod debian;
 mod demo;
 mod engine;
@@ -27,6 +31,8 @@ mod memory;
 mod model;
 #[path = "../../tests/common/mounts.rs"]
 mod mounts;
+#[cfg(unix)]
+mod picture;
 mod run;
 mod site;
 mod test;
@@ -62,6 +68,9 @@ enum Task {
     Bench(bench::Options),
     /// Set up the slow mounts that people have, and measure builds on them
     Lab(lab::Options),
+    /// Draw the page of a report of `fastbuild bench --json`, by day and by night, for the docs
+    #[cfg(unix)]
+    Picture(picture::Options),
 }
 
 #[tokio::main]
@@ -74,6 +83,8 @@ async fn main() -> ExitCode {
         Task::Model(options) => model::run(options).await,
         Task::Bench(options) => bench::run(options).await,
         Task::Lab(options) => lab::run(options).await,
+        #[cfg(unix)]
+        Task::Picture(options) => picture::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -21,6 +21,7 @@
 //! | `command` | one run of the command, from outside |
 //! | `collect` | what the command made |
 //! | `processes` | killing and reaping |
+//! | `room` | what the place of the tree can take yet |
 
 mod apply;
 mod collect;
@@ -30,6 +31,7 @@ mod inbox;
 mod init;
 mod outbox;
 mod processes;
+mod room;
 mod session;
 mod withdraw;
 mod workspace;

@@ -196,8 +196,8 @@ const BAKED: &str = "fastbuild/lab-site";
 /// When the engine fails.
 pub fn remove_leftovers() -> Result<()> {
     let tags = quiet_docker(&["images", "--format", "{{.Tag}}", BAKED])?;
-    let dead = tags.lines().filter(|tag| is_dead(tag));
-    dead.map(|tag| quiet_docker(&["rmi", &format!("{BAKED}:{tag}")]).map(drop)).collect()
+    let mut dead = tags.lines().filter(|tag| is_dead(tag));
+    dead.try_for_each(|tag| quiet_docker(&["rmi", &format!("{BAKED}:{tag}")]).map(drop))
 }
 
 /// Where a plain `docker run` has them.
