@@ -118,6 +118,7 @@ fn the_rest() -> Vec<(u64, Event)> {
         Warning::SpecialOutput { path: path(), special: Special::Device },
         Warning::Conflict { path: PathBuf::from("a"), beside: None },
         Warning::Displaced { files: 1, to: PathBuf::from("a") },
+        Warning::ModesRefused { paths: 1 },
         Warning::LeftoverRemoved { container: String::new() },
         Warning::OutOfMemory { limit: None },
         Warning::Recovered { files: 1, lost: 0 },

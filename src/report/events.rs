@@ -233,6 +233,11 @@ pub enum Warning {
         #[serde(serialize_with = "as_text")]
         to: PathBuf,
     },
+    /// Products have another mode than the build gave them: where they lie, it may not be changed.
+    ModesRefused {
+        /// How many files and directories.
+        paths: u64,
+    },
     /// A container that an earlier, killed run had left was removed.
     LeftoverRemoved {
         /// Its name.

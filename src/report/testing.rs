@@ -237,6 +237,7 @@ fn warning() -> impl Strategy<Value = Warning> {
         (hostile_path(), prop::option::of(hostile_path()))
             .prop_map(|(path, beside)| Warning::Conflict { path, beside }),
         (any::<u64>(), hostile_path()).prop_map(|(files, to)| Warning::Displaced { files, to }),
+        any::<u64>().prop_map(|paths| Warning::ModesRefused { paths }),
         hostile_text().prop_map(|container| Warning::LeftoverRemoved { container }),
         (hostile_text(), hostile_text()).prop_map(|(container, why)| Warning::NotRemoved { container, why }),
         Just(Warning::OutputsLeft),

@@ -11,7 +11,7 @@ use super::{
         Amount, Applied, Changed, Direction, Earlier, Event, Failure, Limit, MadeBecause, Noticing, Phase,
         Reached, Special, Warm, Warning, Why, path_text,
     },
-    numbers::{bytes, count, counted, fine_seconds, seconds},
+    numbers::{bytes, count, counted, counted_as, fine_seconds, seconds},
     text::{indented, one_line},
 };
 use crate::{
@@ -49,6 +49,10 @@ pub fn sentence(warning: &Warning) -> String {
             if *files == 1 { "was" } else { "were" },
             if *files == 1 { "version is" } else { "versions are" },
             path_text(to)
+        ),
+        Warning::ModesRefused { paths } => format!(
+            "{} another mode than in the build: the file system or the owner lets nobody change it there",
+            counted_as(*paths, "product has", "products have")
         ),
         Warning::LeftoverRemoved { container } => {
             format!("container {container} was left by an earlier run that was killed; it was removed")
@@ -490,6 +494,15 @@ mod tests {
                 Warning::Displaced { files: 1200, to: "/state/old".into() },
                 "1,200 files not written by fastbuild were in the way of the build's products; the old versions are \
                  now in /state/old",
+            ),
+            (
+                Warning::ModesRefused { paths: 1 },
+                "1 product has another mode than in the build: the file system or the owner lets nobody change it there",
+            ),
+            (
+                Warning::ModesRefused { paths: 1200 },
+                "1,200 products have another mode than in the build: the file system or the owner lets nobody change it \
+                 there",
             ),
             (
                 Warning::LeftoverRemoved { container: "fastbuild-1".into() },
