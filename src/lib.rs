@@ -13,6 +13,7 @@
 //! | the pipeline itself | [`build`] |
 //! | what came back -> stage, verify, apply | [`outputs`] |
 //! | a build at each change | [`watch`] |
+//! | what places and routes cost on this machine | [`bench`] |
 //! | events -> what people and programs read | [`report`] |
 //! | what only one operating system has | [`sys`] |
 //! | who runs the command, as an image's tables have it | [`user`] |
@@ -23,6 +24,8 @@
 
 pub mod agent;
 pub mod archive;
+#[cfg(feature = "client")]
+pub mod bench;
 #[cfg(feature = "client")]
 pub mod build;
 #[cfg(feature = "client")]
