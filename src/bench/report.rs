@@ -149,6 +149,15 @@ pub struct DiskFigures {
     pub delete: Samples,
 }
 
+impl DiskFigures {
+    /// Seconds of the small files' part as a whole, round by round.
+    pub fn small(&self) -> Samples {
+        let parts = [&self.create, &self.stat, &self.read_small, &self.rename, &self.delete];
+        let rounds = parts.iter().map(|part| part.count()).min().unwrap_or(0);
+        Samples((0..rounds).map(|round| parts.iter().map(|part| part.0[round]).sum()).collect())
+    }
+}
+
 /// One route of the command's part.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RouteRow {
