@@ -14,6 +14,7 @@
 //! | the pipeline itself | [`build`] |
 //! | what came back -> stage, verify, apply | [`outputs`] |
 //! | a build at each change | [`watch`] |
+//! | what a directory costs | [`measure`] |
 //! | what places and routes cost on this machine | [`bench`] |
 //! | events -> what people and programs read | [`report`] |
 //! | what only one operating system has | [`sys`] |
@@ -37,6 +38,7 @@ pub mod config;
 pub mod engine;
 #[cfg(feature = "client")]
 pub mod facts;
+pub mod measure;
 #[cfg(feature = "client")]
 pub mod outputs;
 #[cfg(feature = "client")]

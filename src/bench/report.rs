@@ -7,31 +7,7 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-/// Stands in for `plan::Route` until that has all of these.
-#[allow(missing_docs)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Route {
-    Layer,
-    Tmpfs,
-    Volume,
-    MountSource,
-    Mount,
-    Host,
-}
-
-impl fmt::Display for Route {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Route::Layer => "layer",
-            Route::Tmpfs => "tmpfs",
-            Route::Volume => "volume",
-            Route::MountSource => "mount-source",
-            Route::Mount => "mount",
-            Route::Host => "host",
-        })
-    }
-}
+pub use crate::plan::Route;
 
 /// The version of the JSON format. Within a version fields and values may be added.
 pub const FORMAT: u32 = 1;

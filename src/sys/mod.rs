@@ -8,6 +8,7 @@
 //! | `host` | name, kernel, room on the disk, what a name stands for |
 //! | [`metadata`] | directories read by handle, and what `lstat` says of their entries |
 //! | `mounts` | what is mounted where |
+//! | [`page_cache`] | what the kernel keeps of files in memory |
 //! | [`source_file`] | a source file opened for reading, and what the system says of it |
 //! | [`terminal`] | raw mode, size, and changes of the size |
 
@@ -20,12 +21,12 @@ pub mod at;
 #[cfg(feature = "client")]
 pub mod changes;
 pub mod clock;
-#[cfg(feature = "client")]
 pub mod host;
 pub mod metadata;
 #[cfg(feature = "client")]
 pub mod mounts;
 pub mod pace;
+pub mod page_cache;
 pub mod source_file;
 #[cfg(all(unix, feature = "client"))]
 #[path = "terminal_unix.rs"]

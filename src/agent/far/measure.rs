@@ -1,0 +1,113 @@
+//! Measures directories of the container, one after the other, as they are asked for. Whoever asks decides about rounds
+//! and order, for places of other machines may come in between.
+
+use std::{
+    fs, io,
+    ops::ControlFlow,
+    path::Path,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use crate::measure::{
+    Figures, Problem, Progress, measure,
+    wire::{self, Ask, Medium, Told},
+};
+
+/// How long nothing is said of the progress, so that telling is no part of the figures.
+const SILENT_FOR: Duration = Duration::from_millis(100);
+
+/// Serves stdin until its end.
+pub(super) fn run() -> ExitCode {
+    match serve(&mut io::stdin().lock(), &mut io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Nobody hears any more.
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn serve(asked: &mut impl io::BufRead, told: &mut impl io::Write) -> io::Result<()> {
+    while let Some(ask) = wire::read::<Ask>(asked)? {
+        let answer = match answer(&ask, told) {
+            Ok(figures) => Told::Done(figures),
+            Err(problem) => Told::Failed(problem),
+        };
+        wire::write(told, &answer)?;
+    }
+    Ok(())
+}
+
+fn answer(ask: &Ask, told: &mut impl io::Write) -> Result<Figures, Problem> {
+    let directory = Path::new(&ask.directory);
+    fs::create_dir_all(directory).map_err(|error| Problem::Failed {
+        tried: format!("make {}", ask.directory),
+        said: error.to_string(),
+    })?;
+    if ask.medium == Medium::Memory {
+        refuse_without_memory(ask.sizes.room())?;
+    }
+    let mut last = Instant::now();
+    let mut watcher = |progress: Progress| {
+        if last.elapsed() < SILENT_FOR {
+            return ControlFlow::Continue(());
+        }
+        last = Instant::now();
+        match wire::write(told, &Told::Moved(progress)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    };
+    measure(directory, &ask.sizes, &mut watcher)
+}
+
+/// What lies in memory takes it from everybody; a kernel that does not tell is not asked again.
+fn refuse_without_memory(needed: u64) -> Result<(), Problem> {
+    let table = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    match available(&table) {
+        Some(free) if free < needed => Err(Problem::NoMemory { needed, free }),
+        _ => Ok(()),
+    }
+}
+
+/// `MemAvailable:    7105312 kB`, in bytes.
+fn available(table: &str) -> Option<u64> {
+    let value = table.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kilobytes: u64 = value.split_whitespace().next()?.parse().ok()?;
+    kilobytes.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::Sizes;
+
+    #[test]
+    fn each_question_has_an_answer_and_the_end_of_them_is_no_failure() {
+        let home = tempfile::tempdir().unwrap();
+        let tiny = Sizes { sequential: 10, files: 3, file_bytes: 1, directories: 1 };
+        let ask = |directory: &str, sizes| Ask {
+            directory: home.path().join(directory).to_str().unwrap().to_owned(),
+            medium: Medium::Memory,
+            sizes,
+        };
+        let vast = Sizes { sequential: 1 << 60, ..tiny };
+        let mut asked = Vec::new();
+        for ask in [ask("new/place", tiny), ask("new", vast)] {
+            wire::write(&mut asked, &ask).unwrap();
+        }
+        let mut told = Vec::new();
+        serve(&mut asked.as_slice(), &mut told).unwrap();
+        let mut told = told.as_slice();
+        let mut answers = std::iter::from_fn(|| wire::read::<Told>(&mut told).unwrap());
+        assert!(matches!(answers.next(), Some(Told::Done(figures)) if figures.sizes == tiny));
+        assert!(matches!(answers.next(), Some(Told::Failed(Problem::NoMemory { .. }))));
+        assert_eq!(answers.next(), None);
+        assert_eq!(fs::read_dir(home.path().join("new/place")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn memory_is_read_from_the_kernels_table() {
+        assert_eq!(available("MemTotal: 9 kB\nMemAvailable:    7105312 kB\n"), Some(7_105_312 * 1024));
+        assert_eq!(available("MemTotal: 9 kB\n"), None);
+    }
+}
