@@ -3,10 +3,12 @@
 
 /// The id of the run that made the object; only on what must go with the run. Kept workspaces have none.
 pub const RUN: &str = "dev.fastbuild.run";
-/// `cold` or [`WARM`].
+/// `cold`, [`WARM`] or [`BENCH`].
 pub const TIER: &str = "dev.fastbuild.tier";
 /// The [`TIER`] of a kept workspace.
 pub const WARM: &str = "warm";
+/// The [`TIER`] of what a bench made to measure with.
+pub const BENCH: &str = "bench";
 /// The project's key.
 pub const PROJECT: &str = "dev.fastbuild.project";
 /// The version of fastbuild that made the object.
