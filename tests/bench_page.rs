@@ -10,7 +10,7 @@ mod chromium;
 use std::path::PathBuf;
 
 use chromium::Chromium;
-use fastbuild::bench::{Measured, Report, html};
+use fastbuild::bench::{Measured, Report, Samples, html};
 use serde_json::Value;
 
 /// Every element that shows a text of its own: its text, colour, the colour behind it, the size of its letters, its edges.
@@ -42,7 +42,8 @@ fn example() -> Report {
     serde_json::from_str(json).unwrap()
 }
 
-/// The worst that users, containers and engines can say, and a word that is wider than any telephone.
+/// The worst that users, containers and engines can say, a word that is wider than any telephone, and a build that takes a
+/// day.
 fn hostile() -> Report {
     let text =
         format!("<script>document.title='no'</script>\"><img src=x onerror=alert(1)>{}", "w".repeat(500));
@@ -55,6 +56,8 @@ fn hostile() -> Report {
     }
     report.disk[2].result = Measured::Failed { why: text.clone() };
     report.routes[1].result = Measured::NotOffered { why: text };
+    report.routes[3].result = Measured::Done(Samples(vec![86_400.1, 90_000.2, 99_999.3]));
+    report.routes[3].first = Some(123_456.7);
     report
 }
 
@@ -182,7 +185,7 @@ fn a_telephone_shows_all_of_it_without_scrolling_sideways_in_letters_that_can_be
 #[test]
 fn labels_in_pictures_do_not_run_into_each_other() {
     let mut page = open(&html::render(&example()));
-    for (width, height) in [(360, 800), (1280, 800)] {
+    for (width, height) in [(360, 800), (600, 800), (960, 800), (1280, 800)] {
         page.browser.resize(width, height).unwrap();
         let overlaps = page.browser.evaluate(
             "[...document.querySelectorAll('svg g')].filter((g) => {

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     figures::{self, times},
-    report::{DiskFigures, Place, Report, Route, RouteRow, Samples},
+    report::{DiskFigures, Place, Report, RouteRow, Samples},
 };
-use crate::report::numbers;
+use crate::{plan::Route, report::numbers};
 
 /// A route that takes at most this many times as long as the fastest is as good as it.
 const NEAR: f64 = 1.1;

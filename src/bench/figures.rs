@@ -44,7 +44,7 @@ impl Op {
             Op::Stat => "stat",
             Op::Rename => "rename",
             Op::Delete => "delete",
-            Op::Small => "all of these",
+            Op::Small => "all together",
         }
     }
 }

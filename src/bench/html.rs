@@ -14,12 +14,15 @@ use self::bars::{Bar, Bars, Outcome};
 use super::{
     advice::{self, Choice},
     figures::{Amounts, Op, absence},
-    report::{DiskRow, Extent, Report, Route, Source},
+    report::{DiskRow, Extent, Report, Source},
     table::{ONLY_DISK, first_run},
 };
-use crate::report::{
-    numbers,
-    text::{one_line, shell_words},
+use crate::{
+    plan::Route,
+    report::{
+        numbers,
+        text::{one_line, shell_words},
+    },
 };
 
 const STYLE: &str = include_str!("page.css");
@@ -64,11 +67,24 @@ fn headline(choice: Option<&Choice>, command: Option<&str>) -> Markup {
             p.quiet { "fastbuild bench" @if let Some(command) = command { " of " code { (command) } } }
             h1 {
                 @match choice {
-                    Some(choice) => (marked(&choice.advice())),
+                    Some(choice) => (sentence(&choice.advice())),
                     None => "Nothing could be measured here, so there is no advice.",
                 }
             }
             @if command.is_none() { p { (marked(ONLY_DISK)) } }
+        }
+    }
+}
+
+/// The advice, with its figures less loud than what they say.
+fn sentence(text: &str) -> Markup {
+    let parts = text.split_once(" (").and_then(|(said, rest)| Some((said, rest.split_once(')')?)));
+    html! {
+        @match parts {
+            Some((said, (figures, rest))) => {
+                (marked(said)) " " span.figures { "(" (marked(figures)) ")" } (marked(rest))
+            }
+            None => (marked(text)),
         }
     }
 }

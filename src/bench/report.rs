@@ -7,7 +7,7 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::plan::Route;
+use crate::plan::Route;
 
 /// The version of the JSON format. Within a version fields and values may be added.
 pub const FORMAT: u32 = 1;

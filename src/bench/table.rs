@@ -8,9 +8,9 @@ use std::fmt::Write as _;
 use super::{
     advice::{self, Ranked},
     figures::{Amounts, Op, absence, seconds, spread, times},
-    report::{DiskRow, Place, Report, Route, RouteRow},
+    report::{DiskRow, Place, Report, RouteRow},
 };
-use crate::report::text::one_line;
+use crate::{plan::Route, report::text::one_line};
 
 /// Said of a report without a command.
 pub(super) const ONLY_DISK: &str =
@@ -159,7 +159,7 @@ mod tests {
           read           1.90  60×   0.033 1.0×   0.032 1.0×   1.99  63×
           rename         1.20  47×   0.028 1.1×   0.025 1.0×   1.28  50×
           delete         1.04  27×   0.043 1.1×   0.038 1.0×   1.13  29×
-          all of these   8.42  42×   0.220 1.1×   0.201 1.0×   9.03  45×
+          all together   8.42  42×   0.220 1.1×   0.201 1.0×   9.03  45×
         tmpfs failed: no space left on device
 
         seconds       median  least – most  ratio  first run
@@ -189,7 +189,7 @@ mod tests {
           read           1.90  58×   0.033 1.0×
           rename         1.20  43×   0.028 1.0×
           delete         1.04  25×   0.043 1.0×
-          all of these   8.42  38×   0.220 1.0×
+          all together   8.42  38×   0.220 1.0×
 
         `layer` is the only route that could be measured here with 2,000 small files (0.220 s): `fastbuild --route layer`, which is what fastbuild does by itself.
 

@@ -3,6 +3,8 @@
 //! Pipes and not a port: nobody else can reach the browser, and it ends by itself when the pipes close, so it cannot outlive
 //! whoever started it, not even one that is killed.
 
+#![allow(dead_code, reason = "not everybody who uses this listens for events")]
+
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     os::unix::process::CommandExt as _,

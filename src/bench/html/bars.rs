@@ -76,7 +76,7 @@ impl Bars {
     /// The picture.
     pub(super) fn picture(&self) -> Markup {
         let (title, description) = (format!("{}-title", self.id), format!("{}-description", self.id));
-        let height = STEP * self.bars.len() as u32;
+        let height = (STEP * self.bars.len() as u32).saturating_sub(STEP - TOP - THICK);
         let most = self.most();
         html! {
             svg role="img" aria-labelledby=(format!("{title} {description}")) height=(height) {
@@ -110,7 +110,7 @@ impl Bars {
                 caption { (self.of) ", seconds" }
                 thead { tr {
                     td {} th scope="col" { "median" } th scope="col" { "least – most" } th scope="col" { "ratio" }
-                    @if with_first { th scope="col" { "first" } }
+                    @if with_first { th scope="col" { "first run" } }
                 } }
                 tbody { @for bar in &self.bars { (bar.row(with_first)) } }
             }
@@ -169,5 +169,42 @@ fn whisker(top: u32, least: String, most: String) -> Markup {
         line.spread x1=(least) y1=(middle) x2=(most) y2=(middle) {}
         line.spread x1=(least) y1=(up) x2=(least) y2=(down) {}
         line.spread x1=(most) y1=(up) x2=(most) y2=(down) {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bar(name: &str, median: f64, spread: (f64, f64)) -> Bar {
+        let figures = Figures { median, spread, ratio: median };
+        Bar { name: name.into(), chosen: false, outcome: Outcome::Done { figures, first: None } }
+    }
+
+    #[test]
+    fn bars_begin_at_zero_and_the_longest_line_ends_at_the_edge() {
+        let bars =
+            vec![bar("a", 1.0, (0.5, 1.5)), bar("b", 3.0, (2.0, 4.0)), bar("c", 0.001, (0.001, 0.001))];
+        let picture = Bars { id: "x".into(), of: "X".into(), bars }.picture().into_string();
+        let widths: Vec<&str> = picture
+            .split("class=\"bar\" x=\"0\"")
+            .skip(1)
+            .map(|rest| rest.split("width=\"").nth(1).unwrap().split('"').next().unwrap())
+            .collect();
+        // What is too short to be seen is drawn as long as can be seen.
+        assert_eq!(widths, ["25.00%", "75.00%", "0.50%"]);
+        assert!(picture.contains("x1=\"50.00%\" y1=\"76\" x2=\"100.00%\""), "{picture}");
+    }
+
+    #[test]
+    fn what_could_not_be_measured_is_named_with_its_reason() {
+        let absent = |what, why: &str| Bar {
+            name: "tmpfs".into(),
+            chosen: false,
+            outcome: Outcome::absent((what, why)),
+        };
+        let bars = Bars { id: "x".into(), of: "X".into(), bars: vec![absent("failed", "no <space>")] };
+        assert!(bars.picture().into_string().contains("tmpfs failed."));
+        assert!(bars.table().into_string().contains("<b>failed</b>: no &lt;space&gt;"));
     }
 }
