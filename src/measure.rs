@@ -318,7 +318,8 @@ mod tests {
 
     use super::*;
 
-    const TINY: Sizes = Sizes { sequential: 3 * BLOCK as u64 + 5, files: 47, file_bytes: 100, directories: 4 };
+    const TINY: Sizes =
+        Sizes { sequential: 3 * BLOCK as u64 + 5, files: 47, file_bytes: 100, directories: 4 };
 
     fn entries(directory: &Path) -> usize {
         std::fs::read_dir(directory).unwrap().count()
@@ -344,15 +345,8 @@ mod tests {
     #[test]
     fn nothing_stays_wherever_it_is_cut_off() {
         let home = tempfile::tempdir().unwrap();
-        let steps = [
-            Step::Write,
-            Step::Read,
-            Step::Create,
-            Step::Stat,
-            Step::ReadSmall,
-            Step::Rename,
-            Step::Delete,
-        ];
+        let steps =
+            [Step::Write, Step::Read, Step::Create, Step::Stat, Step::ReadSmall, Step::Rename, Step::Delete];
         for step in steps {
             let mut seen = 0;
             let mut watcher = |told: Progress| {

@@ -2,6 +2,8 @@
 //!
 //! | step | module |
 //! |---|---|
+//! | what a bench makes, and how it goes again | [`belongings`] |
+//! | places are measured | [`disk`], in the container of [`lab`] |
 //! | what was measured, as data | [`mod@report`] |
 //! | which route to take, and why | [`advice`] |
 //! | what people and programs read | [`table`], [`html`], [`json`] |
@@ -9,9 +11,12 @@
 //! Everything after the measuring is pure.
 
 pub mod advice;
+pub mod belongings;
+pub mod disk;
 mod figures;
 pub mod html;
 pub mod json;
+pub mod lab;
 pub mod report;
 #[cfg(test)]
 mod sample;

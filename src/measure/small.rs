@@ -59,7 +59,9 @@ pub(super) fn measure(root: &Path, sizes: &Sizes, watcher: Watcher<'_>) -> Resul
         to.next().map_or(Ok(()), |to| fs::rename(name, to)).map_err(failed("rename a small file"))
     })?;
     let began = Instant::now();
-    each(&renamed, Step::Delete, watcher, |name| fs::remove_file(name).map_err(failed("delete a small file")))?;
+    each(&renamed, Step::Delete, watcher, |name| {
+        fs::remove_file(name).map_err(failed("delete a small file"))
+    })?;
     directories.iter().try_for_each(fs::remove_dir).map_err(failed("remove a directory"))?;
     Ok(Times { create, stat, read, rename, delete: began.elapsed() })
 }

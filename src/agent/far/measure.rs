@@ -6,8 +6,14 @@ use std::{
     ops::ControlFlow,
     path::Path,
     process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
+
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::measure::{
     Figures, Problem, Progress, measure,
@@ -17,27 +23,61 @@ use crate::measure::{
 /// How long nothing is said of the progress, so that telling is no part of the figures.
 const SILENT_FOR: Duration = Duration::from_millis(100);
 
-/// Serves stdin until its end.
+/// Serves stdin until its end, or until a signal says that it is enough. Then it clears away what it is at: on a mount, who
+/// asked might not be able to.
 pub(super) fn run() -> ExitCode {
-    match serve(&mut io::stdin().lock(), &mut io::stdout().lock()) {
+    let signals = Signals::default();
+    if signals.listen().is_err() {
+        return ExitCode::FAILURE;
+    }
+    match serve(&signals, &mut io::stdin().lock(), &mut io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
         // Nobody hears any more.
         Err(_) => ExitCode::FAILURE,
     }
 }
 
-fn serve(asked: &mut impl io::BufRead, told: &mut impl io::Write) -> io::Result<()> {
+/// What signals have said.
+#[derive(Debug, Default)]
+struct Signals {
+    /// Nothing is being measured: a signal may end the process at once.
+    idle: Arc<AtomicBool>,
+    /// One has come.
+    enough: Arc<AtomicBool>,
+}
+
+impl Signals {
+    fn listen(&self) -> io::Result<()> {
+        self.idle.store(true, Ordering::SeqCst);
+        for signal in [SIGTERM, SIGINT] {
+            signal_hook::flag::register_conditional_shutdown(signal, 0, Arc::clone(&self.idle))?;
+            signal_hook::flag::register(signal, Arc::clone(&self.enough))?;
+        }
+        Ok(())
+    }
+
+    fn is_enough(&self) -> bool {
+        self.enough.load(Ordering::SeqCst)
+    }
+}
+
+fn serve(signals: &Signals, asked: &mut impl io::BufRead, told: &mut impl io::Write) -> io::Result<()> {
     while let Some(ask) = wire::read::<Ask>(asked)? {
-        let answer = match answer(&ask, told) {
+        signals.idle.store(false, Ordering::SeqCst);
+        let answer = match answer(signals, &ask, told) {
             Ok(figures) => Told::Done(figures),
             Err(problem) => Told::Failed(problem),
         };
+        signals.idle.store(true, Ordering::SeqCst);
+        if signals.is_enough() {
+            return Ok(());
+        }
         wire::write(told, &answer)?;
     }
     Ok(())
 }
 
-fn answer(ask: &Ask, told: &mut impl io::Write) -> Result<Figures, Problem> {
+fn answer(signals: &Signals, ask: &Ask, told: &mut impl io::Write) -> Result<Figures, Problem> {
     let directory = Path::new(&ask.directory);
     fs::create_dir_all(directory).map_err(|error| Problem::Failed {
         tried: format!("make {}", ask.directory),
@@ -48,6 +88,9 @@ fn answer(ask: &Ask, told: &mut impl io::Write) -> Result<Figures, Problem> {
     }
     let mut last = Instant::now();
     let mut watcher = |progress: Progress| {
+        if signals.is_enough() {
+            return ControlFlow::Break(());
+        }
         if last.elapsed() < SILENT_FOR {
             return ControlFlow::Continue(());
         }
@@ -96,13 +139,27 @@ mod tests {
             wire::write(&mut asked, &ask).unwrap();
         }
         let mut told = Vec::new();
-        serve(&mut asked.as_slice(), &mut told).unwrap();
+        serve(&Signals::default(), &mut asked.as_slice(), &mut told).unwrap();
         let mut told = told.as_slice();
         let mut answers = std::iter::from_fn(|| wire::read::<Told>(&mut told).unwrap());
         assert!(matches!(answers.next(), Some(Told::Done(figures)) if figures.sizes == tiny));
         assert!(matches!(answers.next(), Some(Told::Failed(Problem::NoMemory { .. }))));
         assert_eq!(answers.next(), None);
         assert_eq!(fs::read_dir(home.path().join("new/place")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn when_it_is_enough_nothing_stays_and_nothing_more_is_said() {
+        let home = tempfile::tempdir().unwrap();
+        let signals = Signals::default();
+        signals.enough.store(true, Ordering::SeqCst);
+        let mut asked = Vec::new();
+        let directory = home.path().to_str().unwrap().to_owned();
+        wire::write(&mut asked, &Ask { directory, medium: Medium::Disk, sizes: Sizes::QUICK }).unwrap();
+        let mut told = Vec::new();
+        serve(&signals, &mut asked.as_slice(), &mut told).unwrap();
+        assert!(told.is_empty());
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -7,9 +7,7 @@ use bollard::{
     body_full,
     errors::Error as BollardError,
     models::{CreateImageInfo, ImageInspect},
-    query_parameters::{
-        CreateImageOptionsBuilder, ListImagesOptionsBuilder, RemoveImageOptionsBuilder,
-    },
+    query_parameters::{CreateImageOptionsBuilder, ListImagesOptionsBuilder, RemoveImageOptionsBuilder},
 };
 use bytes::Bytes;
 use docker_credential::{CredentialRetrievalError, DockerCredential};
@@ -131,12 +129,8 @@ impl Docker {
         labels: &BTreeMap<String, String>,
     ) -> Result<(), EngineError> {
         let changes = labels.iter().map(|(name, value)| format!("LABEL {name}=\"{value}\"")).collect();
-        let options = CreateImageOptionsBuilder::new()
-            .from_src("-")
-            .repo(repository)
-            .tag(tag)
-            .changes(changes)
-            .build();
+        let options =
+            CreateImageOptionsBuilder::new().from_src("-").repo(repository).tag(tag).changes(changes).build();
         let call = || Call::new(Operation::ImportImage, format!("{repository}:{tag}"));
         let body = body_full(Bytes::from_static(EMPTY_ARCHIVE));
         let mut lines = self.client.create_image(Some(options), Some(body), None);
