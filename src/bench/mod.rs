@@ -12,6 +12,7 @@
 
 pub mod advice;
 pub mod belongings;
+pub mod copy;
 pub mod disk;
 mod figures;
 pub mod html;

@@ -4,6 +4,9 @@
 //! `run` is what happens when no subcommand is named, so clap gets its flags at the top level as well; a subcommand
 //! behind options is moved before them first. Every word after `--` belongs to the build, `plan` and `run` too.
 
+mod bench;
+mod words;
+
 use std::{
     ffi::{OsStr, OsString},
     io::{self, Write},
@@ -12,6 +15,8 @@ use std::{
 };
 
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+pub use bench::{BenchArgs, BenchFormat, Saving};
 
 use super::OWN_FAILURE;
 use crate::{
@@ -35,6 +40,8 @@ pub enum Command {
     Watch(Box<RunArgs>),
     /// Say what a run would do.
     Plan(Box<PlanArgs>),
+    /// Measure places and routes.
+    Bench(Box<BenchArgs>),
     /// List, inspect, enter or remove workspaces.
     Workspace(WorkspaceCommand),
     /// Not for people: wait for the parent's end, then remove its container. Its words are the reaper's own.
@@ -88,6 +95,7 @@ impl UsageError {
 const USAGE: &str = "fastbuild [run] [OPTIONS] -- COMMAND…
        fastbuild watch [OPTIONS] -- COMMAND…
        fastbuild plan [OPTIONS] [--json] -- COMMAND…
+       fastbuild bench [OPTIONS] [-- COMMAND…]
        fastbuild workspace ls|inspect|shell|rm|prune [OPTIONS]";
 
 const EXAMPLES: &str = "\
@@ -103,6 +111,12 @@ const WATCHING: &str = "\
 Ignored files and what the build itself brings back start no build. A change during a build starts the next one right \
 after it; a build that fails ends nothing. The command reads nothing. Ctrl-C ends the watch, with exit code 0, and \
 with it the build that is under way.";
+
+const BENCHING: &str = "\
+Without a command, the disk alone is measured: a large file and many small ones in the source directory, and in a \
+container its layer, a tmpfs, a volume and a mount of the source directory. With one, the command is run on each route \
+as well, in copies of the source tree, after an edit each time; the source tree itself is not touched. Everything \
+that this makes is removed, when it is interrupted too.";
 
 const ENVIRONMENT: &str = "\
 Settings come from, strongest first: options, FASTBUILD_* variables, the nearest fastbuild.toml upwards, the image of \
@@ -177,6 +191,13 @@ enum Sub {
     /// Print every decision about a run and its reason, and touch nothing
     #[command(override_usage = "fastbuild plan [OPTIONS] [--json] -- COMMAND…", args_override_self = true)]
     Plan(Box<PlanArgs>),
+    /// Measure what the disk and each route cost on this machine, and say which route to take
+    #[command(
+        override_usage = "fastbuild bench [OPTIONS] [-- COMMAND…]",
+        after_help = BENCHING,
+        args_override_self = true
+    )]
+    Bench(Box<BenchArgs>),
     /// List, inspect, enter and remove the workspaces that are kept between builds
     Workspace {
         #[command(subcommand)]
@@ -645,6 +666,7 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageError
         None => Command::Run(Box::new(grammar.run)),
         Some(Sub::Run(run)) => Command::Run(run),
         Some(Sub::Watch(run)) => Command::Watch(run),
+        Some(Sub::Bench(bench)) => Command::Bench(bench),
         Some(Sub::Workspace { command }) => Command::Workspace(command),
         Some(Sub::Plan(plan)) => Command::Plan(plan),
         Some(Sub::Reap { words }) => Command::Reap(words),
@@ -702,7 +724,7 @@ fn subcommand_first(mut argv: Vec<OsString>) -> Result<Vec<OsString>, UsageError
 }
 
 fn is_subcommand(word: &OsStr) -> bool {
-    ["run", "watch", "plan"].iter().any(|name| word == *name)
+    ["run", "watch", "plan", "bench"].iter().any(|name| word == *name)
 }
 
 fn before_dashes(rest: &[OsString]) -> UsageError {
@@ -733,8 +755,8 @@ impl Options {
     fn all() -> Options {
         let mut grammar = Grammar::command();
         grammar.build();
-        let plan = grammar.find_subcommand("plan");
-        Options(plan.into_iter().flat_map(clap::Command::get_arguments).cloned().collect())
+        let richest = ["plan", "bench"].into_iter().filter_map(|name| grammar.find_subcommand(name));
+        Options(richest.flat_map(clap::Command::get_arguments).cloned().collect())
     }
 
     fn classify(&self, word: &OsStr) -> Word {
