@@ -15,7 +15,8 @@
 //! | what came back -> stage, verify, apply | [`outputs`] |
 //! | a build at each change | [`watch`] |
 //! | what a directory costs | [`measure`] |
-//! | what places and routes cost on this machine | [`bench`] |
+//! | what places and routes cost on this machine | [`mod@bench`] |
+//! | facts -> what costs time here, and what to do | [`doctor`] |
 //! | events -> what people and programs read | [`report`] |
 //! | what only one operating system has | [`sys`] |
 //! | who runs the command, as an image's tables have it | [`user`] |
@@ -34,6 +35,8 @@ pub mod build;
 pub mod cli;
 #[cfg(feature = "client")]
 pub mod config;
+#[cfg(feature = "client")]
+pub mod doctor;
 #[cfg(feature = "client")]
 pub mod engine;
 #[cfg(feature = "client")]

@@ -1,6 +1,6 @@
 //! What was measured -> which route to take, and why, in one sentence. Pure.
 //!
-//! The fastest route wins, unless one that keeps the build away from this machine's files is within [`NEAR`] of it: a tenth is
+//! The fastest route wins, unless one that keeps the build away from this machine's files is within a tenth of it: that is
 //! what a busy machine makes of the same build. Of those, `layer` comes first, because fastbuild takes it by itself and it
 //! needs neither memory nor a volume.
 
@@ -224,7 +224,10 @@ mod tests {
         Samples(vec![median + by, median, median - by])
     }
 
-    fn choice(measured: &[(Route, f64, f64)]) -> (Route, String) {
+    /// A route, its median, and how far samples lie around that.
+    type Row = (Route, f64, f64);
+
+    fn choice(measured: &[Row]) -> (Route, String) {
         let measured: Vec<(Route, Samples)> =
             measured.iter().map(|&(route, median, by)| (route, around(median, by))).collect();
         let choice = choose_among(&measured).unwrap();
@@ -234,7 +237,7 @@ mod tests {
     #[test]
     fn the_fastest_route_is_chosen_or_a_safe_one_near_it_and_the_reason_has_the_figures() {
         use Route::{Host, Layer, Mount, MountSource, Tmpfs, Volume};
-        let cases: &[(&[(Route, f64, f64)], Route, &str)] = &[
+        let cases: &[(&[Row], Route, &str)] = &[
             (
                 &[(Layer, 1.2, 0.1), (Mount, 4.92, 0.1)],
                 Layer,

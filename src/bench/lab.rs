@@ -11,7 +11,7 @@ use crate::{
     agent::program::{self, NoAgent},
     engine::{
         AttachInput, AttachOutput, ContainerId, ContainerSpec, ContainerState, Docker, EngineError,
-        Entrypoint, ImageFacts, Mount, MountAccess, Serves, StartError, VolumeSpec,
+        Entrypoint, ImageFacts, Mount, MountAccess, Serves, StartError, VolumeContents, VolumeSpec,
     },
     measure::{
         Figures, Problem, Progress, Sizes,
@@ -197,7 +197,11 @@ impl Materials<'_> {
             Place::Tmpfs => {
                 Some(Mount::Tmpfs { target, size: Some(self.sizes.room().saturating_mul(5) / 4) })
             }
-            Place::Volume => Some(Mount::Volume { name: Some(self.belongings.object_name()), target }),
+            Place::Volume => Some(Mount::Volume {
+                name: Some(self.belongings.object_name()),
+                target,
+                contents: VolumeContents::Empty,
+            }),
             Place::BindMount => Some(Mount::Bind {
                 source: self.bind.to_str()?.to_owned(),
                 target,

@@ -1,6 +1,8 @@
 //! The command line: what users type -> [`args::Cli`] -> one file per command. Thin: nothing is decided here.
 
 pub mod args;
+pub mod bench;
+pub mod doctor;
 pub mod plan;
 pub mod run;
 pub mod watch;
@@ -9,14 +11,17 @@ pub mod workspace;
 use std::{
     ffi::OsString,
     io::{self, Write as _},
+    path::PathBuf,
     process::ExitCode,
 };
 
-pub use args::{Cli, Command, PlanArgs, PlanFormat, RunArgs, UsageError, WorkspaceCommand};
+pub use args::{Cli, Command, DoctorArgs, PlanArgs, PlanFormat, RunArgs, UsageError, WorkspaceCommand};
 
 use crate::{
+    bench::{save::SaveError, work::BenchError},
     build::reaper,
     config::{ConfigError, NoStateDirectory},
+    facts::{NoAnswer, patience},
     plan::PlanError,
     report::{events, wording},
     state::{Holder, StateError},
@@ -65,6 +70,23 @@ pub enum Failure {
         /// Source root and holder of each.
         in_use: Vec<(String, Option<Holder>)>,
     },
+    /// A bench.
+    #[error(transparent)]
+    Bench(#[from] BenchError),
+    /// The source root.
+    #[error(transparent)]
+    NoAnswer(NoAnswer),
+    /// The choice of a bench.
+    #[error(transparent)]
+    Save(#[from] SaveError),
+    /// The page of a bench.
+    #[error("could not write the page {path:?}")]
+    Page {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Standard output.
     #[error("could not write to standard output: {0}")]
     Stdout(#[source] io::Error),
@@ -111,6 +133,9 @@ fn parse_and_run(argv: Vec<OsString>) -> ExitCode {
         Command::Watch(args) => watch::run(&args).map(|code| run::exit(code)),
         Command::Workspace(command) => workspace::run(&command).map(|code| run::exit(code)),
         Command::Plan(args) => plan::run(&args),
+        Command::Bench(args) => bench::run(&args).map(|code| run::exit(code)),
+        Command::Doctor(args) => doctor::run(&args).map(|code| run::exit(code)),
+        Command::Ask(words) => return if patience::main(&words).is_ok() { 0 } else { OWN_FAILURE }.into(),
         Command::Reap(words) => return if reaper::main(words).is_ok() { 0 } else { OWN_FAILURE }.into(),
     };
     match done {

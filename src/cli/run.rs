@@ -14,7 +14,7 @@ use crate::{
     build::{self, BuildError},
     config::{Environment, Log, Presentation, Settings},
     plan,
-    report::{Reporter, Streams, Surroundings},
+    report::{Mode, Reporter, Streams, Surroundings, meter::Meter},
     state::State,
 };
 
@@ -67,9 +67,18 @@ pub fn exit(code: u8) -> ! {
 }
 
 fn reporter(presentation: &Presentation, environment: &Environment) -> Reporter {
+    Reporter::new(mode(presentation, environment), presentation.verbosity, Streams::of_process())
+}
+
+/// What a bench tells how far it is with.
+pub(super) fn meter(presentation: &Presentation, environment: &Environment) -> Meter {
+    log_to_stderr(presentation.log);
+    Meter::new(mode(presentation, environment), presentation.verbosity, Streams::of_process())
+}
+
+fn mode(presentation: &Presentation, environment: &Environment) -> Mode {
     let surroundings = Surroundings::of_stderr(|name| environment.var(name).map(ToOwned::to_owned));
-    let mode = presentation.progress.value.resolve(surroundings);
-    Reporter::new(mode, presentation.verbosity, Streams::of_process())
+    presentation.progress.value.resolve(surroundings)
 }
 
 /// Only fastbuild's own: bollard logs request bodies, and with them the values of environment variables.

@@ -3,10 +3,16 @@
 
 /// The id of the run that made the object; only on what must go with the run. Kept workspaces have none.
 pub const RUN: &str = "dev.fastbuild.run";
-/// `cold`, [`WARM`] or [`BENCH`].
+/// [`COLD`], [`WARM`], [`VOLUME`], [`CACHE`] or [`BENCH`].
 pub const TIER: &str = "dev.fastbuild.tier";
 /// The [`TIER`] of a kept workspace.
 pub const WARM: &str = "warm";
+/// The [`TIER`] of a container that goes with its run.
+pub const COLD: &str = "cold";
+/// The [`TIER`] of a volume in the place of a working directory.
+pub const VOLUME: &str = "volume";
+/// The [`TIER`] of a cache's volume.
+pub const CACHE: &str = "cache";
 /// The [`TIER`] of what a bench made to measure with.
 pub const BENCH: &str = "bench";
 /// The project's key.

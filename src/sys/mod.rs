@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`at`] | one name in one open directory: look, rename, exchange, remove, never following a link |
 //! | `changes` | whether the system tells of changes in a directory |
+//! | `child` | a child process that is asked to end |
 //! | [`clock`] | the clock of a file system, and how finely it tells moments apart |
 //! | `host` | name, kernel, room on the disk, what a name stands for |
 //! | [`metadata`] | directories read by handle, and what `lstat` says of their entries |
@@ -20,6 +21,8 @@ pub mod at;
 pub mod at;
 #[cfg(feature = "client")]
 pub mod changes;
+#[cfg(feature = "client")]
+pub mod child;
 pub mod clock;
 pub mod host;
 pub mod metadata;

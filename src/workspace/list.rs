@@ -195,6 +195,8 @@ pub async fn remove(
         None => None,
     };
     let (Removed::Now | Removed::Already) = docker.remove(listed.container.as_str()).await?;
+    // One that is made on a volume has it under its own name.
+    docker.remove_volume(&listed.name).await?;
     if let Some(project) = project {
         forget(&project, engine)?;
     }

@@ -15,6 +15,8 @@ use std::{
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use super::room;
+
 use crate::measure::{
     Figures, Problem, Progress, measure,
     wire::{self, Ask, Medium, Told},
@@ -84,7 +86,7 @@ fn answer(signals: &Signals, ask: &Ask, told: &mut impl io::Write) -> Result<Fig
         said: error.to_string(),
     })?;
     if ask.medium == Medium::Memory {
-        refuse_without_memory(ask.sizes.room())?;
+        refuse_without_memory(directory, ask.sizes.room())?;
     }
     let mut last = Instant::now();
     let mut watcher = |progress: Progress| {
@@ -103,20 +105,13 @@ fn answer(signals: &Signals, ask: &Ask, told: &mut impl io::Write) -> Result<Fig
     measure(directory, &ask.sizes, &mut watcher)
 }
 
-/// What lies in memory takes it from everybody; a kernel that does not tell is not asked again.
-fn refuse_without_memory(needed: u64) -> Result<(), Problem> {
-    let table = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    match available(&table) {
-        Some(free) if free < needed => Err(Problem::NoMemory { needed, free }),
-        _ => Ok(()),
-    }
-}
-
-/// `MemAvailable:    7105312 kB`, in bytes.
-fn available(table: &str) -> Option<u64> {
-    let value = table.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kilobytes: u64 = value.split_whitespace().next()?.parse().ok()?;
-    kilobytes.checked_mul(1024)
+/// What lies in memory takes it from everybody, and a file system there may promise more than there is.
+fn refuse_without_memory(directory: &Path, needed: u64) -> Result<(), Problem> {
+    let free = room::below(directory).map_err(|error| Problem::Failed {
+        tried: "ask how much memory there is".to_owned(),
+        said: error.to_string(),
+    })?;
+    if free.bytes < needed { Err(Problem::NoMemory { needed, free: free.bytes }) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -160,11 +155,5 @@ mod tests {
         serve(&signals, &mut asked.as_slice(), &mut told).unwrap();
         assert!(told.is_empty());
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn memory_is_read_from_the_kernels_table() {
-        assert_eq!(available("MemTotal: 9 kB\nMemAvailable:    7105312 kB\n"), Some(7_105_312 * 1024));
-        assert_eq!(available("MemTotal: 9 kB\n"), None);
     }
 }

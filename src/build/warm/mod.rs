@@ -34,7 +34,7 @@ use crate::{
     },
     engine::{Docker, ImageFacts},
     outputs::{record::Record, target::refuse_strange_link},
-    plan::{OnDocker, Outputs, Plan, SeedOutputs, Stdin},
+    plan::{OnDocker, Outputs, Plan, SeedOutputs, Stdin, Tier},
     report::{
         Reporter,
         events::{self, Amount, Event, Phase, Warning},
@@ -45,7 +45,7 @@ use crate::{
         index::{HashedAt, Index},
         node::{Node, NodeError, NodeReader},
     },
-    workspace::{self, NotWarm, Wanted, Workspace, WorkspaceError, daily},
+    workspace::{self, Keeping, NotWarm, Wanted, Workspace, WorkspaceError, daily, storage::Storage},
 };
 
 /// What became of a warm build.
@@ -80,23 +80,36 @@ pub async fn run(
         SeedOutputs::Yes => None,
     };
     let docker = interrupts.unless(Docker::connect(at.endpoint)).await??;
-    let name = workspace::name(project, state)?;
-    let asking = async {
-        tokio::try_join!(image::ensure(&docker, at.image, plan, reporter), async {
-            Ok(docker.look(&name).await?)
-        })
+    let kept = match plan.tier.value {
+        Tier::Warm => Some(Keeping::kept(project, state)?),
+        Tier::Cold => None,
     };
+    let looking = async {
+        match &kept {
+            Some(kept) => Ok(docker.look(kept.name()).await?),
+            None => Ok(None),
+        }
+    };
+    let asking = async { tokio::try_join!(image::ensure(&docker, at.image, plan, reporter), looking) };
     let (image, found) = interrupts.unless(asking).await??;
-    let wanted = match Wanted::new(plan, at, &image, project, state) {
-        Ok(wanted) => wanted,
-        Err(WorkspaceError::NotWarm(why)) => return Ok(Outcome::NotWarm(why)),
-        Err(error) => return Err(error.into()),
-    };
     let record = Arc::new(loading.await?);
     if let Outputs::Named(outputs) = &plan.outputs.value {
         outputs.iter().try_for_each(|output| refuse_strange_link(&output.host, &record))?;
     }
     let run = state.begin_run(project, &plan.engine.value.to_string())?;
+    let keeping = kept.unwrap_or_else(|| Keeping::one_run(project, &run));
+    let name = keeping.name().to_owned();
+    let providing = Storage::of(&docker, plan, &image, &keeping, project, &run);
+    let storage = interrupts.unless(providing).await??;
+    let caches: Vec<_> = storage.cache_paths().map(str::to_owned).collect();
+    let wanted = match Wanted::new(plan, at, &image, &keeping, storage, project) {
+        Ok(wanted) => wanted,
+        Err(WorkspaceError::NotWarm(why)) => {
+            run.finish();
+            return Ok(Outcome::NotWarm(why));
+        }
+        Err(error) => return Err(error.into()),
+    };
     let leftovers = cold::remove_leftovers(&docker, state, &plan.engine.value.to_string(), reporter);
     let limiting = daily::look_after(&docker, state, plan, reporter);
     let reaper = Reaper::watch(&Charge {
@@ -105,12 +118,15 @@ pub async fn run(
         engine: at.endpoint.clone(),
         run: run.id.clone(),
         container: name.clone(),
-        duty: Duty::Free,
+        duty: match keeping {
+            Keeping::Kept { .. } => Duty::Free,
+            Keeping::OneRun { .. } => Duty::Remove,
+        },
     });
 
     let phase = Running::begin(Phase::Workspace, None, reporter);
     let settings = Settings { idle_stop: Some(plan.workspace.idle_stop.value), ..Settings::default() };
-    let first: Vec<_> = scanning.iter().map(|_| open(plan, &image, &plan.ignore.outputs)).collect();
+    let first: Vec<_> = scanning.iter().map(|_| open(plan, &image, &plan.ignore.outputs, &caches)).collect();
     let entering = workspace::enter(&docker, &wanted, found, &settings, &first);
     let (workspace, session) = match interrupts.unless(entering).await? {
         Ok(entered) => entered,
@@ -123,7 +139,8 @@ pub async fn run(
     phase.end(Amount::default());
     reporter.emit(Event::Workspace { name, how: workspace.how().into() });
 
-    let mut warm = Warm { plan, project, run: &run, reporter, image, workspace };
+    let is_kept = matches!(keeping, Keeping::Kept { .. });
+    let mut warm = Warm { plan, project, run: &run, reporter, image, workspace, caches };
     let built = match warm.build(session, scanning, record, interrupts).await {
         Err(BuildError::Workspace(WorkspaceError::NotWarm(why @ NotWarm::OwnFiles { entries, .. }))) => {
             interrupts.unless(wanted.give_up(&docker, entries)).await??;
@@ -133,6 +150,7 @@ pub async fn run(
         built => built,
     };
     let left = match &built {
+        _ if !is_kept => remove(&wanted, &docker, reporter).await,
         Ok((_, Goodbye::Said)) => warm.workspace.left_well().map_err(BuildError::from),
         // Whoever does not wait for that leaves it to the reaper.
         Ok((_, Goodbye::Lost)) | Err(_) => {
@@ -148,6 +166,20 @@ pub async fn run(
     }
     let_go(left, run, reaper);
     built.map(|(finished, _)| Outcome::Finished(finished))
+}
+
+/// Removes a workspace that nobody comes back to.
+async fn remove(wanted: &Wanted, docker: &Docker, reporter: &Reporter) -> Result<(), BuildError> {
+    let phase = Running::begin(Phase::Remove, None, reporter);
+    let removed = wanted.remove(docker).await;
+    match &removed {
+        Ok(()) => phase.end(Amount::default()),
+        Err(error) => {
+            let container = wanted.name().to_owned();
+            reporter.emit(Event::Warned(Warning::NotRemoved { container, why: error.to_string() }));
+        }
+    }
+    Ok(removed?)
 }
 
 /// How the session of a build that succeeded came out.
@@ -185,8 +217,8 @@ fn start_scan(plan: &Plan, project: &Project, outputs: Vec<RelPath>, reporter: &
 type Scanning = Pin<Box<dyn Future<Output = Result<Result<HostTree, BuildError>, BuildError>> + Send>>;
 
 /// What the far end is told of the source tree; `outputs` are no part of it.
-fn open(plan: &Plan, image: &ImageFacts, outputs: &[RelPath]) -> Request {
-    Request::Open(Open {
+fn open(plan: &Plan, image: &ImageFacts, outputs: &[RelPath], caches: &[String]) -> Request {
+    Request::Open(Box::new(Open {
         root: Blob::from(plan.workdir.value.as_bytes()),
         user: plan.user.as_ref().map_or(&image.user, |user| &user.value).clone(),
         patterns: plan.ignore.patterns.iter().map(|pattern| pattern.value.clone()).collect(),
@@ -195,7 +227,8 @@ fn open(plan: &Plan, image: &ImageFacts, outputs: &[RelPath]) -> Request {
             Outputs::Everything => Extent::Everything,
             Outputs::Named(_) => Extent::Sources,
         },
-    })
+        caches: caches.iter().map(|path| Blob::from(path.as_bytes())).collect(),
+    }))
 }
 
 /// Where `HOME` comes from for a command in `image`.
@@ -227,6 +260,8 @@ struct Warm<'a> {
     reporter: &'a Reporter,
     image: ImageFacts,
     workspace: Workspace,
+    /// Absolute paths.
+    caches: Vec<String>,
 }
 
 impl Warm<'_> {
@@ -271,13 +306,13 @@ impl Warm<'_> {
             None => interrupts.unless(self.seed(session, record)).await??,
         };
         let opened = session.reply("that the workspace is being looked at", |reply| match reply {
-            Reply::Opened { .. } => Ok(()),
+            Reply::Opened { room, .. } => Ok(room),
             other => Err(other),
         });
-        interrupts.unless(opened).await??;
+        let room = interrupts.unless(opened).await??;
         let mut host = interrupts.unless(scanning).await???;
         let (hashed_at, times) = (host.hashed_at, std::mem::take(&mut host.times));
-        let righting = upload::put_right(session, &mut self.workspace, self.plan, host, self.reporter);
+        let righting = upload::put_right(session, &mut self.workspace, self.plan, host, room, self.reporter);
         let sources = interrupts.unless(righting).await??;
         self.workspace.mark().seeds.extend(seeded.into_iter().map(|spec| (spec, String::new())));
         let sources = Arc::new(sources);
@@ -325,7 +360,7 @@ impl Warm<'_> {
             }
             seeded.push(output.spec.clone());
         }
-        session.send(&open(self.plan, &self.image, &own)).await?;
+        session.send(&open(self.plan, &self.image, &own, &self.caches)).await?;
         Ok((start_scan(self.plan, self.project, own, self.reporter), seeded))
     }
 

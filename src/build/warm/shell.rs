@@ -96,14 +96,15 @@ async fn enter(
     let user = shell.user.clone().or_else(|| made_with("user").map(str::to_owned)).unwrap_or_default();
     let image = interrupts.unless(docker.image(&found.image, None)).await??;
     let home = image.as_ref().map_or(Home::OfUser, home);
-    let opening = Request::Open(Open {
+    let opening = Request::Open(Box::new(Open {
         root: Blob::from(workdir.as_bytes()),
         user,
         // Nothing is compared, so nothing need be looked at.
         patterns: Vec::new(),
         outputs: vec![RelPath::root()],
         extent: Extent::Sources,
-    });
+        caches: Vec::new(),
+    }));
     let engine = shell.engine.to_string();
     let settings = Settings::default();
     let first = [opening];

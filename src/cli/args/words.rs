@@ -176,11 +176,7 @@ impl RunArgs {
         if route != Route::Volume {
             args.volume_opt.clear();
         }
-        if route == Route::Host {
-            args.without_container()
-        } else {
-            args
-        }
+        if route == Route::Host { args.without_container() } else { args }
     }
 
     fn without_container(self) -> RunArgs {
@@ -240,7 +236,8 @@ mod tests {
 
     #[test]
     fn a_build_on_a_route_has_that_routes_options_alone() {
-        let line = "-i a -m 1g --tmpfs-size 1g --volume-opt type=nfs --env-file f -t -v --fallback -o x -- make";
+        let line =
+            "-i a -m 1g --tmpfs-size 1g --volume-opt type=nfs --env-file f -t -v --fallback -o x -- make";
         let typed: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
         let args = parsed(&typed);
         let on = |route| {
@@ -250,11 +247,15 @@ mod tests {
         let common = "--no-fallback --no-tty --no-stdin --quiet -- make";
         assert_eq!(
             on(Route::Tmpfs),
-            format!("--image=a --env-file=/p/f --output=x --route=tmpfs --tmpfs-size=1073741824 --memory=1073741824 {common}")
+            format!(
+                "--image=a --env-file=/p/f --output=x --route=tmpfs --tmpfs-size=1073741824 --memory=1073741824 {common}"
+            )
         );
         assert_eq!(
             on(Route::Volume),
-            format!("--image=a --env-file=/p/f --output=x --route=volume --volume-opt=type=nfs --memory=1073741824 {common}")
+            format!(
+                "--image=a --env-file=/p/f --output=x --route=volume --volume-opt=type=nfs --memory=1073741824 {common}"
+            )
         );
         assert_eq!(on(Route::Host), format!("--env-file=/p/f --output=x --route=host {common}"));
     }
