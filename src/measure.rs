@@ -196,7 +196,9 @@ fn tell(watcher: Watcher<'_>, step: Step, done: u64, of: u64) -> Result<(), Prob
 pub fn measure(directory: &Path, sizes: &Sizes, watcher: Watcher<'_>) -> Result<Figures, Problem> {
     refuse_without_room(directory, sizes)?;
     let scratch = Scratch::new(directory).map_err(failed("make a directory"))?;
+    settle(scratch.path());
     let (write, read, read_from) = large(scratch.path(), sizes.sequential, watcher)?;
+    settle(scratch.path());
     let small = small::measure(scratch.path(), sizes, watcher)?;
     scratch.remove().map_err(failed("remove the directory"))?;
     Ok(Figures {
@@ -210,6 +212,13 @@ pub fn measure(directory: &Path, sizes: &Sizes, watcher: Watcher<'_>) -> Result<
         rename: small.rename,
         delete: small.delete,
     })
+}
+
+/// Has the file system bring to the disk what came before: the end of a large file keeps its journal busy, and the first
+/// thousand files would be the ones to wait.
+fn settle(directory: &Path) {
+    // Where directories are not opened or synced, it does so when it likes.
+    let _ = File::open(directory).and_then(|directory| directory.sync_all());
 }
 
 /// A file system that does not tell is taken at its word when it is full.

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     build::{Interrupted, Interrupts},
-    cli::RunArgs,
+    cli::{RunArgs, args::Parts},
     config::{EngineChoice, Environment, Settings},
     engine::Docker,
     facts::{self, Machine},
@@ -74,6 +74,8 @@ pub enum BenchError {
 pub struct Request<'a> {
     /// How much.
     pub extent: Extent,
+    /// Which parts.
+    pub parts: Parts,
     /// How much of the disk.
     pub sizes: Sizes,
     /// How often; none for as often as is good.
@@ -147,13 +149,20 @@ struct Work<'a> {
 
 impl Work<'_> {
     async fn measure(&self, interrupts: &mut Interrupts) -> Result<Report, BenchError> {
-        let has_command = !self.request.settings.command.is_empty();
-        let probed = interrupts.unless(self.probe()).await?;
-        let sizes = self.sizes(probed.as_ref());
-        self.estimate(probed.as_ref(), &sizes, has_command);
         let original = interrupts.unless(self.original()).await??;
-        let disk = interrupts.unless(self.disk(sizes)).await?;
-        let routes = if has_command { self.routes(&original, interrupts).await? } else { Vec::new() };
+        let disk = match self.request.parts {
+            Parts::All => {
+                let probed = interrupts.unless(self.probe()).await?;
+                let sizes = self.sizes(probed.as_ref());
+                self.meter.say(&self.estimate_of_disk(probed.as_ref(), &sizes));
+                interrupts.unless(self.disk(sizes)).await?
+            }
+            Parts::Command => Vec::new(),
+        };
+        let routes = match self.request.settings.command.is_empty() {
+            true => Vec::new(),
+            false => self.routes(&original, interrupts).await?,
+        };
         let engine = interrupts.unless(self.engine_in_words()).await?;
         Ok(self.report(engine, &original, disk, routes))
     }
@@ -187,34 +196,24 @@ impl Work<'_> {
         (self.request.extent == Extent::Quick).then(|| self.began + budget)
     }
 
-    fn estimate(&self, probed: Option<&Figures>, sizes: &Sizes, has_command: bool) {
-        let rounds = self.disk_rounds();
-        let round = probed.map(|probed| expected(probed, sizes) * PLACES.len() as u32);
-        let mut told = match (self.request.extent, round) {
-            (_, None) => "how long the disk takes cannot be told".to_owned(),
-            (Extent::Quick, Some(round)) => {
-                format!("about {} for the disk", rough((round * rounds).min(QUICK_DISK)))
-            }
-            (Extent::Full, Some(round)) => format!("about {} for the disk", rough(round * rounds)),
+    /// Before anything takes its time. How long the command takes is not known before its first run.
+    fn estimate_of_disk(&self, probed: Option<&Figures>, sizes: &Sizes) -> String {
+        let (places, rounds) = (PLACES.len() as u32, self.disk_rounds());
+        let all = probed.map(|probed| expected(probed, sizes) * places * rounds);
+        let time = match (self.request.extent, all) {
+            (_, None) => "a time that cannot be told".to_owned(),
+            (Extent::Quick, Some(all)) => format!("about {}", rough(all.min(QUICK_DISK))),
+            (Extent::Full, Some(all)) => format!("about {}", rough(all)),
         };
-        told += &format!(" ({} places, {}", PLACES.len(), numbers::counted(rounds.into(), "round"));
-        told += if self.request.extent == Extent::Quick { " at most)" } else { ")" };
-        if has_command {
-            let routes = self.route_list().len();
-            told += &match self.request.extent {
-                Extent::Full => {
-                    let runs = routes as u64 * (1 + u64::from(self.command_rounds()));
-                    format!(", then up to {} of the command", numbers::counted(runs, "run"))
-                }
-                Extent::Quick => {
-                    let most = rough(QUICK.saturating_sub(QUICK_DISK));
-                    format!(
-                        ", then a first run of the command on {routes} routes at most, and more runs within {most}"
-                    )
-                }
-            };
+        let at_most = if self.request.extent == Extent::Quick { " at most" } else { "" };
+        let rounds = numbers::counted(rounds.into(), "round");
+        let mut told = format!("the disk takes {time}: {places} places, {rounds}{at_most}");
+        if !self.request.settings.command.is_empty() {
+            let routes = numbers::counted(self.route_list().len() as u64, "route");
+            let runs = numbers::counted(self.command_rounds().into(), "run");
+            told += &format!("; then the command runs on up to {routes}, once, and {runs} more{at_most}");
         }
-        self.meter.say(&told);
+        told
     }
 
     /// The tree that builds start from, as it is now: without the stage.

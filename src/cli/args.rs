@@ -16,7 +16,7 @@ use std::{
 
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub use bench::{BenchArgs, BenchFormat, Saving};
+pub use bench::{BenchArgs, BenchFormat, Parts, Saving};
 
 use super::OWN_FAILURE;
 use crate::{
@@ -711,6 +711,9 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageError
     match &command {
         Command::Run(run) | Command::Watch(run) if run.command.is_empty() => Err(UsageError::NoCommand),
         Command::Plan(plan) if plan.run.command.is_empty() => Err(UsageError::NoCommand),
+        Command::Bench(bench) if bench.run.command.is_empty() && bench.parts() == Parts::Command => {
+            Err(UsageError::NoCommand)
+        }
         _ => Ok(Cli { command }),
     }
 }

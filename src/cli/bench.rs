@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Failure, OWN_FAILURE,
+    Failure,
     args::{BenchArgs, BenchFormat, Saving},
     run::meter,
 };
@@ -51,6 +51,7 @@ pub fn run(args: &BenchArgs) -> Result<u8, Failure> {
     let state = State::open(environment.state_dir()?)?;
     let request = Request {
         extent: args.extent(),
+        parts: args.parts(),
         sizes: match args.extent() {
             Extent::Quick => Sizes::QUICK,
             Extent::Full => Sizes::FULL,
@@ -92,7 +93,7 @@ fn tell(args: &BenchArgs, report: &Report, settings: &Settings, meter: &Meter) -
     if args.saving() == Saving::InFile {
         keep(report, &settings.source.value, meter)?;
     }
-    Ok(if work::has_figures(report) { 0 } else { OWN_FAILURE })
+    if work::has_figures(report) { Ok(0) } else { Err(Failure::NothingMeasured) }
 }
 
 /// The choice goes into the file that the build's settings come from, or a new one in the source root.

@@ -73,6 +73,9 @@ pub enum Failure {
     /// A bench.
     #[error(transparent)]
     Bench(#[from] BenchError),
+    /// Each place and each route has its reason.
+    #[error("nothing could be measured; each row above says why")]
+    NothingMeasured,
     /// The source root.
     #[error(transparent)]
     NoAnswer(NoAnswer),

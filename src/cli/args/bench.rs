@@ -23,6 +23,9 @@ pub struct BenchArgs {
     /// Which routes the command runs on, such as layer,mount [default: all that can be taken here]
     #[arg(long, value_name = "ROUTES", value_delimiter = ',', value_parser = route, help_heading = "Bench")]
     pub routes: Vec<Route>,
+    /// Measure the command alone
+    #[arg(long, help_heading = "Bench")]
+    no_disk: bool,
     /// Write the best route into fastbuild.toml, where every build finds it
     #[arg(long, help_heading = "Bench")]
     save: bool,
@@ -35,6 +38,15 @@ pub struct BenchArgs {
     /// The build that is measured.
     #[command(flatten)]
     pub run: RunArgs,
+}
+
+/// Which parts are measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parts {
+    /// The disk, and the command if there is one.
+    All,
+    /// The command.
+    Command,
 }
 
 /// What becomes of the choice.
@@ -59,6 +71,11 @@ impl BenchArgs {
     /// `--quick` or not.
     pub fn extent(&self) -> Extent {
         if self.quick { Extent::Quick } else { Extent::Full }
+    }
+
+    /// `--no-disk` or not.
+    pub fn parts(&self) -> Parts {
+        if self.no_disk { Parts::Command } else { Parts::All }
     }
 
     /// `--save` or not.
