@@ -15,7 +15,7 @@ use crate::{
     config::{Environment, Log, Presentation, Settings},
     facts,
     plan::{self, Plan},
-    report::{Reporter, Streams, Surroundings},
+    report::{Mode, Reporter, Streams, Surroundings, meter::Meter},
     state::State,
 };
 
@@ -36,17 +36,25 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     execute(&settings.presentation, &environment, work)
 }
 
+/// Looks whether the source root answers: whoever asks a mount that hangs never ends. A local disk is not asked.
+///
+/// # Errors
+/// When it does not.
+pub(super) fn await_root(args: &RunArgs, environment: &Environment) -> Result<(), Failure> {
+    let given = args.source.as_ref().map(|given| environment.cwd.join(given));
+    let root = given.unwrap_or_else(|| environment.cwd.clone());
+    if facts::file_system(&root).is_some_and(|lies_on| lies_on.class.crosses()) {
+        facts::responds(&root, ANSWER)?;
+    }
+    Ok(())
+}
+
 /// Settings and plan of a command line.
 ///
 /// # Errors
 /// What keeps fastbuild from knowing what to do, a source root that does not answer among it.
 pub(super) fn decide(args: &RunArgs, environment: &Environment) -> Result<(Settings, Plan), Failure> {
-    let root =
-        args.source.as_deref().map_or_else(|| environment.cwd.clone(), |given| environment.cwd.join(given));
-    // Whoever asks a local disk gets an answer; whoever asks a mount that hangs never ends.
-    if facts::file_system(&root).is_some_and(|lies_on| lies_on.class.crosses()) {
-        facts::responds(&root, ANSWER)?;
-    }
+    await_root(args, environment)?;
     let settings = Settings::gather(args, environment)?;
     let plan = plan::prepare(&settings, environment)?;
     Ok((settings, plan))
@@ -86,9 +94,18 @@ pub fn exit(code: u8) -> ! {
 }
 
 fn reporter(presentation: &Presentation, environment: &Environment) -> Reporter {
+    Reporter::new(mode(presentation, environment), presentation.verbosity, Streams::of_process())
+}
+
+/// What a bench tells how far it is with.
+pub(super) fn meter(presentation: &Presentation, environment: &Environment) -> Meter {
+    log_to_stderr(presentation.log);
+    Meter::new(mode(presentation, environment), presentation.verbosity, Streams::of_process())
+}
+
+fn mode(presentation: &Presentation, environment: &Environment) -> Mode {
     let surroundings = Surroundings::of_stderr(|name| environment.var(name).map(ToOwned::to_owned));
-    let mode = presentation.progress.value.resolve(surroundings);
-    Reporter::new(mode, presentation.verbosity, Streams::of_process())
+    presentation.progress.value.resolve(surroundings)
 }
 
 /// Only fastbuild's own: bollard logs request bodies, and with them the values of environment variables.

@@ -13,6 +13,7 @@ pub mod bar;
 pub mod events;
 pub mod json;
 pub mod layers;
+pub mod meter;
 pub mod numbers;
 pub mod own;
 mod patient;
