@@ -5,6 +5,7 @@
 //! | step | module |
 //! |---|---|
 //! | command line, `fastbuild.toml`, environment, presets -> settings | [`cli`], [`config`] |
+//! | this machine and its file systems, looked up | [`facts`] |
 //! | settings -> plan, pure | [`plan`] |
 //! | host tree -> manifest | [`tree`] |
 //! | manifest -> tar stream, and tar stream -> checked entries | [`archive`] |
@@ -31,6 +32,8 @@ pub mod cli;
 pub mod config;
 #[cfg(feature = "client")]
 pub mod engine;
+#[cfg(feature = "client")]
+pub mod facts;
 #[cfg(feature = "client")]
 pub mod outputs;
 #[cfg(feature = "client")]

@@ -5,7 +5,9 @@
 //! | [`at`] | one name in one open directory: look, rename, exchange, remove, never following a link |
 //! | `changes` | whether the system tells of changes in a directory |
 //! | [`clock`] | the clock of a file system, and how finely it tells moments apart |
+//! | `host` | name, kernel, room on the disk, what a name stands for |
 //! | [`metadata`] | directories read by handle, and what `lstat` says of their entries |
+//! | `mounts` | what is mounted where |
 //! | [`source_file`] | a source file opened for reading, and what the system says of it |
 //! | [`terminal`] | raw mode, size, and changes of the size |
 
@@ -18,7 +20,11 @@ pub mod at;
 #[cfg(feature = "client")]
 pub mod changes;
 pub mod clock;
+#[cfg(feature = "client")]
+pub mod host;
 pub mod metadata;
+#[cfg(feature = "client")]
+pub mod mounts;
 pub mod pace;
 pub mod source_file;
 #[cfg(all(unix, feature = "client"))]

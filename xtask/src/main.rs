@@ -23,6 +23,8 @@ mod engine;
 mod images;
 mod memory;
 mod model;
+#[path = "../../tests/common/mounts.rs"]
+mod mounts;
 mod run;
 mod site;
 mod test;
