@@ -13,7 +13,7 @@ use fastbuild::{
     agent::{
         near::{Duplex, Event, Session, SessionError, Settings},
         program,
-        protocol::{Blob, Extent, Home as HomeOf, Input, Open, Reply, Request, Run, Status},
+        protocol::{Blob, Extent, Home as HomeOf, Input, Open, Reply, Request, Run, Status, User},
     },
     cli::{Command, args::parse},
     config::{self, Environment},
@@ -160,7 +160,7 @@ async fn run(session: &mut Session, script: &str) -> (Vec<u8>, Status) {
 fn open_request() -> Request {
     Request::Open(Open {
         root: Blob::from(b"/workspace".to_vec()),
-        user: String::new(),
+        user: User::Named(String::new()),
         patterns: Vec::new(),
         outputs: Vec::new(),
         extent: Extent::Sources,

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::tree::{RelPath, Timestamp};
 
 /// The version of all of this. A workspace whose agent speaks another one is made anew.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// A message that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -115,8 +115,8 @@ pub enum Request {
 pub struct Open {
     /// The absolute path of the source root in the workspace. It is made when it is missing; a link there is followed.
     pub root: Blob,
-    /// `USER[:GROUP]` that the command runs as and that the sources belong to; empty is root.
-    pub user: String,
+    /// Who the command runs as, and whose the sources are.
+    pub user: User,
     /// What is no part of the source tree: patterns as [`crate::tree::ignore`] reads them.
     pub patterns: Vec<String>,
     /// Paths below the root that are no part of it either, with all below them.
@@ -124,6 +124,16 @@ pub struct Open {
     pub outputs: Vec<RelPath>,
     /// How much of the workspace is looked at beside the source tree.
     pub extent: Extent,
+}
+
+/// See [`Open::user`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum User {
+    /// `USER[:GROUP]` by the workspace's own tables; empty is root. The command starts as engines start it.
+    Named(String),
+    /// Whoever runs the agent. The command starts as a child of his shell would: with his groups, his file mode creation
+    /// mask, his chance to be ended for want of memory, and a `PWD` that is where it starts.
+    Own,
 }
 
 /// See [`Open::extent`].
