@@ -82,7 +82,7 @@ pub async fn run_under(
     recover(&project, state, reporter)?;
     let finished = match plan.on_docker() {
         Some(at) => on_docker(plan, at, state, &project, &mut interrupts, reporter).await?,
-        None => return Err(BuildError::NoHostEngine),
+        None => here(plan, state, &project, &mut interrupts, reporter).await?,
     };
     reporter.emit(Event::Finished {
         exit_code: finished.exit_code,
@@ -111,6 +111,18 @@ async fn on_docker(
         }
     }
     cold::run(plan, at, state, project, interrupts, reporter).await
+}
+
+/// On this machine, in the scratch directory that the plan names.
+async fn here(
+    plan: &Plan,
+    state: &State,
+    project: &Project,
+    interrupts: &mut Interrupts,
+    reporter: &Reporter,
+) -> Result<Finished, BuildError> {
+    let scratch = plan.scratch.as_ref().ok_or(BuildError::NowhereToBuild)?;
+    warm::here::run(plan, &scratch.value, state, project, interrupts, reporter).await
 }
 
 /// Two runs in one project would mix what they read and write: the second one waits, and says for whom, or fails.

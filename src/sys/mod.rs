@@ -8,6 +8,7 @@
 //! | `host` | name, kernel, room on the disk, what a name stands for |
 //! | [`metadata`] | directories read by handle, and what `lstat` says of their entries |
 //! | `mounts` | what is mounted where |
+//! | [`owner`] | who this process is, and whose a directory is |
 //! | [`source_file`] | a source file opened for reading, and what the system says of it |
 //! | [`terminal`] | raw mode, size, and changes of the size |
 
@@ -25,6 +26,8 @@ pub mod host;
 pub mod metadata;
 #[cfg(feature = "client")]
 pub mod mounts;
+#[cfg(feature = "client")]
+pub mod owner;
 pub mod pace;
 pub mod source_file;
 #[cfg(all(unix, feature = "client"))]

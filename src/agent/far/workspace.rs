@@ -114,7 +114,15 @@ impl Workspace {
             })
         };
         let scanning = scanning.map_err(|error| failed("could not start a thread to scan with", &error))?;
-        Ok(Workspace { root, account, manners, view, tree: State::Scanning(scanning), index, root_mtime: None })
+        Ok(Workspace {
+            root,
+            account,
+            manners,
+            view,
+            tree: State::Scanning(scanning),
+            index,
+            root_mtime: None,
+        })
     }
 
     /// The tree, once the scan is over.
@@ -453,11 +461,10 @@ fn account_of(spec: &str) -> Result<Account, Failed> {
 
 /// Whoever runs the agent, whether or not any table knows him.
 fn own_account() -> Account {
-    let ids = user::Ids {
-        uid: rustix::process::geteuid().as_raw(),
-        gid: rustix::process::getegid().as_raw(),
-    };
-    let home = std::env::var_os("HOME").map_or_else(|| b"/".to_vec(), std::os::unix::ffi::OsStringExt::into_vec);
+    let ids =
+        user::Ids { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+    let home =
+        std::env::var_os("HOME").map_or_else(|| b"/".to_vec(), std::os::unix::ffi::OsStringExt::into_vec);
     Account { ids, groups: vec![ids.gid], home }
 }
 

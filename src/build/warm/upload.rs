@@ -96,6 +96,7 @@ pub async fn put_right(
         }
     }
     if !delta.is_empty() {
+        workspace.has_room(upload.amount(&delta))?;
         upload.send(session, delta).await?;
     }
     let learned = match upload.digests.iter().flatten().count() == known {
@@ -158,14 +159,19 @@ impl Upload<'_> {
         Ok(())
     }
 
-    /// Sends it all, and files that changed meanwhile once more.
-    async fn send(&mut self, session: &mut Session, delta: Delta) -> Result<(), BuildError> {
-        let manifest = &self.scan.manifest;
-        let size = |index: &usize| match manifest.entries()[*index].kind {
+    /// What has to go up.
+    fn amount(&self, delta: &Delta) -> Amount {
+        let size = |index: &usize| match self.scan.manifest.entries()[*index].kind {
             Kind::File { size } => size,
             Kind::Directory | Kind::Symlink { .. } => 0,
         };
-        let total = Amount { files: delta.puts.len() as u64, bytes: delta.puts.iter().map(size).sum() };
+        Amount { files: delta.puts.len() as u64, bytes: delta.puts.iter().map(size).sum() }
+    }
+
+    /// Sends it all, and files that changed meanwhile once more.
+    async fn send(&mut self, session: &mut Session, delta: Delta) -> Result<(), BuildError> {
+        let manifest = &self.scan.manifest;
+        let total = self.amount(&delta);
         let phase = Running::begin(Phase::Upload, Some(total), self.reporter);
         let Delta { deletes, puts, metas, .. } = delta;
         let metas = metas.into_iter().map(|index| meta(&manifest.entries()[index])).collect();
