@@ -14,6 +14,8 @@
 //! | the pipeline itself | [`build`] |
 //! | what came back -> stage, verify, apply | [`outputs`] |
 //! | a build at each change | [`watch`] |
+//! | what places and routes cost on this machine | [`mod@bench`] |
+//! | facts -> what costs time here, and what to do | [`doctor`] |
 //! | events -> what people and programs read | [`report`] |
 //! | what only one operating system has | [`sys`] |
 //! | who runs the command, as an image's tables have it | [`user`] |
@@ -25,11 +27,15 @@
 pub mod agent;
 pub mod archive;
 #[cfg(feature = "client")]
+pub mod bench;
+#[cfg(feature = "client")]
 pub mod build;
 #[cfg(feature = "client")]
 pub mod cli;
 #[cfg(feature = "client")]
 pub mod config;
+#[cfg(feature = "client")]
+pub mod doctor;
 #[cfg(feature = "client")]
 pub mod engine;
 #[cfg(feature = "client")]

@@ -294,6 +294,11 @@ impl Project {
         self.dir.join("workdir")
     }
 
+    /// What is known of the home directory of the build's user.
+    pub fn home_path(&self) -> PathBuf {
+        self.dir.join("home")
+    }
+
     /// Where the user's files go that were in a product's way in the run `run`.
     pub fn displaced_dir(&self, run: &str) -> PathBuf {
         self.dir.join("displaced").join(run)

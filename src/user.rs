@@ -19,6 +19,9 @@ pub struct Ids {
     pub gid: u32,
 }
 
+/// The superuser.
+pub const ROOT: Ids = Ids { uid: 0, gid: 0 };
+
 /// All that a process of the user's has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {

@@ -24,8 +24,9 @@ use fastbuild::{
     plan::{self, Endpoint, Plan, Stdin, Terminal},
     state::{Project, State},
     workspace::{
-        self, How, NotWarm, Wanted, Why, Workspace, WorkspaceError,
+        self, How, Keeping, NotWarm, Wanted, Why, Workspace, WorkspaceError,
         list::{self, Limits, Owner, Removal},
+        storage::Storage,
     },
 };
 use proxy::Proxy;
@@ -74,7 +75,9 @@ impl Home {
 
     fn wanted(&self, options: &str) -> Wanted {
         let plan = self.plan(options);
-        Wanted::new(&plan, plan.on_docker().unwrap(), &self.image, &self.project(), &self.state).unwrap()
+        let (project, at) = (self.project(), plan.on_docker().unwrap());
+        let keeping = Keeping::kept(&project, &self.state).unwrap();
+        Wanted::new(&plan, at, &self.image, &keeping, Storage::default(), &project).unwrap()
     }
 
     async fn ensure(&self, options: &str) -> Result<workspace::Ready, WorkspaceError> {
@@ -158,13 +161,14 @@ async fn run(session: &mut Session, script: &str) -> (Vec<u8>, Status) {
 }
 
 fn open_request() -> Request {
-    Request::Open(Open {
+    Request::Open(Box::new(Open {
         root: Blob::from(b"/workspace".to_vec()),
         user: User::Named(String::new()),
         patterns: Vec::new(),
         outputs: Vec::new(),
         extent: Extent::Sources,
-    })
+        caches: Vec::new(),
+    }))
 }
 
 fn run_request(script: &str) -> Request {
@@ -337,8 +341,11 @@ async fn an_image_without_an_agent_is_not_warm() {
         let image =
             ImageFacts { os: os.to_owned(), architecture: architecture.to_owned(), ..home.image.clone() };
         let plan = home.plan("");
+        let project = home.project();
+        let keeping = Keeping::kept(&project, &home.state).unwrap();
         let error =
-            Wanted::new(&plan, plan.on_docker().unwrap(), &image, &home.project(), &home.state).unwrap_err();
+            Wanted::new(&plan, plan.on_docker().unwrap(), &image, &keeping, Storage::default(), &project)
+                .unwrap_err();
         assert!(matches!(error, WorkspaceError::NotWarm(NotWarm::NoAgent(_))), "{error}");
     }
 }

@@ -59,7 +59,7 @@ pub struct Welcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// Names the source root, and has it scanned. Answered by [`Reply::Opened`], at once; the scan goes on meanwhile.
-    Open(Open),
+    Open(Box<Open>),
     /// Asks what differs from the host's tree. Answered by [`Reply::Differing`], and nodes as data: all that the far end
     /// has of the source tree in the buckets that differ.
     Compare(Compare),
@@ -124,6 +124,19 @@ pub struct Open {
     pub outputs: Vec<RelPath>,
     /// How much of the workspace is looked at beside the source tree.
     pub extent: Extent,
+    /// Absolute paths of directories that have a life of their own: no part of anything that is looked at, and the user's.
+    pub caches: Vec<Blob>,
+}
+
+/// What a place can take yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Room {
+    /// Bytes, for whoever runs the agent.
+    pub bytes: u64,
+    /// Files and directories; none where the file system does not count them.
+    pub files: Option<u64>,
+    /// What a file takes at least, in bytes.
+    pub block: u64,
 }
 
 /// See [`Open::user`].
@@ -252,6 +265,8 @@ pub enum Reply {
         uid: u32,
         /// That user's group.
         gid: u32,
+        /// What there is room for below the root.
+        room: Room,
     },
     /// Nodes follow as data.
     Differing {

@@ -11,6 +11,7 @@ use std::{
     },
 };
 
+use futures_util::stream;
 use tokio::task::JoinHandle;
 
 use super::{
@@ -35,7 +36,7 @@ use crate::{
     state::{Project, Run, State},
     tree::{RelPath, scan::Scan},
     user,
-    workspace::own::Place,
+    workspace::{self, Keeping, own::Place, storage::Storage},
 };
 
 /// The largest `/etc/passwd` and `/etc/group` that are read from an image, in bytes.
@@ -69,8 +70,11 @@ pub async fn run(
     let docker = interrupts.unless(Docker::connect(at.endpoint)).await??;
     let image = interrupts.unless(image::ensure(&docker, at.image, plan, reporter)).await??;
     let run = state.begin_run(project, &plan.engine.value.to_string())?;
+    let keeping = Keeping::one_run(project, &run);
+    let providing = Storage::of(&docker, plan, &image, &keeping, project, &run);
+    let storage = interrupts.unless(providing).await??;
+    let name = keeping.name().to_owned();
     let leftovers = remove_leftovers(&docker, state, &plan.engine.value.to_string(), reporter);
-    let name = format!("fastbuild-{}-{}", project.key(), run.id);
     let cold = Cold {
         reaper: Reaper::watch(&Charge {
             state: state.root().to_owned(),
@@ -82,6 +86,7 @@ pub async fn run(
         name,
         docker,
         image,
+        storage,
         plan,
         project,
         run,
@@ -96,6 +101,7 @@ pub async fn run(
 struct Cold<'a> {
     docker: Docker,
     image: ImageFacts,
+    storage: Storage,
     name: String,
     reaper: Option<Reaper>,
     /// Set once the engine has said that it made the container.
@@ -168,6 +174,7 @@ impl Cold<'_> {
     /// Makes the container, and finds out where and for whom the sources go in it.
     async fn make(&self) -> Result<Made, BuildError> {
         let phase = Running::begin(Phase::Create, None, self.reporter);
+        self.storage.provide(&self.docker).await?;
         let container = self.docker.create(&self.spec()?).await?;
         self.made.store(true, Ordering::Relaxed);
         let looking = async {
@@ -176,6 +183,8 @@ impl Cold<'_> {
             Ok::<_, BuildError>((workdir, own))
         };
         let ((workdir, own), ids) = tokio::try_join!(looking, self.owner(&container))?;
+        self.give_caches_to(ids, &container).await?;
+        let own = own.beside_caches(self.caches_below());
         let options = PackOptions {
             prefix: RelPath::new(workdir.trim_start_matches('/').as_bytes())
                 .map_err(|_| BuildError::WorkdirIsNoDirectory { path: workdir.clone() })?,
@@ -191,7 +200,7 @@ impl Cold<'_> {
         let plan = self.plan;
         let labels = [
             (labels::RUN, self.run.id.as_str()),
-            (labels::TIER, "cold"),
+            (labels::TIER, labels::COLD),
             (labels::PROJECT, self.project.key()),
             (labels::VERSION, env!("CARGO_PKG_VERSION")),
         ];
@@ -216,7 +225,7 @@ impl Cold<'_> {
             nano_cpus: plan.nano_cpus.as_ref().map(|cpus| cpus.value),
             isolation: plan.isolation.as_ref().map(|isolation| isolation.value),
             platform: plan.platform.as_ref().map(|platform| platform.value.clone()),
-            mounts: Vec::new(),
+            mounts: self.storage.mounts(),
         })
     }
 
@@ -258,7 +267,7 @@ impl Cold<'_> {
         let reading = blocking(move || OwnFiles::read(reader));
         let (own, fed) = tokio::join!(reading, feed(archive, sender));
         fed?;
-        let own = own?.map_err(|source| {
+        let own = own?.map(|own| own.beside_caches(self.caches_below())).map_err(|source| {
             let output = self.plan.workdir.value.clone();
             OutputError::Refused { output, source: Box::new(source) }
         })?;
@@ -277,6 +286,20 @@ impl Cold<'_> {
             self.docker.read_small_file(container, "/etc/group", USER_TABLE),
         )?;
         Ok(user::resolve(spec, passwd.as_deref(), group.as_deref())?)
+    }
+
+    fn caches_below(&self) -> Vec<RelPath> {
+        self.plan.caches.iter().filter_map(|cache| cache.value.below_source.clone()).collect()
+    }
+
+    /// A cache is the build's user's, whoever made it. (The agent does the same.)
+    async fn give_caches_to(&self, ids: user::Ids, container: &ContainerId) -> Result<(), BuildError> {
+        let paths: Vec<_> = self.storage.cache_paths().map(str::to_owned).collect();
+        if paths.is_empty() || ids == (user::Ids { uid: 0, gid: 0 }) {
+            return Ok(());
+        }
+        let archive = workspace::directories(&paths, ids);
+        Ok(self.docker.put(container, "/", stream::iter([Ok(archive)])).await?)
     }
 
     /// Removes the container. When that fails, the reaper tries again, and the next start after it.
@@ -355,6 +378,9 @@ pub(super) fn remove_leftovers(
                 names.push(container.name);
             }
         }
+        let filter = [labels::RUN.to_owned(), format!("{}={}", labels::TIER, labels::VOLUME)];
+        // Where they cannot be listed, the next start looks again.
+        let Ok(volumes) = docker.list_volumes(&filter).await else { return };
         for (run, names) in left {
             let mut gone = true;
             for container in names {
@@ -363,6 +389,11 @@ pub(super) fn remove_leftovers(
                     Ok(Removed::Already) => {}
                     Err(_) => gone = false,
                 }
+            }
+            for volume in
+                volumes.iter().filter(|volume| volume.labels.get(labels::RUN).is_some_and(|of| of == run))
+            {
+                gone &= docker.remove_volume(&volume.name).await.is_ok();
             }
             if gone {
                 state.forget_run(run);

@@ -4,14 +4,19 @@ use std::{io, path::PathBuf};
 
 use super::interrupt::{Interrupted, Signal};
 use crate::{
-    agent::near::SessionError,
+    agent::{near::SessionError, protocol::Room},
     archive::pack::PackError,
     engine::{EngineError, StartError},
     outputs::OutputError,
+    plan::Route,
+    report::{
+        events::Amount,
+        numbers::{bytes, count, counted},
+    },
     state::{Holder, StateError},
     tree::{RelPath, scan::ScanError},
     user::UserError,
-    workspace::WorkspaceError,
+    workspace::{NotWarm, WorkspaceError},
 };
 
 /// A failure of fastbuild's own, or of the engine's; the command's own failure is none.
@@ -105,6 +110,29 @@ pub enum BuildError {
         /// Below the source root, or below an output.
         path: RelPath,
     },
+    /// What is to go in does not fit. Nothing of it was sent.
+    #[error("there is no room for the sources in {place:?} ({}): {}", route_place(*route), sizes(needed, room))]
+    NoRoom {
+        /// The working directory.
+        place: String,
+        /// What it lies on.
+        route: Route,
+        /// What would have been sent, whole blocks of the file system counted.
+        needed: Amount,
+        /// What there is room for.
+        room: Room,
+    },
+    /// A route that only the agent makes possible.
+    #[error(
+        "--route {route} needs fastbuild's agent in the container: {why}; the routes that can be taken there: layer, mount-source, mount"
+    )]
+    RouteNeedsAgent {
+        /// The route.
+        route: Route,
+        /// What keeps it from there.
+        #[source]
+        why: NotWarm,
+    },
     /// The working directory is something else in the image.
     #[error("the working directory {path:?} is no directory in the image")]
     WorkdirIsNoDirectory {
@@ -139,6 +167,41 @@ pub struct Listing {
     pub names: Vec<String>,
     /// How many more there are; none when it was not read to its end.
     pub more: Option<u64>,
+}
+
+fn no_room_advice(route: Route) -> &'static str {
+    match route {
+        Route::Tmpfs => {
+            "--tmpfs-size makes it larger, as far as there is memory; --route layer does without; --exclude leaves out what \
+             the build does not need"
+        }
+        Route::Host => {
+            "name a larger place with --scratch, or make room; --exclude leaves out what the build does not need"
+        }
+        Route::Layer | Route::Volume | Route::MountSource | Route::Mount => {
+            "make room on the engine's disk: `fastbuild workspace prune` and `docker system prune` help; --exclude leaves \
+             out what the build does not need"
+        }
+    }
+}
+
+fn route_place(route: Route) -> &'static str {
+    match route {
+        Route::Layer => "the container's own layer",
+        Route::Tmpfs => "a tmpfs",
+        Route::Volume => "a volume",
+        Route::MountSource | Route::Mount => "a mount",
+        Route::Host => "a scratch directory of this machine",
+    }
+}
+
+fn sizes(needed: &Amount, room: &Room) -> String {
+    match room.files {
+        Some(files) if needed.files > files => {
+            format!("{} are to go in, and there is room for {}", counted(needed.files, "file"), count(files))
+        }
+        _ => format!("they need {}, and {} are free", bytes(needed.bytes), bytes(room.bytes)),
+    }
 }
 
 fn holder_text(holder: &Option<Holder>) -> String {
@@ -216,6 +279,8 @@ impl BuildError {
             BuildError::User(_) => {
                 Some("name a user that the image has with -u/--user, or one by number, such as -u 1000:1000".to_owned())
             }
+            BuildError::NoRoom { route, .. } => Some(no_room_advice(*route).to_owned()),
+            BuildError::RouteNeedsAgent { .. } => Some("take --route layer".to_owned()),
             BuildError::WorkdirIsNoDirectory { .. } => Some("name another one with -w/--workdir".to_owned()),
             BuildError::Output(error) | BuildError::Recover(error) => error.advice(),
             _ => None,

@@ -39,7 +39,7 @@ use crate::{
         target::Target,
         times::Times,
     },
-    plan::{OnDocker, OnFailure, OnLocked, Plan, Tier},
+    plan::{OnDocker, OnFailure, OnLocked, Plan, Route, Tier},
     report::{
         Reporter,
         events::{Amount, Applied, Event, Phase, Warm, Warning},
@@ -102,9 +102,13 @@ async fn on_docker(
     interrupts: &mut Interrupts,
     reporter: &Reporter,
 ) -> Result<Finished, BuildError> {
-    if plan.tier.value == Tier::Warm {
+    let needs_agent = matches!(plan.route.value, Route::Tmpfs | Route::Volume);
+    if plan.tier.value == Tier::Warm || needs_agent {
         match warm::run(plan, at, state, project, interrupts, reporter).await? {
             warm::Outcome::Finished(finished) => return Ok(finished),
+            warm::Outcome::NotWarm(why) if needs_agent => {
+                return Err(BuildError::RouteNeedsAgent { route: plan.route.value, why });
+            }
             warm::Outcome::NotWarm(why) => {
                 reporter.emit(Event::ColdInstead { why: (&why).into(), detail: why.to_string() });
             }

@@ -239,6 +239,7 @@ impl InContainer {
         for _ in 0..LOOKS {
             if let Ok(docker) = Docker::connect(&self.engine).await
                 && docker.remove(&self.container).await.is_ok_and(|removed| removed == Removed::Now)
+                && docker.remove_volume(&self.container).await.is_ok()
             {
                 return OnEngine::Nothing;
             }

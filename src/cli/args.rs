@@ -37,6 +37,10 @@ pub enum Command {
     Plan(Box<PlanArgs>),
     /// List, inspect, enter or remove workspaces.
     Workspace(WorkspaceCommand),
+    /// Say what may cost time here, and what to do about it.
+    Doctor(DoctorArgs),
+    /// Not for people: look at a path, which may take for ever.
+    Ask(Vec<OsString>),
     /// Not for people: wait for the parent's end, then remove its container. Its words are the reaper's own.
     Reap(Vec<OsString>),
 }
@@ -88,6 +92,7 @@ impl UsageError {
 const USAGE: &str = "fastbuild [run] [OPTIONS] -- COMMAND…
        fastbuild watch [OPTIONS] -- COMMAND…
        fastbuild plan [OPTIONS] [--json] -- COMMAND…
+       fastbuild doctor [OPTIONS] [--json]
        fastbuild workspace ls|inspect|shell|rm|prune [OPTIONS]";
 
 const EXAMPLES: &str = "\
@@ -103,6 +108,10 @@ const WATCHING: &str = "\
 Ignored files and what the build itself brings back start no build. A change during a build starts the next one right \
 after it; a build that fails ends nothing. The command reads nothing. Ctrl-C ends the watch, with exit code 0, and \
 with it the build that is under way.";
+
+const DIAGNOSIS: &str = "\
+Nothing is changed, and no command, image or engine is needed. Exit codes: 0 when there is nothing to advise, 1 when \
+there is, 125 when fastbuild itself failed.";
 
 const ENVIRONMENT: &str = "\
 Settings come from, strongest first: options, FASTBUILD_* variables, the nearest fastbuild.toml upwards, the image of \
@@ -182,6 +191,14 @@ enum Sub {
         #[command(subcommand)]
         command: WorkspaceCommand,
     },
+    /// Say what may cost time on this machine, with its engine and where the sources lie, and what to do about it
+    #[command(after_help = DIAGNOSIS, args_override_self = true)]
+    Doctor(DoctorArgs),
+    #[command(name = "__ask", hide = true, disable_help_flag = true)]
+    Ask {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
     #[command(name = "__reap", hide = true, disable_help_flag = true)]
     Reap {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -210,6 +227,24 @@ pub enum PlanFormat {
 }
 
 impl PlanArgs {
+    /// `--json` or not.
+    pub fn format(&self) -> PlanFormat {
+        if self.json { PlanFormat::Json } else { PlanFormat::Text }
+    }
+}
+
+/// What `fastbuild doctor` takes.
+#[derive(Debug, Clone, Args)]
+pub struct DoctorArgs {
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+    /// Where.
+    #[command(flatten)]
+    pub place: Where,
+}
+
+impl DoctorArgs {
     /// `--json` or not.
     pub fn format(&self) -> PlanFormat {
         if self.json { PlanFormat::Json } else { PlanFormat::Text }
@@ -647,6 +682,8 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageError
         Some(Sub::Watch(run)) => Command::Watch(run),
         Some(Sub::Workspace { command }) => Command::Workspace(command),
         Some(Sub::Plan(plan)) => Command::Plan(plan),
+        Some(Sub::Doctor(doctor)) => Command::Doctor(doctor),
+        Some(Sub::Ask { words }) => Command::Ask(words),
         Some(Sub::Reap { words }) => Command::Reap(words),
     };
     match &command {
@@ -678,9 +715,7 @@ fn subcommand_first(mut argv: Vec<OsString>) -> Result<Vec<OsString>, UsageError
             Word::OptionThenValue if argv.get(at + 1).is_some_and(|value| value == "--") => break,
             Word::OptionThenValue => at += 2,
             // These have a grammar of their own, and no command of the build's behind it.
-            Word::Plain if subcommand.is_none() && (word == "__reap" || word == "workspace") => {
-                return Ok(argv);
-            }
+            Word::Plain if subcommand.is_none() && has_own_grammar(word) => return Ok(argv),
             Word::Plain if subcommand.is_none() && is_subcommand(word) => {
                 subcommand = Some(at);
                 at += 1;
@@ -688,7 +723,7 @@ fn subcommand_first(mut argv: Vec<OsString>) -> Result<Vec<OsString>, UsageError
             // As with docker and cargo: `fastbuild help plan` is `fastbuild plan --help`.
             Word::Plain if subcommand.is_none() && word == "help" => {
                 argv.remove(at);
-                let of_one = argv.get(at).is_some_and(|next| is_subcommand(next) || next == "workspace");
+                let of_one = argv.get(at).is_some_and(|next| is_subcommand(next) || has_own_grammar(next));
                 argv.insert(if of_one { at + 1 } else { at }, "--help".into());
             }
             Word::Plain => return Err(before_dashes(&argv[at..])),
@@ -703,6 +738,10 @@ fn subcommand_first(mut argv: Vec<OsString>) -> Result<Vec<OsString>, UsageError
 
 fn is_subcommand(word: &OsStr) -> bool {
     ["run", "watch", "plan"].iter().any(|name| word == *name)
+}
+
+fn has_own_grammar(word: &OsStr) -> bool {
+    ["workspace", "doctor", "__ask", "__reap"].iter().any(|name| word == *name)
 }
 
 fn before_dashes(rest: &[OsString]) -> UsageError {
@@ -883,6 +922,21 @@ mod tests {
         }
         assert_eq!(parse_words(&["help", "workspace"]).unwrap_err().exit_code(), 0);
         assert_eq!(parse_words(&["workspace", "prune", "--help"]).unwrap_err().exit_code(), 0);
+    }
+
+    #[test]
+    fn doctor_needs_no_command() {
+        let doctor = |line: &[&str]| match parse_words(line).unwrap().command {
+            Command::Doctor(doctor) => doctor,
+            other => panic!("{line:?} gave {other:?}"),
+        };
+        assert_eq!(doctor(&["doctor"]).format(), PlanFormat::Text);
+        let there = doctor(&["doctor", "-C", "dir", "-H", "tcp://x", "--json"]);
+        assert_eq!(there.format(), PlanFormat::Json);
+        assert_eq!((there.place.source, there.place.host.as_deref()), (Some("dir".into()), Some("tcp://x")));
+        assert_eq!(run(&["--", "doctor"]).command, ["doctor"]);
+        assert_eq!(parse_words(&["doctor", "--", "make"]).unwrap_err().exit_code(), 125);
+        assert_eq!(parse_words(&["help", "doctor"]).unwrap_err().exit_code(), 0);
     }
 
     #[test]

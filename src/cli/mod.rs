@@ -1,6 +1,7 @@
 //! The command line: what users type -> [`args::Cli`] -> one file per command. Thin: nothing is decided here.
 
 pub mod args;
+pub mod doctor;
 pub mod plan;
 pub mod run;
 pub mod watch;
@@ -12,11 +13,12 @@ use std::{
     process::ExitCode,
 };
 
-pub use args::{Cli, Command, PlanArgs, PlanFormat, RunArgs, UsageError, WorkspaceCommand};
+pub use args::{Cli, Command, DoctorArgs, PlanArgs, PlanFormat, RunArgs, UsageError, WorkspaceCommand};
 
 use crate::{
     build::reaper,
     config::{ConfigError, NoStateDirectory},
+    facts::patience,
     plan::PlanError,
     report::{events, wording},
     state::{Holder, StateError},
@@ -111,6 +113,8 @@ fn parse_and_run(argv: Vec<OsString>) -> ExitCode {
         Command::Watch(args) => watch::run(&args).map(|code| run::exit(code)),
         Command::Workspace(command) => workspace::run(&command).map(|code| run::exit(code)),
         Command::Plan(args) => plan::run(&args),
+        Command::Doctor(args) => doctor::run(&args).map(|code| run::exit(code)),
+        Command::Ask(words) => return if patience::main(&words).is_ok() { 0 } else { OWN_FAILURE }.into(),
         Command::Reap(words) => return if reaper::main(words).is_ok() { 0 } else { OWN_FAILURE }.into(),
     };
     match done {

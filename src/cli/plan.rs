@@ -16,7 +16,7 @@ use crate::{
         self, ApplyMode, Decision, Explain, Fallback, Isolation, Lifetime, OnFailure, OnLocked, Output,
         Outputs, Plan, PullPolicy, Reason, Route, SeedOutputs, Stdin, Take, Terminal, Tier, WorkspacePlan,
     },
-    report::numbers,
+    report::{numbers, text::shell_words},
     tree::{RelPath, scan::largest_directory},
 };
 
@@ -343,19 +343,6 @@ fn span(span: Duration) -> String {
     let units = [("d", 24 * 60 * 60), ("h", 60 * 60), ("m", 60)];
     let exact = units.into_iter().find(|(_, unit)| seconds >= *unit && seconds.is_multiple_of(*unit));
     exact.map_or_else(|| format!("{seconds}s"), |(name, unit)| format!("{}{name}", seconds / unit))
-}
-
-/// A command as one could type it: words that a shell would take apart are quoted.
-fn shell_words(words: &[String]) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "-_./:=,@%+".contains(c);
-    let quote = |word: &String| {
-        if !word.is_empty() && word.chars().all(plain) {
-            word.clone()
-        } else {
-            format!("'{}'", word.replace('\'', r"'\''"))
-        }
-    };
-    words.iter().map(quote).collect::<Vec<_>>().join(" ")
 }
 
 /// Without control characters, which could move the cursor or forge a line. Backslashes stay: Windows paths are full of

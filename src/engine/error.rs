@@ -66,6 +66,8 @@ pub enum Operation {
     RemoveVolume,
     /// Which volumes there are.
     ListVolumes,
+    /// What the engine says of itself.
+    Info,
 }
 
 impl Call {
@@ -106,6 +108,7 @@ impl fmt::Display for Call {
             Operation::InspectVolume => write!(f, "look up volume {object}"),
             Operation::RemoveVolume => write!(f, "remove volume {object}"),
             Operation::ListVolumes => write!(f, "list volumes"),
+            Operation::Info => write!(f, "ask the engine about itself"),
         }
     }
 }

@@ -3,10 +3,16 @@
 
 /// The id of the run that made the object; only on what must go with the run. Kept workspaces have none.
 pub const RUN: &str = "dev.fastbuild.run";
-/// `cold` or [`WARM`].
+/// [`COLD`], [`WARM`], [`VOLUME`] or [`CACHE`].
 pub const TIER: &str = "dev.fastbuild.tier";
 /// The [`TIER`] of a kept workspace.
 pub const WARM: &str = "warm";
+/// The [`TIER`] of a container that goes with its run.
+pub const COLD: &str = "cold";
+/// The [`TIER`] of a volume in the place of a working directory.
+pub const VOLUME: &str = "volume";
+/// The [`TIER`] of a cache's volume.
+pub const CACHE: &str = "cache";
 /// The project's key.
 pub const PROJECT: &str = "dev.fastbuild.project";
 /// The version of fastbuild that made the object.

@@ -86,7 +86,8 @@ mod tests {
 
     #[test]
     fn a_service_is_known_by_its_variable() {
-        let cases: [(&[(&str, &str)], Option<Ci>); 8] = [
+        type Case = (&'static [(&'static str, &'static str)], Option<Ci>);
+        let cases: [Case; 8] = [
             (&[], None),
             (&[("CI", "true"), ("GITHUB_ACTIONS", "true")], Some(Ci::GithubActions)),
             (&[("CI", "true"), ("GITLAB_CI", "true")], Some(Ci::Gitlab)),

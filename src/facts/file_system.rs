@@ -114,6 +114,11 @@ pub fn file_system(path: &Path) -> Option<FileSystem> {
     mounts::file_system(&std::path::absolute(path).ok()?)
 }
 
+/// The same where that asks no file system, which may be the one that does not answer.
+pub(super) fn file_system_unasked(path: &Path) -> Option<FileSystem> {
+    if cfg!(target_os = "macos") { None } else { file_system(path) }
+}
+
 /// The same, from the text of a Linux `/proc/PID/mountinfo`. `path` is absolute.
 pub fn file_system_in(mountinfo: &[u8], path: &Path) -> Option<FileSystem> {
     let path = without_dots(path);

@@ -1,5 +1,7 @@
 //! The machine that fastbuild runs on.
 
+use std::path::Path;
+
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
@@ -78,7 +80,7 @@ fn virtualization(wsl: Option<Wsl>) -> Virtualization {
         cpuinfo: read("/proc/cpuinfo"),
         firmware: ["sys_vendor", "product_name"].map(dmi).to_vec(),
         hypervisor_type: read("/sys/hypervisor/type"),
-        kvm_nested: kvm.iter().find_map(|path| std::fs::read_to_string(path).ok()),
+        has_kvm: kvm.iter().any(|path| Path::new(path).exists()) || Path::new("/dev/kvm").exists(),
     };
     match (Virtualization::of(&evidence), wsl) {
         // It has no firmware that could tell.

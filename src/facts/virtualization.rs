@@ -73,8 +73,8 @@ pub(super) struct Evidence {
     pub(super) firmware: Vec<String>,
     /// `/sys/hypervisor/type`.
     pub(super) hypervisor_type: String,
-    /// `/sys/module/kvm_*/parameters/nested`; it is there where KVM runs.
-    pub(super) kvm_nested: Option<String>,
+    /// Whether KVM runs: there is `/dev/kvm`, or one of its modules (`/sys/module/kvm_*/parameters/nested`).
+    pub(super) has_kvm: bool,
 }
 
 /// How vendors and products of virtual machines begin.
@@ -103,7 +103,7 @@ impl Virtualization {
         // Clouds rent out whole machines under the same name: there the processor knows better, where it says.
         let is_guest = if flags.is_some() { has("hypervisor") } else { named.is_some() };
         if is_guest {
-            let nests = has("vmx") || has("svm") || evidence.kvm_nested.is_some();
+            let nests = has("vmx") || has("svm") || evidence.has_kvm;
             return Virtualization::Guest { hypervisor: named.unwrap_or(Hypervisor::Unnamed), nests };
         }
         // Only x86 has such a flag, whose absence says something.
@@ -141,39 +141,39 @@ mod tests {
         let vm = "processor\t: 0\nflags\t\t: fpu vme hypervisor sse2\n";
         let nesting = "flags\t\t: fpu vmx hypervisor\n";
         let arm = "processor\t: 0\nFeatures\t: fp asimd\n";
-        let cases: [(&str, &[&str], &str, Option<&str>, Virtualization); 13] = [
-            (metal, &["LENOVO", "20XW"], "", Some("1"), Virtualization::None),
-            (metal, &["Amazon EC2", "m5.metal"], "", None, Virtualization::None),
-            (vm, &["Amazon EC2", "m5.large"], "", None, guest(Hypervisor::Amazon, false)),
+        let cases: [(&str, &[&str], &str, bool, Virtualization); 13] = [
+            (metal, &["LENOVO", "20XW"], "", true, Virtualization::None),
+            (metal, &["Amazon EC2", "m5.metal"], "", false, Virtualization::None),
+            (vm, &["Amazon EC2", "m5.large"], "", false, guest(Hypervisor::Amazon, false)),
             (
                 nesting,
                 &["Microsoft Corporation", "Virtual Machine"],
                 "",
-                None,
+                false,
                 guest(Hypervisor::HyperV, true),
             ),
-            (vm, &["QEMU", "Standard PC (Q35 + ICH9, 2009)"], "", None, guest(Hypervisor::Kvm, false)),
-            (vm, &["QEMU", "x"], "", Some("Y\n"), guest(Hypervisor::Kvm, true)),
-            (vm, &["innotek GmbH", "VirtualBox"], "", None, guest(Hypervisor::VirtualBox, false)),
-            (vm, &["VMware, Inc.", "VMware Virtual Platform"], "", None, guest(Hypervisor::Vmware, false)),
-            (vm, &["Google", "Google Compute Engine"], "", None, guest(Hypervisor::Google, false)),
-            (vm, &[], "xen\n", None, guest(Hypervisor::Xen, false)),
-            (vm, &[], "", None, guest(Hypervisor::Unnamed, false)),
+            (vm, &["QEMU", "Standard PC (Q35 + ICH9, 2009)"], "", false, guest(Hypervisor::Kvm, false)),
+            (vm, &["QEMU", "x"], "", true, guest(Hypervisor::Kvm, true)),
+            (vm, &["innotek GmbH", "VirtualBox"], "", false, guest(Hypervisor::VirtualBox, false)),
+            (vm, &["VMware, Inc.", "VMware Virtual Platform"], "", false, guest(Hypervisor::Vmware, false)),
+            (vm, &["Google", "Google Compute Engine"], "", false, guest(Hypervisor::Google, false)),
+            (vm, &[], "xen\n", false, guest(Hypervisor::Xen, false)),
+            (vm, &[], "", false, guest(Hypervisor::Unnamed, false)),
             (
                 arm,
                 &["Apple Inc.", "Apple Virtualization Generic Platform"],
                 "",
-                None,
+                false,
                 guest(Hypervisor::Apple, false),
             ),
-            (arm, &["Apple Inc.", "MacBook"], "", None, Virtualization::Unknown),
+            (arm, &["Apple Inc.", "MacBook"], "", false, Virtualization::Unknown),
         ];
-        for (cpuinfo, firmware, hypervisor_type, kvm_nested, expected) in cases {
+        for (cpuinfo, firmware, hypervisor_type, has_kvm, expected) in cases {
             let evidence = Evidence {
                 cpuinfo: cpuinfo.to_owned(),
                 firmware: firmware.iter().map(|&text| text.to_owned()).collect(),
                 hypervisor_type: hypervisor_type.to_owned(),
-                kvm_nested: kvm_nested.map(str::to_owned),
+                has_kvm,
             };
             assert_eq!(Virtualization::of(&evidence), expected, "{firmware:?}");
         }

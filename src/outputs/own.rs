@@ -1,7 +1,7 @@
 //! What an image has of its own in the working directory, where that is its own directory and no mount hides it.
 //!
 //! A cold build's archive holds it all. What the command left as it was is no product: it neither made nor changed it, so it
-//! does not come back. In: the archive of the directory before anything was put there. Out: whether a product is that.
+//! does not come back. Neither do caches, and the directories that lead to them, which the engine makes. In: the archive of the directory before anything was put there. Out: whether a product is that.
 
 use std::{collections::HashMap, io::Read};
 
@@ -14,9 +14,12 @@ use crate::{
     tree::{Digest, RelPath},
 };
 
-/// Paths of an image's own, relative to the working directory.
+/// Paths of an image's own, and of caches, relative to the working directory.
 #[derive(Debug, Default)]
-pub struct OwnFiles(HashMap<RelPath, Own>);
+pub struct OwnFiles {
+    files: HashMap<RelPath, Own>,
+    caches: Vec<RelPath>,
+}
 
 #[derive(Debug)]
 struct Own {
@@ -49,23 +52,40 @@ impl OwnFiles {
             };
             own.insert(entry.path, Own { what, mode: entry.mode, size });
         }
-        Ok(OwnFiles(own))
+        Ok(OwnFiles { files: own, caches: Vec::new() })
     }
 
-    /// How many there are, the directory itself left out.
+    /// The same beside `caches`, paths below the working directory.
+    pub fn beside_caches(self, caches: Vec<RelPath>) -> OwnFiles {
+        OwnFiles { caches, ..self }
+    }
+
+    /// How many the image has, the directory itself left out.
     pub fn count(&self) -> u64 {
-        self.0.keys().filter(|path| !path.is_root()).count() as u64
+        let is_image = |(path, own): &(&RelPath, &Own)| !path.is_root() && !self.is_caches(path, &own.what);
+        self.files.iter().filter(is_image).count() as u64
     }
 
-    /// Whether the image has exactly this at `path`.
+    /// Whether this is a cache, of a cache, or a directory that leads to one.
+    fn is_caches(&self, path: &RelPath, what: &Content) -> bool {
+        let leads_there = *what == Content::Directory;
+        self.caches.iter().any(|cache| {
+            path.strip_prefix(cache).is_some() || leads_there && cache.strip_prefix(path).is_some()
+        })
+    }
+
+    /// Whether a cache or the image has exactly this at `path`.
     pub(super) fn holds(&self, path: &RelPath, what: &Content, mode: u32) -> bool {
+        if self.is_caches(path, what) {
+            return true;
+        }
         let same_mode = |own: &Own| own.mode == mode || matches!(what, Content::Symlink(_));
-        self.0.get(path).is_some_and(|own| own.what == *what && same_mode(own))
+        self.files.get(path).is_some_and(|own| own.what == *what && same_mode(own))
     }
 
     /// The digest of the image's file at `path`, if it has one of that size.
     pub(super) fn digest(&self, path: &RelPath, size: u64) -> Option<Digest> {
-        match self.0.get(path) {
+        match self.files.get(path) {
             Some(Own { what: Content::File(digest), size: own, .. }) if *own == size => Some(*digest),
             _ => None,
         }

@@ -33,6 +33,19 @@ pub fn indented(text: &str) -> String {
     out
 }
 
+/// A command as one could type it: words that a shell would take apart are quoted.
+pub fn shell_words(words: &[String]) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./:=,@%+".contains(c);
+    let quote = |word: &String| {
+        if !word.is_empty() && word.chars().all(plain) {
+            word.clone()
+        } else {
+            format!("'{}'", word.replace('\'', r"'\''"))
+        }
+    };
+    words.iter().map(quote).collect::<Vec<_>>().join(" ")
+}
+
 fn push_harmless(out: &mut String, text: &str) {
     for (at, c) in text.chars().enumerate() {
         match c {

@@ -4,7 +4,14 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{agent::protocol::PROTOCOL, engine::ImageFacts, plan::Plan};
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    agent::protocol::PROTOCOL,
+    engine::ImageFacts,
+    plan::{Plan, Route},
+    tree::Digest,
+};
 
 /// The longest value that a [`Changed`] tells.
 const SHORT: usize = 32;
@@ -38,6 +45,13 @@ impl Generation {
             ("cpus", plan.nano_cpus.as_ref().map(|nano| (nano.value as f64 / 1e9).to_string())),
             ("isolation", plan.isolation.as_ref().map(|isolation| format!("{:?}", isolation.value))),
             ("working directory", Some(plan.workdir.value.clone())),
+            (
+                "route",
+                Some(plan.route.value).filter(|route| *route != Route::Layer).map(|route| route.to_string()),
+            ),
+            ("tmpfs size", plan.tmpfs_size.as_ref().map(|bytes| bytes.value.to_string())),
+            ("volume options", volume_options(plan)),
+            ("caches", caches(plan)),
             ("protocol", Some(PROTOCOL.to_string())),
             ("agent", Some(fingerprint(agent))),
         ];
@@ -78,6 +92,23 @@ impl Generation {
             .filter(|changed| changed.old != changed.new)
             .collect()
     }
+}
+
+/// Passwords may stand in them, and labels can be read by everybody: so only whether they have changed is kept.
+fn volume_options(plan: &Plan) -> Option<String> {
+    let mut hasher = Sha256::new();
+    for option in &plan.volume_options {
+        let (key, value) = (&option.value.key, &option.value.value);
+        hasher.update(format!("{}:{key}{}:{value}", key.len(), value.len()));
+    }
+    let digest = Digest(hasher.finalize().into()).to_string();
+    (!plan.volume_options.is_empty()).then(|| digest.chars().take(16).collect())
+}
+
+fn caches(plan: &Plan) -> Option<String> {
+    let caches: Vec<_> =
+        plan.caches.iter().map(|cache| format!("{}:{}", cache.value.name, cache.value.path)).collect();
+    (!caches.is_empty()).then(|| caches.join(", "))
 }
 
 /// Tells one build of the agent from another; not a defence, for whoever could change it in the container is root there.

@@ -299,6 +299,8 @@ pub async fn remove(
         None => None,
     };
     let (Removed::Now | Removed::Already) = docker.remove(&listed.place.text()).await?;
+    // One that is made on a volume has it under its own name.
+    docker.remove_volume(&listed.name).await?;
     if let Some(project) = project {
         forget(&project, engine)?;
     }

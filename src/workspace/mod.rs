@@ -14,6 +14,7 @@
 //! | [`generation`] | what makes a new workspace when it changes |
 //! | [`mark`] | what the state directory knows of a workspace |
 //! | [`own`] | what an image has where the sources go |
+//! | [`storage`] | tmpfs, volume and caches beside the layer |
 //! | [`daily`] | the automatic limits |
 //! | [`list`] | all workspaces of an engine, and which of them go |
 //! | [`scratch`] | a workspace without a container: a directory of this machine |
@@ -25,6 +26,7 @@ pub mod list;
 pub mod mark;
 pub mod own;
 pub mod scratch;
+pub mod storage;
 pub mod surroundings;
 mod told;
 
@@ -37,6 +39,7 @@ pub use generation::{Changed, Generation};
 pub use mark::{Holds, LastSession, Mark};
 use own::Place;
 use scratch::{Child, ScratchError};
+use storage::Storage;
 pub use surroundings::Surroundings;
 
 use crate::{
@@ -50,8 +53,10 @@ use crate::{
         EngineError, Entrypoint, ImageFacts, Life, Operation, Reach, Serves, StartError, labels,
     },
     plan::{Lifetime, OnDocker, Plan, Stdin, Terminal},
-    report::{events::Amount, numbers::counted_as},
-    state::{Project, State, StateError},
+    report::numbers::counted_as,
+    state::{Project, Run, State, StateError},
+    tree::scan::STAGE_PREFIX,
+    user::{self, UserError},
 };
 
 /// How often, and how long after each other, it is looked whether a session is over that was told to be.
@@ -135,6 +140,23 @@ pub enum WorkspaceError {
         /// How it is now.
         state: ContainerState,
     },
+    /// A volume cannot be mounted.
+    #[error("the volume {name} cannot be mounted: {message}")]
+    Volume {
+        /// The volume.
+        name: String,
+        /// What the engine said.
+        message: String,
+    },
+    /// A share that a volume stands for holds something that fastbuild did not put there.
+    #[error("the volume holds files that are not fastbuild's ({}), and they would be taken for old sources", counted_as(*.entries, "entry", "entries"))]
+    StrangeShare {
+        /// How many.
+        entries: u64,
+    },
+    /// The image's user.
+    #[error(transparent)]
+    User(#[from] UserError),
     /// A container that is not fastbuild's has the workspace's name.
     #[error("the container {name} is no workspace of fastbuild's, and has the name of one")]
     Foreign {
@@ -165,6 +187,16 @@ impl WorkspaceError {
                 Some("somebody stopped or killed it (`docker stop`, a restart of the engine?); run the build again".to_owned())
             }
             WorkspaceError::Foreign { .. } => Some("rename or remove that container".to_owned()),
+            WorkspaceError::Volume { .. } => Some(
+                "check --volume-opt, and that the engine's machine reaches what it names; --route layer does without a volume"
+                    .to_owned(),
+            ),
+            WorkspaceError::StrangeShare { .. } => {
+                Some("name an empty directory of the share with --volume-opt device=…".to_owned())
+            }
+            WorkspaceError::User(_) => {
+                Some("name a user that the image has with -u/--user, or one by number, such as -u 1000:1000".to_owned())
+            }
         }
     }
 }
@@ -205,6 +237,57 @@ pub struct Ready {
     pub container: ContainerId,
     /// How it came about.
     pub how: How,
+    /// Whether its working directory, where that is a share, holds what fastbuild put there.
+    pub share: Share,
+}
+
+/// What a share held when a workspace was made on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// Nothing that is known, or it is no share.
+    New,
+    /// This project's sources and products.
+    Ours,
+}
+
+/// A file in a share that says whose sources are there: everything else in it would be taken for files that were removed here. Its
+/// name is one that scans leave out.
+#[derive(Debug, Clone)]
+struct Marker {
+    directory: String,
+    name: String,
+    content: String,
+}
+
+/// The most of a marker that is read, in bytes.
+const MARKER_SIZE: u64 = 4 << 10;
+
+impl Marker {
+    fn new(plan: &Plan, keeping: &Keeping<'_>, project: &Project) -> Marker {
+        let owner = match keeping {
+            Keeping::Kept { state, .. } => state.as_str(),
+            Keeping::OneRun { .. } => "",
+        };
+        Marker {
+            directory: plan.workdir.value.clone(),
+            name: format!("{STAGE_PREFIX}volume"),
+            content: format!("{}\n{owner}\n", project.key()),
+        }
+    }
+
+    async fn look(&self, docker: &Docker, container: &ContainerId) -> Result<Share, EngineError> {
+        let path = format!("{}/{}", self.directory, self.name);
+        let found = docker.read_small_file(container, &path, MARKER_SIZE).await?;
+        // Whoever builds without a workspace does so as the project's, whatever state directory he has.
+        let project = |text: &[u8]| text.split(|byte| *byte == b'\n').next().map(<[u8]>::to_vec);
+        let is_ours = found.is_some_and(|found| project(&found) == project(self.content.as_bytes()));
+        Ok(if is_ours { Share::Ours } else { Share::New })
+    }
+
+    async fn put(&self, docker: &Docker, container: &ContainerId) -> Result<(), EngineError> {
+        let file = archive(user::ROOT, &[(tar::EntryType::Regular, &self.name, self.content.as_bytes())]);
+        docker.put(container, &self.directory, stream::iter([Ok(file)])).await
+    }
 }
 
 /// The name of a project's workspace, on whatever engine.
@@ -215,6 +298,62 @@ pub fn name(project: &Project, state: &State) -> Result<String, StateError> {
     Ok(format!("fastbuild-ws-{}-{}", project.key(), state.id()?))
 }
 
+/// For how long a workspace is made.
+#[derive(Debug)]
+pub enum Keeping<'a> {
+    /// Until it is removed: the project's own.
+    Kept {
+        /// See [`name`].
+        name: String,
+        /// The state directory that knows it.
+        state: String,
+    },
+    /// For the builds of one run, and under a name of its own.
+    OneRun {
+        /// The name.
+        name: String,
+        /// The run.
+        run: &'a Run,
+    },
+}
+
+impl<'a> Keeping<'a> {
+    /// Until it is removed.
+    ///
+    /// # Errors
+    /// As [`name`].
+    pub fn kept(project: &Project, state: &State) -> Result<Keeping<'a>, StateError> {
+        Ok(Keeping::Kept { name: name(project, state)?, state: state.id()? })
+    }
+
+    /// For `run` alone.
+    pub fn one_run(project: &Project, run: &'a Run) -> Keeping<'a> {
+        Keeping::OneRun { name: format!("fastbuild-{}-{}", project.key(), run.id), run }
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        match self {
+            Keeping::Kept { name, .. } | Keeping::OneRun { name, .. } => name,
+        }
+    }
+
+    /// Whose it is.
+    fn label(&self) -> (&'static str, &str) {
+        match self {
+            Keeping::Kept { state, .. } => (labels::STATE, state),
+            Keeping::OneRun { run, .. } => (labels::RUN, &run.id),
+        }
+    }
+
+    fn tier(&self) -> &'static str {
+        match self {
+            Keeping::Kept { .. } => labels::WARM,
+            Keeping::OneRun { .. } => labels::COLD,
+        }
+    }
+}
+
 /// What a workspace is to be.
 #[derive(Debug, Clone)]
 pub struct Wanted {
@@ -222,8 +361,11 @@ pub struct Wanted {
     generation: Generation,
     lifetime: Lifetime,
     spec: ContainerSpec,
+    storage: Storage,
+    marker: Option<Marker>,
     agent: &'static [u8],
-    mark_path: PathBuf,
+    /// None where nothing is worth knowing later.
+    mark_path: Option<PathBuf>,
     /// As it would be if nothing else were known of it.
     mark: Mark,
     place: Place,
@@ -239,21 +381,22 @@ impl Wanted {
         plan: &Plan,
         at: OnDocker<'_>,
         image: &ImageFacts,
+        keeping: &Keeping<'_>,
+        storage: Storage,
         project: &Project,
-        state: &State,
     ) -> Result<Wanted, WorkspaceError> {
         let agent = program::for_platform(&image.os, &image.architecture).map_err(NotWarm::from)?;
         let (place, own_files_path) = (Place::new(plan, image), project.own_files_path());
-        let name = name(project, state)?;
+        let name = keeping.name().to_owned();
         let generation = Generation::new(plan, image, agent);
         let engine = at.endpoint.to_string();
         let mark =
             Mark::new(name.clone(), String::new(), engine.clone(), at.image.to_owned(), &plan.source.value);
         let labels = [
-            (labels::TIER, labels::WARM.to_owned()),
+            (labels::TIER, keeping.tier().to_owned()),
             (labels::PROJECT, project.key().to_owned()),
             (labels::VERSION, env!("CARGO_PKG_VERSION").to_owned()),
-            (labels::STATE, state.id()?),
+            (keeping.label().0, keeping.label().1.to_owned()),
             (labels::SOURCE, mark.source.clone()),
             (labels::IMAGE, mark.image.clone()),
             (labels::GENERATION, generation.to_label()),
@@ -277,7 +420,7 @@ impl Wanted {
             nano_cpus: plan.nano_cpus.as_ref().map(|cpus| cpus.value),
             isolation: plan.isolation.as_ref().map(|isolation| isolation.value),
             platform: plan.platform.as_ref().map(|platform| platform.value.clone()),
-            mounts: Vec::new(),
+            mounts: storage.mounts(),
         };
         let lifetime = plan.workspace.lifetime.value;
         Ok(Wanted {
@@ -285,8 +428,13 @@ impl Wanted {
             generation,
             lifetime,
             spec,
+            marker: storage.is_shared().then(|| Marker::new(plan, keeping, project)),
+            storage,
             agent,
-            mark_path: project.workspace_path(&engine),
+            mark_path: match keeping {
+                Keeping::Kept { .. } => Some(project.workspace_path(&engine)),
+                Keeping::OneRun { .. } => None,
+            },
             mark,
             place,
             own_files_path,
@@ -304,8 +452,23 @@ impl Wanted {
     /// # Errors
     /// The engine's and the state directory's.
     pub async fn give_up(&self, docker: &Docker, entries: u64) -> Result<(), WorkspaceError> {
-        docker.remove(&self.name).await?;
+        self.remove(docker).await?;
         Ok(self.place.note(&self.own_files_path, entries)?)
+    }
+
+    /// Removes the workspace with all that is in it; a share stays as it is.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub async fn remove(&self, docker: &Docker) -> Result<(), EngineError> {
+        docker.remove(&self.name).await?;
+        // The one that is removed may have been made for another route than is wanted now.
+        docker.remove_volume(&self.name).await.map(drop)
+    }
+
+    /// What is known of the workspace in the state directory.
+    fn known_mark(&self) -> Option<Mark> {
+        Mark::load(self.mark_path.as_deref()?)
     }
 
     /// What keeps a container that was found from being the wanted one.
@@ -321,7 +484,7 @@ impl Wanted {
         if !changed.is_empty() {
             return Some(Why::Changed(changed));
         }
-        let mark = Mark::load(&self.mark_path).filter(|mark| mark.container == found.id.as_str());
+        let mark = self.known_mark().filter(|mark| mark.container == found.id.as_str());
         if let Some(Mark { holds: Holds::SourcesBesideOwn(left_out), .. }) = mark
             && left_out != *self.place.left_out()
         {
@@ -376,7 +539,7 @@ async fn ensure_once(
         Life::Paused => docker.unpause(&container).await?,
         Life::Exited => {
             return match docker.start(&container).await.map_err(not_started) {
-                Ok(()) => Ok(Ready { container, how: How::Started }),
+                Ok(()) => Ok(Ready { container, how: How::Started, share: Share::Ours }),
                 Err(WorkspaceError::NotWarm(why)) => {
                     make_anew(docker, wanted, Why::Broken(why.to_string())).await
                 }
@@ -385,7 +548,7 @@ async fn ensure_once(
         }
         Life::Created | Life::Running | Life::Dead => {}
     }
-    Ok(Ready { container, how: How::Found })
+    Ok(Ready { container, how: How::Found, share: Share::Ours })
 }
 
 /// What is not fastbuild's is not touched, whatever its name.
@@ -397,7 +560,7 @@ fn refuse_foreign(found: &ContainerFacts, name: &str) -> Result<(), WorkspaceErr
 }
 
 async fn make_anew(docker: &Docker, wanted: &Wanted, why: Why) -> Result<Ready, WorkspaceError> {
-    docker.remove(&wanted.name).await?;
+    wanted.remove(docker).await?;
     make(docker, wanted, why).await
 }
 
@@ -408,28 +571,34 @@ async fn make(docker: &Docker, wanted: &Wanted, why: Why) -> Result<Ready, Works
     {
         return Err(NotWarm::OwnFiles { directory: wanted.place.directory().to_owned(), entries }.into());
     }
+    wanted.storage.provide(docker).await.map_err(|error| wanted.storage.blame(error.into()))?;
     let container = docker.create(&wanted.spec).await?;
     match furnish(docker, wanted, &container).await {
-        Ok(()) => Ok(Ready { container, how: How::Made(why) }),
+        Ok(share) => Ok(Ready { container, how: How::Made(why), share }),
         Err(error) => {
-            remove_useless(docker, &container).await;
-            Err(error)
+            remove_useless(docker, wanted).await;
+            Err(wanted.storage.blame(error))
         }
     }
 }
 
-async fn furnish(docker: &Docker, wanted: &Wanted, container: &ContainerId) -> Result<(), WorkspaceError> {
+async fn furnish(docker: &Docker, wanted: &Wanted, container: &ContainerId) -> Result<Share, WorkspaceError> {
+    let share = match &wanted.marker {
+        Some(marker) => marker.look(docker, container).await?,
+        None => Share::New,
+    };
     let archive = agent_archive(wanted.agent);
     docker.put(container, "/", stream::iter([Ok(archive)])).await.map_err(|error| match error {
         EngineError::ReadOnly { message, .. } => WorkspaceError::from(NotWarm::ReadOnlyRoot { message }),
         error => error.into(),
     })?;
-    docker.start(container).await.map_err(not_started)
+    docker.start(container).await.map_err(not_started)?;
+    Ok(share)
 }
 
-async fn remove_useless(docker: &Docker, container: &ContainerId) {
-    if let Err(error) = docker.remove(container.as_str()).await {
-        tracing::warn!(%container, %error, "could not remove a workspace that is of no use; the next run tries again");
+async fn remove_useless(docker: &Docker, wanted: &Wanted) {
+    if let Err(error) = wanted.remove(docker).await {
+        tracing::warn!(workspace = wanted.name, %error, "could not remove a workspace that is of no use; the next run tries again");
     }
 }
 
@@ -447,28 +616,38 @@ fn not_started(error: StartError) -> WorkspaceError {
 
 /// `/.fastbuild/agent`, as the engine unpacks it.
 fn agent_archive(agent: &[u8]) -> Bytes {
-    let mut archive = Vec::with_capacity(agent.len() + 4 * 512);
     let path = program::PATH.trim_start_matches('/');
     let directory = path.split_once('/').map_or("", |(directory, _)| directory);
-    let mut push = |kind: tar::EntryType, path: &str, content: &[u8]| {
-        let mut header = tar::Header::new_ustar();
-        header.set_entry_type(kind);
+    archive(
+        user::ROOT,
+        &[(tar::EntryType::Directory, directory, b""), (tar::EntryType::Regular, path, agent)],
+    )
+}
+
+/// Directories at absolute paths, as the engine unpacks them below `/`; their contents stay as they are.
+pub fn directories(paths: &[String], owner: user::Ids) -> Bytes {
+    let entries: Vec<_> = paths
+        .iter()
+        .map(|path| (tar::EntryType::Directory, path.trim_start_matches('/'), b"".as_slice()))
+        .collect();
+    archive(owner, &entries)
+}
+
+/// An archive of a few entries that everybody may read and run.
+fn archive(owner: user::Ids, entries: &[(tar::EntryType, &str, &[u8])]) -> Bytes {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (kind, path, content) in entries {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(*kind);
         header.set_mode(0o755);
-        header.set_uid(0);
-        header.set_gid(0);
+        header.set_uid(owner.uid.into());
+        header.set_gid(owner.gid.into());
         header.set_mtime(0);
         header.set_size(content.len() as u64);
-        // Short and relative, both of them.
-        let _ = header.set_path(path);
-        header.set_cksum();
-        archive.extend_from_slice(header.as_bytes());
-        archive.extend_from_slice(content);
-        archive.resize(archive.len().next_multiple_of(512), 0);
-    };
-    push(tar::EntryType::Directory, directory, b"");
-    push(tar::EntryType::Regular, path, agent);
-    archive.resize(archive.len() + 1024, 0);
-    archive.into()
+        // To memory, of paths that are relative.
+        let _ = archive.append_data(&mut header, path, *content);
+    }
+    archive.into_inner().unwrap_or_default().into()
 }
 
 /// A workspace with a session open in it.
@@ -476,7 +655,7 @@ pub struct Workspace {
     name: String,
     how: How,
     mark: Mark,
-    mark_path: PathBuf,
+    mark_path: Option<PathBuf>,
     far: Far,
 }
 
@@ -493,6 +672,7 @@ enum Far {
 struct Container {
     docker: Docker,
     id: ContainerId,
+    marker: Option<Marker>,
 }
 
 /// Enters the workspace: has it ready, ends what a dead client left, and opens a session. `found` is what
@@ -523,7 +703,7 @@ pub async fn enter(
             }
         }
         (How::Made(_), Trouble::Agent(detail) | Trouble::Useless(detail)) => {
-            remove_useless(docker, &container.id).await;
+            remove_useless(docker, wanted).await;
             return Err(NotWarm::NoAnswer { detail }.into());
         }
         (_, trouble) => trouble,
@@ -540,7 +720,7 @@ pub async fn enter(
         Err(error) => match Trouble::of(error)? {
             Trouble::Gone => Err(gone(&workspace.name).into()),
             Trouble::Agent(detail) | Trouble::Useless(detail) => {
-                remove_useless(docker, &container.id).await;
+                remove_useless(docker, wanted).await;
                 Err(NotWarm::NoAnswer { detail }.into())
             }
         },
@@ -577,8 +757,8 @@ pub async fn enter_found(
         let (container, source) = (found.id.as_str().to_owned(), label(labels::SOURCE));
         Mark::new(name.to_owned(), container, engine.to_owned(), label(labels::IMAGE), source.as_ref())
     });
-    let container = Container { docker: docker.clone(), id: found.id };
-    let far = Far::Container(container.clone());
+    let container = Container { docker: docker.clone(), id: found.id, marker: None };
+    let (mark_path, far) = (Some(mark_path), Far::Container(container.clone()));
     let mut workspace = Workspace { name: name.to_owned(), how, mark, mark_path, far };
     workspace.prepare(&container).await?;
     let error = match container.open(name, settings, first).await {
@@ -608,7 +788,7 @@ pub async fn enter_here(
     let mut fresh = wanted.mark.clone();
     fresh.container = held.id().to_owned();
     let known = Mark::load(&wanted.mark_path).filter(|mark| mark.container == fresh.container);
-    let (name, mark_path) = (held.name(), wanted.mark_path.clone());
+    let (name, mark_path) = (held.name(), Some(wanted.mark_path.clone()));
     let (child, duplex) = held.start()?;
     let mark = known.unwrap_or(fresh);
     let mut workspace = Workspace { name, how, mark, mark_path, far: Far::Child(child) };
@@ -656,17 +836,23 @@ impl Workspace {
     fn of(docker: &Docker, wanted: &Wanted, ready: Ready) -> (Workspace, Container) {
         let mut fresh = wanted.mark.clone();
         fresh.container = ready.container.as_str().to_owned();
-        if let How::Made(_) = ready.how {
+        if let (How::Made(_), Share::New) = (&ready.how, ready.share) {
             fresh.holds = Holds::Image;
         }
         // Where nothing is known of this very container, a session may be open in it.
-        let known = Mark::load(&wanted.mark_path)
+        let known = wanted
+            .known_mark()
             .filter(|mark| mark.container == fresh.container && mark.engine == fresh.engine);
-        let container = Container { docker: docker.clone(), id: ready.container };
+        let mut mark = known.unwrap_or(fresh);
+        if wanted.storage.is_forgotten_by_a_stop() && ready.how != How::Found {
+            mark.seeds.clear();
+        }
+        let marker = wanted.marker.clone();
+        let container = Container { docker: docker.clone(), id: ready.container, marker };
         let workspace = Workspace {
             name: wanted.name.clone(),
             how: ready.how,
-            mark: known.unwrap_or(fresh),
+            mark,
             mark_path: wanted.mark_path.clone(),
             far: Far::Container(container.clone()),
         };
@@ -701,13 +887,24 @@ impl Workspace {
         self.mark.holds == Holds::Image
     }
 
+    /// What `entries` in the place of the sources are that no build has put there.
+    pub fn strange_files(&self, directory: &str, entries: u64) -> WorkspaceError {
+        match &self.far {
+            Far::Container(Container { marker: Some(_), .. }) => WorkspaceError::StrangeShare { entries },
+            _ => NotWarm::OwnFiles { directory: directory.to_owned(), entries }.into(),
+        }
+    }
+
     /// Notes what its source tree comes from, from now on.
     ///
     /// # Errors
-    /// The state directory's.
-    pub fn take_over(&mut self, holds: Holds) -> Result<(), StateError> {
+    /// The state directory's; the engine's where a share is to say whose it is.
+    pub async fn take_over(&mut self, holds: Holds) -> Result<(), WorkspaceError> {
+        if let Far::Container(Container { docker, id, marker: Some(marker) }) = &self.far {
+            marker.put(docker, id).await?;
+        }
         self.mark.holds = holds;
-        self.save_mark(LastSession::Open)
+        Ok(self.save_mark(LastSession::Open)?)
     }
 
     /// Notes that the session came to its end, once nothing of it is left in the workspace.
@@ -732,7 +929,10 @@ impl Workspace {
     }
 
     fn save_mark(&mut self, session: LastSession) -> Result<(), StateError> {
-        self.mark.save(&self.mark_path, session)
+        match &self.mark_path {
+            Some(path) => self.mark.save(path, session),
+            None => Ok(()),
+        }
     }
 
     /// Ends whatever session is open, and waits until nothing of it is left. The streams of this client's own are closed.
@@ -765,17 +965,6 @@ impl Workspace {
                 Ok(status) if !status.success() => ScratchError::Ended { status }.into(),
                 _ => error.into(),
             },
-        }
-    }
-
-    /// Whether so much has room in it, as far as that can be told without trying.
-    ///
-    /// # Errors
-    /// [`ScratchError::NoRoom`].
-    pub fn has_room(&self, amount: Amount) -> Result<(), WorkspaceError> {
-        match &self.far {
-            Far::Container(_) => Ok(()),
-            Far::Child(child) => Ok(child.has_room(scratch::on_disk(amount))?),
         }
     }
 

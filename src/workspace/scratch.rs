@@ -30,10 +30,10 @@ use crate::{
     agent::{
         near::Duplex,
         program::{self, NoAgent},
+        protocol::Room,
     },
     facts,
     plan::{Engine, Lifetime, Plan, SCRATCH_TREE as TREE, Scratch, Tier},
-    report::numbers,
     state::{Project, State, StateError, read_json, replace_json},
     sys::owner::{self, NotOwn},
 };
@@ -47,8 +47,8 @@ const VERSION: u32 = 1;
 /// How long an agent may take to end when its client is gone. It gives processes that cannot be killed ten seconds.
 const ENDING: Duration = Duration::from_secs(20);
 
-/// What an entry of a tree takes beside its content, in bytes: about what a directory or the rest of a block does.
-const PER_ENTRY: u64 = 4096;
+/// What a file takes at least on most disks, in bytes.
+const BLOCK: u64 = 4096;
 
 /// What is the matter with a scratch directory.
 #[derive(Debug, thiserror::Error)]
@@ -80,20 +80,6 @@ pub enum ScratchError {
     Busy {
         /// Its path.
         path: PathBuf,
-    },
-    /// Not enough room; nothing was written.
-    #[error(
-        "there is no room for the sources in the scratch directory {path:?}: they need {}, and {} are free",
-        numbers::bytes(*.needed),
-        numbers::bytes(*.free)
-    )]
-    NoRoom {
-        /// Its path.
-        path: PathBuf,
-        /// In bytes.
-        needed: u64,
-        /// In bytes.
-        free: u64,
     },
     /// The system does not let us.
     #[error("could not {what} {path:?}")]
@@ -139,10 +125,6 @@ impl ScratchError {
                 "look what it is, and remove it; or name another directory with --scratch"
             }
             ScratchError::Busy { .. } => "wait for that run to end",
-            ScratchError::NoRoom { .. } => {
-                "make room (`fastbuild workspace prune`), leave out what the build does not need (--exclude), or name a \
-                 directory on a larger disk with --scratch"
-            }
             ScratchError::NoAgent(_) => "build in a container: --engine docker",
             ScratchError::Ended { .. } => "somebody killed it, or memory was short; run the build again",
             ScratchError::Lives { .. } => {
@@ -241,14 +223,22 @@ impl Wanted {
         Ok(Found::Nothing(why))
     }
 
-    /// Makes it, if so many bytes have room there. Blocks the thread.
+    /// What there is room for where it is to be. Blocks the thread.
     ///
     /// # Errors
-    /// [`ScratchError::NoRoom`], before anything is written, and what the system says.
-    pub fn make(&mut self, needed: u64) -> Result<Held, WorkspaceError> {
+    /// What the system says.
+    pub fn room(&self) -> Result<Room, ScratchError> {
+        let there = self.directory.ancestors().find(|path| path.is_dir()).unwrap_or(&self.directory);
+        let free = facts::space(there).map_err(ScratchError::at("ask for the room at", there))?.free;
+        Ok(Room { bytes: free, files: None, block: BLOCK })
+    }
+
+    /// Makes it. Blocks the thread.
+    ///
+    /// # Errors
+    /// When it cannot be this user's alone, and what the system says.
+    pub fn make(&mut self) -> Result<Held, WorkspaceError> {
         refuse_unsafe(&self.root)?;
-        let agent = program::for_this_machine().map_err(ScratchError::from)?;
-        has_room(&self.directory, needed.saturating_add(agent.len() as u64))?;
         self.mark = new_mark(&self.directory, Path::new(&self.mark.source));
         self.mark.container = new_id();
         // Before it is made: nothing is to be left that `fastbuild workspace` does not list.
@@ -339,25 +329,6 @@ impl Child {
             Err(_) => Err(ScratchError::Lives { path: self.held.directory.clone() }),
         }
     }
-
-    /// Whether so many bytes have room in its directory.
-    pub(super) fn has_room(&self, needed: u64) -> Result<(), ScratchError> {
-        has_room(&self.held.directory, needed)
-    }
-}
-
-/// What files of so many bytes and entries take on a disk, in bytes, as well as can be told before.
-pub fn on_disk(amount: crate::report::events::Amount) -> u64 {
-    amount.bytes.saturating_add(amount.files.saturating_mul(PER_ENTRY))
-}
-
-fn has_room(directory: &Path, needed: u64) -> Result<(), ScratchError> {
-    let there = directory.ancestors().find(|path| path.is_dir()).unwrap_or(directory);
-    let free = facts::space(there).map_err(ScratchError::at("ask for the room at", there))?.free;
-    if free < needed {
-        return Err(ScratchError::NoRoom { path: directory.to_owned(), needed, free });
-    }
-    Ok(())
 }
 
 // ---- what is there -------------------------------------------------------------------------------------------------

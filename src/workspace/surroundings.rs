@@ -14,22 +14,24 @@ pub struct Surroundings {
     pub entrypoint: Vec<String>,
     /// Where its `HOME` comes from.
     pub home: Home,
+    /// Directories that outlive what it runs in: absolute paths.
+    pub caches: Vec<String>,
 }
 
 impl Surroundings {
     /// A workspace's on this machine: as a child of the user's own shell.
     pub fn here() -> Surroundings {
-        Surroundings { user: User::Own, entrypoint: Vec::new(), home: Home::AsSet }
+        Surroundings { user: User::Own, entrypoint: Vec::new(), home: Home::AsSet, caches: Vec::new() }
     }
-}
 
-impl From<&ImageFacts> for Surroundings {
-    fn from(image: &ImageFacts) -> Surroundings {
+    /// A container's of `image`, with caches at these paths.
+    pub fn of(image: &ImageFacts, caches: Vec<String>) -> Surroundings {
         let sets_home = image.env.iter().any(|variable| variable.starts_with("HOME="));
         Surroundings {
             user: User::Named(image.user.clone()),
             entrypoint: image.entrypoint.clone(),
             home: if sets_home { Home::AsSet } else { Home::OfUser },
+            caches,
         }
     }
 }

@@ -291,13 +291,14 @@ impl Client {
     }
 
     pub fn open(&mut self, root: &Path, view: &View) -> Reply {
-        self.request(&Request::Open(Open {
+        self.request(&Request::Open(Box::new(Open {
             root: Blob::from(root.as_os_str().as_bytes()),
             user: User::Named(view.user.clone()),
             patterns: view.patterns.clone(),
             outputs: view.outputs.clone(),
             extent: view.extent,
-        }));
+            caches: Vec::new(),
+        })));
         self.reply()
     }
 

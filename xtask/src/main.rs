@@ -9,6 +9,7 @@
 //! | `test`: the second; CI runs exactly this | [`mod@test`] |
 //! | `model`: the model test for as long as is asked for | [`model`] |
 //! | `bench`: fastbuild beside what people use instead | [`mod@bench`], [`site`], [`memory`] |
+//! | `picture`: the page of `fastbuild bench` for the docs | [`picture`] |
 //!
 //! Everything that is made lies in the engine under `fastbuild/…` and below `target/xtask/`.
 
@@ -17,6 +18,9 @@
 
 mod bench;
 mod busybox;
+#[cfg(unix)]
+#[path = "../../tests/common/chromium.rs"]
+mod chromium;
 mod debian;
 mod demo;
 mod engine;
@@ -25,6 +29,8 @@ mod memory;
 mod model;
 #[path = "../../tests/common/mounts.rs"]
 mod mounts;
+#[cfg(unix)]
+mod picture;
 mod run;
 mod site;
 mod test;
@@ -58,6 +64,9 @@ enum Task {
     Model(model::Options),
     /// Measure fastbuild beside what people use instead
     Bench(bench::Options),
+    /// Draw the page of a report of `fastbuild bench --json`, by day and by night, for the docs
+    #[cfg(unix)]
+    Picture(picture::Options),
 }
 
 #[tokio::main]
@@ -69,6 +78,8 @@ async fn main() -> ExitCode {
         Task::Test => test::run().await,
         Task::Model(options) => model::run(options).await,
         Task::Bench(options) => bench::run(options).await,
+        #[cfg(unix)]
+        Task::Picture(options) => picture::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,8 +10,9 @@ use crate::{
 };
 
 /// Programs that the integration tests start, beside those of [`mounts`], and their Debian packages.
-const PROGRAMS: [(&str, &str); 5] = [
+const PROGRAMS: [(&str, &str); 6] = [
     ("busybox", "busybox-static"),
+    ("chromium", "chromium"),
     ("docker", "docker.io"),
     ("docker-registry", "docker-registry"),
     ("make", "make"),

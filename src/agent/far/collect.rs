@@ -312,7 +312,8 @@ fn found(path: &Path, metadata: &fs::Metadata, index: Option<&Path>) -> Result<F
 }
 
 fn found_directory(path: &Path, metadata: &fs::Metadata, index: Option<&Path>) -> Result<Found, Failed> {
-    let view = View { rules: Rules::none(), outputs: Vec::new(), extent: Extent::Sources };
+    let view =
+        View { rules: Rules::none(), outputs: Vec::new(), caches: Vec::new(), extent: Extent::Sources };
     let mut tree = workspace::look(path, &view)?;
     let is_still = read_unknown(&mut tree, path, index)?;
     let (mode, mtime) = mode_and_mtime(metadata);

@@ -22,6 +22,7 @@
 //! | `command` | one run of the command, from outside |
 //! | `collect` | what the command made |
 //! | `processes` | killing and reaping |
+//! | `room` | what the place of the tree can take yet |
 
 mod apply;
 mod collect;
@@ -32,6 +33,7 @@ mod init;
 mod keep;
 mod outbox;
 mod processes;
+mod room;
 mod session;
 mod withdraw;
 mod workspace;

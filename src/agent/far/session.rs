@@ -24,10 +24,12 @@ use super::{
     apply::{Applier, Halt},
     collect::Collected,
     command::Launched,
+    failed,
     inbox::{self, DataStop, Event, Inbox, InputEnd},
     init, keep,
     outbox::Outbox,
     processes::Reach,
+    room,
     workspace::{Workspace, nonsense},
 };
 use crate::{
@@ -258,10 +260,12 @@ impl Session {
     fn answer(&mut self, request: Request) -> Result<(), Stop> {
         match request {
             Request::Open(open) => {
-                let workspace = Workspace::open(open)?;
+                let workspace = Workspace::open(*open)?;
                 let ids = workspace.account.ids;
+                let room = room::below(&workspace.root)
+                    .map_err(|error| failed("could not see what room there is", &error))?;
                 self.workspace = Some(workspace);
-                self.reply(&Reply::Opened { uid: ids.uid, gid: ids.gid });
+                self.reply(&Reply::Opened { uid: ids.uid, gid: ids.gid, room });
             }
             Request::Compare(compare) => opened(&mut self.workspace)?.compare(&compare, &self.outbox)?,
             Request::Apply { deletes } => self.apply(&deletes)?,

@@ -43,7 +43,12 @@ pub(super) fn withdraw(root: &Path, view: &View, patterns: &[String]) -> Result<
 }
 
 fn take_out(root: &Path, old: &View, new: &View) -> Result<(), Failed> {
-    let everything = View { rules: Rules::none(), outputs: Vec::new(), extent: Extent::Everything };
+    let everything = View {
+        rules: Rules::none(),
+        outputs: Vec::new(),
+        caches: new.caches.clone(),
+        extent: Extent::Everything,
+    };
     let manifest = look(root, &everything)?.manifest;
     let (was, is) = (old.classify(&manifest), new.classify(&manifest));
     let told = |path: &RelPath, error| {

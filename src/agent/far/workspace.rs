@@ -60,6 +60,8 @@ pub(super) struct Workspace {
 pub(super) struct View {
     pub(super) rules: Rules,
     pub(super) outputs: Vec<RelPath>,
+    /// What of the root has a life of its own.
+    pub(super) caches: Vec<RelPath>,
     pub(super) extent: Extent,
 }
 
@@ -101,7 +103,15 @@ impl Workspace {
         };
         let rules = Rules::new(&open.patterns).map_err(|why| nonsense(&why.to_string()))?;
         make_root(&root, &account)?;
-        let view = View { rules, outputs: open.outputs, extent: open.extent };
+        let mut caches = Vec::new();
+        for cache in &open.caches {
+            let path = Path::new(std::ffi::OsStr::from_bytes(cache));
+            give_to_user(path, &account)
+                .map_err(|error| failed(&format!("could not give the cache {path:?} to the user"), &error))?;
+            let below = path.strip_prefix(&root).ok().map(|below| below.as_os_str().as_bytes().to_vec());
+            caches.extend(below.and_then(|below| RelPath::new(below).ok()));
+        }
+        let view = View { rules, outputs: open.outputs, caches, extent: open.extent };
         let index = index_of(&root);
         let scanning = {
             let (root, view, index) = (root.clone(), view.clone(), index.clone());
@@ -353,11 +363,16 @@ fn find(root: &Path, view: &View, index: Option<&Path>) -> Result<Tree, Failed> 
 /// Scans the root as `view` has it; no digest is known yet.
 pub(super) fn look(root: &Path, view: &View) -> Result<Tree, Failed> {
     let none = Rules::none();
-    let (rules, leave_out): (_, &[RelPath]) = match view.extent {
+    let (rules, outputs): (_, &[RelPath]) = match view.extent {
         Extent::Sources => (&view.rules, &view.outputs),
         Extent::Everything => (&none, &[]),
     };
-    let found = scan(root, &ScanOptions { rules, leave_out, progress: &|_| {} }).map_err(scan_failed)?;
+    let leave_out = [outputs, &view.caches].concat();
+    let mut found =
+        scan(root, &ScanOptions { rules, leave_out: &leave_out, progress: &|_| {} }).map_err(scan_failed)?;
+    if !view.caches.is_empty() {
+        found.manifest = without_bare_ways(found.manifest, &view.caches);
+    }
     let source = match view.extent {
         Extent::Everything if !view.is_everything() => Some(view.classify(&found.manifest)),
         _ => None,
@@ -368,6 +383,20 @@ pub(super) fn look(root: &Path, view: &View) -> Result<Tree, Failed> {
     }
     let digests = vec![None; found.manifest.entries().len()];
     Ok(Tree { manifest: found.manifest, digests, specials, source, ..Tree::default() })
+}
+
+/// Without the directories that are there only because a cache lies below them: the engine made them, not the build.
+fn without_bare_ways(manifest: Manifest, caches: &[RelPath]) -> Manifest {
+    let mut entries = manifest.into_entries();
+    let leads_to_cache = |path: &RelPath| caches.iter().any(|cache| lies_in(cache, path));
+    // From the end, so that of a way of several directories the last one goes first.
+    for at in (0..entries.len()).rev() {
+        let is_bare = entries.get(at + 1).is_none_or(|next| !lies_in(&next.path, &entries[at].path));
+        if is_bare && entries[at].kind == Kind::Directory && leads_to_cache(&entries[at].path) {
+            entries.remove(at);
+        }
+    }
+    Manifest::from_entries(entries)
 }
 
 impl View {
@@ -477,14 +506,17 @@ fn make_root(root: &Path, account: &Account) -> Result<(), Failed> {
         }
         _ => failed(&format!("could not make {root:?}"), error),
     };
-    fs::create_dir_all(root).map_err(|error| told(&error))?;
+    fs::create_dir_all(root).and_then(|()| give_to_user(root, account)).map_err(|error| told(&error))
+}
+
+/// Makes a directory the user's own, where this process may.
+fn give_to_user(directory: &Path, account: &Account) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let handle = rustix::fs::open(root, flags, Mode::empty()).map_err(|errno| told(&errno.into()))?;
-    let stat = rustix::fs::fstat(&handle).map_err(|errno| told(&errno.into()))?;
+    let handle = rustix::fs::open(directory, flags, Mode::empty())?;
+    let stat = rustix::fs::fstat(&handle)?;
     let user::Ids { uid, gid } = account.ids;
     if rustix::process::geteuid().is_root() && (stat.st_uid, stat.st_gid) != (uid, gid) {
-        rustix::fs::fchown(&handle, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-            .map_err(|errno| failed(&format!("could not give {root:?} to the user"), &errno.into()))?;
+        rustix::fs::fchown(&handle, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
     }
     Ok(())
 }
@@ -539,13 +571,30 @@ mod tests {
         for (patterns, outputs) in cases {
             let outputs = outputs.iter().map(|path| RelPath::new(path.as_bytes()).unwrap()).collect();
             let rules = Rules::new(*patterns).unwrap();
-            let mut view = View { rules, outputs, extent: Extent::Sources };
+            let mut view = View { rules, outputs, caches: Vec::new(), extent: Extent::Sources };
             let names = |tree: &Tree| tree.things().map(|thing| thing.path().clone()).collect::<Vec<_>>();
             let narrow = names(&look(root.path(), &view).unwrap());
             view.extent = Extent::Everything;
             let wide = look(root.path(), &view).unwrap();
             assert_eq!(names(&wide), narrow, "{patterns:?}");
             assert_eq!(wide.manifest.entries().len(), 16);
+        }
+    }
+
+    #[test]
+    fn caches_and_the_ways_to_them_are_no_part_of_what_is_looked_at() {
+        let root = tempfile::TempDir::new().unwrap();
+        for directory in ["vendor/gems/bundle/x", "lib/cache/y", "empty/z"] {
+            fs::create_dir_all(root.path().join(directory)).unwrap();
+        }
+        fs::write(root.path().join("lib/mine"), "").unwrap();
+        let path = |path: &str| RelPath::new(path.as_bytes()).unwrap();
+        let caches = vec![path("vendor/gems/bundle"), path("lib/cache")];
+        for extent in [Extent::Sources, Extent::Everything] {
+            let view = View { rules: Rules::none(), outputs: Vec::new(), caches: caches.clone(), extent };
+            let found = look(root.path(), &view).unwrap();
+            let names: Vec<_> = found.things().map(|thing| thing.path().to_string()).collect();
+            assert_eq!(names, ["empty", "empty/z", "lib", "lib/mine"]);
         }
     }
 

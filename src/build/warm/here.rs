@@ -16,6 +16,7 @@ use crate::{
         events::{Amount, Event, Phase},
     },
     state::{Project, State},
+    tree::Kind,
     workspace::{
         self, How, Surroundings, Workspace, WorkspaceError, daily,
         scratch::{self, Found, Held, Wanted},
@@ -113,8 +114,8 @@ impl Entering<'_> {
         let (wanted, held, how, scanning) = match found {
             Found::Held(held) => (wanted, held, How::Found, scanning),
             Found::Nothing(why) => {
-                let (needed, scanning) = interrupts.unless(needed(scanning)).await??;
-                let (wanted, held) = make(wanted, needed).await?;
+                let scanning = interrupts.unless(self.check_room(&wanted, scanning)).await??;
+                let (wanted, held) = make(wanted).await?;
                 (wanted, held, How::Made(why), scanning)
             }
         };
@@ -128,22 +129,38 @@ impl Entering<'_> {
         self.reporter.emit(Event::Workspace { name, how });
         Ok((workspace, session, scanning))
     }
+
+    /// Whether the sources have room in a directory that is still to be made. Where they are not looked at yet, they are weighed
+    /// when they are about to be sent.
+    async fn check_room(
+        &self,
+        wanted: &Wanted,
+        scanning: Option<Scanning>,
+    ) -> Result<Option<Scanning>, BuildError> {
+        let Some(scanning) = scanning else { return Ok(None) };
+        let host = scanning.await??;
+        let room = wanted.room().map_err(WorkspaceError::from)?;
+        let files = || {
+            host.scan.manifest.entries().iter().filter_map(|entry| match entry.kind {
+                Kind::File { size } => Some(size),
+                Kind::Directory | Kind::Symlink { .. } => None,
+            })
+        };
+        let needed = Amount {
+            files: files().count() as u64,
+            bytes: files().map(|size| size.next_multiple_of(room.block)).sum(),
+        };
+        if needed.bytes > room.bytes {
+            let (place, route) = (self.plan.workdir.value.clone(), self.plan.route.value);
+            return Err(BuildError::NoRoom { place, route, needed, room });
+        }
+        Ok(Some(Box::pin(std::future::ready(Ok(Ok(host))))))
+    }
 }
 
-/// What the sources need in a new directory, in bytes. Where they are not looked at yet, they are weighed when they are about
-/// to be sent.
-async fn needed(scanning: Option<Scanning>) -> Result<(u64, Option<Scanning>), BuildError> {
-    let Some(scanning) = scanning else { return Ok((0, None)) };
-    let host = scanning.await??;
-    let manifest = &host.scan.manifest;
-    let amount = Amount { files: manifest.entries().len() as u64, bytes: manifest.bytes() };
-    let ready: Scanning = Box::pin(std::future::ready(Ok(Ok(host))));
-    Ok((scratch::on_disk(amount), Some(ready)))
-}
-
-async fn make(mut wanted: Wanted, needed: u64) -> Result<(Wanted, Held), BuildError> {
+async fn make(mut wanted: Wanted) -> Result<(Wanted, Held), BuildError> {
     let made = blocking(move || {
-        let held = wanted.make(needed)?;
+        let held = wanted.make()?;
         Ok::<_, WorkspaceError>((wanted, held))
     });
     Ok(made.await??)

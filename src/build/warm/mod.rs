@@ -35,7 +35,7 @@ use crate::{
     },
     engine::Docker,
     outputs::{record::Record, target::refuse_strange_link},
-    plan::{OnDocker, Outputs, Plan, SeedOutputs, Stdin},
+    plan::{OnDocker, Outputs, Plan, SeedOutputs, Stdin, Tier},
     report::{
         Reporter,
         events::{self, Amount, Event, Phase, Warning},
@@ -46,7 +46,9 @@ use crate::{
         index::{HashedAt, Index},
         node::{Node, NodeError, NodeReader},
     },
-    workspace::{self, NotWarm, Surroundings, Wanted, Workspace, WorkspaceError, daily},
+    workspace::{
+        self, Keeping, NotWarm, Surroundings, Wanted, Workspace, WorkspaceError, daily, storage::Storage,
+    },
 };
 
 /// What became of a warm build.
@@ -74,33 +76,50 @@ pub async fn run(
     let loading = load_record(project);
     let scanning = look_ahead(plan, project, reporter);
     let docker = interrupts.unless(Docker::connect(at.endpoint)).await??;
-    let name = workspace::name(project, state)?;
-    let asking = async {
-        tokio::try_join!(image::ensure(&docker, at.image, plan, reporter), async {
-            Ok(docker.look(&name).await?)
-        })
+    let kept = match plan.tier.value {
+        Tier::Warm => Some(Keeping::kept(project, state)?),
+        Tier::Cold => None,
     };
+    let looking = async {
+        match &kept {
+            Some(kept) => Ok(docker.look(kept.name()).await?),
+            None => Ok(None),
+        }
+    };
+    let asking = async { tokio::try_join!(image::ensure(&docker, at.image, plan, reporter), looking) };
     let (image, found) = interrupts.unless(asking).await??;
-    let wanted = match Wanted::new(plan, at, &image, project, state) {
-        Ok(wanted) => wanted,
-        Err(WorkspaceError::NotWarm(why)) => return Ok(Outcome::NotWarm(why)),
-        Err(error) => return Err(error.into()),
-    };
     let record = Arc::new(loading.await?);
     refuse_strange_links(plan, &record)?;
     let run = state.begin_run(project, &plan.engine.value.to_string())?;
+    let keeping = kept.unwrap_or_else(|| Keeping::one_run(project, &run));
+    let name = keeping.name().to_owned();
+    let providing = Storage::of(&docker, plan, &image, &keeping, project, &run);
+    let storage = interrupts.unless(providing).await??;
+    let caches: Vec<_> = storage.cache_paths().map(str::to_owned).collect();
+    let wanted = match Wanted::new(plan, at, &image, &keeping, storage, project) {
+        Ok(wanted) => wanted,
+        Err(WorkspaceError::NotWarm(why)) => {
+            run.finish();
+            return Ok(Outcome::NotWarm(why));
+        }
+        Err(error) => return Err(error.into()),
+    };
     let leftovers = cold::remove_leftovers(&docker, state, &plan.engine.value.to_string(), reporter);
     let limiting = daily::look_after(&docker, state, plan, reporter);
+    let place = InContainer { engine: at.endpoint.clone(), container: name.clone() };
     let reaper = Reaper::watch(&Charge {
         state: state.root().to_owned(),
         source: plan.source.value.clone(),
         run: run.id.clone(),
-        duty: Duty::Free(InContainer { engine: at.endpoint.clone(), container: name.clone() }),
+        duty: match keeping {
+            Keeping::Kept { .. } => Duty::Free(place),
+            Keeping::OneRun { .. } => Duty::Remove(place),
+        },
     });
 
     let phase = Running::begin(Phase::Workspace, None, reporter);
     let settings = Settings { idle_stop: Some(plan.workspace.idle_stop.value), ..Settings::default() };
-    let surroundings = Surroundings::from(&image);
+    let surroundings = Surroundings::of(&image, caches);
     let first: Vec<_> = scanning.iter().map(|_| open(plan, &surroundings, &plan.ignore.outputs)).collect();
     let entering = workspace::enter(&docker, &wanted, found, &settings, &first);
     let (workspace, session) = match interrupts.unless(entering).await? {
@@ -114,6 +133,7 @@ pub async fn run(
     phase.end(Amount::default());
     reporter.emit(Event::Workspace { name, how: workspace.how().into() });
 
+    let is_kept = matches!(keeping, Keeping::Kept { .. });
     let mut warm = Warm { plan, project, run: &run, reporter, surroundings, workspace };
     let built = match warm.build(session, scanning, record, interrupts).await {
         Err(BuildError::Workspace(WorkspaceError::NotWarm(why @ NotWarm::OwnFiles { entries, .. }))) => {
@@ -123,7 +143,10 @@ pub async fn run(
         }
         built => built,
     };
-    let left = leave(&mut warm.workspace, &built, interrupts).await;
+    let left = match is_kept {
+        true => leave(&mut warm.workspace, &built, interrupts).await,
+        false => remove(&wanted, &docker, reporter).await,
+    };
     // A moment's work, and long done.
     let _ = interrupts.unless(leftovers).await;
     if let Some(limiting) = limiting {
@@ -132,6 +155,20 @@ pub async fn run(
     }
     let_go(left, run, reaper);
     built.map(|(finished, _)| Outcome::Finished(finished))
+}
+
+/// Removes a workspace that nobody comes back to.
+async fn remove(wanted: &Wanted, docker: &Docker, reporter: &Reporter) -> Result<(), BuildError> {
+    let phase = Running::begin(Phase::Remove, None, reporter);
+    let removed = wanted.remove(docker).await;
+    match &removed {
+        Ok(()) => phase.end(Amount::default()),
+        Err(error) => {
+            let container = wanted.name().to_owned();
+            reporter.emit(Event::Warned(Warning::NotRemoved { container, why: error.to_string() }));
+        }
+    }
+    Ok(removed?)
 }
 
 /// How the session of a build that succeeded came out.
@@ -203,7 +240,7 @@ type Scanning = Pin<Box<dyn Future<Output = Result<Result<HostTree, BuildError>,
 
 /// What the far end is told of the source tree; `outputs` are no part of it.
 fn open(plan: &Plan, surroundings: &Surroundings, outputs: &[RelPath]) -> Request {
-    Request::Open(Open {
+    Request::Open(Box::new(Open {
         root: Blob::from(plan.workdir.value.as_bytes()),
         user: plan
             .user
@@ -215,7 +252,8 @@ fn open(plan: &Plan, surroundings: &Surroundings, outputs: &[RelPath]) -> Reques
             Outputs::Everything => Extent::Everything,
             Outputs::Named(_) => Extent::Sources,
         },
-    })
+        caches: surroundings.caches.iter().map(|path| Blob::from(path.as_bytes())).collect(),
+    }))
 }
 
 /// Decodes nodes as they come.
@@ -289,13 +327,13 @@ impl Warm<'_> {
             None => interrupts.unless(self.seed(session, record)).await??,
         };
         let opened = session.reply("that the workspace is being looked at", |reply| match reply {
-            Reply::Opened { .. } => Ok(()),
+            Reply::Opened { room, .. } => Ok(room),
             other => Err(other),
         });
-        interrupts.unless(opened).await??;
+        let room = interrupts.unless(opened).await??;
         let mut host = interrupts.unless(scanning).await???;
         let (hashed_at, times) = (host.hashed_at, std::mem::take(&mut host.times));
-        let righting = upload::put_right(session, &mut self.workspace, self.plan, host, self.reporter);
+        let righting = upload::put_right(session, &mut self.workspace, self.plan, host, room, self.reporter);
         let sources = interrupts.unless(righting).await??;
         self.workspace.mark().seeds.extend(seeded.into_iter().map(|spec| (spec, String::new())));
         let sources = Arc::new(sources);

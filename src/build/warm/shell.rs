@@ -158,7 +158,7 @@ async fn enter(
     let workdir = made_with("working directory").unwrap_or("/").to_owned();
     let user = shell.user.clone().or_else(|| made_with("user").map(str::to_owned)).unwrap_or_default();
     let image = interrupts.unless(docker.image(&found.image, None)).await??;
-    let home = image.as_ref().map_or(Home::OfUser, |image| Surroundings::from(image).home);
+    let home = image.as_ref().map_or(Home::OfUser, |image| Surroundings::of(image, Vec::new()).home);
     let opening = opening(&workdir, User::Named(user));
     let engine = shell.engine.to_string();
     let settings = Settings::default();
@@ -170,13 +170,14 @@ async fn enter(
 
 /// Nothing is compared, so nothing need be looked at.
 fn opening(workdir: &str, user: User) -> Request {
-    Request::Open(Open {
+    Request::Open(Box::new(Open {
         root: Blob::from(workdir.as_bytes()),
         user,
         patterns: Vec::new(),
         outputs: vec![RelPath::root()],
         extent: Extent::Sources,
-    })
+        caches: Vec::new(),
+    }))
 }
 
 async fn in_session(

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     agent::{
         near::Session,
-        protocol::{Blob, Compare, Meta, Reply, Request},
+        protocol::{Blob, Compare, Meta, Reply, Request, Room},
     },
     archive::pack::{PackOptions, Packed, TopEntry},
     plan::{Explain, Plan},
@@ -32,7 +32,7 @@ use crate::{
         scan::Scan,
         summary::Differing,
     },
-    workspace::{Holds, NotWarm, Workspace, WorkspaceError, own::LeftOut},
+    workspace::{Holds, Workspace, own::LeftOut},
 };
 
 /// What the workspace has now, and the host had: one and the same.
@@ -64,6 +64,7 @@ pub async fn put_right(
     workspace: &mut Workspace,
     plan: &Plan,
     host: HostTree,
+    room: Room,
     reporter: &Reporter,
 ) -> Result<Sources, BuildError> {
     let HostTree { scan, digests, summary, .. } = host;
@@ -78,15 +79,15 @@ pub async fn put_right(
     let (differing, entries) = differing.await?;
     let is_of_image_alone = workspace.is_of_image_alone();
     if is_of_image_alone && entries > 0 {
-        return Err(own_files(&plan.workdir.value, entries));
+        return Err(workspace.strange_files(&plan.workdir.value, entries).into());
     }
     let differing = Differing::from_bytes(&differing, summary.buckets())
         .ok_or_else(|| nonsense("buckets that do not fit the summary"))?;
-    let mut upload = Upload { plan, reporter, scan: Arc::new(scan), digests: Arc::new(digests) };
+    let mut upload = Upload { plan, reporter, room, scan: Arc::new(scan), digests: Arc::new(digests) };
     let mut delta = upload.delta(session, differing).await?;
     if is_of_image_alone {
         // Before anything is put there: what a build put must not be taken for the image's.
-        workspace.take_over(what_is_beside(session, plan).await?).map_err(WorkspaceError::from)?;
+        workspace.take_over(what_is_beside(session, plan).await?).await?;
     }
     upload.settle_unsure(&mut delta).await?;
     phase.end(Amount { files: upload.scan.manifest.entries().len() as u64, bytes: 0 });
@@ -96,7 +97,6 @@ pub async fn put_right(
         }
     }
     if !delta.is_empty() {
-        workspace.has_room(upload.amount(&delta))?;
         upload.send(session, delta).await?;
     }
     let learned = match upload.digests.iter().flatten().count() == known {
@@ -104,10 +104,6 @@ pub async fn put_right(
         false => Learned::Something,
     };
     Ok(Sources { scan: upload.scan, digests: Arc::unwrap_or_clone(upload.digests), learned })
-}
-
-fn own_files(directory: &str, entries: u64) -> BuildError {
-    WorkspaceError::from(NotWarm::OwnFiles { directory: directory.to_owned(), entries }).into()
 }
 
 /// Looks whether a working directory without any sources holds something else.
@@ -128,6 +124,8 @@ async fn what_is_beside(session: &mut Session, plan: &Plan) -> Result<Holds, Bui
 struct Upload<'a> {
     plan: &'a Plan,
     reporter: &'a Reporter,
+    /// What there was room for before anything was sent.
+    room: Room,
     scan: Arc<Scan>,
     digests: Arc<Vec<Option<Digest>>>,
 }
@@ -159,19 +157,20 @@ impl Upload<'_> {
         Ok(())
     }
 
-    /// What has to go up.
-    fn amount(&self, delta: &Delta) -> Amount {
-        let size = |index: &usize| match self.scan.manifest.entries()[*index].kind {
-            Kind::File { size } => size,
-            Kind::Directory | Kind::Symlink { .. } => 0,
-        };
-        Amount { files: delta.puts.len() as u64, bytes: delta.puts.iter().map(size).sum() }
-    }
-
     /// Sends it all, and files that changed meanwhile once more.
     async fn send(&mut self, session: &mut Session, delta: Delta) -> Result<(), BuildError> {
         let manifest = &self.scan.manifest;
-        let total = self.amount(&delta);
+        let size = |index: &usize| match manifest.entries()[*index].kind {
+            Kind::File { size } => size,
+            Kind::Directory | Kind::Symlink { .. } => 0,
+        };
+        let total = Amount { files: delta.puts.len() as u64, bytes: delta.puts.iter().map(size).sum() };
+        let blocks = |index: &usize| size(index).next_multiple_of(self.room.block.max(1));
+        let needed = Amount { bytes: delta.puts.iter().map(blocks).sum(), ..total };
+        if needed.bytes > self.room.bytes || self.room.files.is_some_and(|files| needed.files > files) {
+            let (place, route) = (self.plan.workdir.value.clone(), self.plan.route.value);
+            return Err(BuildError::NoRoom { place, route, needed, room: self.room });
+        }
         let phase = Running::begin(Phase::Upload, Some(total), self.reporter);
         let Delta { deletes, puts, metas, .. } = delta;
         let metas = metas.into_iter().map(|index| meta(&manifest.entries()[index])).collect();

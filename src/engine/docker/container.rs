@@ -9,7 +9,7 @@ use bollard::{
     errors::Error as BollardError,
     models::{
         ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, HealthConfig, HostConfig,
-        HostConfigIsolationEnum, HostConfigLogConfig, Mount as MountBody, MountType,
+        HostConfigIsolationEnum, HostConfigLogConfig, Mount as MountBody, MountType, MountVolumeOptions,
     },
     query_parameters::{
         CreateContainerOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder,
@@ -85,6 +85,8 @@ pub enum Mount {
         name: Option<String>,
         /// Where.
         target: String,
+        /// What is in it at first.
+        contents: VolumeContents,
     },
     /// A directory of the engine's machine.
     Bind {
@@ -95,6 +97,15 @@ pub enum Mount {
         /// What the container may do with it.
         access: MountAccess,
     },
+}
+
+/// What a volume holds when it is mounted for the first time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VolumeContents {
+    /// Nothing.
+    Empty,
+    /// A copy of what the image has in its place.
+    OfImage,
 }
 
 /// What a container may do with a [`Mount::Bind`].
@@ -518,7 +529,7 @@ impl Mount {
     fn to_body(&self) -> Option<MountBody> {
         let (typ, source, target, read_only) = match self {
             Mount::Tmpfs { .. } => return None,
-            Mount::Volume { name, target } => (MountType::VOLUME, name.clone(), target, false),
+            Mount::Volume { name, target, .. } => (MountType::VOLUME, name.clone(), target, false),
             Mount::Bind { source, target, access } => {
                 (MountType::BIND, Some(source.clone()), target, *access == MountAccess::ReadOnly)
             }
@@ -528,6 +539,12 @@ impl Mount {
             source,
             target: Some(target.clone()),
             read_only: Some(read_only),
+            volume_options: match self {
+                Mount::Volume { contents: VolumeContents::Empty, .. } => {
+                    Some(MountVolumeOptions { no_copy: Some(true), ..MountVolumeOptions::default() })
+                }
+                _ => None,
+            },
             ..MountBody::default()
         })
     }

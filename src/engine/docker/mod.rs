@@ -8,6 +8,7 @@ mod attach;
 mod connect;
 mod container;
 mod image;
+mod info;
 mod volume;
 
 use bollard::errors::Error as BollardError;
@@ -17,9 +18,10 @@ pub use attach::{AttachInput, AttachOutput, Attached};
 pub use connect::{ApiVersion, EngineFacts, Reach};
 pub use container::{
     ContainerFacts, ContainerId, ContainerSpec, ContainerState, ContainerSummary, Delivery, Entrypoint, Life,
-    Mount, MountAccess, Removed, Serves, Sizes,
+    Mount, MountAccess, Removed, Serves, Sizes, VolumeContents,
 };
 pub use image::{ImageFacts, PullProgress};
+pub use info::{EngineInfo, EngineKind, Rights, Whereabouts};
 pub use volume::{VolumeFacts, VolumeSpec};
 
 use self::connect::Wire;

@@ -1,0 +1,226 @@
+//! Where a container keeps what a build works on, beside its own layer: a tmpfs or a volume in the working directory's place
+//! ([`Route`](crate::plan::Route)), and caches. In: a plan and an image's facts. Out: mounts for a container's specification, and the volumes that
+//! have to be there before. Both tiers use it.
+//!
+//! A workspace's volume has the name of its container, and goes with it. A cache is named by whoever asks for it, and
+//! stays until it is pruned by that name.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Keeping, WorkspaceError};
+use crate::{
+    engine::{
+        ContainerSpec, Docker, EngineError, Entrypoint, ImageFacts, Mount, Serves, VolumeContents,
+        VolumeSpec, labels,
+    },
+    plan::{CachePath, Plan, Route, Stdin, Terminal},
+    state::{Project, Run, StateError, read_json, replace_json},
+    user,
+};
+
+/// What the volume of a cache is called: this and the cache's own name.
+pub const CACHE_PREFIX: &str = "fastbuild-cache-";
+
+/// The largest `/etc/passwd` and `/etc/group` that are read from an image, in bytes.
+const USER_TABLE: u64 = 4 << 20;
+
+/// The storage of one container; by default nothing beside its layer.
+#[derive(Debug, Clone, Default)]
+pub struct Storage {
+    /// In the working directory's place.
+    place: Option<Mount>,
+    /// What that needs.
+    volume: Option<VolumeSpec>,
+    caches: Vec<CacheVolume>,
+}
+
+#[derive(Debug, Clone)]
+struct CacheVolume {
+    volume: VolumeSpec,
+    path: String,
+}
+
+impl Storage {
+    /// The storage of the container `name` for `plan`. The engine is asked only for the home directory of the build's user, where a
+    /// cache lies in it, and once for an image.
+    ///
+    /// # Errors
+    /// The engine's; an image's user that it does not have.
+    pub async fn of(
+        docker: &Docker,
+        plan: &Plan,
+        image: &ImageFacts,
+        keeping: &Keeping<'_>,
+        project: &Project,
+        run: &Run,
+    ) -> Result<Storage, WorkspaceError> {
+        let name = keeping.name();
+        let in_home = plan.caches.iter().any(|cache| matches!(cache.value.path, CachePath::Home(_)));
+        let home = match in_home {
+            true => home(docker, plan, image, project, run).await?,
+            false => String::new(),
+        };
+        let caches = plan.caches.iter().map(|cache| CacheVolume {
+            volume: VolumeSpec {
+                name: format!("{CACHE_PREFIX}{}", cache.value.name),
+                options: Vec::new(),
+                labels: labelled(&[(labels::TIER, labels::CACHE)]),
+            },
+            path: match &cache.value.path {
+                CachePath::Absolute(path) => path.clone(),
+                CachePath::Home(below) => format!("{}/{below}", home.trim_end_matches('/')),
+            },
+        });
+        let caches = caches.collect();
+        let target = plan.workdir.value.clone();
+        let (place, volume) = match plan.route.value {
+            Route::Tmpfs => {
+                let size = plan.tmpfs_size.as_ref().map(|size| size.value);
+                (Some(Mount::Tmpfs { target, size }), None)
+            }
+            Route::Volume => {
+                let volume = VolumeSpec {
+                    name: name.to_owned(),
+                    options: plan.volume_options.iter().map(|option| option.value.clone()).collect(),
+                    labels: labelled(&[
+                        (labels::TIER, labels::VOLUME),
+                        (labels::PROJECT, project.key()),
+                        keeping.label(),
+                    ]),
+                };
+                let contents = VolumeContents::Empty;
+                (Some(Mount::Volume { name: Some(name.to_owned()), target, contents }), Some(volume))
+            }
+            Route::Layer | Route::MountSource | Route::Mount | Route::Host => (None, None),
+        };
+        Ok(Storage { place, volume, caches })
+    }
+
+    /// For the container, the outer ones first.
+    pub fn mounts(&self) -> Vec<Mount> {
+        let caches = self.caches.iter().map(|cache| Mount::Volume {
+            name: Some(cache.volume.name.clone()),
+            target: cache.path.clone(),
+            contents: VolumeContents::OfImage,
+        });
+        self.place.iter().cloned().chain(caches).collect()
+    }
+
+    /// Where the caches lie: absolute paths.
+    pub fn cache_paths(&self) -> impl Iterator<Item = &str> {
+        self.caches.iter().map(|cache| cache.path.as_str())
+    }
+
+    /// Whether the volume stands for a place outside of the engine, whose contents are there before it and after it.
+    pub fn is_shared(&self) -> bool {
+        self.volume.as_ref().is_some_and(|volume| !volume.options.is_empty())
+    }
+
+    /// Whether the working directory is empty again when the container has stopped.
+    pub(super) fn is_forgotten_by_a_stop(&self) -> bool {
+        matches!(self.place, Some(Mount::Tmpfs { .. }))
+    }
+
+    /// Has all volumes there.
+    ///
+    /// # Errors
+    /// What befalls every request, and what a volume driver says.
+    pub async fn provide(&self, docker: &Docker) -> Result<(), EngineError> {
+        for volume in self.caches.iter().map(|cache| &cache.volume).chain(&self.volume) {
+            docker.create_volume(volume).await?;
+        }
+        Ok(())
+    }
+
+    /// What the engine says where a volume cannot be mounted, and not the container is at fault.
+    pub(super) fn blame(&self, error: WorkspaceError) -> WorkspaceError {
+        let message = match &error {
+            WorkspaceError::Engine(EngineError::Api { message, .. }) => message,
+            WorkspaceError::NotWarm(super::NotWarm::NotStarted { detail }) => detail,
+            _ => return error,
+        };
+        match &self.volume {
+            Some(volume) if message.contains("mount") || message.contains("volume") => {
+                WorkspaceError::Volume { name: volume.name.clone(), message: message.clone() }
+            }
+            _ => error,
+        }
+    }
+}
+
+fn labelled(labels: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let version = (labels::VERSION, env!("CARGO_PKG_VERSION"));
+    labels.iter().chain([&version]).map(|(label, value)| ((*label).to_owned(), (*value).to_owned())).collect()
+}
+
+/// A home directory that an image's tables name.
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    image: String,
+    user: String,
+    home: String,
+}
+
+/// The home directory of the build's user: as the image sets it, else by its `/etc/passwd`, which only a container can be asked
+/// for; so that is noted.
+async fn home(
+    docker: &Docker,
+    plan: &Plan,
+    image: &ImageFacts,
+    project: &Project,
+    run: &Run,
+) -> Result<String, WorkspaceError> {
+    if let Some(set) = image.env.iter().find_map(|variable| variable.strip_prefix("HOME=")) {
+        return Ok(set.to_owned());
+    }
+    let user = plan.user.as_ref().map_or(&image.user, |user| &user.value);
+    let path = project.home_path();
+    let noted: Option<Note> = read_json(&path);
+    if let Some(note) = noted.filter(|note| note.image == image.id && note.user == *user) {
+        return Ok(note.home);
+    }
+    let account = probe(docker, image, user, run).await?;
+    let home = String::from_utf8_lossy(&account.home).into_owned();
+    let note = Note { image: image.id.clone(), user: user.clone(), home: home.clone() };
+    replace_json(&path, &note).map_err(StateError::at("write", &path))?;
+    Ok(home)
+}
+
+/// Reads an image's tables by way of a container that never runs.
+async fn probe(
+    docker: &Docker,
+    image: &ImageFacts,
+    user: &str,
+    run: &Run,
+) -> Result<user::Account, WorkspaceError> {
+    let container = docker
+        .create(&ContainerSpec {
+            name: format!("fastbuild-probe-{}", run.id),
+            image: image.id.clone(),
+            command: vec!["/".to_owned()],
+            entrypoint: Entrypoint::None,
+            env: Vec::new(),
+            user: None,
+            working_dir: "/".to_owned(),
+            labels: labelled(&[(labels::RUN, &run.id)]),
+            terminal: Terminal::None,
+            stdin: Stdin::Empty,
+            serves: Serves::OneCommand,
+            network: Some("none".to_owned()),
+            memory: None,
+            nano_cpus: None,
+            isolation: None,
+            platform: None,
+            mounts: Vec::new(),
+        })
+        .await?;
+    let tables = tokio::try_join!(
+        docker.read_small_file(&container, "/etc/passwd", USER_TABLE),
+        docker.read_small_file(&container, "/etc/group", USER_TABLE),
+    );
+    docker.remove(container.as_str()).await?;
+    let (passwd, group) = tables?;
+    Ok(user::account(user, passwd.as_deref(), group.as_deref())?)
+}
