@@ -99,12 +99,17 @@ fn without_engine(settings: &Settings, facts: &Facts) -> Option<String> {
     let (Presence::Absent { why }, Some(command)) = (&facts.engine, &facts.command) else { return None };
     let asks_for_container = |reason: &Reason| matches!(reason, Reason::Flag { .. } | Reason::Env { .. });
     if facts.here.hindrance.is_some()
-        || settings.host.is_some()
+        || settings.host.as_ref().is_some_and(|host| !is_everybodys(&host.reason))
         || settings.image.as_ref().is_some_and(|image| asks_for_container(&image.reason))
     {
         return None;
     }
     Some(format!("{why}, and {} is on this machine", command.to_string_lossy()))
+}
+
+/// Whether it is said to all programs of this machine alike, be an engine there or not.
+fn is_everybodys(reason: &Reason) -> bool {
+    matches!(reason, Reason::Env { name: "DOCKER_HOST" })
 }
 
 /// What only containers have must not be asked of the host engine on the command line; in files it stands for other machines.

@@ -89,7 +89,9 @@ fn places(settings: &Settings, env: &Environment) -> Vec<Place> {
         return vec![place(&named.value, Some(named.reason.clone()))];
     }
     let cache = env.filled("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let cache = cache.or_else(|| Some(env.home.as_ref()?.join(".cache")));
+    // A home that is not there is not made for it.
+    let home = env.home.as_ref().filter(|home| home.is_dir());
+    let cache = cache.or_else(|| Some(home?.join(".cache")));
     // Others have directories there too.
     let own = owner::ids().map_or_else(|| "fastbuild".to_owned(), |(user, _)| format!("fastbuild-{user}"));
     let temporary = env.filled("TMPDIR").map(PathBuf::from).filter(|path| path.is_absolute());
