@@ -15,6 +15,7 @@ use fastbuild::{
         program,
         protocol::{Blob, Extent, Home as HomeOf, Input, Open, Reply, Request, Run, Status, User},
     },
+    build::reaper::{Duty, InContainer},
     cli::{Command, args::parse},
     config::{self, Environment},
     engine::{
@@ -292,11 +293,12 @@ async fn the_reaper_of_a_dead_client_frees_its_workspace() {
     session.send(&run_request("sleep 300 & exec sleep 300")).await.unwrap();
     while !matches!(session.receiver.next().await.unwrap(), Event::Reply(Reply::Started)) {}
 
-    let engine = serde_json::to_string(&home.plan("").engine.value).unwrap();
+    let engine = home.plan("").on_docker().unwrap().endpoint.clone();
+    let duty = Duty::Free(InContainer { engine, container: workspace.name().to_owned() });
     let reaped = std::process::Command::new(env!("CARGO_BIN_EXE_fastbuild"))
         .arg("__reap")
         .args([home.state.root(), &home.source()])
-        .args([&engine, "0123456789ab", workspace.name(), "free"])
+        .args(["0123456789ab".to_owned(), serde_json::to_string(&duty).unwrap()])
         .stdin(std::process::Stdio::null())
         .output()
         .unwrap();
