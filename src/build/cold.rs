@@ -42,6 +42,9 @@ use crate::{
 /// The largest `/etc/passwd` and `/etc/group` that are read from an image, in bytes.
 const USER_TABLE: u64 = 4 << 20;
 
+/// The mode of the directories that an engine makes on the way to a mount.
+const MADE_BY_ENGINE: u32 = 0o755;
+
 /// Carries a plan out in a container of its own.
 ///
 /// # Errors
@@ -166,6 +169,7 @@ impl Cold<'_> {
             workdir: &workdir,
             uploaded,
             own: Arc::new(own),
+            caches: self.storage.cache_paths().map(str::to_owned).collect(),
             record: Arc::clone(record),
             reporter: self.reporter,
         };
@@ -296,8 +300,19 @@ impl Cold<'_> {
 
     /// A cache is the build's user's, whoever made it. (The agent does the same.)
     async fn give_caches_to(&self, ids: user::Ids, container: &ContainerId) -> Result<(), BuildError> {
-        let paths: Vec<_> = self.storage.cache_paths().map(str::to_owned).collect();
-        if paths.is_empty() || ids == (user::Ids { uid: 0, gid: 0 }) {
+        if ids == (user::Ids { uid: 0, gid: 0 }) {
+            return Ok(());
+        }
+        let mut paths = Vec::new();
+        for way in self.storage.ways_to_caches() {
+            // Anything else is the image's own, and has a mode that an archive would change.
+            let stat = self.docker.stat(container, &way).await?;
+            if stat.is_some_and(|stat| stat.kind == PathKind::Directory && stat.mode == MADE_BY_ENGINE) {
+                paths.push(way);
+            }
+        }
+        paths.extend(self.storage.cache_paths().map(str::to_owned));
+        if paths.is_empty() {
             return Ok(());
         }
         let archive = workspace::directories(&paths, ids);

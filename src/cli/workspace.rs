@@ -189,7 +189,8 @@ async fn prune(args: &PruneArgs) -> Result<(), Failure> {
         let going = list::to_go(&all, &limits, now()).into_iter();
         going.map(|(at, why)| (&all[at], Some(why))).collect::<Vec<_>>()
     };
-    if going.is_empty() {
+    let unused = list::unused_volumes(&place.docker, &place.state, args.caches()).await?;
+    if going.is_empty() && unused.is_empty() {
         return print("nothing to remove\n");
     }
     let mut failed = None;
@@ -203,6 +204,18 @@ async fn prune(args: &PruneArgs) -> Result<(), Failure> {
             Ok(Removal::Gone) => print(&format!("removed {about}\n"))?,
             Ok(Removal::Busy(_)) => print(&format!("left {}: it is in use\n", show::title(listed)))?,
             // The others can go all the same.
+            Err(error) => failed = Some(error),
+        }
+    }
+    for volume in &unused {
+        let title = show::volume(volume);
+        if args.earnest() == Earnest::DryRun {
+            print(&format!("would remove {title}\n"))?;
+            continue;
+        }
+        match list::remove_unused(&place.docker, &place.state, volume).await {
+            Ok(Removal::Gone) => print(&format!("removed {title}\n"))?,
+            Ok(Removal::Busy(_)) => print(&format!("left {title}: it is in use\n"))?,
             Err(error) => failed = Some(error),
         }
     }

@@ -101,7 +101,7 @@ pub async fn run(
     let name = keeping.name().to_owned();
     let providing = Storage::of(&docker, plan, &image, &keeping, project, &run);
     let storage = interrupts.unless(providing).await??;
-    let caches: Vec<_> = storage.cache_paths().map(str::to_owned).collect();
+    let caches = CacheDirectories::of(&storage);
     let wanted = match Wanted::new(plan, at, &image, &keeping, storage, project) {
         Ok(wanted) => wanted,
         Err(WorkspaceError::NotWarm(why)) => {
@@ -216,8 +216,24 @@ fn start_scan(plan: &Plan, project: &Project, outputs: Vec<RelPath>, reporter: &
 
 type Scanning = Pin<Box<dyn Future<Output = Result<Result<HostTree, BuildError>, BuildError>> + Send>>;
 
+/// What the far end is told of caches: absolute paths.
+struct CacheDirectories {
+    caches: Vec<Blob>,
+    ways: Vec<Blob>,
+}
+
+impl CacheDirectories {
+    fn of(storage: &Storage) -> CacheDirectories {
+        let blob = |path: &str| Blob::from(path.as_bytes());
+        CacheDirectories {
+            caches: storage.cache_paths().map(blob).collect(),
+            ways: storage.ways_to_caches().iter().map(|path| blob(path)).collect(),
+        }
+    }
+}
+
 /// What the far end is told of the source tree; `outputs` are no part of it.
-fn open(plan: &Plan, image: &ImageFacts, outputs: &[RelPath], caches: &[String]) -> Request {
+fn open(plan: &Plan, image: &ImageFacts, outputs: &[RelPath], caches: &CacheDirectories) -> Request {
     Request::Open(Box::new(Open {
         root: Blob::from(plan.workdir.value.as_bytes()),
         user: plan.user.as_ref().map_or(&image.user, |user| &user.value).clone(),
@@ -227,7 +243,8 @@ fn open(plan: &Plan, image: &ImageFacts, outputs: &[RelPath], caches: &[String])
             Outputs::Everything => Extent::Everything,
             Outputs::Named(_) => Extent::Sources,
         },
-        caches: caches.iter().map(|path| Blob::from(path.as_bytes())).collect(),
+        caches: caches.caches.clone(),
+        ways: caches.ways.clone(),
     }))
 }
 
@@ -260,8 +277,7 @@ struct Warm<'a> {
     reporter: &'a Reporter,
     image: ImageFacts,
     workspace: Workspace,
-    /// Absolute paths.
-    caches: Vec<String>,
+    caches: CacheDirectories,
 }
 
 impl Warm<'_> {

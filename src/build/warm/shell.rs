@@ -104,6 +104,7 @@ async fn enter(
         outputs: vec![RelPath::root()],
         extent: Extent::Sources,
         caches: Vec::new(),
+        ways: Vec::new(),
     }));
     let engine = shell.engine.to_string();
     let settings = Settings::default();
