@@ -74,7 +74,7 @@ pub async fn run(
     let image = interrupts.unless(image::ensure(&docker, at.image, plan, reporter)).await??;
     let run = state.begin_run(project, &plan.engine.value.to_string())?;
     let keeping = Keeping::one_run(project, &run);
-    let providing = Storage::of(&docker, plan, &image, &keeping, project, &run);
+    let providing = Storage::of(&docker, plan, &image, &keeping, (project, state), &run);
     let storage = interrupts.unless(providing).await??;
     let name = keeping.name().to_owned();
     let leftovers = remove_leftovers(&docker, state, &plan.engine.value.to_string(), reporter);

@@ -344,7 +344,7 @@ pub struct PruneArgs {
     /// Remove all that are not in use
     #[arg(short, long, conflicts_with_all = ["older_than", "max_size"])]
     pub all: bool,
-    /// Remove the caches (--cache) that no container has, too, whoever made them
+    /// Remove the caches (--cache) that were made from here and that no workspace has, too
     #[arg(long)]
     caches: bool,
     /// Only say what would be removed

@@ -257,7 +257,7 @@ pub enum Unused {
         /// The project's key.
         project: String,
     },
-    /// A cache.
+    /// A cache that a build of this state directory made.
     Cache {
         /// The volume.
         name: String,
@@ -282,7 +282,7 @@ pub enum Caches {
     Kept,
 }
 
-/// The volumes that no container has.
+/// The volumes of this state directory's that no container has.
 ///
 /// # Errors
 /// The engine's, and the state directory's.
@@ -291,12 +291,12 @@ pub async fn unused_volumes(
     state: &State,
     caches: Caches,
 ) -> Result<Vec<Unused>, WorkspaceError> {
-    let tier = |tier: &str| format!("{}={tier}", labels::TIER);
-    let own = [tier(labels::VOLUME), format!("{}={}", labels::STATE, state.id()?)];
-    let mut unused: Vec<_> =
-        docker.list_unused_volumes(&own).await?.into_iter().map(Unused::of_workspace).collect();
+    let owner = format!("{}={}", labels::STATE, state.id()?);
+    let own = |tier: &str| [format!("{}={tier}", labels::TIER), owner.clone()];
+    let found = docker.list_unused_volumes(&own(labels::VOLUME)).await?;
+    let mut unused: Vec<_> = found.into_iter().map(Unused::of_workspace).collect();
     if caches == Caches::Included {
-        let found = docker.list_unused_volumes(&[tier(labels::CACHE)]).await?;
+        let found = docker.list_unused_volumes(&own(labels::CACHE)).await?;
         unused.extend(found.into_iter().map(|volume| Unused::Cache { name: volume.name }));
     }
     unused.sort_by(|a, b| a.name().cmp(b.name()));

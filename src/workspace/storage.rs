@@ -16,7 +16,7 @@ use crate::{
         VolumeSpec, labels,
     },
     plan::{CachePath, Plan, Route, Stdin, Terminal, VolumeOption},
-    state::{Project, Run, StateError, read_json, replace_json},
+    state::{Project, Run, State, StateError, read_json, replace_json},
     user,
 };
 
@@ -56,10 +56,11 @@ impl Storage {
         plan: &Plan,
         image: &ImageFacts,
         keeping: &Keeping<'_>,
-        project: &Project,
+        (project, state): (&Project, &State),
         run: &Run,
     ) -> Result<Storage, WorkspaceError> {
         let name = keeping.name();
+        let owner = state.id()?;
         let in_home = plan.caches.iter().any(|cache| matches!(cache.value.path, CachePath::Home(_)));
         let home = match in_home {
             true => home(docker, plan, image, project, run).await?,
@@ -69,7 +70,7 @@ impl Storage {
             volume: VolumeSpec {
                 name: format!("{CACHE_PREFIX}{}", cache.value.name),
                 options: Vec::new(),
-                labels: labelled(&[(labels::TIER, labels::CACHE)]),
+                labels: labelled(&[(labels::TIER, labels::CACHE), (labels::STATE, &owner)]),
             },
             path: match &cache.value.path {
                 CachePath::Absolute(path) => path.clone(),

@@ -99,7 +99,7 @@ pub async fn run(
     let run = state.begin_run(project, &plan.engine.value.to_string())?;
     let keeping = kept.unwrap_or_else(|| Keeping::one_run(project, &run));
     let name = keeping.name().to_owned();
-    let providing = Storage::of(&docker, plan, &image, &keeping, project, &run);
+    let providing = Storage::of(&docker, plan, &image, &keeping, (project, state), &run);
     let storage = interrupts.unless(providing).await??;
     let caches = CacheDirectories::of(&storage);
     let wanted = match Wanted::new(plan, at, &image, &keeping, storage, project) {
