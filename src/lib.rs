@@ -5,6 +5,7 @@
 //! | step | module |
 //! |---|---|
 //! | command line, `fastbuild.toml`, environment, presets -> settings | [`cli`], [`config`] |
+//! | this machine and its file systems, looked up | [`facts`] |
 //! | settings -> plan, pure | [`plan`] |
 //! | host tree -> manifest | [`tree`] |
 //! | manifest -> tar stream, and tar stream -> checked entries | [`archive`] |
@@ -13,7 +14,9 @@
 //! | the pipeline itself | [`build`] |
 //! | what came back -> stage, verify, apply | [`outputs`] |
 //! | a build at each change | [`watch`] |
+//! | what a directory costs | [`measure`] |
 //! | what places and routes cost on this machine | [`mod@bench`] |
+//! | facts -> what costs time here, and what to do | [`doctor`] |
 //! | events -> what people and programs read | [`report`] |
 //! | what only one operating system has | [`sys`] |
 //! | who runs the command, as an image's tables have it | [`user`] |
@@ -33,7 +36,12 @@ pub mod cli;
 #[cfg(feature = "client")]
 pub mod config;
 #[cfg(feature = "client")]
+pub mod doctor;
+#[cfg(feature = "client")]
 pub mod engine;
+#[cfg(feature = "client")]
+pub mod facts;
+pub mod measure;
 #[cfg(feature = "client")]
 pub mod outputs;
 #[cfg(feature = "client")]

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use super::BuildError;
 use crate::{
+    bench::belongings,
     engine::{ContainerId, Docker, Removed},
     plan::Endpoint,
     report::Reporter,
@@ -47,6 +48,8 @@ pub enum Duty {
     Remove,
     /// It stays, and what runs in it ends: a workspace.
     Free,
+    /// It goes with all else that a bench made.
+    Sweep,
 }
 
 impl Duty {
@@ -54,11 +57,12 @@ impl Duty {
         match self {
             Duty::Remove => "remove",
             Duty::Free => "free",
+            Duty::Sweep => "sweep",
         }
     }
 
     fn from_word(word: &str) -> Option<Duty> {
-        [Duty::Remove, Duty::Free].into_iter().find(|duty| duty.word() == word)
+        [Duty::Remove, Duty::Free, Duty::Sweep].into_iter().find(|duty| duty.word() == word)
     }
 }
 
@@ -131,6 +135,7 @@ pub fn main(args: Vec<OsString>) -> Result<(), BuildError> {
             charge.clear_host(removed)
         }
         Duty::Free => charge.free_workspace(&runtime),
+        Duty::Sweep => charge.sweep(&runtime),
     }
 }
 
@@ -213,6 +218,28 @@ impl Charge {
             super::recover(&project, &state, &Reporter::silent())?;
         }
         if on_engine == OnEngine::Nothing {
+            state.forget_run(&self.run);
+        }
+        Ok(())
+    }
+
+    /// Removes what the bench made. The builds that it measured may not know yet, and make something more: so it is looked
+    /// again and again for a while.
+    fn sweep(&self, runtime: &tokio::runtime::Runtime) -> Result<(), BuildError> {
+        let state = State::open(self.state.clone())?;
+        state.await_end_of_run(&self.run);
+        let address = self.engine.to_string();
+        let swept = runtime.block_on(async {
+            let mut swept = OnEngine::Perhaps;
+            for _ in 0..LOOKS {
+                let docker = Docker::connect(&self.engine).await.ok();
+                let done = belongings::sweep(docker.as_ref(), &address, &state).await;
+                swept = if done.is_ok() { OnEngine::Nothing } else { OnEngine::Perhaps };
+                tokio::time::sleep(BETWEEN_LOOKS).await;
+            }
+            swept
+        });
+        if swept == OnEngine::Nothing {
             state.forget_run(&self.run);
         }
         Ok(())

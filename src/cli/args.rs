@@ -4,6 +4,9 @@
 //! `run` is what happens when no subcommand is named, so clap gets its flags at the top level as well; a subcommand
 //! behind options is moved before them first. Every word after `--` belongs to the build, `plan` and `run` too.
 
+mod bench;
+mod words;
+
 use std::{
     ffi::{OsStr, OsString},
     io::{self, Write},
@@ -12,6 +15,8 @@ use std::{
 };
 
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+pub use bench::{BenchArgs, BenchFormat, Parts, Saving};
 
 use super::OWN_FAILURE;
 use crate::{
@@ -36,8 +41,14 @@ pub enum Command {
     Watch(Box<RunArgs>),
     /// Say what a run would do.
     Plan(Box<PlanArgs>),
+    /// Measure places and routes.
+    Bench(Box<BenchArgs>),
     /// List, inspect, enter or remove workspaces.
     Workspace(WorkspaceCommand),
+    /// Say what may cost time here, and what to do about it.
+    Doctor(DoctorArgs),
+    /// Not for people: look at a path, which may take for ever.
+    Ask(Vec<OsString>),
     /// Not for people: wait for the parent's end, then remove its container. Its words are the reaper's own.
     Reap(Vec<OsString>),
 }
@@ -89,6 +100,8 @@ impl UsageError {
 const USAGE: &str = "fastbuild [run] [OPTIONS] -- COMMAND…
        fastbuild watch [OPTIONS] -- COMMAND…
        fastbuild plan [OPTIONS] [--json] -- COMMAND…
+       fastbuild bench [OPTIONS] [-- COMMAND…]
+       fastbuild doctor [OPTIONS] [--json]
        fastbuild workspace ls|inspect|shell|rm|prune [OPTIONS]";
 
 const EXAMPLES: &str = "\
@@ -104,6 +117,16 @@ const WATCHING: &str = "\
 Ignored files and what the build itself brings back start no build. A change during a build starts the next one right \
 after it; a build that fails ends nothing. The command reads nothing. Ctrl-C ends the watch, with exit code 0, and \
 with it the build that is under way.";
+
+const BENCHING: &str = "\
+Without a command, the disk alone is measured: a large file and many small ones in the source directory, and in a \
+container its layer, a tmpfs, a volume and a mount of the source directory. With one, the command is run on each route \
+as well, in copies of the source tree, after an edit each time; the source tree itself is not touched. Everything \
+that this makes is removed, when it is interrupted too.";
+
+const DIAGNOSIS: &str = "\
+Nothing is changed, and no command, image or engine is needed. Exit codes: 0 when there is nothing to advise, 1 when \
+there is, 125 when fastbuild itself failed.";
 
 const ENVIRONMENT: &str = "\
 Settings come from, strongest first: options, FASTBUILD_* variables, the nearest fastbuild.toml upwards, the image of \
@@ -178,10 +201,25 @@ enum Sub {
     /// Print every decision about a run and its reason, and touch nothing
     #[command(override_usage = "fastbuild plan [OPTIONS] [--json] -- COMMAND…", args_override_self = true)]
     Plan(Box<PlanArgs>),
+    /// Measure what the disk and each route cost on this machine, and say which route to take
+    #[command(
+        override_usage = "fastbuild bench [OPTIONS] [-- COMMAND…]",
+        after_help = BENCHING,
+        args_override_self = true
+    )]
+    Bench(Box<BenchArgs>),
     /// List, inspect, enter and remove the workspaces that are kept between builds
     Workspace {
         #[command(subcommand)]
         command: WorkspaceCommand,
+    },
+    /// Say what may cost time on this machine, with its engine and where the sources lie, and what to do about it
+    #[command(after_help = DIAGNOSIS, args_override_self = true)]
+    Doctor(DoctorArgs),
+    #[command(name = "__ask", hide = true, disable_help_flag = true)]
+    Ask {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
     },
     #[command(name = "__reap", hide = true, disable_help_flag = true)]
     Reap {
@@ -211,6 +249,24 @@ pub enum PlanFormat {
 }
 
 impl PlanArgs {
+    /// `--json` or not.
+    pub fn format(&self) -> PlanFormat {
+        if self.json { PlanFormat::Json } else { PlanFormat::Text }
+    }
+}
+
+/// What `fastbuild doctor` takes.
+#[derive(Debug, Clone, Args)]
+pub struct DoctorArgs {
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+    /// Where.
+    #[command(flatten)]
+    pub place: Where,
+}
+
+impl DoctorArgs {
     /// `--json` or not.
     pub fn format(&self) -> PlanFormat {
         if self.json { PlanFormat::Json } else { PlanFormat::Text }
@@ -654,13 +710,19 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageError
         None => Command::Run(Box::new(grammar.run)),
         Some(Sub::Run(run)) => Command::Run(run),
         Some(Sub::Watch(run)) => Command::Watch(run),
+        Some(Sub::Bench(bench)) => Command::Bench(bench),
         Some(Sub::Workspace { command }) => Command::Workspace(command),
         Some(Sub::Plan(plan)) => Command::Plan(plan),
+        Some(Sub::Doctor(doctor)) => Command::Doctor(doctor),
+        Some(Sub::Ask { words }) => Command::Ask(words),
         Some(Sub::Reap { words }) => Command::Reap(words),
     };
     match &command {
         Command::Run(run) | Command::Watch(run) if run.command.is_empty() => Err(UsageError::NoCommand),
         Command::Plan(plan) if plan.run.command.is_empty() => Err(UsageError::NoCommand),
+        Command::Bench(bench) if bench.run.command.is_empty() && bench.parts() == Parts::Command => {
+            Err(UsageError::NoCommand)
+        }
         _ => Ok(Cli { command }),
     }
 }
@@ -687,7 +749,9 @@ fn subcommand_first(mut argv: Vec<OsString>) -> Result<Vec<OsString>, UsageError
             Word::OptionThenValue if argv.get(at + 1).is_some_and(|value| value == "--") => break,
             Word::OptionThenValue => at += 2,
             // These have a grammar of their own, and no command of the build's behind it.
-            Word::Plain if subcommand.is_none() && (word == "__reap" || word == "workspace") => {
+            Word::Plain if subcommand.is_none() && has_own_grammar(word) => {
+                let word = argv.remove(at);
+                argv.insert(1, word);
                 return Ok(argv);
             }
             Word::Plain if subcommand.is_none() && is_subcommand(word) => {
@@ -697,7 +761,7 @@ fn subcommand_first(mut argv: Vec<OsString>) -> Result<Vec<OsString>, UsageError
             // As with docker and cargo: `fastbuild help plan` is `fastbuild plan --help`.
             Word::Plain if subcommand.is_none() && word == "help" => {
                 argv.remove(at);
-                let of_one = argv.get(at).is_some_and(|next| is_subcommand(next) || next == "workspace");
+                let of_one = argv.get(at).is_some_and(|next| is_subcommand(next) || has_own_grammar(next));
                 argv.insert(if of_one { at + 1 } else { at }, "--help".into());
             }
             Word::Plain => return Err(before_dashes(&argv[at..])),
@@ -711,7 +775,11 @@ fn subcommand_first(mut argv: Vec<OsString>) -> Result<Vec<OsString>, UsageError
 }
 
 fn is_subcommand(word: &OsStr) -> bool {
-    ["run", "watch", "plan"].iter().any(|name| word == *name)
+    ["run", "watch", "plan", "bench"].iter().any(|name| word == *name)
+}
+
+fn has_own_grammar(word: &OsStr) -> bool {
+    ["workspace", "doctor", "__ask", "__reap"].iter().any(|name| word == *name)
 }
 
 fn before_dashes(rest: &[OsString]) -> UsageError {
@@ -742,8 +810,8 @@ impl Options {
     fn all() -> Options {
         let mut grammar = Grammar::command();
         grammar.build();
-        let plan = grammar.find_subcommand("plan");
-        Options(plan.into_iter().flat_map(clap::Command::get_arguments).cloned().collect())
+        let richest = ["plan", "bench"].into_iter().filter_map(|name| grammar.find_subcommand(name));
+        Options(richest.flat_map(clap::Command::get_arguments).cloned().collect())
     }
 
     fn classify(&self, word: &OsStr) -> Word {
@@ -892,6 +960,29 @@ mod tests {
         }
         assert_eq!(parse_words(&["help", "workspace"]).unwrap_err().exit_code(), 0);
         assert_eq!(parse_words(&["workspace", "prune", "--help"]).unwrap_err().exit_code(), 0);
+    }
+
+    #[test]
+    fn doctor_needs_no_command() {
+        let doctor = |line: &[&str]| match parse_words(line).unwrap().command {
+            Command::Doctor(doctor) => doctor,
+            other => panic!("{line:?} gave {other:?}"),
+        };
+        assert_eq!(doctor(&["doctor"]).format(), PlanFormat::Text);
+        for line in [
+            &["doctor", "-C", "dir", "-H", "tcp://x", "--json"][..],
+            &["-C", "dir", "-H", "tcp://x", "doctor", "--json"],
+        ] {
+            let there = doctor(line);
+            assert_eq!(there.format(), PlanFormat::Json);
+            assert_eq!(
+                (there.place.source, there.place.host.as_deref()),
+                (Some("dir".into()), Some("tcp://x"))
+            );
+        }
+        assert_eq!(run(&["--", "doctor"]).command, ["doctor"]);
+        assert_eq!(parse_words(&["doctor", "--", "make"]).unwrap_err().exit_code(), 125);
+        assert_eq!(parse_words(&["help", "doctor"]).unwrap_err().exit_code(), 0);
     }
 
     #[test]

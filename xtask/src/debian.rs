@@ -44,17 +44,28 @@ pub fn installable() -> Option<Release> {
 /// # Errors
 /// Names the package when it is missing and xtask may not install it, else what apt said.
 pub fn ensure_program(program: &str, package: &str) -> Result<()> {
-    if found(program) {
+    ensure_any(&[program], package)
+}
+
+/// Makes sure that one of `programs` is there, from Debian's `package`. One that is an absolute path need not be in `PATH`:
+/// distributions keep what only other programs start in places of their own.
+///
+/// # Errors
+/// As [`ensure_program`].
+pub fn ensure_any(programs: &[&str], package: &str) -> Result<()> {
+    let any_found = || programs.iter().any(|program| found(program));
+    if any_found() {
         return Ok(());
     }
+    let wanted = programs.join("`, `");
     if installable().is_none() {
         bail!(
-            "`{program}` is not installed. Install it (Debian's package: {package}), or run this as root there"
+            "`{wanted}` is not installed. Install it (Debian's package: {package}), or run this as root there"
         );
     }
     install(&[package])?;
-    if !found(program) {
-        bail!("apt-get installed {package}, and yet there is no `{program}` in PATH");
+    if !any_found() {
+        bail!("apt-get installed {package}, and yet there is no `{wanted}`");
     }
     Ok(())
 }

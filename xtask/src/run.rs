@@ -103,7 +103,7 @@ pub fn capture(command: &mut Command) -> Result<Output> {
     Ok(output)
 }
 
-/// Whether `program` is in `PATH`.
+/// Whether `program` is in `PATH`, or is there when it is an absolute path.
 pub fn found(program: &str) -> bool {
     let Some(path) = std::env::var_os("PATH") else { return false };
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())

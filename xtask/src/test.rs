@@ -5,19 +5,18 @@ use std::process::{Command, Stdio};
 use anyhow::{Result, bail};
 
 use crate::{
-    debian, engine, images,
+    debian, engine, images, mounts,
     run::{self, Timings, cargo, say},
 };
 
-/// Programs that the integration tests start, and their Debian packages.
-const PROGRAMS: [(&str, &str); 7] = [
+/// Programs that the integration tests start, beside those of [`mounts`], and their Debian packages.
+const PROGRAMS: [(&str, &str); 6] = [
     ("busybox", "busybox-static"),
     ("chromium", "chromium"),
     ("docker", "docker.io"),
     ("docker-registry", "docker-registry"),
     ("make", "make"),
     ("script", "bsdutils"),
-    ("setpriv", "util-linux"),
 ];
 
 /// What proptest draws its cases from.
@@ -30,7 +29,9 @@ pub async fn run() -> Result<()> {
     timings.part("images", images::ensure_all(&engine)).await?;
     timings
         .part("programs", async {
-            PROGRAMS.iter().try_for_each(|(p, package)| debian::ensure_program(p, package))
+            let mut programs = PROGRAMS.iter().chain(&mounts::PROGRAMS);
+            programs.try_for_each(|(program, package)| debian::ensure_program(program, package))?;
+            debian::ensure_any(&mounts::SFTP_SERVERS, "openssh-sftp-server")
         })
         .await?;
     timings.part("format", async { step("format", cargo().args(["fmt", "--all", "--check"])) }).await?;

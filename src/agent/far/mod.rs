@@ -1,10 +1,11 @@
-//! The far end: what runs inside a workspace. One small static program with three faces, by its first argument:
+//! The far end: what runs inside a workspace. One small static program with four faces, by its first argument:
 //!
 //! | argument | what it is |
 //! |---|---|
 //! | `init` | PID 1 of the workspace: starts a session when a client speaks, reaps, stops when idle |
 //! | `session` | serves one client after the other on stdin and stdout, see [`super`] for the dialogue |
 //! | `exec` | becomes the command: gives up privileges, takes a terminal, and executes |
+//! | `measure` | measures directories as it is asked to on stdin, for `fastbuild bench`; see [`crate::measure`] |
 //!
 //! In: frames of a client that is believed. Out: frames, and a workspace put right. What must hold: whatever way a session
 //! ends, no process that it started outlives it; no write leaves the source root through a link; what the host
@@ -29,6 +30,7 @@ mod command;
 mod exec;
 mod inbox;
 mod init;
+mod measure;
 mod outbox;
 mod processes;
 mod room;
@@ -46,6 +48,7 @@ pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some("init") => init::run(),
         Some("session") => session::run(),
         Some("exec") => exec::run(),
+        Some("measure") => measure::run(),
         _ => ExitCode::from(USAGE),
     }
 }

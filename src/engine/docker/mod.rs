@@ -8,6 +8,7 @@ mod attach;
 mod connect;
 mod container;
 mod image;
+mod info;
 mod volume;
 
 use bollard::errors::Error as BollardError;
@@ -20,6 +21,7 @@ pub use container::{
     Mount, MountAccess, Removed, Serves, Sizes, VolumeContents,
 };
 pub use image::{ImageFacts, PullProgress};
+pub use info::{EngineInfo, EngineKind, Rights, Whereabouts};
 pub use volume::{VolumeFacts, VolumeSpec};
 
 use self::connect::Wire;

@@ -1,0 +1,61 @@
+//! `fastbuild doctor`: what may cost time here, and what to do about it. Facts are looked up and judged in
+//! [`crate::doctor`]; what was found goes to standard output.
+//!
+//! `--json` prints one object. New keys may come, those that are here stay:
+//!
+//! | key | what it holds |
+//! |---|---|
+//! | `advice` | how many findings have the severity `advice`; the exit code is 1 when there are any |
+//! | `findings[]` | `topic`, `severity` (`good`, `note`, `advice`), `what`, `why`, `do`; the last two may be null |
+//! | `machine` | `os`, `arch`, `kernel`, `wsl` (`1`, `2`, null), `virtualization`, `ci` (null outside of CI), `id` |
+//! | `machine.virtualization` | `kind` (`none`, `guest`, `unknown`); of a guest also `hypervisor` and `nests` |
+//! | `source` | `path`, `answers` (whether it could be looked at), `file_system`, `case` (`kept`, `folded`, null) |
+//! | `source.file_system` | null where it is not known, else `kind`, `class`, `crosses`, `mount_point`, `device` |
+//! | `engine` | `address` (null when it names none that can be used), `answers`; of one that answers also |
+//! | | `name`, `version`, `api`: its greeting |
+//! | | `kind`, `system`, `os`, `arch`, `kernel`, `storage_driver`, `backing`, `root_dir`, `isolation`, `images` |
+//! | | `whereabouts` (`here`, `same-kernel`, `another-kernel`, `network`), `rights` (`root`, `rootless`) |
+//! | | `cgroup_version`, `cpus`, `memory` (bytes) |
+//! | `file_sharing` | Docker Desktop's (`virtiofs`, `grpc-fuse`, `osxfs`), null where it is not known |
+//! | `rooms[]` | `what_for` (`engine`, `state`, `source`), `path`, `free` and `total` (bytes) |
+//!
+//! Topics: `engine`, `location`, `file-sharing`, `rootless`, `storage-driver`, `isolation`, `windows-containers`, `space`,
+//! `source`, `case`, `virtualization`, `wsl`, `ci`.
+
+mod show;
+
+use std::io::{self, Write as _};
+
+use super::{DoctorArgs, Failure, PlanFormat};
+use crate::{
+    config::Environment,
+    doctor::{self, Severity},
+};
+
+/// What it exits with when there is something to advise.
+const ADVICE: u8 = 1;
+
+/// Looks, judges, says; gives what to exit with.
+///
+/// # Errors
+/// When the settings are wrong, the source root is not there, or standard output fails. An engine or a source that does not
+/// answer is none of these.
+pub fn run(args: &DoctorArgs) -> Result<u8, Failure> {
+    let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
+    let facts = runtime.block_on(doctor::gather(&args.place, &environment))?;
+    let found = doctor::findings(&facts);
+    let shown = match args.format() {
+        PlanFormat::Text => show::text(&found),
+        PlanFormat::Json => show::json(&facts, &found),
+    };
+    let mut out = io::stdout().lock();
+    match out.write_all(shown.as_bytes()).and_then(|()| out.flush()) {
+        // Whoever reads it has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        written => written.map_err(Failure::Stdout)?,
+    }
+    let is_advised = found.iter().any(|finding| finding.severity == Severity::Advice);
+    Ok(if is_advised { ADVICE } else { 0 })
+}

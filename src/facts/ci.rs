@@ -1,0 +1,105 @@
+//! The environment -> which CI service runs us.
+
+use serde::Serialize;
+
+use crate::config::Environment;
+
+/// A service that builds without anybody watching.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ci {
+    /// GitHub Actions; Gitea and Forgejo, which follow it, too.
+    GithubActions,
+    /// GitLab CI.
+    Gitlab,
+    /// Jenkins.
+    Jenkins,
+    /// Azure Pipelines.
+    AzurePipelines,
+    /// CircleCI.
+    CircleCi,
+    /// Travis CI.
+    Travis,
+    /// Buildkite.
+    Buildkite,
+    /// Bitbucket Pipelines.
+    Bitbucket,
+    /// TeamCity.
+    TeamCity,
+    /// Drone, and Woodpecker after it.
+    Drone,
+    /// AppVeyor.
+    AppVeyor,
+    /// AWS CodeBuild.
+    CodeBuild,
+    /// None of these, but `CI` is set.
+    Other,
+}
+
+/// The variable by which each makes itself known. GitHub's comes last: others set it for scripts that know no other.
+const MARKS: [(&str, Ci); 13] = [
+    ("GITLAB_CI", Ci::Gitlab),
+    ("JENKINS_URL", Ci::Jenkins),
+    ("TF_BUILD", Ci::AzurePipelines),
+    ("CIRCLECI", Ci::CircleCi),
+    ("TRAVIS", Ci::Travis),
+    ("BUILDKITE", Ci::Buildkite),
+    ("BITBUCKET_BUILD_NUMBER", Ci::Bitbucket),
+    ("TEAMCITY_VERSION", Ci::TeamCity),
+    ("DRONE", Ci::Drone),
+    ("CI_PIPELINE_FORGE_URL", Ci::Drone),
+    ("APPVEYOR", Ci::AppVeyor),
+    ("CODEBUILD_BUILD_ID", Ci::CodeBuild),
+    ("GITHUB_ACTIONS", Ci::GithubActions),
+];
+
+impl Ci {
+    /// The one that set this environment up.
+    pub fn of(environment: &Environment) -> Option<Ci> {
+        let marked = MARKS.iter().find(|(name, _)| environment.filled(name).is_some()).map(|(_, ci)| *ci);
+        marked.or(environment.is_ci().then_some(Ci::Other))
+    }
+
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Ci::GithubActions => "GitHub Actions",
+            Ci::Gitlab => "GitLab CI",
+            Ci::Jenkins => "Jenkins",
+            Ci::AzurePipelines => "Azure Pipelines",
+            Ci::CircleCi => "CircleCI",
+            Ci::Travis => "Travis CI",
+            Ci::Buildkite => "Buildkite",
+            Ci::Bitbucket => "Bitbucket Pipelines",
+            Ci::TeamCity => "TeamCity",
+            Ci::Drone => "Drone",
+            Ci::AppVeyor => "AppVeyor",
+            Ci::CodeBuild => "AWS CodeBuild",
+            Ci::Other => "a CI service",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_is_known_by_its_variable() {
+        type Case = (&'static [(&'static str, &'static str)], Option<Ci>);
+        let cases: [Case; 8] = [
+            (&[], None),
+            (&[("CI", "true"), ("GITHUB_ACTIONS", "true")], Some(Ci::GithubActions)),
+            (&[("CI", "true"), ("GITLAB_CI", "true")], Some(Ci::Gitlab)),
+            (&[("JENKINS_URL", "http://ci/")], Some(Ci::Jenkins)),
+            (&[("TF_BUILD", "True")], Some(Ci::AzurePipelines)),
+            (&[("CI", "1")], Some(Ci::Other)),
+            (&[("CI", "false")], None),
+            (&[("GITLAB_CI", "")], None),
+        ];
+        for (vars, expected) in cases {
+            let vars = vars.iter().map(|(name, value)| (name.into(), value.into())).collect();
+            assert_eq!(Ci::of(&Environment { vars, ..Environment::default() }), expected);
+        }
+    }
+}

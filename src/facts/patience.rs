@@ -1,0 +1,234 @@
+//! Whether a path answers at all. A network that went away, or the machine around a virtual one that sleeps, leaves a
+//! system call waiting for ever.
+//!
+//! Such a call cannot be taken back, and on FUSE not even killed: once the file system's own process has read a request, the
+//! kernel waits for the reply, and a process with one thread in there never ends, which was measured. So it is another
+//! process that asks, this very program once more, and it is left behind where it waits. Its standard streams are of no
+//! use to anybody, so that nobody waits for them to be closed.
+
+use std::{
+    ffi::OsString,
+    io::{self, Read as _, Write as _},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use super::{FileSystem, file_system::file_system_unasked};
+use crate::config::file::NAME;
+
+/// The hidden command of the process that asks; its one word is the path.
+pub const COMMAND: &str = "__ask";
+
+/// A path does not answer as one should.
+#[derive(Debug, thiserror::Error)]
+pub enum NoAnswer {
+    /// Not in time.
+    #[error("{} did not answer within {} s", subject(path, file_system.as_deref()), limit.as_secs_f64())]
+    TimedOut {
+        /// The path.
+        path: PathBuf,
+        /// What it lies on, where that is known.
+        file_system: Option<Box<FileSystem>>,
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// An error came back.
+    #[error("{} does not work", subject(path, file_system.as_deref()))]
+    Failed {
+        /// The path.
+        path: PathBuf,
+        /// What it lies on, where that is known.
+        file_system: Option<Box<FileSystem>>,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl NoAnswer {
+    /// What the path lies on, where that is known.
+    pub fn file_system(&self) -> Option<&FileSystem> {
+        match self {
+            NoAnswer::TimedOut { file_system, .. } | NoAnswer::Failed { file_system, .. } => {
+                file_system.as_deref()
+            }
+        }
+    }
+}
+
+/// `the file system of "/p" (fuse.sshfs, mounted at "/m")`.
+fn subject(path: &Path, file_system: Option<&FileSystem>) -> String {
+    match file_system {
+        Some(FileSystem { kind, mount_point, .. }) => {
+            format!("the file system of {path:?} ({kind}, mounted at {mount_point:?})")
+        }
+        None => format!("the file system of {path:?}"),
+    }
+}
+
+/// Looks at `path`, at the first entry of a directory, and for a file in each directory above it, and waits no longer
+/// than `limit`. After that a process goes on waiting, until the file system answers or is unmounted. Takes some
+/// milliseconds, for it starts that process.
+///
+/// # Errors
+/// [`NoAnswer`].
+pub fn responds(path: &Path, limit: Duration) -> Result<(), NoAnswer> {
+    let asked = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let told = match ask_elsewhere(&asked, limit) {
+        Asked::Answered(answer) => Some(answer),
+        Asked::Waiting => None,
+        // A thread is as good, as long as all is well.
+        Asked::NotStarted => within(limit, {
+            let asked = asked.clone();
+            move || look(&asked)
+        }),
+    };
+    let (path, whose) = (path.to_owned(), || file_system_unasked(&asked).map(Box::new));
+    match told {
+        Some(Ok(())) => Ok(()),
+        Some(Err(source)) => Err(NoAnswer::Failed { path, file_system: whose(), source }),
+        None => Err(NoAnswer::TimedOut { path, file_system: whose(), limit }),
+    }
+}
+
+/// What became of a question.
+enum Asked {
+    Answered(io::Result<()>),
+    Waiting,
+    NotStarted,
+}
+
+/// Starts a process that asks, and reads what it has to say.
+fn ask_elsewhere(path: &Path, limit: Duration) -> Asked {
+    let Ok(program) = std::env::current_exe() else { return Asked::NotStarted };
+    let mut command = Command::new(program);
+    command.arg(COMMAND).arg(path).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    if let Some(root) = path.ancestors().last() {
+        command.current_dir(root);
+    }
+    let Ok(mut asking) = command.spawn() else { return Asked::NotStarted };
+    let Some(mut pipe) = asking.stdout.take() else { return Asked::NotStarted };
+    let read = move || {
+        let mut said = String::new();
+        pipe.read_to_string(&mut said).map(|_| said)
+    };
+    let Some(said) = within(limit, read) else { return Asked::Waiting };
+    // It has closed its output, which is the last that it does.
+    let _ = asking.wait();
+    match said.ok().as_deref().and_then(read_reply) {
+        Some(answer) => Asked::Answered(answer),
+        // A program that has this library and not this command.
+        None => Asked::NotStarted,
+    }
+}
+
+/// The process that asks: looks at the path that is its word, and says what came of it.
+///
+/// # Errors
+/// When it has not one word, or nobody hears it.
+pub fn main(words: &[OsString]) -> io::Result<()> {
+    let [path] = words else { return Err(io::ErrorKind::InvalidInput.into()) };
+    let reply = reply(&look(Path::new(path)));
+    io::stdout().lock().write_all(reply.as_bytes())
+}
+
+fn look(path: &Path) -> io::Result<()> {
+    if path.metadata()?.is_dir() {
+        path.read_dir()?.next().transpose()?;
+    }
+    // Whoever wants the settings looks there next. What they say is of no interest, only that they say it.
+    for directory in path.canonicalize()?.ancestors() {
+        let _ = directory.join(NAME).symlink_metadata();
+    }
+    Ok(())
+}
+
+const WELL: &str = "answered";
+const FAILED: &str = "failed with ";
+
+fn reply(looked: &io::Result<()>) -> String {
+    match looked {
+        Ok(()) => format!("{WELL}\n"),
+        Err(error) => format!("{FAILED}{}\n", error.raw_os_error().unwrap_or_default()),
+    }
+}
+
+/// None when it is no such reply.
+fn read_reply(said: &str) -> Option<io::Result<()>> {
+    let line = said.strip_suffix('\n')?;
+    if line == WELL {
+        return Some(Ok(()));
+    }
+    match line.strip_prefix(FAILED)?.parse().ok()? {
+        0 => Some(Err(io::ErrorKind::Other.into())),
+        code => Some(Err(io::Error::from_raw_os_error(code))),
+    }
+}
+
+/// What `work` gives, if it does so before `limit` is over. If not, its thread is left behind. None as well when there
+/// is no thread to be had, or when `work` panics.
+fn within<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (told, answer) = mpsc::sync_channel(1);
+    // Nobody may be listening any more.
+    let thread = thread::Builder::new().name("patience".to_owned()).spawn(move || drop(told.send(work())));
+    thread.ok()?;
+    answer.recv_timeout(limit).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::Class;
+
+    #[test]
+    fn what_is_there_answers() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let limit = Duration::from_secs(60);
+        responds(dir.path(), limit).unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        responds(&file, limit).unwrap();
+        let gone = responds(&dir.path().join("gone"), limit).unwrap_err();
+        assert!(matches!(&gone, NoAnswer::Failed { source, .. } if source.kind() == io::ErrorKind::NotFound));
+    }
+
+    #[test]
+    fn a_reply_is_read_as_it_was_meant() {
+        assert!(matches!(read_reply(&reply(&Ok(()))), Some(Ok(()))));
+        let (gone, odd) = (io::Error::from_raw_os_error(2), io::Error::other("odd"));
+        let read = |error| read_reply(&reply(&Err(error))).unwrap().unwrap_err();
+        assert_eq!((read(gone).raw_os_error(), read(odd).kind()), (Some(2), io::ErrorKind::Other));
+        for said in ["", "answered", "failed with \n", "running 0 tests\n", "answered\nanswered\n"] {
+            assert!(read_reply(said).is_none(), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn work_that_never_ends_is_left_behind() {
+        let (_kept, never) = mpsc::channel::<()>();
+        assert_eq!(within(Duration::from_millis(1), move || never.recv()), None);
+        assert_eq!(within(Duration::from_secs(60), || 7), Some(7));
+    }
+
+    #[test]
+    fn the_message_names_path_kind_place_and_limit() {
+        let told = NoAnswer::TimedOut {
+            path: "/p".into(),
+            file_system: Some(Box::new(FileSystem {
+                kind: "fuse.sshfs".to_owned(),
+                class: Class::Network,
+                mount_point: "/m".into(),
+                device: String::new(),
+                options: Vec::new(),
+            })),
+            limit: Duration::from_secs(10),
+        };
+        assert_eq!(
+            told.to_string(),
+            r#"the file system of "/p" (fuse.sshfs, mounted at "/m") did not answer within 10 s"#
+        );
+    }
+}

@@ -1,0 +1,114 @@
+//! What the system says of itself, of the room on its disks, and of what a name stands for.
+
+use std::{ffi::OsString, io, path::Path};
+
+/// What a name stands for: two names of one thing have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    file_system: u64,
+    number: u64,
+}
+
+impl Identity {
+    /// From the numbers of a file system and of a file on it.
+    pub fn new(file_system: u64, number: u64) -> Identity {
+        Identity { file_system, number }
+    }
+
+    /// Whether both are on one file system.
+    pub fn is_beside(self, other: Identity) -> bool {
+        self.file_system == other.file_system
+    }
+}
+
+/// The kernel's release; empty where it is not told.
+pub fn kernel() -> String {
+    imp::kernel()
+}
+
+/// The machine's name on the network; empty where it is not told. `variable` reads the environment.
+pub fn name(variable: impl Fn(&str) -> Option<OsString>) -> String {
+    imp::name(variable)
+}
+
+/// Bytes that are free for whoever runs fastbuild, and bytes in all, of the file system at `path`.
+///
+/// # Errors
+/// What the system says; [`io::ErrorKind::Unsupported`] where it cannot be asked.
+pub fn space(path: &Path) -> io::Result<(u64, u64)> {
+    imp::space(path)
+}
+
+/// Bytes of memory in all; none where it is not told.
+pub fn memory() -> Option<u64> {
+    imp::memory()
+}
+
+/// What `path` stands for; a link is taken for itself.
+///
+/// # Errors
+/// What the system says; [`io::ErrorKind::Unsupported`] where things have no such numbers.
+pub fn identity(path: &Path) -> io::Result<Identity> {
+    imp::identity(path)
+}
+
+#[cfg(unix)]
+mod imp {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::{Identity, OsString, Path, io};
+
+    pub(super) fn kernel() -> String {
+        rustix::system::uname().release().to_string_lossy().into_owned()
+    }
+
+    pub(super) fn name(_: impl Fn(&str) -> Option<OsString>) -> String {
+        rustix::system::uname().nodename().to_string_lossy().into_owned()
+    }
+
+    pub(super) fn space(path: &Path) -> io::Result<(u64, u64)> {
+        let found = rustix::fs::statvfs(path)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Ok((bytes(found.f_bavail), bytes(found.f_blocks)))
+    }
+
+    #[cfg(target_os = "linux")]
+    pub(super) fn memory() -> Option<u64> {
+        let found = rustix::system::sysinfo();
+        u64::try_from(found.totalram).ok()?.checked_mul(found.mem_unit.into())
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn memory() -> Option<u64> {
+        None
+    }
+
+    pub(super) fn identity(path: &Path) -> io::Result<Identity> {
+        path.symlink_metadata().map(|found| Identity::new(found.dev(), found.ino()))
+    }
+}
+
+#[cfg(not(unix))]
+mod imp {
+    use super::{Identity, OsString, Path, io};
+
+    pub(super) fn memory() -> Option<u64> {
+        None
+    }
+
+    pub(super) fn kernel() -> String {
+        String::new()
+    }
+
+    pub(super) fn name(variable: impl Fn(&str) -> Option<OsString>) -> String {
+        variable("COMPUTERNAME").map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    pub(super) fn space(_: &Path) -> io::Result<(u64, u64)> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(super) fn identity(_: &Path) -> io::Result<Identity> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
