@@ -132,7 +132,7 @@ mod tests {
     fn asked(spec: &str, anchor: Anchor) -> Decision<CacheRequest> {
         Decision {
             value: CacheRequest { spec: spec.to_owned(), anchor },
-            reason: Reason::Flag { name: "--cache" },
+            reason: Reason::Flag { flag: "--cache" },
         }
     }
 
@@ -179,7 +179,7 @@ mod tests {
             ("\u{e4}:x", "a name begins with a letter or a digit"),
             ("a\u{e4}:x", letters),
             (&long, "the name is too long"),
-            ("a:", "the sources would lie in it"),
+            ("a:", "the command would start in it"),
             ("a:/", in_it),
             ("a:/w/", in_it),
             ("a:..", in_it),
