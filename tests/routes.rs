@@ -491,7 +491,10 @@ fn no_password_of_a_volume_is_told_logged_or_kept() {
         assert!(!holds, "{}", String::from_utf8_lossy(&path));
     }
     assert!(
-        text.exits(0).out().lines().any(|line| line.starts_with("volume ") && line.contains("device")),
+        text.exits(0)
+            .out()
+            .lines()
+            .any(|line| line.starts_with("volume option ") && line.contains("device=…")),
         "{text}"
     );
 }
