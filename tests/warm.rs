@@ -16,7 +16,7 @@ use std::{
     fs::{self, File},
     os::unix::fs::{PermissionsExt as _, symlink},
     path::Path,
-    process::Command,
+    process::{Command, Stdio},
     sync::atomic::Ordering,
     time::{Duration, SystemTime},
 };

@@ -10,12 +10,12 @@ use crate::{
     report::{numbers, text::one_line},
     workspace::{
         Generation, LastSession,
-        list::{Listed, Owner, Unused},
+        list::{Listed, Owner, Place, Unused},
         storage::CACHE_PREFIX,
     },
 };
 
-const HEADINGS: [&str; 7] = ["SOURCE", "IMAGE", "STATE", "SIZE", "AGE", "USED", "NAME"];
+const HEADINGS: [&str; 8] = ["SOURCE", "ENGINE", "IMAGE", "STATE", "SIZE", "AGE", "USED", "NAME"];
 
 /// A workspace in a sentence.
 pub(super) fn title(listed: &Listed) -> String {
@@ -50,7 +50,8 @@ pub(super) fn table(all: &[Listed], now: u64) -> String {
 fn row(listed: &Listed, now: u64) -> [String; HEADINGS.len()] {
     [
         source(listed),
-        listed.image.clone(),
+        listed.place.engine().to_owned(),
+        image(listed).to_owned(),
         state(listed).to_owned(),
         size(listed, "?"),
         numbers::rough(since(listed.made, now)),
@@ -67,6 +68,10 @@ fn size(listed: &Listed, unknown: &str) -> String {
         Some(route) => format!("{layer} + {route}"),
         None => layer,
     }
+}
+
+fn image(listed: &Listed) -> &str {
+    if listed.image.is_empty() { "-" } else { &listed.image }
 }
 
 fn source(listed: &Listed) -> String {
@@ -92,7 +97,8 @@ fn ago(then: u64, now: u64) -> String {
 #[derive(Serialize)]
 struct Row<'a> {
     name: &'a str,
-    container: &'a str,
+    engine: &'static str,
+    container: Option<&'a str>,
     project: &'a str,
     source: &'a str,
     image: &'a str,
@@ -110,7 +116,11 @@ impl<'a> Row<'a> {
     fn of(listed: &'a Listed) -> Row<'a> {
         Row {
             name: &listed.name,
-            container: listed.container.as_str(),
+            engine: listed.place.engine(),
+            container: match &listed.place {
+                Place::Container(container) => Some(container.as_str()),
+                Place::Directory(_) => None,
+            },
             project: &listed.project,
             source: &listed.source,
             image: &listed.image,
@@ -157,7 +167,8 @@ impl Facts<'_> {
         let mut rows = vec![
             ("name", listed.name.clone()),
             ("source", source(listed)),
-            ("image", listed.image.clone()),
+            ("engine", listed.place.engine().to_owned()),
+            ("image", image(listed).to_owned()),
             ("state", state(listed).to_owned()),
             ("size", size(listed, "unknown")),
             ("made", format!("{}, by fastbuild {}", ago(listed.made, now), listed.version)),
@@ -165,7 +176,9 @@ impl Facts<'_> {
         ];
         rows.extend(self.started.map(|started| ("started", started.to_owned())));
         rows.extend(self.last_session.map(|session| ("last session", session_text(session).to_owned())));
-        rows.push(("container", listed.container.as_str().to_owned()));
+        if let Place::Container(container) = &listed.place {
+            rows.push(("container", container.as_str().to_owned()));
+        }
         rows.push(("project", listed.project.clone()));
         let made_with = self.made_with.into_iter().flat_map(Generation::values);
         rows.extend(made_with.map(|(what, value)| ("made with", format!("{what} {value}"))));
@@ -207,7 +220,7 @@ pub(super) mod tests {
     pub(in super::super) fn workspace(name: &str, source: &str, owner: Owner) -> Listed {
         Listed {
             name: name.to_owned(),
-            container: ContainerId::new("0123abcd"),
+            place: Place::Container(ContainerId::new("0123abcd")),
             project: "00ff".to_owned(),
             source: source.to_owned(),
             image: "ruby:3.3".to_owned(),
@@ -226,11 +239,15 @@ pub(super) mod tests {
         let mut stopped = workspace("fastbuild-ws-2", "/home/me/\u{1b}[2Jx", Owner::Elsewhere);
         (stopped.state, stopped.size, stopped.last_used) = ("exited".to_owned(), None, 1_000);
         stopped.beside = Some(Route::Tmpfs);
-        let all = [workspace("fastbuild-ws-1", "/home/me/blog", Owner::Here), stopped];
+        let mut here = workspace("/c/00ff", "/home/me/blog", Owner::Here);
+        (here.image, here.place, here.state) =
+            (String::new(), Place::Directory("/c/00ff".into()), "idle".to_owned());
+        let all = [workspace("fastbuild-ws-1", "/home/me/blog", Owner::Here), stopped, here];
         insta::assert_snapshot!(table(&all, 90_120), @r"
-        SOURCE                           IMAGE     STATE    SIZE       AGE  USED    NAME
-        /home/me/blog                    ruby:3.3  running  20.1 MB    1d   2m ago  fastbuild-ws-1
-        /home/me/\u{1b}[2Jx (elsewhere)  ruby:3.3  stopped  ? + tmpfs  1d   1d ago  fastbuild-ws-2
+        SOURCE                           ENGINE  IMAGE     STATE    SIZE       AGE  USED    NAME
+        /home/me/blog                    docker  ruby:3.3  running  20.1 MB    1d   2m ago  fastbuild-ws-1
+        /home/me/\u{1b}[2Jx (elsewhere)  docker  ruby:3.3  stopped  ? + tmpfs  1d   1d ago  fastbuild-ws-2
+        /home/me/blog                    host    -         idle     20.1 MB    1d   2m ago  /c/00ff
         ");
         assert_eq!(table(&[], 0).lines().count(), 1);
     }
@@ -248,6 +265,7 @@ pub(super) mod tests {
         insta::assert_snapshot!(facts.text(90_120), @r"
         name          fastbuild-ws-1
         source        /home/me/blog
+        engine        docker
         image         ruby:3.3
         state         running
         size          20.1 MB
