@@ -274,20 +274,21 @@ fn try_on(path: &Path, moved: &PathBuf) -> io::Result<()> {
     fs::remove_file(moved)
 }
 
+#[cfg(unix)]
 fn defect_of(error: &io::Error) -> Option<Defect> {
-    #[cfg(unix)]
-    {
-        use rustix::io::Errno;
-        return match error.raw_os_error().map(Errno::from_raw_os_error)? {
-            Errno::PERM => Some(Defect::NotPermitted),
-            Errno::ACCESS => Some(Defect::Denied),
-            Errno::IO => Some(Defect::Io),
-            Errno::STALE => Some(Defect::Stale),
-            Errno::ROFS => Some(Defect::ReadOnly),
-            _ => None,
-        };
+    use rustix::io::Errno;
+    match error.raw_os_error().map(Errno::from_raw_os_error)? {
+        Errno::PERM => Some(Defect::NotPermitted),
+        Errno::ACCESS => Some(Defect::Denied),
+        Errno::IO => Some(Defect::Io),
+        Errno::STALE => Some(Defect::Stale),
+        Errno::ROFS => Some(Defect::ReadOnly),
+        _ => None,
     }
-    #[cfg(not(unix))]
+}
+
+#[cfg(not(unix))]
+fn defect_of(error: &io::Error) -> Option<Defect> {
     (error.kind() == io::ErrorKind::PermissionDenied).then_some(Defect::Denied)
 }
 
