@@ -292,11 +292,11 @@ fn fastbuild<'a>(
 ) -> Contender<'a, Row> {
     let tree = &project.tree;
     let run = move |_| {
-        let route = ["--route", route.name()];
-        match state {
-            State::Warm => project.build(&route),
-            State::Cold => project.build(&[&route[..], &["--no-keep"]].concat()),
-        }
+        let mut options = vec!["--route", route.name()];
+        // Jekyll's cache is written beside the sources, which are read-only there but for outputs.
+        options.extend((route == Route::MountSource).then_some(["--output", CACHE]).into_iter().flatten());
+        options.extend((state == State::Cold).then_some("--no-keep"));
+        project.build(&options)
     };
     Contender::of(project, row, run)
         .prepared(move |round| {
