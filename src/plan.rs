@@ -10,8 +10,10 @@ mod engine;
 pub mod facts;
 mod host_path;
 mod make;
+mod measured;
 mod outputs;
 mod route;
+mod scratch;
 
 use std::{
     fmt,
@@ -21,7 +23,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::tree::RelPath;
+use crate::{bench::profile::EngineId, tree::RelPath};
 
 pub use caches::{Cache, CacheError, CachePath};
 pub use endpoint::{BadEndpoint, decide as decide_endpoint};
@@ -29,9 +31,11 @@ pub use engine::EngineError;
 pub use facts::Facts;
 pub(crate) use host_path::join as join_host_path;
 pub use make::{OnDocker, PlanError, below, make, prepare};
+pub use measured::Measured;
 pub use outputs::OutputError;
 pub use route::RouteError;
 pub(crate) use route::is_elsewhere;
+pub use scratch::{Ground, Place, Scratch, TREE as SCRATCH_TREE};
 
 /// A value and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -97,16 +101,6 @@ fn shown_decision<S: Serializer>(decision: &Decision<PathBuf>, serializer: S) ->
     Decision { value, reason: decision.reason.clone() }.serialize(serializer)
 }
 
-fn shown_optional_path<S: Serializer>(
-    decision: &Option<Decision<PathBuf>>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    match decision {
-        Some(decision) => shown_decision(decision, serializer),
-        None => serializer.serialize_none(),
-    }
-}
-
 fn shown_seconds<S: Serializer>(decision: &Decision<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     Decision { value: decision.value.as_secs(), reason: decision.reason.clone() }.serialize(serializer)
 }
@@ -160,6 +154,8 @@ pub struct Plan {
     pub apply: Decision<ApplyMode>,
     /// How the files travel.
     pub route: Decision<Route>,
+    /// Where the route was measured: the engine that this holds for, and the route with any other one.
+    pub measured: Option<MeasuredWith>,
     /// What to do when a mount fails the command.
     pub fallback: Decision<Fallback>,
     /// How large a tmpfs may become, in bytes; the engine's own limit where nothing is said.
@@ -168,9 +164,8 @@ pub struct Plan {
     pub volume_options: Vec<Decision<VolumeOption>>,
     /// Directories that are kept across workspaces.
     pub caches: Vec<Decision<Cache>>,
-    /// Where the host engine puts its scratch directories; decided when it is needed where nobody says.
-    #[serde(serialize_with = "shown_optional_path")]
-    pub scratch: Option<Decision<PathBuf>>,
+    /// Where the host engine builds; none in a container.
+    pub scratch: Option<Decision<Scratch>>,
     /// Whether a workspace is kept.
     pub tier: Decision<Tier>,
     /// What becomes of the workspace, where one is kept.
@@ -213,6 +208,15 @@ impl fmt::Debug for EnvVar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}=…", self.name)
     }
+}
+
+/// What a measured route depends on, and only the engine itself can say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MeasuredWith {
+    /// The engine that it was measured with.
+    pub engine: EngineId,
+    /// The route where the engine is another one by now.
+    pub otherwise: Decision<Route>,
 }
 
 /// Where a build runs.

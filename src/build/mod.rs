@@ -34,6 +34,8 @@ pub use interrupt::{Interrupted, Interrupts, Signal};
 
 use crate::{
     archive::pack::TopEntry,
+    bench::profile::EngineId,
+    engine::Docker,
     outputs::{
         apply::{self, Books, Outcome},
         record::Record,
@@ -79,12 +81,14 @@ pub async fn run_under(
         source: plan.source.value.clone(),
         command: plan.command.clone(),
     });
+    let remeasured = interrupts.unless(as_measured(plan, reporter)).await??;
+    let plan = remeasured.as_ref().unwrap_or(plan);
     let project = state.project(&plan.source.value)?;
     let _lock = interrupts.unless(take_lock(&project, plan.lock.value, reporter)).await??;
     recover(&project, state, reporter)?;
     let mut finished = match plan.on_docker() {
         Some(at) => on_docker(plan, at, state, &project, &mut interrupts, reporter).await?,
-        None => return Err(BuildError::NoHostEngine),
+        None => here(plan, state, &project, &mut interrupts, reporter).await?,
     };
     let mut earlier = None;
     if let (Some(mark), Some(at)) = (finished.defect.take(), plan.on_docker()) {
@@ -104,6 +108,18 @@ pub async fn run_under(
         took: began.elapsed(),
     });
     Ok(finished.exit_code)
+}
+
+/// Asks the engine whether it is the one that a measured route holds for; the build without that measuring when it is not.
+async fn as_measured(plan: &Plan, reporter: &Reporter) -> Result<Option<Plan>, BuildError> {
+    let (Some(_), Some(at)) = (&plan.measured, plan.on_docker()) else { return Ok(None) };
+    let docker = Docker::connect(at.endpoint).await?;
+    let other = plan.unless_measured_with(&EngineId::of(at.endpoint.to_string(), docker.facts()));
+    if let (Some(other), Some(with)) = (&other, &plan.measured) {
+        let (then, route) = (with.engine.to_string(), other.route.value);
+        reporter.emit(Event::Warned(Warning::MeasuredElsewhere { then, route }));
+    }
+    Ok(other)
 }
 
 /// In a container: the workspace's, or one for this build alone.
@@ -131,6 +147,18 @@ async fn on_docker(
         }
     }
     cold::run(plan, at, state, project, interrupts, reporter).await
+}
+
+/// On this machine, in the scratch directory that the plan names.
+async fn here(
+    plan: &Plan,
+    state: &State,
+    project: &Project,
+    interrupts: &mut Interrupts,
+    reporter: &Reporter,
+) -> Result<Finished, BuildError> {
+    let scratch = plan.scratch.as_ref().ok_or(BuildError::NowhereToBuild)?;
+    warm::here::run(plan, &scratch.value, state, project, interrupts, reporter).await
 }
 
 /// Two runs in one project would mix what they read and write: the second one waits, and says for whom, or fails.

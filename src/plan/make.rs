@@ -3,16 +3,18 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    ApplyMode, CacheError, Decision, Endpoint, Engine, EngineError, Facts, IgnorePlan, Output, OutputError,
-    Outputs, Plan, Reason, Route, RouteError, SeedOutputs, Stdin, Terminal, caches,
+    ApplyMode, CacheError, Decision, Endpoint, Engine, EngineError, Facts, IgnorePlan, MeasuredWith, Output,
+    OutputError, Outputs, Plan, Reason, Route, RouteError, Scratch, SeedOutputs, Stdin, Terminal, caches,
     container_path::ContainerPath,
     endpoint::BadEndpoint,
     engine, host_path,
     outputs::{self, Places},
-    route,
+    route, scratch,
 };
 use crate::{
-    config::{Environment, Settings, Terminals},
+    bench::profile::EngineId,
+    config::{Environment, RouteChoice, Settings, Terminals},
+    state::project_key,
     tree::RelPath,
 };
 
@@ -128,7 +130,11 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
     let engine = engine::decide(settings, env, facts)?;
     let image = image(settings, &engine.value, facts)?;
     let subdirectory = subdirectory(settings)?;
-    let (workdir, workdir_path) = workdir(settings)?;
+    let scratch = match engine.value {
+        Engine::Host => Some(scratch(settings, facts)?),
+        Engine::Docker(_) => None,
+    };
+    let (workdir, workdir_path) = workdir(settings, scratch.as_ref())?;
     let command_directory = workdir_path.descend(&subdirectory);
     let places = Places {
         workdir: &workdir_path,
@@ -139,6 +145,12 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
     let outputs = outputs(settings, &places)?;
     refuse_wrong_exchange(settings, &subdirectory, &outputs.value)?;
     let route = route::decide(settings, &engine, &outputs.value, facts)?;
+    let measured = match (settings.route.value, facts.measured.engine()) {
+        (RouteChoice::Auto, Some(with)) if route.value != Route::Host => {
+            Some(MeasuredWith { engine: with.clone(), otherwise: route::by_file_system(facts) })
+        }
+        _ => None,
+    };
     let cache = |asked| caches::resolve(asked, &workdir_path, &command_directory);
     let caches = settings.caches.iter().map(cache).collect::<Result<Vec<_>, _>>()?;
     let terminal = terminal(settings, env.terminals);
@@ -161,11 +173,12 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
         on_failure: settings.on_failure.clone(),
         apply: settings.apply.clone(),
         route,
+        measured,
         fallback: route::fallback(settings),
         tmpfs_size: settings.tmpfs_size.clone(),
         volume_options: settings.volume_options.clone(),
         caches,
-        scratch: settings.scratch.clone(),
+        scratch,
         tier: settings.tier.clone(),
         workspace: settings.workspace.clone(),
         lock: settings.lock.clone(),
@@ -211,11 +224,20 @@ pub fn below(source: &Path, started_in: &Path) -> RelPath {
     started_in.strip_prefix(source).ok().and_then(host_path::to_rel_path).unwrap_or_default()
 }
 
-fn workdir(settings: &Settings) -> Result<(Decision<String>, ContainerPath), PlanError> {
-    let asked = settings
-        .workdir
-        .clone()
-        .unwrap_or_else(|| default(DEFAULT_WORKDIR.to_owned(), "where nothing names another"));
+fn scratch(settings: &Settings, facts: &Facts) -> Result<Decision<Scratch>, PlanError> {
+    let source = &settings.source.value;
+    scratch::choose(&facts.here.places, source, &project_key(source), settings.tier.value)
+}
+
+fn workdir(
+    settings: &Settings,
+    scratch: Option<&Decision<Scratch>>,
+) -> Result<(Decision<String>, ContainerPath), PlanError> {
+    let asked = match (scratch, &settings.workdir) {
+        (Some(scratch), _) => default(scratch.value.tree(), "in the scratch directory"),
+        (None, Some(asked)) => asked.clone(),
+        (None, None) => default(DEFAULT_WORKDIR.to_owned(), "where nothing names another"),
+    };
     let refuse =
         |problem| PlanError::Workdir { given: asked.value.clone(), reason: asked.reason.clone(), problem };
     let path = ContainerPath::absolute(&asked.value)
@@ -329,6 +351,12 @@ impl Plan {
             }
             _ => Ok(Plan { stdin: default(Stdin::Empty, "a watched command runs again and again"), ..self }),
         }
+    }
+
+    /// The same build where the route was measured with another engine than `engine` turns out to be; none when it holds.
+    pub fn unless_measured_with(&self, engine: &EngineId) -> Option<Plan> {
+        let with = self.measured.as_ref().filter(|with| with.engine != *engine)?;
+        Some(Plan { route: with.otherwise.clone(), measured: None, ..self.clone() })
     }
 
     /// The same build without a mount, after the mount has failed it.

@@ -1,7 +1,10 @@
 //! Settings and facts -> the route. Pure: what was found is judged here and nowhere else.
 
-use super::{Decision, Endpoint, Engine, Facts, Fallback, Outputs, PlanError, Reason, Route};
-use crate::config::{RouteChoice, Settings};
+use super::{Decision, Endpoint, Engine, Facts, Fallback, Outputs, PlanError, Reason, Route, measured};
+use crate::{
+    config::{RouteChoice, Settings},
+    facts::Class,
+};
 
 /// Why a route cannot be taken.
 #[derive(Debug, thiserror::Error)]
@@ -46,20 +49,58 @@ pub(super) fn decide(
     settings: &Settings,
     engine: &Decision<Engine>,
     outputs: &Outputs,
-    _facts: &Facts,
+    facts: &Facts,
 ) -> Result<Decision<Route>, PlanError> {
     let Engine::Docker(endpoint) = &engine.value else {
-        return Ok(Decision { value: Route::Host, reason: engine.reason.clone() });
+        let reason = here(&engine.reason, facts);
+        return Ok(Decision { value: Route::Host, reason });
     };
     let route = match settings.route.value {
         RouteChoice::Fixed(value) => Decision { value, reason: settings.route.reason.clone() },
         RouteChoice::Auto => {
-            Decision { value: Route::Layer, reason: Reason::Default { why: "nothing is mounted" } }
+            let can = |value| {
+                let taken = Decision { value, reason: settings.route.reason.clone() };
+                value != Route::Host && refuse_what_cannot_be(&taken, endpoint, outputs).is_ok()
+            };
+            facts.measured.choose(can).map_or_else(|| by_file_system(facts), measured::decision)
         }
     };
     refuse_what_cannot_be(&route, endpoint, outputs)?;
     refuse_settings_of_others(settings, &route)?;
     Ok(route)
+}
+
+/// Without any measuring: nothing is mounted, whatever the sources lie on. On a local disk a mount would cost next to nothing; there
+/// a layer costs little, too, and a build that fails leaves this machine's files as they were.
+pub(super) fn by_file_system(facts: &Facts) -> Decision<Route> {
+    let note = facts.measured.note();
+    let why = match &facts.here.source {
+        Some(source) if source.class.crosses() => {
+            format!(
+                "the sources lie on {}, where a mount leaves this kernel for each file",
+                source.in_words()
+            )
+        }
+        Some(source) => format!("nothing is mounted; the sources lie on {}", source.in_words()),
+        None if note.is_empty() => {
+            return Decision { value: Route::Layer, reason: Reason::Default { why: "nothing is mounted" } };
+        }
+        None => "nothing is mounted".to_owned(),
+    };
+    Decision { value: Route::Layer, reason: Reason::Found { why: why + &note } }
+}
+
+/// Whoever builds here is told what he gains by it.
+fn here(reason: &Reason, facts: &Facts) -> Reason {
+    let Some(source) = &facts.here.source else { return reason.clone() };
+    let gain = match source.class {
+        Class::Local | Class::Memory => {
+            "a scratch directory gains nothing over building there, but that a failed build leaves it as it was"
+        }
+        class if class.crosses() => "each look at a file takes longer there",
+        _ => return reason.clone(),
+    };
+    Reason::Found { why: format!("{reason}; the sources lie on {}: {gain}", source.in_words()) }
 }
 
 fn refuse_what_cannot_be(
@@ -101,7 +142,9 @@ fn refuse_settings_of_others(settings: &Settings, route: &Decision<Route>) -> Re
     let typed = |reason: &Reason| matches!(reason, Reason::Flag { .. });
     let size = settings.tmpfs_size.as_ref().map(|size| (&size.reason, Route::Tmpfs));
     let options = settings.volume_options.first().map(|option| (&option.reason, Route::Volume));
-    let strange = [size, options].into_iter().flatten().find(|(reason, of)| typed(reason) && *of != taken);
+    let scratch = settings.scratch.as_ref().map(|scratch| (&scratch.reason, Route::Host));
+    let strange =
+        [size, options, scratch].into_iter().flatten().find(|(reason, of)| typed(reason) && *of != taken);
     match strange {
         Some((reason, of)) => Err(RouteError::OtherRoute { reason: reason.clone(), of, taken }),
         None => Ok(()),
