@@ -95,7 +95,7 @@ fn a_command_that_fails_by_itself_is_never_run_twice() {
         // The mount denies changes of modes and nothing else.
         "echo 'cat: /workspace/src: Permission denied' >&2; exit 1",
         // Long before the end, and dealt with.
-        "cp src copy; chmod 600 copy; yes fine | head -n 1000; exit 1",
+        "cp src copy; chmod 600 copy 2>&1; yes fine | head -n 1000; exit 1",
     ];
     for (before, script) in scripts.iter().enumerate() {
         let ended = project.sh(&["--route", "mount", "--fallback"], &format!("{COUNTED}{script}"));
