@@ -385,7 +385,7 @@ impl Cold<'_> {
     }
 }
 
-pub(super) fn is_root(user: &str) -> bool {
+fn is_root(user: &str) -> bool {
     matches!(user, "" | "0" | "root" | "0:0")
 }
 

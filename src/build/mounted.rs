@@ -11,16 +11,16 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use super::{
     BuildError, Built, Interrupts, Running,
-    cold::{Cold, is_root},
+    cold::Cold,
     collect::Collecting,
     detached,
     error::Listing,
-    heal::{self, Mark, Tail, User},
+    heal::{self, Mark, Runner, Tail},
 };
 use crate::{
     engine::{ContainerId, EngineError, Mount, MountAccess, PathKind, VolumeContents},
@@ -29,6 +29,7 @@ use crate::{
     plan::{OnFailure, Output, Outputs, Plan, Route},
     report::events::{Amount, Event, Phase, Warning},
     state::Run,
+    user::Ids,
 };
 
 /// How many names are shown in place of a missing output.
@@ -44,12 +45,12 @@ impl Cold<'_> {
         record: &Arc<Record>,
         interrupts: &mut Interrupts,
     ) -> Result<Built, BuildError> {
-        let container = interrupts.unless(self.make_mounted()).await??;
-        let tail = Tail::default();
+        let (container, ids) = interrupts.unless(self.make_mounted()).await??;
+        let (tail, runner) = (Tail::default(), Runner { ids, began: SystemTime::now() });
         let exit_code = self.run_command(&container, &tail, interrupts).await?;
         let defect = match exit_code {
             0 => None,
-            _ => self.diagnose(tail).await?,
+            _ => self.diagnose(tail, runner).await?,
         };
         let nothing = |defect| Ok(Built { exit_code, staged: None, times: Times::default(), defect });
         let is_left = self.plan.on_failure.value == OnFailure::Leave && self.plan.route.value == Route::Mount;
@@ -82,13 +83,11 @@ impl Cold<'_> {
     }
 
     /// Whether the mount failed the command. One that does not answer any more is not waited for.
-    async fn diagnose(&self, tail: Tail) -> Result<Option<Mark>, BuildError> {
-        let user = self.plan.user.as_ref().map_or(self.image.user.as_str(), |user| user.value.as_str());
-        let user = if is_root(user) { User::Root } else { User::Other };
+    async fn diagnose(&self, tail: Tail, runner: Runner) -> Result<Option<Mark>, BuildError> {
         let (plan, reporter) = (self.plan.clone(), self.reporter.clone());
         let looking = detached(move || {
             let lies_on = facts::file_system(&plan.source.value);
-            let defect = heal::diagnose(&tail, &plan, user, lies_on.as_ref());
+            let defect = heal::diagnose(&tail, &plan, &runner, lies_on.as_ref());
             let read_only = heal::read_only(&tail, &plan).filter(|_| plan.route.value == Route::MountSource);
             if let (None, Some(Mark { path, line, .. })) = (&defect, read_only) {
                 reporter.emit(Event::Warned(Warning::ReadOnlySources { path, line }));
@@ -102,7 +101,7 @@ impl Cold<'_> {
     }
 
     /// Makes the container, and looks whether the engine mounts what it is meant to.
-    async fn make_mounted(&self) -> Result<ContainerId, BuildError> {
+    async fn make_mounted(&self) -> Result<(ContainerId, Ids), BuildError> {
         let phase = Running::begin(Phase::Create, None, self.reporter);
         let path = &self.plan.source.value;
         let not_mounted = |detail: String| BuildError::NotMounted { path: path.clone(), detail };
@@ -123,7 +122,7 @@ impl Cold<'_> {
             }
         }
         phase.end(Amount::default());
-        Ok(container)
+        Ok((container, ids))
     }
 }
 
