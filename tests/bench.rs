@@ -125,7 +125,8 @@ async fn a_mount_that_the_engine_refuses_is_told_and_the_other_places_are_measur
     let image = bench.docker.image(BUSYBOX, None).await.unwrap().unwrap();
     let materials = Materials {
         docker: &bench.docker,
-        belongings: &bench.belongings,
+        name: bench.belongings.object_name(),
+        labels: bench.belongings.labels().unwrap(),
         image: &image,
         sizes: &TINY,
         bind: Path::new("/fastbuild/is/not/there"),

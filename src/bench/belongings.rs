@@ -25,9 +25,14 @@ use tokio::{
     time::timeout,
 };
 
+use super::{
+    lab::{self, LabError, Materials},
+    report::Place,
+};
 use crate::{
     build::reaper::{Charge, Duty, Reaper},
-    engine::{ContainerId, Docker, EngineError, Sizes, labels},
+    engine::{self, ContainerId, Docker, EngineError, labels},
+    measure::Sizes,
     outputs::stage::remove_stage,
     plan::Endpoint,
     state::{Project, Run, State, StateError, read_json, replace_json},
@@ -142,13 +147,7 @@ impl Belongings {
     /// # Errors
     /// When the state directory has no id.
     pub fn labels(&self) -> Result<BTreeMap<String, String>, StateError> {
-        let labels = [
-            (labels::RUN, self.run.id.clone()),
-            (labels::TIER, labels::BENCH.to_owned()),
-            (labels::STATE, self.state.id()?),
-            (labels::VERSION, env!("CARGO_PKG_VERSION").to_owned()),
-        ];
-        Ok(labels.map(|(name, value)| (name.to_owned(), value)).into())
+        labels_of(&self.run.id, &self.state)
     }
 
     /// Removes all of it; gives what could not be removed.
@@ -161,7 +160,9 @@ impl Belongings {
         }
         // Whoever uses it ends soon after it is told to, unless its file system hangs.
         let _unused = timeout(CLEARING, self.use_stage()).await;
-        left.extend(remove(&self.stage).await);
+        left.extend(
+            remove_stage_in_any_way(self.engine.as_ref(), &self.run.id, &self.state, &self.stage).await,
+        );
         // With it goes all that the next bench would need to know.
         if left.is_empty() {
             left.extend(remove(&self.home).await);
@@ -194,6 +195,53 @@ fn of_run(run: &str) -> [String; 2] {
     [format!("{}={run}", labels::RUN), format!("{}={}", labels::TIER, labels::BENCH)]
 }
 
+fn labels_of(run: &str, state: &State) -> Result<BTreeMap<String, String>, StateError> {
+    let labels = [
+        (labels::RUN, run.to_owned()),
+        (labels::TIER, labels::BENCH.to_owned()),
+        (labels::STATE, state.id()?),
+        (labels::VERSION, env!("CARGO_PKG_VERSION").to_owned()),
+    ];
+    Ok(labels.map(|(name, value)| (name.to_owned(), value)).into())
+}
+
+/// What containers wrote on a mount belongs to their users, and may be removed by nobody but them: then a container is asked.
+async fn remove_stage_in_any_way(
+    docker: Option<&Docker>,
+    run: &str,
+    state: &State,
+    stage: &Path,
+) -> Option<Left> {
+    let left = remove(stage).await?;
+    let is_denied =
+        matches!(&left, Left::Here { source, .. } if source.kind() == io::ErrorKind::PermissionDenied);
+    let Some(docker) = docker.filter(|_| is_denied) else { return Some(left) };
+    let emptied = empty_by_container(docker, run, state, stage).await;
+    let cleared = clear_engine(docker, &of_run(run)).await;
+    if let Err(error) = emptied {
+        tracing::warn!(%error, "no container could remove what containers have made");
+    }
+    match cleared {
+        Ok(()) => remove(stage).await,
+        Err(error) => Some(Left::OnEngine(error)),
+    }
+}
+
+async fn empty_by_container(docker: &Docker, run: &str, state: &State, stage: &Path) -> Result<(), LabError> {
+    let (name, labels) = (object_name(run), labels_of(run, state)?);
+    let image = lab::empty_image(docker, &name, &labels).await?;
+    let sizes = Sizes { sequential: 0, files: 0, file_bytes: 0, directories: 0 };
+    let place = Place::BindMount;
+    let materials = Materials { docker, name, labels, image: &image, sizes: &sizes, bind: stage };
+    let (mut lab, _) = materials.open(&[place]).await?;
+    if let Some(directory) = lab::directory(place)
+        && let Err(problem) = lab.empty(directory).await?
+    {
+        tracing::warn!(%problem, "a container could not remove what containers have made");
+    }
+    lab.remove().await
+}
+
 async fn remove(path: &Path) -> Option<Left> {
     let going = path.to_owned();
     let removed = tokio::task::spawn_blocking(move || remove_stage(&going)).await;
@@ -215,7 +263,7 @@ pub async fn sweep(docker: Option<&Docker>, address: &str, state: &State) -> Res
         result = sweep_engine(docker, state).await.map_err(Left::OnEngine);
     }
     for home in dead_homes(state) {
-        let swept = sweep_home(docker, address, &home).await;
+        let swept = sweep_home(docker, address, state, &home).await;
         result = result.and(swept);
     }
     result
@@ -242,13 +290,14 @@ fn dead_homes(state: &State) -> Vec<PathBuf> {
     dead.map(|home| home.path()).collect()
 }
 
-async fn sweep_home(docker: Option<&Docker>, address: &str, home: &Path) -> Result<(), Left> {
+async fn sweep_home(docker: Option<&Docker>, address: &str, state: &State, home: &Path) -> Result<(), Left> {
     let run = home.file_name().unwrap_or_default().to_string_lossy();
     // One that died before it wrote its note has made nothing else.
     if let Some(note) = read_json::<Note>(&home.join(NOTE)) {
         // The path comes from a file: only what carries the run's own name is touched.
         if note.stage.file_name().is_some_and(|name| *name == *stage_name(&run)) {
-            remove(&note.stage).await.map_or(Ok(()), Err)?;
+            let removed = remove_stage_in_any_way(docker, &run, state, &note.stage).await;
+            removed.map_or(Ok(()), Err)?;
         }
         match docker.filter(|_| note.engine == address) {
             Some(docker) => clear_builds(docker, home).await.map_err(Left::OnEngine)?,
@@ -307,11 +356,8 @@ async fn let_it_clear(docker: &Docker, container: &ContainerId) {
 }
 
 /// Docker fails a listing in which a container vanishes; then it is asked again by whoever asks.
-async fn list(
-    docker: &Docker,
-    labels: &[String],
-) -> Result<Vec<crate::engine::ContainerSummary>, EngineError> {
-    docker.list(labels, Sizes::Skip).await
+async fn list(docker: &Docker, labels: &[String]) -> Result<Vec<engine::ContainerSummary>, EngineError> {
+    docker.list(labels, engine::Sizes::Skip).await
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use super::{
     report::{DiskFigures, DiskRow, Measured, Place, Samples},
 };
 use crate::{
-    engine::{Docker, EngineError, ImageFacts},
+    engine::{Docker, ImageFacts},
     measure::{self, Figures, Problem, Progress, ReadFrom, Sizes, wire::Medium},
     report::meter::Meter,
 };
@@ -260,30 +260,20 @@ impl Disk<'_> {
         places: &[Place],
     ) -> Result<(Lab, BTreeMap<Place, String>), LabError> {
         self.meter.say("preparing a container");
+        let (name, labels) = (self.belongings.object_name(), self.belongings.labels()?);
         let image = match image {
             Some(image) if can_run_agent(image) => image.clone(),
-            _ => self.empty_image(docker).await?,
+            _ => lab::empty_image(docker, &name, &labels).await?,
         };
         let materials = Materials {
             docker,
-            belongings: self.belongings,
+            name,
+            labels,
             image: &image,
             sizes: &self.sizes,
             bind: here.unwrap_or(Path::new("")),
         };
         materials.open(places).await
-    }
-
-    async fn empty_image(&self, docker: &Docker) -> Result<ImageFacts, LabError> {
-        let (name, labels) = (self.belongings.object_name(), self.belongings.labels()?);
-        let (repository, tag) = (format!("fastbuild/{name}"), "latest");
-        docker.make_empty_image(&repository, tag, &labels).await?;
-        let reference = format!("{repository}:{tag}");
-        let image = docker.image(&reference, None).await?;
-        Ok(image.ok_or(EngineError::ImageNotFound {
-            reference,
-            message: "it was made, and somebody has removed it since".to_owned(),
-        })?)
     }
 
     async fn measure_here(

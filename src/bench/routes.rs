@@ -122,10 +122,10 @@ impl Routes<'_> {
             return Err(why.to_owned());
         }
         let args = self.args.on_route(route, &self.settings.started_in);
-        let settings = Settings::gather(&args, self.environment).map_err(|error| error.to_string())?;
-        let plan = plan::prepare(&settings, self.environment).map_err(|error| error.to_string())?;
+        let settings = Settings::gather(&args, self.environment).map_err(|error| in_a_line(&error))?;
+        let plan = plan::prepare(&settings, self.environment).map_err(|error| in_a_line(&error))?;
         if route == Route::Host {
-            let facts = Facts::gather(&settings, self.environment).map_err(|error| error.to_string())?;
+            let facts = Facts::gather(&settings, self.environment).map_err(|error| in_a_line(&error))?;
             if facts.command.is_none() {
                 let word = plan.command.first().map(String::as_str).unwrap_or_default();
                 return Err(format!("{word:?} is not on this machine"));
@@ -287,6 +287,10 @@ impl Runner {
         };
         Runner { route, copy: PathBuf::new(), build, first: None, samples: Samples::default(), failed: None }
     }
+}
+
+fn in_a_line(error: &dyn std::fmt::Display) -> String {
+    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// A build on a route, in the user's own tree, where it will not run.
