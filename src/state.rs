@@ -83,6 +83,8 @@ pub struct DeadRun {
     pub engine: String,
     /// The staging directories that it made.
     pub stages: Vec<PathBuf>,
+    /// The directories that it made for volumes to be laid over, the outer ones first.
+    pub placeholders: Vec<PathBuf>,
 }
 
 /// A line of a run's file.
@@ -91,6 +93,7 @@ pub struct DeadRun {
 enum Note {
     Began { project: String, engine: String },
     Stage { path: PathBuf },
+    Placeholder { path: PathBuf },
 }
 
 /// A live run; its id names everything that it makes on an engine. Ended by [`Run::finish`]; a run that is dropped
@@ -207,6 +210,7 @@ impl State {
             match serde_json::from_slice(&note) {
                 Ok(Note::Began { project, engine }) => (dead.project, dead.engine) = (project, engine),
                 Ok(Note::Stage { path }) => dead.stages.push(path),
+                Ok(Note::Placeholder { path }) => dead.placeholders.push(path),
                 Err(_) => {}
             }
         }
@@ -348,6 +352,14 @@ impl Run {
     /// When the run's file cannot be written.
     pub fn note_stage(&self, path: &Path) -> Result<(), StateError> {
         self.note(&Note::Stage { path: path.to_owned() })
+    }
+
+    /// Notes that the directory `path` is about to be made for a volume to be laid over it.
+    ///
+    /// # Errors
+    /// When the run's file cannot be written.
+    pub fn note_placeholder(&self, path: &Path) -> Result<(), StateError> {
+        self.note(&Note::Placeholder { path: path.to_owned() })
     }
 
     fn note(&self, note: &Note) -> Result<(), StateError> {
@@ -501,7 +513,10 @@ mod tests {
         let stages = vec![PathBuf::from("/some/project/stage")];
         let (key, engine) = (project.key().to_owned(), "unix:///e".to_owned());
         assert!(!state.is_live_run(&id) && !state.is_live_run("0123456789ab"));
-        assert_eq!(state.dead_runs(), [DeadRun { id: id.clone(), project: key, engine, stages }]);
+        assert_eq!(
+            state.dead_runs(),
+            [DeadRun { id: id.clone(), project: key, engine, stages, placeholders: Vec::new() }]
+        );
         state.forget_run(&id);
         assert!(!state.is_dead_run(&id), "unknown runs are somebody else's");
         let run = state.begin_run(&project, "unix:///e").unwrap();

@@ -272,6 +272,19 @@ fn the_choice_is_saved_among_the_comments_and_the_page_is_written() {
     assert_nothing_left(&project);
 }
 
+/// Root's container writes into the copy of a user who is not root, as `docker run -v` does.
+#[test]
+fn what_a_mounted_build_wrote_as_another_user_is_removed_too() {
+    let project = Project::new();
+    project.write("file", "content");
+    let options = ["bench", "--no-disk", "--rounds", "1", "--routes", "mount", "--json"];
+    let ended = project.as_nobody(&options, "mkdir -p out/deep && echo x >out/deep/file && chmod 700 out");
+    let report = report(&ended);
+    assert!(row(&report, Route::Mount).result.done().is_some(), "{report:?}");
+    assert!(!ended.err().contains("warning"), "{ended}");
+    assert_nothing_left(&project);
+}
+
 /// A bench that has come as far as a line that says `piece`.
 fn at(
     project: &Project,

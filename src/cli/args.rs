@@ -740,7 +740,11 @@ fn subcommand_first(mut argv: Vec<OsString>) -> Result<Vec<OsString>, UsageError
             Word::OptionThenValue if argv.get(at + 1).is_some_and(|value| value == "--") => break,
             Word::OptionThenValue => at += 2,
             // These have a grammar of their own, and no command of the build's behind it.
-            Word::Plain if subcommand.is_none() && has_own_grammar(word) => return Ok(argv),
+            Word::Plain if subcommand.is_none() && has_own_grammar(word) => {
+                let word = argv.remove(at);
+                argv.insert(1, word);
+                return Ok(argv);
+            }
             Word::Plain if subcommand.is_none() && is_subcommand(word) => {
                 subcommand = Some(at);
                 at += 1;
@@ -956,9 +960,17 @@ mod tests {
             other => panic!("{line:?} gave {other:?}"),
         };
         assert_eq!(doctor(&["doctor"]).format(), PlanFormat::Text);
-        let there = doctor(&["doctor", "-C", "dir", "-H", "tcp://x", "--json"]);
-        assert_eq!(there.format(), PlanFormat::Json);
-        assert_eq!((there.place.source, there.place.host.as_deref()), (Some("dir".into()), Some("tcp://x")));
+        for line in [
+            &["doctor", "-C", "dir", "-H", "tcp://x", "--json"][..],
+            &["-C", "dir", "-H", "tcp://x", "doctor", "--json"],
+        ] {
+            let there = doctor(line);
+            assert_eq!(there.format(), PlanFormat::Json);
+            assert_eq!(
+                (there.place.source, there.place.host.as_deref()),
+                (Some("dir".into()), Some("tcp://x"))
+            );
+        }
         assert_eq!(run(&["--", "doctor"]).command, ["doctor"]);
         assert_eq!(parse_words(&["doctor", "--", "make"]).unwrap_err().exit_code(), 125);
         assert_eq!(parse_words(&["help", "doctor"]).unwrap_err().exit_code(), 0);

@@ -9,7 +9,7 @@ use std::{
 use super::{
     Failure,
     args::{BenchArgs, BenchFormat, Saving},
-    run::meter,
+    run::{gather, meter},
 };
 use crate::{
     bench::{
@@ -20,14 +20,10 @@ use crate::{
     },
     build::{Interrupted, Interrupts},
     config::{Environment, Settings, file},
-    facts,
     measure::Sizes,
     report::meter::Meter,
     state::State,
 };
-
-/// How long the source root may take to answer at all.
-const ANSWER: Duration = Duration::from_secs(10);
 
 /// How long the end of the process waits for threads that nobody waits for any more.
 const TIDY_UP: Duration = Duration::from_secs(5);
@@ -38,13 +34,7 @@ const TIDY_UP: Duration = Duration::from_secs(5);
 /// What keeps fastbuild from measuring anything, or from saying or writing what it measured.
 pub fn run(args: &BenchArgs) -> Result<u8, Failure> {
     let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
-    let place = args
-        .run
-        .source
-        .as_ref()
-        .map_or_else(|| environment.cwd.clone(), |source| environment.cwd.join(source));
-    facts::responds(&place, ANSWER).map_err(Failure::NoAnswer)?;
-    let settings = Settings::gather(&args.run, &environment)?;
+    let settings = gather(&args.run, &environment)?;
     let meter = meter(&settings.presentation, &environment);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::Runtime)?;

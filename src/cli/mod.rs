@@ -21,7 +21,7 @@ use crate::{
     bench::{save::SaveError, work::BenchError},
     build::reaper,
     config::{ConfigError, NoStateDirectory},
-    facts::{NoAnswer, patience},
+    facts::{self, patience},
     plan::PlanError,
     report::{events, wording},
     state::{Holder, StateError},
@@ -49,6 +49,9 @@ pub enum Failure {
     /// The current directory.
     #[error("could not read the current directory: {0}; it may have been removed: change to one that exists")]
     CurrentDirectory(#[source] io::Error),
+    /// The source root is on a file system that hangs.
+    #[error(transparent)]
+    NoAnswer(#[from] facts::NoAnswer),
     /// Threads.
     #[error("could not start fastbuild's threads: {0}; see the limit on processes (ulimit -u)")]
     Runtime(#[source] io::Error),
@@ -76,9 +79,6 @@ pub enum Failure {
     /// Each place and each route has its reason.
     #[error("nothing could be measured; each row above says why")]
     NothingMeasured,
-    /// The source root.
-    #[error(transparent)]
-    NoAnswer(NoAnswer),
     /// The choice of a bench.
     #[error(transparent)]
     Save(#[from] SaveError),
@@ -109,6 +109,10 @@ impl Failure {
         match self {
             Failure::Sources(error) => error.advice(),
             Failure::Workspace(error) => error.advice(),
+            Failure::NoAnswer(_) => Some(
+                "see whether its server or its virtual machine is alive, and mount it anew; `fastbuild doctor` tells what it is"
+                    .to_owned(),
+            ),
             Failure::NoSuchWorkspace { .. } => Some("`fastbuild workspace ls` lists them".to_owned()),
             Failure::InUse { .. } => Some("wait for that run to end, or end it".to_owned()),
             _ => None,

@@ -13,10 +13,14 @@ use super::{Failure, RunArgs};
 use crate::{
     build::{self, BuildError},
     config::{Environment, Log, Presentation, Settings},
-    plan,
+    facts,
+    plan::{self, Plan},
     report::{Mode, Reporter, Streams, Surroundings, meter::Meter},
     state::State,
 };
+
+/// How long the source root's file system may take to answer.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// How long the end of the process waits for threads that tidy up after a build that was cut off.
 const TIDY_UP: Duration = Duration::from_secs(5);
@@ -27,10 +31,33 @@ const TIDY_UP: Duration = Duration::from_secs(5);
 /// Before there is a reporter: what keeps fastbuild from knowing what to do.
 pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
-    let settings = Settings::gather(args, &environment)?;
-    let plan = plan::prepare(&settings, &environment)?;
+    let (settings, plan) = decide(args, &environment)?;
     let work = async |state: &State, reporter: &Reporter| build::run(&plan, state, reporter).await;
     execute(&settings.presentation, &environment, work)
+}
+
+/// Settings and plan of a command line.
+///
+/// # Errors
+/// What keeps fastbuild from knowing what to do, a source root that does not answer among it.
+pub(super) fn decide(args: &RunArgs, environment: &Environment) -> Result<(Settings, Plan), Failure> {
+    let settings = gather(args, environment)?;
+    let plan = plan::prepare(&settings, environment)?;
+    Ok((settings, plan))
+}
+
+/// Settings of a command line.
+///
+/// # Errors
+/// As [`decide`].
+pub(super) fn gather(args: &RunArgs, environment: &Environment) -> Result<Settings, Failure> {
+    let root =
+        args.source.as_deref().map_or_else(|| environment.cwd.clone(), |given| environment.cwd.join(given));
+    // Whoever asks a local disk gets an answer; whoever asks a mount that hangs never ends.
+    if facts::file_system(&root).is_some_and(|lies_on| lies_on.class.crosses()) {
+        facts::responds(&root, ANSWER)?;
+    }
+    Ok(Settings::gather(args, environment)?)
 }
 
 /// Does `work` with a reporter, threads and the state directory; tells its failure, and gives what to exit with.
