@@ -238,7 +238,7 @@ impl Routes<'_> {
         let firsts: Duration =
             runners.iter().filter(|runner| runner.is_open()).filter_map(|runner| runner.first).sum();
         if self.rounds.until.is_none() && !firsts.is_zero() {
-            let most = firsts * self.rounds.most;
+            let most = (firsts * self.rounds.most).max(Duration::from_secs(1));
             self.meter.say(&format!("at most {} more, going by the first runs", numbers::rough(most)));
         }
     }
