@@ -12,6 +12,7 @@ mod host_path;
 mod make;
 mod outputs;
 mod route;
+mod scratch;
 
 use std::{
     fmt,
@@ -32,6 +33,7 @@ pub use make::{OnDocker, PlanError, below, make, prepare};
 pub use outputs::OutputError;
 pub use route::RouteError;
 pub(crate) use route::is_elsewhere;
+pub use scratch::{Ground, Place, Scratch, TREE as SCRATCH_TREE};
 
 /// A value and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -97,16 +99,6 @@ fn shown_decision<S: Serializer>(decision: &Decision<PathBuf>, serializer: S) ->
     Decision { value, reason: decision.reason.clone() }.serialize(serializer)
 }
 
-fn shown_optional_path<S: Serializer>(
-    decision: &Option<Decision<PathBuf>>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    match decision {
-        Some(decision) => shown_decision(decision, serializer),
-        None => serializer.serialize_none(),
-    }
-}
-
 fn shown_seconds<S: Serializer>(decision: &Decision<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     Decision { value: decision.value.as_secs(), reason: decision.reason.clone() }.serialize(serializer)
 }
@@ -168,9 +160,8 @@ pub struct Plan {
     pub volume_options: Vec<Decision<VolumeOption>>,
     /// Directories that are kept across workspaces.
     pub caches: Vec<Decision<Cache>>,
-    /// Where the host engine puts its scratch directories; decided when it is needed where nobody says.
-    #[serde(serialize_with = "shown_optional_path")]
-    pub scratch: Option<Decision<PathBuf>>,
+    /// Where the host engine builds; none in a container.
+    pub scratch: Option<Decision<Scratch>>,
     /// Whether a workspace is kept.
     pub tier: Decision<Tier>,
     /// What becomes of the workspace, where one is kept.

@@ -128,7 +128,7 @@ impl State {
     /// # Errors
     /// When its directory cannot be made.
     pub fn project(&self, source: &Path) -> Result<Project, StateError> {
-        let key = short_hash(source.as_os_str().as_encoded_bytes());
+        let key = project_key(source);
         let dir = self.root.join("projects").join(&key);
         make_private_dir(&dir).map_err(StateError::at("make the directory", &dir))?;
         // For people who look: nothing reads it.
@@ -145,6 +145,18 @@ impl State {
         let is_key = key.len() == 16 && key.bytes().all(|b| b.is_ascii_hexdigit());
         let dir = self.root.join("projects").join(key);
         (is_key && dir.is_dir()).then(|| Project { dir, key: key.to_owned() })
+    }
+
+    /// Every project that this state directory knows.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn projects(&self) -> Result<Vec<Project>, StateError> {
+        let dir = self.root.join("projects");
+        let entries = std::fs::read_dir(&dir).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        let entries = entries.map_err(StateError::at("read", &dir))?;
+        let keys = entries.iter().filter_map(|entry| entry.file_name().into_string().ok());
+        Ok(keys.filter_map(|key| self.known_project(&key)).collect())
     }
 
     /// When workspaces on the engine at `engine` were last pruned by themselves.
@@ -272,6 +284,21 @@ impl Project {
     /// What is known of the project's workspace on the engine at `engine`.
     pub fn workspace_path(&self, engine: &str) -> PathBuf {
         self.dir.join(format!("workspace-{}", short_hash(engine.as_bytes())))
+    }
+
+    /// Where something is known of a workspace of this project's, on whatever engine.
+    ///
+    /// # Errors
+    /// When the state directory cannot be read.
+    pub fn workspaces(&self) -> Result<Vec<PathBuf>, StateError> {
+        let entries = std::fs::read_dir(&self.dir).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        let entries = entries.map_err(StateError::at("read", &self.dir))?;
+        let is_workspaces = |name: &OsStr| name.as_encoded_bytes().starts_with(b"workspace-");
+        Ok(entries
+            .iter()
+            .filter(|entry| is_workspaces(&entry.file_name()))
+            .map(|entry| entry.path())
+            .collect())
     }
 
     /// What is known of files that an image has of its own among the sources.
@@ -434,6 +461,11 @@ fn shown_command_line(mut argv: impl Iterator<Item = String>) -> String {
     [program].into_iter().chain(argv.skip_while(|word| word != "--")).collect::<Vec<_>>().join(" ")
 }
 
+/// See [`Project::key`]; `source` is canonical.
+pub fn project_key(source: &Path) -> String {
+    short_hash(source.as_os_str().as_encoded_bytes())
+}
+
 fn short_hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -449,7 +481,7 @@ fn is_run_id(id: &str) -> bool {
 
 /// Unlike any other run's, here or on another machine that uses the same engine. `RandomState` is seeded by the
 /// operating system's random numbers.
-fn random_id() -> String {
+pub(crate) fn random_id() -> String {
     use std::hash::BuildHasher as _;
     let seed = std::hash::RandomState::new();
     let now = std::time::SystemTime::now();

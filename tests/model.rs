@@ -88,6 +88,14 @@ struct Kind {
 enum Keep {
     Warm,
     Cold,
+    /// Warm, without a container.
+    Here,
+}
+
+impl Keep {
+    fn is_warm(self) -> bool {
+        self != Keep::Cold
+    }
 }
 
 #[test]
@@ -115,6 +123,12 @@ fn warm_builds_that_are_called_now_so_and_now_so() {
 fn warm_builds_of_a_user_who_is_not_root() {
     let calls = &[PLAIN, NAMED];
     go(&Kind { image: NONROOT, keep: Keep::Warm, calls, modes: Modes::OwnersOwn, builds: 15 }, 2);
+}
+
+#[test]
+fn builds_without_a_container_keep_the_same_promises() {
+    let calls = &[PLAIN, IGNORING, NAMED, NAMED_AT_ONCE, NAMED_AND_IGNORING];
+    go(&Kind { image: "", keep: Keep::Here, calls, modes: Modes::Any, builds: 25 }, 2);
 }
 
 #[test]
@@ -178,7 +192,10 @@ struct Build<'a> {
 
 impl<'a> Model<'a> {
     fn new(kind: &'a Kind, seed: u64) -> Model<'a> {
-        let project = Project::with_image(kind.image);
+        let project = match kind.keep {
+            Keep::Here => Project::here(),
+            Keep::Warm | Keep::Cold => Project::with_image(kind.image),
+        };
         fs::copy(helper(), project.path(std::str::from_utf8(HELPER).unwrap())).unwrap();
         let random = Random(seed);
         Model {
@@ -200,7 +217,7 @@ impl<'a> Model<'a> {
         self.log.clear();
         writeln!(self.log, "build {build}: {:?}", call.options).unwrap();
         self.edit_host(call);
-        if self.kind.keep == Keep::Warm && self.random.chance(40) {
+        if self.kind.keep.is_warm() && self.random.chance(40) {
             self.edit_workspace();
         }
         let host = self.host();
@@ -226,7 +243,7 @@ impl<'a> Model<'a> {
         if code == 0 {
             self.remember(&build, &now);
         }
-        self.kept = (self.kind.keep == Keep::Warm).then_some(left);
+        self.kept = self.kind.keep.is_warm().then_some(left);
         self.last = Some(call);
         self.tidy(&now);
     }
@@ -280,7 +297,7 @@ impl<'a> Model<'a> {
     }
 
     fn edit_workspace(&mut self) {
-        let Some(workspace) = self.project.containers().pop() else { return };
+        let Some(mut by_hand) = self.by_hand() else { return };
         let tree = self.kept.clone().unwrap_or_default();
         let modes = if self.kind.modes == Modes::OwnersOwn { Modes::OwnersOwn } else { Modes::Plain };
         let within = match modes {
@@ -292,12 +309,24 @@ impl<'a> Model<'a> {
         let edits = edits(&mut self.random, &tree, within, count);
         self.note("by hand", &edits);
         let input: String = edits.iter().map(|op| op.line() + "\n").collect();
-        let mut exec = Command::new("docker");
-        exec.args(["exec", "-i", &workspace, "/workspace/.helper", "/workspace"]);
-        let ended = with_input(&mut exec, &format!("{input}end 0\n"));
+        let ended = with_input(&mut by_hand, &format!("{input}end 0\n"));
         assert_eq!(ended.code, 0, "{}\n{}", self.told(), ended.err());
         let text = ended.out();
         self.kept = Listing::parse(text.split_once("--\n").unwrap().1);
+    }
+
+    /// The helper in the workspace, beside any build; none where there is no workspace.
+    fn by_hand(&self) -> Option<Command> {
+        if self.kind.keep == Keep::Here {
+            let tree = self.project.scratch_tree();
+            let mut helper = Command::new(tree.join(".helper"));
+            helper.arg(&tree);
+            return tree.exists().then_some(helper);
+        }
+        let workspace = self.project.containers().pop()?;
+        let mut exec = Command::new("docker");
+        exec.args(["exec", "-i", &workspace, "/workspace/.helper", "/workspace"]);
+        Some(exec)
     }
 
     fn commands_edits(&mut self, call: Call, host: &Listing) -> Vec<Op> {
@@ -323,7 +352,7 @@ impl<'a> Model<'a> {
     }
 
     fn build(&self, call: Call, input: &str) -> Ended {
-        let keep = if self.kind.keep == Keep::Warm { "--keep" } else { "--no-keep" };
+        let keep = if self.kind.keep.is_warm() { "--keep" } else { "--no-keep" };
         let mut command = self.project.command();
         command.args(["--progress", "none", "--stdin", keep]).args(call.options).args(["--", "./.helper"]);
         with_input(&mut command, input)
@@ -471,7 +500,9 @@ impl<'a> Model<'a> {
     /// Rule 5: what the user wrote among the products is somewhere still.
     fn lost(&self, build: &Build<'_>) -> Vec<String> {
         let all = Listing::of(&self.project.outside()).unwrap();
-        let there: BTreeSet<_> = all.0.values().map(|node| (node.kind, &node.content)).collect();
+        // What a workspace holds is not given back.
+        let elsewhere = all.0.iter().filter(|(path, _)| !is_at_or_below(path, b"scratch"));
+        let there: BTreeSet<_> = elsewhere.map(|(_, node)| (node.kind, &node.content)).collect();
         // A product whose mode alone the user changed is still the build's.
         let is_own = |path: &Bytes, node: &Node| {
             self.own.get(path).is_some_and(|own| (own.kind, &own.content) == (node.kind, &node.content))

@@ -13,8 +13,9 @@ use fastbuild::{
     agent::{
         near::{Duplex, Event, Session, SessionError, Settings},
         program,
-        protocol::{Blob, Extent, Home as HomeOf, Input, Open, Reply, Request, Run, Status},
+        protocol::{Blob, Extent, Home as HomeOf, Input, Open, Reply, Request, Run, Status, User},
     },
+    build::reaper::{Duty, InContainer},
     cli::{Command, args::parse},
     config::{self, Environment},
     engine::{
@@ -163,7 +164,7 @@ async fn run(session: &mut Session, script: &str) -> (Vec<u8>, Status) {
 fn open_request() -> Request {
     Request::Open(Box::new(Open {
         root: Blob::from(b"/workspace".to_vec()),
-        user: String::new(),
+        user: User::Named(String::new()),
         patterns: Vec::new(),
         outputs: Vec::new(),
         extent: Extent::Sources,
@@ -193,16 +194,16 @@ async fn a_workspace_is_made_once_then_found_and_started_when_it_has_stopped() {
     let (output, status) = run(&mut session, "echo kept >/kept; echo made; exit 3").await;
     assert_eq!((output.as_slice(), status), (&b"made\n"[..], Status::Code(3)));
     session.close().await.unwrap();
-    workspace.left_well().unwrap();
+    workspace.left_well().await.unwrap();
 
     let (mut workspace, mut session) = home.enter(&settings).await.unwrap();
     assert_eq!(*workspace.how(), How::Found);
     assert_eq!(run(&mut session, "cat /kept").await, (b"kept\n".to_vec(), Status::Code(0)));
     session.close().await.unwrap();
-    workspace.left_well().unwrap();
+    workspace.left_well().await.unwrap();
 
-    home.docker.kill(workspace.container(), "SIGTERM").await.unwrap();
-    home.docker.wait(workspace.container()).await.unwrap();
+    home.docker.kill(workspace.container().unwrap(), "SIGTERM").await.unwrap();
+    home.docker.wait(workspace.container().unwrap()).await.unwrap();
     let (_, mut session) = home.enter(&settings).await.unwrap();
     assert_eq!(run(&mut session, "cat /kept").await, (b"kept\n".to_vec(), Status::Code(0)));
     assert_eq!(home.docker.look(&home.name()).await.unwrap().unwrap().life, Life::Running);
@@ -257,7 +258,7 @@ async fn what_others_do_between_look_and_deed_is_seen() {
     let home = Home::new().await;
     let (mut workspace, mut session) = home.enter(&Settings::default()).await.unwrap();
     session.close().await.unwrap();
-    workspace.left_well().unwrap();
+    workspace.left_well().await.unwrap();
     let found = home.docker.look(&home.name()).await.unwrap();
 
     let ready = workspace::ensure(&home.docker, &home.wanted(""), None).await.unwrap();
@@ -292,11 +293,12 @@ async fn the_reaper_of_a_dead_client_frees_its_workspace() {
     session.send(&run_request("sleep 300 & exec sleep 300")).await.unwrap();
     while !matches!(session.receiver.next().await.unwrap(), Event::Reply(Reply::Started)) {}
 
-    let engine = serde_json::to_string(&home.plan("").engine.value).unwrap();
+    let engine = home.plan("").on_docker().unwrap().endpoint.clone();
+    let duty = Duty::Free(InContainer { engine, container: workspace.name().to_owned() });
     let reaped = std::process::Command::new(env!("CARGO_BIN_EXE_fastbuild"))
         .arg("__reap")
         .args([home.state.root(), &home.source()])
-        .args([&engine, "0123456789ab", workspace.name(), "free"])
+        .args(["0123456789ab".to_owned(), serde_json::to_string(&duty).unwrap()])
         .stdin(std::process::Stdio::null())
         .output()
         .unwrap();
@@ -314,8 +316,8 @@ async fn an_agent_that_hangs_is_started_again() {
     let (mut workspace, mut session) = home.enter(&Settings::default()).await.unwrap();
     run(&mut session, "echo kept >/kept").await;
     session.close().await.unwrap();
-    workspace.left_well().unwrap();
-    home.docker.kill(workspace.container(), "SIGSTOP").await.unwrap();
+    workspace.left_well().await.unwrap();
+    home.docker.kill(workspace.container().unwrap(), "SIGSTOP").await.unwrap();
     let impatient = Settings { patience: Duration::from_secs(1), ..Settings::default() };
     let (workspace, mut session) = home.enter(&impatient).await.unwrap();
     assert!(matches!(workspace.how(), How::Restarted { .. }), "{:?}", workspace.how());
@@ -327,7 +329,7 @@ async fn a_frozen_workspace_goes_on() {
     let home = Home::new().await;
     let (mut workspace, mut session) = home.enter(&Settings::default()).await.unwrap();
     session.close().await.unwrap();
-    workspace.left_well().unwrap();
+    workspace.left_well().await.unwrap();
     let paused = std::process::Command::new("docker").args(["pause", &home.name()]).output().unwrap();
     assert!(paused.status.success(), "{paused:?}");
     let (workspace, _session) = home.enter(&Settings::default()).await.unwrap();
@@ -353,14 +355,14 @@ async fn an_image_without_an_agent_is_not_warm() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_ends_early_is_traced_to_what_ended() {
     let home = Home::new().await;
-    let (workspace, mut session) = home.enter(&Settings::default()).await.unwrap();
-    home.docker.kill(workspace.container(), "SIGKILL").await.unwrap();
+    let (mut workspace, mut session) = home.enter(&Settings::default()).await.unwrap();
+    home.docker.kill(workspace.container().unwrap(), "SIGKILL").await.unwrap();
     let error = session.receiver.next().await.unwrap_err();
     assert!(matches!(error, SessionError::Ended { .. }), "{error}");
     let error = workspace.why_over(error).await;
     assert!(matches!(&error, WorkspaceError::Stopped { state, .. } if state.exit_code == 137), "{error}");
 
-    let (workspace, mut session) = home.enter(&Settings::default()).await.unwrap();
+    let (mut workspace, mut session) = home.enter(&Settings::default()).await.unwrap();
     assert_eq!(*workspace.how(), How::Started);
     home.docker.remove(&home.name()).await.unwrap();
     let error = session.receiver.next().await.unwrap_err();
@@ -409,7 +411,7 @@ async fn entering_a_running_workspace_is_one_look_and_one_attach() {
     let home = Home::new().await;
     let (mut workspace, mut session) = home.enter(&Settings::default()).await.unwrap();
     session.close().await.unwrap();
-    workspace.left_well().unwrap();
+    workspace.left_well().await.unwrap();
     let proxy = Proxy::new(home.dir.path());
     let address = PathBuf::from(proxy.address().trim_start_matches("unix://"));
     let docker = Docker::connect(&Endpoint::Unix(address)).await.unwrap();

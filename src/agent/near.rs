@@ -20,6 +20,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::{Stream as Chunks, StreamExt as _};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    process::{ChildStderr, ChildStdin, ChildStdout},
     sync::{Mutex, mpsc},
     task::AbortHandle,
     time::{MissedTickBehavior, interval_at, timeout},
@@ -75,7 +76,28 @@ type Outlet = Box<dyn AsyncWrite + Send + Unpin>;
 
 enum Incoming {
     Attached(AttachOutput),
-    Plain { from: Box<dyn AsyncRead + Send + Unpin>, received: BytesMut },
+    Plain { output: Inlet, diagnostics: Option<Inlet> },
+}
+
+/// One stream of an agent without a container.
+struct Inlet {
+    from: Box<dyn AsyncRead + Send + Unpin>,
+    received: BytesMut,
+}
+
+impl Inlet {
+    fn new(from: impl AsyncRead + Send + Unpin + 'static) -> Inlet {
+        Inlet { from: Box::new(from), received: BytesMut::new() }
+    }
+
+    /// The next bytes; none at the end. May be dropped and called again without a loss.
+    async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        self.received.reserve(CHUNK);
+        Ok(match self.from.read_buf(&mut self.received).await? {
+            0 => None,
+            _ => Some(self.received.split().freeze()),
+        })
+    }
 }
 
 impl Duplex {
@@ -89,8 +111,15 @@ impl Duplex {
         input: impl AsyncWrite + Send + Unpin + 'static,
         output: impl AsyncRead + Send + Unpin + 'static,
     ) -> Duplex {
-        let from = Box::new(output);
-        Duplex { incoming: Incoming::Plain { from, received: BytesMut::new() }, outgoing: Box::new(input) }
+        let incoming = Incoming::Plain { output: Inlet::new(output), diagnostics: None };
+        Duplex { incoming, outgoing: Box::new(input) }
+    }
+
+    /// The streams of an agent that is a child of this process.
+    pub fn of_child(input: ChildStdin, output: ChildStdout, diagnostics: ChildStderr) -> Duplex {
+        let diagnostics = Some(Inlet::new(diagnostics));
+        let incoming = Incoming::Plain { output: Inlet::new(output), diagnostics };
+        Duplex { incoming, outgoing: Box::new(input) }
     }
 }
 
@@ -99,13 +128,23 @@ impl Incoming {
     async fn next(&mut self) -> Result<Option<(Stream, Bytes)>, SessionError> {
         match self {
             Incoming::Attached(output) => Ok(output.next().await?),
-            Incoming::Plain { from, received } => {
-                received.reserve(CHUNK);
-                match from.read_buf(received).await {
-                    Ok(0) => Ok(None),
-                    Ok(_) => Ok(Some((Stream::Stdout, received.split().freeze()))),
-                    Err(source) => Err(SessionError::Read { source }),
+            Incoming::Plain { output, diagnostics } => {
+                let told = |source| SessionError::Read { source };
+                // What it has to say goes first: behind it, its end.
+                while let Some(errors) = diagnostics {
+                    tokio::select! {
+                        biased;
+                        said = errors.next() => match said.map_err(told)? {
+                            Some(said) => return Ok(Some((Stream::Stderr, said))),
+                            None => *diagnostics = None,
+                        },
+                        bytes = output.next() => match bytes.map_err(told)? {
+                            Some(bytes) => return Ok(Some((Stream::Stdout, bytes))),
+                            None => break,
+                        },
+                    }
                 }
+                Ok(output.next().await.map_err(told)?.map(|bytes| (Stream::Stdout, bytes)))
             }
         }
     }
@@ -118,11 +157,13 @@ pub struct Settings {
     pub idle_stop: Option<Duration>,
     /// How long the Welcome may take in all.
     pub patience: Duration,
+    /// How long the far end waits for a sign of life before it ends the build.
+    pub silence: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { idle_stop: None, patience: PATIENCE }
+        Settings { idle_stop: None, patience: PATIENCE, silence: SILENCE }
     }
 }
 
@@ -411,7 +452,7 @@ impl Session {
         let nonce = nonce();
         let hello = Hello {
             protocol: PROTOCOL,
-            silence: SILENCE.as_millis() as u64,
+            silence: settings.silence.as_millis() as u64,
             idle_stop: settings.idle_stop.map(|time| time.as_secs()),
         };
         self.receiver.decoder = Decoder::new(End::Near(nonce));

@@ -31,6 +31,14 @@ pub enum NoAgent {
     },
 }
 
+/// The agent that runs on this machine.
+///
+/// # Errors
+/// Why there is none; [`NoAgent::OtherPlatform`] is about this machine then.
+pub fn for_this_machine() -> Result<&'static [u8], NoAgent> {
+    for_platform(std::env::consts::OS, ARCHITECTURE)
+}
+
 /// The agent that runs in an image for `os` and `architecture` (in Go's words).
 ///
 /// # Errors

@@ -115,8 +115,8 @@ pub enum Request {
 pub struct Open {
     /// The absolute path of the source root in the workspace. It is made when it is missing; a link there is followed.
     pub root: Blob,
-    /// `USER[:GROUP]` that the command runs as and that the sources belong to; empty is root.
-    pub user: String,
+    /// Who the command runs as, and whose the sources are.
+    pub user: User,
     /// What is no part of the source tree: patterns as [`crate::tree::ignore`] reads them.
     pub patterns: Vec<String>,
     /// Paths below the root that are no part of it either, with all below them.
@@ -137,6 +137,16 @@ pub struct Room {
     pub files: Option<u64>,
     /// What a file takes at least, in bytes.
     pub block: u64,
+}
+
+/// See [`Open::user`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum User {
+    /// `USER[:GROUP]` by the workspace's own tables; empty is root. The command starts as engines start it.
+    Named(String),
+    /// Whoever runs the agent. The command starts as a child of his shell would: with his groups, his file mode creation
+    /// mask, his chance to be ended for want of memory, and a `PWD` that is where it starts.
+    Own,
 }
 
 /// See [`Open::extent`].

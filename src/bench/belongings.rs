@@ -107,10 +107,8 @@ impl Belongings {
         let reaper = Reaper::watch(&Charge {
             state: state.root().to_owned(),
             source: source.to_owned(),
-            engine: endpoint.clone(),
             run: run.id.clone(),
-            container: object_name(&run.id),
-            duty: Duty::Sweep,
+            duty: Duty::Sweep(endpoint.clone()),
         });
         let stage_use = Arc::new(Semaphore::new(1));
         Ok(Belongings { run, state: state.clone(), stage, home, engine: docker, reaper, stage_use })

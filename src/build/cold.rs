@@ -22,7 +22,7 @@ use super::{
     heal::{self, Mark, Tail, User},
     image,
     mounted::{self, Placeholders},
-    reaper::{Charge, Duty, Reaper},
+    reaper::{Charge, Duty, InContainer, Reaper},
     sources, top_entry, upload,
 };
 use crate::{
@@ -95,10 +95,8 @@ pub async fn run(
         reaper: Reaper::watch(&Charge {
             state: state.root().to_owned(),
             source: plan.source.value.clone(),
-            engine: at.endpoint.clone(),
             run: run.id.clone(),
-            container: name.clone(),
-            duty: Duty::Remove,
+            duty: Duty::Remove(InContainer { engine: at.endpoint.clone(), container: name.clone() }),
         }),
         made: AtomicBool::new(false),
         name,

@@ -76,9 +76,12 @@ pub enum BuildError {
         /// Who, as far as it is written already.
         holder: Option<Holder>,
     },
-    /// The host engine is not built yet.
-    #[error("this fastbuild cannot build without a container")]
-    NoHostEngine,
+    /// A shell where no user can be had but the one who starts it.
+    #[error("the workspace is a directory of this machine, and what runs there runs as whoever starts it")]
+    OtherUserHere,
+    /// A plan with neither an image nor a scratch directory, as none is made.
+    #[error("the plan has no place to build in; this is a bug in fastbuild")]
+    NowhereToBuild,
     /// The image's user.
     #[error(transparent)]
     User(#[from] UserError),
@@ -297,6 +300,7 @@ impl BuildError {
                  `fastbuild workspace ls` lists those of other projects"
                     .to_owned(),
             ),
+            BuildError::OtherUserHere => Some("leave out -u/--user".to_owned()),
             BuildError::Locked { .. } => Some("wait for it to end, or leave out --no-wait".to_owned()),
             BuildError::User(_) => {
                 Some("name a user that the image has with -u/--user, or one by number, such as -u 1000:1000".to_owned())

@@ -84,7 +84,7 @@ pub async fn run_under(
     recover(&project, state, reporter)?;
     let mut finished = match plan.on_docker() {
         Some(at) => on_docker(plan, at, state, &project, &mut interrupts, reporter).await?,
-        None => return Err(BuildError::NoHostEngine),
+        None => here(plan, state, &project, &mut interrupts, reporter).await?,
     };
     let mut earlier = None;
     if let (Some(mark), Some(at)) = (finished.defect.take(), plan.on_docker()) {
@@ -131,6 +131,18 @@ async fn on_docker(
         }
     }
     cold::run(plan, at, state, project, interrupts, reporter).await
+}
+
+/// On this machine, in the scratch directory that the plan names.
+async fn here(
+    plan: &Plan,
+    state: &State,
+    project: &Project,
+    interrupts: &mut Interrupts,
+    reporter: &Reporter,
+) -> Result<Finished, BuildError> {
+    let scratch = plan.scratch.as_ref().ok_or(BuildError::NowhereToBuild)?;
+    warm::here::run(plan, &scratch.value, state, project, interrupts, reporter).await
 }
 
 /// Two runs in one project would mix what they read and write: the second one waits, and says for whom, or fails.

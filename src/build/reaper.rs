@@ -1,4 +1,5 @@
-//! What removes a cold container, or frees a workspace of what runs in it, when fastbuild itself cannot any more.
+//! What removes a cold container, or frees a workspace of what runs in it, when fastbuild itself cannot any more; and what
+//! finishes on the host what was begun there.
 //!
 //! A second process of the same program, in a process group of its own, waits on a pipe. When fastbuild is done it
 //! writes a word into it; when fastbuild dies, of whatever, the pipe ends without that word, and the reaper does its
@@ -8,12 +9,13 @@
 use std::{
     ffi::OsString,
     io::{Read as _, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{ChildStdin, Command, Stdio},
     sync::Mutex,
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::BuildError;
@@ -23,7 +25,7 @@ use crate::{
     plan::Endpoint,
     report::Reporter,
     state::{Project, State},
-    workspace::{self, LastSession, Mark},
+    workspace::{self, LastSession, Mark, WorkspaceError, scratch},
 };
 
 /// The hidden command that makes a process the reaper.
@@ -41,29 +43,28 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 /// How long the project's lock is held at most for an engine that answered, and then does not.
 const FREEING: Duration = Duration::from_secs(5);
 
-/// What is owed to a container whose client is dead.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What is owed when fastbuild is dead.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Duty {
-    /// It goes: a cold one.
-    Remove,
-    /// It stays, and what runs in it ends: a workspace.
-    Free,
-    /// It goes with all else that a bench made.
-    Sweep,
+    /// A cold build's container goes.
+    Remove(InContainer),
+    /// A workspace stays, and what runs in it ends.
+    Free(InContainer),
+    /// A scratch directory of this machine stays; what runs in it ends by itself.
+    Keep,
+    /// It goes.
+    Clear(PathBuf),
+    /// All that a bench made on this engine and here goes.
+    Sweep(Endpoint),
 }
 
-impl Duty {
-    fn word(self) -> &'static str {
-        match self {
-            Duty::Remove => "remove",
-            Duty::Free => "free",
-            Duty::Sweep => "sweep",
-        }
-    }
-
-    fn from_word(word: &str) -> Option<Duty> {
-        [Duty::Remove, Duty::Free, Duty::Sweep].into_iter().find(|duty| duty.word() == word)
-    }
+/// Where a build was when its client died.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InContainer {
+    /// The engine.
+    pub engine: Endpoint,
+    /// The container's name.
+    pub container: String,
 }
 
 /// The near end of the pipe.
@@ -129,13 +130,15 @@ pub fn main(args: Vec<OsString>) -> Result<(), BuildError> {
     }
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(BuildError::Signals)?;
-    match charge.duty {
-        Duty::Remove => {
-            let removed = runtime.block_on(charge.remove_container());
+    match &charge.duty {
+        Duty::Remove(cold) => {
+            let removed = runtime.block_on(cold.remove());
             charge.clear_host(removed)
         }
-        Duty::Free => charge.free_workspace(&runtime),
-        Duty::Sweep => charge.sweep(&runtime),
+        Duty::Free(workspace) => charge.free_workspace(workspace, &runtime),
+        Duty::Keep => charge.finish_here(None),
+        Duty::Clear(scratch) => charge.finish_here(Some(scratch)),
+        Duty::Sweep(engine) => charge.sweep(engine, &runtime),
     }
 }
 
@@ -146,13 +149,9 @@ pub struct Charge {
     pub state: PathBuf,
     /// The run's source root.
     pub source: PathBuf,
-    /// Its engine.
-    pub engine: Endpoint,
     /// Its id.
     pub run: String,
-    /// The container's name.
-    pub container: String,
-    /// What is owed to it.
+    /// What is owed.
     pub duty: Duty,
 }
 
@@ -165,44 +164,23 @@ enum OnEngine {
 
 impl Charge {
     /// As [`Charge::parse`] takes them.
-    fn to_args(&self) -> serde_json::Result<[OsString; 6]> {
+    fn to_args(&self) -> serde_json::Result<[OsString; 4]> {
         Ok([
             self.state.clone().into(),
             self.source.clone().into(),
-            serde_json::to_string(&self.engine)?.into(),
             self.run.clone().into(),
-            self.container.clone().into(),
-            self.duty.word().into(),
+            serde_json::to_string(&self.duty)?.into(),
         ])
     }
 
     fn parse(args: Vec<OsString>) -> Option<Charge> {
-        let [state, source, engine, run, container, duty] = <[OsString; 6]>::try_from(args).ok()?;
+        let [state, source, run, duty] = <[OsString; 4]>::try_from(args).ok()?;
         Some(Charge {
             state: state.into(),
             source: source.into(),
-            engine: serde_json::from_str(engine.to_str()?).ok()?,
             run: run.into_string().ok()?,
-            container: container.into_string().ok()?,
-            duty: Duty::from_word(duty.to_str()?)?,
+            duty: serde_json::from_str(duty.to_str()?).ok()?,
         })
-    }
-
-    async fn remove_container(&self) -> OnEngine {
-        for _ in 0..LOOKS {
-            if let Ok(docker) = Docker::connect(&self.engine).await
-                && docker.remove(&self.container).await.is_ok_and(|removed| removed == Removed::Now)
-                && docker.remove_volume(&self.container).await.is_ok()
-            {
-                return OnEngine::Nothing;
-            }
-            tokio::time::sleep(BETWEEN_LOOKS).await;
-        }
-        // It was never there, or the engine is not.
-        match Docker::connect(&self.engine).await {
-            Ok(_) => OnEngine::Nothing,
-            Err(_) => OnEngine::Perhaps,
-        }
     }
 
     /// Finishes what was being put in place, or clears the stage away.
@@ -220,14 +198,14 @@ impl Charge {
 
     /// Removes what the bench made. The builds that it measured may not know yet, and make something more: so it is looked
     /// again and again for a while.
-    fn sweep(&self, runtime: &tokio::runtime::Runtime) -> Result<(), BuildError> {
+    fn sweep(&self, engine: &Endpoint, runtime: &tokio::runtime::Runtime) -> Result<(), BuildError> {
         let state = State::open(self.state.clone())?;
         state.await_end_of_run(&self.run);
-        let address = self.engine.to_string();
+        let address = engine.to_string();
         let swept = runtime.block_on(async {
             let mut swept = OnEngine::Perhaps;
             for _ in 0..LOOKS {
-                let docker = Docker::connect(&self.engine).await.ok();
+                let docker = Docker::connect(engine).await.ok();
                 let done = belongings::sweep(docker.as_ref(), &address, &state).await;
                 swept = if done.is_ok() { OnEngine::Nothing } else { OnEngine::Perhaps };
                 tokio::time::sleep(BETWEEN_LOOKS).await;
@@ -245,7 +223,11 @@ impl Charge {
     /// The project's lock is held for either, and waited for: the signal must not meet the session of a later run, and a lock
     /// that is taken now may be the dead client's own, which lives a moment longer than its end of the pipe. Between looks at
     /// an engine that does not answer nobody holds it, so that no run has to wait for that engine, or fail.
-    fn free_workspace(&self, runtime: &tokio::runtime::Runtime) -> Result<(), BuildError> {
+    fn free_workspace(
+        &self,
+        workspace: &InContainer,
+        runtime: &tokio::runtime::Runtime,
+    ) -> Result<(), BuildError> {
         let state = State::open(self.state.clone())?;
         let project = state.project(&self.source)?;
         state.await_end_of_run(&self.run);
@@ -254,11 +236,46 @@ impl Charge {
             let _lock = project.lock()?;
             super::recover(&project, &state, &Reporter::silent())
         };
-        runtime.block_on(self.end_session(&project))?;
+        runtime.block_on(workspace.end_session(&project))?;
         recovered?;
         // Nothing of the run's own is on the engine. Without an engine, the agent misses its client by itself.
         state.forget_run(&self.run);
         Ok(())
+    }
+
+    /// Puts the host right after a build without a container, and removes the scratch directory that went with it. The agent
+    /// has seen its client's stream end; it is waited for where something goes away under it.
+    fn finish_here(&self, scratch: Option<&Path>) -> Result<(), BuildError> {
+        let state = State::open(self.state.clone())?;
+        let project = state.project(&self.source)?;
+        state.await_end_of_run(&self.run);
+        let _lock = project.lock()?;
+        let recovered = super::recover(&project, &state, &Reporter::silent());
+        if let Some(scratch) = scratch {
+            scratch::remove_of(&project, scratch).map_err(WorkspaceError::from)?;
+        }
+        recovered?;
+        state.forget_run(&self.run);
+        Ok(())
+    }
+}
+
+impl InContainer {
+    async fn remove(&self) -> OnEngine {
+        for _ in 0..LOOKS {
+            if let Ok(docker) = Docker::connect(&self.engine).await
+                && docker.remove(&self.container).await.is_ok_and(|removed| removed == Removed::Now)
+                && docker.remove_volume(&self.container).await.is_ok()
+            {
+                return OnEngine::Nothing;
+            }
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+        // It was never there, or the engine is not.
+        match Docker::connect(&self.engine).await {
+            Ok(_) => OnEngine::Nothing,
+            Err(_) => OnEngine::Perhaps,
+        }
     }
 
     async fn end_session(&self, project: &Project) -> Result<(), BuildError> {

@@ -9,7 +9,7 @@ use std::{
 use super::{
     Failure,
     args::{BenchArgs, BenchFormat, Saving},
-    run::{gather, meter},
+    run::{await_root, meter},
 };
 use crate::{
     bench::{
@@ -34,7 +34,8 @@ const TIDY_UP: Duration = Duration::from_secs(5);
 /// What keeps fastbuild from measuring anything, or from saying or writing what it measured.
 pub fn run(args: &BenchArgs) -> Result<u8, Failure> {
     let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
-    let settings = gather(&args.run, &environment)?;
+    await_root(&args.run, &environment)?;
+    let settings = Settings::gather(&args.run, &environment)?;
     let meter = meter(&settings.presentation, &environment);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::Runtime)?;

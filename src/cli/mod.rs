@@ -21,7 +21,7 @@ use crate::{
     bench::{save::SaveError, work::BenchError},
     build::reaper,
     config::{ConfigError, NoStateDirectory},
-    facts::{self, patience},
+    facts::{NoAnswer, patience},
     plan::PlanError,
     report::{events, wording},
     state::{Holder, StateError},
@@ -51,7 +51,7 @@ pub enum Failure {
     CurrentDirectory(#[source] io::Error),
     /// The source root is on a file system that hangs.
     #[error(transparent)]
-    NoAnswer(#[from] facts::NoAnswer),
+    NoAnswer(#[from] NoAnswer),
     /// Threads.
     #[error("could not start fastbuild's threads: {0}; see the limit on processes (ulimit -u)")]
     Runtime(#[source] io::Error),

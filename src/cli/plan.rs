@@ -14,7 +14,7 @@ use crate::{
     config::Environment,
     plan::{
         ApplyMode, Decision, Explain, Fallback, Isolation, Lifetime, OnFailure, OnLocked, Output, Outputs,
-        Plan, PullPolicy, Route, SeedOutputs, Stdin, Take, Terminal, Tier, WorkspacePlan,
+        Plan, PullPolicy, Reason, Route, SeedOutputs, Stdin, Take, Terminal, Tier, WorkspacePlan,
     },
     report::{numbers, text::shell_words},
     tree::{RelPath, scan::largest_directory},
@@ -173,7 +173,13 @@ fn what_goes_in(plan: &Plan, estimate: Option<&UploadEstimate>, table: &mut Tabl
     for cache in &plan.caches {
         table.decision("cache", cache, |cache| format!("{} at {}", cache.name, cache.path));
     }
-    table.optional("scratch", plan.scratch.as_ref(), |path| path.to_string_lossy().into_owned());
+    if let Some(Decision { value: scratch, reason }) = &plan.scratch {
+        let reason = match reason {
+            Reason::Found { why } => why.clone(),
+            named => format!("{named}: {}", scratch.in_words()),
+        };
+        table.row("scratch", scratch.root.to_string_lossy().into_owned(), Some(reason));
+    }
     if let Some(estimate) = estimate {
         table.fact("upload", format!("{} files, {}", estimate.files, numbers::bytes(estimate.bytes)));
     }

@@ -36,28 +36,28 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     execute(&settings.presentation, &environment, work)
 }
 
+/// Looks whether the source root answers: whoever asks a mount that hangs never ends. A local disk is not asked.
+///
+/// # Errors
+/// When it does not.
+pub(super) fn await_root(args: &RunArgs, environment: &Environment) -> Result<(), Failure> {
+    let given = args.source.as_ref().map(|given| environment.cwd.join(given));
+    let root = given.unwrap_or_else(|| environment.cwd.clone());
+    if facts::file_system(&root).is_some_and(|lies_on| lies_on.class.crosses()) {
+        facts::responds(&root, ANSWER)?;
+    }
+    Ok(())
+}
+
 /// Settings and plan of a command line.
 ///
 /// # Errors
 /// What keeps fastbuild from knowing what to do, a source root that does not answer among it.
 pub(super) fn decide(args: &RunArgs, environment: &Environment) -> Result<(Settings, Plan), Failure> {
-    let settings = gather(args, environment)?;
+    await_root(args, environment)?;
+    let settings = Settings::gather(args, environment)?;
     let plan = plan::prepare(&settings, environment)?;
     Ok((settings, plan))
-}
-
-/// Settings of a command line.
-///
-/// # Errors
-/// As [`decide`].
-pub(super) fn gather(args: &RunArgs, environment: &Environment) -> Result<Settings, Failure> {
-    let root =
-        args.source.as_deref().map_or_else(|| environment.cwd.clone(), |given| environment.cwd.join(given));
-    // Whoever asks a local disk gets an answer; whoever asks a mount that hangs never ends.
-    if facts::file_system(&root).is_some_and(|lies_on| lies_on.class.crosses()) {
-        facts::responds(&root, ANSWER)?;
-    }
-    Ok(Settings::gather(args, environment)?)
 }
 
 /// Does `work` with a reporter, threads and the state directory; tells its failure, and gives what to exit with.

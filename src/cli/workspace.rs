@@ -20,13 +20,14 @@ use crate::{
     build::{BuildError, shell, shell::Shell},
     config::{Environment, Log, Presentation, Progress, WorkspaceSettings},
     engine::{Docker, Sizes, labels},
-    plan::{self, Decision, Reason, Terminal, WorkspacePlan},
-    report::{Reporter, Verbosity, numbers},
+    plan::{self, Decision, Endpoint, Reason, Terminal, WorkspacePlan},
+    report::{Reporter, Verbosity, numbers, text::one_line},
     state::State,
     workspace::{
         Generation, Mark, WorkspaceError, daily,
         list::{self, Limits, Listed, Outlived, Owner, Removal},
         mark::now,
+        scratch,
     },
 };
 
@@ -51,45 +52,91 @@ fn to_its_end(work: impl Future<Output = Result<(), Failure>>) -> Result<u8, Fai
     runtime.block_on(work).map(|()| 0)
 }
 
-/// An engine with workspaces on it.
+/// This machine, and an engine with workspaces on it.
 struct Place {
-    docker: Docker,
+    docker: Engine,
     state: State,
+    endpoint: Endpoint,
     engine: String,
     settings: WorkspaceSettings,
+}
+
+/// See [`Place::docker`].
+enum Engine {
+    Answers(Docker),
+    /// It does not; how that shows.
+    IsSilent(String),
 }
 
 impl Place {
     async fn of(place: &Where) -> Result<Place, Failure> {
         let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
         let settings = WorkspaceSettings::gather(&place.host, &place.source, &environment)?;
-        let engine = plan::decide_endpoint(settings.host.as_ref(), &environment)?.value;
+        let endpoint = plan::decide_endpoint(settings.host.as_ref(), &environment)?.value;
         let state = State::open(environment.state_dir()?)?;
-        let docker = Docker::connect(&engine).await.map_err(WorkspaceError::from)?;
-        Ok(Place { docker, state, engine: engine.to_string(), settings })
+        let docker = match Docker::connect(&endpoint).await {
+            Ok(docker) => Engine::Answers(docker),
+            Err(error) => Engine::IsSilent(error.to_string()),
+        };
+        Ok(Place { docker, state, engine: endpoint.to_string(), endpoint, settings })
     }
 
+    /// For what cannot be done without.
+    async fn docker(&self) -> Result<Docker, WorkspaceError> {
+        match &self.docker {
+            Engine::Answers(docker) => Ok(docker.clone()),
+            Engine::IsSilent(_) => Ok(Docker::connect(&self.endpoint).await?),
+        }
+    }
+
+    /// Those on the engine, and those of this machine. Where there is none of the latter, an engine that does not answer is
+    /// the news; else it is told beside them.
     async fn list(&self, sizes: Sizes) -> Result<Vec<Listed>, Failure> {
-        Ok(list::list(&self.docker, &self.state, &self.engine, sizes).await?)
+        let state = self.state.clone();
+        let listing = tokio::task::spawn_blocking(move || list::list_here(&state, sizes));
+        let here = listing.await.map_err(|_| BuildError::Panicked)??;
+        if let Engine::IsSilent(why) = &self.docker
+            && !here.is_empty()
+        {
+            note(&format!("without those on {}: {why}", self.engine));
+            return Ok(here);
+        }
+        let mut all = list::list(&self.docker().await?, &self.state, &self.engine, sizes).await?;
+        all.extend(here);
+        Ok(all)
+    }
+
+    /// Removes one of those.
+    async fn remove(&self, listed: &Listed) -> Result<Removal, WorkspaceError> {
+        match &listed.place {
+            list::Place::Container(_) => {
+                list::remove(&self.docker().await?, &self.state, &self.engine, listed).await
+            }
+            list::Place::Directory(_) => list::remove_here(&self.state, listed),
+        }
     }
 
     fn source(&self) -> &Path {
         &self.settings.source.value
     }
 
-    /// This project's workspace.
-    fn here<'a>(&self, all: &'a [Listed]) -> Result<&'a Listed, Failure> {
-        here(all, self.source()).ok_or_else(|| {
+    /// This project's workspaces, at least one: on the engine, and of this machine.
+    fn here<'a>(&self, all: &'a [Listed]) -> Result<Vec<&'a Listed>, Failure> {
+        at_least_one(here(all, self.source())).ok_or_else(|| {
             let source_root = self.source().to_owned();
             BuildError::NoWorkspace { source_root, engine: self.engine.clone() }.into()
         })
     }
 
-    /// The workspace that a word names.
-    fn named<'a>(&self, all: &'a [Listed], word: &std::ffi::OsStr) -> Result<&'a Listed, Failure> {
-        named(all, word, &self.settings.started_in)
+    /// The workspaces that a word names, at least one.
+    fn named<'a>(&self, all: &'a [Listed], word: &std::ffi::OsStr) -> Result<Vec<&'a Listed>, Failure> {
+        at_least_one(named(all, word, &self.settings.started_in))
             .ok_or_else(|| Failure::NoSuchWorkspace { word: word.to_owned() })
     }
+}
+
+fn at_least_one<T>(found: Vec<T>) -> Option<Vec<T>> {
+    Some(found).filter(|found| !found.is_empty())
 }
 
 /// Runs a shell, or a command, in this project's workspace; gives its exit code.
@@ -132,11 +179,18 @@ async fn ls(args: &LsArgs) -> Result<(), Failure> {
 async fn inspect(args: &InspectArgs) -> Result<(), Failure> {
     let place = Place::of(&args.place).await?;
     let all = place.list(Sizes::Measure).await?;
-    let listed = match &args.workspace {
+    let found = match &args.workspace {
         Some(word) => place.named(&all, word)?,
         None => place.here(&all)?,
     };
-    let found = place.docker.look(listed.container.as_str()).await.map_err(WorkspaceError::from)?;
+    // Who has two, and means the other, names it.
+    let Some(listed) = found.first() else { return Ok(()) };
+    let found = match &listed.place {
+        list::Place::Container(container) => {
+            place.docker().await?.look(container.as_str()).await.map_err(WorkspaceError::from)?
+        }
+        list::Place::Directory(_) => None,
+    };
     let made_with = found
         .as_ref()
         .and_then(|found| found.labels.get(labels::GENERATION))
@@ -145,7 +199,11 @@ async fn inspect(args: &InspectArgs) -> Result<(), Failure> {
         Owner::Here => place.state.known_project(&listed.project),
         Owner::Elsewhere => None,
     };
-    let mark = mark.and_then(|project| Mark::load(&project.workspace_path(&place.engine)));
+    let of_engine = match &listed.place {
+        list::Place::Container(_) => place.engine.clone(),
+        list::Place::Directory(directory) => scratch::engine_at(directory),
+    };
+    let mark = mark.and_then(|project| Mark::load(&project.workspace_path(&of_engine)));
     let facts = show::Facts {
         listed,
         started: found.as_ref().map(|found| found.started_at.as_str()),
@@ -163,13 +221,16 @@ async fn rm(args: &RmArgs) -> Result<(), Failure> {
     let all = place.list(Sizes::Skip).await?;
     let going: Vec<&Listed> = match (args.all, args.workspaces.as_slice()) {
         (true, _) => all.iter().filter(|listed| listed.owner == Owner::Here).collect(),
-        (false, []) => vec![place.here(&all)?],
+        (false, []) => place.here(&all)?,
         // Every word is understood before anything goes.
-        (false, words) => words.iter().map(|word| place.named(&all, word)).collect::<Result<_, _>>()?,
+        (false, words) => {
+            let named = words.iter().map(|word| place.named(&all, word));
+            named.collect::<Result<Vec<_>, _>>()?.concat()
+        }
     };
     let mut in_use = Vec::new();
     for listed in going {
-        match list::remove(&place.docker, &place.state, &place.engine, listed).await? {
+        match place.remove(listed).await? {
             Removal::Gone => print(&format!("removed {}\n", show::title(listed)))?,
             Removal::Busy(holder) => in_use.push((listed.source.clone(), holder)),
         }
@@ -199,7 +260,7 @@ async fn prune(args: &PruneArgs) -> Result<(), Failure> {
             print(&format!("would remove {about}\n"))?;
             continue;
         }
-        match list::remove(&place.docker, &place.state, &place.engine, listed).await {
+        match place.remove(listed).await {
             Ok(Removal::Gone) => print(&format!("removed {about}\n"))?,
             Ok(Removal::Busy(_)) => print(&format!("left {}: it is in use\n", show::title(listed)))?,
             // The others can go all the same.
@@ -224,6 +285,11 @@ fn reason(why: Outlived) -> String {
         }
         Outlived::Size => ", for all of them hold too much".to_owned(),
     }
+}
+
+/// What is no part of the answer. Where standard error is closed, nobody misses it.
+fn note(text: &str) {
+    let _ = writeln!(io::stderr(), "fastbuild: note: {}", one_line(text));
 }
 
 fn print(text: &str) -> Result<(), Failure> {

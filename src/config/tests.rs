@@ -5,7 +5,10 @@ use std::ffi::OsString;
 use super::*;
 use crate::{
     cli::{Command, args::parse},
-    plan::{self, Facts, Outputs, Plan, Stdin, Terminal, facts::Presence},
+    plan::{
+        self, Facts, Outputs, Plan, Stdin, Terminal,
+        facts::{Here, Presence},
+    },
     tree::RelPath,
 };
 
@@ -69,7 +72,7 @@ impl Project {
 
 /// Nothing that was found here decides.
 fn facts() -> Facts {
-    Facts { engine: Presence::Perhaps, command: None }
+    Facts { engine: Presence::Perhaps, command: None, here: Here::default() }
 }
 
 fn why<T>(decision: &Decision<T>) -> String {

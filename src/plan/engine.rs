@@ -1,5 +1,7 @@
 //! Settings and facts -> the engine: a container's, or this machine itself. Pure.
 
+use std::path::PathBuf;
+
 use super::{Decision, Engine, Facts, PlanError, Reason, Route, decide_endpoint, facts::Presence};
 use crate::config::{EngineChoice, Environment, RouteChoice, Settings};
 
@@ -22,6 +24,37 @@ pub enum EngineError {
         /// Who asked.
         reason: Reason,
     },
+    /// No build runs on this machine itself.
+    #[error("{reason}: {why}; leave it out, and build in a container: --engine docker")]
+    NotHere {
+        /// Who asked.
+        reason: Reason,
+        /// What is in the way.
+        why: String,
+    },
+    /// The scratch directory that somebody named.
+    #[error("{reason}: {path:?} {why}; name another directory")]
+    Scratch {
+        /// Who named it.
+        reason: Reason,
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it, behind the path.
+        why: String,
+    },
+    /// Nowhere on this machine.
+    #[error(
+        "there is no place for a scratch directory on this machine: {}; name one with --scratch",
+        places(tried)
+    )]
+    NoScratch {
+        /// Each place, and what is wrong with it.
+        tried: Vec<(PathBuf, String)>,
+    },
+}
+
+fn places(tried: &[(PathBuf, String)]) -> String {
+    tried.iter().map(|(path, why)| format!("{} {why}", path.to_string_lossy())).collect::<Vec<_>>().join(", ")
 }
 
 /// Decides where the build runs.
@@ -34,7 +67,10 @@ pub(super) fn decide(
         decide_endpoint(settings.host.as_ref(), env)
             .map(|endpoint| Decision { value: Engine::Docker(endpoint.value), reason: endpoint.reason })
     };
-    let host = |reason: &Reason| Ok(Decision { value: Engine::Host, reason: reason.clone() });
+    let host = |reason: &Reason| match &facts.here.hindrance {
+        None => Ok(Decision { value: Engine::Host, reason: reason.clone() }),
+        Some(why) => Err(EngineError::NotHere { reason: reason.clone(), why: why.clone() }.into()),
+    };
     let (engine, route) = (&settings.engine, &settings.route);
     match (engine.value, route.value) {
         (EngineChoice::Docker, RouteChoice::Fixed(Route::Host)) => {
@@ -62,12 +98,18 @@ pub(super) fn decide(
 fn without_engine(settings: &Settings, facts: &Facts) -> Option<String> {
     let (Presence::Absent { why }, Some(command)) = (&facts.engine, &facts.command) else { return None };
     let asks_for_container = |reason: &Reason| matches!(reason, Reason::Flag { .. } | Reason::Env { .. });
-    if settings.host.is_some()
+    if facts.here.hindrance.is_some()
+        || settings.host.as_ref().is_some_and(|host| !is_everybodys(&host.reason))
         || settings.image.as_ref().is_some_and(|image| asks_for_container(&image.reason))
     {
         return None;
     }
     Some(format!("{why}, and {} is on this machine", command.to_string_lossy()))
+}
+
+/// Whether it is said to all programs of this machine alike, be an engine there or not.
+fn is_everybodys(reason: &Reason) -> bool {
+    matches!(reason, Reason::Env { name: "DOCKER_HOST" })
 }
 
 /// What only containers have must not be asked of the host engine on the command line; in files it stands for other machines.

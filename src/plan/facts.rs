@@ -3,8 +3,16 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Endpoint, PlanError, decide_endpoint};
-use crate::config::{Environment, Settings};
+use super::{
+    Endpoint, Engine, PlanError, Reason, decide_endpoint, engine, host_path,
+    scratch::{Ground, Place},
+};
+use crate::{
+    agent::program::{self, NoAgent},
+    config::{Environment, Settings},
+    facts::{self, FileSystem},
+    sys::owner,
+};
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +21,19 @@ pub struct Facts {
     pub engine: Presence,
     /// Where the command's first word is on this machine; none when it is nowhere in `PATH`.
     pub command: Option<PathBuf>,
+    /// What builds without a container find here. Looked up only where one may be wanted.
+    pub here: Here,
+}
+
+/// What this machine has for builds without a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Here {
+    /// Why there are none.
+    pub hindrance: Option<String>,
+    /// What the source root lies on; none where the system does not tell.
+    pub source: Option<Ground>,
+    /// Where scratch directories can lie, in the order in which they are thought of.
+    pub places: Vec<Place>,
 }
 
 /// Whether an engine is there.
@@ -35,8 +56,97 @@ impl Facts {
     pub fn gather(settings: &Settings, env: &Environment) -> Result<Facts, PlanError> {
         let endpoint = decide_endpoint(settings.host.as_ref(), env)?.value;
         let word = settings.command.first().map(String::as_str).unwrap_or_default();
-        Ok(Facts { engine: presence(&endpoint), command: find_command(word, &settings.started_in, env) })
+        let mut facts = Facts {
+            engine: presence(&endpoint),
+            command: find_command(word, &settings.started_in, env),
+            here: Here { hindrance: hindrance(), ..Here::default() },
+        };
+        if engine::decide(settings, env, &facts)?.value == Engine::Host {
+            facts.here.source = ground(&settings.source.value);
+            facts.here.places = places(settings, env);
+        }
+        Ok(facts)
     }
+}
+
+fn hindrance() -> Option<String> {
+    match program::for_this_machine() {
+        Ok(_) => None,
+        Err(NoAgent::NotBuiltIn) => Some(NoAgent::NotBuiltIn.to_string()),
+        Err(NoAgent::OtherPlatform { os, architecture }) => {
+            Some(format!("builds without a container need Linux, and this machine is {os}/{architecture}"))
+        }
+    }
+}
+
+fn ground(path: &Path) -> Option<Ground> {
+    facts::file_system(path).map(|found| Ground { kind: found.kind, class: found.class })
+}
+
+/// The place that is named; else the cache directory, and where the system keeps what need not last.
+fn places(settings: &Settings, env: &Environment) -> Vec<Place> {
+    if let Some(named) = &settings.scratch {
+        return vec![place(&named.value, Some(named.reason.clone()))];
+    }
+    let cache = env.filled("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    // A home that is not there is not made for it.
+    let home = env.home.as_ref().filter(|home| home.is_dir());
+    let cache = cache.or_else(|| Some(home?.join(".cache")));
+    // Others have directories there too.
+    let own = owner::ids().map_or_else(|| "fastbuild".to_owned(), |(user, _)| format!("fastbuild-{user}"));
+    let temporary = env.filled("TMPDIR").map(PathBuf::from).filter(|path| path.is_absolute());
+    let temporary = temporary.unwrap_or_else(|| PathBuf::from("/tmp"));
+    let mut roots: Vec<_> = cache.map(|cache| cache.join("fastbuild")).into_iter().collect();
+    roots.extend([PathBuf::from("/var/tmp").join(&own), temporary.join(&own)]);
+    roots.iter().map(|root| place(root, None)).collect()
+}
+
+/// Nothing is made. A file system that leaves this kernel is asked nothing: it may take its time, and nobody goes there.
+fn place(path: &Path, named: Option<Reason>) -> Place {
+    let (root, obstacle) = match host_path::settle(path) {
+        // A link that its owner has set for all users of the machine leads where it leads.
+        Ok(Some(root)) if named.is_some() => (root.canonicalize().unwrap_or(root), None),
+        Ok(Some(root)) => (root, None),
+        Ok(None) => (path.to_owned(), Some("is no directory for fastbuild alone".to_owned())),
+        Err(error) => (path.to_owned(), Some(format!("cannot be looked at: {error}"))),
+    };
+    let there = root.ancestors().find(|above| above.symlink_metadata().is_ok()).unwrap_or(&root);
+    let found = facts::file_system(there);
+    let crosses = found.as_ref().is_some_and(|found| found.class.crosses());
+    let obstacle = obstacle
+        .or_else(|| obstacle_of(&root, there, named.as_ref()))
+        .or_else(|| mounted_so(found.as_ref()?));
+    let free = || facts::space(there).ok().map(|space| space.free);
+    Place {
+        free: if crosses && named.is_none() { None } else { free() },
+        ground: found.map(|found| Ground { kind: found.kind, class: found.class }),
+        named,
+        obstacle,
+        root,
+    }
+}
+
+fn obstacle_of(root: &Path, there: &Path, named: Option<&Reason>) -> Option<String> {
+    let looked = match named {
+        // What fastbuild makes for itself is its user's and nobody else's.
+        None if there == root => owner::is_own(root),
+        _ => owner::is_safe(there),
+    };
+    match looked {
+        Ok(Ok(())) => None,
+        Ok(Err(why)) if there == root => Some(why.to_string()),
+        Ok(Err(why)) => Some(format!("cannot be made: {} {why}", there.to_string_lossy())),
+        Err(error) => Some(format!("cannot be looked at: {error}")),
+    }
+}
+
+/// Neither the agent nor what a build makes could run there.
+fn mounted_so(found: &FileSystem) -> Option<String> {
+    found
+        .options
+        .iter()
+        .any(|option| option == "noexec")
+        .then(|| format!("is mounted with noexec (at {})", found.mount_point.to_string_lossy()))
 }
 
 /// A socket that nobody listens on tells so at once; anything farther away is only known by asking it.

@@ -4,15 +4,16 @@ use std::path::{Path, PathBuf};
 
 use super::{
     ApplyMode, CacheError, Decision, Endpoint, Engine, EngineError, Facts, IgnorePlan, Output, OutputError,
-    Outputs, Plan, Reason, Route, RouteError, SeedOutputs, Stdin, Terminal, caches,
+    Outputs, Plan, Reason, Route, RouteError, Scratch, SeedOutputs, Stdin, Terminal, caches,
     container_path::ContainerPath,
     endpoint::BadEndpoint,
     engine, host_path,
     outputs::{self, Places},
-    route,
+    route, scratch,
 };
 use crate::{
     config::{Environment, Settings, Terminals},
+    state::project_key,
     tree::RelPath,
 };
 
@@ -128,7 +129,11 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
     let engine = engine::decide(settings, env, facts)?;
     let image = image(settings, &engine.value, facts)?;
     let subdirectory = subdirectory(settings)?;
-    let (workdir, workdir_path) = workdir(settings)?;
+    let scratch = match engine.value {
+        Engine::Host => Some(scratch(settings, facts)?),
+        Engine::Docker(_) => None,
+    };
+    let (workdir, workdir_path) = workdir(settings, scratch.as_ref())?;
     let command_directory = workdir_path.descend(&subdirectory);
     let places = Places {
         workdir: &workdir_path,
@@ -165,7 +170,7 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
         tmpfs_size: settings.tmpfs_size.clone(),
         volume_options: settings.volume_options.clone(),
         caches,
-        scratch: settings.scratch.clone(),
+        scratch,
         tier: settings.tier.clone(),
         workspace: settings.workspace.clone(),
         lock: settings.lock.clone(),
@@ -211,11 +216,20 @@ pub fn below(source: &Path, started_in: &Path) -> RelPath {
     started_in.strip_prefix(source).ok().and_then(host_path::to_rel_path).unwrap_or_default()
 }
 
-fn workdir(settings: &Settings) -> Result<(Decision<String>, ContainerPath), PlanError> {
-    let asked = settings
-        .workdir
-        .clone()
-        .unwrap_or_else(|| default(DEFAULT_WORKDIR.to_owned(), "where nothing names another"));
+fn scratch(settings: &Settings, facts: &Facts) -> Result<Decision<Scratch>, PlanError> {
+    let source = &settings.source.value;
+    scratch::choose(&facts.here.places, source, &project_key(source), settings.tier.value)
+}
+
+fn workdir(
+    settings: &Settings,
+    scratch: Option<&Decision<Scratch>>,
+) -> Result<(Decision<String>, ContainerPath), PlanError> {
+    let asked = match (scratch, &settings.workdir) {
+        (Some(scratch), _) => default(scratch.value.tree(), "in the scratch directory"),
+        (None, Some(asked)) => asked.clone(),
+        (None, None) => default(DEFAULT_WORKDIR.to_owned(), "where nothing names another"),
+    };
     let refuse =
         |problem| PlanError::Workdir { given: asked.value.clone(), reason: asked.reason.clone(), problem };
     let path = ContainerPath::absolute(&asked.value)

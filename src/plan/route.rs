@@ -1,7 +1,10 @@
 //! Settings and facts -> the route. Pure: what was found is judged here and nowhere else.
 
 use super::{Decision, Endpoint, Engine, Facts, Fallback, Outputs, PlanError, Reason, Route};
-use crate::config::{RouteChoice, Settings};
+use crate::{
+    config::{RouteChoice, Settings},
+    facts::Class,
+};
 
 /// Why a route cannot be taken.
 #[derive(Debug, thiserror::Error)]
@@ -46,10 +49,11 @@ pub(super) fn decide(
     settings: &Settings,
     engine: &Decision<Engine>,
     outputs: &Outputs,
-    _facts: &Facts,
+    facts: &Facts,
 ) -> Result<Decision<Route>, PlanError> {
     let Engine::Docker(endpoint) = &engine.value else {
-        return Ok(Decision { value: Route::Host, reason: engine.reason.clone() });
+        let reason = here(&engine.reason, facts);
+        return Ok(Decision { value: Route::Host, reason });
     };
     let route = match settings.route.value {
         RouteChoice::Fixed(value) => Decision { value, reason: settings.route.reason.clone() },
@@ -60,6 +64,19 @@ pub(super) fn decide(
     refuse_what_cannot_be(&route, endpoint, outputs)?;
     refuse_settings_of_others(settings, &route)?;
     Ok(route)
+}
+
+/// Whoever builds here is told what he gains by it.
+fn here(reason: &Reason, facts: &Facts) -> Reason {
+    let Some(source) = &facts.here.source else { return reason.clone() };
+    let gain = match source.class {
+        Class::Local | Class::Memory => {
+            "a scratch directory gains nothing over building there, but that a failed build leaves it as it was"
+        }
+        class if class.crosses() => "each look at a file takes longer there",
+        _ => return reason.clone(),
+    };
+    Reason::Found { why: format!("{reason}; the sources lie on {}: {gain}", source.in_words()) }
 }
 
 fn refuse_what_cannot_be(
@@ -101,7 +118,9 @@ fn refuse_settings_of_others(settings: &Settings, route: &Decision<Route>) -> Re
     let typed = |reason: &Reason| matches!(reason, Reason::Flag { .. });
     let size = settings.tmpfs_size.as_ref().map(|size| (&size.reason, Route::Tmpfs));
     let options = settings.volume_options.first().map(|option| (&option.reason, Route::Volume));
-    let strange = [size, options].into_iter().flatten().find(|(reason, of)| typed(reason) && *of != taken);
+    let scratch = settings.scratch.as_ref().map(|scratch| (&scratch.reason, Route::Host));
+    let strange =
+        [size, options, scratch].into_iter().flatten().find(|(reason, of)| typed(reason) && *of != taken);
     match strange {
         Some((reason, of)) => Err(RouteError::OtherRoute { reason: reason.clone(), of, taken }),
         None => Ok(()),

@@ -264,7 +264,7 @@ fn changed(Changed { what, old, new }: &Changed) -> String {
 /// What `-v` tells of a workspace.
 fn workspace(name: &str, how: &Reached) -> String {
     let how = match how {
-        Reached::Found => "was running",
+        Reached::Found => "was ready",
         Reached::Restarted { .. } => "was restarted",
         Reached::Started => "was started again",
         Reached::Made(MadeBecause::Missing) => "was made: there was none",

@@ -10,6 +10,7 @@
 //! | [`metadata`] | directories read by handle, and what `lstat` says of their entries |
 //! | `mounts` | what is mounted where |
 //! | [`page_cache`] | what the kernel keeps of files in memory |
+//! | [`owner`] | who this process is, and whose a directory is |
 //! | [`source_file`] | a source file opened for reading, and what the system says of it |
 //! | [`terminal`] | raw mode, size, and changes of the size |
 
@@ -28,6 +29,8 @@ pub mod host;
 pub mod metadata;
 #[cfg(feature = "client")]
 pub mod mounts;
+#[cfg(feature = "client")]
+pub mod owner;
 pub mod pace;
 pub mod page_cache;
 pub mod source_file;

@@ -3,8 +3,9 @@
 use std::{path::Path, time::Duration};
 
 use super::{
-    list::{Limits, Outlived, Pruned, prune},
+    list::{Limits, Outlived, Pruned, prune, prune_here},
     mark::now,
+    scratch,
 };
 use crate::{
     engine::Docker,
@@ -47,6 +48,23 @@ pub fn look_after(
             // Nobody asked for it, and tomorrow is another day.
             Err(error) => tracing::warn!(%error, "could not look after the limits of workspaces"),
         }
+    }))
+}
+
+/// The same for the scratch directories of this machine.
+pub fn look_after_here(
+    state: &State,
+    plan: &Plan,
+    reporter: &Reporter,
+) -> Option<tokio::task::JoinHandle<()>> {
+    let limits = limits(&plan.workspace);
+    if limits == Limits::default() || !is_due(&state.pruned_path(&scratch::engine()), now()) {
+        return None;
+    }
+    let (state, reporter) = (state.clone(), reporter.clone());
+    Some(tokio::task::spawn_blocking(move || match prune_here(&state, &limits) {
+        Ok(pruned) => tell(pruned, &reporter),
+        Err(error) => tracing::warn!(%error, "could not look after the limits of scratch directories"),
     }))
 }
 

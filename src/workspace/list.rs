@@ -1,8 +1,12 @@
 //! All workspaces of an engine, and which of them go. Which ones go is pure ([`to_go`]); removing is not.
 
-use std::time::Duration;
+use std::{borrow::Cow, path::PathBuf, time::Duration};
 
-use super::{Mark, WorkspaceError, mark::now};
+use super::{
+    Mark, WorkspaceError,
+    mark::now,
+    scratch::{self, Known, Life},
+};
 use crate::{
     engine::{ContainerId, ContainerSummary, Docker, EngineError, Removed, Sizes, labels},
     state::{Holder, Project, State, StateError},
@@ -23,10 +27,10 @@ pub enum Owner {
 /// A workspace, as it is shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// Its container's name.
+    /// Its container's name, or its directory's path.
     pub name: String,
-    /// Its container's id.
-    pub container: ContainerId,
+    /// What it is.
+    pub place: Place,
     /// Its project's key.
     pub project: String,
     /// The source root on its host.
@@ -45,6 +49,33 @@ pub struct Listed {
     pub last_used: u64,
     /// What its layer holds, in bytes; none where it was not measured.
     pub size: Option<u64>,
+}
+
+/// What a workspace is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A container of an engine's.
+    Container(ContainerId),
+    /// A directory of this machine.
+    Directory(PathBuf),
+}
+
+impl Place {
+    /// The container's id, or the directory's path.
+    pub fn text(&self) -> Cow<'_, str> {
+        match self {
+            Place::Container(container) => container.as_str().into(),
+            Place::Directory(directory) => directory.to_string_lossy(),
+        }
+    }
+
+    /// Which sort of engine has it, as `--engine` names it.
+    pub fn engine(&self) -> &'static str {
+        match self {
+            Place::Container(_) => "docker",
+            Place::Directory(_) => "host",
+        }
+    }
 }
 
 /// What may stay.
@@ -135,13 +166,86 @@ impl Listed {
             image: label(labels::IMAGE),
             version: label(labels::VERSION),
             name: container.name,
-            container: container.id,
+            place: Place::Container(container.id),
             project,
             owner,
             state: container.state,
             made,
             last_used: mark.map_or(made, |mark| mark.last_used.max(made)),
             size: container.size,
+        }
+    }
+}
+
+/// All scratch directories of this state directory's projects, the last used first. Blocks the thread, for as long as a walk
+/// through all of them takes when their sizes are measured.
+///
+/// # Errors
+/// The state directory's.
+pub fn list_here(state: &State, sizes: Sizes) -> Result<Vec<Listed>, StateError> {
+    let mut all: Vec<_> = scratch::known(state)?.iter().map(|known| Listed::here(known, sizes)).collect();
+    all.sort_by(|a, b| b.last_used.cmp(&a.last_used).then_with(|| a.name.cmp(&b.name)));
+    Ok(all)
+}
+
+impl Listed {
+    fn here(known: &Known, sizes: Sizes) -> Listed {
+        let Mark { name, source, made, last_used, .. } = known.mark.clone();
+        Listed {
+            place: Place::Directory(known.directory().to_owned()),
+            project: known.project.key().to_owned(),
+            version: known.made_by.clone(),
+            owner: Owner::Here,
+            state: match known.life {
+                Life::Running => "running",
+                Life::Idle => "idle",
+            }
+            .to_owned(),
+            image: String::new(),
+            size: matches!(sizes, Sizes::Measure).then(|| known.size()),
+            last_used: last_used.max(made),
+            name,
+            source,
+            made,
+        }
+    }
+}
+
+/// Removes a scratch directory and what the state directory knows of it, unless a run is at work in it. Blocks the thread.
+///
+/// # Errors
+/// The system's, and the state directory's.
+pub fn remove_here(state: &State, listed: &Listed) -> Result<Removal, WorkspaceError> {
+    let Some(project) = state.known_project(&listed.project) else { return Ok(Removal::Gone) };
+    match project.try_lock()? {
+        Err(holder) => Ok(Removal::Busy(holder)),
+        Ok(_lock) => {
+            scratch::remove_of(&project, listed.name.as_ref())?;
+            Ok(Removal::Gone)
+        }
+    }
+}
+
+/// [`prune`] for the scratch directories of this machine. Blocks the thread.
+///
+/// # Errors
+/// The state directory's.
+pub fn prune_here(state: &State, limits: &Limits) -> Result<Pruned, StateError> {
+    let sizes = if limits.total_size.is_some() { Sizes::Measure } else { Sizes::Skip };
+    let all = list_here(state, sizes)?;
+    let mut pruned = Pruned::default();
+    for (i, why) in to_go(&all, limits, now()) {
+        pruned.add(all[i].clone(), why, remove_here(state, &all[i]));
+    }
+    Ok(pruned)
+}
+
+impl Pruned {
+    fn add(&mut self, listed: Listed, why: Outlived, removal: Result<Removal, WorkspaceError>) {
+        match removal {
+            Ok(Removal::Gone) => self.removed.push((listed, why)),
+            Ok(Removal::Busy(_)) => self.busy.push(listed),
+            Err(error) => self.failed.push((listed, error)),
         }
     }
 }
@@ -194,7 +298,7 @@ pub async fn remove(
         Some(Ok(lock)) => Some(lock),
         None => None,
     };
-    let (Removed::Now | Removed::Already) = docker.remove(listed.container.as_str()).await?;
+    let (Removed::Now | Removed::Already) = docker.remove(&listed.place.text()).await?;
     // One that is made on a volume has it under its own name.
     docker.remove_volume(&listed.name).await?;
     if let Some(project) = project {
@@ -227,12 +331,7 @@ pub async fn prune(
     let all = list(docker, state, engine, sizes).await?;
     let mut pruned = Pruned::default();
     for (i, why) in to_go(&all, limits, now()) {
-        let listed = all[i].clone();
-        match remove(docker, state, engine, &listed).await {
-            Ok(Removal::Gone) => pruned.removed.push((listed, why)),
-            Ok(Removal::Busy(_)) => pruned.busy.push(listed),
-            Err(error) => pruned.failed.push((listed, error)),
-        }
+        pruned.add(all[i].clone(), why, remove(docker, state, engine, &all[i]).await);
     }
     Ok(pruned)
 }
@@ -244,7 +343,7 @@ mod tests {
     fn workspace(name: &str, last_used: u64, size: Option<u64>, owner: Owner) -> Listed {
         Listed {
             name: name.to_owned(),
-            container: ContainerId::new(name),
+            place: Place::Container(ContainerId::new(name)),
             project: String::new(),
             source: String::new(),
             image: String::new(),

@@ -17,13 +17,17 @@
 //! | [`storage`] | tmpfs, volume and caches beside the layer |
 //! | [`daily`] | the automatic limits |
 //! | [`list`] | all workspaces of an engine, and which of them go |
+//! | [`scratch`] | a workspace without a container: a directory of this machine |
+//! | [`surroundings`] | what image or machine have to say about a command |
 
 pub mod daily;
 pub mod generation;
 pub mod list;
 pub mod mark;
 pub mod own;
+pub mod scratch;
 pub mod storage;
+pub mod surroundings;
 mod told;
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
@@ -34,7 +38,9 @@ use futures_util::stream;
 pub use generation::{Changed, Generation};
 pub use mark::{Holds, LastSession, Mark};
 use own::Place;
+use scratch::{Child, ScratchError};
 use storage::Storage;
+pub use surroundings::Surroundings;
 
 use crate::{
     agent::{
@@ -117,6 +123,9 @@ pub enum WorkspaceError {
     /// The engine, or the container is gone.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The scratch directory, where there is no container.
+    #[error(transparent)]
+    Scratch(#[from] ScratchError),
     /// The agent, or the connection to it, while engine and container are well.
     #[error(transparent)]
     Session(#[from] SessionError),
@@ -165,6 +174,7 @@ impl WorkspaceError {
     pub fn advice(&self) -> Option<String> {
         match self {
             WorkspaceError::Engine(error) => error.advice(),
+            WorkspaceError::Scratch(error) => error.advice(),
             WorkspaceError::Session(error) => error.advice(),
             WorkspaceError::NotWarm(_) => Some("--no-keep builds without a workspace".to_owned()),
             WorkspaceError::State(_) => Some(
@@ -642,12 +652,26 @@ fn archive(owner: user::Ids, entries: &[(tar::EntryType, &str, &[u8])]) -> Bytes
 
 /// A workspace with a session open in it.
 pub struct Workspace {
-    docker: Docker,
     name: String,
-    container: ContainerId,
     how: How,
     mark: Mark,
     mark_path: Option<PathBuf>,
+    far: Far,
+}
+
+/// What the session goes to.
+enum Far {
+    /// A container with the agent as its first process.
+    Container(Container),
+    /// An agent on this machine.
+    Child(Child),
+}
+
+/// A container on its engine.
+#[derive(Clone)]
+struct Container {
+    docker: Docker,
+    id: ContainerId,
     marker: Option<Marker>,
 }
 
@@ -665,15 +689,15 @@ pub async fn enter(
     first: &[Request],
 ) -> Result<(Workspace, Session), WorkspaceError> {
     let ready = ensure(docker, wanted, found).await?;
-    let mut workspace = Workspace::of(docker, wanted, ready);
-    workspace.prepare().await?;
-    let trouble = match workspace.open(settings, first).await {
+    let (mut workspace, container) = Workspace::of(docker, wanted, ready);
+    workspace.prepare(&container).await?;
+    let trouble = match container.open(&workspace.name, settings, first).await {
         Ok(session) => return Ok((workspace, session)),
         Err(error) => Trouble::of(error)?,
     };
     let trouble = match (&workspace.how, trouble) {
         (How::Found | How::Started, Trouble::Agent(because)) => {
-            match workspace.open_after_restart(because, settings, first).await {
+            match workspace.open_after_restart(&container, because, settings, first).await {
                 Ok(session) => return Ok((workspace, session)),
                 Err(error) => Trouble::of(error)?,
             }
@@ -689,12 +713,12 @@ pub async fn enter(
         Trouble::Agent(because) | Trouble::Useless(because) => Why::Broken(because),
     };
     let ready = make_anew(docker, wanted, why).await?;
-    let mut workspace = Workspace::of(docker, wanted, ready);
-    workspace.prepare().await?;
-    match workspace.open(settings, first).await {
+    let (mut workspace, container) = Workspace::of(docker, wanted, ready);
+    workspace.prepare(&container).await?;
+    match container.open(&workspace.name, settings, first).await {
         Ok(session) => Ok((workspace, session)),
         Err(error) => match Trouble::of(error)? {
-            Trouble::Gone => Err(workspace.gone().into()),
+            Trouble::Gone => Err(gone(&workspace.name).into()),
             Trouble::Agent(detail) | Trouble::Useless(detail) => {
                 remove_useless(docker, wanted).await;
                 Err(NotWarm::NoAnswer { detail }.into())
@@ -733,27 +757,46 @@ pub async fn enter_found(
         let (container, source) = (found.id.as_str().to_owned(), label(labels::SOURCE));
         Mark::new(name.to_owned(), container, engine.to_owned(), label(labels::IMAGE), source.as_ref())
     });
-    let mut workspace = Workspace {
-        docker: docker.clone(),
-        name: name.to_owned(),
-        container: found.id,
-        how,
-        mark,
-        mark_path: Some(mark_path),
-        marker: None,
-    };
-    workspace.prepare().await?;
-    let error = match workspace.open(settings, first).await {
+    let container = Container { docker: docker.clone(), id: found.id, marker: None };
+    let (mark_path, far) = (Some(mark_path), Far::Container(container.clone()));
+    let mut workspace = Workspace { name: name.to_owned(), how, mark, mark_path, far };
+    workspace.prepare(&container).await?;
+    let error = match container.open(name, settings, first).await {
         Ok(session) => return Ok((workspace, session)),
         Err(error) => error,
     };
     let because = match Trouble::of(error)? {
         Trouble::Agent(because) => because,
-        Trouble::Gone => return Err(workspace.gone().into()),
+        Trouble::Gone => return Err(gone(name).into()),
         Trouble::Useless(detail) => return Err(NotWarm::NoAnswer { detail }.into()),
     };
-    let session = workspace.open_after_restart(because, settings, first).await?;
+    let session = workspace.open_after_restart(&container, because, settings, first).await?;
     Ok((workspace, session))
+}
+
+/// Enters a scratch directory of this machine: starts the agent in it, and opens a session. `how` is how it came about.
+///
+/// # Errors
+/// The agent's, and the state directory's.
+pub async fn enter_here(
+    wanted: &scratch::Wanted,
+    held: scratch::Held,
+    how: How,
+    settings: &Settings,
+    first: &[Request],
+) -> Result<(Workspace, Session), WorkspaceError> {
+    let mut fresh = wanted.mark.clone();
+    fresh.container = held.id().to_owned();
+    let known = Mark::load(&wanted.mark_path).filter(|mark| mark.container == fresh.container);
+    let (name, mark_path) = (held.name(), Some(wanted.mark_path.clone()));
+    let (child, duplex) = held.start()?;
+    let mark = known.unwrap_or(fresh);
+    let mut workspace = Workspace { name, how, mark, mark_path, far: Far::Child(child) };
+    workspace.save_mark(LastSession::Open)?;
+    match Session::open(duplex, settings, first).await {
+        Ok(session) => Ok((workspace, session)),
+        Err(error) => Err(workspace.why_over(error).await),
+    }
 }
 
 /// A session that does not open, and what may help.
@@ -790,7 +833,7 @@ impl Trouble {
 }
 
 impl Workspace {
-    fn of(docker: &Docker, wanted: &Wanted, ready: Ready) -> Workspace {
+    fn of(docker: &Docker, wanted: &Wanted, ready: Ready) -> (Workspace, Container) {
         let mut fresh = wanted.mark.clone();
         fresh.container = ready.container.as_str().to_owned();
         if let (How::Made(_), Share::New) = (&ready.how, ready.share) {
@@ -804,23 +847,27 @@ impl Workspace {
         if wanted.storage.is_forgotten_by_a_stop() && ready.how != How::Found {
             mark.seeds.clear();
         }
-        Workspace {
-            docker: docker.clone(),
+        let marker = wanted.marker.clone();
+        let container = Container { docker: docker.clone(), id: ready.container, marker };
+        let workspace = Workspace {
             name: wanted.name.clone(),
-            container: ready.container,
             how: ready.how,
             mark,
             mark_path: wanted.mark_path.clone(),
-            marker: wanted.marker.clone(),
+            far: Far::Container(container.clone()),
+        };
+        (workspace, container)
+    }
+
+    /// Its container; none where it is a directory of this machine.
+    pub fn container(&self) -> Option<&ContainerId> {
+        match &self.far {
+            Far::Container(container) => Some(&container.id),
+            Far::Child(_) => None,
         }
     }
 
-    /// Its container.
-    pub fn container(&self) -> &ContainerId {
-        &self.container
-    }
-
-    /// Its container's name.
+    /// Its container's name, or its directory's path.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -842,9 +889,9 @@ impl Workspace {
 
     /// What `entries` in the place of the sources are that no build has put there.
     pub fn strange_files(&self, directory: &str, entries: u64) -> WorkspaceError {
-        match self.marker {
-            Some(_) => WorkspaceError::StrangeShare { entries },
-            None => NotWarm::OwnFiles { directory: directory.to_owned(), entries }.into(),
+        match &self.far {
+            Far::Container(Container { marker: Some(_), .. }) => WorkspaceError::StrangeShare { entries },
+            _ => NotWarm::OwnFiles { directory: directory.to_owned(), entries }.into(),
         }
     }
 
@@ -853,26 +900,30 @@ impl Workspace {
     /// # Errors
     /// The state directory's; the engine's where a share is to say whose it is.
     pub async fn take_over(&mut self, holds: Holds) -> Result<(), WorkspaceError> {
-        if let Some(marker) = &self.marker {
-            marker.put(&self.docker, &self.container).await?;
+        if let Far::Container(Container { docker, id, marker: Some(marker) }) = &self.far {
+            marker.put(docker, id).await?;
         }
         self.mark.holds = holds;
         Ok(self.save_mark(LastSession::Open)?)
     }
 
-    /// Notes that the session came to its end; nothing of it is left in the workspace.
+    /// Notes that the session came to its end, once nothing of it is left in the workspace.
     ///
     /// # Errors
-    /// The state directory's. The next run then signals the agent in vain, and that is all.
-    pub fn left_well(&mut self) -> Result<(), StateError> {
-        self.save_mark(LastSession::Ended)
+    /// The state directory's; then the next run signals the agent in vain, and that is all. On this machine also the
+    /// agent's, when it does not end.
+    pub async fn left_well(&mut self) -> Result<(), WorkspaceError> {
+        if let Far::Child(child) = &mut self.far {
+            child.end().await?;
+        }
+        Ok(self.save_mark(LastSession::Ended)?)
     }
 
     /// Ends what a dead client left, and notes that a session is about to begin: a client that dies must not leave a mark
     /// that says all is well.
-    async fn prepare(&mut self) -> Result<(), WorkspaceError> {
+    async fn prepare(&mut self, container: &Container) -> Result<(), WorkspaceError> {
         if self.how == How::Found && self.mark.session == LastSession::Open {
-            self.end_session().await?;
+            end_session(&container.docker, &container.id).await?;
         }
         Ok(self.save_mark(LastSession::Open)?)
     }
@@ -884,29 +935,21 @@ impl Workspace {
         }
     }
 
-    /// Ends whatever session is open, with everything that runs in it: for a client that cannot say so any more.
+    /// Ends whatever session is open, and waits until nothing of it is left. The streams of this client's own are closed.
     ///
     /// # Errors
-    /// The engine's. A workspace that is gone or has stopped is none.
-    pub async fn end_session(&self) -> Result<(), EngineError> {
-        end_session(&self.docker, &self.container).await
-    }
-
-    /// Ends whatever session is open, and waits until nothing of it is left: the agent welcomes nobody before.
-    ///
-    /// # Errors
-    /// The engine's, and the agent's when it does not answer. Where the container has stopped, nothing runs in it.
+    /// The engine's, and the agent's when it does not answer or end. Where the container has stopped, nothing runs in it.
     pub async fn free(&mut self) -> Result<(), WorkspaceError> {
-        self.end_session().await?;
-        if self.docker.state(&self.container).await.is_ok_and(|state| state.running) {
-            let settings = Settings { patience: FREEING, ..Settings::default() };
-            self.open(&settings, &[]).await?.close().await?;
+        match &self.far {
+            Far::Container(container) => container.free(&self.name).await?,
+            // That its stream has ended is all that it has to know.
+            Far::Child(_) => {}
         }
-        Ok(self.left_well()?)
+        self.left_well().await
     }
 
     /// What is behind a session that ended before its time: the engine, the container, or the agent itself.
-    pub async fn why_over(&self, error: SessionError) -> WorkspaceError {
+    pub async fn why_over(&mut self, error: SessionError) -> WorkspaceError {
         let may_be_more = matches!(
             error,
             SessionError::Ended { .. }
@@ -915,56 +958,83 @@ impl Workspace {
                 | SessionError::Damaged { .. }
                 | SessionError::Engine(EngineError::Gone { .. } | EngineError::Frame { .. })
         );
-        if !may_be_more {
-            return error.into();
+        match &mut self.far {
+            _ if !may_be_more => error.into(),
+            Far::Container(container) => container.why_over(&self.name, error).await,
+            Far::Child(child) => match child.end().await {
+                Ok(status) if !status.success() => ScratchError::Ended { status }.into(),
+                _ => error.into(),
+            },
         }
-        match self.docker.state(&self.container).await {
+    }
+
+    async fn open_after_restart(
+        &mut self,
+        container: &Container,
+        because: String,
+        settings: &Settings,
+        first: &[Request],
+    ) -> Result<Session, WorkspaceError> {
+        container.docker.restart(&container.id).await.map_err(not_started)?;
+        let session = container.open(&self.name, settings, first).await?;
+        self.how = How::Restarted { because };
+        Ok(session)
+    }
+}
+
+impl Container {
+    /// See [`Workspace::free`]: the agent welcomes nobody before it is free.
+    async fn free(&self, name: &str) -> Result<(), WorkspaceError> {
+        end_session(&self.docker, &self.id).await?;
+        if self.docker.state(&self.id).await.is_ok_and(|state| state.running) {
+            let settings = Settings { patience: FREEING, ..Settings::default() };
+            self.open(name, &settings, &[]).await?.close().await?;
+        }
+        Ok(())
+    }
+
+    async fn why_over(&self, name: &str, error: SessionError) -> WorkspaceError {
+        match self.docker.state(&self.id).await {
             Err(engine) => engine.into(),
-            Ok(state) if state.removing => self.gone().into(),
-            Ok(state) if !state.running => WorkspaceError::Stopped { name: self.name.clone(), state },
+            Ok(state) if state.removing => gone(name).into(),
+            Ok(state) if !state.running => WorkspaceError::Stopped { name: name.to_owned(), state },
             Ok(_) => error.into(),
         }
     }
 
-    fn gone(&self) -> EngineError {
-        EngineError::NoSuchContainer { call: Call::new(Operation::Attach, &self.name) }
-    }
-
-    async fn open(&self, settings: &Settings, first: &[Request]) -> Result<Session, WorkspaceError> {
+    async fn open(
+        &self,
+        name: &str,
+        settings: &Settings,
+        first: &[Request],
+    ) -> Result<Session, WorkspaceError> {
         let Attached { input, output } = match self.docker.facts().reach() {
             Reach::Attach => {
-                self.docker.attach(&self.container, Terminal::None, Stdin::Forward).await.map_err(
-                    |error| match error {
+                self.docker.attach(&self.id, Terminal::None, Stdin::Forward).await.map_err(|error| {
+                    match error {
                         // Refused now; a restart may do.
                         StartError::Other(error) => error.into(),
                         error => not_started(error),
-                    },
-                )?
+                    }
+                })?
             }
-            Reach::Exec => self.docker.exec(&self.container, &[program::PATH, "session"]).await?,
+            Reach::Exec => self.docker.exec(&self.id, &[program::PATH, "session"]).await?,
         };
-        let call = || Call::new(Operation::Attach, &self.name);
+        let call = || Call::new(Operation::Attach, name);
         let input = input.ok_or_else(|| EngineError::BadAnswer {
             call: call(),
             message: "there is nothing to write to".to_owned(),
         })?;
         Ok(Session::open(Duplex::attached(input, output), settings, first).await?)
     }
-
-    async fn open_after_restart(
-        &mut self,
-        because: String,
-        settings: &Settings,
-        first: &[Request],
-    ) -> Result<Session, WorkspaceError> {
-        self.docker.restart(&self.container).await.map_err(not_started)?;
-        let session = self.open(settings, first).await?;
-        self.how = How::Restarted { because };
-        Ok(session)
-    }
 }
 
-/// See [`Workspace::end_session`].
+fn gone(name: &str) -> EngineError {
+    EngineError::NoSuchContainer { call: Call::new(Operation::Attach, name) }
+}
+
+/// Ends whatever session is open, with everything that runs in it: for a client that cannot say so any more. A workspace that
+/// is gone or has stopped is no error.
 pub(crate) async fn end_session(docker: &Docker, container: &ContainerId) -> Result<(), EngineError> {
     let before = processes(docker, container).await?;
     match docker.kill(container, CLIENT_IS_DEAD).await {

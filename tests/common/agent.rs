@@ -20,7 +20,7 @@ use fastbuild::{
         program,
         protocol::{
             Blob, Compare, Extent, Follow, Hello, Home, Input, Meta, Open, PROTOCOL, Products, Query, Reply,
-            Request, Run, Size, Status, Welcome, decode, encode,
+            Request, Run, Size, Status, User, Welcome, decode, encode,
         },
     },
     archive::{
@@ -293,7 +293,7 @@ impl Client {
     pub fn open(&mut self, root: &Path, view: &View) -> Reply {
         self.request(&Request::Open(Box::new(Open {
             root: Blob::from(root.as_os_str().as_bytes()),
-            user: view.user.clone(),
+            user: User::Named(view.user.clone()),
             patterns: view.patterns.clone(),
             outputs: view.outputs.clone(),
             extent: view.extent,

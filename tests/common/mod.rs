@@ -38,6 +38,16 @@ pub struct Project {
     home: tempfile::TempDir,
     image: &'static str,
     keep: Keep,
+    place: Place,
+}
+
+/// Where the builds of a project run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In containers.
+    Engine,
+    /// On this machine, which has no engine as far as they know.
+    Machine,
 }
 
 /// Which tier the builds of a project are of, unless an option says otherwise.
@@ -83,7 +93,24 @@ impl Project {
         // Users of other ids must be able to come here in some tests.
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir(home.path().join("project")).unwrap();
-        Project { home, image, keep: Keep::OF_THIS_PROGRAM }
+        Project { home, image, keep: Keep::OF_THIS_PROGRAM, place: Place::Engine }
+    }
+
+    /// An empty source tree, built without a container in [`Project::scratch`], which is kept.
+    pub fn here() -> Project {
+        let mut project = Project::new();
+        (project.keep, project.place) = (Keep::Yes, Place::Machine);
+        project
+    }
+
+    /// Where scratch directories lie.
+    pub fn scratch(&self) -> PathBuf {
+        self.home.path().join("scratch")
+    }
+
+    /// The build's tree in it.
+    pub fn scratch_tree(&self) -> PathBuf {
+        self.scratch().join(self.key()).join("tree")
     }
 
     /// The source root.
@@ -148,6 +175,13 @@ impl Project {
             .stderr(Stdio::piped());
         if self.keep == Keep::Fresh {
             command.arg("--fresh");
+        }
+        if self.place == Place::Machine {
+            command.env("FASTBUILD_ENGINE", "host").env("FASTBUILD_SCRATCH", self.scratch());
+            command.env(
+                "DOCKER_HOST",
+                format!("unix://{}", self.home.path().join("no-engine").to_str().unwrap()),
+            );
         }
         command
     }

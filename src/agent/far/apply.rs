@@ -50,7 +50,7 @@ pub(super) struct Applier {
     /// The directory of the latest path, and those above it.
     open: Vec<(Box<[u8]>, Rc<Dir>)>,
     /// Directories in which names came or went, with the mtime that they had before.
-    touched: BTreeMap<RelPath, Timestamp>,
+    touched: BTreeMap<RelPath, Touched>,
     /// The latest of them, since most paths come directory by directory.
     touched_last: Option<RelPath>,
     /// Modes and times of directories that came in the archive, to be set when nothing goes into them any more.
@@ -62,6 +62,13 @@ pub(super) struct Applier {
     /// Whose metadata have changed since they were scanned or written.
     stale: BTreeSet<RelPath>,
     buffer: Vec<u8>,
+}
+
+/// A directory as it was before its names changed.
+struct Touched {
+    mtime: Timestamp,
+    /// What it gets back, where it had to be opened up.
+    mode: Option<u32>,
 }
 
 struct Written {
@@ -380,17 +387,19 @@ impl Applier {
     /// The deepest first, because setting what a directory holds does not change its own times, but making it would.
     fn settle_directories(&mut self) -> io::Result<()> {
         let mut wanted: BTreeMap<RelPath, (Option<u32>, Timestamp)> = BTreeMap::new();
-        for (path, mtime) in std::mem::take(&mut self.touched) {
-            wanted.insert(path, (None, mtime));
+        for (path, Touched { mtime, mode }) in std::mem::take(&mut self.touched) {
+            wanted.insert(path, (mode, mtime));
         }
+        let mut made = BTreeSet::new();
         for Meta { path, mode, mtime } in std::mem::take(&mut self.directories) {
+            made.insert(path.clone());
             wanted.insert(path, (Some(mode & 0o7777), mtime));
         }
         for (path, (mode, mtime)) in wanted.into_iter().rev() {
             let dir = match self.directory(&path, Missing::Fail) {
                 Ok(dir) => dir,
                 // It was touched, and then went.
-                Err(error) if sys::is_absence(&error) && mode.is_none() => continue,
+                Err(error) if sys::is_absence(&error) && !made.contains(&path) => continue,
                 Err(error) => return Err(error),
             };
             if let Some(mode) = mode {
@@ -505,7 +514,9 @@ impl Applier {
             return Ok(());
         }
         if !self.touched.contains_key(&parent) {
-            self.touched.insert(parent.clone(), at::look_at(dir)?.stamp.mtime);
+            let look = at::look_at(dir)?;
+            let mode = open_up(dir, look.mode)?;
+            self.touched.insert(parent.clone(), Touched { mtime: look.stamp.mtime, mode });
         }
         self.touched_last = Some(parent);
         Ok(())
@@ -572,6 +583,17 @@ impl Spared {
             },
         }
     }
+}
+
+/// Lets its owner change names in a directory that does not let him, as on the host its sources did when they came about.
+/// Gives the mode that it had. Root needs none of that.
+fn open_up(dir: &Dir, mode: u32) -> io::Result<Option<u32>> {
+    const OWNERS: u32 = 0o300;
+    if mode & OWNERS == OWNERS || rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    rustix::fs::fchmod(dir, Mode::from_raw_mode(mode & 0o7777 | OWNERS))?;
+    Ok(Some(mode & 0o7777))
 }
 
 fn own_ids() -> (u32, u32) {

@@ -29,7 +29,7 @@ use rustix::{
 };
 
 use super::{
-    exec::{self, Spec, Who},
+    exec::{self, Manners, Spec, Who},
     inbox::{Event, Inbox},
     outbox::Outbox,
     processes::Reach,
@@ -86,12 +86,12 @@ pub(super) struct Launched {
 
 impl Launched {
     /// Starts the command.
-    pub(super) fn start(run: &Run, account: &Account) -> Result<Launched, NotStarted> {
+    pub(super) fn start(run: &Run, account: &Account, manners: Manners) -> Result<Launched, NotStarted> {
         let oom_kills_before = oom_kills();
         let streams =
             Streams::open(run).map_err(|error| not_started("could not make its streams", &error))?;
         let Streams { stdout, stderr, stdin, stdin_theirs, stdin_ours, outputs, terminal } = streams;
-        let pid = launch(run, account, stdin, stdout, stderr)?;
+        let pid = launch(run, account, manners, stdin, stdout, stderr)?;
         drop(stdin_theirs);
         Ok(Launched { pid, terminal, stdin: stdin_ours, outputs, oom_kills_before })
     }
@@ -242,26 +242,28 @@ fn winsize(size: Size) -> Winsize {
 fn launch(
     run: &Run,
     account: &Account,
+    manners: Manners,
     stdin: exec::Stdin,
     stdout: OwnedFd,
     stderr: OwnedFd,
 ) -> Result<Pid, NotStarted> {
-    let may_switch = rustix::process::geteuid().is_root();
+    let switches = manners == Manners::OfEngines && rustix::process::geteuid().is_root();
     let spec = Spec {
         argv: run.argv.clone(),
         directory: run.directory.clone(),
-        user: may_switch.then(|| Who {
+        user: switches.then(|| Who {
             uid: account.ids.uid,
             gid: account.ids.gid,
             groups: account.groups.clone(),
         }),
+        manners,
         stdin,
     };
     let told = |error: io::Error| not_started("could not start a process", &error);
     let (mut ours, theirs) = UnixStream::pair().map_err(told)?;
     let mut command = Command::new("/proc/self/exe");
     command.arg("exec").stdin(OwnedFd::from(theirs)).stdout(Stdio::from(stdout)).stderr(Stdio::from(stderr));
-    set_environment(&mut command, run, account);
+    set_environment(&mut command, run, account, manners);
     let child = command.spawn().map_err(told)?;
     drop(command);
     let mut report = Vec::new();
@@ -280,9 +282,13 @@ fn launch(
     }
 }
 
-/// The container's own environment, and on top of it what engines and the client add.
-fn set_environment(command: &mut Command, run: &Run, account: &Account) {
+/// The agent's own environment, and on top of it what engines or shells, and the client add.
+fn set_environment(command: &mut Command, run: &Run, account: &Account, manners: Manners) {
     use std::ffi::OsStr;
+    if manners == Manners::OfAgent {
+        // The shell that fastbuild was started from left its own, by which a tool would find the tree it is to leave alone.
+        command.env("PWD", OsStr::from_bytes(&run.directory)).env_remove("OLDPWD");
+    }
     if run.home == Home::OfUser {
         command.env("HOME", OsStr::from_bytes(&account.home));
     }

@@ -35,8 +35,19 @@ pub(super) struct Spec {
     pub(super) directory: Blob,
     /// Who it runs as; none is whoever runs the agent.
     pub(super) user: Option<Who>,
+    /// What it inherits.
+    pub(super) manners: Manners,
     /// What it reads.
     pub(super) stdin: Stdin,
+}
+
+/// See [`Spec::manners`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Manners {
+    /// What engines give: the usual file mode creation mask, and it goes before the agent when memory is short.
+    OfEngines,
+    /// What the agent has itself.
+    OfAgent,
 }
 
 /// See [`Spec::user`].
@@ -88,8 +99,10 @@ fn become_command(spec: &Spec) -> NotStarted {
     if let Err(error) = take_streams(&spec.stdin) {
         return other("could not set up its streams", &error.to_string());
     }
-    rustix::process::umask(Mode::from_raw_mode(0o022));
-    be_the_first_to_go();
+    if spec.manners == Manners::OfEngines {
+        rustix::process::umask(Mode::from_raw_mode(0o022));
+        be_the_first_to_go();
+    }
     let directory = Path::new(OsStr::from_bytes(&spec.directory));
     if let Err(error) = fs::create_dir_all(directory).and_then(|()| std::env::set_current_dir(directory)) {
         return NotStarted { why: NoStart::Directory, detail: format!("{directory:?}: {error}") };

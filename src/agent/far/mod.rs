@@ -6,6 +6,7 @@
 //! | `session` | serves one client after the other on stdin and stdout, see [`super`] for the dialogue |
 //! | `exec` | becomes the command: gives up privileges, takes a terminal, and executes |
 //! | `measure` | measures directories as it is asked to on stdin, for `fastbuild bench`; see [`crate::measure`] |
+//! | `keep` | in the place of `init` where there is no container: one session, and nobody of it is left behind |
 //!
 //! In: frames of a client that is believed. Out: frames, and a workspace put right. What must hold: whatever way a session
 //! ends, no process that it started outlives it; no write leaves the source root through a link; what the host
@@ -17,7 +18,7 @@
 //! | `inbox` | stdin -> requests and data, and the watch over a silent client |
 //! | `outbox` | replies, data and output -> stdout |
 //! | `workspace` | the tree: opened, scanned, compared |
-//! | `withdraw` | what the ignore rules leave out now and let in before -> taken out
+//! | `withdraw` | what the ignore rules leave out now and let in before -> taken out |
 //! | `apply` | deletes, a tar stream and metadata -> the disk |
 //! | `command` | one run of the command, from outside |
 //! | `collect` | what the command made |
@@ -30,6 +31,7 @@ mod command;
 mod exec;
 mod inbox;
 mod init;
+mod keep;
 mod measure;
 mod outbox;
 mod processes;
@@ -49,6 +51,7 @@ pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some("session") => session::run(),
         Some("exec") => exec::run(),
         Some("measure") => measure::run(),
+        Some("keep") => keep::run(),
         _ => ExitCode::from(USAGE),
     }
 }

@@ -1,8 +1,8 @@
 //! Killing and reaping: whatever a session started, and whatever that started, is dead before it is over.
 //!
 //! In a workspace that is everybody in the PID namespace but PID 1 and the session itself, so nothing can hide by a double
-//! fork or a session of its own. Anywhere else (tests, and later the `host` engine) it is the descendants alone, which
-//! stay such because the session is a subreaper.
+//! fork or a session of its own. Anywhere else (the host engine, and tests) it is the descendants alone, which stay such
+//! because the session is a subreaper, and [`super::keep`] another one behind it.
 
 use std::{
     fs, io,

@@ -26,7 +26,7 @@ use super::{
     command::Launched,
     failed,
     inbox::{self, DataStop, Event, Inbox, InputEnd},
-    init,
+    init, keep,
     outbox::Outbox,
     processes::Reach,
     room,
@@ -60,6 +60,9 @@ pub(super) fn run() -> ExitCode {
     // Whoever loses its parent becomes this process's child, and can be waited for.
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     let reach = Reach::of_this_process();
+    if reach == Reach::Descendants {
+        keep::outlive_friendly_signals();
+    }
     end_with_any_thread();
     init::tell_of_client(reach);
     let outbox = Arc::new(Outbox::default());
@@ -324,7 +327,7 @@ impl Session {
         workspace.settle_root()?;
         let newest = workspace.tree()?.manifest.entries().iter().map(|entry| entry.stamp.ctime).max();
         wait_for_tick(newest.unwrap_or_default());
-        let launched = match Launched::start(run, &workspace.account) {
+        let launched = match Launched::start(run, &workspace.account, workspace.manners) {
             Ok(launched) => launched,
             Err(not_started) => {
                 self.reach.clear();

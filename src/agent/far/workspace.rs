@@ -23,9 +23,9 @@ use rustix::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{failed, outbox::Outbox, state_directory, withdraw::withdraw};
+use super::{exec::Manners, failed, outbox::Outbox, state_directory, withdraw::withdraw};
 use crate::{
-    agent::protocol::{Compare, Extent, Failed, Failure, Open, Reply},
+    agent::protocol::{Compare, Extent, Failed, Failure, Open, Reply, User},
     sys::{at, clock::Granularity},
     tree::{
         Digest, Entry, Kind, Manifest, RelPath, Special, Timestamp,
@@ -47,6 +47,7 @@ const TRIES: usize = 3;
 pub(super) struct Workspace {
     pub(super) root: PathBuf,
     pub(super) account: Account,
+    pub(super) manners: Manners,
     pub(super) view: View,
     tree: State,
     index: Option<PathBuf>,
@@ -96,10 +97,10 @@ impl Workspace {
         if !root.is_absolute() {
             return Err(nonsense("the source root is no absolute path"));
         }
-        let tables = |path: &str| fs::read(path).ok();
-        let account =
-            user::account(&open.user, tables("/etc/passwd").as_deref(), tables("/etc/group").as_deref())
-                .map_err(|why| Failed { why: Failure::User, detail: why.to_string() })?;
+        let (account, manners) = match &open.user {
+            User::Named(spec) => (account_of(spec)?, Manners::OfEngines),
+            User::Own => (own_account(), Manners::OfAgent),
+        };
         let rules = Rules::new(&open.patterns).map_err(|why| nonsense(&why.to_string()))?;
         make_root(&root, &account)?;
         let mut caches = Vec::new();
@@ -123,7 +124,15 @@ impl Workspace {
             })
         };
         let scanning = scanning.map_err(|error| failed("could not start a thread to scan with", &error))?;
-        Ok(Workspace { root, account, view, tree: State::Scanning(scanning), index, root_mtime: None })
+        Ok(Workspace {
+            root,
+            account,
+            manners,
+            view,
+            tree: State::Scanning(scanning),
+            index,
+            root_mtime: None,
+        })
     }
 
     /// The tree, once the scan is over.
@@ -469,6 +478,23 @@ fn scan_failed(error: ScanError) -> Failed {
         }
     };
     Failed { why: Failure::Other, detail: format!("could not scan the workspace: {error}: {source}") }
+}
+
+// ---- the user ------------------------------------------------------------------------------------------------------
+
+fn account_of(spec: &str) -> Result<Account, Failed> {
+    let tables = |path: &str| fs::read(path).ok();
+    user::account(spec, tables("/etc/passwd").as_deref(), tables("/etc/group").as_deref())
+        .map_err(|why| Failed { why: Failure::User, detail: why.to_string() })
+}
+
+/// Whoever runs the agent, whether or not any table knows him.
+fn own_account() -> Account {
+    let ids =
+        user::Ids { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
+    let home =
+        std::env::var_os("HOME").map_or_else(|| b"/".to_vec(), std::os::unix::ffi::OsStringExt::into_vec);
+    Account { ids, groups: vec![ids.gid], home }
 }
 
 // ---- the root ------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@
 
 mod collect;
 mod command;
+pub mod here;
 mod host;
 pub mod shell;
 mod upload;
@@ -25,14 +26,14 @@ use super::{
     BuildError, Built, Finished, Interrupts, Running,
     channel::ChunkReader,
     cold, detached, image,
-    reaper::{Charge, Duty, Reaper},
+    reaper::{Charge, Duty, InContainer, Reaper},
 };
 use crate::{
     agent::{
         near::{Session, SessionError, Settings},
-        protocol::{Blob, Extent, Home, Input, Open, Reply, Request, Run as Command},
+        protocol::{Blob, Extent, Input, Open, Reply, Request, Run as Command, User},
     },
-    engine::{Docker, ImageFacts},
+    engine::Docker,
     outputs::{record::Record, target::refuse_strange_link},
     plan::{OnDocker, Outputs, Plan, SeedOutputs, Stdin, Tier},
     report::{
@@ -45,7 +46,9 @@ use crate::{
         index::{HashedAt, Index},
         node::{Node, NodeError, NodeReader},
     },
-    workspace::{self, Keeping, NotWarm, Wanted, Workspace, WorkspaceError, daily, storage::Storage},
+    workspace::{
+        self, Keeping, NotWarm, Surroundings, Wanted, Workspace, WorkspaceError, daily, storage::Storage,
+    },
 };
 
 /// What became of a warm build.
@@ -70,15 +73,8 @@ pub async fn run(
     interrupts: &mut Interrupts,
     reporter: &Reporter,
 ) -> Result<Outcome, BuildError> {
-    let loading = detached({
-        let path = project.record_path();
-        move || Record::load(&path)
-    });
-    // What is seeded depends on how the workspace comes about; everything else can be looked at meanwhile.
-    let scanning = match plan.seed.value {
-        SeedOutputs::No => Some(start_scan(plan, project, plan.ignore.outputs.clone(), reporter)),
-        SeedOutputs::Yes => None,
-    };
+    let loading = load_record(project);
+    let scanning = look_ahead(plan, project, reporter);
     let docker = interrupts.unless(Docker::connect(at.endpoint)).await??;
     let kept = match plan.tier.value {
         Tier::Warm => Some(Keeping::kept(project, state)?),
@@ -93,9 +89,7 @@ pub async fn run(
     let asking = async { tokio::try_join!(image::ensure(&docker, at.image, plan, reporter), looking) };
     let (image, found) = interrupts.unless(asking).await??;
     let record = Arc::new(loading.await?);
-    if let Outputs::Named(outputs) = &plan.outputs.value {
-        outputs.iter().try_for_each(|output| refuse_strange_link(&output.host, &record))?;
-    }
+    refuse_strange_links(plan, &record)?;
     let run = state.begin_run(project, &plan.engine.value.to_string())?;
     let keeping = kept.unwrap_or_else(|| Keeping::one_run(project, &run));
     let name = keeping.name().to_owned();
@@ -112,21 +106,21 @@ pub async fn run(
     };
     let leftovers = cold::remove_leftovers(&docker, state, &plan.engine.value.to_string(), reporter);
     let limiting = daily::look_after(&docker, state, plan, reporter);
+    let place = InContainer { engine: at.endpoint.clone(), container: name.clone() };
     let reaper = Reaper::watch(&Charge {
         state: state.root().to_owned(),
         source: plan.source.value.clone(),
-        engine: at.endpoint.clone(),
         run: run.id.clone(),
-        container: name.clone(),
         duty: match keeping {
-            Keeping::Kept { .. } => Duty::Free,
-            Keeping::OneRun { .. } => Duty::Remove,
+            Keeping::Kept { .. } => Duty::Free(place),
+            Keeping::OneRun { .. } => Duty::Remove(place),
         },
     });
 
     let phase = Running::begin(Phase::Workspace, None, reporter);
     let settings = Settings { idle_stop: Some(plan.workspace.idle_stop.value), ..Settings::default() };
-    let first: Vec<_> = scanning.iter().map(|_| open(plan, &image, &plan.ignore.outputs, &caches)).collect();
+    let surroundings = Surroundings::of(&image, caches);
+    let first: Vec<_> = scanning.iter().map(|_| open(plan, &surroundings, &plan.ignore.outputs)).collect();
     let entering = workspace::enter(&docker, &wanted, found, &settings, &first);
     let (workspace, session) = match interrupts.unless(entering).await? {
         Ok(entered) => entered,
@@ -140,7 +134,7 @@ pub async fn run(
     reporter.emit(Event::Workspace { name, how: workspace.how().into() });
 
     let is_kept = matches!(keeping, Keeping::Kept { .. });
-    let mut warm = Warm { plan, project, run: &run, reporter, image, workspace, caches };
+    let mut warm = Warm { plan, project, run: &run, reporter, surroundings, workspace };
     let built = match warm.build(session, scanning, record, interrupts).await {
         Err(BuildError::Workspace(WorkspaceError::NotWarm(why @ NotWarm::OwnFiles { entries, .. }))) => {
             interrupts.unless(wanted.give_up(&docker, entries)).await??;
@@ -149,14 +143,9 @@ pub async fn run(
         }
         built => built,
     };
-    let left = match &built {
-        _ if !is_kept => remove(&wanted, &docker, reporter).await,
-        Ok((_, Goodbye::Said)) => warm.workspace.left_well().map_err(BuildError::from),
-        // Whoever does not wait for that leaves it to the reaper.
-        Ok((_, Goodbye::Lost)) | Err(_) => {
-            let freed = interrupts.unless(warm.workspace.free()).await;
-            freed.map_err(BuildError::from).and_then(|freed| Ok(freed?))
-        }
+    let left = match is_kept {
+        true => leave(&mut warm.workspace, &built, interrupts).await,
+        false => remove(&wanted, &docker, reporter).await,
     };
     // A moment's work, and long done.
     let _ = interrupts.unless(leftovers).await;
@@ -191,6 +180,39 @@ enum Goodbye {
     Lost,
 }
 
+/// Reads what fastbuild wrote before, from now on.
+fn load_record(project: &Project) -> impl Future<Output = Result<Record, BuildError>> + use<> {
+    let path = project.record_path();
+    detached(move || Record::load(&path))
+}
+
+/// Begins to look at the source tree. What is seeded depends on how the workspace comes about; everything else can be looked
+/// at meanwhile.
+fn look_ahead(plan: &Plan, project: &Project, reporter: &Reporter) -> Option<Scanning> {
+    match plan.seed.value {
+        SeedOutputs::No => Some(start_scan(plan, project, plan.ignore.outputs.clone(), reporter)),
+        SeedOutputs::Yes => None,
+    }
+}
+
+fn refuse_strange_links(plan: &Plan, record: &Record) -> Result<(), BuildError> {
+    let Outputs::Named(outputs) = &plan.outputs.value else { return Ok(()) };
+    Ok(outputs.iter().try_for_each(|output| refuse_strange_link(&output.host, record))?)
+}
+
+/// Sees to it that nothing of the session is left. Whoever does not wait for that leaves it to the reaper.
+async fn leave<T>(
+    workspace: &mut Workspace,
+    built: &Result<(T, Goodbye), BuildError>,
+    interrupts: &mut Interrupts,
+) -> Result<(), BuildError> {
+    let left = match built {
+        Ok((_, Goodbye::Said)) => interrupts.unless(workspace.left_well()).await,
+        Ok((_, Goodbye::Lost)) | Err(_) => interrupts.unless(workspace.free()).await,
+    };
+    Ok(left??)
+}
+
 /// The workspace was left, well or not.
 fn let_go(left: Result<(), BuildError>, run: Run, reaper: Option<Reaper>) {
     match left {
@@ -217,24 +239,21 @@ fn start_scan(plan: &Plan, project: &Project, outputs: Vec<RelPath>, reporter: &
 type Scanning = Pin<Box<dyn Future<Output = Result<Result<HostTree, BuildError>, BuildError>> + Send>>;
 
 /// What the far end is told of the source tree; `outputs` are no part of it.
-fn open(plan: &Plan, image: &ImageFacts, outputs: &[RelPath], caches: &[String]) -> Request {
+fn open(plan: &Plan, surroundings: &Surroundings, outputs: &[RelPath]) -> Request {
     Request::Open(Box::new(Open {
         root: Blob::from(plan.workdir.value.as_bytes()),
-        user: plan.user.as_ref().map_or(&image.user, |user| &user.value).clone(),
+        user: plan
+            .user
+            .as_ref()
+            .map_or_else(|| surroundings.user.clone(), |user| User::Named(user.value.clone())),
         patterns: plan.ignore.patterns.iter().map(|pattern| pattern.value.clone()).collect(),
         outputs: outputs.to_vec(),
         extent: match plan.outputs.value {
             Outputs::Everything => Extent::Everything,
             Outputs::Named(_) => Extent::Sources,
         },
-        caches: caches.iter().map(|path| Blob::from(path.as_bytes())).collect(),
+        caches: surroundings.caches.iter().map(|path| Blob::from(path.as_bytes())).collect(),
     }))
-}
-
-/// Where `HOME` comes from for a command in `image`.
-fn home(image: &ImageFacts) -> Home {
-    let sets_it = image.env.iter().any(|variable| variable.starts_with("HOME="));
-    if sets_it { Home::AsSet } else { Home::OfUser }
 }
 
 /// Decodes nodes as they come.
@@ -258,10 +277,8 @@ struct Warm<'a> {
     project: &'a Project,
     run: &'a Run,
     reporter: &'a Reporter,
-    image: ImageFacts,
+    surroundings: Surroundings,
     workspace: Workspace,
-    /// Absolute paths.
-    caches: Vec<String>,
 }
 
 impl Warm<'_> {
@@ -273,7 +290,11 @@ impl Warm<'_> {
         interrupts: &mut Interrupts,
     ) -> Result<(Finished, Goodbye), BuildError> {
         let built = match self.until_staged(&mut session, scanning, &record, interrupts).await {
-            Err(BuildError::Session(error)) => Err(self.workspace.why_over(error).await.into()),
+            Err(BuildError::Session(error)) => {
+                // The agent hears that nobody is there any more.
+                drop(session);
+                return Err(self.workspace.why_over(error).await.into());
+            }
             other => other,
         };
         let built = built?;
@@ -360,7 +381,7 @@ impl Warm<'_> {
             }
             seeded.push(output.spec.clone());
         }
-        session.send(&open(self.plan, &self.image, &own, &self.caches)).await?;
+        session.send(&open(self.plan, &self.surroundings, &own)).await?;
         Ok((start_scan(self.plan, self.project, own, self.reporter), seeded))
     }
 
@@ -392,7 +413,7 @@ impl Warm<'_> {
     fn command(&self) -> Command {
         let plan = self.plan;
         let entrypoint = match &plan.entrypoint {
-            None => self.image.entrypoint.clone(),
+            None => self.surroundings.entrypoint.clone(),
             Some(entrypoint) if entrypoint.value.is_empty() => Vec::new(),
             Some(entrypoint) => vec![entrypoint.value.clone()],
         };
@@ -400,7 +421,7 @@ impl Warm<'_> {
         Command {
             argv: entrypoint.iter().chain(&plan.command).map(blob).collect(),
             env: plan.env.iter().map(|env| (blob(&env.value.name), blob(&env.value.value))).collect(),
-            home: home(&self.image),
+            home: self.surroundings.home,
             directory: Blob::from(plan.command_directory().into_bytes()),
             terminal: command::size(plan.terminal.value),
             stdin: match plan.stdin.value {

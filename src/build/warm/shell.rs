@@ -6,22 +6,25 @@
 use std::path::PathBuf;
 
 use super::super::{
-    BuildError, Interrupts,
-    reaper::{Charge, Duty, Reaper},
+    BuildError, Interrupts, blocking,
+    reaper::{Charge, Duty, InContainer, Reaper},
     take_lock,
 };
-use super::{command, home, let_go};
+use super::{command, let_go};
 use crate::{
     agent::{
         near::{Session, Settings},
-        protocol::{Blob, Extent, Home, Input, Open, Reply, Request, Run as Command},
+        protocol::{Blob, Extent, Home, Input, Open, Reply, Request, Run as Command, User},
     },
     engine::{ContainerFacts, Docker, labels},
     plan::{Endpoint, OnLocked, Terminal},
     report::Reporter,
     state::{Project, State},
     tree::RelPath,
-    workspace::{self, Generation, Workspace},
+    workspace::{
+        self, Generation, How, Surroundings, Workspace, WorkspaceError,
+        scratch::{self, Known},
+    },
 };
 
 /// A shell of the image's: bash where it has one.
@@ -52,34 +55,94 @@ pub async fn run(shell: &Shell, state: &State, reporter: &Reporter) -> Result<u8
     let mut interrupts = Interrupts::listen().map_err(BuildError::Signals)?;
     let project = state.project(&shell.source)?;
     let _lock = interrupts.unless(take_lock(&project, OnLocked::Wait, reporter)).await??;
-    let docker = interrupts.unless(Docker::connect(&shell.engine)).await??;
+    let looking = async {
+        let docker = Docker::connect(&shell.engine).await?;
+        let found = docker.look(&workspace::name(&project, state)?).await?;
+        Ok::<_, BuildError>(found.map(|found| (docker, found)))
+    };
+    let found = match interrupts.unless(looking).await? {
+        Ok(Some((docker, found))) => Found::Container(docker, found),
+        other => match scratch::known_of(&project)?.into_iter().next() {
+            Some(known) => Found::Directory(known),
+            None => {
+                other?;
+                let engine = shell.engine.to_string();
+                return Err(BuildError::NoWorkspace { source_root: shell.source.clone(), engine });
+            }
+        },
+    };
     let name = workspace::name(&project, state)?;
-    let found = interrupts.unless(docker.look(&name)).await??;
-    let found = found.ok_or_else(|| BuildError::NoWorkspace {
-        source_root: shell.source.clone(),
-        engine: shell.engine.to_string(),
-    })?;
-    let run = state.begin_run(&project, &shell.engine.to_string())?;
+    let run = state.begin_run(&project, &found.engine(shell))?;
     let reaper = Reaper::watch(&Charge {
         state: state.root().to_owned(),
         source: shell.source.clone(),
-        engine: shell.engine.clone(),
         run: run.id.clone(),
-        container: name.clone(),
-        duty: Duty::Free,
+        duty: match &found {
+            Found::Container(..) => {
+                Duty::Free(InContainer { engine: shell.engine.clone(), container: name.clone() })
+            }
+            Found::Directory(_) => Duty::Keep,
+        },
     });
-    let entered = enter(shell, &docker, &project, &name, found, &mut interrupts);
-    let (mut workspace, mut session, command) = entered.await?;
+    let entered = match found {
+        Found::Container(docker, found) => {
+            enter(shell, &docker, &project, &name, found, &mut interrupts).await
+        }
+        Found::Directory(known) => enter_here(shell, known, &mut interrupts).await,
+    };
+    let (mut workspace, mut session, command) = entered?;
     let ended = in_session(&mut session, command, &mut interrupts, reporter).await;
-    let left = match &ended {
-        Ok(_) => session.close().await.map_err(BuildError::from).and_then(|_| Ok(workspace.left_well()?)),
-        Err(_) => workspace.free().await.map_err(BuildError::from),
+    let closed = match &ended {
+        Ok(_) => session.close().await.map(|_| ()).map_err(BuildError::from),
+        Err(_) => Ok(()),
+    };
+    drop(session);
+    let left = match (&ended, closed) {
+        (Ok(_), Ok(())) => workspace.left_well().await.map_err(BuildError::from),
+        (Err(_), _) => workspace.free().await.map_err(BuildError::from),
+        (Ok(_), Err(error)) => Err(error),
     };
     let_go(left, run, reaper);
     match ended {
         Err(BuildError::Session(error)) => Err(workspace.why_over(error).await.into()),
         ended => ended,
     }
+}
+
+/// Where there is a workspace of the project's.
+enum Found {
+    Container(Docker, ContainerFacts),
+    Directory(Known),
+}
+
+impl Found {
+    fn engine(&self, shell: &Shell) -> String {
+        match self {
+            Found::Container(..) => shell.engine.to_string(),
+            Found::Directory(_) => scratch::engine(),
+        }
+    }
+}
+
+async fn enter_here(
+    shell: &Shell,
+    known: Known,
+    interrupts: &mut Interrupts,
+) -> Result<(Workspace, Session, Command), BuildError> {
+    if shell.user.is_some() {
+        return Err(BuildError::OtherUserHere);
+    }
+    let wanted = known.wanted();
+    let held = blocking(move || known.hold()).await?.map_err(WorkspaceError::from)?;
+    let held = held.ok_or_else(|| BuildError::NoWorkspace {
+        source_root: shell.source.clone(),
+        engine: scratch::engine(),
+    })?;
+    let (workdir, Surroundings { user, home, .. }) = (wanted.tree(), Surroundings::here());
+    let (settings, first) = (Settings::default(), [opening(&workdir, user)]);
+    let entering = workspace::enter_here(&wanted, held, How::Found, &settings, &first);
+    let (workspace, session) = interrupts.unless(entering).await??;
+    Ok((workspace, session, shell.command(&workdir, home)))
 }
 
 async fn enter(
@@ -95,22 +158,26 @@ async fn enter(
     let workdir = made_with("working directory").unwrap_or("/").to_owned();
     let user = shell.user.clone().or_else(|| made_with("user").map(str::to_owned)).unwrap_or_default();
     let image = interrupts.unless(docker.image(&found.image, None)).await??;
-    let home = image.as_ref().map_or(Home::OfUser, home);
-    let opening = Request::Open(Box::new(Open {
-        root: Blob::from(workdir.as_bytes()),
-        user,
-        // Nothing is compared, so nothing need be looked at.
-        patterns: Vec::new(),
-        outputs: vec![RelPath::root()],
-        extent: Extent::Sources,
-        caches: Vec::new(),
-    }));
+    let home = image.as_ref().map_or(Home::OfUser, |image| Surroundings::of(image, Vec::new()).home);
+    let opening = opening(&workdir, User::Named(user));
     let engine = shell.engine.to_string();
     let settings = Settings::default();
     let first = [opening];
     let entering = workspace::enter_found(docker, name, found, project, &engine, &settings, &first);
     let (workspace, session) = interrupts.unless(entering).await??;
     Ok((workspace, session, shell.command(&workdir, home)))
+}
+
+/// Nothing is compared, so nothing need be looked at.
+fn opening(workdir: &str, user: User) -> Request {
+    Request::Open(Box::new(Open {
+        root: Blob::from(workdir.as_bytes()),
+        user,
+        patterns: Vec::new(),
+        outputs: vec![RelPath::root()],
+        extent: Extent::Sources,
+        caches: Vec::new(),
+    }))
 }
 
 async fn in_session(

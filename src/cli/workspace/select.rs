@@ -4,16 +4,16 @@ use std::{ffi::OsStr, path::Path};
 
 use crate::workspace::list::{Listed, Owner};
 
-/// The workspace of the project with this source root (canonical).
-pub(super) fn here<'a>(all: &'a [Listed], source: &Path) -> Option<&'a Listed> {
+/// The workspaces of the project with this source root (canonical): it may have one on the engine, and one here.
+pub(super) fn here<'a>(all: &'a [Listed], source: &Path) -> Vec<&'a Listed> {
     let source = source.to_string_lossy();
-    all.iter().find(|listed| listed.owner == Owner::Here && listed.source == source)
+    all.iter().filter(|listed| listed.owner == Owner::Here && listed.source == source).collect()
 }
 
-/// The workspace that `word` names: by its name, or by the directory of its project, which may be gone.
-pub(super) fn named<'a>(all: &'a [Listed], word: &OsStr, started_in: &Path) -> Option<&'a Listed> {
+/// The workspaces that `word` names: one by its name, or by the directory of its project, which may be gone.
+pub(super) fn named<'a>(all: &'a [Listed], word: &OsStr, started_in: &Path) -> Vec<&'a Listed> {
     if let Some(listed) = all.iter().find(|listed| word == listed.name.as_str()) {
-        return Some(listed);
+        return vec![listed];
     }
     let path = started_in.join(word);
     here(all, &path.canonicalize().unwrap_or(path))
@@ -31,8 +31,9 @@ mod tests {
         let at = |name: &str, below: &str| workspace(name, &root.join(below).to_string_lossy(), Owner::Here);
         let theirs = workspace("theirs", &root.join("q").to_string_lossy(), Owner::Elsewhere);
         let all = [at("one", "p"), at("two", "gone"), theirs];
-        let found =
-            |word: &str| named(&all, OsStr::new(word), &root.join("p")).map(|listed| listed.name.as_str());
+        let found = |word: &str| {
+            named(&all, OsStr::new(word), &root.join("p")).first().map(|listed| listed.name.as_str())
+        };
         let cases = [
             ("one", Some("one")),
             (".", Some("one")),
@@ -46,7 +47,9 @@ mod tests {
             assert_eq!(found(word), expected, "{word:?}");
         }
         let gone = root.join("gone");
-        assert_eq!(named(&all, gone.as_os_str(), &root).map(|listed| listed.name.as_str()), Some("two"));
-        assert_eq!(here(&all, &root.join("q")), None, "of another machine, with the same path");
+        assert_eq!(named(&all, gone.as_os_str(), &root), [&all[1]]);
+        assert!(here(&all, &root.join("q")).is_empty(), "of another machine, with the same path");
+        let both = [at("one", "p"), at("other", "p")];
+        assert_eq!(here(&both, &root.join("p")).len(), 2);
     }
 }

@@ -9,11 +9,11 @@ use crate::{
     report::{numbers, text::one_line},
     workspace::{
         Generation, LastSession,
-        list::{Listed, Owner},
+        list::{Listed, Owner, Place},
     },
 };
 
-const HEADINGS: [&str; 7] = ["SOURCE", "IMAGE", "STATE", "SIZE", "AGE", "USED", "NAME"];
+const HEADINGS: [&str; 8] = ["SOURCE", "ENGINE", "IMAGE", "STATE", "SIZE", "AGE", "USED", "NAME"];
 
 /// A workspace in a sentence.
 pub(super) fn title(listed: &Listed) -> String {
@@ -38,7 +38,8 @@ pub(super) fn table(all: &[Listed], now: u64) -> String {
 fn row(listed: &Listed, now: u64) -> [String; HEADINGS.len()] {
     [
         source(listed),
-        listed.image.clone(),
+        listed.place.engine().to_owned(),
+        image(listed).to_owned(),
         state(listed).to_owned(),
         listed.size.map_or_else(|| "?".to_owned(), numbers::bytes),
         numbers::rough(since(listed.made, now)),
@@ -46,6 +47,10 @@ fn row(listed: &Listed, now: u64) -> [String; HEADINGS.len()] {
         listed.name.clone(),
     ]
     .map(|cell| one_line(&cell))
+}
+
+fn image(listed: &Listed) -> &str {
+    if listed.image.is_empty() { "-" } else { &listed.image }
 }
 
 fn source(listed: &Listed) -> String {
@@ -71,7 +76,8 @@ fn ago(then: u64, now: u64) -> String {
 #[derive(Serialize)]
 struct Row<'a> {
     name: &'a str,
-    container: &'a str,
+    engine: &'static str,
+    container: Option<&'a str>,
     project: &'a str,
     source: &'a str,
     image: &'a str,
@@ -87,7 +93,11 @@ impl<'a> Row<'a> {
     fn of(listed: &'a Listed) -> Row<'a> {
         Row {
             name: &listed.name,
-            container: listed.container.as_str(),
+            engine: listed.place.engine(),
+            container: match &listed.place {
+                Place::Container(container) => Some(container.as_str()),
+                Place::Directory(_) => None,
+            },
             project: &listed.project,
             source: &listed.source,
             image: &listed.image,
@@ -133,7 +143,8 @@ impl Facts<'_> {
         let mut rows = vec![
             ("name", listed.name.clone()),
             ("source", source(listed)),
-            ("image", listed.image.clone()),
+            ("engine", listed.place.engine().to_owned()),
+            ("image", image(listed).to_owned()),
             ("state", state(listed).to_owned()),
             ("size", listed.size.map_or_else(|| "unknown".to_owned(), numbers::bytes)),
             ("made", format!("{}, by fastbuild {}", ago(listed.made, now), listed.version)),
@@ -141,7 +152,9 @@ impl Facts<'_> {
         ];
         rows.extend(self.started.map(|started| ("started", started.to_owned())));
         rows.extend(self.last_session.map(|session| ("last session", session_text(session).to_owned())));
-        rows.push(("container", listed.container.as_str().to_owned()));
+        if let Place::Container(container) = &listed.place {
+            rows.push(("container", container.as_str().to_owned()));
+        }
         rows.push(("project", listed.project.clone()));
         let made_with = self.made_with.into_iter().flat_map(Generation::values);
         rows.extend(made_with.map(|(what, value)| ("made with", format!("{what} {value}"))));
@@ -183,7 +196,7 @@ pub(super) mod tests {
     pub(in super::super) fn workspace(name: &str, source: &str, owner: Owner) -> Listed {
         Listed {
             name: name.to_owned(),
-            container: ContainerId::new("0123abcd"),
+            place: Place::Container(ContainerId::new("0123abcd")),
             project: "00ff".to_owned(),
             source: source.to_owned(),
             image: "ruby:3.3".to_owned(),
@@ -200,11 +213,15 @@ pub(super) mod tests {
     fn a_list_is_a_table_that_fits_its_columns() {
         let mut stopped = workspace("fastbuild-ws-2", "/home/me/\u{1b}[2Jx", Owner::Elsewhere);
         (stopped.state, stopped.size, stopped.last_used) = ("exited".to_owned(), None, 1_000);
-        let all = [workspace("fastbuild-ws-1", "/home/me/blog", Owner::Here), stopped];
+        let mut here = workspace("/c/00ff", "/home/me/blog", Owner::Here);
+        (here.image, here.place, here.state) =
+            (String::new(), Place::Directory("/c/00ff".into()), "idle".to_owned());
+        let all = [workspace("fastbuild-ws-1", "/home/me/blog", Owner::Here), stopped, here];
         insta::assert_snapshot!(table(&all, 90_120), @r"
-        SOURCE                           IMAGE     STATE    SIZE     AGE  USED    NAME
-        /home/me/blog                    ruby:3.3  running  20.1 MB  1d   2m ago  fastbuild-ws-1
-        /home/me/\u{1b}[2Jx (elsewhere)  ruby:3.3  stopped  ?        1d   1d ago  fastbuild-ws-2
+        SOURCE                           ENGINE  IMAGE     STATE    SIZE     AGE  USED    NAME
+        /home/me/blog                    docker  ruby:3.3  running  20.1 MB  1d   2m ago  fastbuild-ws-1
+        /home/me/\u{1b}[2Jx (elsewhere)  docker  ruby:3.3  stopped  ?        1d   1d ago  fastbuild-ws-2
+        /home/me/blog                    host    -         idle     20.1 MB  1d   2m ago  /c/00ff
         ");
         assert_eq!(table(&[], 0).lines().count(), 1);
     }
@@ -222,6 +239,7 @@ pub(super) mod tests {
         insta::assert_snapshot!(facts.text(90_120), @r"
         name          fastbuild-ws-1
         source        /home/me/blog
+        engine        docker
         image         ruby:3.3
         state         running
         size          20.1 MB

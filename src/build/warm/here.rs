@@ -1,0 +1,167 @@
+//! A build without a container: the warm pipeline in a scratch directory of this machine, which goes with the build where
+//! nothing is kept.
+
+use std::sync::Arc;
+
+use super::{Scanning, Warm, leave, let_go, load_record, look_ahead, open, refuse_strange_links};
+use crate::{
+    agent::near::{Session, Settings},
+    build::{
+        BuildError, Finished, Interrupts, Running, blocking,
+        reaper::{Charge, Duty, Reaper},
+    },
+    plan::{Plan, Scratch, Tier},
+    report::{
+        Reporter,
+        events::{Amount, Event, Phase},
+    },
+    state::{Project, State},
+    tree::Kind,
+    workspace::{
+        self, How, Surroundings, Workspace, WorkspaceError, daily,
+        scratch::{self, Found, Held, Wanted},
+    },
+};
+
+/// A pipe ends with its writer, so a client that says nothing is none that is dead: it may have been stopped by Ctrl-Z.
+const SILENCE: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Carries a plan out in `scratch`.
+///
+/// # Errors
+/// When fastbuild or the agent could not do their part. Nothing of the build runs any more then.
+pub async fn run(
+    plan: &Plan,
+    scratch: &Scratch,
+    state: &State,
+    project: &Project,
+    interrupts: &mut Interrupts,
+    reporter: &Reporter,
+) -> Result<Finished, BuildError> {
+    let loading = load_record(project);
+    let scanning = look_ahead(plan, project, reporter);
+    let record = Arc::new(loading.await?);
+    refuse_strange_links(plan, &record)?;
+    forget_dead_runs(state, project);
+    let wanted = Wanted::new(plan, scratch, project);
+    let run = state.begin_run(project, &scratch::engine())?;
+    let reaper = Reaper::watch(&Charge {
+        state: state.root().to_owned(),
+        source: plan.source.value.clone(),
+        run: run.id.clone(),
+        duty: match plan.tier.value {
+            Tier::Warm => Duty::Keep,
+            Tier::Cold => Duty::Clear(scratch.directory.clone()),
+        },
+    });
+    let limiting = daily::look_after_here(state, plan, reporter);
+
+    let surroundings = Surroundings::here();
+    let entering = Entering { plan, surroundings: &surroundings, reporter };
+    let entered = entering.enter(wanted.clone(), scanning, interrupts).await;
+    let (built, left) = match entered {
+        Ok((workspace, session, scanning)) => {
+            let mut warm = Warm { plan, project, run: &run, reporter, surroundings, workspace };
+            let built = warm.build(session, scanning, record, interrupts).await;
+            let left = leave(&mut warm.workspace, &built, interrupts).await;
+            (built, left)
+        }
+        Err(error) => (Err(error), Ok(())),
+    };
+    if let Some(limiting) = limiting {
+        let _ = interrupts.unless(limiting).await;
+    }
+    let left = match (left, plan.tier.value) {
+        (Ok(()), Tier::Cold) => {
+            let removed = blocking(move || wanted.remove()).await?;
+            removed.map_err(|error| WorkspaceError::from(error).into())
+        }
+        (left, _) => left,
+    };
+    let_go(left, run, reaper);
+    built.map(|(finished, _)| finished)
+}
+
+/// What killed runs of this project left here has been put right: the project's lock is held, and what had to be finished
+/// is.
+fn forget_dead_runs(state: &State, project: &Project) {
+    let engine = scratch::engine();
+    let dead = state.dead_runs().into_iter();
+    for run in dead.filter(|run| run.engine == engine && run.project == project.key()) {
+        state.forget_run(&run.id);
+    }
+}
+
+struct Entering<'a> {
+    plan: &'a Plan,
+    surroundings: &'a Surroundings,
+    reporter: &'a Reporter,
+}
+
+impl Entering<'_> {
+    async fn enter(
+        &self,
+        wanted: Wanted,
+        scanning: Option<Scanning>,
+        interrupts: &mut Interrupts,
+    ) -> Result<(Workspace, Session, Option<Scanning>), BuildError> {
+        let phase = Running::begin(Phase::Workspace, None, self.reporter);
+        let finding = blocking({
+            let wanted = wanted.clone();
+            move || wanted.find()
+        });
+        let found = interrupts.unless(finding).await??.map_err(WorkspaceError::from)?;
+        let (wanted, held, how, scanning) = match found {
+            Found::Held(held) => (wanted, held, How::Found, scanning),
+            Found::Nothing(why) => {
+                let scanning = interrupts.unless(self.check_room(&wanted, scanning)).await??;
+                let (wanted, held) = make(wanted).await?;
+                (wanted, held, How::Made(why), scanning)
+            }
+        };
+        let settings = Settings { silence: SILENCE, ..Settings::default() };
+        let outputs = &self.plan.ignore.outputs;
+        let first: Vec<_> = scanning.iter().map(|_| open(self.plan, self.surroundings, outputs)).collect();
+        let entering = workspace::enter_here(&wanted, held, how, &settings, &first);
+        let (workspace, session) = interrupts.unless(entering).await??;
+        phase.end(Amount::default());
+        let (name, how) = (workspace.name().to_owned(), workspace.how().into());
+        self.reporter.emit(Event::Workspace { name, how });
+        Ok((workspace, session, scanning))
+    }
+
+    /// Whether the sources have room in a directory that is still to be made. Where they are not looked at yet, they are weighed
+    /// when they are about to be sent.
+    async fn check_room(
+        &self,
+        wanted: &Wanted,
+        scanning: Option<Scanning>,
+    ) -> Result<Option<Scanning>, BuildError> {
+        let Some(scanning) = scanning else { return Ok(None) };
+        let host = scanning.await??;
+        let room = wanted.room().map_err(WorkspaceError::from)?;
+        let files = || {
+            host.scan.manifest.entries().iter().filter_map(|entry| match entry.kind {
+                Kind::File { size } => Some(size),
+                Kind::Directory | Kind::Symlink { .. } => None,
+            })
+        };
+        let needed = Amount {
+            files: files().count() as u64,
+            bytes: files().map(|size| size.next_multiple_of(room.block)).sum(),
+        };
+        if needed.bytes > room.bytes {
+            let (place, route) = (self.plan.workdir.value.clone(), self.plan.route.value);
+            return Err(BuildError::NoRoom { place, route, needed, room });
+        }
+        Ok(Some(Box::pin(std::future::ready(Ok(Ok(host))))))
+    }
+}
+
+async fn make(mut wanted: Wanted) -> Result<(Wanted, Held), BuildError> {
+    let made = blocking(move || {
+        let held = wanted.make()?;
+        Ok::<_, WorkspaceError>((wanted, held))
+    });
+    Ok(made.await??)
+}

@@ -1,0 +1,234 @@
+//! Who this process is, and what stands between it and a directory of its own.
+
+use std::{fmt, io, path::Path};
+
+/// What is wrong with a directory that is to be somebody's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotOwn {
+    /// It is a symbolic link, and whoever made it decides where it leads.
+    Link,
+    /// It is something else than a directory.
+    NoDirectory,
+    /// It belongs to another user, by number.
+    OfAnother(u32),
+    /// Everybody may put things there, and take away what others put there.
+    Everybodys,
+    /// This user may not write there.
+    NotWritable,
+}
+
+/// For people, behind a path: `belongs to another user (65534)`.
+impl fmt::Display for NotOwn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NotOwn::Link => f.write_str("is a symbolic link"),
+            NotOwn::NoDirectory => f.write_str("is no directory"),
+            NotOwn::OfAnother(user) => write!(f, "belongs to another user ({user})"),
+            NotOwn::Everybodys => f.write_str("lets everybody remove what is in it (chmod +t would not)"),
+            NotOwn::NotWritable => f.write_str("cannot be written to"),
+        }
+    }
+}
+
+/// User and group of this process; none where the system has no such numbers.
+pub fn ids() -> Option<(u32, u32)> {
+    imp::ids()
+}
+
+/// Whether `path` is a directory that belongs to this user and to nobody else's care.
+///
+/// # Errors
+/// What the system says of it; [`io::ErrorKind::NotFound`] when there is none.
+pub fn is_own(path: &Path) -> io::Result<Result<(), NotOwn>> {
+    imp::look(path, imp::Whose::Own)
+}
+
+/// Whether what this user makes in the directory `path` stays what it is: nobody but he and root can put something else in
+/// its place.
+///
+/// # Errors
+/// As [`is_own`].
+pub fn is_safe(path: &Path) -> io::Result<Result<(), NotOwn>> {
+    imp::look(path, imp::Whose::OwnOrRoots)
+}
+
+/// Makes a directory for this user's eyes alone. What is missing above it is made likewise.
+///
+/// # Errors
+/// What the system says; [`io::ErrorKind::AlreadyExists`] when something is there.
+pub fn make_private(path: &Path) -> io::Result<()> {
+    if let Some(above) = path.parent()
+        && !above.as_os_str().is_empty()
+        && above.symlink_metadata().is_err()
+    {
+        match make_private(above) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made?,
+        }
+    }
+    let mut builder = std::fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
+}
+
+/// Whether this user may execute the regular file at `path`.
+pub fn is_executable(path: &Path) -> bool {
+    imp::is_executable(path)
+}
+
+/// Lets its owner execute the file at `path`, and nobody else.
+///
+/// # Errors
+/// What the system says.
+pub fn make_executable(path: &Path) -> io::Result<()> {
+    imp::set_mode(path, 0o700)
+}
+
+/// Lets their owner into all directories from `path` downwards, so that what is in them can be removed.
+///
+/// # Errors
+/// What the system says.
+pub fn open_up(path: &Path) -> io::Result<()> {
+    if !path.symlink_metadata()?.is_dir() {
+        return Ok(());
+    }
+    imp::set_mode(path, 0o700)?;
+    path.read_dir()?.try_for_each(|entry| open_up(&entry?.path()))
+}
+
+/// How many bytes the files at and below `path` take on their disk; what cannot be looked at takes none.
+pub fn size_below(path: &Path) -> u64 {
+    let Ok(found) = path.symlink_metadata() else { return 0 };
+    let below = |entry: io::Result<std::fs::DirEntry>| entry.map_or(0, |entry| size_below(&entry.path()));
+    let inner =
+        if found.is_dir() { path.read_dir().map_or(0, |entries| entries.map(below).sum()) } else { 0 };
+    imp::size(&found).saturating_add(inner)
+}
+
+#[cfg(unix)]
+mod imp {
+    use std::{
+        fs::{Metadata, Permissions},
+        os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    };
+
+    use rustix::fs::Access;
+
+    use super::{NotOwn, Path, io};
+
+    pub(super) enum Whose {
+        Own,
+        OwnOrRoots,
+    }
+
+    const STICKY: u32 = 0o1000;
+    const EVERYBODY_WRITES: u32 = 0o002;
+
+    pub(super) fn is_executable(path: &Path) -> bool {
+        path.symlink_metadata().is_ok_and(|found| found.is_file())
+            && rustix::fs::access(path, Access::EXEC_OK).is_ok()
+    }
+
+    pub(super) fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+        std::fs::set_permissions(path, Permissions::from_mode(mode))
+    }
+
+    /// Blocks are counted in 512 bytes, whatever the disk has.
+    pub(super) fn size(found: &Metadata) -> u64 {
+        found.blocks() * 512
+    }
+
+    pub(super) fn ids() -> Option<(u32, u32)> {
+        Some((rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()))
+    }
+
+    pub(super) fn look(path: &Path, whose: Whose) -> io::Result<Result<(), NotOwn>> {
+        let found = path.symlink_metadata()?;
+        let me = rustix::process::geteuid().as_raw();
+        Ok(if found.is_symlink() {
+            Err(NotOwn::Link)
+        } else if !found.is_dir() {
+            Err(NotOwn::NoDirectory)
+        } else if found.uid() != me && !(matches!(whose, Whose::OwnOrRoots) && found.uid() == 0) {
+            Err(NotOwn::OfAnother(found.uid()))
+        } else if found.mode() & (EVERYBODY_WRITES | STICKY) == EVERYBODY_WRITES {
+            Err(NotOwn::Everybodys)
+        } else if rustix::fs::access(path, Access::WRITE_OK | Access::EXEC_OK).is_err() {
+            Err(NotOwn::NotWritable)
+        } else {
+            Ok(())
+        })
+    }
+}
+
+#[cfg(not(unix))]
+mod imp {
+    use super::{NotOwn, Path, io};
+
+    pub(super) enum Whose {
+        Own,
+        OwnOrRoots,
+    }
+
+    pub(super) fn is_executable(path: &Path) -> bool {
+        path.is_file()
+    }
+
+    pub(super) fn set_mode(_: &Path, _: u32) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(super) fn size(found: &std::fs::Metadata) -> u64 {
+        found.len()
+    }
+
+    pub(super) fn ids() -> Option<(u32, u32)> {
+        None
+    }
+
+    pub(super) fn look(path: &Path, _: Whose) -> io::Result<Result<(), NotOwn>> {
+        let found = path.symlink_metadata()?;
+        Ok(if found.is_symlink() {
+            Err(NotOwn::Link)
+        } else if !found.is_dir() {
+            Err(NotOwn::NoDirectory)
+        } else {
+            Ok(())
+        })
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    use super::*;
+
+    #[test]
+    fn a_directory_is_ones_own_or_it_is_said_why_not() {
+        let home = tempfile::tempdir().unwrap();
+        let at = |name: &str| home.path().join(name);
+        make_private(&at("a/b")).unwrap();
+        assert_eq!(at("a/b").metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(make_private(&at("a/b")).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        fs::write(at("file"), "").unwrap();
+        std::os::unix::fs::symlink("a", at("link")).unwrap();
+        fs::create_dir(at("open")).unwrap();
+        fs::set_permissions(at("open"), fs::Permissions::from_mode(0o777)).unwrap();
+        fs::create_dir(at("sticky")).unwrap();
+        fs::set_permissions(at("sticky"), fs::Permissions::from_mode(0o1777)).unwrap();
+        let cases = [
+            ("a", Ok(())),
+            ("sticky", Ok(())),
+            ("file", Err(NotOwn::NoDirectory)),
+            ("link", Err(NotOwn::Link)),
+            ("open", Err(NotOwn::Everybodys)),
+        ];
+        for (name, expected) in cases {
+            assert_eq!(is_own(&at(name)).unwrap(), expected, "{name}");
+            assert_eq!(is_safe(&at(name)).unwrap(), expected, "{name}");
+        }
+        assert_eq!(is_own(&at("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+}

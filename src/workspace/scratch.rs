@@ -1,0 +1,605 @@
+//! The workspace of a project on this machine: a directory on a fast local file system, and the agent as a child process.
+//!
+//! ```text
+//! ROOT/<project key>/              this user's alone, 0700; `.once` behind the key where nothing is kept
+//!   tree/                          the sources, the build's caches and its products: the working directory
+//!   .fastbuild/label               whose it is; written first, and believed by nobody else
+//!   .fastbuild/lock                locked by the fastbuild that works there
+//!   .fastbuild/turn                locked by the agent ([`crate::agent::far`]) that runs there
+//!   .fastbuild/agent               the agent; its index of the tree lies beside it
+//! ```
+//!
+//! In: a plan's [`Scratch`]. Out: a directory that is held, and a child process to speak to. What must hold: nothing is
+//! put into a directory that is not this user's own, and nothing is taken out of one that is not labelled as the
+//! project's; a directory is listed (by its [`Mark`]) before it is made. The caller holds the project's lock; the one
+//! in the directory is for a fastbuild with another state directory.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::{process, time::timeout};
+
+use super::{Mark, Why, WorkspaceError};
+use crate::{
+    agent::{
+        near::Duplex,
+        program::{self, NoAgent},
+        protocol::Room,
+    },
+    facts,
+    plan::{Engine, Lifetime, Plan, SCRATCH_TREE as TREE, Scratch, Tier},
+    state::{Project, State, StateError, read_json, replace_json},
+    sys::owner::{self, NotOwn},
+};
+
+/// Where fastbuild's own things lie in a scratch directory.
+const OWN: &str = ".fastbuild";
+
+/// The version of a label's form.
+const VERSION: u32 = 1;
+
+/// How long an agent may take to end when its client is gone. It gives processes that cannot be killed ten seconds.
+const ENDING: Duration = Duration::from_secs(20);
+
+/// What a file takes at least on most disks, in bytes.
+const BLOCK: u64 = 4096;
+
+/// What is the matter with a scratch directory.
+#[derive(Debug, thiserror::Error)]
+pub enum ScratchError {
+    /// It is not this user's alone.
+    #[error("the scratch directory {path:?} {why}, so nothing is put there")]
+    NotOwn {
+        /// It, or the one above it.
+        path: PathBuf,
+        /// What it is instead.
+        why: NotOwn,
+    },
+    /// Something else has its name.
+    #[error("{path:?} is no scratch directory of fastbuild's, and has the name of one")]
+    Foreign {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// It is another project's.
+    #[error("the scratch directory {path:?} belongs to the sources in {source_root:?}")]
+    OfAnother {
+        /// Its path.
+        path: PathBuf,
+        /// Whose it is.
+        source_root: String,
+    },
+    /// Somebody else is at work in it.
+    #[error("the scratch directory {path:?} is in use by a fastbuild with another state directory")]
+    Busy {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// The system does not let us.
+    #[error("could not {what} {path:?}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What came back.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no agent for this machine.
+    #[error(transparent)]
+    NoAgent(#[from] NoAgent),
+    /// The agent was ended in the middle of a session.
+    #[error("the agent that ran the build was ended ({status}), and the build with it")]
+    Ended {
+        /// How, in the system's words.
+        status: ExitStatus,
+    },
+    /// Something of the build cannot be ended.
+    #[error("a process of the build in {path:?} does not end")]
+    Lives {
+        /// The scratch directory.
+        path: PathBuf,
+    },
+}
+
+impl ScratchError {
+    fn at(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ScratchError {
+        let path = path.to_owned();
+        move |source| ScratchError::Io { what, path, source }
+    }
+
+    /// What a user could do next; none when the message says it all.
+    pub fn advice(&self) -> Option<String> {
+        let text = match self {
+            ScratchError::NotOwn { .. } | ScratchError::OfAnother { .. } | ScratchError::Io { .. } => {
+                "name another directory with --scratch"
+            }
+            ScratchError::Foreign { .. } => {
+                "look what it is, and remove it; or name another directory with --scratch"
+            }
+            ScratchError::Busy { .. } => "wait for that run to end",
+            ScratchError::NoAgent(_) => "build in a container: --engine docker",
+            ScratchError::Ended { .. } => "somebody killed it, or memory was short; run the build again",
+            ScratchError::Lives { .. } => {
+                "it waits for a disk or a device, or is another user's; look with `ps`"
+            }
+        };
+        Some(text.to_owned())
+    }
+}
+
+/// Whose a scratch directory is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Label {
+    version: u32,
+    /// Unlike any other's: what is known of it is known of no other in its place.
+    id: String,
+    /// The source root.
+    source: String,
+    /// The version of fastbuild that made it.
+    made_by: String,
+    standing: Standing,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Standing {
+    Whole,
+    /// Its removal has begun: what is left of it is of no use.
+    Going,
+}
+
+/// What the scratch directory of a build is to be.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    directory: PathBuf,
+    root: PathBuf,
+    lifetime: Lifetime,
+    tier: Tier,
+    pub(super) mark: Mark,
+    pub(super) mark_path: PathBuf,
+}
+
+/// A scratch directory that nobody else works in.
+#[derive(Debug)]
+pub struct Held {
+    directory: PathBuf,
+    id: String,
+    _lock: File,
+}
+
+/// What is there.
+#[derive(Debug)]
+pub enum Found {
+    /// The one that is wanted.
+    Held(Held),
+    /// None that can be used, and none is in the way; why there has to be another.
+    Nothing(Why),
+}
+
+impl Wanted {
+    /// Decides what a build of `plan` in `scratch` needs.
+    pub fn new(plan: &Plan, scratch: &Scratch, project: &Project) -> Wanted {
+        let directory = scratch.directory.clone();
+        Wanted {
+            mark: new_mark(&directory, &plan.source.value),
+            mark_path: mark_path(project, &directory),
+            root: scratch.root.clone(),
+            lifetime: plan.workspace.lifetime.value,
+            tier: plan.tier.value,
+            directory,
+        }
+    }
+
+    /// The project's tree in it.
+    pub fn tree(&self) -> String {
+        self.directory.join(TREE).to_string_lossy().into_owned()
+    }
+
+    /// Takes the directory that is there, or removes it when it is to go. Blocks the thread.
+    ///
+    /// # Errors
+    /// What keeps it from being used; then nothing was done to it.
+    pub fn find(&self) -> Result<Found, ScratchError> {
+        let Some((held, label)) = take(&self.directory)? else { return Ok(Found::Nothing(Why::Fresh)) };
+        let why = match label {
+            Some(label) if label.source != self.mark.source => {
+                let path = self.directory.clone();
+                return Err(ScratchError::OfAnother { path, source_root: label.source });
+            }
+            Some(_) if self.tier == Tier::Cold => Why::Fresh,
+            Some(_) if self.lifetime == Lifetime::Fresh => Why::Asked,
+            Some(Label { version: VERSION, standing: Standing::Whole, .. }) => return Ok(Found::Held(held)),
+            Some(_) | None => Why::Broken("its making or its removal was cut short".to_owned()),
+        };
+        clear(held)?;
+        Ok(Found::Nothing(why))
+    }
+
+    /// What there is room for where it is to be. Blocks the thread.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn room(&self) -> Result<Room, ScratchError> {
+        let there = self.directory.ancestors().find(|path| path.is_dir()).unwrap_or(&self.directory);
+        let free = facts::space(there).map_err(ScratchError::at("ask for the room at", there))?.free;
+        Ok(Room { bytes: free, files: None, block: BLOCK })
+    }
+
+    /// Makes it. Blocks the thread.
+    ///
+    /// # Errors
+    /// When it cannot be this user's alone, and what the system says.
+    pub fn make(&mut self) -> Result<Held, WorkspaceError> {
+        refuse_unsafe(&self.root)?;
+        self.mark = new_mark(&self.directory, Path::new(&self.mark.source));
+        self.mark.container = new_id();
+        // Before it is made: nothing is to be left that `fastbuild workspace` does not list.
+        self.mark.save(&self.mark_path, super::LastSession::Open)?;
+        Ok(self.make_now()?)
+    }
+
+    fn make_now(&self) -> Result<Held, ScratchError> {
+        let own = self.directory.join(OWN);
+        owner::make_private(&own).map_err(ScratchError::at("make", &own))?;
+        refuse_unsafe(&self.root)?;
+        for path in [&self.directory, &own] {
+            refuse_others(path)?;
+        }
+        let lock = lock(&self.directory)?;
+        let label = Label {
+            version: VERSION,
+            id: self.mark.container.clone(),
+            source: self.mark.source.clone(),
+            made_by: env!("CARGO_PKG_VERSION").to_owned(),
+            standing: Standing::Whole,
+        };
+        write_label(&self.directory, &label)?;
+        Ok(Held { directory: self.directory.clone(), id: label.id, _lock: lock })
+    }
+
+    /// Removes it with all that is in it, after the build that it was for.
+    ///
+    /// # Errors
+    /// When it is not fastbuild's, when somebody works in it, and what the system says.
+    pub fn remove(&self) -> Result<(), ScratchError> {
+        remove(&self.directory)?;
+        forget(&self.mark_path)
+    }
+}
+
+/// Removes a project's scratch directory, and what is known of it. The project's lock is held. Blocks the thread.
+///
+/// # Errors
+/// As [`Wanted::remove`].
+pub fn remove_of(project: &Project, directory: &Path) -> Result<(), ScratchError> {
+    remove(directory)?;
+    forget(&mark_path(project, directory))
+}
+
+impl Held {
+    /// Unlike any other's.
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(super) fn name(&self) -> String {
+        self.directory.to_string_lossy().into_owned()
+    }
+
+    /// Starts the agent in it.
+    pub(super) fn start(self) -> Result<(Child, Duplex), ScratchError> {
+        let program = put_agent(&self.directory)?;
+        let told = |error| ScratchError::at("start the agent", &program)(error);
+        let mut command = process::Command::new(&program);
+        command.arg("keep").current_dir(&self.directory);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // Ctrl-C goes to the whole group in the foreground; the command is to hear of it once, by way of its client.
+        #[cfg(unix)]
+        command.process_group(0);
+        let mut process = command.spawn().map_err(told)?;
+        let (Some(stdin), Some(stdout), Some(stderr)) =
+            (process.stdin.take(), process.stdout.take(), process.stderr.take())
+        else {
+            return Err(told(io::ErrorKind::BrokenPipe.into()));
+        };
+        Ok((Child { process, held: self }, Duplex::of_child(stdin, stdout, stderr)))
+    }
+}
+
+/// An agent that is a child of this process. When its client is gone it ends by itself, and what it started before it.
+#[derive(Debug)]
+pub(super) struct Child {
+    process: process::Child,
+    held: Held,
+}
+
+impl Child {
+    /// Waits until it is over, and so is all that it started. Its streams are closed, or a goodbye was said.
+    pub(super) async fn end(&mut self) -> Result<ExitStatus, ScratchError> {
+        match timeout(ENDING, self.process.wait()).await {
+            Ok(status) => status.map_err(ScratchError::at("wait for the agent in", &self.held.directory)),
+            Err(_) => Err(ScratchError::Lives { path: self.held.directory.clone() }),
+        }
+    }
+}
+
+// ---- what is there -------------------------------------------------------------------------------------------------
+
+/// Takes a directory that is this user's and fastbuild's; none where there is nothing. A label that was never written, or
+/// cannot be read, is none.
+fn take(directory: &Path) -> Result<Option<(Held, Option<Label>)>, ScratchError> {
+    match owner::is_own(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(ScratchError::at("look at", directory)(error)),
+        Ok(Err(why)) => return Err(ScratchError::NotOwn { path: directory.to_owned(), why }),
+        Ok(Ok(())) => {}
+    }
+    let own = directory.join(OWN);
+    let foreign = || ScratchError::Foreign { path: directory.to_owned() };
+    if !own.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+        // Its making was cut short at the very beginning, or it is somebody's.
+        fs::remove_dir(directory).map_err(|_| foreign())?;
+        return Ok(None);
+    }
+    refuse_others(&own)?;
+    let lock = lock(directory)?;
+    let label: Option<Label> = read_json(&own.join("label"));
+    if label.is_none() && names(directory)?.iter().any(|name| name != OWN) {
+        return Err(foreign());
+    }
+    let id = label.as_ref().map(|label| label.id.clone()).unwrap_or_default();
+    Ok(Some((Held { directory: directory.to_owned(), id, _lock: lock }, label)))
+}
+
+fn names(directory: &Path) -> Result<Vec<std::ffi::OsString>, ScratchError> {
+    let read =
+        || -> io::Result<Vec<_>> { fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name())).collect() };
+    read().map_err(ScratchError::at("read", directory))
+}
+
+fn refuse_others(path: &Path) -> Result<(), ScratchError> {
+    refuse(path, owner::is_own(path))
+}
+
+fn refuse_unsafe(root: &Path) -> Result<(), ScratchError> {
+    match owner::is_safe(root) {
+        // It will be made.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        looked => refuse(root, looked),
+    }
+}
+
+fn refuse(path: &Path, looked: io::Result<Result<(), NotOwn>>) -> Result<(), ScratchError> {
+    match looked.map_err(ScratchError::at("look at", path))? {
+        Ok(()) => Ok(()),
+        Err(why) => Err(ScratchError::NotOwn { path: path.to_owned(), why }),
+    }
+}
+
+fn lock(directory: &Path) -> Result<File, ScratchError> {
+    let path = directory.join(OWN).join("lock");
+    let file = open_lock(&path).map_err(ScratchError::at("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(ScratchError::Busy { path: directory.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(ScratchError::at("lock", &path)(error)),
+    }
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).create(true).truncate(false).open(path)
+}
+
+fn write_label(directory: &Path, label: &Label) -> Result<(), ScratchError> {
+    let path = directory.join(OWN).join("label");
+    replace_json(&path, label).map_err(ScratchError::at("write", &path))
+}
+
+/// Puts the agent into the directory, unless it is there as it should be.
+fn put_agent(directory: &Path) -> Result<PathBuf, ScratchError> {
+    let agent = program::for_this_machine()?;
+    let own = directory.join(OWN);
+    let path = own.join("agent");
+    if owner::is_executable(&path) && fs::read(&path).is_ok_and(|found| found == agent) {
+        return Ok(path);
+    }
+    let put = || -> io::Result<()> {
+        let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(&own)?;
+        file.write_all(agent)?;
+        owner::make_executable(file.path())?;
+        // Closed before it is executed.
+        file.into_temp_path().persist(&path)?;
+        Ok(())
+    };
+    put().map_err(ScratchError::at("write", &path))?;
+    Ok(path)
+}
+
+// ---- what goes -----------------------------------------------------------------------------------------------------
+
+/// Removes a scratch directory with all that is in it; one that is gone is no error. Blocks the thread.
+fn remove(directory: &Path) -> Result<(), ScratchError> {
+    match take(directory)? {
+        Some((held, _)) => clear(held),
+        None => Ok(()),
+    }
+}
+
+fn clear(held: Held) -> Result<(), ScratchError> {
+    let Held { directory, id, _lock } = &held;
+    let own = directory.join(OWN);
+    if let Some(label) = read_json::<Label>(&own.join("label")) {
+        write_label(directory, &Label { id: id.clone(), standing: Standing::Going, ..label })?;
+    }
+    // A dead client's agent is at its end, and may still be writing.
+    let turn = own.join("turn");
+    open_lock(&turn).and_then(|turn| turn.lock()).map_err(ScratchError::at("wait for the agent in", &own))?;
+    // The label goes last.
+    for name in names(directory)?.iter().filter(|name| *name != OWN) {
+        remove_all(&directory.join(name))?;
+    }
+    remove_all(&own)?;
+    fs::remove_dir(directory).map_err(ScratchError::at("remove", directory))
+}
+
+/// Removes a file or a directory with all below it, also below directories that do not let their owner in.
+fn remove_all(path: &Path) -> Result<(), ScratchError> {
+    let remove = || match path.symlink_metadata() {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    let removed = match remove() {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            owner::open_up(path).and_then(|()| remove())
+        }
+        removed => removed,
+    };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(ScratchError::at("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn forget(mark_path: &Path) -> Result<(), ScratchError> {
+    match fs::remove_file(mark_path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(ScratchError::at("remove", mark_path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+// ---- what is known -------------------------------------------------------------------------------------------------
+
+/// How the host engine is called where engines have addresses.
+pub fn engine() -> String {
+    Engine::Host.to_string()
+}
+
+fn new_mark(directory: &Path, source: &Path) -> Mark {
+    let name = directory.to_string_lossy().into_owned();
+    Mark::new(name, String::new(), engine(), String::new(), source)
+}
+
+/// The same for one scratch directory: a project can have many, and each has its own mark.
+pub fn engine_at(directory: &Path) -> String {
+    format!("{}:{}", engine(), directory.to_string_lossy())
+}
+
+fn mark_path(project: &Project, directory: &Path) -> PathBuf {
+    project.workspace_path(&engine_at(directory))
+}
+
+fn new_id() -> String {
+    crate::state::random_id()
+}
+
+/// A scratch directory that this state directory knows.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// Whose it is.
+    pub project: Project,
+    /// What is known of it; its name is its path.
+    pub mark: Mark,
+    /// The version of fastbuild that made it; empty where its label does not say.
+    pub made_by: String,
+    /// Whether anything runs in it.
+    pub life: Life,
+}
+
+/// See [`Known::life`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// An agent, and what that started.
+    Running,
+    /// Nothing.
+    Idle,
+}
+
+impl Known {
+    /// Where it is.
+    pub fn directory(&self) -> &Path {
+        Path::new(&self.mark.name)
+    }
+
+    /// How many bytes its files take. Blocks the thread for a while.
+    pub fn size(&self) -> u64 {
+        owner::size_below(self.directory())
+    }
+
+    /// Removes it, and what is known of it. The project's lock is held. Blocks the thread.
+    ///
+    /// # Errors
+    /// As [`Wanted::remove`].
+    pub fn remove(&self) -> Result<(), ScratchError> {
+        remove_of(&self.project, self.directory())
+    }
+}
+
+/// All scratch directories of this state directory's projects that are there.
+///
+/// # Errors
+/// When the state directory cannot be read.
+pub fn known(state: &State) -> Result<Vec<Known>, StateError> {
+    let mut all = Vec::new();
+    for project in state.projects()? {
+        all.extend(known_of(&project)?);
+    }
+    Ok(all)
+}
+
+/// Those of one project, the last used first.
+///
+/// # Errors
+/// As [`known`].
+pub fn known_of(project: &Project) -> Result<Vec<Known>, StateError> {
+    let marks = project.workspaces()?.into_iter().filter_map(|path| Mark::load(&path));
+    let ours = marks.filter(|mark| mark.engine == engine() && Path::new(&mark.name).is_dir());
+    let mut all: Vec<_> = ours.map(|mark| Known::of(project, mark)).collect();
+    all.sort_by_key(|known| std::cmp::Reverse(known.mark.last_used));
+    Ok(all)
+}
+
+impl Known {
+    fn of(project: &Project, mark: Mark) -> Known {
+        let own = Path::new(&mark.name).join(OWN);
+        let label = read_json::<Label>(&own.join("label")).filter(|label| label.id == mark.container);
+        let turn = File::open(own.join("turn")).map(|turn| turn.try_lock());
+        let life = match turn {
+            Ok(Err(TryLockError::WouldBlock)) => Life::Running,
+            _ => Life::Idle,
+        };
+        let made_by = label.map(|label| label.made_by).unwrap_or_default();
+        Known { project: project.clone(), mark, made_by, life }
+    }
+
+    /// Takes it as it is, whatever it was made for: for who wants to look at it. Blocks the thread.
+    ///
+    /// # Errors
+    /// As [`Wanted::find`].
+    pub fn hold(&self) -> Result<Option<Held>, ScratchError> {
+        let taken = take(self.directory())?;
+        Ok(taken.filter(|(_, label)| label.is_some()).map(|(held, _)| held))
+    }
+
+    /// For [`super::enter_here`].
+    pub fn wanted(&self) -> Wanted {
+        Wanted {
+            directory: self.directory().to_owned(),
+            root: self.directory().parent().unwrap_or(self.directory()).to_owned(),
+            lifetime: Lifetime::Reuse,
+            tier: Tier::Warm,
+            mark_path: mark_path(&self.project, self.directory()),
+            mark: self.mark.clone(),
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! What is said about a command by where it runs: an image, or this machine and whoever runs fastbuild there.
+
+use crate::{
+    agent::protocol::{Home, User},
+    engine::ImageFacts,
+};
+
+/// What a command finds where nothing in the plan says otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Who it runs as.
+    pub user: User,
+    /// What runs in front of it; empty is nothing.
+    pub entrypoint: Vec<String>,
+    /// Where its `HOME` comes from.
+    pub home: Home,
+    /// Directories that outlive what it runs in: absolute paths.
+    pub caches: Vec<String>,
+}
+
+impl Surroundings {
+    /// A workspace's on this machine: as a child of the user's own shell.
+    pub fn here() -> Surroundings {
+        Surroundings { user: User::Own, entrypoint: Vec::new(), home: Home::AsSet, caches: Vec::new() }
+    }
+
+    /// A container's of `image`, with caches at these paths.
+    pub fn of(image: &ImageFacts, caches: Vec<String>) -> Surroundings {
+        let sets_home = image.env.iter().any(|variable| variable.starts_with("HOME="));
+        Surroundings {
+            user: User::Named(image.user.clone()),
+            entrypoint: image.entrypoint.clone(),
+            home: if sets_home { Home::AsSet } else { Home::OfUser },
+            caches,
+        }
+    }
+}
