@@ -86,11 +86,22 @@ pub(super) fn decide(
         })),
         (EngineChoice::Auto, RouteChoice::Fixed(Route::Host)) => host(&route.reason),
         (EngineChoice::Auto, RouteChoice::Fixed(_)) => docker(),
-        (EngineChoice::Auto, RouteChoice::Auto) => match without_engine(settings, facts) {
-            Some(why) => host(&Reason::Found { why }),
-            None => docker(),
-        },
+        (EngineChoice::Auto, RouteChoice::Auto) => {
+            let measured = facts.measured.choose(|route| route != Route::Host || can_build_here(facts));
+            match (without_engine(settings, facts), measured) {
+                (Some(why), _) => host(&Reason::Found { why }),
+                (None, Some(choice)) if choice.route == Route::Host => {
+                    host(&super::measured::decision(choice).reason)
+                }
+                (None, _) => docker(),
+            }
+        }
     }
+}
+
+/// Whether a build without a container is possible at all.
+fn can_build_here(facts: &Facts) -> bool {
+    facts.command.is_some() && facts.here.hindrance.is_none()
 }
 
 /// Why the build runs here although nobody said so: no engine is there, nobody named one or an image of his own, and the

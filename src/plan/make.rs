@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    ApplyMode, CacheError, Decision, Endpoint, Engine, EngineError, Facts, IgnorePlan, Output, OutputError,
-    Outputs, Plan, Reason, Route, RouteError, Scratch, SeedOutputs, Stdin, Terminal, caches,
+    ApplyMode, CacheError, Decision, Endpoint, Engine, EngineError, Facts, IgnorePlan, MeasuredWith, Output,
+    OutputError, Outputs, Plan, Reason, Route, RouteError, Scratch, SeedOutputs, Stdin, Terminal, caches,
     container_path::ContainerPath,
     endpoint::BadEndpoint,
     engine, host_path,
@@ -12,7 +12,8 @@ use super::{
     route, scratch,
 };
 use crate::{
-    config::{Environment, Settings, Terminals},
+    bench::profile::EngineId,
+    config::{Environment, RouteChoice, Settings, Terminals},
     state::project_key,
     tree::RelPath,
 };
@@ -144,6 +145,12 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
     let outputs = outputs(settings, &places)?;
     refuse_wrong_exchange(settings, &subdirectory, &outputs.value)?;
     let route = route::decide(settings, &engine, &outputs.value, facts)?;
+    let measured = match (settings.route.value, facts.measured.engine()) {
+        (RouteChoice::Auto, Some(with)) if route.value != Route::Host => {
+            Some(MeasuredWith { engine: with.clone(), otherwise: route::by_file_system(facts) })
+        }
+        _ => None,
+    };
     let cache = |asked| caches::resolve(asked, &workdir_path, &command_directory);
     let caches = settings.caches.iter().map(cache).collect::<Result<Vec<_>, _>>()?;
     let terminal = terminal(settings, env.terminals);
@@ -166,6 +173,7 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
         on_failure: settings.on_failure.clone(),
         apply: settings.apply.clone(),
         route,
+        measured,
         fallback: route::fallback(settings),
         tmpfs_size: settings.tmpfs_size.clone(),
         volume_options: settings.volume_options.clone(),
@@ -343,6 +351,12 @@ impl Plan {
             }
             _ => Ok(Plan { stdin: default(Stdin::Empty, "a watched command runs again and again"), ..self }),
         }
+    }
+
+    /// The same build where the route was measured with another engine than `engine` turns out to be; none when it holds.
+    pub fn unless_measured_with(&self, engine: &EngineId) -> Option<Plan> {
+        let with = self.measured.as_ref().filter(|with| with.engine != *engine)?;
+        Some(Plan { route: with.otherwise.clone(), measured: None, ..self.clone() })
     }
 
     /// The same build without a mount, after the mount has failed it.

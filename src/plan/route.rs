@@ -1,6 +1,6 @@
 //! Settings and facts -> the route. Pure: what was found is judged here and nowhere else.
 
-use super::{Decision, Endpoint, Engine, Facts, Fallback, Outputs, PlanError, Reason, Route};
+use super::{Decision, Endpoint, Engine, Facts, Fallback, Outputs, PlanError, Reason, Route, measured};
 use crate::{
     config::{RouteChoice, Settings},
     facts::Class,
@@ -58,12 +58,36 @@ pub(super) fn decide(
     let route = match settings.route.value {
         RouteChoice::Fixed(value) => Decision { value, reason: settings.route.reason.clone() },
         RouteChoice::Auto => {
-            Decision { value: Route::Layer, reason: Reason::Default { why: "nothing is mounted" } }
+            let can = |value| {
+                let taken = Decision { value, reason: settings.route.reason.clone() };
+                value != Route::Host && refuse_what_cannot_be(&taken, endpoint, outputs).is_ok()
+            };
+            facts.measured.choose(can).map_or_else(|| by_file_system(facts), measured::decision)
         }
     };
     refuse_what_cannot_be(&route, endpoint, outputs)?;
     refuse_settings_of_others(settings, &route)?;
     Ok(route)
+}
+
+/// Without any measuring: nothing is mounted, whatever the sources lie on. On a local disk a mount would cost next to nothing; there
+/// a layer costs little, too, and a build that fails leaves this machine's files as they were.
+pub(super) fn by_file_system(facts: &Facts) -> Decision<Route> {
+    let note = facts.measured.note();
+    let why = match &facts.here.source {
+        Some(source) if source.class.crosses() => {
+            format!(
+                "the sources lie on {}, where a mount leaves this kernel for each file",
+                source.in_words()
+            )
+        }
+        Some(source) => format!("nothing is mounted; the sources lie on {}", source.in_words()),
+        None if note.is_empty() => {
+            return Decision { value: Route::Layer, reason: Reason::Default { why: "nothing is mounted" } };
+        }
+        None => "nothing is mounted".to_owned(),
+    };
+    Decision { value: Route::Layer, reason: Reason::Found { why: why + &note } }
 }
 
 /// Whoever builds here is told what he gains by it.
