@@ -272,6 +272,24 @@ fn the_choice_is_saved_among_the_comments_and_the_page_is_written() {
     assert_nothing_left(&project);
 }
 
+#[test]
+fn the_host_engine_is_measured_and_its_scratch_directory_goes() {
+    let project = Project::new();
+    project.write("sub/input", "one");
+    let before = project.tree();
+    let mut command = project.command();
+    command.current_dir(project.path("sub")).args(["bench", "--no-disk", "--rounds", "1", "--json"]);
+    command.args(["-C", "..", "--keep", "--routes", "host", "--scratch", "../../scratch", "-o", "../out"]);
+    command.args(["--", "sh", "-c", "mkdir -p ../out && cp input ../out"]);
+    fs::create_dir(project.outside().join("scratch")).unwrap();
+    let report = report(&command.output().unwrap().into());
+    let host = row(&report, Route::Host);
+    assert_eq!(host.result.done().map(|samples| samples.count()), Some(1), "{host:?}");
+    assert_eq!(project.tree(), before);
+    assert_eq!(fs::read_dir(project.outside().join("scratch")).unwrap().count(), 0);
+    assert_nothing_left(&project);
+}
+
 /// Root's container writes into the copy of a user who is not root, as `docker run -v` does.
 #[test]
 fn what_a_mounted_build_wrote_as_another_user_is_removed_too() {

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | on the engine | a container, a volume, an image | the labels [`labels::RUN`] and [`labels::TIER`] |
 //! | on the engine | workspaces of the builds that are measured | the id of those builds' own state directory |
+//! | on this machine | scratch directories of those builds | the same state directory knows them |
 //! | in the source root | the *stage*: what is measured there, and copies of the tree | its name, which no scan sees |
 //! | in the state directory | the *home*: state of those builds, and a note of all this | its name, the run's id |
 //!
@@ -37,6 +38,10 @@ use crate::{
     plan::Endpoint,
     state::{Project, Run, State, StateError, read_json, replace_json},
     tree::scan::STAGE_PREFIX,
+    workspace::{
+        WorkspaceError,
+        list::{self, Removal},
+    },
 };
 
 /// How long whoever measures may take to clear its own away.
@@ -73,6 +78,15 @@ pub enum Left {
     /// On the engine.
     #[error("what the bench made on the engine could not be removed; the next bench tries again")]
     OnEngine(#[source] EngineError),
+    /// A workspace without a container.
+    #[error("a scratch directory could not be removed; the next bench tries again")]
+    Scratch(#[source] WorkspaceError),
+    /// The same, while a build is at work in it.
+    #[error("a build still works in {name}; the next bench removes it")]
+    InUse {
+        /// Where.
+        name: String,
+    },
     /// Here.
     #[error("could not remove {path:?}; the next bench tries again")]
     Here {
@@ -156,6 +170,7 @@ impl Belongings {
             left.extend(cleared.err().map(Left::OnEngine));
             left.extend(clear_builds(docker, &self.home).await.err().map(Left::OnEngine));
         }
+        left.extend(clear_scratch(&self.home).await.err());
         // Whoever uses it ends soon after it is told to, unless its file system hangs.
         let _unused = timeout(CLEARING, self.use_stage()).await;
         left.extend(
@@ -270,7 +285,7 @@ pub async fn sweep(docker: Option<&Docker>, address: &str, state: &State) -> Res
 async fn sweep_engine(docker: &Docker, state: &State) -> Result<(), EngineError> {
     let Ok(id) = state.id() else { return Ok(()) };
     let ours = [format!("{}={}", labels::TIER, labels::BENCH), format!("{}={id}", labels::STATE)];
-    let containers = list(docker, &ours).await?.into_iter().map(|container| container.labels);
+    let containers = containers(docker, &ours).await?.into_iter().map(|container| container.labels);
     let volumes = docker.list_volumes(&ours).await?.into_iter().map(|volume| volume.labels);
     let images = docker.list_images(&ours).await?.into_iter().map(|(_, labels)| labels);
     let runs = containers.chain(volumes).chain(images).filter_map(|labels| labels.get(labels::RUN).cloned());
@@ -296,6 +311,7 @@ async fn sweep_home(docker: Option<&Docker>, address: &str, state: &State, home:
             let removed = remove_stage_in_any_way(docker, &run, state, &note.stage).await;
             removed.map_or(Ok(()), Err)?;
         }
+        clear_scratch(home).await?;
         match docker.filter(|_| note.engine == address) {
             Some(docker) => clear_builds(docker, home).await.map_err(Left::OnEngine)?,
             None if state_of_builds(home).exists() => return Ok(()),
@@ -315,6 +331,29 @@ async fn clear_builds(docker: &Docker, home: &Path) -> Result<(), EngineError> {
     clear_engine(docker, &[format!("{}={id}", labels::STATE)]).await
 }
 
+/// What the measured builds have on this machine.
+async fn clear_scratch(home: &Path) -> Result<(), Left> {
+    let path = state_of_builds(home);
+    if !path.is_dir() {
+        return Ok(());
+    }
+    let work = move || {
+        let state = State::open(path).map_err(WorkspaceError::from)?;
+        for listed in list::list_here(&state, engine::Sizes::Skip).map_err(WorkspaceError::from)? {
+            if let Removal::Busy(_) = list::remove_here(&state, &listed)? {
+                return Ok(Some(listed.name));
+            }
+        }
+        Ok(None)
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(None)) => Ok(()),
+        Ok(Ok(Some(name))) => Err(Left::InUse { name }),
+        Ok(Err(error)) => Err(Left::Scratch(error)),
+        Err(error) => Err(Left::Here { path: home.to_owned(), source: io::Error::other(error) }),
+    }
+}
+
 /// Removes all containers, volumes and images with these labels.
 async fn clear_engine(docker: &Docker, labels: &[String]) -> Result<(), EngineError> {
     let mut tries = 1;
@@ -329,7 +368,7 @@ async fn clear_engine(docker: &Docker, labels: &[String]) -> Result<(), EngineEr
 }
 
 async fn clear_engine_once(docker: &Docker, labels: &[String]) -> Result<(), EngineError> {
-    for container in list(docker, labels).await? {
+    for container in containers(docker, labels).await? {
         if container.labels.get(labels::TIER).is_some_and(|tier| tier == labels::BENCH) {
             let_it_clear(docker, &container.id).await;
         }
@@ -353,7 +392,10 @@ async fn let_it_clear(docker: &Docker, container: &ContainerId) {
 }
 
 /// Docker fails a listing in which a container vanishes; then it is asked again by whoever asks.
-async fn list(docker: &Docker, labels: &[String]) -> Result<Vec<engine::ContainerSummary>, EngineError> {
+async fn containers(
+    docker: &Docker,
+    labels: &[String],
+) -> Result<Vec<engine::ContainerSummary>, EngineError> {
     docker.list(labels, engine::Sizes::Skip).await
 }
 

@@ -301,16 +301,23 @@ struct Planned {
 }
 
 /// The plan's outputs as options of a build in `copy`: what would come to `source` comes there, everything else into
-/// `elsewhere`. Whoever named them, a file or a preset, they are named by options now.
+/// `elsewhere`. Whoever named them, a file or a preset, they are named by options now. What lies below the source root is
+/// named from where the command starts, for not every route has it in one place.
 fn outputs(plan: &Plan, source: &Path, copy: &Path, elsewhere: &Path) -> Vec<OsString> {
     let Outputs::Named(named) = &plan.outputs.value else { return Vec::new() };
+    let up: PathBuf = plan.subdirectory.components().map(|_| "..").collect();
     let option = |(number, output): (usize, &Output)| {
         let host = match output.host.strip_prefix(source) {
             Ok(below) if below.as_os_str().is_empty() => copy.to_owned(),
             Ok(below) => copy.join(below),
             Err(_) => elsewhere.join(number.to_string()),
         };
-        let mut option = OsString::from(&output.container);
+        let below = output.below_source.as_ref().and_then(|below| plan::join_host_path(&up, below));
+        let mut option = match below {
+            Some(path) if path.as_os_str().is_empty() => OsString::from("."),
+            Some(path) => path.into_os_string(),
+            None => OsString::from(&output.container),
+        };
         option.push(match output.take {
             Take::Itself => ":",
             Take::Contents => "/.:",
