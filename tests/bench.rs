@@ -372,3 +372,23 @@ fn what_a_killed_bench_made_is_taken_away_by_its_reaper() {
     eventually("the run is forgotten", || fs::read_dir(project.state().join("runs")).unwrap().count() == 0);
     assert_nothing_left(&project);
 }
+
+#[test]
+fn builds_of_a_killed_bench_end_too() {
+    let project = Project::new();
+    project.write("file", "content");
+    let before = project.tree();
+    let (up, scratch) = (project.outside().join("up"), project.outside().join("scratch"));
+    fs::create_dir(&scratch).unwrap();
+    let script = format!("touch {}; exec sleep 1000", up.display());
+    let options =
+        ["--no-disk", "--routes", "host", "--scratch", scratch.to_str().unwrap(), "--", "sh", "-c", &script];
+    let (mut child, _watchdog, _lines) = at(&project, &options, "host, first run");
+    eventually("the command runs", || up.exists());
+    send(&child, Signal::KILL);
+    child.wait().unwrap();
+    eventually("nothing is left of the build", || fs::read_dir(&scratch).unwrap().count() == 0);
+    eventually("the run is forgotten", || fs::read_dir(project.state().join("runs")).unwrap().count() == 0);
+    assert_eq!(project.tree(), before);
+    assert_nothing_left(&project);
+}

@@ -36,7 +36,8 @@ use crate::{
     measure::Sizes,
     outputs::stage::remove_stage,
     plan::Endpoint,
-    state::{Project, Run, State, StateError, read_json, replace_json},
+    state::{Holder, Project, Run, State, StateError, read_json, replace_json},
+    sys::child::ask_other_to_end,
     tree::scan::STAGE_PREFIX,
     workspace::{
         WorkspaceError,
@@ -296,6 +297,17 @@ async fn sweep_engine(docker: &Docker, state: &State) -> Result<(), EngineError>
     Ok(())
 }
 
+/// Builds do not know that who measures them is dead. One that lives holds its project's lock, so the process is its.
+fn end_builds(home: &Path) {
+    let path = state_of_builds(home);
+    let projects = if path.is_dir() { State::open(path).and_then(|state| state.projects()) } else { return };
+    for project in projects.into_iter().flatten() {
+        if let Ok(Err(Some(Holder { pid, .. }))) = project.try_lock() {
+            ask_other_to_end(pid);
+        }
+    }
+}
+
 fn dead_homes(state: &State) -> Vec<PathBuf> {
     let homes = std::fs::read_dir(state.benches_dir()).into_iter().flatten().flatten();
     let dead = homes.filter(|home| home.file_name().to_str().is_some_and(|run| !state.is_live_run(run)));
@@ -304,6 +316,7 @@ fn dead_homes(state: &State) -> Vec<PathBuf> {
 
 async fn sweep_home(docker: Option<&Docker>, address: &str, state: &State, home: &Path) -> Result<(), Left> {
     let run = home.file_name().unwrap_or_default().to_string_lossy();
+    end_builds(home);
     // One that died before it wrote its note has made nothing else.
     if let Some(note) = read_json::<Note>(&home.join(NOTE)) {
         // The path comes from a file: only what carries the run's own name is touched.
