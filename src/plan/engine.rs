@@ -87,7 +87,7 @@ pub(super) fn decide(
         (EngineChoice::Auto, RouteChoice::Fixed(Route::Host)) => host(&route.reason),
         (EngineChoice::Auto, RouteChoice::Fixed(_)) => docker(),
         (EngineChoice::Auto, RouteChoice::Auto) => {
-            let measured = facts.measured.choose(|route| route != Route::Host || can_build_here(facts));
+            let measured = facts.measured.choose(|route| route != Route::Host || can_build_here(settings, facts));
             match (without_engine(settings, facts), measured) {
                 (Some(why), _) => host(&Reason::Found { why }),
                 (None, Some(choice)) if choice.route == Route::Host => {
@@ -99,9 +99,9 @@ pub(super) fn decide(
     }
 }
 
-/// Whether a build without a container is possible at all.
-fn can_build_here(facts: &Facts) -> bool {
-    facts.command.is_some() && facts.here.hindrance.is_none()
+/// Whether a build without a container is possible, and nothing was typed that only a container has.
+fn can_build_here(settings: &Settings, facts: &Facts) -> bool {
+    facts.command.is_some() && facts.here.hindrance.is_none() && refuse_for_host(settings).is_ok()
 }
 
 /// Why the build runs here although nobody said so: no engine is there, nobody named one or an image of his own, and the

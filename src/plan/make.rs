@@ -151,8 +151,7 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
         }
         _ => None,
     };
-    let cache = |asked| caches::resolve(asked, &workdir_path, &command_directory);
-    let caches = settings.caches.iter().map(cache).collect::<Result<Vec<_>, _>>()?;
+    let caches = caches::resolve_all(&settings.caches, &workdir_path, &command_directory)?;
     let terminal = terminal(settings, env.terminals);
     let mut left_out = left_out(&outputs.value, settings.seed.value, &subdirectory);
     left_out.extend(caches.iter().filter_map(|cache| cache.value.below_source.clone()));
