@@ -115,7 +115,11 @@ fn what_is_as_fast_as_layer_does_not_replace_it() {
 #[test]
 fn of_the_measured_routes_only_one_that_this_build_can_take_is_taken() {
     let project = Project::new();
-    measured(&project, here(&project), &[(Route::MountSource, 1.0), (Route::Tmpfs, 2.0), (Route::Layer, 4.0)]);
+    measured(
+        &project,
+        here(&project),
+        &[(Route::MountSource, 1.0), (Route::Tmpfs, 2.0), (Route::Layer, 4.0)],
+    );
     assert_eq!(plan(&project, &[]).0, "tmpfs", "without outputs there is nothing to lay over the sources");
     assert_eq!(plan(&project, &["-o", "dist"]).0, "mount-source");
 }
@@ -147,7 +151,10 @@ fn a_measuring_from_elsewhere_is_not_used_and_that_is_said() {
         (Here { image: Some("other".to_owned()), ..own.clone() }, "another image"),
         (Here { command: "make".to_owned(), ..own.clone() }, "another command"),
         (
-            Here { file_system: Some(MountId { kind: "9p".to_owned(), mount_point: "/mnt/c".into() }), ..own.clone() },
+            Here {
+                file_system: Some(MountId { kind: "9p".to_owned(), mount_point: "/mnt/c".into() }),
+                ..own.clone()
+            },
             "another file system",
         ),
     ];

@@ -263,7 +263,7 @@ fn the_choice_is_saved_among_the_comments_and_the_page_is_written() {
     let options =
         ["bench", "--no-disk", "--rounds", "1", "--routes", "layer", "--save", "--html", "../page.html"];
     let ended = project.fastbuild(options.into_iter().chain(["--", "true"]));
-    ended.exits(0).says(&["fastbuild.toml says route = \"layer\" now", "page.html"]);
+    ended.exits(0).says(&["fastbuild.toml\" says route = \"layer\" now", "page.html"]);
     assert!(ended.out().contains("layer"), "{ended}");
     let expected = "# ours\nkeep = true # for speed\nroute = \"layer\"\n\n[env]\nA = \"b\" # c\n";
     assert_eq!(project.read("fastbuild.toml"), expected);
@@ -380,7 +380,7 @@ fn builds_of_a_killed_bench_end_too() {
     let before = project.tree();
     let (up, scratch) = (project.outside().join("up"), project.outside().join("scratch"));
     fs::create_dir(&scratch).unwrap();
-    let script = format!("touch {}; exec sleep 1000", up.display());
+    let script = format!("touch {up:?}; exec sleep 1000");
     let options =
         ["--no-disk", "--routes", "host", "--scratch", scratch.to_str().unwrap(), "--", "sh", "-c", &script];
     let (mut child, _watchdog, _lines) = at(&project, &options, "host, first run");

@@ -55,7 +55,7 @@ pub enum Containers<'a> {
         /// The engine.
         docker: &'a Docker,
         /// The image that the builds run in, where it is there; none makes an empty one.
-        image: Option<ImageFacts>,
+        image: Option<&'a ImageFacts>,
         /// Why nothing of this machine can be mounted; none when it can.
         no_mounts: Option<String>,
     },
@@ -227,21 +227,14 @@ impl Disk<'_> {
         } else if here.is_some_and(|here| here.to_str().is_none()) {
             rows.not_offered(Place::BindMount, "an engine takes no name that is not UTF-8");
         }
-        match self
-            .open(
-                docker,
-                image.as_ref(),
-                here,
-                &inside().filter(|place| rows.is_open(*place)).collect::<Vec<_>>(),
-            )
-            .await
-        {
+        let places: Vec<_> = inside().filter(|place| rows.is_open(*place)).collect();
+        match self.open(docker, *image, here, &places).await {
             Ok((lab, refused)) => {
                 refused.into_iter().for_each(|(place, why)| rows.fail(place, why));
                 Some(lab)
             }
             Err(error) => {
-                for place in inside().filter(|place| rows.is_open(*place)).collect::<Vec<_>>() {
+                for place in places {
                     match &error {
                         LabError::NoAgent(why) => rows.not_offered(place, &why.to_string()),
                         error => rows.fail(place, error.to_string()),

@@ -235,6 +235,10 @@ impl Work<'_> {
     }
 
     async fn disk(&self, sizes: Sizes) -> Vec<DiskRow> {
+        let image = match (&self.found.docker, &self.request.settings.image) {
+            (Ok(docker), Some(image)) => docker.image(&image.value, None).await.ok().flatten(),
+            _ => None,
+        };
         let containers = match &self.found.docker {
             Err(why) => Containers::None { why: why.clone() },
             Ok(docker) if docker.facts().os == "windows" => {
@@ -243,10 +247,7 @@ impl Work<'_> {
             }
             Ok(docker) => Containers::On {
                 docker,
-                image: match &self.request.settings.image {
-                    Some(image) => docker.image(&image.value, None).await.ok().flatten(),
-                    None => None,
-                },
+                image: image.as_ref(),
                 no_mounts: plan::is_elsewhere(&self.found.endpoint).then(|| {
                     format!(
                         "the engine at {} is on another machine, which does not see this one's files",

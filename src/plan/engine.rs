@@ -87,7 +87,8 @@ pub(super) fn decide(
         (EngineChoice::Auto, RouteChoice::Fixed(Route::Host)) => host(&route.reason),
         (EngineChoice::Auto, RouteChoice::Fixed(_)) => docker(),
         (EngineChoice::Auto, RouteChoice::Auto) => {
-            let measured = facts.measured.choose(|route| route != Route::Host || can_build_here(settings, facts));
+            let measured =
+                facts.measured.choose(|route| route != Route::Host || can_build_here(settings, facts));
             match (without_engine(settings, facts), measured) {
                 (Some(why), _) => host(&Reason::Found { why }),
                 (None, Some(choice)) if choice.route == Route::Host => {

@@ -88,7 +88,7 @@ fn serve(signals: &Signals, asked: &mut impl io::BufRead, told: &mut impl io::Wr
 }
 
 fn failed(tried: &str, directory: &Path, error: &io::Error) -> Problem {
-    Problem::Failed { tried: format!("{tried} {}", directory.display()), said: error.to_string() }
+    Problem::Failed { tried: format!("{tried} {directory:?}"), said: error.to_string() }
 }
 
 /// Links in it are not followed.
