@@ -31,7 +31,7 @@ const TAIL: usize = 8 << 10;
 
 /// How many lines of it are told, and how long each may be.
 const LINES: usize = 3;
-const LINE_CHARS: usize = 300;
+const LINE_CHARS: usize = 500;
 
 /// How fastbuild's own lines begin.
 const OWN: &str = "fastbuild: ";
