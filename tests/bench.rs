@@ -125,7 +125,8 @@ async fn a_mount_that_the_engine_refuses_is_told_and_the_other_places_are_measur
     let image = bench.docker.image(BUSYBOX, None).await.unwrap().unwrap();
     let materials = Materials {
         docker: &bench.docker,
-        belongings: &bench.belongings,
+        name: bench.belongings.object_name(),
+        labels: bench.belongings.labels().unwrap(),
         image: &image,
         sizes: &TINY,
         bind: Path::new("/fastbuild/is/not/there"),
@@ -262,12 +263,43 @@ fn the_choice_is_saved_among_the_comments_and_the_page_is_written() {
     let options =
         ["bench", "--no-disk", "--rounds", "1", "--routes", "layer", "--save", "--html", "../page.html"];
     let ended = project.fastbuild(options.into_iter().chain(["--", "true"]));
-    ended.exits(0).says(&["fastbuild.toml says route = \"layer\" now", "page.html"]);
+    ended.exits(0).says(&["fastbuild.toml\" says route = \"layer\" now", "page.html"]);
     assert!(ended.out().contains("layer"), "{ended}");
     let expected = "# ours\nkeep = true # for speed\nroute = \"layer\"\n\n[env]\nA = \"b\" # c\n";
     assert_eq!(project.read("fastbuild.toml"), expected);
     let page = fs::read_to_string(project.outside().join("page.html")).unwrap();
     assert!(page.starts_with("<!") && page.contains("layer"), "{page}");
+    assert_nothing_left(&project);
+}
+
+#[test]
+fn the_host_engine_is_measured_and_its_scratch_directory_goes() {
+    let project = Project::new();
+    project.write("sub/input", "one");
+    let before = project.tree();
+    let mut command = project.command();
+    command.current_dir(project.path("sub")).args(["bench", "--no-disk", "--rounds", "1", "--json"]);
+    command.args(["-C", "..", "--keep", "--routes", "host", "--scratch", "../../scratch", "-o", "../out"]);
+    command.args(["--", "sh", "-c", "mkdir -p ../out && cp input ../out"]);
+    fs::create_dir(project.outside().join("scratch")).unwrap();
+    let report = report(&command.output().unwrap().into());
+    let host = row(&report, Route::Host);
+    assert_eq!(host.result.done().map(|samples| samples.count()), Some(1), "{host:?}");
+    assert_eq!(project.tree(), before);
+    assert_eq!(fs::read_dir(project.outside().join("scratch")).unwrap().count(), 0);
+    assert_nothing_left(&project);
+}
+
+/// Root's container writes into the copy of a user who is not root, as `docker run -v` does.
+#[test]
+fn what_a_mounted_build_wrote_as_another_user_is_removed_too() {
+    let project = Project::new();
+    project.write("file", "content");
+    let options = ["bench", "--no-disk", "--rounds", "1", "--routes", "mount", "--json"];
+    let ended = project.as_nobody(&options, "mkdir -p out/deep && echo x >out/deep/file && chmod 700 out");
+    let report = report(&ended);
+    assert!(row(&report, Route::Mount).result.done().is_some(), "{report:?}");
+    assert!(!ended.err().contains("warning"), "{ended}");
     assert_nothing_left(&project);
 }
 
@@ -338,5 +370,25 @@ fn what_a_killed_bench_made_is_taken_away_by_its_reaper() {
     eventually("nothing is left on the engine", || on_engine(&project).is_empty());
     eventually("nothing is left in the source root", || project.tree() == before);
     eventually("the run is forgotten", || fs::read_dir(project.state().join("runs")).unwrap().count() == 0);
+    assert_nothing_left(&project);
+}
+
+#[test]
+fn builds_of_a_killed_bench_end_too() {
+    let project = Project::new();
+    project.write("file", "content");
+    let before = project.tree();
+    let (up, scratch) = (project.outside().join("up"), project.outside().join("scratch"));
+    fs::create_dir(&scratch).unwrap();
+    let script = format!("touch {up:?}; exec sleep 1000");
+    let options =
+        ["--no-disk", "--routes", "host", "--scratch", scratch.to_str().unwrap(), "--", "sh", "-c", &script];
+    let (mut child, _watchdog, _lines) = at(&project, &options, "host, first run");
+    eventually("the command runs", || up.exists());
+    send(&child, Signal::KILL);
+    child.wait().unwrap();
+    eventually("nothing is left of the build", || fs::read_dir(&scratch).unwrap().count() == 0);
+    eventually("the run is forgotten", || fs::read_dir(project.state().join("runs")).unwrap().count() == 0);
+    assert_eq!(project.tree(), before);
     assert_nothing_left(&project);
 }

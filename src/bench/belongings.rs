@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | on the engine | a container, a volume, an image | the labels [`labels::RUN`] and [`labels::TIER`] |
 //! | on the engine | workspaces of the builds that are measured | the id of those builds' own state directory |
+//! | on this machine | scratch directories of those builds | the same state directory knows them |
 //! | in the source root | the *stage*: what is measured there, and copies of the tree | its name, which no scan sees |
 //! | in the state directory | the *home*: state of those builds, and a note of all this | its name, the run's id |
 //!
@@ -25,13 +26,23 @@ use tokio::{
     time::timeout,
 };
 
+use super::{
+    lab::{self, LabError, Materials},
+    report::Place,
+};
 use crate::{
     build::reaper::{Charge, Duty, Reaper},
-    engine::{ContainerId, Docker, EngineError, Sizes, labels},
+    engine::{self, ContainerId, Docker, EngineError, labels},
+    measure::Sizes,
     outputs::stage::remove_stage,
     plan::Endpoint,
-    state::{Project, Run, State, StateError, read_json, replace_json},
+    state::{Holder, Project, Run, State, StateError, read_json, replace_json},
+    sys::child::ask_other_to_end,
     tree::scan::STAGE_PREFIX,
+    workspace::{
+        WorkspaceError,
+        list::{self, Removal},
+    },
 };
 
 /// How long whoever measures may take to clear its own away.
@@ -68,6 +79,15 @@ pub enum Left {
     /// On the engine.
     #[error("what the bench made on the engine could not be removed; the next bench tries again")]
     OnEngine(#[source] EngineError),
+    /// A workspace without a container.
+    #[error("a scratch directory could not be removed; the next bench tries again")]
+    Scratch(#[source] WorkspaceError),
+    /// The same, while a build is at work in it.
+    #[error("a build still works in {name}; the next bench removes it")]
+    InUse {
+        /// Where.
+        name: String,
+    },
     /// Here.
     #[error("could not remove {path:?}; the next bench tries again")]
     Here {
@@ -140,13 +160,7 @@ impl Belongings {
     /// # Errors
     /// When the state directory has no id.
     pub fn labels(&self) -> Result<BTreeMap<String, String>, StateError> {
-        let labels = [
-            (labels::RUN, self.run.id.clone()),
-            (labels::TIER, labels::BENCH.to_owned()),
-            (labels::STATE, self.state.id()?),
-            (labels::VERSION, env!("CARGO_PKG_VERSION").to_owned()),
-        ];
-        Ok(labels.map(|(name, value)| (name.to_owned(), value)).into())
+        labels_of(&self.run.id, &self.state)
     }
 
     /// Removes all of it; gives what could not be removed.
@@ -157,9 +171,12 @@ impl Belongings {
             left.extend(cleared.err().map(Left::OnEngine));
             left.extend(clear_builds(docker, &self.home).await.err().map(Left::OnEngine));
         }
+        left.extend(clear_scratch(&self.home).await.err());
         // Whoever uses it ends soon after it is told to, unless its file system hangs.
         let _unused = timeout(CLEARING, self.use_stage()).await;
-        left.extend(remove(&self.stage).await);
+        left.extend(
+            remove_stage_in_any_way(self.engine.as_ref(), &self.run.id, &self.state, &self.stage).await,
+        );
         // With it goes all that the next bench would need to know.
         if left.is_empty() {
             left.extend(remove(&self.home).await);
@@ -192,6 +209,52 @@ fn of_run(run: &str) -> [String; 2] {
     [format!("{}={run}", labels::RUN), format!("{}={}", labels::TIER, labels::BENCH)]
 }
 
+fn labels_of(run: &str, state: &State) -> Result<BTreeMap<String, String>, StateError> {
+    let labels = [
+        (labels::RUN, run.to_owned()),
+        (labels::TIER, labels::BENCH.to_owned()),
+        (labels::STATE, state.id()?),
+        (labels::VERSION, env!("CARGO_PKG_VERSION").to_owned()),
+    ];
+    Ok(labels.map(|(name, value)| (name.to_owned(), value)).into())
+}
+
+/// What containers wrote on a mount belongs to their users, and may be removed by nobody but them: then a container is asked.
+async fn remove_stage_in_any_way(
+    docker: Option<&Docker>,
+    run: &str,
+    state: &State,
+    stage: &Path,
+) -> Option<Left> {
+    let left = remove(stage).await?;
+    // Systems have many words for that it is somebody else's.
+    let Some(docker) = docker else { return Some(left) };
+    let emptied = empty_by_container(docker, run, state, stage).await;
+    let cleared = clear_engine(docker, &of_run(run)).await;
+    if let Err(error) = emptied {
+        tracing::warn!(%error, "no container could remove what containers have made");
+    }
+    match cleared {
+        Ok(()) => remove(stage).await,
+        Err(error) => Some(Left::OnEngine(error)),
+    }
+}
+
+async fn empty_by_container(docker: &Docker, run: &str, state: &State, stage: &Path) -> Result<(), LabError> {
+    let (name, labels) = (object_name(run), labels_of(run, state)?);
+    let image = lab::empty_image(docker, &name, &labels).await?;
+    let sizes = Sizes { sequential: 0, files: 0, file_bytes: 0, directories: 0 };
+    let place = Place::BindMount;
+    let materials = Materials { docker, name, labels, image: &image, sizes: &sizes, bind: stage };
+    let (mut lab, _) = materials.open(&[place]).await?;
+    if let Some(directory) = lab::directory(place)
+        && let Err(problem) = lab.empty(directory).await?
+    {
+        tracing::warn!(%problem, "a container could not remove what containers have made");
+    }
+    lab.remove().await
+}
+
 async fn remove(path: &Path) -> Option<Left> {
     let going = path.to_owned();
     let removed = tokio::task::spawn_blocking(move || remove_stage(&going)).await;
@@ -213,7 +276,7 @@ pub async fn sweep(docker: Option<&Docker>, address: &str, state: &State) -> Res
         result = sweep_engine(docker, state).await.map_err(Left::OnEngine);
     }
     for home in dead_homes(state) {
-        let swept = sweep_home(docker, address, &home).await;
+        let swept = sweep_home(docker, address, state, &home).await;
         result = result.and(swept);
     }
     result
@@ -223,7 +286,7 @@ pub async fn sweep(docker: Option<&Docker>, address: &str, state: &State) -> Res
 async fn sweep_engine(docker: &Docker, state: &State) -> Result<(), EngineError> {
     let Ok(id) = state.id() else { return Ok(()) };
     let ours = [format!("{}={}", labels::TIER, labels::BENCH), format!("{}={id}", labels::STATE)];
-    let containers = list(docker, &ours).await?.into_iter().map(|container| container.labels);
+    let containers = containers(docker, &ours).await?.into_iter().map(|container| container.labels);
     let volumes = docker.list_volumes(&ours).await?.into_iter().map(|volume| volume.labels);
     let images = docker.list_images(&ours).await?.into_iter().map(|(_, labels)| labels);
     let runs = containers.chain(volumes).chain(images).filter_map(|labels| labels.get(labels::RUN).cloned());
@@ -234,20 +297,34 @@ async fn sweep_engine(docker: &Docker, state: &State) -> Result<(), EngineError>
     Ok(())
 }
 
+/// Builds do not know that who measures them is dead. One that lives holds its project's lock, so the process is its.
+fn end_builds(home: &Path) {
+    let path = state_of_builds(home);
+    let projects = if path.is_dir() { State::open(path).and_then(|state| state.projects()) } else { return };
+    for project in projects.into_iter().flatten() {
+        if let Ok(Err(Some(Holder { pid, .. }))) = project.try_lock() {
+            ask_other_to_end(pid);
+        }
+    }
+}
+
 fn dead_homes(state: &State) -> Vec<PathBuf> {
     let homes = std::fs::read_dir(state.benches_dir()).into_iter().flatten().flatten();
     let dead = homes.filter(|home| home.file_name().to_str().is_some_and(|run| !state.is_live_run(run)));
     dead.map(|home| home.path()).collect()
 }
 
-async fn sweep_home(docker: Option<&Docker>, address: &str, home: &Path) -> Result<(), Left> {
+async fn sweep_home(docker: Option<&Docker>, address: &str, state: &State, home: &Path) -> Result<(), Left> {
     let run = home.file_name().unwrap_or_default().to_string_lossy();
+    end_builds(home);
     // One that died before it wrote its note has made nothing else.
     if let Some(note) = read_json::<Note>(&home.join(NOTE)) {
         // The path comes from a file: only what carries the run's own name is touched.
         if note.stage.file_name().is_some_and(|name| *name == *stage_name(&run)) {
-            remove(&note.stage).await.map_or(Ok(()), Err)?;
+            let removed = remove_stage_in_any_way(docker, &run, state, &note.stage).await;
+            removed.map_or(Ok(()), Err)?;
         }
+        clear_scratch(home).await?;
         match docker.filter(|_| note.engine == address) {
             Some(docker) => clear_builds(docker, home).await.map_err(Left::OnEngine)?,
             None if state_of_builds(home).exists() => return Ok(()),
@@ -267,6 +344,29 @@ async fn clear_builds(docker: &Docker, home: &Path) -> Result<(), EngineError> {
     clear_engine(docker, &[format!("{}={id}", labels::STATE)]).await
 }
 
+/// What the measured builds have on this machine.
+async fn clear_scratch(home: &Path) -> Result<(), Left> {
+    let path = state_of_builds(home);
+    if !path.is_dir() {
+        return Ok(());
+    }
+    let work = move || {
+        let state = State::open(path).map_err(WorkspaceError::from)?;
+        for listed in list::list_here(&state, engine::Sizes::Skip).map_err(WorkspaceError::from)? {
+            if let Removal::Busy(_) = list::remove_here(&state, &listed)? {
+                return Ok(Some(listed.name));
+            }
+        }
+        Ok(None)
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(None)) => Ok(()),
+        Ok(Ok(Some(name))) => Err(Left::InUse { name }),
+        Ok(Err(error)) => Err(Left::Scratch(error)),
+        Err(error) => Err(Left::Here { path: home.to_owned(), source: io::Error::other(error) }),
+    }
+}
+
 /// Removes all containers, volumes and images with these labels.
 async fn clear_engine(docker: &Docker, labels: &[String]) -> Result<(), EngineError> {
     let mut tries = 1;
@@ -281,7 +381,7 @@ async fn clear_engine(docker: &Docker, labels: &[String]) -> Result<(), EngineEr
 }
 
 async fn clear_engine_once(docker: &Docker, labels: &[String]) -> Result<(), EngineError> {
-    for container in list(docker, labels).await? {
+    for container in containers(docker, labels).await? {
         if container.labels.get(labels::TIER).is_some_and(|tier| tier == labels::BENCH) {
             let_it_clear(docker, &container.id).await;
         }
@@ -305,11 +405,11 @@ async fn let_it_clear(docker: &Docker, container: &ContainerId) {
 }
 
 /// Docker fails a listing in which a container vanishes; then it is asked again by whoever asks.
-async fn list(
+async fn containers(
     docker: &Docker,
     labels: &[String],
-) -> Result<Vec<crate::engine::ContainerSummary>, EngineError> {
-    docker.list(labels, Sizes::Skip).await
+) -> Result<Vec<engine::ContainerSummary>, EngineError> {
+    docker.list(labels, engine::Sizes::Skip).await
 }
 
 #[cfg(test)]

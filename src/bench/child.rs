@@ -16,6 +16,7 @@ use tokio::{
 
 use crate::{
     build::{Interrupted, Interrupts},
+    report::{events::Warning, wording},
     sys::child::ask_to_end,
 };
 
@@ -30,7 +31,10 @@ const TAIL: usize = 8 << 10;
 
 /// How many lines of it are told, and how long each may be.
 const LINES: usize = 3;
-const LINE_CHARS: usize = 200;
+const LINE_CHARS: usize = 500;
+
+/// How fastbuild's own lines begin.
+const OWN: &str = "fastbuild: ";
 
 /// A build as it is run again and again.
 #[derive(Debug, Clone)]
@@ -119,14 +123,25 @@ async fn last_words(tail: JoinHandle<Vec<u8>>) -> String {
     String::from_utf8_lossy(&bytes).trim().to_owned()
 }
 
-/// `exit status: 2: cc: no such file; make: *** [all] Error 1`
+/// `exit status: 2: cc: no such file; make: *** [all] Error 1`. What fastbuild itself has to say comes first; of the
+/// command's own words it is the last ones, without those that are set in: they go on with what stands above.
 fn why(status: &str, said: &str) -> String {
-    let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let last = lines.iter().skip(lines.len().saturating_sub(LINES));
-    let told: Vec<String> = last
-        .map(|line| line.strip_prefix("fastbuild: error: ").unwrap_or(line))
-        .map(|line| line.chars().take(LINE_CHARS).collect())
-        .collect();
+    let left_there = wording::warning_line(&Warning::OutputsLeft);
+    let of_own = |marks: &str| {
+        let lines = said.lines().filter(|line| *line != left_there.trim_end());
+        lines.filter_map(|line| line.strip_prefix(OWN)?.strip_prefix(marks)).collect::<Vec<_>>()
+    };
+    let of_command = || {
+        let mut lines: Vec<&str> = said.lines().filter(|line| !line.starts_with(OWN)).collect();
+        lines.retain(|line| !line.trim().is_empty());
+        if lines.iter().any(|line| !line.starts_with([' ', '\t'])) {
+            lines.retain(|line| !line.starts_with([' ', '\t']));
+        }
+        lines.split_off(lines.len().saturating_sub(LINES))
+    };
+    let told = [of_own("error: "), of_own("warning: ")].into_iter().find(|lines| !lines.is_empty());
+    let told = told.unwrap_or_else(of_command);
+    let told: Vec<String> = told.iter().map(|line| line.trim().chars().take(LINE_CHARS).collect()).collect();
     if told.is_empty() { status.to_owned() } else { format!("{status}: {}", told.join("; ")) }
 }
 
@@ -149,10 +164,22 @@ mod tests {
 
     #[test]
     fn a_failure_is_told_by_the_last_lines() {
-        assert_eq!(why("exit status: 1", ""), "exit status: 1");
-        assert_eq!(why("exit status: 125", "fastbuild: error: no engine\n"), "exit status: 125: no engine");
-        let said = "a\n\nb\n c \nd\n";
-        assert_eq!(why("exit status: 2", said), "exit status: 2: b; c; d");
+        let cases = [
+            ("", "x"),
+            ("fastbuild: 0.1 s in all: build 0.1; exit 1\n", "x"),
+            ("a\nfastbuild: error: no engine\n", "x: no engine"),
+            ("a\n\nb\n\x20 c \nd\ne\nfastbuild: 0.1 s in all\n", "x: b; d; e"),
+            ("no such file (Errno)\n\tfrom here\n\tfrom there\n", "x: no such file (Errno)"),
+            (" set in\n", "x: set in"),
+            (
+                "EROFS\nfastbuild: warning: the command could not write a\nfastbuild: warning: the command failed, so its \
+                 products were not brought back; --outputs-on-failure brings them\n",
+                "x: the command could not write a",
+            ),
+        ];
+        for (said, told) in cases {
+            assert_eq!(why("x", said), told, "{said}");
+        }
         assert_eq!(why("x", &"y".repeat(1000)).len(), "x: ".len() + LINE_CHARS);
     }
 

@@ -23,7 +23,7 @@ use super::{
     report::{DiskFigures, DiskRow, Measured, Place, Samples},
 };
 use crate::{
-    engine::{Docker, EngineError, ImageFacts},
+    engine::{Docker, ImageFacts},
     measure::{self, Figures, Problem, Progress, ReadFrom, Sizes, wire::Medium},
     report::meter::Meter,
 };
@@ -55,7 +55,7 @@ pub enum Containers<'a> {
         /// The engine.
         docker: &'a Docker,
         /// The image that the builds run in, where it is there; none makes an empty one.
-        image: Option<ImageFacts>,
+        image: Option<&'a ImageFacts>,
         /// Why nothing of this machine can be mounted; none when it can.
         no_mounts: Option<String>,
     },
@@ -227,21 +227,14 @@ impl Disk<'_> {
         } else if here.is_some_and(|here| here.to_str().is_none()) {
             rows.not_offered(Place::BindMount, "an engine takes no name that is not UTF-8");
         }
-        match self
-            .open(
-                docker,
-                image.as_ref(),
-                here,
-                &inside().filter(|place| rows.is_open(*place)).collect::<Vec<_>>(),
-            )
-            .await
-        {
+        let places: Vec<_> = inside().filter(|place| rows.is_open(*place)).collect();
+        match self.open(docker, *image, here, &places).await {
             Ok((lab, refused)) => {
                 refused.into_iter().for_each(|(place, why)| rows.fail(place, why));
                 Some(lab)
             }
             Err(error) => {
-                for place in inside().filter(|place| rows.is_open(*place)).collect::<Vec<_>>() {
+                for place in places {
                     match &error {
                         LabError::NoAgent(why) => rows.not_offered(place, &why.to_string()),
                         error => rows.fail(place, error.to_string()),
@@ -260,30 +253,20 @@ impl Disk<'_> {
         places: &[Place],
     ) -> Result<(Lab, BTreeMap<Place, String>), LabError> {
         self.meter.say("preparing a container");
+        let (name, labels) = (self.belongings.object_name(), self.belongings.labels()?);
         let image = match image {
             Some(image) if can_run_agent(image) => image.clone(),
-            _ => self.empty_image(docker).await?,
+            _ => lab::empty_image(docker, &name, &labels).await?,
         };
         let materials = Materials {
             docker,
-            belongings: self.belongings,
+            name,
+            labels,
             image: &image,
             sizes: &self.sizes,
             bind: here.unwrap_or(Path::new("")),
         };
         materials.open(places).await
-    }
-
-    async fn empty_image(&self, docker: &Docker) -> Result<ImageFacts, LabError> {
-        let (name, labels) = (self.belongings.object_name(), self.belongings.labels()?);
-        let (repository, tag) = (format!("fastbuild/{name}"), "latest");
-        docker.make_empty_image(&repository, tag, &labels).await?;
-        let reference = format!("{repository}:{tag}");
-        let image = docker.image(&reference, None).await?;
-        Ok(image.ok_or(EngineError::ImageNotFound {
-            reference,
-            message: "it was made, and somebody has removed it since".to_owned(),
-        })?)
     }
 
     async fn measure_here(

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use tokio::io::AsyncWriteExt as _;
 
-use super::{belongings::Belongings, report::Place};
+use super::report::Place;
 use crate::{
     agent::program::{self, NoAgent},
     engine::{
@@ -63,6 +63,25 @@ fn how(state: &Option<ContainerState>, said: &str) -> String {
     }
 }
 
+/// Makes the image `name` with nothing in it, for the agent alone.
+///
+/// # Errors
+/// The engine's.
+pub async fn empty_image(
+    docker: &Docker,
+    name: &str,
+    labels: &BTreeMap<String, String>,
+) -> Result<ImageFacts, LabError> {
+    let (repository, tag) = (format!("fastbuild/{name}"), "latest");
+    docker.make_empty_image(&repository, tag, labels).await?;
+    let reference = format!("{repository}:{tag}");
+    let image = docker.image(&reference, None).await?;
+    Ok(image.ok_or(EngineError::ImageNotFound {
+        reference,
+        message: "it was made, and somebody has removed it since".to_owned(),
+    })?)
+}
+
 /// A container in which places can be measured.
 pub struct Lab {
     docker: Docker,
@@ -77,8 +96,10 @@ pub struct Lab {
 pub struct Materials<'a> {
     /// The engine.
     pub docker: &'a Docker,
-    /// Whose it is.
-    pub belongings: &'a Belongings,
+    /// What it is called, and its volume.
+    pub name: String,
+    /// The labels of both.
+    pub labels: BTreeMap<String, String>,
     /// An image that the agent runs in.
     pub image: &'a ImageFacts,
     /// Its size is that of the tmpfs.
@@ -133,14 +154,14 @@ impl Materials<'_> {
         if !places.contains(&Place::Volume) {
             return Ok(());
         }
-        let (name, labels) = (self.belongings.object_name(), self.belongings.labels()?);
+        let (name, labels) = (self.name.clone(), self.labels.clone());
         self.docker.create_volume(&VolumeSpec { name, options: Vec::new(), labels }).await?;
         Ok(())
     }
 
     async fn start(&self, places: &[Place]) -> Result<Lab, LabError> {
         let agent = program::for_platform(&self.image.os, &self.image.architecture)?;
-        let container = self.docker.create(&self.spec(places)?).await?;
+        let container = self.docker.create(&self.spec(places)).await?;
         match self.furnish(&container, agent_archive(agent)).await {
             Ok(lab) => Ok(lab),
             Err(error) => {
@@ -167,16 +188,16 @@ impl Materials<'_> {
         })
     }
 
-    fn spec(&self, places: &[Place]) -> Result<ContainerSpec, LabError> {
-        Ok(ContainerSpec {
-            name: self.belongings.object_name(),
+    fn spec(&self, places: &[Place]) -> ContainerSpec {
+        ContainerSpec {
+            name: self.name.clone(),
             image: self.image.id.clone(),
             command: vec!["measure".to_owned()],
             entrypoint: Entrypoint::Program(program::PATH.to_owned()),
             env: Vec::new(),
             user: Some("0:0".to_owned()),
             working_dir: "/".to_owned(),
-            labels: self.belongings.labels()?,
+            labels: self.labels.clone(),
             terminal: Terminal::None,
             stdin: Stdin::Forward,
             serves: Serves::OneCommand,
@@ -186,7 +207,7 @@ impl Materials<'_> {
             isolation: None,
             platform: None,
             mounts: places.iter().filter_map(|place| self.mount(*place)).collect(),
-        })
+        }
     }
 
     fn mount(&self, place: Place) -> Option<Mount> {
@@ -197,11 +218,9 @@ impl Materials<'_> {
             Place::Tmpfs => {
                 Some(Mount::Tmpfs { target, size: Some(self.sizes.room().saturating_mul(5) / 4) })
             }
-            Place::Volume => Some(Mount::Volume {
-                name: Some(self.belongings.object_name()),
-                target,
-                contents: VolumeContents::Empty,
-            }),
+            Place::Volume => {
+                Some(Mount::Volume { name: Some(self.name.clone()), target, contents: VolumeContents::Empty })
+            }
             Place::BindMount => Some(Mount::Bind {
                 source: self.bind.to_str()?.to_owned(),
                 target,
@@ -223,17 +242,36 @@ impl Lab {
         sizes: &Sizes,
         told: &mut dyn FnMut(Progress),
     ) -> Result<Result<Figures, Problem>, LabError> {
-        let ask = Ask { directory: directory.to_owned(), medium, sizes: *sizes };
-        let bytes = wire::encoded(&ask).map_err(LabError::NoQuestion)?;
-        self.input.write_all(&bytes).await.map_err(LabError::NoQuestion)?;
-        self.input.flush().await.map_err(LabError::NoQuestion)?;
+        self.ask(&Ask::Measure { directory: directory.to_owned(), medium, sizes: *sizes }).await?;
         loop {
             match self.next().await? {
                 Told::Moved(progress) => told(progress),
                 Told::Done(figures) => return Ok(Ok(figures)),
                 Told::Failed(problem) => return Ok(Err(problem)),
+                Told::Emptied => return Err(LabError::BadAnswer(std::io::ErrorKind::InvalidData.into())),
             }
         }
+    }
+
+    /// Removes all that is in a directory of the container's.
+    ///
+    /// # Errors
+    /// As [`Lab::measure`].
+    pub async fn empty(&mut self, directory: &str) -> Result<Result<(), Problem>, LabError> {
+        self.ask(&Ask::Empty { directory: directory.to_owned() }).await?;
+        match self.next().await? {
+            Told::Emptied => Ok(Ok(())),
+            Told::Failed(problem) => Ok(Err(problem)),
+            Told::Moved(_) | Told::Done(_) => {
+                Err(LabError::BadAnswer(std::io::ErrorKind::InvalidData.into()))
+            }
+        }
+    }
+
+    async fn ask(&mut self, ask: &Ask) -> Result<(), LabError> {
+        let bytes = wire::encoded(ask).map_err(LabError::NoQuestion)?;
+        self.input.write_all(&bytes).await.map_err(LabError::NoQuestion)?;
+        self.input.flush().await.map_err(LabError::NoQuestion)
     }
 
     async fn next(&mut self) -> Result<Told, LabError> {

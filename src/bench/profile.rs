@@ -106,9 +106,9 @@ pub enum Mismatch {
     #[error("measured with another engine: {}, and here it is {}", named(then), named(now))]
     Engine {
         /// When it was measured.
-        then: Option<EngineId>,
+        then: Option<Box<EngineId>>,
         /// Here.
-        now: Option<EngineId>,
+        now: Option<Box<EngineId>>,
     },
     /// The sources lie on something else.
     #[error("measured on another file system: {}, and now it is {}", placed(then), placed(now))]
@@ -136,7 +136,7 @@ pub enum Mismatch {
     },
 }
 
-fn named(engine: &Option<EngineId>) -> String {
+fn named(engine: &Option<Box<EngineId>>) -> String {
     engine.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string)
 }
 
@@ -181,7 +181,7 @@ impl Profile {
             return Err(Mismatch::Machine);
         }
         if then.engine != now.engine {
-            return Err(Mismatch::Engine { then: then.engine, now: now.engine });
+            return Err(Mismatch::Engine { then: then.engine.map(Box::new), now: now.engine.map(Box::new) });
         }
         if then.file_system != now.file_system {
             return Err(Mismatch::FileSystem { then: then.file_system, now: now.file_system });

@@ -122,10 +122,10 @@ impl Routes<'_> {
             return Err(why.to_owned());
         }
         let args = self.args.on_route(route, &self.settings.started_in);
-        let settings = Settings::gather(&args, self.environment).map_err(|error| error.to_string())?;
-        let plan = plan::prepare(&settings, self.environment).map_err(|error| error.to_string())?;
+        let settings = Settings::gather(&args, self.environment).map_err(|error| in_a_line(&error))?;
+        let plan = plan::prepare(&settings, self.environment).map_err(|error| in_a_line(&error))?;
         if route == Route::Host {
-            let facts = Facts::gather(&settings, self.environment).map_err(|error| error.to_string())?;
+            let facts = Facts::gather(&settings, self.environment).map_err(|error| in_a_line(&error))?;
             if facts.command.is_none() {
                 let word = plan.command.first().map(String::as_str).unwrap_or_default();
                 return Err(format!("{word:?} is not on this machine"));
@@ -238,7 +238,7 @@ impl Routes<'_> {
         let firsts: Duration =
             runners.iter().filter(|runner| runner.is_open()).filter_map(|runner| runner.first).sum();
         if self.rounds.until.is_none() && !firsts.is_zero() {
-            let most = firsts * self.rounds.most;
+            let most = (firsts * self.rounds.most).max(Duration::from_secs(1));
             self.meter.say(&format!("at most {} more, going by the first runs", numbers::rough(most)));
         }
     }
@@ -289,6 +289,10 @@ impl Runner {
     }
 }
 
+fn in_a_line(error: &dyn std::fmt::Display) -> String {
+    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// A build on a route, in the user's own tree, where it will not run.
 struct Planned {
     route: Route,
@@ -297,16 +301,23 @@ struct Planned {
 }
 
 /// The plan's outputs as options of a build in `copy`: what would come to `source` comes there, everything else into
-/// `elsewhere`. Whoever named them, a file or a preset, they are named by options now.
+/// `elsewhere`. Whoever named them, a file or a preset, they are named by options now. What lies below the source root is
+/// named from where the command starts, for not every route has it in one place.
 fn outputs(plan: &Plan, source: &Path, copy: &Path, elsewhere: &Path) -> Vec<OsString> {
     let Outputs::Named(named) = &plan.outputs.value else { return Vec::new() };
+    let up: PathBuf = plan.subdirectory.components().map(|_| "..").collect();
     let option = |(number, output): (usize, &Output)| {
         let host = match output.host.strip_prefix(source) {
             Ok(below) if below.as_os_str().is_empty() => copy.to_owned(),
             Ok(below) => copy.join(below),
             Err(_) => elsewhere.join(number.to_string()),
         };
-        let mut option = OsString::from(&output.container);
+        let below = output.below_source.as_ref().and_then(|below| plan::join_host_path(&up, below));
+        let mut option = match below {
+            Some(path) if path.as_os_str().is_empty() => OsString::from("."),
+            Some(path) => path.into_os_string(),
+            None => OsString::from(&output.container),
+        };
         option.push(match output.take {
             Take::Itself => ":",
             Take::Contents => "/.:",

@@ -120,12 +120,21 @@ pub async fn run(
     let work = Work { request, found: &found, belongings: &belongings, meter, began };
     let measured = work.measure(interrupts).await;
     meter.say("tidying up");
-    for left in belongings.clear().await {
-        meter.say(&format!("warning: {left}"));
+    // A second signal does not wait for it: the reaper does the rest.
+    for left in interrupts.unless(belongings.clear()).await? {
+        meter.say(&format!("warning: {}", told(&left)));
     }
     let report = measured?;
     keep(&report, request, &found, &project);
     Ok(report)
+}
+
+/// With its cause.
+fn told(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
 }
 
 async fn find_engine(settings: &Settings, environment: &Environment) -> Result<Found, PlanError> {
@@ -198,7 +207,8 @@ impl Work<'_> {
 
     /// Before anything takes its time. How long the command takes is not known before its first run.
     fn estimate_of_disk(&self, probed: Option<&Figures>, sizes: &Sizes) -> String {
-        let (places, rounds) = (PLACES.len() as u32, self.disk_rounds());
+        let places = if self.found.docker.is_ok() { PLACES.len() as u32 } else { 1 };
+        let rounds = self.disk_rounds();
         let all = probed.map(|probed| expected(probed, sizes) * places * rounds);
         let time = match (self.request.extent, all) {
             (_, None) => "a time that cannot be told".to_owned(),
@@ -207,7 +217,8 @@ impl Work<'_> {
         };
         let at_most = if self.request.extent == Extent::Quick { " at most" } else { "" };
         let rounds = numbers::counted(rounds.into(), "round");
-        let mut told = format!("the disk takes {time}: {places} places, {rounds}{at_most}");
+        let places = numbers::counted(places.into(), "place");
+        let mut told = format!("the disk takes {time}: {places}, {rounds}{at_most}");
         if !self.request.settings.command.is_empty() {
             let routes = numbers::counted(self.route_list().len() as u64, "route");
             let runs = numbers::counted(self.command_rounds().into(), "run");
@@ -224,6 +235,10 @@ impl Work<'_> {
     }
 
     async fn disk(&self, sizes: Sizes) -> Vec<DiskRow> {
+        let image = match (&self.found.docker, &self.request.settings.image) {
+            (Ok(docker), Some(image)) => docker.image(&image.value, None).await.ok().flatten(),
+            _ => None,
+        };
         let containers = match &self.found.docker {
             Err(why) => Containers::None { why: why.clone() },
             Ok(docker) if docker.facts().os == "windows" => {
@@ -232,10 +247,7 @@ impl Work<'_> {
             }
             Ok(docker) => Containers::On {
                 docker,
-                image: match &self.request.settings.image {
-                    Some(image) => docker.image(&image.value, None).await.ok().flatten(),
-                    None => None,
-                },
+                image: image.as_ref(),
                 no_mounts: plan::is_elsewhere(&self.found.endpoint).then(|| {
                     format!(
                         "the engine at {} is on another machine, which does not see this one's files",

@@ -79,7 +79,7 @@ fn tell(args: &BenchArgs, report: &Report, settings: &Settings, meter: &Meter) -
         let path = settings.started_in.join(path);
         std::fs::write(&path, html::render(report))
             .map_err(|source| Failure::Page { path: path.clone(), source })?;
-        meter.say(&format!("the page is {}", path.display()));
+        meter.say(&format!("the page is {path:?}"));
     }
     if args.saving() == Saving::InFile {
         keep(report, &settings.source.value, meter)?;
@@ -101,7 +101,7 @@ fn keep(report: &Report, source: &Path, meter: &Meter) -> Result<(), Failure> {
         Some(before) => format!(" (it was {before:?})"),
         None => String::new(),
     };
-    meter.say(&format!("{} says route = {:?} now{was}", path.display(), route.name()));
+    meter.say(&format!("{path:?} says route = {:?} now{was}", route.name()));
     Ok(())
 }
 

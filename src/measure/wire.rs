@@ -9,13 +9,21 @@ use super::{Figures, Problem, Progress, Sizes};
 
 /// What the agent is asked for. After the last one its input ends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ask {
-    /// The directory, made where it is not there.
-    pub directory: String,
-    /// What it is in.
-    pub medium: Medium,
-    /// How much.
-    pub sizes: Sizes,
+pub enum Ask {
+    /// That it measures a directory.
+    Measure {
+        /// Which; made where it is not there.
+        directory: String,
+        /// What it is in.
+        medium: Medium,
+        /// How much.
+        sizes: Sizes,
+    },
+    /// That it removes all that is in a directory, which may be another user's than who asks.
+    Empty {
+        /// Which.
+        directory: String,
+    },
 }
 
 /// What keeps a directory's files.
@@ -27,14 +35,17 @@ pub enum Medium {
     Memory,
 }
 
-/// What the agent says. Each [`Ask`] is answered by a number of [`Told::Moved`] and one of the others.
+/// What the agent says. Each [`Ask::Measure`] is answered by a number of [`Told::Moved`] and one of [`Told::Done`] and
+/// [`Told::Failed`], each [`Ask::Empty`] by [`Told::Emptied`] or [`Told::Failed`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Told {
     /// It got further.
     Moved(Progress),
     /// It was measured.
     Done(Figures),
-    /// It was not.
+    /// Nothing is in it any more.
+    Emptied,
+    /// It was not done.
     Failed(Problem),
 }
 
@@ -85,11 +96,11 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_and_the_end_is_no_value() {
-        let asks = ["/layer", "/a/0/b"].map(|directory| Ask {
-            directory: directory.to_owned(),
-            medium: Medium::Memory,
-            sizes: Sizes::FULL,
-        });
+        let directory = || "/a/0/b".to_owned();
+        let asks = [
+            Ask::Measure { directory: directory(), medium: Medium::Memory, sizes: Sizes::FULL },
+            Ask::Empty { directory: directory() },
+        ];
         let mut stream = Vec::new();
         asks.iter().for_each(|ask| write(&mut stream, ask).unwrap());
         let mut stream = stream.as_slice();

@@ -148,13 +148,13 @@ mod tests {
         meter.begin("tmpfs, round 1");
         meter.begin("named volume, round 1");
         meter.moved(1, 2, "writing\x1b");
-        insta::assert_snapshot!(screen.shown(), @r"measuring [========>               ] 37% named volume, round 1: writing\u{1b}");
+        insta::assert_snapshot!(screen.shown(), @r"measuring [=========>              ] 38% named volume, round 1: writing\u{1b}");
         meter.give_up(1);
         meter.begin("bind mount, round 1");
         meter.say("a word");
         insta::assert_snapshot!(screen.shown(), @r"
         fastbuild: a word
-        measuring [================>       ] 66% bind mount, round 1
+        measuring [================>       ] 67% bind mount, round 1
         ");
         meter.clear();
         assert_eq!(screen.shown(), "fastbuild: a word");

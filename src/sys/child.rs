@@ -1,8 +1,13 @@
-//! A child process that is asked to end.
+//! Other fastbuilds that are asked to end.
 
 /// Asks a child of ours, a fastbuild, to end without delay: it takes the second of two signals for that.
 pub fn ask_to_end(child: &mut tokio::process::Child) {
     imp::ask_to_end(child);
+}
+
+/// The same for one that is no child of ours, by its process id. It must be known to live.
+pub fn ask_other_to_end(pid: u32) {
+    imp::ask_other_to_end(pid);
 }
 
 #[cfg(unix)]
@@ -11,7 +16,11 @@ mod imp {
 
     pub(super) fn ask_to_end(child: &mut tokio::process::Child) {
         // None once it has been waited for.
-        let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        child.id().into_iter().for_each(ask_other_to_end);
+    }
+
+    pub(super) fn ask_other_to_end(pid: u32) {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
         // Two of a kind that come at once would be one.
         for signal in [Signal::INT, Signal::TERM] {
             // One that has ended needs no asking.
@@ -25,4 +34,6 @@ mod imp {
     pub(super) fn ask_to_end(child: &mut tokio::process::Child) {
         let _ = child.start_kill();
     }
+
+    pub(super) fn ask_other_to_end(_: u32) {}
 }

@@ -73,6 +73,7 @@ mod imp {
     }
 
     #[cfg(target_os = "linux")]
+    #[allow(clippy::useless_conversion, reason = "the field's width differs between architectures")]
     pub(super) fn memory() -> Option<u64> {
         let found = rustix::system::sysinfo();
         u64::try_from(found.totalram).ok()?.checked_mul(found.mem_unit.into())

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`at`] | one name in one open directory: look, rename, exchange, remove, never following a link |
 //! | `changes` | whether the system tells of changes in a directory |
-//! | `child` | a child process that is asked to end |
+//! | `child` | other fastbuilds that are asked to end |
 //! | [`clock`] | the clock of a file system, and how finely it tells moments apart |
 //! | `host` | name, kernel, room on the disk, what a name stands for |
 //! | [`metadata`] | directories read by handle, and what `lstat` says of their entries |

@@ -18,7 +18,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use super::room;
 
 use crate::measure::{
-    Figures, Problem, Progress, measure,
+    Figures, Problem, Progress, Sizes, measure,
     wire::{self, Ask, Medium, Told},
 };
 
@@ -66,9 +66,17 @@ impl Signals {
 fn serve(signals: &Signals, asked: &mut impl io::BufRead, told: &mut impl io::Write) -> io::Result<()> {
     while let Some(ask) = wire::read::<Ask>(asked)? {
         signals.idle.store(false, Ordering::SeqCst);
-        let answer = match answer(signals, &ask, told) {
-            Ok(figures) => Told::Done(figures),
-            Err(problem) => Told::Failed(problem),
+        let answer = match ask {
+            Ask::Measure { directory, medium, sizes } => {
+                match measure_in(signals, Path::new(&directory), medium, &sizes, told) {
+                    Ok(figures) => Told::Done(figures),
+                    Err(problem) => Told::Failed(problem),
+                }
+            }
+            Ask::Empty { directory } => match empty(Path::new(&directory)) {
+                Ok(()) => Told::Emptied,
+                Err(error) => Told::Failed(failed("empty", Path::new(&directory), &error)),
+            },
         };
         signals.idle.store(true, Ordering::SeqCst);
         if signals.is_enough() {
@@ -79,14 +87,33 @@ fn serve(signals: &Signals, asked: &mut impl io::BufRead, told: &mut impl io::Wr
     Ok(())
 }
 
-fn answer(signals: &Signals, ask: &Ask, told: &mut impl io::Write) -> Result<Figures, Problem> {
-    let directory = Path::new(&ask.directory);
-    fs::create_dir_all(directory).map_err(|error| Problem::Failed {
-        tried: format!("make {}", ask.directory),
-        said: error.to_string(),
-    })?;
-    if ask.medium == Medium::Memory {
-        refuse_without_memory(directory, ask.sizes.room())?;
+fn failed(tried: &str, directory: &Path, error: &io::Error) -> Problem {
+    Problem::Failed { tried: format!("{tried} {directory:?}"), said: error.to_string() }
+}
+
+/// Links in it are not followed.
+fn empty(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn measure_in(
+    signals: &Signals,
+    directory: &Path,
+    medium: Medium,
+    sizes: &Sizes,
+    told: &mut impl io::Write,
+) -> Result<Figures, Problem> {
+    fs::create_dir_all(directory).map_err(|error| failed("make", directory, &error))?;
+    if medium == Medium::Memory {
+        refuse_without_memory(directory, sizes.room())?;
     }
     let mut last = Instant::now();
     let mut watcher = |progress: Progress| {
@@ -102,28 +129,25 @@ fn answer(signals: &Signals, ask: &Ask, told: &mut impl io::Write) -> Result<Fig
             Err(_) => ControlFlow::Break(()),
         }
     };
-    measure(directory, &ask.sizes, &mut watcher)
+    measure(directory, sizes, &mut watcher)
 }
 
 /// What lies in memory takes it from everybody, and a file system there may promise more than there is.
 fn refuse_without_memory(directory: &Path, needed: u64) -> Result<(), Problem> {
-    let free = room::below(directory).map_err(|error| Problem::Failed {
-        tried: "ask how much memory there is".to_owned(),
-        said: error.to_string(),
-    })?;
+    let free = room::below(directory)
+        .map_err(|error| failed("ask how much memory there is for", directory, &error))?;
     if free.bytes < needed { Err(Problem::NoMemory { needed, free: free.bytes }) } else { Ok(()) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::measure::Sizes;
 
     #[test]
     fn each_question_has_an_answer_and_the_end_of_them_is_no_failure() {
         let home = tempfile::tempdir().unwrap();
         let tiny = Sizes { sequential: 10, files: 3, file_bytes: 1, directories: 1 };
-        let ask = |directory: &str, sizes| Ask {
+        let ask = |directory: &str, sizes| Ask::Measure {
             directory: home.path().join(directory).to_str().unwrap().to_owned(),
             medium: Medium::Memory,
             sizes,
@@ -150,10 +174,33 @@ mod tests {
         signals.enough.store(true, Ordering::SeqCst);
         let mut asked = Vec::new();
         let directory = home.path().to_str().unwrap().to_owned();
-        wire::write(&mut asked, &Ask { directory, medium: Medium::Disk, sizes: Sizes::QUICK }).unwrap();
+        let ask = Ask::Measure { directory, medium: Medium::Disk, sizes: Sizes::QUICK };
+        wire::write(&mut asked, &ask).unwrap();
         let mut told = Vec::new();
         serve(&signals, &mut asked.as_slice(), &mut told).unwrap();
         assert!(told.is_empty());
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_is_emptied_stays_itself_and_links_out_of_it_are_not_followed() {
+        let home = tempfile::tempdir().unwrap();
+        let (full, beside) = (home.path().join("full"), home.path().join("beside"));
+        fs::create_dir_all(full.join("deep/deeper")).unwrap();
+        fs::create_dir(&beside).unwrap();
+        fs::write(beside.join("file"), "").unwrap();
+        std::os::unix::fs::symlink(&beside, full.join("link")).unwrap();
+        let mut asked = Vec::new();
+        for directory in [&full, &home.path().join("gone")] {
+            let directory = directory.to_str().unwrap().to_owned();
+            wire::write(&mut asked, &Ask::Empty { directory }).unwrap();
+        }
+        let mut told = Vec::new();
+        serve(&Signals::default(), &mut asked.as_slice(), &mut told).unwrap();
+        let mut told = told.as_slice();
+        assert_eq!(wire::read(&mut told).unwrap(), Some(Told::Emptied));
+        assert!(matches!(wire::read(&mut told).unwrap(), Some(Told::Failed(_))));
+        assert_eq!(fs::read_dir(&full).unwrap().count(), 0);
+        assert!(beside.join("file").exists());
     }
 }

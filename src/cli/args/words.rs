@@ -4,7 +4,7 @@ use std::{ffi::OsString, path::Path};
 
 use super::{IgnoreRule, IgnoreRules, RunArgs};
 use crate::{
-    config::{RouteChoice, choices::name_of},
+    config::{Progress, RouteChoice, choices::name_of},
     plan::Route,
 };
 
@@ -147,8 +147,8 @@ impl RunArgs {
         words.0
     }
 
-    /// The same build on `route`, by nobody's hand: it reads nothing, says nothing but errors, and if a mount fails it, that is
-    /// the end. Options that are for another route are left out, and where there is no container, those that only one has.
+    /// The same build on `route`, by nobody's hand: it reads nothing, says no more than what came of it, and if a mount fails
+    /// it, that is the end. Options that are for another route are left out, and where there is no container, those that only one has.
     /// `started_in` is what relative paths of this machine start from.
     pub fn on_route(&self, route: Route, started_in: &Path) -> RunArgs {
         let absolute = |path: &std::path::PathBuf| started_in.join(path);
@@ -165,8 +165,8 @@ impl RunArgs {
             fresh: false,
             no_wait: false,
             explain: false,
-            progress: None,
-            quiet: true,
+            progress: Some(Progress::None),
+            quiet: false,
             verbose: 0,
             ..self.clone()
         };
@@ -244,7 +244,7 @@ mod tests {
             let words = args.on_route(route, Path::new("/p")).to_words();
             words.iter().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
         };
-        let common = "--no-fallback --no-tty --no-stdin --quiet -- make";
+        let common = "--progress=none --no-fallback --no-tty --no-stdin -- make";
         assert_eq!(
             on(Route::Tmpfs),
             format!(
