@@ -93,6 +93,11 @@ pub(super) fn decide(
     }
 }
 
+/// Whether somebody wants the build to run here.
+pub(super) fn asks_for_host(settings: &Settings) -> bool {
+    settings.engine.value == EngineChoice::Host || settings.route.value == RouteChoice::Fixed(Route::Host)
+}
+
 /// Why the build runs here although nobody said so: no engine is there, nobody named one or an image of his own, and the
 /// command is at hand.
 fn without_engine(settings: &Settings, facts: &Facts) -> Option<String> {

@@ -54,10 +54,15 @@ impl Facts {
     /// # Errors
     /// [`PlanError::Endpoint`] when the engine's address is none.
     pub fn gather(settings: &Settings, env: &Environment) -> Result<Facts, PlanError> {
-        let endpoint = decide_endpoint(settings.host.as_ref(), env)?.value;
+        let engine = match decide_endpoint(settings.host.as_ref(), env) {
+            Ok(endpoint) => presence(&endpoint.value),
+            // Nobody is going to be asked there.
+            Err(_) if engine::asks_for_host(settings) => Presence::Perhaps,
+            Err(error) => return Err(error),
+        };
         let word = settings.command.first().map(String::as_str).unwrap_or_default();
         let mut facts = Facts {
-            engine: presence(&endpoint),
+            engine,
             command: find_command(word, &settings.started_in, env),
             here: Here { hindrance: hindrance(), ..Here::default() },
         };

@@ -28,7 +28,7 @@ use tokio::{process, time::timeout};
 use super::{Mark, Why, WorkspaceError};
 use crate::{
     agent::{
-        near::Duplex,
+        near::{Duplex, Settings},
         program::{self, NoAgent},
         protocol::Room,
     },
@@ -46,6 +46,9 @@ const VERSION: u32 = 1;
 
 /// How long an agent may take to end when its client is gone. It gives processes that cannot be killed ten seconds.
 const ENDING: Duration = Duration::from_secs(20);
+
+/// A pipe ends with its writer, so a client that says nothing is none that is dead: it may have been stopped by Ctrl-Z.
+const SILENCE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// What a file takes at least on most disks, in bytes.
 const BLOCK: u64 = 4096;
@@ -216,11 +219,20 @@ impl Wanted {
             }
             Some(_) if self.tier == Tier::Cold => Why::Fresh,
             Some(_) if self.lifetime == Lifetime::Fresh => Why::Asked,
+            // What a build put in the tree's place may lead anywhere, and what is there is about to be made the sources.
+            Some(_) if !self.has_real_tree() => Why::Broken("its tree is no directory any more".to_owned()),
             Some(Label { version: VERSION, standing: Standing::Whole, .. }) => return Ok(Found::Held(held)),
             Some(_) | None => Why::Broken("its making or its removal was cut short".to_owned()),
         };
         clear(held)?;
         Ok(Found::Nothing(why))
+    }
+
+    fn has_real_tree(&self) -> bool {
+        match self.directory.join(TREE).symlink_metadata() {
+            Ok(found) => found.is_dir(),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
     }
 
     /// What there is room for where it is to be. Blocks the thread.
@@ -329,6 +341,11 @@ impl Child {
             Err(_) => Err(ScratchError::Lives { path: self.held.directory.clone() }),
         }
     }
+}
+
+/// How sessions with an agent on this machine are opened.
+pub fn session_settings() -> Settings {
+    Settings { silence: SILENCE, ..Settings::default() }
 }
 
 // ---- what is there -------------------------------------------------------------------------------------------------
