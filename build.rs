@@ -30,6 +30,8 @@ fn main() {
         "src/bin",
         "src/agent",
         "src/archive",
+        "src/measure.rs",
+        "src/measure",
         "src/sys",
         "src/tree",
         "src/user.rs",

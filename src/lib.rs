@@ -14,6 +14,7 @@
 //! | the pipeline itself | [`build`] |
 //! | what came back -> stage, verify, apply | [`outputs`] |
 //! | a build at each change | [`watch`] |
+//! | what a directory costs | [`measure`] |
 //! | what places and routes cost on this machine | [`mod@bench`] |
 //! | facts -> what costs time here, and what to do | [`doctor`] |
 //! | events -> what people and programs read | [`report`] |
@@ -40,6 +41,7 @@ pub mod doctor;
 pub mod engine;
 #[cfg(feature = "client")]
 pub mod facts;
+pub mod measure;
 #[cfg(feature = "client")]
 pub mod outputs;
 #[cfg(feature = "client")]

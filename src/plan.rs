@@ -32,6 +32,7 @@ pub(crate) use host_path::join as join_host_path;
 pub use make::{OnDocker, PlanError, below, make, prepare};
 pub use outputs::OutputError;
 pub use route::RouteError;
+pub(crate) use route::is_elsewhere;
 pub use scratch::{Ground, Place, Scratch, TREE as SCRATCH_TREE};
 
 /// A value and where it came from.
@@ -380,7 +381,7 @@ impl Route {
 
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.pad(self.name())
     }
 }
 

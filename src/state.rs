@@ -7,8 +7,10 @@
 //! STATE/projects/<key>/outputs     what fastbuild wrote on the host (crate::outputs::record)
 //! STATE/projects/<key>/index       what the sources hold (crate::tree::index)
 //! STATE/projects/<key>/journal     an apply that is under way (crate::outputs::journal)
+//! STATE/projects/<key>/profile     what was measured of the project's routes (crate::bench::profile)
 //! STATE/projects/<key>/workspace-* the project's workspace on one engine (crate::workspace)
 //! STATE/pruned-*                   when workspaces on one engine were last pruned (crate::workspace::daily)
+//! STATE/bench/<run id>/            the builds that a bench measures have their state here (crate::bench)
 //! STATE/id                         tells this directory's workspaces on an engine from another machine's
 //! STATE/projects/<key>/displaced/  the user's files that were in a product's way
 //! ```
@@ -81,6 +83,8 @@ pub struct DeadRun {
     pub engine: String,
     /// The staging directories that it made.
     pub stages: Vec<PathBuf>,
+    /// The directories that it made for volumes to be laid over, the outer ones first.
+    pub placeholders: Vec<PathBuf>,
 }
 
 /// A line of a run's file.
@@ -89,6 +93,7 @@ pub struct DeadRun {
 enum Note {
     Began { project: String, engine: String },
     Stage { path: PathBuf },
+    Placeholder { path: PathBuf },
 }
 
 /// A live run; its id names everything that it makes on an engine. Ended by [`Run::finish`]; a run that is dropped
@@ -194,6 +199,17 @@ impl State {
         self.dead_run(id).is_some()
     }
 
+    /// Whether the run `id` began here and is not over.
+    pub fn is_live_run(&self, id: &str) -> bool {
+        let file = is_run_id(id).then(|| File::open(self.root.join("runs").join(id)));
+        matches!(file, Some(Ok(file)) if matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+    }
+
+    /// Where benches keep the state directories of the builds that they measure, each below its run's id.
+    pub fn benches_dir(&self) -> PathBuf {
+        self.root.join("bench")
+    }
+
     fn dead_run(&self, id: &str) -> Option<DeadRun> {
         if !is_run_id(id) {
             return None;
@@ -206,6 +222,7 @@ impl State {
             match serde_json::from_slice(&note) {
                 Ok(Note::Began { project, engine }) => (dead.project, dead.engine) = (project, engine),
                 Ok(Note::Stage { path }) => dead.stages.push(path),
+                Ok(Note::Placeholder { path }) => dead.placeholders.push(path),
                 Err(_) => {}
             }
         }
@@ -289,6 +306,11 @@ impl Project {
         self.dir.join("own-files")
     }
 
+    /// What was measured of the project's routes.
+    pub fn profile_path(&self) -> PathBuf {
+        self.dir.join("profile")
+    }
+
     /// What is known of all that an image has in the working directory.
     pub fn workdir_path(&self) -> PathBuf {
         self.dir.join("workdir")
@@ -357,6 +379,14 @@ impl Run {
     /// When the run's file cannot be written.
     pub fn note_stage(&self, path: &Path) -> Result<(), StateError> {
         self.note(&Note::Stage { path: path.to_owned() })
+    }
+
+    /// Notes that the directory `path` is about to be made for a volume to be laid over it.
+    ///
+    /// # Errors
+    /// When the run's file cannot be written.
+    pub fn note_placeholder(&self, path: &Path) -> Result<(), StateError> {
+        self.note(&Note::Placeholder { path: path.to_owned() })
     }
 
     fn note(&self, note: &Note) -> Result<(), StateError> {
@@ -510,11 +540,15 @@ mod tests {
         let run = state.begin_run(&project, "unix:///e").unwrap();
         let id = run.id.clone();
         run.note_stage(Path::new("/some/project/stage")).unwrap();
-        assert!(!state.is_dead_run(&id), "it lives");
+        assert!(!state.is_dead_run(&id) && state.is_live_run(&id), "it lives");
         drop(run);
         let stages = vec![PathBuf::from("/some/project/stage")];
         let (key, engine) = (project.key().to_owned(), "unix:///e".to_owned());
-        assert_eq!(state.dead_runs(), [DeadRun { id: id.clone(), project: key, engine, stages }]);
+        assert!(!state.is_live_run(&id) && !state.is_live_run("0123456789ab"));
+        assert_eq!(
+            state.dead_runs(),
+            [DeadRun { id: id.clone(), project: key, engine, stages, placeholders: Vec::new() }]
+        );
         state.forget_run(&id);
         assert!(!state.is_dead_run(&id), "unknown runs are somebody else's");
         let run = state.begin_run(&project, "unix:///e").unwrap();

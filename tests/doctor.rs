@@ -183,7 +183,7 @@ fn sources_on_a_slow_mount_are_advised_against_with_the_figure() {
         let at = mounted.path().canonicalize().unwrap();
         assert_eq!(file_system["mount_point"], at.to_str().unwrap());
         let (severity, said) = found(&report, "source");
-        assert!(severity == "advice" && said.contains(figure) && said.contains("`layer`"), "{said}");
+        assert!(severity == "advice" && said.contains(figure) && said.contains("--route layer"), "{said}");
         assert_eq!((&report["advice"], &report["source"]["case"]), (&1.into(), &"kept".into()));
     }
 }

@@ -10,12 +10,12 @@ use std::{
 };
 
 use fastbuild::{
-    plan::Route,
+    plan::{Fallback, Route},
     report::{
         Renderer as _, Verbosity,
         events::{
-            Amount, Applied, Changed, Direction, Event, Failure, Limit, MadeBecause, NotWarm, Noticing,
-            Phase, Reached, Special, Warm, Warning, Why,
+            Amount, Applied, Changed, Direction, Earlier, Event, Failure, Limit, MadeBecause, NotWarm,
+            Noticing, Phase, Reached, Special, Warm, Warning, Why,
         },
         json::Json,
         own::{LineState, Own},
@@ -94,7 +94,16 @@ fn a_build() -> Vec<(u64, Event)> {
         (5_806, started(Phase::Remove, None)),
         (5_836, ended(Phase::Apply, site, 30)),
         (5_910, ended(Phase::Remove, some(0, 0), 104)),
-        (5_911, Event::Finished { exit_code: 0, applied: Some(applied), warm: None, took: ms(5_911) }),
+        (
+            5_911,
+            Event::Finished {
+                exit_code: 0,
+                applied: Some(applied),
+                warm: None,
+                earlier: None,
+                took: ms(5_911),
+            },
+        ),
     ]
 }
 
@@ -102,12 +111,14 @@ fn a_build() -> Vec<(u64, Event)> {
 fn the_rest() -> Vec<(u64, Event)> {
     let path = || RelPath::new(b"a".as_slice()).unwrap();
     let warnings = vec![
+        Warning::ReadOnlySources { path: path(), line: String::new() },
         Warning::Vanished { path: path() },
         Warning::Unstable { path: path() },
         Warning::SpecialOutput { path: path(), special: Special::Fifo },
         Warning::SpecialOutput { path: path(), special: Special::Device },
         Warning::Conflict { path: PathBuf::from("a"), beside: None },
         Warning::Displaced { files: 1, to: PathBuf::from("a") },
+        Warning::ModesRefused { paths: 1 },
         Warning::LeftoverRemoved { container: String::new() },
         Warning::OutOfMemory { limit: None },
         Warning::Recovered { files: 1, lost: 0 },
@@ -149,8 +160,12 @@ fn of_workspaces() -> Vec<Event> {
     events.extend([Limit::Age, Limit::Size].map(removed));
     events.push(Event::SourcesChanged { paths: vec![path()], more: 0 });
     events.extend([Noticing::Told, Noticing::Looking].map(|by| Event::Watching { by }));
+    let mount_failed =
+        |then| Event::MountFailed { route: Route::Mount, exit_code: 1, path: path(), line: text(), then };
+    events.extend([Fallback::None, Fallback::Layer].map(mount_failed));
+    let earlier = Some(Earlier { route: Route::MountSource, exit_code: 1, took: ms(1) });
     let warm = Some(Warm { sent: 1, received: 2, peak_memory: Some(3) });
-    events.push(Event::Finished { exit_code: 0, applied: None, warm, took: ms(1) });
+    events.push(Event::Finished { exit_code: 0, applied: None, warm, earlier, took: ms(1) });
     events
 }
 

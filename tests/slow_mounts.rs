@@ -87,8 +87,8 @@ fn a_build_on_a_slow_mount_brings_what_it_brings_on_a_local_disk() {
     fill(&local.root());
     local.sh(&[], BUILD).exits(0);
     let expected = without_times(local.tree());
-    for (name, mount) in &MOUNTS[..2] {
-        let mounted = Mounted::new(*mount);
+    for (name, mount) in MOUNTS {
+        let mounted = Mounted::new(mount);
         fill(&mounted.backing());
         let project = &mounted.project;
         for tier in ["--no-keep", "--keep", "--keep"] {
@@ -99,6 +99,23 @@ fn a_build_on_a_slow_mount_brings_what_it_brings_on_a_local_disk() {
         project.sh(&[], "exit 7").exits(7);
         project.assert_nothing_left_here();
     }
+}
+
+#[test]
+fn products_whose_mode_may_not_be_set_come_back_and_are_told() {
+    let mounted = Mounted::new(SlowMount::bindfs_denying);
+    let project = &mounted.project;
+    // A mode that a new file does not get, since the umask takes some of it away.
+    let script = "mkdir out; echo made >out/made; chmod 622 out/made; echo plain >out/plain";
+    for apply in [&[][..], &["--atomic"]] {
+        let ended = project.sh(&[&["-o", "out"], apply].concat(), script);
+        ended.exits(0).says(&["1 product has another mode than in the build"]);
+        assert_eq!(project.read("out/made"), "made\n");
+        let made = fs::metadata(project.path("out/made")).unwrap();
+        assert_ne!(made.permissions().mode() & 0o777, 0o622);
+        fs::remove_dir_all(project.path("out")).unwrap();
+    }
+    project.assert_nothing_left();
 }
 
 /// Some products are made again by each build, at another second.

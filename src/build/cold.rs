@@ -9,6 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use futures_util::stream;
@@ -17,7 +18,10 @@ use tokio::task::JoinHandle;
 use super::{
     BuildError, Built, Finished, Interrupts, Running, blocking, channel,
     collect::{Collecting, feed},
-    command, detached, image,
+    command, detached,
+    heal::{self, Mark, Tail, User},
+    image,
+    mounted::{self, Placeholders},
     reaper::{Charge, Duty, InContainer, Reaper},
     sources, top_entry, upload,
 };
@@ -27,8 +31,9 @@ use crate::{
         ContainerId, ContainerSpec, ContainerSummary, Docker, EngineError, Entrypoint, ImageFacts, PathKind,
         Removed, Serves, Sizes, labels,
     },
+    facts,
     outputs::{OutputError, own::OwnFiles, record::Record, target::refuse_strange_link, times::Times},
-    plan::{OnDocker, Outputs, Plan},
+    plan::{OnDocker, Outputs, Plan, Route},
     report::{
         Reporter,
         events::{Amount, Event, Phase, Warning},
@@ -41,6 +46,9 @@ use crate::{
 
 /// The largest `/etc/passwd` and `/etc/group` that are read from an image, in bytes.
 const USER_TABLE: u64 = 4 << 20;
+
+/// How long it is looked whether a mount failed the command.
+const LOOKING: Duration = Duration::from_secs(10);
 
 /// Carries a plan out in a container of its own.
 ///
@@ -58,18 +66,26 @@ pub async fn run(
     if let Outputs::Named(outputs) = &plan.outputs.value {
         outputs.iter().try_for_each(|output| refuse_strange_link(&output.host, &record))?;
     }
-    let scanning = detached({
+    let scanning = (!plan.route.value.is_mounted()).then(|| {
         let (plan, reporter, path) = (plan.clone(), reporter.clone(), project.times_path());
-        move || {
+        detached(move || {
             let mut times = Times::load(&path);
             let mut scan = sources::report_scan(&plan, &plan.ignore.outputs, &reporter)?;
             times.show(&mut scan, &plan.source.value);
             Ok((scan, times))
-        }
+        })
     });
     let docker = interrupts.unless(Docker::connect(at.endpoint)).await??;
     let image = interrupts.unless(image::ensure(&docker, at.image, plan, reporter)).await??;
     let run = state.begin_run(project, &plan.engine.value.to_string())?;
+    // Until the products are in their places.
+    let _placeholders = match Placeholders::make(plan, &run) {
+        Ok(placeholders) => placeholders,
+        Err(error) => {
+            run.finish();
+            return Err(error);
+        }
+    };
     let keeping = Keeping::one_run(project, &run);
     let providing = Storage::of(&docker, plan, &image, &keeping, project, &run);
     let storage = interrupts.unless(providing).await??;
@@ -116,16 +132,19 @@ impl Cold<'_> {
     async fn build(
         self,
         record: Arc<Record>,
-        scanning: impl Future<Output = Result<Result<(Scan, Times), BuildError>, BuildError>>,
+        scanning: Option<impl Future<Output = Result<Result<(Scan, Times), BuildError>, BuildError>>>,
         interrupts: &mut Interrupts,
     ) -> Result<Finished, BuildError> {
-        let built = self.until_staged(&record, scanning, interrupts).await;
+        let built = match scanning {
+            Some(scanning) => self.until_staged(&record, scanning, interrupts).await,
+            None => self.until_staged_mounted(&record, interrupts).await,
+        };
         let finished = match built {
-            Ok(built) => {
-                let exit_code = built.exit_code;
+            Ok(mut built) => {
+                let (exit_code, defect) = (built.exit_code, built.defect.take());
                 let applying = built.put_in_place(record, self.project, &self.run, self.plan, self.reporter);
                 let (applied, ()) = tokio::join!(applying, self.remove());
-                applied.map(|applied| Finished { exit_code, applied, warm: None })
+                applied.map(|applied| Finished { exit_code, applied, warm: None, defect })
             }
             Err(error) => {
                 self.remove().await;
@@ -152,10 +171,7 @@ impl Cold<'_> {
         let packed = Arc::new(interrupts.unless(uploading).await??);
         // A large tree's books would be in the way of its products'.
         let uploaded = self.plan.outputs_go_in().then_some((scan, packed));
-        let exit_code = command::run(&self.docker, &container, self.plan, interrupts, self.reporter).await?;
-        if exit_code != 0 {
-            command::explain_failure(&self.docker, &container, exit_code, self.plan, self.reporter).await?;
-        }
+        let exit_code = self.run_command(&container, &Tail::default(), interrupts).await?;
         let collecting = Collecting {
             docker: &self.docker,
             container: &container,
@@ -171,6 +187,101 @@ impl Cold<'_> {
         Built::after(exit_code, self.plan, times, self.reporter, collecting).await
     }
 
+    /// The same where the source tree is mounted.
+    async fn until_staged_mounted(
+        &self,
+        record: &Arc<Record>,
+        interrupts: &mut Interrupts,
+    ) -> Result<Built, BuildError> {
+        let container = interrupts.unless(self.make_mounted()).await??;
+        let tail = Tail::default();
+        let exit_code = self.run_command(&container, &tail, interrupts).await?;
+        let defect = match exit_code {
+            0 => None,
+            _ => self.diagnose(tail).await?,
+        };
+        if exit_code != 0 && (self.plan.route.value == Route::Mount || defect.is_some()) {
+            // What it wrote is here.
+            return Ok(Built { exit_code, staged: None, times: Times::default(), defect });
+        }
+        let plan = mounted::left_to_collect(self.plan)?;
+        if plan.outputs.value == Outputs::Named(Vec::new()) {
+            return Ok(Built { exit_code, staged: None, times: Times::default(), defect });
+        }
+        let collecting = Collecting {
+            docker: &self.docker,
+            container: &container,
+            plan: &plan,
+            run: &self.run,
+            workdir: &self.plan.workdir.value,
+            uploaded: None,
+            own: Arc::default(),
+            record: Arc::clone(record),
+            reporter: self.reporter,
+        };
+        let collecting = interrupts.unless(collecting.collect());
+        Built::after(exit_code, self.plan, Times::default(), self.reporter, collecting).await
+    }
+
+    async fn run_command(
+        &self,
+        container: &ContainerId,
+        tail: &Tail,
+        interrupts: &mut Interrupts,
+    ) -> Result<u8, BuildError> {
+        let (docker, plan, reporter) = (&self.docker, self.plan, self.reporter);
+        let exit_code = command::run(docker, container, plan, tail, interrupts, reporter).await?;
+        if exit_code != 0 {
+            command::explain_failure(docker, container, exit_code, plan, reporter).await?;
+        }
+        Ok(exit_code)
+    }
+
+    /// Whether the mount failed the command. One that does not answer any more has done so, and is not waited for.
+    async fn diagnose(&self, tail: Tail) -> Result<Option<Mark>, BuildError> {
+        let user = self.plan.user.as_ref().map_or(self.image.user.as_str(), |user| user.value.as_str());
+        let user = if is_root(user) { User::Root } else { User::Other };
+        let (plan, reporter) = (self.plan.clone(), self.reporter.clone());
+        let looking = detached(move || {
+            let lies_on = facts::file_system(&plan.source.value);
+            let defect = heal::diagnose(&tail, &plan, user, lies_on.as_ref());
+            let read_only = heal::read_only(&tail, &plan).filter(|_| plan.route.value == Route::MountSource);
+            if let (None, Some(Mark { path, line, .. })) = (&defect, read_only) {
+                reporter.emit(Event::Warned(Warning::ReadOnlySources { path, line }));
+            }
+            defect
+        });
+        match tokio::time::timeout(LOOKING, looking).await {
+            Ok(found) => found,
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Makes the container, and looks whether the engine mounts what it is meant to.
+    async fn make_mounted(&self) -> Result<ContainerId, BuildError> {
+        let phase = Running::begin(Phase::Create, None, self.reporter);
+        let path = &self.plan.source.value;
+        let not_mounted = |detail: String| BuildError::NotMounted { path: path.clone(), detail };
+        self.storage.provide(&self.docker).await?;
+        let container = match self.docker.create(&self.spec()?).await {
+            Err(EngineError::Api { message, .. }) if message.contains("mount") => {
+                return Err(not_mounted(message));
+            }
+            created => created?,
+        };
+        self.made.store(true, Ordering::Relaxed);
+        let ids = self.owner(&container).await?;
+        self.give_to(ids, &container).await?;
+        if let Some((name, size)) = mounted::witness(path) {
+            let seen = self.docker.stat(&container, &format!("{}/{name}", self.plan.workdir.value)).await?;
+            if !seen.is_some_and(|seen| seen.kind == PathKind::File && seen.size == size) {
+                return Err(not_mounted(format!("what it sees there has no {name:?} of {size} bytes")));
+            }
+        }
+        phase.end(Amount::default());
+        Ok(container)
+    }
+
     /// Makes the container, and finds out where and for whom the sources go in it.
     async fn make(&self) -> Result<Made, BuildError> {
         let phase = Running::begin(Phase::Create, None, self.reporter);
@@ -183,7 +294,7 @@ impl Cold<'_> {
             Ok::<_, BuildError>((workdir, own))
         };
         let ((workdir, own), ids) = tokio::try_join!(looking, self.owner(&container))?;
-        self.give_caches_to(ids, &container).await?;
+        self.give_to(ids, &container).await?;
         let own = own.beside_caches(self.caches_below());
         let options = PackOptions {
             prefix: RelPath::new(workdir.trim_start_matches('/').as_bytes())
@@ -225,7 +336,7 @@ impl Cold<'_> {
             nano_cpus: plan.nano_cpus.as_ref().map(|cpus| cpus.value),
             isolation: plan.isolation.as_ref().map(|isolation| isolation.value),
             platform: plan.platform.as_ref().map(|platform| platform.value.clone()),
-            mounts: self.storage.mounts(),
+            mounts: mounted::mounts(plan)?.into_iter().chain(self.storage.mounts()).collect(),
         })
     }
 
@@ -278,7 +389,7 @@ impl Cold<'_> {
     /// Who runs the command, and so owns the sources.
     async fn owner(&self, container: &ContainerId) -> Result<user::Ids, BuildError> {
         let spec = self.plan.user.as_ref().map_or(self.image.user.as_str(), |user| user.value.as_str());
-        if matches!(spec, "" | "0" | "root" | "0:0") || self.image.os == "windows" {
+        if is_root(spec) || self.image.os == "windows" {
             return Ok(user::Ids { uid: 0, gid: 0 });
         }
         let (passwd, group) = tokio::try_join!(
@@ -292,9 +403,11 @@ impl Cold<'_> {
         self.plan.caches.iter().filter_map(|cache| cache.value.below_source.clone()).collect()
     }
 
-    /// A cache is the build's user's, whoever made it. (The agent does the same.)
-    async fn give_caches_to(&self, ids: user::Ids, container: &ContainerId) -> Result<(), BuildError> {
-        let paths: Vec<_> = self.storage.cache_paths().map(str::to_owned).collect();
+    /// A cache is the build's user's, whoever made it (the agent does the same), and so is a volume over an output.
+    async fn give_to(&self, ids: user::Ids, container: &ContainerId) -> Result<(), BuildError> {
+        let caches = self.storage.cache_paths().map(str::to_owned);
+        let outputs = mounted::laid_over(self.plan).map(|(output, _)| output.container.clone());
+        let paths: Vec<_> = outputs.chain(caches).collect();
         if paths.is_empty() || ids == (user::Ids { uid: 0, gid: 0 }) {
             return Ok(());
         }
@@ -327,6 +440,10 @@ impl Cold<'_> {
             self.run.finish();
         }
     }
+}
+
+fn is_root(user: &str) -> bool {
+    matches!(user, "" | "0" | "root" | "0:0")
 }
 
 /// A container that waits for its sources.

@@ -12,6 +12,7 @@ use tokio::{
 use super::{
     BuildError, Interrupts, Running,
     ending::{Ending, Wish},
+    heal::Tail,
 };
 use crate::{
     engine::{AttachInput, AttachOutput, Call, ContainerId, Delivery, Docker, EngineError, Operation},
@@ -42,6 +43,7 @@ pub async fn run(
     docker: &Docker,
     container: &ContainerId,
     plan: &Plan,
+    tail: &Tail,
     interrupts: &mut Interrupts,
     reporter: &Reporter,
 ) -> Result<u8, BuildError> {
@@ -66,7 +68,7 @@ pub async fn run(
     }
     let (closed, output_closed) = oneshot::channel();
     let (silent, streams_ended) = oneshot::channel::<()>();
-    let output = Output::pass_on(attached.output, reporter.clone(), closed, silent);
+    let output = Output::pass_on(attached.output, tail.clone(), reporter.clone(), closed, silent);
     let code = {
         let waiting = docker.wait(container);
         let ended_first = async {
@@ -149,6 +151,7 @@ impl Output {
     /// `closed` gets the error when nobody takes the output any more; `silent` is dropped when no more of it comes.
     fn pass_on(
         mut from: AttachOutput,
+        tail: Tail,
         reporter: Reporter,
         closed: oneshot::Sender<io::Error>,
         silent: oneshot::Sender<()>,
@@ -157,6 +160,7 @@ impl Output {
         let reading = tokio::spawn(async move {
             let _silent = silent;
             while let Some(chunk) = from.next().await? {
+                tail.push(&chunk.1);
                 if sender.send(chunk).await.is_err() {
                     break;
                 }

@@ -14,8 +14,10 @@ mod collect;
 mod command;
 mod ending;
 mod error;
+mod heal;
 mod image;
 mod interrupt;
+mod mounted;
 pub mod reaper;
 pub mod sources;
 mod upload;
@@ -39,10 +41,10 @@ use crate::{
         target::Target,
         times::Times,
     },
-    plan::{OnDocker, OnFailure, OnLocked, Plan, Route, Tier},
+    plan::{Fallback, OnDocker, OnFailure, OnLocked, Plan, Route, Tier},
     report::{
         Reporter,
-        events::{Amount, Applied, Event, Phase, Warm, Warning},
+        events::{Amount, Applied, Earlier, Event, Phase, Warm, Warning},
     },
     state::{Project, ProjectLock, Run, State},
     sys::at,
@@ -80,11 +82,22 @@ pub async fn run_under(
     let project = state.project(&plan.source.value)?;
     let _lock = interrupts.unless(take_lock(&project, plan.lock.value, reporter)).await??;
     recover(&project, state, reporter)?;
-    let finished = match plan.on_docker() {
+    let mut finished = match plan.on_docker() {
         Some(at) => on_docker(plan, at, state, &project, &mut interrupts, reporter).await?,
         None => here(plan, state, &project, &mut interrupts, reporter).await?,
     };
+    let mut earlier = None;
+    if let (Some(mark), Some(at)) = (finished.defect.take(), plan.on_docker()) {
+        let (route, exit_code, then) = (plan.route.value, finished.exit_code, plan.fallback.value);
+        let heal::Mark { path, line, .. } = mark;
+        reporter.emit(Event::MountFailed { route, exit_code, path, line, then });
+        if then == Fallback::Layer {
+            earlier = Some(Earlier { route, exit_code, took: began.elapsed() });
+            finished = on_docker(&plan.on_layer(), at, state, &project, &mut interrupts, reporter).await?;
+        }
+    }
     reporter.emit(Event::Finished {
+        earlier,
         exit_code: finished.exit_code,
         applied: finished.applied,
         warm: finished.warm,
@@ -102,6 +115,9 @@ async fn on_docker(
     interrupts: &mut Interrupts,
     reporter: &Reporter,
 ) -> Result<Finished, BuildError> {
+    if plan.route.value.is_mounted() {
+        return cold::run(plan, at, state, project, interrupts, reporter).await;
+    }
     let needs_agent = matches!(plan.route.value, Route::Tmpfs | Route::Volume);
     if plan.tier.value == Tier::Warm || needs_agent {
         match warm::run(plan, at, state, project, interrupts, reporter).await? {
@@ -170,6 +186,10 @@ pub fn recover(project: &Project, state: &State, reporter: &Reporter) -> Result<
         project.remove_halves();
     }
     for run in dead {
+        for directory in run.placeholders.iter().rev() {
+            // One with anything in it stays.
+            let _ = std::fs::remove_dir(directory);
+        }
         let ours = format!("{STAGE_PREFIX}{}", run.id);
         for stage in run.stages {
             // The path comes from a file: only what carries the run's own name is touched.
@@ -198,7 +218,7 @@ fn keep_stage(stage: &Path, reporter: &Reporter) {
 }
 
 /// How a run came out.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Finished {
     /// What fastbuild exits with.
     pub exit_code: u8,
@@ -206,6 +226,8 @@ pub struct Finished {
     pub applied: Option<Applied>,
     /// What the workspace cost; none when the build was cold.
     pub warm: Option<Warm>,
+    /// Where the command failed by the mount's own defect, how that showed.
+    pub defect: Option<heal::Mark>,
 }
 
 /// What a container came to, before anything of the host's is changed.
@@ -215,6 +237,7 @@ struct Built {
     staged: Option<Vec<Staged>>,
     /// As they were shown to the command.
     times: Times,
+    defect: Option<heal::Mark>,
 }
 
 impl Built {
@@ -228,13 +251,13 @@ impl Built {
     ) -> Result<Built, BuildError> {
         let left = |times| {
             reporter.emit(Event::Warned(Warning::OutputsLeft));
-            Ok(Built { exit_code, staged: None, times })
+            Ok(Built { exit_code, staged: None, times, defect: None })
         };
         if exit_code != 0 && plan.on_failure.value == OnFailure::Leave {
             return left(times);
         }
         match (collecting.await?, exit_code) {
-            (Ok(staged), _) => Ok(Built { exit_code, staged: Some(staged), times }),
+            (Ok(staged), _) => Ok(Built { exit_code, staged: Some(staged), times, defect: None }),
             // The command's failure is the news; that it did not get as far as its products is no surprise.
             (Err(BuildError::MissingOutput { .. }), 1..) => left(times),
             (Err(error), _) => Err(error),

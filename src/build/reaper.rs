@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use super::BuildError;
 use crate::{
+    bench::belongings,
     engine::{ContainerId, Docker, Removed},
     plan::Endpoint,
     report::Reporter,
@@ -53,6 +54,8 @@ pub enum Duty {
     Keep,
     /// It goes.
     Clear(PathBuf),
+    /// All that a bench made on this engine and here goes.
+    Sweep(Endpoint),
 }
 
 /// Where a build was when its client died.
@@ -135,6 +138,7 @@ pub fn main(args: Vec<OsString>) -> Result<(), BuildError> {
         Duty::Free(workspace) => charge.free_workspace(workspace, &runtime),
         Duty::Keep => charge.finish_here(None),
         Duty::Clear(scratch) => charge.finish_here(Some(scratch)),
+        Duty::Sweep(engine) => charge.sweep(engine, &runtime),
     }
 }
 
@@ -187,6 +191,28 @@ impl Charge {
             super::recover(&project, &state, &Reporter::silent())?;
         }
         if on_engine == OnEngine::Nothing {
+            state.forget_run(&self.run);
+        }
+        Ok(())
+    }
+
+    /// Removes what the bench made. The builds that it measured may not know yet, and make something more: so it is looked
+    /// again and again for a while.
+    fn sweep(&self, engine: &Endpoint, runtime: &tokio::runtime::Runtime) -> Result<(), BuildError> {
+        let state = State::open(self.state.clone())?;
+        state.await_end_of_run(&self.run);
+        let address = engine.to_string();
+        let swept = runtime.block_on(async {
+            let mut swept = OnEngine::Perhaps;
+            for _ in 0..LOOKS {
+                let docker = Docker::connect(engine).await.ok();
+                let done = belongings::sweep(docker.as_ref(), &address, &state).await;
+                swept = if done.is_ok() { OnEngine::Nothing } else { OnEngine::Perhaps };
+                tokio::time::sleep(BETWEEN_LOOKS).await;
+            }
+            swept
+        });
+        if swept == OnEngine::Nothing {
             state.forget_run(&self.run);
         }
         Ok(())

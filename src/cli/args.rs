@@ -4,6 +4,9 @@
 //! `run` is what happens when no subcommand is named, so clap gets its flags at the top level as well; a subcommand
 //! behind options is moved before them first. Every word after `--` belongs to the build, `plan` and `run` too.
 
+mod bench;
+mod words;
+
 use std::{
     ffi::{OsStr, OsString},
     io::{self, Write},
@@ -12,6 +15,8 @@ use std::{
 };
 
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+pub use bench::{BenchArgs, BenchFormat, Parts, Saving};
 
 use super::OWN_FAILURE;
 use crate::{
@@ -35,6 +40,8 @@ pub enum Command {
     Watch(Box<RunArgs>),
     /// Say what a run would do.
     Plan(Box<PlanArgs>),
+    /// Measure places and routes.
+    Bench(Box<BenchArgs>),
     /// List, inspect, enter or remove workspaces.
     Workspace(WorkspaceCommand),
     /// Say what may cost time here, and what to do about it.
@@ -92,6 +99,7 @@ impl UsageError {
 const USAGE: &str = "fastbuild [run] [OPTIONS] -- COMMAND…
        fastbuild watch [OPTIONS] -- COMMAND…
        fastbuild plan [OPTIONS] [--json] -- COMMAND…
+       fastbuild bench [OPTIONS] [-- COMMAND…]
        fastbuild doctor [OPTIONS] [--json]
        fastbuild workspace ls|inspect|shell|rm|prune [OPTIONS]";
 
@@ -108,6 +116,12 @@ const WATCHING: &str = "\
 Ignored files and what the build itself brings back start no build. A change during a build starts the next one right \
 after it; a build that fails ends nothing. The command reads nothing. Ctrl-C ends the watch, with exit code 0, and \
 with it the build that is under way.";
+
+const BENCHING: &str = "\
+Without a command, the disk alone is measured: a large file and many small ones in the source directory, and in a \
+container its layer, a tmpfs, a volume and a mount of the source directory. With one, the command is run on each route \
+as well, in copies of the source tree, after an edit each time; the source tree itself is not touched. Everything \
+that this makes is removed, when it is interrupted too.";
 
 const DIAGNOSIS: &str = "\
 Nothing is changed, and no command, image or engine is needed. Exit codes: 0 when there is nothing to advise, 1 when \
@@ -186,6 +200,13 @@ enum Sub {
     /// Print every decision about a run and its reason, and touch nothing
     #[command(override_usage = "fastbuild plan [OPTIONS] [--json] -- COMMAND…", args_override_self = true)]
     Plan(Box<PlanArgs>),
+    /// Measure what the disk and each route cost on this machine, and say which route to take
+    #[command(
+        override_usage = "fastbuild bench [OPTIONS] [-- COMMAND…]",
+        after_help = BENCHING,
+        args_override_self = true
+    )]
+    Bench(Box<BenchArgs>),
     /// List, inspect, enter and remove the workspaces that are kept between builds
     Workspace {
         #[command(subcommand)]
@@ -680,6 +701,7 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageError
         None => Command::Run(Box::new(grammar.run)),
         Some(Sub::Run(run)) => Command::Run(run),
         Some(Sub::Watch(run)) => Command::Watch(run),
+        Some(Sub::Bench(bench)) => Command::Bench(bench),
         Some(Sub::Workspace { command }) => Command::Workspace(command),
         Some(Sub::Plan(plan)) => Command::Plan(plan),
         Some(Sub::Doctor(doctor)) => Command::Doctor(doctor),
@@ -689,6 +711,9 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageError
     match &command {
         Command::Run(run) | Command::Watch(run) if run.command.is_empty() => Err(UsageError::NoCommand),
         Command::Plan(plan) if plan.run.command.is_empty() => Err(UsageError::NoCommand),
+        Command::Bench(bench) if bench.run.command.is_empty() && bench.parts() == Parts::Command => {
+            Err(UsageError::NoCommand)
+        }
         _ => Ok(Cli { command }),
     }
 }
@@ -715,7 +740,11 @@ fn subcommand_first(mut argv: Vec<OsString>) -> Result<Vec<OsString>, UsageError
             Word::OptionThenValue if argv.get(at + 1).is_some_and(|value| value == "--") => break,
             Word::OptionThenValue => at += 2,
             // These have a grammar of their own, and no command of the build's behind it.
-            Word::Plain if subcommand.is_none() && has_own_grammar(word) => return Ok(argv),
+            Word::Plain if subcommand.is_none() && has_own_grammar(word) => {
+                let word = argv.remove(at);
+                argv.insert(1, word);
+                return Ok(argv);
+            }
             Word::Plain if subcommand.is_none() && is_subcommand(word) => {
                 subcommand = Some(at);
                 at += 1;
@@ -737,7 +766,7 @@ fn subcommand_first(mut argv: Vec<OsString>) -> Result<Vec<OsString>, UsageError
 }
 
 fn is_subcommand(word: &OsStr) -> bool {
-    ["run", "watch", "plan"].iter().any(|name| word == *name)
+    ["run", "watch", "plan", "bench"].iter().any(|name| word == *name)
 }
 
 fn has_own_grammar(word: &OsStr) -> bool {
@@ -772,8 +801,8 @@ impl Options {
     fn all() -> Options {
         let mut grammar = Grammar::command();
         grammar.build();
-        let plan = grammar.find_subcommand("plan");
-        Options(plan.into_iter().flat_map(clap::Command::get_arguments).cloned().collect())
+        let richest = ["plan", "bench"].into_iter().filter_map(|name| grammar.find_subcommand(name));
+        Options(richest.flat_map(clap::Command::get_arguments).cloned().collect())
     }
 
     fn classify(&self, word: &OsStr) -> Word {
@@ -931,9 +960,17 @@ mod tests {
             other => panic!("{line:?} gave {other:?}"),
         };
         assert_eq!(doctor(&["doctor"]).format(), PlanFormat::Text);
-        let there = doctor(&["doctor", "-C", "dir", "-H", "tcp://x", "--json"]);
-        assert_eq!(there.format(), PlanFormat::Json);
-        assert_eq!((there.place.source, there.place.host.as_deref()), (Some("dir".into()), Some("tcp://x")));
+        for line in [
+            &["doctor", "-C", "dir", "-H", "tcp://x", "--json"][..],
+            &["-C", "dir", "-H", "tcp://x", "doctor", "--json"],
+        ] {
+            let there = doctor(line);
+            assert_eq!(there.format(), PlanFormat::Json);
+            assert_eq!(
+                (there.place.source, there.place.host.as_deref()),
+                (Some("dir".into()), Some("tcp://x"))
+            );
+        }
         assert_eq!(run(&["--", "doctor"]).command, ["doctor"]);
         assert_eq!(parse_words(&["doctor", "--", "make"]).unwrap_err().exit_code(), 125);
         assert_eq!(parse_words(&["help", "doctor"]).unwrap_err().exit_code(), 0);

@@ -1,6 +1,7 @@
 //! The command line: what users type -> [`args::Cli`] -> one file per command. Thin: nothing is decided here.
 
 pub mod args;
+pub mod bench;
 pub mod doctor;
 pub mod plan;
 pub mod run;
@@ -10,15 +11,17 @@ pub mod workspace;
 use std::{
     ffi::OsString,
     io::{self, Write as _},
+    path::PathBuf,
     process::ExitCode,
 };
 
 pub use args::{Cli, Command, DoctorArgs, PlanArgs, PlanFormat, RunArgs, UsageError, WorkspaceCommand};
 
 use crate::{
+    bench::{save::SaveError, work::BenchError},
     build::reaper,
     config::{ConfigError, NoStateDirectory},
-    facts::patience,
+    facts::{NoAnswer, patience},
     plan::PlanError,
     report::{events, wording},
     state::{Holder, StateError},
@@ -46,6 +49,9 @@ pub enum Failure {
     /// The current directory.
     #[error("could not read the current directory: {0}; it may have been removed: change to one that exists")]
     CurrentDirectory(#[source] io::Error),
+    /// The source root is on a file system that hangs.
+    #[error(transparent)]
+    NoAnswer(#[from] NoAnswer),
     /// Threads.
     #[error("could not start fastbuild's threads: {0}; see the limit on processes (ulimit -u)")]
     Runtime(#[source] io::Error),
@@ -67,6 +73,23 @@ pub enum Failure {
         /// Source root and holder of each.
         in_use: Vec<(String, Option<Holder>)>,
     },
+    /// A bench.
+    #[error(transparent)]
+    Bench(#[from] BenchError),
+    /// Each place and each route has its reason.
+    #[error("nothing could be measured; each row above says why")]
+    NothingMeasured,
+    /// The choice of a bench.
+    #[error(transparent)]
+    Save(#[from] SaveError),
+    /// The page of a bench.
+    #[error("could not write the page {path:?}")]
+    Page {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Standard output.
     #[error("could not write to standard output: {0}")]
     Stdout(#[source] io::Error),
@@ -86,6 +109,10 @@ impl Failure {
         match self {
             Failure::Sources(error) => error.advice(),
             Failure::Workspace(error) => error.advice(),
+            Failure::NoAnswer(_) => Some(
+                "see whether its server or its virtual machine is alive, and mount it anew; `fastbuild doctor` tells what it is"
+                    .to_owned(),
+            ),
             Failure::NoSuchWorkspace { .. } => Some("`fastbuild workspace ls` lists them".to_owned()),
             Failure::InUse { .. } => Some("wait for that run to end, or end it".to_owned()),
             _ => None,
@@ -113,6 +140,7 @@ fn parse_and_run(argv: Vec<OsString>) -> ExitCode {
         Command::Watch(args) => watch::run(&args).map(|code| run::exit(code)),
         Command::Workspace(command) => workspace::run(&command).map(|code| run::exit(code)),
         Command::Plan(args) => plan::run(&args),
+        Command::Bench(args) => bench::run(&args).map(|code| run::exit(code)),
         Command::Doctor(args) => doctor::run(&args).map(|code| run::exit(code)),
         Command::Ask(words) => return if patience::main(&words).is_ok() { 0 } else { OWN_FAILURE }.into(),
         Command::Reap(words) => return if reaper::main(words).is_ok() { 0 } else { OWN_FAILURE }.into(),

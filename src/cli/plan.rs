@@ -8,13 +8,13 @@ use std::{
 
 use serde::Serialize;
 
-use super::{Failure, PlanArgs, PlanFormat};
+use super::{Failure, PlanArgs, PlanFormat, run};
 use crate::{
     build::sources,
-    config::{Environment, Settings},
+    config::Environment,
     plan::{
-        self, ApplyMode, Decision, Engine, Explain, Fallback, Isolation, Lifetime, OnFailure, OnLocked,
-        Output, Outputs, Plan, PullPolicy, Reason, Route, SeedOutputs, Stdin, Take, Terminal, Tier,
+        ApplyMode, Decision, Engine, Explain, Fallback, Isolation, Lifetime, OnFailure, OnLocked, Output,
+        Outputs, Plan, PullPolicy, Reason, Route, SeedOutputs, Stdin, Take, Terminal, Tier,
     },
     report::{numbers, text::shell_words},
     tree::{RelPath, scan::largest_directory},
@@ -49,8 +49,7 @@ impl UploadEstimate {
 /// What keeps fastbuild from knowing what to do, or from saying it.
 pub fn run(args: &PlanArgs) -> Result<(), Failure> {
     let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
-    let settings = Settings::gather(&args.run, &environment)?;
-    let plan = plan::prepare(&settings, &environment)?;
+    let (_, plan) = run::decide(&args.run, &environment)?;
     let scan = sources::look(&plan, &|_| ())?;
     let estimate = UploadEstimate {
         files: scan.manifest.entries().len() as u64,

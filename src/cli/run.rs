@@ -13,10 +13,14 @@ use super::{Failure, RunArgs};
 use crate::{
     build::{self, BuildError},
     config::{Environment, Log, Presentation, Settings},
-    plan,
-    report::{Reporter, Streams, Surroundings},
+    facts,
+    plan::{self, Plan},
+    report::{Mode, Reporter, Streams, Surroundings, meter::Meter},
     state::State,
 };
+
+/// How long the source root's file system may take to answer.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// How long the end of the process waits for threads that tidy up after a build that was cut off.
 const TIDY_UP: Duration = Duration::from_secs(5);
@@ -27,10 +31,33 @@ const TIDY_UP: Duration = Duration::from_secs(5);
 /// Before there is a reporter: what keeps fastbuild from knowing what to do.
 pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
-    let settings = Settings::gather(args, &environment)?;
-    let plan = plan::prepare(&settings, &environment)?;
+    let (settings, plan) = decide(args, &environment)?;
     let work = async |state: &State, reporter: &Reporter| build::run(&plan, state, reporter).await;
     execute(&settings.presentation, &environment, work)
+}
+
+/// Looks whether the source root answers: whoever asks a mount that hangs never ends. A local disk is not asked.
+///
+/// # Errors
+/// When it does not.
+pub(super) fn await_root(args: &RunArgs, environment: &Environment) -> Result<(), Failure> {
+    let given = args.source.as_ref().map(|given| environment.cwd.join(given));
+    let root = given.unwrap_or_else(|| environment.cwd.clone());
+    if facts::file_system(&root).is_some_and(|lies_on| lies_on.class.crosses()) {
+        facts::responds(&root, ANSWER)?;
+    }
+    Ok(())
+}
+
+/// Settings and plan of a command line.
+///
+/// # Errors
+/// What keeps fastbuild from knowing what to do, a source root that does not answer among it.
+pub(super) fn decide(args: &RunArgs, environment: &Environment) -> Result<(Settings, Plan), Failure> {
+    await_root(args, environment)?;
+    let settings = Settings::gather(args, environment)?;
+    let plan = plan::prepare(&settings, environment)?;
+    Ok((settings, plan))
 }
 
 /// Does `work` with a reporter, threads and the state directory; tells its failure, and gives what to exit with.
@@ -67,9 +94,18 @@ pub fn exit(code: u8) -> ! {
 }
 
 fn reporter(presentation: &Presentation, environment: &Environment) -> Reporter {
+    Reporter::new(mode(presentation, environment), presentation.verbosity, Streams::of_process())
+}
+
+/// What a bench tells how far it is with.
+pub(super) fn meter(presentation: &Presentation, environment: &Environment) -> Meter {
+    log_to_stderr(presentation.log);
+    Meter::new(mode(presentation, environment), presentation.verbosity, Streams::of_process())
+}
+
+fn mode(presentation: &Presentation, environment: &Environment) -> Mode {
     let surroundings = Surroundings::of_stderr(|name| environment.var(name).map(ToOwned::to_owned));
-    let mode = presentation.progress.value.resolve(surroundings);
-    Reporter::new(mode, presentation.verbosity, Streams::of_process())
+    presentation.progress.value.resolve(surroundings)
 }
 
 /// Only fastbuild's own: bollard logs request bodies, and with them the values of environment variables.

@@ -1,9 +1,12 @@
 //! `fastbuild watch`: settings and plan of each build, and [`watch::run`].
 
-use super::{Failure, RunArgs, run::execute};
+use super::{
+    Failure, RunArgs,
+    run::{self, execute},
+};
 use crate::{
     config::{Environment, Settings},
-    plan::{self, Plan},
+    plan::Plan,
     report::Reporter,
     state::State,
     watch,
@@ -22,7 +25,6 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
 }
 
 fn plan(args: &RunArgs, environment: &Environment) -> Result<(Settings, Plan), Failure> {
-    let settings = Settings::gather(args, environment)?;
-    let plan = plan::prepare(&settings, environment)?.watched()?;
-    Ok((settings, plan))
+    let (settings, plan) = run::decide(args, environment)?;
+    Ok((settings, plan.watched()?))
 }

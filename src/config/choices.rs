@@ -63,6 +63,11 @@ pub fn choose<T: Choice>(given: &str) -> Result<T, BadValue> {
     })
 }
 
+/// As it is typed. Every value has a name.
+pub fn name_of<T: Choice + PartialEq>(value: T) -> &'static str {
+    T::CHOICES.iter().find(|(_, known)| *known == value).map_or("", |(name, _)| name)
+}
+
 /// The candidate that was probably meant: at most a third of its letters differ, two in short words.
 pub(crate) fn nearest(
     word: &str,

@@ -31,8 +31,13 @@ pub(super) fn findings(engine: &Engine, sharing: Option<FileSharing>) -> Vec<Fin
 }
 
 fn none(why: &str, advice: Option<&str>) -> Finding {
-    let act = advice.unwrap_or("name an engine with -H/--host or DOCKER_HOST; `docker version` tells more");
-    Finding::advice(Topic::Engine, why, "a build in a container needs an engine to run it", act)
+    let act = advice.unwrap_or("name an engine with -H/--host or DOCKER_HOST");
+    Finding::advice(
+        Topic::Engine,
+        why,
+        "a build in a container needs an engine to run it",
+        format!("{act}; a command whose tools are all on this machine can run without one: `--engine host`"),
+    )
 }
 
 fn taciturn(address: &str, greeting: &EngineFacts, why: &str) -> Finding {
@@ -133,8 +138,8 @@ fn file_sharing(kind: EngineKind, sharing: Option<FileSharing>) -> Finding {
         Some(FileSharing::GrpcFuse | FileSharing::Osxfs) => Finding {
             severity: super::Severity::Advice,
             ..note.to(format!(
-                "choose VirtioFS in Docker Desktop's settings (General), for what has to be mounted; for \
-                 builds, {KEEP_TO_LAYER}"
+                "choose VirtioFS in Docker Desktop's settings (General), for what has to be mounted; \
+                 {KEEP_TO_LAYER}"
             ))
         },
         Some(FileSharing::Virtiofs) | None => note.to(KEEP_TO_LAYER),

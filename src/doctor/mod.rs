@@ -238,5 +238,5 @@ mod measured {
 }
 
 /// What all mounts that cross have in common as a cure.
-const KEEP_TO_LAYER: &str = "leave the route at `layer`, the default: it mounts nothing, and the build \
-                             works in the container's own layer";
+const KEEP_TO_LAYER: &str =
+    "build by `--route layer` (which `auto` takes, unless a bench measured better): it mounts nothing";

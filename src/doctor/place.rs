@@ -102,7 +102,10 @@ fn windows_drive(what: String) -> Finding {
         format!("{what}, a drive of Windows"),
         "each file operation leaves Linux for Windows: a blog on WSL 2 was built 18 times faster once its \
          files had left /mnt/c",
-        format!("keep the sources in Linux, below your home directory there; until then, {KEEP_TO_LAYER}"),
+        format!(
+            "keep the sources in Linux, below your home directory there; until then, {KEEP_TO_LAYER}; \
+                 with the tools in Linux, `--engine host` works on Linux' own disk, without a container"
+        ),
     )
 }
 

@@ -126,7 +126,7 @@ fn an_engine_that_is_not_there_is_advice_with_its_errors_own_words() {
     facts.engine = none(Some("look for it"));
     says(&facts, Topic::Engine, Severity::Advice, &["no engine: it hides", "look for it"]);
     facts.engine = none(None);
-    says(&facts, Topic::Engine, Severity::Advice, &["DOCKER_HOST"]);
+    says(&facts, Topic::Engine, Severity::Advice, &["DOCKER_HOST", "--engine host"]);
     facts.engine =
         Engine::Taciturn { address: "tcp://x:1".into(), greeting: greeting(), why: "it refuses".into() };
     says(&facts, Topic::Engine, Severity::Advice, &["Docker 27.3.1 at tcp://x:1", "it refuses"]);
@@ -142,7 +142,14 @@ fn where_the_engine_is_decides_what_mounts_cost() {
     type Row = (Whereabouts, EngineKind, Option<FileSharing>, Topic, Severity, &'static [&'static str]);
     let cases: [Row; 11] = [
         (Network, Docker, None, Location, Advice, &["not encrypted", "ssh -nNT"]),
-        (SameKernel, DockerDesktop, None, Location, Note, &["another system on this kernel", "`layer`"]),
+        (
+            SameKernel,
+            DockerDesktop,
+            None,
+            Location,
+            Note,
+            &["another system on this kernel", "--route layer"],
+        ),
         (AnotherKernel, Docker, None, Location, Note, &["another kernel", "forwarded socket"]),
         (AnotherKernel, Podman, None, Location, Note, &["another kernel"]),
         (AnotherKernel, Colima, None, Sharing, Note, &["Colima", "11.3 s", "5.7 s"]),
@@ -156,7 +163,7 @@ fn where_the_engine_is_decides_what_mounts_cost() {
             Some(FileSharing::GrpcFuse),
             Sharing,
             Advice,
-            &["by gRPC FUSE", "7.1 s", "5.7 s", "choose VirtioFS", "`layer`"],
+            &["by gRPC FUSE", "7.1 s", "5.7 s", "choose VirtioFS", "--route layer"],
         ),
         (AnotherKernel, DockerDesktop, Some(FileSharing::Osxfs), Sharing, Advice, &["by osxfs"]),
     ];
@@ -227,7 +234,7 @@ fn windows_engines_are_told_what_isolation_costs() {
     assert_eq!(about(&facts(), Topic::Isolation), None);
     let mut lcow = facts();
     lcow.engine = engine(|info| info.storage_driver = "windowsfilter (windows) lcow (linux)".to_owned());
-    says(&lcow, Topic::StorageDriver, Advice, &["135.49 s", "12.86 s", "apply2files", "`layer`"]);
+    says(&lcow, Topic::StorageDriver, Advice, &["135.49 s", "12.86 s", "apply2files", "--route layer"]);
 }
 
 #[test]
@@ -248,17 +255,17 @@ fn the_sources_file_system_is_told_with_its_figure() {
         (
             "fuse.sshfs :/Users/me",
             Advice,
-            &["fuse.sshfs (:/Users/me, mounted at /src)", "11.3 s", "5.7 s", "`layer`"],
+            &["fuse.sshfs (:/Users/me, mounted at /src)", "11.3 s", "5.7 s", "--route layer"],
         ),
         ("fuse sshfs#me@host:/src", Advice, &["11.3 s"]),
         ("nfs4 nas:/home", Advice, &["nfs4 (nas:/home", "asks another machine", "11.3 s"]),
-        ("cifs //nas/share", Advice, &["cifs", "`layer`"]),
+        ("cifs //nas/share", Advice, &["cifs", "--route layer"]),
         ("fuse /data", Advice, &["another process", "bindfs", "7.1 s", "5.7 s"]),
         ("fuse.grpcfuse grpcfuse", Advice, &["leaves this virtual machine", "7.1 s"]),
         ("virtiofs mount0", Advice, &["leaves this virtual machine", "this machine's own disk"]),
         ("9p mount1", Advice, &["leaves this virtual machine"]),
         ("fakeowner /run/host_mark/Users", Advice, &["leaves this virtual machine"]),
-        ("9p C:\\134", Advice, &["a drive of Windows", "18 times", "`layer`"]),
+        ("9p C:\\134", Advice, &["a drive of Windows", "18 times", "--route layer", "--engine host"]),
         ("drvfs C:\\134", Advice, &["18 times"]),
         ("somethingfs x", Note, &["not known", "fastbuild bench"]),
     ];

@@ -26,6 +26,12 @@ pub enum Operation {
     InspectImage,
     /// An image from its registry.
     Pull,
+    /// An image without anything in it.
+    ImportImage,
+    /// An image's end.
+    RemoveImage,
+    /// Which images there are.
+    ListImages,
     /// A new container.
     Create,
     /// What lies at a path.
@@ -88,6 +94,9 @@ impl fmt::Display for Call {
         match self.operation {
             Operation::InspectImage => write!(f, "look up image {object:?}"),
             Operation::Pull => write!(f, "pull image {object:?}"),
+            Operation::ImportImage => write!(f, "make the empty image {object:?}"),
+            Operation::RemoveImage => write!(f, "remove image {object}"),
+            Operation::ListImages => write!(f, "list images"),
             Operation::Create => write!(f, "create container {object:?}"),
             Operation::Stat => write!(f, "look at {path:?} in container {object}"),
             Operation::Put => write!(f, "send files to {path:?} in container {object}"),

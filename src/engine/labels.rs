@@ -3,7 +3,7 @@
 
 /// The id of the run that made the object; only on what must go with the run. Kept workspaces have none.
 pub const RUN: &str = "dev.fastbuild.run";
-/// [`COLD`], [`WARM`], [`VOLUME`] or [`CACHE`].
+/// [`COLD`], [`WARM`], [`VOLUME`], [`CACHE`] or [`BENCH`].
 pub const TIER: &str = "dev.fastbuild.tier";
 /// The [`TIER`] of a kept workspace.
 pub const WARM: &str = "warm";
@@ -13,6 +13,8 @@ pub const COLD: &str = "cold";
 pub const VOLUME: &str = "volume";
 /// The [`TIER`] of a cache's volume.
 pub const CACHE: &str = "cache";
+/// The [`TIER`] of what a bench made to measure with.
+pub const BENCH: &str = "bench";
 /// The project's key.
 pub const PROJECT: &str = "dev.fastbuild.project";
 /// The version of fastbuild that made the object.

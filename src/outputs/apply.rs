@@ -43,7 +43,7 @@ use super::{
     journal::{self, Journal},
     ops::{Action, Afterwards, Identity, Op},
     record::{Content, Record, Written},
-    stage::{Claim, Found, Staged},
+    stage::{Claim, Found, Stage, Staged},
     target::{Target, Walk},
 };
 use crate::{
@@ -198,10 +198,10 @@ fn finish(
     books: &Books,
 ) -> Result<Outcome, OutputError> {
     let mut outcome = Outcome::default();
-    let mut displaced = 0;
+    let (mut displaced, mut refused) = (0, 0);
     let nothing = Done::default();
     for (output, done) in outputs.iter_mut().zip(done.iter().chain(std::iter::repeat(&nothing))) {
-        settle_directories(&output.target, done);
+        settle_directories(&output.target, &output.stage, done);
         for path in &output.forgets {
             record.forget(&output.target.absolute(path));
         }
@@ -219,6 +219,10 @@ fn finish(
             beside: late.beside.as_ref().map(|beside| output.target.absolute(beside)),
         }));
         displaced += done.displaced_files;
+        refused += output.stage.refused.count();
+    }
+    if refused > 0 {
+        outcome.warnings.push(Warning::ModesRefused { paths: refused });
     }
     if displaced > 0 {
         outcome.warnings.push(Warning::Displaced { files: displaced, to: books.displaced.clone() });
@@ -228,7 +232,7 @@ fn finish(
 }
 
 /// Deepest first: a directory may be read-only, and its time changes with its entries.
-fn settle_directories(target: &Target, done: &Done) {
+fn settle_directories(target: &Target, stage: &Stage, done: &Done) {
     let mut walk = Walk::new(&target.dir);
     for (path, mode) in done.loosened.iter().rev() {
         // It may be gone by now, or replaced.
@@ -239,7 +243,7 @@ fn settle_directories(target: &Target, done: &Done) {
     }
     for Made { path, mode, mtime } in done.made.iter().rev() {
         let settled = walk.parent(path).and_then(|(dir, name)| {
-            at::set_mode(dir, name, *mode).and_then(|()| at::set_mtime(dir, name, *mtime))
+            stage.refused.set_mode(dir, name, *mode).and_then(|_| at::set_mtime(dir, name, *mtime))
         });
         warn_unsettled(path, settled);
     }

@@ -20,6 +20,7 @@ pub mod decide;
 mod fold;
 pub mod host;
 pub mod journal;
+mod modes;
 pub mod ops;
 pub mod own;
 pub mod record;

@@ -16,7 +16,7 @@ use std::{
 
 use cap_std::fs::Dir;
 
-use super::{OutputError, host_error, ops::Identity, stage::Stage};
+use super::{OutputError, host_error, modes::Refused, ops::Identity, stage::Stage};
 use crate::{
     sys::{at, pace::Pace},
     tree::Timestamp,
@@ -148,10 +148,10 @@ impl Running {
     }
 
     fn add(&mut self, stage: &Stage, waiting: Arc<Mutex<Receiver<SmallFile>>>) -> Result<(), OutputError> {
-        let (path, is_slow) = (stage.path.clone(), Arc::clone(&self.is_slow));
+        let (path, is_slow, refused) = (stage.path.clone(), Arc::clone(&self.is_slow), stage.refused.clone());
         let start = |dir| {
             thread::Builder::new().spawn(move || {
-                write_all(&dir, &waiting, &is_slow).map_err(host_error("write a product in", path))
+                write_all(&dir, &waiting, &is_slow, &refused).map_err(host_error("write a product in", path))
             })
         };
         let thread = stage.dir.try_clone().and_then(start);
@@ -160,23 +160,28 @@ impl Running {
     }
 }
 
-fn write_all(dir: &Dir, waiting: &Mutex<Receiver<SmallFile>>, is_slow: &AtomicBool) -> io::Result<Written> {
+fn write_all(
+    dir: &Dir,
+    waiting: &Mutex<Receiver<SmallFile>>,
+    is_slow: &AtomicBool,
+    refused: &Refused,
+) -> io::Result<Written> {
     let mut written = Vec::new();
     let mut pace = Pace::default();
     loop {
         let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(file) = next else { return Ok(written) };
-        written.push((file.number, pace.time(CALLS, || write_one(dir, &file))?));
+        written.push((file.number, pace.time(CALLS, || write_one(dir, &file, refused))?));
         if pace.is_slow() {
             is_slow.store(true, Ordering::Relaxed);
         }
     }
 }
 
-fn write_one(dir: &Dir, file: &SmallFile) -> io::Result<Identity> {
+fn write_one(dir: &Dir, file: &SmallFile, refused: &Refused) -> io::Result<Identity> {
     let name = file.number.to_string();
-    at::create_file(dir, name.as_bytes())?.write_all(&file.bytes)?;
-    at::finish_by_name(dir, name.as_bytes(), file.mode, file.mtime)?;
+    at::create_file_as(dir, name.as_bytes(), file.mode)?.write_all(&file.bytes)?;
+    refused.finish(dir, name.as_bytes(), file.mode, file.mtime)?;
     let look = at::look(dir, name.as_bytes())?.ok_or(io::ErrorKind::NotFound)?;
     Ok(Identity::from(&look))
 }

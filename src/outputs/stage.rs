@@ -383,15 +383,15 @@ impl<'a> Staging<'a> {
     }
 
     /// Writes data to a new slot; gives its number and digest.
-    fn stage_file(&mut self, data: &mut dyn Read) -> Result<(u64, Digest), OutputError> {
+    fn stage_file(&mut self, data: &mut dyn Read, mode: u32) -> Result<(u64, Digest), OutputError> {
         let number = self.stage.number();
-        Ok((number, self.stage_into(number, data)?))
+        Ok((number, self.stage_into(number, data, mode)?))
     }
 
     /// Writes data to the slot `number`; gives its digest.
-    fn stage_into(&mut self, number: u64, data: &mut dyn Read) -> Result<Digest, OutputError> {
+    fn stage_into(&mut self, number: u64, data: &mut dyn Read, mode: u32) -> Result<Digest, OutputError> {
         let name = number.to_string();
-        let mut file = at::create_file(&self.stage.dir, name.as_bytes())
+        let mut file = at::create_file_as(&self.stage.dir, name.as_bytes(), mode)
             .map_err(host_error("make a file in", &self.stage.path))?;
         let mut hasher = Sha256::new();
         let mut buffer = vec![0; 256 * 1024];
@@ -409,7 +409,10 @@ impl<'a> Staging<'a> {
     }
 
     fn finish_file(&self, number: u64, meta: Meta) -> Result<(), OutputError> {
-        at::finish_by_name(&self.stage.dir, number.to_string().as_bytes(), meta.mode, meta.mtime)
+        let name = number.to_string();
+        let refused = &self.stage.refused;
+        refused
+            .finish(&self.stage.dir, name.as_bytes(), meta.mode, meta.mtime)
             .map_err(host_error("set mode and time of a file in", &self.stage.path))
     }
 

@@ -108,6 +108,11 @@ fn places(settings: &Settings, env: &Environment) -> Vec<Place> {
 
 /// Nothing is made. A file system that leaves this kernel is asked nothing: it may take its time, and nobody goes there.
 fn place(path: &Path, named: Option<Reason>) -> Place {
+    if named.is_none()
+        && let Some(ground) = ground(path).filter(|ground| ground.class.crosses())
+    {
+        return Place { root: path.to_owned(), named, ground: Some(ground), free: None, obstacle: None };
+    }
     let (root, obstacle) = match host_path::settle(path) {
         // A link that its owner has set for all users of the machine leads where it leads.
         Ok(Some(root)) if named.is_some() => (root.canonicalize().unwrap_or(root), None),
@@ -117,13 +122,11 @@ fn place(path: &Path, named: Option<Reason>) -> Place {
     };
     let there = root.ancestors().find(|above| above.symlink_metadata().is_ok()).unwrap_or(&root);
     let found = facts::file_system(there);
-    let crosses = found.as_ref().is_some_and(|found| found.class.crosses());
     let obstacle = obstacle
         .or_else(|| obstacle_of(&root, there, named.as_ref()))
         .or_else(|| mounted_so(found.as_ref()?));
-    let free = || facts::space(there).ok().map(|space| space.free);
     Place {
-        free: if crosses && named.is_none() { None } else { free() },
+        free: facts::space(there).ok().map(|space| space.free),
         ground: found.map(|found| Ground { kind: found.kind, class: found.class }),
         named,
         obstacle,

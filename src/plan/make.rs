@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     ApplyMode, CacheError, Decision, Endpoint, Engine, EngineError, Facts, IgnorePlan, Output, OutputError,
-    Outputs, Plan, Reason, RouteError, Scratch, SeedOutputs, Stdin, Terminal, caches,
+    Outputs, Plan, Reason, Route, RouteError, Scratch, SeedOutputs, Stdin, Terminal, caches,
     container_path::ContainerPath,
     endpoint::BadEndpoint,
     engine, host_path,
@@ -345,6 +345,12 @@ impl Plan {
             }
             _ => Ok(Plan { stdin: default(Stdin::Empty, "a watched command runs again and again"), ..self }),
         }
+    }
+
+    /// The same build without a mount, after the mount has failed it.
+    pub fn on_layer(&self) -> Plan {
+        let reason = Reason::Found { why: format!("{} failed the command", self.route.value) };
+        Plan { route: Decision { value: Route::Layer, reason }, ..self.clone() }
     }
 
     /// Whether any path that comes back is also one that goes in. If not, what was uploaded tells nothing about the

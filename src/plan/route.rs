@@ -100,8 +100,8 @@ fn refuse_what_cannot_be(
     }
 }
 
-/// By its address alone.
-fn is_elsewhere(endpoint: &Endpoint) -> bool {
+/// Whether an engine is on another machine, by its address alone.
+pub(crate) fn is_elsewhere(endpoint: &Endpoint) -> bool {
     match endpoint {
         Endpoint::Unix(_) | Endpoint::NamedPipe(_) => false,
         Endpoint::Tcp(address) => {

@@ -109,8 +109,9 @@ impl Inner {
         match event {
             Event::PhaseEnded { phase, done, took } => self.verbose(&wording::ended(*phase, *done, *took)),
             Event::Warned(warning) => self.line(&wording::warning_line(warning)),
-            Event::Finished { exit_code, applied, warm, took } => {
+            Event::Finished { exit_code, applied, warm, took, earlier } => {
                 let sentence = self.summary.sentence(*exit_code, *applied, *warm, *took);
+                let sentence = sentence + &wording::before(*earlier);
                 self.last_lines(&wording::line(&sentence));
             }
             news => match wording::news(news) {

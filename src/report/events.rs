@@ -9,7 +9,7 @@ use serde::Serialize;
 
 pub use crate::tree::{Amount, Special, delta::Why};
 use crate::{
-    plan::Route,
+    plan::{Fallback, Route},
     tree::{RelPath, path::Escaped},
 };
 
@@ -128,6 +128,18 @@ pub enum Limit {
     Size,
 }
 
+/// A run of the command that a mount failed, before the one that counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Earlier {
+    /// The route that it took.
+    pub route: Route,
+    /// What the command exited with.
+    pub exit_code: u8,
+    /// Its wall time.
+    #[serde(serialize_with = "as_seconds")]
+    pub took: Duration,
+}
+
 /// How `watch` notices that sources change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -180,6 +192,13 @@ pub enum Warning {
         /// What it is.
         special: Special,
     },
+    /// The command failed after it had tried to write to sources that are mounted read-only.
+    ReadOnlySources {
+        /// Below the source root.
+        path: RelPath,
+        /// What it wrote of that.
+        line: String,
+    },
     /// A source file was gone when its turn to be sent came.
     Vanished {
         /// Below the source root.
@@ -213,6 +232,11 @@ pub enum Warning {
         /// The directory that holds them now.
         #[serde(serialize_with = "as_text")]
         to: PathBuf,
+    },
+    /// Products have another mode than the build gave them: where they lie, it may not be changed.
+    ModesRefused {
+        /// How many files and directories.
+        paths: u64,
     },
     /// A container that an earlier, killed run had left was removed.
     LeftoverRemoved {
@@ -330,6 +354,19 @@ pub enum Event {
         /// How changes are noticed.
         by: Noticing,
     },
+    /// The command failed, and by all that can be seen the mount did it, not the command.
+    MountFailed {
+        /// The route.
+        route: Route,
+        /// What the command exited with.
+        exit_code: u8,
+        /// The path that it failed at, below the source root.
+        path: RelPath,
+        /// What it wrote of that.
+        line: String,
+        /// What is done about it.
+        then: Fallback,
+    },
     /// A phase began.
     PhaseStarted {
         /// Which.
@@ -377,6 +414,8 @@ pub enum Event {
         applied: Option<Applied>,
         /// What the workspace cost; none when the build was cold.
         warm: Option<Warm>,
+        /// The run before this one, which a mount failed.
+        earlier: Option<Earlier>,
         /// Wall time of it all.
         #[serde(serialize_with = "as_seconds")]
         took: Duration,

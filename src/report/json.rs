@@ -160,7 +160,7 @@ mod tests {
         {"fastbuild":1,"time":0.501,"event":"build-output-begins"}
         {"fastbuild":1,"time":0.502,"event":"warned","warning":"outputs-left"}
         {"fastbuild":1,"time":0.503,"event":"warned","warning":"displaced","files":2,"to":"/s\\u{1b}"}
-        {"fastbuild":1,"time":6.21,"event":"finished","exit_code":3,"applied":null,"warm":null,"took":6.21}
+        {"fastbuild":1,"time":6.21,"event":"finished","exit_code":3,"applied":null,"warm":null,"earlier":null,"took":6.21}
         "#);
     }
 

@@ -13,6 +13,7 @@ pub mod bar;
 pub mod events;
 pub mod json;
 pub mod layers;
+pub mod meter;
 pub mod numbers;
 pub mod own;
 mod patient;
@@ -427,7 +428,13 @@ mod tests {
         for mode in [Mode::Bar, Mode::Plain, Mode::None] {
             let (reporter, out) = reporter(mode, Verbosity::Quiet);
             reporter.emit(Event::Warned(Warning::OutputsLeft));
-            reporter.emit(Event::Finished { exit_code: 1, applied: None, warm: None, took: Duration::ZERO });
+            reporter.emit(Event::Finished {
+                exit_code: 1,
+                applied: None,
+                warm: None,
+                earlier: None,
+                took: Duration::ZERO,
+            });
             reporter.error(&io::Error::other("no engine"), Some("start it"));
             assert_eq!(out.stderr.text(), "fastbuild: error: no engine\n  try: start it\n", "{mode:?}");
         }

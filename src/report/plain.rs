@@ -103,8 +103,9 @@ impl Renderer for Plain {
             Event::PullProgress { .. } => self.progress(at, Phase::Pull, |plain, _| plain.layers.text()),
             Event::PhaseEnded { phase, done, took } => self.ended(*phase, *done, *took),
             Event::Warned(warning) => self.own.lines(&wording::warning_line(warning)),
-            Event::Finished { exit_code, applied, warm, took } => {
+            Event::Finished { exit_code, applied, warm, took, earlier } => {
                 let sentence = self.summary.sentence(*exit_code, *applied, *warm, *took);
+                let sentence = sentence + &wording::before(*earlier);
                 self.say(&sentence);
             }
             news => match wording::news(news) {
@@ -206,7 +207,7 @@ mod tests {
             (5_400, ended(Phase::Upload, 5_390, 2003, 20_100_000)),
             (5_500, started(Phase::Collect, None)),
             (5_600, ended(Phase::Collect, 100, 0, 0)),
-            (5_700, Event::Finished { exit_code: 1, applied: None, warm, took: ms(5_700) }),
+            (5_700, Event::Finished { exit_code: 1, applied: None, warm, earlier: None, took: ms(5_700) }),
         ];
         insta::assert_snapshot!(run(Telling::Phases, Verbosity::Normal, &events), @r"
         fastbuild: uploading: 1,203 of 2,003 files, 10.1 MB of 20.1 MB

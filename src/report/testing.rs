@@ -183,7 +183,7 @@ pub(super) fn ended(phase: Phase, millis: u64, files: u64, bytes: u64) -> Event 
 }
 
 pub(super) fn finished(exit_code: u8, millis: u64) -> Event {
-    Event::Finished { exit_code, applied: None, warm: None, took: ms(millis) }
+    Event::Finished { exit_code, applied: None, warm: None, earlier: None, took: ms(millis) }
 }
 
 pub(super) fn pulling(layer: &str, status: &str, current: u64, total: Option<u64>) -> Event {
@@ -237,6 +237,7 @@ fn warning() -> impl Strategy<Value = Warning> {
         (hostile_path(), prop::option::of(hostile_path()))
             .prop_map(|(path, beside)| Warning::Conflict { path, beside }),
         (any::<u64>(), hostile_path()).prop_map(|(files, to)| Warning::Displaced { files, to }),
+        any::<u64>().prop_map(|paths| Warning::ModesRefused { paths }),
         hostile_text().prop_map(|container| Warning::LeftoverRemoved { container }),
         (hostile_text(), hostile_text()).prop_map(|(container, why)| Warning::NotRemoved { container, why }),
         Just(Warning::OutputsLeft),
@@ -306,6 +307,7 @@ pub(super) fn event() -> impl Strategy<Value = Event> {
             exit_code,
             applied: Some(Applied::default()),
             warm: None,
+            earlier: None,
             took: ms(1)
         }),
     ]

@@ -8,18 +8,25 @@ use std::time::Duration;
 
 use super::{
     events::{
-        Amount, Applied, Changed, Direction, Event, Failure, Limit, MadeBecause, Noticing, Phase, Reached,
-        Special, Warm, Warning, Why, path_text,
+        Amount, Applied, Changed, Direction, Earlier, Event, Failure, Limit, MadeBecause, Noticing, Phase,
+        Reached, Special, Warm, Warning, Why, path_text,
     },
-    numbers::{bytes, count, counted, fine_seconds, seconds},
+    numbers::{bytes, count, counted, counted_as, fine_seconds, seconds},
     text::{indented, one_line},
 };
-use crate::plan::Route;
+use crate::{
+    plan::{Fallback, Route},
+    tree::RelPath,
+};
 
 /// What a warning says.
 pub fn sentence(warning: &Warning) -> String {
     match warning {
         Warning::Skipped { path, special } => format!("{path} is a {}; it was not sent", kind(*special)),
+        Warning::ReadOnlySources { path, line } => format!(
+            "the command could not write {path}, for the sources are mounted read-only ({line}); if that is an output, name \
+             its directory with -o; --route layer or mount lets it write anywhere"
+        ),
         Warning::Vanished { path } => format!("{path} was deleted while it was being read; it was not sent"),
         Warning::Unstable { path } => {
             format!("{path} kept changing while it was sent; the build may have seen an unfinished version")
@@ -42,6 +49,10 @@ pub fn sentence(warning: &Warning) -> String {
             if *files == 1 { "was" } else { "were" },
             if *files == 1 { "version is" } else { "versions are" },
             path_text(to)
+        ),
+        Warning::ModesRefused { paths } => format!(
+            "{} another mode than in the build: the file system or the owner lets nobody change it there",
+            counted_as(*paths, "product has", "products have")
         ),
         Warning::LeftoverRemoved { container } => {
             format!("container {container} was left by an earlier run that was killed; it was removed")
@@ -168,6 +179,9 @@ pub fn news(event: &Event) -> Option<News> {
             News::Said(format!("no workspace can be kept, so this build is cold: {detail}"))
         }
         Event::Travelled { direction, path, why } => News::Said(travelled(*direction, path, *why)),
+        Event::MountFailed { route, exit_code, path, line, then } => {
+            News::Said(mount_failed(*route, *exit_code, path, line, *then))
+        }
         Event::WorkspaceRemoved { name, source, limit } => {
             News::Said(workspace_removed(name, source, *limit))
         }
@@ -195,6 +209,27 @@ fn planned(
     let place = image.map_or_else(|| "on this machine".to_owned(), |image| format!("in {image} on {engine}"));
     let (command, source) = (command.join(" "), path_text(source));
     format!("running {command} {place}, sources from {source}, route {route} ({because})")
+}
+
+/// A failure that is not the command's.
+fn mount_failed(route: Route, exit_code: u8, path: &RelPath, line: &str, then: Fallback) -> String {
+    let then = match then {
+        Fallback::Layer => "it runs once more, on route layer",
+        Fallback::None => {
+            "--fallback runs it once more without the mount, --route layer does without one from the start"
+        }
+    };
+    format!(
+        "the command failed (exit {exit_code}) at {path} by a defect of the mount (route {route}): {line}; {then}"
+    )
+}
+
+/// The end of a summary that has another run before it.
+pub fn before(earlier: Option<Earlier>) -> String {
+    let tell = |Earlier { route, exit_code, took }| {
+        format!("; before that, route {route} had failed it (exit {exit_code}) after {} s", seconds(took))
+    };
+    earlier.map(tell).unwrap_or_default()
 }
 
 /// Why nothing happens yet.
@@ -462,6 +497,15 @@ mod tests {
                 Warning::Displaced { files: 1200, to: "/state/old".into() },
                 "1,200 files not written by fastbuild were in the way of the build's products; the old versions are \
                  now in /state/old",
+            ),
+            (
+                Warning::ModesRefused { paths: 1 },
+                "1 product has another mode than in the build: the file system or the owner lets nobody change it there",
+            ),
+            (
+                Warning::ModesRefused { paths: 1200 },
+                "1,200 products have another mode than in the build: the file system or the owner lets nobody change it \
+                 there",
             ),
             (
                 Warning::LeftoverRemoved { container: "fastbuild-1".into() },

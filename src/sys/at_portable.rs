@@ -118,6 +118,19 @@ pub fn create_file(dir: &Dir, entry: &[u8]) -> io::Result<File> {
     dir.open_with(name(entry)?, &options)
 }
 
+/// The same: modes are set afterwards.
+///
+/// # Errors
+/// As [`create_file`].
+pub fn create_file_as(dir: &Dir, entry: &[u8], _mode: u32) -> io::Result<File> {
+    create_file(dir, entry)
+}
+
+/// Whether an error of [`set_mode`] or [`finish_by_name`] says that this mode may not be changed.
+pub fn is_mode_refusal(_: &io::Error) -> bool {
+    false
+}
+
 /// Gives a file of our own making its final mode and mtime.
 ///
 /// # Errors
@@ -168,6 +181,14 @@ fn make_link(dir: &Dir, target: &str, entry: &str) -> io::Result<()> {
 /// Whatever the system says.
 pub fn make_dir(dir: &Dir, entry: &[u8]) -> io::Result<()> {
     dir.create_dir(name(entry)?)
+}
+
+/// The same: modes are set afterwards.
+///
+/// # Errors
+/// As [`make_dir`].
+pub fn make_dir_as(dir: &Dir, entry: &[u8], _mode: u32) -> io::Result<()> {
+    make_dir(dir, entry)
 }
 
 /// Makes a directory with the mode that the user's settings give.

@@ -127,8 +127,17 @@ pub fn open_file(dir: &Dir, entry: &[u8]) -> io::Result<File> {
 /// # Errors
 /// Whatever `openat` says; an existing name is an error.
 pub fn create_file(dir: &Dir, entry: &[u8]) -> io::Result<File> {
+    create_file_as(dir, entry, 0o600)
+}
+
+/// Makes a new file for writing, with as much of its mode as the user's umask lets through: on a file system that refuses
+/// changes of modes it is the only one that the file ever gets.
+///
+/// # Errors
+/// As [`create_file`].
+pub fn create_file_as(dir: &Dir, entry: &[u8], mode: u32) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(dir, name(entry)?, flags, Mode::RUSR | Mode::WUSR)?;
+    let fd = rustix::fs::openat(dir, name(entry)?, flags, Mode::from_raw_mode(mode))?;
     Ok(File::from_std(fd.into()))
 }
 
@@ -139,6 +148,12 @@ pub fn create_file(dir: &Dir, entry: &[u8]) -> io::Result<File> {
 pub fn finish_by_name(dir: &Dir, entry: &[u8], mode: u32, mtime: Timestamp) -> io::Result<()> {
     rustix::fs::chmodat(dir, name(entry)?, Mode::from_raw_mode(mode), AtFlags::empty())?;
     set_mtime(dir, entry, mtime)
+}
+
+/// Whether an error of [`set_mode`] or [`finish_by_name`] says that this mode may not be changed, by this user or by anybody.
+pub fn is_mode_refusal(error: &io::Error) -> bool {
+    let refusals = [Errno::PERM, Errno::NOTSUP, Errno::OPNOTSUPP];
+    refusals.iter().any(|refusal| error.raw_os_error() == Some(refusal.raw_os_error()))
 }
 
 /// For setting the mtime and leaving the time of the last access as it is.
@@ -170,7 +185,15 @@ pub fn symlink(dir: &Dir, entry: &[u8], target: &[u8]) -> io::Result<()> {
 /// # Errors
 /// Whatever `mkdirat` says.
 pub fn make_dir(dir: &Dir, entry: &[u8]) -> io::Result<()> {
-    Ok(rustix::fs::mkdirat(dir, name(entry)?, Mode::RWXU)?)
+    make_dir_as(dir, entry, 0o700)
+}
+
+/// Makes a directory that its owner may fill, with as much of its mode as the user's umask lets through.
+///
+/// # Errors
+/// As [`make_dir`].
+pub fn make_dir_as(dir: &Dir, entry: &[u8], mode: u32) -> io::Result<()> {
+    Ok(rustix::fs::mkdirat(dir, name(entry)?, Mode::RWXU | Mode::from_raw_mode(mode))?)
 }
 
 /// Makes a directory with the mode that the user's umask gives.

@@ -39,6 +39,11 @@ pub fn space(path: &Path) -> io::Result<(u64, u64)> {
     imp::space(path)
 }
 
+/// Bytes of memory in all; none where it is not told.
+pub fn memory() -> Option<u64> {
+    imp::memory()
+}
+
 /// What `path` stands for; a link is taken for itself.
 ///
 /// # Errors
@@ -67,6 +72,17 @@ mod imp {
         Ok((bytes(found.f_bavail), bytes(found.f_blocks)))
     }
 
+    #[cfg(target_os = "linux")]
+    pub(super) fn memory() -> Option<u64> {
+        let found = rustix::system::sysinfo();
+        u64::try_from(found.totalram).ok()?.checked_mul(found.mem_unit.into())
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn memory() -> Option<u64> {
+        None
+    }
+
     pub(super) fn identity(path: &Path) -> io::Result<Identity> {
         path.symlink_metadata().map(|found| Identity::new(found.dev(), found.ino()))
     }
@@ -75,6 +91,10 @@ mod imp {
 #[cfg(not(unix))]
 mod imp {
     use super::{Identity, OsString, Path, io};
+
+    pub(super) fn memory() -> Option<u64> {
+        None
+    }
 
     pub(super) fn kernel() -> String {
         String::new()

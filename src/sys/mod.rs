@@ -4,10 +4,12 @@
 //! |---|---|
 //! | [`at`] | one name in one open directory: look, rename, exchange, remove, never following a link |
 //! | `changes` | whether the system tells of changes in a directory |
+//! | `child` | a child process that is asked to end |
 //! | [`clock`] | the clock of a file system, and how finely it tells moments apart |
 //! | `host` | name, kernel, room on the disk, what a name stands for |
 //! | [`metadata`] | directories read by handle, and what `lstat` says of their entries |
 //! | `mounts` | what is mounted where |
+//! | [`page_cache`] | what the kernel keeps of files in memory |
 //! | [`owner`] | who this process is, and whose a directory is |
 //! | [`source_file`] | a source file opened for reading, and what the system says of it |
 //! | [`terminal`] | raw mode, size, and changes of the size |
@@ -20,8 +22,9 @@ pub mod at;
 pub mod at;
 #[cfg(feature = "client")]
 pub mod changes;
-pub mod clock;
 #[cfg(feature = "client")]
+pub mod child;
+pub mod clock;
 pub mod host;
 pub mod metadata;
 #[cfg(feature = "client")]
@@ -29,6 +32,7 @@ pub mod mounts;
 #[cfg(feature = "client")]
 pub mod owner;
 pub mod pace;
+pub mod page_cache;
 pub mod source_file;
 #[cfg(all(unix, feature = "client"))]
 #[path = "terminal_unix.rs"]

@@ -615,7 +615,7 @@ fn not_started(error: StartError) -> WorkspaceError {
 }
 
 /// `/.fastbuild/agent`, as the engine unpacks it.
-fn agent_archive(agent: &[u8]) -> Bytes {
+pub(crate) fn agent_archive(agent: &[u8]) -> Bytes {
     let path = program::PATH.trim_start_matches('/');
     let directory = path.split_once('/').map_or("", |(directory, _)| directory);
     archive(

@@ -89,6 +89,16 @@ impl SlowMount {
         SlowMount::bindfs_with(&["--chmod-deny", "--chown-deny"], backing, at)
     }
 
+    /// The same, as shares of other systems show their files: whatever is made there belongs to root, whoever made it. So a
+    /// builder who is another user may not even set a time, which is what fails Jekyll with `@ apply2files` in the end.
+    ///
+    /// # Errors
+    /// As [`SlowMount::sshfs`].
+    pub fn bindfs_foreign(backing: &Path, at: &Path) -> io::Result<SlowMount> {
+        let made = ["--create-for-user=root", "--create-for-group=root", "--create-with-perms=od+rwx"];
+        SlowMount::bindfs_with(&[&["--chmod-deny", "--chown-deny"], &made[..]].concat(), backing, at)
+    }
+
     fn bindfs_with(options: &[&str], backing: &Path, at: &Path) -> io::Result<SlowMount> {
         let mut bindfs = foreground("bindfs");
         bindfs.args(options).args(["-o", "allow_other"]).arg(backing).arg(at);

@@ -129,7 +129,11 @@ fn candidates() -> Vec<String> {
         .collect()
 }
 
-async fn connect(address: &str) -> Result<Engine> {
+/// Connects to the engine at this address, as `DOCKER_HOST` has it.
+///
+/// # Errors
+/// What came back instead of an answer.
+pub async fn connect(address: &str) -> Result<Engine> {
     let docker = Docker::connect_with_host(address)?;
     let docker = timeout(PING, docker.negotiate_version())
         .await
@@ -166,14 +170,14 @@ fn advice() -> &'static str {
 async fn start() -> Result<Engine> {
     if Path::new("/run/systemd/system").is_dir() {
         run::run(Command::new("systemctl").args(["start", "docker"]))?;
-        return wait(None).await;
+        return wait(&default_address(), None).await;
     }
     if living("/var/run/docker.pid", "dockerd") {
         note("dockerd is there already and does not answer yet");
-        return wait(None).await;
+        return wait(&default_address(), None).await;
     }
     living("/var/run/docker/containerd/containerd.pid", "containerd");
-    wait(Some(spawn()?)).await
+    wait(&default_address(), Some(&mut spawn()?)).await
 }
 
 /// Whether the process of a pid file is `program` still. A file that names another process, or none, is removed: the
@@ -190,9 +194,11 @@ fn living(pid_file: &str, program: &str) -> bool {
 }
 
 /// A `dockerd` that is being started.
-struct Starting {
-    child: Child,
-    log: PathBuf,
+pub struct Starting {
+    /// The process.
+    pub child: Child,
+    /// What it says.
+    pub log: PathBuf,
 }
 
 impl Starting {
@@ -218,14 +224,17 @@ fn spawn() -> Result<Starting> {
     Ok(Starting { child, log })
 }
 
-async fn wait(mut starting: Option<Starting>) -> Result<Engine> {
+/// Waits until an engine answers at `address`.
+///
+/// # Errors
+/// When its process ends, or when it does not answer for long; with its last words.
+pub async fn wait(address: &str, mut starting: Option<&mut Starting>) -> Result<Engine> {
     let deadline = Instant::now() + START;
     let mut tick = interval(Duration::from_millis(100));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let address = default_address();
     loop {
         tick.tick().await;
-        let why = match connect(&address).await {
+        let why = match connect(address).await {
             Ok(engine) => return Ok(engine),
             Err(error) => error,
         };

@@ -8,6 +8,7 @@
 //! | `demo`: the first of the README's two commands | [`demo`] |
 //! | `test`: the second; CI runs exactly this | [`mod@test`] |
 //! | `model`: the model test for as long as is asked for | [`model`] |
+//! | `lab`: the seed's experiments, on slow mounts | [`mod@lab`], [`mounts`] |
 //! | `bench`: fastbuild beside what people use instead | [`mod@bench`], [`site`], [`memory`] |
 //! | `picture`: the page of `fastbuild bench` for the docs | [`picture`] |
 //!
@@ -25,6 +26,7 @@ mod debian;
 mod demo;
 mod engine;
 mod images;
+mod lab;
 mod memory;
 mod model;
 #[path = "../../tests/common/mounts.rs"]
@@ -64,6 +66,8 @@ enum Task {
     Model(model::Options),
     /// Measure fastbuild beside what people use instead
     Bench(bench::Options),
+    /// Set up the slow mounts that people have, and measure builds on them
+    Lab(lab::Options),
     /// Draw the page of a report of `fastbuild bench --json`, by day and by night, for the docs
     #[cfg(unix)]
     Picture(picture::Options),
@@ -78,6 +82,7 @@ async fn main() -> ExitCode {
         Task::Test => test::run().await,
         Task::Model(options) => model::run(options).await,
         Task::Bench(options) => bench::run(options).await,
+        Task::Lab(options) => lab::run(options).await,
         #[cfg(unix)]
         Task::Picture(options) => picture::run(&options),
     };

@@ -92,6 +92,11 @@ impl Site {
         path(nth % self.files.div_ceil(7) * 7)
     }
 
+    /// Where Jekyll puts the page of [`Site::post`], below the site that it makes.
+    pub fn page(self, nth: u32) -> String {
+        format!("2026/post-{}/index.html", nth % self.files.div_ceil(7) * 7)
+    }
+
     /// `count` files spread over the whole tree, others for each `nth`.
     pub fn spread(self, count: u32, nth: u32) -> Vec<String> {
         let step = (self.files / count).max(1);

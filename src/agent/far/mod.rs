@@ -5,6 +5,7 @@
 //! | `init` | PID 1 of the workspace: starts a session when a client speaks, reaps, stops when idle |
 //! | `session` | serves one client after the other on stdin and stdout, see [`super`] for the dialogue |
 //! | `exec` | becomes the command: gives up privileges, takes a terminal, and executes |
+//! | `measure` | measures directories as it is asked to on stdin, for `fastbuild bench`; see [`crate::measure`] |
 //! | `keep` | in the place of `init` where there is no container: one session, and nobody of it is left behind |
 //!
 //! In: frames of a client that is believed. Out: frames, and a workspace put right. What must hold: whatever way a session
@@ -31,6 +32,7 @@ mod exec;
 mod inbox;
 mod init;
 mod keep;
+mod measure;
 mod outbox;
 mod processes;
 mod room;
@@ -48,6 +50,7 @@ pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some("init") => init::run(),
         Some("session") => session::run(),
         Some("exec") => exec::run(),
+        Some("measure") => measure::run(),
         Some("keep") => keep::run(),
         _ => ExitCode::from(USAGE),
     }

@@ -312,7 +312,7 @@ impl Warm<'_> {
             }
         };
         let warm = events::Warm { sent: traffic.sent, received: traffic.received, peak_memory };
-        Ok((Finished { exit_code, applied, warm: Some(warm) }, goodbye))
+        Ok((Finished { exit_code, applied, warm: Some(warm), defect: None }, goodbye))
     }
 
     async fn until_staged(

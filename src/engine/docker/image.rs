@@ -1,15 +1,19 @@
 //! Images: what the engine has, and how it gets what it has not.
 
+use std::collections::BTreeMap;
+
 use bollard::{
     auth::DockerCredentials,
+    body_full,
     errors::Error as BollardError,
     models::{CreateImageInfo, ImageInspect},
-    query_parameters::CreateImageOptionsBuilder,
+    query_parameters::{CreateImageOptionsBuilder, ListImagesOptionsBuilder, RemoveImageOptionsBuilder},
 };
+use bytes::Bytes;
 use docker_credential::{CredentialRetrievalError, DockerCredential};
 use futures_util::StreamExt;
 
-use super::{Docker, EngineError, failed};
+use super::{Docker, EngineError, Removed, failed};
 use crate::engine::{
     error::{Call, Operation, plain},
     reference::Reference,
@@ -107,6 +111,67 @@ impl Docker {
             }
         }
         Ok(())
+    }
+}
+
+/// An archive without an entry: its end mark.
+const EMPTY_ARCHIVE: &[u8] = &[0; 1024];
+
+impl Docker {
+    /// Makes an image named `REPOSITORY:TAG` with nothing in it but `labels`, whose values hold no quotes; no registry is asked.
+    ///
+    /// # Errors
+    /// What befalls every request.
+    pub async fn make_empty_image(
+        &self,
+        repository: &str,
+        tag: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<(), EngineError> {
+        let changes = labels.iter().map(|(name, value)| format!("LABEL {name}=\"{value}\"")).collect();
+        let options =
+            CreateImageOptionsBuilder::new().from_src("-").repo(repository).tag(tag).changes(changes).build();
+        let call = || Call::new(Operation::ImportImage, format!("{repository}:{tag}"));
+        let body = body_full(Bytes::from_static(EMPTY_ARCHIVE));
+        let mut lines = self.client.create_image(Some(options), Some(body), None);
+        while let Some(line) = lines.next().await {
+            match line {
+                Ok(_) => {}
+                Err(BollardError::DockerStreamError { error }) => {
+                    return Err(EngineError::BadAnswer { call: call(), message: plain(&error) });
+                }
+                Err(error) => return Err(failed(call())(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes an image's name away, or by its id all names, and the image with the last of them.
+    ///
+    /// # Errors
+    /// What befalls every request, and [`EngineError::Api`] while a container uses it; an image that is gone is none.
+    pub async fn remove_image(&self, name_or_id: &str) -> Result<Removed, EngineError> {
+        let options = RemoveImageOptionsBuilder::new().force(true).build();
+        match self.client.remove_image(name_or_id, Some(options), None).await {
+            Ok(_) => Ok(Removed::Now),
+            Err(BollardError::DockerResponseServerError { status_code: 404, .. }) => Ok(Removed::Already),
+            Err(error) => Err(failed(Call::new(Operation::RemoveImage, name_or_id))(error)),
+        }
+    }
+
+    /// Ids and labels of all images that carry each of `labels` (`NAME` or `NAME=VALUE`).
+    ///
+    /// # Errors
+    /// What befalls every request.
+    pub async fn list_images(
+        &self,
+        labels: &[String],
+    ) -> Result<Vec<(String, BTreeMap<String, String>)>, EngineError> {
+        let filters = [("label", labels.to_vec())].into();
+        let options = ListImagesOptionsBuilder::new().filters(&filters).build();
+        let listed = self.client.list_images(Some(options)).await;
+        let listed = listed.map_err(failed(Call::new(Operation::ListImages, "")))?;
+        Ok(listed.into_iter().map(|image| (image.id, image.labels.into_iter().collect())).collect())
     }
 }
 

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     outputs::{
         OutputError, host_error,
+        modes::Refused,
         ops::{Action, Afterwards, Identity, Op, SHADOW},
         stage::{Claim, Found, Stage, Staged},
         target::{Target, Walk},
@@ -83,7 +84,7 @@ pub(super) fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
         OutputError::Host { what, path: output.target.absolute(&in_place(&path)), source }
     })?;
     let done = executor.into_done();
-    settle_directories(&shadow, &done);
+    settle_directories(&shadow, &output.stage, &done);
     for claim in &mut output.claims {
         // A further name changes the moment of a file's last change.
         let id = match claim.is {
@@ -161,7 +162,7 @@ fn link_tree(
 ) -> io::Result<()> {
     let missing = || io::Error::from(io::ErrorKind::NotFound);
     let look = at::look(from, name)?.ok_or_else(missing)?;
-    at::make_dir(to, to_name)?;
+    at::make_dir_as(to, to_name, look.mode)?;
     let (inner_from, inner_to) = (at::open_dir(from, name)?, at::open_dir(to, to_name)?);
     for child in at::names(&inner_from)? {
         let Some(child_look) = at::look(&inner_from, &child)? else { continue };
@@ -178,7 +179,8 @@ fn link_tree(
             links.copied.insert(id, copy);
         }
     }
-    at::finish_by_name(to, to_name, look.mode, look.stamp.mtime)
+    // What this directory had is no product's mode: nobody is told of it.
+    Refused::default().finish(to, to_name, look.mode, look.stamp.mtime)
 }
 
 /// After an exchange: what somebody wrote into the old tree between link and exchange is saved. Each move is noted in

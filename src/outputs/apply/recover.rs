@@ -91,7 +91,7 @@ fn finish_entry(
     let strays = strays(entry, &done.displaced, stage)
         .map_err(host_error("look at the files in", stage.path.clone()))?;
     save_displaced(stage, &strays, target, displaced)?;
-    settle_directories(target, &done);
+    settle_directories(target, stage, &done);
     for path in &entry.forgets {
         record.forget(&target.absolute(&path.0));
     }

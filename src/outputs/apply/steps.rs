@@ -353,7 +353,7 @@ impl<'a> Executor<'a> {
         let (dir, entry) = self.walk.parent(path)?;
         match mtime {
             Some(mtime) => {
-                at::make_dir(dir, entry)?;
+                at::make_dir_as(dir, entry, mode)?;
                 self.done.made.push(Made { path: path.clone(), mode, mtime });
             }
             None => at::make_plain_dir(dir, entry)?,
@@ -415,7 +415,9 @@ impl<'a> Executor<'a> {
             _ => return Ok(()),
         }
         let (dir, entry) = self.walk.parent(path)?;
-        at::set_mode(dir, entry, mode)?;
+        if !self.stage.refused.set_mode(dir, entry, mode)? {
+            return Ok(());
+        }
         self.undo.push(Undo::Mode { path: path.clone(), was });
         if let Some(loosened) = self.done.loosened.get_mut(path) {
             *loosened = mode;

@@ -390,7 +390,7 @@ impl Staging<'_> {
             }
             IncomingKind::File { size: sent } if *sent == size => {
                 let mut data = super::Metered { data: reader.data(), done: self.received, progress };
-                let came = self.stage_into(number, &mut data)?;
+                let came = self.stage_into(number, &mut data, meta.mode)?;
                 self.finish_file(number, meta)?;
                 self.note_slot(number)?;
                 came

@@ -11,6 +11,7 @@ use cap_std::{ambient_authority, fs::Dir};
 use crate::{
     outputs::{
         OutputError, host_error,
+        modes::Refused,
         target::{Target, Walk},
     },
     sys::at::{self, Look},
@@ -24,6 +25,8 @@ pub struct Stage {
     pub path: PathBuf,
     /// Its handle.
     pub dir: Dir,
+    /// Products whose mode may not be set.
+    pub(in crate::outputs) refused: Refused,
     /// Atomic, because steps are carried out by several threads.
     next: AtomicU64,
     keep: bool,
@@ -36,7 +39,7 @@ impl Stage {
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         builder.create(&path)?;
         let dir = Dir::open_ambient_dir(&path, ambient_authority())?;
-        Ok(Stage { path, dir, next: AtomicU64::new(0), keep: false })
+        Ok(Stage { path, dir, refused: Refused::default(), next: AtomicU64::new(0), keep: false })
     }
 
     /// Opens one that a crash left.
@@ -49,7 +52,8 @@ impl Stage {
         let names = at::names(&dir)?;
         let taken = names.iter().filter_map(|name| std::str::from_utf8(name).ok()?.parse::<u64>().ok());
         let next = taken.max().unwrap_or(0).max(u64::MAX / 2);
-        Ok(Stage { path: path.to_owned(), dir, next: AtomicU64::new(next), keep: false })
+        let (path, refused) = (path.to_owned(), Refused::default());
+        Ok(Stage { path, dir, refused, next: AtomicU64::new(next), keep: false })
     }
 
     /// A number that no slot has.

@@ -99,7 +99,7 @@ impl Staging<'_> {
             Some(Incoming { kind: IncomingKind::File { size }, .. }) => self.take_room(&path, size)?,
             _ => return Err(self.no_tree(path, "was a file and is none any more")),
         }
-        let (slot, digest) = self.stage_file(&mut reader.data())?;
+        let (slot, digest) = self.stage_file(&mut reader.data(), expected.mode)?;
         self.settle_file(path, &expected, digest, Bytes::InSlot(slot))?;
         let rest = reader.next_entry().map_err(|error| self.refused(error))?;
         match rest {
@@ -189,7 +189,7 @@ impl Staging<'_> {
             }
             None => {
                 self.take_room(&path, size)?;
-                let (slot, digest) = self.stage_file(&mut data)?;
+                let (slot, digest) = self.stage_file(&mut data, entry.mode)?;
                 self.settle_file(path, &entry, digest, Bytes::InSlot(slot))
             }
         }

@@ -1,4 +1,5 @@
 //! What is measured, as data: each contender has a name, a preparation, the part that is timed, and a look at the result.
+//! The laboratory ([`crate::lab`]) has contenders of its own.
 
 use anyhow::{Context, Result};
 
@@ -130,13 +131,25 @@ impl What {
     }
 }
 
+/// What stands for a contender in tables and messages.
+pub trait Named {
+    /// Its name.
+    fn name(&self) -> String;
+}
+
+impl Named for What {
+    fn name(&self) -> String {
+        What::name(*self).to_owned()
+    }
+}
+
 /// One step of a contender in a round.
 type Step<'a> = Box<dyn Fn(u32) -> Result<()> + 'a>;
 
 /// A contender with what it does.
-pub struct Contender<'a> {
+pub struct Contender<'a, W = What> {
     /// Which one.
-    pub what: What,
+    pub what: W,
     /// Whose report has more about it.
     pub project: Option<&'a Project<'a>>,
     prepare: Option<Step<'a>>,
@@ -144,24 +157,24 @@ pub struct Contender<'a> {
     verify: Option<Step<'a>>,
 }
 
-impl<'a> Contender<'a> {
+impl<'a, W: Named> Contender<'a, W> {
     /// One of which `run` is timed.
-    pub fn new(what: What, run: impl Fn(u32) -> Result<()> + 'a) -> Contender<'a> {
+    pub fn new(what: W, run: impl Fn(u32) -> Result<()> + 'a) -> Contender<'a, W> {
         Contender { what, project: None, prepare: None, run: Box::new(run), verify: None }
     }
 
     /// One that runs fastbuild in `project`.
-    pub fn of(project: &'a Project<'a>, what: What, run: impl Fn(u32) -> Result<()> + 'a) -> Contender<'a> {
+    pub fn of(project: &'a Project<'a>, what: W, run: impl Fn(u32) -> Result<()> + 'a) -> Contender<'a, W> {
         Contender { project: Some(project), ..Contender::new(what, run) }
     }
 
     /// What happens before its turn.
-    pub fn prepared(self, prepare: impl Fn(u32) -> Result<()> + 'a) -> Contender<'a> {
+    pub fn prepared(self, prepare: impl Fn(u32) -> Result<()> + 'a) -> Contender<'a, W> {
         Contender { prepare: Some(Box::new(prepare)), ..self }
     }
 
     /// What has to hold after its turn: nothing is measured that did not work.
-    pub fn verified(self, verify: impl Fn(u32) -> Result<()> + 'a) -> Contender<'a> {
+    pub fn verified(self, verify: impl Fn(u32) -> Result<()> + 'a) -> Contender<'a, W> {
         Contender { verify: Some(Box::new(verify)), ..self }
     }
 

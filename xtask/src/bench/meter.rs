@@ -103,6 +103,11 @@ impl Meter {
         })
     }
 
+    /// Where the engine is, as `DOCKER_HOST` has it.
+    pub fn address(&self) -> &str {
+        &self.engine
+    }
+
     /// # Errors
     /// When the bench was interrupted.
     pub fn check(&self) -> Result<()> {
@@ -167,7 +172,7 @@ impl Meter {
         self.check()?;
         if !output.status.success() {
             let said = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };
-            bail!("{command:?} ended with {}:\n{}", output.status, last_lines(said, 20));
+            bail!("{command:?} ended with {}:\n{}", output.status, last_lines(said, 40));
         }
         Ok(output)
     }

@@ -9,17 +9,17 @@
 //! what another one wrote. After a turn its result is looked at, and a wrong one ends the bench: nothing is measured that
 //! did not work. Memory and bytes are counted in turns of their own after the rounds (see [`meter`]).
 
-mod contender;
+pub mod contender;
 mod figures;
 mod idle;
-mod meter;
+pub mod meter;
 mod others;
 mod ours;
-mod page;
+pub mod page;
 mod plot;
 mod proxy;
-mod stage;
-mod stats;
+pub mod stage;
+pub mod stats;
 
 use std::{
     cell::RefCell,
@@ -91,7 +91,8 @@ impl Plan {
 
 const SIZES: [u32; 3] = [2_000, 20_000, 100_000];
 const TRUE: Workload = Workload { command: &["true"], output: None, edited: Edited::Anything };
-const JEKYLL: Workload =
+/// A site is made of a tree of [`Site`].
+pub const JEKYLL: Workload =
     Workload { command: &["jekyll", "build", "--quiet"], output: Some("_site"), edited: Edited::Posts };
 /// The largest tree of which the floor's tar is held in memory, in files.
 const FLOOR_UP_TO: u32 = 20_000;
@@ -148,9 +149,9 @@ impl Options {
 /// What is measured, and in which image.
 pub struct Subject {
     /// fastbuild.
-    program: PathBuf,
+    pub program: PathBuf,
     /// Of all containers.
-    image: String,
+    pub image: String,
 }
 
 /// Everything measured on one stage.
@@ -197,22 +198,27 @@ pub async fn run(options: Options) -> Result<()> {
     {
         debian::ensure_program(program, package)?;
     }
-    let interrupt = Arc::new(Interrupt::default());
-    let listening = tokio::spawn(listen(Arc::clone(&interrupt)));
-    let engine = Arc::new(engine);
-    let measured = {
-        let engine = Arc::clone(&engine);
-        // Blocking, start to end: what is measured are processes, one after the other.
-        tokio::task::spawn_blocking(move || {
-            measure(&engine, &Subject { program, image }, &options, &interrupt)
-        })
+    until_interrupted(move |interrupt| measure(&engine, &Subject { program, image }, &options, interrupt))
         .await
-    };
-    listening.abort();
-    measured.map_err(|panic| anyhow!(panic))?
 }
 
-fn program(given: Option<&Path>) -> Result<PathBuf> {
+/// Runs `work` on a thread of its own, from start to end: what is measured are processes, one after the other. Whoever wants
+/// it to end reaches it through its argument.
+///
+/// # Errors
+/// Those of `work`.
+pub async fn until_interrupted<T: Send + 'static>(
+    work: impl FnOnce(&Arc<Interrupt>) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let interrupt = Arc::new(Interrupt::default());
+    let listening = tokio::spawn(listen(Arc::clone(&interrupt)));
+    let done = tokio::task::spawn_blocking(move || work(&interrupt)).await;
+    listening.abort();
+    done.map_err(|panic| anyhow!(panic))?
+}
+
+/// The fastbuild to measure: one that was given, else this source, optimised.
+pub fn program(given: Option<&Path>) -> Result<PathBuf> {
     if let Some(given) = given {
         return Ok(std::path::absolute(given)?);
     }
@@ -259,7 +265,11 @@ fn write(dir: &Path, page: &str, tables: &[Table]) -> Result<()> {
     run::write_whole(&dir.join("benchmarks.svg"), plot::svg(tables).as_bytes())
 }
 
-fn heading(engine: &Engine) -> Result<page::Machine> {
+/// Where is measured.
+///
+/// # Errors
+/// When the engine does not tell.
+pub fn heading(engine: &Engine) -> Result<page::Machine> {
     let info = tokio::runtime::Handle::current().block_on(engine.docker.info())?;
     Ok(page::Machine {
         cores: std::thread::available_parallelism().map_or(1, usize::from),

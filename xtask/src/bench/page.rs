@@ -110,13 +110,14 @@ const NOTES: &str = "\n## How it is measured\n\n\
     - Bytes on the wire, both ways, are counted by a proxy in front of the engine's socket; the peak here is that of the \
     largest process on this side (docker's client for most of the others). Both are counted in turns that are not timed.\n";
 
-fn line(page: &mut String, cells: &[String]) {
+/// A line of a table.
+pub fn line(page: &mut String, cells: &[String]) {
     // Writing to a string cannot fail.
     writeln!(page, "| {} |", cells.join(" | ")).unwrap_or_default();
 }
 
 /// Three figures that tell something.
-fn seconds(value: f64) -> String {
+pub fn seconds(value: f64) -> String {
     if value.abs() < 10.0 { format!("{value:.3}") } else { format!("{value:.1}") }
 }
 

@@ -132,6 +132,12 @@ impl Stage {
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
+    /// The same on the way out, when an interrupt has ended everything else.
+    pub fn docker_always(&self, words: &[&str]) -> Result<()> {
+        let engine = self.meter.address();
+        quiet_docker(&[&["--host", engine], words].concat()).map(drop)
+    }
+
     /// Runs the command in a running container.
     pub fn exec(&self, container: &str) -> Result<()> {
         self.docker(["exec", "-w", WORKDIR, container].iter().chain(self.workload.command)).map(drop)
@@ -149,7 +155,7 @@ impl Stage {
         let create = ["run", "-d", "--init", "--label", &label, "-w", WORKDIR];
         let sleep = [self.image.as_str(), "sleep", "infinity"];
         let id = self.docker(create.iter().chain(options).chain(&sleep))?;
-        Ok(Container { id })
+        Ok(Container { id, engine: self.meter.address().to_owned() })
     }
 
     /// Fails unless both directories hold the same files with the same bytes. Directories are on this machine.
@@ -214,23 +220,33 @@ pub fn docker<S: AsRef<OsStr>>(words: impl IntoIterator<Item = S>) -> Command {
 pub struct Container {
     /// Its id.
     pub id: String,
+    /// Where it is, as `DOCKER_HOST` has it.
+    engine: String,
 }
 
 impl Drop for Container {
     fn drop(&mut self) {
-        remove(&self.id, "a container of the bench");
+        let removed = quiet_docker(&["--host", &self.engine, "rm", "-f", "-v", &self.id]);
+        said_unless_removed(&self.id, "a container of the bench", removed);
     }
 }
 
 /// Removes a container, outside of any meter: this has to work after an interrupt too.
 fn remove(id: &str, what: &str) {
-    if let Err(error) = quiet_docker(&["rm", "-f", "-v", id]) {
+    said_unless_removed(id, what, quiet_docker(&["rm", "-f", "-v", id]));
+}
+
+fn said_unless_removed(id: &str, what: &str, removed: Result<String>) {
+    if let Err(error) = removed {
         note(format_args!("could not remove container {id} ({what}): {error:#}"));
     }
 }
 
-/// The docker client, not metered, and out of the terminal's reach.
-fn quiet_docker(words: &[&str]) -> Result<String> {
+/// The docker client, not metered, and out of the terminal's reach; what it printed comes back, trimmed.
+///
+/// # Errors
+/// When it ends badly; with its last words.
+pub fn quiet_docker(words: &[&str]) -> Result<String> {
     use std::os::unix::process::CommandExt as _;
     let output = run::capture(docker(words).process_group(0))?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
@@ -285,27 +301,52 @@ fn build_records() -> Result<BTreeSet<String>> {
     Ok(records.into_iter().map(|record| record.id).collect())
 }
 
+/// Removes this process's own containers, of which a client was ended before its time.
+pub fn remove_own() {
+    let own = format!("label={LABEL}={}", std::process::id());
+    match quiet_docker(&["ps", "-a", "-q", "--filter", &own]) {
+        Ok(ids) => ids.lines().for_each(|id| remove(id, "of a command that was ended")),
+        Err(error) => note(format_args!("could not list the containers that are left: {error:#}")),
+    }
+}
+
+/// Directories of benches that were killed.
+///
+/// # Errors
+/// When the scratch directory cannot be read.
+pub fn leftovers() -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs_err::read_dir(scratch_dir()?)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name.strip_prefix(DIRECTORY).and_then(|rest| rest.split_once('-')).map(|(pid, _)| pid);
+        if pid.is_some_and(is_dead) {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+/// Whether no process has this id.
+pub fn is_dead(pid: &str) -> bool {
+    !Path::new("/proc").join(pid).exists()
+}
+
 /// Removes the containers and directories of benches that were killed.
 ///
 /// # Errors
 /// When the engine cannot list its containers.
 pub fn remove_leftovers() -> Result<()> {
-    let dead = |pid: &str| !Path::new("/proc").join(pid).exists();
     let format = format!("{{{{.ID}}}} {{{{.Label \"{LABEL}\"}}}}");
     let listed = quiet_docker(&["ps", "-a", "--filter", &format!("label={LABEL}"), "--format", &format])?;
     for (id, pid) in listed.lines().filter_map(|line| line.split_once(' ')) {
-        if dead(pid) {
+        if is_dead(pid) {
             remove(id, "left by a killed bench");
         }
     }
-    for entry in fs_err::read_dir(scratch_dir()?)? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name.strip_prefix(DIRECTORY).and_then(|rest| rest.split_once('-')).map(|(pid, _)| pid);
-        if pid.is_some_and(dead) {
-            remove_workspaces(&entry.path());
-            fs_err::remove_dir_all(entry.path())?;
-        }
+    for dir in leftovers()? {
+        remove_workspaces(&dir);
+        fs_err::remove_dir_all(dir)?;
     }
     Ok(())
 }
@@ -326,6 +367,7 @@ pub struct Project<'a> {
     /// The source root.
     pub tree: PathBuf,
     state: PathBuf,
+    options: Vec<String>,
     /// What the last run reported.
     last: RefCell<Report>,
     workspace: RefCell<String>,
@@ -335,8 +377,14 @@ impl<'a> Project<'a> {
     /// Makes the tree.
     pub fn new(stage: &'a Stage, name: &str) -> Result<Project<'a>> {
         let tree = stage.tree(name)?;
+        Ok(Project::of(stage, name, tree, &["--image", &stage.image]))
+    }
+
+    /// One whose tree is there, wherever it lies, with options for each run of fastbuild.
+    pub fn of(stage: &'a Stage, name: &str, tree: PathBuf, options: &[&str]) -> Project<'a> {
         let state = stage.path(name).with_extension(STATE);
-        Ok(Project { stage, tree, state, last: RefCell::default(), workspace: RefCell::default() })
+        let options = options.iter().map(ToString::to_string).collect();
+        Project { stage, tree, state, options, last: RefCell::default(), workspace: RefCell::default() }
     }
 
     /// What the last run reported.
@@ -346,9 +394,16 @@ impl<'a> Project<'a> {
 
     /// Runs fastbuild.
     pub fn fastbuild(&self, options: &[&str], command: &[&str]) -> Result<()> {
+        let mut fastbuild = self.command(&[]);
+        fastbuild.args(["--progress", "json"]).args(options).arg("--").args(command);
+        *self.last.borrow_mut() = Report::read(&self.stage.meter.run(&mut fastbuild)?.stderr)?;
+        Ok(())
+    }
+
+    /// fastbuild, with `words` first and this project's options behind them, and with its own state.
+    pub fn command(&self, words: &[&str]) -> Command {
         let mut fastbuild = Command::new(&self.stage.program);
-        fastbuild.arg("--source").arg(&self.tree).args(["--image", &self.stage.image, "--progress", "json"]);
-        fastbuild.args(options).arg("--").args(command);
+        fastbuild.args(words).arg("--source").arg(&self.tree).args(&self.options);
         // Nothing of the user's settings decides here, and no index or cache of another project is met.
         for (name, _) in std::env::vars_os() {
             if name.to_str().is_some_and(|name| name == "CI" || name.starts_with("FASTBUILD_")) {
@@ -356,8 +411,7 @@ impl<'a> Project<'a> {
             }
         }
         fastbuild.env("FASTBUILD_STATE_DIR", &self.state).env("XDG_CACHE_HOME", self.state.join("cache"));
-        *self.last.borrow_mut() = Report::read(&self.stage.meter.run(&mut fastbuild)?.stderr)?;
-        Ok(())
+        fastbuild
     }
 
     /// Runs the stage's own command, output included.

@@ -1,0 +1,159 @@
+//! Measures directories of the container, one after the other, as they are asked for. Whoever asks decides about rounds
+//! and order, for places of other machines may come in between.
+
+use std::{
+    fs, io,
+    ops::ControlFlow,
+    path::Path,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::room;
+
+use crate::measure::{
+    Figures, Problem, Progress, measure,
+    wire::{self, Ask, Medium, Told},
+};
+
+/// How long nothing is said of the progress, so that telling is no part of the figures.
+const SILENT_FOR: Duration = Duration::from_millis(100);
+
+/// Serves stdin until its end, or until a signal says that it is enough. Then it clears away what it is at: on a mount, who
+/// asked might not be able to.
+pub(super) fn run() -> ExitCode {
+    let signals = Signals::default();
+    if signals.listen().is_err() {
+        return ExitCode::FAILURE;
+    }
+    match serve(&signals, &mut io::stdin().lock(), &mut io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Nobody hears any more.
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// What signals have said.
+#[derive(Debug, Default)]
+struct Signals {
+    /// Nothing is being measured: a signal may end the process at once.
+    idle: Arc<AtomicBool>,
+    /// One has come.
+    enough: Arc<AtomicBool>,
+}
+
+impl Signals {
+    fn listen(&self) -> io::Result<()> {
+        self.idle.store(true, Ordering::SeqCst);
+        for signal in [SIGTERM, SIGINT] {
+            signal_hook::flag::register_conditional_shutdown(signal, 0, Arc::clone(&self.idle))?;
+            signal_hook::flag::register(signal, Arc::clone(&self.enough))?;
+        }
+        Ok(())
+    }
+
+    fn is_enough(&self) -> bool {
+        self.enough.load(Ordering::SeqCst)
+    }
+}
+
+fn serve(signals: &Signals, asked: &mut impl io::BufRead, told: &mut impl io::Write) -> io::Result<()> {
+    while let Some(ask) = wire::read::<Ask>(asked)? {
+        signals.idle.store(false, Ordering::SeqCst);
+        let answer = match answer(signals, &ask, told) {
+            Ok(figures) => Told::Done(figures),
+            Err(problem) => Told::Failed(problem),
+        };
+        signals.idle.store(true, Ordering::SeqCst);
+        if signals.is_enough() {
+            return Ok(());
+        }
+        wire::write(told, &answer)?;
+    }
+    Ok(())
+}
+
+fn answer(signals: &Signals, ask: &Ask, told: &mut impl io::Write) -> Result<Figures, Problem> {
+    let directory = Path::new(&ask.directory);
+    fs::create_dir_all(directory).map_err(|error| Problem::Failed {
+        tried: format!("make {}", ask.directory),
+        said: error.to_string(),
+    })?;
+    if ask.medium == Medium::Memory {
+        refuse_without_memory(directory, ask.sizes.room())?;
+    }
+    let mut last = Instant::now();
+    let mut watcher = |progress: Progress| {
+        if signals.is_enough() {
+            return ControlFlow::Break(());
+        }
+        if last.elapsed() < SILENT_FOR {
+            return ControlFlow::Continue(());
+        }
+        last = Instant::now();
+        match wire::write(told, &Told::Moved(progress)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    };
+    measure(directory, &ask.sizes, &mut watcher)
+}
+
+/// What lies in memory takes it from everybody, and a file system there may promise more than there is.
+fn refuse_without_memory(directory: &Path, needed: u64) -> Result<(), Problem> {
+    let free = room::below(directory).map_err(|error| Problem::Failed {
+        tried: "ask how much memory there is".to_owned(),
+        said: error.to_string(),
+    })?;
+    if free.bytes < needed { Err(Problem::NoMemory { needed, free: free.bytes }) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::Sizes;
+
+    #[test]
+    fn each_question_has_an_answer_and_the_end_of_them_is_no_failure() {
+        let home = tempfile::tempdir().unwrap();
+        let tiny = Sizes { sequential: 10, files: 3, file_bytes: 1, directories: 1 };
+        let ask = |directory: &str, sizes| Ask {
+            directory: home.path().join(directory).to_str().unwrap().to_owned(),
+            medium: Medium::Memory,
+            sizes,
+        };
+        let vast = Sizes { sequential: 1 << 60, ..tiny };
+        let mut asked = Vec::new();
+        for ask in [ask("new/place", tiny), ask("new", vast)] {
+            wire::write(&mut asked, &ask).unwrap();
+        }
+        let mut told = Vec::new();
+        serve(&Signals::default(), &mut asked.as_slice(), &mut told).unwrap();
+        let mut told = told.as_slice();
+        let mut answers = std::iter::from_fn(|| wire::read::<Told>(&mut told).unwrap());
+        assert!(matches!(answers.next(), Some(Told::Done(figures)) if figures.sizes == tiny));
+        assert!(matches!(answers.next(), Some(Told::Failed(Problem::NoMemory { .. }))));
+        assert_eq!(answers.next(), None);
+        assert_eq!(fs::read_dir(home.path().join("new/place")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn when_it_is_enough_nothing_stays_and_nothing_more_is_said() {
+        let home = tempfile::tempdir().unwrap();
+        let signals = Signals::default();
+        signals.enough.store(true, Ordering::SeqCst);
+        let mut asked = Vec::new();
+        let directory = home.path().to_str().unwrap().to_owned();
+        wire::write(&mut asked, &Ask { directory, medium: Medium::Disk, sizes: Sizes::QUICK }).unwrap();
+        let mut told = Vec::new();
+        serve(&signals, &mut asked.as_slice(), &mut told).unwrap();
+        assert!(told.is_empty());
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,403 @@
+//! What a bench makes to measure with, and how it goes again.
+//!
+//! | where | what | how it is found by others |
+//! |---|---|---|
+//! | on the engine | a container, a volume, an image | the labels [`labels::RUN`] and [`labels::TIER`] |
+//! | on the engine | workspaces of the builds that are measured | the id of those builds' own state directory |
+//! | in the source root | the *stage*: what is measured there, and copies of the tree | its name, which no scan sees |
+//! | in the state directory | the *home*: state of those builds, and a note of all this | its name, the run's id |
+//!
+//! Whatever ends a bench, they go: [`Belongings::clear`] where this process can, a reaper where it was killed, and where
+//! that was killed too, the next bench ([`sweep`]); a container and the stage by the next build as well. What belongs to a
+//! bench that lives is left alone.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+
+use crate::{
+    build::reaper::{Charge, Duty, Reaper},
+    engine::{ContainerId, Docker, EngineError, Sizes, labels},
+    outputs::stage::remove_stage,
+    plan::Endpoint,
+    state::{Project, Run, State, StateError, read_json, replace_json},
+    tree::scan::STAGE_PREFIX,
+};
+
+/// How long whoever measures may take to clear its own away.
+const CLEARING: Duration = Duration::from_secs(10);
+
+/// How often an engine is asked for what it may refuse for a moment.
+const TRIES: u32 = 20;
+/// The time between.
+const BETWEEN_TRIES: Duration = Duration::from_millis(100);
+
+/// What a bench has, or may have, made.
+pub struct Belongings {
+    run: Run,
+    state: State,
+    stage: PathBuf,
+    home: PathBuf,
+    engine: Option<Docker>,
+    reaper: Option<Reaper>,
+    /// Whoever writes into the stage from this process holds it.
+    stage_use: Arc<Semaphore>,
+}
+
+/// What the next bench has to know of one that died.
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    /// The engine's address.
+    engine: String,
+    stage: PathBuf,
+}
+
+/// Something that should have gone and did not.
+#[derive(Debug, thiserror::Error)]
+pub enum Left {
+    /// On the engine.
+    #[error("what the bench made on the engine could not be removed; the next bench tries again")]
+    OnEngine(#[source] EngineError),
+    /// Here.
+    #[error("could not remove {path:?}; the next bench tries again")]
+    Here {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Belongings {
+    /// Begins a run, and sees to it that whatever it makes will go. `docker` is at `endpoint`.
+    ///
+    /// # Errors
+    /// When the state directory cannot take a note of it.
+    pub fn begin(
+        state: &State,
+        project: &Project,
+        source: &Path,
+        endpoint: &Endpoint,
+        docker: Option<Docker>,
+    ) -> Result<Belongings, StateError> {
+        let address = endpoint.to_string();
+        let run = state.begin_run(project, &address)?;
+        let stage = source.join(stage_name(&run.id));
+        let home = state.benches_dir().join(&run.id);
+        std::fs::create_dir_all(&home).map_err(StateError::at("make the directory", &home))?;
+        run.note_stage(&stage)?;
+        let note = home.join(NOTE);
+        replace_json(&note, &Note { engine: address, stage: stage.clone() })
+            .map_err(StateError::at("write", &note))?;
+        let reaper = Reaper::watch(&Charge {
+            state: state.root().to_owned(),
+            source: source.to_owned(),
+            run: run.id.clone(),
+            duty: Duty::Sweep(endpoint.clone()),
+        });
+        let stage_use = Arc::new(Semaphore::new(1));
+        Ok(Belongings { run, state: state.clone(), stage, home, engine: docker, reaper, stage_use })
+    }
+
+    /// The directory in the source root where everything of the bench's lies; made when it is not there.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn stage(&self) -> io::Result<&Path> {
+        match std::fs::create_dir(&self.stage) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(&self.stage),
+        }
+    }
+
+    /// To be held while this process writes into the stage, so that nobody removes it meanwhile.
+    pub async fn use_stage(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.stage_use).acquire_owned().await.ok()
+    }
+
+    /// The state directory of the builds that are measured.
+    pub fn state_of_builds(&self) -> PathBuf {
+        state_of_builds(&self.home)
+    }
+
+    /// The name of the bench's objects on an engine.
+    pub fn object_name(&self) -> String {
+        object_name(&self.run.id)
+    }
+
+    /// Their labels.
+    ///
+    /// # Errors
+    /// When the state directory has no id.
+    pub fn labels(&self) -> Result<BTreeMap<String, String>, StateError> {
+        let labels = [
+            (labels::RUN, self.run.id.clone()),
+            (labels::TIER, labels::BENCH.to_owned()),
+            (labels::STATE, self.state.id()?),
+            (labels::VERSION, env!("CARGO_PKG_VERSION").to_owned()),
+        ];
+        Ok(labels.map(|(name, value)| (name.to_owned(), value)).into())
+    }
+
+    /// Removes all of it; gives what could not be removed.
+    pub async fn clear(self) -> Vec<Left> {
+        let mut left = Vec::new();
+        if let Some(docker) = &self.engine {
+            let cleared = clear_engine(docker, &of_run(&self.run.id)).await;
+            left.extend(cleared.err().map(Left::OnEngine));
+            left.extend(clear_builds(docker, &self.home).await.err().map(Left::OnEngine));
+        }
+        // Whoever uses it ends soon after it is told to, unless its file system hangs.
+        let _unused = timeout(CLEARING, self.use_stage()).await;
+        left.extend(remove(&self.stage).await);
+        // With it goes all that the next bench would need to know.
+        if left.is_empty() {
+            left.extend(remove(&self.home).await);
+        }
+        if left.is_empty() {
+            self.run.finish();
+            if let Some(reaper) = &self.reaper {
+                reaper.dismiss();
+            }
+        }
+        left
+    }
+}
+
+const NOTE: &str = "note";
+
+fn stage_name(run: &str) -> String {
+    format!("{STAGE_PREFIX}{run}-bench")
+}
+
+fn object_name(run: &str) -> String {
+    format!("fastbuild-bench-{run}")
+}
+
+fn state_of_builds(home: &Path) -> PathBuf {
+    home.join("state")
+}
+
+fn of_run(run: &str) -> [String; 2] {
+    [format!("{}={run}", labels::RUN), format!("{}={}", labels::TIER, labels::BENCH)]
+}
+
+async fn remove(path: &Path) -> Option<Left> {
+    let going = path.to_owned();
+    let removed = tokio::task::spawn_blocking(move || remove_stage(&going)).await;
+    let source = match removed {
+        Ok(Ok(())) => return None,
+        Ok(Err(error)) => error,
+        Err(error) => io::Error::other(error),
+    };
+    Some(Left::Here { path: path.to_owned(), source })
+}
+
+/// Removes what benches left that are dead; `docker` is at `address`. What is of another engine is left to a bench there.
+///
+/// # Errors
+/// What could not be removed, the first of it; everything else is gone.
+pub async fn sweep(docker: Option<&Docker>, address: &str, state: &State) -> Result<(), Left> {
+    let mut result = Ok(());
+    if let Some(docker) = docker {
+        result = sweep_engine(docker, state).await.map_err(Left::OnEngine);
+    }
+    for home in dead_homes(state) {
+        let swept = sweep_home(docker, address, &home).await;
+        result = result.and(swept);
+    }
+    result
+}
+
+/// By the labels alone, for the state directory may have forgotten.
+async fn sweep_engine(docker: &Docker, state: &State) -> Result<(), EngineError> {
+    let Ok(id) = state.id() else { return Ok(()) };
+    let ours = [format!("{}={}", labels::TIER, labels::BENCH), format!("{}={id}", labels::STATE)];
+    let containers = list(docker, &ours).await?.into_iter().map(|container| container.labels);
+    let volumes = docker.list_volumes(&ours).await?.into_iter().map(|volume| volume.labels);
+    let images = docker.list_images(&ours).await?.into_iter().map(|(_, labels)| labels);
+    let runs = containers.chain(volumes).chain(images).filter_map(|labels| labels.get(labels::RUN).cloned());
+    let dead: std::collections::BTreeSet<_> = runs.filter(|run| !state.is_live_run(run)).collect();
+    for run in dead {
+        clear_engine(docker, &of_run(&run)).await?;
+    }
+    Ok(())
+}
+
+fn dead_homes(state: &State) -> Vec<PathBuf> {
+    let homes = std::fs::read_dir(state.benches_dir()).into_iter().flatten().flatten();
+    let dead = homes.filter(|home| home.file_name().to_str().is_some_and(|run| !state.is_live_run(run)));
+    dead.map(|home| home.path()).collect()
+}
+
+async fn sweep_home(docker: Option<&Docker>, address: &str, home: &Path) -> Result<(), Left> {
+    let run = home.file_name().unwrap_or_default().to_string_lossy();
+    // One that died before it wrote its note has made nothing else.
+    if let Some(note) = read_json::<Note>(&home.join(NOTE)) {
+        // The path comes from a file: only what carries the run's own name is touched.
+        if note.stage.file_name().is_some_and(|name| *name == *stage_name(&run)) {
+            remove(&note.stage).await.map_or(Ok(()), Err)?;
+        }
+        match docker.filter(|_| note.engine == address) {
+            Some(docker) => clear_builds(docker, home).await.map_err(Left::OnEngine)?,
+            None if state_of_builds(home).exists() => return Ok(()),
+            None => {}
+        }
+    }
+    remove(home).await.map_or(Ok(()), Err)
+}
+
+/// What the measured builds have on the engine: their workspaces, and whatever else carries their mark.
+async fn clear_builds(docker: &Docker, home: &Path) -> Result<(), EngineError> {
+    let state = state_of_builds(home);
+    if !state.is_dir() {
+        return Ok(());
+    }
+    let Ok(id) = State::open(state).and_then(|state| state.id()) else { return Ok(()) };
+    clear_engine(docker, &[format!("{}={id}", labels::STATE)]).await
+}
+
+/// Removes all containers, volumes and images with these labels.
+async fn clear_engine(docker: &Docker, labels: &[String]) -> Result<(), EngineError> {
+    let mut tries = 1;
+    loop {
+        match clear_engine_once(docker, labels).await {
+            // A container on its way out, removed by somebody else, holds its volumes for a moment longer.
+            Err(_) if tries < TRIES => tries += 1,
+            ended => return ended,
+        }
+        tokio::time::sleep(BETWEEN_TRIES).await;
+    }
+}
+
+async fn clear_engine_once(docker: &Docker, labels: &[String]) -> Result<(), EngineError> {
+    for container in list(docker, labels).await? {
+        if container.labels.get(labels::TIER).is_some_and(|tier| tier == labels::BENCH) {
+            let_it_clear(docker, &container.id).await;
+        }
+        docker.remove(container.id.as_str()).await?;
+    }
+    for volume in docker.list_volumes(labels).await? {
+        docker.remove_volume(&volume.name).await?;
+    }
+    for (image, _) in docker.list_images(labels).await? {
+        docker.remove_image(&image).await?;
+    }
+    Ok(())
+}
+
+/// What an agent has made on a mount is its user's, whom this process may not be.
+async fn let_it_clear(docker: &Docker, container: &ContainerId) {
+    if docker.kill(container, "SIGTERM").await.is_ok() {
+        // If it does not, the stage may keep files that are not this user's to remove, and that is told then.
+        let _ended = timeout(CLEARING, docker.wait(container)).await;
+    }
+}
+
+/// Docker fails a listing in which a container vanishes; then it is asked again by whoever asks.
+async fn list(
+    docker: &Docker,
+    labels: &[String],
+) -> Result<Vec<crate::engine::ContainerSummary>, EngineError> {
+    docker.list(labels, Sizes::Skip).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint() -> Endpoint {
+        Endpoint::Unix("/not/there.sock".into())
+    }
+
+    struct Home {
+        home: tempfile::TempDir,
+        state: State,
+    }
+
+    impl Home {
+        fn new() -> Home {
+            let home = tempfile::tempdir().unwrap();
+            let state = State::open(home.path().join("state")).unwrap();
+            std::fs::create_dir(home.path().join("source")).unwrap();
+            Home { home, state }
+        }
+
+        fn source(&self) -> PathBuf {
+            self.home.path().join("source")
+        }
+
+        /// As [`Belongings::begin`], without a reaper: the test program is none.
+        fn begin(&self) -> Belongings {
+            let project = self.state.project(&self.source()).unwrap();
+            let run = self.state.begin_run(&project, &endpoint().to_string()).unwrap();
+            let home = self.state.benches_dir().join(&run.id);
+            std::fs::create_dir_all(home.join("state")).unwrap();
+            let stage = self.source().join(stage_name(&run.id));
+            let note = Note { engine: endpoint().to_string(), stage: stage.clone() };
+            replace_json(&home.join(NOTE), &note).unwrap();
+            let stage_use = Arc::new(Semaphore::new(1));
+            Belongings { run, state: self.state.clone(), stage, home, engine: None, reaper: None, stage_use }
+        }
+
+        fn left(&self) -> (usize, usize) {
+            let count = |path: &Path| std::fs::read_dir(path).into_iter().flatten().count();
+            (count(&self.source()), count(&self.state.benches_dir()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_cleared_is_gone_and_so_is_the_note_of_it() {
+        let home = Home::new();
+        let belongings = home.begin();
+        std::fs::write(belongings.stage().unwrap().join("file"), "x").unwrap();
+        assert!(belongings.clear().await.is_empty());
+        assert_eq!(home.left(), (0, 0));
+        assert!(home.state.dead_runs().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_sweep_takes_the_dead_ones_stage_and_leaves_what_a_live_one_has() {
+        let home = Home::new();
+        let (dead, live) = (home.begin(), home.begin());
+        dead.stage().unwrap();
+        live.stage().unwrap();
+        std::fs::remove_dir(dead.state_of_builds()).unwrap();
+        drop(dead);
+        sweep(None, "", &home.state).await.unwrap();
+        assert_eq!(home.left(), (1, 1));
+        assert!(live.stage.is_dir() && live.home.is_dir());
+    }
+
+    #[tokio::test]
+    async fn what_is_known_of_builds_on_an_engine_that_is_away_is_kept() {
+        let home = Home::new();
+        let dead = home.begin();
+        dead.stage().unwrap();
+        drop(dead);
+        sweep(None, &endpoint().to_string(), &home.state).await.unwrap();
+        assert_eq!(home.left(), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn a_note_that_names_a_strangers_directory_removes_nothing() {
+        let home = Home::new();
+        let dead = home.begin();
+        let note = Note { engine: String::new(), stage: home.source() };
+        replace_json(&dead.home.join(NOTE), &note).unwrap();
+        std::fs::write(home.source().join("file"), "x").unwrap();
+        drop(dead);
+        sweep(None, "", &home.state).await.unwrap();
+        assert_eq!(home.left().0, 1);
+    }
+}

@@ -1,0 +1,349 @@
+//! The disk part: what places cost, by [`crate::measure`]. The source directory is measured by this process, everything
+//! else by the agent in one container. Rounds are interleaved over the places, so that a machine that is busy for a
+//! while is so for all of them.
+//!
+//! A place that cannot be had is a row that says why, and the others go on.
+
+use std::{
+    collections::BTreeMap,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::mpsc;
+
+use super::{
+    belongings::Belongings,
+    lab::{self, Lab, LabError, Materials},
+    report::{DiskFigures, DiskRow, Measured, Place, Samples},
+};
+use crate::{
+    engine::{Docker, EngineError, ImageFacts},
+    measure::{self, Figures, Problem, Progress, ReadFrom, Sizes, wire::Medium},
+    report::meter::Meter,
+};
+
+/// Every place, in the order of rows.
+pub const PLACES: [Place; 5] =
+    [Place::SourceDirectory, Place::Layer, Place::Tmpfs, Place::Volume, Place::BindMount];
+
+/// How often everything is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rounds {
+    /// At most.
+    pub most: u32,
+    /// No round is begun that would not be over by then, as far as the one before tells; but one is made.
+    pub until: Option<Instant>,
+}
+
+impl Rounds {
+    /// Whether there is time for another one after `done`, of which the last took `last`.
+    pub fn have_room_for_another(&self, done: u32, last: Duration) -> bool {
+        done < self.most && self.until.is_none_or(|until| Instant::now() + last <= until)
+    }
+}
+
+/// Where places other than the source directory are.
+pub enum Containers<'a> {
+    /// On this engine.
+    On {
+        /// The engine.
+        docker: &'a Docker,
+        /// The image that the builds run in, where it is there; none makes an empty one.
+        image: Option<ImageFacts>,
+        /// Why nothing of this machine can be mounted; none when it can.
+        no_mounts: Option<String>,
+    },
+    /// There is none, and why.
+    None {
+        /// In words.
+        why: String,
+    },
+}
+
+/// What is measured, and how often.
+pub struct Disk<'a> {
+    /// Where the bench keeps what it makes.
+    pub belongings: &'a Belongings,
+    /// Where the places are.
+    pub containers: Containers<'a>,
+    /// How much.
+    pub sizes: Sizes,
+    /// How often.
+    pub rounds: Rounds,
+    /// Who is told.
+    pub meter: &'a Meter,
+}
+
+/// The rows as they come about.
+struct Rows(BTreeMap<Place, Measured<DiskFigures>>);
+
+impl Rows {
+    /// Those that can still be measured.
+    fn open(&self) -> Vec<Place> {
+        PLACES.into_iter().filter(|place| self.is_open(*place)).collect()
+    }
+
+    fn is_open(&self, place: Place) -> bool {
+        matches!(self.0.get(&place), None | Some(Measured::Done(_)))
+    }
+
+    fn fail(&mut self, place: Place, why: String) {
+        self.0.insert(place, Measured::Failed { why });
+    }
+
+    fn not_offered(&mut self, place: Place, why: &str) {
+        self.0.insert(place, Measured::NotOffered { why: why.to_owned() });
+    }
+
+    fn note(&mut self, place: Place, measured: Result<Figures, Problem>) {
+        match measured {
+            Ok(figures) => match self.0.entry(place).or_insert_with(|| Measured::Done(empty(&figures.sizes)))
+            {
+                Measured::Done(row) => add(row, &figures),
+                Measured::Failed { .. } | Measured::NotOffered { .. } => {}
+            },
+            Err(problem @ (Problem::NoRoom { .. } | Problem::NoMemory { .. })) => {
+                self.not_offered(place, &problem.to_string());
+            }
+            Err(problem) => self.fail(place, problem.to_string()),
+        }
+    }
+
+    fn into_rows(mut self) -> Vec<DiskRow> {
+        let row = |place| Some(DiskRow { place, result: self.0.remove(&place)? });
+        PLACES.into_iter().filter_map(row).collect()
+    }
+}
+
+fn empty(sizes: &Sizes) -> DiskFigures {
+    DiskFigures {
+        sequential_bytes: sizes.sequential,
+        write: Samples::default(),
+        read: Samples::default(),
+        files: sizes.files,
+        create: Samples::default(),
+        stat: Samples::default(),
+        read_small: Samples::default(),
+        rename: Samples::default(),
+        delete: Samples::default(),
+    }
+}
+
+fn add(row: &mut DiskFigures, figures: &Figures) {
+    row.write.push(figures.write);
+    row.read.push(figures.read);
+    row.create.push(figures.create);
+    row.stat.push(figures.stat);
+    row.read_small.push(figures.read_small);
+    row.rename.push(figures.rename);
+    row.delete.push(figures.delete);
+}
+
+impl Disk<'_> {
+    /// Measures all places that can be had. To be cut off it is dropped; what is left then is [`Belongings::clear`]'s.
+    pub async fn measure(&self) -> Vec<DiskRow> {
+        let mut rows = Rows(BTreeMap::new());
+        let here = match self.belongings.stage() {
+            Ok(stage) => Some(stage.to_owned()),
+            Err(error) => {
+                let why = format!("could not make a directory in the source root: {error}");
+                rows.fail(Place::SourceDirectory, why.clone());
+                rows.fail(Place::BindMount, why);
+                None
+            }
+        };
+        let mut lab = self.lab(here.as_deref(), &mut rows).await;
+        self.meter.expect(rows.open().len() as u64 * u64::from(self.rounds.most));
+        let (mut done, mut began) = (0, Instant::now());
+        loop {
+            self.round(done + 1, here.as_deref(), &mut lab, &mut rows).await;
+            done += 1;
+            let last = std::mem::replace(&mut began, Instant::now()).elapsed();
+            if !self.rounds.have_room_for_another(done, last) || rows.open().is_empty() {
+                break;
+            }
+        }
+        self.meter.give_up(rows.open().len() as u64 * u64::from(self.rounds.most.saturating_sub(done)));
+        if let Some(lab) = lab {
+            // What cannot be removed now is removed with the rest, which tells.
+            let _removed = lab.remove().await;
+        }
+        rows.into_rows()
+    }
+
+    async fn round(&self, round: u32, here: Option<&Path>, lab: &mut Option<Lab>, rows: &mut Rows) {
+        for place in rows.open() {
+            self.meter.begin(&format!("{place}, round {round}"));
+            let mut told =
+                |progress: Progress| self.meter.moved(progress.done, progress.of, progress.step.doing());
+            let measured = match (lab::directory(place), here, lab.as_mut()) {
+                (None, Some(here), _) => self.measure_here(here, &mut told).await,
+                (Some(directory), _, Some(lab)) => {
+                    match lab.measure(directory, medium(place), &self.sizes, &mut told).await {
+                        Ok(measured) => measured,
+                        Err(error) => {
+                            for place in
+                                rows.open().into_iter().filter(|place| lab::directory(*place).is_some())
+                            {
+                                rows.fail(place, error.to_string());
+                            }
+                            continue;
+                        }
+                    }
+                }
+                // A place that is open has either.
+                _ => continue,
+            };
+            if let Ok(Figures { read_from: ReadFrom::PerhapsMemory, .. }) = measured
+                && round == 1
+            {
+                self.meter.say(&format!(
+                    "{place}: the system cannot be told to forget what was written, so the file may have been read \
+                     from memory"
+                ));
+            }
+            rows.note(place, measured);
+        }
+    }
+
+    /// The container; none when there is none to be had, which is in the rows then.
+    async fn lab(&self, here: Option<&Path>, rows: &mut Rows) -> Option<Lab> {
+        let inside = || PLACES.into_iter().filter(|place| lab::directory(*place).is_some());
+        let (docker, image, no_mounts) = match &self.containers {
+            Containers::On { docker, image, no_mounts } => (docker, image, no_mounts),
+            Containers::None { why } => {
+                inside().for_each(|place| rows.not_offered(place, why));
+                return None;
+            }
+        };
+        if let Some(why) = no_mounts {
+            rows.not_offered(Place::BindMount, why);
+        } else if here.is_some_and(|here| here.to_str().is_none()) {
+            rows.not_offered(Place::BindMount, "an engine takes no name that is not UTF-8");
+        }
+        match self
+            .open(
+                docker,
+                image.as_ref(),
+                here,
+                &inside().filter(|place| rows.is_open(*place)).collect::<Vec<_>>(),
+            )
+            .await
+        {
+            Ok((lab, refused)) => {
+                refused.into_iter().for_each(|(place, why)| rows.fail(place, why));
+                Some(lab)
+            }
+            Err(error) => {
+                for place in inside().filter(|place| rows.is_open(*place)).collect::<Vec<_>>() {
+                    match &error {
+                        LabError::NoAgent(why) => rows.not_offered(place, &why.to_string()),
+                        error => rows.fail(place, error.to_string()),
+                    }
+                }
+                None
+            }
+        }
+    }
+
+    async fn open(
+        &self,
+        docker: &Docker,
+        image: Option<&ImageFacts>,
+        here: Option<&Path>,
+        places: &[Place],
+    ) -> Result<(Lab, BTreeMap<Place, String>), LabError> {
+        self.meter.say("preparing a container");
+        let image = match image {
+            Some(image) if can_run_agent(image) => image.clone(),
+            _ => self.empty_image(docker).await?,
+        };
+        let materials = Materials {
+            docker,
+            belongings: self.belongings,
+            image: &image,
+            sizes: &self.sizes,
+            bind: here.unwrap_or(Path::new("")),
+        };
+        materials.open(places).await
+    }
+
+    async fn empty_image(&self, docker: &Docker) -> Result<ImageFacts, LabError> {
+        let (name, labels) = (self.belongings.object_name(), self.belongings.labels()?);
+        let (repository, tag) = (format!("fastbuild/{name}"), "latest");
+        docker.make_empty_image(&repository, tag, &labels).await?;
+        let reference = format!("{repository}:{tag}");
+        let image = docker.image(&reference, None).await?;
+        Ok(image.ok_or(EngineError::ImageNotFound {
+            reference,
+            message: "it was made, and somebody has removed it since".to_owned(),
+        })?)
+    }
+
+    async fn measure_here(
+        &self,
+        directory: &Path,
+        told: &mut dyn FnMut(Progress),
+    ) -> Result<Figures, Problem> {
+        on_this_machine(directory.to_owned(), self.sizes, self.belongings, told).await
+    }
+}
+
+/// An image that no agent runs in tells nothing about the engine's disk either.
+fn can_run_agent(image: &ImageFacts) -> bool {
+    crate::agent::program::for_platform(&image.os, &image.architecture).is_ok()
+}
+
+fn medium(place: Place) -> Medium {
+    match place {
+        Place::Tmpfs => Medium::Memory,
+        Place::SourceDirectory | Place::Layer | Place::Volume | Place::BindMount => Medium::Disk,
+    }
+}
+
+/// Tells a thread that nobody waits for it any more.
+struct StopWhenDropped(Arc<AtomicBool>);
+
+impl Drop for StopWhenDropped {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// Measures a directory of this machine on a thread of its own, which ends soon after the future is dropped.
+pub async fn on_this_machine(
+    directory: PathBuf,
+    sizes: Sizes,
+    belongings: &Belongings,
+    told: &mut dyn FnMut(Progress),
+) -> Result<Figures, Problem> {
+    let stop = StopWhenDropped(Arc::default());
+    let (sender, mut progress) = mpsc::unbounded_channel();
+    let (stopped, in_use) = (Arc::clone(&stop.0), belongings.use_stage().await);
+    let (end, ended) = tokio::sync::oneshot::channel();
+    let work = move || {
+        let mut watcher = |progress| match (stopped.load(Ordering::Acquire), sender.send(progress)) {
+            (false, Ok(())) => ControlFlow::Continue(()),
+            _ => ControlFlow::Break(()),
+        };
+        let measured = measure::measure(&directory, &sizes, &mut watcher);
+        drop(in_use);
+        // Nobody may wait any more.
+        let _ = end.send(measured);
+    };
+    let failed = |said: String| Problem::Failed { tried: "measure on a thread".to_owned(), said };
+    // Not one of the runtime's: its end waits for those, and a file system may hang.
+    let thread = std::thread::Builder::new().name("measure".to_owned()).spawn(work);
+    thread.map_err(|error| failed(error.to_string()))?;
+    // The channel ends with the work.
+    while let Some(progress) = progress.recv().await {
+        told(progress);
+    }
+    ended.await.map_err(|_| failed("it panicked".to_owned()))?
+}

@@ -1,0 +1,264 @@
+//! The container that places are measured in: one for all of them, with the agent as its only process.
+
+use std::{collections::BTreeMap, path::Path};
+
+use bytes::Bytes;
+use futures_util::stream;
+use tokio::io::AsyncWriteExt as _;
+
+use super::{belongings::Belongings, report::Place};
+use crate::{
+    agent::program::{self, NoAgent},
+    engine::{
+        AttachInput, AttachOutput, ContainerId, ContainerSpec, ContainerState, Docker, EngineError,
+        Entrypoint, ImageFacts, Mount, MountAccess, Serves, StartError, VolumeContents, VolumeSpec,
+    },
+    measure::{
+        Figures, Problem, Progress, Sizes,
+        wire::{self, Ask, Medium, Told},
+    },
+    plan::{Stdin, Terminal},
+    report::events::Stream,
+    state::StateError,
+    workspace::agent_archive,
+};
+
+/// Why there is no container to measure in, or none any more.
+#[derive(Debug, thiserror::Error)]
+pub enum LabError {
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The container's process.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// No agent runs there.
+    #[error(transparent)]
+    NoAgent(#[from] NoAgent),
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The agent ended before it had answered.
+    #[error("the agent ended while it measured{}", how(state, said))]
+    Ended {
+        /// The container's state.
+        state: Option<ContainerState>,
+        /// What the agent wrote to its standard error.
+        said: String,
+    },
+    /// The agent cannot be asked.
+    #[error("the agent takes no question: {0}")]
+    NoQuestion(#[source] std::io::Error),
+    /// The agent's words make no sense.
+    #[error("the agent's answer is none: {0}")]
+    BadAnswer(#[source] std::io::Error),
+}
+
+fn how(state: &Option<ContainerState>, said: &str) -> String {
+    let said = if said.is_empty() { String::new() } else { format!(": {said}") };
+    match state {
+        Some(state) if state.oom_killed => format!(", for want of memory{said}"),
+        Some(state) if !state.running => format!(" with exit code {}{said}", state.exit_code),
+        _ => said,
+    }
+}
+
+/// A container in which places can be measured.
+pub struct Lab {
+    docker: Docker,
+    container: ContainerId,
+    input: AttachInput,
+    output: AttachOutput,
+    received: Vec<u8>,
+    said: String,
+}
+
+/// What the container is made of.
+pub struct Materials<'a> {
+    /// The engine.
+    pub docker: &'a Docker,
+    /// Whose it is.
+    pub belongings: &'a Belongings,
+    /// An image that the agent runs in.
+    pub image: &'a ImageFacts,
+    /// Its size is that of the tmpfs.
+    pub sizes: &'a Sizes,
+    /// The directory of this machine that is mounted.
+    pub bind: &'a Path,
+}
+
+/// Where a place is in the container; none for one that is not in it.
+pub fn directory(place: Place) -> Option<&'static str> {
+    match place {
+        Place::SourceDirectory => None,
+        Place::Layer => Some("/fastbuild-bench/layer"),
+        Place::Tmpfs => Some("/fastbuild-bench/tmpfs"),
+        Place::Volume => Some("/fastbuild-bench/volume"),
+        Place::BindMount => Some("/fastbuild-bench/mount"),
+    }
+}
+
+impl Materials<'_> {
+    /// A container with all of `places`. Those that the engine does not take come back with the reason, and the others are
+    /// there all the same.
+    ///
+    /// # Errors
+    /// When there is no container even without any mount.
+    pub async fn open(&self, places: &[Place]) -> Result<(Lab, BTreeMap<Place, String>), LabError> {
+        let mut refused = BTreeMap::new();
+        if let Err(error) = self.make_volume(places).await {
+            refused.insert(Place::Volume, error.to_string());
+        }
+        let mut wanted: Vec<_> =
+            places.iter().copied().filter(|place| !refused.contains_key(place)).collect();
+        let whole = match self.start(&wanted).await {
+            Ok(lab) => return Ok((lab, refused)),
+            Err(error) => error,
+        };
+        // Which one is it? Each in a container of its own tells.
+        for &place in wanted.iter().filter(|place| **place != Place::Layer) {
+            match self.start(&[place]).await {
+                Ok(lab) => drop(lab.remove().await?),
+                Err(error) => drop(refused.insert(place, error.to_string())),
+            }
+        }
+        if refused.is_empty() {
+            return Err(whole);
+        }
+        wanted.retain(|place| !refused.contains_key(place));
+        Ok((self.start(&wanted).await?, refused))
+    }
+
+    async fn make_volume(&self, places: &[Place]) -> Result<(), LabError> {
+        if !places.contains(&Place::Volume) {
+            return Ok(());
+        }
+        let (name, labels) = (self.belongings.object_name(), self.belongings.labels()?);
+        self.docker.create_volume(&VolumeSpec { name, options: Vec::new(), labels }).await?;
+        Ok(())
+    }
+
+    async fn start(&self, places: &[Place]) -> Result<Lab, LabError> {
+        let agent = program::for_platform(&self.image.os, &self.image.architecture)?;
+        let container = self.docker.create(&self.spec(places)?).await?;
+        match self.furnish(&container, agent_archive(agent)).await {
+            Ok(lab) => Ok(lab),
+            Err(error) => {
+                // What cannot be removed now is removed with the rest.
+                let _removed = self.docker.remove(container.as_str()).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn furnish(&self, container: &ContainerId, agent: Bytes) -> Result<Lab, LabError> {
+        self.docker.put(container, "/", stream::iter([Ok(agent)])).await?;
+        let attached = self.docker.attach(container, Terminal::None, Stdin::Forward).await?;
+        self.docker.start(container).await?;
+        let input =
+            attached.input.ok_or_else(|| LabError::NoQuestion(std::io::ErrorKind::NotConnected.into()))?;
+        Ok(Lab {
+            docker: self.docker.clone(),
+            container: container.clone(),
+            input,
+            output: attached.output,
+            received: Vec::new(),
+            said: String::new(),
+        })
+    }
+
+    fn spec(&self, places: &[Place]) -> Result<ContainerSpec, LabError> {
+        Ok(ContainerSpec {
+            name: self.belongings.object_name(),
+            image: self.image.id.clone(),
+            command: vec!["measure".to_owned()],
+            entrypoint: Entrypoint::Program(program::PATH.to_owned()),
+            env: Vec::new(),
+            user: Some("0:0".to_owned()),
+            working_dir: "/".to_owned(),
+            labels: self.belongings.labels()?,
+            terminal: Terminal::None,
+            stdin: Stdin::Forward,
+            serves: Serves::OneCommand,
+            network: Some("none".to_owned()),
+            memory: None,
+            nano_cpus: None,
+            isolation: None,
+            platform: None,
+            mounts: places.iter().filter_map(|place| self.mount(*place)).collect(),
+        })
+    }
+
+    fn mount(&self, place: Place) -> Option<Mount> {
+        let target = directory(place)?.to_owned();
+        match place {
+            Place::SourceDirectory | Place::Layer => None,
+            // A tmpfs counts by pages what a disk counts by clusters; what is in its books beside that is little.
+            Place::Tmpfs => {
+                Some(Mount::Tmpfs { target, size: Some(self.sizes.room().saturating_mul(5) / 4) })
+            }
+            Place::Volume => Some(Mount::Volume {
+                name: Some(self.belongings.object_name()),
+                target,
+                contents: VolumeContents::Empty,
+            }),
+            Place::BindMount => Some(Mount::Bind {
+                source: self.bind.to_str()?.to_owned(),
+                target,
+                access: MountAccess::ReadWrite,
+            }),
+        }
+    }
+}
+
+impl Lab {
+    /// Measures a place of the container's.
+    ///
+    /// # Errors
+    /// When the container is lost; what befalls the place alone is in the answer.
+    pub async fn measure(
+        &mut self,
+        directory: &str,
+        medium: Medium,
+        sizes: &Sizes,
+        told: &mut dyn FnMut(Progress),
+    ) -> Result<Result<Figures, Problem>, LabError> {
+        let ask = Ask { directory: directory.to_owned(), medium, sizes: *sizes };
+        let bytes = wire::encoded(&ask).map_err(LabError::NoQuestion)?;
+        self.input.write_all(&bytes).await.map_err(LabError::NoQuestion)?;
+        self.input.flush().await.map_err(LabError::NoQuestion)?;
+        loop {
+            match self.next().await? {
+                Told::Moved(progress) => told(progress),
+                Told::Done(figures) => return Ok(Ok(figures)),
+                Told::Failed(problem) => return Ok(Err(problem)),
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Result<Told, LabError> {
+        loop {
+            if let Some(end) = self.received.iter().position(|&byte| byte == wire::END) {
+                let mut value: Vec<u8> = self.received.drain(..=end).collect();
+                return wire::decoded(&mut value).map_err(LabError::BadAnswer);
+            }
+            match self.output.next().await? {
+                Some((Stream::Stdout, bytes)) => self.received.extend_from_slice(&bytes),
+                Some((Stream::Stderr, bytes)) => self.said.push_str(String::from_utf8_lossy(&bytes).trim()),
+                None => {
+                    let state = self.docker.state(&self.container).await.ok();
+                    return Err(LabError::Ended { state, said: std::mem::take(&mut self.said) });
+                }
+            }
+        }
+    }
+
+    /// Removes the container, and with it what was on its layer and in its tmpfs.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub async fn remove(self) -> Result<(), LabError> {
+        self.docker.remove(self.container.as_str()).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,318 @@
+//! The command's part: the user's own build on each route.
+//!
+//! The user's tree is not touched. Each route has a copy of it, inside the source root so that it lies on the same file
+//! system, in the bench's stage, which no scan sees. One copy for all would not do: what one route brings back would
+//! be there for the next one, and a workspace belongs to a source root and to one route at a time. What a build would
+//! bring to places outside of the source root goes into the stage as well.
+//!
+//! The first run on each route is told by itself: workspace and caches come about in it. Then come rounds, interleaved over
+//! the routes, with an [edit](super::copy::edit) before each build.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    belongings::Belongings,
+    child::{Build, directory_in, own_program},
+    copy::{self, CopyError, Original},
+    disk::Rounds,
+    report::{Measured, RouteRow, Samples},
+};
+use crate::{
+    build::{Interrupted, Interrupts},
+    cli::RunArgs,
+    config::{Environment, Settings},
+    engine::Docker,
+    plan::{self, Facts, Output, Outputs, Plan, PullPolicy, Route, Take},
+    report::{meter::Meter, numbers},
+};
+
+/// What is measured, and how often.
+pub struct Routes<'a> {
+    /// Where the bench keeps what it makes.
+    pub belongings: &'a Belongings,
+    /// The build, as it was asked for.
+    pub args: &'a RunArgs,
+    /// What that comes to.
+    pub settings: &'a Settings,
+    /// Where it was asked for.
+    pub environment: &'a Environment,
+    /// The engine; or why there is none.
+    pub docker: Result<&'a Docker, &'a str>,
+    /// Which routes.
+    pub routes: &'a [Route],
+    /// How often, after the first run.
+    pub rounds: Rounds,
+    /// Who is told.
+    pub meter: &'a Meter,
+}
+
+/// One route on its way to a row.
+struct Runner {
+    route: Route,
+    copy: PathBuf,
+    build: Build,
+    first: Option<Duration>,
+    samples: Samples,
+    failed: Option<Measured<Samples>>,
+}
+
+impl Runner {
+    fn is_open(&self) -> bool {
+        self.failed.is_none()
+    }
+
+    fn fail(&mut self, why: String) {
+        self.failed = Some(Measured::Failed { why });
+    }
+
+    fn into_row(self) -> RouteRow {
+        RouteRow {
+            route: self.route,
+            first: self.first.map(|took| took.as_secs_f64()),
+            result: self.failed.unwrap_or(Measured::Done(self.samples)),
+        }
+    }
+}
+
+impl Routes<'_> {
+    /// Measures all routes that can be taken.
+    ///
+    /// # Errors
+    /// [`Interrupted`]; what is left then is [`Belongings::clear`]'s.
+    pub async fn measure(
+        &self,
+        original: &Arc<Original>,
+        interrupts: &mut Interrupts,
+    ) -> Result<Vec<RouteRow>, Interrupted> {
+        let planned: Vec<_> = self.routes.iter().map(|&route| (route, self.plan(route))).collect();
+        let mut rows = Vec::new();
+        let mut runners = Vec::new();
+        for (route, planned) in planned {
+            match planned {
+                Ok(planned) => runners.push(planned),
+                Err(why) => {
+                    rows.push(RouteRow { route, result: Measured::NotOffered { why }, first: None });
+                }
+            }
+        }
+        let runs = runners.len() as u64 * (1 + u64::from(self.rounds.most));
+        self.meter.expect(runs);
+        interrupts.unless(self.fetch_image(&runners)).await?;
+        let mut runners = self.first_runs(runners, original, interrupts).await?;
+        self.tell_what_is_left(&runners);
+        for round in 1..=self.rounds.most {
+            for runner in runners.iter_mut().filter(|runner| runner.is_open()) {
+                self.again(runner, round, interrupts).await?;
+            }
+        }
+        rows.extend(runners.into_iter().map(Runner::into_row));
+        // As they were asked for.
+        rows.sort_by_key(|row| self.routes.iter().position(|route| *route == row.route));
+        Ok(rows)
+    }
+
+    /// What a build on this route comes to; why there is none otherwise.
+    fn plan(&self, route: Route) -> Result<Planned, String> {
+        if let (Err(why), false) = (self.docker, route == Route::Host) {
+            return Err(why.to_owned());
+        }
+        let args = self.args.on_route(route, &self.settings.started_in);
+        let settings = Settings::gather(&args, self.environment).map_err(|error| error.to_string())?;
+        let plan = plan::prepare(&settings, self.environment).map_err(|error| error.to_string())?;
+        if route == Route::Host {
+            let facts = Facts::gather(&settings, self.environment).map_err(|error| error.to_string())?;
+            if facts.command.is_none() {
+                let word = plan.command.first().map(String::as_str).unwrap_or_default();
+                return Err(format!("{word:?} is not on this machine"));
+            }
+        }
+        // A mirror of the sources is kept in there, and this build's would not be the user's.
+        if route == Route::Volume && !plan.volume_options.is_empty() {
+            return Err("its volume is a place of the user's, and a bench leaves that alone".to_owned());
+        }
+        Ok(Planned { route, args, plan })
+    }
+
+    /// No first run is to be the one that waits for the registry. What goes wrong here goes wrong there again, and is told then.
+    async fn fetch_image(&self, planned: &[Planned]) {
+        let on_engine = planned.iter().find(|planned| planned.route != Route::Host);
+        let (Ok(docker), Some(Planned { plan, .. })) = (self.docker, on_engine) else { return };
+        let (Some(image), platform) = (&plan.image, plan.platform.as_ref()) else { return };
+        let platform = platform.map(|platform| platform.value.as_str());
+        let is_there = docker.image(&image.value, platform).await.is_ok_and(|found| found.is_some());
+        if !is_there && plan.pull.value != PullPolicy::Never {
+            self.meter.say(&format!("pulling {}", image.value));
+            if let Err(error) = docker.pull(&image.value, platform, |_| ()).await {
+                tracing::warn!(%error, "could not pull the image");
+            }
+        }
+    }
+
+    async fn first_runs(
+        &self,
+        planned: Vec<Planned>,
+        original: &Arc<Original>,
+        interrupts: &mut Interrupts,
+    ) -> Result<Vec<Runner>, Interrupted> {
+        let mut runners = Vec::new();
+        let mut left = planned.len() as u64;
+        for planned in planned {
+            self.meter.begin(&format!("{}, first run", planned.route));
+            let runner = interrupts.unless(self.prepare(&planned, original, left)).await?;
+            left -= 1;
+            let mut runner = match runner {
+                Ok(runner) => runner,
+                Err(runner) => {
+                    runners.push(*runner);
+                    continue;
+                }
+            };
+            match runner.build.run(interrupts).await? {
+                Ok(took) => runner.first = Some(took),
+                Err(why) => runner.fail(why),
+            }
+            if !runner.is_open() {
+                self.meter.give_up(u64::from(self.rounds.most));
+            }
+            runners.push(runner);
+        }
+        Ok(runners)
+    }
+
+    /// Makes the copy; a runner that has failed where there is none.
+    async fn prepare(
+        &self,
+        planned: &Planned,
+        original: &Arc<Original>,
+        left: u64,
+    ) -> Result<Runner, Box<Runner>> {
+        let mut runner = match self.runner(planned) {
+            Ok(runner) => runner,
+            Err(error) => {
+                return Err(Box::new(Runner {
+                    failed: Some(Measured::Failed { why: error.to_string() }),
+                    ..Runner::of_no_use(planned.route)
+                }));
+            }
+        };
+        let copied = match original.refuse_without_room(&self.settings.source.value, left) {
+            Ok(()) => copy::copy_on_a_thread(original, &runner.copy, self.belongings).await,
+            Err(error) => Err(error),
+        };
+        match copied {
+            Ok(()) => return Ok(runner),
+            Err(CopyError::NoRoom { needed, free }) => {
+                let (needed, free) = (numbers::bytes(needed), numbers::bytes(free));
+                let why = format!("a copy of the source tree needs {needed}, and {free} are free");
+                runner.failed = Some(Measured::NotOffered { why });
+            }
+            Err(error) => runner.fail(error.to_string()),
+        }
+        self.meter.give_up(u64::from(self.rounds.most));
+        Err(Box::new(runner))
+    }
+
+    fn runner(&self, planned: &Planned) -> std::io::Result<Runner> {
+        let source = &self.settings.source.value;
+        let place = self.belongings.stage()?.join(planned.route.name());
+        // Tools name things after the directory that they work in.
+        let copy = place.join(source.file_name().unwrap_or("tree".as_ref()));
+        let mut args = planned.args.clone();
+        args.source = Some(copy.clone());
+        args.output = outputs(&planned.plan, source, &copy, &place.join("elsewhere"));
+        let build = Build {
+            program: own_program()?,
+            words: args.to_words(),
+            directory: directory_in(&copy, source, &self.settings.started_in),
+            state: self.belongings.state_of_builds(),
+        };
+        Ok(Runner { copy, build, ..Runner::of_no_use(planned.route) })
+    }
+
+    fn tell_what_is_left(&self, runners: &[Runner]) {
+        let firsts: Duration =
+            runners.iter().filter(|runner| runner.is_open()).filter_map(|runner| runner.first).sum();
+        if self.rounds.until.is_none() && !firsts.is_zero() {
+            let most = firsts * self.rounds.most;
+            self.meter.say(&format!("at most {} more, going by the first runs", numbers::rough(most)));
+        }
+    }
+
+    async fn again(
+        &self,
+        runner: &mut Runner,
+        round: u32,
+        interrupts: &mut Interrupts,
+    ) -> Result<(), Interrupted> {
+        let first = runner.first.unwrap_or_default();
+        if self.rounds.until.is_some_and(|until| Instant::now() + first > until) {
+            // Where nothing is kept, the first run is like any other; elsewhere one more is needed.
+            if runner.samples.count() == 0 && runner.route.is_mounted() {
+                runner.samples.push(first);
+            }
+            if runner.samples.count() > 0 {
+                self.meter.give_up(1);
+                return Ok(());
+            }
+        }
+        self.meter.begin(&format!("{}, round {round}", runner.route));
+        if let Err(error) = copy::edit(&runner.copy, round) {
+            runner.fail(format!("could not edit the copy of the source tree: {error}"));
+        } else {
+            match runner.build.run(interrupts).await? {
+                Ok(took) => runner.samples.push(took),
+                Err(why) => runner.fail(format!("round {round}: {why}")),
+            }
+        }
+        if !runner.is_open() {
+            self.meter.give_up(u64::from(self.rounds.most - round));
+        }
+        Ok(())
+    }
+}
+
+impl Runner {
+    /// One that has yet to get its copy and its build.
+    fn of_no_use(route: Route) -> Runner {
+        let build = Build {
+            program: PathBuf::new(),
+            words: Vec::new(),
+            directory: PathBuf::new(),
+            state: PathBuf::new(),
+        };
+        Runner { route, copy: PathBuf::new(), build, first: None, samples: Samples::default(), failed: None }
+    }
+}
+
+/// A build on a route, in the user's own tree, where it will not run.
+struct Planned {
+    route: Route,
+    args: RunArgs,
+    plan: Plan,
+}
+
+/// The plan's outputs as options of a build in `copy`: what would come to `source` comes there, everything else into
+/// `elsewhere`. Whoever named them, a file or a preset, they are named by options now.
+fn outputs(plan: &Plan, source: &Path, copy: &Path, elsewhere: &Path) -> Vec<OsString> {
+    let Outputs::Named(named) = &plan.outputs.value else { return Vec::new() };
+    let option = |(number, output): (usize, &Output)| {
+        let host = match output.host.strip_prefix(source) {
+            Ok(below) if below.as_os_str().is_empty() => copy.to_owned(),
+            Ok(below) => copy.join(below),
+            Err(_) => elsewhere.join(number.to_string()),
+        };
+        let mut option = OsString::from(&output.container);
+        option.push(match output.take {
+            Take::Itself => ":",
+            Take::Contents => "/.:",
+        });
+        option.push(host);
+        option
+    };
+    named.iter().enumerate().map(option).collect()
+}

@@ -1,0 +1,401 @@
+//! Was it the mount? A command that failed with the host's tree mounted -> whether the mount's own defect did it.
+//!
+//! Two things have to come together, for a build that fails by its own fault is never run twice. The last lines that it wrote
+//! have to name a path of the tree with an error that mounts are known for ([`marks`], pure); and that must not be
+//! explained by the path itself ([`blame`], pure over what [`Scene`] found): the same operations fail here as well, or the
+//! error is one that no healthy file system gives, or it cannot be had from a local one.
+
+use std::{
+    collections::VecDeque,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use crate::{
+    facts::{Class, FileSystem},
+    outputs::target::native_join,
+    plan::Plan,
+    tree::{RelPath, scan::STAGE_PREFIX},
+};
+
+/// How much of a command's output is kept, in bytes: an interpreter's trace of calls stands behind the error that it is for.
+const KEPT: usize = 64 << 10;
+/// How many of the last lines are looked at.
+const LINES: usize = 200;
+/// The longest line that is told, in characters.
+const TOLD: usize = 300;
+
+/// The end of what a command wrote, both streams in the order in which they came. A clone keeps the same.
+#[derive(Debug, Clone, Default)]
+pub struct Tail(Arc<Mutex<VecDeque<u8>>>);
+
+impl Tail {
+    /// Takes another piece.
+    pub fn push(&self, bytes: &[u8]) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = &bytes[bytes.len().saturating_sub(KEPT)..];
+        let over = (kept.len() + bytes.len()).saturating_sub(KEPT);
+        kept.drain(..over);
+        kept.extend(bytes);
+    }
+
+    fn text(&self) -> String {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&kept.iter().copied().collect::<Vec<_>>()).into_owned()
+    }
+}
+
+/// An error that mounts are known for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Defect {
+    /// `EPERM`
+    NotPermitted,
+    /// `EACCES`
+    Denied,
+    /// `EIO`
+    Io,
+    /// `ESTALE`
+    Stale,
+    /// `EROFS`
+    ReadOnly,
+}
+
+impl Defect {
+    /// The words of the C library and of interpreters, which quote the name.
+    const WORDS: [(&str, Defect); 12] = [
+        ("Operation not permitted", Defect::NotPermitted),
+        ("operation not permitted", Defect::NotPermitted),
+        ("EPERM", Defect::NotPermitted),
+        ("Permission denied", Defect::Denied),
+        ("permission denied", Defect::Denied),
+        ("EACCES", Defect::Denied),
+        ("Input/output error", Defect::Io),
+        ("i/o error", Defect::Io),
+        ("Stale file handle", Defect::Stale),
+        ("ESTALE", Defect::Stale),
+        ("Read-only file system", Defect::ReadOnly),
+        ("EROFS", Defect::ReadOnly),
+    ];
+
+    fn of_line(line: &str) -> Option<Defect> {
+        Defect::WORDS.iter().find(|(words, _)| line.contains(words)).map(|(_, defect)| *defect)
+    }
+}
+
+/// A line that names such an error and a path of the mounted tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// The error.
+    pub defect: Defect,
+    /// The path, below the source root.
+    pub path: RelPath,
+    /// The line, shortened.
+    pub line: String,
+}
+
+/// Where a command's words are to be understood.
+pub struct Names<'a> {
+    /// The source root's place in the container.
+    pub workdir: &'a str,
+    /// The command's directory below it.
+    pub directory: &'a RelPath,
+    /// Whether there is such a path below the source root; a word that is none is no path.
+    pub exists: &'a dyn Fn(&RelPath) -> bool,
+}
+
+/// The lines that could tell of a mount's defect, the last one first.
+pub fn marks(text: &str, names: &Names<'_>) -> Vec<Mark> {
+    let lines = text.lines().rev().take(LINES);
+    let mark = |line: &str| {
+        let defect = Defect::of_line(line)?;
+        let path = words(line).find_map(|word| names.path(word))?;
+        Some(Mark { defect, path, line: line.trim().chars().take(TOLD).collect() })
+    };
+    lines.filter_map(mark).collect()
+}
+
+/// What could be a path: between blanks, quotes, brackets; without a colon or a full stop behind it.
+fn words(line: &str) -> impl Iterator<Item = &str> {
+    let divides = |c: char| {
+        c.is_whitespace()
+            || matches!(
+                c,
+                '\'' | '"' | '`' | '(' | ')' | '[' | ']' | '<' | '>' | ',' | ';' | '‘' | '’' | '“' | '”'
+            )
+    };
+    line.split(divides).map(|word| word.trim_end_matches([':', '.'])).filter(|word| !word.is_empty())
+}
+
+impl Names<'_> {
+    /// The path below the source root that a word names, if it names one that could be there: itself, or its directory.
+    fn path(&self, word: &str) -> Option<RelPath> {
+        let below = match word.strip_prefix(self.workdir) {
+            Some("") => return Some(RelPath::root()),
+            Some(below) => RelPath::new(below.strip_prefix('/')?.as_bytes()).ok()?,
+            None if word.starts_with('/') => return None,
+            None => {
+                let word = word.strip_prefix("./").unwrap_or(word);
+                self.directory.append(&RelPath::new(word.as_bytes()).ok().filter(|path| !path.is_root())?)
+            }
+        };
+        let is_certain = word.starts_with('/');
+        let is_there =
+            (self.exists)(&below) || is_certain && below.parent().is_none_or(|above| (self.exists)(&above));
+        is_there.then_some(below)
+    }
+}
+
+/// What was found around a path that a mark names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scene {
+    /// What the source tree lies on.
+    pub class: Class,
+    /// Who ran the command.
+    pub user: User,
+    /// What is at the path.
+    pub there: There,
+    /// Whether making, changing and moving a file in that directory failed here, too.
+    pub fails_here: Option<Defect>,
+}
+
+/// Who ran the command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum User {
+    /// Somebody whom a healthy file system denies nothing.
+    Root,
+    /// Anybody else.
+    Other,
+}
+
+/// What is at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum There {
+    /// A file that may not be executed, by anybody.
+    PlainFile,
+    /// Anything else, or nothing.
+    Other,
+}
+
+/// Whether the mount is to blame for a mark.
+pub fn blame(defect: Defect, scene: &Scene) -> Blame {
+    let crosses = scene.class.crosses();
+    match defect {
+        // That is how the route is meant, and no defect.
+        Defect::ReadOnly => Blame::Command,
+        Defect::Io | Defect::Stale if crosses => Blame::Mount,
+        // A program that nobody may execute: the most usual mistake of all.
+        Defect::Denied if scene.there == There::PlainFile => Blame::Command,
+        _ if scene.fails_here == Some(defect) => Blame::Mount,
+        // Behind a virtual machine or a network, what works from here may still fail from there.
+        Defect::NotPermitted | Defect::Denied
+            if scene.user == User::Root && matches!(scene.class, Class::VirtualMachine | Class::Network) =>
+        {
+            Blame::Mount
+        }
+        _ => Blame::Command,
+    }
+}
+
+/// Who did it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// The mount.
+    Mount,
+    /// The command, or the file as it is.
+    Command,
+}
+
+/// The mark of the mount's own defect in what a failed command wrote, if there is one.
+pub fn diagnose(tail: &Tail, plan: &Plan, user: User, file_system: Option<&FileSystem>) -> Option<Mark> {
+    let class = file_system.map_or(Class::Unknown, |found| found.class);
+    found(tail, plan).into_iter().find(|mark| {
+        let scene = Scene::look(mark, &plan.source.value, class, user);
+        blame(mark.defect, &scene) == Blame::Mount
+    })
+}
+
+/// A path that a failed command would have written to, and the mount is read-only.
+pub fn read_only(tail: &Tail, plan: &Plan) -> Option<Mark> {
+    found(tail, plan).into_iter().find(|mark| mark.defect == Defect::ReadOnly)
+}
+
+fn found(tail: &Tail, plan: &Plan) -> Vec<Mark> {
+    let root = &plan.source.value;
+    let exists = |path: &RelPath| fs::symlink_metadata(native_join(root, path)).is_ok();
+    marks(
+        &tail.text(),
+        &Names { workdir: &plan.workdir.value, directory: &plan.subdirectory, exists: &exists },
+    )
+}
+
+impl Scene {
+    fn look(mark: &Mark, root: &Path, class: Class, user: User) -> Scene {
+        let path = native_join(root, &mark.path);
+        let found = fs::symlink_metadata(&path);
+        let there = match &found {
+            Ok(found) if found.is_file() && !is_executable(found) => There::PlainFile,
+            _ => There::Other,
+        };
+        let directory = match &found {
+            Ok(found) if found.is_dir() => Some(path.as_path()),
+            _ => path.ancestors().skip(1).find(|above| above.is_dir()),
+        };
+        let fails_here =
+            directory.and_then(|directory| try_out(directory).err()).and_then(|error| defect_of(&error));
+        Scene { class, user, there, fails_here }
+    }
+}
+
+/// What builds do to the files that they make, done to one of our own. Its name is one that scans leave out.
+fn try_out(directory: &Path) -> io::Result<()> {
+    let path = directory.join(format!("{STAGE_PREFIX}trial-{}", std::process::id()));
+    let moved = path.with_extension("moved");
+    let tried = try_on(&path, &moved);
+    // One of the two is there, or none.
+    let _ = fs::remove_file(&path);
+    let _ = fs::remove_file(&moved);
+    tried
+}
+
+fn try_on(path: &Path, moved: &PathBuf) -> io::Result<()> {
+    let file = fs::File::create_new(path)?;
+    let metadata = file.metadata()?;
+    fs::set_permissions(path, metadata.permissions())?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+        fs::set_permissions(path, fs::Permissions::from_mode(0o640))?;
+        chown(path, Some(metadata.uid()), Some(metadata.gid()))?;
+    }
+    file.set_modified(SystemTime::UNIX_EPOCH)?;
+    fs::rename(path, moved)?;
+    fs::remove_file(moved)
+}
+
+fn defect_of(error: &io::Error) -> Option<Defect> {
+    #[cfg(unix)]
+    {
+        use rustix::io::Errno;
+        return match error.raw_os_error().map(Errno::from_raw_os_error)? {
+            Errno::PERM => Some(Defect::NotPermitted),
+            Errno::ACCESS => Some(Defect::Denied),
+            Errno::IO => Some(Defect::Io),
+            Errno::STALE => Some(Defect::Stale),
+            Errno::ROFS => Some(Defect::ReadOnly),
+            _ => None,
+        };
+    }
+    #[cfg(not(unix))]
+    (error.kind() == io::ErrorKind::PermissionDenied).then_some(Defect::Denied)
+}
+
+fn is_executable(found: &fs::Metadata) -> bool {
+    #[cfg(unix)]
+    return std::os::unix::fs::PermissionsExt::mode(&found.permissions()) & 0o111 != 0;
+    #[cfg(not(unix))]
+    {
+        let _ = found;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> RelPath {
+        RelPath::new(text.as_bytes()).unwrap()
+    }
+
+    fn marks_of(text: &str) -> Vec<(Defect, String)> {
+        let there = ["_site", "_site/index.html", "docs", "docs/run.sh", "docs/a"];
+        let exists = |path: &RelPath| path.is_root() || there.contains(&&*path.to_string());
+        let names = Names { workdir: "/workspace", directory: &path("docs"), exists: &exists };
+        marks(text, &names).into_iter().map(|mark| (mark.defect, mark.path.to_string())).collect()
+    }
+
+    #[test]
+    fn only_lines_with_such_an_error_and_a_path_of_the_tree_are_marks() {
+        let cases: &[(&str, Option<(Defect, &str)>)] = &[
+            (
+                "jekyll: Operation not permitted @ apply2files - /workspace/_site/index.html (Errno::EPERM)",
+                Some((Defect::NotPermitted, "_site/index.html")),
+            ),
+            (
+                "Error: EPERM: operation not permitted, chmod '/workspace/_site/x'",
+                Some((Defect::NotPermitted, "_site/x")),
+            ),
+            ("sh: ./run.sh: Permission denied", Some((Defect::Denied, "docs/run.sh"))),
+            ("cp: cannot create regular file ‘a’: Permission denied", Some((Defect::Denied, "docs/a"))),
+            ("cat: /workspace/docs/a: Input/output error", Some((Defect::Io, "docs/a"))),
+            ("open /workspace/_site: Stale file handle", Some((Defect::Stale, "_site"))),
+            ("touch: cannot touch '/workspace/new': Read-only file system", Some((Defect::ReadOnly, "new"))),
+            // Somewhere else, nowhere, or no error.
+            ("touch: /etc/passwd: Permission denied", None),
+            ("mkdir: /workspaces: Permission denied", None),
+            ("ping: socket: Operation not permitted", None),
+            ("/workspace/far/away/x: Permission denied", None),
+            ("wrote /workspace/_site/index.html", None),
+            ("", None),
+        ];
+        for (line, expected) in cases {
+            let expected: Vec<_> =
+                expected.iter().map(|(defect, path)| (*defect, (*path).to_owned())).collect();
+            assert_eq!(marks_of(line), expected, "{line}");
+        }
+        let trace = format!("x /workspace/docs/a: Input/output error\n{}", "\tfrom somewhere\n".repeat(60));
+        assert_eq!(marks_of(&trace).len(), 1, "the trace of calls stands behind it");
+    }
+
+    #[test]
+    fn a_build_that_fails_by_its_own_fault_is_never_the_mounts() {
+        let scene = |class, user, there, fails_here| Scene { class, user, there, fails_here };
+        use Blame::{Command, Mount};
+        use Class::{Fuse, Local, Network, VirtualMachine};
+        use Defect::{Denied, Io, NotPermitted, ReadOnly, Stale};
+        let cases = [
+            // The same fails here: whatever it is, it is not the command.
+            (NotPermitted, scene(Fuse, User::Root, There::PlainFile, Some(NotPermitted)), Mount),
+            (NotPermitted, scene(Fuse, User::Other, There::Other, Some(NotPermitted)), Mount),
+            (Denied, scene(Fuse, User::Root, There::Other, Some(Denied)), Mount),
+            (NotPermitted, scene(Fuse, User::Root, There::Other, Some(Denied)), Command),
+            // It works here.
+            (NotPermitted, scene(Fuse, User::Root, There::PlainFile, None), Command),
+            (NotPermitted, scene(Local, User::Root, There::PlainFile, None), Command),
+            (Denied, scene(Local, User::Other, There::Other, None), Command),
+            (Io, scene(Local, User::Root, There::PlainFile, None), Command),
+            // What no healthy file system says.
+            (Io, scene(Fuse, User::Other, There::PlainFile, None), Mount),
+            (Stale, scene(Network, User::Other, There::Other, None), Mount),
+            // From behind a virtual machine or a network it may look otherwise.
+            (NotPermitted, scene(VirtualMachine, User::Root, There::PlainFile, None), Mount),
+            (Denied, scene(Network, User::Root, There::Other, None), Mount),
+            (Denied, scene(VirtualMachine, User::Other, There::Other, None), Command),
+            // A script that nobody may execute.
+            (Denied, scene(VirtualMachine, User::Root, There::PlainFile, None), Command),
+            (ReadOnly, scene(VirtualMachine, User::Root, There::Other, Some(ReadOnly)), Command),
+        ];
+        for (defect, scene, expected) in cases {
+            assert_eq!(blame(defect, &scene), expected, "{defect:?} {scene:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_end_of_the_output_is_kept() {
+        let tail = Tail::default();
+        tail.push(&vec![b'a'; KEPT - 1]);
+        tail.push(b"bc");
+        assert_eq!((tail.text().len(), tail.text().ends_with("abc")), (KEPT, true));
+        tail.push(&vec![b'd'; KEPT * 2]);
+        assert_eq!(tail.text(), "d".repeat(KEPT));
+    }
+
+    #[test]
+    fn a_healthy_directory_fails_nothing_and_keeps_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        try_out(dir.path()).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,262 @@
+//! [`RunArgs`] -> the words that would have made them, for `fastbuild bench`, which runs this very program.
+
+use std::{ffi::OsString, path::Path};
+
+use super::{IgnoreRule, IgnoreRules, RunArgs};
+use crate::{
+    config::{RouteChoice, choices::name_of},
+    plan::Route,
+};
+
+/// The words of a command line.
+#[derive(Default)]
+struct Words(Vec<OsString>);
+
+impl Words {
+    fn switch(&mut self, flag: &str, on: bool) {
+        if on {
+            self.0.push(flag.into());
+        }
+    }
+
+    /// As one word, so that a value may begin with a dash.
+    fn value(&mut self, flag: &str, value: impl Into<OsString>) {
+        let mut word = OsString::from(format!("{flag}="));
+        word.push(value.into());
+        self.0.push(word);
+    }
+
+    fn values(&mut self, flag: &str, values: impl IntoIterator<Item = impl Into<OsString>>) {
+        values.into_iter().for_each(|value| self.value(flag, value));
+    }
+}
+
+impl RunArgs {
+    /// Options, `--` and command, without the program. What they say is read again as the same.
+    pub fn to_words(&self) -> Vec<OsString> {
+        // Whoever adds an option is told here that it has to travel.
+        let RunArgs {
+            image,
+            workdir,
+            env,
+            env_file,
+            user,
+            entrypoint,
+            source,
+            rules: IgnoreRules(rules),
+            no_ignore,
+            ignore,
+            seed_outputs,
+            no_seed_outputs,
+            yes,
+            output,
+            outputs_on_failure,
+            no_outputs_on_failure,
+            atomic,
+            no_atomic,
+            keep,
+            no_keep,
+            fresh,
+            no_wait,
+            explain,
+            route,
+            fallback,
+            no_fallback,
+            cache,
+            volume_opt,
+            tmpfs_size,
+            scratch,
+            engine,
+            host,
+            platform,
+            pull,
+            network,
+            memory,
+            cpus,
+            isolation,
+            tty,
+            no_tty,
+            stdin,
+            no_stdin,
+            progress,
+            quiet,
+            verbose,
+            command,
+        } = self;
+        let mut words = Words::default();
+        let texts = [
+            ("--image", image),
+            ("--workdir", workdir),
+            ("--user", user),
+            ("--entrypoint", entrypoint),
+            ("--host", host),
+            ("--platform", platform),
+            ("--network", network),
+        ];
+        texts.into_iter().for_each(|(flag, text)| words.values(flag, text));
+        words.values("--env", env);
+        words.values("--env-file", env_file);
+        words.values("--source", source);
+        for rule in rules {
+            match rule {
+                IgnoreRule::Exclude(pattern) => words.value("--exclude", pattern),
+                IgnoreRule::Include(pattern) => words.value("--include", pattern),
+            }
+        }
+        words.values("--output", output);
+        words.values("--route", route.map(name_of));
+        words.values("--cache", cache);
+        words.values("--volume-opt", volume_opt);
+        words.values("--tmpfs-size", tmpfs_size.map(|bytes| bytes.to_string()));
+        words.values("--scratch", scratch);
+        words.values("--engine", engine.map(name_of));
+        words.values("--pull", pull.map(name_of));
+        words.values("--memory", memory.map(|bytes| bytes.to_string()));
+        words.values("--cpus", cpus.map(decimal));
+        words.values("--isolation", isolation.map(name_of));
+        words.values("--progress", progress.map(name_of));
+        let switches = [
+            ("--no-ignore", no_ignore),
+            ("--ignore", ignore),
+            ("--seed-outputs", seed_outputs),
+            ("--no-seed-outputs", no_seed_outputs),
+            ("--yes", yes),
+            ("--outputs-on-failure", outputs_on_failure),
+            ("--no-outputs-on-failure", no_outputs_on_failure),
+            ("--atomic", atomic),
+            ("--no-atomic", no_atomic),
+            ("--keep", keep),
+            ("--no-keep", no_keep),
+            ("--fresh", fresh),
+            ("--no-wait", no_wait),
+            ("--explain", explain),
+            ("--fallback", fallback),
+            ("--no-fallback", no_fallback),
+            ("--tty", tty),
+            ("--no-tty", no_tty),
+            ("--stdin", stdin),
+            ("--no-stdin", no_stdin),
+            ("--quiet", quiet),
+        ];
+        switches.into_iter().for_each(|(flag, on)| words.switch(flag, *on));
+        (0..*verbose).for_each(|_| words.switch("--verbose", true));
+        if !command.is_empty() {
+            words.switch("--", true);
+            words.0.extend(command.iter().cloned());
+        }
+        words.0
+    }
+
+    /// The same build on `route`, by nobody's hand: it reads nothing, says nothing but errors, and if a mount fails it, that is
+    /// the end. Options that are for another route are left out, and where there is no container, those that only one has.
+    /// `started_in` is what relative paths of this machine start from.
+    pub fn on_route(&self, route: Route, started_in: &Path) -> RunArgs {
+        let absolute = |path: &std::path::PathBuf| started_in.join(path);
+        let mut args = RunArgs {
+            route: Some(RouteChoice::Fixed(route)),
+            env_file: self.env_file.iter().map(absolute).collect(),
+            scratch: self.scratch.as_ref().map(absolute),
+            fallback: false,
+            no_fallback: true,
+            tty: false,
+            no_tty: true,
+            stdin: false,
+            no_stdin: true,
+            fresh: false,
+            no_wait: false,
+            explain: false,
+            progress: None,
+            quiet: true,
+            verbose: 0,
+            ..self.clone()
+        };
+        if route != Route::Tmpfs {
+            args.tmpfs_size = None;
+        }
+        if route != Route::Volume {
+            args.volume_opt.clear();
+        }
+        if route == Route::Host { args.without_container() } else { args }
+    }
+
+    fn without_container(self) -> RunArgs {
+        RunArgs {
+            image: None,
+            workdir: None,
+            user: None,
+            entrypoint: None,
+            host: None,
+            platform: None,
+            network: None,
+            memory: None,
+            cpus: None,
+            isolation: None,
+            cache: Vec::new(),
+            ..self
+        }
+    }
+}
+
+/// Billionths as a decimal.
+fn decimal(billionths: i64) -> String {
+    format!("{}.{:09}", billionths / 1_000_000_000, billionths % 1_000_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::{Command, parse};
+
+    fn parsed(words: &[OsString]) -> RunArgs {
+        let argv = [OsString::from("fastbuild")].into_iter().chain(words.iter().cloned());
+        match parse(argv).unwrap().command {
+            Command::Run(args) => *args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn words_are_read_as_what_they_were_made_of() {
+        let lines = [
+            "-i gcc:14 -w /src -e A=b -e C --env-file f -u me --entrypoint= -C dir --exclude a --include b --exclude -c \
+             --no-ignore --seed-outputs --yes -o out:host -o /tmp/x --outputs-on-failure --atomic --keep --fresh \
+             --no-wait --explain -- make -j2 -- all",
+            "--route mount-source --fallback --cache cargo:~/.cargo --volume-opt type=nfs --volume-opt o=a,b=c \
+             --tmpfs-size 1g --scratch /fast --engine docker -H tcp://x:1 --platform linux/arm64 --pull never \
+             --network none -m 512m --cpus 1.5 --isolation hyperv -t --stdin --progress json -vv -- true",
+            "--ignore --no-seed-outputs --no-outputs-on-failure --no-atomic --no-keep --no-fallback --no-tty --no-stdin \
+             -q -- true",
+        ];
+        for line in lines {
+            let typed: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+            let args = parsed(&typed);
+            assert_eq!(format!("{:?}", parsed(&args.to_words())), format!("{args:?}"));
+        }
+    }
+
+    #[test]
+    fn a_build_on_a_route_has_that_routes_options_alone() {
+        let line =
+            "-i a -m 1g --tmpfs-size 1g --volume-opt type=nfs --env-file f -t -v --fallback -o x -- make";
+        let typed: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+        let args = parsed(&typed);
+        let on = |route| {
+            let words = args.on_route(route, Path::new("/p")).to_words();
+            words.iter().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+        };
+        let common = "--no-fallback --no-tty --no-stdin --quiet -- make";
+        assert_eq!(
+            on(Route::Tmpfs),
+            format!(
+                "--image=a --env-file=/p/f --output=x --route=tmpfs --tmpfs-size=1073741824 --memory=1073741824 {common}"
+            )
+        );
+        assert_eq!(
+            on(Route::Volume),
+            format!(
+                "--image=a --env-file=/p/f --output=x --route=volume --volume-opt=type=nfs --memory=1073741824 {common}"
+            )
+        );
+        assert_eq!(on(Route::Host), format!("--env-file=/p/f --output=x --route=host {common}"));
+    }
+}

@@ -1,0 +1,115 @@
+//! `fastbuild bench`: measures, says, and keeps the choice. The work is done in [`crate::bench`].
+
+use std::{
+    io::{self, Write as _},
+    path::Path,
+    time::Duration,
+};
+
+use super::{
+    Failure,
+    args::{BenchArgs, BenchFormat, Saving},
+    run::{await_root, meter},
+};
+use crate::{
+    bench::{
+        Choice, Extent, Report, advice, html, json,
+        save::{Saved, save},
+        table,
+        work::{self, BenchError, Request},
+    },
+    build::{Interrupted, Interrupts},
+    config::{Environment, Settings, file},
+    measure::Sizes,
+    report::meter::Meter,
+    state::State,
+};
+
+/// How long the end of the process waits for threads that nobody waits for any more.
+const TIDY_UP: Duration = Duration::from_secs(5);
+
+/// Measures; gives what to exit with.
+///
+/// # Errors
+/// What keeps fastbuild from measuring anything, or from saying or writing what it measured.
+pub fn run(args: &BenchArgs) -> Result<u8, Failure> {
+    let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
+    await_root(&args.run, &environment)?;
+    let settings = Settings::gather(&args.run, &environment)?;
+    let meter = meter(&settings.presentation, &environment);
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::Runtime)?;
+    let state = State::open(environment.state_dir()?)?;
+    let request = Request {
+        extent: args.extent(),
+        parts: args.parts(),
+        sizes: match args.extent() {
+            Extent::Quick => Sizes::QUICK,
+            Extent::Full => Sizes::FULL,
+        },
+        rounds: args.rounds,
+        routes: &args.routes,
+        args: &args.run,
+        settings: &settings,
+        environment: &environment,
+    };
+    let measured = runtime.block_on(async {
+        let mut interrupts = Interrupts::listen().map_err(Failure::Runtime)?;
+        Ok::<_, Failure>(work::run(&request, &state, &meter, &mut interrupts).await)
+    });
+    meter.clear();
+    runtime.shutdown_timeout(TIDY_UP);
+    let report = match measured? {
+        Ok(report) => report,
+        Err(BenchError::Interrupted(Interrupted(signal))) => {
+            meter.say(&format!("cut off by {signal}; nothing is left of it"));
+            return Ok(signal.exit_code());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    tell(args, &report, &settings, &meter)
+}
+
+fn tell(args: &BenchArgs, report: &Report, settings: &Settings, meter: &Meter) -> Result<u8, Failure> {
+    print(&match args.format() {
+        BenchFormat::Tables => table::render(report),
+        BenchFormat::Json => json::render(report).map_err(|error| Failure::Stdout(error.into()))?,
+    })?;
+    if let Some(path) = &args.html {
+        let path = settings.started_in.join(path);
+        std::fs::write(&path, html::render(report))
+            .map_err(|source| Failure::Page { path: path.clone(), source })?;
+        meter.say(&format!("the page is {}", path.display()));
+    }
+    if args.saving() == Saving::InFile {
+        keep(report, &settings.source.value, meter)?;
+    }
+    if work::has_figures(report) { Ok(0) } else { Err(Failure::NothingMeasured) }
+}
+
+/// The choice goes into the file that the build's settings come from, or a new one in the source root.
+fn keep(report: &Report, source: &Path, meter: &Meter) -> Result<(), Failure> {
+    let Some(Choice { route, .. }) = advice::choose(report) else {
+        meter.say("nothing to save: what was measured tells nothing about routes");
+        return Ok(());
+    };
+    let found = file::ConfigFile::find_upwards(source).map_err(crate::config::ConfigError::from)?;
+    let path = found.map_or_else(|| source.join(file::NAME), |found| found.path);
+    let Saved { path, before } = save(&path, route)?;
+    let was = match before {
+        Some(before) if before == route.name() => " (as it was)".to_owned(),
+        Some(before) => format!(" (it was {before:?})"),
+        None => String::new(),
+    };
+    meter.say(&format!("{} says route = {:?} now{was}", path.display(), route.name()));
+    Ok(())
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Whoever reads it has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(Failure::Stdout),
+    }
+}

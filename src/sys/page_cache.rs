@@ -1,0 +1,29 @@
+//! The kernel's copy of what a file holds.
+
+use std::{fs::File, io};
+
+/// Has the kernel forget the content of `file` that is on the disk already, so that reading it asks the disk.
+///
+/// # Errors
+/// What the system says; [`io::ErrorKind::Unsupported`] where it cannot be told.
+pub fn forget(file: &File) -> io::Result<()> {
+    imp::forget(file)
+}
+
+#[cfg(target_os = "linux")]
+mod imp {
+    use super::{File, io};
+
+    pub(super) fn forget(file: &File) -> io::Result<()> {
+        Ok(rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?)
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod imp {
+    use super::{File, io};
+
+    pub(super) fn forget(_: &File) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}

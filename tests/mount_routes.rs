@@ -1,0 +1,213 @@
+//! `mount` and `mount-source`: nothing goes in, and outputs, exit code and rules are those of every other route.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use std::{fs, os::unix::fs::MetadataExt as _};
+
+use common::{Project, docker, read_until};
+
+/// What is mounted below the working directory, a line each.
+const MOUNTS: &str = "grep ' /workspace' /proc/mounts";
+
+#[test]
+fn on_mount_the_command_works_on_the_hosts_own_files() {
+    let project = Project::new();
+    project.write("a", "old").write("gone", "x");
+    let inode = fs::metadata(project.path("a")).unwrap().ino();
+    let ended = project
+        .sh(&["--route", "mount"], "stat -c %i a; echo new >a; rm gone; mkdir d; echo made >d/b; exit 3");
+    ended.exits(3);
+    assert_eq!(ended.out(), format!("{inode}\n"));
+    assert_eq!((project.read("a"), project.read("d/b")), ("new\n".into(), "made\n".into()));
+    assert!(!project.has("gone"));
+    project.assert_nothing_left();
+}
+
+#[test]
+fn on_mount_an_output_that_is_in_its_place_stays_and_any_other_comes_back() {
+    let project = Project::new();
+    project.write("out/old", "old");
+    let options = ["--route", "mount", "-o", "out", "-o", "elsewhere:here", "-o", "/tmp/far:far"];
+    project
+        .sh(&options, "rm -r out; mkdir out; echo 1 >out/new; echo 2 >elsewhere; echo 3 >/tmp/far")
+        .exits(0);
+    assert_eq!(project.tree().paths(), ["elsewhere", "far", "here", "out", "out/new"]);
+    assert_eq!((project.read("here"), project.read("far")), ("2\n".into(), "3\n".into()));
+}
+
+#[test]
+fn an_output_that_is_not_there_is_missing_on_every_route() {
+    let project = Project::new();
+    project.write("a", "a");
+    for route in ["mount", "mount-source"] {
+        let options = ["--route", route, "-o", if route == "mount" { "nothing" } else { "/nothing" }];
+        project.sh(&options, "true").exits(125).says(&["did not make", "nothing"]);
+    }
+    assert_eq!(project.tree().paths(), ["a"]);
+}
+
+#[test]
+fn on_mount_source_nothing_but_outputs_can_be_written() {
+    let project = Project::new();
+    project.write("src/a", "a").write("dist/old", "old");
+    let ended = project.sh(&["--route", "mount-source", "-o", "dist", "-o", "deep/er/out"], MOUNTS);
+    ended.exits(0);
+    let mounts = ended.out();
+    let options = |place: &str| {
+        let line = mounts.lines().find(|line| line.split(' ').nth(1) == Some(place));
+        line.and_then(|line| line.split(' ').nth(3)).unwrap_or_default().to_owned()
+    };
+    assert!(options("/workspace").starts_with("ro"), "{mounts}");
+    assert!(options("/workspace/dist").starts_with("rw"), "{mounts}");
+    assert!(options("/workspace/deep/er/out").starts_with("rw"), "{mounts}");
+
+    let script = "ls dist; mkdir -p dist/sub; cat src/a >dist/sub/copy; echo deep >deep/er/out/b";
+    let ended = project.sh(&["--route", "mount-source", "-o", "dist", "-o", "deep/er/out"], script);
+    ended.exits(0);
+    assert_eq!(ended.out(), "", "the build starts without the old outputs");
+    assert_eq!(
+        project.tree().paths(),
+        [
+            "deep",
+            "deep/er",
+            "deep/er/out",
+            "deep/er/out/b",
+            "dist",
+            "dist/old",
+            "dist/sub",
+            "dist/sub/copy",
+            "src",
+            "src/a"
+        ],
+        "what fastbuild did not make stays"
+    );
+    project.assert_nothing_left();
+}
+
+#[test]
+fn outputs_that_the_build_no_longer_makes_go_and_those_that_are_right_are_not_touched() {
+    let project = Project::new();
+    project.write("a", "a");
+    let options = ["--route", "mount-source", "-o", "dist"];
+    project.sh(&options, "echo 1 >dist/one; echo 2 >dist/two").exits(0);
+    let inode = |path: &str| fs::metadata(project.path(path)).unwrap().ino();
+    let before = inode("dist/one");
+    project.sh(&options, "echo 1 >dist/one; echo 3 >dist/three").exits(0);
+    assert_eq!(project.tree().paths(), ["a", "dist", "dist/one", "dist/three"]);
+    assert_eq!(inode("dist/one"), before);
+    // And the next route goes on from there.
+    project.sh(&["--route", "layer", "-o", "dist"], "mkdir dist; echo 4 >dist/four").exits(0);
+    assert_eq!(project.tree().paths(), ["a", "dist", "dist/four"]);
+}
+
+#[test]
+fn a_write_beside_the_outputs_is_told_with_its_path_and_the_host_stays_as_it_was() {
+    let project = Project::new();
+    project.write("cache/x", "x");
+    let before = project.tree();
+    for (script, path) in [
+        ("echo y >cache/x", "cache/x"),
+        ("cd cache && touch /workspace/new", "new"),
+        ("rm -r cache", "cache"),
+    ] {
+        let ended = project.sh(&["--route", "mount-source", "-o", "dist"], script);
+        ended.exits(1).says(&[
+            &format!("could not write {path}"),
+            "read-only",
+            "-o",
+            "--route layer or mount",
+        ]);
+    }
+    assert!(project.tree() == before, "{:?}", project.tree());
+    project.assert_nothing_left();
+}
+
+#[test]
+fn the_images_own_user_can_write_its_outputs() {
+    let project = Project::with_image("fastbuild/test-nonroot");
+    project.write("a", "a");
+    let ended = project.sh(&["--route", "mount-source", "-o", "dist"], "id -un; cp a dist/b");
+    ended.exits(0);
+    assert_eq!((ended.out(), project.read("dist/b")), ("app\n".into(), "a".into()));
+    assert_eq!(fs::metadata(project.path("dist/b")).unwrap().uid(), rustix::process::getuid().as_raw());
+}
+
+#[test]
+fn an_output_that_is_no_directory_cannot_be_laid_over() {
+    let project = Project::new();
+    project.write("file", "f");
+    std::os::unix::fs::symlink("file", project.path("link")).unwrap();
+    let before = project.tree();
+    project
+        .sh(&["--route", "mount-source", "-o", "file"], "true")
+        .exits(125)
+        .says(&["laid over", "--route layer"]);
+    project.sh(&["--route", "mount-source"], "true").exits(125).says(&["no output is named", "-o"]);
+    assert!(project.tree() == before);
+    project.assert_nothing_left();
+}
+
+#[test]
+fn what_was_made_for_a_killed_build_goes_with_the_next_one() {
+    let project = Project::new();
+    project.write("a", "a");
+    let mut child =
+        project.start(&["--route", "mount-source", "-o", "deep/out"], "echo ready; cat /dev/zero >/dev/null");
+    read_until(child.stdout.as_mut().unwrap(), "ready");
+    assert!(project.has("deep/out"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    common::eventually("the reaper is done", || project.containers().is_empty());
+    project.sh(&["--route", "layer", "-o", "/etc/hostname:"], "true").exits(125);
+    project.sh(&["--route", "mount"], "true").exits(0);
+    assert_eq!(project.tree().paths(), ["a"]);
+    project.assert_nothing_left();
+}
+
+#[test]
+fn a_route_that_this_engine_cannot_do_is_an_error_that_names_those_it_can() {
+    let project = Project::new();
+    project.write("a", "a");
+    for route in ["mount", "mount-source"] {
+        let options = ["--route", route, "-H", "tcp://192.0.2.1:2375", "-o", "dist"];
+        let ended = project.sh(&options, "true");
+        ended.exits(125).says(&["another machine", "layer, tmpfs, volume"]);
+    }
+    project.sh(&["--engine", "docker", "--route", "host"], "true").exits(125).says(&["do not go together"]);
+    project
+        .sh(&["--route", "fast"], "true")
+        .exits(125)
+        .says(&["auto, layer, tmpfs, volume, mount-source, mount, host"]);
+    project.sh(&["--tmpfs-size", "1g"], "true").exits(125).says(&["--tmpfs-size is for --route tmpfs"]);
+}
+
+#[test]
+fn an_engine_that_sees_other_files_at_that_path_builds_nothing() {
+    // A mount namespace of its own hides the project from the engine, as a container around fastbuild does.
+    let project = Project::new();
+    project.write("a", "from here");
+    let hidden = project.outside().join("hidden");
+    fs::create_dir(&hidden).unwrap();
+    fs::write(hidden.join("a"), "somebody else's").unwrap();
+    let mut inside = std::process::Command::new("unshare");
+    inside.args(["--mount", "sh", "-c"]).arg(format!(
+        "mount --bind {} {} && cd {} && exec \"$0\" \"$@\"",
+        hidden.display(),
+        project.root().display(),
+        project.root().display()
+    ));
+    let fastbuild = project.command();
+    inside
+        .arg(fastbuild.get_program())
+        .envs(fastbuild.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    inside.args(["--route", "mount", "--", "sh", "-c", "echo written >a"]);
+    let ended = common::Ended::from(inside.output().unwrap());
+    ended.exits(125).says(&["cannot mount the source root", "--route layer"]);
+    assert_eq!(project.read("a"), "from here");
+    assert_eq!(
+        docker(&["ps", "-aq", "--filter", &format!("label=dev.fastbuild.project={}", project.key())]),
+        ""
+    );
+}
