@@ -28,6 +28,9 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
+/// The file of a project that keeps what was measured.
+const PROFILE: &str = "profile";
+
 /// A failure of the state directory.
 #[derive(Debug, thiserror::Error)]
 #[error("could not {what} {path:?} in fastbuild's state directory")]
@@ -255,6 +258,11 @@ impl State {
     }
 }
 
+/// What was measured of the routes of the project at `source` (canonical), in the state directory `root`; it need not be there.
+pub fn profile_path(root: &Path, source: &Path) -> PathBuf {
+    root.join("projects").join(project_key(source)).join(PROFILE)
+}
+
 impl Project {
     /// The hash of the source root's path that names this project's objects.
     pub fn key(&self) -> &str {
@@ -308,7 +316,7 @@ impl Project {
 
     /// What was measured of the project's routes.
     pub fn profile_path(&self) -> PathBuf {
-        self.dir.join("profile")
+        self.dir.join(PROFILE)
     }
 
     /// What is known of all that an image has in the working directory.

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
+#[path = "common/other_processor.rs"]
+mod other_processor;
 #[path = "common/process.rs"]
 mod process;
 #[path = "common/proxy.rs"]
@@ -12,7 +14,6 @@ mod warm;
 
 use std::{
     fs::{self, File},
-    io::{Read as _, Write as _},
     os::unix::fs::{PermissionsExt as _, symlink},
     path::Path,
     process::{Command, Stdio},
@@ -21,6 +22,7 @@ use std::{
 };
 
 use common::{BUSYBOX, EMPTY, ENTRYPOINT, Ended, FILLED, NONROOT, Project, docker, eventually, processes_in};
+use other_processor::load_for_other_processor;
 use process::{Gated, Watched, noise};
 use proxy::Proxy;
 use warm::{collected, event, events, in_workspace, json, sees_the_host, uploaded, uploaded_bytes};
@@ -489,33 +491,6 @@ fn an_image_with_files_of_its_own_among_the_sources_is_built_cold_and_tried_once
         assert_eq!(ended.out().contains("from-image.txt"), options == own, "{ended}");
     }
     assert_eq!(why(&build(&[])), "own-files");
-}
-
-/// The same image under another name, which says that it is for another processor. Its programs run here all the same.
-fn load_for_other_processor(image: &str, name: &str) {
-    let saved = Command::new("docker").args(["save", image]).output().unwrap();
-    assert!(saved.status.success(), "{saved:?}");
-    let mut archive = tar::Archive::new(saved.stdout.as_slice());
-    let mut altered = tar::Builder::new(Vec::new());
-    for entry in archive.entries().unwrap() {
-        let mut entry = entry.unwrap();
-        let (mut header, path) = (entry.header().clone(), entry.path().unwrap().into_owned());
-        let mut content = Vec::new();
-        entry.read_to_end(&mut content).unwrap();
-        if path.extension().is_some_and(|extension| extension == "json") {
-            let text = String::from_utf8(content)
-                .unwrap()
-                .replace(r#""architecture":"amd64""#, r#""architecture":"s390x""#);
-            let text = text.replace(r#""architecture":"arm64""#, r#""architecture":"s390x""#);
-            content = text.replace(image, name).into_bytes();
-        }
-        header.set_size(content.len() as u64);
-        altered.append_data(&mut header, path, content.as_slice()).unwrap();
-    }
-    let mut load =
-        Command::new("docker").arg("load").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-    load.stdin.take().unwrap().write_all(&altered.into_inner().unwrap()).unwrap();
-    assert!(load.wait().unwrap().success());
 }
 
 // ---- projects and runs at the same time -----------------------------------------------------------------------------

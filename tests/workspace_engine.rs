@@ -169,6 +169,7 @@ fn open_request() -> Request {
         outputs: Vec::new(),
         extent: Extent::Sources,
         caches: Vec::new(),
+        ways: Vec::new(),
     }))
 }
 

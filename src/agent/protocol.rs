@@ -126,6 +126,9 @@ pub struct Open {
     pub extent: Extent,
     /// Absolute paths of directories that have a life of their own: no part of anything that is looked at, and the user's.
     pub caches: Vec<Blob>,
+    /// Absolute paths of the directories that lead to them from the root or from the user's home: an engine makes those that are
+    /// missing, as root's, and they are to be the user's as well.
+    pub ways: Vec<Blob>,
 }
 
 /// What a place can take yet.

@@ -47,6 +47,9 @@ use crate::{
 /// The largest `/etc/passwd` and `/etc/group` that are read from an image, in bytes.
 const USER_TABLE: u64 = 4 << 20;
 
+/// The mode of the directories that an engine makes on the way to a mount.
+const MADE_BY_ENGINE: u32 = 0o755;
+
 /// How long it is looked whether a mount failed the command.
 const LOOKING: Duration = Duration::from_secs(10);
 
@@ -87,7 +90,7 @@ pub async fn run(
         }
     };
     let keeping = Keeping::one_run(project, &run);
-    let providing = Storage::of(&docker, plan, &image, &keeping, project, &run);
+    let providing = Storage::of(&docker, plan, &image, &keeping, (project, state), &run);
     let storage = interrupts.unless(providing).await??;
     let name = keeping.name().to_owned();
     let leftovers = remove_leftovers(&docker, state, &plan.engine.value.to_string(), reporter);
@@ -180,6 +183,7 @@ impl Cold<'_> {
             workdir: &workdir,
             uploaded,
             own: Arc::new(own),
+            caches: self.storage.cache_paths().map(str::to_owned).collect(),
             record: Arc::clone(record),
             reporter: self.reporter,
         };
@@ -216,6 +220,7 @@ impl Cold<'_> {
             workdir: &self.plan.workdir.value,
             uploaded: None,
             own: Arc::default(),
+            caches: self.storage.cache_paths().map(str::to_owned).collect(),
             record: Arc::clone(record),
             reporter: self.reporter,
         };
@@ -405,14 +410,38 @@ impl Cold<'_> {
 
     /// A cache is the build's user's, whoever made it (the agent does the same), and so is a volume over an output.
     async fn give_to(&self, ids: user::Ids, container: &ContainerId) -> Result<(), BuildError> {
-        let caches = self.storage.cache_paths().map(str::to_owned);
+        if ids == (user::Ids { uid: 0, gid: 0 }) {
+            return Ok(());
+        }
         let outputs = mounted::laid_over(self.plan).map(|(output, _)| output.container.clone());
-        let paths: Vec<_> = outputs.chain(caches).collect();
-        if paths.is_empty() || ids == (user::Ids { uid: 0, gid: 0 }) {
+        let caches = self.storage.cache_paths().map(str::to_owned);
+        let paths: Vec<_> =
+            self.ways_made_by_engine(container).await?.into_iter().chain(outputs).chain(caches).collect();
+        if paths.is_empty() {
             return Ok(());
         }
         let archive = workspace::directories(&paths, ids);
         Ok(self.docker.put(container, "/", stream::iter([Ok(archive)])).await?)
+    }
+
+    /// The directories that lead to caches and are not the host's, where the engine may have made them: any other one is the image's own, and
+    /// has a mode that an archive would change.
+    async fn ways_made_by_engine(&self, container: &ContainerId) -> Result<Vec<String>, BuildError> {
+        let root = &self.plan.workdir.value;
+        let is_hosts = |way: &str| {
+            self.plan.route.value.is_mounted()
+                && way.strip_prefix(root.as_str()).is_some_and(|rest| rest.starts_with('/'))
+        };
+        let mut ways = self.storage.ways_to_caches();
+        ways.retain(|way| !is_hosts(way));
+        let mut made = Vec::new();
+        for way in ways {
+            let stat = self.docker.stat(container, &way).await?;
+            if stat.is_some_and(|stat| stat.kind == PathKind::Directory && stat.mode == MADE_BY_ENGINE) {
+                made.push(way);
+            }
+        }
+        Ok(made)
     }
 
     /// Removes the container. When that fails, the reaper tries again, and the next start after it.

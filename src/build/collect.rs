@@ -50,6 +50,8 @@ pub struct Collecting<'a> {
     pub uploaded: Option<(Arc<Scan>, Arc<Packed>)>,
     /// What the image has in the working directory.
     pub own: Arc<OwnFiles>,
+    /// Where caches lie: absolute paths.
+    pub caches: Vec<String>,
     pub record: Arc<Record>,
     pub reporter: &'a Reporter,
 }
@@ -146,7 +148,7 @@ impl Collecting<'_> {
         let (uploaded, record) = (self.uploaded.clone(), Arc::clone(&self.record));
         let own = match wanted.scope {
             Scope::Everything => Arc::clone(&self.own),
-            Scope::Named => Arc::default(),
+            Scope::Named => Arc::new(OwnFiles::default().beside_caches(self.caches_in(&wanted.container))),
         };
         let (run, apply, reporter) = (self.run.id.clone(), self.plan.apply.value, self.reporter.clone());
         blocking(move || {
@@ -180,6 +182,15 @@ impl Collecting<'_> {
             Ok((staging.finish()?, received))
         })
         .await?
+    }
+
+    /// The caches that lie in an output, relative to it. An output that lies in a cache, or is one, was asked for by its name.
+    fn caches_in(&self, output: &str) -> Vec<RelPath> {
+        let below = |cache: &String| {
+            let rest = cache.strip_prefix(output.trim_end_matches("/."))?.strip_prefix('/')?;
+            RelPath::new(rest.as_bytes()).ok()
+        };
+        self.caches.iter().filter_map(below).collect()
     }
 
     async fn answer_refetches(&self, mut again: mpsc::Receiver<Again>) -> Result<(), BuildError> {

@@ -34,6 +34,8 @@ pub use interrupt::{Interrupted, Interrupts, Signal};
 
 use crate::{
     archive::pack::TopEntry,
+    bench::profile::EngineId,
+    engine::Docker,
     outputs::{
         apply::{self, Books, Outcome},
         record::Record,
@@ -79,6 +81,8 @@ pub async fn run_under(
         source: plan.source.value.clone(),
         command: plan.command.clone(),
     });
+    let remeasured = interrupts.unless(as_measured(plan, reporter)).await??;
+    let plan = remeasured.as_ref().unwrap_or(plan);
     let project = state.project(&plan.source.value)?;
     let _lock = interrupts.unless(take_lock(&project, plan.lock.value, reporter)).await??;
     recover(&project, state, reporter)?;
@@ -104,6 +108,18 @@ pub async fn run_under(
         took: began.elapsed(),
     });
     Ok(finished.exit_code)
+}
+
+/// Asks the engine whether it is the one that a measured route holds for; the build without that measuring when it is not.
+async fn as_measured(plan: &Plan, reporter: &Reporter) -> Result<Option<Plan>, BuildError> {
+    let (Some(_), Some(at)) = (&plan.measured, plan.on_docker()) else { return Ok(None) };
+    let docker = Docker::connect(at.endpoint).await?;
+    let other = plan.unless_measured_with(&EngineId::of(at.endpoint.to_string(), docker.facts()));
+    if let (Some(other), Some(with)) = (&other, &plan.measured) {
+        let (then, route) = (with.engine.to_string(), other.route.value);
+        reporter.emit(Event::Warned(Warning::MeasuredElsewhere { then, route }));
+    }
+    Ok(other)
 }
 
 /// In a container: the workspace's, or one for this build alone.

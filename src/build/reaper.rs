@@ -262,17 +262,22 @@ impl Charge {
 
 impl InContainer {
     async fn remove(&self) -> OnEngine {
+        let mut was_there = false;
         for _ in 0..LOOKS {
-            if let Ok(docker) = Docker::connect(&self.engine).await
-                && docker.remove(&self.container).await.is_ok_and(|removed| removed == Removed::Now)
-                && docker.remove_volume(&self.container).await.is_ok()
-            {
-                return OnEngine::Nothing;
+            if let Ok(docker) = Docker::connect(&self.engine).await {
+                was_there |=
+                    docker.remove(&self.container).await.is_ok_and(|removed| removed == Removed::Now);
+                // It may be there without a container, and then perhaps with one.
+                let has_no_volume = docker.remove_volume(&self.container).await.is_ok();
+                if was_there && has_no_volume {
+                    return OnEngine::Nothing;
+                }
             }
             tokio::time::sleep(BETWEEN_LOOKS).await;
         }
         // It was never there, or the engine is not.
-        match Docker::connect(&self.engine).await {
+        let Ok(docker) = Docker::connect(&self.engine).await else { return OnEngine::Perhaps };
+        match docker.remove_volume(&self.container).await {
             Ok(_) => OnEngine::Nothing,
             Err(_) => OnEngine::Perhaps,
         }

@@ -22,6 +22,7 @@ use super::OWN_FAILURE;
 use crate::{
     config::{EngineChoice, Progress, RouteChoice, choices::choose, units},
     plan::{Isolation, PullPolicy},
+    workspace::list::Caches,
 };
 
 /// A parsed command line.
@@ -399,6 +400,9 @@ pub struct PruneArgs {
     /// Remove all that are not in use
     #[arg(short, long, conflicts_with_all = ["older_than", "max_size"])]
     pub all: bool,
+    /// Remove the caches (--cache) that were made from here and that no workspace has, too
+    #[arg(long)]
+    caches: bool,
     /// Only say what would be removed
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -420,6 +424,11 @@ impl PruneArgs {
     /// `--dry-run` or not.
     pub fn earnest(&self) -> Earnest {
         if self.dry_run { Earnest::DryRun } else { Earnest::Removing }
+    }
+
+    /// `--caches` or not.
+    pub fn caches(&self) -> Caches {
+        if self.caches { Caches::Included } else { Caches::Kept }
     }
 }
 

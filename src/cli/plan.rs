@@ -163,16 +163,25 @@ fn what_goes_in(plan: &Plan, estimate: Option<&UploadEstimate>, table: &mut Tabl
         }
     }
     for output in &plan.ignore.outputs {
-        table.row("leaves out", output.to_string(), Some("an output".to_owned()));
+        let is_cache = plan.caches.iter().any(|cache| cache.value.below_source.as_ref() == Some(output));
+        let why = if is_cache { "a cache" } else { "an output" };
+        table.row("leaves out", output.to_string(), Some(why.to_owned()));
     }
     table.decision("seed", &plan.seed, seed);
     table.decision("route", &plan.route, Route::to_string);
     if plan.route.value.is_mounted() {
         table.decision("fallback", &plan.fallback, fallback);
     }
-    table.optional("tmpfs size", plan.tmpfs_size.as_ref(), |bytes| memory(*bytes));
-    for option in &plan.volume_options {
-        table.decision("volume", option, |option| option.key.clone());
+    // A file may say what another route would need.
+    match plan.route.value {
+        Route::Tmpfs => table.optional("tmpfs size", plan.tmpfs_size.as_ref(), |bytes| memory(*bytes)),
+        Route::Volume => {
+            // A password may stand in the value.
+            plan.volume_options.iter().for_each(|option| {
+                table.decision("volume option", option, |option| format!("{}=…", option.key));
+            });
+        }
+        Route::Layer | Route::MountSource | Route::Mount | Route::Host => {}
     }
     for cache in &plan.caches {
         table.decision("cache", cache, |cache| format!("{} at {}", cache.name, cache.path));
@@ -445,6 +454,7 @@ mod tests {
             on_failure: default(OnFailure::Leave),
             apply: default(ApplyMode::PerFile),
             route: default(Route::Layer),
+            measured: None,
             fallback: default(Fallback::Layer),
             tmpfs_size: None,
             volume_options: Vec::new(),

@@ -25,7 +25,7 @@ use crate::{
     state::State,
     workspace::{
         Generation, Mark, WorkspaceError, daily,
-        list::{self, Limits, Listed, Outlived, Owner, Removal},
+        list::{self, Limits, Listed, Outlived, Owner, Removal, Unused},
         mark::now,
         scratch,
     },
@@ -113,6 +113,14 @@ impl Place {
                 list::remove(&self.docker().await?, &self.state, &self.engine, listed).await
             }
             list::Place::Directory(_) => list::remove_here(&self.state, listed),
+        }
+    }
+
+    /// The volumes that no container has. What an engine has that does not answer was told of by [`Place::list`].
+    async fn unused_volumes(&self, caches: list::Caches) -> Result<Vec<Unused>, WorkspaceError> {
+        match &self.docker {
+            Engine::Answers(docker) => list::unused_volumes(docker, &self.state, caches).await,
+            Engine::IsSilent(_) => Ok(Vec::new()),
         }
     }
 
@@ -250,7 +258,8 @@ async fn prune(args: &PruneArgs) -> Result<(), Failure> {
         let going = list::to_go(&all, &limits, now()).into_iter();
         going.map(|(at, why)| (&all[at], Some(why))).collect::<Vec<_>>()
     };
-    if going.is_empty() {
+    let unused = place.unused_volumes(args.caches()).await?;
+    if going.is_empty() && unused.is_empty() {
         return print("nothing to remove\n");
     }
     let mut failed = None;
@@ -264,6 +273,18 @@ async fn prune(args: &PruneArgs) -> Result<(), Failure> {
             Ok(Removal::Gone) => print(&format!("removed {about}\n"))?,
             Ok(Removal::Busy(_)) => print(&format!("left {}: it is in use\n", show::title(listed)))?,
             // The others can go all the same.
+            Err(error) => failed = Some(error),
+        }
+    }
+    for volume in &unused {
+        let title = show::volume(volume);
+        if args.earnest() == Earnest::DryRun {
+            print(&format!("would remove {title}\n"))?;
+            continue;
+        }
+        match list::remove_unused(&place.docker().await?, &place.state, volume).await {
+            Ok(Removal::Gone) => print(&format!("removed {title}\n"))?,
+            Ok(Removal::Busy(_)) => print(&format!("left {title}: it is in use\n"))?,
             Err(error) => failed = Some(error),
         }
     }

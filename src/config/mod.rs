@@ -270,13 +270,11 @@ pub enum ConfigError {
         /// Who wants none.
         cold: Reason,
     },
-    /// `--volume-opt WORD`.
-    #[error("{origin}: {word:?} is no option of a volume; write KEY=VALUE, such as type=nfs")]
+    /// `--volume-opt WORD`. The word is not told: it may be a password that lost its key.
+    #[error("{origin}: what is given is no option of a volume; write KEY=VALUE, such as type=nfs")]
     VolumeOption {
         /// Where it was given.
         origin: String,
-        /// The word.
-        word: String,
     },
     /// `-e =VALUE`.
     #[error("{origin}: there is no name in {word:?}; write NAME or NAME=VALUE")]
@@ -488,7 +486,7 @@ fn volume_options(args: &RunArgs, keys: &Keys) -> Result<Vec<Decision<VolumeOpti
         Some((key, value)) if !key.is_empty() => {
             Ok(Decision { value: VolumeOption { key: key.to_owned(), value: value.to_owned() }, reason })
         }
-        _ => Err(ConfigError::VolumeOption { origin: reason.to_string(), word }),
+        _ => Err(ConfigError::VolumeOption { origin: reason.to_string() }),
     };
     of_file.chain(of_flags).map(option).collect()
 }

@@ -55,9 +55,30 @@ pub struct CacheError {
     pub problem: &'static str,
 }
 
+/// Reads all that were asked for, as [`resolve`]. Of one that is named twice for one place, the last one's reason is told.
+pub(super) fn resolve_all(
+    asked: &[Decision<CacheRequest>],
+    workdir: &ContainerPath,
+    command: &ContainerPath,
+) -> Result<Vec<Decision<Cache>>, CacheError> {
+    let mut all: Vec<Decision<Cache>> = Vec::new();
+    for asked in asked {
+        let cache = resolve(asked, workdir, command)?;
+        match all.iter_mut().find(|other| other.value.path == cache.value.path) {
+            None => all.push(cache),
+            Some(other) if other.value == cache.value => *other = cache,
+            Some(_) => {
+                let (reason, given) = (asked.reason.clone(), asked.value.spec.clone());
+                return Err(CacheError { reason, given, problem: "another cache lies there already" });
+            }
+        }
+    }
+    Ok(all)
+}
+
 /// Reads what was asked for. `workdir` is the source root's place in the container; relative paths start there in a file, and
 /// at `command`, the command's directory, otherwise.
-pub(super) fn resolve(
+fn resolve(
     asked: &Decision<CacheRequest>,
     workdir: &ContainerPath,
     command: &ContainerPath,
@@ -79,6 +100,9 @@ pub(super) fn resolve(
         if path.is_root() || path == *workdir || workdir.below(&path).is_some() {
             return Err(refuse("the sources would lie in it"));
         }
+        if command.below(&path).is_some() {
+            return Err(refuse("the command would start in it"));
+        }
         (CachePath::Absolute(path.to_string()), path.below(workdir))
     };
     Ok(Decision { value: Cache { name: name.to_owned(), path, below_source }, reason: asked.reason.clone() })
@@ -94,5 +118,89 @@ fn check_name(name: &str) -> Result<(), &'static str> {
         }
         Some(_) if name.len() > LONGEST => Err("the name is too long"),
         Some(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> ContainerPath {
+        ContainerPath::absolute(text).unwrap().unwrap()
+    }
+
+    fn asked(spec: &str, anchor: Anchor) -> Decision<CacheRequest> {
+        Decision {
+            value: CacheRequest { spec: spec.to_owned(), anchor },
+            reason: Reason::Flag { flag: "--cache" },
+        }
+    }
+
+    fn resolved(specs: &[&str]) -> Result<Vec<Decision<Cache>>, CacheError> {
+        let all: Vec<_> = specs.iter().map(|spec| asked(spec, Anchor::Command)).collect();
+        resolve_all(&all, &path("/w"), &path("/w/sub"))
+    }
+
+    #[test]
+    fn each_path_means_one_place() {
+        let cases = [
+            ("c:/var/x", "/var/x", None),
+            ("c:/var//./x/", "/var/x", None),
+            ("c:x", "/w/sub/x", Some("sub/x")),
+            ("c:../x", "/w/x", Some("x")),
+            ("c:../../x", "/x", None),
+            ("c:/w/x", "/w/x", Some("x")),
+            ("c:/world", "/world", None),
+            ("c:~/.cargo/registry/", "~/.cargo/registry", None),
+            ("c:a:b", "/w/sub/a:b", Some("sub/a:b")),
+            ("c:~x", "/w/sub/~x", Some("sub/~x")),
+        ];
+        for (spec, expected, below) in cases {
+            let cache = resolved(&[spec]).unwrap().remove(0).value;
+            assert_eq!((cache.name.as_str(), cache.path.to_string().as_str()), ("c", expected), "{spec}");
+            assert_eq!(cache.below_source.map(|path| path.to_string()).as_deref(), below, "{spec}");
+        }
+        let of_file = asked("c:x", Anchor::File("/home/me".into()));
+        let cache = resolve_all(&[of_file], &path("/w"), &path("/w/sub")).unwrap().remove(0).value;
+        assert_eq!(cache.path.to_string(), "/w/x");
+    }
+
+    #[test]
+    fn what_is_no_cache_is_told_by_what_is_wrong() {
+        let long = format!("{}:x", "n".repeat(LONGEST + 1));
+        let in_it = "the sources would lie in it";
+        let letters = "a name has letters, digits, dots, dashes and underlines only";
+        let cases = [
+            ("", "there is no colon in it"),
+            ("~/.cargo", "there is no colon in it"),
+            (":x", "it has no name"),
+            ("_a:x", "a name begins with a letter or a digit"),
+            ("a/b:x", letters),
+            ("\u{e4}:x", "a name begins with a letter or a digit"),
+            ("a\u{e4}:x", letters),
+            (&long, "the name is too long"),
+            ("a:", "the command would start in it"),
+            ("a:/", in_it),
+            ("a:/w/", in_it),
+            ("a:..", in_it),
+            ("a:../..", in_it),
+            ("a:.", "the command would start in it"),
+            ("a:../../..", "the path leads above the root"),
+            ("a:~/", "the path below the home directory is none"),
+            ("a:~/..", "the path below the home directory is none"),
+            ("a:~/x//y", "the path below the home directory is none"),
+        ];
+        for (spec, expected) in cases {
+            let error = resolved(&[spec]).unwrap_err();
+            assert_eq!(error.problem, expected, "{spec}");
+            assert!(error.to_string().starts_with("--cache: "), "{error}");
+        }
+    }
+
+    #[test]
+    fn one_place_has_one_cache() {
+        assert_eq!(resolved(&["a:x", "b:y", "a:./x"]).unwrap().len(), 2);
+        assert_eq!(resolved(&["a:x", "a:y"]).unwrap().len(), 2);
+        assert_eq!(resolved(&["a:x", "b:x"]).unwrap_err().problem, "another cache lies there already");
     }
 }

@@ -80,7 +80,7 @@ fn decide_among(
     }
 }
 
-fn parse(address: &str) -> Result<Endpoint, BadEndpoint> {
+pub(super) fn parse(address: &str) -> Result<Endpoint, BadEndpoint> {
     let (scheme, rest) = match address.split_once("://") {
         Some(parts) => parts,
         // Docker takes a bare `host:port` for TCP.

@@ -86,16 +86,28 @@ pub(super) fn decide(
         })),
         (EngineChoice::Auto, RouteChoice::Fixed(Route::Host)) => host(&route.reason),
         (EngineChoice::Auto, RouteChoice::Fixed(_)) => docker(),
-        (EngineChoice::Auto, RouteChoice::Auto) => match without_engine(settings, facts) {
-            Some(why) => host(&Reason::Found { why }),
-            None => docker(),
-        },
+        (EngineChoice::Auto, RouteChoice::Auto) => {
+            let measured =
+                facts.measured.choose(|route| route != Route::Host || can_build_here(settings, facts));
+            match (without_engine(settings, facts), measured) {
+                (Some(why), _) => host(&Reason::Found { why }),
+                (None, Some(choice)) if choice.route == Route::Host => {
+                    host(&super::measured::decision(choice).reason)
+                }
+                (None, _) => docker(),
+            }
+        }
     }
 }
 
 /// Whether somebody wants the build to run here.
 pub(super) fn asks_for_host(settings: &Settings) -> bool {
     settings.engine.value == EngineChoice::Host || settings.route.value == RouteChoice::Fixed(Route::Host)
+}
+
+/// Whether a build without a container is possible, and nothing was typed that only a container has.
+fn can_build_here(settings: &Settings, facts: &Facts) -> bool {
+    facts.command.is_some() && facts.here.hindrance.is_none() && refuse_for_host(settings).is_ok()
 }
 
 /// Why the build runs here although nobody said so: no engine is there, nobody named one or an image of his own, and the
@@ -147,7 +159,7 @@ mod tests {
     use super::*;
     use crate::{
         cli::{Command, args::parse},
-        plan::{Ground, Place, Plan, facts::Here, make},
+        plan::{Ground, Measured, Place, Plan, facts::Here, make},
     };
 
     /// The machine that most rows are about: no engine answers, the command is at hand, and there is a place.
@@ -165,6 +177,7 @@ mod tests {
             engine: Presence::Absent { why: "there is no /s".to_owned() },
             command: Some("/bin/make".into()),
             here: Here { hindrance: None, source: ground("9p"), places: vec![place] },
+            measured: Measured::Nothing,
         }
     }
 
@@ -204,18 +217,20 @@ mod tests {
         let local = Some(Ground { kind: "xfs".to_owned(), class: crate::facts::Class::Local });
         let fast = Facts { here: Here { source: local, ..bare.here.clone() }, ..bare.clone() };
         let found = format!("host host (there is no /s, and /bin/make is on this machine{slow})");
+        let layer = "docker layer (the sources lie on 9p, a file system of the machine around this virtual one, where a \
+                     mount leaves this kernel for each file)";
         type Vars<'a> = &'a [(&'a str, &'a str)];
         let cases: [(&str, Vars<'_>, &Facts, &str); 20] = [
             ("-- make", &[], &bare, &found),
             ("-- make", &[("DOCKER_HOST", "unix:///s")], &bare, &found),
-            ("-- make", &[], &answering, "docker layer (nothing is mounted)"),
-            ("-- make", &[], &not_linux, "docker layer (nothing is mounted)"),
-            ("-- make", &[], &elsewhere, "docker layer (nothing is mounted)"),
-            ("-i x -- make", &[], &bare, "docker layer (nothing is mounted)"),
-            ("-- make", &[("FASTBUILD_IMAGE", "x")], &bare, "docker layer (nothing is mounted)"),
-            ("-H unix:///s -- make", &[], &bare, "docker layer (nothing is mounted)"),
-            ("-- make", &[("FASTBUILD_HOST", "unix:///s")], &bare, "docker layer (nothing is mounted)"),
-            ("--engine docker -- make", &[], &bare, "docker layer (nothing is mounted)"),
+            ("-- make", &[], &answering, layer),
+            ("-- make", &[], &not_linux, layer),
+            ("-- make", &[], &elsewhere, layer),
+            ("-i x -- make", &[], &bare, layer),
+            ("-- make", &[("FASTBUILD_IMAGE", "x")], &bare, layer),
+            ("-H unix:///s -- make", &[], &bare, layer),
+            ("-- make", &[("FASTBUILD_HOST", "unix:///s")], &bare, layer),
+            ("--engine docker -- make", &[], &bare, layer),
             ("--route layer -- make", &[], &bare, "docker layer (--route)"),
             ("--engine host -- make", &[], &answering, &format!("host host (--engine{slow})")),
             ("--route host -- make", &[], &answering, &format!("host host (--route{slow})")),

@@ -4,35 +4,39 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    Endpoint, Engine, PlanError, Reason, decide_endpoint, engine, host_path,
+    Endpoint, Engine, Measured, PlanError, Reason, decide_endpoint, engine, host_path,
     scratch::{Ground, Place},
 };
 use crate::{
     agent::program::{self, NoAgent},
-    config::{Environment, Settings},
-    facts::{self, FileSystem},
+    bench::profile::{self, EngineId, MountId, Profile},
+    config::{Environment, RouteChoice, Settings},
+    facts::{self, FileSystem, Machine},
+    state,
     sys::owner,
 };
 
 /// What was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Facts {
     /// Whether somebody is behind the engine's address.
     pub engine: Presence,
     /// Where the command's first word is on this machine; none when it is nowhere in `PATH`.
     pub command: Option<PathBuf>,
-    /// What builds without a container find here. Looked up only where one may be wanted.
+    /// What this machine has for the build.
     pub here: Here,
+    /// What was measured of the routes.
+    pub measured: Measured,
 }
 
-/// What this machine has for builds without a container.
+/// What this machine has for a build, and for one without a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Here {
-    /// Why there are none.
+    /// Why there are none without a container.
     pub hindrance: Option<String>,
     /// What the source root lies on; none where the system does not tell.
     pub source: Option<Ground>,
-    /// Where scratch directories can lie, in the order in which they are thought of.
+    /// Where scratch directories can lie, in the order in which they are thought of. Looked up only where one is wanted.
     pub places: Vec<Place>,
 }
 
@@ -54,23 +58,64 @@ impl Facts {
     /// # Errors
     /// [`PlanError::Endpoint`] when the engine's address is none.
     pub fn gather(settings: &Settings, env: &Environment) -> Result<Facts, PlanError> {
-        let engine = match decide_endpoint(settings.host.as_ref(), env) {
-            Ok(endpoint) => presence(&endpoint.value),
+        let endpoint = match decide_endpoint(settings.host.as_ref(), env) {
+            Ok(endpoint) => Some(endpoint.value),
             // Nobody is going to be asked there.
-            Err(_) if engine::asks_for_host(settings) => Presence::Perhaps,
+            Err(_) if engine::asks_for_host(settings) => None,
             Err(error) => return Err(error),
         };
         let word = settings.command.first().map(String::as_str).unwrap_or_default();
+        let lies_on = facts::file_system(&settings.source.value);
         let mut facts = Facts {
-            engine,
+            engine: endpoint.as_ref().map_or(Presence::Perhaps, presence),
             command: find_command(word, &settings.started_in, env),
-            here: Here { hindrance: hindrance(), ..Here::default() },
+            here: Here {
+                hindrance: hindrance(),
+                source: lies_on.as_ref().map(|found| Ground { kind: found.kind.clone(), class: found.class }),
+                ..Here::default()
+            },
+            measured: match (settings.route.value, &endpoint) {
+                (RouteChoice::Auto, Some(endpoint)) => measured(settings, env, endpoint, lies_on.as_ref()),
+                (RouteChoice::Fixed(_), _) | (_, None) => Measured::Nothing,
+            },
         };
         if engine::decide(settings, env, &facts)?.value == Engine::Host {
-            facts.here.source = ground(&settings.source.value);
             facts.here.places = places(settings, env);
         }
         Ok(facts)
+    }
+}
+
+/// What a bench of this project found, held against what is here now. A newer engine at the same address is only seen by asking
+/// it, which the build does.
+fn measured(
+    settings: &Settings,
+    env: &Environment,
+    endpoint: &Endpoint,
+    lies_on: Option<&FileSystem>,
+) -> Measured {
+    let Ok(state) = env.state_dir() else { return Measured::Nothing };
+    let Some(profile) = Profile::load(&state::profile_path(&state, &settings.source.value)) else {
+        return Measured::Nothing;
+    };
+    let address = endpoint.to_string();
+    let there = match presence(endpoint) {
+        Presence::Perhaps => Some(match &profile.here.engine {
+            Some(engine) if engine.address == address => engine.clone(),
+            _ => EngineId { address, name: "an engine".to_owned(), version: "of another address".to_owned() },
+        }),
+        Presence::Absent { .. } => None,
+    };
+    let here = profile::Here {
+        machine: Machine::of(env).id,
+        engine: there,
+        file_system: lies_on.map(MountId::from),
+        image: settings.image.as_ref().map(|image| image.value.clone()),
+        command: settings.command.first().cloned().unwrap_or_default(),
+    };
+    match profile.applies(&here) {
+        Ok(ranking) => Measured::Here { ranking: ranking.to_vec(), engine: here.engine },
+        Err(why) => Measured::Elsewhere(why),
     }
 }
 
@@ -82,10 +127,6 @@ fn hindrance() -> Option<String> {
             Some(format!("builds without a container need Linux, and this machine is {os}/{architecture}"))
         }
     }
-}
-
-fn ground(path: &Path) -> Option<Ground> {
-    facts::file_system(path).map(|found| Ground { kind: found.kind, class: found.class })
 }
 
 /// The place that is named; else the cache directory, and where the system keeps what need not last.
@@ -109,8 +150,9 @@ fn places(settings: &Settings, env: &Environment) -> Vec<Place> {
 /// Nothing is made. A file system that leaves this kernel is asked nothing: it may take its time, and nobody goes there.
 fn place(path: &Path, named: Option<Reason>) -> Place {
     if named.is_none()
-        && let Some(ground) = ground(path).filter(|ground| ground.class.crosses())
+        && let Some(found) = facts::file_system(path).filter(|found| found.class.crosses())
     {
+        let ground = Ground { kind: found.kind, class: found.class };
         return Place { root: path.to_owned(), named, ground: Some(ground), free: None, obstacle: None };
     }
     let (root, obstacle) = match host_path::settle(path) {

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    ApplyMode, CacheError, Decision, Endpoint, Engine, EngineError, Facts, IgnorePlan, Output, OutputError,
-    Outputs, Plan, Reason, Route, RouteError, Scratch, SeedOutputs, Stdin, Terminal, caches,
+    ApplyMode, CacheError, Decision, Endpoint, Engine, EngineError, Facts, IgnorePlan, MeasuredWith, Output,
+    OutputError, Outputs, Plan, Reason, Route, RouteError, Scratch, SeedOutputs, Stdin, Terminal, caches,
     container_path::ContainerPath,
     endpoint::BadEndpoint,
     engine, host_path,
@@ -12,7 +12,8 @@ use super::{
     route, scratch,
 };
 use crate::{
-    config::{Environment, Settings, Terminals},
+    bench::profile::EngineId,
+    config::{Environment, RouteChoice, Settings, Terminals},
     state::project_key,
     tree::RelPath,
 };
@@ -144,8 +145,13 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
     let outputs = outputs(settings, &places)?;
     refuse_wrong_exchange(settings, &subdirectory, &outputs.value)?;
     let route = route::decide(settings, &engine, &outputs.value, facts)?;
-    let cache = |asked| caches::resolve(asked, &workdir_path, &command_directory);
-    let caches = settings.caches.iter().map(cache).collect::<Result<Vec<_>, _>>()?;
+    let measured = match (settings.route.value, facts.measured.engine()) {
+        (RouteChoice::Auto, Some(with)) if route.value != Route::Host => {
+            Some(MeasuredWith { engine: with.clone(), otherwise: route::by_file_system(facts) })
+        }
+        _ => None,
+    };
+    let caches = caches::resolve_all(&settings.caches, &workdir_path, &command_directory)?;
     // What files and variables say of containers stands for other builds; what was typed has been refused.
     let in_container = engine.value != Engine::Host;
     let terminal = terminal(settings, env.terminals);
@@ -168,6 +174,7 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
         on_failure: settings.on_failure.clone(),
         apply: settings.apply.clone(),
         route,
+        measured,
         fallback: route::fallback(settings),
         tmpfs_size: settings.tmpfs_size.clone().filter(|_| in_container),
         volume_options: if in_container { settings.volume_options.clone() } else { Vec::new() },
@@ -345,6 +352,12 @@ impl Plan {
             }
             _ => Ok(Plan { stdin: default(Stdin::Empty, "a watched command runs again and again"), ..self }),
         }
+    }
+
+    /// The same build where the route was measured with another engine than `engine` turns out to be; none when it holds.
+    pub fn unless_measured_with(&self, engine: &EngineId) -> Option<Plan> {
+        let with = self.measured.as_ref().filter(|with| with.engine != *engine)?;
+        Some(Plan { route: with.otherwise.clone(), measured: None, ..self.clone() })
     }
 
     /// The same build without a mount, after the mount has failed it.

@@ -1,6 +1,6 @@
 //! Settings and facts -> the route. Pure: what was found is judged here and nowhere else.
 
-use super::{Decision, Endpoint, Engine, Facts, Fallback, Outputs, PlanError, Reason, Route};
+use super::{Decision, Endpoint, Engine, Facts, Fallback, Outputs, PlanError, Reason, Route, measured};
 use crate::{
     config::{RouteChoice, Settings},
     facts::Class,
@@ -58,12 +58,36 @@ pub(super) fn decide(
     let route = match settings.route.value {
         RouteChoice::Fixed(value) => Decision { value, reason: settings.route.reason.clone() },
         RouteChoice::Auto => {
-            Decision { value: Route::Layer, reason: Reason::Default { why: "nothing is mounted" } }
+            let can = |value| {
+                let taken = Decision { value, reason: settings.route.reason.clone() };
+                value != Route::Host && refuse_what_cannot_be(&taken, endpoint, outputs).is_ok()
+            };
+            facts.measured.choose(can).map_or_else(|| by_file_system(facts), measured::decision)
         }
     };
     refuse_what_cannot_be(&route, endpoint, outputs)?;
     refuse_settings_of_others(settings, &route)?;
     Ok(route)
+}
+
+/// Without any measuring: nothing is mounted, whatever the sources lie on. On a local disk a mount would cost next to nothing; there
+/// a layer costs little, too, and a build that fails leaves this machine's files as they were.
+pub(super) fn by_file_system(facts: &Facts) -> Decision<Route> {
+    let note = facts.measured.note();
+    let why = match &facts.here.source {
+        Some(source) if source.class.crosses() => {
+            format!(
+                "the sources lie on {}, where a mount leaves this kernel for each file",
+                source.in_words()
+            )
+        }
+        Some(source) => format!("nothing is mounted; the sources lie on {}", source.in_words()),
+        None if note.is_empty() => {
+            return Decision { value: Route::Layer, reason: Reason::Default { why: "nothing is mounted" } };
+        }
+        None => "nothing is mounted".to_owned(),
+    };
+    Decision { value: Route::Layer, reason: Reason::Found { why: why + &note } }
 }
 
 /// Whoever builds here is told what he gains by it.
@@ -139,5 +163,128 @@ pub(super) fn fallback(settings: &Settings) -> Decision<Fallback> {
             value: Fallback::None,
             reason: Reason::Default { why: "a route was named; --fallback goes on without it" },
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::*;
+    use crate::{
+        cli::{Command, args::parse},
+        config::Environment,
+        plan::{
+            endpoint,
+            engine::decide as decide_engine,
+            facts::{Here, Presence},
+            measured::Measured,
+        },
+    };
+
+    const DEFAULT: &str = "unix:///run/engine.sock";
+
+    /// The route of a command line, with outputs or without, on the engine at an address; else what is said.
+    fn decided(line: &str, address: &str, file: &str) -> Result<String, String> {
+        let home = tempfile::tempdir().unwrap();
+        let cwd = home.path().canonicalize().unwrap();
+        std::fs::write(cwd.join("fastbuild.toml"), file).unwrap();
+        let env = Environment { cwd, ..Environment::default() };
+        let line = format!("fastbuild -i image -H {address} {line} -- make");
+        let Command::Run(args) = parse(line.split_whitespace().map(OsString::from)).unwrap().command else {
+            panic!("{line}")
+        };
+        let settings = Settings::gather(&args, &env).unwrap();
+        let facts = Facts {
+            engine: Presence::Perhaps,
+            command: None,
+            here: Here::default(),
+            measured: Measured::Nothing,
+        };
+        let engine = decide_engine(&settings, &env, &facts).unwrap();
+        let outputs = match settings.outputs {
+            Some(_) => Outputs::Named(Vec::new()),
+            None => Outputs::Everything,
+        };
+        match decide(&settings, &engine, &outputs, &facts) {
+            Ok(route) => Ok(route.value.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn each_route_is_taken_when_it_is_named_and_can_be() {
+        let cases = [
+            ("", "layer"),
+            ("--route auto", "layer"),
+            ("--route layer", "layer"),
+            ("--route tmpfs", "tmpfs"),
+            ("--route tmpfs --tmpfs-size 1g", "tmpfs"),
+            ("--route volume", "volume"),
+            ("--route volume --volume-opt type=nfs", "volume"),
+            ("--route mount", "mount"),
+            ("--route mount-source -o out", "mount-source"),
+        ];
+        for (line, route) in cases {
+            assert_eq!(decided(line, DEFAULT, "").as_deref(), Ok(route), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_who_asked_and_what_can() {
+        let far = "tcp://builder:2375";
+        let cases = [
+            ("--route mount", far, "--route: the engine at tcp://builder:2375 is on another machine"),
+            ("--route mount-source -o out", far, "can be taken here: layer, tmpfs, volume"),
+            ("--route mount-source", DEFAULT, "--route mounts the sources read-only"),
+            ("--tmpfs-size 1g", DEFAULT, "--tmpfs-size is for --route tmpfs, and this build takes layer"),
+            (
+                "--route volume --tmpfs-size 1g",
+                DEFAULT,
+                "--tmpfs-size is for --route tmpfs, and this build takes volume",
+            ),
+            (
+                "--volume-opt o=bind",
+                DEFAULT,
+                "--volume-opt is for --route volume, and this build takes layer",
+            ),
+            (
+                "--route tmpfs --volume-opt o=bind",
+                DEFAULT,
+                "--volume-opt is for --route volume, and this build takes tmpfs",
+            ),
+        ];
+        for (line, address, expected) in cases {
+            let said = decided(line, address, "").unwrap_err();
+            assert!(said.contains(expected), "{line}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_file_may_say_what_another_route_would_need() {
+        let file = "tmpfs-size = '1g'\nvolume-opt = 'type=nfs'\n";
+        for route in ["layer", "tmpfs", "volume", "mount"] {
+            assert_eq!(decided(&format!("--route {route}"), DEFAULT, file).as_deref(), Ok(route));
+        }
+    }
+
+    #[test]
+    fn an_engine_is_elsewhere_by_its_address() {
+        let cases = [
+            ("unix:///run/x.sock", false),
+            ("npipe:////./pipe/docker_engine", false),
+            ("tcp://localhost:2375", false),
+            ("tcp://127.0.0.1:2375", false),
+            ("tcp://127.1.2.3", false),
+            ("tcp://[::1]:2375", false),
+            ("tcp://host.docker.internal:2375", false),
+            ("tcp://10.0.0.1:2375", true),
+            ("tcp://[fe80::1]:2375", true),
+            ("tcp://builder", true),
+            ("tcp://localhost.example:2375", true),
+        ];
+        for (address, expected) in cases {
+            assert_eq!(is_elsewhere(&endpoint::parse(address).unwrap()), expected, "{address}");
+        }
     }
 }

@@ -36,6 +36,8 @@ impl Generation {
     /// What a workspace for `plan` in `image` with `agent` inside would be made with.
     pub fn new(plan: &Plan, image: &ImageFacts, agent: &[u8]) -> Generation {
         let user = plan.user.as_ref().map_or(&image.user, |user| &user.value);
+        // A file may say what another route would need.
+        let of_route = |route| (plan.route.value == route).then_some(());
         let values = [
             ("image", Some(image.id.clone())),
             ("user", Some(user.clone()).filter(|user| !user.is_empty())),
@@ -49,8 +51,11 @@ impl Generation {
                 "route",
                 Some(plan.route.value).filter(|route| *route != Route::Layer).map(|route| route.to_string()),
             ),
-            ("tmpfs size", plan.tmpfs_size.as_ref().map(|bytes| bytes.value.to_string())),
-            ("volume options", volume_options(plan)),
+            (
+                "tmpfs size",
+                of_route(Route::Tmpfs).and(plan.tmpfs_size.as_ref()).map(|bytes| bytes.value.to_string()),
+            ),
+            ("volume options", of_route(Route::Volume).and_then(|()| volume_options(plan))),
             ("caches", caches(plan)),
             ("protocol", Some(PROTOCOL.to_string())),
             ("agent", Some(fingerprint(agent))),

@@ -3,12 +3,13 @@
 use std::{borrow::Cow, path::PathBuf, time::Duration};
 
 use super::{
-    Mark, WorkspaceError,
+    Generation, Mark, WorkspaceError,
     mark::now,
     scratch::{self, Known, Life},
 };
 use crate::{
-    engine::{ContainerId, ContainerSummary, Docker, EngineError, Removed, Sizes, labels},
+    engine::{ContainerId, ContainerSummary, Docker, EngineError, Removed, Sizes, VolumeFacts, labels},
+    plan::Route,
     state::{Holder, Project, State, StateError},
 };
 
@@ -47,8 +48,10 @@ pub struct Listed {
     pub made: u64,
     /// When it was last used, in seconds since 1970, as far as is known here: otherwise when it was made.
     pub last_used: u64,
-    /// What its layer holds, in bytes; none where it was not measured.
+    /// What its layer holds, in bytes; none where it was not measured. What [`Listed::beside`] holds does not count.
     pub size: Option<u64>,
+    /// What it was made on beside its layer, where that holds the sources.
+    pub beside: Option<Route>,
 }
 
 /// What a workspace is.
@@ -173,8 +176,15 @@ impl Listed {
             made,
             last_used: mark.map_or(made, |mark| mark.last_used.max(made)),
             size: container.size,
+            beside: beside(&label(labels::GENERATION)),
         }
     }
+}
+
+fn beside(generation: &str) -> Option<Route> {
+    let made_with = Generation::from_label(generation)?;
+    let route = made_with.get("route")?;
+    [Route::Tmpfs, Route::Volume].into_iter().find(|one| one.name() == route)
 }
 
 /// All scratch directories of this state directory's projects, the last used first. Blocks the thread, for as long as a walk
@@ -203,6 +213,7 @@ impl Listed {
             .to_owned(),
             image: String::new(),
             size: matches!(sizes, Sizes::Measure).then(|| known.size()),
+            beside: None,
             last_used: last_used.max(made),
             name,
             source,
@@ -336,6 +347,95 @@ pub async fn prune(
     Ok(pruned)
 }
 
+/// A volume that nothing uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unused {
+    /// A workspace's of this state directory, whose container is gone.
+    OfWorkspace {
+        /// The volume.
+        name: String,
+        /// The project's key.
+        project: String,
+    },
+    /// A cache that a build of this state directory made.
+    Cache {
+        /// The volume.
+        name: String,
+    },
+}
+
+impl Unused {
+    /// The volume's name.
+    pub fn name(&self) -> &str {
+        match self {
+            Unused::OfWorkspace { name, .. } | Unused::Cache { name } => name,
+        }
+    }
+}
+
+/// Which volumes are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caches {
+    /// Those of caches as well.
+    Included,
+    /// Workspaces' alone.
+    Kept,
+}
+
+/// The volumes of this state directory's that no container has.
+///
+/// # Errors
+/// The engine's, and the state directory's.
+pub async fn unused_volumes(
+    docker: &Docker,
+    state: &State,
+    caches: Caches,
+) -> Result<Vec<Unused>, WorkspaceError> {
+    let owner = format!("{}={}", labels::STATE, state.id()?);
+    let own = |tier: &str| [format!("{}={tier}", labels::TIER), owner.clone()];
+    let found = docker.list_unused_volumes(&own(labels::VOLUME)).await?;
+    let mut unused: Vec<_> = found.into_iter().map(Unused::of_workspace).collect();
+    if caches == Caches::Included {
+        let found = docker.list_unused_volumes(&own(labels::CACHE)).await?;
+        unused.extend(found.into_iter().map(|volume| Unused::Cache { name: volume.name }));
+    }
+    unused.sort_by(|a, b| a.name().cmp(b.name()));
+    Ok(unused)
+}
+
+impl Unused {
+    fn of_workspace(volume: VolumeFacts) -> Unused {
+        let project = volume.labels.get(labels::PROJECT).cloned().unwrap_or_default();
+        Unused::OfWorkspace { name: volume.name, project }
+    }
+}
+
+/// Removes a volume that nothing used, unless something uses it by now.
+///
+/// # Errors
+/// The engine's, and the state directory's.
+pub async fn remove_unused(
+    docker: &Docker,
+    state: &State,
+    unused: &Unused,
+) -> Result<Removal, WorkspaceError> {
+    let project = match unused {
+        Unused::OfWorkspace { project, .. } => state.known_project(project),
+        Unused::Cache { .. } => None,
+    };
+    // A run may have made it and be about to make its container.
+    let _lock = match project.as_ref().map(Project::try_lock).transpose()? {
+        Some(Err(holder)) => return Ok(Removal::Busy(holder)),
+        Some(Ok(lock)) => Some(lock),
+        None => None,
+    };
+    match docker.remove_volume(unused.name()).await {
+        Ok(Removed::Now | Removed::Already) => Ok(Removal::Gone),
+        Err(EngineError::Api { status: 409, .. }) => Ok(Removal::Busy(None)),
+        Err(error) => Err(error.into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -353,6 +453,7 @@ mod tests {
             made: 0,
             last_used,
             size,
+            beside: None,
         }
     }
 

@@ -535,11 +535,12 @@ async fn ensure_once(
         return make_anew(docker, wanted, why).await;
     }
     let container = found.id;
+    let share = share_of(docker, wanted, &container).await?;
     match found.life {
         Life::Paused => docker.unpause(&container).await?,
         Life::Exited => {
             return match docker.start(&container).await.map_err(not_started) {
-                Ok(()) => Ok(Ready { container, how: How::Started, share: Share::Ours }),
+                Ok(()) => Ok(Ready { container, how: How::Started, share }),
                 Err(WorkspaceError::NotWarm(why)) => {
                     make_anew(docker, wanted, Why::Broken(why.to_string())).await
                 }
@@ -548,7 +549,17 @@ async fn ensure_once(
         }
         Life::Created | Life::Running | Life::Dead => {}
     }
-    Ok(Ready { container, how: How::Found, share: Share::Ours })
+    Ok(Ready { container, how: How::Found, share })
+}
+
+/// Whose a share is in a workspace that is there: where nothing is known of the workspace, the run that made it was killed, and
+/// may not have come to look at what the share holds.
+async fn share_of(docker: &Docker, wanted: &Wanted, container: &ContainerId) -> Result<Share, EngineError> {
+    let is_known = || wanted.known_mark().is_some_and(|mark| mark.container == container.as_str());
+    match &wanted.marker {
+        Some(marker) if !is_known() => marker.look(docker, container).await,
+        _ => Ok(Share::Ours),
+    }
 }
 
 /// What is not fastbuild's is not touched, whatever its name.
@@ -572,7 +583,15 @@ async fn make(docker: &Docker, wanted: &Wanted, why: Why) -> Result<Ready, Works
         return Err(NotWarm::OwnFiles { directory: wanted.place.directory().to_owned(), entries }.into());
     }
     wanted.storage.provide(docker).await.map_err(|error| wanted.storage.blame(error.into()))?;
-    let container = docker.create(&wanted.spec).await?;
+    let container = match docker.create(&wanted.spec).await {
+        Ok(container) => container,
+        // The volume is in use there.
+        Err(error @ EngineError::NameTaken { .. }) => return Err(error.into()),
+        Err(error) => {
+            remove_useless(docker, wanted).await;
+            return Err(wanted.storage.blame(error.into()));
+        }
+    };
     match furnish(docker, wanted, &container).await {
         Ok(share) => Ok(Ready { container, how: How::Made(why), share }),
         Err(error) => {
@@ -836,7 +855,7 @@ impl Workspace {
     fn of(docker: &Docker, wanted: &Wanted, ready: Ready) -> (Workspace, Container) {
         let mut fresh = wanted.mark.clone();
         fresh.container = ready.container.as_str().to_owned();
-        if let (How::Made(_), Share::New) = (&ready.how, ready.share) {
+        if ready.share == Share::New {
             fresh.holds = Holds::Image;
         }
         // Where nothing is known of this very container, a session may be open in it.

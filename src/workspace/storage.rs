@@ -15,8 +15,8 @@ use crate::{
         ContainerSpec, Docker, EngineError, Entrypoint, ImageFacts, Mount, Serves, VolumeContents,
         VolumeSpec, labels,
     },
-    plan::{CachePath, Plan, Route, Stdin, Terminal},
-    state::{Project, Run, StateError, read_json, replace_json},
+    plan::{CachePath, Plan, Route, Stdin, Terminal, VolumeOption},
+    state::{Project, Run, State, StateError, read_json, replace_json},
     user,
 };
 
@@ -40,6 +40,9 @@ pub struct Storage {
 struct CacheVolume {
     volume: VolumeSpec,
     path: String,
+    /// How many components of the path lie below what is the user's anyway: the working directory or his home; none where it lies in
+    /// neither.
+    own: usize,
 }
 
 impl Storage {
@@ -53,10 +56,11 @@ impl Storage {
         plan: &Plan,
         image: &ImageFacts,
         keeping: &Keeping<'_>,
-        project: &Project,
+        (project, state): (&Project, &State),
         run: &Run,
     ) -> Result<Storage, WorkspaceError> {
         let name = keeping.name();
+        let owner = state.id()?;
         let in_home = plan.caches.iter().any(|cache| matches!(cache.value.path, CachePath::Home(_)));
         let home = match in_home {
             true => home(docker, plan, image, project, run).await?,
@@ -66,11 +70,17 @@ impl Storage {
             volume: VolumeSpec {
                 name: format!("{CACHE_PREFIX}{}", cache.value.name),
                 options: Vec::new(),
-                labels: labelled(&[(labels::TIER, labels::CACHE)]),
+                labels: labelled(&[(labels::TIER, labels::CACHE), (labels::STATE, &owner)]),
             },
             path: match &cache.value.path {
                 CachePath::Absolute(path) => path.clone(),
                 CachePath::Home(below) => format!("{}/{below}", home.trim_end_matches('/')),
+            },
+            own: match (&cache.value.path, &cache.value.below_source) {
+                (CachePath::Home(below), _) => below.split('/').count(),
+                (CachePath::Absolute(_), below) => {
+                    below.as_ref().map_or(0, |below| below.components().count())
+                }
             },
         });
         let caches = caches.collect();
@@ -113,6 +123,15 @@ impl Storage {
         self.caches.iter().map(|cache| cache.path.as_str())
     }
 
+    /// The directories that lead to caches from the working directory or the user's home, the outer ones first. Engines make
+    /// those that are missing, as root's.
+    pub fn ways_to_caches(&self) -> Vec<String> {
+        let mut ways: Vec<_> = self.caches.iter().flat_map(CacheVolume::ways).map(str::to_owned).collect();
+        ways.sort();
+        ways.dedup();
+        ways
+    }
+
     /// Whether the volume stands for a place outside of the engine, whose contents are there before it and after it.
     pub fn is_shared(&self) -> bool {
         self.volume.as_ref().is_some_and(|volume| !volume.options.is_empty())
@@ -128,7 +147,14 @@ impl Storage {
     /// # Errors
     /// What befalls every request, and what a volume driver says.
     pub async fn provide(&self, docker: &Docker) -> Result<(), EngineError> {
-        for volume in self.caches.iter().map(|cache| &cache.volume).chain(&self.volume) {
+        for cache in &self.caches {
+            docker.create_volume(&cache.volume).await?;
+        }
+        if let Some(volume) = &self.volume {
+            // What a run left that was killed before it had a container: an engine would keep its contents, and its options.
+            if let Err(error) = docker.remove_volume(&volume.name).await {
+                tracing::warn!(volume = volume.name, %error, "could not remove the volume that was there");
+            }
             docker.create_volume(volume).await?;
         }
         Ok(())
@@ -136,17 +162,39 @@ impl Storage {
 
     /// What the engine says where a volume cannot be mounted, and not the container is at fault.
     pub(super) fn blame(&self, error: WorkspaceError) -> WorkspaceError {
+        let Some(volume) = &self.volume else { return error };
         let message = match &error {
             WorkspaceError::Engine(EngineError::Api { message, .. }) => message,
             WorkspaceError::NotWarm(super::NotWarm::NotStarted { detail }) => detail,
             _ => return error,
         };
-        match &self.volume {
-            Some(volume) if message.contains("mount") || message.contains("volume") => {
-                WorkspaceError::Volume { name: volume.name.clone(), message: message.clone() }
-            }
-            _ => error,
+        if message.contains("mount") || message.contains("volume") {
+            let message = without_secrets(message, &volume.options);
+            WorkspaceError::Volume { name: volume.name.clone(), message }
+        } else {
+            error
         }
+    }
+}
+
+/// What an engine says of options, without what is nobody's business: engines leave out some passwords themselves, not all.
+fn without_secrets(message: &str, options: &[VolumeOption]) -> String {
+    let parts = options.iter().flat_map(|option| {
+        let whole = (option.key.as_str(), option.value.as_str());
+        std::iter::once(whole).chain(option.value.split(',').filter_map(|part| part.split_once('=')))
+    });
+    let is_secret = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        ["pass", "secret", "cred", "key", "token"].iter().any(|word| name.contains(word))
+    };
+    let secrets = parts.filter(|(name, value)| is_secret(name) && !value.is_empty());
+    secrets.fold(message.to_owned(), |message, (_, secret)| message.replace(secret, "…"))
+}
+
+impl CacheVolume {
+    fn ways(&self) -> impl Iterator<Item = &str> {
+        let ends = self.path.rmatch_indices('/').take(self.own.saturating_sub(1));
+        ends.map(|(end, _)| &self.path[..end])
     }
 }
 
@@ -223,4 +271,45 @@ async fn probe(
     docker.remove(container.as_str()).await?;
     let (passwd, group) = tables?;
     Ok(user::account(user, passwd.as_deref(), group.as_deref())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_engine_says_is_told_without_passwords() {
+        let option = |key: &str, value: &str| VolumeOption { key: key.to_owned(), value: value.to_owned() };
+        let options = [
+            option("type", "cifs"),
+            option("device", "//server/share"),
+            option("o", "addr=10.0.0.1,username=me,Password=hunter2,vers=3.0"),
+            option("token", "abc123"),
+            option("password", ""),
+        ];
+        let said = "mount //server/share, data: username=me,Password=hunter2 (abc123): permission denied";
+        assert_eq!(
+            without_secrets(said, &options),
+            "mount //server/share, data: username=me,Password=… (…): permission denied"
+        );
+        assert_eq!(without_secrets(said, &options[..2]), said);
+    }
+
+    #[test]
+    fn the_ways_to_caches_are_those_below_what_is_the_users() {
+        let cache = |path: &str, own| CacheVolume {
+            volume: VolumeSpec { name: String::new(), options: Vec::new(), labels: BTreeMap::new() },
+            path: path.to_owned(),
+            own,
+        };
+        let caches = vec![
+            cache("/workspace/a/b/c", 3),
+            cache("/workspace/a/d", 2),
+            cache("/workspace/e", 1),
+            cache("/var/cache/f", 0),
+            cache("/home/app/.cache/g", 2),
+        ];
+        let storage = Storage { caches, ..Storage::default() };
+        assert_eq!(storage.ways_to_caches(), ["/home/app/.cache", "/workspace/a", "/workspace/a/b"]);
+    }
 }

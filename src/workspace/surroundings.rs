@@ -1,5 +1,6 @@
 //! What is said about a command by where it runs: an image, or this machine and whoever runs fastbuild there.
 
+use super::storage::Storage;
 use crate::{
     agent::protocol::{Home, User},
     engine::ImageFacts,
@@ -16,22 +17,31 @@ pub struct Surroundings {
     pub home: Home,
     /// Directories that outlive what it runs in: absolute paths.
     pub caches: Vec<String>,
+    /// See [`Storage::ways_to_caches`].
+    pub ways: Vec<String>,
 }
 
 impl Surroundings {
     /// A workspace's on this machine: as a child of the user's own shell.
     pub fn here() -> Surroundings {
-        Surroundings { user: User::Own, entrypoint: Vec::new(), home: Home::AsSet, caches: Vec::new() }
+        Surroundings {
+            user: User::Own,
+            entrypoint: Vec::new(),
+            home: Home::AsSet,
+            caches: Vec::new(),
+            ways: Vec::new(),
+        }
     }
 
-    /// A container's of `image`, with caches at these paths.
-    pub fn of(image: &ImageFacts, caches: Vec<String>) -> Surroundings {
+    /// A container's of `image`, with the caches of `storage`.
+    pub fn of(image: &ImageFacts, storage: &Storage) -> Surroundings {
         let sets_home = image.env.iter().any(|variable| variable.starts_with("HOME="));
         Surroundings {
             user: User::Named(image.user.clone()),
             entrypoint: image.entrypoint.clone(),
             home: if sets_home { Home::AsSet } else { Home::OfUser },
-            caches,
+            caches: storage.cache_paths().map(str::to_owned).collect(),
+            ways: storage.ways_to_caches(),
         }
     }
 }

@@ -298,6 +298,7 @@ impl Client {
             outputs: view.outputs.clone(),
             extent: view.extent,
             caches: Vec::new(),
+            ways: Vec::new(),
         })));
         self.reply()
     }

@@ -234,6 +234,13 @@ impl Project {
             .collect()
     }
 
+    /// Names of this project's volumes, caches not among them.
+    pub fn volumes(&self) -> Vec<String> {
+        // What an engine makes by itself has a name and no labels.
+        let all = docker(&["volume", "ls", "--quiet", "--filter", &format!("name={}", self.key())]);
+        all.lines().filter(|name| !name.starts_with("fastbuild-cache-")).map(str::to_owned).collect()
+    }
+
     /// Leftovers of staging anywhere below the home.
     pub fn stages(&self) -> Vec<PathBuf> {
         fn visit(dir: &Path, found: &mut Vec<PathBuf>) {
@@ -267,6 +274,9 @@ impl Project {
         let mut containers = self.containers();
         containers.retain(|container| Some(container) != workspace.as_ref());
         assert_eq!(containers, [""; 0], "containers are left");
+        if workspace.is_none() {
+            assert_eq!(self.volumes(), [""; 0], "volumes are left");
+        }
         if let Some(workspace) = workspace {
             let running = processes_in(&workspace);
             assert!(
@@ -305,6 +315,9 @@ impl Drop for Project {
         }
         for container in left {
             let _ = Command::new("docker").args(["rm", "--force", "--volumes", &container]).output();
+        }
+        for volume in self.volumes() {
+            let _ = Command::new("docker").args(["volume", "rm", "--force", &volume]).output();
         }
     }
 }

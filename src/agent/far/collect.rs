@@ -102,6 +102,7 @@ impl Collected {
         path: &Path,
         take: Follow,
         summary: &[u8],
+        caches: &[PathBuf],
         outbox: &Outbox,
     ) -> Result<Collected, Failed> {
         let host = match summary {
@@ -113,7 +114,7 @@ impl Collected {
             return Ok(Collected::Missing);
         };
         let index = index_of(path);
-        let (tree, (shape, root)) = settled(|| found(path, &metadata, index.as_deref()))?;
+        let (tree, (shape, root)) = settled(|| found(path, &metadata, caches, index.as_deref()))?;
         let differing = match (&host, &shape) {
             (Some(host), Shape::Directory { .. }) => product_summary(&tree, host.buckets()).differing(host),
             (host, _) => Differing::all(host.as_ref().map_or(1, Summary::buckets)),
@@ -303,17 +304,34 @@ fn metadata(path: &Path, take: Follow) -> Result<Option<fs::Metadata>, Failed> {
 type Found = (bool, (Tree, (Shape, Node)));
 
 /// The tree at `path`, its shape, and the node of the path itself. Says too whether it kept still.
-fn found(path: &Path, metadata: &fs::Metadata, index: Option<&Path>) -> Result<Found, Failed> {
+fn found(
+    path: &Path,
+    metadata: &fs::Metadata,
+    caches: &[PathBuf],
+    index: Option<&Path>,
+) -> Result<Found, Failed> {
     if metadata.is_dir() {
-        found_directory(path, metadata, index)
+        found_directory(path, metadata, caches, index)
     } else {
         found_single(path, metadata, index)
     }
 }
 
-fn found_directory(path: &Path, metadata: &fs::Metadata, index: Option<&Path>) -> Result<Found, Failed> {
-    let view =
-        View { rules: Rules::none(), outputs: Vec::new(), caches: Vec::new(), extent: Extent::Sources };
+fn found_directory(
+    path: &Path,
+    metadata: &fs::Metadata,
+    caches: &[PathBuf],
+    index: Option<&Path>,
+) -> Result<Found, Failed> {
+    // An output that lies in a cache, or is one, was asked for by its name; a cache in an output was not.
+    let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let caches = match caches {
+        [] => Vec::new(),
+        caches => {
+            workspace::caches_below(&caches.iter().map(|cache| real(cache)).collect::<Vec<_>>(), &real(path))
+        }
+    };
+    let view = View { rules: Rules::none(), outputs: Vec::new(), caches, extent: Extent::Sources };
     let mut tree = workspace::look(path, &view)?;
     let is_still = read_unknown(&mut tree, path, index)?;
     let (mode, mtime) = mode_and_mtime(metadata);

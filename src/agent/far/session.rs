@@ -364,7 +364,8 @@ impl Session {
             let collected = match query {
                 Query::Changes => Collected::changes(workspace, &self.outbox)?,
                 Query::Named { path, take, summary } => {
-                    Collected::named(Path::new(OsStr::from_bytes(&path)), take, &summary, &self.outbox)?
+                    let path = Path::new(OsStr::from_bytes(&path));
+                    Collected::named(path, take, &summary, &workspace.caches, &self.outbox)?
                 }
             };
             self.collected.push(collected);

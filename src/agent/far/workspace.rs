@@ -49,6 +49,8 @@ pub(super) struct Workspace {
     pub(super) account: Account,
     pub(super) manners: Manners,
     pub(super) view: View,
+    /// Where caches lie, below the root or elsewhere.
+    pub(super) caches: Vec<PathBuf>,
     tree: State,
     index: Option<PathBuf>,
     /// The root's own mtime on the host, once it is known.
@@ -103,15 +105,15 @@ impl Workspace {
         };
         let rules = Rules::new(&open.patterns).map_err(|why| nonsense(&why.to_string()))?;
         make_root(&root, &account)?;
-        let mut caches = Vec::new();
-        for cache in &open.caches {
-            let path = Path::new(std::ffi::OsStr::from_bytes(cache));
-            give_to_user(path, &account)
-                .map_err(|error| failed(&format!("could not give the cache {path:?} to the user"), &error))?;
-            let below = path.strip_prefix(&root).ok().map(|below| below.as_os_str().as_bytes().to_vec());
-            caches.extend(below.and_then(|below| RelPath::new(below).ok()));
+        let path = |path: &crate::agent::protocol::Blob| PathBuf::from(std::ffi::OsStr::from_bytes(path));
+        let caches: Vec<_> = open.caches.iter().map(path).collect();
+        for directory in open.ways.iter().map(path).chain(caches.iter().cloned()) {
+            give_to_user(&directory, &account).map_err(|error| {
+                failed(&format!("could not give the cache's directory {directory:?} to the user"), &error)
+            })?;
         }
-        let view = View { rules, outputs: open.outputs, caches, extent: open.extent };
+        let below = caches_below(&caches, &root);
+        let view = View { rules, outputs: open.outputs, caches: below, extent: open.extent };
         let index = index_of(&root);
         let scanning = {
             let (root, view, index) = (root.clone(), view.clone(), index.clone());
@@ -129,6 +131,7 @@ impl Workspace {
             account,
             manners,
             view,
+            caches,
             tree: State::Scanning(scanning),
             index,
             root_mtime: None,
@@ -383,6 +386,14 @@ pub(super) fn look(root: &Path, view: &View) -> Result<Tree, Failed> {
     }
     let digests = vec![None; found.manifest.entries().len()];
     Ok(Tree { manifest: found.manifest, digests, specials, source, ..Tree::default() })
+}
+
+/// Those of `caches` that lie below `root`, relative to it.
+pub(super) fn caches_below(caches: &[PathBuf], root: &Path) -> Vec<RelPath> {
+    let below =
+        |cache: &PathBuf| cache.strip_prefix(root).ok().map(|below| below.as_os_str().as_bytes().to_vec());
+    let below = caches.iter().filter_map(below).filter_map(|below| RelPath::new(below).ok());
+    below.filter(|below| !below.is_root()).collect()
 }
 
 /// Without the directories that are there only because a cache lies below them: the engine made them, not the build.

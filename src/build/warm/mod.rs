@@ -93,9 +93,9 @@ pub async fn run(
     let run = state.begin_run(project, &plan.engine.value.to_string())?;
     let keeping = kept.unwrap_or_else(|| Keeping::one_run(project, &run));
     let name = keeping.name().to_owned();
-    let providing = Storage::of(&docker, plan, &image, &keeping, project, &run);
+    let providing = Storage::of(&docker, plan, &image, &keeping, (project, state), &run);
     let storage = interrupts.unless(providing).await??;
-    let caches: Vec<_> = storage.cache_paths().map(str::to_owned).collect();
+    let surroundings = Surroundings::of(&image, &storage);
     let wanted = match Wanted::new(plan, at, &image, &keeping, storage, project) {
         Ok(wanted) => wanted,
         Err(WorkspaceError::NotWarm(why)) => {
@@ -119,7 +119,6 @@ pub async fn run(
 
     let phase = Running::begin(Phase::Workspace, None, reporter);
     let settings = Settings { idle_stop: Some(plan.workspace.idle_stop.value), ..Settings::default() };
-    let surroundings = Surroundings::of(&image, caches);
     let first: Vec<_> = scanning.iter().map(|_| open(plan, &surroundings, &plan.ignore.outputs)).collect();
     let entering = workspace::enter(&docker, &wanted, found, &settings, &first);
     let (workspace, session) = match interrupts.unless(entering).await? {
@@ -240,6 +239,7 @@ type Scanning = Pin<Box<dyn Future<Output = Result<Result<HostTree, BuildError>,
 
 /// What the far end is told of the source tree; `outputs` are no part of it.
 fn open(plan: &Plan, surroundings: &Surroundings, outputs: &[RelPath]) -> Request {
+    let blobs = |paths: &[String]| paths.iter().map(|path| Blob::from(path.as_bytes())).collect();
     Request::Open(Box::new(Open {
         root: Blob::from(plan.workdir.value.as_bytes()),
         user: plan
@@ -252,7 +252,8 @@ fn open(plan: &Plan, surroundings: &Surroundings, outputs: &[RelPath]) -> Reques
             Outputs::Everything => Extent::Everything,
             Outputs::Named(_) => Extent::Sources,
         },
-        caches: surroundings.caches.iter().map(|path| Blob::from(path.as_bytes())).collect(),
+        caches: blobs(&surroundings.caches),
+        ways: blobs(&surroundings.ways),
     }))
 }
 

@@ -24,6 +24,7 @@ use crate::{
     workspace::{
         self, Generation, How, Surroundings, Workspace, WorkspaceError,
         scratch::{self, Known},
+        storage::Storage,
     },
 };
 
@@ -158,7 +159,7 @@ async fn enter(
     let workdir = made_with("working directory").unwrap_or("/").to_owned();
     let user = shell.user.clone().or_else(|| made_with("user").map(str::to_owned)).unwrap_or_default();
     let image = interrupts.unless(docker.image(&found.image, None)).await??;
-    let home = image.as_ref().map_or(Home::OfUser, |image| Surroundings::of(image, Vec::new()).home);
+    let home = image.as_ref().map_or(Home::OfUser, |image| Surroundings::of(image, &Storage::default()).home);
     let opening = opening(&workdir, User::Named(user));
     let engine = shell.engine.to_string();
     let settings = Settings::default();
@@ -177,6 +178,7 @@ fn opening(workdir: &str, user: User) -> Request {
         outputs: vec![RelPath::root()],
         extent: Extent::Sources,
         caches: Vec::new(),
+        ways: Vec::new(),
     }))
 }
 

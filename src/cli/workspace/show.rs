@@ -6,10 +6,12 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::Serialize;
 
 use crate::{
+    plan::Route,
     report::{numbers, text::one_line},
     workspace::{
         Generation, LastSession,
-        list::{Listed, Owner, Place},
+        list::{Listed, Owner, Place, Unused},
+        storage::CACHE_PREFIX,
     },
 };
 
@@ -18,6 +20,16 @@ const HEADINGS: [&str; 8] = ["SOURCE", "ENGINE", "IMAGE", "STATE", "SIZE", "AGE"
 /// A workspace in a sentence.
 pub(super) fn title(listed: &Listed) -> String {
     one_line(&format!("{} ({})", listed.name, listed.source))
+}
+
+/// A volume that nothing uses, in words.
+pub(super) fn volume(unused: &Unused) -> String {
+    one_line(&match unused {
+        Unused::OfWorkspace { name, .. } => format!("the volume {name}, whose workspace is gone"),
+        Unused::Cache { name } => {
+            format!("the cache {}", name.strip_prefix(CACHE_PREFIX).unwrap_or(name))
+        }
+    })
 }
 
 /// An aligned table; the headings alone when there is none, as `docker ps` has it.
@@ -41,12 +53,21 @@ fn row(listed: &Listed, now: u64) -> [String; HEADINGS.len()] {
         listed.place.engine().to_owned(),
         image(listed).to_owned(),
         state(listed).to_owned(),
-        listed.size.map_or_else(|| "?".to_owned(), numbers::bytes),
+        size(listed, "?"),
         numbers::rough(since(listed.made, now)),
         ago(listed.last_used, now),
         listed.name.clone(),
     ]
     .map(|cell| one_line(&cell))
+}
+
+/// Engines measure layers only.
+fn size(listed: &Listed, unknown: &str) -> String {
+    let layer = listed.size.map_or_else(|| unknown.to_owned(), numbers::bytes);
+    match listed.beside {
+        Some(route) => format!("{layer} + {route}"),
+        None => layer,
+    }
 }
 
 fn image(listed: &Listed) -> &str {
@@ -87,6 +108,8 @@ struct Row<'a> {
     made: u64,
     last_used: u64,
     size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    beside: Option<Route>,
 }
 
 impl<'a> Row<'a> {
@@ -110,6 +133,7 @@ impl<'a> Row<'a> {
             made: listed.made,
             last_used: listed.last_used,
             size: listed.size,
+            beside: listed.beside,
         }
     }
 }
@@ -146,7 +170,7 @@ impl Facts<'_> {
             ("engine", listed.place.engine().to_owned()),
             ("image", image(listed).to_owned()),
             ("state", state(listed).to_owned()),
-            ("size", listed.size.map_or_else(|| "unknown".to_owned(), numbers::bytes)),
+            ("size", size(listed, "unknown")),
             ("made", format!("{}, by fastbuild {}", ago(listed.made, now), listed.version)),
             ("last used", ago(listed.last_used, now)),
         ];
@@ -206,6 +230,7 @@ pub(super) mod tests {
             made: 1_000,
             last_used: 90_000,
             size: Some(20_100_000),
+            beside: None,
         }
     }
 
@@ -213,15 +238,16 @@ pub(super) mod tests {
     fn a_list_is_a_table_that_fits_its_columns() {
         let mut stopped = workspace("fastbuild-ws-2", "/home/me/\u{1b}[2Jx", Owner::Elsewhere);
         (stopped.state, stopped.size, stopped.last_used) = ("exited".to_owned(), None, 1_000);
+        stopped.beside = Some(Route::Tmpfs);
         let mut here = workspace("/c/00ff", "/home/me/blog", Owner::Here);
         (here.image, here.place, here.state) =
             (String::new(), Place::Directory("/c/00ff".into()), "idle".to_owned());
         let all = [workspace("fastbuild-ws-1", "/home/me/blog", Owner::Here), stopped, here];
         insta::assert_snapshot!(table(&all, 90_120), @r"
-        SOURCE                           ENGINE  IMAGE     STATE    SIZE     AGE  USED    NAME
-        /home/me/blog                    docker  ruby:3.3  running  20.1 MB  1d   2m ago  fastbuild-ws-1
-        /home/me/\u{1b}[2Jx (elsewhere)  docker  ruby:3.3  stopped  ?        1d   1d ago  fastbuild-ws-2
-        /home/me/blog                    host    -         idle     20.1 MB  1d   2m ago  /c/00ff
+        SOURCE                           ENGINE  IMAGE     STATE    SIZE       AGE  USED    NAME
+        /home/me/blog                    docker  ruby:3.3  running  20.1 MB    1d   2m ago  fastbuild-ws-1
+        /home/me/\u{1b}[2Jx (elsewhere)  docker  ruby:3.3  stopped  ? + tmpfs  1d   1d ago  fastbuild-ws-2
+        /home/me/blog                    host    -         idle     20.1 MB    1d   2m ago  /c/00ff
         ");
         assert_eq!(table(&[], 0).lines().count(), 1);
     }

@@ -1,6 +1,6 @@
 //! Volumes: directories that the engine keeps outside of any container's layer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bollard::{
     errors::Error as BollardError,
@@ -83,7 +83,22 @@ impl Docker {
     /// # Errors
     /// What befalls every request.
     pub async fn list_volumes(&self, labels: &[String]) -> Result<Vec<VolumeFacts>, EngineError> {
-        let filters = [("label", labels.to_vec())].into();
+        self.list_volumes_by([("label", labels.to_vec())].into()).await
+    }
+
+    /// The same, of those that no container has, running or not.
+    ///
+    /// # Errors
+    /// What befalls every request.
+    pub async fn list_unused_volumes(&self, labels: &[String]) -> Result<Vec<VolumeFacts>, EngineError> {
+        let unused = ("dangling", vec!["true".to_owned()]);
+        self.list_volumes_by([("label", labels.to_vec()), unused].into()).await
+    }
+
+    async fn list_volumes_by(
+        &self,
+        filters: HashMap<&str, Vec<String>>,
+    ) -> Result<Vec<VolumeFacts>, EngineError> {
         let options = ListVolumesOptionsBuilder::new().filters(&filters).build();
         let listed = self.client.list_volumes(Some(options)).await;
         let listed = listed.map_err(failed(Call::new(Operation::ListVolumes, "")))?;
