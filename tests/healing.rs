@@ -69,6 +69,26 @@ fn the_report_keeps_both_runs() {
 }
 
 #[test]
+fn a_share_that_shows_everything_as_one_owners_fails_jekyll_and_layer_does_not() {
+    let project = Project::with_image("fastbuild/demo-jekyll");
+    let backing = project.outside().join("backing");
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/jekyll-site");
+    let copied = std::process::Command::new("cp").arg("-r").arg(example).arg(&backing).status().unwrap();
+    assert!(copied.success());
+    let opened = std::process::Command::new("chmod").args(["-R", "a+rwX"]).arg(&backing).status().unwrap();
+    assert!(opened.success());
+    let _mount = SlowMount::bindfs_foreign(&backing, &project.root()).unwrap();
+    let options = ["-u", "1000:1000", "-e", "HOME=/tmp", "--route", "mount", "--", "jekyll", "build"];
+    let ended = project.fastbuild(options);
+    ended.exits(1).says(&["apply2files", "by a defect of the mount"]);
+    // What was left of a failed build is somebody else's from the start, which would be reason enough to fail.
+    fs::remove_dir_all(project.path("_site")).unwrap();
+    let ended = project.fastbuild(["--fallback"].iter().chain(&options));
+    ended.exits(0).says(&["@ apply2files", "by a defect of the mount", "once more, on route layer"]);
+    assert!(project.has("_site/index.html"));
+}
+
+#[test]
 fn without_the_fallback_it_is_said_and_runs_once() {
     let project = Project::with_image("fastbuild/test-tools");
     let _mount = denying(&project);
@@ -95,7 +115,7 @@ fn a_command_that_fails_by_itself_is_never_run_twice() {
         // The mount denies changes of modes and nothing else.
         "echo 'cat: /workspace/src: Permission denied' >&2; exit 1",
         // Long before the end, and dealt with.
-        "cp src copy; chmod 600 copy; yes fine | head -n 1000; exit 1",
+        "cp src copy; chmod 600 copy 2>&1; yes fine | head -n 1000; exit 1",
     ];
     for (before, script) in scripts.iter().enumerate() {
         let ended = project.sh(&["--route", "mount", "--fallback"], &format!("{COUNTED}{script}"));

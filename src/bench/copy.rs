@@ -128,7 +128,7 @@ impl Original {
             finish_directory(to, entry).map_err(at_entry(entry))?;
         }
         let mode = metadata_of(&self.root).and_then(|mode| std::fs::set_permissions(to, mode));
-        mode.map_err(place)
+        where_allowed(mode).map_err(place)
     }
 
     fn copy_others(&self, entries: &[&Entry], to: &Path, stop: &AtomicBool) -> Result<(), CopyError> {
@@ -154,7 +154,12 @@ impl Original {
         let (dir, name) = (parent_of(&to)?, entry.path.file_name().unwrap_or_default());
         match &entry.kind {
             Kind::Symlink { target } => at::symlink(&dir, name, target)?,
-            Kind::File { .. } | Kind::Directory => drop(std::fs::copy(from, &to)?),
+            Kind::File { .. } | Kind::Directory => {
+                // Made with its mode, for it may be one that nobody can change afterwards.
+                let mut made = at::create_file_as(&dir, name, entry.mode)?.into_std();
+                io::copy(&mut std::fs::File::open(from)?, &mut made)?;
+                where_allowed(at::set_mode(&dir, name, entry.mode))?;
+            }
         }
         at::set_mtime(&dir, name, entry.mtime)
     }
@@ -175,7 +180,7 @@ fn parent_of(path: &Path) -> io::Result<Dir> {
 
 fn finish_directory(to: &Path, entry: &Entry) -> io::Result<()> {
     let (dir, name) = (parent_of(&path_of(to, entry)?)?, entry.path.file_name().unwrap_or_default());
-    at::set_mode(&dir, name, entry.mode)?;
+    where_allowed(at::set_mode(&dir, name, entry.mode))?;
     at::set_mtime(&dir, name, entry.mtime)
 }
 
@@ -194,6 +199,11 @@ fn metadata_of(path: &Path) -> io::Result<std::fs::Permissions> {
 pub fn edit(root: &Path, number: u32) -> io::Result<()> {
     let moment = metadata::now();
     std::fs::write(root.join("fastbuild-bench"), format!("{number} {} {}\n", moment.secs, moment.nanos))
+}
+
+/// A mode that may not be changed where the copy lies is no hindrance: the original's could not be either.
+fn where_allowed(set: io::Result<()>) -> io::Result<()> {
+    set.or_else(|error| if at::is_mode_refusal(&error) { Ok(()) } else { Err(error) })
 }
 
 /// [`Original::copy`] on a thread of its own, which ends soon after the future is dropped.

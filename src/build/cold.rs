@@ -9,7 +9,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use futures_util::stream;
@@ -19,7 +18,7 @@ use super::{
     BuildError, Built, Finished, Interrupts, Running, blocking, channel,
     collect::{Collecting, feed},
     command, detached,
-    heal::{self, Mark, Tail, User},
+    heal::Tail,
     image,
     mounted::{self, Placeholders},
     reaper::{Charge, Duty, InContainer, Reaper},
@@ -31,9 +30,8 @@ use crate::{
         ContainerId, ContainerSpec, ContainerSummary, Docker, EngineError, Entrypoint, ImageFacts, PathKind,
         Removed, Serves, Sizes, labels,
     },
-    facts,
     outputs::{OutputError, own::OwnFiles, record::Record, target::refuse_strange_link, times::Times},
-    plan::{OnDocker, Outputs, Plan, Route},
+    plan::{OnDocker, Outputs, Plan},
     report::{
         Reporter,
         events::{Amount, Event, Phase, Warning},
@@ -49,9 +47,6 @@ const USER_TABLE: u64 = 4 << 20;
 
 /// The mode of the directories that an engine makes on the way to a mount.
 const MADE_BY_ENGINE: u32 = 0o755;
-
-/// How long it is looked whether a mount failed the command.
-const LOOKING: Duration = Duration::from_secs(10);
 
 /// Carries a plan out in a container of its own.
 ///
@@ -117,18 +112,19 @@ pub async fn run(
     finished
 }
 
-struct Cold<'a> {
-    docker: Docker,
-    image: ImageFacts,
-    storage: Storage,
+/// A build in a container of its own, under way.
+pub(super) struct Cold<'a> {
+    pub(super) docker: Docker,
+    pub(super) image: ImageFacts,
+    pub(super) storage: Storage,
     name: String,
     reaper: Option<Reaper>,
     /// Set once the engine has said that it made the container.
-    made: AtomicBool,
-    run: Run,
-    plan: &'a Plan,
+    pub(super) made: AtomicBool,
+    pub(super) run: Run,
+    pub(super) plan: &'a Plan,
     project: &'a Project,
-    reporter: &'a Reporter,
+    pub(super) reporter: &'a Reporter,
 }
 
 impl Cold<'_> {
@@ -191,44 +187,7 @@ impl Cold<'_> {
         Built::after(exit_code, self.plan, times, self.reporter, collecting).await
     }
 
-    /// The same where the source tree is mounted.
-    async fn until_staged_mounted(
-        &self,
-        record: &Arc<Record>,
-        interrupts: &mut Interrupts,
-    ) -> Result<Built, BuildError> {
-        let container = interrupts.unless(self.make_mounted()).await??;
-        let tail = Tail::default();
-        let exit_code = self.run_command(&container, &tail, interrupts).await?;
-        let defect = match exit_code {
-            0 => None,
-            _ => self.diagnose(tail).await?,
-        };
-        if exit_code != 0 && (self.plan.route.value == Route::Mount || defect.is_some()) {
-            // What it wrote is here.
-            return Ok(Built { exit_code, staged: None, times: Times::default(), defect });
-        }
-        let plan = mounted::left_to_collect(self.plan)?;
-        if plan.outputs.value == Outputs::Named(Vec::new()) {
-            return Ok(Built { exit_code, staged: None, times: Times::default(), defect });
-        }
-        let collecting = Collecting {
-            docker: &self.docker,
-            container: &container,
-            plan: &plan,
-            run: &self.run,
-            workdir: &self.plan.workdir.value,
-            uploaded: None,
-            own: Arc::default(),
-            caches: self.storage.cache_paths().map(str::to_owned).collect(),
-            record: Arc::clone(record),
-            reporter: self.reporter,
-        };
-        let collecting = interrupts.unless(collecting.collect());
-        Built::after(exit_code, self.plan, Times::default(), self.reporter, collecting).await
-    }
-
-    async fn run_command(
+    pub(super) async fn run_command(
         &self,
         container: &ContainerId,
         tail: &Tail,
@@ -240,51 +199,6 @@ impl Cold<'_> {
             command::explain_failure(docker, container, exit_code, plan, reporter).await?;
         }
         Ok(exit_code)
-    }
-
-    /// Whether the mount failed the command. One that does not answer any more has done so, and is not waited for.
-    async fn diagnose(&self, tail: Tail) -> Result<Option<Mark>, BuildError> {
-        let user = self.plan.user.as_ref().map_or(self.image.user.as_str(), |user| user.value.as_str());
-        let user = if is_root(user) { User::Root } else { User::Other };
-        let (plan, reporter) = (self.plan.clone(), self.reporter.clone());
-        let looking = detached(move || {
-            let lies_on = facts::file_system(&plan.source.value);
-            let defect = heal::diagnose(&tail, &plan, user, lies_on.as_ref());
-            let read_only = heal::read_only(&tail, &plan).filter(|_| plan.route.value == Route::MountSource);
-            if let (None, Some(Mark { path, line, .. })) = (&defect, read_only) {
-                reporter.emit(Event::Warned(Warning::ReadOnlySources { path, line }));
-            }
-            defect
-        });
-        match tokio::time::timeout(LOOKING, looking).await {
-            Ok(found) => found,
-            Err(_) => Ok(None),
-        }
-    }
-
-    /// Makes the container, and looks whether the engine mounts what it is meant to.
-    async fn make_mounted(&self) -> Result<ContainerId, BuildError> {
-        let phase = Running::begin(Phase::Create, None, self.reporter);
-        let path = &self.plan.source.value;
-        let not_mounted = |detail: String| BuildError::NotMounted { path: path.clone(), detail };
-        self.storage.provide(&self.docker).await?;
-        let container = match self.docker.create(&self.spec()?).await {
-            Err(EngineError::Api { message, .. }) if message.contains("mount") => {
-                return Err(not_mounted(message));
-            }
-            created => created?,
-        };
-        self.made.store(true, Ordering::Relaxed);
-        let ids = self.owner(&container).await?;
-        self.give_to(ids, &container).await?;
-        if let Some((name, size)) = mounted::witness(path) {
-            let seen = self.docker.stat(&container, &format!("{}/{name}", self.plan.workdir.value)).await?;
-            if !seen.is_some_and(|seen| seen.kind == PathKind::File && seen.size == size) {
-                return Err(not_mounted(format!("what it sees there has no {name:?} of {size} bytes")));
-            }
-        }
-        phase.end(Amount::default());
-        Ok(container)
     }
 
     /// Makes the container, and finds out where and for whom the sources go in it.
@@ -312,7 +226,7 @@ impl Cold<'_> {
         Ok(Made { container, workdir, own, options })
     }
 
-    fn spec(&self) -> Result<ContainerSpec, BuildError> {
+    pub(super) fn spec(&self) -> Result<ContainerSpec, BuildError> {
         let plan = self.plan;
         let labels = [
             (labels::RUN, self.run.id.as_str()),
@@ -392,7 +306,7 @@ impl Cold<'_> {
     }
 
     /// Who runs the command, and so owns the sources.
-    async fn owner(&self, container: &ContainerId) -> Result<user::Ids, BuildError> {
+    pub(super) async fn owner(&self, container: &ContainerId) -> Result<user::Ids, BuildError> {
         let spec = self.plan.user.as_ref().map_or(self.image.user.as_str(), |user| user.value.as_str());
         if is_root(spec) || self.image.os == "windows" {
             return Ok(user::Ids { uid: 0, gid: 0 });
@@ -409,7 +323,7 @@ impl Cold<'_> {
     }
 
     /// A cache is the build's user's, whoever made it (the agent does the same), and so is a volume over an output.
-    async fn give_to(&self, ids: user::Ids, container: &ContainerId) -> Result<(), BuildError> {
+    pub(super) async fn give_to(&self, ids: user::Ids, container: &ContainerId) -> Result<(), BuildError> {
         if ids == (user::Ids { uid: 0, gid: 0 }) {
             return Ok(());
         }

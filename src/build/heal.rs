@@ -18,6 +18,7 @@ use crate::{
     outputs::target::native_join,
     plan::Plan,
     tree::{RelPath, scan::STAGE_PREFIX},
+    user::{Ids, ROOT},
 };
 
 /// How much of a command's output is kept, in bytes: an interpreter's trace of calls stands behind the error that it is for.
@@ -147,6 +148,15 @@ impl Names<'_> {
     }
 }
 
+/// Who ran the command, and from when on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Runner {
+    /// In the container, and so in the mount.
+    pub ids: Ids,
+    /// Right before it started.
+    pub began: SystemTime,
+}
+
 /// What was found around a path that a mark names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scene {
@@ -156,6 +166,8 @@ pub struct Scene {
     pub user: User,
     /// What is at the path.
     pub there: There,
+    /// Whose that is.
+    pub owner: Owner,
     /// Whether making, changing and moving a file in that directory failed here, too.
     pub fails_here: Option<Defect>,
 }
@@ -167,6 +179,15 @@ pub enum User {
     Root,
     /// Anybody else.
     Other,
+}
+
+/// Whose a path is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// The runner's, as far as can be told; or nothing is there.
+    Runner,
+    /// Somebody else's, though it was made or changed while the command ran: a share that shows everything as one owner's.
+    Strange,
 }
 
 /// What is at a path.
@@ -188,6 +209,8 @@ pub fn blame(defect: Defect, scene: &Scene) -> Blame {
         // A program that nobody may execute: the most usual mistake of all.
         Defect::Denied if scene.there == There::PlainFile => Blame::Command,
         _ if scene.fails_here == Some(defect) => Blame::Mount,
+        // What the command made is not its own.
+        Defect::NotPermitted | Defect::Denied if crosses && scene.owner == Owner::Strange => Blame::Mount,
         // Behind a virtual machine or a network, what works from here may still fail from there.
         Defect::NotPermitted | Defect::Denied
             if scene.user == User::Root && matches!(scene.class, Class::VirtualMachine | Class::Network) =>
@@ -208,10 +231,10 @@ pub enum Blame {
 }
 
 /// The mark of the mount's own defect in what a failed command wrote, if there is one.
-pub fn diagnose(tail: &Tail, plan: &Plan, user: User, file_system: Option<&FileSystem>) -> Option<Mark> {
+pub fn diagnose(tail: &Tail, plan: &Plan, runner: &Runner, file_system: Option<&FileSystem>) -> Option<Mark> {
     let class = file_system.map_or(Class::Unknown, |found| found.class);
     found(tail, plan).into_iter().find(|mark| {
-        let scene = Scene::look(mark, &plan.source.value, class, user);
+        let scene = Scene::look(mark, &plan.source.value, class, runner);
         blame(mark.defect, &scene) == Blame::Mount
     })
 }
@@ -231,7 +254,7 @@ fn found(tail: &Tail, plan: &Plan) -> Vec<Mark> {
 }
 
 impl Scene {
-    fn look(mark: &Mark, root: &Path, class: Class, user: User) -> Scene {
+    fn look(mark: &Mark, root: &Path, class: Class, runner: &Runner) -> Scene {
         let path = native_join(root, &mark.path);
         let found = fs::symlink_metadata(&path);
         let there = match &found {
@@ -244,7 +267,12 @@ impl Scene {
         };
         let fails_here =
             directory.and_then(|directory| try_out(directory).err()).and_then(|error| defect_of(&error));
-        Scene { class, user, there, fails_here }
+        let user = if runner.ids == ROOT { User::Root } else { User::Other };
+        let owner = match &found {
+            Ok(found) if is_strange(found, runner) => Owner::Strange,
+            _ => Owner::Runner,
+        };
+        Scene { class, user, there, owner, fails_here }
     }
 }
 
@@ -274,21 +302,36 @@ fn try_on(path: &Path, moved: &PathBuf) -> io::Result<()> {
     fs::remove_file(moved)
 }
 
+#[cfg(unix)]
 fn defect_of(error: &io::Error) -> Option<Defect> {
-    #[cfg(unix)]
-    {
-        use rustix::io::Errno;
-        return match error.raw_os_error().map(Errno::from_raw_os_error)? {
-            Errno::PERM => Some(Defect::NotPermitted),
-            Errno::ACCESS => Some(Defect::Denied),
-            Errno::IO => Some(Defect::Io),
-            Errno::STALE => Some(Defect::Stale),
-            Errno::ROFS => Some(Defect::ReadOnly),
-            _ => None,
-        };
+    use rustix::io::Errno;
+    match error.raw_os_error().map(Errno::from_raw_os_error)? {
+        Errno::PERM => Some(Defect::NotPermitted),
+        Errno::ACCESS => Some(Defect::Denied),
+        Errno::IO => Some(Defect::Io),
+        Errno::STALE => Some(Defect::Stale),
+        Errno::ROFS => Some(Defect::ReadOnly),
+        _ => None,
     }
-    #[cfg(not(unix))]
+}
+
+#[cfg(not(unix))]
+fn defect_of(error: &io::Error) -> Option<Defect> {
     (error.kind() == io::ErrorKind::PermissionDenied).then_some(Defect::Denied)
+}
+
+/// Clocks of file systems tick more coarsely than ours: what was changed in the second of the start counts.
+#[cfg(unix)]
+fn is_strange(found: &fs::Metadata, runner: &Runner) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let began = runner.began.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let changed = u64::try_from(found.ctime()).unwrap_or(0);
+    found.uid() != runner.ids.uid && changed >= began
+}
+
+#[cfg(not(unix))]
+fn is_strange(_: &fs::Metadata, _: &Runner) -> bool {
+    false
 }
 
 fn is_executable(found: &fs::Metadata) -> bool {
@@ -351,7 +394,9 @@ mod tests {
 
     #[test]
     fn a_build_that_fails_by_its_own_fault_is_never_the_mounts() {
-        let scene = |class, user, there, fails_here| Scene { class, user, there, fails_here };
+        let scene =
+            |class, user, there, fails_here| Scene { class, user, there, owner: Owner::Runner, fails_here };
+        let strange = |scene| Scene { owner: Owner::Strange, ..scene };
         use Blame::{Command, Mount};
         use Class::{Fuse, Local, Network, VirtualMachine};
         use Defect::{Denied, Io, NotPermitted, ReadOnly, Stale};
@@ -375,6 +420,10 @@ mod tests {
             (Denied, scene(VirtualMachine, User::Other, There::Other, None), Command),
             // A script that nobody may execute.
             (Denied, scene(VirtualMachine, User::Root, There::PlainFile, None), Command),
+            // What it made there itself is somebody else's.
+            (NotPermitted, strange(scene(Fuse, User::Other, There::PlainFile, None)), Mount),
+            (Denied, strange(scene(Network, User::Other, There::Other, None)), Mount),
+            (NotPermitted, strange(scene(Local, User::Other, There::PlainFile, None)), Command),
             (ReadOnly, scene(VirtualMachine, User::Root, There::Other, Some(ReadOnly)), Command),
         ];
         for (defect, scene, expected) in cases {

@@ -10,18 +10,121 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, SystemTime},
 };
 
-use super::{BuildError, error::Listing};
+use super::{
+    BuildError, Built, Interrupts, Running,
+    cold::Cold,
+    collect::Collecting,
+    detached,
+    error::Listing,
+    heal::{self, Mark, Runner, Tail},
+};
 use crate::{
-    engine::{Mount, MountAccess, VolumeContents},
-    outputs::target::native_join,
-    plan::{Output, Outputs, Plan, Route},
+    engine::{ContainerId, EngineError, Mount, MountAccess, PathKind, VolumeContents},
+    facts,
+    outputs::{record::Record, target::native_join, times::Times},
+    plan::{OnFailure, Output, Outputs, Plan, Route},
+    report::events::{Amount, Event, Phase, Warning},
     state::Run,
+    user::Ids,
 };
 
 /// How many names are shown in place of a missing output.
 const LISTED: usize = 12;
+
+/// How long it is looked whether a mount failed the command.
+const LOOKING: Duration = Duration::from_secs(10);
+
+impl Cold<'_> {
+    /// As for sources that are sent, from the container to staged products.
+    pub(super) async fn until_staged_mounted(
+        &self,
+        record: &Arc<Record>,
+        interrupts: &mut Interrupts,
+    ) -> Result<Built, BuildError> {
+        let (container, ids) = interrupts.unless(self.make_mounted()).await??;
+        let (tail, runner) = (Tail::default(), Runner { ids, began: SystemTime::now() });
+        let exit_code = self.run_command(&container, &tail, interrupts).await?;
+        let defect = match exit_code {
+            0 => None,
+            _ => self.diagnose(tail, runner).await?,
+        };
+        let nothing = |defect| Ok(Built { exit_code, staged: None, times: Times::default(), defect });
+        let is_left = self.plan.on_failure.value == OnFailure::Leave && self.plan.route.value == Route::Mount;
+        if exit_code != 0 && (is_left || defect.is_some()) {
+            // What it wrote is here.
+            return nothing(defect);
+        }
+        let plan = match left_to_collect(self.plan) {
+            // That a command which failed did not get as far as its products is no surprise.
+            Err(BuildError::MissingOutput { .. }) if exit_code != 0 => return nothing(None),
+            plan => plan?,
+        };
+        if plan.outputs.value == Outputs::Named(Vec::new()) {
+            return nothing(None);
+        }
+        let collecting = Collecting {
+            docker: &self.docker,
+            container: &container,
+            plan: &plan,
+            run: &self.run,
+            workdir: &self.plan.workdir.value,
+            uploaded: None,
+            own: Arc::default(),
+            caches: self.storage.cache_paths().map(str::to_owned).collect(),
+            record: Arc::clone(record),
+            reporter: self.reporter,
+        };
+        let collecting = interrupts.unless(collecting.collect());
+        Built::after(exit_code, self.plan, Times::default(), self.reporter, collecting).await
+    }
+
+    /// Whether the mount failed the command. One that does not answer any more is not waited for.
+    async fn diagnose(&self, tail: Tail, runner: Runner) -> Result<Option<Mark>, BuildError> {
+        let (plan, reporter) = (self.plan.clone(), self.reporter.clone());
+        let looking = detached(move || {
+            let lies_on = facts::file_system(&plan.source.value);
+            let defect = heal::diagnose(&tail, &plan, &runner, lies_on.as_ref());
+            let read_only = heal::read_only(&tail, &plan).filter(|_| plan.route.value == Route::MountSource);
+            if let (None, Some(Mark { path, line, .. })) = (&defect, read_only) {
+                reporter.emit(Event::Warned(Warning::ReadOnlySources { path, line }));
+            }
+            defect
+        });
+        match tokio::time::timeout(LOOKING, looking).await {
+            Ok(found) => found,
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Makes the container, and looks whether the engine mounts what it is meant to.
+    async fn make_mounted(&self) -> Result<(ContainerId, Ids), BuildError> {
+        let phase = Running::begin(Phase::Create, None, self.reporter);
+        let path = &self.plan.source.value;
+        let not_mounted = |detail: String| BuildError::NotMounted { path: path.clone(), detail };
+        self.storage.provide(&self.docker).await?;
+        let container = match self.docker.create(&self.spec()?).await {
+            Err(EngineError::Api { message, .. }) if message.contains("mount") => {
+                return Err(not_mounted(message));
+            }
+            created => created?,
+        };
+        self.made.store(true, Ordering::Relaxed);
+        let ids = self.owner(&container).await?;
+        self.give_to(ids, &container).await?;
+        if let Some((name, size)) = witness(path) {
+            let seen = self.docker.stat(&container, &format!("{}/{name}", self.plan.workdir.value)).await?;
+            if !seen.is_some_and(|seen| seen.kind == PathKind::File && seen.size == size) {
+                return Err(not_mounted(format!("what it sees there has no {name:?} of {size} bytes")));
+            }
+        }
+        phase.end(Amount::default());
+        Ok((container, ids))
+    }
+}
 
 /// What is mounted in the container for a plan, the outer ones first.
 ///

@@ -1,5 +1,5 @@
 //! Where a container keeps what a build works on, beside its own layer: a tmpfs or a volume in the working directory's place
-//! ([`Route`](crate::plan::Route)), and caches. In: a plan and an image's facts. Out: mounts for a container's specification, and the volumes that
+//! ([`Route`]), and caches. In: a plan and an image's facts. Out: mounts for a container's specification, and the volumes that
 //! have to be there before. Both tiers use it.
 //!
 //! A workspace's volume has the name of its container, and goes with it. A cache is named by whoever asks for it, and

@@ -20,13 +20,14 @@ pub struct Auto {
 }
 
 impl Auto {
-    /// Asks fastbuild, in a project of which nothing was measured yet.
+    /// Asks fastbuild, in a project of which nothing was measured yet, with options that say how much is measured.
     ///
     /// # Errors
     /// When a command fails or says what is not understood.
-    pub fn of(stage: &Stage, project: &Project<'_>) -> Result<Auto> {
+    pub fn of(stage: &Stage, project: &Project<'_>, extent: &[&str]) -> Result<Auto> {
         let unmeasured = plan(stage, project)?;
-        let found = ask(stage, project, &["bench", "--quick", "--json"])?;
+        // The disks are measured by the lab itself.
+        let found = ask(stage, project, &[&["bench", "--no-disk", "--json"], extent].concat())?;
         let report: Report =
             serde_json::from_slice(&found).context("the JSON of `fastbuild bench` was not understood")?;
         Ok(Auto { unmeasured, measured: plan(stage, project)?, ranking: report.ranking() })

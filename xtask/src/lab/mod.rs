@@ -127,6 +127,10 @@ pub async fn run(options: Options) -> Result<()> {
         .chain(&[("docker", "docker.io")])
         .try_for_each(|(program, package)| debian::ensure_program(program, package))?;
     debian::ensure_any(&mounts::SFTP_SERVERS, "openssh-sftp-server")?;
+    // For the route without a container. Its version is the image's where that is made from the same release.
+    if let Err(error) = debian::ensure_program("jekyll", "jekyll") {
+        note(format_args!("the route `host` fails here: {error:#}"));
+    }
     bench::until_interrupted(move |interrupt| {
         measure(&engine, &Subject { program, image }, &options, interrupt)
     })
@@ -221,8 +225,9 @@ fn in_place(stage: &Stage, options: &Options, place: Place) -> Result<Table> {
     let contenders = site_runs::contenders(stage, &ground, &projects, &baked);
     let rows = site_runs::rounds(stage, extent.rounds, &contenders)?;
     note("what `auto` picks");
-    let auto =
-        projects.get(&Row::Fastbuild(Route::Auto, State::Warm)).map(|project| Auto::of(stage, project));
+    let measured: &[&str] = if options.quick { &["--quick"] } else { &[] };
+    let project = projects.get(&Row::Fastbuild(Route::Auto, State::Warm));
+    let auto = project.map(|project| Auto::of(stage, project, measured));
     stage.meter.check()?;
     let auto = match auto {
         Some(Ok(auto)) => Ok(auto),

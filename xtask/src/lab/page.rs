@@ -156,7 +156,7 @@ fn routes(table: &Table) -> String {
 }
 
 fn choices(tables: &[Table]) -> String {
-    let mut page = "\n## What `auto` picks\n\nBefore anything was measured in the project, and after `fastbuild bench --quick`; \
+    let mut page = "\n## What `auto` picks\n\nBefore anything was measured in the project, and after `fastbuild bench`; \
                     and the ranking that this found, by median seconds.\n\n\
                     | place | before | after | ranking |\n|---|---|---|---|\n"
         .to_owned();
@@ -209,6 +209,7 @@ const NOTES: &str = "\n## How it is measured\n\n\
     their median.\n\
     - Each contender has a tree of its own. Cold: no workspace, and no product on this machine. Warm: everything is there, and one \
     post is edited before. The page of that post must be right afterwards.\n\
+    - `mount-source` has Jekyll's cache as an output too, for Jekyll writes it beside the sources.\n\
     - A contender that fails is a result, and has no further turns.\n\
     - `docker run` with the project mounted is what people do without fastbuild; `--route mount` is the same by fastbuild.\n\
     - Whatever is read a second time comes from this machine's page cache, in all places.\n";

@@ -20,7 +20,7 @@ use crate::{
         stage::{Project, Stage, WORKDIR, docker, is_dead, quiet_docker, stamp},
         stats::{self, Samples},
     },
-    run::note,
+    run::{note, scratch_dir},
 };
 
 /// What became of a contender.
@@ -154,9 +154,13 @@ pub fn outcome_of(error: &anyhow::Error, after: Duration) -> Outcome {
     Outcome::Failed { after, said: why(error) }
 }
 
-/// What a failed command itself said.
+/// What a failed command itself said, without this machine's path to where the lab works.
 pub fn why(error: &anyhow::Error) -> String {
-    telling_line(&error.root_cause().to_string())
+    let line = telling_line(&error.root_cause().to_string());
+    match scratch_dir() {
+        Ok(dir) => line.replace(&*dir.to_string_lossy(), "…"),
+        Err(_) => line,
+    }
 }
 
 /// The line of a failed command's last words that tells most: fastbuild's own error, else the first that calls itself one, else
@@ -288,11 +292,11 @@ fn fastbuild<'a>(
 ) -> Contender<'a, Row> {
     let tree = &project.tree;
     let run = move |_| {
-        let route = ["--route", route.name()];
-        match state {
-            State::Warm => project.build(&route),
-            State::Cold => project.build(&[&route[..], &["--no-keep"]].concat()),
-        }
+        let mut options = vec!["--route", route.name()];
+        // Jekyll's cache is written beside the sources, which are read-only there but for outputs.
+        options.extend((route == Route::MountSource).then_some(["--output", CACHE]).into_iter().flatten());
+        options.extend((state == State::Cold).then_some("--no-keep"));
+        project.build(&options)
     };
     Contender::of(project, row, run)
         .prepared(move |round| {
