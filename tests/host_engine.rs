@@ -383,6 +383,28 @@ fn a_scratch_directory_that_others_have_a_hand_in_is_refused() {
 }
 
 #[test]
+fn a_link_in_the_place_of_the_tree_is_never_taken_for_the_sources() {
+    let project = project();
+    let precious = project.outside().join("precious");
+    fs::create_dir(&precious).unwrap();
+    fs::write(precious.join("x"), "mine").unwrap();
+    let script = format!("cd .. && mv tree moved && ln -s {} tree", precious.to_str().unwrap());
+    project.sh(&["-o", "out"], &script);
+    let again = json(&project, &["-o", "out"], "cat a > out");
+    assert_eq!(event(again.exits(0), "workspace")["why"], "broken");
+    assert_eq!(fs::read_to_string(precious.join("x")).unwrap(), "mine");
+    assert_eq!(fs::read_dir(&precious).unwrap().count(), 1);
+}
+
+#[test]
+fn an_address_of_an_engine_that_is_none_does_not_matter_here() {
+    let project = project();
+    let mut command = project.command();
+    command.env("DOCKER_HOST", "no-scheme:\\nothing").args(["--", "cat", "a"]);
+    assert_eq!(Ended::from(command.output().unwrap()).exits(0).out(), "one");
+}
+
+#[test]
 fn a_scratch_directory_is_its_users_alone_and_survives_a_lost_state_directory() {
     let project = project();
     project.sh(&["-o", "out"], "echo cached > cached; cat a > out").exits(0);

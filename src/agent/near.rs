@@ -265,7 +265,7 @@ impl SessionError {
                 Failure::RootIsNoDirectory => "name another working directory with -w/--workdir",
                 Failure::ReadOnly => "--no-keep builds without a workspace",
                 Failure::DiskFull => {
-                    "make room on the engine's disk: `fastbuild workspace prune` and `docker system prune` help"
+                    "make room where the workspace lies: `fastbuild workspace prune` helps, and on an engine `docker system prune`"
                 }
                 Failure::Protocol | Failure::Other => {
                     "--fresh starts the workspace over; --no-keep does without one"

@@ -95,7 +95,7 @@ pub enum BuildError {
         image: String,
     },
     /// A named output was not made.
-    #[error("the build did not make {spec:?}: {path:?} is not in the container{}", listing(.there))]
+    #[error("the build did not make {spec:?}: {path:?} is not there{}", listing(.there))]
     MissingOutput {
         /// As it was asked for.
         spec: String,
@@ -275,7 +275,10 @@ impl BuildError {
         match self {
             BuildError::Engine(error) | BuildError::Start(StartError::Other(error)) => error.advice(),
             BuildError::Start(StartError::CommandNotFound { .. }) => {
-                Some("check the name, and that the image has it: the command runs in the image, not here".to_owned())
+                Some(
+                    "check the name, and that it is where the command runs: in a container that is the image, and not here"
+                        .to_owned(),
+                )
             }
             BuildError::Start(StartError::NotExecutable { .. }) => {
                 Some("make it executable (chmod +x), or run it by its interpreter: sh SCRIPT".to_owned())

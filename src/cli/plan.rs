@@ -13,8 +13,8 @@ use crate::{
     build::sources,
     config::Environment,
     plan::{
-        ApplyMode, Decision, Explain, Fallback, Isolation, Lifetime, OnFailure, OnLocked, Output, Outputs,
-        Plan, PullPolicy, Reason, Route, SeedOutputs, Stdin, Take, Terminal, Tier, WorkspacePlan,
+        ApplyMode, Decision, Engine, Explain, Fallback, Isolation, Lifetime, OnFailure, OnLocked, Output,
+        Outputs, Plan, PullPolicy, Reason, Route, SeedOutputs, Stdin, Take, Terminal, Tier,
     },
     report::{numbers, text::shell_words},
     tree::{RelPath, scan::largest_directory},
@@ -126,7 +126,7 @@ fn what_runs(plan: &Plan, table: &mut Table) {
     table.decision("stdin", &plan.stdin, stdin);
     table.decision("tier", &plan.tier, tier);
     if plan.tier.value == Tier::Warm {
-        what_is_kept(&plan.workspace, table);
+        what_is_kept(plan, table);
     }
     table.decision("if locked", &plan.lock, on_locked);
     if plan.explain.value == Explain::Yes {
@@ -134,12 +134,16 @@ fn what_runs(plan: &Plan, table: &mut Table) {
     }
 }
 
-fn what_is_kept(workspace: &WorkspacePlan, table: &mut Table) {
+fn what_is_kept(plan: &Plan, table: &mut Table) {
+    let workspace = &plan.workspace;
     table.decision("workspace", &workspace.lifetime, lifetime);
-    table.decision("idle stop", &workspace.idle_stop, |idle| match idle {
-        &Duration::ZERO => "never".to_owned(),
-        idle => format!("after {}", span(*idle)),
-    });
+    // Without a container, nothing goes on running.
+    if plan.engine.value != Engine::Host {
+        table.decision("idle stop", &workspace.idle_stop, |idle| match idle {
+            &Duration::ZERO => "never".to_owned(),
+            idle => format!("after {}", span(*idle)),
+        });
+    }
     table.decision("max age", &workspace.max_age, |age| match age {
         &Duration::ZERO => "no limit".to_owned(),
         age => span(*age),
@@ -412,7 +416,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::plan::{Endpoint, Engine, EnvVar, IgnorePlan, Output, Reason, Take};
+    use crate::plan::{Endpoint, EnvVar, IgnorePlan, Output, Reason, Take, WorkspacePlan};
 
     fn plan() -> Plan {
         fn default<T>(value: T) -> Decision<T> {

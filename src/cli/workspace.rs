@@ -63,7 +63,7 @@ struct Place {
 
 /// See [`Place::docker`].
 enum Engine {
-    Answers(Docker),
+    Answers(Box<Docker>),
     /// It does not; how that shows.
     IsSilent(String),
 }
@@ -75,7 +75,7 @@ impl Place {
         let endpoint = plan::decide_endpoint(settings.host.as_ref(), &environment)?.value;
         let state = State::open(environment.state_dir()?)?;
         let docker = match Docker::connect(&endpoint).await {
-            Ok(docker) => Engine::Answers(docker),
+            Ok(docker) => Engine::Answers(Box::new(docker)),
             Err(error) => Engine::IsSilent(error.to_string()),
         };
         Ok(Place { docker, state, engine: endpoint.to_string(), endpoint, settings })
@@ -84,7 +84,7 @@ impl Place {
     /// For what cannot be done without.
     async fn docker(&self) -> Result<Docker, WorkspaceError> {
         match &self.docker {
-            Engine::Answers(docker) => Ok(docker.clone()),
+            Engine::Answers(docker) => Ok((**docker).clone()),
             Engine::IsSilent(_) => Ok(Docker::connect(&self.endpoint).await?),
         }
     }

@@ -100,6 +100,11 @@ pub(super) fn decide(
     }
 }
 
+/// Whether somebody wants the build to run here.
+pub(super) fn asks_for_host(settings: &Settings) -> bool {
+    settings.engine.value == EngineChoice::Host || settings.route.value == RouteChoice::Fixed(Route::Host)
+}
+
 /// Whether a build without a container is possible, and nothing was typed that only a container has.
 fn can_build_here(settings: &Settings, facts: &Facts) -> bool {
     facts.command.is_some() && facts.here.hindrance.is_none() && refuse_for_host(settings).is_ok()
@@ -140,10 +145,148 @@ pub(super) fn refuse_for_host(settings: &Settings) -> Result<(), PlanError> {
         settings.isolation.as_ref().map(|asked| &asked.reason),
         settings.host.as_ref().map(|asked| &asked.reason),
         settings.caches.first().map(|asked| &asked.reason),
+        settings.tmpfs_size.as_ref().map(|asked| &asked.reason),
         settings.volume_options.first().map(|asked| &asked.reason),
     ];
     match asked.into_iter().find_map(typed) {
         Some(reason) => Err(EngineError::NoContainer { reason }.into()),
         None => Ok(()),
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use crate::{
+        cli::{Command, args::parse},
+        plan::{Ground, Measured, Place, Plan, facts::Here, make},
+    };
+
+    /// The machine that most rows are about: no engine answers, the command is at hand, and there is a place.
+    fn without_docker() -> Facts {
+        let ground =
+            |kind: &str| Some(Ground { kind: kind.to_owned(), class: crate::facts::Class::of(kind, "") });
+        let place = Place {
+            root: "/c".into(),
+            named: None,
+            ground: ground("ext4"),
+            free: Some(64_000_000_000),
+            obstacle: None,
+        };
+        Facts {
+            engine: Presence::Absent { why: "there is no /s".to_owned() },
+            command: Some("/bin/make".into()),
+            here: Here { hindrance: None, source: ground("9p"), places: vec![place] },
+            measured: Measured::Nothing,
+        }
+    }
+
+    fn plan(line: &str, vars: &[(&str, &str)], facts: &Facts) -> Result<Plan, PlanError> {
+        let dir = tempfile::tempdir().unwrap();
+        // Where there is an engine, builds have an image.
+        std::fs::write(dir.path().join("fastbuild.toml"), "image = 'x'").unwrap();
+        let vars = vars.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        let env = Environment { cwd: dir.path().to_owned(), vars, ..Environment::default() };
+        let words = std::iter::once("fastbuild").chain(line.split_whitespace()).map(Into::into);
+        let Command::Run(args) = parse(words).unwrap().command else { panic!("{line}") };
+        make(&Settings::gather(&args, &env).unwrap(), &env, facts)
+    }
+
+    /// What is decided: engine, route and why, or the error's first line.
+    fn decided(line: &str, vars: &[(&str, &str)], facts: &Facts) -> String {
+        match plan(line, vars, facts) {
+            Ok(plan) => {
+                let engine = match plan.engine.value {
+                    Engine::Docker(_) => "docker",
+                    Engine::Host => "host",
+                };
+                format!("{engine} {} ({})", plan.route.value, plan.route.reason)
+            }
+            Err(error) => error.to_string().lines().next().unwrap_or_default().to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_build_runs_here_where_it_is_told_to_or_where_nothing_else_is() {
+        let slow = "; the sources lie on 9p, a file system of the machine around this virtual one: each look at a file takes longer there";
+        let bare = without_docker();
+        let answering = Facts { engine: Presence::Perhaps, ..bare.clone() };
+        let elsewhere = Facts { command: None, ..bare.clone() };
+        let hindrance = Some("builds without a container need Linux".to_owned());
+        let not_linux = Facts { here: Here { hindrance, ..bare.here.clone() }, ..bare.clone() };
+        let local = Some(Ground { kind: "xfs".to_owned(), class: crate::facts::Class::Local });
+        let fast = Facts { here: Here { source: local, ..bare.here.clone() }, ..bare.clone() };
+        let found = format!("host host (there is no /s, and /bin/make is on this machine{slow})");
+        let layer = "docker layer (the sources lie on 9p, a file system of the machine around this virtual one, where a \
+                     mount leaves this kernel for each file)";
+        type Vars<'a> = &'a [(&'a str, &'a str)];
+        let cases: [(&str, Vars<'_>, &Facts, &str); 20] = [
+            ("-- make", &[], &bare, &found),
+            ("-- make", &[("DOCKER_HOST", "unix:///s")], &bare, &found),
+            ("-- make", &[], &answering, layer),
+            ("-- make", &[], &not_linux, layer),
+            ("-- make", &[], &elsewhere, layer),
+            ("-i x -- make", &[], &bare, layer),
+            ("-- make", &[("FASTBUILD_IMAGE", "x")], &bare, layer),
+            ("-H unix:///s -- make", &[], &bare, layer),
+            ("-- make", &[("FASTBUILD_HOST", "unix:///s")], &bare, layer),
+            ("--engine docker -- make", &[], &bare, layer),
+            ("--route layer -- make", &[], &bare, "docker layer (--route)"),
+            ("--engine host -- make", &[], &answering, &format!("host host (--engine{slow})")),
+            ("--route host -- make", &[], &answering, &format!("host host (--route{slow})")),
+            (
+                "-- make",
+                &[("FASTBUILD_ENGINE", "host")],
+                &elsewhere,
+                &format!("host host (FASTBUILD_ENGINE{slow})"),
+            ),
+            (
+                "--engine host -- make",
+                &[],
+                &fast,
+                "host host (--engine; the sources lie on xfs, a local disk: a scratch directory gains nothing over \
+                 building there, but that a failed build leaves it as it was)",
+            ),
+            (
+                "--engine host -- make",
+                &[],
+                &not_linux,
+                "--engine: builds without a container need Linux; leave it out, and build in a container: --engine docker",
+            ),
+            (
+                "--engine docker --route host -- make",
+                &[],
+                &bare,
+                "--engine names an engine, and --route a route, that do not go together; leave one of them out",
+            ),
+            (
+                "--engine host --route tmpfs -- make",
+                &[],
+                &bare,
+                "--route: the host engine has no container; the routes that can be taken here: host",
+            ),
+            (
+                "--engine host -m 1g -- make",
+                &[],
+                &bare,
+                "--memory is for containers, and the host engine has none; leave it out, or build with --engine docker",
+            ),
+            (
+                "--engine docker --scratch /x -- make",
+                &[],
+                &bare,
+                "--scratch is for --route host, and this build takes layer; leave it out, or say --route host",
+            ),
+        ];
+        for (line, vars, facts, expected) in cases {
+            assert_eq!(decided(line, vars, facts), expected, "{line} {vars:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_variable_says_of_containers_stands_for_other_builds() {
+        let vars = [("FASTBUILD_ENGINE", "host"), ("FASTBUILD_MEMORY", "1g"), ("FASTBUILD_USER", "app")];
+        let plan = plan("-- make", &vars, &without_docker()).unwrap();
+        assert_eq!((plan.engine.value, plan.memory, plan.user, plan.image), (Engine::Host, None, None, None));
     }
 }

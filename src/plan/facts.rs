@@ -58,20 +58,25 @@ impl Facts {
     /// # Errors
     /// [`PlanError::Endpoint`] when the engine's address is none.
     pub fn gather(settings: &Settings, env: &Environment) -> Result<Facts, PlanError> {
-        let endpoint = decide_endpoint(settings.host.as_ref(), env)?.value;
+        let endpoint = match decide_endpoint(settings.host.as_ref(), env) {
+            Ok(endpoint) => Some(endpoint.value),
+            // Nobody is going to be asked there.
+            Err(_) if engine::asks_for_host(settings) => None,
+            Err(error) => return Err(error),
+        };
         let word = settings.command.first().map(String::as_str).unwrap_or_default();
         let lies_on = facts::file_system(&settings.source.value);
         let mut facts = Facts {
-            engine: presence(&endpoint),
+            engine: endpoint.as_ref().map_or(Presence::Perhaps, presence),
             command: find_command(word, &settings.started_in, env),
             here: Here {
                 hindrance: hindrance(),
                 source: lies_on.as_ref().map(|found| Ground { kind: found.kind.clone(), class: found.class }),
                 ..Here::default()
             },
-            measured: match settings.route.value {
-                RouteChoice::Auto => measured(settings, env, &endpoint, lies_on.as_ref()),
-                RouteChoice::Fixed(_) => Measured::Nothing,
+            measured: match (settings.route.value, &endpoint) {
+                (RouteChoice::Auto, Some(endpoint)) => measured(settings, env, endpoint, lies_on.as_ref()),
+                (RouteChoice::Fixed(_), _) | (_, None) => Measured::Nothing,
             },
         };
         if engine::decide(settings, env, &facts)?.value == Engine::Host {
@@ -144,6 +149,12 @@ fn places(settings: &Settings, env: &Environment) -> Vec<Place> {
 
 /// Nothing is made. A file system that leaves this kernel is asked nothing: it may take its time, and nobody goes there.
 fn place(path: &Path, named: Option<Reason>) -> Place {
+    if named.is_none()
+        && let Some(found) = facts::file_system(path).filter(|found| found.class.crosses())
+    {
+        let ground = Ground { kind: found.kind, class: found.class };
+        return Place { root: path.to_owned(), named, ground: Some(ground), free: None, obstacle: None };
+    }
     let (root, obstacle) = match host_path::settle(path) {
         // A link that its owner has set for all users of the machine leads where it leads.
         Ok(Some(root)) if named.is_some() => (root.canonicalize().unwrap_or(root), None),
@@ -153,13 +164,11 @@ fn place(path: &Path, named: Option<Reason>) -> Place {
     };
     let there = root.ancestors().find(|above| above.symlink_metadata().is_ok()).unwrap_or(&root);
     let found = facts::file_system(there);
-    let crosses = found.as_ref().is_some_and(|found| found.class.crosses());
     let obstacle = obstacle
         .or_else(|| obstacle_of(&root, there, named.as_ref()))
         .or_else(|| mounted_so(found.as_ref()?));
-    let free = || facts::space(there).ok().map(|space| space.free);
     Place {
-        free: if crosses && named.is_none() { None } else { free() },
+        free: facts::space(there).ok().map(|space| space.free),
         ground: found.map(|found| Ground { kind: found.kind, class: found.class }),
         named,
         obstacle,

@@ -152,6 +152,8 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
         _ => None,
     };
     let caches = caches::resolve_all(&settings.caches, &workdir_path, &command_directory)?;
+    // What files and variables say of containers stands for other builds; what was typed has been refused.
+    let in_container = engine.value != Engine::Host;
     let terminal = terminal(settings, env.terminals);
     let mut left_out = left_out(&outputs.value, settings.seed.value, &subdirectory);
     left_out.extend(caches.iter().filter_map(|cache| cache.value.below_source.clone()));
@@ -166,7 +168,7 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
         command: settings.command.clone(),
         image,
         pull: settings.pull.clone(),
-        platform: settings.platform.clone(),
+        platform: settings.platform.clone().filter(|_| in_container),
         source: settings.source.clone(),
         seed: settings.seed.clone(),
         on_failure: settings.on_failure.clone(),
@@ -174,21 +176,21 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
         route,
         measured,
         fallback: route::fallback(settings),
-        tmpfs_size: settings.tmpfs_size.clone(),
-        volume_options: settings.volume_options.clone(),
-        caches,
+        tmpfs_size: settings.tmpfs_size.clone().filter(|_| in_container),
+        volume_options: if in_container { settings.volume_options.clone() } else { Vec::new() },
+        caches: if in_container { caches } else { Vec::new() },
         scratch,
         tier: settings.tier.clone(),
         workspace: settings.workspace.clone(),
         lock: settings.lock.clone(),
         explain: settings.explain.clone(),
-        user: settings.user.clone(),
-        entrypoint: settings.entrypoint.clone(),
+        user: settings.user.clone().filter(|_| in_container),
+        entrypoint: settings.entrypoint.clone().filter(|_| in_container),
         env: settings.env.clone(),
-        network: settings.network.clone(),
-        memory: settings.memory.clone(),
-        nano_cpus: settings.nano_cpus.clone(),
-        isolation: settings.isolation.clone(),
+        network: settings.network.clone().filter(|_| in_container),
+        memory: settings.memory.clone().filter(|_| in_container),
+        nano_cpus: settings.nano_cpus.clone().filter(|_| in_container),
+        isolation: settings.isolation.clone().filter(|_| in_container),
     })
 }
 

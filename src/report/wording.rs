@@ -354,14 +354,16 @@ pub struct Summary {
     parts: Vec<(Phase, Amount, Duration)>,
     /// The workspace had to be made or started.
     waited_for_workspace: bool,
+    /// The build has no container.
+    is_here: bool,
 }
 
 impl Summary {
     /// Takes every event and keeps the phases that ended. A phase that came more than once counts as one; a new run
     /// begins with nothing.
     pub fn note(&mut self, event: &Event) {
-        if matches!(event, Event::Planned { .. }) {
-            *self = Summary::default();
+        if let Event::Planned { route, .. } = event {
+            *self = Summary { is_here: *route == Route::Host, ..Summary::default() };
         }
         if let Event::Workspace { how, .. } = event {
             self.waited_for_workspace = *how != Reached::Found;
@@ -417,7 +419,8 @@ impl Summary {
             (conflicts > 0).then(|| counted(conflicts, "conflict")),
         ]);
         let exit = if exit_code == 0 { String::new() } else { format!("; exit {exit_code}") };
-        format!("{} s: {parts}{exit}", fine_seconds(took))
+        let here = if self.is_here { " on this machine" } else { "" };
+        format!("{} s{here}: {parts}{exit}", fine_seconds(took))
     }
 }
 

@@ -66,10 +66,7 @@ pub fn make_private(path: &Path) -> io::Result<()> {
             made => made?,
         }
     }
-    let mut builder = std::fs::DirBuilder::new();
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path)
+    imp::make(path)
 }
 
 /// Whether this user may execute the regular file at `path`.
@@ -125,6 +122,10 @@ mod imp {
     const STICKY: u32 = 0o1000;
     const EVERYBODY_WRITES: u32 = 0o002;
 
+    pub(super) fn make(path: &Path) -> io::Result<()> {
+        std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(path)
+    }
+
     pub(super) fn is_executable(path: &Path) -> bool {
         path.symlink_metadata().is_ok_and(|found| found.is_file())
             && rustix::fs::access(path, Access::EXEC_OK).is_ok()
@@ -169,6 +170,10 @@ mod imp {
     pub(super) enum Whose {
         Own,
         OwnOrRoots,
+    }
+
+    pub(super) fn make(path: &Path) -> io::Result<()> {
+        std::fs::create_dir(path)
     }
 
     pub(super) fn is_executable(path: &Path) -> bool {

@@ -14,6 +14,9 @@
 //! project's; a directory is listed (by its [`Mark`]) before it is made. The caller holds the project's lock; the one
 //! in the directory is for a fastbuild with another state directory.
 
+mod error;
+mod known;
+
 use std::{
     fs::{self, File, TryLockError},
     io::{self, Write as _},
@@ -22,19 +25,21 @@ use std::{
     time::Duration,
 };
 
+pub use error::ScratchError;
+pub use known::{Known, Life, known, known_of};
 use serde::{Deserialize, Serialize};
 use tokio::{process, time::timeout};
 
 use super::{Mark, Why, WorkspaceError};
 use crate::{
     agent::{
-        near::Duplex,
-        program::{self, NoAgent},
+        near::{Duplex, Settings},
+        program,
         protocol::Room,
     },
     facts,
     plan::{Engine, Lifetime, Plan, SCRATCH_TREE as TREE, Scratch, Tier},
-    state::{Project, State, StateError, read_json, replace_json},
+    state::{Project, read_json, replace_json},
     sys::owner::{self, NotOwn},
 };
 
@@ -47,93 +52,11 @@ const VERSION: u32 = 1;
 /// How long an agent may take to end when its client is gone. It gives processes that cannot be killed ten seconds.
 const ENDING: Duration = Duration::from_secs(20);
 
+/// A pipe ends with its writer, so a client that says nothing is none that is dead: it may have been stopped by Ctrl-Z.
+const SILENCE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// What a file takes at least on most disks, in bytes.
 const BLOCK: u64 = 4096;
-
-/// What is the matter with a scratch directory.
-#[derive(Debug, thiserror::Error)]
-pub enum ScratchError {
-    /// It is not this user's alone.
-    #[error("the scratch directory {path:?} {why}, so nothing is put there")]
-    NotOwn {
-        /// It, or the one above it.
-        path: PathBuf,
-        /// What it is instead.
-        why: NotOwn,
-    },
-    /// Something else has its name.
-    #[error("{path:?} is no scratch directory of fastbuild's, and has the name of one")]
-    Foreign {
-        /// Its path.
-        path: PathBuf,
-    },
-    /// It is another project's.
-    #[error("the scratch directory {path:?} belongs to the sources in {source_root:?}")]
-    OfAnother {
-        /// Its path.
-        path: PathBuf,
-        /// Whose it is.
-        source_root: String,
-    },
-    /// Somebody else is at work in it.
-    #[error("the scratch directory {path:?} is in use by a fastbuild with another state directory")]
-    Busy {
-        /// Its path.
-        path: PathBuf,
-    },
-    /// The system does not let us.
-    #[error("could not {what} {path:?}")]
-    Io {
-        /// What was tried.
-        what: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// What came back.
-        #[source]
-        source: io::Error,
-    },
-    /// There is no agent for this machine.
-    #[error(transparent)]
-    NoAgent(#[from] NoAgent),
-    /// The agent was ended in the middle of a session.
-    #[error("the agent that ran the build was ended ({status}), and the build with it")]
-    Ended {
-        /// How, in the system's words.
-        status: ExitStatus,
-    },
-    /// Something of the build cannot be ended.
-    #[error("a process of the build in {path:?} does not end")]
-    Lives {
-        /// The scratch directory.
-        path: PathBuf,
-    },
-}
-
-impl ScratchError {
-    fn at(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ScratchError {
-        let path = path.to_owned();
-        move |source| ScratchError::Io { what, path, source }
-    }
-
-    /// What a user could do next; none when the message says it all.
-    pub fn advice(&self) -> Option<String> {
-        let text = match self {
-            ScratchError::NotOwn { .. } | ScratchError::OfAnother { .. } | ScratchError::Io { .. } => {
-                "name another directory with --scratch"
-            }
-            ScratchError::Foreign { .. } => {
-                "look what it is, and remove it; or name another directory with --scratch"
-            }
-            ScratchError::Busy { .. } => "wait for that run to end",
-            ScratchError::NoAgent(_) => "build in a container: --engine docker",
-            ScratchError::Ended { .. } => "somebody killed it, or memory was short; run the build again",
-            ScratchError::Lives { .. } => {
-                "it waits for a disk or a device, or is another user's; look with `ps`"
-            }
-        };
-        Some(text.to_owned())
-    }
-}
 
 /// Whose a scratch directory is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -216,11 +139,20 @@ impl Wanted {
             }
             Some(_) if self.tier == Tier::Cold => Why::Fresh,
             Some(_) if self.lifetime == Lifetime::Fresh => Why::Asked,
+            // What a build put in the tree's place may lead anywhere, and what is there is about to be made the sources.
+            Some(_) if !self.has_real_tree() => Why::Broken("its tree is no directory any more".to_owned()),
             Some(Label { version: VERSION, standing: Standing::Whole, .. }) => return Ok(Found::Held(held)),
             Some(_) | None => Why::Broken("its making or its removal was cut short".to_owned()),
         };
         clear(held)?;
         Ok(Found::Nothing(why))
+    }
+
+    fn has_real_tree(&self) -> bool {
+        match self.directory.join(TREE).symlink_metadata() {
+            Ok(found) => found.is_dir(),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
     }
 
     /// What there is room for where it is to be. Blocks the thread.
@@ -329,6 +261,11 @@ impl Child {
             Err(_) => Err(ScratchError::Lives { path: self.held.directory.clone() }),
         }
     }
+}
+
+/// How sessions with an agent on this machine are opened.
+pub fn session_settings() -> Settings {
+    Settings { silence: SILENCE, ..Settings::default() }
 }
 
 // ---- what is there -------------------------------------------------------------------------------------------------
@@ -501,105 +438,4 @@ fn mark_path(project: &Project, directory: &Path) -> PathBuf {
 
 fn new_id() -> String {
     crate::state::random_id()
-}
-
-/// A scratch directory that this state directory knows.
-#[derive(Debug, Clone)]
-pub struct Known {
-    /// Whose it is.
-    pub project: Project,
-    /// What is known of it; its name is its path.
-    pub mark: Mark,
-    /// The version of fastbuild that made it; empty where its label does not say.
-    pub made_by: String,
-    /// Whether anything runs in it.
-    pub life: Life,
-}
-
-/// See [`Known::life`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Life {
-    /// An agent, and what that started.
-    Running,
-    /// Nothing.
-    Idle,
-}
-
-impl Known {
-    /// Where it is.
-    pub fn directory(&self) -> &Path {
-        Path::new(&self.mark.name)
-    }
-
-    /// How many bytes its files take. Blocks the thread for a while.
-    pub fn size(&self) -> u64 {
-        owner::size_below(self.directory())
-    }
-
-    /// Removes it, and what is known of it. The project's lock is held. Blocks the thread.
-    ///
-    /// # Errors
-    /// As [`Wanted::remove`].
-    pub fn remove(&self) -> Result<(), ScratchError> {
-        remove_of(&self.project, self.directory())
-    }
-}
-
-/// All scratch directories of this state directory's projects that are there.
-///
-/// # Errors
-/// When the state directory cannot be read.
-pub fn known(state: &State) -> Result<Vec<Known>, StateError> {
-    let mut all = Vec::new();
-    for project in state.projects()? {
-        all.extend(known_of(&project)?);
-    }
-    Ok(all)
-}
-
-/// Those of one project, the last used first.
-///
-/// # Errors
-/// As [`known`].
-pub fn known_of(project: &Project) -> Result<Vec<Known>, StateError> {
-    let marks = project.workspaces()?.into_iter().filter_map(|path| Mark::load(&path));
-    let ours = marks.filter(|mark| mark.engine == engine() && Path::new(&mark.name).is_dir());
-    let mut all: Vec<_> = ours.map(|mark| Known::of(project, mark)).collect();
-    all.sort_by_key(|known| std::cmp::Reverse(known.mark.last_used));
-    Ok(all)
-}
-
-impl Known {
-    fn of(project: &Project, mark: Mark) -> Known {
-        let own = Path::new(&mark.name).join(OWN);
-        let label = read_json::<Label>(&own.join("label")).filter(|label| label.id == mark.container);
-        let turn = File::open(own.join("turn")).map(|turn| turn.try_lock());
-        let life = match turn {
-            Ok(Err(TryLockError::WouldBlock)) => Life::Running,
-            _ => Life::Idle,
-        };
-        let made_by = label.map(|label| label.made_by).unwrap_or_default();
-        Known { project: project.clone(), mark, made_by, life }
-    }
-
-    /// Takes it as it is, whatever it was made for: for who wants to look at it. Blocks the thread.
-    ///
-    /// # Errors
-    /// As [`Wanted::find`].
-    pub fn hold(&self) -> Result<Option<Held>, ScratchError> {
-        let taken = take(self.directory())?;
-        Ok(taken.filter(|(_, label)| label.is_some()).map(|(held, _)| held))
-    }
-
-    /// For [`super::enter_here`].
-    pub fn wanted(&self) -> Wanted {
-        Wanted {
-            directory: self.directory().to_owned(),
-            root: self.directory().parent().unwrap_or(self.directory()).to_owned(),
-            lifetime: Lifetime::Reuse,
-            tier: Tier::Warm,
-            mark_path: mark_path(&self.project, self.directory()),
-            mark: self.mark.clone(),
-        }
-    }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Scanning, Warm, leave, let_go, load_record, look_ahead, open, refuse_strange_links};
 use crate::{
-    agent::near::{Session, Settings},
+    agent::near::Session,
     build::{
         BuildError, Finished, Interrupts, Running, blocking,
         reaper::{Charge, Duty, Reaper},
@@ -22,9 +22,6 @@ use crate::{
         scratch::{self, Found, Held, Wanted},
     },
 };
-
-/// A pipe ends with its writer, so a client that says nothing is none that is dead: it may have been stopped by Ctrl-Z.
-const SILENCE: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Carries a plan out in `scratch`.
 ///
@@ -119,7 +116,7 @@ impl Entering<'_> {
                 (wanted, held, How::Made(why), scanning)
             }
         };
-        let settings = Settings { silence: SILENCE, ..Settings::default() };
+        let settings = scratch::session_settings();
         let outputs = &self.plan.ignore.outputs;
         let first: Vec<_> = scanning.iter().map(|_| open(self.plan, self.surroundings, outputs)).collect();
         let entering = workspace::enter_here(&wanted, held, how, &settings, &first);

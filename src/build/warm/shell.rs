@@ -140,7 +140,7 @@ async fn enter_here(
         engine: scratch::engine(),
     })?;
     let (workdir, Surroundings { user, home, .. }) = (wanted.tree(), Surroundings::here());
-    let (settings, first) = (Settings::default(), [opening(&workdir, user)]);
+    let (settings, first) = (scratch::session_settings(), [opening(&workdir, user)]);
     let entering = workspace::enter_here(&wanted, held, How::Found, &settings, &first);
     let (workspace, session) = interrupts.unless(entering).await??;
     Ok((workspace, session, shell.command(&workdir, home)))
