@@ -13,7 +13,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use common::{Project, Tree, eventually};
+use common::{Project, Tree, eventually, read_until};
 
 const FILES: usize = 1500;
 
@@ -270,4 +270,24 @@ fn an_exchange_that_is_killed_is_done_or_not() {
     project.write("out/mine", "mine");
     assert_version_2(&project);
     assert_nothing_left_soon(&project);
+}
+
+#[test]
+fn what_a_killed_run_left_in_its_project_is_not_forgotten_by_a_run_of_another() {
+    let project = Project::new();
+    project.write("a", "a");
+    let mut child =
+        project.start(&["--route", "mount-source", "-o", "deep/out"], "echo ready; cat /dev/zero >/dev/null");
+    read_until(child.stdout.as_mut().unwrap(), "ready");
+    // The reaper is killed, too: nobody tidies up before the next start.
+    kill_with_reaper(&project, child);
+    let other = project.outside().join("other");
+    fs::create_dir(&other).unwrap();
+    let mut command = project.command();
+    command.current_dir(&other).args(["--", "true"]);
+    common::Ended::from(command.output().unwrap()).exits(0);
+    assert!(project.has("deep/out"), "another project's run has no business there");
+    project.sh(&[], "true").exits(0);
+    assert_eq!(project.tree().paths(), ["a"]);
+    project.assert_nothing_left();
 }

@@ -192,12 +192,8 @@ fn an_engine_that_sees_other_files_at_that_path_builds_nothing() {
     fs::create_dir(&hidden).unwrap();
     fs::write(hidden.join("a"), "somebody else's").unwrap();
     let mut inside = std::process::Command::new("unshare");
-    inside.args(["--mount", "sh", "-c"]).arg(format!(
-        "mount --bind {} {} && cd {} && exec \"$0\" \"$@\"",
-        hidden.display(),
-        project.root().display(),
-        project.root().display()
-    ));
+    let script = "mount --bind \"$0\" \"$1\" && cd \"$1\" && shift && exec \"$@\"";
+    inside.args(["--mount", "sh", "-c", script]).arg(&hidden).arg(project.root());
     let fastbuild = project.command();
     inside
         .arg(fastbuild.get_program())

@@ -4,7 +4,7 @@
 //! and the container is removed while its products are put in place.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -36,7 +36,7 @@ use crate::{
         Reporter,
         events::{Amount, Event, Phase, Warning},
     },
-    state::{Project, Run, State},
+    state::{DeadRun, Project, Run, State},
     tree::{RelPath, scan::Scan},
     user,
     workspace::{self, Keeping, own::Place, storage::Storage},
@@ -88,7 +88,7 @@ pub async fn run(
     let providing = Storage::of(&docker, plan, &image, &keeping, (project, state), &run);
     let storage = interrupts.unless(providing).await??;
     let name = keeping.name().to_owned();
-    let leftovers = remove_leftovers(&docker, state, &plan.engine.value.to_string(), reporter);
+    let leftovers = remove_leftovers(&docker, state, project, &plan.engine.value.to_string(), reporter);
     let cold = Cold {
         reaper: Reaper::watch(&Charge {
             state: state.root().to_owned(),
@@ -420,17 +420,23 @@ async fn list_ours(docker: &Docker) -> Option<Vec<ContainerSummary>> {
 pub(super) fn remove_leftovers(
     docker: &Docker,
     state: &State,
+    project: &Project,
     engine: &str,
     reporter: &Reporter,
 ) -> JoinHandle<()> {
     let (docker, state, engine, reporter) =
         (docker.clone(), state.clone(), engine.to_owned(), reporter.clone());
+    let own = project.key().to_owned();
     tokio::spawn(async move {
         let dead: Vec<_> = state.dead_runs().into_iter().filter(|run| run.engine == engine).collect();
         if dead.is_empty() {
             return;
         }
         let Some(containers) = list_ours(&docker).await else { return };
+        // What such a run left beside another project's outputs is for that project's next run to clear.
+        let is_owed =
+            |run: &&DeadRun| run.project != own && !(run.stages.is_empty() && run.placeholders.is_empty());
+        let owed: BTreeSet<_> = dead.iter().filter(is_owed).map(|run| run.id.as_str()).collect();
         let mut left: BTreeMap<_, _> = dead.iter().map(|run| (run.id.as_str(), Vec::new())).collect();
         for container in containers {
             let run = container.labels.get(labels::RUN).cloned().unwrap_or_default();
@@ -455,7 +461,7 @@ pub(super) fn remove_leftovers(
             {
                 gone &= docker.remove_volume(&volume.name).await.is_ok();
             }
-            if gone {
+            if gone && !owed.contains(run) {
                 state.forget_run(run);
             }
         }

@@ -104,7 +104,7 @@ pub async fn run(
         }
         Err(error) => return Err(error.into()),
     };
-    let leftovers = cold::remove_leftovers(&docker, state, &plan.engine.value.to_string(), reporter);
+    let leftovers = cold::remove_leftovers(&docker, state, project, &plan.engine.value.to_string(), reporter);
     let limiting = daily::look_after(&docker, state, plan, reporter);
     let place = InContainer { engine: at.endpoint.clone(), container: name.clone() };
     let reaper = Reaper::watch(&Charge {
