@@ -100,7 +100,7 @@ impl Known {
         Ok(taken.filter(|(_, label)| label.is_some()).map(|(held, _)| held))
     }
 
-    /// For [`super::enter_here`].
+    /// For [`crate::workspace::enter_here`].
     pub fn wanted(&self) -> Wanted {
         Wanted {
             directory: self.directory().to_owned(),
