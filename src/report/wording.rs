@@ -1,7 +1,7 @@
 //! Facts -> sentences. Pure, and the only place with product text for events.
 //!
 //! Sentences come without the `fastbuild: ` in front and without a line end. Names in them are escaped by
-//! [`RelPath`](crate::tree::RelPath)'s own `Display` or by [`path_text`]; renderers pass the whole once more through
+//! [`RelPath`]'s own `Display` or by [`path_text`]; renderers pass the whole once more through
 //! [`text`](super::text), which takes care of what engines say.
 
 use std::time::Duration;
