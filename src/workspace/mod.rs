@@ -11,195 +11,69 @@
 //!
 //! | piece | what it is for |
 //! |---|---|
+//! | [`wanted`] | what a workspace is to be |
+//! | [`made`] | its container: found so, started, or made |
 //! | [`generation`] | what makes a new workspace when it changes |
 //! | [`mark`] | what the state directory knows of a workspace |
 //! | [`own`] | what an image has where the sources go |
 //! | [`storage`] | tmpfs, volume and caches beside the layer |
+//! | [`share`] | whose sources a share holds |
 //! | [`daily`] | the automatic limits |
 //! | [`list`] | all workspaces of an engine, and which of them go |
 //! | [`scratch`] | a workspace without a container: a directory of this machine |
 //! | [`surroundings`] | what image or machine have to say about a command |
 
 pub mod daily;
+pub mod error;
 pub mod generation;
 pub mod list;
+pub mod made;
 pub mod mark;
 pub mod own;
 pub mod scratch;
+pub mod share;
 pub mod storage;
 pub mod surroundings;
 mod told;
+pub mod wanted;
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
-use bytes::Bytes;
-use futures_util::stream;
-
+pub use error::{NotWarm, WorkspaceError};
 pub use generation::{Changed, Generation};
+pub(crate) use made::agent_archive;
+pub use made::{Ready, directories, ensure};
+use made::{make_anew, not_started, refuse_foreign, remove_useless};
 pub use mark::{Holds, LastSession, Mark};
-use own::Place;
 use scratch::{Child, ScratchError};
-use storage::Storage;
+use share::Marker;
+pub use share::Share;
 pub use surroundings::Surroundings;
+pub use wanted::{Keeping, Wanted};
 
 use crate::{
     agent::{
         near::{Duplex, Session, SessionError, Settings},
-        program::{self, NoAgent},
+        program,
         protocol::Request,
     },
     engine::{
-        Attached, Call, ContainerFacts, ContainerId, ContainerSpec, ContainerState, Delivery, Docker,
-        EngineError, Entrypoint, ImageFacts, Life, Operation, Reach, Serves, StartError, labels,
+        Attached, Call, ContainerFacts, ContainerId, Delivery, Docker, EngineError, Life, Operation, Reach,
+        StartError, labels,
     },
-    plan::{Lifetime, OnDocker, Plan, Stdin, Terminal},
-    report::numbers::counted_as,
-    state::{Project, Run, State, StateError},
-    tree::scan::STAGE_PREFIX,
-    user::{self, UserError},
+    plan::{Stdin, Terminal},
+    state::{Project, State, StateError},
 };
 
 /// How often, and how long after each other, it is looked whether a session is over that was told to be.
 const LOOKS_UNTIL_GONE: u32 = 200;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
-/// How often a container that vanishes is looked at again.
-const LOOKS: u32 = 3;
-
-/// How often, each time after [`BETWEEN_LOOKS`], a name is looked at that is taken and has no container yet: the engine is
-/// still making the one that a client asked for who died meanwhile.
-const LOOKS_FOR_NAME: u32 = 500;
-
 /// How long the agent may take to end what a session left.
 const FREEING: Duration = Duration::from_secs(5);
 
 /// The signal that tells the agent that its client is dead.
 pub const CLIENT_IS_DEAD: &str = "SIGUSR1";
-
-/// Why there is no warm build here, though the engine may be well: a cold one needs no agent.
-#[derive(Debug, thiserror::Error)]
-pub enum NotWarm {
-    /// There is no agent for the image.
-    #[error(transparent)]
-    NoAgent(#[from] NoAgent),
-    /// The agent cannot be put there.
-    #[error("the container's root is read-only: {message}")]
-    ReadOnlyRoot {
-        /// What the engine said.
-        message: String,
-    },
-    /// The agent was put there and does not start.
-    #[error("the agent does not start: {detail}")]
-    NotStarted {
-        /// What the engine said.
-        detail: String,
-    },
-    /// The image has files of its own where the sources go.
-    #[error(
-        "the image has files of its own in {directory:?} ({}), and a workspace could not tell them from sources that \
-         were removed here; -w names another directory, or leave them out of the sources with --exclude",
-        counted_as(*.entries, "entry", "entries")
-    )]
-    OwnFiles {
-        /// The working directory.
-        directory: String,
-        /// How many, directories and links among them.
-        entries: u64,
-    },
-    /// The agent was started, in a workspace made for it, and does not answer as it should.
-    #[error("the agent does not work there: {detail}")]
-    NoAnswer {
-        /// How that shows.
-        detail: String,
-    },
-}
-
-/// Why a workspace could not be entered, or was left before its time.
-#[derive(Debug, thiserror::Error)]
-pub enum WorkspaceError {
-    /// A cold build may do.
-    #[error(transparent)]
-    NotWarm(#[from] NotWarm),
-    /// The engine, or the container is gone.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// The scratch directory, where there is no container.
-    #[error(transparent)]
-    Scratch(#[from] ScratchError),
-    /// The agent, or the connection to it, while engine and container are well.
-    #[error(transparent)]
-    Session(#[from] SessionError),
-    /// The state directory.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// The container ended in the middle of a session.
-    #[error("the workspace {name} was stopped while the build ran ({})", ended(.state))]
-    Stopped {
-        /// The workspace.
-        name: String,
-        /// How it is now.
-        state: ContainerState,
-    },
-    /// A volume cannot be mounted.
-    #[error("the volume {name} cannot be mounted: {message}")]
-    Volume {
-        /// The volume.
-        name: String,
-        /// What the engine said.
-        message: String,
-    },
-    /// A share that a volume stands for holds something that fastbuild did not put there.
-    #[error("the volume holds files that are not fastbuild's ({}), and they would be taken for old sources", counted_as(*.entries, "entry", "entries"))]
-    StrangeShare {
-        /// How many.
-        entries: u64,
-    },
-    /// The image's user.
-    #[error(transparent)]
-    User(#[from] UserError),
-    /// A container that is not fastbuild's has the workspace's name.
-    #[error("the container {name} is no workspace of fastbuild's, and has the name of one")]
-    Foreign {
-        /// The name.
-        name: String,
-    },
-}
-
-fn ended(state: &ContainerState) -> String {
-    if state.oom_killed { "for want of memory".to_owned() } else { format!("exit code {}", state.exit_code) }
-}
-
-impl WorkspaceError {
-    /// What a user could do next; none when the message says it all.
-    pub fn advice(&self) -> Option<String> {
-        match self {
-            WorkspaceError::Engine(error) => error.advice(),
-            WorkspaceError::Scratch(error) => error.advice(),
-            WorkspaceError::Session(error) => error.advice(),
-            WorkspaceError::NotWarm(_) => Some("--no-keep builds without a workspace".to_owned()),
-            WorkspaceError::State(_) => Some(
-                "check its permissions and the disk, or name another directory in FASTBUILD_STATE_DIR".to_owned(),
-            ),
-            WorkspaceError::Stopped { state, .. } if state.oom_killed => {
-                Some("give it more memory (-m/--memory), or run fewer jobs at once".to_owned())
-            }
-            WorkspaceError::Stopped { .. } => {
-                Some("somebody stopped or killed it (`docker stop`, a restart of the engine?); run the build again".to_owned())
-            }
-            WorkspaceError::Foreign { .. } => Some("rename or remove that container".to_owned()),
-            WorkspaceError::Volume { .. } => Some(
-                "check --volume-opt, and that the engine's machine reaches what it names; --route layer does without a volume"
-                    .to_owned(),
-            ),
-            WorkspaceError::StrangeShare { .. } => {
-                Some("name an empty directory of the share with --volume-opt device=…".to_owned())
-            }
-            WorkspaceError::User(_) => {
-                Some("name a user that the image has with -u/--user, or one by number, such as -u 1000:1000".to_owned())
-            }
-        }
-    }
-}
 
 /// How a workspace came about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -230,443 +104,12 @@ pub enum Why {
     Broken(String),
 }
 
-/// A workspace that is ready for a session.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ready {
-    /// Its container.
-    pub container: ContainerId,
-    /// How it came about.
-    pub how: How,
-    /// Whether its working directory, where that is a share, holds what fastbuild put there.
-    pub share: Share,
-}
-
-/// What a share held when a workspace was made on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Share {
-    /// Nothing that is known, or it is no share.
-    New,
-    /// This project's sources and products.
-    Ours,
-}
-
-/// A file in a share that says whose sources are there: everything else in it would be taken for files that were removed here. Its
-/// name is one that scans leave out.
-#[derive(Debug, Clone)]
-struct Marker {
-    directory: String,
-    name: String,
-    content: String,
-}
-
-/// The most of a marker that is read, in bytes.
-const MARKER_SIZE: u64 = 4 << 10;
-
-impl Marker {
-    fn new(plan: &Plan, keeping: &Keeping<'_>, project: &Project) -> Marker {
-        let owner = match keeping {
-            Keeping::Kept { state, .. } => state.as_str(),
-            Keeping::OneRun { .. } => "",
-        };
-        Marker {
-            directory: plan.workdir.value.clone(),
-            name: format!("{STAGE_PREFIX}volume"),
-            content: format!("{}\n{owner}\n", project.key()),
-        }
-    }
-
-    async fn look(&self, docker: &Docker, container: &ContainerId) -> Result<Share, EngineError> {
-        let path = format!("{}/{}", self.directory, self.name);
-        let found = docker.read_small_file(container, &path, MARKER_SIZE).await?;
-        // Whoever builds without a workspace does so as the project's, whatever state directory he has.
-        let project = |text: &[u8]| text.split(|byte| *byte == b'\n').next().map(<[u8]>::to_vec);
-        let is_ours = found.is_some_and(|found| project(&found) == project(self.content.as_bytes()));
-        Ok(if is_ours { Share::Ours } else { Share::New })
-    }
-
-    async fn put(&self, docker: &Docker, container: &ContainerId) -> Result<(), EngineError> {
-        let file = archive(user::ROOT, &[(tar::EntryType::Regular, &self.name, self.content.as_bytes())]);
-        docker.put(container, &self.directory, stream::iter([Ok(file)])).await
-    }
-}
-
 /// The name of a project's workspace, on whatever engine.
 ///
 /// # Errors
 /// When the state directory cannot keep its id.
 pub fn name(project: &Project, state: &State) -> Result<String, StateError> {
     Ok(format!("fastbuild-ws-{}-{}", project.key(), state.id()?))
-}
-
-/// For how long a workspace is made.
-#[derive(Debug)]
-pub enum Keeping<'a> {
-    /// Until it is removed: the project's own.
-    Kept {
-        /// See [`name`].
-        name: String,
-        /// The state directory that knows it.
-        state: String,
-    },
-    /// For the builds of one run, and under a name of its own.
-    OneRun {
-        /// The name.
-        name: String,
-        /// The run.
-        run: &'a Run,
-    },
-}
-
-impl<'a> Keeping<'a> {
-    /// Until it is removed.
-    ///
-    /// # Errors
-    /// As [`name`].
-    pub fn kept(project: &Project, state: &State) -> Result<Keeping<'a>, StateError> {
-        Ok(Keeping::Kept { name: name(project, state)?, state: state.id()? })
-    }
-
-    /// For `run` alone.
-    pub fn one_run(project: &Project, run: &'a Run) -> Keeping<'a> {
-        Keeping::OneRun { name: format!("fastbuild-{}-{}", project.key(), run.id), run }
-    }
-
-    /// What it is called.
-    pub fn name(&self) -> &str {
-        match self {
-            Keeping::Kept { name, .. } | Keeping::OneRun { name, .. } => name,
-        }
-    }
-
-    /// Whose it is.
-    fn label(&self) -> (&'static str, &str) {
-        match self {
-            Keeping::Kept { state, .. } => (labels::STATE, state),
-            Keeping::OneRun { run, .. } => (labels::RUN, &run.id),
-        }
-    }
-
-    fn tier(&self) -> &'static str {
-        match self {
-            Keeping::Kept { .. } => labels::WARM,
-            Keeping::OneRun { .. } => labels::COLD,
-        }
-    }
-}
-
-/// What a workspace is to be.
-#[derive(Debug, Clone)]
-pub struct Wanted {
-    name: String,
-    generation: Generation,
-    lifetime: Lifetime,
-    spec: ContainerSpec,
-    storage: Storage,
-    marker: Option<Marker>,
-    agent: &'static [u8],
-    /// None where nothing is worth knowing later.
-    mark_path: Option<PathBuf>,
-    /// As it would be if nothing else were known of it.
-    mark: Mark,
-    place: Place,
-    own_files_path: PathBuf,
-}
-
-impl Wanted {
-    /// Decides what the workspace of `plan` in `image` is made with.
-    ///
-    /// # Errors
-    /// [`NotWarm::NoAgent`] when no agent runs in such an image; the state directory's.
-    pub fn new(
-        plan: &Plan,
-        at: OnDocker<'_>,
-        image: &ImageFacts,
-        keeping: &Keeping<'_>,
-        storage: Storage,
-        project: &Project,
-    ) -> Result<Wanted, WorkspaceError> {
-        let agent = program::for_platform(&image.os, &image.architecture).map_err(NotWarm::from)?;
-        let (place, own_files_path) = (Place::new(plan, image), project.own_files_path());
-        let name = keeping.name().to_owned();
-        let generation = Generation::new(plan, image, agent);
-        let engine = at.endpoint.to_string();
-        let mark =
-            Mark::new(name.clone(), String::new(), engine.clone(), at.image.to_owned(), &plan.source.value);
-        let labels = [
-            (labels::TIER, keeping.tier().to_owned()),
-            (labels::PROJECT, project.key().to_owned()),
-            (labels::VERSION, env!("CARGO_PKG_VERSION").to_owned()),
-            (keeping.label().0, keeping.label().1.to_owned()),
-            (labels::SOURCE, mark.source.clone()),
-            (labels::IMAGE, mark.image.clone()),
-            (labels::GENERATION, generation.to_label()),
-            (labels::CREATED, mark.made.to_string()),
-        ];
-        let spec = ContainerSpec {
-            name: name.clone(),
-            image: image.id.clone(),
-            command: vec!["init".to_owned()],
-            entrypoint: Entrypoint::Program(program::PATH.to_owned()),
-            // What belongs to one build (environment, directory, user) is said when it runs.
-            env: Vec::new(),
-            user: Some("0:0".to_owned()),
-            working_dir: "/".to_owned(),
-            labels: labels.map(|(label, value)| (label.to_owned(), value)).into(),
-            terminal: Terminal::None,
-            stdin: Stdin::Forward,
-            serves: Serves::ManyClients,
-            network: plan.network.as_ref().map(|network| network.value.clone()),
-            memory: plan.memory.as_ref().map(|memory| memory.value),
-            nano_cpus: plan.nano_cpus.as_ref().map(|cpus| cpus.value),
-            isolation: plan.isolation.as_ref().map(|isolation| isolation.value),
-            platform: plan.platform.as_ref().map(|platform| platform.value.clone()),
-            mounts: storage.mounts(),
-        };
-        let lifetime = plan.workspace.lifetime.value;
-        Ok(Wanted {
-            name,
-            generation,
-            lifetime,
-            spec,
-            marker: storage.is_shared().then(|| Marker::new(plan, keeping, project)),
-            storage,
-            agent,
-            mark_path: match keeping {
-                Keeping::Kept { .. } => Some(project.workspace_path(&engine)),
-                Keeping::OneRun { .. } => None,
-            },
-            mark,
-            place,
-            own_files_path,
-        })
-    }
-
-    /// The container's name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Removes the workspace that was made of an image with so many files of its own among the sources, and notes that it is not to
-    /// be made again.
-    ///
-    /// # Errors
-    /// The engine's and the state directory's.
-    pub async fn give_up(&self, docker: &Docker, entries: u64) -> Result<(), WorkspaceError> {
-        self.remove(docker).await?;
-        Ok(self.place.note(&self.own_files_path, entries)?)
-    }
-
-    /// Removes the workspace with all that is in it; a share stays as it is.
-    ///
-    /// # Errors
-    /// The engine's.
-    pub async fn remove(&self, docker: &Docker) -> Result<(), EngineError> {
-        docker.remove(&self.name).await?;
-        // The one that is removed may have been made for another route than is wanted now.
-        docker.remove_volume(&self.name).await.map(drop)
-    }
-
-    /// What is known of the workspace in the state directory.
-    fn known_mark(&self) -> Option<Mark> {
-        Mark::load(self.mark_path.as_deref()?)
-    }
-
-    /// What keeps a container that was found from being the wanted one.
-    fn judge(&self, found: &ContainerFacts) -> Option<Why> {
-        if self.lifetime == Lifetime::Fresh {
-            return Some(Why::Asked);
-        }
-        let label = found.labels.get(labels::GENERATION);
-        let Some(made_with) = label.and_then(|label| Generation::from_label(label)) else {
-            return Some(Why::Broken("it does not say what it was made with".to_owned()));
-        };
-        let changed = self.generation.changed_since(&made_with);
-        if !changed.is_empty() {
-            return Some(Why::Changed(changed));
-        }
-        let mark = self.known_mark().filter(|mark| mark.container == found.id.as_str());
-        if let Some(Mark { holds: Holds::SourcesBesideOwn(left_out), .. }) = mark
-            && left_out != *self.place.left_out()
-        {
-            let why = "what is left out of the sources has changed, where the image has files of its own";
-            return Some(Why::Broken(why.to_owned()));
-        }
-        match found.life {
-            Life::Created => Some(Why::Broken("its making was cut short".to_owned())),
-            Life::Dead => Some(Why::Broken("it is being removed".to_owned())),
-            Life::Running | Life::Paused | Life::Exited => None,
-        }
-    }
-}
-
-/// Has a workspace ready for a session. `found` is what [`Docker::look`] said of [`Wanted::name`].
-///
-/// # Errors
-/// [`NotWarm`] when the agent cannot run there, [`WorkspaceError::Foreign`], and the engine's.
-pub async fn ensure(
-    docker: &Docker,
-    wanted: &Wanted,
-    found: Option<ContainerFacts>,
-) -> Result<Ready, WorkspaceError> {
-    let (mut found, mut looks, mut looks_for_name) = (found, 1, 0);
-    loop {
-        match ensure_once(docker, wanted, found).await {
-            // Somebody else is making it.
-            Err(WorkspaceError::Engine(EngineError::NameTaken { .. })) if looks_for_name < LOOKS_FOR_NAME => {
-                looks_for_name += 1;
-                tokio::time::sleep(BETWEEN_LOOKS).await;
-            }
-            // Somebody removed it in between.
-            Err(WorkspaceError::Engine(EngineError::NoSuchContainer { .. })) if looks < LOOKS => looks += 1,
-            ready => return ready,
-        }
-        found = docker.look(&wanted.name).await?;
-    }
-}
-
-async fn ensure_once(
-    docker: &Docker,
-    wanted: &Wanted,
-    found: Option<ContainerFacts>,
-) -> Result<Ready, WorkspaceError> {
-    let Some(found) = found else { return make(docker, wanted, Why::Fresh).await };
-    refuse_foreign(&found, &wanted.name)?;
-    if let Some(why) = wanted.judge(&found) {
-        return make_anew(docker, wanted, why).await;
-    }
-    let container = found.id;
-    let share = share_of(docker, wanted, &container).await?;
-    match found.life {
-        Life::Paused => docker.unpause(&container).await?,
-        Life::Exited => {
-            return match docker.start(&container).await.map_err(not_started) {
-                Ok(()) => Ok(Ready { container, how: How::Started, share }),
-                Err(WorkspaceError::NotWarm(why)) => {
-                    make_anew(docker, wanted, Why::Broken(why.to_string())).await
-                }
-                Err(error) => Err(error),
-            };
-        }
-        Life::Created | Life::Running | Life::Dead => {}
-    }
-    Ok(Ready { container, how: How::Found, share })
-}
-
-/// Whose a share is in a workspace that is there: where nothing is known of the workspace, the run that made it was killed, and
-/// may not have come to look at what the share holds.
-async fn share_of(docker: &Docker, wanted: &Wanted, container: &ContainerId) -> Result<Share, EngineError> {
-    let is_known = || wanted.known_mark().is_some_and(|mark| mark.container == container.as_str());
-    match &wanted.marker {
-        Some(marker) if !is_known() => marker.look(docker, container).await,
-        _ => Ok(Share::Ours),
-    }
-}
-
-/// What is not fastbuild's is not touched, whatever its name.
-fn refuse_foreign(found: &ContainerFacts, name: &str) -> Result<(), WorkspaceError> {
-    match found.labels.get(labels::TIER) {
-        Some(tier) if tier == labels::WARM => Ok(()),
-        _ => Err(WorkspaceError::Foreign { name: name.to_owned() }),
-    }
-}
-
-async fn make_anew(docker: &Docker, wanted: &Wanted, why: Why) -> Result<Ready, WorkspaceError> {
-    wanted.remove(docker).await?;
-    make(docker, wanted, why).await
-}
-
-/// What is made and cannot be used is removed again; what is made when this is dropped is found by the next run.
-async fn make(docker: &Docker, wanted: &Wanted, why: Why) -> Result<Ready, WorkspaceError> {
-    if wanted.lifetime != Lifetime::Fresh
-        && let Some(entries) = wanted.place.known(&wanted.own_files_path)
-    {
-        return Err(NotWarm::OwnFiles { directory: wanted.place.directory().to_owned(), entries }.into());
-    }
-    wanted.storage.provide(docker).await.map_err(|error| wanted.storage.blame(error.into()))?;
-    let container = match docker.create(&wanted.spec).await {
-        Ok(container) => container,
-        // The volume is in use there.
-        Err(error @ EngineError::NameTaken { .. }) => return Err(error.into()),
-        Err(error) => {
-            remove_useless(docker, wanted).await;
-            return Err(wanted.storage.blame(error.into()));
-        }
-    };
-    match furnish(docker, wanted, &container).await {
-        Ok(share) => Ok(Ready { container, how: How::Made(why), share }),
-        Err(error) => {
-            remove_useless(docker, wanted).await;
-            Err(wanted.storage.blame(error))
-        }
-    }
-}
-
-async fn furnish(docker: &Docker, wanted: &Wanted, container: &ContainerId) -> Result<Share, WorkspaceError> {
-    let share = match &wanted.marker {
-        Some(marker) => marker.look(docker, container).await?,
-        None => Share::New,
-    };
-    let archive = agent_archive(wanted.agent);
-    docker.put(container, "/", stream::iter([Ok(archive)])).await.map_err(|error| match error {
-        EngineError::ReadOnly { message, .. } => WorkspaceError::from(NotWarm::ReadOnlyRoot { message }),
-        error => error.into(),
-    })?;
-    docker.start(container).await.map_err(not_started)?;
-    Ok(share)
-}
-
-async fn remove_useless(docker: &Docker, wanted: &Wanted) {
-    if let Err(error) = wanted.remove(docker).await {
-        tracing::warn!(workspace = wanted.name, %error, "could not remove a workspace that is of no use; the next run tries again");
-    }
-}
-
-/// Why a start failed: the agent's matter, or the engine's.
-fn not_started(error: StartError) -> WorkspaceError {
-    match error {
-        StartError::CommandNotFound { message, .. } | StartError::NotExecutable { message, .. } => {
-            NotWarm::NotStarted { detail: message }.into()
-        }
-        StartError::Other(EngineError::Api { message, .. }) => NotWarm::NotStarted { detail: message }.into(),
-        StartError::Other(EngineError::ReadOnly { message, .. }) => NotWarm::ReadOnlyRoot { message }.into(),
-        StartError::Other(error) => error.into(),
-    }
-}
-
-/// `/.fastbuild/agent`, as the engine unpacks it.
-pub(crate) fn agent_archive(agent: &[u8]) -> Bytes {
-    let path = program::PATH.trim_start_matches('/');
-    let directory = path.split_once('/').map_or("", |(directory, _)| directory);
-    archive(
-        user::ROOT,
-        &[(tar::EntryType::Directory, directory, b""), (tar::EntryType::Regular, path, agent)],
-    )
-}
-
-/// Directories at absolute paths, as the engine unpacks them below `/`; their contents stay as they are.
-pub fn directories(paths: &[String], owner: user::Ids) -> Bytes {
-    let entries: Vec<_> = paths
-        .iter()
-        .map(|path| (tar::EntryType::Directory, path.trim_start_matches('/'), b"".as_slice()))
-        .collect();
-    archive(owner, &entries)
-}
-
-/// An archive of a few entries that everybody may read and run.
-fn archive(owner: user::Ids, entries: &[(tar::EntryType, &str, &[u8])]) -> Bytes {
-    let mut archive = tar::Builder::new(Vec::new());
-    for (kind, path, content) in entries {
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(*kind);
-        header.set_mode(0o755);
-        header.set_uid(owner.uid.into());
-        header.set_gid(owner.gid.into());
-        header.set_mtime(0);
-        header.set_size(content.len() as u64);
-        // To memory, of paths that are relative.
-        let _ = archive.append_data(&mut header, path, *content);
-    }
-    archive.into_inner().unwrap_or_default().into()
 }
 
 /// A workspace with a session open in it.
@@ -1090,36 +533,5 @@ async fn processes(docker: &Docker, container: &ContainerId) -> Result<BTreeSet<
     match docker.processes(container).await {
         Err(EngineError::Api { .. } | EngineError::NoSuchContainer { .. }) => Ok(BTreeSet::new()),
         told => told,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::Read as _;
-
-    use super::*;
-
-    #[test]
-    fn the_agent_travels_as_a_program_that_everybody_may_run() {
-        let archive = agent_archive(b"\x7fELF");
-        let mut archive = tar::Archive::new(&*archive);
-        let entries: Vec<_> = archive
-            .entries()
-            .unwrap()
-            .map(|entry| {
-                let mut entry = entry.unwrap();
-                let mut content = Vec::new();
-                entry.read_to_end(&mut content).unwrap();
-                let header = entry.header();
-                (header.path().unwrap().into_owned(), header.mode().unwrap(), header.uid().unwrap(), content)
-            })
-            .collect();
-        assert_eq!(
-            entries,
-            [
-                (PathBuf::from(".fastbuild"), 0o755, 0, Vec::new()),
-                (PathBuf::from(".fastbuild/agent"), 0o755, 0, b"\x7fELF".to_vec()),
-            ]
-        );
     }
 }

@@ -1,0 +1,135 @@
+//! Why a workspace cannot be had, or was left before its time, and what to do about it.
+
+use super::scratch::ScratchError;
+use crate::{
+    agent::{near::SessionError, program::NoAgent},
+    engine::{ContainerState, EngineError},
+    report::numbers::counted_as,
+    state::StateError,
+    user::UserError,
+};
+
+/// Why there is no warm build here, though the engine may be well: a cold one needs no agent.
+#[derive(Debug, thiserror::Error)]
+pub enum NotWarm {
+    /// There is no agent for the image.
+    #[error(transparent)]
+    NoAgent(#[from] NoAgent),
+    /// The agent cannot be put there.
+    #[error("the container's root is read-only: {message}")]
+    ReadOnlyRoot {
+        /// What the engine said.
+        message: String,
+    },
+    /// The agent was put there and does not start.
+    #[error("the agent does not start: {detail}")]
+    NotStarted {
+        /// What the engine said.
+        detail: String,
+    },
+    /// The image has files of its own where the sources go.
+    #[error(
+        "the image has files of its own in {directory:?} ({}), and a workspace could not tell them from sources that \
+         were removed here; -w names another directory, or leave them out of the sources with --exclude",
+        counted_as(*.entries, "entry", "entries")
+    )]
+    OwnFiles {
+        /// The working directory.
+        directory: String,
+        /// How many, directories and links among them.
+        entries: u64,
+    },
+    /// The agent was started, in a workspace made for it, and does not answer as it should.
+    #[error("the agent does not work there: {detail}")]
+    NoAnswer {
+        /// How that shows.
+        detail: String,
+    },
+}
+
+/// Why a workspace could not be entered, or was left before its time.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkspaceError {
+    /// A cold build may do.
+    #[error(transparent)]
+    NotWarm(#[from] NotWarm),
+    /// The engine, or the container is gone.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The scratch directory, where there is no container.
+    #[error(transparent)]
+    Scratch(#[from] ScratchError),
+    /// The agent, or the connection to it, while engine and container are well.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The container ended in the middle of a session.
+    #[error("the workspace {name} was stopped while the build ran ({})", ended(.state))]
+    Stopped {
+        /// The workspace.
+        name: String,
+        /// How it is now.
+        state: ContainerState,
+    },
+    /// A volume cannot be mounted.
+    #[error("the volume {name} cannot be mounted: {message}")]
+    Volume {
+        /// The volume.
+        name: String,
+        /// What the engine said.
+        message: String,
+    },
+    /// A share that a volume stands for holds something that fastbuild did not put there.
+    #[error("the volume holds files that are not fastbuild's ({}), and they would be taken for old sources", counted_as(*.entries, "entry", "entries"))]
+    StrangeShare {
+        /// How many.
+        entries: u64,
+    },
+    /// The image's user.
+    #[error(transparent)]
+    User(#[from] UserError),
+    /// A container that is not fastbuild's has the workspace's name.
+    #[error("the container {name} is no workspace of fastbuild's, and has the name of one")]
+    Foreign {
+        /// The name.
+        name: String,
+    },
+}
+
+fn ended(state: &ContainerState) -> String {
+    if state.oom_killed { "for want of memory".to_owned() } else { format!("exit code {}", state.exit_code) }
+}
+
+impl WorkspaceError {
+    /// What a user could do next; none when the message says it all.
+    pub fn advice(&self) -> Option<String> {
+        match self {
+            WorkspaceError::Engine(error) => error.advice(),
+            WorkspaceError::Scratch(error) => error.advice(),
+            WorkspaceError::Session(error) => error.advice(),
+            WorkspaceError::NotWarm(_) => Some("--no-keep builds without a workspace".to_owned()),
+            WorkspaceError::State(_) => Some(
+                "check its permissions and the disk, or name another directory in FASTBUILD_STATE_DIR".to_owned(),
+            ),
+            WorkspaceError::Stopped { state, .. } if state.oom_killed => {
+                Some("give it more memory (-m/--memory), or run fewer jobs at once".to_owned())
+            }
+            WorkspaceError::Stopped { .. } => {
+                Some("somebody stopped or killed it (`docker stop`, a restart of the engine?); run the build again".to_owned())
+            }
+            WorkspaceError::Foreign { .. } => Some("rename or remove that container".to_owned()),
+            WorkspaceError::Volume { .. } => Some(
+                "check --volume-opt, and that the engine's machine reaches what it names; --route layer does without a volume"
+                    .to_owned(),
+            ),
+            WorkspaceError::StrangeShare { .. } => {
+                Some("name an empty directory of the share with --volume-opt device=…".to_owned())
+            }
+            WorkspaceError::User(_) => {
+                Some("name a user that the image has with -u/--user, or one by number, such as -u 1000:1000".to_owned())
+            }
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! The container of a workspace: found as it is wanted, started, or made with the agent inside.
+
+use bytes::Bytes;
+use futures_util::stream;
+
+use super::{BETWEEN_LOOKS, How, NotWarm, Wanted, Why, WorkspaceError, share::Share};
+use crate::{
+    agent::program,
+    engine::{ContainerFacts, ContainerId, Docker, EngineError, Life, StartError, labels},
+    plan::Lifetime,
+    user,
+};
+
+/// How often a container that vanishes is looked at again.
+const LOOKS: u32 = 3;
+
+/// How often, each time after [`BETWEEN_LOOKS`], a name is looked at that is taken and has no container yet: the engine is
+/// still making the one that a client asked for who died meanwhile.
+const LOOKS_FOR_NAME: u32 = 500;
+
+/// A workspace that is ready for a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ready {
+    /// Its container.
+    pub container: ContainerId,
+    /// How it came about.
+    pub how: How,
+    /// Whether its working directory, where that is a share, holds what fastbuild put there.
+    pub share: Share,
+}
+
+/// Has a workspace ready for a session. `found` is what [`Docker::look`] said of [`Wanted::name`].
+///
+/// # Errors
+/// [`NotWarm`] when the agent cannot run there, [`WorkspaceError::Foreign`], and the engine's.
+pub async fn ensure(
+    docker: &Docker,
+    wanted: &Wanted,
+    found: Option<ContainerFacts>,
+) -> Result<Ready, WorkspaceError> {
+    let (mut found, mut looks, mut looks_for_name) = (found, 1, 0);
+    loop {
+        match ensure_once(docker, wanted, found).await {
+            // Somebody else is making it.
+            Err(WorkspaceError::Engine(EngineError::NameTaken { .. })) if looks_for_name < LOOKS_FOR_NAME => {
+                looks_for_name += 1;
+                tokio::time::sleep(BETWEEN_LOOKS).await;
+            }
+            // Somebody removed it in between.
+            Err(WorkspaceError::Engine(EngineError::NoSuchContainer { .. })) if looks < LOOKS => looks += 1,
+            ready => return ready,
+        }
+        found = docker.look(&wanted.name).await?;
+    }
+}
+
+async fn ensure_once(
+    docker: &Docker,
+    wanted: &Wanted,
+    found: Option<ContainerFacts>,
+) -> Result<Ready, WorkspaceError> {
+    let Some(found) = found else { return make(docker, wanted, Why::Fresh).await };
+    refuse_foreign(&found, &wanted.name)?;
+    if let Some(why) = wanted.judge(&found) {
+        return make_anew(docker, wanted, why).await;
+    }
+    let container = found.id;
+    let share = share_of(docker, wanted, &container).await?;
+    match found.life {
+        Life::Paused => docker.unpause(&container).await?,
+        Life::Exited => {
+            return match docker.start(&container).await.map_err(not_started) {
+                Ok(()) => Ok(Ready { container, how: How::Started, share }),
+                Err(WorkspaceError::NotWarm(why)) => {
+                    make_anew(docker, wanted, Why::Broken(why.to_string())).await
+                }
+                Err(error) => Err(error),
+            };
+        }
+        Life::Created | Life::Running | Life::Dead => {}
+    }
+    Ok(Ready { container, how: How::Found, share })
+}
+
+/// Whose a share is in a workspace that is there: where nothing is known of the workspace, the run that made it was killed, and
+/// may not have come to look at what the share holds.
+async fn share_of(docker: &Docker, wanted: &Wanted, container: &ContainerId) -> Result<Share, EngineError> {
+    let is_known = || wanted.known_mark().is_some_and(|mark| mark.container == container.as_str());
+    match &wanted.marker {
+        Some(marker) if !is_known() => marker.look(docker, container).await,
+        _ => Ok(Share::Ours),
+    }
+}
+
+/// What is not fastbuild's is not touched, whatever its name.
+pub(super) fn refuse_foreign(found: &ContainerFacts, name: &str) -> Result<(), WorkspaceError> {
+    match found.labels.get(labels::TIER) {
+        Some(tier) if tier == labels::WARM => Ok(()),
+        _ => Err(WorkspaceError::Foreign { name: name.to_owned() }),
+    }
+}
+
+pub(super) async fn make_anew(docker: &Docker, wanted: &Wanted, why: Why) -> Result<Ready, WorkspaceError> {
+    wanted.remove(docker).await?;
+    make(docker, wanted, why).await
+}
+
+/// What is made and cannot be used is removed again; what is made when this is dropped is found by the next run.
+async fn make(docker: &Docker, wanted: &Wanted, why: Why) -> Result<Ready, WorkspaceError> {
+    if wanted.lifetime != Lifetime::Fresh
+        && let Some(entries) = wanted.place.known(&wanted.own_files_path)
+    {
+        return Err(NotWarm::OwnFiles { directory: wanted.place.directory().to_owned(), entries }.into());
+    }
+    wanted.storage.provide(docker).await.map_err(|error| wanted.storage.blame(error.into()))?;
+    let container = match docker.create(&wanted.spec).await {
+        Ok(container) => container,
+        // The volume is in use there.
+        Err(error @ EngineError::NameTaken { .. }) => return Err(error.into()),
+        Err(error) => {
+            remove_useless(docker, wanted).await;
+            return Err(wanted.storage.blame(error.into()));
+        }
+    };
+    match furnish(docker, wanted, &container).await {
+        Ok(share) => Ok(Ready { container, how: How::Made(why), share }),
+        Err(error) => {
+            remove_useless(docker, wanted).await;
+            Err(wanted.storage.blame(error))
+        }
+    }
+}
+
+async fn furnish(docker: &Docker, wanted: &Wanted, container: &ContainerId) -> Result<Share, WorkspaceError> {
+    let share = match &wanted.marker {
+        Some(marker) => marker.look(docker, container).await?,
+        None => Share::New,
+    };
+    let archive = agent_archive(wanted.agent);
+    docker.put(container, "/", stream::iter([Ok(archive)])).await.map_err(|error| match error {
+        EngineError::ReadOnly { message, .. } => WorkspaceError::from(NotWarm::ReadOnlyRoot { message }),
+        error => error.into(),
+    })?;
+    docker.start(container).await.map_err(not_started)?;
+    Ok(share)
+}
+
+pub(super) async fn remove_useless(docker: &Docker, wanted: &Wanted) {
+    if let Err(error) = wanted.remove(docker).await {
+        tracing::warn!(workspace = wanted.name, %error, "could not remove a workspace that is of no use; the next run tries again");
+    }
+}
+
+/// Why a start failed: the agent's matter, or the engine's.
+pub(super) fn not_started(error: StartError) -> WorkspaceError {
+    match error {
+        StartError::CommandNotFound { message, .. } | StartError::NotExecutable { message, .. } => {
+            NotWarm::NotStarted { detail: message }.into()
+        }
+        StartError::Other(EngineError::Api { message, .. }) => NotWarm::NotStarted { detail: message }.into(),
+        StartError::Other(EngineError::ReadOnly { message, .. }) => NotWarm::ReadOnlyRoot { message }.into(),
+        StartError::Other(error) => error.into(),
+    }
+}
+
+/// `/.fastbuild/agent`, as the engine unpacks it.
+pub(crate) fn agent_archive(agent: &[u8]) -> Bytes {
+    let path = program::PATH.trim_start_matches('/');
+    let directory = path.split_once('/').map_or("", |(directory, _)| directory);
+    archive(
+        user::ROOT,
+        &[(tar::EntryType::Directory, directory, b""), (tar::EntryType::Regular, path, agent)],
+    )
+}
+
+/// Directories at absolute paths, as the engine unpacks them below `/`; their contents stay as they are.
+pub fn directories(paths: &[String], owner: user::Ids) -> Bytes {
+    let entries: Vec<_> = paths
+        .iter()
+        .map(|path| (tar::EntryType::Directory, path.trim_start_matches('/'), b"".as_slice()))
+        .collect();
+    archive(owner, &entries)
+}
+
+/// An archive of a few entries that everybody may read and run.
+pub(super) fn archive(owner: user::Ids, entries: &[(tar::EntryType, &str, &[u8])]) -> Bytes {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (kind, path, content) in entries {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(*kind);
+        header.set_mode(0o755);
+        header.set_uid(owner.uid.into());
+        header.set_gid(owner.gid.into());
+        header.set_mtime(0);
+        header.set_size(content.len() as u64);
+        // To memory, of paths that are relative.
+        let _ = archive.append_data(&mut header, path, *content);
+    }
+    archive.into_inner().unwrap_or_default().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Read as _, path::PathBuf};
+
+    use super::*;
+
+    #[test]
+    fn the_agent_travels_as_a_program_that_everybody_may_run() {
+        let archive = agent_archive(b"\x7fELF");
+        let mut archive = tar::Archive::new(&*archive);
+        let entries: Vec<_> = archive
+            .entries()
+            .unwrap()
+            .map(|entry| {
+                let mut entry = entry.unwrap();
+                let mut content = Vec::new();
+                entry.read_to_end(&mut content).unwrap();
+                let header = entry.header();
+                (header.path().unwrap().into_owned(), header.mode().unwrap(), header.uid().unwrap(), content)
+            })
+            .collect();
+        assert_eq!(
+            entries,
+            [
+                (PathBuf::from(".fastbuild"), 0o755, 0, Vec::new()),
+                (PathBuf::from(".fastbuild/agent"), 0o755, 0, b"\x7fELF".to_vec()),
+            ]
+        );
+    }
+}
