@@ -22,12 +22,29 @@ pub struct Choice {
     pub route: Route,
     /// Why, with the figures: a clause without a full stop. Names of routes stand in backticks.
     pub reason: String,
+    /// By what.
+    #[serde(skip)]
+    pub by: Basis,
+}
+
+/// What a choice goes by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Basis {
+    /// Builds on the routes themselves: what plain runs go by from then on.
+    #[default]
+    Builds,
+    /// What places cost, which says little of the way there and back.
+    Places,
 }
 
 impl Choice {
     /// One sentence: the reason, and how to get it.
     pub fn advice(&self) -> String {
-        let own = if self.route == Route::Layer { ", which is what fastbuild does by itself" } else { "" };
+        let own = match (self.by, self.route) {
+            (Basis::Builds, _) => ", which plain runs here take from now on",
+            (Basis::Places, Route::Layer) => ", which is what fastbuild does by itself",
+            (Basis::Places, _) => "",
+        };
         format!("{}: `fastbuild --route {}`{own}.", self.reason, self.route)
     }
 }
@@ -80,7 +97,7 @@ pub fn choose_among(measured: &[(Route, Samples)]) -> Option<Choice> {
 
 fn choose_from(ranking: &[Ranked<Route>]) -> Option<Choice> {
     let chosen = pick(ranking)?;
-    Some(Choice { route: chosen.what, reason: reason(chosen, ranking, "") })
+    Some(Choice { route: chosen.what, reason: reason(chosen, ranking, ""), by: Basis::Builds })
 }
 
 fn pick(ranking: &[Ranked<Route>]) -> Option<&Ranked<Route>> {
@@ -200,7 +217,7 @@ fn choose_by_disk(report: &Report) -> Option<Choice> {
     if let Some(other) = baselines(chosen, &ranking).first().and_then(|row| of(row.what)) {
         reason += &large(of(chosen.what)?, other).unwrap_or_default();
     }
-    Some(Choice { route: chosen.what, reason })
+    Some(Choice { route: chosen.what, reason, by: Basis::Places })
 }
 
 fn large(chosen: &DiskFigures, other: &DiskFigures) -> Option<String> {
@@ -321,12 +338,16 @@ mod tests {
 
     #[test]
     fn the_advice_is_one_sentence_that_can_be_followed() {
-        let advice = |route| Choice { route, reason: "x".into() }.advice();
+        let advice = |route, by| Choice { route, reason: "x".into(), by }.advice();
         assert_eq!(
-            advice(Route::Layer),
+            advice(Route::Layer, Basis::Places),
             "x: `fastbuild --route layer`, which is what fastbuild does by itself."
         );
-        assert_eq!(advice(Route::Tmpfs), "x: `fastbuild --route tmpfs`.");
+        assert_eq!(advice(Route::Tmpfs, Basis::Places), "x: `fastbuild --route tmpfs`.");
+        assert_eq!(
+            advice(Route::Tmpfs, Basis::Builds),
+            "x: `fastbuild --route tmpfs`, which plain runs here take from now on."
+        );
     }
 
     #[test]
