@@ -157,12 +157,17 @@ fn what_was_made_for_a_killed_build_goes_with_the_next_one() {
         project.start(&["--route", "mount-source", "-o", "deep/out"], "echo ready; cat /dev/zero >/dev/null");
     read_until(child.stdout.as_mut().unwrap(), "ready");
     assert!(project.has("deep/out"));
+    let volumes = || {
+        docker(&["volume", "ls", "-q", "--filter", &format!("label=dev.fastbuild.project={}", project.key())])
+    };
+    assert_eq!(volumes().lines().count(), 1, "a volume without a name is labelled, too");
     child.kill().unwrap();
     child.wait().unwrap();
     common::eventually("the reaper is done", || project.containers().is_empty());
     project.sh(&["--route", "layer", "-o", "/etc/hostname:"], "true").exits(125);
     project.sh(&["--route", "mount"], "true").exits(0);
     assert_eq!(project.tree().paths(), ["a"]);
+    assert_eq!(volumes(), "");
     project.assert_nothing_left();
 }
 

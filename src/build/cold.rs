@@ -101,6 +101,7 @@ pub async fn run(
         docker,
         image,
         storage,
+        owner: state.id()?,
         plan,
         project,
         run,
@@ -118,6 +119,8 @@ pub(super) struct Cold<'a> {
     pub(super) image: ImageFacts,
     pub(super) storage: Storage,
     name: String,
+    /// The state directory that the container belongs to.
+    owner: String,
     reaper: Option<Reaper>,
     /// Set once the engine has said that it made the container.
     pub(super) made: AtomicBool,
@@ -232,6 +235,7 @@ impl Cold<'_> {
             (labels::RUN, self.run.id.as_str()),
             (labels::TIER, labels::COLD),
             (labels::PROJECT, self.project.key()),
+            (labels::STATE, &self.owner),
             (labels::VERSION, env!("CARGO_PKG_VERSION")),
         ];
         Ok(ContainerSpec {

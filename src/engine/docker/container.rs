@@ -1,7 +1,7 @@
 //! Containers from create to remove, but for their files ([`super::archive`]) and streams ([`super::attach`]).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
 };
 
@@ -21,7 +21,10 @@ use futures_util::StreamExt;
 
 use super::{Docker, EngineError, failed};
 use crate::{
-    engine::error::{Call, Operation, StartError, plain, why_not_started},
+    engine::{
+        error::{Call, Operation, StartError, plain, why_not_started},
+        labels,
+    },
     plan::{EnvVar, Isolation, Stdin, Terminal},
 };
 
@@ -506,7 +509,7 @@ impl ContainerSpec {
                 Isolation::Hyperv => HostConfigIsolationEnum::HYPERV,
             }),
             tmpfs: Some(self.mounts.iter().filter_map(Mount::to_tmpfs).collect()),
-            mounts: Some(self.mounts.iter().filter_map(Mount::to_body).collect()),
+            mounts: Some(self.mounts.iter().filter_map(|mount| mount.to_body(&self.labels)).collect()),
             // The output goes to the attached connection. A second copy of it on the engine's disk would have no
             // reader, slow a chatty build down, and stay readable for others until the container is removed. Podman
             // knows this driver by the same name.
@@ -526,7 +529,8 @@ impl Mount {
         Some((target.clone(), format!("rw,exec,mode=0755{size}")))
     }
 
-    fn to_body(&self) -> Option<MountBody> {
+    /// A volume without a name of its own has the labels of its container, by which it is found where it outlives that.
+    fn to_body(&self, labels: &BTreeMap<String, String>) -> Option<MountBody> {
         let (typ, source, target, read_only) = match self {
             Mount::Tmpfs { .. } => return None,
             Mount::Volume { name, target, .. } => (MountType::VOLUME, name.clone(), target, false),
@@ -540,14 +544,21 @@ impl Mount {
             target: Some(target.clone()),
             read_only: Some(read_only),
             volume_options: match self {
-                Mount::Volume { contents: VolumeContents::Empty, .. } => {
-                    Some(MountVolumeOptions { no_copy: Some(true), ..MountVolumeOptions::default() })
-                }
-                _ => None,
+                Mount::Volume { name, contents, .. } => Some(MountVolumeOptions {
+                    no_copy: Some(*contents == VolumeContents::Empty),
+                    labels: name.is_none().then(|| volume_labels(labels)),
+                    ..MountVolumeOptions::default()
+                }),
+                Mount::Tmpfs { .. } | Mount::Bind { .. } => None,
             },
             ..MountBody::default()
         })
     }
+}
+
+fn volume_labels(of_container: &BTreeMap<String, String>) -> HashMap<String, String> {
+    let tier = (labels::TIER.to_owned(), labels::VOLUME.to_owned());
+    of_container.clone().into_iter().chain([tier]).collect()
 }
 
 impl From<ContainerInspectResponse> for ContainerFacts {
