@@ -44,7 +44,7 @@ impl Drop for Cache {
         let users =
             users.map(|users| String::from_utf8_lossy(&users.stdout).into_owned()).unwrap_or_default();
         for container in users.lines() {
-            let _ = Command::new("docker").args(["rm", "--force", container]).output();
+            let _ = Command::new("docker").args(["rm", "--force", "--volumes", container]).output();
         }
         let _ = Command::new("docker").args(["volume", "rm", "--force", &self.volume()]).output();
     }
