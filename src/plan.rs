@@ -34,7 +34,7 @@ pub use make::{OnDocker, PlanError, below, make, prepare};
 pub use measured::Measured;
 pub use outputs::OutputError;
 pub use route::RouteError;
-pub(crate) use route::is_elsewhere;
+pub(crate) use route::{is_elsewhere, is_loopback};
 pub use scratch::{Ground, Place, Scratch, TREE as SCRATCH_TREE};
 
 /// A value and where it came from.

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use fastbuild::{
     engine::{
         Attached, ContainerId, ContainerSpec, Delivery, Docker, EngineError, Entrypoint, PathKind, Removed,
-        Serves, Sizes, StartError,
+        Sizes, StartError,
     },
     plan::{Endpoint, EnvVar, Stdin, Terminal},
     report::events::Stream,
@@ -38,23 +38,14 @@ fn spec(command: &[&str]) -> ContainerSpec {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     ContainerSpec {
-        name: format!("fastbuild-test-engine-{}-{number}", std::process::id()),
-        image: IMAGE.to_owned(),
-        command: command.iter().map(|&word| word.to_owned()).collect(),
-        entrypoint: Entrypoint::OfImage,
-        env: Vec::new(),
-        user: None,
         working_dir: "/workspace".to_owned(),
         labels: [("fastbuild.test".to_owned(), "engine".to_owned())].into(),
-        terminal: Terminal::None,
-        stdin: Stdin::Empty,
-        serves: Serves::OneCommand,
         network: Some("none".to_owned()),
-        memory: None,
-        nano_cpus: None,
-        isolation: None,
-        platform: None,
-        mounts: Vec::new(),
+        ..ContainerSpec::new(
+            format!("fastbuild-test-engine-{}-{number}", std::process::id()),
+            IMAGE.to_owned(),
+            command.iter().map(|&word| word.to_owned()).collect(),
+        )
     }
 }
 

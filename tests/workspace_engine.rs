@@ -19,10 +19,10 @@ use fastbuild::{
     cli::{Command, args::parse},
     config::{self, Environment},
     engine::{
-        Attached, ContainerFacts, ContainerSpec, Docker, EngineError, Entrypoint, ImageFacts, Life, Serves,
-        Sizes, labels,
+        Attached, ContainerFacts, ContainerSpec, Docker, EngineError, Entrypoint, ImageFacts, Life, Sizes,
+        labels,
     },
-    plan::{self, Endpoint, Plan, Stdin, Terminal},
+    plan::{self, Endpoint, Plan},
     state::{Project, State},
     workspace::{
         self, How, Keeping, NotWarm, Wanted, Why, Workspace, WorkspaceError,
@@ -103,23 +103,9 @@ impl Home {
     /// Makes a container with the workspace's name that never started.
     async fn create(&self, labels: impl IntoIterator<Item = (String, String)>) {
         let spec = ContainerSpec {
-            name: self.name(),
-            image: self.image.id.clone(),
-            command: vec!["true".to_owned()],
             entrypoint: Entrypoint::None,
-            env: Vec::new(),
-            user: None,
-            working_dir: "/".to_owned(),
             labels: labels.into_iter().collect(),
-            terminal: Terminal::None,
-            stdin: Stdin::Empty,
-            serves: Serves::OneCommand,
-            network: None,
-            memory: None,
-            nano_cpus: None,
-            isolation: None,
-            platform: None,
-            mounts: Vec::new(),
+            ..ContainerSpec::new(self.name(), self.image.id.clone(), vec!["true".to_owned()])
         };
         self.docker.create(&spec).await.unwrap();
     }

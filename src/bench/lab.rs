@@ -11,7 +11,7 @@ use crate::{
     agent::program::{self, NoAgent},
     engine::{
         AttachInput, AttachOutput, ContainerId, ContainerSpec, ContainerState, Docker, EngineError,
-        Entrypoint, ImageFacts, Mount, MountAccess, Serves, StartError, VolumeContents, VolumeSpec,
+        Entrypoint, ImageFacts, Mount, MountAccess, StartError, VolumeContents, VolumeSpec,
     },
     measure::{
         Figures, Problem, Progress, Sizes,
@@ -190,23 +190,13 @@ impl Materials<'_> {
 
     fn spec(&self, places: &[Place]) -> ContainerSpec {
         ContainerSpec {
-            name: self.name.clone(),
-            image: self.image.id.clone(),
-            command: vec!["measure".to_owned()],
             entrypoint: Entrypoint::Program(program::PATH.to_owned()),
-            env: Vec::new(),
             user: Some("0:0".to_owned()),
-            working_dir: "/".to_owned(),
             labels: self.labels.clone(),
-            terminal: Terminal::None,
             stdin: Stdin::Forward,
-            serves: Serves::OneCommand,
             network: Some("none".to_owned()),
-            memory: None,
-            nano_cpus: None,
-            isolation: None,
-            platform: None,
             mounts: places.iter().filter_map(|place| self.mount(*place)).collect(),
+            ..ContainerSpec::new(self.name.clone(), self.image.id.clone(), vec!["measure".to_owned()])
         }
     }
 

@@ -22,7 +22,7 @@ use super::{
     image,
     mounted::{self, Placeholders},
     reaper::{Charge, Duty, InContainer, Reaper},
-    sources, top_entry, upload,
+    refuse_strange_links, sources, top_entry, upload,
 };
 use crate::{
     archive::pack::PackOptions,
@@ -30,7 +30,7 @@ use crate::{
         ContainerId, ContainerSpec, ContainerSummary, Docker, EngineError, Entrypoint, ImageFacts, PathKind,
         Removed, Serves, Sizes, labels,
     },
-    outputs::{OutputError, own::OwnFiles, record::Record, target::refuse_strange_link, times::Times},
+    outputs::{OutputError, own::OwnFiles, record::Record, times::Times},
     plan::{OnDocker, Outputs, Plan},
     report::{
         Reporter,
@@ -41,9 +41,6 @@ use crate::{
     user,
     workspace::{self, Keeping, own::Place, storage::Storage},
 };
-
-/// The largest `/etc/passwd` and `/etc/group` that are read from an image, in bytes.
-const USER_TABLE: u64 = 4 << 20;
 
 /// The mode of the directories that an engine makes on the way to a mount.
 const MADE_BY_ENGINE: u32 = 0o755;
@@ -61,9 +58,7 @@ pub async fn run(
     reporter: &Reporter,
 ) -> Result<Finished, BuildError> {
     let record = Arc::new(Record::load(&project.record_path()));
-    if let Outputs::Named(outputs) = &plan.outputs.value {
-        outputs.iter().try_for_each(|output| refuse_strange_link(&output.host, &record))?;
-    }
+    refuse_strange_links(plan, &record)?;
     let scanning = (!plan.route.value.is_mounted()).then(|| {
         let (plan, reporter, path) = (plan.clone(), reporter.clone(), project.times_path());
         detached(move || {
@@ -173,7 +168,7 @@ impl Cold<'_> {
         let packed = Arc::new(interrupts.unless(uploading).await??);
         // A large tree's books would be in the way of its products'.
         let uploaded = self.plan.outputs_go_in().then_some((scan, packed));
-        let exit_code = self.run_command(&container, &Tail::default(), interrupts).await?;
+        let exit_code = self.run_command(&container, None, interrupts).await?;
         let collecting = Collecting {
             docker: &self.docker,
             container: &container,
@@ -190,10 +185,11 @@ impl Cold<'_> {
         Built::after(exit_code, self.plan, times, self.reporter, collecting).await
     }
 
+    /// `tail` is for who wants to know what the command wrote last.
     pub(super) async fn run_command(
         &self,
         container: &ContainerId,
-        tail: &Tail,
+        tail: Option<&Tail>,
         interrupts: &mut Interrupts,
     ) -> Result<u8, BuildError> {
         let (docker, plan, reporter) = (&self.docker, self.plan, self.reporter);
@@ -217,7 +213,6 @@ impl Cold<'_> {
         };
         let ((workdir, own), ids) = tokio::try_join!(looking, self.owner(&container))?;
         self.give_to(ids, &container).await?;
-        let own = own.beside_caches(self.caches_below());
         let options = PackOptions {
             prefix: RelPath::new(workdir.trim_start_matches('/').as_bytes())
                 .map_err(|_| BuildError::WorkdirIsNoDirectory { path: workdir.clone() })?,
@@ -276,25 +271,26 @@ impl Cold<'_> {
         }
     }
 
-    /// What the image has in the working directory, as far as that could come back by mistake.
+    /// What the image and caches have in the working directory, as far as that could come back by mistake.
     async fn own_files(
         &self,
         container: &ContainerId,
         workdir: &str,
         there: Before,
     ) -> Result<OwnFiles, BuildError> {
+        let caches = OwnFiles::default().beside_caches(self.caches_below());
         // Engines make the directory with the container, so that it is there mostly, and empty.
         let (place, notes) = (Place::whole(self.plan, &self.image), self.project.workdir_path());
         if there == Before::Nothing
             || self.plan.outputs.value != Outputs::Everything
             || place.known(&notes) == Some(0)
         {
-            return Ok(OwnFiles::default());
+            return Ok(caches);
         }
         let archive = match self.docker.get(container, &format!("{workdir}/.")).await {
             Ok(archive) => archive,
             // A link that leads nowhere, or to no directory: putting the sources there tells.
-            Err(EngineError::NotThere { .. }) => return Ok(OwnFiles::default()),
+            Err(EngineError::NotThere { .. }) => return Ok(caches),
             Err(error) => return Err(error.into()),
         };
         let (sender, reader) = channel::to_blocking();
@@ -313,12 +309,9 @@ impl Cold<'_> {
     pub(super) async fn owner(&self, container: &ContainerId) -> Result<user::Ids, BuildError> {
         let spec = self.plan.user.as_ref().map_or(self.image.user.as_str(), |user| user.value.as_str());
         if is_root(spec) || self.image.os == "windows" {
-            return Ok(user::Ids { uid: 0, gid: 0 });
+            return Ok(user::ROOT);
         }
-        let (passwd, group) = tokio::try_join!(
-            self.docker.read_small_file(container, "/etc/passwd", USER_TABLE),
-            self.docker.read_small_file(container, "/etc/group", USER_TABLE),
-        )?;
+        let (passwd, group) = self.docker.user_tables(container).await?;
         Ok(user::resolve(spec, passwd.as_deref(), group.as_deref())?)
     }
 
@@ -328,7 +321,7 @@ impl Cold<'_> {
 
     /// A cache is the build's user's, whoever made it (the agent does the same), and so is a volume over an output.
     pub(super) async fn give_to(&self, ids: user::Ids, container: &ContainerId) -> Result<(), BuildError> {
-        if ids == (user::Ids { uid: 0, gid: 0 }) {
+        if ids == user::ROOT {
             return Ok(());
         }
         let outputs = mounted::laid_over(self.plan).map(|(output, _)| output.container.clone());

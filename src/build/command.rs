@@ -43,7 +43,7 @@ pub async fn run(
     docker: &Docker,
     container: &ContainerId,
     plan: &Plan,
-    tail: &Tail,
+    tail: Option<&Tail>,
     interrupts: &mut Interrupts,
     reporter: &Reporter,
 ) -> Result<u8, BuildError> {
@@ -68,7 +68,7 @@ pub async fn run(
     }
     let (closed, output_closed) = oneshot::channel();
     let (silent, streams_ended) = oneshot::channel::<()>();
-    let output = Output::pass_on(attached.output, tail.clone(), reporter.clone(), closed, silent);
+    let output = Output::pass_on(attached.output, tail.cloned(), reporter.clone(), closed, silent);
     let code = {
         let waiting = docker.wait(container);
         let ended_first = async {
@@ -151,7 +151,7 @@ impl Output {
     /// `closed` gets the error when nobody takes the output any more; `silent` is dropped when no more of it comes.
     fn pass_on(
         mut from: AttachOutput,
-        tail: Tail,
+        tail: Option<Tail>,
         reporter: Reporter,
         closed: oneshot::Sender<io::Error>,
         silent: oneshot::Sender<()>,
@@ -160,7 +160,9 @@ impl Output {
         let reading = tokio::spawn(async move {
             let _silent = silent;
             while let Some(chunk) = from.next().await? {
-                tail.push(&chunk.1);
+                if let Some(tail) = &tail {
+                    tail.push(&chunk.1);
+                }
                 if sender.send(chunk).await.is_err() {
                     break;
                 }

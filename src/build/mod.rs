@@ -40,10 +40,10 @@ use crate::{
         apply::{self, Books, Outcome},
         record::Record,
         stage::Staged,
-        target::Target,
+        target::{Target, refuse_strange_link},
         times::Times,
     },
-    plan::{Fallback, OnDocker, OnFailure, OnLocked, Plan, Route, Tier},
+    plan::{Fallback, OnDocker, OnFailure, OnLocked, Outputs, Plan, Route, Tier},
     report::{
         Reporter,
         events::{Amount, Applied, Earlier, Event, Phase, Warm, Warning},
@@ -312,6 +312,12 @@ impl Built {
         }
         Ok(Some(applied))
     }
+}
+
+/// Refuses outputs whose place is a link that fastbuild did not put there.
+fn refuse_strange_links(plan: &Plan, record: &Record) -> Result<(), BuildError> {
+    let Outputs::Named(outputs) = &plan.outputs.value else { return Ok(()) };
+    Ok(outputs.iter().try_for_each(|output| refuse_strange_link(&output.host, record))?)
 }
 
 /// The source root's own mode and time.

@@ -47,7 +47,7 @@ impl Cold<'_> {
     ) -> Result<Built, BuildError> {
         let (container, ids) = interrupts.unless(self.make_mounted()).await??;
         let (tail, runner) = (Tail::default(), Runner { ids, began: SystemTime::now() });
-        let exit_code = self.run_command(&container, &tail, interrupts).await?;
+        let exit_code = self.run_command(&container, Some(&tail), interrupts).await?;
         let defect = match exit_code {
             0 => None,
             _ => self.diagnose(tail, runner).await?,

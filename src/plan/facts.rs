@@ -66,8 +66,8 @@ impl Facts {
         };
         let word = settings.command.first().map(String::as_str).unwrap_or_default();
         let lies_on = facts::file_system(&settings.source.value);
+        let engine = endpoint.as_ref().map_or(Presence::Perhaps, presence);
         let mut facts = Facts {
-            engine: endpoint.as_ref().map_or(Presence::Perhaps, presence),
             command: find_command(word, &settings.started_in, env),
             here: Here {
                 hindrance: hindrance(),
@@ -75,9 +75,12 @@ impl Facts {
                 ..Here::default()
             },
             measured: match (settings.route.value, &endpoint) {
-                (RouteChoice::Auto, Some(endpoint)) => measured(settings, env, endpoint, lies_on.as_ref()),
+                (RouteChoice::Auto, Some(endpoint)) => {
+                    measured(settings, env, endpoint, &engine, lies_on.as_ref())
+                }
                 (RouteChoice::Fixed(_), _) | (_, None) => Measured::Nothing,
             },
+            engine,
         };
         if engine::decide(settings, env, &facts)?.value == Engine::Host {
             facts.here.places = places(settings, env);
@@ -92,6 +95,7 @@ fn measured(
     settings: &Settings,
     env: &Environment,
     endpoint: &Endpoint,
+    presence: &Presence,
     lies_on: Option<&FileSystem>,
 ) -> Measured {
     let Ok(state) = env.state_dir() else { return Measured::Nothing };
@@ -99,7 +103,7 @@ fn measured(
         return Measured::Nothing;
     };
     let address = endpoint.to_string();
-    let there = match presence(endpoint) {
+    let there = match presence {
         Presence::Perhaps => Some(match &profile.here.engine {
             Some(engine) if engine.address == address => engine.clone(),
             _ => EngineId { address, name: "an engine".to_owned(), version: "of another address".to_owned() },

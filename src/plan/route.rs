@@ -129,12 +129,17 @@ pub(crate) fn is_elsewhere(endpoint: &Endpoint) -> bool {
     match endpoint {
         Endpoint::Unix(_) | Endpoint::NamedPipe(_) => false,
         Endpoint::Tcp(address) => {
-            let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
-            let host = host.trim_start_matches('[').trim_end_matches(']');
-            let is_loopback = host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-            !(is_loopback || host == "localhost" || host == "host.docker.internal")
+            !(is_loopback(address)
+                || address.rsplit_once(':').is_some_and(|(host, _)| host == "host.docker.internal"))
         }
     }
+}
+
+/// Whether `HOST:PORT` is an address of this machine.
+pub(crate) fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
 
 fn refuse_settings_of_others(settings: &Settings, route: &Decision<Route>) -> Result<(), RouteError> {

@@ -12,19 +12,15 @@ use serde::{Deserialize, Serialize};
 use super::{Keeping, WorkspaceError};
 use crate::{
     engine::{
-        ContainerSpec, Docker, EngineError, Entrypoint, ImageFacts, Mount, Serves, VolumeContents,
-        VolumeSpec, labels,
+        ContainerSpec, Docker, EngineError, Entrypoint, ImageFacts, Mount, VolumeContents, VolumeSpec, labels,
     },
-    plan::{CachePath, Plan, Route, Stdin, Terminal, VolumeOption},
+    plan::{CachePath, Plan, Route, VolumeOption},
     state::{Project, Run, State, StateError, read_json, replace_json},
     user,
 };
 
 /// What the volume of a cache is called: this and the cache's own name.
 pub const CACHE_PREFIX: &str = "fastbuild-cache-";
-
-/// The largest `/etc/passwd` and `/etc/group` that are read from an image, in bytes.
-const USER_TABLE: u64 = 4 << 20;
 
 /// The storage of one container; by default nothing beside its layer.
 #[derive(Debug, Clone, Default)]
@@ -245,29 +241,17 @@ async fn probe(
 ) -> Result<user::Account, WorkspaceError> {
     let container = docker
         .create(&ContainerSpec {
-            name: format!("fastbuild-probe-{}", run.id),
-            image: image.id.clone(),
-            command: vec!["/".to_owned()],
             entrypoint: Entrypoint::None,
-            env: Vec::new(),
-            user: None,
-            working_dir: "/".to_owned(),
             labels: labelled(&[(labels::RUN, &run.id)]),
-            terminal: Terminal::None,
-            stdin: Stdin::Empty,
-            serves: Serves::OneCommand,
             network: Some("none".to_owned()),
-            memory: None,
-            nano_cpus: None,
-            isolation: None,
-            platform: None,
-            mounts: Vec::new(),
+            ..ContainerSpec::new(
+                format!("fastbuild-probe-{}", run.id),
+                image.id.clone(),
+                vec!["/".to_owned()],
+            )
         })
         .await?;
-    let tables = tokio::try_join!(
-        docker.read_small_file(&container, "/etc/passwd", USER_TABLE),
-        docker.read_small_file(&container, "/etc/group", USER_TABLE),
-    );
+    let tables = docker.user_tables(&container).await;
     docker.remove(container.as_str()).await?;
     let (passwd, group) = tables?;
     Ok(user::account(user, passwd.as_deref(), group.as_deref())?)

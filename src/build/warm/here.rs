@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
-use super::{Scanning, Warm, leave, let_go, load_record, look_ahead, open, refuse_strange_links};
+use super::{Scanning, Warm, leave, let_go, load_record, look_ahead, open};
 use crate::{
     agent::near::Session,
     build::{
         BuildError, Finished, Interrupts, Running, blocking,
         reaper::{Charge, Duty, Reaper},
+        refuse_strange_links,
     },
     plan::{Plan, Scratch, Tier},
     report::{

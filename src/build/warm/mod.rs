@@ -27,6 +27,7 @@ use super::{
     channel::ChunkReader,
     cold, detached, image,
     reaper::{Charge, Duty, InContainer, Reaper},
+    refuse_strange_links,
 };
 use crate::{
     agent::{
@@ -34,7 +35,7 @@ use crate::{
         protocol::{Blob, Extent, Input, Open, Reply, Request, Run as Command, User},
     },
     engine::Docker,
-    outputs::{record::Record, target::refuse_strange_link},
+    outputs::record::Record,
     plan::{OnDocker, Outputs, Plan, SeedOutputs, Stdin, Tier},
     report::{
         Reporter,
@@ -192,11 +193,6 @@ fn look_ahead(plan: &Plan, project: &Project, reporter: &Reporter) -> Option<Sca
         SeedOutputs::No => Some(start_scan(plan, project, plan.ignore.outputs.clone(), reporter)),
         SeedOutputs::Yes => None,
     }
-}
-
-fn refuse_strange_links(plan: &Plan, record: &Record) -> Result<(), BuildError> {
-    let Outputs::Named(outputs) = &plan.outputs.value else { return Ok(()) };
-    Ok(outputs.iter().try_for_each(|output| refuse_strange_link(&output.host, record))?)
 }
 
 /// Sees to it that nothing of the session is left. Whoever does not wait for that leaves it to the reaper.

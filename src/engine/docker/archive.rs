@@ -149,6 +149,20 @@ impl Docker {
         }
     }
 
+    /// A container's `/etc/passwd` and `/etc/group`, where it has them.
+    ///
+    /// # Errors
+    /// As [`Docker::read_small_file`].
+    pub async fn user_tables(
+        &self,
+        id: &ContainerId,
+    ) -> Result<(Option<Vec<u8>>, Option<Vec<u8>>), EngineError> {
+        tokio::try_join!(
+            self.read_small_file(id, "/etc/passwd", USER_TABLE),
+            self.read_small_file(id, "/etc/group", USER_TABLE),
+        )
+    }
+
     async fn read_entry(&self, id: &ContainerId, path: &str, max: u64) -> Result<Entry, EngineError> {
         let mut chunks = match self.get(id, path).await {
             Ok(chunks) => chunks,
@@ -173,6 +187,9 @@ impl Docker {
             .ok_or_else(not_a_small_file)
     }
 }
+
+/// The largest `/etc/passwd` and `/etc/group` that are read, in bytes.
+const USER_TABLE: u64 = 4 << 20;
 
 /// Headers (with those for long names and precise times), padding and end marker of an archive of one file.
 const ARCHIVE_OVERHEAD: u64 = 32 * 1024;

@@ -468,6 +468,29 @@ fn is_not_running(error: &BollardError) -> bool {
 }
 
 impl ContainerSpec {
+    /// A container for one command with no input, as the image and the engine have it where nothing else is said, in `/`.
+    pub fn new(name: String, image: String, command: Vec<String>) -> ContainerSpec {
+        ContainerSpec {
+            name,
+            image,
+            command,
+            entrypoint: Entrypoint::OfImage,
+            env: Vec::new(),
+            user: None,
+            working_dir: "/".to_owned(),
+            labels: BTreeMap::new(),
+            terminal: Terminal::None,
+            stdin: Stdin::Empty,
+            serves: Serves::OneCommand,
+            network: None,
+            memory: None,
+            nano_cpus: None,
+            isolation: None,
+            platform: None,
+            mounts: Vec::new(),
+        }
+    }
+
     fn to_body(&self) -> ContainerCreateBody {
         let forward = self.stdin == Stdin::Forward;
         let is_kept = self.serves == Serves::ManyClients;

@@ -8,7 +8,7 @@ use super::{Docker, EngineError, failed};
 use crate::{
     engine::error::{Call, Operation},
     facts::Machine,
-    plan::{Endpoint, Isolation},
+    plan::{self, Endpoint, Isolation},
 };
 
 /// What an engine says of itself. Texts are the engine's own, and empty where it says nothing.
@@ -142,7 +142,7 @@ impl EngineInfo {
     /// Where this engine is, which was reached at `endpoint` from the machine `here`.
     pub fn whereabouts(&self, endpoint: &Endpoint, here: &Machine) -> Whereabouts {
         let is_far = match endpoint {
-            Endpoint::Tcp(address) => !is_loopback(address),
+            Endpoint::Tcp(address) => !plan::is_loopback(address),
             Endpoint::Unix(_) | Endpoint::NamedPipe(_) => false,
         };
         // Where ours has no name, a kernel of the same system is the most that can be asked for.
@@ -206,13 +206,6 @@ fn backing(status: Vec<Vec<String>>) -> Option<String> {
         Ok([name, value]) if name == "Backing Filesystem" && value != "<unknown>" => Some(value),
         _ => None,
     })
-}
-
-/// Whether `HOST:PORT` is an address of this machine.
-fn is_loopback(address: &str) -> bool {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
 
 #[cfg(test)]
