@@ -25,8 +25,11 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use cap_std::{ambient_authority, fs::Dir};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
+
+use crate::{sys::at::look_at, tree::Stamp};
 
 /// The file of a project that keeps what was measured.
 const PROFILE: &str = "profile";
@@ -87,7 +90,40 @@ pub struct DeadRun {
     /// The staging directories that it made.
     pub stages: Vec<PathBuf>,
     /// The directories that it made for volumes to be laid over, the outer ones first.
-    pub placeholders: Vec<PathBuf>,
+    pub placeholders: Vec<Placeholder>,
+}
+
+/// A directory that was made for a volume to be laid over it, and which one that is: another one in its place is somebody else's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placeholder {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl Placeholder {
+    /// Makes it.
+    ///
+    /// # Errors
+    /// What the system says, also where there is something.
+    pub fn make(path: &Path) -> io::Result<Placeholder> {
+        std::fs::create_dir(path)?;
+        Placeholder::look(path)
+    }
+
+    fn look(path: &Path) -> io::Result<Placeholder> {
+        let Stamp { dev: device, ino: inode, .. } =
+            look_at(&Dir::open_ambient_dir(path, ambient_authority())?)?.stamp;
+        Ok(Placeholder { path: path.to_owned(), device, inode })
+    }
+
+    /// Removes it, unless there is anything in it.
+    pub fn remove(&self) {
+        if Placeholder::look(&self.path).is_ok_and(|found| found == *self) {
+            // One with anything in it stays.
+            let _ = std::fs::remove_dir(&self.path);
+        }
+    }
 }
 
 /// A line of a run's file.
@@ -96,7 +132,7 @@ pub struct DeadRun {
 enum Note {
     Began { project: String, engine: String },
     Stage { path: PathBuf },
-    Placeholder { path: PathBuf },
+    Placeholder(Placeholder),
 }
 
 /// A live run; its id names everything that it makes on an engine. Ended by [`Run::finish`]; a run that is dropped
@@ -225,7 +261,7 @@ impl State {
             match serde_json::from_slice(&note) {
                 Ok(Note::Began { project, engine }) => (dead.project, dead.engine) = (project, engine),
                 Ok(Note::Stage { path }) => dead.stages.push(path),
-                Ok(Note::Placeholder { path }) => dead.placeholders.push(path),
+                Ok(Note::Placeholder(made)) => dead.placeholders.push(made),
                 Err(_) => {}
             }
         }
@@ -389,12 +425,12 @@ impl Run {
         self.note(&Note::Stage { path: path.to_owned() })
     }
 
-    /// Notes that the directory `path` is about to be made for a volume to be laid over it.
+    /// Notes that a directory was made for a volume to be laid over it.
     ///
     /// # Errors
     /// When the run's file cannot be written.
-    pub fn note_placeholder(&self, path: &Path) -> Result<(), StateError> {
-        self.note(&Note::Placeholder { path: path.to_owned() })
+    pub fn note_placeholder(&self, made: &Placeholder) -> Result<(), StateError> {
+        self.note(&Note::Placeholder(made.clone()))
     }
 
     fn note(&self, note: &Note) -> Result<(), StateError> {
@@ -483,7 +519,8 @@ fn read_state_id(path: &Path) -> Option<String> {
     (id.len() == 6 && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(id)
 }
 
-fn is_run_id(id: &str) -> bool {
+/// Whether a run can be called so.
+pub fn is_run_id(id: &str) -> bool {
     id.len() == 12 && id.bytes().all(|b| b.is_ascii_hexdigit())
 }
 

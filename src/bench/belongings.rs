@@ -32,16 +32,17 @@ use super::{
 };
 use crate::{
     build::reaper::{Charge, Duty, Reaper},
-    engine::{self, ContainerId, Docker, EngineError, labels},
+    engine::{self, ContainerId, Docker, EngineError, Owned, labels},
     measure::Sizes,
     outputs::stage::remove_stage,
     plan::Endpoint,
-    state::{Holder, Project, Run, State, StateError, read_json, replace_json},
+    state::{Holder, Project, Run, State, StateError, is_run_id, read_json, replace_json},
     sys::child::ask_other_to_end,
     tree::scan::STAGE_PREFIX,
     workspace::{
         WorkspaceError,
         list::{self, Removal},
+        mark::now,
     },
 };
 
@@ -205,8 +206,8 @@ fn state_of_builds(home: &Path) -> PathBuf {
     home.join("state")
 }
 
-fn of_run(run: &str) -> [String; 2] {
-    [format!("{}={run}", labels::RUN), format!("{}={}", labels::TIER, labels::BENCH)]
+fn of_run(run: &str) -> Owned {
+    Owned::by_run(run).and(labels::TIER, labels::BENCH)
 }
 
 fn labels_of(run: &str, state: &State) -> Result<BTreeMap<String, String>, StateError> {
@@ -215,6 +216,7 @@ fn labels_of(run: &str, state: &State) -> Result<BTreeMap<String, String>, State
         (labels::TIER, labels::BENCH.to_owned()),
         (labels::STATE, state.id()?),
         (labels::VERSION, env!("CARGO_PKG_VERSION").to_owned()),
+        (labels::CREATED, now().to_string()),
     ];
     Ok(labels.map(|(name, value)| (name.to_owned(), value)).into())
 }
@@ -285,7 +287,7 @@ pub async fn sweep(docker: Option<&Docker>, address: &str, state: &State) -> Res
 /// By the labels alone, for the state directory may have forgotten.
 async fn sweep_engine(docker: &Docker, state: &State) -> Result<(), EngineError> {
     let Ok(id) = state.id() else { return Ok(()) };
-    let ours = [format!("{}={}", labels::TIER, labels::BENCH), format!("{}={id}", labels::STATE)];
+    let ours = Owned::by_state(&id).and(labels::TIER, labels::BENCH).to_filter();
     let containers = containers(docker, &ours).await?.into_iter().map(|container| container.labels);
     let volumes = docker.list_volumes(&ours).await?.into_iter().map(|volume| volume.labels);
     let images = docker.list_images(&ours).await?.into_iter().map(|(_, labels)| labels);
@@ -310,7 +312,8 @@ fn end_builds(home: &Path) {
 
 fn dead_homes(state: &State) -> Vec<PathBuf> {
     let homes = std::fs::read_dir(state.benches_dir()).into_iter().flatten().flatten();
-    let dead = homes.filter(|home| home.file_name().to_str().is_some_and(|run| !state.is_live_run(run)));
+    let is_dead = |run: &str| is_run_id(run) && !state.is_live_run(run);
+    let dead = homes.filter(|home| home.file_name().to_str().is_some_and(is_dead));
     dead.map(|home| home.path()).collect()
 }
 
@@ -341,7 +344,7 @@ async fn clear_builds(docker: &Docker, home: &Path) -> Result<(), EngineError> {
         return Ok(());
     }
     let Ok(id) = State::open(state).and_then(|state| state.id()) else { return Ok(()) };
-    clear_engine(docker, &[format!("{}={id}", labels::STATE)]).await
+    clear_engine(docker, &Owned::by_state(&id)).await
 }
 
 /// What the measured builds have on this machine.
@@ -367,11 +370,12 @@ async fn clear_scratch(home: &Path) -> Result<(), Left> {
     }
 }
 
-/// Removes all containers, volumes and images with these labels.
-async fn clear_engine(docker: &Docker, labels: &[String]) -> Result<(), EngineError> {
+/// Removes all containers, volumes and a bench's images that are `owned`. Other images are somebody's copies of a container, which
+/// have its labels.
+async fn clear_engine(docker: &Docker, owned: &Owned) -> Result<(), EngineError> {
     let mut tries = 1;
     loop {
-        match clear_engine_once(docker, labels).await {
+        match clear_engine_once(docker, owned).await {
             // A container on its way out, removed by somebody else, holds its volumes for a moment longer.
             Err(_) if tries < TRIES => tries += 1,
             ended => return ended,
@@ -380,18 +384,19 @@ async fn clear_engine(docker: &Docker, labels: &[String]) -> Result<(), EngineEr
     }
 }
 
-async fn clear_engine_once(docker: &Docker, labels: &[String]) -> Result<(), EngineError> {
-    for container in containers(docker, labels).await? {
+async fn clear_engine_once(docker: &Docker, owned: &Owned) -> Result<(), EngineError> {
+    for container in containers(docker, &owned.to_filter()).await? {
         if container.labels.get(labels::TIER).is_some_and(|tier| tier == labels::BENCH) {
             let_it_clear(docker, &container.id).await;
         }
-        docker.remove(container.id.as_str()).await?;
+        docker.remove(container.id.as_str(), owned).await?;
     }
-    for volume in docker.list_volumes(labels).await? {
-        docker.remove_volume(&volume.name).await?;
+    for volume in docker.list_volumes(&owned.to_filter()).await? {
+        docker.remove_volume(&volume.name, owned).await?;
     }
-    for (image, _) in docker.list_images(labels).await? {
-        docker.remove_image(&image).await?;
+    let images = owned.clone().and(labels::TIER, labels::BENCH);
+    for (image, _) in docker.list_images(&images.to_filter()).await? {
+        docker.remove_image(&image, &images).await?;
     }
     Ok(())
 }

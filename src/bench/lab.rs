@@ -11,7 +11,7 @@ use crate::{
     agent::program::{self, NoAgent},
     engine::{
         AttachInput, AttachOutput, ContainerId, ContainerSpec, ContainerState, Docker, EngineError,
-        Entrypoint, ImageFacts, Mount, MountAccess, StartError, VolumeContents, VolumeSpec,
+        Entrypoint, ImageFacts, Mount, MountAccess, Owned, StartError, VolumeContents, VolumeSpec,
     },
     measure::{
         Figures, Problem, Progress, Sizes,
@@ -86,6 +86,7 @@ pub async fn empty_image(
 pub struct Lab {
     docker: Docker,
     container: ContainerId,
+    owned: Owned,
     input: AttachInput,
     output: AttachOutput,
     received: Vec<u8>,
@@ -166,7 +167,7 @@ impl Materials<'_> {
             Ok(lab) => Ok(lab),
             Err(error) => {
                 // What cannot be removed now is removed with the rest.
-                let _removed = self.docker.remove(container.as_str()).await;
+                let _removed = self.docker.remove(container.as_str(), &Owned::of(&self.labels)).await;
                 Err(error)
             }
         }
@@ -181,6 +182,7 @@ impl Materials<'_> {
         Ok(Lab {
             docker: self.docker.clone(),
             container: container.clone(),
+            owned: Owned::of(&self.labels),
             input,
             output: attached.output,
             received: Vec::new(),
@@ -286,7 +288,7 @@ impl Lab {
     /// # Errors
     /// The engine's.
     pub async fn remove(self) -> Result<(), LabError> {
-        self.docker.remove(self.container.as_str()).await?;
+        self.docker.remove(self.container.as_str(), &self.owned).await?;
         Ok(())
     }
 }

@@ -27,8 +27,8 @@ use super::{
 use crate::{
     archive::pack::PackOptions,
     engine::{
-        ContainerId, ContainerSpec, ContainerSummary, Docker, EngineError, Entrypoint, ImageFacts, PathKind,
-        Removed, Serves, Sizes, labels,
+        ContainerId, ContainerSpec, ContainerSummary, Docker, EngineError, Entrypoint, ImageFacts, Owned,
+        PathKind, Removed, Serves, Sizes, labels,
     },
     outputs::{OutputError, own::OwnFiles, record::Record, times::Times},
     plan::{OnDocker, Outputs, Plan},
@@ -39,7 +39,7 @@ use crate::{
     state::{DeadRun, Project, Run, State},
     tree::{RelPath, scan::Scan},
     user,
-    workspace::{self, Keeping, own::Place, storage::Storage},
+    workspace::{self, Keeping, mark::now, own::Place, storage::Storage},
 };
 
 /// The mode of the directories that an engine makes on the way to a mount.
@@ -232,6 +232,7 @@ impl Cold<'_> {
             (labels::PROJECT, self.project.key()),
             (labels::STATE, &self.owner),
             (labels::VERSION, env!("CARGO_PKG_VERSION")),
+            (labels::CREATED, &now().to_string()),
         ];
         Ok(ContainerSpec {
             name: self.name.clone(),
@@ -358,7 +359,7 @@ impl Cold<'_> {
     /// Removes the container. When that fails, the reaper tries again, and the next start after it.
     async fn remove(&self) {
         let phase = Running::begin(Phase::Remove, None, self.reporter);
-        match self.docker.remove(&self.name).await {
+        match self.docker.remove(&self.name, &Owned::by_run(&self.run.id)).await {
             Ok(removed) if removed == Removed::Now || self.made.load(Ordering::Relaxed) => {
                 if let Some(reaper) = &self.reaper {
                     reaper.dismiss();
@@ -447,16 +448,16 @@ pub(super) fn remove_leftovers(
         for (run, names) in left {
             let mut gone = true;
             for container in names {
-                match docker.remove(&container).await {
+                match docker.remove(&container, &Owned::by_run(run)).await {
                     Ok(Removed::Now) => reporter.emit(Event::Warned(Warning::LeftoverRemoved { container })),
-                    Ok(Removed::Already) => {}
+                    Ok(Removed::Already | Removed::NotOurs) => {}
                     Err(_) => gone = false,
                 }
             }
             for volume in
                 volumes.iter().filter(|volume| volume.labels.get(labels::RUN).is_some_and(|of| of == run))
             {
-                gone &= docker.remove_volume(&volume.name).await.is_ok();
+                gone &= docker.remove_volume(&volume.name, &Owned::by_run(run)).await.is_ok();
             }
             if gone && !owed.contains(run) {
                 state.forget_run(run);

@@ -8,7 +8,7 @@
 use std::{
     collections::VecDeque,
     fs, io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
 };
@@ -280,15 +280,15 @@ impl Scene {
 fn try_out(directory: &Path) -> io::Result<()> {
     let path = directory.join(format!("{STAGE_PREFIX}trial-{}", std::process::id()));
     let moved = path.with_extension("moved");
-    let tried = try_on(&path, &moved);
+    let file = fs::File::create_new(&path)?;
+    let tried = try_on(&file, &path, &moved);
     // One of the two is there, or none.
     let _ = fs::remove_file(&path);
     let _ = fs::remove_file(&moved);
     tried
 }
 
-fn try_on(path: &Path, moved: &PathBuf) -> io::Result<()> {
-    let file = fs::File::create_new(path)?;
+fn try_on(file: &fs::File, path: &Path, moved: &Path) -> io::Result<()> {
     let metadata = file.metadata()?;
     fs::set_permissions(path, metadata.permissions())?;
     #[cfg(unix)]

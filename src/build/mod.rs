@@ -48,7 +48,7 @@ use crate::{
         Reporter,
         events::{Amount, Applied, Earlier, Event, Phase, Warm, Warning},
     },
-    state::{Project, ProjectLock, Run, State},
+    state::{Placeholder, Project, ProjectLock, Run, State},
     sys::at,
     tree::scan::STAGE_PREFIX,
 };
@@ -202,10 +202,7 @@ pub fn recover(project: &Project, state: &State, reporter: &Reporter) -> Result<
         project.remove_halves();
     }
     for run in dead {
-        for directory in run.placeholders.iter().rev() {
-            // One with anything in it stays.
-            let _ = std::fs::remove_dir(directory);
-        }
+        run.placeholders.iter().rev().for_each(Placeholder::remove);
         let ours = format!("{STAGE_PREFIX}{}", run.id);
         for stage in run.stages {
             // The path comes from a file: only what carries the run's own name is touched.

@@ -28,7 +28,7 @@ use crate::{
     outputs::{record::Record, target::native_join, times::Times},
     plan::{OnFailure, Output, Outputs, Plan, Route},
     report::events::{Amount, Event, Phase, Warning},
-    state::Run,
+    state::{Placeholder, Run},
     user::Ids,
 };
 
@@ -209,7 +209,7 @@ pub fn witness(source: &Path) -> Option<(String, u64)> {
 /// Directories of the host's that were made so that a volume can be laid over them: an engine cannot make them in a tree that
 /// is read-only. Those that are still empty in the end go again.
 #[derive(Debug, Default)]
-pub struct Placeholders(Vec<PathBuf>);
+pub struct Placeholders(Vec<Placeholder>);
 
 impl Placeholders {
     /// Makes what is missing.
@@ -241,10 +241,10 @@ impl Placeholders {
             place.ancestors().take_while(|above| *above != root && !above.exists()).collect();
         missing.reverse();
         for directory in missing {
-            // Before it is made: a run that is killed right after it must not leave what nobody knows of.
-            run.note_placeholder(directory).map_err(io::Error::other)?;
-            fs::create_dir(directory)?;
-            self.0.push(directory.to_owned());
+            let made = Placeholder::make(directory)?;
+            let noted = run.note_placeholder(&made);
+            self.0.push(made);
+            noted.map_err(io::Error::other)?;
         }
         Ok(())
     }
@@ -252,9 +252,6 @@ impl Placeholders {
 
 impl Drop for Placeholders {
     fn drop(&mut self) {
-        for directory in self.0.iter().rev() {
-            // One with products in it stays.
-            let _ = fs::remove_dir(directory);
-        }
+        self.0.iter().rev().for_each(Placeholder::remove);
     }
 }

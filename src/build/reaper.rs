@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use super::BuildError;
 use crate::{
     bench::belongings,
-    engine::{ContainerId, Docker, Removed},
+    engine::{ContainerId, Docker, Owned, Removed},
     plan::Endpoint,
     report::Reporter,
     state::{Project, State},
@@ -132,7 +132,7 @@ pub fn main(args: Vec<OsString>) -> Result<(), BuildError> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(BuildError::Signals)?;
     match &charge.duty {
         Duty::Remove(cold) => {
-            let removed = runtime.block_on(cold.remove());
+            let removed = runtime.block_on(cold.remove(&Owned::by_run(&charge.run)));
             charge.clear_host(removed)
         }
         Duty::Free(workspace) => charge.free_workspace(workspace, &runtime),
@@ -261,14 +261,14 @@ impl Charge {
 }
 
 impl InContainer {
-    async fn remove(&self) -> OnEngine {
+    async fn remove(&self, owned: &Owned) -> OnEngine {
         let mut was_there = false;
         for _ in 0..LOOKS {
             if let Ok(docker) = Docker::connect(&self.engine).await {
-                was_there |=
-                    docker.remove(&self.container).await.is_ok_and(|removed| removed == Removed::Now);
+                let removed = docker.remove(&self.container, owned).await;
+                was_there |= removed.is_ok_and(|removed| removed == Removed::Now);
                 // It may be there without a container, and then perhaps with one.
-                let has_no_volume = docker.remove_volume(&self.container).await.is_ok();
+                let has_no_volume = docker.remove_volume(&self.container, owned).await.is_ok();
                 if was_there && has_no_volume {
                     return OnEngine::Nothing;
                 }
@@ -277,7 +277,7 @@ impl InContainer {
         }
         // It was never there, or the engine is not.
         let Ok(docker) = Docker::connect(&self.engine).await else { return OnEngine::Perhaps };
-        match docker.remove_volume(&self.container).await {
+        match docker.remove_volume(&self.container, owned).await {
             Ok(_) => OnEngine::Nothing,
             Err(_) => OnEngine::Perhaps,
         }

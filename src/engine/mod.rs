@@ -12,8 +12,8 @@ mod reference;
 pub use docker::{
     ApiVersion, ArchiveStream, AttachInput, AttachOutput, Attached, ContainerFacts, ContainerId,
     ContainerSpec, ContainerState, ContainerSummary, Delivery, Docker, EngineFacts, EngineInfo, EngineKind,
-    Entrypoint, ImageFacts, Life, Mount, MountAccess, PathKind, PathStat, PullProgress, Reach, Removed,
-    Rights, Serves, Sizes, VolumeContents, VolumeFacts, VolumeSpec, Whereabouts,
+    Entrypoint, ImageFacts, Life, Mount, MountAccess, Owned, PathKind, PathStat, PullProgress, Reach,
+    Removed, Rights, Serves, Sizes, VolumeContents, VolumeFacts, VolumeSpec, Whereabouts,
 };
 pub use error::{BadFrame, Call, EngineError, Operation, StartError};
 pub use reference::{BadReference, Reference};

@@ -1,9 +1,11 @@
-//! The automatic limits: at most once a day and engine, workspaces that have outlived them are removed, beside a build.
+//! The automatic limits: at most once a day and engine, workspaces that have outlived them are removed, beside a build, and
+//! so is what was made by whomever and never started.
 
 use std::{path::Path, time::Duration};
 
 use super::{
-    list::{Limits, Outlived, Pruned, prune, prune_here},
+    WorkspaceError,
+    list::{Limits, Outlived, Pruned, never_started, prune, prune_here, remove_never_started},
     mark::now,
     scratch,
 };
@@ -12,7 +14,7 @@ use crate::{
     plan::{Plan, WorkspacePlan},
     report::{
         Reporter,
-        events::{Event, Limit},
+        events::{Event, Limit, Warning},
     },
     state::{State, replace_file},
 };
@@ -28,8 +30,8 @@ pub fn limits(plan: &WorkspacePlan) -> Limits {
     }
 }
 
-/// Removes, from now on and beside the build, what has outlived the plan's limits, and tells of it. None when it was done
-/// within the last day. The workspace of the caller is in use (it holds the project's lock), and so stays.
+/// Removes, from now on and beside the build, what has outlived the plan's limits and what was never started, and tells of it.
+/// None when it was done within the last day. The workspace of the caller is in use (it holds the project's lock), and so stays.
 pub fn look_after(
     docker: &Docker,
     state: &State,
@@ -38,17 +40,28 @@ pub fn look_after(
 ) -> Option<tokio::task::JoinHandle<()>> {
     let engine = plan.engine.value.to_string();
     let limits = limits(&plan.workspace);
-    if limits == Limits::default() || !is_due(&state.pruned_path(&engine), now()) {
+    if !is_due(&state.pruned_path(&engine), now()) {
         return None;
     }
     let (docker, state, reporter) = (docker.clone(), state.clone(), reporter.clone());
     Some(tokio::spawn(async move {
+        if let Err(error) = tidy(&docker, &reporter).await {
+            tracing::warn!(%error, "could not look after containers that were never started");
+        }
         match prune(&docker, &state, &engine, &limits).await {
             Ok(pruned) => tell(pruned, &reporter),
             // Nobody asked for it, and tomorrow is another day.
             Err(error) => tracing::warn!(%error, "could not look after the limits of workspaces"),
         }
     }))
+}
+
+async fn tidy(docker: &Docker, reporter: &Reporter) -> Result<(), WorkspaceError> {
+    for found in never_started(docker).await? {
+        remove_never_started(docker, &found).await?;
+        reporter.emit(Event::Warned(Warning::LeftoverRemoved { container: found.name }));
+    }
+    Ok(())
 }
 
 /// The same for the scratch directories of this machine.

@@ -8,13 +8,18 @@ use super::{
     scratch::{self, Known, Life},
 };
 use crate::{
-    engine::{ContainerId, ContainerSummary, Docker, EngineError, Removed, Sizes, VolumeFacts, labels},
+    engine::{
+        ContainerId, ContainerSummary, Docker, EngineError, Owned, Removed, Sizes, VolumeFacts, labels,
+    },
     plan::Route,
     state::{Holder, Project, State, StateError},
 };
 
 /// How often a listing is asked for again: Docker fails one in which a container vanishes.
 const ASKED: u32 = 3;
+
+/// How long after its making a container is started at the latest by a fastbuild that lives.
+const STARTS_WITHIN: Duration = Duration::from_secs(60 * 60);
 
 /// Whose a workspace is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +47,8 @@ pub struct Listed {
     pub version: String,
     /// Whose it is.
     pub owner: Owner,
+    /// The id of the state directory that knows it.
+    pub known_to: String,
     /// The engine's word for what it is doing.
     pub state: String,
     /// When it was made, in seconds since 1970.
@@ -155,7 +162,8 @@ async fn listed(
 impl Listed {
     fn of(container: ContainerSummary, own: &str, state: &State, engine: &str) -> Listed {
         let label = |name: &str| container.labels.get(name).cloned().unwrap_or_default();
-        let owner = if label(labels::STATE) == own { Owner::Here } else { Owner::Elsewhere };
+        let known_to = label(labels::STATE);
+        let owner = if known_to == own { Owner::Here } else { Owner::Elsewhere };
         let project = label(labels::PROJECT);
         let made = label(labels::CREATED).parse().ok();
         let made = made.or_else(|| u64::try_from(container.created).ok()).unwrap_or(0);
@@ -172,6 +180,7 @@ impl Listed {
             place: Place::Container(container.id),
             project,
             owner,
+            known_to,
             state: container.state,
             made,
             last_used: mark.map_or(made, |mark| mark.last_used.max(made)),
@@ -206,6 +215,7 @@ impl Listed {
             project: known.project.key().to_owned(),
             version: known.made_by.clone(),
             owner: Owner::Here,
+            known_to: String::new(),
             state: match known.life {
                 Life::Running => "running",
                 Life::Idle => "idle",
@@ -309,9 +319,17 @@ pub async fn remove(
         Some(Ok(lock)) => Some(lock),
         None => None,
     };
-    let (Removed::Now | Removed::Already) = docker.remove(&listed.place.text()).await?;
+    let owned = Owned::by_state(&listed.known_to).and(labels::PROJECT, &listed.project);
+    if docker.remove(&listed.place.text(), &owned).await? == Removed::NotOurs {
+        return Err(WorkspaceError::Foreign { name: listed.name.clone() });
+    }
     // One that is made on a volume has it under its own name.
-    docker.remove_volume(&listed.name).await?;
+    if docker.remove_volume(&listed.name, &owned).await? == Removed::NotOurs {
+        tracing::warn!(
+            volume = listed.name,
+            "the volume with the workspace's name is not its own, and stays"
+        );
+    }
     if let Some(project) = project {
         forget(&project, engine)?;
     }
@@ -345,6 +363,33 @@ pub async fn prune(
         pruned.add(all[i].clone(), why, remove(docker, state, engine, &all[i]).await);
     }
     Ok(pruned)
+}
+
+/// The containers of anybody's fastbuild that were made more than [`STARTS_WITHIN`] ago and never started: whoever made them is dead.
+///
+/// # Errors
+/// The engine's.
+pub async fn never_started(docker: &Docker) -> Result<Vec<ContainerSummary>, WorkspaceError> {
+    let mut found =
+        listed(docker, &[labels::TIER.to_owned(), labels::CREATED.to_owned()], Sizes::Skip).await?;
+    let is_old =
+        |made: &str| made.parse().is_ok_and(|made| now().saturating_sub(made) > STARTS_WITHIN.as_secs());
+    found.retain(|container| container.state == "created" && is_old(&container.labels[labels::CREATED]));
+    Ok(found)
+}
+
+/// Removes one of those; a volume with its name is for its own state directory's tidying.
+///
+/// # Errors
+/// The engine's; [`WorkspaceError::Foreign`] where somebody starts it just now.
+pub async fn remove_never_started(
+    docker: &Docker,
+    container: &ContainerSummary,
+) -> Result<(), WorkspaceError> {
+    match docker.remove_never_started(&container.id, &Owned::of(&container.labels)).await? {
+        Removed::Now | Removed::Already => Ok(()),
+        Removed::NotOurs => Err(WorkspaceError::Foreign { name: container.name.clone() }),
+    }
 }
 
 /// A volume that nothing uses.
@@ -391,8 +436,8 @@ pub async fn unused_volumes(
     state: &State,
     caches: Caches,
 ) -> Result<Vec<Unused>, WorkspaceError> {
-    let owner = format!("{}={}", labels::STATE, state.id()?);
-    let own = |tier: &str| [format!("{}={tier}", labels::TIER), owner.clone()];
+    let owned = Owned::by_state(&state.id()?);
+    let own = |tier: &str| owned.clone().and(labels::TIER, tier).to_filter();
     let found = docker.list_unused_volumes(&own(labels::VOLUME)).await?;
     let mut unused: Vec<_> = found.into_iter().map(Unused::of_workspace).collect();
     if caches == Caches::Included {
@@ -429,8 +474,14 @@ pub async fn remove_unused(
         Some(Ok(lock)) => Some(lock),
         None => None,
     };
-    match docker.remove_volume(unused.name()).await {
+    let tier = match unused {
+        Unused::OfWorkspace { .. } => labels::VOLUME,
+        Unused::Cache { .. } => labels::CACHE,
+    };
+    let owned = Owned::by_state(&state.id()?).and(labels::TIER, tier);
+    match docker.remove_volume(unused.name(), &owned).await {
         Ok(Removed::Now | Removed::Already) => Ok(Removal::Gone),
+        Ok(Removed::NotOurs) => Err(WorkspaceError::ForeignVolume { name: unused.name().to_owned() }),
         Err(EngineError::Api { status: 409, .. }) => Ok(Removal::Busy(None)),
         Err(error) => Err(error.into()),
     }
@@ -449,6 +500,7 @@ mod tests {
             image: String::new(),
             version: String::new(),
             owner,
+            known_to: String::new(),
             state: "exited".to_owned(),
             made: 0,
             last_used,

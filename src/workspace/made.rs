@@ -112,7 +112,7 @@ async fn make(docker: &Docker, wanted: &Wanted, why: Why) -> Result<Ready, Works
     {
         return Err(NotWarm::OwnFiles { directory: wanted.place.directory().to_owned(), entries }.into());
     }
-    wanted.storage.provide(docker).await.map_err(|error| wanted.storage.blame(error.into()))?;
+    wanted.storage.provide(docker).await.map_err(|error| wanted.storage.blame(error))?;
     let container = match docker.create(&wanted.spec).await {
         Ok(container) => container,
         // The volume is in use there.

@@ -282,9 +282,8 @@ fn take(directory: &Path) -> Result<Option<(Held, Option<Label>)>, ScratchError>
     let own = directory.join(OWN);
     let foreign = || ScratchError::Foreign { path: directory.to_owned() };
     if !own.symlink_metadata().is_ok_and(|found| found.is_dir()) {
-        // Its making was cut short at the very beginning, or it is somebody's.
-        fs::remove_dir(directory).map_err(|_| foreign())?;
-        return Ok(None);
+        // An empty one does not say whose it is: it may be used, and stays.
+        return if names(directory)?.is_empty() { Ok(None) } else { Err(foreign()) };
     }
     refuse_others(&own)?;
     let lock = lock(directory)?;

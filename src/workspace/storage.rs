@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Keeping, WorkspaceError};
+use super::{Keeping, WorkspaceError, mark::now};
 use crate::{
     engine::{
-        ContainerSpec, Docker, EngineError, Entrypoint, ImageFacts, Mount, VolumeContents, VolumeSpec, labels,
+        ContainerSpec, Docker, EngineError, Entrypoint, ImageFacts, Mount, Owned, Removed, VolumeContents,
+        VolumeSpec, labels,
     },
     plan::{CachePath, Plan, Route, VolumeOption},
     state::{Project, Run, State, StateError, read_json, replace_json},
@@ -141,15 +142,21 @@ impl Storage {
     /// Has all volumes there.
     ///
     /// # Errors
-    /// What befalls every request, and what a volume driver says.
-    pub async fn provide(&self, docker: &Docker) -> Result<(), EngineError> {
+    /// What befalls every request, and what a volume driver says; [`WorkspaceError::ForeignVolume`].
+    pub async fn provide(&self, docker: &Docker) -> Result<(), WorkspaceError> {
         for cache in &self.caches {
             docker.create_volume(&cache.volume).await?;
         }
         if let Some(volume) = &self.volume {
             // What a run left that was killed before it had a container: an engine would keep its contents, and its options.
-            if let Err(error) = docker.remove_volume(&volume.name).await {
-                tracing::warn!(volume = volume.name, %error, "could not remove the volume that was there");
+            match docker.remove_volume(&volume.name, &Owned::of(&volume.labels)).await {
+                Ok(Removed::Now | Removed::Already) => {}
+                Ok(Removed::NotOurs) => {
+                    return Err(WorkspaceError::ForeignVolume { name: volume.name.clone() });
+                }
+                Err(error) => {
+                    tracing::warn!(volume = volume.name, %error, "could not remove the volume that was there");
+                }
             }
             docker.create_volume(volume).await?;
         }
@@ -242,7 +249,11 @@ async fn probe(
     let container = docker
         .create(&ContainerSpec {
             entrypoint: Entrypoint::None,
-            labels: labelled(&[(labels::RUN, &run.id)]),
+            labels: labelled(&[
+                (labels::RUN, &run.id),
+                (labels::TIER, labels::COLD),
+                (labels::CREATED, &now().to_string()),
+            ]),
             network: Some("none".to_owned()),
             ..ContainerSpec::new(
                 format!("fastbuild-probe-{}", run.id),
@@ -252,7 +263,7 @@ async fn probe(
         })
         .await?;
     let tables = docker.user_tables(&container).await;
-    docker.remove(container.as_str()).await?;
+    docker.remove(container.as_str(), &Owned::by_run(&run.id)).await?;
     let (passwd, group) = tables?;
     Ok(user::account(user, passwd.as_deref(), group.as_deref())?)
 }

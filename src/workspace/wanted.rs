@@ -8,7 +8,7 @@ use super::{
 use crate::{
     agent::program,
     engine::{
-        ContainerFacts, ContainerSpec, Docker, EngineError, Entrypoint, ImageFacts, Life, Serves, labels,
+        ContainerFacts, ContainerSpec, Docker, Entrypoint, ImageFacts, Life, Owned, Removed, Serves, labels,
     },
     plan::{Lifetime, OnDocker, Plan, Stdin, Terminal},
     state::{Project, Run, State, StateError},
@@ -62,6 +62,15 @@ impl<'a> Keeping<'a> {
         }
     }
 
+    /// What all of it says of itself, for a project with this key.
+    pub(super) fn owned(&self, project: &str) -> Owned {
+        let owned = match self {
+            Keeping::Kept { state, .. } => Owned::by_state(state),
+            Keeping::OneRun { run, .. } => Owned::by_run(&run.id),
+        };
+        owned.and(labels::PROJECT, project)
+    }
+
     fn tier(&self) -> &'static str {
         match self {
             Keeping::Kept { .. } => labels::WARM,
@@ -74,6 +83,7 @@ impl<'a> Keeping<'a> {
 #[derive(Debug, Clone)]
 pub struct Wanted {
     pub(super) name: String,
+    owned: Owned,
     pub(super) generation: Generation,
     pub(super) lifetime: Lifetime,
     pub(super) spec: ContainerSpec,
@@ -141,6 +151,7 @@ impl Wanted {
         let lifetime = plan.workspace.lifetime.value;
         Ok(Wanted {
             name,
+            owned: keeping.owned(project.key()),
             generation,
             lifetime,
             spec,
@@ -175,11 +186,16 @@ impl Wanted {
     /// Removes the workspace with all that is in it; a share stays as it is.
     ///
     /// # Errors
-    /// The engine's.
-    pub async fn remove(&self, docker: &Docker) -> Result<(), EngineError> {
-        docker.remove(&self.name).await?;
+    /// The engine's; [`WorkspaceError::Foreign`] where something else has its name.
+    pub async fn remove(&self, docker: &Docker) -> Result<(), WorkspaceError> {
+        if docker.remove(&self.name, &self.owned).await? == Removed::NotOurs {
+            return Err(WorkspaceError::Foreign { name: self.name.clone() });
+        }
         // The one that is removed may have been made for another route than is wanted now.
-        docker.remove_volume(&self.name).await.map(drop)
+        match docker.remove_volume(&self.name, &self.owned).await? {
+            Removed::Now | Removed::Already => Ok(()),
+            Removed::NotOurs => Err(WorkspaceError::ForeignVolume { name: self.name.clone() }),
+        }
     }
 
     /// What is known of the workspace in the state directory.

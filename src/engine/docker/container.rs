@@ -19,7 +19,7 @@ use bollard::{
 };
 use futures_util::StreamExt;
 
-use super::{Docker, EngineError, failed};
+use super::{Docker, EngineError, Owned, failed, owned::carries, removed};
 use crate::{
     engine::{
         error::{Call, Operation, StartError, plain, why_not_started},
@@ -239,13 +239,15 @@ pub enum Delivery {
     NotRunning,
 }
 
-/// What became of a removal. Either way the container is gone.
+/// What became of a removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removed {
-    /// By this call.
+    /// It is gone, by this call.
     Now,
-    /// Before, or by somebody else who is at it.
+    /// It was gone before, or somebody else is at it.
     Already,
+    /// It is there, and stays: it does not say of itself that it is whose it would have to be.
+    NotOurs,
 }
 
 impl Docker {
@@ -411,25 +413,58 @@ impl Docker {
         self.client.unpause_container(id.as_str()).await.map_err(failed(Call::new(Operation::Unpause, id)))
     }
 
-    /// Removes a container, by id or name, running or not, with its anonymous volumes.
+    /// Removes a container, by id or name, running or not, with its anonymous volumes, if it is `owned`.
     ///
     /// # Errors
     /// What befalls every request; a container that is gone is none.
-    pub async fn remove(&self, id_or_name: &str) -> Result<Removed, EngineError> {
-        let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
-        match self.client.remove_container(id_or_name, Some(options)).await {
-            Ok(()) => Ok(Removed::Now),
-            Err(BollardError::DockerResponseServerError { status_code: 404, .. }) => Ok(Removed::Already),
+    pub async fn remove(&self, id_or_name: &str, owned: &Owned) -> Result<Removed, EngineError> {
+        let Some(found) = self.look(id_or_name).await? else { return Ok(Removed::Already) };
+        if !owned.is_said_by(&found.labels) {
+            return Ok(Removed::NotOurs);
+        }
+        if self.facts.is_podman() && found.life == Life::Running {
+            // It would ask the process to end first, and wait ten seconds for one that has no ear for it. Whatever comes of this, the
+            // removal tells.
+            let _killed = self.kill(&found.id, "SIGKILL").await;
+        }
+        self.delete(&found.id, RemoveContainerOptionsBuilder::new().force(true)).await
+    }
+
+    /// The same for a container that was made and not started, however that comes about; one that was started is not `owned`.
+    ///
+    /// # Errors
+    /// What befalls every request, and a container that is started just now; one that is gone is none.
+    pub async fn remove_never_started(
+        &self,
+        id: &ContainerId,
+        owned: &Owned,
+    ) -> Result<Removed, EngineError> {
+        match self.look(id.as_str()).await? {
+            None => Ok(Removed::Already),
+            Some(found) if found.life == Life::Created && owned.is_said_by(&found.labels) => {
+                self.delete(&found.id, RemoveContainerOptionsBuilder::new()).await
+            }
+            Some(_) => Ok(Removed::NotOurs),
+        }
+    }
+
+    async fn delete(
+        &self,
+        id: &ContainerId,
+        options: RemoveContainerOptionsBuilder,
+    ) -> Result<Removed, EngineError> {
+        match self.client.remove_container(id.as_str(), Some(options.v(true).build())).await {
             Err(BollardError::DockerResponseServerError { status_code: 409, message })
                 if message.contains("already in progress") =>
             {
                 Ok(Removed::Already)
             }
-            Err(error) => Err(failed(Call::new(Operation::Remove, id_or_name))(error)),
+            answer => removed(answer, Call::new(Operation::Remove, id)),
         }
     }
 
-    /// All containers, running or not, that carry each of `labels` (`NAME` or `NAME=VALUE`).
+    /// All containers of fastbuild's, running or not, that carry each of `labels` (`NAME` or `NAME=VALUE`). Its name tells one from
+    /// a container of an image that somebody has made of a workspace (`docker commit`): such an image hands the labels on.
     ///
     /// # Errors
     /// What befalls every request.
@@ -445,7 +480,10 @@ impl Docker {
             .list_containers(Some(options))
             .await
             .map_err(failed(Call::new(Operation::List, "")))?;
-        Ok(found.into_iter().map(ContainerSummary::from).collect())
+        let found = found.into_iter().map(ContainerSummary::from);
+        let is_meant =
+            |found: &ContainerSummary| found.name.starts_with("fastbuild-") && carries(&found.labels, labels);
+        Ok(found.filter(is_meant).collect())
     }
 
     async fn inspect(&self, id: &ContainerId) -> Result<ContainerInspectResponse, EngineError> {

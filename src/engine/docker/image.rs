@@ -13,7 +13,7 @@ use bytes::Bytes;
 use docker_credential::{CredentialRetrievalError, DockerCredential};
 use futures_util::StreamExt;
 
-use super::{Docker, EngineError, Removed, failed};
+use super::{Docker, EngineError, Owned, Removed, failed, owned::carries, removed};
 use crate::engine::{
     error::{Call, Operation, plain},
     reference::Reference,
@@ -146,17 +146,24 @@ impl Docker {
         Ok(())
     }
 
-    /// Takes an image's name away, or by its id all names, and the image with the last of them.
+    /// Removes an image by its id, if it is `owned`. Not by force: with that, Podman removes the containers that use it, whosever.
     ///
     /// # Errors
-    /// What befalls every request, and [`EngineError::Api`] while a container uses it; an image that is gone is none.
-    pub async fn remove_image(&self, name_or_id: &str) -> Result<Removed, EngineError> {
-        let options = RemoveImageOptionsBuilder::new().force(true).build();
-        match self.client.remove_image(name_or_id, Some(options), None).await {
-            Ok(_) => Ok(Removed::Now),
-            Err(BollardError::DockerResponseServerError { status_code: 404, .. }) => Ok(Removed::Already),
-            Err(error) => Err(failed(Call::new(Operation::RemoveImage, name_or_id))(error)),
+    /// What befalls every request, and [`EngineError::Api`] while a container uses it, or where it was given another name; an image
+    /// that is gone is none.
+    pub async fn remove_image(&self, id: &str, owned: &Owned) -> Result<Removed, EngineError> {
+        let call = || Call::new(Operation::RemoveImage, id);
+        match self.client.inspect_image(id).await {
+            Ok(image) => {
+                let labels = image.config.and_then(|config| config.labels).into_iter().flatten().collect();
+                if !owned.is_said_by(&labels) {
+                    return Ok(Removed::NotOurs);
+                }
+            }
+            Err(error) => return removed(Err::<(), _>(error), call()),
         }
+        let options = RemoveImageOptionsBuilder::new().build();
+        removed(self.client.remove_image(id, Some(options), None).await, call())
     }
 
     /// Ids and labels of all images that carry each of `labels` (`NAME` or `NAME=VALUE`).
@@ -171,7 +178,8 @@ impl Docker {
         let options = ListImagesOptionsBuilder::new().filters(&filters).build();
         let listed = self.client.list_images(Some(options)).await;
         let listed = listed.map_err(failed(Call::new(Operation::ListImages, "")))?;
-        Ok(listed.into_iter().map(|image| (image.id, image.labels.into_iter().collect())).collect())
+        let listed = listed.into_iter().map(|image| (image.id, image.labels.into_iter().collect()));
+        Ok(listed.filter(|(_, found)| carries(found, labels)).collect())
     }
 }
 

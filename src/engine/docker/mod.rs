@@ -9,6 +9,7 @@ mod connect;
 mod container;
 mod image;
 mod info;
+mod owned;
 mod volume;
 
 use bollard::errors::Error as BollardError;
@@ -22,6 +23,7 @@ pub use container::{
 };
 pub use image::{ImageFacts, PullProgress};
 pub use info::{EngineInfo, EngineKind, Rights, Whereabouts};
+pub use owned::Owned;
 pub use volume::{VolumeFacts, VolumeSpec};
 
 use self::connect::Wire;
@@ -39,6 +41,15 @@ impl Docker {
     /// What the engine said of itself.
     pub fn facts(&self) -> &EngineFacts {
         &self.facts
+    }
+}
+
+/// What an engine's answer to a removal means.
+fn removed<T>(answer: Result<T, BollardError>, call: Call) -> Result<Removed, EngineError> {
+    match answer {
+        Ok(_) => Ok(Removed::Now),
+        Err(BollardError::DockerResponseServerError { status_code: 404, .. }) => Ok(Removed::Already),
+        Err(error) => Err(failed(call)(error)),
     }
 }
 

@@ -8,7 +8,7 @@ use bollard::{
     query_parameters::{ListVolumesOptionsBuilder, RemoveVolumeOptionsBuilder},
 };
 
-use super::{Docker, EngineError, Removed, failed};
+use super::{Docker, EngineError, Owned, Removed, failed, owned::carries, removed};
 use crate::{
     engine::error::{Call, Operation},
     plan::VolumeOption,
@@ -65,17 +65,19 @@ impl Docker {
         }
     }
 
-    /// Removes a volume with all that is in it; a share that it stands for is only let go.
+    /// Removes a volume with all that is in it, if it is `owned`; a share that it stands for is only let go.
     ///
     /// # Errors
     /// What befalls every request, and [`EngineError::Api`] while a container uses it; a volume that is gone is none.
-    pub async fn remove_volume(&self, name: &str) -> Result<Removed, EngineError> {
-        let options = RemoveVolumeOptionsBuilder::new().force(true).build();
-        match self.client.remove_volume(name, Some(options)).await {
-            Ok(()) => Ok(Removed::Now),
-            Err(BollardError::DockerResponseServerError { status_code: 404, .. }) => Ok(Removed::Already),
-            Err(error) => Err(failed(Call::new(Operation::RemoveVolume, name))(error)),
+    pub async fn remove_volume(&self, name: &str, owned: &Owned) -> Result<Removed, EngineError> {
+        match self.look_at_volume(name).await? {
+            None => return Ok(Removed::Already),
+            Some(found) if !owned.is_said_by(&found.labels) => return Ok(Removed::NotOurs),
+            Some(_) => {}
         }
+        let options = RemoveVolumeOptionsBuilder::new().force(true).build();
+        let answer = self.client.remove_volume(name, Some(options)).await;
+        removed(answer, Call::new(Operation::RemoveVolume, name))
     }
 
     /// All volumes that carry each of `labels` (`NAME` or `NAME=VALUE`).
@@ -83,26 +85,28 @@ impl Docker {
     /// # Errors
     /// What befalls every request.
     pub async fn list_volumes(&self, labels: &[String]) -> Result<Vec<VolumeFacts>, EngineError> {
-        self.list_volumes_by([("label", labels.to_vec())].into()).await
+        self.list_volumes_by(("label", labels.to_vec()), labels).await
     }
 
-    /// The same, of those that no container has, running or not.
+    /// The same, of those that no container has, running or not. The engine is asked for these alone: with a label beside it,
+    /// Podman would list all that have one or the other.
     ///
     /// # Errors
     /// What befalls every request.
     pub async fn list_unused_volumes(&self, labels: &[String]) -> Result<Vec<VolumeFacts>, EngineError> {
-        let unused = ("dangling", vec!["true".to_owned()]);
-        self.list_volumes_by([("label", labels.to_vec()), unused].into()).await
+        self.list_volumes_by(("dangling", vec!["true".to_owned()]), labels).await
     }
 
     async fn list_volumes_by(
         &self,
-        filters: HashMap<&str, Vec<String>>,
+        filter: (&str, Vec<String>),
+        labels: &[String],
     ) -> Result<Vec<VolumeFacts>, EngineError> {
-        let options = ListVolumesOptionsBuilder::new().filters(&filters).build();
+        let options = ListVolumesOptionsBuilder::new().filters(&HashMap::from([filter])).build();
         let listed = self.client.list_volumes(Some(options)).await;
         let listed = listed.map_err(failed(Call::new(Operation::ListVolumes, "")))?;
-        Ok(listed.volumes.into_iter().flatten().map(VolumeFacts::from).collect())
+        let listed = listed.volumes.into_iter().flatten().map(VolumeFacts::from);
+        Ok(listed.filter(|volume| carries(&volume.labels, labels)).collect())
     }
 }
 
