@@ -23,6 +23,7 @@ use std::{
     io::{self, BufRead as _, BufReader, BufWriter, Write},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
+    time::SystemTime,
 };
 
 use cap_std::{ambient_authority, fs::Dir};
@@ -93,12 +94,13 @@ pub struct DeadRun {
     pub placeholders: Vec<Placeholder>,
 }
 
-/// A directory that was made for a volume to be laid over it, and which one that is: another one in its place is somebody else's.
+/// A directory that was made for a volume to be laid over it. Another one in its place is somebody else's, and an inode's number is
+/// given away again, so the time of its making counts too, where the file system knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placeholder {
     path: PathBuf,
-    device: u64,
-    inode: u64,
+    inode: (u64, u64),
+    made: Option<SystemTime>,
 }
 
 impl Placeholder {
@@ -112,15 +114,14 @@ impl Placeholder {
     }
 
     fn look(path: &Path) -> io::Result<Placeholder> {
-        let Stamp { dev: device, ino: inode, .. } =
-            look_at(&Dir::open_ambient_dir(path, ambient_authority())?)?.stamp;
-        Ok(Placeholder { path: path.to_owned(), device, inode })
+        let Stamp { dev, ino, .. } = look_at(&Dir::open_ambient_dir(path, ambient_authority())?)?.stamp;
+        let made = path.symlink_metadata()?.created().ok();
+        Ok(Placeholder { path: path.to_owned(), inode: (dev, ino), made })
     }
 
     /// Removes it, unless there is anything in it.
     pub fn remove(&self) {
         if Placeholder::look(&self.path).is_ok_and(|found| found == *self) {
-            // One with anything in it stays.
             let _ = std::fs::remove_dir(&self.path);
         }
     }

@@ -46,7 +46,8 @@ fn a_cold_build_makes_no_request_more_than_it_needs() {
     POST /containers/ID/start
     POST /containers/ID/wait?condition=not-running
     GET /containers/ID/archive?path=%2Fworkspace
-    DELETE /containers/NAME?v=true&force=true&link=false
+    GET /containers/NAME/json
+    DELETE /containers/ID?v=true&force=true&link=false
     ");
 }
 
@@ -74,7 +75,8 @@ fn each_named_output_is_one_request() {
     POST /containers/ID/wait?condition=not-running
     GET /containers/ID/archive?path=%2Fworkspace%2Fa
     GET /containers/ID/archive?path=%2Fworkspace%2Fb
-    DELETE /containers/NAME?v=true&force=true&link=false
+    GET /containers/NAME/json
+    DELETE /containers/ID?v=true&force=true&link=false
     ");
 }
 
@@ -91,7 +93,8 @@ fn a_failed_command_is_asked_after_once_and_its_products_stay() {
     POST /containers/ID/start
     POST /containers/ID/wait?condition=not-running
     GET /containers/ID/json
-    DELETE /containers/NAME?v=true&force=true&link=false
+    GET /containers/NAME/json
+    DELETE /containers/ID?v=true&force=true&link=false
     ");
 }
 

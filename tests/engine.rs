@@ -14,8 +14,8 @@ use std::{
 use bytes::Bytes;
 use fastbuild::{
     engine::{
-        Attached, ContainerId, ContainerSpec, Delivery, Docker, EngineError, Entrypoint, PathKind, Removed,
-        Sizes, StartError,
+        Attached, ContainerId, ContainerSpec, Delivery, Docker, EngineError, Entrypoint, Owned, PathKind,
+        Removed, Sizes, StartError,
     },
     plan::{Endpoint, EnvVar, Stdin, Terminal},
     report::events::Stream,
@@ -49,6 +49,11 @@ fn spec(command: &[&str]) -> ContainerSpec {
     }
 }
 
+/// What each of those says of itself.
+fn mine() -> Owned {
+    Owned::by("fastbuild.test", "engine")
+}
+
 /// A container that goes when the test does, however it ends.
 struct Container {
     id: ContainerId,
@@ -72,7 +77,7 @@ impl Drop for Container {
         let id = self.id.clone();
         let remove = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async { engine().await.remove(id.as_str()).await }).unwrap();
+            runtime.block_on(async { engine().await.remove(id.as_str(), &mine()).await }).unwrap();
         };
         // A runtime cannot be entered from inside of another one's thread.
         std::thread::spawn(remove).join().unwrap();
@@ -619,7 +624,7 @@ async fn requests_to_an_engine_that_has_gone_say_so() {
         attach_error(docker.attach(&id, Terminal::None, Stdin::Empty).await),
         docker.wait(&id).await.err().unwrap(),
         docker.kill(&id, "SIGINT").await.err().unwrap(),
-        docker.remove("x").await.err().unwrap(),
+        docker.remove("x", &mine()).await.err().unwrap(),
         docker.list(&[], Sizes::Skip).await.err().unwrap(),
     ];
     for error in gone {
@@ -672,8 +677,15 @@ async fn a_container_is_found_by_its_label_and_removed_once() {
     assert_eq!((&one.id, &one.name, one.state.as_str()), (&container.id, &spec.name, "running"));
     assert_eq!(one.labels["fastbuild.test.one"], spec.name);
 
-    assert_eq!(docker.remove(&spec.name).await.unwrap(), Removed::Now);
-    assert_eq!(docker.remove(&spec.name).await.unwrap(), Removed::Already);
+    for foreign in
+        [Owned::by_run("another"), mine().and("fastbuild.test.one", "another"), Owned::of(&[].into())]
+    {
+        assert_eq!(docker.remove(&spec.name, &foreign).await.unwrap(), Removed::NotOurs, "{foreign:?}");
+    }
+    assert!(docker.state(&container.id).await.unwrap().running);
+    let owned = Owned::of(&spec.labels);
+    assert_eq!(docker.remove(&spec.name, &owned).await.unwrap(), Removed::Now);
+    assert_eq!(docker.remove(&spec.name, &owned).await.unwrap(), Removed::Already);
     assert_eq!(docker.list(&labels, Sizes::Skip).await.unwrap(), []);
 }
 
@@ -688,7 +700,7 @@ async fn a_container_removed_while_it_runs_ends_output_and_wait() {
         let (docker, id) = (docker.clone(), container.id.clone());
         tokio::spawn(async move { docker.wait(&id).await })
     };
-    docker.remove(container.id.as_str()).await.unwrap();
+    docker.remove(container.id.as_str(), &mine()).await.unwrap();
     let ended = tokio::time::timeout(Duration::from_secs(30), async {
         read_all(&mut attached).await.unwrap();
         waiting.await.unwrap()

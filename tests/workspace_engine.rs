@@ -8,7 +8,7 @@ mod proxy;
 
 use std::{path::PathBuf, time::Duration};
 
-use common::{BUSYBOX as IMAGE, SOCKET};
+use common::{BUSYBOX as IMAGE, SOCKET, docker};
 use fastbuild::{
     agent::{
         near::{Duplex, Event, Session, SessionError, Settings},
@@ -19,8 +19,8 @@ use fastbuild::{
     cli::{Command, args::parse},
     config::{self, Environment},
     engine::{
-        Attached, ContainerFacts, ContainerSpec, Docker, EngineError, Entrypoint, ImageFacts, Life, Sizes,
-        labels,
+        Attached, ContainerFacts, ContainerSpec, Docker, EngineError, Entrypoint, ImageFacts, Life, Owned,
+        Sizes, labels,
     },
     plan::{self, Endpoint, Plan},
     state::{Project, State},
@@ -60,6 +60,10 @@ impl Home {
 
     fn name(&self) -> String {
         workspace::name(&self.project(), &self.state).unwrap()
+    }
+
+    fn owned(&self) -> Owned {
+        Owned::by_state(&self.state.id().unwrap())
     }
 
     fn engine(&self) -> String {
@@ -113,15 +117,7 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
-        let name = self.name();
-        let remove = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                Docker::connect(&Endpoint::Unix(SOCKET.into())).await.unwrap().remove(&name).await.unwrap()
-            })
-        };
-        // A runtime cannot be entered from inside of another one's thread.
-        std::thread::spawn(remove).join().unwrap();
+        docker(&["rm", "--force", &self.name()]);
     }
 }
 
@@ -225,7 +221,7 @@ async fn a_making_that_was_cut_short_is_begun_again() {
     let home = Home::new().await;
     let whole = home.ensure("").await.unwrap();
     let labels = home.docker.look(whole.container.as_str()).await.unwrap().unwrap().labels;
-    home.docker.remove(whole.container.as_str()).await.unwrap();
+    home.docker.remove(whole.container.as_str(), &home.owned()).await.unwrap();
     home.create(labels).await;
     let ready = home.ensure("").await.unwrap();
     assert!(matches!(ready.how, How::Made(Why::Broken(_))), "{ready:?}");
@@ -251,7 +247,7 @@ async fn what_others_do_between_look_and_deed_is_seen() {
     let ready = workspace::ensure(&home.docker, &home.wanted(""), None).await.unwrap();
     assert_eq!(ready.how, How::Found, "made by somebody else");
 
-    home.docker.remove(&home.name()).await.unwrap();
+    home.docker.remove(&home.name(), &home.owned()).await.unwrap();
     let (workspace, _session) = home.enter_by(&home.docker, found, &Settings::default()).await.unwrap();
     assert_eq!(*workspace.how(), How::Made(Why::Fresh), "removed by somebody else");
 }
@@ -351,7 +347,7 @@ async fn a_session_that_ends_early_is_traced_to_what_ended() {
 
     let (mut workspace, mut session) = home.enter(&Settings::default()).await.unwrap();
     assert_eq!(*workspace.how(), How::Started);
-    home.docker.remove(&home.name()).await.unwrap();
+    home.docker.remove(&home.name(), &home.owned()).await.unwrap();
     let error = session.receiver.next().await.unwrap_err();
     let error = workspace.why_over(error).await;
     assert!(matches!(error, WorkspaceError::Engine(EngineError::NoSuchContainer { .. })), "{error}");

@@ -294,7 +294,7 @@ async fn sweep_engine(docker: &Docker, state: &State) -> Result<(), EngineError>
     let runs = containers.chain(volumes).chain(images).filter_map(|labels| labels.get(labels::RUN).cloned());
     let dead: std::collections::BTreeSet<_> = runs.filter(|run| !state.is_live_run(run)).collect();
     for run in dead {
-        clear_engine(docker, &of_run(&run)).await?;
+        clear_engine(docker, &of_run(&run).and(labels::STATE, &id)).await?;
     }
     Ok(())
 }

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     build::{BuildError, shell, shell::Shell},
     config::{Environment, Log, Presentation, Progress, WorkspaceSettings},
-    engine::{ContainerSummary, Docker, Sizes, labels},
+    engine::{Docker, Sizes, labels},
     plan::{self, Decision, Endpoint, Reason, Terminal, WorkspacePlan},
     report::{Reporter, Verbosity, numbers, text::one_line},
     state::State,
@@ -120,14 +120,6 @@ impl Place {
     async fn unused_volumes(&self, caches: list::Caches) -> Result<Vec<Unused>, WorkspaceError> {
         match &self.docker {
             Engine::Answers(docker) => list::unused_volumes(docker, &self.state, caches).await,
-            Engine::IsSilent(_) => Ok(Vec::new()),
-        }
-    }
-
-    /// The same for containers that were never started.
-    async fn never_started(&self) -> Result<Vec<ContainerSummary>, WorkspaceError> {
-        match &self.docker {
-            Engine::Answers(docker) => list::never_started(docker).await,
             Engine::IsSilent(_) => Ok(Vec::new()),
         }
     }
@@ -267,8 +259,10 @@ async fn prune(args: &PruneArgs) -> Result<(), Failure> {
         going.map(|(at, why)| (&all[at], Some(why))).collect::<Vec<_>>()
     };
     let unused = place.unused_volumes(args.caches()).await?;
-    let never_started = place.never_started().await?;
-    if going.is_empty() && unused.is_empty() && never_started.is_empty() {
+    if let (Earnest::Removing, Engine::Answers(docker)) = (args.earnest(), &place.docker) {
+        list::remove_never_started(docker).await;
+    }
+    if going.is_empty() && unused.is_empty() {
         return print("nothing to remove\n");
     }
     let mut failed = None;
@@ -282,17 +276,6 @@ async fn prune(args: &PruneArgs) -> Result<(), Failure> {
             Ok(Removal::Gone) => print(&format!("removed {about}\n"))?,
             Ok(Removal::Busy(_)) => print(&format!("left {}: it is in use\n", show::title(listed)))?,
             // The others can go all the same.
-            Err(error) => failed = Some(error),
-        }
-    }
-    for container in &never_started {
-        let title = format!("{}, which was made and never started", container.name);
-        if args.earnest() == Earnest::DryRun {
-            print(&format!("would remove {title}\n"))?;
-            continue;
-        }
-        match list::remove_never_started(&place.docker().await?, container).await {
-            Ok(()) => print(&format!("removed {title}\n"))?,
             Err(error) => failed = Some(error),
         }
     }

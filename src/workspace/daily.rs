@@ -1,11 +1,9 @@
-//! The automatic limits: at most once a day and engine, workspaces that have outlived them are removed, beside a build, and
-//! so is what was made by whomever and never started.
+//! The automatic limits: at most once a day and engine, workspaces that have outlived them are removed, beside a build.
 
 use std::{path::Path, time::Duration};
 
 use super::{
-    WorkspaceError,
-    list::{Limits, Outlived, Pruned, never_started, prune, prune_here, remove_never_started},
+    list::{Limits, Outlived, Pruned, prune, prune_here},
     mark::now,
     scratch,
 };
@@ -14,7 +12,7 @@ use crate::{
     plan::{Plan, WorkspacePlan},
     report::{
         Reporter,
-        events::{Event, Limit, Warning},
+        events::{Event, Limit},
     },
     state::{State, replace_file},
 };
@@ -30,8 +28,8 @@ pub fn limits(plan: &WorkspacePlan) -> Limits {
     }
 }
 
-/// Removes, from now on and beside the build, what has outlived the plan's limits and what was never started, and tells of it.
-/// None when it was done within the last day. The workspace of the caller is in use (it holds the project's lock), and so stays.
+/// Removes, from now on and beside the build, what has outlived the plan's limits, and tells of it. None when it was done
+/// within the last day. The workspace of the caller is in use (it holds the project's lock), and so stays.
 pub fn look_after(
     docker: &Docker,
     state: &State,
@@ -45,23 +43,12 @@ pub fn look_after(
     }
     let (docker, state, reporter) = (docker.clone(), state.clone(), reporter.clone());
     Some(tokio::spawn(async move {
-        if let Err(error) = tidy(&docker, &reporter).await {
-            tracing::warn!(%error, "could not look after containers that were never started");
-        }
         match prune(&docker, &state, &engine, &limits).await {
             Ok(pruned) => tell(pruned, &reporter),
             // Nobody asked for it, and tomorrow is another day.
             Err(error) => tracing::warn!(%error, "could not look after the limits of workspaces"),
         }
     }))
-}
-
-async fn tidy(docker: &Docker, reporter: &Reporter) -> Result<(), WorkspaceError> {
-    for found in never_started(docker).await? {
-        remove_never_started(docker, &found).await?;
-        reporter.emit(Event::Warned(Warning::LeftoverRemoved { container: found.name }));
-    }
-    Ok(())
 }
 
 /// The same for the scratch directories of this machine.

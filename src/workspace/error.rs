@@ -90,14 +90,8 @@ pub enum WorkspaceError {
     /// The image's user.
     #[error(transparent)]
     User(#[from] UserError),
-    /// A volume that is not the workspace's has its name.
-    #[error("the volume {name} is not this workspace's by its labels, and has its name")]
-    ForeignVolume {
-        /// The name.
-        name: String,
-    },
-    /// A container that is not fastbuild's has the workspace's name.
-    #[error("the container {name} is no workspace of fastbuild's, and has the name of one")]
+    /// A container or a volume that is not the workspace's by its labels has its name.
+    #[error("the container or volume {name} is not this workspace's by its labels, and has its name")]
     Foreign {
         /// The name.
         name: String,
@@ -125,10 +119,7 @@ impl WorkspaceError {
             WorkspaceError::Stopped { .. } => {
                 Some("somebody stopped or killed it (`docker stop`, a restart of the engine?); run the build again".to_owned())
             }
-            WorkspaceError::Foreign { .. } => Some("rename or remove that container".to_owned()),
-            WorkspaceError::ForeignVolume { .. } => {
-                Some("see whose it is (`docker volume inspect`), and remove it if nobody needs it".to_owned())
-            }
+            WorkspaceError::Foreign { .. } => Some("see whose it is, and rename or remove it".to_owned()),
             WorkspaceError::Volume { .. } => Some(
                 "check --volume-opt, and that the engine's machine reaches what it names; --route layer does without a volume"
                     .to_owned(),

@@ -47,8 +47,6 @@ pub struct Listed {
     pub version: String,
     /// Whose it is.
     pub owner: Owner,
-    /// The id of the state directory that knows it.
-    pub known_to: String,
     /// The engine's word for what it is doing.
     pub state: String,
     /// When it was made, in seconds since 1970.
@@ -162,8 +160,7 @@ async fn listed(
 impl Listed {
     fn of(container: ContainerSummary, own: &str, state: &State, engine: &str) -> Listed {
         let label = |name: &str| container.labels.get(name).cloned().unwrap_or_default();
-        let known_to = label(labels::STATE);
-        let owner = if known_to == own { Owner::Here } else { Owner::Elsewhere };
+        let owner = if label(labels::STATE) == own { Owner::Here } else { Owner::Elsewhere };
         let project = label(labels::PROJECT);
         let made = label(labels::CREATED).parse().ok();
         let made = made.or_else(|| u64::try_from(container.created).ok()).unwrap_or(0);
@@ -180,7 +177,6 @@ impl Listed {
             place: Place::Container(container.id),
             project,
             owner,
-            known_to,
             state: container.state,
             made,
             last_used: mark.map_or(made, |mark| mark.last_used.max(made)),
@@ -215,7 +211,6 @@ impl Listed {
             project: known.project.key().to_owned(),
             version: known.made_by.clone(),
             owner: Owner::Here,
-            known_to: String::new(),
             state: match known.life {
                 Life::Running => "running",
                 Life::Idle => "idle",
@@ -319,7 +314,11 @@ pub async fn remove(
         Some(Ok(lock)) => Some(lock),
         None => None,
     };
-    let owned = Owned::by_state(&listed.known_to).and(labels::PROJECT, &listed.project);
+    let owned = Owned::by(labels::PROJECT, &listed.project);
+    let owned = match listed.owner {
+        Owner::Here => owned.and(labels::STATE, &state.id()?),
+        Owner::Elsewhere => owned,
+    };
     if docker.remove(&listed.place.text(), &owned).await? == Removed::NotOurs {
         return Err(WorkspaceError::Foreign { name: listed.name.clone() });
     }
@@ -346,7 +345,7 @@ fn forget(project: &Project, engine: &str) -> Result<(), StateError> {
     }
 }
 
-/// Removes what has outlived `limits`. Nothing is measured where no limit asks for it.
+/// Removes what has outlived `limits`, and what was never started. Nothing is measured where no limit asks for it.
 ///
 /// # Errors
 /// When the engine does not list its workspaces.
@@ -358,6 +357,7 @@ pub async fn prune(
 ) -> Result<Pruned, WorkspaceError> {
     let sizes = if limits.total_size.is_some() { Sizes::Measure } else { Sizes::Skip };
     let all = list(docker, state, engine, sizes).await?;
+    remove_never_started(docker).await;
     let mut pruned = Pruned::default();
     for (i, why) in to_go(&all, limits, now()) {
         pruned.add(all[i].clone(), why, remove(docker, state, engine, &all[i]).await);
@@ -365,30 +365,17 @@ pub async fn prune(
     Ok(pruned)
 }
 
-/// The containers of anybody's fastbuild that were made more than [`STARTS_WITHIN`] ago and never started: whoever made them is dead.
-///
-/// # Errors
-/// The engine's.
-pub async fn never_started(docker: &Docker) -> Result<Vec<ContainerSummary>, WorkspaceError> {
-    let mut found =
-        listed(docker, &[labels::TIER.to_owned(), labels::CREATED.to_owned()], Sizes::Skip).await?;
-    let is_old =
-        |made: &str| made.parse().is_ok_and(|made| now().saturating_sub(made) > STARTS_WITHIN.as_secs());
-    found.retain(|container| container.state == "created" && is_old(&container.labels[labels::CREATED]));
-    Ok(found)
-}
-
-/// Removes one of those; a volume with its name is for its own state directory's tidying.
-///
-/// # Errors
-/// The engine's; [`WorkspaceError::Foreign`] where somebody starts it just now.
-pub async fn remove_never_started(
-    docker: &Docker,
-    container: &ContainerSummary,
-) -> Result<(), WorkspaceError> {
-    match docker.remove_never_started(&container.id, &Owned::of(&container.labels)).await? {
-        Removed::Now | Removed::Already => Ok(()),
-        Removed::NotOurs => Err(WorkspaceError::Foreign { name: container.name.clone() }),
+/// Removes what anybody's fastbuild made more than [`STARTS_WITHIN`] ago and never started: whoever made it is dead. Nobody asked
+/// for it, so what cannot be removed is left to the next one.
+pub async fn remove_never_started(docker: &Docker) {
+    let is_old = |made: u64| now().saturating_sub(made) > STARTS_WITHIN.as_secs();
+    let all = listed(docker, &[labels::TIER.to_owned(), labels::CREATED.to_owned()], Sizes::Skip).await;
+    for found in all.into_iter().flatten().filter(|found| found.state == "created") {
+        let made = found.labels.get(labels::CREATED).and_then(|made| made.parse().ok());
+        if made.is_some_and(is_old) {
+            let removed = docker.remove(found.id.as_str(), &Owned::of(&found.labels)).await;
+            tracing::info!(container = found.name, ?removed, "it was made and never started");
+        }
     }
 }
 
@@ -474,14 +461,9 @@ pub async fn remove_unused(
         Some(Ok(lock)) => Some(lock),
         None => None,
     };
-    let tier = match unused {
-        Unused::OfWorkspace { .. } => labels::VOLUME,
-        Unused::Cache { .. } => labels::CACHE,
-    };
-    let owned = Owned::by_state(&state.id()?).and(labels::TIER, tier);
-    match docker.remove_volume(unused.name(), &owned).await {
+    match docker.remove_volume(unused.name(), &Owned::by_state(&state.id()?)).await {
         Ok(Removed::Now | Removed::Already) => Ok(Removal::Gone),
-        Ok(Removed::NotOurs) => Err(WorkspaceError::ForeignVolume { name: unused.name().to_owned() }),
+        Ok(Removed::NotOurs) => Err(WorkspaceError::Foreign { name: unused.name().to_owned() }),
         Err(EngineError::Api { status: 409, .. }) => Ok(Removal::Busy(None)),
         Err(error) => Err(error.into()),
     }
@@ -500,7 +482,6 @@ mod tests {
             image: String::new(),
             version: String::new(),
             owner,
-            known_to: String::new(),
             state: "exited".to_owned(),
             made: 0,
             last_used,

@@ -142,7 +142,7 @@ impl Storage {
     /// Has all volumes there.
     ///
     /// # Errors
-    /// What befalls every request, and what a volume driver says; [`WorkspaceError::ForeignVolume`].
+    /// What befalls every request, and what a volume driver says; [`WorkspaceError::Foreign`].
     pub async fn provide(&self, docker: &Docker) -> Result<(), WorkspaceError> {
         for cache in &self.caches {
             docker.create_volume(&cache.volume).await?;
@@ -151,9 +151,7 @@ impl Storage {
             // What a run left that was killed before it had a container: an engine would keep its contents, and its options.
             match docker.remove_volume(&volume.name, &Owned::of(&volume.labels)).await {
                 Ok(Removed::Now | Removed::Already) => {}
-                Ok(Removed::NotOurs) => {
-                    return Err(WorkspaceError::ForeignVolume { name: volume.name.clone() });
-                }
+                Ok(Removed::NotOurs) => return Err(WorkspaceError::Foreign { name: volume.name.clone() }),
                 Err(error) => {
                     tracing::warn!(volume = volume.name, %error, "could not remove the volume that was there");
                 }

@@ -62,15 +62,6 @@ impl<'a> Keeping<'a> {
         }
     }
 
-    /// What all of it says of itself, for a project with this key.
-    pub(super) fn owned(&self, project: &str) -> Owned {
-        let owned = match self {
-            Keeping::Kept { state, .. } => Owned::by_state(state),
-            Keeping::OneRun { run, .. } => Owned::by_run(&run.id),
-        };
-        owned.and(labels::PROJECT, project)
-    }
-
     fn tier(&self) -> &'static str {
         match self {
             Keeping::Kept { .. } => labels::WARM,
@@ -151,7 +142,7 @@ impl Wanted {
         let lifetime = plan.workspace.lifetime.value;
         Ok(Wanted {
             name,
-            owned: keeping.owned(project.key()),
+            owned: Owned::by(keeping.label().0, keeping.label().1).and(labels::PROJECT, project.key()),
             generation,
             lifetime,
             spec,
@@ -188,14 +179,13 @@ impl Wanted {
     /// # Errors
     /// The engine's; [`WorkspaceError::Foreign`] where something else has its name.
     pub async fn remove(&self, docker: &Docker) -> Result<(), WorkspaceError> {
-        if docker.remove(&self.name, &self.owned).await? == Removed::NotOurs {
+        let container = docker.remove(&self.name, &self.owned).await?;
+        // The one that is removed may have been made for another route than is wanted now.
+        let volume = docker.remove_volume(&self.name, &self.owned).await?;
+        if [container, volume].contains(&Removed::NotOurs) {
             return Err(WorkspaceError::Foreign { name: self.name.clone() });
         }
-        // The one that is removed may have been made for another route than is wanted now.
-        match docker.remove_volume(&self.name, &self.owned).await? {
-            Removed::Now | Removed::Already => Ok(()),
-            Removed::NotOurs => Err(WorkspaceError::ForeignVolume { name: self.name.clone() }),
-        }
+        Ok(())
     }
 
     /// What is known of the workspace in the state directory.

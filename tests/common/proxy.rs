@@ -40,6 +40,8 @@ pub enum Fault {
     Status(u16, String),
     /// This is done with the request's path, then the request goes on as it is.
     First(Arc<dyn Fn(&str) + Send + Sync>),
+    /// The engine is asked for everything, whatever the client wants to be listed.
+    Unfiltered,
     /// What passes is shown to this, which may hold it back.
     Hold(Arc<dyn Hold>),
     /// The engine is gone from here on: no connection lives, and none can be made.
@@ -205,7 +207,7 @@ impl Shared {
 }
 
 fn serve(mut client: UnixStream, shared: &Shared) -> io::Result<()> {
-    let (head, rest) = read_head(&mut client)?;
+    let (mut head, rest) = read_head(&mut client)?;
     let line = String::from_utf8_lossy(&head).lines().next().unwrap_or_default().to_owned();
     let mut words = line.split(' ');
     let method = words.next().unwrap_or_default().to_owned();
@@ -227,6 +229,10 @@ fn serve(mut client: UnixStream, shared: &Shared) -> io::Result<()> {
             return refuse(client, status, &message);
         }
         Some(Fault::First(action)) => action(&seen.path),
+        Some(Fault::Unfiltered) => {
+            // Engines pass over what they do not know.
+            head = String::from_utf8_lossy(&head).replacen("filters=", "unheard=", 1).into_bytes();
+        }
         Some(Fault::Hold(by)) => (hold, counted_from) = (Some(by), CountedFrom::Body),
         Some(Fault::Die) => {
             let socket = client.local_addr()?.as_pathname().map(Path::to_owned).unwrap_or_default();

@@ -10,12 +10,13 @@ use crate::{
 };
 
 /// Programs that the integration tests start, beside those of [`mounts`], and their Debian packages.
-const PROGRAMS: [(&str, &str); 6] = [
+const PROGRAMS: [(&str, &str); 7] = [
     ("busybox", "busybox-static"),
     ("chromium", "chromium"),
     ("docker", "docker.io"),
     ("docker-registry", "docker-registry"),
     ("make", "make"),
+    ("podman", "podman"),
     ("script", "bsdutils"),
 ];
 

@@ -91,11 +91,7 @@ impl EngineFacts {
     /// How this engine lets clients come and go.
     pub fn reach(&self) -> Reach {
         // Podman's conmon hands the end of an attach on to the process, whatever `StdinOnce` says.
-        if self.is_podman() { Reach::Exec } else { Reach::Attach }
-    }
-
-    pub(super) fn is_podman(&self) -> bool {
-        self.name.eq_ignore_ascii_case("libpod")
+        if self.name.eq_ignore_ascii_case("libpod") { Reach::Exec } else { Reach::Attach }
     }
 }
 

@@ -422,44 +422,19 @@ impl Docker {
         if !owned.is_said_by(&found.labels) {
             return Ok(Removed::NotOurs);
         }
-        if self.facts.is_podman() && found.life == Life::Running {
+        if self.facts.name.eq_ignore_ascii_case("libpod") && found.life == Life::Running {
             // It would ask the process to end first, and wait ten seconds for one that has no ear for it. Whatever comes of this, the
             // removal tells.
             let _killed = self.kill(&found.id, "SIGKILL").await;
         }
-        self.delete(&found.id, RemoveContainerOptionsBuilder::new().force(true)).await
-    }
-
-    /// The same for a container that was made and not started, however that comes about; one that was started is not `owned`.
-    ///
-    /// # Errors
-    /// What befalls every request, and a container that is started just now; one that is gone is none.
-    pub async fn remove_never_started(
-        &self,
-        id: &ContainerId,
-        owned: &Owned,
-    ) -> Result<Removed, EngineError> {
-        match self.look(id.as_str()).await? {
-            None => Ok(Removed::Already),
-            Some(found) if found.life == Life::Created && owned.is_said_by(&found.labels) => {
-                self.delete(&found.id, RemoveContainerOptionsBuilder::new()).await
-            }
-            Some(_) => Ok(Removed::NotOurs),
-        }
-    }
-
-    async fn delete(
-        &self,
-        id: &ContainerId,
-        options: RemoveContainerOptionsBuilder,
-    ) -> Result<Removed, EngineError> {
-        match self.client.remove_container(id.as_str(), Some(options.v(true).build())).await {
+        let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+        match self.client.remove_container(found.id.as_str(), Some(options)).await {
             Err(BollardError::DockerResponseServerError { status_code: 409, message })
                 if message.contains("already in progress") =>
             {
                 Ok(Removed::Already)
             }
-            answer => removed(answer, Call::new(Operation::Remove, id)),
+            answer => removed(answer, Call::new(Operation::Remove, id_or_name)),
         }
     }
 

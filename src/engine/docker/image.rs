@@ -40,6 +40,8 @@ pub struct ImageFacts {
     pub command: Vec<String>,
     /// Where it runs; empty is `/`.
     pub working_dir: String,
+    /// All its labels.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A layer got further, in the engine's words.
@@ -152,18 +154,14 @@ impl Docker {
     /// What befalls every request, and [`EngineError::Api`] while a container uses it, or where it was given another name; an image
     /// that is gone is none.
     pub async fn remove_image(&self, id: &str, owned: &Owned) -> Result<Removed, EngineError> {
-        let call = || Call::new(Operation::RemoveImage, id);
-        match self.client.inspect_image(id).await {
-            Ok(image) => {
-                let labels = image.config.and_then(|config| config.labels).into_iter().flatten().collect();
-                if !owned.is_said_by(&labels) {
-                    return Ok(Removed::NotOurs);
-                }
-            }
-            Err(error) => return removed(Err::<(), _>(error), call()),
+        match self.image(id, None).await? {
+            None => return Ok(Removed::Already),
+            Some(found) if !owned.is_said_by(&found.labels) => return Ok(Removed::NotOurs),
+            Some(_) => {}
         }
         let options = RemoveImageOptionsBuilder::new().build();
-        removed(self.client.remove_image(id, Some(options), None).await, call())
+        let answer = self.client.remove_image(id, Some(options), None).await;
+        removed(answer, Call::new(Operation::RemoveImage, id))
     }
 
     /// Ids and labels of all images that carry each of `labels` (`NAME` or `NAME=VALUE`).
@@ -269,6 +267,7 @@ impl From<ImageInspect> for ImageFacts {
             entrypoint: config.entrypoint.unwrap_or_default(),
             command: config.cmd.unwrap_or_default(),
             working_dir: config.working_dir.unwrap_or_default(),
+            labels: config.labels.into_iter().flatten().collect(),
         }
     }
 }
