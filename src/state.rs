@@ -104,15 +104,6 @@ pub struct Placeholder {
 }
 
 impl Placeholder {
-    /// Makes it.
-    ///
-    /// # Errors
-    /// What the system says, also where there is something.
-    pub fn make(path: &Path) -> io::Result<Placeholder> {
-        std::fs::create_dir(path)?;
-        Placeholder::look(path)
-    }
-
     fn look(path: &Path) -> io::Result<Placeholder> {
         let Stamp { dev, ino, .. } = look_at(&Dir::open_ambient_dir(path, ambient_authority())?)?.stamp;
         let made = path.symlink_metadata()?.created().ok();
@@ -426,12 +417,17 @@ impl Run {
         self.note(&Note::Stage { path: path.to_owned() })
     }
 
-    /// Notes that a directory was made for a volume to be laid over it.
+    /// Makes the directory `path` for a volume to be laid over it, and notes which one that is.
     ///
     /// # Errors
-    /// When the run's file cannot be written.
-    pub fn note_placeholder(&self, made: &Placeholder) -> Result<(), StateError> {
+    /// What the system says, also where there is something, and when the run's file cannot be written.
+    pub fn make_placeholder(&self, path: &Path) -> io::Result<Placeholder> {
+        std::fs::create_dir(path)?;
+        let made = Placeholder::look(path)?;
         self.note(&Note::Placeholder(made.clone()))
+            .inspect_err(|_| made.remove())
+            .map_err(io::Error::other)?;
+        Ok(made)
     }
 
     fn note(&self, note: &Note) -> Result<(), StateError> {

@@ -63,7 +63,7 @@ impl Home {
     }
 
     fn owned(&self) -> Owned {
-        Owned::by_state(&self.state.id().unwrap())
+        Owned::by(labels::STATE, &self.state.id().unwrap())
     }
 
     fn engine(&self) -> String {

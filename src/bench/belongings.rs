@@ -287,7 +287,7 @@ pub async fn sweep(docker: Option<&Docker>, address: &str, state: &State) -> Res
 /// By the labels alone, for the state directory may have forgotten.
 async fn sweep_engine(docker: &Docker, state: &State) -> Result<(), EngineError> {
     let Ok(id) = state.id() else { return Ok(()) };
-    let ours = Owned::by_state(&id).and(labels::TIER, labels::BENCH).to_filter();
+    let ours = Owned::by(labels::STATE, &id).and(labels::TIER, labels::BENCH).to_filter();
     let containers = containers(docker, &ours).await?.into_iter().map(|container| container.labels);
     let volumes = docker.list_volumes(&ours).await?.into_iter().map(|volume| volume.labels);
     let images = docker.list_images(&ours).await?.into_iter().map(|(_, labels)| labels);
@@ -344,7 +344,7 @@ async fn clear_builds(docker: &Docker, home: &Path) -> Result<(), EngineError> {
         return Ok(());
     }
     let Ok(id) = State::open(state).and_then(|state| state.id()) else { return Ok(()) };
-    clear_engine(docker, &Owned::by_state(&id)).await
+    clear_engine(docker, &Owned::by(labels::STATE, &id)).await
 }
 
 /// What the measured builds have on this machine.

@@ -241,10 +241,7 @@ impl Placeholders {
             place.ancestors().take_while(|above| *above != root && !above.exists()).collect();
         missing.reverse();
         for directory in missing {
-            let made = Placeholder::make(directory)?;
-            let noted = run.note_placeholder(&made);
-            self.0.push(made);
-            noted.map_err(io::Error::other)?;
+            self.0.push(run.make_placeholder(directory)?);
         }
         Ok(())
     }

@@ -314,20 +314,15 @@ pub async fn remove(
         Some(Ok(lock)) => Some(lock),
         None => None,
     };
-    let owned = Owned::by(labels::PROJECT, &listed.project);
-    let owned = match listed.owner {
-        Owner::Here => owned.and(labels::STATE, &state.id()?),
-        Owner::Elsewhere => owned,
-    };
-    if docker.remove(&listed.place.text(), &owned).await? == Removed::NotOurs {
-        return Err(WorkspaceError::Foreign { name: listed.name.clone() });
+    let mut owned = Owned::by(labels::PROJECT, &listed.project);
+    if listed.owner == Owner::Here {
+        owned = owned.and(labels::STATE, &state.id()?);
     }
+    let container = docker.remove(&listed.place.text(), &owned).await?;
     // One that is made on a volume has it under its own name.
-    if docker.remove_volume(&listed.name, &owned).await? == Removed::NotOurs {
-        tracing::warn!(
-            volume = listed.name,
-            "the volume with the workspace's name is not its own, and stays"
-        );
+    let volume = docker.remove_volume(&listed.name, &owned).await?;
+    if [container, volume].contains(&Removed::NotOurs) {
+        return Err(WorkspaceError::Foreign { name: listed.name.clone() });
     }
     if let Some(project) = project {
         forget(&project, engine)?;
@@ -368,13 +363,17 @@ pub async fn prune(
 /// Removes what anybody's fastbuild made more than [`STARTS_WITHIN`] ago and never started: whoever made it is dead. Nobody asked
 /// for it, so what cannot be removed is left to the next one.
 pub async fn remove_never_started(docker: &Docker) {
-    let is_old = |made: u64| now().saturating_sub(made) > STARTS_WITHIN.as_secs();
+    let is_old = |container: &ContainerSummary| {
+        let made = container.labels.get(labels::CREATED).and_then(|made| made.parse().ok());
+        made.is_some_and(|made: u64| now().saturating_sub(made) > STARTS_WITHIN.as_secs())
+    };
     let all = listed(docker, &[labels::TIER.to_owned(), labels::CREATED.to_owned()], Sizes::Skip).await;
-    for found in all.into_iter().flatten().filter(|found| found.state == "created") {
-        let made = found.labels.get(labels::CREATED).and_then(|made| made.parse().ok());
-        if made.is_some_and(is_old) {
-            let removed = docker.remove(found.id.as_str(), &Owned::of(&found.labels)).await;
-            tracing::info!(container = found.name, ?removed, "it was made and never started");
+    for old in all.into_iter().flatten().filter(|found| found.state == "created" && is_old(found)) {
+        // Podman may call one "created" that ran before its machine was started anew.
+        let found = docker.look(old.id.as_str()).await.ok().flatten();
+        if found.is_some_and(|found| found.started_at.starts_with("0001-")) {
+            let removed = docker.remove(old.id.as_str(), &Owned::of(&old.labels)).await;
+            tracing::info!(container = old.name, ?removed, "it was made and never started");
         }
     }
 }
@@ -423,7 +422,7 @@ pub async fn unused_volumes(
     state: &State,
     caches: Caches,
 ) -> Result<Vec<Unused>, WorkspaceError> {
-    let owned = Owned::by_state(&state.id()?);
+    let owned = Owned::by(labels::STATE, &state.id()?);
     let own = |tier: &str| owned.clone().and(labels::TIER, tier).to_filter();
     let found = docker.list_unused_volumes(&own(labels::VOLUME)).await?;
     let mut unused: Vec<_> = found.into_iter().map(Unused::of_workspace).collect();
@@ -461,7 +460,7 @@ pub async fn remove_unused(
         Some(Ok(lock)) => Some(lock),
         None => None,
     };
-    match docker.remove_volume(unused.name(), &Owned::by_state(&state.id()?)).await {
+    match docker.remove_volume(unused.name(), &Owned::by(labels::STATE, &state.id()?)).await {
         Ok(Removed::Now | Removed::Already) => Ok(Removal::Gone),
         Ok(Removed::NotOurs) => Err(WorkspaceError::Foreign { name: unused.name().to_owned() }),
         Err(EngineError::Api { status: 409, .. }) => Ok(Removal::Busy(None)),

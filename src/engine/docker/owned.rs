@@ -20,11 +20,6 @@ impl Owned {
         Owned::by(labels::RUN, id)
     }
 
-    /// The state directory `id` knows it.
-    pub fn by_state(id: &str) -> Owned {
-        Owned::by(labels::STATE, id)
-    }
-
     /// It was made with these labels, by whatever version of fastbuild. Nothing is owned by none.
     pub fn of(labels: &BTreeMap<String, String>) -> Owned {
         let labels = labels.iter().filter(|(label, _)| *label != labels::VERSION);
