@@ -104,5 +104,5 @@ fn an_image_with_a_user_costs_its_two_tables() {
     // The two are asked for at the same time, in whatever order.
     let calls = calls(&project, &[], "true");
     let tables = calls.lines().filter(|line| line.contains("%2Fetc%2F")).count();
-    assert_eq!((tables, calls.lines().count()), (2, 12), "{calls}");
+    assert_eq!((tables, calls.lines().count()), (2, 13), "{calls}");
 }
