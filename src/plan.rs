@@ -168,6 +168,8 @@ pub struct Plan {
     pub scratch: Option<Decision<Scratch>>,
     /// Whether a workspace is kept.
     pub tier: Decision<Tier>,
+    /// Whether the agent runs the command.
+    pub agent: Decision<AgentUse>,
     /// What becomes of the workspace, where one is kept.
     pub workspace: WorkspacePlan,
     /// What to do when another run holds the project's lock.
@@ -319,6 +321,16 @@ pub enum PullPolicy {
     Always,
     /// Fail when the engine does not have it.
     Never,
+}
+
+/// `--no-agent`, for whoever wants to see what happens where no agent can run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AgentUse {
+    /// Wherever it can.
+    Wanted,
+    /// Never: by the plain Engine API.
+    Refused,
 }
 
 /// `--seed-outputs`.

@@ -337,19 +337,9 @@ impl Project {
             .collect())
     }
 
-    /// What is known of files that an image has of its own among the sources.
-    pub fn own_files_path(&self) -> PathBuf {
-        self.dir.join("own-files")
-    }
-
     /// What was measured of the project's routes.
     pub fn profile_path(&self) -> PathBuf {
         self.dir.join(PROFILE)
-    }
-
-    /// What is known of all that an image has in the working directory.
-    pub fn workdir_path(&self) -> PathBuf {
-        self.dir.join("workdir")
     }
 
     /// What is known of the home directory of the build's user.

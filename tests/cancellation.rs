@@ -80,7 +80,7 @@ fn a_command_that_ignores_sigterm_is_killed_when_its_grace_is_over() {
 }
 
 #[test]
-fn a_signal_between_the_commands_end_and_its_exit_code_ends_the_run() {
+fn without_an_agent_a_signal_between_the_commands_end_and_its_exit_code_ends_the_run() {
     let project = Project::new();
     project.write("source", "text");
     let before = project.tree();
@@ -100,7 +100,7 @@ fn a_signal_between_the_commands_end_and_its_exit_code_ends_the_run() {
     };
     proxy.on("POST", "/wait", Which::All, Fault::First(Arc::new(hold)));
     proxy.on("GET", "/containers/", Which::All, Fault::First(Arc::new(tell)));
-    let mut run = Watched::start(&project, &["-H", &proxy.address()], "echo changed > source");
+    let mut run = Watched::start(&project, &["--no-agent", "-H", &proxy.address()], "echo changed > source");
     run.until_phase("build");
     while is_looked_at.try_recv().is_ok() {}
     is_looked_at.recv().unwrap();
@@ -187,7 +187,7 @@ fn killed_while_it_scans_it_leaves_nothing() {
 #[test]
 fn killed_while_it_makes_the_container_it_leaves_nothing() {
     killed_amid(&Project::new(), "true", |run| {
-        run.until_phase("create");
+        run.until_phase("workspace");
     });
 }
 
@@ -228,9 +228,26 @@ fn reaped(project: &Project) {
 }
 
 #[test]
-fn when_the_reaper_is_killed_too_the_next_start_removes_the_container_and_says_so() {
+fn when_the_reaper_is_killed_too_the_container_ends_and_goes_by_itself() {
     let project = Project::new();
     let mut run = Watched::start(&project, &[], WAIT);
+    run.until_output("ready\n");
+    assert_eq!(project.containers().len(), 1);
+    let reaper = reaper_of(run.child().id());
+    rustix::process::kill_process(reaper, Signal::KILL).unwrap();
+    run.signal(Signal::KILL);
+    run.end().exits(137);
+    eventually("the container is gone", || project.containers().is_empty());
+
+    let ended = project.sh(&[], "echo the next one");
+    assert_eq!(ended.exits(0).out(), "the next one\n");
+    project.assert_nothing_left();
+}
+
+#[test]
+fn without_an_agent_the_next_start_removes_what_a_run_and_its_reaper_left_and_says_so() {
+    let project = Project::new();
+    let mut run = Watched::start(&project, &["--no-agent"], WAIT);
     run.until_output("ready\n");
     let left = project.containers();
     assert_eq!(left.len(), 1);
@@ -294,7 +311,7 @@ fn the_reaper_ends_with_the_run() {
 
 #[test]
 fn an_interrupt_at_the_beginning_of_any_phase_gives_all_or_nothing() {
-    for phase in ["scan", "create", "upload", "start", "build", "collect", "apply", "remove"] {
+    for phase in ["scan", "workspace", "compare", "start", "build", "collect", "apply", "remove"] {
         let project = Project::new();
         project.write("source", "text").write("old", "text");
         let before = project.tree();

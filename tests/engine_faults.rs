@@ -176,20 +176,32 @@ fn an_image_that_nobody_has_is_told_by_what_the_registry_said() {
     project.assert_nothing_left();
 }
 
+/// Who runs the command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Agent,
+    Engine,
+}
+
+impl By {
+    fn options(self) -> &'static [&'static str] {
+        match self {
+            By::Agent => &[],
+            By::Engine => &["--no-agent"],
+        }
+    }
+}
+
 /// A build through a proxy that breaks one request; the host stays as it was, nothing is left, and 125 comes with the
 /// words of what was tried.
 #[track_caller]
-fn breaks(method: &'static str, part: &'static str, fault: Fault, says: &[&str]) {
+fn breaks(by: By, method: &'static str, part: &'static str, fault: Fault, says: &[&str]) {
     let project = project();
     let before = project.tree();
-    if (method, part) == ("GET", "/archive") {
-        // What the image has in the working directory is asked for first, and once.
-        project.sh(&["-q"], "true").exits(0);
-    }
     let home = tempfile::tempdir().unwrap();
     let proxy = Proxy::new(home.path());
     proxy.on(method, part, Which::Nth(1), fault);
-    let ended = build_at(&project, &proxy.address(), &[]);
+    let ended = build_at(&project, &proxy.address(), by.options());
     assert!(proxy.count(method, part) > 0, "{method} {part} was not asked\n{ended}");
     assert_eq!(ended.code, 125, "{method} {part}: {ended}");
     for says in says {
@@ -210,15 +222,19 @@ fn a_lost_request_names_what_was_tried() {
         ("GET", "/_ping", "not as a Docker-compatible engine"),
         ("GET", "/images/", "could not look up image"),
         ("POST", "/containers/create", "could not create container"),
-        ("HEAD", "/archive", "could not look at \"/workspace\""),
-        ("GET", "=%2Fworkspace%2F.", "could not fetch \"/workspace/.\""),
         ("PUT", "/archive", "could not send files to"),
         ("POST", "/attach", "could not attach to container"),
         ("POST", "/start", "could not start container"),
+    ] {
+        breaks(By::Agent, method, part, Fault::Close, &[says]);
+        breaks(By::Engine, method, part, Fault::Close, &[says]);
+    }
+    for (method, part, says) in [
+        ("HEAD", "/archive", "could not look at \"/workspace\""),
         ("POST", "/wait", "could not wait for container"),
         ("GET", "/archive", "could not fetch \"/workspace\""),
     ] {
-        breaks(method, part, Fault::Close, &[says]);
+        breaks(By::Engine, method, part, Fault::Close, &[says]);
     }
 }
 
@@ -229,20 +245,23 @@ fn an_answer_lost_after_the_deed_leaves_nothing_behind() {
         ("PUT", "/archive", "could not send files to"),
         ("POST", "/attach", "could not attach to container"),
         ("POST", "/start", "could not start container"),
-        ("POST", "/wait", "could not wait for container"),
     ] {
-        breaks(method, part, Fault::CutAnswer(0), &["the engine went away", says]);
+        breaks(By::Agent, method, part, Fault::CutAnswer(0), &["the engine went away", says]);
+        breaks(By::Engine, method, part, Fault::CutAnswer(0), &["the engine went away", says]);
     }
+    let says = ["the engine went away", "could not wait for container"];
+    breaks(By::Engine, "POST", "/wait", Fault::CutAnswer(0), &says);
 }
 
 #[test]
 fn a_stream_that_is_cut_is_no_success() {
-    breaks("PUT", "/archive", Fault::CutRequest(700), &["could not send files to"]);
-    breaks("GET", "=%2Fworkspace%2F.", Fault::CutBody(700), &["could not fetch \"/workspace/.\""]);
-    breaks("GET", "/archive", Fault::CutBody(0), &["could not fetch \"/workspace\""]);
-    breaks("GET", "/archive", Fault::CutBody(700), &["could not fetch \"/workspace\""]);
-    // In the middle of the frame that holds the build's output.
-    breaks("POST", "/attach", Fault::CutBody(10), &["output of container", "damaged"]);
+    for by in [By::Agent, By::Engine] {
+        breaks(by, "PUT", "/archive", Fault::CutRequest(700), &["could not send files to"]);
+        // In the middle of the frame that holds the build's output.
+        breaks(by, "POST", "/attach", Fault::CutBody(10), &["output of container", "damaged"]);
+    }
+    breaks(By::Engine, "GET", "/archive", Fault::CutBody(0), &["could not fetch \"/workspace\""]);
+    breaks(By::Engine, "GET", "/archive", Fault::CutBody(700), &["could not fetch \"/workspace\""]);
 }
 
 #[test]
@@ -255,7 +274,7 @@ fn output_that_stops_between_two_frames_is_no_success() {
     proxy.on("POST", "/attach", Which::All, Fault::CutBody(8 + 6));
     let mut command = project.command();
     command.env("DOCKER_HOST", proxy.address());
-    command.args(["--", "sh", "-c", "echo first; sleep 10; echo second; echo new >out/new"]);
+    command.args(["--no-agent", "--", "sh", "-c", "echo first; sleep 10; echo second; echo new >out/new"]);
     let ended = Ended::from(command.output().unwrap());
     ended.exits(125).says(&["the build's output ended while the command still ran"]);
     assert!(project.tree() == before);
@@ -281,7 +300,7 @@ fn an_engine_that_refuses_is_quoted() {
         ("POST", "/wait", "something new", "could not wait"),
         ("GET", "/archive", "something new", "could not fetch"),
     ] {
-        breaks(method, part, Fault::Status(500, message.to_owned()), &[says, message]);
+        breaks(By::Engine, method, part, Fault::Status(500, message.to_owned()), &[says, message]);
     }
 }
 
@@ -317,7 +336,7 @@ fn a_container_removed_by_hand_is_told_in_each_phase() {
         ("POST", "/wait"),
         ("GET", "/archive"),
     ] {
-        breaks(method, part, remove.clone(), &["the container is gone", "somebody removed it"]);
+        breaks(By::Engine, method, part, remove.clone(), &["the container is gone", "somebody removed it"]);
     }
 }
 
@@ -337,27 +356,22 @@ fn a_container_removed_while_the_command_runs_is_no_result_of_the_commands() {
 }
 
 #[test]
-fn an_engine_that_dies_while_the_command_runs_is_told_and_the_rest_is_the_reapers() {
+fn an_engine_that_dies_while_the_command_runs_is_told_and_the_container_goes_by_itself() {
     let project = project();
     let before = project.tree();
     let home = tempfile::tempdir().unwrap();
     let proxy = Proxy::new(home.path());
     let mut command = project.command();
-    command.env("DOCKER_HOST", proxy.address()).args([
-        "--",
-        "sh",
-        "-c",
-        "echo up; sleep 60; echo new >out/new",
-    ]);
+    command.env("DOCKER_HOST", proxy.address());
+    command.args(["--", "sh", "-c", "echo up; sleep 60; echo new >out/new"]);
     let mut child = command.spawn().unwrap();
     common::read_until(child.stdout.as_mut().unwrap(), "up\n");
-    eventually("the end is waited for", || proxy.count("POST", "/wait") == 1);
     drop(proxy);
     let ended = Ended::of(child);
-    ended.exits(125).says(&["the engine went away", "could not wait for container", "could not be removed"]);
+    ended.exits(125).says(&["could not be removed"]);
     assert!(project.tree() == before);
-    // The next run on the engine's own address has another one; the container is still the project's.
-    assert_eq!(project.containers().len(), 1);
+    // The container hears that its client is gone.
+    eventually("the container goes by itself", || project.containers().is_empty());
 }
 
 #[test]
@@ -367,7 +381,7 @@ fn products_are_brought_back_although_the_container_cannot_be_removed() {
         let home = tempfile::tempdir().unwrap();
         let proxy = Proxy::new(home.path());
         proxy.on("DELETE", "/containers/", Which::Nth(1), fault);
-        let ended = build_at(&project, &proxy.address(), &[]);
+        let ended = build_at(&project, &proxy.address(), By::Engine.options());
         ended.exits(0).says(&["could not be removed", "could not remove container"]);
         assert_eq!(project.read("out/new"), "new\n");
         eventually("the reaper removes it", || project.containers().is_empty());
@@ -385,7 +399,7 @@ fn the_commands_own_failure_outlives_a_lost_look_at_its_reason() {
     let proxy = Proxy::new(home.path());
     proxy.on("GET", "/json", Which::Nth(2), Fault::Close);
     let mut command = project.command();
-    command.env("DOCKER_HOST", proxy.address()).args(["--", "sh", "-c", "exit 7"]);
+    command.env("DOCKER_HOST", proxy.address()).args(["--no-agent", "--", "sh", "-c", "exit 7"]);
     Ended::from(command.output().unwrap()).exits(7);
     project.assert_nothing_left();
 }

@@ -151,7 +151,7 @@ fn of_workspaces() -> Vec<Event> {
     let reached = made.into_iter().map(Reached::Made).chain([Reached::Found, Reached::Started]);
     let mut events: Vec<_> = reached.map(|how| Event::Workspace { name: text(), how }).collect();
     let not_warm =
-        [NotWarm::NoAgent, NotWarm::ReadOnly, NotWarm::NotStarted, NotWarm::OwnFiles, NotWarm::NoAnswer];
+        [NotWarm::NoAgent, NotWarm::ReadOnly, NotWarm::NotStarted, NotWarm::Refused, NotWarm::NoAnswer];
     events.extend(not_warm.map(|why| Event::ColdInstead { why, detail: text() }));
     events.push(Event::Workspace { name: text(), how: Reached::Restarted { reason: text() } });
     let whys = [Why::New, Why::Content, Why::Mode, Why::Type, Why::Mtime, Why::Deleted];

@@ -25,6 +25,7 @@ use fastbuild::{
     outputs::{
         OutputError,
         apply::{Books, Outcome, apply},
+        archived,
         record::Record,
         stage::{Scope, Staging, StagingOptions},
         target::Target,
@@ -60,7 +61,12 @@ fn collect(project: &Project, options: &[&str], archive: Vec<u8>) -> Ended {
     let proxy = Proxy::new(home.path());
     proxy.on("GET", "/archive", Which::All, Fault::Body(Arc::new(archive)));
     let mut command = project.command();
-    command.env("DOCKER_HOST", proxy.address()).args(options).args(["--", "sh", "-c", "mkdir -p out"]);
+    command.env("DOCKER_HOST", proxy.address()).arg("--no-agent").args(options).args([
+        "--",
+        "sh",
+        "-c",
+        "mkdir -p out",
+    ]);
     let ended = Ended::from(command.output().unwrap());
     assert!(proxy.count("GET", "/archive") > 0, "the products were not asked for\n{ended}");
     ended
@@ -182,15 +188,15 @@ fn an_archive_that_is_no_tree_is_refused() {
     is_refused("twice", out(&[file("out/f", "1"), file("out/f", "2")]), &["\"f\"", "comes twice"]);
     let dir_then_file = [dir("out/d"), file("out/d/f", "1"), file("out/d", "2")];
     is_refused("file where a directory was", out(&dir_then_file), &["\"d\"", "comes twice"]);
-    is_refused("orphan", out(&[file("out/no/dir/f", "1")]), &["\"no/dir/f\"", "before the directory"]);
+    is_refused("orphan", out(&[file("out/no/dir/f", "1")]), &["\"no/dir/f\"", "without the directory"]);
     is_refused("below a file", out(&[file("out/f", "1"), file("out/f/x", "1")]), &["\"f/x\""]);
-    is_refused("without a root", stream(&[file("out/f", "1")]), &["\"f\"", "before the directory"]);
+    is_refused("without a root", stream(&[file("out/f", "1")]), &["\"f\"", "without the directory"]);
     let reserved = out(&[
         dir("out/.fastbuild-stage-0123456789ab-0"),
         file("out/.fastbuild-stage-0123456789ab-0/1", "x"),
     ]);
     is_refused("reserved", reserved, &[".fastbuild-stage-0123456789ab-0", "keeps for itself"]);
-    is_refused("nothing at all", stream(&[]), &["the archive is empty"]);
+    is_refused("nothing at all", stream(&[]), &["is missing, as all others are"]);
 }
 
 #[test]
@@ -388,9 +394,8 @@ fn receive(
 ) -> Result<Outcome, OutputError> {
     let record = Record::default();
     let options = StagingOptions { run: "0123456789ab", record: &record, apply: apply_mode };
-    let mut staging = Staging::begin("out", 0, Target::named(target)?, Scope::Named, None, options)?;
-    staging.receive(archive, naming, &|_| {})?;
-    let staged = staging.finish()?;
+    let staging = Staging::begin("out", 0, Target::named(target)?, Scope::Named, None, options)?;
+    let (staged, _) = archived::stage(staging, archive, naming, &[], &|_| {})?;
     let home = target.parent().unwrap().parent().unwrap();
     let books = Books {
         run: "0123456789ab".to_owned(),

@@ -720,3 +720,18 @@ fn an_atomic_output_that_fails_leaves_the_old_one() {
     project.sh(&["--atomic"], "true").exits(125).says(&["-o"]);
     project.assert_nothing_left();
 }
+
+#[test]
+fn a_missing_output_is_an_error_that_lists_what_is_there() {
+    let project = Project::new();
+    project.write("src", "");
+    project.sh(&["-o", "dist/site"], "mkdir -p dist/other; echo > dist/made").exits(125).says(&[
+        "did not make",
+        "dist/site",
+        "/workspace/dist",
+        "made",
+        "other",
+    ]);
+    project.sh(&["-o", "nothing"], "true").exits(125).says(&["/workspace", "src"]);
+    project.assert_nothing_left();
+}

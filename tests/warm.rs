@@ -388,7 +388,7 @@ fn what_it_was_made_with_makes_a_new_workspace_when_it_changes() {
 }
 
 #[test]
-fn no_keep_and_ci_build_cold_and_leave_nothing_and_the_workspace_alone() {
+fn no_keep_and_ci_leave_nothing_and_the_workspace_alone() {
     let project = sample();
     let run = |options: &[&str], ci: Option<&str>| {
         let mut command = project.command();
@@ -397,13 +397,13 @@ fn no_keep_and_ci_build_cold_and_leave_nothing_and_the_workspace_alone() {
         let ended = Ended::from(command.output().unwrap());
         how(ended.exits(0))
     };
-    assert_eq!(run(&["--no-keep"], None), "cold");
-    assert_eq!(run(&[], Some("true")), "cold");
+    assert_eq!(run(&["--no-keep"], None), "made");
+    assert_eq!(run(&[], Some("true")), "made");
     project.assert_nothing_left();
     assert_eq!(project.workspace(), None);
     assert_eq!(run(&["--keep"], Some("true")), "made");
     let workspace = project.workspace();
-    assert_eq!(run(&["--no-keep"], None), "cold");
+    assert_eq!(run(&["--no-keep"], None), "made");
     assert_eq!(project.workspace(), workspace);
     assert_eq!(run(&[], Some("false")), "found");
     assert_eq!(run(&[], None), "found");
@@ -465,32 +465,6 @@ fn where_the_agent_cannot_run_the_build_is_cold_and_says_why() {
     assert_eq!(project.read("made"), "cold\n");
     project.assert_nothing_left();
     docker(&["rmi", image]);
-}
-
-#[test]
-fn an_image_with_files_of_its_own_among_the_sources_is_built_cold_and_tried_once() {
-    let project = sample();
-    let build = |options: &[&str]| {
-        let ended = json(&project, &[&["-i", FILLED], options].concat(), "ls");
-        ended.exits(0);
-        ended
-    };
-    let why = |ended: &Ended| event(ended, "cold-instead")["why"].clone();
-    let first = build(&[]);
-    assert_eq!((why(&first), how(&first)), ("own-files".into(), "made".into()), "{first}");
-    assert!(first.err().contains("-w names another directory"), "{first}");
-    project.assert_nothing_left();
-    let second = build(&[]);
-    assert_eq!((why(&second), how(&second)), ("own-files".into(), "cold".into()), "{second}");
-    assert_eq!(how(&build(&["--fresh"])), "made", "to start over is to look again");
-    // Where they are no sources, or not in the way, there is a workspace.
-    let own = ["--exclude", "from-image*"];
-    for (options, expected) in [(&own[..], "made"), (&own, "found"), (&["-w", "/elsewhere"], "made")] {
-        let ended = build(options);
-        assert_eq!(how(&ended), expected, "{options:?} {ended}");
-        assert_eq!(ended.out().contains("from-image.txt"), options == own, "{ended}");
-    }
-    assert_eq!(why(&build(&[])), "own-files");
 }
 
 // ---- projects and runs at the same time -----------------------------------------------------------------------------

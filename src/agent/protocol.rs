@@ -159,6 +159,8 @@ pub enum Extent {
     Sources,
     /// Everything below the root: [`Query::Changes`] will ask what the command changed.
     Everything,
+    /// Nothing at all, and nothing of it is changed: the host's own tree is mounted there, or the client only looks around.
+    Nothing,
 }
 
 /// See [`Request::Compare`].

@@ -211,7 +211,8 @@ impl Materials<'_> {
                 Some(Mount::Tmpfs { target, size: Some(self.sizes.room().saturating_mul(5) / 4) })
             }
             Place::Volume => {
-                Some(Mount::Volume { name: Some(self.name.clone()), target, contents: VolumeContents::Empty })
+                let (name, contents) = (Some(self.name.clone()), VolumeContents::Empty);
+                Some(Mount::Volume { name, target, contents, options: Vec::new() })
             }
             Place::BindMount => Some(Mount::Bind {
                 source: self.bind.to_str()?.to_owned(),

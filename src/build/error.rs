@@ -14,7 +14,7 @@ use crate::{
         numbers::{bytes, count, counted},
     },
     state::{Holder, StateError},
-    tree::{RelPath, scan::ScanError},
+    tree::scan::ScanError,
     user::UserError,
     workspace::{NotWarm, WorkspaceError},
 };
@@ -104,20 +104,6 @@ pub enum BuildError {
         /// What is there instead.
         there: Option<Listing>,
     },
-    /// A path that goes to the engine's API must be text.
-    #[error("\"{path}\" is not UTF-8, and engines cannot be told such a path outside of an archive")]
-    NotText {
-        /// Below the source root, or below an output.
-        path: RelPath,
-    },
-    /// A mount's source has to be named to the engine.
-    #[error(
-        "the source root {path:?} is not UTF-8, and the engine is to mount it; --route layer takes any path"
-    )]
-    SourceNotText {
-        /// The source root.
-        path: PathBuf,
-    },
     /// A volume cannot be laid over an output.
     #[error("output {spec:?}: no volume can be laid over {host:?}, as --route mount-source does: {error}")]
     NotLaidOver {
@@ -127,14 +113,6 @@ pub enum BuildError {
         host: PathBuf,
         /// What the system said.
         error: io::Error,
-    },
-    /// The engine does not see the source root, or sees something else in its place.
-    #[error("the engine cannot mount the source root {path:?}: {detail}")]
-    NotMounted {
-        /// The source root.
-        path: PathBuf,
-        /// What it said, or what it sees.
-        detail: String,
     },
     /// What is to go in does not fit. Nothing of it was sent.
     #[error("there is no room for the sources in {place:?} ({}): {}", route_place(*route), sizes(needed, room))]
@@ -311,11 +289,6 @@ impl BuildError {
             BuildError::NotLaidOver { .. } => {
                 Some("that needs outputs that are directories; name those with -o, or take --route layer".to_owned())
             }
-            BuildError::NotMounted { .. } => Some(
-                "does it run on this machine, and does it share that directory (Docker Desktop: Settings, Resources, \
-                 File sharing)? --route layer needs no mount"
-                    .to_owned(),
-            ),
             BuildError::NoRoom { route, .. } => Some(no_room_advice(*route).to_owned()),
             BuildError::RouteNeedsAgent { .. } => Some("take --route layer".to_owned()),
             BuildError::WorkdirIsNoDirectory { .. } => Some("name another one with -w/--workdir".to_owned()),

@@ -5,19 +5,21 @@
 //! ```
 //!
 //! [`run`] is the one entry point; it takes the project's lock, makes good what an earlier run was kept from finishing,
-//! and hands over to [`cold`]. What may be cut off by a signal is; what must not be (putting products in place) is not.
+//! and hands over to [`container`], or to [`warm::here`] where there is no container. Either runs the command under the agent
+//! ([`warm`]). What may be cut off by a signal is; what must not be (putting products in place) is not.
 //! Events tell all along; nothing here prints.
 
 pub(crate) mod channel;
-pub mod cold;
-mod collect;
 mod command;
+mod container;
 mod ending;
 mod error;
 mod heal;
 mod image;
 mod interrupt;
+mod leftovers;
 mod mounted;
+mod plain;
 pub mod reaper;
 pub mod sources;
 mod upload;
@@ -43,7 +45,7 @@ use crate::{
         target::{Target, refuse_strange_link},
         times::Times,
     },
-    plan::{Fallback, OnDocker, OnFailure, OnLocked, Outputs, Plan, Route, Tier},
+    plan::{Fallback, OnFailure, OnLocked, Outputs, Plan},
     report::{
         Reporter,
         events::{Amount, Applied, Earlier, Event, Phase, Warm, Warning},
@@ -87,7 +89,7 @@ pub async fn run_under(
     let _lock = interrupts.unless(take_lock(&project, plan.lock.value, reporter)).await??;
     recover(&project, state, reporter)?;
     let mut finished = match plan.on_docker() {
-        Some(at) => on_docker(plan, at, state, &project, &mut interrupts, reporter).await?,
+        Some(at) => container::run(plan, at, state, &project, &mut interrupts, reporter).await?,
         None => here(plan, state, &project, &mut interrupts, reporter).await?,
     };
     let mut earlier = None;
@@ -97,7 +99,8 @@ pub async fn run_under(
         reporter.emit(Event::MountFailed { route, exit_code, path, line, then });
         if then == Fallback::Layer {
             earlier = Some(Earlier { route, exit_code, took: began.elapsed() });
-            finished = on_docker(&plan.on_layer(), at, state, &project, &mut interrupts, reporter).await?;
+            finished =
+                container::run(&plan.on_layer(), at, state, &project, &mut interrupts, reporter).await?;
         }
     }
     reporter.emit(Event::Finished {
@@ -120,33 +123,6 @@ async fn as_measured(plan: &Plan, reporter: &Reporter) -> Result<Option<Plan>, B
         reporter.emit(Event::Warned(Warning::MeasuredElsewhere { then, route }));
     }
     Ok(other)
-}
-
-/// In a container: the workspace's, or one for this build alone.
-async fn on_docker(
-    plan: &Plan,
-    at: OnDocker<'_>,
-    state: &State,
-    project: &Project,
-    interrupts: &mut Interrupts,
-    reporter: &Reporter,
-) -> Result<Finished, BuildError> {
-    if plan.route.value.is_mounted() {
-        return cold::run(plan, at, state, project, interrupts, reporter).await;
-    }
-    let needs_agent = matches!(plan.route.value, Route::Tmpfs | Route::Volume);
-    if plan.tier.value == Tier::Warm || needs_agent {
-        match warm::run(plan, at, state, project, interrupts, reporter).await? {
-            warm::Outcome::Finished(finished) => return Ok(finished),
-            warm::Outcome::NotWarm(why) if needs_agent => {
-                return Err(BuildError::RouteNeedsAgent { route: plan.route.value, why });
-            }
-            warm::Outcome::NotWarm(why) => {
-                reporter.emit(Event::ColdInstead { why: (&why).into(), detail: why.to_string() });
-            }
-        }
-    }
-    cold::run(plan, at, state, project, interrupts, reporter).await
 }
 
 /// On this machine, in the scratch directory that the plan names.

@@ -1,5 +1,5 @@
 //! What is different where the host's own tree is mounted: nothing goes in, and what the command wrote is here already, or lies in
-//! volumes over the outputs. The rest is [`super::cold`]'s.
+//! volumes over the outputs. The command runs under the agent as everywhere else.
 //!
 //! | | `mount` | `mount-source` |
 //! |---|---|---|
@@ -7,29 +7,24 @@
 //! | an output below it | the host's | an anonymous volume; comes back as from any container |
 //! | an output elsewhere, or with another HOST | comes back as from any container | the same |
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
-    time::{Duration, SystemTime},
-};
+use std::{fs, io, path::Path, time::Duration};
 
 use super::{
-    BuildError, Built, Interrupts, Running,
-    cold::Cold,
-    collect::Collecting,
-    detached,
+    BuildError, detached,
     error::Listing,
     heal::{self, Mark, Runner, Tail},
 };
 use crate::{
-    engine::{ContainerId, EngineError, Mount, MountAccess, PathKind, VolumeContents},
+    engine::{ContainerId, Docker, PathKind},
     facts,
-    outputs::{record::Record, target::native_join, times::Times},
+    outputs::target::native_join,
     plan::{OnFailure, Output, Outputs, Plan, Route},
-    report::events::{Amount, Event, Phase, Warning},
+    report::{
+        Reporter,
+        events::{Event, Warning},
+    },
     state::{Placeholder, Run},
-    user::Ids,
+    workspace::{WorkspaceError, storage::laid_over},
 };
 
 /// How many names are shown in place of a missing output.
@@ -38,130 +33,94 @@ const LISTED: usize = 12;
 /// How long it is looked whether a mount failed the command.
 const LOOKING: Duration = Duration::from_secs(10);
 
-impl Cold<'_> {
-    /// As for sources that are sent, from the container to staged products.
-    pub(super) async fn until_staged_mounted(
-        &self,
-        record: &Arc<Record>,
-        interrupts: &mut Interrupts,
-    ) -> Result<Built, BuildError> {
-        let (container, ids) = interrupts.unless(self.make_mounted()).await??;
-        let (tail, runner) = (Tail::default(), Runner { ids, began: SystemTime::now() });
-        let exit_code = self.run_command(&container, Some(&tail), interrupts).await?;
-        let defect = match exit_code {
-            0 => None,
-            _ => self.diagnose(tail, runner).await?,
-        };
-        let nothing = |defect| Ok(Built { exit_code, staged: None, times: Times::default(), defect });
-        let is_left = self.plan.on_failure.value == OnFailure::Leave && self.plan.route.value == Route::Mount;
-        if exit_code != 0 && (is_left || defect.is_some()) {
-            // What it wrote is here.
-            return nothing(defect);
-        }
-        let plan = match left_to_collect(self.plan) {
-            // That a command which failed did not get as far as its products is no surprise.
-            Err(BuildError::MissingOutput { .. }) if exit_code != 0 => return nothing(None),
-            plan => plan?,
-        };
-        if plan.outputs.value == Outputs::Named(Vec::new()) {
-            return nothing(None);
-        }
-        let collecting = Collecting {
-            docker: &self.docker,
-            container: &container,
-            plan: &plan,
-            run: &self.run,
-            workdir: &self.plan.workdir.value,
-            uploaded: None,
-            own: Arc::default(),
-            caches: self.storage.cache_paths().map(str::to_owned).collect(),
-            record: Arc::clone(record),
-            reporter: self.reporter,
-        };
-        let collecting = interrupts.unless(collecting.collect());
-        Built::after(exit_code, self.plan, Times::default(), self.reporter, collecting).await
-    }
-
-    /// Whether the mount failed the command. One that does not answer any more is not waited for.
-    async fn diagnose(&self, tail: Tail, runner: Runner) -> Result<Option<Mark>, BuildError> {
-        let (plan, reporter) = (self.plan.clone(), self.reporter.clone());
-        let looking = detached(move || {
-            let lies_on = facts::file_system(&plan.source.value);
-            let defect = heal::diagnose(&tail, &plan, &runner, lies_on.as_ref());
-            let read_only = heal::read_only(&tail, &plan).filter(|_| plan.route.value == Route::MountSource);
-            if let (None, Some(Mark { path, line, .. })) = (&defect, read_only) {
-                reporter.emit(Event::Warned(Warning::ReadOnlySources { path, line }));
-            }
-            defect
-        });
-        match tokio::time::timeout(LOOKING, looking).await {
-            Ok(found) => found,
-            Err(_) => Ok(None),
-        }
-    }
-
-    /// Makes the container, and looks whether the engine mounts what it is meant to.
-    async fn make_mounted(&self) -> Result<(ContainerId, Ids), BuildError> {
-        let phase = Running::begin(Phase::Create, None, self.reporter);
-        let path = &self.plan.source.value;
-        let not_mounted = |detail: String| BuildError::NotMounted { path: path.clone(), detail };
-        self.storage.provide(&self.docker).await?;
-        let container = match self.docker.create(&self.spec()?).await {
-            Err(EngineError::Api { message, .. }) if message.contains("mount") => {
-                return Err(not_mounted(message));
-            }
-            created => created?,
-        };
-        self.made.store(true, Ordering::Relaxed);
-        let ids = self.owner(&container).await?;
-        self.give_to(ids, &container).await?;
-        if let Some((name, size)) = witness(path) {
-            let seen = self.docker.stat(&container, &format!("{}/{name}", self.plan.workdir.value)).await?;
-            if !seen.is_some_and(|seen| seen.kind == PathKind::File && seen.size == size) {
-                return Err(not_mounted(format!("what it sees there has no {name:?} of {size} bytes")));
-            }
-        }
-        phase.end(Amount::default());
-        Ok((container, ids))
-    }
+/// What a command that has ended on a mounted tree leaves to be done.
+pub(super) enum Ended {
+    /// Nothing: what it wrote is here, or stays where it is.
+    AllIsHere {
+        /// Where the mount itself failed the command, how that showed.
+        defect: Option<Mark>,
+    },
+    /// The outputs of this plan come back.
+    Collect(Box<Plan>),
 }
 
-/// What is mounted in the container for a plan, the outer ones first.
+/// Looks what is left to be done when the command has exited with `exit_code`.
 ///
 /// # Errors
-/// [`BuildError::SourceNotText`]: engines are told paths as text.
-pub fn mounts(plan: &Plan) -> Result<Vec<Mount>, BuildError> {
-    let access = match plan.route.value {
-        Route::Mount => MountAccess::ReadWrite,
-        Route::MountSource => MountAccess::ReadOnly,
-        Route::Layer | Route::Tmpfs | Route::Volume | Route::Host => return Ok(Vec::new()),
+/// [`BuildError::MissingOutput`] when an output that would be here was not made.
+pub(super) async fn ended(
+    plan: &Plan,
+    exit_code: u8,
+    tail: Tail,
+    runner: Runner,
+    reporter: &Reporter,
+) -> Result<Ended, BuildError> {
+    let defect = match exit_code {
+        0 => None,
+        _ => diagnose(plan, tail, runner, reporter).await?,
     };
-    let root = &plan.source.value;
-    let source = root.to_str().ok_or_else(|| BuildError::SourceNotText { path: root.clone() })?;
-    let tree = Mount::Bind { source: source.to_owned(), target: plan.workdir.value.clone(), access };
-    let volumes = laid_over(plan).map(|(output, _)| Mount::Volume {
-        name: None,
-        target: output.container.clone(),
-        contents: VolumeContents::Empty,
-    });
-    Ok(std::iter::once(tree).chain(volumes).collect())
+    let is_left = plan.on_failure.value == OnFailure::Leave && plan.route.value == Route::Mount;
+    if exit_code != 0 && (is_left || defect.is_some()) {
+        // What it wrote is here.
+        return Ok(Ended::AllIsHere { defect });
+    }
+    let left = match left_to_collect(plan) {
+        // That a command which failed did not get as far as its products is no surprise.
+        Err(BuildError::MissingOutput { .. }) if exit_code != 0 => None,
+        left => Some(left?),
+    };
+    let left = left.filter(|plan| plan.outputs.value != Outputs::Named(Vec::new()));
+    Ok(left.map_or(Ended::AllIsHere { defect: None }, |plan| Ended::Collect(Box::new(plan))))
 }
 
-/// The outputs that lie in volumes over the source tree, and where in the tree that is.
-pub fn laid_over(plan: &Plan) -> impl Iterator<Item = (&Output, PathBuf)> {
-    let named = match (plan.route.value, &plan.outputs.value) {
-        (Route::MountSource, Outputs::Named(named)) => named.as_slice(),
-        _ => &[],
-    };
-    let root = &plan.source.value;
-    named.iter().filter_map(move |output| Some((output, native_join(root, output.below_source.as_ref()?))))
+/// Whether the mount failed the command. One that does not answer any more is not waited for.
+async fn diagnose(
+    plan: &Plan,
+    tail: Tail,
+    runner: Runner,
+    reporter: &Reporter,
+) -> Result<Option<Mark>, BuildError> {
+    let (plan, reporter) = (plan.clone(), reporter.clone());
+    let looking = detached(move || {
+        let lies_on = facts::file_system(&plan.source.value);
+        let defect = heal::diagnose(&tail, &plan, &runner, lies_on.as_ref());
+        let read_only = heal::read_only(&tail, &plan).filter(|_| plan.route.value == Route::MountSource);
+        if let (None, Some(Mark { path, line, .. })) = (&defect, read_only) {
+            reporter.emit(Event::Warned(Warning::ReadOnlySources { path, line }));
+        }
+        defect
+    });
+    match tokio::time::timeout(LOOKING, looking).await {
+        Ok(found) => found,
+        Err(_) => Ok(None),
+    }
+}
+
+/// Makes sure that what the container has in the working directory's place is the host's source tree: an engine on another
+/// machine may mount a directory of the same name there.
+///
+/// # Errors
+/// [`WorkspaceError::NotMounted`], and the engine's.
+pub(super) async fn refuse_other_tree(
+    docker: &Docker,
+    container: &ContainerId,
+    plan: &Plan,
+) -> Result<(), BuildError> {
+    let path = &plan.source.value;
+    let Some((name, size)) = witness(path) else { return Ok(()) };
+    let seen = docker.stat(container, &format!("{}/{name}", plan.workdir.value)).await?;
+    if seen.is_some_and(|seen| seen.kind == PathKind::File && seen.size == size) {
+        return Ok(());
+    }
+    let detail = format!("what it sees there has no {name:?} of {size} bytes");
+    Err(WorkspaceError::NotMounted { path: path.clone(), detail }.into())
 }
 
 /// The plan without the outputs that are in their places when the command has ended.
 ///
 /// # Errors
 /// [`BuildError::MissingOutput`] when one of those was not made.
-pub fn left_to_collect(plan: &Plan) -> Result<Plan, BuildError> {
+fn left_to_collect(plan: &Plan) -> Result<Plan, BuildError> {
     let here = |output: &Output| {
         let below = output.below_source.as_ref();
         plan.route.value == Route::Mount
@@ -197,7 +156,7 @@ fn refuse_missing(output: &Output) -> Result<(), BuildError> {
 
 /// A file of the source root and its size, by which to see whether the engine mounts this very directory; none where there
 /// is none.
-pub fn witness(source: &Path) -> Option<(String, u64)> {
+fn witness(source: &Path) -> Option<(String, u64)> {
     let entries = fs::read_dir(source).ok()?.flatten();
     let file = |entry: fs::DirEntry| {
         let found = entry.metadata().ok().filter(fs::Metadata::is_file)?;

@@ -33,6 +33,8 @@ pub const COMMAND: &str = "__reap";
 
 /// What a run writes when there is nothing to reap.
 const DONE: &[u8] = b"done";
+/// What a run writes when its container has been made.
+const MADE: &[u8] = b"made";
 
 /// A creation that was under way when fastbuild died may come about afterwards: the reaper looks so often, with this
 /// much time between.
@@ -46,7 +48,7 @@ const FREEING: Duration = Duration::from_secs(5);
 /// What is owed when fastbuild is dead.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Duty {
-    /// A cold build's container goes.
+    /// A one-run container goes.
     Remove(InContainer),
     /// A workspace stays, and what runs in it ends.
     Free(InContainer),
@@ -101,6 +103,16 @@ impl Reaper {
         Ok(Reaper { pipe: Mutex::new(pipe) })
     }
 
+    /// Tells it that the container has been made: one that is not there from now on is gone.
+    pub fn note_made(&self) {
+        if let Ok(mut pipe) = self.pipe.lock()
+            && let Some(pipe) = pipe.as_mut()
+        {
+            // As below.
+            let _ = pipe.write_all(MADE);
+        }
+    }
+
     /// Tells it that there is nothing left to do.
     pub fn dismiss(&self) {
         let pipe = self.pipe.lock().ok().and_then(|mut pipe| pipe.take());
@@ -108,11 +120,6 @@ impl Reaper {
             // A reaper that is gone needs no telling.
             let _ = pipe.write_all(DONE);
         }
-    }
-
-    /// Whether it was told.
-    pub fn is_dismissed(&self) -> bool {
-        self.pipe.lock().is_ok_and(|pipe| pipe.is_none())
     }
 }
 
@@ -125,14 +132,15 @@ pub fn main(args: Vec<OsString>) -> Result<(), BuildError> {
     let mut word = Vec::new();
     // An error is an end as well: the other side is gone.
     let _ = std::io::stdin().read_to_end(&mut word);
-    if word == DONE {
+    if word.ends_with(DONE) {
         return Ok(());
     }
+    let making = if word.ends_with(MADE) { Making::Over } else { Making::Perhaps };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(BuildError::Signals)?;
     match &charge.duty {
-        Duty::Remove(cold) => {
-            let removed = runtime.block_on(cold.remove(&Owned::by_run(&charge.run)));
+        Duty::Remove(one_run) => {
+            let removed = runtime.block_on(one_run.remove(&Owned::by_run(&charge.run), making));
             charge.clear_host(removed)
         }
         Duty::Free(workspace) => charge.free_workspace(workspace, &runtime),
@@ -153,6 +161,13 @@ pub struct Charge {
     pub run: String,
     /// What is owed.
     pub duty: Duty,
+}
+
+/// Whether a container may still come into being that a dead client asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Making {
+    Over,
+    Perhaps,
 }
 
 /// Whether anything of the run can still be on the engine.
@@ -187,6 +202,8 @@ impl Charge {
     fn clear_host(&self, on_engine: OnEngine) -> Result<(), BuildError> {
         let state = State::open(self.state.clone())?;
         let project = state.project(&self.source)?;
+        // Its lock lives a moment longer than its end of the pipe.
+        state.await_end_of_run(&self.run);
         if let Ok(_lock) = project.try_lock()? {
             super::recover(&project, &state, &Reporter::silent())?;
         }
@@ -261,25 +278,29 @@ impl Charge {
 }
 
 impl InContainer {
-    async fn remove(&self, owned: &Owned) -> OnEngine {
-        let mut was_there = false;
+    async fn remove(&self, owned: &Owned, making: Making) -> OnEngine {
         for _ in 0..LOOKS {
             if let Ok(docker) = Docker::connect(&self.engine).await {
-                let removed = docker.remove(&self.container, owned).await;
-                was_there |= removed.is_ok_and(|removed| removed == Removed::Now);
-                // It may be there without a container, and then perhaps with one.
-                let has_no_volume = docker.remove_volume(&self.container, owned).await.is_ok();
-                if was_there && has_no_volume {
-                    return OnEngine::Nothing;
+                match docker.remove(&self.container, owned).await {
+                    Ok(Removed::Now) => return OnEngine::Nothing,
+                    Ok(Removed::Already | Removed::NotOurs) if making == Making::Over => {
+                        self.await_removal(&docker).await;
+                        return OnEngine::Nothing;
+                    }
+                    _ => {}
                 }
             }
             tokio::time::sleep(BETWEEN_LOOKS).await;
         }
         // It was never there, or the engine is not.
-        let Ok(docker) = Docker::connect(&self.engine).await else { return OnEngine::Perhaps };
-        match docker.remove_volume(&self.container, owned).await {
-            Ok(_) => OnEngine::Nothing,
-            Err(_) => OnEngine::Perhaps,
+        Docker::connect(&self.engine).await.map_or(OnEngine::Perhaps, |_| OnEngine::Nothing)
+    }
+
+    /// Waits for a removal that the engine is at.
+    async fn await_removal(&self, docker: &Docker) {
+        if let Ok(Some(found)) = docker.look(&self.container).await {
+            // An engine that goes away takes it up again.
+            let _ = docker.gone(&found.id).await;
         }
     }
 

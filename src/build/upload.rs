@@ -1,19 +1,18 @@
-//! Manifest -> the container's own layer: packed on a blocking thread, sent as it is packed.
+//! Manifest -> a tar stream: packed on a blocking thread, sent as it is packed.
 
 use std::{path::Path, sync::Arc};
 
 use futures_util::Stream;
 
 use super::{
-    BuildError, Running, blocking,
+    BuildError, blocking,
     channel::{self, Chunk},
 };
 use crate::{
     archive::pack::{PackError, PackOptions, Packed, Select, pack},
-    engine::{ContainerId, Docker},
     report::{
         Reporter,
-        events::{Amount, Event, Phase, Warning},
+        events::{Event, Phase, Warning},
     },
     tree::{Manifest, scan::Scan},
 };
@@ -21,54 +20,12 @@ use crate::{
 /// How often a file that changes while it is sent is sent again.
 pub(super) const TRIES: usize = 3;
 
-/// Sends the whole tree, and files that changed meanwhile once more.
-pub async fn upload(
-    docker: &Docker,
-    container: &ContainerId,
-    root: &Path,
-    scan: &Arc<Scan>,
-    options: &PackOptions,
-    reporter: &Reporter,
-) -> Result<Packed, BuildError> {
-    let manifest = &scan.manifest;
-    let total = Amount { files: manifest.entries().len() as u64, bytes: manifest.bytes() };
-    let phase = Running::begin(Phase::Upload, Some(total), reporter);
-    let mut packed = send(docker, container, root, scan, Selection::All, options, reporter).await?;
-    for _ in 1..TRIES {
-        if packed.unstable.is_empty() {
-            break;
-        }
-        let again = std::mem::take(&mut packed.unstable);
-        let second = send(docker, container, root, scan, Selection::Only(again), options, reporter).await?;
-        packed.absorb(second);
-    }
-    tell_of_changes(&packed, manifest, reporter);
-    phase.end(packed.amount);
-    Ok(packed)
-}
-
 /// Which entries of a tree travel.
 pub(super) enum Selection {
     /// Every one.
     All,
     /// Those at these places.
     Only(Vec<usize>),
-}
-
-async fn send(
-    docker: &Docker,
-    container: &ContainerId,
-    root: &Path,
-    scan: &Arc<Scan>,
-    selection: Selection,
-    options: &PackOptions,
-    reporter: &Reporter,
-) -> Result<Packed, BuildError> {
-    let (packing, chunks) = start_packing(root, scan, selection, options, reporter);
-    // An engine takes names below "/" whatever their links point to; below any other directory it refuses relative
-    // links that lead out of it.
-    let (packed, sent) = tokio::join!(packing, docker.put(container, "/", chunks));
-    all_arrived(packed?, sent)
 }
 
 /// Packs on a blocking thread; gives what will come of it, and the stream.

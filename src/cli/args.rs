@@ -499,6 +499,9 @@ pub struct RunArgs {
     /// Build in a fresh container and leave nothing on the engine [default where CI is set]
     #[arg(long, overrides_with = "keep", help_heading = "Workspace")]
     no_keep: bool,
+    /// Build by the plain Engine API, as where no agent can run
+    #[arg(long, hide = true)]
+    pub no_agent: bool,
     /// Start the workspace over: nothing of earlier builds is left in it
     #[arg(long, help_heading = "Workspace")]
     pub fresh: bool,

@@ -416,7 +416,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::plan::{Endpoint, EnvVar, IgnorePlan, Output, Reason, Take, WorkspacePlan};
+    use crate::plan::{AgentUse, Endpoint, EnvVar, IgnorePlan, Output, Reason, Take, WorkspacePlan};
 
     fn plan() -> Plan {
         fn default<T>(value: T) -> Decision<T> {
@@ -461,6 +461,7 @@ mod tests {
             caches: Vec::new(),
             scratch: None,
             tier: default(Tier::Warm),
+            agent: default(AgentUse::Wanted),
             workspace: WorkspacePlan {
                 lifetime: default(Lifetime::Reuse),
                 idle_stop: default(Duration::from_secs(5400)),

@@ -35,8 +35,8 @@ use crate::{
         args::{IgnoreRule, Switch},
     },
     plan::{
-        ApplyMode, Decision, EnvVar, Explain, Isolation, Lifetime, OnFailure, OnLocked, PullPolicy, Reason,
-        Route, SeedOutputs, Tier, VolumeOption, WorkspacePlan,
+        AgentUse, ApplyMode, Decision, EnvVar, Explain, Isolation, Lifetime, OnFailure, OnLocked, PullPolicy,
+        Reason, Route, SeedOutputs, Tier, VolumeOption, WorkspacePlan,
     },
     report::Verbosity,
 };
@@ -110,6 +110,8 @@ pub struct Settings {
     pub isolation: Option<Decision<Isolation>>,
     /// See [`Tier`].
     pub tier: Decision<Tier>,
+    /// See [`AgentUse`].
+    pub agent: Decision<AgentUse>,
     /// See [`WorkspacePlan`].
     pub workspace: WorkspacePlan,
     /// See [`OnLocked`].
@@ -372,6 +374,13 @@ impl Settings {
             scratch: scratch(args, env, &keys, &place.started_in, directory.as_deref())?,
             workspace: workspace(args, env, &keys, &tier)?,
             tier,
+            agent: given_or(
+                args.no_agent,
+                "--no-agent",
+                AgentUse::Refused,
+                AgentUse::Wanted,
+                "it runs wherever it can",
+            ),
             lock: given_or(
                 args.no_wait,
                 "--no-wait",

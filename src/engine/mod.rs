@@ -10,10 +10,10 @@ pub mod labels;
 mod reference;
 
 pub use docker::{
-    ApiVersion, ArchiveStream, AttachInput, AttachOutput, Attached, ContainerFacts, ContainerId,
+    ApiVersion, ArchiveStream, AttachInput, AttachOutput, Attached, Cause, ContainerFacts, ContainerId,
     ContainerSpec, ContainerState, ContainerSummary, Delivery, Docker, EngineFacts, EngineInfo, EngineKind,
-    Entrypoint, ImageFacts, Life, Mount, MountAccess, Owned, PathKind, PathStat, PullProgress, Reach,
-    Removed, Rights, Serves, Sizes, VolumeContents, VolumeFacts, VolumeSpec, Whereabouts,
+    Entrypoint, ImageFacts, Life, Mount, MountAccess, Obituary, Owned, PathKind, PathStat, PullProgress,
+    Reach, Removed, Rights, Serves, Sizes, VolumeContents, VolumeFacts, VolumeSpec, Whereabouts,
 };
 pub use error::{BadFrame, Call, EngineError, Operation, StartError};
 pub use reference::{BadReference, Reference};

@@ -16,13 +16,13 @@
 //! here they are only ever used one component at a time below a directory handle ([`crate::sys::at`]).
 
 pub mod apply;
+pub mod archived;
 pub mod decide;
 mod fold;
 pub mod host;
 pub mod journal;
 mod modes;
 pub mod ops;
-pub mod own;
 pub mod record;
 mod slots;
 pub mod stage;

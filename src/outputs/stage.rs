@@ -1,13 +1,11 @@
 //! What a container says it made -> steps, with the bytes they need in slots beside the target.
 //!
-//! Products come in one of two ways: as a whole archive, in which what is missing is gone ([`whole`](Staging::receive),
-//! the cold tier), or as a list of what differs, of which only those contents are asked for that are needed
-//! ([`delta`](Staging::expect), the warm tier). Either way each product is held against the host and what fastbuild
-//! knows here, by the one table in [`super::decide`], and becomes a step. Nothing of the host's is changed.
+//! Products come as a list of what differs, of which only those contents are asked for that are needed
+//! ([`delta`](Staging::expect)). Each product is held against the host and what fastbuild knows here, by the one table in
+//! [`super::decide`], and becomes a step. Nothing of the host's is changed.
 //!
 //! | file | what |
 //! |---|---|
-//! | `stage/whole.rs` | an archive, entry by entry |
 //! | `stage/delta.rs` | a list of nodes, then the contents that were asked for |
 //! | `stage/parents.rs` | directories that something needs and nothing names |
 //! | [`dir`] | the staging directory and its place |
@@ -17,13 +15,12 @@ pub mod dir;
 mod parents;
 #[cfg(all(test, unix))]
 mod tests;
-mod whole;
 
 use std::{
     collections::HashSet,
     fmt::Write as _,
     io::{self, Read, Write},
-    sync::Arc,
+    path::Path,
 };
 
 use serde::{Deserialize, Serialize};
@@ -42,17 +39,13 @@ use super::{
     host::HostSide,
     host_error,
     ops::{Action, Afterwards, Identity, Op, Over, Slot, lossless},
-    own::OwnFiles,
     record::{Content, Record},
     slots::SlotWriters,
     target::{Target, Walk},
     times::MadeAgain,
 };
 use crate::{
-    archive::{
-        pack::Sent,
-        reader::{Incoming, Limits, ReadError},
-    },
+    archive::reader::{Incoming, Limits, ReadError},
     plan::ApplyMode,
     report::events::{Amount, Applied, Warning},
     sys::at::{self, Look},
@@ -67,7 +60,7 @@ const RESERVE: u64 = 64 * 1024 * 1024;
 
 /// An output of more entries than this is a bomb. Its bytes are counted where they are staged ([`Staging::take_room`]):
 /// what is only compared needs no disk, however much it is.
-pub(super) const LIMITS: Limits = Limits { entries: 10_000_000, bytes: u64::MAX };
+pub const LIMITS: Limits = Limits { entries: 10_000_000, bytes: u64::MAX };
 
 /// Behind the name of a file whose place the user's own version keeps.
 const BESIDE: &str = ".fastbuild-new";
@@ -77,64 +70,33 @@ const BESIDE: &str = ".fastbuild-new";
 pub struct Uploaded<'a> {
     /// The source tree as it was scanned.
     pub manifest: &'a Manifest,
-    /// What its files held.
-    pub contents: Contents<'a>,
+    /// The digest of each file; none for one that did not go in.
+    pub digests: &'a [Option<Digest>],
     /// When the scan looked, by the host's clock.
     pub looked_at: Timestamp,
-}
-
-/// What the files of a manifest held, by index.
-#[derive(Debug, Clone, Copy)]
-pub enum Contents<'a> {
-    /// As it was sent, in the cold tier; none for an entry that was not.
-    Sent(&'a [Option<Sent>]),
-    /// As it was hashed, in the warm tier, under the very stamp that the manifest has; none for a file that did not go in.
-    Digests(&'a [Option<Digest>]),
 }
 
 impl Uploaded<'_> {
     /// What the host had at the manifest's entry `index`; none when it did not go in.
     fn base(&self, index: usize) -> Option<Base> {
         let entry = self.manifest.entries().get(index)?;
-        let (what, mode, stamp) = match (&entry.kind, self.contents) {
-            (Kind::Directory, _) => (Content::Directory, entry.mode, entry.stamp),
-            (Kind::Symlink { target }, _) => (Content::Symlink(target.clone()), entry.mode, entry.stamp),
-            (Kind::File { .. }, Contents::Sent(sent)) => {
-                let sent = sent.get(index)?.as_ref()?;
-                (Content::File(sent.digest), sent.mode, sent.stamp)
-            }
-            (Kind::File { .. }, Contents::Digests(digests)) => {
-                (Content::File((*digests.get(index)?)?), entry.mode, entry.stamp)
-            }
+        let what = match &entry.kind {
+            Kind::Directory => Content::Directory,
+            Kind::Symlink { target } => Content::Symlink(target.clone()),
+            Kind::File { .. } => Content::File((*self.digests.get(index)?)?),
         };
+        let (mode, stamp) = (entry.mode, entry.stamp);
         Some(Base { from: KnownFrom::Upload, what, mode, stamp, seen: self.looked_at })
     }
 
     /// When the file at `index` was last changed, as the container was told.
     fn mtime(&self, index: usize) -> Option<Timestamp> {
-        let entry = self.manifest.entries().get(index)?;
-        match self.contents {
-            Contents::Sent(sent) => Some(entry.mtime_of(&sent.get(index)?.as_ref()?.stamp)),
-            Contents::Digests(_) => Some(entry.mtime),
-        }
-    }
-
-    /// Whether a time that came back for the file at `index` is the one that went in. Engines send whole seconds.
-    fn has_mtime(&self, index: usize, came: Timestamp) -> bool {
-        let is_cut = matches!(self.contents, Contents::Sent(_)) && came.nanos == 0;
-        self.mtime(index).is_some_and(|mtime| if is_cut { mtime.secs == came.secs } else { mtime == came })
+        self.manifest.entries().get(index).map(|entry| entry.mtime)
     }
 
     /// Whether the host had anything at `index` that went in.
     fn went_in(&self, index: usize) -> bool {
-        match (self.manifest.entries().get(index).map(|entry| &entry.kind), self.contents) {
-            (None, _) => false,
-            (Some(Kind::File { .. }), Contents::Sent(sent)) => matches!(sent.get(index), Some(Some(_))),
-            (Some(Kind::File { .. }), Contents::Digests(digests)) => {
-                matches!(digests.get(index), Some(Some(_)))
-            }
-            (Some(_), _) => true,
-        }
+        self.base(index).is_some()
     }
 }
 
@@ -158,8 +120,6 @@ pub struct Staging<'a> {
     /// The manifest's path of the output's root.
     uploaded_at: RelPath,
     record: &'a Record,
-    /// What the image has there.
-    own: Arc<OwnFiles>,
     /// Before `stage`, so that nobody writes into it any more when it is removed.
     writers: SlotWriters,
     stage: Stage,
@@ -169,7 +129,6 @@ pub struct Staging<'a> {
     looked_at: Timestamp,
     /// What may still be staged before the disk counts as full, in bytes.
     room: u64,
-    arrived: whole::Arrived,
     /// Set by [`Staging::expect`].
     expected: Option<delta::Expected>,
     /// Directories that the build did not get to make, because the user has something there -> where they went.
@@ -312,13 +271,11 @@ impl<'a> Staging<'a> {
             uploaded,
             uploaded_at,
             record: options.record,
-            own: Arc::default(),
             writers: SlotWriters::default(),
             stage,
             host: None,
             looked_at,
             room: 0,
-            arrived: whole::Arrived::default(),
             expected: None,
             redirects: Vec::new(),
             left: HashSet::new(),
@@ -332,10 +289,29 @@ impl<'a> Staging<'a> {
         })
     }
 
-    /// Tells what the image has of its own in the output's place: what the build left of it as it was is no product.
-    #[must_use]
-    pub fn beside(self, own: Arc<OwnFiles>) -> Staging<'a> {
-        Staging { own, ..self }
+    /// Which paths come back.
+    pub(super) fn scope(&self) -> Scope {
+        self.scope
+    }
+
+    /// What was sent of a whole source tree.
+    pub(super) fn uploaded(&self) -> Option<Uploaded<'a>> {
+        self.uploaded
+    }
+
+    /// The directory on the target's file system that is there in any case.
+    pub(super) fn base_dir(&self) -> &Path {
+        &self.target.base
+    }
+
+    /// Looks how much may be staged.
+    pub(super) fn measure_room(&mut self) -> Result<(), OutputError> {
+        self.room = self.free_bytes()?;
+        Ok(())
+    }
+
+    pub(super) fn not_spooled(&self, error: io::Error) -> OutputError {
+        host_error("write a file without a name in", &self.target.base)(error)
     }
 
     /// What may be staged before the disk would be full.
@@ -346,7 +322,7 @@ impl<'a> Staging<'a> {
     }
 
     /// Sets room aside for content that is about to be staged.
-    fn take_room(&mut self, path: &RelPath, size: u64) -> Result<(), OutputError> {
+    pub(super) fn take_room(&mut self, path: &RelPath, size: u64) -> Result<(), OutputError> {
         self.room = self.room.checked_sub(size).ok_or_else(|| OutputError::DoesNotFit {
             output: self.output.clone(),
             path: path.clone(),
@@ -357,11 +333,11 @@ impl<'a> Staging<'a> {
         Ok(())
     }
 
-    fn refused(&self, source: ReadError) -> OutputError {
+    pub(super) fn refused(&self, source: ReadError) -> OutputError {
         OutputError::Refused { output: self.output.clone(), source: Box::new(source) }
     }
 
-    fn no_tree(&self, path: RelPath, why: &'static str) -> OutputError {
+    pub(super) fn no_tree(&self, path: RelPath, why: &'static str) -> OutputError {
         OutputError::NoTree { output: self.output.clone(), path, why }
     }
 
@@ -382,17 +358,16 @@ impl<'a> Staging<'a> {
         self.refused(source)
     }
 
-    /// Writes data to a new slot; gives its number and digest.
-    fn stage_file(&mut self, data: &mut dyn Read, mode: u32) -> Result<(u64, Digest), OutputError> {
-        let number = self.stage.number();
-        Ok((number, self.stage_into(number, data, mode)?))
-    }
-
     /// Writes data to the slot `number`; gives its digest.
     fn stage_into(&mut self, number: u64, data: &mut dyn Read, mode: u32) -> Result<Digest, OutputError> {
         let name = number.to_string();
         let mut file = at::create_file_as(&self.stage.dir, name.as_bytes(), mode)
             .map_err(host_error("make a file in", &self.stage.path))?;
+        self.spool(data, &mut file)
+    }
+
+    /// Writes data to a file on the target's file system; gives its digest.
+    pub(super) fn spool(&self, data: &mut dyn Read, file: &mut dyn Write) -> Result<Digest, OutputError> {
         let mut hasher = Sha256::new();
         let mut buffer = vec![0; 256 * 1024];
         loop {
@@ -475,10 +450,6 @@ impl<'a> Staging<'a> {
             Some(_) => Known::Uploaded,
         };
         if known == Known::UploadedUnchanged && self.scope == Scope::Everything {
-            return Ok(Settled { verdict: Verdict::Leave, place, host: None });
-        }
-        let went_in = known == Known::Uploaded || known == Known::UploadedUnchanged;
-        if !went_in && self.own.holds(path, product.what, product.mode) {
             return Ok(Settled { verdict: Verdict::Leave, place, host: None });
         }
         if let Some(moved) = self.redirected(path) {
@@ -746,7 +717,7 @@ impl<'a> Staging<'a> {
     fn note_time(&mut self, path: &RelPath, mtime: Timestamp) {
         let Some(uploaded) = self.uploaded else { return };
         let path = self.uploaded_at.append(path);
-        let Some(index) = uploaded.manifest.position(&path).filter(|at| !uploaded.has_mtime(*at, mtime))
+        let Some(index) = uploaded.manifest.position(&path).filter(|at| uploaded.mtime(*at) != Some(mtime))
         else {
             return;
         };
@@ -800,26 +771,15 @@ impl<'a> Staging<'a> {
     fn check_not_emptied(&self) -> Result<(), OutputError> {
         let Some(uploaded) = self.uploaded.filter(|_| self.scope == Scope::Everything) else { return Ok(()) };
         let had = uploaded.manifest.entries().len() as u64;
-        let nothing_left = match &self.expected {
-            None => self.arrived.paths().all(RelPath::is_root),
-            Some(expected) => expected.leaves_nothing_of(uploaded.manifest),
-        };
+        let nothing_left =
+            self.expected.as_ref().is_some_and(|expected| expected.leaves_nothing_of(uploaded.manifest));
         if had > 0 && nothing_left { Err(OutputError::EverythingGone { files: had }) } else { Ok(()) }
     }
 
     /// On a file system that folds case, two products could become one file. Only such a file system is asked to look.
-    fn check_names_differ(&mut self) -> Result<(), OutputError> {
-        let folds_case = match &self.expected {
-            None => self.folds_case().map_err(host_error("try names in", &self.stage.path))?,
-            Some(expected) => expected.compares_names(),
-        };
-        if !folds_case {
-            return Ok(());
-        }
-        let same = match &self.expected {
-            None => same_when_folded(self.arrived.paths()).cloned(),
-            Some(expected) => same_when_folded(self.new_tree(expected).iter()).cloned(),
-        };
+    fn check_names_differ(&self) -> Result<(), OutputError> {
+        let expected = self.expected.as_ref().filter(|expected| expected.compares_names());
+        let same = expected.and_then(|expected| same_when_folded(self.new_tree(expected).iter()).cloned());
         match same {
             Some(path) => Err(self.no_tree(
                 path,
@@ -839,11 +799,7 @@ impl<'a> Staging<'a> {
     }
 
     fn plan_deletes(&mut self) -> Result<(), OutputError> {
-        let gone = match self.expected.take() {
-            None => self.known_and_not_sent(),
-            Some(expected) => expected.gone,
-        };
-        for path in gone {
+        for path in self.expected.take().unwrap_or_default().gone {
             let place = self.target.prefix.append(&path);
             if self.kept_whole(&path) {
                 continue;
@@ -875,27 +831,6 @@ impl<'a> Staging<'a> {
             }
         }
         Ok(())
-    }
-
-    /// What fastbuild knows the host had, and the build has no longer.
-    fn known_and_not_sent(&self) -> Vec<RelPath> {
-        let root = self.target.root();
-        let recorded = self.record.below(&root).map(|(path, _)| path);
-        let uploaded = self.uploaded.into_iter().flat_map(|uploaded| {
-            let entries = uploaded.manifest.entries().iter().enumerate();
-            entries
-                .filter(move |(index, _)| uploaded.went_in(*index))
-                .filter_map(|(_, entry)| entry.path.strip_prefix(&self.uploaded_at))
-        });
-        let mut paths: Vec<RelPath> = match self.scope {
-            // A recorded path that an ignore rule kept out of this upload was not there for the build to delete.
-            Scope::Everything => uploaded.collect(),
-            Scope::Named => recorded.chain(uploaded).collect(),
-        };
-        paths.retain(|path| !self.arrived.holds(path));
-        paths.sort();
-        paths.dedup();
-        paths
     }
 
     /// Whether a path lies in a directory of the user's that was kept because of a conflict.

@@ -181,6 +181,7 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
         caches: if in_container { caches } else { Vec::new() },
         scratch,
         tier: settings.tier.clone(),
+        agent: settings.agent.clone(),
         workspace: settings.workspace.clone(),
         lock: settings.lock.clone(),
         explain: settings.explain.clone(),

@@ -112,8 +112,8 @@ pub enum NotWarm {
     ReadOnly,
     /// The agent was put there and does not start.
     NotStarted,
-    /// The image has files of its own where the sources go.
-    OwnFiles,
+    /// It was not to be used.
+    Refused,
     /// The agent was started and does not answer as it should.
     NoAnswer,
 }

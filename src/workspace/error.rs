@@ -1,5 +1,7 @@
 //! Why a workspace cannot be had, or was left before its time, and what to do about it.
 
+use std::path::PathBuf;
+
 use super::scratch::ScratchError;
 use crate::{
     agent::{near::SessionError, program::NoAgent},
@@ -27,18 +29,9 @@ pub enum NotWarm {
         /// What the engine said.
         detail: String,
     },
-    /// The image has files of its own where the sources go.
-    #[error(
-        "the image has files of its own in {directory:?} ({}), and a workspace could not tell them from sources that \
-         were removed here; -w names another directory, or leave them out of the sources with --exclude",
-        counted_as(*.entries, "entry", "entries")
-    )]
-    OwnFiles {
-        /// The working directory.
-        directory: String,
-        /// How many, directories and links among them.
-        entries: u64,
-    },
+    /// `--no-agent`.
+    #[error("--no-agent says not to use it")]
+    Refused,
     /// The agent was started, in a workspace made for it, and does not answer as it should.
     #[error("the agent does not work there: {detail}")]
     NoAnswer {
@@ -74,12 +67,26 @@ pub enum WorkspaceError {
         state: ContainerState,
     },
     /// A volume cannot be mounted.
-    #[error("the volume {name} cannot be mounted: {message}")]
+    #[error("the volume of the working directory cannot be mounted: {message}")]
     Volume {
-        /// The volume.
-        name: String,
         /// What the engine said.
         message: String,
+    },
+    /// A mount's source has to be named to the engine.
+    #[error(
+        "the source root {path:?} is not UTF-8, and the engine is to mount it; --route layer takes any path"
+    )]
+    SourceNotText {
+        /// The source root.
+        path: PathBuf,
+    },
+    /// The engine does not see the source root, or sees something else in its place.
+    #[error("the engine cannot mount the source root {path:?}: {detail}")]
+    NotMounted {
+        /// The source root.
+        path: PathBuf,
+        /// What it said, or what it sees.
+        detail: String,
     },
     /// A share that a volume stands for holds something that fastbuild did not put there.
     #[error("the volume holds files that are not fastbuild's ({}), and they would be taken for old sources", counted_as(*.entries, "entry", "entries"))]
@@ -109,7 +116,12 @@ impl WorkspaceError {
             WorkspaceError::Engine(error) => error.advice(),
             WorkspaceError::Scratch(error) => error.advice(),
             WorkspaceError::Session(error) => error.advice(),
-            WorkspaceError::NotWarm(_) => Some("--no-keep builds without a workspace".to_owned()),
+            WorkspaceError::NotWarm(_) | WorkspaceError::SourceNotText { .. } => None,
+            WorkspaceError::NotMounted { .. } => Some(
+                "does it run on this machine, and does it share that directory (Docker Desktop: Settings, Resources, \
+                 File sharing)? --route layer needs no mount"
+                    .to_owned(),
+            ),
             WorkspaceError::State(_) => Some(
                 "check its permissions and the disk, or name another directory in FASTBUILD_STATE_DIR".to_owned(),
             ),

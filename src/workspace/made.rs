@@ -7,7 +7,6 @@ use super::{BETWEEN_LOOKS, How, NotWarm, Wanted, Why, WorkspaceError, share::Sha
 use crate::{
     agent::program,
     engine::{ContainerFacts, ContainerId, Docker, EngineError, Life, StartError, labels},
-    plan::Lifetime,
     user,
 };
 
@@ -82,13 +81,11 @@ async fn ensure_once(
     Ok(Ready { container, how: How::Found, share })
 }
 
-/// Whose a share is in a workspace that is there: where nothing is known of the workspace, the run that made it was killed, and
-/// may not have come to look at what the share holds.
+/// Whose a share is in a workspace that is there: the run that made it may not have come to look at what the share holds.
 async fn share_of(docker: &Docker, wanted: &Wanted, container: &ContainerId) -> Result<Share, EngineError> {
-    let is_known = || wanted.known_mark().is_some_and(|mark| mark.container == container.as_str());
     match &wanted.marker {
-        Some(marker) if !is_known() => marker.look(docker, container).await,
-        _ => Ok(Share::Ours),
+        Some(marker) => marker.look(docker, container).await,
+        None => Ok(Share::Ours),
     }
 }
 
@@ -107,11 +104,6 @@ pub(super) async fn make_anew(docker: &Docker, wanted: &Wanted, why: Why) -> Res
 
 /// What is made and cannot be used is removed again; what is made when this is dropped is found by the next run.
 async fn make(docker: &Docker, wanted: &Wanted, why: Why) -> Result<Ready, WorkspaceError> {
-    if wanted.lifetime != Lifetime::Fresh
-        && let Some(entries) = wanted.place.known(&wanted.own_files_path)
-    {
-        return Err(NotWarm::OwnFiles { directory: wanted.place.directory().to_owned(), entries }.into());
-    }
     wanted.storage.provide(docker).await.map_err(|error| wanted.storage.blame(error))?;
     let container = match docker.create(&wanted.spec).await {
         Ok(container) => container,
@@ -134,7 +126,7 @@ async fn make(docker: &Docker, wanted: &Wanted, why: Why) -> Result<Ready, Works
 async fn furnish(docker: &Docker, wanted: &Wanted, container: &ContainerId) -> Result<Share, WorkspaceError> {
     let share = match &wanted.marker {
         Some(marker) => marker.look(docker, container).await?,
-        None => Share::New,
+        None => Share::Ours,
     };
     let archive = agent_archive(wanted.agent);
     docker.put(container, "/", stream::iter([Ok(archive)])).await.map_err(|error| match error {

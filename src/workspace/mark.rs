@@ -9,7 +9,6 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::own::LeftOut;
 use crate::state::{StateError, read_json, replace_json};
 
 /// The version of the file's form; another one is thrown away.
@@ -23,18 +22,6 @@ pub enum LastSession {
     Ended,
     /// It runs, or its client died.
     Open,
-}
-
-/// What the source tree of a workspace comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Holds {
-    /// The image alone: no build has put anything there yet.
-    Image,
-    /// Builds.
-    Sources,
-    /// Builds, and beside it, in places that were left out of it, there is something of the image's.
-    SourcesBesideOwn(LeftOut),
 }
 
 /// What is known of a workspace.
@@ -57,8 +44,6 @@ pub struct Mark {
     pub last_used: u64,
     /// How that session came out.
     pub session: LastSession,
-    /// What its source tree comes from.
-    pub holds: Holds,
     /// For each seeded output what fastbuild last left in its place on the host, in the words of whoever seeds.
     pub seeds: BTreeMap<String, String>,
 }
@@ -77,7 +62,6 @@ impl Mark {
             made: now,
             last_used: now,
             session: LastSession::Open,
-            holds: Holds::Sources,
             seeds: BTreeMap::new(),
         }
     }

@@ -3,7 +3,7 @@
 //! In: a plan, the image's facts, an engine. Out: an open [`Session`] with the agent inside, and how the workspace came
 //! about ([`How`]). What must hold: a workspace is used only when all that it was made with ([`Generation`]) is what is
 //! wanted now; nobody's session is joined, for what a dead client left is ended first; whatever keeps the agent from
-//! running there is told apart ([`NotWarm`]) from an engine that fails, so that the build can go on cold. Nothing here
+//! running there is told apart ([`NotWarm`]) from an engine that fails, so that the build can go on without it. Nothing here
 //! prints or decides about builds; [`crate::build`] does. The caller holds the project's lock.
 //!
 //! An engine is asked as little as can be: a workspace that is there and running costs one look ([`Docker::look`],
@@ -15,7 +15,6 @@
 //! | [`made`] | its container: found so, started, or made |
 //! | [`generation`] | what makes a new workspace when it changes |
 //! | [`mark`] | what the state directory knows of a workspace |
-//! | [`own`] | what an image has where the sources go |
 //! | [`storage`] | tmpfs, volume and caches beside the layer |
 //! | [`share`] | whose sources a share holds |
 //! | [`daily`] | the automatic limits |
@@ -29,7 +28,6 @@ pub mod generation;
 pub mod list;
 pub mod made;
 pub mod mark;
-pub mod own;
 pub mod scratch;
 pub mod share;
 pub mod storage;
@@ -44,12 +42,14 @@ pub use generation::{Changed, Generation};
 pub(crate) use made::agent_archive;
 pub use made::{Ready, directories, ensure};
 use made::{make_anew, not_started, refuse_foreign, remove_useless};
-pub use mark::{Holds, LastSession, Mark};
+pub use mark::{LastSession, Mark};
 use scratch::{Child, ScratchError};
 use share::Marker;
 pub use share::Share;
 pub use surroundings::Surroundings;
 pub use wanted::{Keeping, Wanted};
+
+use tokio::time::timeout;
 
 use crate::{
     agent::{
@@ -58,8 +58,8 @@ use crate::{
         protocol::Request,
     },
     engine::{
-        Attached, Call, ContainerFacts, ContainerId, Delivery, Docker, EngineError, Life, Operation, Reach,
-        StartError, labels,
+        Attached, Call, Cause, ContainerFacts, ContainerId, ContainerState, Delivery, Docker, EngineError,
+        Life, Obituary, Operation, Owned, Reach, Removed, Serves, StartError, labels,
     },
     plan::{Stdin, Terminal},
     state::{Project, State, StateError},
@@ -71,6 +71,9 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 /// How long the agent may take to end what a session left.
 const FREEING: Duration = Duration::from_secs(5);
+
+/// How long a one-run container may take to go by itself before it is removed.
+const ENDS_BY_ITSELF: Duration = Duration::from_secs(20);
 
 /// The signal that tells the agent that its client is dead.
 pub const CLIENT_IS_DEAD: &str = "SIGUSR1";
@@ -119,6 +122,8 @@ pub struct Workspace {
     mark: Mark,
     mark_path: Option<PathBuf>,
     far: Far,
+    /// Whose a share in the working directory's place is.
+    share: Share,
 }
 
 /// What the session goes to.
@@ -134,7 +139,11 @@ enum Far {
 struct Container {
     docker: Docker,
     id: ContainerId,
+    owned: Owned,
     marker: Option<Marker>,
+    serves: Serves,
+    /// In seconds since 1970, by this machine's clock.
+    made: u64,
 }
 
 /// Enters the workspace: has it ready, ends what a dead client left, and opens a session. `found` is what
@@ -219,9 +228,16 @@ pub async fn enter_found(
         let (container, source) = (found.id.as_str().to_owned(), label(labels::SOURCE));
         Mark::new(name.to_owned(), container, engine.to_owned(), label(labels::IMAGE), source.as_ref())
     });
-    let container = Container { docker: docker.clone(), id: found.id, marker: None };
+    let container = Container {
+        docker: docker.clone(),
+        owned: Owned::of(&found.labels),
+        id: found.id,
+        marker: None,
+        serves: Serves::ManyClients,
+        made: mark.made,
+    };
     let (mark_path, far) = (Some(mark_path), Far::Container(container.clone()));
-    let mut workspace = Workspace { name: name.to_owned(), how, mark, mark_path, far };
+    let mut workspace = Workspace { name: name.to_owned(), how, mark, mark_path, far, share: Share::Ours };
     workspace.prepare(&container).await?;
     let error = match container.open(name, settings, first).await {
         Ok(session) => return Ok((workspace, session)),
@@ -253,7 +269,7 @@ pub async fn enter_here(
     let (name, mark_path) = (held.name(), Some(wanted.mark_path.clone()));
     let (child, duplex) = held.start()?;
     let mark = known.unwrap_or(fresh);
-    let mut workspace = Workspace { name, how, mark, mark_path, far: Far::Child(child) };
+    let mut workspace = Workspace { name, how, mark, mark_path, far: Far::Child(child), share: Share::Ours };
     workspace.save_mark(LastSession::Open)?;
     match Session::open(duplex, settings, first).await {
         Ok(session) => Ok((workspace, session)),
@@ -298,9 +314,6 @@ impl Workspace {
     fn of(docker: &Docker, wanted: &Wanted, ready: Ready) -> (Workspace, Container) {
         let mut fresh = wanted.mark.clone();
         fresh.container = ready.container.as_str().to_owned();
-        if ready.share == Share::New {
-            fresh.holds = Holds::Image;
-        }
         // Where nothing is known of this very container, a session may be open in it.
         let known = wanted
             .known_mark()
@@ -310,13 +323,22 @@ impl Workspace {
             mark.seeds.clear();
         }
         let marker = wanted.marker.clone();
-        let container = Container { docker: docker.clone(), id: ready.container, marker };
+        let serves = wanted.spec.serves;
+        let container = Container {
+            docker: docker.clone(),
+            id: ready.container,
+            owned: wanted.owned.clone(),
+            marker,
+            serves,
+            made: mark.made,
+        };
         let workspace = Workspace {
             name: wanted.name.clone(),
             how: ready.how,
             mark,
             mark_path: wanted.mark_path.clone(),
             far: Far::Container(container.clone()),
+            share: ready.share,
         };
         (workspace, container)
     }
@@ -344,29 +366,22 @@ impl Workspace {
         &mut self.mark
     }
 
-    /// Whether no build has put anything there yet.
-    pub fn is_of_image_alone(&self) -> bool {
-        self.mark.holds == Holds::Image
-    }
-
-    /// What `entries` in the place of the sources are that no build has put there.
-    pub fn strange_files(&self, directory: &str, entries: u64) -> WorkspaceError {
-        match &self.far {
-            Far::Container(Container { marker: Some(_), .. }) => WorkspaceError::StrangeShare { entries },
-            _ => NotWarm::OwnFiles { directory: directory.to_owned(), entries }.into(),
-        }
-    }
-
-    /// Notes what its source tree comes from, from now on.
+    /// Makes sure that a share in the working directory's place, in which `entries` were found, is this project's from now on.
     ///
     /// # Errors
-    /// The state directory's; the engine's where a share is to say whose it is.
-    pub async fn take_over(&mut self, holds: Holds) -> Result<(), WorkspaceError> {
-        if let Far::Container(Container { docker, id, marker: Some(marker) }) = &self.far {
-            marker.put(docker, id).await?;
+    /// [`WorkspaceError::StrangeShare`]; the engine's when the share does not take the note.
+    pub async fn claim_share(&mut self, entries: u64) -> Result<(), WorkspaceError> {
+        let (Far::Container(Container { docker, id, marker: Some(marker), .. }), Share::New) =
+            (&self.far, self.share)
+        else {
+            return Ok(());
+        };
+        if entries > 0 {
+            return Err(WorkspaceError::StrangeShare { entries });
         }
-        self.mark.holds = holds;
-        Ok(self.save_mark(LastSession::Open)?)
+        marker.put(docker, id).await?;
+        self.share = Share::Ours;
+        Ok(())
     }
 
     /// Notes that the session came to its end, once nothing of it is left in the workspace.
@@ -408,6 +423,25 @@ impl Workspace {
             Far::Child(_) => {}
         }
         self.left_well().await
+    }
+
+    /// Waits until a one-run container is gone whose client has said goodbye, or has closed the streams.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub async fn until_gone(&self) -> Result<(), EngineError> {
+        let Far::Container(Container { docker, id, owned, .. }) = &self.far else { return Ok(()) };
+        // One that was removed before this is asked is as good.
+        match timeout(ENDS_BY_ITSELF, docker.gone(id)).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => tracing::warn!(%error, "could not wait for a container to go"),
+            Err(_) => {}
+        }
+        match docker.remove(id.as_str(), owned).await? {
+            Removed::Now | Removed::NotOurs => Ok(()),
+            // The engine is at it: a large layer takes its time.
+            Removed::Already => docker.gone(id).await,
+        }
     }
 
     /// What is behind a session that ended before its time: the engine, the container, or the agent itself.
@@ -457,10 +491,28 @@ impl Container {
 
     async fn why_over(&self, name: &str, error: SessionError) -> WorkspaceError {
         match self.docker.state(&self.id).await {
+            Err(EngineError::NoSuchContainer { .. }) => self.why_gone(name).await,
             Err(engine) => engine.into(),
-            Ok(state) if state.removing => gone(name).into(),
+            Ok(state) if state.removing => self.why_gone(name).await,
             Ok(state) if !state.running => WorkspaceError::Stopped { name: name.to_owned(), state },
             Ok(_) => error.into(),
+        }
+    }
+
+    /// A one-run container goes with its first process, and only the engine's events tell why that ended.
+    async fn why_gone(&self, name: &str) -> WorkspaceError {
+        match self.docker.obituary(&self.id, self.made).await {
+            Some(Obituary { exit_code, cause: cause @ (Cause::OutOfMemory | Cause::Stopped) }) => {
+                let state = ContainerState {
+                    running: false,
+                    removing: true,
+                    exit_code,
+                    oom_killed: cause == Cause::OutOfMemory,
+                    error: String::new(),
+                };
+                WorkspaceError::Stopped { name: name.to_owned(), state }
+            }
+            _ => gone(name).into(),
         }
     }
 
@@ -470,7 +522,10 @@ impl Container {
         settings: &Settings,
         first: &[Request],
     ) -> Result<Session, WorkspaceError> {
-        let Attached { input, output } = match self.docker.facts().reach() {
+        // Podman ends what the process reads with the first attach, which is just what a one-run container needs.
+        let reach =
+            if self.serves == Serves::OneClient { Reach::Attach } else { self.docker.facts().reach() };
+        let Attached { input, output } = match reach {
             Reach::Attach => {
                 self.docker.attach(&self.id, Terminal::None, Stdin::Forward).await.map_err(|error| {
                     match error {

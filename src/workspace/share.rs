@@ -15,9 +15,9 @@ use crate::{
 /// What a share held when a workspace was made on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Share {
-    /// Nothing that is known, or it is no share.
+    /// Nothing that is known.
     New,
-    /// This project's sources and products.
+    /// This project's sources and products; or it is no share.
     Ours,
 }
 

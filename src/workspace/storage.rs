@@ -1,21 +1,22 @@
-//! Where a container keeps what a build works on, beside its own layer: a tmpfs or a volume in the working directory's place
-//! ([`Route`]), and caches. In: a plan and an image's facts. Out: mounts for a container's specification, and the volumes that
-//! have to be there before. Both tiers use it.
+//! Where a container keeps what a build works on, beside its own layer: a tmpfs, a volume or the host's own tree in the
+//! working directory's place ([`Route`]), and caches. In: a plan and an image's facts. Out: mounts for a container's
+//! specification, and the volumes that have to be there before.
 //!
-//! A workspace's volume has the name of its container, and goes with it. A cache is named by whoever asks for it, and
-//! stays until it is pruned by that name.
+//! A kept workspace's volume has the name of its container, and goes with it. A one-run container's volume has no name: the
+//! engine removes it with the container. A cache is named by whoever asks for it, and stays until it is pruned by that name.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Keeping, WorkspaceError, mark::now};
 use crate::{
     engine::{
-        ContainerSpec, Docker, EngineError, Entrypoint, ImageFacts, Mount, Owned, Removed, VolumeContents,
-        VolumeSpec, labels,
+        ContainerSpec, Docker, EngineError, Entrypoint, ImageFacts, Mount, MountAccess, Owned, Removed,
+        VolumeContents, VolumeSpec, labels,
     },
-    plan::{CachePath, Plan, Route, VolumeOption},
+    outputs::target::native_join,
+    plan::{CachePath, Output, Outputs, Plan, Route, VolumeOption},
     state::{Project, Run, State, StateError, read_json, replace_json},
     user,
 };
@@ -26,11 +27,15 @@ pub const CACHE_PREFIX: &str = "fastbuild-cache-";
 /// The storage of one container; by default nothing beside its layer.
 #[derive(Debug, Clone, Default)]
 pub struct Storage {
-    /// In the working directory's place.
-    place: Option<Mount>,
+    /// In the working directory's place, the outer ones first.
+    places: Vec<Mount>,
     /// What that needs.
     volume: Option<VolumeSpec>,
+    /// What the driver of the volume in the working directory's place is told.
+    options: Vec<VolumeOption>,
     caches: Vec<CacheVolume>,
+    /// Directories that the build's user is to own, the outer ones first: engines make them, as root's.
+    ways: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -80,29 +85,41 @@ impl Storage {
                 }
             },
         });
-        let caches = caches.collect();
+        let caches: Vec<_> = caches.collect();
         let target = plan.workdir.value.clone();
-        let (place, volume) = match plan.route.value {
+        let (mut places, mut volume, mut options) = (Vec::new(), None, Vec::new());
+        match plan.route.value {
             Route::Tmpfs => {
                 let size = plan.tmpfs_size.as_ref().map(|size| size.value);
-                (Some(Mount::Tmpfs { target, size }), None)
+                places.push(Mount::Tmpfs { target, size });
             }
             Route::Volume => {
-                let volume = VolumeSpec {
+                options = plan.volume_options.iter().map(|option| option.value.clone()).collect();
+                let contents = VolumeContents::Empty;
+                places.push(match keeping {
+                    Keeping::Kept { .. } => {
+                        let name = Some(name.to_owned());
+                        Mount::Volume { name, target, contents, options: Vec::new() }
+                    }
+                    Keeping::OneRun { .. } => {
+                        Mount::Volume { name: None, target, contents, options: options.clone() }
+                    }
+                });
+                volume = matches!(keeping, Keeping::Kept { .. }).then(|| VolumeSpec {
                     name: name.to_owned(),
-                    options: plan.volume_options.iter().map(|option| option.value.clone()).collect(),
+                    options: options.clone(),
                     labels: labelled(&[
                         (labels::TIER, labels::VOLUME),
                         (labels::PROJECT, project.key()),
                         keeping.label(),
                     ]),
-                };
-                let contents = VolumeContents::Empty;
-                (Some(Mount::Volume { name: Some(name.to_owned()), target, contents }), Some(volume))
+                });
             }
-            Route::Layer | Route::MountSource | Route::Mount | Route::Host => (None, None),
-        };
-        Ok(Storage { place, volume, caches })
+            Route::MountSource | Route::Mount => places = binds(plan)?,
+            Route::Layer | Route::Host => {}
+        }
+        let ways = ways(plan, &caches);
+        Ok(Storage { places, volume, options, caches, ways })
     }
 
     /// For the container, the outer ones first.
@@ -111,8 +128,9 @@ impl Storage {
             name: Some(cache.volume.name.clone()),
             target: cache.path.clone(),
             contents: VolumeContents::OfImage,
+            options: Vec::new(),
         });
-        self.place.iter().cloned().chain(caches).collect()
+        self.places.iter().cloned().chain(caches).collect()
     }
 
     /// Where the caches lie: absolute paths.
@@ -120,23 +138,20 @@ impl Storage {
         self.caches.iter().map(|cache| cache.path.as_str())
     }
 
-    /// The directories that lead to caches from the working directory or the user's home, the outer ones first. Engines make
-    /// those that are missing, as root's.
-    pub fn ways_to_caches(&self) -> Vec<String> {
-        let mut ways: Vec<_> = self.caches.iter().flat_map(CacheVolume::ways).map(str::to_owned).collect();
-        ways.sort();
-        ways.dedup();
-        ways
+    /// The directories that are the build's user's beside the tree and the caches, the outer ones first: those that lead to
+    /// caches from the working directory or the user's home, and volumes over outputs. Engines make them, as root's.
+    pub fn ways(&self) -> &[String] {
+        &self.ways
     }
 
     /// Whether the volume stands for a place outside of the engine, whose contents are there before it and after it.
     pub fn is_shared(&self) -> bool {
-        self.volume.as_ref().is_some_and(|volume| !volume.options.is_empty())
+        !self.options.is_empty()
     }
 
     /// Whether the working directory is empty again when the container has stopped.
     pub(super) fn is_forgotten_by_a_stop(&self) -> bool {
-        matches!(self.place, Some(Mount::Tmpfs { .. }))
+        matches!(self.places.first(), Some(Mount::Tmpfs { .. }))
     }
 
     /// Has all volumes there.
@@ -162,20 +177,68 @@ impl Storage {
     }
 
     /// What the engine says where a volume cannot be mounted, and not the container is at fault.
-    pub(super) fn blame(&self, error: WorkspaceError) -> WorkspaceError {
-        let Some(volume) = &self.volume else { return error };
+    pub fn blame(&self, error: WorkspaceError) -> WorkspaceError {
+        if !self.places.iter().any(|place| matches!(place, Mount::Volume { .. } | Mount::Bind { .. })) {
+            return error;
+        }
         let message = match &error {
             WorkspaceError::Engine(EngineError::Api { message, .. }) => message,
             WorkspaceError::NotWarm(super::NotWarm::NotStarted { detail }) => detail,
             _ => return error,
         };
-        if message.contains("mount") || message.contains("volume") {
-            let message = without_secrets(message, &volume.options);
-            WorkspaceError::Volume { name: volume.name.clone(), message }
-        } else {
-            error
+        if !message.contains("mount") && !message.contains("volume") {
+            return error;
+        }
+        let message = without_secrets(message, &self.options);
+        match self.places.first() {
+            Some(Mount::Bind { source, .. }) => {
+                WorkspaceError::NotMounted { path: source.into(), detail: message }
+            }
+            _ => WorkspaceError::Volume { message },
         }
     }
+}
+
+/// What a mounted route mounts: the source tree, and a volume over each output that lies in it.
+fn binds(plan: &Plan) -> Result<Vec<Mount>, WorkspaceError> {
+    let access = match plan.route.value {
+        Route::MountSource => MountAccess::ReadOnly,
+        _ => MountAccess::ReadWrite,
+    };
+    let root = &plan.source.value;
+    let source = root.to_str().ok_or_else(|| WorkspaceError::SourceNotText { path: root.clone() })?;
+    let tree = Mount::Bind { source: source.to_owned(), target: plan.workdir.value.clone(), access };
+    let volumes = laid_over(plan).map(|(output, _)| Mount::Volume {
+        name: None,
+        target: output.container.clone(),
+        contents: VolumeContents::Empty,
+        options: Vec::new(),
+    });
+    Ok(std::iter::once(tree).chain(volumes).collect())
+}
+
+/// The outputs that lie in volumes over a source tree that is mounted read-only, and where in the tree that is.
+pub fn laid_over(plan: &Plan) -> impl Iterator<Item = (&Output, PathBuf)> {
+    let named = match (plan.route.value, &plan.outputs.value) {
+        (Route::MountSource, Outputs::Named(named)) => named.as_slice(),
+        _ => &[],
+    };
+    let root = &plan.source.value;
+    named.iter().filter_map(move |output| Some((output, native_join(root, output.below_source.as_ref()?))))
+}
+
+/// See [`Storage::ways`]. What leads to a cache through the host's own tree stays the host's.
+fn ways(plan: &Plan, caches: &[CacheVolume]) -> Vec<String> {
+    let root = plan.workdir.value.as_str();
+    let is_hosts = |way: &str| {
+        plan.route.value.is_mounted() && way.strip_prefix(root).is_some_and(|rest| rest.starts_with('/'))
+    };
+    let to_caches = caches.iter().flat_map(CacheVolume::ways).filter(|way| !is_hosts(way)).map(str::to_owned);
+    let mut ways: Vec<_> =
+        to_caches.chain(laid_over(plan).map(|(output, _)| output.container.clone())).collect();
+    ways.sort();
+    ways.dedup();
+    ways
 }
 
 /// What an engine says of options, without what is nobody's business: engines leave out some passwords themselves, not all.
@@ -295,14 +358,16 @@ mod tests {
             path: path.to_owned(),
             own,
         };
-        let caches = vec![
+        let caches = [
             cache("/workspace/a/b/c", 3),
             cache("/workspace/a/d", 2),
             cache("/workspace/e", 1),
             cache("/var/cache/f", 0),
             cache("/home/app/.cache/g", 2),
         ];
-        let storage = Storage { caches, ..Storage::default() };
-        assert_eq!(storage.ways_to_caches(), ["/home/app/.cache", "/workspace/a", "/workspace/a/b"]);
+        let mut ways: Vec<_> = caches.iter().flat_map(CacheVolume::ways).collect();
+        ways.sort();
+        ways.dedup();
+        assert_eq!(ways, ["/home/app/.cache", "/workspace/a", "/workspace/a/b"]);
     }
 }

@@ -17,7 +17,7 @@ pub struct Surroundings {
     pub home: Home,
     /// Directories that outlive what it runs in: absolute paths.
     pub caches: Vec<String>,
-    /// See [`Storage::ways_to_caches`].
+    /// See [`Storage::ways`].
     pub ways: Vec<String>,
 }
 
@@ -41,7 +41,7 @@ impl Surroundings {
             entrypoint: image.entrypoint.clone(),
             home: if sets_home { Home::AsSet } else { Home::OfUser },
             caches: storage.cache_paths().map(str::to_owned).collect(),
-            ways: storage.ways_to_caches(),
+            ways: storage.ways().to_vec(),
         }
     }
 }

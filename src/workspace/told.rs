@@ -45,7 +45,7 @@ impl From<&NotWarm> for events::NotWarm {
             NotWarm::NoAgent(_) => events::NotWarm::NoAgent,
             NotWarm::ReadOnlyRoot { .. } => events::NotWarm::ReadOnly,
             NotWarm::NotStarted { .. } => events::NotWarm::NotStarted,
-            NotWarm::OwnFiles { .. } => events::NotWarm::OwnFiles,
+            NotWarm::Refused => events::NotWarm::Refused,
             NotWarm::NoAnswer { .. } => events::NotWarm::NoAnswer,
         }
     }

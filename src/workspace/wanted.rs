@@ -2,9 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{
-    Generation, Holds, Mark, NotWarm, Why, WorkspaceError, name, own::Place, share::Marker, storage::Storage,
-};
+use super::{Generation, Mark, NotWarm, Why, WorkspaceError, name, share::Marker, storage::Storage};
 use crate::{
     agent::program,
     engine::{
@@ -30,6 +28,8 @@ pub enum Keeping<'a> {
         name: String,
         /// The run.
         run: &'a Run,
+        /// The state directory that knows it.
+        state: String,
     },
 }
 
@@ -43,8 +43,12 @@ impl<'a> Keeping<'a> {
     }
 
     /// For `run` alone.
-    pub fn one_run(project: &Project, run: &'a Run) -> Keeping<'a> {
-        Keeping::OneRun { name: format!("fastbuild-{}-{}", project.key(), run.id), run }
+    ///
+    /// # Errors
+    /// When the state directory cannot keep its id.
+    pub fn one_run(project: &Project, run: &'a Run, state: &State) -> Result<Keeping<'a>, StateError> {
+        let name = format!("fastbuild-{}-{}", project.key(), run.id);
+        Ok(Keeping::OneRun { name, run, state: state.id()? })
     }
 
     /// What it is called.
@@ -62,6 +66,13 @@ impl<'a> Keeping<'a> {
         }
     }
 
+    /// The state directory that knows it.
+    pub(super) fn state(&self) -> &str {
+        match self {
+            Keeping::Kept { state, .. } | Keeping::OneRun { state, .. } => state,
+        }
+    }
+
     fn tier(&self) -> &'static str {
         match self {
             Keeping::Kept { .. } => labels::WARM,
@@ -74,7 +85,7 @@ impl<'a> Keeping<'a> {
 #[derive(Debug, Clone)]
 pub struct Wanted {
     pub(super) name: String,
-    owned: Owned,
+    pub(super) owned: Owned,
     pub(super) generation: Generation,
     pub(super) lifetime: Lifetime,
     pub(super) spec: ContainerSpec,
@@ -85,8 +96,6 @@ pub struct Wanted {
     pub(super) mark_path: Option<PathBuf>,
     /// As it would be if nothing else were known of it.
     pub(super) mark: Mark,
-    pub(super) place: Place,
-    pub(super) own_files_path: PathBuf,
 }
 
 impl Wanted {
@@ -103,7 +112,6 @@ impl Wanted {
         project: &Project,
     ) -> Result<Wanted, WorkspaceError> {
         let agent = program::for_platform(&image.os, &image.architecture).map_err(NotWarm::from)?;
-        let (place, own_files_path) = (Place::new(plan, image), project.own_files_path());
         let name = keeping.name().to_owned();
         let generation = Generation::new(plan, image, agent);
         let engine = at.endpoint.to_string();
@@ -113,6 +121,7 @@ impl Wanted {
             (labels::TIER, keeping.tier().to_owned()),
             (labels::PROJECT, project.key().to_owned()),
             (labels::VERSION, env!("CARGO_PKG_VERSION").to_owned()),
+            (labels::STATE, keeping.state().to_owned()),
             (keeping.label().0, keeping.label().1.to_owned()),
             (labels::SOURCE, mark.source.clone()),
             (labels::IMAGE, mark.image.clone()),
@@ -122,7 +131,10 @@ impl Wanted {
         let spec = ContainerSpec {
             name: name.clone(),
             image: image.id.clone(),
-            command: vec!["init".to_owned()],
+            command: match keeping {
+                Keeping::Kept { .. } => vec!["init".to_owned()],
+                Keeping::OneRun { .. } => vec!["init".to_owned(), "once".to_owned()],
+            },
             entrypoint: Entrypoint::Program(program::PATH.to_owned()),
             // What belongs to one build (environment, directory, user) is said when it runs.
             env: Vec::new(),
@@ -131,7 +143,10 @@ impl Wanted {
             labels: labels.map(|(label, value)| (label.to_owned(), value)).into(),
             terminal: Terminal::None,
             stdin: Stdin::Forward,
-            serves: Serves::ManyClients,
+            serves: match keeping {
+                Keeping::Kept { .. } => Serves::ManyClients,
+                Keeping::OneRun { .. } => Serves::OneClient,
+            },
             network: plan.network.as_ref().map(|network| network.value.clone()),
             memory: plan.memory.as_ref().map(|memory| memory.value),
             nano_cpus: plan.nano_cpus.as_ref().map(|cpus| cpus.value),
@@ -154,8 +169,6 @@ impl Wanted {
                 Keeping::OneRun { .. } => None,
             },
             mark,
-            place,
-            own_files_path,
         })
     }
 
@@ -164,28 +177,22 @@ impl Wanted {
         &self.name
     }
 
-    /// Removes the workspace that was made of an image with so many files of its own among the sources, and notes that it is not to
-    /// be made again.
-    ///
-    /// # Errors
-    /// The engine's and the state directory's.
-    pub async fn give_up(&self, docker: &Docker, entries: u64) -> Result<(), WorkspaceError> {
-        self.remove(docker).await?;
-        Ok(self.place.note(&self.own_files_path, entries)?)
-    }
-
     /// Removes the workspace with all that is in it; a share stays as it is.
     ///
     /// # Errors
     /// The engine's; [`WorkspaceError::Foreign`] where something else has its name.
-    pub async fn remove(&self, docker: &Docker) -> Result<(), WorkspaceError> {
-        let container = docker.remove(&self.name, &self.owned).await?;
-        // The one that is removed may have been made for another route than is wanted now.
-        let volume = docker.remove_volume(&self.name, &self.owned).await?;
-        if [container, volume].contains(&Removed::NotOurs) {
+    pub async fn remove(&self, docker: &Docker) -> Result<Removed, WorkspaceError> {
+        let removed = docker.remove(&self.name, &self.owned).await?;
+        // The one that is removed may have been made for another route than is wanted now. A one-run container has no volume
+        // by its name.
+        let volume = match self.spec.serves {
+            Serves::ManyClients => docker.remove_volume(&self.name, &self.owned).await?,
+            Serves::OneClient | Serves::OneCommand => Removed::Already,
+        };
+        if [removed, volume].contains(&Removed::NotOurs) {
             return Err(WorkspaceError::Foreign { name: self.name.clone() });
         }
-        Ok(())
+        Ok(removed)
     }
 
     /// What is known of the workspace in the state directory.
@@ -205,13 +212,6 @@ impl Wanted {
         let changed = self.generation.changed_since(&made_with);
         if !changed.is_empty() {
             return Some(Why::Changed(changed));
-        }
-        let mark = self.known_mark().filter(|mark| mark.container == found.id.as_str());
-        if let Some(Mark { holds: Holds::SourcesBesideOwn(left_out), .. }) = mark
-            && left_out != *self.place.left_out()
-        {
-            let why = "what is left out of the sources has changed, where the image has files of its own";
-            return Some(Why::Broken(why.to_owned()));
         }
         match found.life {
             Life::Created => Some(Why::Broken("its making was cut short".to_owned())),

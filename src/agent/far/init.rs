@@ -14,6 +14,9 @@
 //!
 //! Where stdin is at its end (an engine may close it after an attach, or never have opened it), signals and time are all
 //! that is left; a session then comes by an exec.
+//!
+//! In a one-run container ([`Lifetime::OneRun`]) there is one session. It stops when that is over, in whatever way, when stdin
+//! is at its end, which is how a dead client shows, and when no client comes.
 
 use std::{
     io::{self, Read as _},
@@ -38,6 +41,9 @@ use super::{processes::Reach, session, state_directory};
 /// When no client has said otherwise.
 const IDLE_STOP: Duration = Duration::from_secs(3600);
 
+/// How long a one-run container waits for its client, which attaches right after the start.
+const FOR_ONE_CLIENT: Duration = Duration::from_secs(60);
+
 /// How long stdin is left alone after a session that failed at once, so that a fault does not make this spin.
 const AFTER_A_FAILURE: Duration = Duration::from_secs(1);
 
@@ -50,9 +56,21 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// The file in the agent's directory that names the time, in seconds; zero is never.
 const IDLE_FILE: &str = "idle-stop";
 
+/// For how long PID 1 serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lifetime {
+    /// One client after the other.
+    Kept,
+    /// One client.
+    OneRun,
+}
+
 struct Init {
+    lifetime: Lifetime,
     signals: Signals,
     session: Option<Session>,
+    /// A session was there.
+    has_served: bool,
     /// The session is being ended from here.
     ends_session: bool,
     /// The session was ended, and by nobody who may.
@@ -76,19 +94,24 @@ enum Input {
 }
 
 /// Runs as PID 1 until it is time to stop.
-pub(super) fn run() -> ExitCode {
+pub(super) fn run(lifetime: Lifetime) -> ExitCode {
     // Anywhere else, ending everybody would be a disaster.
     if !getpid().is_init() {
         return ExitCode::from(super::USAGE);
     }
     let Ok(signals) = Signals::listen() else { return ExitCode::FAILURE };
     let mut init = Init {
+        lifetime,
         signals,
         session: None,
+        has_served: false,
         ends_session: false,
         session_crashed: false,
         stdin: Input::Open,
-        stop_at: in_a_while(idle_stop()),
+        stop_at: in_a_while(match lifetime {
+            Lifetime::Kept => idle_stop(),
+            Lifetime::OneRun => Some(FOR_ONE_CLIENT),
+        }),
     };
     while init.step() == Step::On {}
     Reach::Namespace.clear();
@@ -107,7 +130,7 @@ impl Init {
         if self.signals.stop.load(Ordering::Relaxed) {
             return Step::Stop;
         }
-        if self.session_crashed {
+        if self.session_crashed || self.is_over() {
             return Step::Stop;
         }
         if self.signals.client_died.swap(false, Ordering::Relaxed) {
@@ -132,6 +155,13 @@ impl Init {
             Came::Other => {}
         }
         Step::On
+    }
+
+    /// Whether the one client is gone.
+    fn is_over(&self) -> bool {
+        self.lifetime == Lifetime::OneRun
+            && self.session.is_none()
+            && (self.has_served || matches!(self.stdin, Input::AtItsEnd))
     }
 
     /// Waits for all children that are dead, the session among them.
@@ -172,7 +202,10 @@ impl Init {
 
     fn start_session(&mut self) {
         match Command::new("/proc/self/exe").arg("session").spawn() {
-            Ok(child) => self.session = Some(Session { pid: pid_of(&child), began: Instant::now() }),
+            Ok(child) => {
+                self.session = Some(Session { pid: pid_of(&child), began: Instant::now() });
+                self.has_served = true;
+            }
             // Memory or processes may be short for a moment.
             Err(_) => self.stdin = Input::Resting(Instant::now() + AFTER_A_FAILURE),
         }

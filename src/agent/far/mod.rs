@@ -1,8 +1,9 @@
-//! The far end: what runs inside a workspace. One small static program with four faces, by its first argument:
+//! The far end: what runs inside a workspace. One small static program with five faces, by its first argument:
 //!
 //! | argument | what it is |
 //! |---|---|
-//! | `init` | PID 1 of the workspace: starts a session when a client speaks, reaps, stops when idle |
+//! | `init` | PID 1 of a kept workspace: starts a session when a client speaks, reaps, stops when idle |
+//! | `init once` | PID 1 of a one-run container: the same for one client, and it ends with that client |
 //! | `session` | serves one client after the other on stdin and stdout, see [`super`] for the dialogue |
 //! | `exec` | becomes the command: gives up privileges, takes a terminal, and executes |
 //! | `measure` | measures directories as it is asked to on stdin, for `fastbuild bench`; see [`crate::measure`] |
@@ -42,12 +43,15 @@ mod workspace;
 
 use std::{ffi::OsString, io, path::PathBuf, process::ExitCode};
 
+use self::init::Lifetime;
 use super::protocol::{Failed, Failure};
 
 /// The agent's `main`.
 pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
-    match argv.into_iter().nth(1).as_deref().and_then(std::ffi::OsStr::to_str) {
-        Some("init") => init::run(),
+    let words: Vec<_> = argv.into_iter().skip(1).collect();
+    let word = |at: usize| words.get(at).and_then(|word| word.to_str());
+    match word(0) {
+        Some("init") => init::run(if word(1) == Some("once") { Lifetime::OneRun } else { Lifetime::Kept }),
         Some("session") => session::run(),
         Some("exec") => exec::run(),
         Some("measure") => measure::run(),

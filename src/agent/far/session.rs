@@ -36,7 +36,8 @@ use crate::{
     agent::{
         frame::Nonce,
         protocol::{
-            Blob, Failed, Failure, Hello, Meta, PROTOCOL, Query, Reply, Request, Run, Welcome, decode, encode,
+            Blob, Extent, Failed, Failure, Hello, Meta, PROTOCOL, Query, Reply, Request, Room, Run, Welcome,
+            decode, encode,
         },
     },
     sys::clock,
@@ -262,8 +263,11 @@ impl Session {
             Request::Open(open) => {
                 let workspace = Workspace::open(*open)?;
                 let ids = workspace.account.ids;
-                let room = room::below(&workspace.root)
-                    .map_err(|error| failed("could not see what room there is", &error))?;
+                let room = match workspace.view.extent {
+                    Extent::Nothing => Room { bytes: u64::MAX, files: None, block: 1 },
+                    Extent::Sources | Extent::Everything => room::below(&workspace.root)
+                        .map_err(|error| failed("could not see what room there is", &error))?,
+                };
                 self.workspace = Some(workspace);
                 self.reply(&Reply::Opened { uid: ids.uid, gid: ids.gid, room });
             }

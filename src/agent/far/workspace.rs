@@ -9,9 +9,10 @@
 //! here; what the client says of a file is never taken for one.
 
 use std::{
+    ffi::OsString,
     fs, io,
     iter::Peekable,
-    os::unix::ffi::OsStrExt as _,
+    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
     path::{Path, PathBuf},
     thread::{self, JoinHandle},
 };
@@ -104,7 +105,9 @@ impl Workspace {
             User::Own => (own_account(), Manners::OfAgent),
         };
         let rules = Rules::new(&open.patterns).map_err(|why| nonsense(&why.to_string()))?;
-        make_root(&root, &account)?;
+        if open.extent != Extent::Nothing {
+            make_root(&root, &account)?;
+        }
         let path = |path: &crate::agent::protocol::Blob| PathBuf::from(std::ffi::OsStr::from_bytes(path));
         let caches: Vec<_> = open.caches.iter().map(path).collect();
         for directory in open.ways.iter().map(path).chain(caches.iter().cloned()) {
@@ -112,30 +115,25 @@ impl Workspace {
                 failed(&format!("could not give the cache's directory {directory:?} to the user"), &error)
             })?;
         }
-        let below = caches_below(&caches, &root);
+        // What an engine mounts there (`/etc/hosts`, a volume of the image's) is no part of the tree either.
+        let mut below = caches_below(&caches, &root);
+        below.extend(caches_below(&mounts(), &root));
         let view = View { rules, outputs: open.outputs, caches: below, extent: open.extent };
         let index = index_of(&root);
-        let scanning = {
-            let (root, view, index) = (root.clone(), view.clone(), index.clone());
-            thread::Builder::new().name("scan".to_owned()).spawn(move || {
-                // A client that only looks around leaves everything out, and nothing is to go for it.
-                if !view.outputs.iter().any(RelPath::is_root) {
+        let tree = match open.extent {
+            Extent::Nothing => State::Known(Tree::default()),
+            Extent::Sources | Extent::Everything => {
+                let (root, view, index) = (root.clone(), view.clone(), index.clone());
+                let scanning = thread::Builder::new().name("scan".to_owned()).spawn(move || {
                     withdraw(&root, &view, &open.patterns)?;
-                }
-                find(&root, &view, index.as_deref())
-            })
+                    find(&root, &view, index.as_deref())
+                });
+                State::Scanning(
+                    scanning.map_err(|error| failed("could not start a thread to scan with", &error))?,
+                )
+            }
         };
-        let scanning = scanning.map_err(|error| failed("could not start a thread to scan with", &error))?;
-        Ok(Workspace {
-            root,
-            account,
-            manners,
-            view,
-            caches,
-            tree: State::Scanning(scanning),
-            index,
-            root_mtime: None,
-        })
+        Ok(Workspace { root, account, manners, view, caches, tree, index, root_mtime: None })
     }
 
     /// The tree, once the scan is over.
@@ -193,7 +191,9 @@ impl Workspace {
 
     /// Writes the index, where there is anything new to write.
     pub(super) fn save(&mut self) {
-        if let (State::Known(tree), Some(index)) = (&mut self.tree, &self.index) {
+        if let (State::Known(tree), Some(index)) = (&mut self.tree, &self.index)
+            && self.view.extent != Extent::Nothing
+        {
             tree.save(&self.root, index);
         }
     }
@@ -368,7 +368,7 @@ pub(super) fn look(root: &Path, view: &View) -> Result<Tree, Failed> {
     let none = Rules::none();
     let (rules, outputs): (_, &[RelPath]) = match view.extent {
         Extent::Sources => (&view.rules, &view.outputs),
-        Extent::Everything => (&none, &[]),
+        Extent::Everything | Extent::Nothing => (&none, &[]),
     };
     let leave_out = [outputs, &view.caches].concat();
     let mut found =
@@ -386,6 +386,34 @@ pub(super) fn look(root: &Path, view: &View) -> Result<Tree, Failed> {
     }
     let digests = vec![None; found.manifest.entries().len()];
     Ok(Tree { manifest: found.manifest, digests, specials, source, ..Tree::default() })
+}
+
+/// Where something is mounted.
+fn mounts() -> Vec<PathBuf> {
+    let table = fs::read("/proc/self/mounts").unwrap_or_default();
+    let place =
+        |line: &[u8]| Some(PathBuf::from(OsString::from_vec(unescaped(line.split(|b| *b == b' ').nth(1)?))));
+    table.split(|byte| *byte == b'\n').filter_map(place).collect()
+}
+
+/// Blanks stand as `\040` in the table of mounts.
+fn unescaped(text: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let [first, tail @ ..] = rest {
+        let digits = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.filter(|_| *first == b'\\').and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                plain.push(byte);
+                rest = &tail[3..];
+            }
+            None => {
+                plain.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    plain
 }
 
 /// Those of `caches` that lie below `root`, relative to it.

@@ -12,7 +12,6 @@ use super::{
     super::{
         BuildError, Running, blocking,
         channel::{self, ChunkReader},
-        collect::uploaded_at,
         detached,
         error::Listing,
     },
@@ -29,8 +28,8 @@ use crate::{
         host::HostSide,
         ops::{Action, Over},
         record::Record,
-        stage::{Contents, Listed, Scope, Staged, Staging, StagingOptions, Uploaded, stage_path},
-        target::Target,
+        stage::{Listed, Scope, Staged, Staging, StagingOptions, stage_path},
+        target::{Target, native_join},
     },
     plan::{Explain, Output, Outputs, Plan, Take},
     report::{
@@ -68,7 +67,8 @@ pub struct Collecting<'a> {
     pub session: &'a mut Session,
     pub plan: &'a Plan,
     pub run: &'a Run,
-    pub sources: &'a Arc<Sources>,
+    /// What went in; none where the host's tree is mounted.
+    pub sources: Option<&'a Arc<Sources>>,
     pub record: Arc<Record>,
     pub reporter: &'a Reporter,
 }
@@ -215,15 +215,10 @@ impl Collecting<'_> {
         mut pieces: mpsc::Receiver<ChunkReader>,
         ask: oneshot::Sender<Vec<u32>>,
     ) -> impl Future<Output = Result<(Staged, Amount), BuildError>> + use<> {
-        let (sources, record) = (Arc::clone(self.sources), Arc::clone(&self.record));
+        let (sources, record) = (self.sources.map(Arc::clone), Arc::clone(&self.record));
         let (run, apply, reporter) = (self.run.id.clone(), self.plan.apply.value, self.reporter.clone());
         let staging = blocking(move || {
-            let uploaded = Uploaded {
-                manifest: &sources.scan.manifest,
-                contents: Contents::Digests(&sources.digests),
-                looked_at: sources.scan.looked_at,
-            };
-            let uploaded = wanted.uploaded_at.map(|at| (uploaded, at));
+            let uploaded = sources.as_ref().map(|sources| sources.uploaded()).zip(wanted.uploaded_at);
             let options = StagingOptions { run: &run, record: &record, apply };
             let Wanted { spec, scope, target, host, .. } = wanted;
             let mut staging = match host {
@@ -274,6 +269,12 @@ impl Collecting<'_> {
             self.reporter.emit(Event::Travelled { direction: Direction::Down, path, why });
         }
     }
+}
+
+/// Where an output's target lies in the source tree, if it does. Only when it is the very path that went in does the
+/// source tree tell what the host had there.
+pub(in super::super) fn uploaded_at(output: &Output, target: &Target, plan: &Plan) -> Option<RelPath> {
+    output.below_source.clone().filter(|path| native_join(&plan.source.value, path) == target.root())
 }
 
 /// Moves the data that comes next to whoever takes it from `pieces`.

@@ -13,6 +13,7 @@ use super::super::{
     BuildError, Interrupts, Running,
     command::{CtrlC, Passing, own_input, refused},
     ending::{Ending, Wish},
+    heal::Tail,
 };
 use crate::{
     agent::{
@@ -40,10 +41,11 @@ pub struct Ended {
     pub out_of_memory: bool,
 }
 
-/// Runs the command to its end.
+/// Runs the command to its end. `tail` is for who wants to know what it wrote last.
 pub async fn run(
     session: &mut Session,
     run: Run,
+    tail: Option<&Tail>,
     interrupts: &mut Interrupts,
     reporter: &Reporter,
 ) -> Result<Ended, BuildError> {
@@ -68,7 +70,7 @@ pub async fn run(
     let (killers, kills) = mpsc::channel::<()>(1);
     let input = Arc::new(Semaphore::new(0));
     let helpers = Helpers::start(terminal, stdin, raw.is_some(), sender, &input, killers);
-    let ended = attend(sender, receiver, &input, kills, interrupts, reporter).await;
+    let ended = attend(sender, receiver, &input, kills, tail, interrupts, reporter).await;
     drop((helpers, raw));
     let ended = ended?;
     phase.end(Amount::default());
@@ -81,6 +83,7 @@ async fn attend(
     receiver: &mut Receiver,
     input: &Semaphore,
     mut kills: mpsc::Receiver<()>,
+    tail: Option<&Tail>,
     interrupts: &mut Interrupts,
     reporter: &Reporter,
 ) -> Result<Ended, BuildError> {
@@ -90,7 +93,7 @@ async fn attend(
     let mut ending = Ending::default();
     let ended = {
         // One future that lives through the whole loop: a chunk that waits for our own reader must not be lost to a signal.
-        let listening = listen(receiver, output, input);
+        let listening = listen(receiver, output, tail, input);
         tokio::pin!(listening, output_closed);
         loop {
             tokio::select! {
@@ -121,6 +124,7 @@ async fn attend(
 async fn listen(
     receiver: &mut Receiver,
     output: mpsc::Sender<(Stream, Bytes)>,
+    tail: Option<&Tail>,
     input: &Semaphore,
 ) -> Result<Ended, SessionError> {
     loop {
@@ -140,6 +144,9 @@ async fn listen(
             }
             other => return Err(other.in_place_of("output of the command, or its end")),
         };
+        if let Some(tail) = tail {
+            tail.push(&bytes);
+        }
         // A writer that is gone has told why through its own channel.
         let _ = output.send((stream, bytes)).await;
     }

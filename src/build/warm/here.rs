@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Scanning, Warm, leave, let_go, load_record, look_ahead, open};
+use super::{Tree, Warm, leave, let_go, load_record};
 use crate::{
     agent::near::Session,
     build::{
@@ -37,7 +37,7 @@ pub async fn run(
     reporter: &Reporter,
 ) -> Result<Finished, BuildError> {
     let loading = load_record(project);
-    let scanning = look_ahead(plan, project, reporter);
+    let tree = Tree::begin(plan, project, reporter);
     let record = Arc::new(loading.await?);
     refuse_strange_links(plan, &record)?;
     forget_dead_runs(state, project);
@@ -56,11 +56,11 @@ pub async fn run(
 
     let surroundings = Surroundings::here();
     let entering = Entering { plan, surroundings: &surroundings, reporter };
-    let entered = entering.enter(wanted.clone(), scanning, interrupts).await;
+    let entered = entering.enter(wanted.clone(), tree, interrupts).await;
     let (built, left) = match entered {
-        Ok((workspace, session, scanning)) => {
+        Ok((workspace, session, tree)) => {
             let mut warm = Warm { plan, project, run: &run, reporter, surroundings, workspace };
-            let built = warm.build(session, scanning, record, interrupts).await;
+            let built = warm.build(session, tree, record, interrupts).await;
             let left = leave(&mut warm.workspace, &built, interrupts).await;
             (built, left)
         }
@@ -100,42 +100,37 @@ impl Entering<'_> {
     async fn enter(
         &self,
         wanted: Wanted,
-        scanning: Option<Scanning>,
+        tree: Tree,
         interrupts: &mut Interrupts,
-    ) -> Result<(Workspace, Session, Option<Scanning>), BuildError> {
+    ) -> Result<(Workspace, Session, Tree), BuildError> {
         let phase = Running::begin(Phase::Workspace, None, self.reporter);
         let finding = blocking({
             let wanted = wanted.clone();
             move || wanted.find()
         });
         let found = interrupts.unless(finding).await??.map_err(WorkspaceError::from)?;
-        let (wanted, held, how, scanning) = match found {
-            Found::Held(held) => (wanted, held, How::Found, scanning),
+        let (wanted, held, how, tree) = match found {
+            Found::Held(held) => (wanted, held, How::Found, tree),
             Found::Nothing(why) => {
-                let scanning = interrupts.unless(self.check_room(&wanted, scanning)).await??;
+                let tree = interrupts.unless(self.check_room(&wanted, tree)).await??;
                 let (wanted, held) = make(wanted).await?;
-                (wanted, held, How::Made(why), scanning)
+                (wanted, held, How::Made(why), tree)
             }
         };
         let settings = scratch::session_settings();
-        let outputs = &self.plan.ignore.outputs;
-        let first: Vec<_> = scanning.iter().map(|_| open(self.plan, self.surroundings, outputs)).collect();
+        let first = tree.first_requests(self.plan, self.surroundings);
         let entering = workspace::enter_here(&wanted, held, how, &settings, &first);
         let (workspace, session) = interrupts.unless(entering).await??;
         phase.end(Amount::default());
         let (name, how) = (workspace.name().to_owned(), workspace.how().into());
         self.reporter.emit(Event::Workspace { name, how });
-        Ok((workspace, session, scanning))
+        Ok((workspace, session, tree))
     }
 
     /// Whether the sources have room in a directory that is still to be made. Where they are not looked at yet, they are weighed
     /// when they are about to be sent.
-    async fn check_room(
-        &self,
-        wanted: &Wanted,
-        scanning: Option<Scanning>,
-    ) -> Result<Option<Scanning>, BuildError> {
-        let Some(scanning) = scanning else { return Ok(None) };
+    async fn check_room(&self, wanted: &Wanted, tree: Tree) -> Result<Tree, BuildError> {
+        let Tree::Sources(scanning) = tree else { return Ok(tree) };
         let host = scanning.await??;
         let room = wanted.room().map_err(WorkspaceError::from)?;
         let files = || {
@@ -152,7 +147,7 @@ impl Entering<'_> {
             let (place, route) = (self.plan.workdir.value.clone(), self.plan.route.value);
             return Err(BuildError::NoRoom { place, route, needed, room });
         }
-        Ok(Some(Box::pin(std::future::ready(Ok(Ok(host))))))
+        Ok(Tree::Sources(Box::pin(std::future::ready(Ok(Ok(host))))))
     }
 }
 

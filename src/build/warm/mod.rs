@@ -1,4 +1,4 @@
-//! The warm tier: the workspace is kept, both ends are scanned for each build, and only differences travel.
+//! The build itself, with the agent at the other end: both ends are scanned, and only differences travel.
 //!
 //! ```text
 //! scan the host ┐                              ┌ look at the host's outputs ┐
@@ -6,174 +6,85 @@
 //! workspace, attach, scan there ┘              └ scan there, compare ───────┘
 //! ```
 //!
-//! What the far end does is in [`crate::agent`]; how it is reached, in [`crate::workspace`]; each step here is one file below.
+//! It is the same in a kept workspace, in a one-run container and in a scratch directory of this machine. Where the host's tree
+//! is mounted, nothing is compared and nothing goes in ([`super::mounted`]). What the far end does is in [`crate::agent`]; how
+//! it is reached, in [`crate::workspace`]; each step here is one file below.
 
-mod collect;
+pub(super) mod collect;
 mod command;
 pub mod here;
 mod host;
 pub mod shell;
-mod upload;
+pub(super) mod upload;
 
-use std::{io::BufReader, pin::Pin, sync::Arc};
+use std::{io::BufReader, pin::Pin, sync::Arc, time::SystemTime};
 
-use self::{
-    collect::Collecting,
-    host::HostTree,
-    upload::{Learned, Sources},
-};
+use self::{collect::Collecting, command::Ended, upload::Learned};
+pub(super) use self::{host::HostTree, upload::Sources};
 use super::{
-    BuildError, Built, Finished, Interrupts, Running,
+    BuildError, Built, Finished, Interrupts,
     channel::ChunkReader,
-    cold, detached, image,
-    reaper::{Charge, Duty, InContainer, Reaper},
-    refuse_strange_links,
+    container::dismiss,
+    detached,
+    heal::{Runner, Tail},
+    mounted::{self, Ended as EndedMounted},
+    reaper::Reaper,
 };
 use crate::{
     agent::{
-        near::{Session, SessionError, Settings},
+        near::{Session, SessionError},
         protocol::{Blob, Extent, Input, Open, Reply, Request, Run as Command, User},
     },
-    engine::Docker,
-    outputs::record::Record,
-    plan::{OnDocker, Outputs, Plan, SeedOutputs, Stdin, Tier},
+    outputs::{record::Record, times::Times},
+    plan::{Outputs, Plan, SeedOutputs, Stdin},
     report::{
         Reporter,
-        events::{self, Amount, Event, Phase, Warning},
+        events::{self, Event, Warning},
     },
-    state::{Project, Run, State},
+    state::{Project, Run},
     tree::{
         RelPath,
         index::{HashedAt, Index},
         node::{Node, NodeError, NodeReader},
     },
-    workspace::{
-        self, Keeping, NotWarm, Surroundings, Wanted, Workspace, WorkspaceError, daily, storage::Storage,
-    },
+    user::Ids,
+    workspace::{Surroundings, Workspace},
 };
 
-/// What became of a warm build.
-#[derive(Debug)]
-pub enum Outcome {
-    /// It ran.
-    Finished(Finished),
-    /// No workspace can be had, and nothing was done.
-    NotWarm(NotWarm),
+/// What of the host's tree a build looks at.
+pub(super) enum Tree {
+    /// The source tree, being looked at.
+    Sources(Scanning),
+    /// The same, when it is known which outputs go in.
+    Seeded,
+    /// Nothing: it is mounted.
+    Mounted,
 }
 
-/// Carries a plan out in the project's workspace.
-///
-/// # Errors
-/// When fastbuild, the engine or the agent could not do their part. Nothing of the build runs any more then, as far as the
-/// engine can be reached.
-pub async fn run(
-    plan: &Plan,
-    at: OnDocker<'_>,
-    state: &State,
-    project: &Project,
-    interrupts: &mut Interrupts,
-    reporter: &Reporter,
-) -> Result<Outcome, BuildError> {
-    let loading = load_record(project);
-    let scanning = look_ahead(plan, project, reporter);
-    let docker = interrupts.unless(Docker::connect(at.endpoint)).await??;
-    let kept = match plan.tier.value {
-        Tier::Warm => Some(Keeping::kept(project, state)?),
-        Tier::Cold => None,
-    };
-    let looking = async {
-        match &kept {
-            Some(kept) => Ok(docker.look(kept.name()).await?),
-            None => Ok(None),
-        }
-    };
-    let asking = async { tokio::try_join!(image::ensure(&docker, at.image, plan, reporter), looking) };
-    let (image, found) = interrupts.unless(asking).await??;
-    let record = Arc::new(loading.await?);
-    refuse_strange_links(plan, &record)?;
-    let run = state.begin_run(project, &plan.engine.value.to_string())?;
-    let keeping = kept.unwrap_or_else(|| Keeping::one_run(project, &run));
-    let name = keeping.name().to_owned();
-    let providing = Storage::of(&docker, plan, &image, &keeping, (project, state), &run);
-    let storage = interrupts.unless(providing).await??;
-    let surroundings = Surroundings::of(&image, &storage);
-    let wanted = match Wanted::new(plan, at, &image, &keeping, storage, project) {
-        Ok(wanted) => wanted,
-        Err(WorkspaceError::NotWarm(why)) => {
-            run.finish();
-            return Ok(Outcome::NotWarm(why));
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let leftovers = cold::remove_leftovers(&docker, state, project, &plan.engine.value.to_string(), reporter);
-    let limiting = daily::look_after(&docker, state, plan, reporter);
-    let place = InContainer { engine: at.endpoint.clone(), container: name.clone() };
-    let reaper = Reaper::watch(&Charge {
-        state: state.root().to_owned(),
-        source: plan.source.value.clone(),
-        run: run.id.clone(),
-        duty: match keeping {
-            Keeping::Kept { .. } => Duty::Free(place),
-            Keeping::OneRun { .. } => Duty::Remove(place),
-        },
-    });
-
-    let phase = Running::begin(Phase::Workspace, None, reporter);
-    let settings = Settings { idle_stop: Some(plan.workspace.idle_stop.value), ..Settings::default() };
-    let first: Vec<_> = scanning.iter().map(|_| open(plan, &surroundings, &plan.ignore.outputs)).collect();
-    let entering = workspace::enter(&docker, &wanted, found, &settings, &first);
-    let (workspace, session) = match interrupts.unless(entering).await? {
-        Ok(entered) => entered,
-        Err(WorkspaceError::NotWarm(why)) => {
-            run_is_over(run, reaper);
-            return Ok(Outcome::NotWarm(why));
-        }
-        Err(error) => return Err(error.into()),
-    };
-    phase.end(Amount::default());
-    reporter.emit(Event::Workspace { name, how: workspace.how().into() });
-
-    let is_kept = matches!(keeping, Keeping::Kept { .. });
-    let mut warm = Warm { plan, project, run: &run, reporter, surroundings, workspace };
-    let built = match warm.build(session, scanning, record, interrupts).await {
-        Err(BuildError::Workspace(WorkspaceError::NotWarm(why @ NotWarm::OwnFiles { entries, .. }))) => {
-            interrupts.unless(wanted.give_up(&docker, entries)).await??;
-            run_is_over(run, reaper);
-            return Ok(Outcome::NotWarm(why));
-        }
-        built => built,
-    };
-    let left = match is_kept {
-        true => leave(&mut warm.workspace, &built, interrupts).await,
-        false => remove(&wanted, &docker, reporter).await,
-    };
-    // A moment's work, and long done.
-    let _ = interrupts.unless(leftovers).await;
-    if let Some(limiting) = limiting {
-        // Once a day; engines take their time to measure, and began when the command did.
-        let _ = interrupts.unless(limiting).await;
-    }
-    let_go(left, run, reaper);
-    built.map(|(finished, _)| Outcome::Finished(finished))
-}
-
-/// Removes a workspace that nobody comes back to.
-async fn remove(wanted: &Wanted, docker: &Docker, reporter: &Reporter) -> Result<(), BuildError> {
-    let phase = Running::begin(Phase::Remove, None, reporter);
-    let removed = wanted.remove(docker).await;
-    match &removed {
-        Ok(()) => phase.end(Amount::default()),
-        Err(error) => {
-            let container = wanted.name().to_owned();
-            reporter.emit(Event::Warned(Warning::NotRemoved { container, why: error.to_string() }));
+impl Tree {
+    /// Begins to look. What is seeded depends on how the workspace comes about; everything else can be looked at meanwhile.
+    pub(super) fn begin(plan: &Plan, project: &Project, reporter: &Reporter) -> Tree {
+        match plan.seed.value {
+            _ if plan.route.value.is_mounted() => Tree::Mounted,
+            SeedOutputs::No => {
+                Tree::Sources(start_scan(plan, project, plan.ignore.outputs.clone(), reporter))
+            }
+            SeedOutputs::Yes => Tree::Seeded,
         }
     }
-    Ok(removed?)
+
+    /// What can be said right behind the greeting.
+    pub(super) fn first_requests(&self, plan: &Plan, surroundings: &Surroundings) -> Vec<Request> {
+        match self {
+            Tree::Sources(_) | Tree::Mounted => vec![open(plan, surroundings, &plan.ignore.outputs)],
+            Tree::Seeded => Vec::new(),
+        }
+    }
 }
 
 /// How the session of a build that succeeded came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Goodbye {
+pub(super) enum Goodbye {
     /// Both ends know that it is over.
     Said,
     /// The far end does not, or is gone.
@@ -181,22 +92,13 @@ enum Goodbye {
 }
 
 /// Reads what fastbuild wrote before, from now on.
-fn load_record(project: &Project) -> impl Future<Output = Result<Record, BuildError>> + use<> {
+pub(super) fn load_record(project: &Project) -> impl Future<Output = Result<Record, BuildError>> + use<> {
     let path = project.record_path();
     detached(move || Record::load(&path))
 }
 
-/// Begins to look at the source tree. What is seeded depends on how the workspace comes about; everything else can be looked
-/// at meanwhile.
-fn look_ahead(plan: &Plan, project: &Project, reporter: &Reporter) -> Option<Scanning> {
-    match plan.seed.value {
-        SeedOutputs::No => Some(start_scan(plan, project, plan.ignore.outputs.clone(), reporter)),
-        SeedOutputs::Yes => None,
-    }
-}
-
 /// Sees to it that nothing of the session is left. Whoever does not wait for that leaves it to the reaper.
-async fn leave<T>(
+pub(super) async fn leave<T>(
     workspace: &mut Workspace,
     built: &Result<(T, Goodbye), BuildError>,
     interrupts: &mut Interrupts,
@@ -219,19 +121,23 @@ fn let_go(left: Result<(), BuildError>, run: Run, reaper: Option<Reaper>) {
 
 /// Nothing of the run is left anywhere.
 fn run_is_over(run: Run, reaper: Option<Reaper>) {
-    if let Some(reaper) = reaper {
-        reaper.dismiss();
-    }
+    dismiss(reaper);
     run.finish();
 }
 
 /// Looks at the source tree on a thread of its own, from now on.
-fn start_scan(plan: &Plan, project: &Project, outputs: Vec<RelPath>, reporter: &Reporter) -> Scanning {
+pub(super) fn start_scan(
+    plan: &Plan,
+    project: &Project,
+    outputs: Vec<RelPath>,
+    reporter: &Reporter,
+) -> Scanning {
     let (plan, project, reporter) = (plan.clone(), project.clone(), reporter.clone());
     Box::pin(detached(move || host::look(&plan, &outputs, &project, &reporter)))
 }
 
-type Scanning = Pin<Box<dyn Future<Output = Result<Result<HostTree, BuildError>, BuildError>> + Send>>;
+pub(super) type Scanning =
+    Pin<Box<dyn Future<Output = Result<Result<HostTree, BuildError>, BuildError>> + Send>>;
 
 /// What the far end is told of the source tree; `outputs` are no part of it.
 fn open(plan: &Plan, surroundings: &Surroundings, outputs: &[RelPath]) -> Request {
@@ -245,6 +151,7 @@ fn open(plan: &Plan, surroundings: &Surroundings, outputs: &[RelPath]) -> Reques
         patterns: plan.ignore.patterns.iter().map(|pattern| pattern.value.clone()).collect(),
         outputs: outputs.to_vec(),
         extent: match plan.outputs.value {
+            _ if plan.route.value.is_mounted() => Extent::Nothing,
             Outputs::Everything => Extent::Everything,
             Outputs::Named(_) => Extent::Sources,
         },
@@ -269,24 +176,29 @@ fn nonsense(detail: impl ToString) -> SessionError {
     SessionError::Damaged { detail: detail.to_string(), diagnostics: String::new() }
 }
 
-struct Warm<'a> {
-    plan: &'a Plan,
-    project: &'a Project,
-    run: &'a Run,
-    reporter: &'a Reporter,
-    surroundings: Surroundings,
-    workspace: Workspace,
+/// A build in a workspace that was entered.
+pub(super) struct Warm<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) project: &'a Project,
+    pub(super) run: &'a Run,
+    pub(super) reporter: &'a Reporter,
+    pub(super) surroundings: Surroundings,
+    pub(super) workspace: Workspace,
 }
 
 impl Warm<'_> {
-    async fn build(
+    pub(super) async fn build(
         &mut self,
         mut session: Session,
-        scanning: Option<Scanning>,
+        tree: Tree,
         record: Arc<Record>,
         interrupts: &mut Interrupts,
     ) -> Result<(Finished, Goodbye), BuildError> {
-        let built = match self.until_staged(&mut session, scanning, &record, interrupts).await {
+        let staged = match tree {
+            Tree::Mounted => self.until_staged_mounted(&mut session, &record, interrupts).await,
+            tree => self.until_staged(&mut session, tree, &record, interrupts).await,
+        };
+        let built = match staged {
             Err(BuildError::Session(error)) => {
                 // The agent hears that nobody is there any more.
                 drop(session);
@@ -294,8 +206,8 @@ impl Warm<'_> {
             }
             other => other,
         };
-        let built = built?;
-        let exit_code = built.exit_code;
+        let mut built = built?;
+        let (exit_code, defect) = (built.exit_code, built.defect.take());
         let applying = built.put_in_place(record, self.project, self.run, self.plan, self.reporter);
         let (applied, closed) = tokio::join!(applying, session.close());
         let applied = applied?;
@@ -309,19 +221,19 @@ impl Warm<'_> {
             }
         };
         let warm = events::Warm { sent: traffic.sent, received: traffic.received, peak_memory };
-        Ok((Finished { exit_code, applied, warm: Some(warm), defect: None }, goodbye))
+        Ok((Finished { exit_code, applied, warm: Some(warm), defect }, goodbye))
     }
 
     async fn until_staged(
         &mut self,
         session: &mut Session,
-        scanning: Option<Scanning>,
+        tree: Tree,
         record: &Arc<Record>,
         interrupts: &mut Interrupts,
     ) -> Result<Built, BuildError> {
-        let (scanning, seeded) = match scanning {
-            Some(scanning) => (scanning, Vec::new()),
-            None => interrupts.unless(self.seed(session, record)).await??,
+        let (scanning, seeded) = match tree {
+            Tree::Sources(scanning) => (scanning, Vec::new()),
+            Tree::Seeded | Tree::Mounted => interrupts.unless(self.seed(session, record)).await??,
         };
         let opened = session.reply("that the workspace is being looked at", |reply| match reply {
             Reply::Opened { room, .. } => Ok(room),
@@ -337,16 +249,12 @@ impl Warm<'_> {
         let saving = self.save_index(&sources, hashed_at);
 
         let looking = collect::look(self.plan, record);
-        let ended = command::run(session, self.command(), interrupts, self.reporter).await?;
-        if ended.out_of_memory {
-            let limit = self.plan.memory.as_ref().map(|memory| memory.value);
-            self.reporter.emit(Event::Warned(Warning::OutOfMemory { limit }));
-        }
+        let ended = self.run_command(session, None, interrupts).await?;
         let collecting = Collecting {
             session,
             plan: self.plan,
             run: self.run,
-            sources: &sources,
+            sources: Some(&sources),
             record: Arc::clone(record),
             reporter: self.reporter,
         };
@@ -354,6 +262,47 @@ impl Warm<'_> {
         let built = Built::after(ended.exit_code, self.plan, times, self.reporter, collecting).await?;
         saving.await?;
         Ok(built)
+    }
+
+    /// As for sources that are sent, from an open session to staged products.
+    async fn until_staged_mounted(
+        &self,
+        session: &mut Session,
+        record: &Arc<Record>,
+        interrupts: &mut Interrupts,
+    ) -> Result<Built, BuildError> {
+        let opened = session.reply("that the workspace is open", |reply| match reply {
+            Reply::Opened { uid, gid, .. } => Ok(Ids { uid, gid }),
+            other => Err(other),
+        });
+        let ids = interrupts.unless(opened).await??;
+        let (tail, runner) = (Tail::default(), Runner { ids, began: SystemTime::now() });
+        let exit_code = self.run_command(session, Some(&tail), interrupts).await?.exit_code;
+        let plan = match mounted::ended(self.plan, exit_code, tail, runner, self.reporter).await? {
+            EndedMounted::AllIsHere { defect } => {
+                return Ok(Built { exit_code, staged: None, times: Times::default(), defect });
+            }
+            EndedMounted::Collect(plan) => plan,
+        };
+        let looking = collect::look(&plan, record);
+        let (run, record, reporter) = (self.run, Arc::clone(record), self.reporter);
+        let collecting = Collecting { session, plan: &plan, run, sources: None, record, reporter };
+        let collecting = interrupts.unless(collecting.collect(looking));
+        Built::after(exit_code, self.plan, Times::default(), self.reporter, collecting).await
+    }
+
+    async fn run_command(
+        &self,
+        session: &mut Session,
+        tail: Option<&Tail>,
+        interrupts: &mut Interrupts,
+    ) -> Result<Ended, BuildError> {
+        let ended = command::run(session, self.command(), tail, interrupts, self.reporter).await?;
+        if ended.out_of_memory {
+            let limit = self.plan.memory.as_ref().map(|memory| memory.value);
+            self.reporter.emit(Event::Warned(Warning::OutOfMemory { limit }));
+        }
+        Ok(ended)
     }
 
     /// Decides which outputs go in from the host: those that are not as fastbuild left them there, or that this workspace

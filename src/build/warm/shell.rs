@@ -175,8 +175,8 @@ fn opening(workdir: &str, user: User) -> Request {
         root: Blob::from(workdir.as_bytes()),
         user,
         patterns: Vec::new(),
-        outputs: vec![RelPath::root()],
-        extent: Extent::Sources,
+        outputs: Vec::new(),
+        extent: Extent::Nothing,
         caches: Vec::new(),
         ways: Vec::new(),
     }))
@@ -193,7 +193,7 @@ async fn in_session(
         other => Err(other),
     });
     interrupts.unless(opened).await??;
-    Ok(command::run(session, command, interrupts, reporter).await?.exit_code)
+    Ok(command::run(session, command, None, interrupts, reporter).await?.exit_code)
 }
 
 impl Shell {

@@ -17,9 +17,10 @@ use super::{
 use crate::{
     agent::{
         near::Session,
-        protocol::{Blob, Compare, Meta, Reply, Request, Room},
+        protocol::{Compare, Meta, Reply, Request, Room},
     },
     archive::pack::{PackOptions, Packed, TopEntry},
+    outputs::stage::Uploaded,
     plan::{Explain, Plan},
     report::{
         Reporter,
@@ -32,7 +33,7 @@ use crate::{
         scan::Scan,
         summary::Differing,
     },
-    workspace::{Holds, Workspace, own::LeftOut},
+    workspace::Workspace,
 };
 
 /// What the workspace has now, and the host had: one and the same.
@@ -44,6 +45,19 @@ pub struct Sources {
     pub digests: Vec<Option<Digest>>,
     /// Whether the index has to be written.
     pub learned: Learned,
+}
+
+impl Sources {
+    /// Of a tree that was sent whole: what was read for it is not for the index.
+    pub fn sent(scan: Arc<Scan>, digests: Vec<Option<Digest>>) -> Sources {
+        Sources { scan, digests, learned: Learned::Nothing }
+    }
+
+    /// For whoever holds products against it.
+    pub fn uploaded(&self) -> Uploaded<'_> {
+        let (manifest, looked_at) = (&self.scan.manifest, self.scan.looked_at);
+        Uploaded { manifest, digests: &self.digests, looked_at }
+    }
 }
 
 /// See [`Sources::learned`].
@@ -58,7 +72,7 @@ pub enum Learned {
 /// Makes the workspace's source tree the host's.
 ///
 /// # Errors
-/// [`crate::workspace::NotWarm::OwnFiles`]: nothing was changed. The session's, and those of reading the sources.
+/// [`crate::workspace::WorkspaceError::StrangeShare`]: nothing was changed. The session's, and those of reading the sources.
 pub async fn put_right(
     session: &mut Session,
     workspace: &mut Workspace,
@@ -77,18 +91,11 @@ pub async fn put_right(
         other => Err(other),
     });
     let (differing, entries) = differing.await?;
-    let is_of_image_alone = workspace.is_of_image_alone();
-    if is_of_image_alone && entries > 0 {
-        return Err(workspace.strange_files(&plan.workdir.value, entries).into());
-    }
+    workspace.claim_share(entries).await?;
     let differing = Differing::from_bytes(&differing, summary.buckets())
         .ok_or_else(|| nonsense("buckets that do not fit the summary"))?;
     let mut upload = Upload { plan, reporter, room, scan: Arc::new(scan), digests: Arc::new(digests) };
     let mut delta = upload.delta(session, differing).await?;
-    if is_of_image_alone {
-        // Before anything is put there: what a build put must not be taken for the image's.
-        workspace.take_over(what_is_beside(session, plan).await?).await?;
-    }
     upload.settle_unsure(&mut delta).await?;
     phase.end(Amount { files: upload.scan.manifest.entries().len() as u64, bytes: 0 });
     if plan.explain.value == Explain::Yes {
@@ -104,21 +111,6 @@ pub async fn put_right(
         false => Learned::Something,
     };
     Ok(Sources { scan: upload.scan, digests: Arc::unwrap_or_clone(upload.digests), learned })
-}
-
-/// Looks whether a working directory without any sources holds something else.
-async fn what_is_beside(session: &mut Session, plan: &Plan) -> Result<Holds, BuildError> {
-    // Any name will do: its neighbours are told.
-    let path = Blob::from(format!("{}/x", plan.workdir.value).into_bytes());
-    session.send(&Request::Look { path }).await?;
-    let names = session.reply("what is there", |reply| match reply {
-        Reply::There { names, .. } => Ok(names),
-        other => Err(other),
-    });
-    Ok(match names.await?.is_empty() {
-        true => Holds::Sources,
-        false => Holds::SourcesBesideOwn(LeftOut::of(plan)),
-    })
 }
 
 struct Upload<'a> {
@@ -191,31 +183,8 @@ impl Upload<'_> {
         }
         tell_of_changes(&sent, &self.scan.manifest, self.reporter);
         phase.end(sent.amount);
-        self.note(&sent);
+        note(&mut self.scan, &mut self.digests, &sent);
         Ok(())
-    }
-
-    /// Takes down what was sent: a file's digest, and what it was when it was read where that is not what was scanned.
-    fn note(&mut self, packed: &Packed) {
-        let mut entries = None;
-        let digests = Arc::make_mut(&mut self.digests);
-        for (index, sent) in packed.sent.iter().enumerate() {
-            let Some(sent) = sent else { continue };
-            digests[index] = Some(sent.digest);
-            if sent.stamp != self.scan.manifest.entries()[index].stamp {
-                let entries = entries.get_or_insert_with(|| self.scan.manifest.entries().to_vec());
-                let Entry { kind, mode, mtime, stamp, .. } = &mut entries[index];
-                (*kind, *mode, *mtime, *stamp) =
-                    (Kind::File { size: sent.stamp.size }, sent.mode, sent.stamp.mtime, sent.stamp);
-            }
-        }
-        for index in &packed.vanished {
-            digests[*index] = None;
-        }
-        if let Some(entries) = entries {
-            let scan = Scan { manifest: Manifest::from_entries(entries), ..(*self.scan).clone() };
-            self.scan = Arc::new(scan);
-        }
     }
 
     async fn apply(
@@ -238,6 +207,28 @@ impl Upload<'_> {
         });
         applied.await?;
         Ok(packed)
+    }
+}
+
+/// Takes down what was sent: a file's digest, and what it was when it was read where that is not what was scanned.
+pub(in super::super) fn note(scan: &mut Arc<Scan>, digests: &mut Arc<Vec<Option<Digest>>>, packed: &Packed) {
+    let mut entries = None;
+    let digests = Arc::make_mut(digests);
+    for (index, sent) in packed.sent.iter().enumerate() {
+        let Some(sent) = sent else { continue };
+        digests[index] = Some(sent.digest);
+        if sent.stamp != scan.manifest.entries()[index].stamp {
+            let entries = entries.get_or_insert_with(|| scan.manifest.entries().to_vec());
+            let Entry { kind, mode, mtime, stamp, .. } = &mut entries[index];
+            (*kind, *mode, *mtime, *stamp) =
+                (Kind::File { size: sent.stamp.size }, sent.mode, sent.stamp.mtime, sent.stamp);
+        }
+    }
+    for index in &packed.vanished {
+        digests[*index] = None;
+    }
+    if let Some(entries) = entries {
+        *scan = Arc::new(Scan { manifest: Manifest::from_entries(entries), ..(**scan).clone() });
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
+    time::{Duration, SystemTime},
 };
 
 use bollard::{
@@ -10,11 +11,13 @@ use bollard::{
     models::{
         ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, HealthConfig, HostConfig,
         HostConfigIsolationEnum, HostConfigLogConfig, Mount as MountBody, MountType, MountVolumeOptions,
+        MountVolumeOptionsDriverConfig,
     },
     query_parameters::{
-        CreateContainerOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder,
-        ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, ResizeContainerTTYOptionsBuilder,
-        RestartContainerOptionsBuilder, StartContainerOptions, TopOptions, WaitContainerOptionsBuilder,
+        CreateContainerOptionsBuilder, EventsOptionsBuilder, InspectContainerOptions,
+        KillContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
+        ResizeContainerTTYOptionsBuilder, RestartContainerOptionsBuilder, StartContainerOptions, TopOptions,
+        WaitContainerOptionsBuilder,
     },
 };
 use futures_util::StreamExt;
@@ -25,8 +28,11 @@ use crate::{
         error::{Call, Operation, StartError, plain, why_not_started},
         labels,
     },
-    plan::{EnvVar, Isolation, Stdin, Terminal},
+    plan::{EnvVar, Isolation, Stdin, Terminal, VolumeOption},
 };
+
+/// How long an engine may take to list events of the past.
+const EVENTS: Duration = Duration::from_secs(5);
 
 /// A container's id, as its engine gave it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -67,8 +73,11 @@ pub enum Entrypoint {
 pub enum Serves {
     /// One command, whose end is the container's.
     OneCommand,
-    /// One client after the other, each by an attach of its own: what the process reads does not end with an attach, the
-    /// image's health check does not run beside it, and a stop asks it by SIGTERM, whatever the image says.
+    /// One client of the agent: what the process reads ends with that client's attach, and the engine removes the container
+    /// when the process has ended.
+    OneClient,
+    /// One client of the agent after the other, each by an attach of its own: what the process reads does not end with an
+    /// attach.
     ManyClients,
 }
 
@@ -90,6 +99,8 @@ pub enum Mount {
         target: String,
         /// What is in it at first.
         contents: VolumeContents,
+        /// For the engine's local driver, where the volume has no name; one with a name was made before.
+        options: Vec<VolumeOption>,
     },
     /// A directory of the engine's machine.
     Bind {
@@ -172,6 +183,26 @@ pub struct ContainerState {
     pub oom_killed: bool,
     /// What the engine says of a start that failed; empty otherwise.
     pub error: String,
+}
+
+/// How the process of a container ended that is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Obituary {
+    /// What it exited with.
+    pub exit_code: i64,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// See [`Obituary::cause`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The system ended a process of the container for want of memory.
+    OutOfMemory,
+    /// Somebody stopped the container.
+    Stopped,
+    /// Nothing that the engine's events name.
+    Unknown,
 }
 
 /// What a container is doing.
@@ -317,6 +348,50 @@ impl Docker {
                 detail: "the answer ended before the exit code".to_owned(),
             }),
         }
+    }
+
+    /// Waits until the container is gone, whoever removes it.
+    ///
+    /// # Errors
+    /// What befalls every request, and what the engine says of a removal that failed; a container that is gone is none.
+    pub async fn gone(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let options = WaitContainerOptionsBuilder::new().condition("removed").build();
+        let mut answers = Box::pin(self.client.wait_container(id.as_str(), Some(options)));
+        match answers.next().await {
+            Some(Ok(_) | Err(BollardError::DockerContainerWaitError { .. })) => Ok(()),
+            Some(Err(BollardError::DockerResponseServerError { status_code: 404, .. })) => Ok(()),
+            Some(Err(error)) => Err(failed(Call::new(Operation::Wait, id))(error)),
+            None => Err(EngineError::Gone {
+                call: Call::new(Operation::Wait, id),
+                detail: "the answer ended before the container was removed".to_owned(),
+            }),
+        }
+    }
+
+    /// How the process of a container that is gone ended, by the engine's events since `since` (seconds since 1970); none
+    /// where the engine does not tell.
+    pub async fn obituary(&self, id: &ContainerId, since: u64) -> Option<Obituary> {
+        let filters = [("container", vec![id.as_str()])].into();
+        let until = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs() + 1;
+        let options = EventsOptionsBuilder::new()
+            .since(&since.to_string())
+            .until(&until.to_string())
+            .filters(&filters)
+            .build();
+        let events = self.client.events(Some(options)).filter_map(async |event| event.ok());
+        let events: Vec<_> = tokio::time::timeout(EVENTS, events.collect()).await.ok()?;
+        let has = |action: &str| events.iter().any(|event| event.action.as_deref() == Some(action));
+        let died = events.iter().rev().find(|event| event.action.as_deref() == Some("die"))?;
+        let attributes = died.actor.as_ref().and_then(|actor| actor.attributes.as_ref());
+        let code = attributes.and_then(|attributes| attributes.get("exitCode")?.parse().ok());
+        Some(Obituary {
+            exit_code: code.unwrap_or(0),
+            cause: match (has("oom"), has("stop")) {
+                (true, _) => Cause::OutOfMemory,
+                (false, true) => Cause::Stopped,
+                (false, false) => Cause::Unknown,
+            },
+        })
     }
 
     /// Sends a signal, such as `SIGINT`, to the container's process.
@@ -506,7 +581,7 @@ impl ContainerSpec {
 
     fn to_body(&self) -> ContainerCreateBody {
         let forward = self.stdin == Stdin::Forward;
-        let is_kept = self.serves == Serves::ManyClients;
+        let runs_agent = self.serves != Serves::OneCommand;
         ContainerCreateBody {
             image: Some(self.image.clone()),
             cmd: Some(self.command.clone()),
@@ -526,10 +601,11 @@ impl ContainerSpec {
             attach_stderr: Some(true),
             open_stdin: Some(forward),
             // The process reads its end of file when our half of the attached connection ends.
-            stdin_once: Some(forward && !is_kept),
-            healthcheck: is_kept
+            stdin_once: Some(forward && self.serves != Serves::ManyClients),
+            // The image's health check is not for the agent, and a stop asks it by SIGTERM, whatever the image says.
+            healthcheck: runs_agent
                 .then(|| HealthConfig { test: Some(vec!["NONE".to_owned()]), ..HealthConfig::default() }),
-            stop_signal: is_kept.then(|| "SIGTERM".to_owned()),
+            stop_signal: runs_agent.then(|| "SIGTERM".to_owned()),
             host_config: Some(self.to_host_config()),
             ..ContainerCreateBody::default()
         }
@@ -550,8 +626,8 @@ impl ContainerSpec {
             // reader, slow a chatty build down, and stay readable for others until the container is removed. Podman
             // knows this driver by the same name.
             log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
-            // The products are fetched after the process has ended.
-            auto_remove: Some(false),
+            // The agent sends the products before it ends; a command without it leaves them in the container.
+            auto_remove: Some(self.serves == Serves::OneClient),
             ..HostConfig::default()
         }
     }
@@ -580,9 +656,13 @@ impl Mount {
             target: Some(target.clone()),
             read_only: Some(read_only),
             volume_options: match self {
-                Mount::Volume { name, contents, .. } => Some(MountVolumeOptions {
+                Mount::Volume { name, contents, options, .. } => Some(MountVolumeOptions {
                     no_copy: Some(*contents == VolumeContents::Empty),
                     labels: name.is_none().then(|| volume_labels(labels)),
+                    driver_config: (!options.is_empty()).then(|| MountVolumeOptionsDriverConfig {
+                        name: Some("local".to_owned()),
+                        options: Some(options.iter().map(|o| (o.key.clone(), o.value.clone())).collect()),
+                    }),
                     ..MountVolumeOptions::default()
                 }),
                 Mount::Tmpfs { .. } | Mount::Bind { .. } => None,

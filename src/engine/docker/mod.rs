@@ -18,8 +18,8 @@ pub use archive::{ArchiveStream, PathKind, PathStat};
 pub use attach::{AttachInput, AttachOutput, Attached};
 pub use connect::{ApiVersion, EngineFacts, Reach};
 pub use container::{
-    ContainerFacts, ContainerId, ContainerSpec, ContainerState, ContainerSummary, Delivery, Entrypoint, Life,
-    Mount, MountAccess, Removed, Serves, Sizes, VolumeContents,
+    Cause, ContainerFacts, ContainerId, ContainerSpec, ContainerState, ContainerSummary, Delivery,
+    Entrypoint, Life, Mount, MountAccess, Obituary, Removed, Serves, Sizes, VolumeContents,
 };
 pub use image::{ImageFacts, PullProgress};
 pub use info::{EngineInfo, EngineKind, Rights, Whereabouts};

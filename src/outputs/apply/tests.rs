@@ -1,4 +1,4 @@
-//! Staging and applying on a real disk, without an engine: what the container sends is a tar made here.
+//! Staging and applying on a real disk, without an engine: what the container sends is made here.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,10 +11,9 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    archive::reader::Naming,
     outputs::{
         host::HostSide,
-        stage::{Listed, Scope, Stage, Staging, StagingOptions, digest_of},
+        stage::{Listed, Stage, Staging, StagingOptions, digest_of},
     },
     tree::{
         node::{Node as Listing, NodeKind, NodeReader, NodeWriter},
@@ -60,37 +59,6 @@ pub fn add(nodes: &mut Nodes, path: &str, node: Node) {
 fn remove(nodes: &mut Nodes, path: &str) {
     let below = format!("{path}/");
     nodes.retain(|other, _| other != path && !other.starts_with(&below));
-}
-
-pub fn tar_of(products: &Nodes) -> Vec<u8> {
-    let mut builder = tar::Builder::new(Vec::new());
-    let top = ("".to_owned(), Node::Dir(0o755));
-    for (path, node) in [(&top.0, &top.1)].into_iter().chain(products) {
-        let mut header = tar::Header::new_ustar();
-        header.set_mtime(1_500_000_000);
-        let name = format!("out/{path}");
-        let name = name.trim_end_matches('/');
-        match node {
-            Node::Dir(mode) => {
-                header.set_entry_type(tar::EntryType::Directory);
-                header.set_mode(*mode);
-                header.set_size(0);
-                builder.append_data(&mut header, name, &[][..]).unwrap();
-            }
-            Node::File(content, mode) => {
-                header.set_mode(*mode);
-                header.set_size(content.len() as u64);
-                builder.append_data(&mut header, name, content.as_bytes()).unwrap();
-            }
-            Node::Link(target) => {
-                header.set_entry_type(tar::EntryType::Symlink);
-                header.set_mode(0o777);
-                header.set_size(0);
-                builder.append_link(&mut header, name, target).unwrap();
-            }
-        }
-    }
-    builder.into_inner().unwrap()
 }
 
 /// Products as the far end lists them, the root first.
@@ -175,16 +143,6 @@ fn read_tree(root: &Path) -> Nodes {
 pub struct Host {
     home: TempDir,
     runs: u32,
-    pub way: Way,
-}
-
-/// How products come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// As a whole archive.
-    Whole,
-    /// As a list of what differs.
-    Delta,
 }
 
 impl Host {
@@ -194,7 +152,7 @@ impl Host {
             fs::create_dir(home.path().join(dir)).unwrap();
         }
         fs::write(home.path().join("host/canary/bird"), "sings").unwrap();
-        Host { home, runs: 0, way: Way::Whole }
+        Host { home, runs: 0 }
     }
 
     fn base(&self) -> PathBuf {
@@ -207,10 +165,6 @@ impl Host {
 
     pub fn path(&self, path: &str) -> PathBuf {
         self.base().join("out").join(path)
-    }
-
-    pub fn with(way: Way) -> Host {
-        Host { way, ..Host::new() }
     }
 
     pub fn books(&self) -> Books {
@@ -233,13 +187,7 @@ impl Host {
         let (record, run) = (self.record(), self.books().run);
         let options = StagingOptions { run: &run, record: &record, apply: mode };
         let target = Target::named(&self.output(name)).unwrap();
-        if self.way == Way::Delta {
-            return stage_delta(name, target, products, options);
-        }
-        let mut staging = Staging::begin(name, 0, target, Scope::Named, None, options).unwrap();
-        staging.receive(&*tar_of(products), Naming::Prefixed, &|_| {}).unwrap();
-        assert!(staging.refetch().is_empty());
-        staging.finish().unwrap()
+        stage_delta(name, target, products, options)
     }
 
     fn stage(&mut self, products: &Nodes, mode: ApplyMode) -> Staged {
@@ -365,10 +313,6 @@ pub fn any_edits() -> impl Strategy<Value = Vec<Edit>> {
     })
 }
 
-fn any_way() -> impl Strategy<Value = Way> {
-    prop_oneof![Just(Way::Whole), Just(Way::Delta)]
-}
-
 fn any_mode() -> impl Strategy<Value = ApplyMode> {
     prop_oneof![Just(ApplyMode::PerFile), Just(ApplyMode::Atomic)]
 }
@@ -386,9 +330,9 @@ proptest! {
 
     #[test]
     fn products_replace_products_whatever_they_were(
-        first in any_products(), second in any_products(), mode in any_mode(), way in any_way()
+        first in any_products(), second in any_products(), mode in any_mode()
     ) {
-        let mut host = Host::with(way);
+        let mut host = Host::new();
         host.build(&first, mode);
         prop_assert_eq!(&host.tree(), &first);
         let outcome = host.build(&second, mode);
@@ -402,9 +346,9 @@ proptest! {
     #[test]
     fn nothing_of_the_users_is_lost_and_every_product_arrives(
         earlier in any_products(), edits in any_edits(), late in any_edits(), products in any_products(),
-        mode in any_mode(), way in any_way()
+        mode in any_mode()
     ) {
-        let mut host = Host { way, ..host_with(&earlier, &edits) };
+        let mut host = host_with(&earlier, &edits);
         let staged = host.stage(&products, mode);
         let compared = contents(&host.tree());
         // Between staging and applying: contents of their own.
@@ -436,38 +380,6 @@ proptest! {
         }
     }
 
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
-
-    #[test]
-    fn both_tiers_leave_the_same_host_behind(
-        builds in prop::collection::vec((any_products(), any_edits()), 1..4), mode in any_mode()
-    ) {
-        let mut hosts = [Way::Whole, Way::Delta].map(Host::with);
-        for (products, edits) in builds {
-            let [whole, delta] = hosts.each_mut().map(|host| {
-                let outcome = host.build(&products, mode);
-                let known: Vec<_> = host
-                    .record()
-                    .below(&host.output("out"))
-                    .map(|(path, entry)| (path, entry.what, entry.mode))
-                    .collect();
-                let told: Vec<_> = outcome.warnings.iter().map(std::mem::discriminant).collect();
-                (host.tree(), host.displaced(), known, told, outcome.applied)
-            });
-            prop_assert_eq!(whole.0, delta.0);
-            prop_assert_eq!(whole.1, delta.1);
-            prop_assert_eq!(whole.2, delta.2);
-            prop_assert_eq!(whole.3, delta.3);
-            prop_assert_eq!(
-                (whole.4.written, whole.4.deleted, whole.4.conflicts),
-                (delta.4.written, delta.4.deleted, delta.4.conflicts)
-            );
-            hosts.iter().for_each(|host| edits.iter().for_each(|edit| host.edit(edit)));
-        }
-    }
 }
 
 proptest! {
@@ -721,17 +633,15 @@ fn a_mode_alone_is_set_without_touching_the_file() {
 
 #[test]
 fn a_product_that_the_user_removed_and_the_build_no_longer_makes_is_forgotten() {
-    for way in [Way::Whole, Way::Delta] {
-        let mut host = Host::with(way);
-        host.build(&nodes([("a", file("p0")), ("b", file("p1"))]), ApplyMode::PerFile);
-        host.edit(&Edit::Remove("b".into()));
-        let without = nodes([("a", file("p0"))]);
-        host.build(&without, ApplyMode::PerFile);
-        // What lies there from here on is the user's, even if it is byte for byte what fastbuild once wrote.
-        host.edit(&Edit::Write("b".into(), "p1".into()));
-        host.build(&without, ApplyMode::PerFile);
-        assert!(host.tree().contains_key("b"), "{way:?}");
-    }
+    let mut host = Host::new();
+    host.build(&nodes([("a", file("p0")), ("b", file("p1"))]), ApplyMode::PerFile);
+    host.edit(&Edit::Remove("b".into()));
+    let without = nodes([("a", file("p0"))]);
+    host.build(&without, ApplyMode::PerFile);
+    // What lies there from here on is the user's, even if it is byte for byte what fastbuild once wrote.
+    host.edit(&Edit::Write("b".into(), "p1".into()));
+    host.build(&without, ApplyMode::PerFile);
+    assert!(host.tree().contains_key("b"));
 }
 
 #[test]

@@ -1,16 +1,10 @@
 //! What a container may say, what it may not, and what comes of it. The far end is played by these tests.
 
-use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt as _};
-
-use proptest::prelude::*;
+use std::{fs, os::unix::fs::MetadataExt as _};
 
 use super::*;
 use crate::{
-    archive::reader::Naming,
-    outputs::apply::tests::{
-        Edit, Host, Node, Nodes, Way, any_edits, any_products, contents_of, differing, file, listing_of,
-        nodes, tar_of, wire,
-    },
+    outputs::apply::tests::{Edit, Host, Node, Nodes, contents_of, differing, file, listing_of, nodes, wire},
     tree::{
         Special,
         ignore::Rules,
@@ -177,7 +171,7 @@ fn contents_that_are_not_what_was_announced_are_refused() {
 
 #[test]
 fn a_container_that_asserts_to_have_the_same_does_not_get_the_users_files() {
-    let mut host = Host::with(Way::Delta);
+    let mut host = Host::new();
     host.build(&nodes([("p", file("p1"))]), ApplyMode::PerFile);
     for number in 0..100 {
         host.edit(&Edit::Write(format!("u{number}"), format!("u{number}")));
@@ -204,7 +198,7 @@ fn a_container_that_asserts_to_have_the_same_does_not_get_the_users_files() {
 
 #[test]
 fn what_had_to_be_read_is_noted_so_that_it_is_not_read_each_time() {
-    let mut host = Host::with(Way::Delta);
+    let mut host = Host::new();
     let products = nodes([("a", file("p1")), ("b", file("p1"))]);
     host.build(&products, ApplyMode::PerFile);
     // Another file with the same bytes, as a copy or a checkout leaves it.
@@ -243,24 +237,11 @@ impl WentIn {
         let record = host.record();
         let books = host.books();
         let target = Target::directory(&host.path("").canonicalize().unwrap()).unwrap();
-        let files = self.scan.manifest.entries().iter().zip(&self.digests);
-        let sent = |(entry, digest): (&crate::tree::Entry, &Option<Digest>)| {
-            digest.map(|digest| Sent { mode: entry.mode, stamp: entry.stamp, digest })
-        };
-        let sent: Vec<_> = files.map(sent).collect();
-        let contents = match host.way {
-            Way::Whole => Contents::Sent(&sent),
-            Way::Delta => Contents::Digests(&self.digests),
-        };
-        let uploaded = Uploaded { manifest: &self.scan.manifest, contents, looked_at: self.scan.looked_at };
+        let (manifest, looked_at) = (&self.scan.manifest, self.scan.looked_at);
+        let uploaded = Uploaded { manifest, digests: &self.digests, looked_at };
         let uploaded = Some((uploaded, RelPath::root()));
         let mut staging =
             Staging::begin("/w", 0, target, Scope::Everything, uploaded, options(&record, &books.run))?;
-        if host.way == Way::Whole {
-            staging.receive(&*tar_of(after), Naming::Prefixed, &|_| {})?;
-            assert!(staging.refetch().is_empty());
-            return staging.finish();
-        }
         let changed: Nodes = after
             .iter()
             .filter(|(path, node)| before.get(*path) != Some(node))
@@ -280,8 +261,8 @@ impl WentIn {
     }
 }
 
-fn source(nodes: &Nodes, way: Way) -> Host {
-    let host = Host::with(way);
+fn source(nodes: &Nodes) -> Host {
+    let host = Host::new();
     fs::create_dir(host.path("")).unwrap();
     for (path, node) in nodes {
         match node {
@@ -293,38 +274,11 @@ fn source(nodes: &Nodes, way: Way) -> Host {
     host
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
-
-    #[test]
-    fn both_tiers_bring_back_the_same_changes(
-        before in any_products(), after in any_products(), edits in any_edits()
-    ) {
-        let mut ends = Vec::new();
-        for way in [Way::Whole, Way::Delta] {
-            let mut host = source(&before, way);
-            let seen = host.tree();
-            let went_in = WentIn::of(&host, &[]);
-            edits.iter().for_each(|edit| host.edit(edit));
-            let staged = went_in.stage(&host, &after, &seen);
-            let outcome = staged.and_then(|staged| host.apply(vec![staged]));
-            let told = match outcome {
-                Ok(outcome) => Ok((outcome.applied.written, outcome.applied.deleted, outcome.applied.conflicts)),
-                Err(error) => Err(std::mem::discriminant(&error)),
-            };
-            let known: BTreeMap<_, _> =
-                host.record().below(&host.path("")).map(|(path, entry)| (path, entry.what)).collect();
-            ends.push((host.tree(), host.displaced(), known, told));
-        }
-        prop_assert_eq!(&ends[0], &ends[1]);
-    }
-}
-
 #[test]
 fn a_new_product_in_an_ignored_directory_that_the_user_removed_or_replaced_arrives_all_the_same() {
     let before = nodes([("cache/old", file("p1")), ("src", file("u1"))]);
     for replaced in [false, true] {
-        let mut host = source(&before, Way::Delta);
+        let mut host = source(&before);
         fs::remove_dir_all(host.path("cache")).unwrap();
         if replaced {
             host.edit(&Edit::Write("cache".into(), "u-cache".into()));
@@ -343,7 +297,7 @@ fn a_new_product_in_an_ignored_directory_that_the_user_removed_or_replaced_arriv
 #[test]
 fn an_ignored_product_that_the_build_no_longer_makes_is_deleted_where_fastbuild_wrote_it() {
     let before = nodes([("src", file("u1")), ("log/mine", file("u2"))]);
-    let mut host = source(&before, Way::Delta);
+    let mut host = source(&before);
     let went_in = WentIn::of(&host, &["log"]);
     let mut between = before.clone();
     between.insert("log/product".into(), file("p1"));
@@ -359,18 +313,16 @@ fn an_ignored_product_that_the_build_no_longer_makes_is_deleted_where_fastbuild_
 #[test]
 fn a_build_that_deletes_every_source_is_not_believed() {
     let before = nodes([("a", file("u1")), ("b/c", file("u2"))]);
-    for way in [Way::Whole, Way::Delta] {
-        let host = source(&before, way);
-        let refused = WentIn::of(&host, &[]).stage(&host, &Nodes::new(), &before);
-        assert!(matches!(refused, Err(OutputError::EverythingGone { files: 3 })), "{refused:?}");
-        assert_eq!(host.tree(), before);
-    }
+    let host = source(&before);
+    let refused = WentIn::of(&host, &[]).stage(&host, &Nodes::new(), &before);
+    assert!(matches!(refused, Err(OutputError::EverythingGone { files: 3 })), "{refused:?}");
+    assert_eq!(host.tree(), before);
 }
 
 #[test]
 fn a_directory_that_is_gone_and_holds_something_is_refused() {
     let before = nodes([("d/a", file("u1"))]);
-    let host = source(&before, Way::Delta);
+    let host = source(&before);
     let went_in = WentIn::of(&host, &[]);
     let after = nodes([("d/b", file("p1"))]);
     let mut lying = after.clone();

@@ -1,0 +1,309 @@
+//! A build in a container: what is around it, whoever runs the command there. It connects, begins to look at the sources, has
+//! the image, sees to what dead runs left, and goes on with the agent ([`super::warm`]) in the project's kept workspace or in a
+//! one-run container; without an agent, by the plain Engine API ([`super::plain`]).
+//!
+//! Nothing that was found is looked up again where it turns out that there is no agent: a [`Site`] is handed on.
+
+use std::sync::Arc;
+
+use super::{
+    BuildError, Finished, Interrupted, Interrupts, Running, image, leftovers,
+    mounted::{self, Placeholders},
+    plain,
+    reaper::{Charge, Duty, InContainer, Reaper},
+    refuse_strange_links,
+    warm::{self, Goodbye, Tree, Warm},
+};
+use crate::{
+    agent::near::{Session, Settings},
+    engine::{ContainerFacts, Docker, EngineError, ImageFacts, Removed},
+    outputs::record::Record,
+    plan::{AgentUse, OnDocker, Plan, Route, Tier},
+    report::{
+        Reporter,
+        events::{Amount, Event, Phase, Warning},
+    },
+    state::{Project, Run, State},
+    workspace::{
+        self, Keeping, NotWarm, Surroundings, Wanted, Workspace, WorkspaceError, daily, storage::Storage,
+    },
+};
+
+/// What a build on an engine has, whoever runs the command there.
+pub(super) struct Site<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) at: OnDocker<'a>,
+    pub(super) state: &'a State,
+    pub(super) project: &'a Project,
+    pub(super) reporter: &'a Reporter,
+    pub(super) docker: Docker,
+    pub(super) image: ImageFacts,
+    pub(super) record: Arc<Record>,
+    pub(super) run: Run,
+}
+
+/// Whether anything of a run may still be on its engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    /// The run is over.
+    Nothing,
+    /// The reaper looks again, and the next start after it.
+    Perhaps,
+}
+
+/// How a build with the agent came out.
+enum Outcome {
+    Finished(Finished),
+    /// Nothing was done.
+    NotWarm(NotWarm, Tree),
+}
+
+/// Carries a plan out in a container.
+///
+/// # Errors
+/// When fastbuild, the engine or the agent could not do their part. Nothing of the build runs any more then, as far as the
+/// engine can be reached.
+pub async fn run(
+    plan: &Plan,
+    at: OnDocker<'_>,
+    state: &State,
+    project: &Project,
+    interrupts: &mut Interrupts,
+    reporter: &Reporter,
+) -> Result<Finished, BuildError> {
+    let loading = warm::load_record(project);
+    let tree = Tree::begin(plan, project, reporter);
+    let docker = interrupts.unless(Docker::connect(at.endpoint)).await??;
+    let is_kept = plan.tier.value == Tier::Warm && !plan.route.value.is_mounted();
+    let kept = match is_kept {
+        true => Some(Keeping::kept(project, state)?),
+        false => None,
+    };
+    let looking = async {
+        match &kept {
+            Some(kept) => Ok(docker.look(kept.name()).await?),
+            None => Ok(None),
+        }
+    };
+    let asking = async { tokio::try_join!(image::ensure(&docker, at.image, plan, reporter), looking) };
+    let (image, found) = interrupts.unless(asking).await??;
+    let record = Arc::new(loading.await?);
+    refuse_strange_links(plan, &record)?;
+    let engine = plan.engine.value.to_string();
+    let run = state.begin_run(project, &engine)?;
+    let leftovers = leftovers::remove(&docker, state, project, &engine, reporter);
+    // A machine that keeps nothing has nothing to tidy up, and starts anew each time.
+    let limiting = is_kept.then(|| daily::look_after(&docker, state, plan, reporter)).flatten();
+    let site = Site { plan, at, state, project, reporter, docker, image, record, run };
+    let (finished, left) = site.build(kept, found, tree, interrupts).await;
+    // A moment's work, and long done.
+    let _ = interrupts.unless(leftovers).await;
+    if let Some(limiting) = limiting {
+        // Once a day; engines take their time to measure, and began when the command did.
+        let _ = interrupts.unless(limiting).await;
+    }
+    if left == Left::Nothing {
+        site.run.finish();
+    }
+    finished
+}
+
+impl Site<'_> {
+    async fn build(
+        &self,
+        kept: Option<Keeping<'_>>,
+        found: Option<ContainerFacts>,
+        tree: Tree,
+        interrupts: &mut Interrupts,
+    ) -> (Result<Finished, BuildError>, Left) {
+        // Until the products are in their places.
+        let _placeholders = match Placeholders::make(self.plan, &self.run) {
+            Ok(placeholders) => placeholders,
+            Err(error) => return (Err(error), Left::Nothing),
+        };
+        let keeping = match kept {
+            Some(kept) => Ok(kept),
+            None => Keeping::one_run(self.project, &self.run, self.state),
+        };
+        let keeping = match keeping {
+            Ok(keeping) => keeping,
+            Err(error) => return (Err(error.into()), Left::Nothing),
+        };
+        let storage = match self.storage(&keeping, interrupts).await {
+            Ok(storage) => storage,
+            Err(error) => return (Err(error), Left::Perhaps),
+        };
+        let surroundings = Surroundings::of(&self.image, &storage);
+        let wanted = match self.plan.agent.value {
+            AgentUse::Refused => Err(NotWarm::Refused.into()),
+            AgentUse::Wanted => {
+                Wanted::new(self.plan, self.at, &self.image, &keeping, storage.clone(), self.project)
+            }
+        };
+        let (why, tree) = match wanted {
+            Ok(wanted) => {
+                match self.with_agent(&wanted, &keeping, surroundings, found, tree, interrupts).await {
+                    (Ok(Outcome::NotWarm(why, tree)), Left::Nothing) => (why, tree),
+                    (Ok(Outcome::NotWarm(why, _)), left) => {
+                        return (Err(WorkspaceError::from(why).into()), left);
+                    }
+                    (Ok(Outcome::Finished(finished)), left) => return (Ok(finished), left),
+                    (Err(error), left) => return (Err(error), left),
+                }
+            }
+            Err(WorkspaceError::NotWarm(why)) => (why, tree),
+            Err(error) => return (Err(error.into()), Left::Nothing),
+        };
+        if matches!(self.plan.route.value, Route::Tmpfs | Route::Volume) {
+            let route = self.plan.route.value;
+            return (Err(BuildError::RouteNeedsAgent { route, why }), Left::Nothing);
+        }
+        self.reporter.emit(Event::ColdInstead { why: (&why).into(), detail: why.to_string() });
+        plain::run(self, &storage, tree, interrupts).await
+    }
+
+    async fn storage(
+        &self,
+        keeping: &Keeping<'_>,
+        interrupts: &mut Interrupts,
+    ) -> Result<Storage, BuildError> {
+        let (docker, plan, image) = (&self.docker, self.plan, &self.image);
+        let providing = Storage::of(docker, plan, image, keeping, (self.project, self.state), &self.run);
+        Ok(interrupts.unless(providing).await??)
+    }
+
+    async fn with_agent(
+        &self,
+        wanted: &Wanted,
+        keeping: &Keeping<'_>,
+        surroundings: Surroundings,
+        found: Option<ContainerFacts>,
+        tree: Tree,
+        interrupts: &mut Interrupts,
+    ) -> (Result<Outcome, BuildError>, Left) {
+        let reaper = self.watch(match keeping {
+            Keeping::Kept { .. } => Duty::Free(self.place(keeping.name())),
+            Keeping::OneRun { .. } => Duty::Remove(self.place(keeping.name())),
+        });
+        let (outcome, left) = match self.enter(wanted, found, &tree, &surroundings, interrupts).await {
+            Ok((workspace, session)) => {
+                if let Some(reaper) = &reaper {
+                    reaper.note_made();
+                }
+                let (plan, project, reporter) = (self.plan, self.project, self.reporter);
+                let mut warm = Warm { plan, project, run: &self.run, reporter, surroundings, workspace };
+                let built = warm.build(session, tree, Arc::clone(&self.record), interrupts).await;
+                let left = match keeping {
+                    Keeping::Kept { .. } => warm::leave(&mut warm.workspace, &built, interrupts).await,
+                    Keeping::OneRun { .. } => self.see_off(&warm.workspace, interrupts).await,
+                };
+                (built.map(|(finished, _): (_, Goodbye)| Outcome::Finished(finished)), left)
+            }
+            Err(BuildError::Workspace(WorkspaceError::NotWarm(why))) => {
+                (Ok(Outcome::NotWarm(why, tree)), Ok(()))
+            }
+            Err(error) => {
+                let left = match keeping {
+                    // What is in it is the reaper's to end.
+                    Keeping::Kept { .. } => Left::Perhaps,
+                    Keeping::OneRun { .. } => self.abandon(wanted, &error).await,
+                };
+                if left == Left::Nothing {
+                    dismiss(reaper);
+                }
+                return (Err(error), left);
+            }
+        };
+        match left {
+            Ok(()) => {
+                dismiss(reaper);
+                (outcome, Left::Nothing)
+            }
+            // Neither is told that all is well: the reaper tries again, and the next start after it.
+            Err(error) => {
+                tracing::warn!(%error, "could not leave the container as it should be");
+                (outcome, Left::Perhaps)
+            }
+        }
+    }
+
+    async fn enter(
+        &self,
+        wanted: &Wanted,
+        found: Option<ContainerFacts>,
+        tree: &Tree,
+        surroundings: &Surroundings,
+        interrupts: &mut Interrupts,
+    ) -> Result<(Workspace, Session), BuildError> {
+        let (plan, reporter) = (self.plan, self.reporter);
+        let phase = Running::begin(Phase::Workspace, None, reporter);
+        let settings = Settings { idle_stop: Some(plan.workspace.idle_stop.value), ..Settings::default() };
+        let first = tree.first_requests(plan, surroundings);
+        let entering = async {
+            let (workspace, session) =
+                workspace::enter(&self.docker, wanted, found, &settings, &first).await?;
+            if let (true, Some(container)) = (plan.route.value.is_mounted(), workspace.container()) {
+                mounted::refuse_other_tree(&self.docker, container, plan).await?;
+            }
+            Ok::<_, BuildError>((workspace, session))
+        };
+        let (workspace, session) = interrupts.unless(entering).await??;
+        phase.end(Amount::default());
+        reporter.emit(Event::Workspace { name: wanted.name().to_owned(), how: workspace.how().into() });
+        Ok((workspace, session))
+    }
+
+    /// A one-run container goes by itself when its client is gone; waits for that.
+    async fn see_off(&self, workspace: &Workspace, interrupts: &mut Interrupts) -> Result<(), BuildError> {
+        let phase = Running::begin(Phase::Remove, None, self.reporter);
+        let gone = interrupts.unless(workspace.until_gone()).await.map_err(|Interrupted(signal)| signal);
+        match gone {
+            Ok(Ok(())) => {
+                phase.end(Amount::default());
+                Ok(())
+            }
+            Ok(Err(error)) => {
+                let container = workspace.name().to_owned();
+                self.reporter.emit(Event::Warned(Warning::NotRemoved { container, why: error.to_string() }));
+                Err(error.into())
+            }
+            Err(signal) => Err(BuildError::Interrupted(signal)),
+        }
+    }
+
+    /// Removes a one-run container that was not entered because of `error`. Where nobody knows whether the engine has heard that
+    /// it is to be made, it may still come about.
+    async fn abandon(&self, wanted: &Wanted, error: &BuildError) -> Left {
+        let may_come_about = matches!(
+            error,
+            BuildError::Interrupted(_)
+                | BuildError::Workspace(WorkspaceError::Engine(EngineError::Gone { .. }))
+        );
+        match wanted.remove(&self.docker).await {
+            Ok(Removed::Now) => Left::Nothing,
+            Ok(Removed::Already | Removed::NotOurs) if !may_come_about => Left::Nothing,
+            Ok(_) | Err(_) => Left::Perhaps,
+        }
+    }
+
+    /// Starts the reaper that does `duty` when this process is dead.
+    pub(super) fn watch(&self, duty: Duty) -> Option<Reaper> {
+        Reaper::watch(&Charge {
+            state: self.state.root().to_owned(),
+            source: self.plan.source.value.clone(),
+            run: self.run.id.clone(),
+            duty,
+        })
+    }
+
+    pub(super) fn place(&self, container: &str) -> InContainer {
+        InContainer { engine: self.at.endpoint.clone(), container: container.to_owned() }
+    }
+}
+
+/// Tells a reaper that there is nothing left to do.
+pub(super) fn dismiss(reaper: Option<Reaper>) {
+    if let Some(reaper) = reaper {
+        reaper.dismiss();
+    }
+}
