@@ -271,7 +271,7 @@ pub enum Endpoint {
 pub struct IgnorePlan {
     /// Patterns as BuildKit reads `.dockerignore` lines, `!` for exceptions.
     pub patterns: Vec<Decision<String>>,
-    /// Output paths below the source root that do not go in.
+    /// Paths below the source root that do not go in: outputs, caches, and what fastbuild keeps for itself.
     pub outputs: Vec<RelPath>,
 }
 

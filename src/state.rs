@@ -10,6 +10,7 @@
 //! STATE/projects/<key>/profile     what was measured of the project's routes (crate::bench::profile)
 //! STATE/projects/<key>/workspace-* the project's workspace on one engine (crate::workspace)
 //! STATE/pruned-*                   when workspaces on one engine were last pruned (crate::workspace::daily)
+//! STATE/watches/<id>               locked while that watch lives: what it builds, and what led to it (crate::watch)
 //! STATE/bench/<run id>/            the builds that a bench measures have their state here (crate::bench)
 //! STATE/id                         tells this directory's workspaces on an engine from another machine's
 //! STATE/projects/<key>/displaced/  the user's files that were in a product's way
@@ -239,6 +240,11 @@ impl State {
     /// Where benches keep the state directories of the builds that they measure, each below its run's id.
     pub fn benches_dir(&self) -> PathBuf {
         self.root.join("bench")
+    }
+
+    /// Where watches tell each other what they build.
+    pub fn watches_dir(&self) -> PathBuf {
+        self.root.join("watches")
     }
 
     fn dead_run(&self, id: &str) -> Option<DeadRun> {

@@ -1,30 +1,42 @@
 //! `fastbuild watch`: a build, and another one each time that the sources have changed since.
 //!
 //! What tells of a change (`changes`) is only a hint to look: whether something did change is decided by scanning the
-//! source tree and comparing it with what it was when the last build began (`difference`), less what that build itself
-//! put in place (`Ours`). So a product, a file under the ignore rules, and a file that was renamed and back do not
-//! start a build, and a change that comes while one runs is not lost. One build runs at a time, each with the project's
-//! lock of its own; between them the lock is free. The plan is made anew for each, since `fastbuild.toml` may be what was
-//! changed.
+//! source tree (`look`, which passes over what editors and the like write for themselves) and comparing it with what it was when
+//! the last build began (`difference`), less what that build itself put in place (`Ours`; on a mount, `mounted`). So a product,
+//! a file under the ignore rules, and a file that was renamed and back do not start a build, and a change that comes while
+//! one runs is not lost. One build runs at a time, each with the project's lock of its own; between them the lock is free.
+//! The plan is made anew for each, since `fastbuild.toml` may be what was changed. Where a change comes from another
+//! watch's build, `rounds` tells whether the two feed each other.
 //!
 //! Neighbours: [`crate::build`] does the builds, [`crate::tree::scan`](mod@crate::tree::scan) looks.
 
 mod changes;
 mod difference;
+mod look;
+mod mounted;
+mod rounds;
 
-use std::error::Error;
+use std::{cell::OnceCell, convert::Infallible, error::Error, path::Path};
+
+use tokio::time::sleep;
 
 use self::{
     changes::Changes,
-    difference::{Ours, difference},
+    difference::{Contents, Ours, difference},
+    look::{Looked, Told},
+    mounted::Mounted,
+    rounds::{Rounds, Through},
 };
 use crate::{
-    build::{self, BuildError, Interrupted, Interrupts, Signal, sources},
+    build::{self, BuildError, Interrupted, Interrupts, Signal},
     outputs::record::Record,
     plan::Plan,
-    report::{Reporter, events::Event},
-    state::State,
-    tree::{Manifest, RelPath},
+    report::{
+        Reporter,
+        events::{Event, Warning},
+    },
+    state::{State, StateError},
+    tree::{Digest, Entry, Manifest, RelPath, hash::hash_files, index::Index},
 };
 
 /// How many of the paths that changed are named.
@@ -34,7 +46,8 @@ const NAMED: usize = 10;
 /// watch ends well. `again` makes the plan of a later build.
 ///
 /// # Errors
-/// When the sources cannot be looked at. A build that fails, for whatever reason, is told and does not end the watch.
+/// When the state directory cannot be used. A build that fails, for whatever reason, is told and does not end the watch, and
+/// neither does a source tree that cannot be looked at.
 pub async fn run(
     plan: Plan,
     again: &mut dyn FnMut() -> Result<Plan, Box<dyn Error>>,
@@ -44,19 +57,29 @@ pub async fn run(
     let mut watch = Watch {
         interrupts: Interrupts::listen().map_err(BuildError::Signals)?,
         changes: Changes::of(&plan.source.value, reporter),
+        rounds: Rounds::begin(state).map_err(StateError::at("write to", &state.watches_dir()))?,
+        mounted: Mounted::default(),
+        told: Told::default(),
+        plan,
+        again,
         state,
         reporter,
     };
-    match watch.until_interrupted(plan, again).await {
-        Ended::By(Signal::Interrupt) => Ok(0),
-        Ended::By(signal) => Ok(signal.exit_code()),
-        Ended::Failed(error) => Err(error),
+    match watch.until_interrupted().await {
+        Err(Ended::By(Signal::Interrupt)) => Ok(0),
+        Err(Ended::By(signal)) => Ok(signal.exit_code()),
+        Err(Ended::Failed(error)) => Err(error),
     }
 }
 
 struct Watch<'a> {
+    plan: Plan,
+    again: &'a mut dyn FnMut() -> Result<Plan, Box<dyn Error>>,
     interrupts: Interrupts,
     changes: Changes,
+    rounds: Rounds,
+    mounted: Mounted,
+    told: Told,
     state: &'a State,
     reporter: &'a Reporter,
 }
@@ -80,88 +103,142 @@ impl From<BuildError> for Ended {
 }
 
 impl Watch<'_> {
-    async fn until_interrupted(
-        &mut self,
-        mut plan: Plan,
-        again: &mut dyn FnMut() -> Result<Plan, Box<dyn Error>>,
-    ) -> Ended {
-        let mut before = match self.look(&plan).await {
-            Ok(before) => before,
-            Err(ended) => return ended,
-        };
+    async fn until_interrupted(&mut self) -> Result<Infallible, Ended> {
+        let mut before = self.look().await?;
+        let mut through = Through::default();
         loop {
-            before = match self.build_and_wait(&plan, before).await {
-                Ok(seen) => seen,
-                Err(ended) => return ended,
-            };
-            match again() {
-                Ok(new) => plan = new,
+            (before, through) = self.build_and_wait(before, &through).await?;
+            match (self.again)() {
+                Ok(plan) => self.follow_plan(plan),
                 // The build that follows is by the old plan: a typing error in fastbuild.toml stops nobody.
                 Err(error) => self.reporter.error(&*error, None),
             }
         }
     }
 
-    /// One build, and the wait for what starts the next one; gives the tree that this one is to begin with.
-    async fn build_and_wait(&mut self, plan: &Plan, before: Manifest) -> Result<Manifest, Ended> {
-        let mut ours = self.ours_before(plan)?;
-        let built = build::run_under(plan, self.state, self.interrupts.clone(), self.reporter).await;
+    fn follow_plan(&mut self, plan: Plan) {
+        if plan.source.value != self.plan.source.value {
+            self.changes = Changes::of(&plan.source.value, self.reporter);
+        }
+        self.plan = plan;
+    }
+
+    /// One build, to which these led, and the wait for what starts the next one; gives the tree that this one is to begin
+    /// with, and what led to it.
+    async fn build_and_wait(
+        &mut self,
+        before: Manifest,
+        through: &Through,
+    ) -> Result<(Manifest, Through), Ended> {
+        let mut ours = Ours::before(self.plan.source.value.clone(), self.record()?);
+        self.rounds.build_begins(through);
+        let built = build::run_under(&self.plan, self.state, self.interrupts.clone(), self.reporter).await;
+        self.rounds.build_ended();
         if let Some(signal) = self.interrupts.come().await {
             self.reporter.clear();
             return Err(Ended::By(signal));
         }
         if let Err(error) = built {
             self.reporter.error(&error, error.advice().as_deref());
+            self.told.note(&error);
         }
-        self.note_ours(plan, &mut ours)?;
+        ours.after(self.record()?);
         self.changes.forget();
-        let mut seen = self.look(plan).await?;
-        let mut changed = difference(&before, &seen, &ours);
-        if changed.is_empty() {
-            self.reporter.emit(Event::Watching { by: self.changes.noticing() });
-        }
-        while changed.is_empty() {
-            self.interrupts.unless(self.changes.next()).await?;
-            let now = self.look(plan).await?;
-            changed = difference(&seen, &now, &ours);
-            if !changed.is_empty() {
-                seen = now;
-            }
-        }
-        self.tell(changed);
-        Ok(seen)
-    }
-
-    /// The source tree as it is now, with an ear to every directory in it.
-    async fn look(&mut self, plan: &Plan) -> Result<Manifest, Ended> {
+        let mut seen = self.look().await?;
+        let mut changed = self.difference((&before, &seen), &ours)?;
+        changed = self.mounted.edited_during(&self.plan, changed, (&before, &seen));
+        drop(before);
+        let mut in_circle = false;
+        let mut waits = false;
         loop {
-            let plan = plan.clone();
-            let looking = tokio::task::spawn_blocking(move || sources::look(&plan, &|_| ()));
-            let looked = self.interrupts.unless(looking).await?.map_err(|_| BuildError::Panicked)?;
-            let manifest = looked?.manifest;
-            // What was put into a new directory before anybody listened is seen by looking again.
-            if self.changes.follow(&manifest, self.reporter) == changes::Followed::Known {
-                return Ok(manifest);
+            if !changed.is_empty() {
+                let through = self.rounds.led_to(changed.iter().filter_map(|path| seen.get(path)));
+                if !self.rounds.is_circle(&through) {
+                    self.tell(changed);
+                    return Ok((seen, through));
+                }
+                if !std::mem::replace(&mut in_circle, true) {
+                    self.reporter.emit(Event::Warned(Warning::Circle { path: changed.swap_remove(0) }));
+                }
+            }
+            if !std::mem::replace(&mut waits, true) {
+                self.reporter.emit(Event::Watching { by: self.changes.noticing() });
+            }
+            self.interrupts.unless(self.changes.next()).await?;
+            let now = self.look().await?;
+            changed = self.difference((&seen, &now), &ours)?;
+            self.mounted.edited_between(&changed);
+            seen = now;
+        }
+    }
+
+    /// The source tree as it is now, with an ear to every directory in it. What cannot be read is told, and looked at again.
+    async fn look(&mut self) -> Result<Manifest, Ended> {
+        let mut was_lost = false;
+        loop {
+            let plan = self.plan.clone();
+            let looking = tokio::task::spawn_blocking(move || look::look(&plan));
+            match self.interrupts.unless(looking).await?.map_err(|_| BuildError::Panicked)? {
+                Ok(Looked { manifest, unreadable }) => {
+                    self.told.news(unreadable).iter().for_each(|error| self.reporter.error(error, None));
+                    if std::mem::take(&mut was_lost) {
+                        // A root that is there again is another directory.
+                        self.changes = Changes::of(&self.plan.source.value, self.reporter);
+                    }
+                    // What was put into a new directory before anybody listened is seen by looking again.
+                    if self.changes.follow(&manifest, self.reporter) == changes::Followed::Known {
+                        return Ok(manifest);
+                    }
+                }
+                Err(error) => {
+                    let tell = |error: &BuildError| self.reporter.error(error, error.advice().as_deref());
+                    self.told.news(vec![error]).iter().for_each(tell);
+                    was_lost = true;
+                    self.interrupts.unless(sleep(changes::TICK)).await?;
+                    // The ignore rules may be what is wrong.
+                    if let Ok(plan) = (self.again)() {
+                        self.follow_plan(plan);
+                    }
+                }
             }
         }
     }
 
-    fn ours_before(&self, plan: &Plan) -> Result<Ours, BuildError> {
-        Ok(Ours::before(plan.source.value.clone(), self.record(plan)?))
+    fn difference(&self, trees: (&Manifest, &Manifest), ours: &Ours) -> Result<Vec<RelPath>, BuildError> {
+        let index = self.state.project(&self.plan.source.value)?.index_path();
+        let held = Held { root: &self.plan.source.value, index: &index, trees, before: OnceCell::new() };
+        Ok(tokio::task::block_in_place(|| difference(trees.0, trees.1, ours, &held)))
     }
 
-    fn note_ours(&self, plan: &Plan, ours: &mut Ours) -> Result<(), BuildError> {
-        ours.after(self.record(plan)?);
-        Ok(())
-    }
-
-    fn record(&self, plan: &Plan) -> Result<Record, BuildError> {
-        Ok(Record::load(&self.state.project(&plan.source.value)?.record_path()))
+    fn record(&self) -> Result<Record, BuildError> {
+        Ok(Record::load(&self.state.project(&self.plan.source.value)?.record_path()))
     }
 
     fn tell(&self, mut changed: Vec<RelPath>) {
         let more = changed.len().saturating_sub(NAMED) as u64;
         changed.truncate(NAMED);
         self.reporter.emit(Event::SourcesChanged { paths: changed, more });
+    }
+}
+
+/// What files held by the index that the last build left, and what they hold now.
+struct Held<'a> {
+    root: &'a Path,
+    index: &'a Path,
+    trees: (&'a Manifest, &'a Manifest),
+    /// Of each entry of the first tree.
+    before: OnceCell<Vec<Option<Digest>>>,
+}
+
+impl Contents for Held<'_> {
+    fn before(&self, entry: &Entry) -> Option<Digest> {
+        let digests = self.before.get_or_init(|| Index::load(self.index).noted_digests(self.trees.0));
+        self.trees.0.position(&entry.path).and_then(|at| digests[at])
+    }
+
+    fn now(&self, entry: &Entry) -> Option<Digest> {
+        let at = self.trees.1.position(&entry.path)?;
+        let read = hash_files(self.root, self.trees.1, &[at], &|_| ());
+        read.digests.first().map(|(_, digest)| *digest)
     }
 }

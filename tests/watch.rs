@@ -43,6 +43,15 @@ impl Watch {
         event["paths"].as_array().unwrap().iter().map(|path| path.as_str().unwrap().to_owned()).collect()
     }
 
+    /// Builds once for `path`, which starts it, and for nothing before.
+    #[track_caller]
+    fn builds_for(&mut self, project: &Project, path: &str, content: &str) {
+        project.write(path, content);
+        assert_eq!(self.changed(), [path]);
+        self.built();
+        self.idle();
+    }
+
     #[track_caller]
     fn end(self) {
         self.0.signal(Signal::INT);
@@ -238,4 +247,282 @@ fn builds_in_a_workspace_are_watched_in_the_same_way() {
     watch.end();
     assert_eq!(project.read("log"), "12", "a build that was cut off brings nothing back");
     assert_eq!(project.containers().len(), 1, "the workspace is kept");
+}
+
+#[test]
+fn what_version_control_and_editors_write_for_themselves_starts_nothing() {
+    let project = Project::new();
+    project
+        .write("in", "1")
+        .write(".git/HEAD", "ref: refs/heads/main\n")
+        .write("d/.git", "gitdir: ../.git\n");
+    let mut watch = Watch::start(&project, &["-o", "out"], "cat in > out; cat .in.swp >> out || true");
+    watch.idle();
+    for own in [
+        ".git/index.lock",
+        ".git/objects/ab/cd",
+        ".in.swp",
+        "4913",
+        "in~",
+        "#in#",
+        ".~lock.in#",
+        ".DS_Store",
+        "d/Thumbs.db",
+    ] {
+        project.write(own, "own");
+    }
+    std::os::unix::fs::symlink("me@here.1", project.path(".#in")).unwrap();
+    std::fs::remove_file(project.path(".git/HEAD")).unwrap();
+    project.write("in", "2");
+    assert_eq!(watch.changed(), ["in"]);
+    watch.built();
+    assert_eq!(project.read("out"), "2own", "they go up with a build that something else starts");
+    watch.idle();
+    watch.end();
+}
+
+#[test]
+fn a_chmod_to_the_same_mode_starts_nothing_and_a_touch_does() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let project = Project::new();
+    project.write("in", "1").write("other", "1");
+    let mut watch = Watch::start(&project, &["--keep"], "cp in out");
+    watch.idle();
+    let mode = |path: &str, mode| {
+        std::fs::set_permissions(project.path(path), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode("in", 0o644);
+    mode("out", 0o644);
+    // By its content alone: neither size nor time tells.
+    let before = std::fs::metadata(project.path("other")).unwrap().modified().unwrap();
+    std::fs::write(project.path("other"), "2").unwrap();
+    std::fs::File::options().write(true).open(project.path("other")).unwrap().set_modified(before).unwrap();
+    assert_eq!(watch.changed(), ["other"]);
+    watch.idle();
+    mode("in", 0o755);
+    assert_eq!(watch.changed(), ["in"]);
+    watch.idle();
+    std::fs::File::options()
+        .write(true)
+        .open(project.path("in"))
+        .unwrap()
+        .set_modified(std::time::SystemTime::now())
+        .unwrap();
+    assert_eq!(watch.changed(), ["in"]);
+    watch.idle();
+    watch.end();
+}
+
+#[test]
+fn products_start_nothing_on_any_route() {
+    for (route, options) in [
+        ("layer", [].as_slice()),
+        ("tmpfs", &[]),
+        ("volume", &[]),
+        ("mount-source", &["-o", "log", "-o", "made"]),
+        ("mount", &[]),
+        ("mount", &["-o", "made"]),
+    ] {
+        let project = Project::new();
+        // One product is there already, and each build writes it anew where it is.
+        project.write("in", "1").write("made/old", "from an earlier build");
+        let options = [&["--route", route], options].concat();
+        let script = "mkdir -p log made; cat in >> log/all; u=$(cat /proc/sys/kernel/random/uuid); echo $u > made/old; echo > made/$u";
+        let mut watch = Watch::start(&project, &options, script);
+        assert_eq!(watch.built(), 0, "{route}");
+        watch.idle();
+        watch.builds_for(&project, "in", "2");
+        watch.builds_for(&project, "in", "3");
+        watch.end();
+    }
+    let project = Project::here();
+    project.write("in", "1");
+    let mut watch = Watch::start(&project, &[], "cat in >> log; date > $(date +%s%N)");
+    watch.idle();
+    watch.builds_for(&project, "in", "2");
+    watch.end();
+}
+
+#[test]
+fn an_edit_while_a_build_writes_into_the_mounted_tree_starts_the_next_one() {
+    let project = Project::new();
+    project.write("in", "1").write("more", "1");
+    let script = "cat in more > out; echo up; while [ -e wait ]; do usleep 10000; done";
+    let mut watch = Watch::start(&project, &["--route", "mount"], script);
+    watch.idle();
+    project.write("wait", "");
+    assert_eq!(watch.changed(), ["wait"]);
+    watch.0.until_output("up\nup\n");
+    project.write("more", "2");
+    std::fs::remove_file(project.path("wait")).unwrap();
+    watch.built();
+    assert_eq!(watch.changed(), ["more"]);
+    watch.built();
+    assert_eq!(project.read("out"), "12");
+    watch.idle();
+    watch.end();
+}
+
+#[test]
+fn a_state_directory_in_the_tree_is_no_source_and_starts_nothing() {
+    for outputs in [["-o", "out"].as_slice(), &[], &["--seed-outputs", "-o", "out"]] {
+        let project = Project::new();
+        project.write("in", "1").write(".cache/own", "1");
+        let state = project.path(".cache/fastbuild");
+        let mut command = project.command();
+        command
+            .env("FASTBUILD_STATE_DIR", &state)
+            .args(["watch", "--keep", "--progress", "json"])
+            .args(outputs);
+        command.args(["--", "sh", "-c", "find . -path '*cache*' | sort > out"]);
+        let mut watch = Watch(Watched::spawn(&mut command));
+        assert_eq!(watch.built(), 0);
+        assert_eq!(project.read("out"), "./.cache\n./.cache/own\n");
+        watch.idle();
+        watch.builds_for(&project, "in", "2");
+        assert!(state.join("projects").is_dir(), "no build deletes it");
+        watch.end();
+        let plan = project
+            .command()
+            .env("FASTBUILD_STATE_DIR", &state)
+            .args(["plan", "--", "true"])
+            .output()
+            .unwrap();
+        let plan = String::from_utf8(plan.stdout).unwrap();
+        assert!(
+            plan.lines().any(|line| line.contains(".cache/fastbuild") && line.contains("fastbuild's own")),
+            "{plan}"
+        );
+        let removed = project.command().env("FASTBUILD_STATE_DIR", &state).args(["workspace", "rm"]).output();
+        assert!(removed.unwrap().status.success());
+    }
+}
+
+#[test]
+fn two_watches_that_feed_each_other_come_to_rest_and_go_on_at_an_edit() {
+    let project = Project::new();
+    project.write("x", "0").write("y", "0");
+    let mut one = Watch::start(&project, &["-o", "x"], "cat /proc/sys/kernel/random/uuid > x");
+    one.idle();
+    let mut other = Watch::start(&project, &["-o", "y"], "cat /proc/sys/kernel/random/uuid > y");
+    let is_circle = |event: &Value| event["warning"] == "circle";
+    // Whichever of them is the first to see it stops both.
+    let (circles, told) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        for watch in [&mut one, &mut other] {
+            let circles = circles.clone();
+            scope.spawn(move || {
+                let ended =
+                    |event: &Value| event["event"] == "sources-changed" && event["paths"][0] == "stop";
+                let event =
+                    watch.0.until("a circle, or the end of it", |event| is_circle(event) || ended(event));
+                if is_circle(&event) {
+                    circles.send(event).unwrap();
+                    watch.0.until("an edit counts", ended);
+                }
+            });
+        }
+        let circle = told.recv().unwrap();
+        assert!(["x", "y"].iter().any(|path| circle["path"] == *path), "{circle}");
+        project.write("stop", "");
+    });
+    for watch in [one, other] {
+        watch.end();
+    }
+}
+
+#[test]
+fn a_directory_that_cannot_be_read_is_told_once_and_ends_nothing() {
+    let project = Project::new();
+    project.write("in", "1");
+    let group = std::os::unix::fs::MetadataExt::gid(&std::fs::metadata(common::SOCKET).unwrap()).to_string();
+    let own = |user: &str, path: std::path::PathBuf| {
+        assert!(std::process::Command::new("chown").args(["-R", user]).arg(path).status().unwrap().success());
+    };
+    own("65534:65534", project.outside());
+    let like = project.command();
+    let mut command = std::process::Command::new("setpriv");
+    command.args(["--reuid", "65534", "--regid", "65534", "--groups", &group]).arg(like.get_program());
+    command.args(["watch", "--progress", "json", "-o", "out", "--", "sh", "-c", "cp in out"]).env_clear();
+    command
+        .envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .current_dir(project.root());
+    let mut watch = Watch(Watched::spawn(&mut command));
+    assert_eq!(watch.built(), 0);
+    watch.idle();
+
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new().mode(0o700).create(project.path("theirs")).unwrap();
+    let told = watch.0.until("it is told", |event| event["event"] == "error");
+    assert!(told["message"].as_str().unwrap().contains("theirs"), "{told}");
+    // The next thing that is said is that a build begins.
+    project.write("in", "2");
+    let next = watch.0.until("the next thing", |_| true);
+    assert_eq!((&next["event"], &next["paths"]), (&"sources-changed".into(), &serde_json::json!(["in"])));
+    watch.0.until("the build needs it", |event| event["event"] == "error");
+    watch.idle();
+    std::fs::remove_dir(project.path("theirs")).unwrap();
+    project.write("in", "3");
+    assert_eq!(watch.changed(), ["in"]);
+    assert_eq!((watch.built(), project.read("out").as_str()), (0, "3"));
+    watch.end();
+}
+
+#[test]
+fn a_source_root_that_goes_and_comes_back_ends_nothing() {
+    let project = Project::new();
+    project.write("in", "1");
+    let mut watch = Watch::start(&project, &["-o", "out"], "cp in out");
+    watch.idle();
+    let aside = project.outside().join("aside");
+    std::fs::rename(project.root(), &aside).unwrap();
+    watch.0.until("it is told", |event| event["event"] == "error");
+    std::fs::rename(&aside, project.root()).unwrap();
+    project.write("in", "2");
+    assert_eq!(watch.changed(), ["in"]);
+    assert_eq!((watch.built(), project.read("out").as_str()), (0, "2"));
+    watch.idle();
+    watch.end();
+}
+
+#[test]
+fn rules_that_cannot_be_read_are_told_and_those_that_follow_count() {
+    let project = Project::new();
+    project.write("in", "1");
+    let mut watch = Watch::start(&project, &["-o", "out"], "cp in out");
+    watch.idle();
+    project.write(".fastbuildignore", "[\n");
+    watch.changed();
+    watch.0.until("it is told", |event| event["event"] == "error");
+    project.write(".fastbuildignore", "x\n");
+    watch.changed();
+    assert_eq!(watch.built(), 0);
+    watch.idle();
+    watch.end();
+}
+
+#[test]
+fn an_engine_that_goes_fails_the_build_and_the_watch_stays_with_it() {
+    let project = Project::new();
+    let socket = project.outside().join("engine.sock");
+    std::os::unix::fs::symlink(common::SOCKET, &socket).unwrap();
+    project.write("in", "1").write("fastbuild.toml", format!("image = '{}'\n", common::BUSYBOX));
+    let mut command = project.command();
+    // Nobody names an engine, and so a build that begins without one runs on this machine.
+    command.env_remove("FASTBUILD_IMAGE").env("DOCKER_HOST", format!("unix://{}", socket.to_str().unwrap()));
+    command.args(["watch", "--progress", "json", "-o", "out", "--", "sh", "-c", "cp in out"]);
+    let mut watch = Watch(Watched::spawn(&mut command));
+    assert_eq!(watch.built(), 0);
+    watch.idle();
+    std::fs::remove_file(&socket).unwrap();
+    project.write("in", "2");
+    let planned = watch.0.until("a build begins", |event| event["event"] == "planned");
+    assert!(planned["engine"].as_str().unwrap().ends_with("engine.sock"), "{planned}");
+    watch.0.until("it fails", |event| event["event"] == "error");
+    watch.idle();
+    std::os::unix::fs::symlink(common::SOCKET, &socket).unwrap();
+    project.write("in", "3");
+    assert_eq!((watch.built(), project.read("out").as_str()), (0, "3"));
+    watch.idle();
+    watch.end();
 }

@@ -164,7 +164,13 @@ fn what_goes_in(plan: &Plan, estimate: Option<&UploadEstimate>, table: &mut Tabl
     }
     for output in &plan.ignore.outputs {
         let is_cache = plan.caches.iter().any(|cache| cache.value.below_source.as_ref() == Some(output));
-        let why = if is_cache { "a cache" } else { "an output" };
+        let is_output = matches!(&plan.outputs.value, Outputs::Named(named)
+            if named.iter().any(|named| named.below_source.as_ref() == Some(output)));
+        let why = match (is_cache, is_output) {
+            (true, _) => "a cache",
+            (false, true) => "an output",
+            (false, false) => "fastbuild's own",
+        };
         table.row("leaves out", output.to_string(), Some(why.to_owned()));
     }
     table.decision("seed", &plan.seed, seed);
@@ -446,7 +452,7 @@ mod tests {
                     container: "/workspace/docs/_site".into(),
                     take: Take::Itself,
                     host: PathBuf::from("/p/docs/_site"),
-                    below_source: None,
+                    below_source: Some(RelPath::new(b"docs/_site".as_slice()).unwrap()),
                 }]),
                 reason: preset,
             },

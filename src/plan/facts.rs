@@ -135,8 +135,16 @@ fn hindrance() -> Option<String> {
 
 /// The place that is named; else the cache directory, and where the system keeps what need not last.
 fn places(settings: &Settings, env: &Environment) -> Vec<Place> {
+    match &settings.scratch {
+        Some(named) => vec![place(&named.value, Some(named.reason.clone()))],
+        None => scratch_roots(settings, env).iter().map(|root| place(root, None)).collect(),
+    }
+}
+
+/// The same as paths: nothing is looked at but whether there is a home.
+pub(super) fn scratch_roots(settings: &Settings, env: &Environment) -> Vec<PathBuf> {
     if let Some(named) = &settings.scratch {
-        return vec![place(&named.value, Some(named.reason.clone()))];
+        return vec![named.value.clone()];
     }
     let cache = env.filled("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     // A home that is not there is not made for it.
@@ -148,7 +156,7 @@ fn places(settings: &Settings, env: &Environment) -> Vec<Place> {
     let temporary = temporary.unwrap_or_else(|| PathBuf::from("/tmp"));
     let mut roots: Vec<_> = cache.map(|cache| cache.join("fastbuild")).into_iter().collect();
     roots.extend([PathBuf::from("/var/tmp").join(&own), temporary.join(&own)]);
-    roots.iter().map(|root| place(root, None)).collect()
+    roots
 }
 
 /// Nothing is made. A file system that leaves this kernel is asked nothing: it may take its time, and nobody goes there.

@@ -7,7 +7,7 @@ use super::{
     OutputError, Outputs, Plan, Reason, Route, RouteError, Scratch, SeedOutputs, Stdin, Terminal, caches,
     container_path::ContainerPath,
     endpoint::BadEndpoint,
-    engine, host_path,
+    engine, facts, host_path,
     outputs::{self, Places},
     route, scratch,
 };
@@ -157,6 +157,7 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
     let terminal = terminal(settings, env.terminals);
     let mut left_out = left_out(&outputs.value, settings.seed.value, &subdirectory);
     left_out.extend(caches.iter().filter_map(|cache| cache.value.below_source.clone()));
+    left_out.extend(own_places(settings, env));
     Ok(Plan {
         engine,
         ignore: IgnorePlan { patterns: settings.patterns.clone(), outputs: left_out },
@@ -292,6 +293,18 @@ fn left_out(outputs: &Outputs, seed: SeedOutputs, subdirectory: &RelPath) -> Vec
     let (Outputs::Named(named), SeedOutputs::No) = (outputs, seed) else { return Vec::new() };
     let below = |output: &Output| output.below_source.clone();
     named.iter().filter_map(below).filter(|output| subdirectory.strip_prefix(output).is_none()).collect()
+}
+
+/// What fastbuild keeps for itself below the source root, state and scratch directories: never sources, and no build's to
+/// delete.
+fn own_places(settings: &Settings, env: &Environment) -> Vec<RelPath> {
+    let root = &settings.source.value;
+    let below = |place: PathBuf| {
+        let place = place.canonicalize().ok().or_else(|| host_path::settle(&place).ok().flatten())?;
+        host_path::to_rel_path(place.strip_prefix(root).ok()?).filter(|below| !below.is_root())
+    };
+    let places = env.state_dir().into_iter().chain(facts::scratch_roots(settings, env));
+    places.filter_map(below).collect()
 }
 
 fn terminal(settings: &Settings, terminals: Terminals) -> Decision<Terminal> {

@@ -280,6 +280,11 @@ pub enum Warning {
         /// What it said.
         why: String,
     },
+    /// `watch`: another watch's builds start this one's, and the other way round; this one waits for somebody's edit.
+    Circle {
+        /// What the other one changed last, below the source root.
+        path: RelPath,
+    },
     /// The container could not be removed now.
     NotRemoved {
         /// Its name.

@@ -91,6 +91,10 @@ pub fn sentence(warning: &Warning) -> String {
         Warning::NotTold { why } => {
             format!("the system does not tell of changes: {why}; fastbuild looks once a second instead")
         }
+        Warning::Circle { path } => format!(
+            "{path} comes from another watch, and what it is made from comes from this one: they have built three times in \
+             a row without an edit of yours; this one waits for one"
+        ),
         Warning::NotRemoved { container, why } => {
             format!("container {container} could not be removed: {why}; the next run tries again")
         }
@@ -535,6 +539,11 @@ mod tests {
             (
                 Warning::NotTold { why: "out of watches".into() },
                 "the system does not tell of changes: out of watches; fastbuild looks once a second instead",
+            ),
+            (
+                Warning::Circle { path: RelPath::new(b"x".as_slice()).unwrap() },
+                "x comes from another watch, and what it is made from comes from this one: they have built three times in \
+                 a row without an edit of yours; this one waits for one",
             ),
             (Warning::Signalled { signal: "SIGINT" }, "SIGINT was sent to the build"),
             (

@@ -3,7 +3,6 @@
 //! | piece | what it is for |
 //! |---|---|
 //! | [`at`] | one name in one open directory: look, rename, exchange, remove, never following a link |
-//! | `changes` | whether the system tells of changes in a directory |
 //! | `child` | other fastbuilds that are asked to end |
 //! | [`clock`] | the clock of a file system, and how finely it tells moments apart |
 //! | `host` | name, kernel, room on the disk, what a name stands for |
@@ -21,7 +20,6 @@ pub mod at;
 #[path = "at_portable.rs"]
 pub mod at;
 #[cfg(feature = "client")]
-pub mod changes;
 #[cfg(feature = "client")]
 pub mod child;
 pub mod clock;

@@ -21,12 +21,12 @@ use tokio::{
 };
 
 use crate::{
+    facts,
     plan::join_host_path,
     report::{
         Reporter,
         events::{self, Noticing, Warning},
     },
-    sys::changes::{Hearing, hearing},
     tree::{Kind, Manifest, RelPath, scan::STAGE_PREFIX},
 };
 
@@ -35,7 +35,7 @@ const QUIET: Duration = Duration::from_millis(50);
 /// After so long a burst is looked at all the same.
 const BURST: Duration = Duration::from_secs(1);
 /// How often the clock ticks.
-const TICK: Duration = Duration::from_secs(1);
+pub(super) const TICK: Duration = Duration::from_secs(1);
 
 /// The system watches a directory and all below it as one.
 const WHOLE_TREE: bool = cfg!(not(target_os = "linux"));
@@ -70,9 +70,9 @@ pub(super) enum Followed {
 impl Changes {
     /// Of the directory `root`.
     pub(super) fn of(root: &Path, reporter: &Reporter) -> Changes {
-        let source = match hearing(root) {
-            Hearing::All => listen(root).map_or_else(|error| give_up(&error, reporter), Source::Told),
-            Hearing::OnlyOwn => Source::Looking,
+        let source = match hears_of_all(root) {
+            true => listen(root).map_or_else(|error| give_up(&error, reporter), Source::Told),
+            false => Source::Looking,
         };
         Changes { root: root.to_owned(), source }
     }
@@ -88,7 +88,7 @@ impl Changes {
     /// Listens to the directories of `manifest` and to no others.
     pub(super) fn follow(&mut self, manifest: &Manifest, reporter: &Reporter) -> Followed {
         let Source::Told(told) = &mut self.source else { return Followed::Known };
-        if other_file_systems(&self.root, manifest).any(|directory| hearing(&directory) == Hearing::OnlyOwn) {
+        if other_file_systems(&self.root, manifest).any(|directory| !hears_of_all(&directory)) {
             self.source = Source::Looking;
             return Followed::New;
         }
@@ -122,6 +122,12 @@ impl Changes {
             }
         }
     }
+}
+
+/// Whether the system tells of every change there. It cannot of those that others make on the far side of a mount. One that is
+/// not known is taken for a local one.
+fn hears_of_all(directory: &Path) -> bool {
+    facts::file_system(directory).is_none_or(|found| !found.class.crosses())
 }
 
 fn listen(root: &Path) -> Result<Box<Told>, notify::Error> {
@@ -208,8 +214,8 @@ impl Told {
                     self.directories.insert(path.clone(), inode);
                     followed = Followed::New;
                 }
-                // Gone since: the directory above tells of that.
-                Err(error) if is_absence(&error) => {}
+                // Gone or closed since: the directory above tells of that.
+                Err(error) if is_out_of_reach(&error) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -217,11 +223,12 @@ impl Told {
     }
 }
 
-fn is_absence(error: &notify::Error) -> bool {
+fn is_out_of_reach(error: &notify::Error) -> bool {
     match &error.kind {
         ErrorKind::PathNotFound => true,
         ErrorKind::Io(error) => {
-            matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
+            use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+            matches!(error.kind(), NotFound | NotADirectory | PermissionDenied)
         }
         _ => false,
     }

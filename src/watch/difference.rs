@@ -1,4 +1,5 @@
-//! Two manifests of one source tree, before a build and after it -> the paths that somebody else changed. Pure.
+//! Two manifests of one source tree, before a build and after it -> the paths that somebody else changed. Pure, but for the
+//! contents of files whose stamps do not tell ([`Contents`]).
 
 use std::{
     cmp::Ordering,
@@ -8,8 +9,16 @@ use std::{
 use crate::{
     outputs::record::{Content, Record, Written},
     plan::join_host_path,
-    tree::{Entry, Kind, Manifest, RelPath, Stamp},
+    tree::{Digest, Entry, Kind, Manifest, RelPath, Stamp},
 };
+
+/// What files hold. Asked only where nothing but the ctime differs, as after `chmod` to the same mode or `ln`.
+pub(super) trait Contents {
+    /// What the file held when it had this stamp, where that is known.
+    fn before(&self, entry: &Entry) -> Option<Digest>;
+    /// What it holds now.
+    fn now(&self, entry: &Entry) -> Option<Digest>;
+}
 
 /// What fastbuild itself put in place, by its records before the build and after it.
 #[derive(Debug)]
@@ -31,10 +40,14 @@ impl Ours {
     }
 
     /// Whether what is there now is what fastbuild wrote.
-    fn wrote(&self, entry: &Entry) -> bool {
+    fn wrote(&self, entry: &Entry, contents: &dyn Contents) -> bool {
         self.at(&entry.path, &self.after).is_some_and(|written| match (&written.what, &entry.kind) {
             (Content::Directory, Kind::Directory) => written.mode == entry.mode,
-            (Content::File(_), Kind::File { .. }) => are_same(&written.stamp, &entry.stamp),
+            (Content::File(digest), Kind::File { .. }) => match compare(&written.stamp, &entry.stamp) {
+                Stamps::Same => true,
+                Stamps::OtherCtime => written.mode == entry.mode && contents.now(entry) == Some(*digest),
+                Stamps::Other => false,
+            },
             (Content::Symlink(wrote), Kind::Symlink { target }) => wrote == target,
             _ => false,
         })
@@ -51,7 +64,12 @@ impl Ours {
 }
 
 /// The paths at which the trees differ and that are not fastbuild's own doing, in order.
-pub(super) fn difference(before: &Manifest, after: &Manifest, ours: &Ours) -> Vec<RelPath> {
+pub(super) fn difference(
+    before: &Manifest,
+    after: &Manifest,
+    ours: &Ours,
+    contents: &dyn Contents,
+) -> Vec<RelPath> {
     let mut changed = Vec::new();
     let (mut old, mut new) = (before.entries().iter().peekable(), after.entries().iter().peekable());
     loop {
@@ -65,8 +83,10 @@ pub(super) fn difference(before: &Manifest, after: &Manifest, ours: &Ours) -> Ve
         let new = if order.is_ge() { new.next() } else { None };
         let path = match (old, new) {
             (Some(gone), None) => (!ours.deleted(&gone.path)).then_some(&gone.path),
-            (None, Some(made)) => (!ours.wrote(made)).then_some(&made.path),
-            (Some(old), Some(new)) => (differ(old, new) && !ours.wrote(new)).then_some(&new.path),
+            (None, Some(made)) => (!ours.wrote(made, contents)).then_some(&made.path),
+            (Some(old), Some(new)) => {
+                (differ(old, new, contents) && !ours.wrote(new, contents)).then_some(&new.path)
+            }
             (None, None) => None,
         };
         changed.extend(path.cloned());
@@ -74,23 +94,40 @@ pub(super) fn difference(before: &Manifest, after: &Manifest, ours: &Ours) -> Ve
 }
 
 /// Whether a build could see that one is not the other. A directory's times change with what is in it, also with what is
-/// none of the build's business, so they tell nothing. A file's stamp has its ctime: an edit that keeps size and mtime
-/// counts, and so does a rename to and fro, which is the price.
-fn differ(old: &Entry, new: &Entry) -> bool {
+/// none of the build's business, so they tell nothing. An edit that keeps size and mtime is told by the content, as far as
+/// it is known what that was; else a file that was replaced counts, and one that is the same as ever does not.
+fn differ(old: &Entry, new: &Entry, contents: &dyn Contents) -> bool {
     if old.mode != new.mode && !matches!(new.kind, Kind::Symlink { .. }) {
         return true;
     }
     match (&old.kind, &new.kind) {
         (Kind::Directory, Kind::Directory) => false,
-        (Kind::File { .. }, Kind::File { .. }) => !are_same(&old.stamp, &new.stamp),
+        (Kind::File { .. }, Kind::File { .. }) => match compare(&old.stamp, &new.stamp) {
+            Stamps::Same => false,
+            Stamps::Other => true,
+            Stamps::OtherCtime => match contents.before(old) {
+                Some(before) => contents.now(new) != Some(before),
+                None => old.stamp.ino != new.stamp.ino,
+            },
+        },
         (Kind::Symlink { target: old }, Kind::Symlink { target: new }) => old != new,
         _ => true,
     }
 }
 
-/// File systems in user space may number their inodes anew whenever they like, so the number tells nothing.
-fn are_same(old: &Stamp, new: &Stamp) -> bool {
-    (old.size, old.mtime, old.ctime) == (new.size, new.mtime, new.ctime)
+enum Stamps {
+    Same,
+    OtherCtime,
+    Other,
+}
+
+/// File systems in user space may number their inodes anew whenever they like, so the number alone tells nothing.
+fn compare(old: &Stamp, new: &Stamp) -> Stamps {
+    match ((old.size, old.mtime) == (new.size, new.mtime), old.ctime == new.ctime) {
+        (true, true) => Stamps::Same,
+        (true, false) => Stamps::OtherCtime,
+        (false, _) => Stamps::Other,
+    }
 }
 
 #[cfg(test)]
@@ -131,9 +168,26 @@ mod tests {
         record
     }
 
-    fn changed(before: Vec<Entry>, after: Vec<Entry>, ours: &Ours) -> Vec<String> {
+    /// What files held, and what they hold.
+    struct Held(Option<u8>, u8);
+
+    impl Contents for Held {
+        fn before(&self, _: &Entry) -> Option<Digest> {
+            self.0.map(|byte| Digest([byte; 32]))
+        }
+
+        fn now(&self, _: &Entry) -> Option<Digest> {
+            Some(Digest([self.1; 32]))
+        }
+    }
+
+    fn changed_holding(held: &Held, before: Vec<Entry>, after: Vec<Entry>, ours: &Ours) -> Vec<String> {
         let [before, after] = [before, after].map(Manifest::from_entries);
-        difference(&before, &after, ours).iter().map(ToString::to_string).collect()
+        difference(&before, &after, ours, held).iter().map(ToString::to_string).collect()
+    }
+
+    fn changed(before: Vec<Entry>, after: Vec<Entry>, ours: &Ours) -> Vec<String> {
+        changed_holding(&Held(None, 0), before, after, ours)
     }
 
     fn nobodys() -> Ours {
@@ -159,9 +213,23 @@ mod tests {
         }
         let renumbered = Entry { stamp: Stamp { ino: 9, ..stamp(1) }, ..file("a", 1) };
         assert_eq!(changed(vec![file("a", 1)], vec![renumbered], &nobodys()), [""; 0]);
-        let ctime = |tick| Stamp { ctime: Timestamp { secs: tick, nanos: 0 }, ..stamp(1) };
-        let same_size_and_mtime = Entry { stamp: ctime(9), ..file("a", 1) };
-        assert_eq!(changed(vec![file("a", 1)], vec![same_size_and_mtime], &nobodys()), ["a"]);
+    }
+
+    #[test]
+    fn where_only_the_ctime_is_another_the_content_decides() {
+        let touched = |ino| Stamp { ino, ctime: Timestamp { secs: 9, nanos: 0 }, ..stamp(1) };
+        let after = |ino| vec![Entry { stamp: touched(ino), ..file("a", 1) }];
+        let changed =
+            |held, ino| !changed_holding(&held, vec![file("a", 1)], after(ino), &nobodys()).is_empty();
+        assert!(!changed(Held(Some(7), 7), 1), "chmod to the same mode");
+        assert!(changed(Held(Some(7), 8), 1), "an edit that keeps size and mtime");
+        assert!(!changed(Held(None, 8), 1), "not known, and the same file");
+        assert!(changed(Held(None, 8), 2), "not known, and another one in its place");
+
+        let mut ours = nobodys();
+        ours.after(record(&[("a", written(Content::File(Digest([7; 32])), 0o644, 1))]));
+        let product = |held| changed_holding(&held, vec![], after(1), &ours).is_empty();
+        assert!(product(Held(None, 7)) && !product(Held(None, 8)));
     }
 
     #[test]

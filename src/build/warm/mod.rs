@@ -313,7 +313,8 @@ impl Warm<'_> {
         session: &mut Session,
         record: &Arc<Record>,
     ) -> Result<(Scanning, Vec<String>), BuildError> {
-        let mut own = Vec::new();
+        // What is no source, whatever is seeded.
+        let mut own = self.plan.ignore.outputs.clone();
         let mut seeded = Vec::new();
         let named = match &self.plan.outputs.value {
             Outputs::Named(outputs) => outputs.as_slice(),

@@ -1,0 +1,119 @@
+//! The source tree as a watch sees it: without what no build is started by, and past what cannot be read.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    build::BuildError,
+    plan::Plan,
+    tree::{
+        Manifest,
+        ignore::Rules,
+        scan::{ScanError, ScanOptions, scan},
+    },
+};
+
+/// Names that start no build, wherever they stand: what version control, editors and desktops write for themselves. They go up
+/// with a build that something else starts. The README has the same list.
+const UNWATCHED: &str = "\
+    .git .hg .svn .jj .bzr \
+    .*.sw[a-px] .sw[a-px] .*.swpx 4913 5036 *~ .*.kate-swp .#* #*# \
+    *___jb_tmp___ *___jb_old___ .idea .~lock.*# ~$* .goutputstream-* .subl*.tmp \
+    .DS_Store ._* .AppleDouble .fseventsd .Spotlight-V100 .Trashes Thumbs.db ehthumbs.db desktop.ini .directory .Trash-* \
+    .nfs* .fuse_hidden* .syncthing.* .~tmp~ *.fastbuild-new*";
+
+/// What a look found.
+pub(super) struct Looked {
+    pub(super) manifest: Manifest,
+    /// What had to be passed over, and why.
+    pub(super) unreadable: Vec<ScanError>,
+}
+
+/// Reads the metadata of all that may start a build of this plan.
+///
+/// # Errors
+/// A pattern that is none, and a source root that cannot be looked at.
+pub(super) fn look(plan: &Plan) -> Result<Looked, BuildError> {
+    let given = plan.ignore.patterns.iter().map(|pattern| pattern.value.clone());
+    let rules = Rules::new(given.chain(UNWATCHED.split_whitespace().map(|name| format!("**/{name}"))))?;
+    let mut leave_out = plan.ignore.outputs.clone();
+    let mut unreadable = Vec::new();
+    loop {
+        let options = ScanOptions { rules: &rules, leave_out: &leave_out, progress: &|_| () };
+        match scan(&plan.source.value, &options) {
+            Ok(found) => return Ok(Looked { manifest: found.manifest, unreadable }),
+            Err(error) => match &error {
+                ScanError::Unreadable { path, .. } | ScanError::Hidden { path, .. }
+                    if !path.is_root() && !leave_out.contains(path) =>
+                {
+                    leave_out.push(path.clone());
+                    unreadable.push(error);
+                }
+                _ => return Err(error.into()),
+            },
+        }
+    }
+}
+
+/// What was told, so that it is not told again as long as it lasts.
+#[derive(Debug, Default)]
+pub(super) struct Told(BTreeSet<String>);
+
+impl Told {
+    /// Somebody else told this.
+    pub(super) fn note(&mut self, error: &impl std::error::Error) {
+        self.0.insert(error.to_string());
+    }
+
+    /// The ones of `now` that were not among those of the last time.
+    pub(super) fn news<E: std::error::Error>(&mut self, now: Vec<E>) -> Vec<E> {
+        let before = std::mem::replace(&mut self.0, now.iter().map(ToString::to_string).collect());
+        now.into_iter().filter(|error| !before.contains(&error.to_string())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::ignore::Verdict;
+
+    fn is_unwatched(name: &str) -> bool {
+        let rules = Rules::new(UNWATCHED.split_whitespace().map(|name| format!("**/{name}"))).unwrap();
+        rules.verdict(&rules.top(), name.as_bytes()) == Verdict::Ignored
+    }
+
+    #[test]
+    fn what_editors_and_desktops_write_for_themselves_starts_nothing_and_what_people_write_does() {
+        for name in [
+            ".git",
+            ".a.txt.swp",
+            ".a.txt.swo",
+            ".swp",
+            "4913",
+            "a.txt~",
+            ".#a.txt",
+            "#a.txt#",
+            ".a.kate-swp",
+            "a.txt___jb_tmp___",
+            "a.txt___jb_old___",
+            ".~lock.a.odt#",
+            ".goutputstream-X1Y2Z3",
+            ".DS_Store",
+            "Thumbs.db",
+        ] {
+            assert!(is_unwatched(name), "{name}");
+        }
+        for name in
+            ["a.txt", ".gitignore", ".github", ".env", "a.swp.c", "logo.swf", ".x.svg", "#a", "a#", "4914"]
+        {
+            assert!(!is_unwatched(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_readme_has_the_whole_list() {
+        let readme = include_str!("../../README.md");
+        for name in UNWATCHED.split_whitespace() {
+            assert!(readme.contains(&format!("`{name}`")), "{name}");
+        }
+    }
+}

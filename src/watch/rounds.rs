@@ -1,0 +1,163 @@
+//! Which watches a change came through, so that two that feed each other come to an end.
+//!
+//! Each watch keeps a file in the state directory, locked while it lives: a line when one of its builds begins, with the
+//! watches whose builds led to it since somebody edited something, and a line when it ends. A change that is dated
+//! inside such a build is that build's. So a chain of watches, of which each takes what the one before it made, goes on as
+//! long as somebody edits; and a circle is seen by the watch that finds itself among those that led to its own build.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::{self, Seek as _, Write as _},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    state::{self, State},
+    sys::{clock, metadata},
+    tree::{Entry, Timestamp},
+};
+
+/// So many builds that go back to nobody's edit are done one after the other.
+pub(super) const MOST: usize = 3;
+
+/// The watches whose builds led to a change, the first one first; none when somebody edited it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Through(Vec<String>);
+
+/// A line of a watch's file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Line {
+    Began { at: Timestamp, through: Through },
+    Ended { at: Timestamp },
+}
+
+/// A build of a watch's.
+#[derive(Debug)]
+struct Round {
+    began: Timestamp,
+    /// None while it is under way.
+    ended: Option<Timestamp>,
+    through: Through,
+}
+
+/// The rounds of one watch, for the others to see.
+pub(super) struct Rounds {
+    id: String,
+    path: PathBuf,
+    file: File,
+}
+
+impl Rounds {
+    /// Those of a watch that begins.
+    ///
+    /// # Errors
+    /// When the state directory takes no file.
+    pub(super) fn begin(state: &State) -> io::Result<Rounds> {
+        let directory = state.watches_dir();
+        fs::create_dir_all(&directory)?;
+        let id = state::random_id();
+        let path = directory.join(&id);
+        let file = File::create_new(&path)?;
+        file.lock()?;
+        Ok(Rounds { id, path, file })
+    }
+
+    /// Through whose builds these changes came.
+    pub(super) fn led_to<'a>(&self, changed: impl Iterator<Item = &'a Entry>) -> Through {
+        through(&self.others(), changed)
+    }
+
+    /// Whether this watch has gone round often enough by itself.
+    pub(super) fn is_circle(&self, through: &Through) -> bool {
+        // The first one began with somebody's edit, or with the watch itself.
+        through.0.iter().skip(1).filter(|id| **id == self.id).count() >= MOST
+    }
+
+    /// A build begins to which these led.
+    pub(super) fn build_begins(&mut self, through: &Through) {
+        if through.0.is_empty() {
+            // Nobody asks for what was before an edit.
+            let emptied = self.file.set_len(0).and_then(|()| self.file.rewind());
+            self.warn_of(emptied);
+        }
+        let mut through = through.clone();
+        through.0.push(self.id.clone());
+        self.note(&Line::Began { at: clock::file_system_now(), through });
+    }
+
+    /// It is over.
+    pub(super) fn build_ended(&mut self) {
+        // Times of files may be finer than the clock by which they are coarse.
+        self.note(&Line::Ended { at: metadata::now().max(clock::file_system_now()) });
+    }
+
+    fn note(&mut self, line: &Line) {
+        let noted = serde_json::to_vec(line).map_err(io::Error::from).and_then(|mut line| {
+            line.push(b'\n');
+            self.file.write_all(&line)
+        });
+        self.warn_of(noted);
+    }
+
+    fn warn_of(&self, noted: io::Result<()>) {
+        if let Err(error) = noted {
+            // Others take what it makes for somebody's edits.
+            tracing::warn!(path = ?self.path, %error, "could not write what this watch builds");
+        }
+    }
+
+    fn others(&self) -> Vec<Round> {
+        let files = self.path.parent().and_then(|directory| fs::read_dir(directory).ok());
+        let paths = files.into_iter().flatten().flatten().map(|file| file.path());
+        paths.filter(|path| *path != self.path).flat_map(|path| rounds_in(&path)).collect()
+    }
+}
+
+impl Drop for Rounds {
+    fn drop(&mut self) {
+        // Left behind at worst: the next watch removes it.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// The rounds of a watch that lives; the file of a dead one goes. One that is empty may be about to be locked.
+fn rounds_in(path: &Path) -> Vec<Round> {
+    let (Ok(file), Ok(lines)) = (File::open(path), fs::read(path)) else { return Vec::new() };
+    if !lines.is_empty() && !matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+        let _ = fs::remove_file(path);
+        return Vec::new();
+    }
+    let mut rounds: Vec<Round> = Vec::new();
+    for line in lines.split(|&byte| byte == b'\n') {
+        match serde_json::from_slice(line) {
+            Ok(Line::Began { at, through }) => rounds.push(Round { began: at, ended: None, through }),
+            Ok(Line::Ended { at }) => rounds.iter_mut().for_each(|round| _ = round.ended.get_or_insert(at)),
+            // The end of the file, or a line that is being written.
+            Err(_) => {}
+        }
+    }
+    rounds
+}
+
+/// The longest way to any of the changes; none when one of them is somebody's edit. What was deleted has no date, and counts as
+/// the rest does.
+fn through<'a>(rounds: &[Round], changed: impl Iterator<Item = &'a Entry>) -> Through {
+    let mut longest = Through::default();
+    for entry in changed {
+        let at = entry.stamp.ctime;
+        let during = |round: &&Round| round.began <= at && round.ended.is_none_or(|ended| at <= ended);
+        let Some(led) =
+            rounds.iter().filter(during).map(|round| &round.through).max_by_key(|led| led.0.len())
+        else {
+            return Through::default();
+        };
+        if led.0.len() > longest.0.len() {
+            longest = led.clone();
+        }
+    }
+    longest
+}
