@@ -74,6 +74,11 @@ pub enum Reason {
         #[serde(serialize_with = "shown_path")]
         path: PathBuf,
     },
+    /// The docker client's current context.
+    Context {
+        /// Its name.
+        name: String,
+    },
     /// The preset of the command's first word.
     Preset {
         /// The preset's name.
@@ -114,6 +119,7 @@ impl fmt::Display for Reason {
             Reason::File { path, line: None } => f.write_str(&path.to_string_lossy()),
             Reason::File { path, line: Some(line) } => write!(f, "{}:{line}", path.to_string_lossy()),
             Reason::Devcontainer { path } => f.write_str(&path.to_string_lossy()),
+            Reason::Context { name } => write!(f, "docker context {name:?}"),
             Reason::Preset { name } => write!(f, "preset {name}"),
             Reason::Found { why } => f.write_str(why),
             Reason::Default { why } => f.write_str(why),
@@ -126,6 +132,8 @@ impl fmt::Display for Reason {
 pub struct Plan {
     /// The command and its arguments, at least one.
     pub command: Vec<String>,
+    /// What the project is called wherever it is built; none where nobody says.
+    pub name: Option<Decision<String>>,
     /// The engine.
     pub engine: Decision<Engine>,
     /// The image, as a reference; none on an engine without images.

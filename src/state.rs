@@ -12,6 +12,7 @@
 //! STATE/pruned-*                   when workspaces on one engine were last pruned (crate::workspace::daily)
 //! STATE/watches/<id>               locked while that watch lives: what it builds, and what led to it (crate::watch)
 //! STATE/bench/<run id>/            the builds that a bench measures have their state here (crate::bench)
+//! STATE/told                       who has been told already of input that waits
 //! STATE/id                         tells this directory's workspaces on an engine from another machine's
 //! STATE/projects/<key>/displaced/  the user's files that were in a product's way
 //! ```
@@ -19,6 +20,7 @@
 //! Locks are the operating system's own: they are free the moment their holder dies, whatever it died of.
 
 use std::{
+    collections::VecDeque,
     ffi::OsStr,
     fs::{File, TryLockError},
     io::{self, BufRead as _, BufReader, BufWriter, Write},
@@ -32,6 +34,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
 use crate::{sys::at::look_at, tree::Stamp};
+
+/// How many processes are remembered that have been told something.
+const MOST_TOLD: usize = 200;
 
 /// The file of a project that keeps what was measured.
 const PROFILE: &str = "profile";
@@ -209,6 +214,20 @@ impl State {
         // Missing or damaged. Two that start at once may both come here: what is read afterwards counts for both.
         replace_file(&path, |out| out.write_all(id.as_bytes())).map_err(StateError::at("write", &path))?;
         Ok(read_state_id(&path).unwrap_or(id))
+    }
+
+    /// Whether `who` is told for the first time; from now on it is not. Without a place to note it, everybody is told.
+    pub fn is_first_told(&self, who: &str) -> bool {
+        let path = self.root.join("told");
+        let mut told: VecDeque<String> = read_json(&path).unwrap_or_default();
+        if told.iter().any(|known| known == who) {
+            return false;
+        }
+        told.push_back(who.to_owned());
+        // Those before have ended long ago.
+        told.drain(..told.len().saturating_sub(MOST_TOLD));
+        let _ = replace_json(&path, &told);
+        true
     }
 
     /// Begins a run of `project` on the engine at `engine`.

@@ -39,11 +39,12 @@ fn here(project: &Project) -> Here {
 
 /// Keeps what a bench would that has found these seconds.
 fn measured(project: &Project, here: Here, seconds: &[(Route, f64)]) {
-    let row = |(route, seconds): &(Route, f64)| RouteRow {
-        route: *route,
-        result: Measured::Done(Samples(vec![*seconds, seconds * 1.01, seconds * 1.02])),
-        first: None,
-    };
+    let samples = |seconds: f64| Samples(vec![seconds, seconds * 1.01, seconds * 1.02]);
+    keep(project, here, seconds.iter().map(|(route, seconds)| (*route, samples(*seconds))).collect());
+}
+
+fn keep(project: &Project, here: Here, seconds: Vec<(Route, Samples)>) {
+    let row = |(route, samples)| RouteRow { route, result: Measured::Done(samples), first: None };
     let report = Report {
         version: FORMAT,
         fastbuild: "0".to_owned(),
@@ -54,7 +55,7 @@ fn measured(project: &Project, here: Here, seconds: &[(Route, f64)]) {
         command: Some(vec!["sh".to_owned()]),
         extent: Extent::Quick,
         disk: Vec::new(),
-        routes: seconds.iter().map(row).collect(),
+        routes: seconds.into_iter().map(row).collect(),
     };
     let path = profile_path(&project.state(), &project.root().canonicalize().unwrap());
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -125,15 +126,24 @@ fn of_the_measured_routes_only_one_that_this_build_can_take_is_taken() {
 }
 
 #[test]
-fn a_machine_that_builds_faster_without_a_container_does() {
+fn a_measuring_chooses_among_the_routes_of_the_engine_and_never_another_engine() {
     let project = Project::new();
     project.write("a", "a");
-    measured(&project, here(&project), &[(Route::Host, 1.0), (Route::Layer, 4.0)]);
-    let (route, why) = plan(&project, &[]);
-    assert_eq!(route, "host");
-    assert!(why.contains("fastbuild bench"), "{why}");
-    assert_eq!(plan(&project, &["--engine", "docker"]).0, "layer");
-    assert_eq!(plan(&project, &["-i", BUSYBOX]).0, "layer", "whoever types an image means a container");
+    measured(&project, here(&project), &[(Route::Host, 1.0), (Route::Tmpfs, 4.0), (Route::Layer, 9.0)]);
+    assert_eq!(plan(&project, &[]).0, "tmpfs");
+    assert_eq!(plan(&project, &["--route", "host"]).0, "host", "whoever names it gets it");
+}
+
+#[test]
+fn what_differs_by_less_than_the_rounds_of_one_route_does_not_replace_layer() {
+    let project = Project::new();
+    let report = |seconds: &[(Route, &[f64])]| {
+        let ranking = seconds.iter().map(|(route, seconds)| (*route, Samples(seconds.to_vec()))).collect();
+        keep(&project, here(&project), ranking);
+        plan(&project, &[]).0
+    };
+    assert_eq!(report(&[(Route::Tmpfs, &[0.9, 1.0, 1.3]), (Route::Layer, &[1.2, 1.3, 1.5])]), "layer");
+    assert_eq!(report(&[(Route::Tmpfs, &[0.9, 1.0, 1.1]), (Route::Layer, &[1.2, 1.3, 1.5])]), "tmpfs");
 }
 
 #[test]

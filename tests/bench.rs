@@ -24,7 +24,7 @@ use fastbuild::{
     measure::{Sizes, wire::Medium},
     plan::{Endpoint, Route},
     report::{Mode, Shows, Streams, Verbosity, meter::Meter},
-    state::State,
+    state::{State, profile_path},
 };
 use indicatif::ProgressDrawTarget;
 use process::{Watchdog, send};
@@ -235,11 +235,6 @@ fn the_command_is_measured_in_copies_and_the_tree_stays_as_it_is() {
     assert_eq!(project.tree(), before);
     assert!(!project.outside().join("beside").exists());
     assert_nothing_left(&project);
-    let state = State::open(project.state()).unwrap();
-    let kept = state.project(&project.root().canonicalize().unwrap()).unwrap().profile_path();
-    let profile = Profile::load(&kept).unwrap();
-    assert_eq!((profile.here.command.as_str(), profile.here.image.as_deref()), ("sh", Some(BUSYBOX)));
-    assert!(profile.ranking.iter().any(|(route, ranked)| *route == Route::Layer && ranked == samples));
 }
 
 #[test]
@@ -269,6 +264,28 @@ fn the_choice_is_saved_among_the_comments_and_the_page_is_written() {
     assert_eq!(project.read("fastbuild.toml"), expected);
     let page = fs::read_to_string(project.outside().join("page.html")).unwrap();
     assert!(page.starts_with("<!") && page.contains("layer"), "{page}");
+    assert_nothing_left(&project);
+}
+
+#[test]
+fn without_save_later_builds_are_as_they_were_and_with_it_they_stay_on_their_engine() {
+    let project = Project::new();
+    let bench = |options: &[&str]| {
+        let common = ["bench", "--no-disk", "--rounds", "1", "--routes", "host,layer"];
+        let mut command = project.command();
+        command.env("FASTBUILD_SCRATCH", project.scratch()).args(common).args(options).args(["--", "true"]);
+        Ended::from(command.output().unwrap()).exits(0);
+    };
+    let before = project.fastbuild(["plan", "--", "true"]);
+    let kept = profile_path(&project.state(), &project.root().canonicalize().unwrap());
+    bench(&[]);
+    assert!(!kept.exists());
+    assert_eq!(project.fastbuild(["plan", "--", "true"]), before);
+    bench(&["--save"]);
+    assert_eq!(project.read("fastbuild.toml"), "route = \"layer\"\n", "host is another engine");
+    let profile = Profile::load(&kept).unwrap();
+    assert_eq!((profile.here.command.as_str(), profile.here.image.as_deref()), ("true", Some(BUSYBOX)));
+    assert!(profile.ranking.iter().any(|(route, _)| *route == Route::Layer));
     assert_nothing_left(&project);
 }
 

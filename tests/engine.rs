@@ -384,7 +384,7 @@ async fn a_command_that_is_missing_is_told_from_one_that_cannot_run() {
         let (what, code) = match docker.start(&container.id).await.unwrap_err() {
             StartError::CommandNotFound { what, .. } => (what, 127),
             StartError::NotExecutable { what, .. } => (what, 126),
-            StartError::Other(error) => panic!("{command}: {error:?}"),
+            error => panic!("{command}: {error:?}"),
         };
         assert_eq!((what.as_str(), code), (command, expected));
     }

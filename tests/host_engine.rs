@@ -474,8 +474,7 @@ fn a_scratch_directory_whose_making_or_removal_was_cut_short_is_made_anew() {
 // ---- how it is chosen and told -----------------------------------------------------------------------------------------
 
 fn plan(project: &Project, change: impl Fn(&mut Command), options: &[&str]) -> Ended {
-    let mut command = project.command();
-    command.env_remove("FASTBUILD_ENGINE").env_remove("FASTBUILD_IMAGE");
+    let mut command = project.command_without_engine();
     change(&mut command);
     Ended::from(command.arg("plan").args(options).args(["--", "sh", "-c", "true"]).output().unwrap())
 }

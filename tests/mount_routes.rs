@@ -26,6 +26,29 @@ fn on_mount_the_command_works_on_the_hosts_own_files() {
 }
 
 #[test]
+fn what_the_plan_of_a_mounted_route_says_holds() {
+    for route in ["mount", "mount-source"] {
+        let project = Project::new();
+        project.write(".fastbuildignore", "left-out\n").write("left-out", "seen").write("out/old", "old");
+        let options = ["--keep", "--route", route, "-o", "out"];
+        let plan = project.fastbuild(["plan", "--json"].iter().chain(&options).chain(&["--", "sh"]));
+        let plan: serde_json::Value = serde_json::from_slice(&plan.exits(0).stdout).unwrap();
+        assert_eq!(
+            (plan["tier"]["value"].as_str(), &plan["upload"]),
+            (Some("cold"), &serde_json::Value::Null)
+        );
+        assert_eq!(plan["ignore"]["patterns"], serde_json::json!([]));
+        let ended =
+            project.sh(&options, "cat left-out; cat out/old; mkdir -p out && echo x > out/made; exit 3");
+        let sees_outputs = plan["seed"]["value"] == "yes";
+        assert_eq!(ended.exits(3).out(), if sees_outputs { "seenold" } else { "seen" });
+        let undone = plan["on_failure"]["reason"]["why"] == "a failed build leaves this machine as it was";
+        assert_eq!(project.has("out/made"), !undone, "{plan}");
+        assert_eq!(project.containers(), [""; 0]);
+    }
+}
+
+#[test]
 fn on_mount_an_output_that_is_in_its_place_stays_and_any_other_comes_back() {
     let project = Project::new();
     project.write("out/old", "old");

@@ -17,14 +17,14 @@ use std::{
     fs::{self, File},
     os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, atomic::Ordering, mpsc},
+    sync::atomic::Ordering,
     time::{Duration, SystemTime},
 };
 
 use common::{BUSYBOX, Ended, FILLED, NONROOT, Project, Tree, docker, eventually};
 use other_processor::load_for_other_processor;
 use process::{Watched, noise};
-use proxy::{Fault, Proxy, Which};
+use proxy::Proxy;
 use rustix::process::{Pid, Signal, kill_process};
 use warm::{event, in_workspace, json};
 

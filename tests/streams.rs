@@ -126,6 +126,63 @@ fn a_loop_around_fastbuild_keeps_its_lines() {
     assert_eq!(ended.exits(0).out(), "command one\ncommand two\ncommand three\n");
 }
 
+const WAITING: &str = "standard input has bytes waiting";
+
+#[test]
+fn input_that_waits_and_is_not_handed_over_is_told_once_to_each_process_and_stays_unread() {
+    let project = Project::new();
+    let script = r#"printf 'one\ntwo\nthree\n' | while read -r line; do
+        "$FASTBUILD" -- echo "command $line" || exit 9
+    done"#;
+    let told = |script: &str| {
+        let ended = Ended::from(beside(&project, "sh", &["-c", script]).output().unwrap());
+        ended.exits(0);
+        (ended.out(), ended.err().matches(WAITING).count())
+    };
+    let lines = "command one\ncommand two\ncommand three\n".to_owned();
+    assert_eq!(told(script), (lines.clone(), 1));
+    assert_eq!(told(script), (lines, 1), "another process is told, too");
+    project.write("input", "text");
+    assert_eq!(told(r#"{ "$FASTBUILD" -- true; cat; } < input"#), ("text".to_owned(), 1));
+    assert_eq!(told(r#"echo x | "$FASTBUILD" --stdin -- cat"#), ("x\n".to_owned(), 0));
+    assert_eq!(told(r#"echo x | "$FASTBUILD" --no-stdin -- cat"#).1, 0, "whoever says so knows");
+}
+
+#[test]
+fn input_without_bytes_is_no_word_worth() {
+    let project = Project::new();
+    project.write("empty", "");
+    for input in ["</dev/null", "<&-", "<empty", "</dev/zero"] {
+        let script = format!(r#""$FASTBUILD" -- true {input}"#);
+        let ended = Ended::from(beside(&project, "sh", &["-c", &script]).output().unwrap());
+        assert!(!ended.exits(0).err().contains(WAITING), "{input}: {ended}");
+    }
+    // A pipe that somebody holds open and writes nothing into.
+    let mut child = project.command().args(["--", "true"]).stdin(Stdio::piped()).spawn().unwrap();
+    let held = child.stdin.take().unwrap();
+    let ended = Ended::of(child);
+    drop(held);
+    assert!(!ended.exits(0).err().contains(WAITING), "{ended}");
+}
+
+#[test]
+fn many_warnings_of_one_kind_are_three_and_a_count_and_json_has_all() {
+    let project = Project::new();
+    let sockets: Vec<_> = (0..20)
+        .map(|n| std::os::unix::net::UnixListener::bind(project.path(format!("s{n:02}"))).unwrap())
+        .collect();
+    let ended = project.fastbuild(["--", "true"]);
+    ended.exits(0).says(&["and 17 more of this kind"]);
+    assert_eq!(
+        ended.err().matches("is a socket; it was not sent").count(),
+        4,
+        "three, and the last: {ended}"
+    );
+    let json = project.fastbuild(["--progress", "json", "--", "true"]);
+    assert_eq!(json.exits(0).err().matches("\"warning\":\"skipped\"").count(), 20);
+    drop(sockets);
+}
+
 #[test]
 fn stdin_hands_over_bytes_and_the_end_of_file() {
     let project = Project::new();

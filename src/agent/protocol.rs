@@ -351,12 +351,19 @@ pub struct NotStarted {
 }
 
 /// See [`NotStarted::why`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NoStart {
     /// There is no such program: 127.
     NotFound,
+    /// It is there, and what the system would run it by is not: 127. What a script's first line names, to the line's end; none
+    /// for a program whose loader is missing.
+    NoInterpreter(Option<String>),
     /// It cannot be executed: 126.
     NotExecutable,
+    /// It is a directory: 126.
+    IsDirectory,
+    /// It is no program, and no script that names its interpreter: 126.
+    NoFormat,
     /// Its directory cannot be entered: 126.
     Directory,
     /// The far end could not do its part: 125.

@@ -1,8 +1,8 @@
 //! What was measured -> which route to take, and why, in one sentence. Pure.
 //!
-//! The fastest route wins, unless one that keeps the build away from this machine's files is within a tenth of it: that is
-//! what a busy machine makes of the same build. Of those, `layer` comes first, because fastbuild takes it by itself and it
-//! needs neither memory nor a volume.
+//! The fastest route wins, unless one that keeps the build away from this machine's files is in a draw with it: within a tenth
+//! of it, or no further away than the rounds of one route are from each other. That is what a busy machine makes of the same
+//! build. Of those, `layer` comes first, because fastbuild takes it by itself and it needs neither memory nor a volume.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,7 @@ use super::{
     figures::{self, times},
     report::{DiskFigures, Place, Report, RouteRow, Samples},
 };
-use crate::{plan::Route, report::numbers};
+use crate::{config::EngineChoice, plan::Route, report::numbers};
 
 /// A route that takes at most this many times as long as the fastest is as good as it.
 const NEAR: f64 = 1.1;
@@ -22,28 +22,16 @@ pub struct Choice {
     pub route: Route,
     /// Why, with the figures: a clause without a full stop. Names of routes stand in backticks.
     pub reason: String,
-    /// By what.
-    #[serde(skip)]
-    pub by: Basis,
-}
-
-/// What a choice goes by.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Basis {
-    /// Builds on the routes themselves: what plain runs go by from then on.
-    #[default]
-    Builds,
-    /// What places cost, which says little of the way there and back.
-    Places,
 }
 
 impl Choice {
     /// One sentence: the reason, and how to get it.
     pub fn advice(&self) -> String {
-        let own = match (self.by, self.route) {
-            (Basis::Builds, _) => ", which plain runs here take from now on",
-            (Basis::Places, Route::Layer) => ", which is what fastbuild does by itself",
-            (Basis::Places, _) => "",
+        let own = match self.route {
+            Route::Layer => ", which is what fastbuild does by itself",
+            // Another engine is never taken because of a measurement.
+            Route::Host => "",
+            _ => "; `--save` has later builds take it",
         };
         format!("{}: `fastbuild --route {}`{own}.", self.reason, self.route)
     }
@@ -58,6 +46,8 @@ pub struct Ranked<T> {
     pub median: f64,
     /// Least and most, in seconds.
     pub spread: (f64, f64),
+    /// The same without the one round at either end, where there are enough of them: one slow round is no spread.
+    core: (f64, f64),
     /// How many times the best median this is; 1 for the best.
     pub ratio: f64,
 }
@@ -68,7 +58,7 @@ pub fn rank<'a, T>(measured: impl IntoIterator<Item = (T, &'a Samples)>) -> Vec<
         .into_iter()
         .filter_map(|(what, samples)| {
             let spread = samples.spread().filter(|(least, most)| *least > 0.0 && most.is_finite())?;
-            Some(Ranked { what, median: samples.median()?, spread, ratio: 1.0 })
+            Some(Ranked { what, median: samples.median()?, spread, core: samples.core()?, ratio: 1.0 })
         })
         .collect();
     ranking.sort_by(|a, b| a.median.total_cmp(&b.median));
@@ -90,6 +80,15 @@ pub fn choose(report: &Report) -> Option<Choice> {
     choose_from(&rank_routes(report)).or_else(|| choose_by_disk(report))
 }
 
+/// The route to save: as [`choose`], but none of another engine than the build's, for nobody's project moves because of a
+/// measurement.
+pub fn choose_to_save(report: &Report, engine: EngineChoice) -> Option<Choice> {
+    let is_of_engine = |route: Route| engine == EngineChoice::Host || route != Route::Host;
+    let mut ranking = rank_routes(report);
+    ranking.retain(|row| is_of_engine(row.what));
+    choose_from(&ranking).or_else(|| choose_by_disk(report))
+}
+
 /// The route to take by what each took, as a project's profile keeps it; none without samples.
 pub fn choose_among(measured: &[(Route, Samples)]) -> Option<Choice> {
     choose_from(&rank(measured.iter().map(|(route, samples)| (*route, samples))))
@@ -97,12 +96,14 @@ pub fn choose_among(measured: &[(Route, Samples)]) -> Option<Choice> {
 
 fn choose_from(ranking: &[Ranked<Route>]) -> Option<Choice> {
     let chosen = pick(ranking)?;
-    Some(Choice { route: chosen.what, reason: reason(chosen, ranking, ""), by: Basis::Builds })
+    Some(Choice { route: chosen.what, reason: reason(chosen, ranking, "") })
 }
 
 fn pick(ranking: &[Ranked<Route>]) -> Option<&Ranked<Route>> {
-    let near = || ranking.iter().filter(|row| row.ratio <= NEAR && keeps_host_safe(row.what));
-    near().find(|row| row.what == Route::Layer).or_else(|| near().next()).or_else(|| ranking.first())
+    let best = ranking.first()?;
+    let as_good = |row: &&Ranked<Route>| row.ratio <= NEAR || is_draw(best, row);
+    let safe = || ranking.iter().filter(as_good).filter(|row| keeps_host_safe(row.what));
+    safe().find(|row| row.what == Route::Layer).or_else(|| safe().next()).or(Some(best))
 }
 
 /// Whether a build that goes wrong leaves this machine's files as they were.
@@ -157,10 +158,9 @@ fn spreads_overlap(one: &Ranked<Route>, other: &Ranked<Route>) -> bool {
     one.spread.0 <= other.spread.1 && other.spread.0 <= one.spread.1
 }
 
-/// A draw needs both: medians that are near, and spreads that overlap. One slow round among many fast ones is none.
+/// Whether the difference is no larger than what lies between the rounds of one route.
 fn is_draw(one: &Ranked<Route>, other: &Ranked<Route>) -> bool {
-    let ratio = other.median / one.median;
-    spreads_overlap(one, other) && (NEAR.recip()..=NEAR).contains(&ratio)
+    one.core.0 <= other.core.1 && other.core.0 <= one.core.1
 }
 
 /// What `chosen` is beside `other`.
@@ -217,7 +217,7 @@ fn choose_by_disk(report: &Report) -> Option<Choice> {
     if let Some(other) = baselines(chosen, &ranking).first().and_then(|row| of(row.what)) {
         reason += &large(of(chosen.what)?, other).unwrap_or_default();
     }
-    Some(Choice { route: chosen.what, reason, by: Basis::Places })
+    Some(Choice { route: chosen.what, reason })
 }
 
 fn large(chosen: &DiskFigures, other: &DiskFigures) -> Option<String> {
@@ -278,9 +278,9 @@ mod tests {
                 "`mount` is 1.2 times as fast as `layer` here (1.00 s against 1.20 s)",
             ),
             (
-                &[(Mount, 1.0, 0.2), (Layer, 1.2, 0.2)],
-                Mount,
-                "`mount` is 1.2 times as fast as `layer` here (1.00 s against 1.20 s; spreads overlap with `layer`)",
+                &[(Tmpfs, 1.0, 0.2), (Layer, 1.2, 0.2)],
+                Layer,
+                "`layer` is in a draw with `tmpfs` here (1.20 s against 1.00 s; spreads overlap with `tmpfs`)",
             ),
             (
                 &[(Layer, 1.05, 0.01), (Tmpfs, 1.0, 0.01), (Mount, 9.0, 0.5)],
@@ -318,12 +318,23 @@ mod tests {
     }
 
     #[test]
-    fn a_route_that_is_more_than_a_tenth_slower_is_never_chosen() {
-        for percent in 0..40 {
+    fn a_route_that_is_slower_by_more_than_a_tenth_and_the_spread_is_never_chosen() {
+        for percent in 0..80 {
             let layer = 1.0 + f64::from(percent) / 100.0;
-            let (route, _) = choice(&[(Route::Layer, layer, 0.3), (Route::Mount, 1.0, 0.3)]);
-            assert_eq!(route, if layer <= NEAR { Route::Layer } else { Route::Mount }, "{layer}");
+            for (spread, draw) in [(0.01, NEAR), (0.1, 1.2), (0.3, 1.6)] {
+                let (route, _) = choice(&[(Route::Layer, layer, spread), (Route::Tmpfs, 1.0, spread)]);
+                let expected = if layer <= draw { Route::Layer } else { Route::Tmpfs };
+                assert!(route == expected || (layer - draw).abs() < 0.005, "{layer} +- {spread}: {route}");
+            }
         }
+    }
+
+    #[test]
+    fn one_slow_round_among_many_makes_no_draw() {
+        let layer = Samples(vec![4.0, 4.1, 4.2, 4.1, 0.9]);
+        let tmpfs = Samples(vec![1.0, 1.0, 1.1, 1.0, 9.0]);
+        let choice = choose_among(&[(Route::Layer, layer), (Route::Tmpfs, tmpfs)]).unwrap();
+        assert_eq!(choice.route, Route::Tmpfs, "{}", choice.reason);
     }
 
     #[test]
@@ -338,16 +349,13 @@ mod tests {
 
     #[test]
     fn the_advice_is_one_sentence_that_can_be_followed() {
-        let advice = |route, by| Choice { route, reason: "x".into(), by }.advice();
+        let advice = |route| Choice { route, reason: "x".into() }.advice();
         assert_eq!(
-            advice(Route::Layer, Basis::Places),
+            advice(Route::Layer),
             "x: `fastbuild --route layer`, which is what fastbuild does by itself."
         );
-        assert_eq!(advice(Route::Tmpfs, Basis::Places), "x: `fastbuild --route tmpfs`.");
-        assert_eq!(
-            advice(Route::Tmpfs, Basis::Builds),
-            "x: `fastbuild --route tmpfs`, which plain runs here take from now on."
-        );
+        assert_eq!(advice(Route::Host), "x: `fastbuild --route host`.");
+        assert_eq!(advice(Route::Tmpfs), "x: `fastbuild --route tmpfs`; `--save` has later builds take it.");
     }
 
     #[test]

@@ -205,6 +205,14 @@ impl Samples {
         let most = self.0.iter().copied().max_by(f64::total_cmp)?;
         Some((least, most))
     }
+
+    /// As [`Samples::spread`], without the one least and the one most of five or more.
+    pub fn core(&self) -> Option<(f64, f64)> {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let cut = usize::from(sorted.len() >= 5);
+        Some((*sorted.get(cut)?, sorted[sorted.len() - 1 - cut]))
+    }
 }
 
 impl FromIterator<Duration> for Samples {

@@ -170,7 +170,7 @@ mod tests {
         tmpfs failed: exit code 1: No space left on device @ fptr_finalize_flush
         host not offered: jekyll is not on this machine
 
-        `layer` is 3.8 times as fast as `mount` and in a draw with `volume` here (2.94 s against 11.3 s and 2.97 s; spreads overlap with `volume`): `fastbuild --route layer`, which plain runs here take from now on.
+        `layer` is 3.8 times as fast as `mount` and in a draw with `volume` here (2.94 s against 11.3 s and 2.97 s; spreads overlap with `volume`): `fastbuild --route layer`, which is what fastbuild does by itself.
         ");
     }
 

@@ -24,7 +24,10 @@ use super::{
 };
 use crate::{
     build::{Interrupted, Interrupts},
-    cli::{RunArgs, args::Parts},
+    cli::{
+        RunArgs,
+        args::{Parts, Saving},
+    },
     config::{EngineChoice, Environment, Settings},
     engine::Docker,
     facts::{self, Machine},
@@ -82,6 +85,8 @@ pub struct Request<'a> {
     pub rounds: Option<u32>,
     /// On which routes; none named for all.
     pub routes: &'a [Route],
+    /// Whether later builds are to go by it.
+    pub saving: Saving,
     /// The build, as it was asked for.
     pub args: &'a RunArgs,
     /// What that comes to.
@@ -125,7 +130,9 @@ pub async fn run(
         meter.say(&format!("warning: {}", told(&left)));
     }
     let report = measured?;
-    keep(&report, request, &found, &project);
+    if request.saving == Saving::InFile {
+        keep(&report, request, &found, &project);
+    }
     Ok(report)
 }
 

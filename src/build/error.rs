@@ -8,7 +8,7 @@ use crate::{
     archive::pack::PackError,
     engine::{EngineError, StartError},
     outputs::OutputError,
-    plan::Route,
+    plan::{Reason, Route},
     report::{
         events::Amount,
         numbers::{bytes, count, counted},
@@ -25,6 +25,14 @@ pub enum BuildError {
     /// The engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// There is no engine at the address that somebody named.
+    #[error("{source} ({reason} names it)")]
+    NotReached {
+        /// Who named it.
+        reason: Reason,
+        /// What was tried.
+        source: Box<EngineError>,
+    },
     /// The command did not start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -236,10 +244,22 @@ impl From<Interrupted> for BuildError {
 }
 
 impl BuildError {
+    /// With who named the engine, where there is none.
+    pub(super) fn of_engine(self, named_by: &Reason) -> BuildError {
+        match self {
+            BuildError::Engine(source)
+                if source.is_absence() && !matches!(named_by, Reason::Default { .. }) =>
+            {
+                BuildError::NotReached { reason: named_by.clone(), source: Box::new(source) }
+            }
+            other => other,
+        }
+    }
+
     /// What fastbuild exits with: Docker's numbers.
     pub fn exit_code(&self) -> u8 {
         match self {
-            BuildError::Start(StartError::CommandNotFound { .. }) => 127,
+            BuildError::Start(StartError::CommandNotFound { .. } | StartError::NoInterpreter { .. }) => 127,
             BuildError::Start(StartError::NotExecutable { .. }) => 126,
             BuildError::Interrupted(signal) => signal.exit_code(),
             // As if the build itself had written into the closed pipe: 128 + SIGPIPE.
@@ -251,16 +271,9 @@ impl BuildError {
     /// What a user could do next; none when the message says it all.
     pub fn advice(&self) -> Option<String> {
         match self {
-            BuildError::Engine(error) | BuildError::Start(StartError::Other(error)) => error.advice(),
-            BuildError::Start(StartError::CommandNotFound { .. }) => {
-                Some(
-                    "check the name, and that it is where the command runs: in a container that is the image, and not here"
-                        .to_owned(),
-                )
-            }
-            BuildError::Start(StartError::NotExecutable { .. }) => {
-                Some("make it executable (chmod +x), or run it by its interpreter: sh SCRIPT".to_owned())
-            }
+            BuildError::Engine(error) => error.advice(),
+            BuildError::NotReached { source, .. } => source.advice(),
+            BuildError::Start(error) => error.advice(),
             BuildError::Workspace(error) => error.advice(),
             BuildError::Session(error) => error.advice(),
             BuildError::ImageMissing { image } => {

@@ -19,6 +19,7 @@ mod image;
 mod interrupt;
 mod leftovers;
 mod mounted;
+pub mod notice;
 mod plain;
 pub mod reaper;
 pub mod sources;
@@ -69,6 +70,15 @@ pub async fn run(plan: &Plan, state: &State, reporter: &Reporter) -> Result<u8, 
 /// # Errors
 /// As [`run`].
 pub async fn run_under(
+    plan: &Plan,
+    state: &State,
+    interrupts: Interrupts,
+    reporter: &Reporter,
+) -> Result<u8, BuildError> {
+    carry_out(plan, state, interrupts, reporter).await.map_err(|error| error.of_engine(&plan.engine.reason))
+}
+
+async fn carry_out(
     plan: &Plan,
     state: &State,
     mut interrupts: Interrupts,

@@ -2,7 +2,6 @@
 
 use std::{
     io::{self, Write as _},
-    path::Path,
     time::Duration,
 };
 
@@ -49,6 +48,7 @@ pub fn run(args: &BenchArgs) -> Result<u8, Failure> {
         },
         rounds: args.rounds,
         routes: &args.routes,
+        saving: args.saving(),
         args: &args.run,
         settings: &settings,
         environment: &environment,
@@ -82,14 +82,15 @@ fn tell(args: &BenchArgs, report: &Report, settings: &Settings, meter: &Meter) -
         meter.say(&format!("the page is {path:?}"));
     }
     if args.saving() == Saving::InFile {
-        keep(report, &settings.source.value, meter)?;
+        keep(report, settings, meter)?;
     }
     if work::has_figures(report) { Ok(0) } else { Err(Failure::NothingMeasured) }
 }
 
 /// The choice goes into the file that the build's settings come from, or a new one in the source root.
-fn keep(report: &Report, source: &Path, meter: &Meter) -> Result<(), Failure> {
-    let Some(Choice { route, .. }) = advice::choose(report) else {
+fn keep(report: &Report, settings: &Settings, meter: &Meter) -> Result<(), Failure> {
+    let source = &settings.source.value;
+    let Some(Choice { route, .. }) = advice::choose_to_save(report, settings.engine.value) else {
         meter.say("nothing to save: what was measured tells nothing about routes");
         return Ok(());
     };

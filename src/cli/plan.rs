@@ -50,16 +50,56 @@ impl UploadEstimate {
 pub fn run(args: &PlanArgs) -> Result<(), Failure> {
     let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
     let (_, plan) = run::decide(&args.run, &environment)?;
-    let scan = sources::look(&plan, &|_| ())?;
-    let estimate = UploadEstimate {
-        files: scan.manifest.entries().len() as u64,
-        bytes: scan.manifest.bytes(),
-        largest: largest_directory(&scan.manifest),
+    let plan = as_it_runs(plan);
+    let estimate = match plan.route.value.is_mounted() {
+        true => None,
+        false => Some(estimate(&plan)?),
     };
-    match print(&plan, Some(&estimate), args.format(), &mut io::stdout().lock()) {
+    match print(&plan, estimate.as_ref(), args.format(), &mut io::stdout().lock()) {
         // Whoever reads it has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         printed => printed.map_err(Failure::Stdout),
+    }
+}
+
+fn estimate(plan: &Plan) -> Result<UploadEstimate, Failure> {
+    let scan = sources::look(plan, &|_| ())?;
+    Ok(UploadEstimate {
+        files: scan.manifest.entries().len() as u64,
+        bytes: scan.manifest.bytes(),
+        largest: largest_directory(&scan.manifest),
+    })
+}
+
+/// The plan without what its route leaves no room for, so that nobody reads of what does not come about: where the sources are
+/// mounted, nothing is sent and no workspace is kept, and on route mount the command has written already what it wrote.
+fn as_it_runs(mut plan: Plan) -> Plan {
+    fn by_route<T>(value: T, why: &'static str) -> Decision<T> {
+        Decision { value, reason: Reason::Default { why } }
+    }
+    if !plan.route.value.is_mounted() {
+        return plan;
+    }
+    plan.tier = by_route(Tier::Cold, "where the sources are mounted, no workspace is kept");
+    plan.ignore.patterns.clear();
+    if plan.route.value == Route::Mount {
+        plan.ignore.outputs.clear();
+        plan.seed = by_route(SeedOutputs::Yes, "the command sees the whole source tree");
+        if let Reason::Default { why } = &mut plan.on_failure.reason {
+            *why = "the command writes into the source tree itself";
+        }
+        if outputs_are_sources(&plan) {
+            plan.apply = by_route(ApplyMode::PerFile, "as the command writes it");
+        }
+    }
+    plan
+}
+
+/// Whether nothing is brought back from anywhere but the source tree.
+fn outputs_are_sources(plan: &Plan) -> bool {
+    match &plan.outputs.value {
+        Outputs::Everything => true,
+        Outputs::Named(outputs) => outputs.iter().all(|output| output.below_source.is_some()),
     }
 }
 
@@ -155,6 +195,7 @@ fn what_is_kept(plan: &Plan, table: &mut Table) {
 }
 
 fn what_goes_in(plan: &Plan, estimate: Option<&UploadEstimate>, table: &mut Table) {
+    table.optional("name", plan.name.as_ref(), Clone::clone);
     table.decision("source", &plan.source, |path| path.to_string_lossy().into_owned());
     for pattern in &plan.ignore.patterns {
         match pattern.value.strip_prefix('!') {
@@ -199,6 +240,9 @@ fn what_goes_in(plan: &Plan, estimate: Option<&UploadEstimate>, table: &mut Tabl
         };
         table.row("scratch", scratch.root.to_string_lossy().into_owned(), Some(reason));
     }
+    if plan.route.value.is_mounted() {
+        table.row("upload", "nothing".to_owned(), Some("the sources are mounted".to_owned()));
+    }
     if let Some(estimate) = estimate {
         table.fact("upload", format!("{} files, {}", estimate.files, numbers::bytes(estimate.bytes)));
     }
@@ -216,8 +260,15 @@ fn what_comes_back(plan: &Plan, table: &mut Table) {
             named.iter().for_each(|output| table.row("output", product(output), reason()));
         }
     }
-    table.decision("on failure", &plan.on_failure, on_failure);
-    table.decision("apply", &plan.apply, apply);
+    let in_place = plan.route.value == Route::Mount;
+    table.decision("on failure", &plan.on_failure, |value| match in_place {
+        true => "what the command wrote stays".to_owned(),
+        false => on_failure(value),
+    });
+    table.decision("apply", &plan.apply, |mode| match in_place && outputs_are_sources(plan) {
+        true => "in place".to_owned(),
+        false => apply(mode),
+    });
 }
 
 fn what_limits(plan: &Plan, table: &mut Table) {
@@ -431,6 +482,7 @@ mod tests {
         let preset = Reason::Preset { name: "jekyll" };
         let line = |line| Reason::File { path: PathBuf::from("/p/.dockerignore"), line: Some(line) };
         Plan {
+            name: None,
             command: ["jekyll", "build", "it's"].map(String::from).to_vec(),
             engine: default(Engine::Docker(Endpoint::Unix(PathBuf::from("/var/run/docker.sock")))),
             image: Some(Decision { value: "jekyll:4".into(), reason: preset.clone() }),

@@ -11,7 +11,7 @@ use tracing_subscriber::{
 
 use super::{Failure, RunArgs};
 use crate::{
-    build::{self, BuildError},
+    build::{self, BuildError, notice},
     config::{Environment, Log, Presentation, Settings},
     facts,
     plan::{self, Plan},
@@ -32,7 +32,12 @@ const TIDY_UP: Duration = Duration::from_secs(5);
 pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
     let (settings, plan) = decide(args, &environment)?;
-    let work = async |state: &State, reporter: &Reporter| build::run(&plan, state, reporter).await;
+    let work = async |state: &State, reporter: &Reporter| {
+        notice::before(&plan, &environment, state, reporter);
+        let code = build::run(&plan, state, reporter).await?;
+        notice::after(&plan, code, state, reporter);
+        Ok(code)
+    };
     execute(&settings.presentation, &environment, work)
 }
 

@@ -137,6 +137,8 @@ macro_rules! keys {
 keys! {
     /// Every key of the file; `None` when it is not there.
     Keys:
+    /// `name = "blog"`, which finds the project's workspace again from another machine or home.
+    name: Name = "name",
     /// `image = "ruby:3.3"`
     image: String = "image",
     /// `workdir = "/site"`
@@ -214,6 +216,10 @@ keys! {
     max_size: Memory = "max-size",
 }
 
+/// A project's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Name(pub String);
+
 /// A length of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span(pub Duration);
@@ -267,6 +273,14 @@ impl FromToml for String {
 
     fn from_toml(value: &Spanned<DeValue<'_>>, _: &Text<'_>) -> Option<Result<String, Refusal>> {
         Some(units::text(value.get_ref().as_str()?).map_err(Refusal::Whole))
+    }
+}
+
+impl FromToml for Name {
+    const EXPECTED: &'static str = "a string";
+
+    fn from_toml(value: &Spanned<DeValue<'_>>, _: &Text<'_>) -> Option<Result<Name, Refusal>> {
+        Some(units::name(value.get_ref().as_str()?).map(Name).map_err(Refusal::Whole))
     }
 }
 
@@ -607,6 +621,7 @@ max-size = "5g"
                 format!("{at}:2:5: an item of env must be a string, and this is a whole number"),
             ),
             ("\n\nmemory = \"2x\"", format!("{at}:3:10: memory: \"2x\" is no size")),
+            ("name = \"My Blog\"", format!("{at}:1:8: name: \"My Blog\" is no name")),
             ("cpus = -1", format!("{at}:1:8: cpus: \"-1\" is no number of processors")),
             (
                 "pull = \"allways\"",
@@ -630,7 +645,7 @@ max-size = "5g"
     #[test]
     fn a_key_like_no_other_gets_the_list() {
         let said = parse("colour = true").unwrap_err();
-        assert!(said.contains("; the keys are image, workdir, outputs, "), "{said}");
+        assert!(said.contains("; the keys are name, image, workdir, outputs, "), "{said}");
     }
 
     #[test]

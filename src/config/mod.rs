@@ -8,6 +8,7 @@
 pub mod choices;
 pub mod devcontainer;
 mod dirs;
+pub mod docker;
 pub mod env_file;
 pub mod environment;
 pub mod file;
@@ -54,6 +55,8 @@ pub struct Settings {
     pub started_in: PathBuf,
     /// The source root: canonical.
     pub source: Decision<PathBuf>,
+    /// What the project is called; none when the file does not say.
+    pub name: Option<Decision<String>>,
     /// The image; none when nobody names one.
     pub image: Option<Decision<String>>,
     /// What the project's devcontainer says, where nothing stronger names an image.
@@ -359,6 +362,7 @@ impl Settings {
             EngineChoice::Auto | EngineChoice::Docker => image(args, env, &keys, &source.value, preset)?,
         };
         Ok(Settings {
+            name: keys.name.clone().map(|name| carry(name, |file::Name(name)| name)),
             image,
             devcontainer,
             engine,

@@ -29,6 +29,9 @@ pub enum BadValue {
     /// Not a number of processors.
     #[error("{0:?} is no number of processors: write a decimal of at most nine places, such as 1.5")]
     Cpus(String),
+    /// Not a project's name.
+    #[error("{0:?} is no name: write 1 to 64 of a-z, 0-9, dot, underscore and hyphen")]
+    Name(String),
     /// Nothing.
     #[error("the value is empty")]
     Empty,
@@ -108,6 +111,19 @@ pub fn nano_cpus(text: &str) -> Result<i64, BadValue> {
 /// [`BadValue::Empty`].
 pub fn text(text: &str) -> Result<String, BadValue> {
     if text.is_empty() { Err(BadValue::Empty) } else { Ok(text.to_owned()) }
+}
+
+/// A name that may stand in a label, a container's name and a path.
+///
+/// # Errors
+/// [`BadValue::Name`].
+pub fn name(text: &str) -> Result<String, BadValue> {
+    let may_stand = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
+    if (1..=64).contains(&text.len()) && text.bytes().all(may_stand) {
+        Ok(text.to_owned())
+    } else {
+        Err(BadValue::Name(text.to_owned()))
+    }
 }
 
 /// A non-negative decimal in billionths, exactly: binary fractions would turn 0.1 into something else.

@@ -5,7 +5,7 @@ use std::{error::Error as StdError, fmt, io, path::Path, time::Duration};
 
 use bollard::errors::Error as BollardError;
 
-use super::{docker::ApiVersion, reference::BadReference};
+use super::{docker::ApiVersion, reference::BadReference, words};
 use crate::tree::path::Escaped;
 
 /// A request, for people.
@@ -385,6 +385,14 @@ pub enum StartError {
         /// What the engine said.
         message: String,
     },
+    /// Exit code 127: the program is there, and what the system would run it by is not.
+    #[error("command {what:?} cannot be executed: {}", missing(interpreter.as_deref()))]
+    NoInterpreter {
+        /// The program.
+        what: String,
+        /// What a script's first line names; none for a program whose loader is missing.
+        interpreter: Option<String>,
+    },
     /// Exit code 126.
     #[error("command {what:?} cannot be executed: {message}")]
     NotExecutable {
@@ -392,10 +400,69 @@ pub enum StartError {
         what: String,
         /// What the engine said.
         message: String,
+        /// What is the matter with it.
+        defect: Defect,
     },
     /// Anything else.
     #[error(transparent)]
     Other(#[from] EngineError),
+}
+
+/// See [`StartError::NotExecutable`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Defect {
+    /// It may not be executed.
+    Mode,
+    /// It is a directory.
+    Directory,
+    /// The kernel knows neither its format nor an interpreter for it.
+    Format,
+    /// The directory that it is to start in cannot be entered.
+    WorkingDirectory,
+}
+
+fn missing(interpreter: Option<&str>) -> String {
+    match interpreter {
+        Some(interpreter) => {
+            format!("its first line names the interpreter {interpreter:?}, which is not there")
+        }
+        None => "the loader that it needs is not there".to_owned(),
+    }
+}
+
+impl StartError {
+    /// What a user could do next; none when the message says it all.
+    pub fn advice(&self) -> Option<String> {
+        let text = match self {
+            StartError::CommandNotFound { what, .. } => return Some(words::advice(what)),
+            StartError::NoInterpreter { interpreter: Some(interpreter), .. }
+                if interpreter.ends_with('\r') =>
+            {
+                words::CR_LF
+            }
+            StartError::NoInterpreter { interpreter: Some(_), .. } => {
+                "install that interpreter in the image, name the one that is there in the script's first line, or run the \
+                 script by it: sh SCRIPT"
+            }
+            StartError::NoInterpreter { interpreter: None, .. } => {
+                "the program was probably linked against another C library than the image has (glibc against musl): build it \
+                 in this image, or link it statically"
+            }
+            StartError::NotExecutable { defect: Defect::Mode, .. } => {
+                "make it executable (chmod +x), or run it by its interpreter: sh SCRIPT"
+            }
+            StartError::NotExecutable { defect: Defect::Directory, .. } => "name a program in it",
+            StartError::NotExecutable { defect: Defect::Format, .. } => {
+                "a script begins with a line such as #!/bin/sh, or is run by its interpreter: sh SCRIPT; a program must be made \
+                 for the image's processor"
+            }
+            StartError::NotExecutable { defect: Defect::WorkingDirectory, .. } => {
+                "name a directory with -w/--workdir that the command's user may enter"
+            }
+            StartError::Other(error) => return error.advice(),
+        };
+        Some(text.to_owned())
+    }
 }
 
 impl EngineError {
@@ -480,6 +547,19 @@ impl EngineError {
             | EngineError::Api { .. } => return None,
         };
         Some(text.to_owned())
+    }
+
+    /// Whether nobody could be reached at the engine's address.
+    pub fn is_absence(&self) -> bool {
+        matches!(
+            self,
+            EngineError::SocketMissing { .. }
+                | EngineError::PermissionDenied { .. }
+                | EngineError::Refused { .. }
+                | EngineError::HostNotFound { .. }
+                | EngineError::Unreachable { .. }
+                | EngineError::NoAnswer { .. }
+        )
     }
 
     /// The one place where bollard's errors become ours.
@@ -604,30 +684,40 @@ fn is_about_the_working_directory(lower: &str) -> bool {
             && (lower.contains("invalid") || lower.contains("not a directory"))
 }
 
-/// Why a start failed, from the container's exit code and the engine's message.
-///
-/// The exit code is the better witness, but Docker also says 126 and 127 for a working directory that is no use, and
-/// some engines leave it at 0.
+/// Why a start failed, from the container's exit code and the engine's message: the command's fault only where the message names
+/// the command. Docker also says 126 and 127 for a working directory that is no use, and for programs of its own that it
+/// misses; some engines leave the code at 0.
 pub(super) fn why_not_started(what: String, exit_code: Option<i64>, error: EngineError) -> StartError {
     let EngineError::Api { message, .. } = &error else {
         return StartError::Other(error);
     };
     let lower = message.to_lowercase();
     let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
-    let message = message.clone();
-    let not_found = says(&["executable file", "command that was not found"]) && says(&["not found"])
+    // An engine that misses a program of its own (`apparmor_parser`, a hook's) says so in the same words and with the same code.
+    let name = plain(&what).to_lowercase();
+    let quoted = ['"', '`', '\''].iter().any(|quote| lower.contains(&format!("{quote}{name}{quote}")));
+    let is_about_it = quoted || says(&["createprocess"]) && lower.contains(&name);
+    let not_found = says(&["executable", "command that was not found"])
+        && says(&["not found", "no such file"])
         || says(&["no such file or directory", "system cannot find the"]) && says(&["exec", "createprocess"]);
     let not_executable =
         says(&["permission denied", "is a directory", "exec format error", "not executable"])
             && says(&["exec", "oci permission denied"]);
-    // The runtime itself did not run: Docker says 127 of that as well.
-    let runtime_broken = says(&["unable to retrieve oci runtime error"]);
-    match exit_code {
-        _ if runtime_broken => StartError::Other(error),
-        Some(127) => StartError::CommandNotFound { what, message },
-        Some(126) => StartError::NotExecutable { what, message },
-        _ if not_found => StartError::CommandNotFound { what, message },
-        _ if not_executable => StartError::NotExecutable { what, message },
+    let message = message.clone();
+    match () {
+        () if (not_found || exit_code == Some(127)) && is_about_it => {
+            StartError::CommandNotFound { what, message }
+        }
+        () if is_about_it && (not_executable || exit_code == Some(126))
+            || says(&["oci permission denied"]) =>
+        {
+            let defect = match () {
+                () if says(&["is a directory"]) => Defect::Directory,
+                () if says(&["exec format error"]) => Defect::Format,
+                () => Defect::Mode,
+            };
+            StartError::NotExecutable { what, message, defect }
+        }
         _ => StartError::Other(error),
     }
 }
@@ -773,14 +863,22 @@ mod tests {
             (None, runc("exec: \"/etc\": is a directory"), "NotExecutable"),
             (None, "crun: open executable: Permission denied: OCI permission denied".to_owned(), "NotExecutable"),
             (Some(126), runc("exec: \"/x\": chdir to cwd (\"/root/x\") set in config.json failed: permission denied"), "Other"),
+            (Some(127), "AppArmor enabled on system but the docker-default profile could not be loaded: exec: \"apparmor_parser\": executable file not found in $PATH".to_owned(), "Other"),
+            (Some(127), runc("error running hook: exec: \"nvidia-hook\": executable file not found in $PATH"), "Other"),
+            (Some(126), runc("fork/exec /usr/bin/runc: permission denied"), "Other"),
             (Some(128), "error while creating mount source path '/x': mkdir /x: no such file or directory".to_owned(), "Other"),
             (Some(0), "driver failed programming external connectivity".to_owned(), "Other"),
             (Some(127), "OCI runtime create failed: unable to retrieve OCI runtime error (open /run/x/log.json: no such file or directory): runc did not terminate successfully: exit status 1".to_owned(), "Other"),
         ];
+        // The command of each row is the one that its message names, where it names one of these.
+        let what = |message: &str| {
+            let named = ["/nope", "nope", "/etc"].into_iter().find(|name| message.contains(name));
+            named.unwrap_or("x").to_owned()
+        };
         for (exit_code, message, expected) in cases {
             let error = EngineError::from_answer(call(Operation::Start), 400, &message);
             assert_eq!(
-                kind(&why_not_started("x".to_owned(), exit_code, error)),
+                kind(&why_not_started(what(&message), exit_code, error)),
                 expected,
                 "{exit_code:?} {message}"
             );

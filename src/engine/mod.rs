@@ -8,6 +8,7 @@ mod docker;
 mod error;
 pub mod labels;
 mod reference;
+pub mod words;
 
 pub use docker::{
     ApiVersion, ArchiveStream, AttachInput, AttachOutput, Attached, Cause, ContainerFacts, ContainerId,
@@ -15,5 +16,5 @@ pub use docker::{
     Entrypoint, ImageFacts, Life, Mount, MountAccess, Obituary, Owned, PathKind, PathStat, PullProgress,
     Reach, Removed, Rights, Serves, Sizes, VolumeContents, VolumeFacts, VolumeSpec, Whereabouts,
 };
-pub use error::{BadFrame, Call, EngineError, Operation, StartError};
+pub use error::{BadFrame, Call, Defect, EngineError, Operation, StartError};
 pub use reference::{BadReference, Reference};

@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::{Decision, Endpoint, PlanError, Reason};
-use crate::config::Environment;
+use crate::config::{
+    Environment,
+    docker::{Context, DockerConfig, Encryption},
+};
 
 /// Docker's port for connections that are not encrypted.
 const PORT: u16 = 2375;
@@ -40,11 +43,6 @@ const TLS: BadEndpoint = BadEndpoint::Unsupported {
     instead: "forward its socket through ssh and name that with -H unix:///PATH, or unset DOCKER_TLS_VERIFY if the \
               engine takes connections that are not encrypted",
 };
-const CONTEXT: BadEndpoint = BadEndpoint::Unsupported {
-    what: "a docker context",
-    instead: "say -H with the address that `docker context inspect` shows, or unset DOCKER_CONTEXT",
-};
-
 /// The engine that the settings mean by `host`; this machine's where they name none.
 ///
 /// # Errors
@@ -58,25 +56,31 @@ fn decide_among(
     env: &Environment,
     exists: impl Fn(&Path) -> bool,
 ) -> Result<Decision<Endpoint>, PlanError> {
-    let Some(host) = host else {
-        return match env.filled("DOCKER_CONTEXT") {
-            Some(context) if context != "default" => Err(PlanError::Endpoint {
-                reason: Reason::Env { name: "DOCKER_CONTEXT" },
-                address: context.to_string_lossy().into_owned(),
-                problem: CONTEXT,
-            }),
-            _ => Ok(this_machines(env, exists)),
-        };
+    let (address, reason) = match host {
+        Some(host) => (host.value.clone(), host.reason.clone()),
+        None => match DockerConfig::of(env).context(env) {
+            Some(context) => of_context(context)?,
+            None => return Ok(this_machines(env, exists)),
+        },
     };
-    let parsed = parse(&host.value).and_then(|endpoint| match endpoint {
+    let parsed = parse(&address).and_then(|endpoint| match endpoint {
         Endpoint::Tcp(_) if env.filled("DOCKER_TLS_VERIFY").is_some() => Err(TLS),
         endpoint => Ok(endpoint),
     });
     match parsed {
-        Ok(value) => Ok(Decision { value, reason: host.reason.clone() }),
-        Err(problem) => {
-            Err(PlanError::Endpoint { reason: host.reason.clone(), address: host.value.clone(), problem })
-        }
+        Ok(value) => Ok(Decision { value, reason }),
+        Err(problem) => Err(PlanError::Endpoint { reason, address, problem }),
+    }
+}
+
+/// The address that a docker context names.
+fn of_context(context: Context) -> Result<(String, Reason), PlanError> {
+    let Context { name, address, encryption } = context;
+    let reason = Reason::Context { name };
+    match (address, encryption) {
+        (Some(address), Encryption::None) => Ok((address, reason)),
+        (Some(address), Encryption::Tls) => Err(PlanError::Endpoint { reason, address, problem: TLS }),
+        (None, _) => Err(PlanError::NoContext { reason }),
     }
 }
 
@@ -208,14 +212,6 @@ mod tests {
         );
         assert!(decide_among(Some(&host("unix:///x")), &tls, |_| true).is_ok());
         assert!(decide_among(Some(&host("tcp://x")), &env(&[("DOCKER_TLS_VERIFY", "")]), |_| true).is_ok());
-    }
-
-    #[test]
-    fn a_docker_context_is_not_passed_over() {
-        let context = env(&[("DOCKER_CONTEXT", "far")]);
-        assert!(decide_among(None, &context, |_| true).is_err());
-        assert!(decide_among(Some(&host("unix:///x")), &context, |_| true).is_ok());
-        assert!(decide_among(None, &env(&[("DOCKER_CONTEXT", "default")]), |_| true).is_ok());
     }
 
     #[cfg(unix)]

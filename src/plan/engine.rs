@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Decision, Engine, Facts, PlanError, Reason, Route, decide_endpoint, facts::Presence};
-use crate::config::{EngineChoice, Environment, RouteChoice, Settings};
+use crate::config::{EngineChoice, Environment, RouteChoice, Settings, devcontainer::Devcontainer};
 
 /// What an engine cannot do.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +30,12 @@ pub enum EngineError {
         /// Who asked.
         reason: Reason,
         /// What is in the way.
+        why: String,
+    },
+    /// It was there when the watch began.
+    #[error("the engine is gone: {why}; a watch stays where it began")]
+    Gone {
+        /// How that shows.
         why: String,
     },
     /// The scratch directory that somebody named.
@@ -87,14 +93,10 @@ pub(super) fn decide(
         (EngineChoice::Auto, RouteChoice::Fixed(Route::Host)) => host(&route.reason),
         (EngineChoice::Auto, RouteChoice::Fixed(_)) => docker(),
         (EngineChoice::Auto, RouteChoice::Auto) => {
-            let measured =
-                facts.measured.choose(|route| route != Route::Host || can_build_here(settings, facts));
-            match (without_engine(settings, facts), measured) {
-                (Some(why), _) => host(&Reason::Found { why }),
-                (None, Some(choice)) if choice.route == Route::Host => {
-                    host(&super::measured::decision(choice).reason)
-                }
-                (None, _) => docker(),
+            let named = docker()?;
+            match without_engine(settings, &named.reason, facts) {
+                Some(why) => host(&Reason::Found { why }),
+                None => Ok(named),
             }
         }
     }
@@ -105,28 +107,19 @@ pub(super) fn asks_for_host(settings: &Settings) -> bool {
     settings.engine.value == EngineChoice::Host || settings.route.value == RouteChoice::Fixed(Route::Host)
 }
 
-/// Whether a build without a container is possible, and nothing was typed that only a container has.
-fn can_build_here(settings: &Settings, facts: &Facts) -> bool {
-    facts.command.is_some() && facts.here.hindrance.is_none() && refuse_for_host(settings).is_ok()
-}
-
-/// Why the build runs here although nobody said so: no engine is there, nobody named one or an image of his own, and the
-/// command is at hand.
-fn without_engine(settings: &Settings, facts: &Facts) -> Option<String> {
+/// Why the build runs here although nobody said so: no engine is there, nobody named one or an image anywhere, and the
+/// command is at hand. A build never changes its place because an engine is away for a moment: what is named is used, or the
+/// build fails. The image of a preset is named by nobody.
+fn without_engine(settings: &Settings, engine: &Reason, facts: &Facts) -> Option<String> {
     let (Presence::Absent { why }, Some(command)) = (&facts.engine, &facts.command) else { return None };
-    let asks_for_container = |reason: &Reason| matches!(reason, Reason::Flag { .. } | Reason::Env { .. });
-    if facts.here.hindrance.is_some()
-        || settings.host.as_ref().is_some_and(|host| !is_everybodys(&host.reason))
-        || settings.image.as_ref().is_some_and(|image| asks_for_container(&image.reason))
-    {
-        return None;
-    }
-    Some(format!("{why}, and {} is on this machine", command.to_string_lossy()))
-}
-
-/// Whether it is said to all programs of this machine alike, be an engine there or not.
-fn is_everybodys(reason: &Reason) -> bool {
-    matches!(reason, Reason::Env { name: "DOCKER_HOST" })
+    let image_is_named =
+        settings.image.as_ref().is_some_and(|image| !matches!(image.reason, Reason::Preset { .. }));
+    let is_named = !matches!(engine, Reason::Default { .. })
+        || image_is_named
+        || settings.devcontainer != Devcontainer::None;
+    let can_build_here = facts.here.hindrance.is_none();
+    (can_build_here && !is_named)
+        .then(|| format!("{why}, and {} is on this machine", command.to_string_lossy()))
 }
 
 /// What only containers have must not be asked of the host engine on the command line; in files it stands for other machines.
@@ -159,7 +152,7 @@ mod tests {
     use super::*;
     use crate::{
         cli::{Command, args::parse},
-        plan::{Ground, Measured, Place, Plan, facts::Here, make},
+        plan::{Endpoint, Ground, Measured, Place, Plan, facts::Here, make},
     };
 
     /// The machine that most rows are about: no engine answers, the command is at hand, and there is a place.
@@ -175,16 +168,15 @@ mod tests {
         };
         Facts {
             engine: Presence::Absent { why: "there is no /s".to_owned() },
-            command: Some("/bin/make".into()),
+            command: Some("/bin/jekyll".into()),
             here: Here { hindrance: None, source: ground("9p"), places: vec![place] },
             measured: Measured::Nothing,
         }
     }
 
+    /// `jekyll` is the command of most lines: its preset names an image, so that builds in a container have one.
     fn plan(line: &str, vars: &[(&str, &str)], facts: &Facts) -> Result<Plan, PlanError> {
         let dir = tempfile::tempdir().unwrap();
-        // Where there is an engine, builds have an image.
-        std::fs::write(dir.path().join("fastbuild.toml"), "image = 'x'").unwrap();
         let vars = vars.iter().map(|(name, value)| (name.into(), value.into())).collect();
         let env = Environment { cwd: dir.path().to_owned(), vars, ..Environment::default() };
         let words = std::iter::once("fastbuild").chain(line.split_whitespace()).map(Into::into);
@@ -216,63 +208,64 @@ mod tests {
         let not_linux = Facts { here: Here { hindrance, ..bare.here.clone() }, ..bare.clone() };
         let local = Some(Ground { kind: "xfs".to_owned(), class: crate::facts::Class::Local });
         let fast = Facts { here: Here { source: local, ..bare.here.clone() }, ..bare.clone() };
-        let found = format!("host host (there is no /s, and /bin/make is on this machine{slow})");
+        let found = format!("host host (there is no /s, and /bin/jekyll is on this machine{slow})");
         let layer = "docker layer (the sources lie on 9p, a file system of the machine around this virtual one, where a \
                      mount leaves this kernel for each file)";
         type Vars<'a> = &'a [(&'a str, &'a str)];
-        let cases: [(&str, Vars<'_>, &Facts, &str); 20] = [
-            ("-- make", &[], &bare, &found),
-            ("-- make", &[("DOCKER_HOST", "unix:///s")], &bare, &found),
-            ("-- make", &[], &answering, layer),
-            ("-- make", &[], &not_linux, layer),
-            ("-- make", &[], &elsewhere, layer),
-            ("-i x -- make", &[], &bare, layer),
-            ("-- make", &[("FASTBUILD_IMAGE", "x")], &bare, layer),
-            ("-H unix:///s -- make", &[], &bare, layer),
-            ("-- make", &[("FASTBUILD_HOST", "unix:///s")], &bare, layer),
-            ("--engine docker -- make", &[], &bare, layer),
-            ("--route layer -- make", &[], &bare, "docker layer (--route)"),
-            ("--engine host -- make", &[], &answering, &format!("host host (--engine{slow})")),
-            ("--route host -- make", &[], &answering, &format!("host host (--route{slow})")),
+        let cases: [(&str, Vars<'_>, &Facts, &str); 21] = [
+            ("-- jekyll", &[], &bare, &found),
+            ("-- jekyll", &[("DOCKER_HOST", "unix:///s")], &bare, layer),
+            ("-- jekyll", &[("DOCKER_CONTEXT", "default")], &bare, &found),
+            ("-- jekyll", &[], &answering, layer),
+            ("-- jekyll", &[], &not_linux, layer),
+            ("-- jekyll", &[], &elsewhere, layer),
+            ("-i x -- jekyll", &[], &bare, layer),
+            ("-- jekyll", &[("FASTBUILD_IMAGE", "x")], &bare, layer),
+            ("-H unix:///s -- jekyll", &[], &bare, layer),
+            ("-- jekyll", &[("FASTBUILD_HOST", "unix:///s")], &bare, layer),
+            ("--engine docker -- jekyll", &[], &bare, layer),
+            ("--route layer -- jekyll", &[], &bare, "docker layer (--route)"),
+            ("--engine host -- jekyll", &[], &answering, &format!("host host (--engine{slow})")),
+            ("--route host -- jekyll", &[], &answering, &format!("host host (--route{slow})")),
             (
-                "-- make",
+                "-- jekyll",
                 &[("FASTBUILD_ENGINE", "host")],
                 &elsewhere,
                 &format!("host host (FASTBUILD_ENGINE{slow})"),
             ),
             (
-                "--engine host -- make",
+                "--engine host -- jekyll",
                 &[],
                 &fast,
                 "host host (--engine; the sources lie on xfs, a local disk: a scratch directory gains nothing over \
                  building there, but that a failed build leaves it as it was)",
             ),
             (
-                "--engine host -- make",
+                "--engine host -- jekyll",
                 &[],
                 &not_linux,
                 "--engine: builds without a container need Linux; leave it out, and build in a container: --engine docker",
             ),
             (
-                "--engine docker --route host -- make",
+                "--engine docker --route host -- jekyll",
                 &[],
                 &bare,
                 "--engine names an engine, and --route a route, that do not go together; leave one of them out",
             ),
             (
-                "--engine host --route tmpfs -- make",
+                "--engine host --route tmpfs -- jekyll",
                 &[],
                 &bare,
                 "--route: the host engine has no container; the routes that can be taken here: host",
             ),
             (
-                "--engine host -m 1g -- make",
+                "--engine host -m 1g -- jekyll",
                 &[],
                 &bare,
                 "--memory is for containers, and the host engine has none; leave it out, or build with --engine docker",
             ),
             (
-                "--engine docker --scratch /x -- make",
+                "--engine docker --scratch /x -- jekyll",
                 &[],
                 &bare,
                 "--scratch is for --route host, and this build takes layer; leave it out, or say --route host",
@@ -284,9 +277,19 @@ mod tests {
     }
 
     #[test]
+    fn a_watch_that_began_in_a_container_does_not_move_here_when_the_engine_goes() {
+        let there = Engine::Docker(Endpoint::Unix("/s".into()));
+        let gone = || plan("-- jekyll", &[], &without_docker()).unwrap();
+        let said = gone().watched_on(&there).unwrap_err().to_string();
+        assert!(said.starts_with("the engine is gone: there is no /s"), "{said}");
+        assert!(gone().watched_on(&Engine::Host).is_ok());
+        assert!(plan("--engine host -- jekyll", &[], &without_docker()).unwrap().watched_on(&there).is_ok());
+    }
+
+    #[test]
     fn what_a_variable_says_of_containers_stands_for_other_builds() {
         let vars = [("FASTBUILD_ENGINE", "host"), ("FASTBUILD_MEMORY", "1g"), ("FASTBUILD_USER", "app")];
-        let plan = plan("-- make", &vars, &without_docker()).unwrap();
+        let plan = plan("-- jekyll", &vars, &without_docker()).unwrap();
         assert_eq!((plan.engine.value, plan.memory, plan.user, plan.image), (Engine::Host, None, None, None));
     }
 }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     bench::profile::EngineId,
-    config::{Environment, RouteChoice, Settings, Terminals},
+    config::{Environment, RouteChoice, Settings, Terminals, docker::DockerConfig},
     state::project_key,
     tree::RelPath,
 };
@@ -50,6 +50,12 @@ pub enum PlanError {
         address: String,
         /// What is wrong.
         problem: BadEndpoint,
+    },
+    /// A docker context that docker does not know either.
+    #[error("{reason}: there is no such context, or it names no engine; `docker context ls` lists them")]
+    NoContext {
+        /// The context.
+        reason: Reason,
     },
     /// `--atomic` exchanges output directories, and there is none.
     #[error("{reason} needs outputs to exchange, and none is named; name them with -o, or say --no-atomic")]
@@ -128,6 +134,10 @@ pub fn prepare(settings: &Settings, env: &Environment) -> Result<Plan, PlanError
 /// See [`PlanError`]; nothing has been touched then or otherwise.
 pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Plan, PlanError> {
     let engine = engine::decide(settings, env, facts)?;
+    let proxies = match &engine.value {
+        Engine::Docker(endpoint) => DockerConfig::of(env).proxies(&endpoint.to_string()),
+        Engine::Host => Vec::new(),
+    };
     let image = image(settings, &engine.value, facts)?;
     let subdirectory = subdirectory(settings)?;
     let scratch = match engine.value {
@@ -167,6 +177,7 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
         workdir,
         subdirectory,
         command: settings.command.clone(),
+        name: settings.name.clone(),
         image,
         pull: settings.pull.clone(),
         platform: settings.platform.clone().filter(|_| in_container),
@@ -188,7 +199,7 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
         explain: settings.explain.clone(),
         user: settings.user.clone().filter(|_| in_container),
         entrypoint: settings.entrypoint.clone().filter(|_| in_container),
-        env: settings.env.clone(),
+        env: proxies.into_iter().chain(settings.env.iter().cloned()).collect(),
         network: settings.network.clone().filter(|_| in_container),
         memory: settings.memory.clone().filter(|_| in_container),
         nano_cpus: settings.nano_cpus.clone().filter(|_| in_container),
@@ -365,6 +376,19 @@ impl Plan {
                 Err(PlanError::WatchedStdin { reason })
             }
             _ => Ok(Plan { stdin: default(Stdin::Empty, "a watched command runs again and again"), ..self }),
+        }
+    }
+
+    /// The plan of a later build of a watch that began on the engine `first`.
+    ///
+    /// # Errors
+    /// When it would run on this machine only because that engine is gone.
+    pub fn watched_on(self, first: &Engine) -> Result<Plan, PlanError> {
+        match (first, &self.engine) {
+            (Engine::Docker(_), Decision { value: Engine::Host, reason: Reason::Found { why } }) => {
+                Err(EngineError::Gone { why: why.clone() }.into())
+            }
+            _ => self.watched(),
         }
     }
 

@@ -84,7 +84,9 @@ impl Renderer for Bar {
     }
 
     fn failure(&mut self, _: Duration, failure: &Failure) {
-        lock(&self.inner).last_lines(&wording::failure(failure));
+        let mut inner = lock(&self.inner);
+        let lines = inner.summary.more_warnings() + &wording::failure(failure);
+        inner.last_lines(&lines);
     }
 
     fn clear(&mut self) {
@@ -108,11 +110,16 @@ impl Inner {
         }
         match event {
             Event::PhaseEnded { phase, done, took } => self.verbose(&wording::ended(*phase, *done, *took)),
-            Event::Warned(warning) => self.line(&wording::warning_line(warning)),
+            Event::Warned(warning) => {
+                if let Some(line) = self.summary.warning(warning) {
+                    self.line(&line);
+                }
+            }
             Event::Finished { exit_code, applied, warm, took, earlier } => {
                 let sentence = self.summary.sentence(*exit_code, *applied, *warm, *took);
                 let sentence = sentence + &wording::before(*earlier);
-                self.last_lines(&wording::line(&sentence));
+                let lines = self.summary.more_warnings() + &wording::line(&sentence);
+                self.last_lines(&lines);
             }
             news => match wording::news(news) {
                 Some(News::Said(sentence)) => self.line(&wording::line(&sentence)),

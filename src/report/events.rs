@@ -185,6 +185,21 @@ pub enum Stream {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "warning", rename_all = "kebab-case")]
 pub enum Warning {
+    /// No engine is there, and nobody named one or an image: the build runs without a container. Told also where warnings are not
+    /// wanted, for no build changes its place in silence.
+    BuildsHere {
+        /// How it came to that.
+        why: String,
+    },
+    /// Standard input holds bytes, and the command reads none of them.
+    InputWaiting,
+    /// In CI, the workspace that is kept is found again only from here.
+    NotFoundAgain,
+    /// The command failed, and its words look as if they were meant otherwise.
+    Meant {
+        /// What to do.
+        hint: String,
+    },
     /// A socket, fifo or device in the source tree was left out.
     Skipped {
         /// Below the source root.

@@ -9,7 +9,7 @@ use crate::tree::path::is_dangerous;
 
 use super::{
     Renderer, Verbosity,
-    events::{Event, Failure, Phase},
+    events::{Event, Failure, Phase, Warning},
     own::Own,
 };
 
@@ -36,7 +36,7 @@ struct Line<'a, T> {
 }
 
 impl Json {
-    /// Writes lines to `own`; under [`Verbosity::Quiet`] only errors.
+    /// Writes lines to `own`; under [`Verbosity::Quiet`] as [`silent`](super::silent) does.
     pub fn new(own: Own, verbosity: Verbosity) -> Json {
         Json { own, verbosity, progress: HashMap::new(), statuses: HashMap::new() }
     }
@@ -77,7 +77,8 @@ impl Json {
 
 impl Renderer for Json {
     fn event(&mut self, at: Duration, event: &Event) {
-        if self.verbosity != Verbosity::Quiet && self.is_wanted(at, event) {
+        let is_loud = matches!(event, Event::Warned(Warning::BuildsHere { .. }));
+        if (self.verbosity != Verbosity::Quiet || is_loud) && self.is_wanted(at, event) {
             self.write(at, event);
         }
     }
@@ -114,10 +115,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        plan::Route,
-        report::{events::Warning, testing::*},
-    };
+    use crate::{plan::Route, report::testing::*};
 
     fn run(events: &[(u64, Event)]) -> String {
         let out = Shared::default();

@@ -102,11 +102,15 @@ impl Renderer for Plain {
             }
             Event::PullProgress { .. } => self.progress(at, Phase::Pull, |plain, _| plain.layers.text()),
             Event::PhaseEnded { phase, done, took } => self.ended(*phase, *done, *took),
-            Event::Warned(warning) => self.own.lines(&wording::warning_line(warning)),
+            Event::Warned(warning) => {
+                if let Some(line) = self.summary.warning(warning) {
+                    self.own.lines(&line);
+                }
+            }
             Event::Finished { exit_code, applied, warm, took, earlier } => {
                 let sentence = self.summary.sentence(*exit_code, *applied, *warm, *took);
                 let sentence = sentence + &wording::before(*earlier);
-                self.say(&sentence);
+                self.own.lines(&(self.summary.more_warnings() + &wording::line(&sentence)));
             }
             news => match wording::news(news) {
                 Some(News::Said(sentence)) => self.say(&sentence),
@@ -117,7 +121,7 @@ impl Renderer for Plain {
     }
 
     fn failure(&mut self, _: Duration, failure: &Failure) {
-        self.own.lines(&wording::failure(failure));
+        self.own.lines(&(self.summary.more_warnings() + &wording::failure(failure)));
     }
 
     fn clear(&mut self) {}

@@ -1,10 +1,10 @@
-//! `-q`: errors, and nothing else.
+//! `-q`: errors, and that a build runs elsewhere than anybody would think; nothing else.
 
 use std::time::Duration;
 
 use super::{
     Renderer,
-    events::{Event, Failure},
+    events::{Event, Failure, Warning},
     own::Own,
     wording,
 };
@@ -13,7 +13,11 @@ use super::{
 pub struct Silent(pub Own);
 
 impl Renderer for Silent {
-    fn event(&mut self, _: Duration, _: &Event) {}
+    fn event(&mut self, _: Duration, event: &Event) {
+        if let Event::Warned(warning @ Warning::BuildsHere { .. }) = event {
+            self.0.lines(&wording::warning_line(warning));
+        }
+    }
 
     fn failure(&mut self, _: Duration, failure: &Failure) {
         self.0.lines(&wording::failure(failure));

@@ -4,7 +4,10 @@
 //! [`RelPath`]'s own `Display` or by [`path_text`]; renderers pass the whole once more through
 //! [`text`](super::text), which takes care of what engines say.
 
-use std::time::Duration;
+use std::{
+    mem::{Discriminant, discriminant},
+    time::Duration,
+};
 
 use super::{
     events::{
@@ -22,6 +25,21 @@ use crate::{
 /// What a warning says.
 pub fn sentence(warning: &Warning) -> String {
     match warning {
+        Warning::BuildsHere { why } => {
+            format!(
+                "this build runs on this machine, without a container: {why}; --engine docker insists on one"
+            )
+        }
+        Warning::InputWaiting => {
+            "standard input has bytes waiting that the command does not get; --stdin hands them over"
+                .to_owned()
+        }
+        Warning::NotFoundAgain => {
+            "a CI job with a home directory of its own will not find this workspace again; name = \"…\" in \
+                                   fastbuild.toml lets it be found by that name"
+                .to_owned()
+        }
+        Warning::Meant { hint } => hint.clone(),
         Warning::Skipped { path, special } => format!("{path} is a {}; it was not sent", kind(*special)),
         Warning::MeasuredElsewhere { then, route } => format!(
             "the routes were measured with another engine ({then}), so that is not used; this build takes route {route}. \
@@ -352,9 +370,14 @@ pub fn warning_line(warning: &Warning) -> String {
     line(&format!("warning: {}", sentence(warning)))
 }
 
-/// Collects what the summary line tells.
+/// How many warnings of one kind people read.
+const MOST_OF_A_KIND: u64 = 3;
+
+/// Collects what the summary line tells, and the warnings that are too many.
 #[derive(Debug, Default)]
 pub struct Summary {
+    /// Each kind with how many there were, and the last.
+    warned: Vec<(Discriminant<Warning>, u64, String)>,
     parts: Vec<(Phase, Amount, Duration)>,
     /// The workspace had to be made or started.
     waited_for_workspace: bool,
@@ -382,6 +405,26 @@ impl Summary {
             None => self.parts.push((phase, done, took)),
         }
         self.parts.sort_by_key(|part| part.0);
+    }
+
+    /// A warning's line, ready to print; none when there were enough of its kind, which [`Summary::more_warnings`] counts.
+    pub fn warning(&mut self, warning: &Warning) -> Option<String> {
+        let (kind, said) = (discriminant(warning), sentence(warning));
+        let Some((_, count, last)) = self.warned.iter_mut().find(|(known, ..)| *known == kind) else {
+            self.warned.push((kind, 1, said));
+            return Some(warning_line(warning));
+        };
+        (*count, *last) = (*count + 1, said);
+        (*count <= MOST_OF_A_KIND).then(|| warning_line(warning))
+    }
+
+    /// What became of the warnings that were too many: lines, before the run's last one.
+    pub fn more_warnings(&mut self) -> String {
+        let told = |(_, number, last): (_, u64, String)| {
+            let more = number.checked_sub(MOST_OF_A_KIND).filter(|more| *more > 0)?;
+            Some(line(&format!("warning: and {} more of this kind; the last: {last}", count(more))))
+        };
+        std::mem::take(&mut self.warned).into_iter().filter_map(told).collect()
     }
 
     /// The summary line's sentence. The parts are listed, not added up: some phases run at the same time.

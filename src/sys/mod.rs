@@ -11,6 +11,7 @@
 //! | [`page_cache`] | what the kernel keeps of files in memory |
 //! | [`owner`] | who this process is, and whose a directory is |
 //! | [`source_file`] | a source file opened for reading, and what the system says of it |
+//! | [`stdin`] | standard input, looked at and not read |
 //! | [`terminal`] | raw mode, size, and changes of the size |
 
 #[cfg(unix)]
@@ -32,6 +33,8 @@ pub mod owner;
 pub mod pace;
 pub mod page_cache;
 pub mod source_file;
+#[cfg(feature = "client")]
+pub mod stdin;
 #[cfg(all(unix, feature = "client"))]
 #[path = "terminal_unix.rs"]
 pub mod terminal;

@@ -149,6 +149,7 @@ pub(super) fn not_started(error: StartError) -> WorkspaceError {
         StartError::CommandNotFound { message, .. } | StartError::NotExecutable { message, .. } => {
             NotWarm::NotStarted { detail: message }.into()
         }
+        error @ StartError::NoInterpreter { .. } => NotWarm::NotStarted { detail: error.to_string() }.into(),
         StartError::Other(EngineError::Api { message, .. }) => NotWarm::NotStarted { detail: message }.into(),
         StartError::Other(EngineError::ReadOnly { message, .. }) => NotWarm::ReadOnlyRoot { message }.into(),
         StartError::Other(error) => error.into(),

@@ -186,6 +186,20 @@ impl Project {
         command
     }
 
+    /// The same where no engine is at any of the usual places, and nobody names one, or an image.
+    pub fn command_without_engine(&self) -> Command {
+        let own = self.command();
+        let mut command = Command::new("unshare");
+        let script = "mount -t tmpfs none /run && exec \"$@\"";
+        command.args(["--mount", "sh", "-c", script, "sh", env!("CARGO_BIN_EXE_fastbuild")]);
+        command.env_clear().current_dir(self.root()).stdin(Stdio::null());
+        let names = ["FASTBUILD_IMAGE", "FASTBUILD_ENGINE", "DOCKER_HOST"];
+        let vars = own.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        command.envs(vars.filter(|(name, _)| names.iter().all(|left_out| name != left_out)));
+        command.env("FASTBUILD_SCRATCH", self.scratch());
+        command
+    }
+
     /// Runs `fastbuild ARGS…` to its end.
     pub fn fastbuild(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Ended {
         let output = self.command().args(args).output().unwrap();

@@ -116,13 +116,25 @@ fn become_command(spec: &Spec) -> NotStarted {
         return NotStarted { why: NoStart::NotFound, detail: "there is no command".to_owned() };
     };
     let name = OsStr::from_bytes(name);
-    let program = match find(name).and_then(known_format) {
+    let program = match find(name) {
         Ok(program) => program,
         Err(not_started) => return not_started,
     };
+    let form = form(&program);
+    // C libraries run what has no format that the kernel knows as a shell script; an engine does not.
+    if form == Form::Unknown {
+        return because(NoStart::NoFormat, name, &Errno::NOEXEC.into());
+    }
     let arguments = arguments.iter().map(|argument| OsStr::from_bytes(argument));
     let error = Command::new(&program).arg0(name).args(arguments).exec();
-    cannot(name, &error)
+    match (error.kind(), form) {
+        // It is there: it was found.
+        (io::ErrorKind::NotFound, Form::Script(interpreter)) => {
+            because(NoStart::NoInterpreter(Some(interpreter)), name, &error)
+        }
+        (io::ErrorKind::NotFound, Form::Program) => because(NoStart::NoInterpreter(None), name, &error),
+        _ => cannot(name, &error),
+    }
 }
 
 fn take_streams(stdin: &Stdin) -> io::Result<()> {
@@ -189,30 +201,51 @@ fn find(name: &OsStr) -> Result<PathBuf, NotStarted> {
 
 fn executable(program: &Path) -> io::Result<()> {
     if fs::metadata(program)?.is_dir() {
-        return Err(io::ErrorKind::PermissionDenied.into());
+        return Err(io::ErrorKind::IsADirectory.into());
     }
     Ok(rustix::fs::access(program, Access::EXEC_OK)?)
 }
 
-/// C libraries run what has no format that the kernel knows as a shell script; an engine does not.
-fn known_format(program: PathBuf) -> Result<PathBuf, NotStarted> {
-    let mut start = [0; 4];
+/// What a file is to the kernel.
+#[derive(Debug, PartialEq, Eq)]
+enum Form {
+    /// A script, by what its first line names.
+    Script(String),
+    Program,
+    Unknown,
+    /// One that may be executed and not read is left to the kernel.
+    Unread,
+}
+
+fn form(program: &Path) -> Form {
+    // As much as the kernel reads.
+    let mut start = [0; 256];
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    // One that may be executed and not read is left to the kernel.
-    let Ok(file) = rustix::fs::open(&program, flags, Mode::empty()) else { return Ok(program) };
-    match rustix::io::read(&file, &mut start) {
-        Ok(read) if !start[..read].starts_with(b"#!") && start != *b"\x7fELF" => {
-            Err(cannot(program.as_os_str(), &Errno::NOEXEC.into()))
+    let read =
+        rustix::fs::open(program, flags, Mode::empty()).and_then(|file| rustix::io::read(&file, &mut start));
+    let Ok(read) = read else { return Form::Unread };
+    let start = &start[..read];
+    match start.strip_prefix(b"#!") {
+        Some(line) => {
+            let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
+            let mut words = line.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty());
+            Form::Script(String::from_utf8_lossy(words.next().unwrap_or_default()).into_owned())
         }
-        _ => Ok(program),
+        None if start.starts_with(b"\x7fELF") => Form::Program,
+        None => Form::Unknown,
     }
 }
 
 fn cannot(name: &OsStr, error: &io::Error) -> NotStarted {
     let why = match error.kind() {
         io::ErrorKind::NotFound => NoStart::NotFound,
+        io::ErrorKind::IsADirectory => NoStart::IsDirectory,
         _ => NoStart::NotExecutable,
     };
+    because(why, name, error)
+}
+
+fn because(why: NoStart, name: &OsStr, error: &io::Error) -> NotStarted {
     NotStarted { why, detail: format!("{name:?}: {error}") }
 }
 

@@ -20,7 +20,7 @@ use crate::{
         near::{self, Receiver, Sender, Session, SessionError},
         protocol::{Blob, Input, NoStart, NotStarted, Reply, Request, Run, STDIN_WINDOW, Size, Status},
     },
-    engine::StartError,
+    engine::{Defect, StartError},
     plan::Terminal,
     report::{
         Reporter,
@@ -155,11 +155,17 @@ async fn listen(
 fn not_started(what: String, NotStarted { why, detail }: NotStarted) -> BuildError {
     match why {
         NoStart::NotFound => StartError::CommandNotFound { what, message: detail }.into(),
-        NoStart::NotExecutable | NoStart::Directory => {
-            StartError::NotExecutable { what, message: detail }.into()
-        }
+        NoStart::NoInterpreter(interpreter) => StartError::NoInterpreter { what, interpreter }.into(),
+        NoStart::NotExecutable => unusable(what, detail, Defect::Mode),
+        NoStart::IsDirectory => unusable(what, detail, Defect::Directory),
+        NoStart::NoFormat => unusable(what, detail, Defect::Format),
+        NoStart::Directory => unusable(what, detail, Defect::WorkingDirectory),
         NoStart::Other => BuildError::NotStarted { what, detail },
     }
+}
+
+fn unusable(what: String, message: String, defect: Defect) -> BuildError {
+    StartError::NotExecutable { what, message, defect }.into()
 }
 
 /// Tells the agent what is wished of the command.

@@ -26,7 +26,7 @@ pub struct BenchArgs {
     /// Measure the command alone
     #[arg(long, help_heading = "Bench")]
     no_disk: bool,
-    /// Write the best route into fastbuild.toml, where every build finds it
+    /// Have later builds take the best route: write it into fastbuild.toml, and keep the figures for --route auto
     #[arg(long, help_heading = "Bench")]
     save: bool,
     /// Write a page with the result: one file, without anything from elsewhere

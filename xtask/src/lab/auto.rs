@@ -27,10 +27,13 @@ impl Auto {
     pub fn of(stage: &Stage, project: &Project<'_>, extent: &[&str]) -> Result<Auto> {
         let unmeasured = plan(stage, project)?;
         // The disks are measured by the lab itself.
-        let found = ask(stage, project, &[&["bench", "--no-disk", "--json"], extent].concat())?;
+        let found = ask(stage, project, &[&["bench", "--no-disk", "--json", "--save"], extent].concat())?;
         let report: Report =
             serde_json::from_slice(&found).context("the JSON of `fastbuild bench` was not understood")?;
-        Ok(Auto { unmeasured, measured: plan(stage, project)?, ranking: report.ranking() })
+        let measured = plan(stage, project)?;
+        // What follows is measured by what it says itself.
+        fs_err::remove_file(project.tree.join("fastbuild.toml"))?;
+        Ok(Auto { unmeasured, measured, ranking: report.ranking() })
     }
 
     /// How many times as long as the fastest route the one that was picked took; none when it was not measured.
@@ -52,7 +55,7 @@ struct Decision {
 }
 
 fn plan(stage: &Stage, project: &Project<'_>) -> Result<String> {
-    let plan: Plan = serde_json::from_slice(&ask(stage, project, &["plan", "--json"])?)
+    let plan: Plan = serde_json::from_slice(&ask(stage, project, &["plan", "--json", "--route", "auto"])?)
         .context("the JSON of `fastbuild plan` was not understood")?;
     Ok(plan.route.value)
 }

@@ -156,7 +156,7 @@ fn routes(table: &Table) -> String {
 }
 
 fn choices(tables: &[Table]) -> String {
-    let mut page = "\n## What `auto` picks\n\nBefore anything was measured in the project, and after `fastbuild bench`; \
+    let mut page = "\n## What `auto` picks\n\nBefore anything was measured in the project, and after `fastbuild bench --save`; \
                     and the ranking that this found, by median seconds.\n\n\
                     | place | before | after | ranking |\n|---|---|---|---|\n"
         .to_owned();

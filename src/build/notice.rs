@@ -1,0 +1,87 @@
+//! What is worth a line around a build and changes nothing of it: that it runs on this machine because no engine is there, that
+//! input waits which nobody reads, that the next CI job will not find the workspace again, and what a command that could not be
+//! run probably was meant to be.
+
+use std::{fs::File, io::Read as _, path::Path};
+
+use crate::{
+    config::Environment,
+    engine::words,
+    plan::{Engine, Plan, Reason, Stdin, Tier},
+    report::{
+        Reporter,
+        events::{Event, Warning, path_text},
+    },
+    state::State,
+    sys::stdin,
+};
+
+/// Shells that run a script by its path.
+const SHELLS: [&str; 6] = ["sh", "bash", "dash", "ash", "ksh", "zsh"];
+
+/// Before the build.
+pub fn before(plan: &Plan, environment: &Environment, state: &State, reporter: &Reporter) {
+    of_place(plan, reporter);
+    if environment.is_ci() && is_lost_with_its_home(plan, state) {
+        reporter.emit(Event::Warned(Warning::NotFoundAgain));
+    }
+    tell_of_input(plan, state, reporter);
+}
+
+/// Before a build or a watch: that it is on this machine although nobody said so.
+pub fn of_place(plan: &Plan, reporter: &Reporter) {
+    if let (Engine::Host, Reason::Found { why }) = (&plan.engine.value, &plan.engine.reason) {
+        reporter.emit(Event::Warned(Warning::BuildsHere { why: why.clone() }));
+    }
+}
+
+/// After the build, that ended with `exit_code`.
+pub fn after(plan: &Plan, exit_code: u8, state: &State, reporter: &Reporter) {
+    // What came while the build ran.
+    tell_of_input(plan, state, reporter);
+    let word = plan.command.first().map(String::as_str).unwrap_or_default();
+    let meant = words::meant(word).filter(|_| matches!(exit_code, 126 | 127));
+    let hint = meant.or_else(|| {
+        let script = crlf_script(plan).filter(|_| exit_code != 0)?;
+        Some(format!("{}: {}", path_text(script), words::CR_LF))
+    });
+    if let Some(hint) = hint {
+        reporter.emit(Event::Warned(Warning::Meant { hint }));
+    }
+}
+
+/// A workspace that is kept is found again by this state directory, or by the project's name.
+fn is_lost_with_its_home(plan: &Plan, state: &State) -> bool {
+    let is_known = || state.project(&plan.source.value).and_then(|project| project.workspaces());
+    plan.tier.value == Tier::Warm
+        && plan.engine.value != Engine::Host
+        && !plan.route.value.is_mounted()
+        && plan.name.is_none()
+        && is_known().is_ok_and(|workspaces| workspaces.is_empty())
+}
+
+/// Once for each process that starts fastbuild: a loop that reads lines would be told at each of them.
+fn tell_of_input(plan: &Plan, state: &State, reporter: &Reporter) {
+    let nobody_decided = matches!(plan.stdin.reason, Reason::Default { .. });
+    if plan.stdin.value == Stdin::Empty
+        && nobody_decided
+        && stdin::has_waiting()
+        && stdin::parent().is_none_or(|parent| state.is_first_told(&parent))
+    {
+        reporter.emit(Event::Warned(Warning::InputWaiting));
+    }
+}
+
+/// The script among the sources that the command begins with, or that it has a shell run, where its first line ends in CR LF.
+fn crlf_script(plan: &Plan) -> Option<&Path> {
+    let (first, second) = (plan.command.first()?, plan.command.get(1));
+    let is_shell = first.rsplit('/').next().is_some_and(|name| SHELLS.contains(&name));
+    let script = Path::new(second.filter(|_| is_shell).unwrap_or(first));
+    let directory = crate::plan::join_host_path(&plan.source.value, &plan.subdirectory)?;
+    let mut start = Vec::new();
+    // As much as the kernel reads of it.
+    let file = File::open(directory.join(script)).ok()?;
+    file.take(256).read_to_end(&mut start).ok()?;
+    let line = start.split(|byte| *byte == b'\n').next().filter(|line| line.starts_with(b"#!"))?;
+    line.ends_with(b"\r").then_some(script)
+}
