@@ -342,9 +342,32 @@ impl Project {
         self.dir.join("journal")
     }
 
-    /// What is known of the project's workspace on the engine at `engine`.
-    pub fn workspace_path(&self, engine: &str) -> PathBuf {
-        self.dir.join(format!("workspace-{}", short_hash(engine.as_bytes())))
+    /// What is known of the project's workspace `name` on the engine at `engine`.
+    pub fn workspace_path(&self, engine: &str, name: &str) -> PathBuf {
+        self.dir.join(format!("workspace-{}", short_hash(format!("{engine}\0{name}").as_bytes())))
+    }
+
+    /// What tells this project from another one that lay at the same path before; empty for the first one.
+    pub fn id(&self) -> String {
+        std::fs::read_to_string(self.dir.join("project-id")).unwrap_or_default()
+    }
+
+    /// Another project lies at the path from now on: nothing that is known of the one before holds for it. What was moved to
+    /// safety stays.
+    ///
+    /// # Errors
+    /// When the state directory does not take it.
+    pub fn begin_anew(&self) -> Result<(), StateError> {
+        for path in [self.record_path(), self.index_path(), self.times_path(), self.home_path()] {
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(StateError::at("remove", &path)(error));
+                }
+                _ => {}
+            }
+        }
+        let (path, id) = (self.dir.join("project-id"), random_id());
+        replace_file(&path, |out| out.write_all(id.as_bytes())).map_err(StateError::at("write", &path))
     }
 
     /// Where something is known of a workspace of this project's, on whatever engine.

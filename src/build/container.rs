@@ -76,7 +76,7 @@ pub async fn run(
     let docker = interrupts.unless(Docker::connect(at.endpoint)).await??;
     let is_kept = plan.tier.value == Tier::Warm && !plan.route.value.is_mounted();
     let kept = match is_kept {
-        true => Some(Keeping::kept(project, state)?),
+        true => Some(Keeping::kept(plan, project, state)?),
         false => None,
     };
     let looking = async {

@@ -321,7 +321,7 @@ impl InContainer {
     async fn end_session_now(&self, docker: &Docker, project: &Project) -> Result<OnEngine, BuildError> {
         // This thread has nothing else to do.
         let _lock = project.lock()?;
-        let mark = Mark::load(&project.workspace_path(&self.engine.to_string()));
+        let mark = Mark::load(&project.workspace_path(&self.engine.to_string(), &self.container));
         if mark.is_some_and(|mark| mark.session == LastSession::Ended) {
             return Ok(OnEngine::Nothing);
         }

@@ -211,7 +211,11 @@ async fn inspect(args: &InspectArgs) -> Result<(), Failure> {
         list::Place::Container(_) => place.engine.clone(),
         list::Place::Directory(directory) => scratch::engine_at(directory),
     };
-    let mark = mark.and_then(|project| Mark::load(&project.workspace_path(&of_engine)));
+    let name = match &listed.place {
+        list::Place::Container(_) => listed.name.as_str(),
+        list::Place::Directory(_) => "",
+    };
+    let mark = mark.and_then(|project| Mark::load(&project.workspace_path(&of_engine, name)));
     let facts = show::Facts {
         listed,
         started: found.as_ref().map(|found| found.started_at.as_str()),

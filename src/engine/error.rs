@@ -50,6 +50,10 @@ pub enum Operation {
     Exec,
     /// Let a frozen container go on.
     Unpause,
+    /// Give a container another name.
+    Rename,
+    /// Set other limits for a container.
+    Update,
     /// The exit code of a container's process.
     Wait,
     /// A signal to a container's process.
@@ -106,6 +110,8 @@ impl fmt::Display for Call {
             Operation::Restart => write!(f, "restart container {object}"),
             Operation::Exec => write!(f, "run the agent in container {object}"),
             Operation::Unpause => write!(f, "unpause container {object}"),
+            Operation::Rename => write!(f, "rename container {object}"),
+            Operation::Update => write!(f, "set the limits of container {object}"),
             Operation::Wait => write!(f, "wait for container {object}"),
             Operation::Kill => write!(f, "send a signal to container {object}"),
             Operation::Top => write!(f, "look at what runs in container {object}"),

@@ -17,6 +17,8 @@ pub const CACHE: &str = "cache";
 pub const BENCH: &str = "bench";
 /// The project's key.
 pub const PROJECT: &str = "dev.fastbuild.project";
+/// The project's name, where `fastbuild.toml` gives it one.
+pub const NAME: &str = "dev.fastbuild.name";
 /// The version of fastbuild that made the object.
 pub const VERSION: &str = "dev.fastbuild.version";
 /// Which state directory knows the workspace.

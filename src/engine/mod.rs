@@ -13,8 +13,9 @@ pub mod words;
 pub use docker::{
     ApiVersion, ArchiveStream, AttachInput, AttachOutput, Attached, Cause, ContainerFacts, ContainerId,
     ContainerSpec, ContainerState, ContainerSummary, Delivery, Docker, EngineFacts, EngineInfo, EngineKind,
-    Entrypoint, ImageFacts, Life, Mount, MountAccess, Obituary, Owned, PathKind, PathStat, PullProgress,
-    Reach, Removed, Rights, Serves, Sizes, VolumeContents, VolumeFacts, VolumeSpec, Whereabouts,
+    Entrypoint, ImageFacts, Life, Limits, Mount, MountAccess, Obituary, Owned, PathKind, PathStat,
+    PullProgress, Reach, Removed, Rights, Serves, Sizes, VolumeContents, VolumeFacts, VolumeSpec,
+    Whereabouts,
 };
 pub use error::{BadFrame, Call, Defect, EngineError, Operation, StartError};
 pub use reference::{BadReference, Reference};

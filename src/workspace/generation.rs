@@ -1,4 +1,8 @@
-//! What makes a new workspace when it changes, as a list that can say what the change was. Pure.
+//! What a workspace is made with, as a list that can say what has changed. Pure.
+//!
+//! A part of it is the workspace's *key* ([`Generation::key`]): what cannot be changed on a running container. Another network is
+//! another workspace beside the first one. The rest (image id, agent) makes the workspace anew, and what only it holds is
+//! carried over.
 
 use std::fmt;
 
@@ -12,6 +16,9 @@ use crate::{
     plan::{Plan, Route},
     tree::Digest,
 };
+
+/// What makes the same workspace anew.
+const MADE_ANEW: [&str; 3] = ["image", "protocol", "agent"];
 
 /// The longest value that a [`Changed`] tells.
 const SHORT: usize = 32;
@@ -35,33 +42,28 @@ pub struct Changed {
 impl Generation {
     /// What a workspace for `plan` in `image` with `agent` inside would be made with.
     pub fn new(plan: &Plan, image: &ImageFacts, agent: &[u8]) -> Generation {
-        let user = plan.user.as_ref().map_or(&image.user, |user| &user.value);
-        // A file may say what another route would need.
-        let of_route = |route| (plan.route.value == route).then_some(());
-        let values = [
-            ("image", Some(image.id.clone())),
-            ("user", Some(user.clone()).filter(|user| !user.is_empty())),
-            ("platform", plan.platform.as_ref().map(|platform| platform.value.clone())),
-            ("network", plan.network.as_ref().map(|network| network.value.clone())),
-            ("memory", plan.memory.as_ref().map(|bytes| bytes.value.to_string())),
-            ("cpus", plan.nano_cpus.as_ref().map(|nano| (nano.value as f64 / 1e9).to_string())),
-            ("isolation", plan.isolation.as_ref().map(|isolation| format!("{:?}", isolation.value))),
-            ("working directory", Some(plan.workdir.value.clone())),
-            (
-                "route",
-                Some(plan.route.value).filter(|route| *route != Route::Layer).map(|route| route.to_string()),
-            ),
-            (
-                "tmpfs size",
-                of_route(Route::Tmpfs).and(plan.tmpfs_size.as_ref()).map(|bytes| bytes.value.to_string()),
-            ),
-            ("volume options", of_route(Route::Volume).and_then(|()| volume_options(plan))),
-            ("caches", caches(plan)),
-            ("protocol", Some(PROTOCOL.to_string())),
-            ("agent", Some(fingerprint(agent))),
-        ];
-        let given = values.into_iter().filter_map(|(what, value)| Some((what.to_owned(), value?)));
-        Generation(given.collect())
+        let made =
+            [("image", image.id.clone()), ("protocol", PROTOCOL.to_string()), ("agent", fingerprint(agent))];
+        let made = made.into_iter().map(|(what, value)| (what.to_owned(), value));
+        Generation(fixed(plan).chain(made).collect())
+    }
+
+    /// Eight hexadecimal digits of all that makes another workspace of `plan` when it is another one.
+    pub fn key(plan: &Plan) -> String {
+        let mut hasher = Sha256::new();
+        for (what, value) in fixed(plan) {
+            hasher.update(format!("{}:{what}{}:{value}", what.len(), value.len()));
+        }
+        short_digest(hasher)
+    }
+
+    /// Whether an earlier version of fastbuild made this for `plan`. It had one workspace for each project.
+    pub fn is_of(&self, plan: &Plan) -> bool {
+        let matters = |(what, _): &(String, String)| {
+            !MADE_ANEW.contains(&what.as_str())
+                && !["image name", "user", "memory", "cpus"].contains(&what.as_str())
+        };
+        self.0.iter().filter(|value| matters(value)).cloned().eq(fixed(plan).filter(matters))
     }
 
     /// The value of that name.
@@ -97,6 +99,35 @@ impl Generation {
             .filter(|changed| changed.old != changed.new)
             .collect()
     }
+}
+
+/// What cannot be changed on a container that is there.
+fn fixed(plan: &Plan) -> impl Iterator<Item = (String, String)> {
+    // A file may say what another route would need.
+    let of_route = |route| (plan.route.value == route).then_some(());
+    let values = [
+        ("image name", plan.image.as_ref().map(|image| image.value.clone())),
+        ("user", plan.user.as_ref().map(|user| user.value.clone())),
+        ("platform", plan.platform.as_ref().map(|platform| platform.value.clone())),
+        ("network", plan.network.as_ref().map(|network| network.value.clone())),
+        ("isolation", plan.isolation.as_ref().map(|isolation| format!("{:?}", isolation.value))),
+        ("working directory", Some(plan.workdir.value.clone())),
+        (
+            "route",
+            Some(plan.route.value).filter(|route| *route != Route::Layer).map(|route| route.to_string()),
+        ),
+        (
+            "tmpfs size",
+            of_route(Route::Tmpfs).and(plan.tmpfs_size.as_ref()).map(|bytes| bytes.value.to_string()),
+        ),
+        ("volume options", of_route(Route::Volume).and_then(|()| volume_options(plan))),
+        ("caches", caches(plan)),
+    ];
+    values.into_iter().filter_map(|(what, value)| Some((what.to_owned(), value?)))
+}
+
+fn short_digest(hasher: Sha256) -> String {
+    Digest(hasher.finalize().into()).to_string().chars().take(8).collect()
 }
 
 /// Passwords may stand in them, and labels can be read by everybody: so only whether they have changed is kept.

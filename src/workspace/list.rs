@@ -165,7 +165,10 @@ impl Listed {
         let made = label(labels::CREATED).parse().ok();
         let made = made.or_else(|| u64::try_from(container.created).ok()).unwrap_or(0);
         let mark = match owner {
-            Owner::Here => state.known_project(&project).and_then(|project| known(&project, engine)),
+            Owner::Here => {
+                let known = state.known_project(&project);
+                known.and_then(|project| Mark::load(&project.workspace_path(engine, &container.name)))
+            }
             Owner::Elsewhere => None,
         };
         let mark = mark.filter(|mark| mark.container == container.id.as_str());
@@ -266,10 +269,6 @@ impl Pruned {
     }
 }
 
-fn known(project: &Project, engine: &str) -> Option<Mark> {
-    Mark::load(&project.workspace_path(engine))
-}
-
 /// Which of `all` go, and why: this state directory's own that are too old, and then, while what is left of its own holds
 /// too much, the one that was not used for the longest time. Those that were not measured count nothing.
 pub fn to_go(all: &[Listed], limits: &Limits, now: u64) -> Vec<(usize, Outlived)> {
@@ -325,13 +324,13 @@ pub async fn remove(
         return Err(WorkspaceError::Foreign { name: listed.name.clone() });
     }
     if let Some(project) = project {
-        forget(&project, engine)?;
+        forget(&project, engine, &listed.name)?;
     }
     Ok(Removal::Gone)
 }
 
-fn forget(project: &Project, engine: &str) -> Result<(), StateError> {
-    let path = project.workspace_path(engine);
+fn forget(project: &Project, engine: &str, name: &str) -> Result<(), StateError> {
+    let path = project.workspace_path(engine, name);
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(StateError::at("remove", &path)(error))

@@ -1,12 +1,18 @@
 //! The container of a workspace: found as it is wanted, started, or made with the agent inside.
 
-use bytes::Bytes;
-use futures_util::stream;
+use std::io;
 
-use super::{BETWEEN_LOOKS, How, NotWarm, Wanted, Why, WorkspaceError, share::Share};
+use bytes::Bytes;
+use futures_util::{TryStreamExt as _, stream};
+
+use super::{
+    BETWEEN_LOOKS, Changed, Generation, How, NotWarm, Wanted, Why, WorkspaceError, share::Share,
+    wanted::aside,
+};
 use crate::{
     agent::program,
-    engine::{ContainerFacts, ContainerId, Docker, EngineError, Life, StartError, labels},
+    engine::{ContainerFacts, ContainerId, Docker, EngineError, Life, Owned, StartError, labels},
+    plan::{Lifetime, Route},
     user,
 };
 
@@ -58,10 +64,22 @@ async fn ensure_once(
     wanted: &Wanted,
     found: Option<ContainerFacts>,
 ) -> Result<Ready, WorkspaceError> {
-    let Some(found) = found else { return make(docker, wanted, Why::Fresh).await };
+    let Some(found) = found else { return succeed(docker, wanted).await };
     refuse_foreign(&found, &wanted.name)?;
     if let Some(why) = wanted.judge(&found) {
-        return make_anew(docker, wanted, why).await;
+        return match why {
+            Why::Changed(_) => replace(docker, wanted, why, &found).await,
+            why if found.life == Life::Created => {
+                wanted.remove(docker).await?;
+                succeed(docker, wanted).await.map(|ready| Ready { how: How::Made(why), ..ready })
+            }
+            why => make_anew(docker, wanted, why).await,
+        };
+    }
+    if found.limits != wanted.limits
+        && let Some(why) = set_limits(docker, wanted, &found).await?
+    {
+        return replace(docker, wanted, why, &found).await;
     }
     let container = found.id;
     let share = share_of(docker, wanted, &container).await?;
@@ -99,11 +117,119 @@ pub(super) fn refuse_foreign(found: &ContainerFacts, name: &str) -> Result<(), W
 
 pub(super) async fn make_anew(docker: &Docker, wanted: &Wanted, why: Why) -> Result<Ready, WorkspaceError> {
     wanted.remove(docker).await?;
-    make(docker, wanted, why).await
+    make(docker, wanted, why, None).await
 }
 
-/// What is made and cannot be used is removed again; what is made when this is dropped is found by the next run.
-async fn make(docker: &Docker, wanted: &Wanted, why: Why) -> Result<Ready, WorkspaceError> {
+/// Sets the limits of a workspace that is as it should be but for these. Gives why it has to be made anew where the engine cannot
+/// do that.
+async fn set_limits(
+    docker: &Docker,
+    wanted: &Wanted,
+    found: &ContainerFacts,
+) -> Result<Option<Why>, WorkspaceError> {
+    let (old, new) = (found.limits, wanted.limits);
+    let changed = |what: &str, old: Option<String>, new: Option<String>| {
+        (old != new).then(|| Changed { what: what.to_owned(), old, new })
+    };
+    let cpus = |nano: Option<i64>| nano.map(|nano| (nano as f64 / 1e9).to_string());
+    let changes = [
+        changed(
+            "memory",
+            old.memory.map(|bytes| bytes.to_string()),
+            new.memory.map(|bytes| bytes.to_string()),
+        ),
+        changed("cpus", cpus(old.nano_cpus), cpus(new.nano_cpus)),
+    ];
+    let why = Why::Changed(changes.into_iter().flatten().collect());
+    // No engine takes a limit away.
+    if old.memory.is_some() && new.memory.is_none() || old.nano_cpus.is_some() && new.nano_cpus.is_none() {
+        return Ok(Some(why));
+    }
+    match docker.set_limits(&found.id, new).await {
+        Ok(()) => Ok(None),
+        // It knows no such request.
+        Err(EngineError::Api { status: 404 | 405 | 501, .. }) => Ok(Some(why)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes a workspace where there is none of its name: with what one held that was to be replaced when a client died, or that an
+/// earlier version of fastbuild made.
+async fn succeed(docker: &Docker, wanted: &Wanted) -> Result<Ready, WorkspaceError> {
+    for name in &wanted.predecessors {
+        let Some(found) = docker.look(name).await? else { continue };
+        let label = found.labels.get(labels::GENERATION);
+        let made_with = label.and_then(|label| Generation::from_label(label));
+        let is_ours = refuse_foreign(&found, name).is_ok() && wanted.owned.is_said_by(&found.labels);
+        let Some(made_with) = made_with.filter(|_| is_ours && wanted.lifetime != Lifetime::Fresh) else {
+            continue;
+        };
+        if *name == aside(&wanted.name) || made_with.is_of(&wanted.plan) {
+            let why = Why::Changed(wanted.generation.changed_since(&made_with));
+            return replace(docker, wanted, why, &found).await;
+        }
+    }
+    make(docker, wanted, Why::Fresh, None).await
+}
+
+/// Makes a workspace in the place of `old`, with what that holds in the working directory; `old` goes when the new one is there.
+async fn replace(
+    docker: &Docker,
+    wanted: &Wanted,
+    why: Why,
+    old: &ContainerFacts,
+) -> Result<Ready, WorkspaceError> {
+    match docker.rename(&old.id, &aside(&wanted.name)).await {
+        // It is called so already.
+        Ok(()) | Err(EngineError::Api { .. } | EngineError::NameTaken { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    match make(docker, wanted, why, Some(&old.id)).await {
+        Ok(ready) => {
+            if let Err(error) = docker.remove(old.id.as_str(), &Owned::of(&old.labels)).await {
+                tracing::warn!(workspace = wanted.name, %error, "could not remove the workspace that was replaced");
+            }
+            Ok(ready)
+        }
+        Err(error) => {
+            // As it was.
+            let _ = docker.rename(&old.id, &wanted.name).await;
+            Err(error)
+        }
+    }
+}
+
+/// Brings what one container has in the working directory into another one.
+async fn carry_over(
+    docker: &Docker,
+    wanted: &Wanted,
+    from: &ContainerId,
+    to: &ContainerId,
+) -> Result<(), EngineError> {
+    // A volume is mounted in both, and what a tmpfs held went with its container.
+    if wanted.plan.route.value != Route::Layer {
+        return Ok(());
+    }
+    let directory = wanted.plan.workdir.value.as_str();
+    let archive = match docker.get(from, directory).await {
+        Err(EngineError::NotThere { .. }) => return Ok(()),
+        archive => archive?,
+    };
+    let parent = match directory.rsplit_once('/') {
+        Some(("", _)) | None => "/",
+        Some((parent, _)) => parent,
+    };
+    docker.put(to, parent, archive.map_err(io::Error::other)).await
+}
+
+/// What is made and cannot be used is removed again; what is made when this is dropped is found by the next run. The working
+/// directory of `old` is carried over.
+async fn make(
+    docker: &Docker,
+    wanted: &Wanted,
+    why: Why,
+    old: Option<&ContainerId>,
+) -> Result<Ready, WorkspaceError> {
     wanted.storage.provide(docker).await.map_err(|error| wanted.storage.blame(error))?;
     let container = match docker.create(&wanted.spec).await {
         Ok(container) => container,
@@ -114,7 +240,7 @@ async fn make(docker: &Docker, wanted: &Wanted, why: Why) -> Result<Ready, Works
             return Err(wanted.storage.blame(error.into()));
         }
     };
-    match furnish(docker, wanted, &container).await {
+    match furnish(docker, wanted, &container, old).await {
         Ok(share) => Ok(Ready { container, how: How::Made(why), share }),
         Err(error) => {
             remove_useless(docker, wanted).await;
@@ -123,7 +249,12 @@ async fn make(docker: &Docker, wanted: &Wanted, why: Why) -> Result<Ready, Works
     }
 }
 
-async fn furnish(docker: &Docker, wanted: &Wanted, container: &ContainerId) -> Result<Share, WorkspaceError> {
+async fn furnish(
+    docker: &Docker,
+    wanted: &Wanted,
+    container: &ContainerId,
+    old: Option<&ContainerId>,
+) -> Result<Share, WorkspaceError> {
     let share = match &wanted.marker {
         Some(marker) => marker.look(docker, container).await?,
         None => Share::Ours,
@@ -133,6 +264,9 @@ async fn furnish(docker: &Docker, wanted: &Wanted, container: &ContainerId) -> R
         EngineError::ReadOnly { message, .. } => WorkspaceError::from(NotWarm::ReadOnlyRoot { message }),
         error => error.into(),
     })?;
+    if let Some(old) = old {
+        carry_over(docker, wanted, old, container).await?;
+    }
     docker.start(container).await.map_err(not_started)?;
     Ok(share)
 }

@@ -61,7 +61,7 @@ use crate::{
         Attached, Call, Cause, ContainerFacts, ContainerId, ContainerState, Delivery, Docker, EngineError,
         Life, Obituary, Operation, Owned, Reach, Removed, Serves, StartError, labels,
     },
-    plan::{Stdin, Terminal},
+    plan::{Plan, Stdin, Terminal},
     state::{Project, State, StateError},
 };
 
@@ -107,12 +107,20 @@ pub enum Why {
     Broken(String),
 }
 
-/// The name of a project's workspace, on whatever engine.
+/// The name of a plan's workspace, on whatever engine: by the source root, by what cannot be changed on a container, and by
+/// the project's name; one without a name is this state directory's.
 ///
 /// # Errors
 /// When the state directory cannot keep its id.
-pub fn name(project: &Project, state: &State) -> Result<String, StateError> {
-    Ok(format!("fastbuild-ws-{}-{}", project.key(), state.id()?))
+pub fn name(plan: &Plan, project: &Project, state: &State) -> Result<String, StateError> {
+    let (project_key, key) = (project.key(), Generation::key(plan));
+    Ok(match &plan.name {
+        Some(name) => format!("fastbuild-ws-{project_key}-{key}-{}", name.value),
+        None => {
+            let id: String = project.id().chars().take(6).collect();
+            format!("fastbuild-ws-{project_key}-{key}-{}{id}", state.id()?)
+        }
+    })
 }
 
 /// A workspace with a session open in it.
@@ -221,7 +229,7 @@ pub async fn enter_found(
             How::Started
         }
     };
-    let mark_path = project.workspace_path(engine);
+    let mark_path = project.workspace_path(engine, name);
     let label = |label: &str| found.labels.get(label).cloned().unwrap_or_default();
     let known = Mark::load(&mark_path).filter(|mark| mark.container == found.id.as_str());
     let mark = known.unwrap_or_else(|| {

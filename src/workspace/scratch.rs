@@ -432,7 +432,7 @@ pub fn engine_at(directory: &Path) -> String {
 }
 
 fn mark_path(project: &Project, directory: &Path) -> PathBuf {
-    project.workspace_path(&engine_at(directory))
+    project.workspace_path(&engine_at(directory), "")
 }
 
 fn new_id() -> String {

@@ -6,7 +6,8 @@ use super::{Generation, Mark, NotWarm, Why, WorkspaceError, name, share::Marker,
 use crate::{
     agent::program,
     engine::{
-        ContainerFacts, ContainerSpec, Docker, Entrypoint, ImageFacts, Life, Owned, Removed, Serves, labels,
+        ContainerFacts, ContainerSpec, Docker, Entrypoint, ImageFacts, Life, Limits, Owned, Removed, Serves,
+        labels,
     },
     plan::{Lifetime, OnDocker, Plan, Stdin, Terminal},
     state::{Project, Run, State, StateError},
@@ -38,8 +39,8 @@ impl<'a> Keeping<'a> {
     ///
     /// # Errors
     /// As [`name`].
-    pub fn kept(project: &Project, state: &State) -> Result<Keeping<'a>, StateError> {
-        Ok(Keeping::Kept { name: name(project, state)?, state: state.id()? })
+    pub fn kept(plan: &Plan, project: &Project, state: &State) -> Result<Keeping<'a>, StateError> {
+        Ok(Keeping::Kept { name: name(plan, project, state)?, state: state.id()? })
     }
 
     /// For `run` alone.
@@ -96,6 +97,15 @@ pub struct Wanted {
     pub(super) mark_path: Option<PathBuf>,
     /// As it would be if nothing else were known of it.
     pub(super) mark: Mark,
+    pub(super) limits: Limits,
+    /// Names of containers that may hold what this workspace held before it was made anew.
+    pub(super) predecessors: Vec<String>,
+    pub(super) plan: Plan,
+}
+
+/// What a workspace is called while another one takes its place.
+pub(super) fn aside(name: &str) -> String {
+    format!("{name}-old")
 }
 
 impl Wanted {
@@ -140,7 +150,11 @@ impl Wanted {
             env: Vec::new(),
             user: Some("0:0".to_owned()),
             working_dir: "/".to_owned(),
-            labels: labels.map(|(label, value)| (label.to_owned(), value)).into(),
+            labels: labels
+                .map(|(label, value)| (label.to_owned(), value))
+                .into_iter()
+                .chain(plan.name.as_ref().map(|name| (labels::NAME.to_owned(), name.value.clone())))
+                .collect(),
             terminal: Terminal::None,
             stdin: Stdin::Forward,
             serves: match keeping {
@@ -157,7 +171,20 @@ impl Wanted {
         let lifetime = plan.workspace.lifetime.value;
         Ok(Wanted {
             name,
-            owned: Owned::by(keeping.label().0, keeping.label().1).and(labels::PROJECT, project.key()),
+            owned: match (keeping, &plan.name) {
+                // Whatever state directory a job has, the project is this one.
+                (Keeping::Kept { .. }, Some(name)) => Owned::by(labels::NAME, &name.value),
+                _ => Owned::by(keeping.label().0, keeping.label().1),
+            }
+            .and(labels::PROJECT, project.key()),
+            limits: Limits { memory: spec.memory, nano_cpus: spec.nano_cpus },
+            predecessors: match keeping {
+                Keeping::Kept { name, state } => {
+                    vec![aside(name), format!("fastbuild-ws-{}-{state}", project.key())]
+                }
+                Keeping::OneRun { .. } => Vec::new(),
+            },
+            plan: plan.clone(),
             generation,
             lifetime,
             spec,
@@ -165,7 +192,7 @@ impl Wanted {
             storage,
             agent,
             mark_path: match keeping {
-                Keeping::Kept { .. } => Some(project.workspace_path(&engine)),
+                Keeping::Kept { name, .. } => Some(project.workspace_path(&engine, name)),
                 Keeping::OneRun { .. } => None,
             },
             mark,

@@ -16,13 +16,14 @@ use crate::{
         near::{Session, Settings},
         protocol::{Blob, Extent, Home, Input, Open, Reply, Request, Run as Command, User},
     },
-    engine::{ContainerFacts, Docker, labels},
+    engine::{ContainerFacts, Docker, Sizes, labels},
     plan::{Endpoint, OnLocked, Terminal},
     report::Reporter,
     state::{Project, State},
     tree::RelPath,
     workspace::{
         self, Generation, How, Surroundings, Workspace, WorkspaceError,
+        list::{self, Owner},
         scratch::{self, Known},
         storage::Storage,
     },
@@ -56,37 +57,42 @@ pub async fn run(shell: &Shell, state: &State, reporter: &Reporter) -> Result<u8
     let mut interrupts = Interrupts::listen().map_err(BuildError::Signals)?;
     let project = state.project(&shell.source)?;
     let _lock = interrupts.unless(take_lock(&project, OnLocked::Wait, reporter)).await??;
+    let engine = shell.engine.to_string();
     let looking = async {
         let docker = Docker::connect(&shell.engine).await?;
-        let found = docker.look(&workspace::name(&project, state)?).await?;
-        Ok::<_, BuildError>(found.map(|found| (docker, found)))
+        let all = list::list(&docker, state, &engine, Sizes::Skip).await?;
+        // The one that was used last.
+        let ours = all.into_iter().find(|one| one.project == project.key() && one.owner == Owner::Here);
+        let found = match &ours {
+            Some(ours) => docker.look(&ours.name).await?,
+            None => None,
+        };
+        Ok::<_, BuildError>(found.zip(ours).map(|(found, ours)| (docker, found, ours.name)))
     };
     let found = match interrupts.unless(looking).await? {
-        Ok(Some((docker, found))) => Found::Container(docker, found),
+        Ok(Some((docker, found, name))) => Found::Container(docker, found, name),
         other => match scratch::known_of(&project)?.into_iter().next() {
             Some(known) => Found::Directory(known),
             None => {
                 other?;
-                let engine = shell.engine.to_string();
                 return Err(BuildError::NoWorkspace { source_root: shell.source.clone(), engine });
             }
         },
     };
-    let name = workspace::name(&project, state)?;
     let run = state.begin_run(&project, &found.engine(shell))?;
     let reaper = Reaper::watch(&Charge {
         state: state.root().to_owned(),
         source: shell.source.clone(),
         run: run.id.clone(),
         duty: match &found {
-            Found::Container(..) => {
+            Found::Container(_, _, name) => {
                 Duty::Free(InContainer { engine: shell.engine.clone(), container: name.clone() })
             }
             Found::Directory(_) => Duty::Keep,
         },
     });
     let entered = match found {
-        Found::Container(docker, found) => {
+        Found::Container(docker, found, name) => {
             enter(shell, &docker, &project, &name, found, &mut interrupts).await
         }
         Found::Directory(known) => enter_here(shell, known, &mut interrupts).await,
@@ -112,7 +118,7 @@ pub async fn run(shell: &Shell, state: &State, reporter: &Reporter) -> Result<u8
 
 /// Where there is a workspace of the project's.
 enum Found {
-    Container(Docker, ContainerFacts),
+    Container(Docker, ContainerFacts, String),
     Directory(Known),
 }
 
@@ -157,8 +163,9 @@ async fn enter(
     let made_with = found.labels.get(labels::GENERATION).and_then(|label| Generation::from_label(label));
     let made_with = |what: &str| made_with.as_ref().and_then(|made_with| made_with.get(what));
     let workdir = made_with("working directory").unwrap_or("/").to_owned();
-    let user = shell.user.clone().or_else(|| made_with("user").map(str::to_owned)).unwrap_or_default();
     let image = interrupts.unless(docker.image(&found.image, None)).await??;
+    let user = shell.user.clone().or_else(|| made_with("user").map(str::to_owned));
+    let user = user.or_else(|| image.as_ref().map(|image| image.user.clone())).unwrap_or_default();
     let home = image.as_ref().map_or(Home::OfUser, |image| Surroundings::of(image, &Storage::default()).home);
     let opening = opening(&workdir, User::Named(user));
     let engine = shell.engine.to_string();

@@ -9,15 +9,15 @@ use std::{
 use bollard::{
     errors::Error as BollardError,
     models::{
-        ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, HealthConfig, HostConfig,
-        HostConfigIsolationEnum, HostConfigLogConfig, Mount as MountBody, MountType, MountVolumeOptions,
-        MountVolumeOptionsDriverConfig,
+        ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, ContainerUpdateBody,
+        HealthConfig, HostConfig, HostConfigIsolationEnum, HostConfigLogConfig, Mount as MountBody,
+        MountType, MountVolumeOptions, MountVolumeOptionsDriverConfig,
     },
     query_parameters::{
         CreateContainerOptionsBuilder, EventsOptionsBuilder, InspectContainerOptions,
         KillContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
-        ResizeContainerTTYOptionsBuilder, RestartContainerOptionsBuilder, StartContainerOptions, TopOptions,
-        WaitContainerOptionsBuilder,
+        RenameContainerOptionsBuilder, ResizeContainerTTYOptionsBuilder, RestartContainerOptionsBuilder,
+        StartContainerOptions, TopOptions, WaitContainerOptionsBuilder,
     },
 };
 use futures_util::StreamExt;
@@ -220,6 +220,15 @@ pub enum Life {
     Dead,
 }
 
+/// What a container may use; none is no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Memory, in bytes.
+    pub memory: Option<u64>,
+    /// Billionths of a processor.
+    pub nano_cpus: Option<i64>,
+}
+
 /// What an engine knows of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerFacts {
@@ -231,6 +240,8 @@ pub struct ContainerFacts {
     pub life: Life,
     /// The id of its image.
     pub image: String,
+    /// What it may use.
+    pub limits: Limits,
     /// When its process was started, in the engine's words (RFC 3339).
     pub started_at: String,
 }
@@ -488,6 +499,33 @@ impl Docker {
         self.client.unpause_container(id.as_str()).await.map_err(failed(Call::new(Operation::Unpause, id)))
     }
 
+    /// Gives a container another name, running or not.
+    ///
+    /// # Errors
+    /// [`EngineError::NameTaken`], and what befalls every request.
+    pub async fn rename(&self, id: &ContainerId, name: &str) -> Result<(), EngineError> {
+        let options = RenameContainerOptionsBuilder::new().name(name).build();
+        let renamed = self.client.rename_container(id.as_str(), options).await;
+        renamed.map_err(failed(Call::new(Operation::Rename, id)))
+    }
+
+    /// Sets a container's limits, running or not.
+    ///
+    /// # Errors
+    /// What befalls every request; [`EngineError::Api`] for a limit that the engine does not take.
+    pub async fn set_limits(&self, id: &ContainerId, limits: Limits) -> Result<(), EngineError> {
+        let memory = limits.memory.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+        let body = ContainerUpdateBody {
+            memory,
+            // What an engine sets by itself when a container is made.
+            memory_swap: memory.map(|bytes| bytes.saturating_mul(2)),
+            nano_cpus: limits.nano_cpus,
+            ..ContainerUpdateBody::default()
+        };
+        let updated = self.client.update_container(id.as_str(), body).await;
+        updated.map_err(failed(Call::new(Operation::Update, id)))
+    }
+
     /// Removes a container, by id or name, running or not, with its anonymous volumes, if it is `owned`.
     ///
     /// # Errors
@@ -695,6 +733,10 @@ impl From<ContainerInspectResponse> for ContainerFacts {
                 Some(Status::EMPTY) | None => Life::Exited,
             },
             image: found.image.unwrap_or_default(),
+            limits: found.host_config.map_or_else(Limits::default, |host| Limits {
+                memory: host.memory.and_then(|bytes| u64::try_from(bytes).ok()).filter(|bytes| *bytes > 0),
+                nano_cpus: host.nano_cpus.filter(|nano| *nano > 0),
+            }),
             started_at: state.started_at.unwrap_or_default(),
         }
     }

@@ -19,7 +19,7 @@ pub use attach::{AttachInput, AttachOutput, Attached};
 pub use connect::{ApiVersion, EngineFacts, Reach};
 pub use container::{
     Cause, ContainerFacts, ContainerId, ContainerSpec, ContainerState, ContainerSummary, Delivery,
-    Entrypoint, Life, Mount, MountAccess, Obituary, Removed, Serves, Sizes, VolumeContents,
+    Entrypoint, Life, Limits, Mount, MountAccess, Obituary, Removed, Serves, Sizes, VolumeContents,
 };
 pub use image::{ImageFacts, PullProgress};
 pub use info::{EngineInfo, EngineKind, Rights, Whereabouts};

@@ -38,7 +38,8 @@ impl Owned {
         self.0.iter().map(|(label, value)| format!("{label}={value}")).collect()
     }
 
-    pub(super) fn is_said_by(&self, found: &BTreeMap<String, String>) -> bool {
+    /// Whether these labels say all of it.
+    pub fn is_said_by(&self, found: &BTreeMap<String, String>) -> bool {
         !self.0.is_empty() && self.0.iter().all(|(label, value)| found.get(label) == Some(value))
     }
 }
