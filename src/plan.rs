@@ -462,6 +462,9 @@ pub struct WorkspacePlan {
     /// After how long without a build it stops by itself; zero is never.
     #[serde(serialize_with = "shown_seconds")]
     pub idle_stop: Decision<Duration>,
+    /// How long a build goes on over a network when its client is not heard of any more; zero is for ever.
+    #[serde(serialize_with = "shown_seconds")]
+    pub grace: Decision<Duration>,
     /// Workspaces that were not used for so long are removed by themselves; zero is never.
     #[serde(serialize_with = "shown_seconds")]
     pub max_age: Decision<Duration>,

@@ -28,7 +28,7 @@ use self::{
     rounds::{Rounds, Through},
 };
 use crate::{
-    build::{self, BuildError, Interrupted, Interrupts, Signal},
+    build::{self, BuildError, Exit, Interrupted, Interrupts, Signal},
     outputs::record::Record,
     plan::Plan,
     report::{
@@ -42,7 +42,7 @@ use crate::{
 /// How many of the paths that changed are named.
 const NAMED: usize = 10;
 
-/// Builds once, then at each change, until a signal comes; gives what to exit with then: 0 after Ctrl-C, which is how a
+/// Builds once, then at each change, until a signal comes; gives how to end then: with 0 after Ctrl-C, which is how a
 /// watch ends well. `again` makes the plan of a later build.
 ///
 /// # Errors
@@ -53,7 +53,7 @@ pub async fn run(
     again: &mut dyn FnMut() -> Result<Plan, Box<dyn Error>>,
     state: &State,
     reporter: &Reporter,
-) -> Result<u8, BuildError> {
+) -> Result<Exit, BuildError> {
     let mut watch = Watch {
         interrupts: Interrupts::listen().map_err(BuildError::Signals)?,
         changes: Changes::of(&plan.source.value, reporter),
@@ -66,8 +66,8 @@ pub async fn run(
         reporter,
     };
     match watch.until_interrupted().await {
-        Err(Ended::By(Signal::Interrupt)) => Ok(0),
-        Err(Ended::By(signal)) => Ok(signal.exit_code()),
+        Err(Ended::By(Signal::Interrupt)) => Ok(Exit::Code(0)),
+        Err(Ended::By(signal)) => Ok(Exit::Signal(signal)),
         Err(Ended::Failed(error)) => Err(error),
     }
 }

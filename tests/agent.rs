@@ -19,6 +19,7 @@ use fastbuild::{
         Blob, Failure, Follow, Hello, Home, Input, NoStart, NotStarted, PROTOCOL, Reply, Request, Run,
         STDIN_WINDOW, Size, Status,
     },
+    sys::process::{State, look},
     tree::{Special, node::NodeKind, summary, summary::Summarizer},
 };
 use rustix::process::{Pid, test_kill_process};
@@ -306,6 +307,27 @@ fn a_client_that_gives_signs_of_life_is_not_silent() {
         client.request(&Request::Heartbeat);
     }
     assert_eq!(client.ended().status, Status::Code(0));
+}
+
+#[test]
+fn a_client_that_pauses_is_not_silent_and_all_that_it_started_pauses_with_it() {
+    let agent = Agent::new();
+    let mut client = agent.synced(&View::everything());
+    client.hello(300);
+    client.open(&agent.root(), &View::everything());
+    assert_eq!(client.start(run(&["sh", "-c", HIDING], &agent.root())), Reply::Started);
+    let hidden = pid_in(&client.output_until("\n"));
+    let state = || look(hidden.as_raw_pid()).unwrap().state;
+    client.request(&Request::Pause);
+    // One that does not pause falls silent meanwhile, for as long.
+    let mut other = agent.session();
+    other.hello(300);
+    assert!(other.try_receive().is_none());
+    assert_eq!(state(), State::Stopped);
+    client.request(&Request::Resume);
+    client.request(&Request::Signal(15));
+    assert_eq!(client.ended().status, Status::Signal(15));
+    assert!(test_kill_process(hidden).is_err());
 }
 
 #[test]

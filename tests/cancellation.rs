@@ -63,8 +63,8 @@ fn a_second_interrupt_ends_a_command_that_ignores_the_first() {
     run.signal(Signal::INT);
     run.until("the signal's arrival", |event| event["warning"] == "signalled");
     assert_eq!(project.containers().len(), 1, "one signal alone is the command's own business");
-    run.signal(Signal::INT);
-    run.end().exits(137);
+    run.insists(Signal::INT);
+    run.end().exits(130);
     assert_eq!(project.tree(), before);
     project.assert_nothing_left();
 }
@@ -75,7 +75,7 @@ fn a_command_that_ignores_sigterm_is_killed_when_its_grace_is_over() {
     let mut run = Watched::start(&project, &[], &format!("trap '' TERM; {WAIT}"));
     run.until_output("ready\n");
     run.signal(Signal::TERM);
-    run.end().exits(137);
+    run.end().exits(143);
     project.assert_nothing_left();
 }
 

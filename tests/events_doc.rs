@@ -14,8 +14,8 @@ use fastbuild::{
     report::{
         Renderer as _, Verbosity,
         events::{
-            Amount, Applied, Changed, Direction, Earlier, Event, Failure, Limit, MadeBecause, NotWarm,
-            Noticing, Phase, Reached, Special, Warm, Warning, Why,
+            Amount, Applied, Changed, Direction, Earlier, Event, Failure, Holding, Limit, MadeBecause,
+            NotWarm, Noticing, Phase, Reached, Special, Warm, Warning, Why,
         },
         json::Json,
         own::{LineState, Own},
@@ -127,11 +127,12 @@ fn the_rest() -> Vec<(u64, Event)> {
         Warning::Signalled { signal: "SIGINT" },
         Warning::OutputsLeft,
         Warning::NotTold { why: String::new() },
+        Warning::OtherProject,
         Warning::NotRemoved { container: String::new(), why: String::new() },
     ];
     let pull =
         Event::PullProgress { layer: String::new(), status: "Downloading".into(), current: 0, total: None };
-    let waiting = Event::WaitingForLock { pid: 1, command: String::new() };
+    let waiting = Event::WaitingForLock { pid: 1, command: String::new(), holder: Holding::Runs };
     let phases = [Phase::Pull, Phase::Workspace, Phase::Compare].map(|phase| started(phase, None));
     let events = warnings.into_iter().map(Event::Warned).chain([pull, waiting]).chain(phases);
     let events = events.chain(of_workspaces());

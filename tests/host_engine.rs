@@ -240,8 +240,8 @@ fn an_interrupt_of_the_whole_foreground_reaches_the_command_once() {
     run.until("the signal's arrival", |event| event["warning"] == "signalled");
     eventually("the command's own answer", || project.scratch_tree().join("count").exists());
     assert_eq!(fs::read_to_string(project.scratch_tree().join("count")).unwrap(), "int\n");
-    run.signal(Signal::INT);
-    run.end().exits(137);
+    run.insists(Signal::INT);
+    run.end().exits(130);
     nothing_runs(&project);
     project.assert_nothing_left_here();
 }

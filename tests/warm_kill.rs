@@ -470,15 +470,7 @@ fn fastbuild_is_killed_while_its_workspace_is_made() {
 fn whoever_asks_a_third_time_does_not_wait_for_a_connection_that_stands_still() {
     let kept = Kept::new();
     let mut at = kept.stand_at(("while the command runs", Place::Output));
-    let run = at.run.as_mut().unwrap();
-    // Several that come at once are one.
-    eventually("fastbuild heeds the signals", || {
-        let is_over = run.is_over();
-        if !is_over {
-            run.signal(Signal::INT);
-        }
-        is_over
-    });
+    at.run.as_mut().unwrap().insists(Signal::INT);
     at.end().exits(130);
     at.host_is_as_it_was();
     at.held.then(Then::Cut);

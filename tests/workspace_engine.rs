@@ -59,7 +59,7 @@ impl Home {
     }
 
     fn name(&self) -> String {
-        workspace::name(&self.project(), &self.state).unwrap()
+        workspace::name(&self.plan(""), &self.project(), &self.state).unwrap()
     }
 
     fn owned(&self) -> Owned {
@@ -81,7 +81,7 @@ impl Home {
     fn wanted(&self, options: &str) -> Wanted {
         let plan = self.plan(options);
         let (project, at) = (self.project(), plan.on_docker().unwrap());
-        let keeping = Keeping::kept(&project, &self.state).unwrap();
+        let keeping = Keeping::kept(&plan, &project, &self.state).unwrap();
         Wanted::new(&plan, at, &self.image, &keeping, Storage::default(), &project).unwrap()
     }
 
@@ -327,7 +327,7 @@ async fn an_image_without_an_agent_is_not_warm() {
             ImageFacts { os: os.to_owned(), architecture: architecture.to_owned(), ..home.image.clone() };
         let plan = home.plan("");
         let project = home.project();
-        let keeping = Keeping::kept(&project, &home.state).unwrap();
+        let keeping = Keeping::kept(&plan, &project, &home.state).unwrap();
         let error =
             Wanted::new(&plan, plan.on_docker().unwrap(), &image, &keeping, Storage::default(), &project)
                 .unwrap_err();

@@ -10,7 +10,7 @@ use std::{
     collections::VecDeque,
     io,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -40,8 +40,8 @@ use crate::{
 /// How often the far end hears that the client lives.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 
-/// How long the far end waits for a sign of life before it ends the build.
-const SILENCE: Duration = Duration::from_secs(10);
+/// How long the far end waits for a sign of life before it ends the build, where the engine is on this machine.
+pub const SILENCE: Duration = Duration::from_secs(15);
 
 /// How long a Welcome may take before the greeting is repeated: one may be swallowed by the session of a dead client that
 /// is just being ended.
@@ -157,7 +157,7 @@ pub struct Settings {
     pub idle_stop: Option<Duration>,
     /// How long the Welcome may take in all.
     pub patience: Duration,
-    /// How long the far end waits for a sign of life before it ends the build.
+    /// How long the far end waits for a sign of life before it ends the build; zero is for ever.
     pub silence: Duration,
 }
 
@@ -350,6 +350,17 @@ pub struct Session {
 /// Speaks to the agent. A clone speaks in the same session; messages are never mixed into each other.
 #[derive(Clone)]
 pub struct Sender(Arc<Shared>);
+
+/// A [`Sender`] that does not keep the connection open.
+#[derive(Debug, Clone)]
+pub struct WeakSender(Weak<Shared>);
+
+impl WeakSender {
+    /// The sender; none when everybody else has let go of it.
+    pub fn upgrade(&self) -> Option<Sender> {
+        self.0.upgrade().map(Sender)
+    }
+}
 
 struct Shared {
     outgoing: Mutex<Outgoing>,
@@ -578,6 +589,11 @@ impl Session {
 }
 
 impl Sender {
+    /// See [`WeakSender`].
+    pub fn downgrade(&self) -> WeakSender {
+        WeakSender(Arc::downgrade(&self.0))
+    }
+
     /// Says one thing.
     ///
     /// # Errors
@@ -637,15 +653,15 @@ impl Sender {
     }
 
     fn start_heart(&self) -> Heart {
-        // Weak: a heart must not keep a connection open that everybody else has let go of.
-        let shared = Arc::downgrade(&self.0);
+        // A heart must not keep a connection open that everybody else has let go of.
+        let sender = self.downgrade();
         let beats = tokio::spawn(async move {
             let mut beat = interval_at(tokio::time::Instant::now() + HEARTBEAT, HEARTBEAT);
             beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 beat.tick().await;
-                let Some(shared) = shared.upgrade() else { return };
-                if Sender(shared).send(&Request::Heartbeat).await.is_err() {
+                let Some(sender) = sender.upgrade() else { return };
+                if sender.send(&Request::Heartbeat).await.is_err() {
                     return;
                 }
             }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::tree::{RelPath, Timestamp};
 
 /// The version of all of this. A workspace whose agent speaks another one is made anew.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// A message that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +40,7 @@ pub type Blob = serde_bytes::ByteBuf;
 pub struct Hello {
     /// [`PROTOCOL`] of the client.
     pub protocol: u32,
-    /// After how many milliseconds without a frame from the client the far end takes it for dead.
+    /// After how many milliseconds without a frame from the client the far end takes it for dead; zero is never.
     pub silence: u64,
     /// After how many seconds without a client the workspace stops by itself; zero is never. None leaves it as it is.
     pub idle_stop: Option<u64>,
@@ -90,6 +90,11 @@ pub enum Request {
     Resize(Size),
     /// The client lives.
     Heartbeat,
+    /// The client is about to stop, as after Ctrl-Z. What the command started stops too, and no limit of time counts from here on.
+    /// Never comes in the middle of data.
+    Pause,
+    /// The client has been taken up again, and so is the command.
+    Resume,
     /// Asks what the command made. Answered by [`Reply::Products`] for each, in turn, each followed by nodes as data.
     Collect(Vec<Query>),
     /// Asks for contents: nodes of the query `query`, by their places in its list. A tar stream of exactly those follows
@@ -290,6 +295,9 @@ pub enum Reply {
     NotStarted(NotStarted),
     /// So many bytes of input have reached the command (or nobody: it does not read any more).
     StdinTaken(u64),
+    /// The command has stopped by itself, or its terminal's key for that was pressed, which [`Request::Pause`] is the answer to.
+    /// [`Request::Resume`] takes it up again.
+    Stopped,
     /// The command and everything that it started are over, and all output was sent.
     Exited {
         /// How it ended.

@@ -10,7 +10,10 @@ use tokio::{
 };
 
 use super::BuildError;
-use crate::report::{Reporter, events::Stream};
+use crate::{
+    report::{Reporter, events::Stream},
+    sys::terminal,
+};
 
 /// Chunks of output that may wait for a slow reader of ours, before the build has to wait.
 const OUTPUT_WAITING: usize = 64;
@@ -88,10 +91,12 @@ pub(super) fn own_input() -> mpsc::Receiver<Vec<u8>> {
     std::thread::spawn(move || {
         let mut stdin = io::stdin().lock();
         let mut buffer = vec![0; 64 * 1024];
-        // An error is an end: there is nothing more to be read, and nobody to tell.
-        while let Ok(n) = io::Read::read(&mut stdin, &mut buffer) {
-            if n == 0 || sender.blocking_send(buffer[..n].to_vec()).is_err() {
-                break;
+        loop {
+            terminal::await_input();
+            match io::Read::read(&mut stdin, &mut buffer) {
+                Ok(n @ 1..) if sender.blocking_send(buffer[..n].to_vec()).is_ok() => {}
+                // An error is an end: there is nothing more to be read, and nobody to tell.
+                _ => return,
             }
         }
     });

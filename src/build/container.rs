@@ -237,7 +237,11 @@ impl Site<'_> {
     ) -> Result<(Workspace, Session), BuildError> {
         let (plan, reporter) = (self.plan, self.reporter);
         let phase = Running::begin(Phase::Workspace, None, reporter);
-        let settings = Settings { idle_stop: Some(plan.workspace.idle_stop.value), ..Settings::default() };
+        let settings = Settings {
+            idle_stop: Some(plan.workspace.idle_stop.value),
+            silence: self.at.endpoint.silence(plan.workspace.grace.value),
+            ..Settings::default()
+        };
         let first = tree.first_requests(plan, surroundings);
         let entering = async {
             let (workspace, session) =

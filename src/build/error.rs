@@ -2,7 +2,10 @@
 
 use std::{io, path::PathBuf};
 
-use super::interrupt::{Interrupted, Signal};
+use super::{
+    Exit,
+    interrupt::{Interrupted, Signal},
+};
 use crate::{
     agent::{near::SessionError, protocol::Room},
     archive::pack::PackError,
@@ -87,6 +90,9 @@ pub enum BuildError {
     /// A shell where no user can be had but the one who starts it.
     #[error("the workspace is a directory of this machine, and what runs there runs as whoever starts it")]
     OtherUserHere,
+    /// Hardly anything of what the workspace was sent is here any more. Whoever runs builds begins anew then.
+    #[error("another project lies at this path now")]
+    OtherProject,
     /// A plan with neither an image nor a scratch directory, as none is made.
     #[error("the plan has no place to build in; this is a bug in fastbuild")]
     NowhereToBuild,
@@ -256,16 +262,16 @@ impl BuildError {
         }
     }
 
-    /// What fastbuild exits with: Docker's numbers.
-    pub fn exit_code(&self) -> u8 {
-        match self {
+    /// How fastbuild ends: with Docker's numbers, or by the signal that ended it.
+    pub fn exit(&self) -> Exit {
+        Exit::Code(match self {
             BuildError::Start(StartError::CommandNotFound { .. } | StartError::NoInterpreter { .. }) => 127,
             BuildError::Start(StartError::NotExecutable { .. }) => 126,
-            BuildError::Interrupted(signal) => signal.exit_code(),
+            BuildError::Interrupted(signal) => return Exit::Signal(*signal),
             // As if the build itself had written into the closed pipe: 128 + SIGPIPE.
             BuildError::OutputClosed(error) if error.kind() == io::ErrorKind::BrokenPipe => 141,
             _ => 125,
-        }
+        })
     }
 
     /// What a user could do next; none when the message says it all.

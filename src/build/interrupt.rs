@@ -1,8 +1,16 @@
-//! Signals that ask fastbuild to end: they cut off whatever waits, or are handed to the build.
+//! Signals that ask fastbuild to end: they cut off whatever waits, or are handed to the build. And Ctrl-Z, see [`super::suspend`].
 
-use std::{fmt, io};
+use std::{
+    fmt, io,
+    time::{Duration, Instant},
+};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+
+use super::suspend::Suspension;
+
+/// Two of a kind within this time are one: `timeout` and wrappers send what the whole process group gets as well.
+const TWICE_SENT: Duration = Duration::from_millis(100);
 
 /// A signal that asks to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +21,8 @@ pub enum Signal {
     Terminate,
     /// The terminal is gone.
     HangUp,
+    /// Ctrl-\\: some commands tell what they are at, and go on.
+    Quit,
 }
 
 impl Signal {
@@ -22,6 +32,7 @@ impl Signal {
             Signal::Interrupt => "SIGINT",
             Signal::Terminate => "SIGTERM",
             Signal::HangUp => "SIGHUP",
+            Signal::Quit => "SIGQUIT",
         }
     }
 
@@ -30,7 +41,24 @@ impl Signal {
         match self {
             Signal::HangUp => 1,
             Signal::Interrupt => 2,
+            Signal::Quit => 3,
             Signal::Terminate => 15,
+        }
+    }
+
+    const ALL: [Signal; 4] = [Signal::Interrupt, Signal::Terminate, Signal::HangUp, Signal::Quit];
+
+    /// The one with this number.
+    pub fn of_number(number: u8) -> Option<Signal> {
+        Signal::ALL.into_iter().find(|signal| signal.number() == number)
+    }
+
+    /// The one that a terminal makes of a key, unless it is raw.
+    pub fn of_key(key: u8) -> Option<Signal> {
+        match key {
+            3 => Some(Signal::Interrupt),
+            28 => Some(Signal::Quit),
+            _ => None,
         }
     }
 
@@ -57,6 +85,7 @@ pub struct Interrupts {
     received: watch::Receiver<Received>,
     /// How many of them [`Interrupts::next`] has given.
     taken: usize,
+    suspension: Suspension,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -66,22 +95,35 @@ struct Received {
 }
 
 impl Interrupts {
-    /// Takes the signals over from the system, which would end the process. Needs a runtime.
+    /// Takes the signals over from the system, which would end or stop the process. What was ignored when it began stays so. Needs a
+    /// runtime.
     ///
     /// # Errors
     /// When the system does not let go of one.
     pub fn listen() -> io::Result<Interrupts> {
         let (sender, received) = watch::channel(Received::default());
-        let mut signals = Signals::new()?;
+        let suspension = Suspension::default();
+        let mut signals = signals(&suspension)?;
         tokio::spawn(async move {
-            while let Some(signal) = signals.next().await {
+            let mut counted = None;
+            while let Some(signal) = signals.recv().await {
+                let is_repeated = |(last, at): (Signal, Instant)| last == signal && at.elapsed() < TWICE_SENT;
+                if counted.is_some_and(is_repeated) {
+                    continue;
+                }
+                counted = Some((signal, Instant::now()));
                 sender.send_modify(|received| {
                     received.count += 1;
                     received.last = Some(signal);
                 });
             }
         });
-        Ok(Interrupts { received, taken: 0 })
+        Ok(Interrupts { received, taken: 0, suspension })
+    }
+
+    /// What Ctrl-Z has to see to.
+    pub fn suspension(&self) -> &Suspension {
+        &self.suspension
     }
 
     /// Waits for a signal that has not been taken yet. Two that came before anybody asked are given one after the other:
@@ -118,43 +160,36 @@ impl Interrupts {
     }
 }
 
+/// Whatever comes of [`Signal::ALL`] that was not ignored when this process began; Ctrl-Z is seen to here.
 #[cfg(unix)]
-struct Signals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-    hang_up: tokio::signal::unix::Signal,
-}
+fn signals(suspension: &Suspension) -> io::Result<mpsc::Receiver<Signal>> {
+    use signal_hook::consts::SIGTSTP;
+    use tokio::signal::unix::{SignalKind, signal};
 
-#[cfg(unix)]
-impl Signals {
-    fn new() -> io::Result<Signals> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Signals {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hang_up: signal(SignalKind::hangup())?,
-        })
+    use crate::sys::process;
+    let (sender, signals) = mpsc::channel(1);
+    for ours in Signal::ALL.into_iter().filter(|ours| !process::ignores(ours.number().into())) {
+        let (mut arrivals, sender) = (signal(SignalKind::from_raw(ours.number().into()))?, sender.clone());
+        tokio::spawn(
+            async move { while arrivals.recv().await.is_some() && sender.send(ours).await.is_ok() {} },
+        );
     }
-
-    async fn next(&mut self) -> Option<Signal> {
-        tokio::select! {
-            came = self.interrupt.recv() => came.map(|()| Signal::Interrupt),
-            came = self.terminate.recv() => came.map(|()| Signal::Terminate),
-            came = self.hang_up.recv() => came.map(|()| Signal::HangUp),
-        }
+    if !process::ignores(SIGTSTP) {
+        let (mut arrivals, suspension) = (signal(SignalKind::from_raw(SIGTSTP))?, suspension.clone());
+        tokio::spawn(async move {
+            while arrivals.recv().await.is_some() {
+                suspension.suspend().await;
+            }
+        });
     }
+    Ok(signals)
 }
 
 #[cfg(not(unix))]
-struct Signals;
-
-#[cfg(not(unix))]
-impl Signals {
-    fn new() -> io::Result<Signals> {
-        Ok(Signals)
-    }
-
-    async fn next(&mut self) -> Option<Signal> {
-        tokio::signal::ctrl_c().await.ok().map(|()| Signal::Interrupt)
-    }
+fn signals(_: &Suspension) -> io::Result<mpsc::Receiver<Signal>> {
+    let (sender, signals) = mpsc::channel(1);
+    tokio::spawn(async move {
+        while tokio::signal::ctrl_c().await.is_ok() && sender.send(Signal::Interrupt).await.is_ok() {}
+    });
+    Ok(signals)
 }

@@ -23,17 +23,25 @@ pub mod notice;
 mod plain;
 pub mod reaper;
 pub mod sources;
+mod suspend;
 mod upload;
 mod warm;
 
 pub use warm::shell;
 
-use std::{path::Path, sync::Arc, time::Instant};
+use std::{
+    path::Path,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::oneshot;
 
+pub use ending::Exit;
 pub use error::BuildError;
 pub use interrupt::{Interrupted, Interrupts, Signal};
+pub use suspend::Suspension;
 
 use crate::{
     archive::pack::TopEntry,
@@ -49,18 +57,21 @@ use crate::{
     plan::{Fallback, OnFailure, OnLocked, Outputs, Plan},
     report::{
         Reporter,
-        events::{Amount, Applied, Earlier, Event, Phase, Warm, Warning},
+        events::{Amount, Applied, Earlier, Event, Holding, Phase, Warm, Warning},
     },
-    state::{Placeholder, Project, ProjectLock, Run, State},
-    sys::at,
+    state::{Holder, Placeholder, Project, ProjectLock, Run, State},
+    sys::{at, process::is_stopped},
     tree::scan::STAGE_PREFIX,
 };
 
-/// Carries a plan out; gives what fastbuild exits with.
+/// How often it is looked whether the run that is waited for has been stopped, which nothing tells.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Carries a plan out; gives how fastbuild ends.
 ///
 /// # Errors
-/// When fastbuild itself could not do its part; [`BuildError::exit_code`] says with what to exit then.
-pub async fn run(plan: &Plan, state: &State, reporter: &Reporter) -> Result<u8, BuildError> {
+/// When fastbuild itself could not do its part; [`BuildError::exit`] says how to end then.
+pub async fn run(plan: &Plan, state: &State, reporter: &Reporter) -> Result<Exit, BuildError> {
     let interrupts = Interrupts::listen().map_err(BuildError::Signals)?;
     run_under(plan, state, interrupts, reporter).await
 }
@@ -74,7 +85,7 @@ pub async fn run_under(
     state: &State,
     interrupts: Interrupts,
     reporter: &Reporter,
-) -> Result<u8, BuildError> {
+) -> Result<Exit, BuildError> {
     carry_out(plan, state, interrupts, reporter).await.map_err(|error| error.of_engine(&plan.engine.reason))
 }
 
@@ -83,7 +94,7 @@ async fn carry_out(
     state: &State,
     mut interrupts: Interrupts,
     reporter: &Reporter,
-) -> Result<u8, BuildError> {
+) -> Result<Exit, BuildError> {
     let began = Instant::now();
     reporter.emit(Event::Planned {
         image: plan.image.as_ref().map(|image| image.value.clone()),
@@ -97,14 +108,24 @@ async fn carry_out(
     let plan = remeasured.as_ref().unwrap_or(plan);
     let project = state.project(&plan.source.value)?;
     let _lock = interrupts.unless(take_lock(&project, plan.lock.value, reporter)).await??;
-    recover(&project, state, reporter)?;
+    {
+        let _undisturbed = interrupts.suspension().undisturbed().await;
+        recover(&project, state, reporter)?;
+    }
     let mut finished = match plan.on_docker() {
-        Some(at) => container::run(plan, at, state, &project, &mut interrupts, reporter).await?,
+        Some(at) => match container::run(plan, at, state, &project, &mut interrupts, reporter).await {
+            Err(BuildError::OtherProject) => {
+                reporter.emit(Event::Warned(Warning::OtherProject));
+                project.begin_anew()?;
+                container::run(plan, at, state, &project, &mut interrupts, reporter).await?
+            }
+            finished => finished?,
+        },
         None => here(plan, state, &project, &mut interrupts, reporter).await?,
     };
     let mut earlier = None;
     if let (Some(mark), Some(at)) = (finished.defect.take(), plan.on_docker()) {
-        let (route, exit_code, then) = (plan.route.value, finished.exit_code, plan.fallback.value);
+        let (route, exit_code, then) = (plan.route.value, finished.exit.code(), plan.fallback.value);
         let heal::Mark { path, line, .. } = mark;
         reporter.emit(Event::MountFailed { route, exit_code, path, line, then });
         if then == Fallback::Layer {
@@ -115,12 +136,12 @@ async fn carry_out(
     }
     reporter.emit(Event::Finished {
         earlier,
-        exit_code: finished.exit_code,
+        exit_code: finished.exit.code(),
         applied: finished.applied,
         warm: finished.warm,
         took: began.elapsed(),
     });
-    Ok(finished.exit_code)
+    Ok(finished.exit)
 }
 
 /// Asks the engine whether it is the one that a measured route holds for; the build without that measuring when it is not.
@@ -160,11 +181,22 @@ async fn take_lock(
     if on_locked == OnLocked::Fail {
         return Err(BuildError::Locked { holder });
     }
-    if let Some(holder) = holder {
-        reporter.emit(Event::WaitingForLock { pid: holder.pid, command: holder.command });
-    }
     let project = project.clone();
-    detached(move || project.lock()).await?.map_err(BuildError::from)
+    let mut locked = pin!(detached(move || project.lock()));
+    let mut said = None;
+    loop {
+        if let Some(Holder { pid, command }) = &holder {
+            let now = if is_stopped(*pid) { Holding::IsStopped } else { Holding::Runs };
+            if said.is_none() || now == Holding::IsStopped && said != Some(now) {
+                reporter.emit(Event::WaitingForLock { pid: *pid, command: command.clone(), holder: now });
+            }
+            said = Some(now);
+        }
+        tokio::select! {
+            locked = &mut locked => return Ok(locked??),
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
+        }
+    }
 }
 
 /// Makes good what an earlier run of this project was kept from finishing. The project's lock is held.
@@ -219,8 +251,8 @@ fn keep_stage(stage: &Path, reporter: &Reporter) {
 /// How a run came out.
 #[derive(Debug, Clone)]
 pub struct Finished {
-    /// What fastbuild exits with.
-    pub exit_code: u8,
+    /// How fastbuild ends.
+    pub exit: Exit,
     /// What became of the host's files; none when nothing was collected.
     pub applied: Option<Applied>,
     /// What the workspace cost; none when the build was cold.
@@ -231,7 +263,7 @@ pub struct Finished {
 
 /// What a container came to, before anything of the host's is changed.
 struct Built {
-    exit_code: u8,
+    exit: Exit,
     /// None when the products stay where they are.
     staged: Option<Vec<Staged>>,
     /// As they were shown to the command.
@@ -240,9 +272,9 @@ struct Built {
 }
 
 impl Built {
-    /// Has the products of a command that ended with `exit_code` collected, unless it failed and they are to stay.
+    /// Has the products of a command that ended with `exit` collected, unless it failed and they are to stay.
     async fn after(
-        exit_code: u8,
+        exit: Exit,
         plan: &Plan,
         times: Times,
         reporter: &Reporter,
@@ -250,13 +282,13 @@ impl Built {
     ) -> Result<Built, BuildError> {
         let left = |times| {
             reporter.emit(Event::Warned(Warning::OutputsLeft));
-            Ok(Built { exit_code, staged: None, times, defect: None })
+            Ok(Built { exit, staged: None, times, defect: None })
         };
-        if exit_code != 0 && plan.on_failure.value == OnFailure::Leave {
+        if exit.code() != 0 && plan.on_failure.value == OnFailure::Leave {
             return left(times);
         }
-        match (collecting.await?, exit_code) {
-            (Ok(staged), _) => Ok(Built { exit_code, staged: Some(staged), times, defect: None }),
+        match (collecting.await?, exit.code()) {
+            (Ok(staged), _) => Ok(Built { exit, staged: Some(staged), times, defect: None }),
             // The command's failure is the news; that it did not get as far as its products is no surprise.
             (Err(BuildError::MissingOutput { .. }), 1..) => left(times),
             (Err(error), _) => Err(error),

@@ -138,7 +138,7 @@ Environment:
   FASTBUILD_IMAGE, FASTBUILD_WORKDIR, FASTBUILD_USER, FASTBUILD_PLATFORM,
   FASTBUILD_PULL, FASTBUILD_NETWORK, FASTBUILD_MEMORY, FASTBUILD_CPUS,
   FASTBUILD_ISOLATION, FASTBUILD_HOST, FASTBUILD_ENGINE, FASTBUILD_ROUTE,
-  FASTBUILD_SCRATCH, FASTBUILD_PROGRESS
+  FASTBUILD_SCRATCH, FASTBUILD_PROGRESS, FASTBUILD_GRACE
       As the option of the same name. An empty variable counts as none.
   DOCKER_HOST, DOCKER_DEFAULT_PLATFORM
       As for docker, where nothing above says otherwise.
@@ -505,6 +505,9 @@ pub struct RunArgs {
     /// Start the workspace over: nothing of earlier builds is left in it
     #[arg(long, help_heading = "Workspace")]
     pub fresh: bool,
+    /// How long a build goes on when its client is not heard of any more over a network, such as 90s or 15m [default: 60s]
+    #[arg(long, value_name = "TIME", value_parser = units::duration, help_heading = "Workspace")]
+    pub grace: Option<Duration>,
     /// Fail at once if another run works in this project, instead of waiting for it
     #[arg(long, help_heading = "Workspace")]
     pub no_wait: bool,

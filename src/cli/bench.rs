@@ -17,7 +17,7 @@ use crate::{
         table,
         work::{self, BenchError, Request},
     },
-    build::{Interrupted, Interrupts},
+    build::{Exit, Interrupted, Interrupts},
     config::{Environment, Settings, file},
     measure::Sizes,
     report::meter::Meter,
@@ -27,11 +27,11 @@ use crate::{
 /// How long the end of the process waits for threads that nobody waits for any more.
 const TIDY_UP: Duration = Duration::from_secs(5);
 
-/// Measures; gives what to exit with.
+/// Measures; gives how to end.
 ///
 /// # Errors
 /// What keeps fastbuild from measuring anything, or from saying or writing what it measured.
-pub fn run(args: &BenchArgs) -> Result<u8, Failure> {
+pub fn run(args: &BenchArgs) -> Result<Exit, Failure> {
     let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
     await_root(&args.run, &environment)?;
     let settings = Settings::gather(&args.run, &environment)?;
@@ -63,14 +63,14 @@ pub fn run(args: &BenchArgs) -> Result<u8, Failure> {
         Ok(report) => report,
         Err(BenchError::Interrupted(Interrupted(signal))) => {
             meter.say(&format!("cut off by {signal}; nothing is left of it"));
-            return Ok(signal.exit_code());
+            return Ok(Exit::Signal(signal));
         }
         Err(error) => return Err(error.into()),
     };
     tell(args, &report, &settings, &meter)
 }
 
-fn tell(args: &BenchArgs, report: &Report, settings: &Settings, meter: &Meter) -> Result<u8, Failure> {
+fn tell(args: &BenchArgs, report: &Report, settings: &Settings, meter: &Meter) -> Result<Exit, Failure> {
     print(&match args.format() {
         BenchFormat::Tables => table::render(report),
         BenchFormat::Json => json::render(report).map_err(|error| Failure::Stdout(error.into()))?,
@@ -84,7 +84,7 @@ fn tell(args: &BenchArgs, report: &Report, settings: &Settings, meter: &Meter) -
     if args.saving() == Saving::InFile {
         keep(report, settings, meter)?;
     }
-    if work::has_figures(report) { Ok(0) } else { Err(Failure::NothingMeasured) }
+    if work::has_figures(report) { Ok(Exit::Code(0)) } else { Err(Failure::NothingMeasured) }
 }
 
 /// The choice goes into the file that the build's settings come from, or a new one in the source root.

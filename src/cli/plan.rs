@@ -13,8 +13,8 @@ use crate::{
     build::sources,
     config::Environment,
     plan::{
-        ApplyMode, Decision, Engine, Explain, Fallback, Isolation, Lifetime, OnFailure, OnLocked, Output,
-        Outputs, Plan, PullPolicy, Reason, Route, SeedOutputs, Stdin, Take, Terminal, Tier,
+        ApplyMode, Decision, Endpoint, Engine, Explain, Fallback, Isolation, Lifetime, OnFailure, OnLocked,
+        Output, Outputs, Plan, PullPolicy, Reason, Route, SeedOutputs, Stdin, Take, Terminal, Tier,
     },
     report::{numbers, text::shell_words},
     tree::{RelPath, scan::largest_directory},
@@ -182,6 +182,12 @@ fn what_is_kept(plan: &Plan, table: &mut Table) {
         table.decision("idle stop", &workspace.idle_stop, |idle| match idle {
             &Duration::ZERO => "never".to_owned(),
             idle => format!("after {}", span(*idle)),
+        });
+    }
+    if matches!(plan.engine.value, Engine::Docker(Endpoint::Tcp(_))) {
+        table.decision("grace", &workspace.grace, |grace| match grace {
+            &Duration::ZERO => "for ever".to_owned(),
+            grace => span(*grace),
         });
     }
     table.decision("max age", &workspace.max_age, |age| match age {
@@ -523,6 +529,7 @@ mod tests {
             workspace: WorkspacePlan {
                 lifetime: default(Lifetime::Reuse),
                 idle_stop: default(Duration::from_secs(5400)),
+                grace: default(Duration::from_secs(60)),
                 max_age: default(Duration::ZERO),
                 max_size: default(20 << 30),
             },

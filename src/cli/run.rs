@@ -10,8 +10,10 @@ use tracing_subscriber::{
 };
 
 use super::{Failure, RunArgs};
+#[cfg(unix)]
+use crate::sys;
 use crate::{
-    build::{self, BuildError, notice},
+    build::{self, BuildError, Exit, notice},
     config::{Environment, Log, Presentation, Settings},
     facts,
     plan::{self, Plan},
@@ -25,18 +27,18 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// How long the end of the process waits for threads that tidy up after a build that was cut off.
 const TIDY_UP: Duration = Duration::from_secs(5);
 
-/// Runs a build; gives what to exit with.
+/// Runs a build; gives how to end.
 ///
 /// # Errors
 /// Before there is a reporter: what keeps fastbuild from knowing what to do.
-pub fn run(args: &RunArgs) -> Result<u8, Failure> {
+pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
     let (settings, plan) = decide(args, &environment)?;
     let work = async |state: &State, reporter: &Reporter| {
         notice::before(&plan, &environment, state, reporter);
-        let code = build::run(&plan, state, reporter).await?;
-        notice::after(&plan, code, state, reporter);
-        Ok(code)
+        let exit = build::run(&plan, state, reporter).await?;
+        notice::after(&plan, exit.code(), state, reporter);
+        Ok(exit)
     };
     execute(&settings.presentation, &environment, work)
 }
@@ -65,15 +67,15 @@ pub(super) fn decide(args: &RunArgs, environment: &Environment) -> Result<(Setti
     Ok((settings, plan))
 }
 
-/// Does `work` with a reporter, threads and the state directory; tells its failure, and gives what to exit with.
+/// Does `work` with a reporter, threads and the state directory; tells its failure, and gives how to end.
 ///
 /// # Errors
 /// Before there is a reporter.
 pub(super) fn execute(
     presentation: &Presentation,
     environment: &Environment,
-    work: impl AsyncFnOnce(&State, &Reporter) -> Result<u8, BuildError>,
-) -> Result<u8, Failure> {
+    work: impl AsyncFnOnce(&State, &Reporter) -> Result<Exit, BuildError>,
+) -> Result<Exit, Failure> {
     log_to_stderr(presentation.log);
     let reporter = reporter(presentation, environment);
     let runtime =
@@ -81,21 +83,32 @@ pub(super) fn execute(
     let ran = State::open(environment.state_dir()?)
         .map_err(BuildError::from)
         .and_then(|state| runtime.block_on(work(&state, &reporter)));
-    let code = match ran {
-        Ok(code) => code,
+    let exit = match ran {
+        Ok(exit) => exit,
         Err(error) => {
             reporter.error(&error, error.advice().as_deref());
-            error.exit_code()
+            error.exit()
         }
     };
     reporter.clear();
     runtime.shutdown_timeout(TIDY_UP);
-    Ok(code)
+    Ok(exit)
 }
 
-/// Ends the process with a build's exit code: there may be threads that wait for input for ever.
-pub fn exit(code: u8) -> ! {
-    process::exit(code.into())
+/// Ends the process as its command has ended, though there may be threads that wait for input for ever. Everything is tidied up, and
+/// the terminal is as it was.
+pub fn exit(exit: impl Into<Exit>) -> ! {
+    let exit = exit.into();
+    #[cfg(unix)]
+    match exit {
+        Exit::Code(_) => {}
+        Exit::Signal(signal) => sys::process::die_of(signal.number()),
+        Exit::Key(signal) => {
+            sys::process::tell_group(signal.number());
+            sys::process::die_of(signal.number());
+        }
+    }
+    process::exit(exit.code().into())
 }
 
 fn reporter(presentation: &Presentation, environment: &Environment) -> Reporter {

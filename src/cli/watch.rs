@@ -4,13 +4,19 @@ use super::{
     Failure, RunArgs,
     run::{self, execute},
 };
-use crate::{build::notice, config::Environment, report::Reporter, state::State, watch};
+use crate::{
+    build::{Exit, notice},
+    config::Environment,
+    report::Reporter,
+    state::State,
+    watch,
+};
 
-/// Builds at each change; gives what to exit with.
+/// Builds at each change; gives how to end.
 ///
 /// # Errors
 /// Before there is a reporter: what keeps fastbuild from knowing what to do.
-pub fn run(args: &RunArgs) -> Result<u8, Failure> {
+pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
     let (settings, plan) = run::decide(args, &environment)?;
     let plan = plan.watched()?;

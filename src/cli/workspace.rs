@@ -17,7 +17,7 @@ use super::{
     run::execute,
 };
 use crate::{
-    build::{BuildError, shell, shell::Shell},
+    build::{BuildError, Exit, shell, shell::Shell},
     config::{Environment, Log, Presentation, Progress, WorkspaceSettings},
     engine::{Docker, Sizes, labels},
     plan::{self, Decision, Endpoint, Reason, Terminal, WorkspacePlan},
@@ -31,12 +31,12 @@ use crate::{
     },
 };
 
-/// Does what the command says; gives what to exit with.
+/// Does what the command says; gives how to end.
 ///
 /// # Errors
 /// When the engine, the state directory or standard output fails, when there is no such workspace, and when one that is to
 /// go is in use.
-pub fn run(command: &WorkspaceCommand) -> Result<u8, Failure> {
+pub fn run(command: &WorkspaceCommand) -> Result<Exit, Failure> {
     match command {
         WorkspaceCommand::Ls(args) => to_its_end(ls(args)),
         WorkspaceCommand::Inspect(args) => to_its_end(inspect(args)),
@@ -46,10 +46,10 @@ pub fn run(command: &WorkspaceCommand) -> Result<u8, Failure> {
     }
 }
 
-fn to_its_end(work: impl Future<Output = Result<(), Failure>>) -> Result<u8, Failure> {
+fn to_its_end(work: impl Future<Output = Result<(), Failure>>) -> Result<Exit, Failure> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
-    runtime.block_on(work).map(|()| 0)
+    runtime.block_on(work).map(|()| Exit::Code(0))
 }
 
 /// This machine, and an engine with workspaces on it.
@@ -147,19 +147,17 @@ fn at_least_one<T>(found: Vec<T>) -> Option<Vec<T>> {
     Some(found).filter(|found| !found.is_empty())
 }
 
-/// Runs a shell, or a command, in this project's workspace; gives its exit code.
-fn shell(args: &ShellArgs) -> Result<u8, Failure> {
+/// Runs a shell, or a command, in this project's workspace; gives how to end.
+fn shell(args: &ShellArgs) -> Result<Exit, Failure> {
     let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
     let settings = WorkspaceSettings::gather(&args.place.host, &args.place.source, &environment)?;
-    let streams = environment.terminals;
-    let has_terminal = streams.stdin && streams.stdout && streams.stderr;
     let shell = Shell {
         engine: plan::decide_endpoint(settings.host.as_ref(), &environment)?.value,
         subdirectory: plan::below(&settings.source.value, &settings.started_in),
         source: settings.source.value,
         command: args.command.clone(),
         user: args.user.clone(),
-        terminal: if has_terminal { Terminal::Allocate } else { Terminal::None },
+        terminal: if environment.terminals.is_ours() { Terminal::Allocate } else { Terminal::None },
     };
     let presentation = Presentation {
         progress: Decision {

@@ -12,6 +12,7 @@ use super::{ConfigError, units::BadValue};
 use crate::{
     plan::{Decision, Reason},
     report,
+    sys::terminal,
 };
 
 /// What a run finds around itself.
@@ -23,7 +24,7 @@ pub struct Environment {
     pub cwd: PathBuf,
     /// The user's home directory, where there is one.
     pub home: Option<PathBuf>,
-    /// Which of the standard streams are terminals.
+    /// Which of the standard streams are terminals, and whether they may be used.
     pub terminals: Terminals,
 }
 
@@ -36,6 +37,15 @@ pub struct Terminals {
     pub stdout: bool,
     /// Standard error.
     pub stderr: bool,
+    /// Another job has them, and whoever touches them is stopped.
+    pub background: bool,
+}
+
+impl Terminals {
+    /// Whether all are terminals, and this job's.
+    pub fn is_ours(self) -> bool {
+        self.stdin && self.stdout && self.stderr && !self.background
+    }
 }
 
 impl Environment {
@@ -52,6 +62,7 @@ impl Environment {
                 stdin: io::stdin().is_terminal(),
                 stdout: io::stdout().is_terminal(),
                 stderr: io::stderr().is_terminal(),
+                background: !terminal::is_foreground(),
             },
         })
     }

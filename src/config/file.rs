@@ -201,6 +201,8 @@ keys! {
     progress: Progress = "progress",
     /// `keep = false`
     keep: bool = "keep",
+    /// `grace = "60s"`
+    grace: Span = "grace",
     /// `[workspace]`
     workspace: WorkspaceKeys = "workspace",
 }

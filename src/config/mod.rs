@@ -126,6 +126,8 @@ pub struct Settings {
 }
 
 /// How long a workspace goes on running without a build.
+/// See [`WorkspacePlan::grace`].
+pub const GRACE: Duration = Duration::from_secs(60);
 const IDLE_STOP: Duration = Duration::from_secs(60 * 60);
 /// How long a workspace is kept without a build.
 const MAX_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -671,7 +673,9 @@ fn workspace(
     if fresh.value == Lifetime::Fresh && asked_cold {
         return Err(ConfigError::FreshWithoutWorkspace { fresh: fresh.reason, cold: tier.reason.clone() });
     }
-    Ok(WorkspacePlan { lifetime: fresh, ..workspace_limits(env, keys)? })
+    let limits = workspace_limits(env, keys)?;
+    let grace = flag("--grace", args.grace).unwrap_or_else(|| limits.grace.clone());
+    Ok(WorkspacePlan { lifetime: fresh, grace, ..limits })
 }
 
 /// The settings of workspaces that no command line of a build changes.
@@ -684,6 +688,10 @@ fn workspace_limits(env: &Environment, keys: &Keys) -> Result<WorkspacePlan, Con
             .setting("FASTBUILD_WORKSPACE_IDLE_STOP", units::duration)?
             .or_else(|| span(table.idle_stop))
             .unwrap_or(default(IDLE_STOP, "it starts again by itself")),
+        grace: env
+            .setting("FASTBUILD_GRACE", units::duration)?
+            .or_else(|| span(keys.grace.clone()))
+            .unwrap_or(default(GRACE, "what a network may take to come back")),
         max_age: env
             .setting("FASTBUILD_WORKSPACE_MAX_AGE", units::duration)?
             .or_else(|| span(table.max_age))

@@ -356,7 +356,7 @@ fn outputs_stay_here_unless_the_build_lies_in_them_or_wants_them() {
 fn terminals_decide_what_nobody_decided() {
     let plan = |stdin, stdout, stderr, line: &str| {
         let mut project = Project::new(&[]);
-        project.env.terminals = Terminals { stdin, stdout, stderr };
+        project.env.terminals = Terminals { stdin, stdout, stderr, ..Terminals::default() };
         let plan = project.plan(line);
         (plan.terminal.value, plan.stdin.value)
     };
@@ -370,6 +370,26 @@ fn terminals_decide_what_nobody_decided() {
     assert_eq!(plan(false, false, false, "-i x -t -- make"), (T::Allocate, S::Empty));
     assert_eq!(plan(false, false, false, "-i x -t --stdin -- make"), (T::Allocate, S::Forward));
     assert_eq!(plan(true, false, false, "-i x -t -- make"), (T::Allocate, S::Forward));
+}
+
+#[test]
+fn a_job_in_the_background_leaves_the_terminal_alone_unless_it_is_asked() {
+    let mut project = Project::new(&[]);
+    project.env.terminals = Terminals { stdin: true, stdout: true, stderr: true, background: true };
+    assert_eq!(project.plan("-i x -- make").terminal.value, Terminal::None);
+    assert_eq!(project.plan("-i x -t -- make").terminal.value, Terminal::Allocate);
+}
+
+#[test]
+fn grace_has_an_option_a_variable_and_a_key() {
+    let grace = |project: &Project, line: &str| project.plan(line).workspace.grace.value.as_secs();
+    let mut project = Project::new(&[]);
+    assert_eq!(grace(&project, "-i x -- make"), 60);
+    project.write("fastbuild.toml", "grace = '2m'");
+    assert_eq!(grace(&project, "-i x -- make"), 120);
+    project = project.with_var("FASTBUILD_GRACE", "3m");
+    assert_eq!(grace(&project, "-i x -- make"), 180);
+    assert_eq!(grace(&project, "-i x --grace 90s -- make"), 90);
 }
 
 #[test]

@@ -3,12 +3,16 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use super::{Decision, Endpoint, PlanError, Reason};
-use crate::config::{
-    Environment,
-    docker::{Context, DockerConfig, Encryption},
+use crate::{
+    agent::near::SILENCE,
+    config::{
+        Environment,
+        docker::{Context, DockerConfig, Encryption},
+    },
 };
 
 /// Docker's port for connections that are not encrypted.
@@ -81,6 +85,16 @@ fn of_context(context: Context) -> Result<(String, Reason), PlanError> {
         (Some(address), Encryption::None) => Ok((address, reason)),
         (Some(address), Encryption::Tls) => Err(PlanError::Endpoint { reason, address, problem: TLS }),
         (None, _) => Err(PlanError::NoContext { reason }),
+    }
+}
+
+impl Endpoint {
+    /// How long the far end waits for a sign of life before it takes its client for dead. `grace` is for networks, which may come back.
+    pub fn silence(&self, grace: Duration) -> Duration {
+        match self {
+            Endpoint::Tcp(_) => grace,
+            Endpoint::Unix(_) | Endpoint::NamedPipe(_) => SILENCE,
+        }
     }
 }
 

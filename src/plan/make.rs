@@ -322,9 +322,10 @@ fn terminal(settings: &Settings, terminals: Terminals) -> Decision<Terminal> {
     let value = |tty| if tty { Terminal::Allocate } else { Terminal::None };
     match &settings.tty {
         Some(asked) => Decision { value: value(asked.value), reason: asked.reason.clone() },
-        None if terminals.stdin && terminals.stdout && terminals.stderr => {
+        None if terminals.is_ours() => {
             default(Terminal::Allocate, "standard input, output and error are terminals")
         }
+        None if terminals.background => default(Terminal::None, "another job has the terminal"),
         None => default(Terminal::None, "not all of standard input, output and error are terminals"),
     }
 }

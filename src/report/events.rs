@@ -300,6 +300,8 @@ pub enum Warning {
         /// What the other one changed last, below the source root.
         path: RelPath,
     },
+    /// Hardly anything of what was sent last is here any more: the project at this path is another one.
+    OtherProject,
     /// The container could not be removed now.
     NotRemoved {
         /// Its name.
@@ -307,6 +309,16 @@ pub enum Warning {
         /// What the engine said.
         why: String,
     },
+}
+
+/// What a run does that holds a project's lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Holding {
+    /// It works.
+    Runs,
+    /// It waits to be taken up again.
+    IsStopped,
 }
 
 /// One fact. Renderers get them in the order in which they happened.
@@ -335,6 +347,8 @@ pub enum Event {
         pid: u32,
         /// The holder's command line, without options: their values may be secret.
         command: String,
+        /// What it does.
+        holder: Holding,
     },
     /// The workspace is there, and its agent answers.
     Workspace {

@@ -115,7 +115,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{plan::Route, report::testing::*};
+    use crate::{
+        plan::Route,
+        report::{
+            events::{Holding, Warning},
+            testing::*,
+        },
+    };
 
     fn run(events: &[(u64, Event)]) -> String {
         let out = Shared::default();
@@ -138,7 +144,14 @@ mod tests {
                     command: vec!["jekyll".into()],
                 },
             ),
-            (1, Event::WaitingForLock { pid: 7, command: "fastbuild -- make".into() }),
+            (
+                1,
+                Event::WaitingForLock {
+                    pid: 7,
+                    command: "fastbuild -- make".into(),
+                    holder: Holding::IsStopped,
+                },
+            ),
             (12, started(Phase::Upload, Some((2003, 20_100_000)))),
             (13, progress(Phase::Upload, 3, 1000)),
             (492, ended(Phase::Upload, 480, 2003, 20_100_000)),
@@ -150,7 +163,7 @@ mod tests {
         ];
         insta::assert_snapshot!(run(&events), @r#"
         {"fastbuild":1,"time":0.0,"event":"planned","image":"jekyll:1","engine":"unix:///e","route":"layer","because":"r","source":"/p","command":["jekyll"]}
-        {"fastbuild":1,"time":0.001,"event":"waiting-for-lock","pid":7,"command":"fastbuild -- make"}
+        {"fastbuild":1,"time":0.001,"event":"waiting-for-lock","pid":7,"command":"fastbuild -- make","holder":"is-stopped"}
         {"fastbuild":1,"time":0.012,"event":"phase-started","phase":"upload","total":{"files":2003,"bytes":20100000}}
         {"fastbuild":1,"time":0.013,"event":"phase-progress","phase":"upload","done":{"files":3,"bytes":1000}}
         {"fastbuild":1,"time":0.492,"event":"phase-ended","phase":"upload","done":{"files":2003,"bytes":20100000},"took":0.48}

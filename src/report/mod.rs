@@ -41,6 +41,7 @@ use self::{
     events::{Event, Failure, Phase, Stream},
     own::{LineState, Own},
 };
+use crate::sys::terminal;
 
 /// `--progress`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,7 +88,7 @@ pub enum Verbosity {
 /// What stderr leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Surroundings {
-    /// A file, a pipe, or a terminal that cannot move its cursor.
+    /// A file, a pipe, a terminal that cannot move its cursor, or one that another job has.
     NoScreen,
     /// A terminal, but in CI, where the screen is a log that nobody watches line by line.
     CiScreen,
@@ -98,7 +99,8 @@ pub enum Surroundings {
 impl Surroundings {
     /// Judges by the variables `TERM` and `CI` and by what stderr is.
     pub fn of_stderr(var: impl Fn(&str) -> Option<OsString>) -> Surroundings {
-        Surroundings::judge(io::stderr().is_terminal(), var("TERM").as_deref(), var("CI").as_deref())
+        let is_screen = io::stderr().is_terminal() && terminal::is_foreground();
+        Surroundings::judge(is_screen, var("TERM").as_deref(), var("CI").as_deref())
     }
 
     fn judge(is_terminal: bool, term: Option<&OsStr>, ci: Option<&OsStr>) -> Surroundings {

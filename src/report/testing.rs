@@ -15,8 +15,8 @@ use crate::plan::Route;
 
 use super::{
     events::{
-        Amount, Applied, Changed, Direction, Event, Limit, MadeBecause, NotWarm, Phase, Reached, Special,
-        Warning, Why,
+        Amount, Applied, Changed, Direction, Event, Holding, Limit, MadeBecause, NotWarm, Phase, Reached,
+        Special, Warning, Why,
     },
     lock,
     own::{LineState, Own},
@@ -289,7 +289,10 @@ pub(super) fn event() -> impl Strategy<Value = Event> {
             source,
             command
         }),
-        (any::<u32>(), hostile_text()).prop_map(|(pid, command)| Event::WaitingForLock { pid, command }),
+        (any::<u32>(), hostile_text()).prop_map(|(pid, command)| {
+            let holder = if pid % 2 == 0 { Holding::Runs } else { Holding::IsStopped };
+            Event::WaitingForLock { pid, command, holder }
+        }),
         (phase(), prop::option::of(amount())).prop_map(|(phase, total)| Event::PhaseStarted { phase, total }),
         (phase(), amount()).prop_map(|(phase, done)| Event::PhaseProgress { phase, done }),
         (hostile_text(), hostile_text(), 0..u64::MAX >> 12, prop::option::of(0..u64::MAX >> 12)).prop_map(

@@ -11,8 +11,8 @@ use std::{
 
 use super::{
     events::{
-        Amount, Applied, Changed, Direction, Earlier, Event, Failure, Limit, MadeBecause, Noticing, Phase,
-        Reached, Special, Warm, Warning, Why, path_text,
+        Amount, Applied, Changed, Direction, Earlier, Event, Failure, Holding, Limit, MadeBecause, Noticing,
+        Phase, Reached, Special, Warm, Warning, Why, path_text,
     },
     numbers::{bytes, count, counted, counted_as, fine_seconds, seconds},
     text::{indented, one_line},
@@ -113,6 +113,9 @@ pub fn sentence(warning: &Warning) -> String {
             "{path} comes from another watch, and what it is made from comes from this one: they have built three times in \
              a row without an edit of yours; this one waits for one"
         ),
+        Warning::OtherProject => {
+            "another project lies at this path now: hardly a file of what was sent last is left. It gets a workspace of its own".to_owned()
+        }
         Warning::NotRemoved { container, why } => {
             format!("container {container} could not be removed: {why}; the next run tries again")
         }
@@ -196,7 +199,7 @@ pub fn news(event: &Event) -> Option<News> {
         Event::Planned { image, engine, route, because, source, command } => {
             News::Detail(planned(image.as_deref(), engine, *route, because, source, command))
         }
-        Event::WaitingForLock { pid, command } => News::Said(waiting(*pid, command)),
+        Event::WaitingForLock { pid, command, holder } => News::Said(waiting(*pid, command, *holder)),
         Event::Workspace { name, how } => match made_anew(how) {
             Some(sentence) => News::Said(sentence),
             None => News::Detail(workspace(name, how)),
@@ -259,8 +262,14 @@ pub fn before(earlier: Option<Earlier>) -> String {
 }
 
 /// Why nothing happens yet.
-fn waiting(pid: u32, command: &str) -> String {
-    format!("waiting for another run in this project to end: process {pid}, {command}")
+fn waiting(pid: u32, command: &str, holder: Holding) -> String {
+    match holder {
+        Holding::Runs => format!("waiting for another run in this project to end: process {pid}, {command}"),
+        Holding::IsStopped => format!(
+            "waiting for another run in this project, which is stopped by Ctrl-Z (pid {pid}): {command}; `fg` in its shell \
+             takes it up, and so does `kill -CONT {pid}`"
+        ),
+    }
 }
 
 /// A workspace that is news to whoever waits for the build: one that had to be made although there was one.

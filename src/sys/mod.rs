@@ -10,9 +10,10 @@
 //! | `mounts` | what is mounted where |
 //! | [`page_cache`] | what the kernel keeps of files in memory |
 //! | [`owner`] | who this process is, and whose a directory is |
+//! | `process` | jobs, ignored signals, and dying of one |
 //! | [`source_file`] | a source file opened for reading, and what the system says of it |
 //! | [`stdin`] | standard input, looked at and not read |
-//! | [`terminal`] | raw mode, size, and changes of the size |
+//! | [`terminal`] | foreground, raw mode, size, and changes of the size |
 
 #[cfg(unix)]
 #[path = "at_unix.rs"]
@@ -32,6 +33,7 @@ pub mod mounts;
 pub mod owner;
 pub mod pace;
 pub mod page_cache;
+pub mod process;
 pub mod source_file;
 #[cfg(feature = "client")]
 pub mod stdin;

@@ -21,6 +21,14 @@ pub fn is_raw() -> bool {
     false
 }
 
+/// There is but one job.
+pub fn is_foreground() -> bool {
+    true
+}
+
+/// At once: whoever reads waits.
+pub fn await_input() {}
+
 /// Not known.
 pub fn size() -> Option<(u16, u16)> {
     None

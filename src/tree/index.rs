@@ -26,6 +26,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     Digest, Kind, Manifest, Stamp, Timestamp,
+    hash::hash_files,
     node::{push_number, push_path, push_time, read_number, read_time},
     path,
 };
@@ -36,6 +37,9 @@ use crate::sys::{
 
 /// How the file begins; the last byte is the version of its format.
 const MAGIC: &[u8; 8] = b"fbindex\x01";
+
+/// Bytes of the shortest record: flags, a path of one byte, inode, size, a time and the digest.
+const SHORTEST: usize = 40;
 
 /// Bytes of the sha256 at its end, which is of everything before.
 const SEAL: usize = 32;
@@ -148,6 +152,43 @@ impl Index {
         let mut digests = vec![None; manifest.entries().len()];
         self.join(manifest, |at, record| digests[at] = Some(record.digest));
         digests
+    }
+
+    /// Whether fewer than a tenth of the files that are noted here are in `manifest`, a scan of `root`, with the content that they
+    /// had. Of fewer than ten files a tenth is none. `digests` are what [`Index::digests`] gave.
+    pub fn is_of_another(&self, root: &Path, manifest: &Manifest, digests: &[Option<Digest>]) -> bool {
+        // The usual case costs no look at the records: none is shorter than that.
+        if digests.iter().flatten().count() * 10 >= self.records.len() / SHORTEST {
+            return false;
+        }
+        let (mut noted, mut same, mut unsure) = (0, 0, Vec::new());
+        let mut records = Records::of(self);
+        while let Some(record) = records.next() {
+            noted += 1;
+            let Ok(at) = manifest
+                .entries()
+                .binary_search_by(|entry| path::compare(entry.path.as_bytes(), &records.path))
+            else {
+                continue;
+            };
+            let entry = &manifest.entries()[at];
+            match entry.kind {
+                Kind::File { .. } if entry.stamp == record.stamp => same += 1,
+                Kind::File { size } if size == record.stamp.size => unsure.push((at, record.digest)),
+                _ => {}
+            }
+        }
+        let enough = noted / 10;
+        if same >= enough.max(1) || noted < 10 {
+            return false;
+        }
+        // Another checkout of the same has other stamps.
+        let places: Vec<_> = unsure.iter().map(|(at, _)| *at).collect();
+        let found = hash_files(root, manifest, &places, &|_| {}).digests;
+        let is_same = |(at, digest): &(usize, Digest)| {
+            unsure.binary_search_by_key(at, |(at, _)| *at).is_ok_and(|i| unsure[i].1 == *digest)
+        };
+        same + found.iter().filter(|found| is_same(found)).count() < enough
     }
 
     /// Writes an index of `manifest` in place of the file at `path`. `digests` has one for each entry, or none: those

@@ -11,7 +11,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::common::{Ended, Project, read_until};
+use super::common::{Ended, Project, eventually, read_until};
 
 /// The program under test.
 pub const FASTBUILD: &str = env!("CARGO_BIN_EXE_fastbuild");
@@ -116,6 +116,17 @@ impl Watched {
     /// Sends a signal to fastbuild.
     pub fn signal(&self, signal: Signal) {
         send(self.child(), signal);
+    }
+
+    /// Sends a signal to fastbuild again and again, as two that come at once are one, until it has ended.
+    pub fn insists(&mut self, signal: Signal) {
+        eventually("fastbuild heeds the signals", || {
+            let is_over = self.is_over();
+            if !is_over {
+                self.signal(signal);
+            }
+            is_over
+        });
     }
 
     /// Whether fastbuild has ended.

@@ -7,7 +7,10 @@ use std::{
     ffi::OsStr,
     fs::File,
     io::{Read as _, Write as _},
-    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
+    os::{
+        fd::OwnedFd,
+        unix::{ffi::OsStrExt as _, process::ExitStatusExt as _},
+    },
     process::{Child, Command, Stdio},
     sync::{Arc, Condvar, Mutex},
     time::{Duration, Instant},
@@ -162,15 +165,21 @@ impl Session {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// Whether it has ended.
+    pub fn is_over(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Waits for the end.
     pub fn ends(mut self) {
         self.child.wait().unwrap();
     }
 
-    /// Waits for the end, and asserts the exit code; on failure shows what was on the terminal.
+    /// Waits for the end, and asserts the exit code, which is 128 + n after signal n; on failure shows what was on the terminal.
     #[track_caller]
     pub fn exits(mut self, code: i32) {
-        let ended = self.child.wait().unwrap().code();
+        let status = self.child.wait().unwrap();
+        let ended = status.code().or(status.signal().map(|signal| 128 + signal));
         let seen = String::from_utf8_lossy(&self.shown.0.lock().unwrap().bytes).into_owned();
         assert_eq!(ended, Some(code), "{seen}");
     }

@@ -32,6 +32,7 @@ use super::{
     exec::{self, Manners, Spec, Who},
     inbox::{Event, Inbox},
     outbox::Outbox,
+    pause::{self, Paused},
     processes::Reach,
 };
 use crate::{
@@ -58,6 +59,8 @@ pub(super) struct Running {
     input: Option<Sender<Vec<u8>>>,
     feeding: Option<JoinHandle<()>>,
     outputs: Vec<JoinHandle<()>>,
+    /// While its client is stopped.
+    paused: Option<Paused>,
     /// Ends with the last child; it must not meet those of the next run.
     waiting: Option<JoinHandle<()>>,
     oom_kills_before: u64,
@@ -113,6 +116,7 @@ impl Launched {
             input: None,
             feeding: None,
             outputs: Vec::new(),
+            paused: None,
             waiting: Some(waiting),
             oom_kills_before: self.oom_kills_before,
         };
@@ -122,7 +126,8 @@ impl Launched {
         if let Some(to) = self.stdin {
             let (sender, receiver) = channel();
             running.input = Some(sender);
-            running.feeding = Some(feed(receiver, to, outbox).map_err(told)?);
+            let terminal_of = running.terminal.as_ref().map(|_| running.pid);
+            running.feeding = Some(feed(receiver, to, terminal_of, outbox).map_err(told)?);
         }
         Ok(running)
     }
@@ -151,9 +156,16 @@ impl Running {
                     let _ = tcsetwinsize(terminal, winsize(size));
                 }
             }
+            Request::Pause => drop(self.paused.get_or_insert_with(Paused::everybody)),
+            Request::Resume => self.paused.take().unwrap_or_default().take_up(self.pid),
             other => return Some(other),
         }
         None
+    }
+
+    /// After [`Event::CommandStopped`]: whether that is news to the client.
+    pub(super) fn has_stopped_by_itself(&self) -> bool {
+        self.paused.is_none() && pause::is_stopped(self.pid)
     }
 
     fn signal(&self, number: i32, reach: Reach) {
@@ -305,7 +317,10 @@ fn wait_for(pid: Pid, inbox: &Arc<Inbox>, reach: Reach) -> io::Result<JoinHandle
     let inbox = Arc::clone(inbox);
     thread::Builder::new().name("wait".to_owned()).spawn(move || {
         loop {
-            match wait(WaitOptions::empty()) {
+            match wait(WaitOptions::UNTRACED) {
+                Ok(Some((who, status))) if who == pid && status.stopped() => {
+                    inbox.post(Event::CommandStopped);
+                }
                 Ok(Some((who, status))) if who == pid && (status.exited() || status.signaled()) => {
                     reach.clear();
                     return inbox.post(Event::CommandOver(status));
@@ -339,14 +354,23 @@ fn forward(kind: Kind, from: OwnedFd, outbox: &Arc<Outbox>) -> io::Result<JoinHa
     })
 }
 
-/// Gives the command its input, and tells the client how much it has taken.
-fn feed(from: Receiver<Vec<u8>>, to: OwnedFd, outbox: &Arc<Outbox>) -> io::Result<JoinHandle<()>> {
+/// Gives the command its input, and tells the client how much it has taken. `terminal_of` is the command where it is keys.
+fn feed(
+    from: Receiver<Vec<u8>>,
+    to: OwnedFd,
+    terminal_of: Option<Pid>,
+    outbox: &Arc<Outbox>,
+) -> io::Result<JoinHandle<()>> {
     let outbox = Arc::clone(outbox);
     thread::Builder::new().name("input".to_owned()).spawn(move || {
         let mut to = File::from(to);
         for bytes in from {
+            let suspends = terminal_of.is_some_and(|command| pause::suspends(&to, &bytes, command));
             // What nobody reads any more counts as taken.
             let _ = to.write_all(&bytes);
+            if suspends {
+                let _ = outbox.reply(&Reply::Stopped);
+            }
             let _ = outbox.reply(&Reply::StdinTaken(bytes.len() as u64));
         }
     })

@@ -10,7 +10,7 @@ use std::{
     io::{self, Read},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -57,6 +57,8 @@ pub(super) enum Event {
     Nonsense,
     /// Nothing more will come.
     Ended(InputEnd),
+    /// The command's main process has stopped.
+    CommandStopped,
     /// The command's main process is over, and so are all others.
     CommandOver(rustix::process::WaitStatus),
 }
@@ -77,6 +79,8 @@ pub(super) struct Inbox {
     changed: Condvar,
     /// In milliseconds; zero while no client is known.
     silence: AtomicU64,
+    /// The client has said that it would stop: its silence means nothing.
+    is_paused: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -118,15 +122,19 @@ impl Inbox {
         self.changed.notify_all();
     }
 
-    /// From now on a silence of so long means that the client is dead.
+    /// From now on a silence of so long means that the client is dead; none of any length where it is zero.
     pub(super) fn expect_life(&self, silence: Duration) {
-        let millis = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX).max(1);
+        let millis = match silence.as_millis() {
+            0 => u64::MAX,
+            millis => u64::try_from(millis).unwrap_or(u64::MAX),
+        };
         self.silence.store(millis, Ordering::Relaxed);
     }
 
     /// From now on only a Hello is waited for.
     pub(super) fn expect_hello(&self) {
         self.silence.store(0, Ordering::Relaxed);
+        self.is_paused.store(false, Ordering::Relaxed);
     }
 
     fn post_when_there_is_room(&self, event: Event) {
@@ -206,7 +214,13 @@ impl Reading {
                     self.inbox.post(event);
                     return Passed::Bye;
                 }
+                Event::Request(Request::Pause | Request::Resume) => {
+                    let pauses = matches!(event, Event::Request(Request::Pause));
+                    self.inbox.is_paused.store(pauses, Ordering::Relaxed);
+                    self.inbox.post(event);
+                }
                 Event::Hello { .. } | Event::Damaged => {
+                    self.inbox.is_paused.store(false, Ordering::Relaxed);
                     // Whoever writes to the old client comes to an end by this, and does not wait for it.
                     self.outbox.close();
                     self.inbox.post(event);
@@ -223,7 +237,8 @@ impl Reading {
                 0 => FOR_A_HELLO.saturating_sub(without_hello.elapsed()),
                 millis => Duration::from_millis(millis),
             };
-            let timeout = Timespec::try_from(silence).ok();
+            let waits = !self.inbox.is_paused.load(Ordering::Relaxed);
+            let timeout = Timespec::try_from(silence).ok().filter(|_| waits);
             match poll(&mut [PollFd::new(&stdin, PollFlags::IN)], timeout.as_ref()) {
                 Ok(0) if self.inbox.silence.load(Ordering::Relaxed) == 0 => {
                     if without_hello.elapsed() >= FOR_A_HELLO {

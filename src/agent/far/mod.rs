@@ -24,6 +24,7 @@
 //! | `command` | one run of the command, from outside |
 //! | `collect` | what the command made |
 //! | `processes` | killing and reaping |
+//! | `pause` | stopping, and taking up again |
 //! | `room` | what the place of the tree can take yet |
 
 mod apply;
@@ -35,6 +36,7 @@ mod init;
 mod keep;
 mod measure;
 mod outbox;
+mod pause;
 mod processes;
 mod room;
 mod session;

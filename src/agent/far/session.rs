@@ -252,7 +252,7 @@ impl Session {
                 Ok(stop) => return Err(stop),
                 Err(Event::Request(request)) => return Ok(request),
                 // Of a command that was over before this client came.
-                Err(Event::CommandOver(_)) => {}
+                Err(Event::CommandOver(_) | Event::CommandStopped) => {}
                 Err(_) => return Err(nonsense("data came where none was expected").into()),
             }
         }
@@ -289,6 +289,8 @@ impl Session {
             | Request::StdinEnd
             | Request::Signal(_)
             | Request::Resize(_)
+            | Request::Pause
+            | Request::Resume
             | Request::Heartbeat
             | Request::Bye => {}
         }
@@ -347,6 +349,11 @@ impl Session {
                     let exited = running.finish(status);
                     self.reply(&exited);
                     return Ok(());
+                }
+                Err(Event::CommandStopped) => {
+                    if running.has_stopped_by_itself() {
+                        self.reply(&Reply::Stopped);
+                    }
                 }
                 Err(Event::Request(request)) => {
                     if running.take(request, self.reach).is_some() {

@@ -10,12 +10,13 @@ use tokio::{
 };
 
 use super::super::{
-    BuildError, Interrupts, Running,
+    BuildError, Exit, Interrupts, Running,
     command::{CtrlC, Passing, own_input, refused},
     ending::{Ending, Wish},
     heal::Tail,
 };
 use crate::{
+    agent::protocol::Status,
     engine::{AttachInput, AttachOutput, Call, ContainerId, Delivery, Docker, EngineError, Operation},
     plan::{Plan, Stdin, Terminal},
     report::{
@@ -33,7 +34,7 @@ const STREAMS_FIRST: Duration = Duration::from_secs(2);
 /// What a command exits with that SIGKILL ended.
 const KILLED: u8 = 137;
 
-/// Runs the container's command to its end and gives its exit code.
+/// Runs the container's command to its end; gives how fastbuild ends.
 pub async fn run(
     docker: &Docker,
     container: &ContainerId,
@@ -41,7 +42,7 @@ pub async fn run(
     tail: Option<&Tail>,
     interrupts: &mut Interrupts,
     reporter: &Reporter,
-) -> Result<u8, BuildError> {
+) -> Result<Exit, BuildError> {
     let (terminal, stdin) = (plan.terminal.value, plan.stdin.value);
     let phase = Running::begin(Phase::Start, None, reporter);
     let raw = match (terminal, stdin) {
@@ -64,6 +65,7 @@ pub async fn run(
     let (closed, output_closed) = oneshot::channel();
     let (silent, streams_ended) = oneshot::channel::<()>();
     let output = Output::pass_on(attached.output, tail.cloned(), reporter.clone(), closed, silent);
+    let mut ending = Ending::default();
     let code = {
         let waiting = docker.wait(container);
         let ended_first = async {
@@ -74,7 +76,6 @@ pub async fn run(
         let output_closed = refused(output_closed);
         tokio::pin!(waiting, ended_first, output_closed);
         let mut looked = false;
-        let mut ending = Ending::default();
         loop {
             tokio::select! {
                 code = &mut waiting => break code?,
@@ -106,7 +107,7 @@ pub async fn run(
     drop(raw);
     phase.end(Amount::default());
     // Unix has 8 bits; a Windows process may end with 32, of which none but zero may look like zero.
-    Ok(u8::try_from(code).unwrap_or(255))
+    Ok(ending.exit(Status::Code(u8::try_from(code).unwrap_or(255)), None))
 }
 
 /// Does to the container's process what is wished.

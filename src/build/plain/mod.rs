@@ -60,11 +60,11 @@ pub(super) async fn run(
     let plain = Plain { site, storage, name, reaper, made: AtomicBool::new(false) };
     let (finished, left) = match plain.until_staged(tree, interrupts).await {
         Ok(mut built) => {
-            let (exit_code, defect) = (built.exit_code, built.defect.take());
+            let (exit, defect) = (built.exit, built.defect.take());
             let record = Arc::clone(&site.record);
             let applying = built.put_in_place(record, site.project, &site.run, site.plan, site.reporter);
             let (applied, left) = tokio::join!(applying, plain.remove());
-            (applied.map(|applied| Finished { exit_code, applied, warm: None, defect }), left)
+            (applied.map(|applied| Finished { exit, applied, warm: None, defect }), left)
         }
         Err(error) => (Err(error), plain.remove().await),
     };
@@ -115,8 +115,9 @@ impl Plain<'_> {
         };
         let (tail, runner) = (Tail::default(), Runner { ids: made.ids, began: SystemTime::now() });
         let container = &made.container;
-        let exit_code =
+        let exit =
             command::run(&self.site.docker, container, plan, Some(&tail), interrupts, reporter).await?;
+        let exit_code = exit.code();
         if exit_code != 0 {
             command::explain_failure(&self.site.docker, container, exit_code, plan, reporter).await?;
         }
@@ -124,7 +125,7 @@ impl Plain<'_> {
             Some(_) => plan.clone(),
             None => match mounted::ended(plan, exit_code, tail, runner, reporter).await? {
                 mounted::Ended::AllIsHere { defect } => {
-                    return Ok(Built { exit_code, staged: None, times, defect });
+                    return Ok(Built { exit, staged: None, times, defect });
                 }
                 mounted::Ended::Collect(plan) => *plan,
             },
@@ -138,7 +139,7 @@ impl Plain<'_> {
             caches: self.storage.cache_paths().map(str::to_owned).collect(),
         };
         let collecting = interrupts.unless(collecting.collect());
-        Built::after(exit_code, plan, times, reporter, collecting).await
+        Built::after(exit, plan, times, reporter, collecting).await
     }
 
     /// Makes the container, and finds out where and for whom the sources go in it.

@@ -1,7 +1,10 @@
 //! The command in a workspace: started by the agent, its output passed on as it comes; signals, keys and the terminal's size
 //! are handed to it.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, Ordering},
+};
 
 use bytes::Bytes;
 use tokio::{
@@ -10,9 +13,9 @@ use tokio::{
 };
 
 use super::super::{
-    BuildError, Interrupts, Running,
+    BuildError, Exit, Interrupts, Running, Signal, Suspension,
     command::{CtrlC, Passing, own_input, refused},
-    ending::{Ending, Wish},
+    ending::{Ending, KILL, Wish},
     heal::Tail,
 };
 use crate::{
@@ -29,14 +32,11 @@ use crate::{
     sys::terminal::{self, RawTerminal},
 };
 
-/// SIGKILL, as Linux counts.
-const KILL: i32 = 9;
-
 /// How the command came out.
 #[derive(Debug, Clone, Copy)]
 pub struct Ended {
-    /// What fastbuild exits with.
-    pub exit_code: u8,
+    /// How fastbuild ends.
+    pub exit: Exit,
     /// Whether processes were ended for want of memory.
     pub out_of_memory: bool,
 }
@@ -69,31 +69,42 @@ pub async fn run(
     let Session { sender, receiver, .. } = session;
     let (killers, kills) = mpsc::channel::<()>(1);
     let input = Arc::new(Semaphore::new(0));
-    let helpers = Helpers::start(terminal, stdin, raw.is_some(), sender, &input, killers);
-    let ended = attend(sender, receiver, &input, kills, tail, interrupts, reporter).await;
+    let last_key = Arc::new(AtomicU8::new(0));
+    let keys = raw.as_ref().map(|_| Keys { last: Arc::clone(&last_key), ..Keys::default() });
+    let helpers = Helpers::start(terminal, stdin, keys, sender, &input, killers);
+    let attended = Attended { input: &input, last_key: &last_key, kills, tail };
+    let ended = attend(sender, receiver, attended, interrupts, reporter).await;
     drop((helpers, raw));
     let ended = ended?;
     phase.end(Amount::default());
     Ok(ended)
 }
 
+/// What belongs to one command while it runs.
+struct Attended<'a> {
+    input: &'a Semaphore,
+    last_key: &'a AtomicU8,
+    kills: mpsc::Receiver<()>,
+    tail: Option<&'a Tail>,
+}
+
 /// Passes output on and signals in until the command is over.
 async fn attend(
     sender: &Sender,
     receiver: &mut Receiver,
-    input: &Semaphore,
-    mut kills: mpsc::Receiver<()>,
-    tail: Option<&Tail>,
+    attended: Attended<'_>,
     interrupts: &mut Interrupts,
     reporter: &Reporter,
 ) -> Result<Ended, BuildError> {
+    let Attended { input, last_key, mut kills, tail } = attended;
     let (closed, output_closed) = oneshot::channel();
     let (output, passing) = Passing::begin(reporter.clone(), closed);
     let output_closed = refused(output_closed);
     let mut ending = Ending::default();
-    let ended = {
+    let suspension = interrupts.suspension().clone();
+    let (status, oom_kills) = {
         // One future that lives through the whole loop: a chunk that waits for our own reader must not be lost to a signal.
-        let listening = listen(receiver, output, tail, input);
+        let listening = listen(receiver, output, tail, input, &suspension);
         tokio::pin!(listening, output_closed);
         loop {
             tokio::select! {
@@ -117,16 +128,18 @@ async fn attend(
     {
         drained?;
     }
-    Ok(ended)
+    let key = Signal::of_key(last_key.load(Ordering::Relaxed));
+    Ok(Ended { exit: ending.exit(status, key), out_of_memory: oom_kills > 0 })
 }
 
-/// Takes what comes from the agent, up to the command's end.
+/// Takes what comes from the agent, up to the command's end. Gives how it ended, and how many processes memory was short for.
 async fn listen(
     receiver: &mut Receiver,
     output: mpsc::Sender<(Stream, Bytes)>,
     tail: Option<&Tail>,
     input: &Semaphore,
-) -> Result<Ended, SessionError> {
+    suspension: &Suspension,
+) -> Result<(Status, u64), SessionError> {
     loop {
         let (stream, bytes) = match receiver.next().await? {
             near::Event::Stdout(bytes) => (Stream::Stdout, bytes),
@@ -135,13 +148,11 @@ async fn listen(
                 input.add_permits(usize::try_from(taken).unwrap_or(0).min(STDIN_WINDOW));
                 continue;
             }
-            near::Event::Reply(Reply::Exited { status, oom_kills }) => {
-                let exit_code = match status {
-                    Status::Code(code) => code,
-                    Status::Signal(signal) => signal.saturating_add(128),
-                };
-                return Ok(Ended { exit_code, out_of_memory: oom_kills > 0 });
+            near::Event::Reply(Reply::Stopped) => {
+                suspension.suspend().await;
+                continue;
             }
+            near::Event::Reply(Reply::Exited { status, oom_kills }) => return Ok((status, oom_kills)),
             other => return Err(other.in_place_of("output of the command, or its end")),
         };
         if let Some(tail) = tail {
@@ -176,7 +187,7 @@ async fn carry_out(wish: Wish, to: &Sender, reporter: &Reporter) -> Result<(), B
     match wish {
         Wish::Nothing => {}
         Wish::GiveUp(signal) => return Err(BuildError::Interrupted(signal)),
-        Wish::Kill => to.send(&Request::Signal(KILL)).await?,
+        Wish::Kill => to.send(&Request::Signal(KILL.into())).await?,
         Wish::Hand(signal) => {
             to.send(&Request::Signal(signal.number().into())).await?;
             reporter.emit(Event::Warned(Warning::Signalled { signal: signal.name() }));
@@ -192,7 +203,7 @@ impl Helpers {
     fn start(
         terminal: Option<Size>,
         stdin: Input,
-        raw: bool,
+        keys: Option<Keys>,
         sender: &Sender,
         input: &Arc<Semaphore>,
         killers: mpsc::Sender<()>,
@@ -200,7 +211,6 @@ impl Helpers {
         let mut helpers = Vec::new();
         if stdin == Input::Forwarded {
             input.add_permits(STDIN_WINDOW);
-            let keys = raw.then(CtrlC::default);
             helpers.push(tokio::spawn(forward_input(sender.clone(), Arc::clone(input), keys, killers)));
         }
         if terminal.is_some() {
@@ -216,13 +226,23 @@ impl Drop for Helpers {
     }
 }
 
+/// What is looked for in the keys of a raw terminal.
+#[derive(Debug, Default)]
+struct Keys {
+    ctrl_c: CtrlC,
+    last: Arc<AtomicU8>,
+}
+
 /// Hands what we read to the command, never more at once than it takes.
-async fn forward_input(to: Sender, window: Arc<Semaphore>, mut keys: Option<CtrlC>, kill: mpsc::Sender<()>) {
+async fn forward_input(to: Sender, window: Arc<Semaphore>, mut keys: Option<Keys>, kill: mpsc::Sender<()>) {
     let mut read = own_input();
     while let Some(bytes) = read.recv().await {
-        if keys.as_mut().is_some_and(|keys| keys.twice(&bytes)) {
-            // Full means that it has been asked for already.
-            let _ = kill.try_send(());
+        if let Some(keys) = &mut keys {
+            keys.last.store(bytes.last().copied().unwrap_or_default(), Ordering::Relaxed);
+            if keys.ctrl_c.twice(&bytes) {
+                // Full means that it has been asked for already.
+                let _ = kill.try_send(());
+            }
         }
         let permits = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let Ok(room) = window.acquire_many(permits).await else { return };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Tree, Warm, leave, let_go, load_record};
 use crate::{
-    agent::near::Session,
+    agent::near::{Session, Settings},
     build::{
         BuildError, Finished, Interrupts, Running, blocking,
         reaper::{Charge, Duty, Reaper},
@@ -117,7 +117,7 @@ impl Entering<'_> {
                 (wanted, held, How::Made(why), tree)
             }
         };
-        let settings = scratch::session_settings();
+        let settings = Settings::default();
         let first = tree.first_requests(self.plan, self.surroundings);
         let entering = workspace::enter_here(&wanted, held, how, &settings, &first);
         let (workspace, session) = interrupts.unless(entering).await??;

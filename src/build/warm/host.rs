@@ -3,7 +3,7 @@
 use super::super::{BuildError, sources};
 use crate::{
     outputs::times::Times,
-    plan::Plan,
+    plan::{Engine, Plan},
     report::Reporter,
     state::Project,
     tree::{
@@ -48,6 +48,10 @@ pub fn look(
     let (index, mut times) = loading.join().map_err(|_| BuildError::Panicked)?;
     times.show(&mut scan, &plan.source.value);
     let digests = index.digests(&scan.manifest);
+    if plan.engine.value != Engine::Host && index.is_of_another(&plan.source.value, &scan.manifest, &digests)
+    {
+        return Err(BuildError::OtherProject);
+    }
     let buckets = summary::buckets_for(scan.manifest.entries().len());
     let summary = summary::of(&scan.manifest, &digests, buckets);
     Ok(HostTree { scan, digests, summary, times, hashed_at })

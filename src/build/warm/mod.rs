@@ -194,6 +194,7 @@ impl Warm<'_> {
         record: Arc<Record>,
         interrupts: &mut Interrupts,
     ) -> Result<(Finished, Goodbye), BuildError> {
+        interrupts.suspension().tell(&session.sender);
         let staged = match tree {
             Tree::Mounted => self.until_staged_mounted(&mut session, &record, interrupts).await,
             tree => self.until_staged(&mut session, tree, &record, interrupts).await,
@@ -207,9 +208,11 @@ impl Warm<'_> {
             other => other,
         };
         let mut built = built?;
-        let (exit_code, defect) = (built.exit_code, built.defect.take());
+        let (exit, defect) = (built.exit, built.defect.take());
+        let undisturbed = interrupts.suspension().undisturbed().await;
         let applying = built.put_in_place(record, self.project, self.run, self.plan, self.reporter);
         let (applied, closed) = tokio::join!(applying, session.close());
+        drop(undisturbed);
         let applied = applied?;
         let traffic = session.traffic();
         // The products are in place, and a build that has changed the host has not failed.
@@ -221,7 +224,7 @@ impl Warm<'_> {
             }
         };
         let warm = events::Warm { sent: traffic.sent, received: traffic.received, peak_memory };
-        Ok((Finished { exit_code, applied, warm: Some(warm), defect }, goodbye))
+        Ok((Finished { exit, applied, warm: Some(warm), defect }, goodbye))
     }
 
     async fn until_staged(
@@ -243,7 +246,10 @@ impl Warm<'_> {
         let mut host = interrupts.unless(scanning).await???;
         let (hashed_at, times) = (host.hashed_at, std::mem::take(&mut host.times));
         let righting = upload::put_right(session, &mut self.workspace, self.plan, host, room, self.reporter);
-        let sources = interrupts.unless(righting).await??;
+        let sources = {
+            let _undisturbed = interrupts.suspension().undisturbed().await;
+            interrupts.unless(righting).await??
+        };
         self.workspace.mark().seeds.extend(seeded.into_iter().map(|spec| (spec, String::new())));
         let sources = Arc::new(sources);
         let saving = self.save_index(&sources, hashed_at);
@@ -259,7 +265,7 @@ impl Warm<'_> {
             reporter: self.reporter,
         };
         let collecting = interrupts.unless(collecting.collect(looking));
-        let built = Built::after(ended.exit_code, self.plan, times, self.reporter, collecting).await?;
+        let built = Built::after(ended.exit, self.plan, times, self.reporter, collecting).await?;
         saving.await?;
         Ok(built)
     }
@@ -277,10 +283,10 @@ impl Warm<'_> {
         });
         let ids = interrupts.unless(opened).await??;
         let (tail, runner) = (Tail::default(), Runner { ids, began: SystemTime::now() });
-        let exit_code = self.run_command(session, Some(&tail), interrupts).await?.exit_code;
-        let plan = match mounted::ended(self.plan, exit_code, tail, runner, self.reporter).await? {
+        let exit = self.run_command(session, Some(&tail), interrupts).await?.exit;
+        let plan = match mounted::ended(self.plan, exit.code(), tail, runner, self.reporter).await? {
             EndedMounted::AllIsHere { defect } => {
-                return Ok(Built { exit_code, staged: None, times: Times::default(), defect });
+                return Ok(Built { exit, staged: None, times: Times::default(), defect });
             }
             EndedMounted::Collect(plan) => plan,
         };
@@ -288,7 +294,7 @@ impl Warm<'_> {
         let (run, record, reporter) = (self.run, Arc::clone(record), self.reporter);
         let collecting = Collecting { session, plan: &plan, run, sources: None, record, reporter };
         let collecting = interrupts.unless(collecting.collect(looking));
-        Built::after(exit_code, self.plan, Times::default(), self.reporter, collecting).await
+        Built::after(exit, self.plan, Times::default(), self.reporter, collecting).await
     }
 
     async fn run_command(

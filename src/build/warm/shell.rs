@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use super::super::{
-    BuildError, Interrupts, blocking,
+    BuildError, Exit, Interrupts, blocking,
     reaper::{Charge, Duty, InContainer, Reaper},
     take_lock,
 };
@@ -16,6 +16,7 @@ use crate::{
         near::{Session, Settings},
         protocol::{Blob, Extent, Home, Input, Open, Reply, Request, Run as Command, User},
     },
+    config::GRACE,
     engine::{ContainerFacts, Docker, Sizes, labels},
     plan::{Endpoint, OnLocked, Terminal},
     report::Reporter,
@@ -49,11 +50,11 @@ pub struct Shell {
     pub terminal: Terminal,
 }
 
-/// Runs it; gives its exit code.
+/// Runs it; gives how fastbuild ends.
 ///
 /// # Errors
 /// [`BuildError::NoWorkspace`], and when fastbuild, the engine or the agent could not do their part.
-pub async fn run(shell: &Shell, state: &State, reporter: &Reporter) -> Result<u8, BuildError> {
+pub async fn run(shell: &Shell, state: &State, reporter: &Reporter) -> Result<Exit, BuildError> {
     let mut interrupts = Interrupts::listen().map_err(BuildError::Signals)?;
     let project = state.project(&shell.source)?;
     let _lock = interrupts.unless(take_lock(&project, OnLocked::Wait, reporter)).await??;
@@ -146,7 +147,7 @@ async fn enter_here(
         engine: scratch::engine(),
     })?;
     let (workdir, Surroundings { user, home, .. }) = (wanted.tree(), Surroundings::here());
-    let (settings, first) = (scratch::session_settings(), [opening(&workdir, user)]);
+    let (settings, first) = (Settings::default(), [opening(&workdir, user)]);
     let entering = workspace::enter_here(&wanted, held, How::Found, &settings, &first);
     let (workspace, session) = interrupts.unless(entering).await??;
     Ok((workspace, session, shell.command(&workdir, home)))
@@ -169,7 +170,7 @@ async fn enter(
     let home = image.as_ref().map_or(Home::OfUser, |image| Surroundings::of(image, &Storage::default()).home);
     let opening = opening(&workdir, User::Named(user));
     let engine = shell.engine.to_string();
-    let settings = Settings::default();
+    let settings = Settings { silence: shell.engine.silence(GRACE), ..Settings::default() };
     let first = [opening];
     let entering = workspace::enter_found(docker, name, found, project, &engine, &settings, &first);
     let (workspace, session) = interrupts.unless(entering).await??;
@@ -194,13 +195,14 @@ async fn in_session(
     command: Command,
     interrupts: &mut Interrupts,
     reporter: &Reporter,
-) -> Result<u8, BuildError> {
+) -> Result<Exit, BuildError> {
+    interrupts.suspension().tell(&session.sender);
     let opened = session.reply("that the workspace is open", |reply| match reply {
         Reply::Opened { .. } => Ok(()),
         other => Err(other),
     });
     interrupts.unless(opened).await??;
-    Ok(command::run(session, command, None, interrupts, reporter).await?.exit_code)
+    Ok(command::run(session, command, None, interrupts, reporter).await?.exit)
 }
 
 impl Shell {

@@ -58,6 +58,7 @@ impl RunArgs {
             no_keep,
             no_agent,
             fresh,
+            grace,
             no_wait,
             explain,
             route,
@@ -109,6 +110,7 @@ impl RunArgs {
         words.values("--cache", cache);
         words.values("--volume-opt", volume_opt);
         words.values("--tmpfs-size", tmpfs_size.map(|bytes| bytes.to_string()));
+        words.values("--grace", grace.map(|grace| format!("{}s", grace.as_secs())));
         words.values("--scratch", scratch);
         words.values("--engine", engine.map(name_of));
         words.values("--pull", pull.map(name_of));
