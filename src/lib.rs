@@ -10,7 +10,8 @@
 //! | host tree -> manifest | [`tree`] |
 //! | manifest -> tar stream, and tar stream -> checked entries | [`archive`] |
 //! | where the build runs | [`engine`] |
-//! | where a kept build runs, and the way into it | [`workspace`] |
+//! | what a build runs in, kept or for one run, and the way into it | [`workspace`] |
+//! | the program at the other end, and the stream between | [`agent`] |
 //! | the pipeline itself | [`build`] |
 //! | what came back -> stage, verify, apply | [`outputs`] |
 //! | a build at each change | [`watch`] |

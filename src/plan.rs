@@ -448,9 +448,9 @@ impl fmt::Debug for VolumeOption {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Tier {
-    /// A workspace that is kept between builds; only differences travel.
+    /// In a workspace that stays for the next build.
     Warm,
-    /// A fresh container; everything is uploaded; nothing is needed in the image.
+    /// In a container that goes with the run.
     Cold,
 }
 

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! STATE/runs/<run id>              locked while the run lives; a container whose run is not locked is a leftover
-//! STATE/projects/<key>/lock        locked by the run that works on this source root
-//! STATE/projects/<key>/holder      who that is, for the message to those who wait
+//! STATE/projects/<key>/lock        the source root's: shared while it is looked at and sent, exclusive while products are applied
+//! STATE/projects/<key>/busy-*      a workspace's or scratch directory's: locked by the run that works there
+//! STATE/projects/<key>/*holder     who holds one exclusively, for the message to those who wait
 //! STATE/projects/<key>/outputs     what fastbuild wrote on the host (crate::outputs::record)
 //! STATE/projects/<key>/index       what the sources hold (crate::tree::index)
 //! STATE/projects/<key>/journal     an apply that is under way (crate::outputs::journal)
@@ -79,10 +80,18 @@ pub struct Holder {
     pub command: String,
 }
 
-/// A held project lock; free when dropped.
+/// A lock of a project's.
+#[derive(Debug, Clone)]
+pub struct Lock {
+    path: PathBuf,
+    holder: PathBuf,
+}
+
+/// A lock that is held; free when dropped.
 #[derive(Debug)]
-pub struct ProjectLock {
-    _file: File,
+pub struct Held {
+    file: File,
+    of: Lock,
 }
 
 /// What a run that died without finishing may have left.
@@ -128,8 +137,15 @@ impl Placeholder {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Note {
-    Began { project: String, engine: String },
-    Stage { path: PathBuf },
+    Began {
+        project: String,
+        engine: String,
+        #[serde(default)]
+        pid: Option<u32>,
+    },
+    Stage {
+        path: PathBuf,
+    },
     Placeholder(Placeholder),
 }
 
@@ -240,7 +256,8 @@ impl State {
         let file = File::create_new(&path).map_err(StateError::at("make", &path))?;
         file.lock().map_err(StateError::at("lock", &path))?;
         let run = Run { id, path, file: Mutex::new(file) };
-        run.note(&Note::Began { project: project.key.clone(), engine: engine.to_owned() })?;
+        let pid = Some(std::process::id());
+        run.note(&Note::Began { project: project.key.clone(), engine: engine.to_owned(), pid })?;
         Ok(run)
     }
 
@@ -254,6 +271,21 @@ impl State {
     pub fn is_live_run(&self, id: &str) -> bool {
         let file = is_run_id(id).then(|| File::open(self.root.join("runs").join(id)));
         matches!(file, Some(Ok(file)) if matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+    }
+
+    /// The processes of the runs that are not over.
+    pub fn live_processes(&self) -> Vec<u32> {
+        let entries = std::fs::read_dir(self.root.join("runs")).into_iter().flatten().flatten();
+        let ids = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let first = |id: String| {
+            let live = self.is_live_run(&id).then(|| File::open(self.root.join("runs").join(id)).ok())?;
+            let line = BufReader::new(live?).split(b'\n').next()?.ok()?;
+            match serde_json::from_slice(&line) {
+                Ok(Note::Began { pid, .. }) => pid,
+                _ => None,
+            }
+        };
+        ids.filter_map(first).collect()
     }
 
     /// Where benches keep the state directories of the builds that they measure, each below its run's id.
@@ -276,7 +308,9 @@ impl State {
         // A last line that a power cut broke is no note.
         for note in BufReader::new(file).split(b'\n').map_while(Result::ok) {
             match serde_json::from_slice(&note) {
-                Ok(Note::Began { project, engine }) => (dead.project, dead.engine) = (project, engine),
+                Ok(Note::Began { project, engine, .. }) => {
+                    (dead.project, dead.engine) = (project, engine);
+                }
                 Ok(Note::Stage { path }) => dead.stages.push(path),
                 Ok(Note::Placeholder(made)) => dead.placeholders.push(made),
                 Err(_) => {}
@@ -409,40 +443,79 @@ impl Project {
         }
     }
 
-    /// Takes the lock if it is free; otherwise says who holds it (as far as that is written already).
+    /// The source root's lock: shared while the tree is looked at and sent, exclusive while products are applied. A workspace's
+    /// is taken before it.
+    pub fn sources(&self) -> Lock {
+        Lock { path: self.dir.join("lock"), holder: self.dir.join("holder") }
+    }
+
+    /// The lock of what builds work in: the workspace of that name, or a scratch directory.
+    pub fn place(&self, name: &str) -> Lock {
+        let name = format!("busy-{}", short_hash(name.as_bytes()));
+        Lock { holder: self.dir.join(format!("{name}.holder")), path: self.dir.join(name) }
+    }
+}
+
+impl Lock {
+    /// Takes it for this run alone if it is free; otherwise says who holds it (as far as that is written already).
     ///
     /// # Errors
     /// When the lock file cannot be opened or written.
-    pub fn try_lock(&self) -> Result<Result<ProjectLock, Option<Holder>>, StateError> {
-        let path = self.dir.join("lock");
-        let file = open_lock(&path).map_err(StateError::at("open", &path))?;
+    pub fn try_lock(&self) -> Result<Result<Held, Option<Holder>>, StateError> {
+        let file = self.open()?;
         match file.try_lock() {
             Ok(()) => Ok(Ok(self.hold(file)?)),
             Err(TryLockError::WouldBlock) => Ok(Err(self.holder())),
-            Err(TryLockError::Error(source)) => Err(StateError::at("lock", &path)(source)),
+            Err(TryLockError::Error(source)) => Err(StateError::at("lock", &self.path)(source)),
         }
     }
 
-    /// Waits until the lock is free. Blocks the thread: call it on one of its own.
+    /// Waits until it is free. Blocks the thread: call it on one of its own.
     ///
     /// # Errors
-    /// As [`Project::try_lock`].
-    pub fn lock(&self) -> Result<ProjectLock, StateError> {
-        let path = self.dir.join("lock");
-        let file = open_lock(&path).map_err(StateError::at("open", &path))?;
-        file.lock().map_err(StateError::at("lock", &path))?;
+    /// As [`Lock::try_lock`].
+    pub fn lock(&self) -> Result<Held, StateError> {
+        let file = self.open()?;
+        file.lock().map_err(StateError::at("lock", &self.path))?;
         self.hold(file)
     }
 
-    fn hold(&self, file: File) -> Result<ProjectLock, StateError> {
-        let holder = Holder { pid: std::process::id(), command: own_command_line() };
-        let path = self.dir.join("holder");
-        replace_json(&path, &holder).map_err(StateError::at("write", &path))?;
-        Ok(ProjectLock { _file: file })
+    /// Waits until nobody holds it alone, and shares it then. Blocks the thread.
+    ///
+    /// # Errors
+    /// As [`Lock::try_lock`].
+    pub fn share(&self) -> Result<Held, StateError> {
+        let file = self.open()?;
+        file.lock_shared().map_err(StateError::at("lock", &self.path))?;
+        Ok(Held { file, of: self.clone() })
     }
 
-    fn holder(&self) -> Option<Holder> {
-        read_json(&self.dir.join("holder"))
+    /// Who holds it alone, as far as that is written.
+    pub fn holder(&self) -> Option<Holder> {
+        read_json(&self.holder)
+    }
+
+    fn open(&self) -> Result<File, StateError> {
+        open_lock(&self.path).map_err(StateError::at("open", &self.path))
+    }
+
+    fn hold(&self, file: File) -> Result<Held, StateError> {
+        let holder = Holder { pid: std::process::id(), command: own_command_line() };
+        replace_json(&self.holder, &holder).map_err(StateError::at("write", &self.holder))?;
+        Ok(Held { file, of: self.clone() })
+    }
+}
+
+impl Held {
+    /// Lets others have it, until it is taken again.
+    pub fn release(&self) {
+        // Free at the latest when this is dropped.
+        let _ = self.file.unlock();
+    }
+
+    /// Which lock this is.
+    pub fn of(&self) -> &Lock {
+        &self.of
     }
 }
 
@@ -582,11 +655,18 @@ mod tests {
     fn a_lock_names_its_holder_and_is_free_when_dropped() {
         let (_home, state) = state();
         let project = state.project(Path::new("/some/project")).unwrap();
-        let held = project.try_lock().unwrap().unwrap();
-        let holder = project.try_lock().unwrap().unwrap_err().unwrap();
-        assert_eq!(holder.pid, std::process::id());
-        drop(held);
-        assert!(project.try_lock().unwrap().is_ok());
+        for lock in [project.sources(), project.place("one")] {
+            let held = lock.try_lock().unwrap().unwrap();
+            let holder = lock.try_lock().unwrap().unwrap_err().unwrap();
+            assert_eq!(holder.pid, std::process::id());
+            assert!(project.place("another").try_lock().unwrap().is_ok());
+            drop(held);
+            let (one, _other) = (lock.share().unwrap(), lock.share().unwrap());
+            assert!(lock.try_lock().unwrap().is_err(), "it is shared");
+            one.release();
+            drop(_other);
+            assert!(lock.try_lock().unwrap().is_ok());
+        }
     }
 
     #[test]
@@ -609,8 +689,8 @@ mod tests {
     #[test]
     fn different_projects_do_not_wait_for_each_other() {
         let (_home, state) = state();
-        let _one = state.project(Path::new("/one")).unwrap().try_lock().unwrap().unwrap();
-        assert!(state.project(Path::new("/two")).unwrap().try_lock().unwrap().is_ok());
+        let _one = state.project(Path::new("/one")).unwrap().sources().try_lock().unwrap().unwrap();
+        assert!(state.project(Path::new("/two")).unwrap().sources().try_lock().unwrap().is_ok());
     }
 
     #[test]

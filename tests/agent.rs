@@ -428,11 +428,11 @@ fn a_command_that_cannot_start_says_why() {
     let cases = [
         ("no-such-program", NoStart::NotFound),
         ("./no-such-program", NoStart::NotFound),
-        ("./lost", NoStart::NotFound),
+        ("./lost", NoStart::NoInterpreter(Some("/no/such/interpreter".to_owned()))),
         ("", NoStart::NotFound),
         ("./plain", NoStart::NotExecutable),
-        ("./formless", NoStart::NotExecutable),
-        ("./dir", NoStart::NotExecutable),
+        ("./formless", NoStart::NoFormat),
+        ("./dir", NoStart::IsDirectory),
         ("plain/x", NoStart::NotExecutable),
         ("./plain/x", NoStart::NotExecutable),
     ];

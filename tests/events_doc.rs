@@ -72,14 +72,19 @@ fn a_build() -> Vec<(u64, Event)> {
         command: vec!["jekyll".into(), "build".into()],
     };
     let path = RelPath::new(b"tmp/x.sock".as_slice()).unwrap();
+    let how = Reached::Made(MadeBecause::Missing);
     let applied = Applied { written: 12, deleted: 0, unchanged: 300, conflicts: 0 };
+    let warm = Warm { sent: 20_412_003, received: 231_554, peak_memory: Some(14_200_832) };
     vec![
         (1, planned),
         (2, started(Phase::Scan, None)),
-        (3, started(Phase::Create, None)),
+        (3, started(Phase::Workspace, None)),
         (18, Event::Warned(Warning::Skipped { path, special: Special::Socket })),
         (22, ended(Phase::Scan, tree, 20)),
-        (31, ended(Phase::Create, some(0, 0), 28)),
+        (31, ended(Phase::Workspace, some(0, 0), 28)),
+        (31, Event::Workspace { name: "fastbuild-3f1c0a9d2b6e7c41-5d0e7c41a28f".into(), how }),
+        (31, started(Phase::Compare, None)),
+        (32, ended(Phase::Compare, some(2003, 0), 1)),
         (32, started(Phase::Upload, Some(tree))),
         (133, Event::PhaseProgress { phase: Phase::Upload, done: some(420, 4_210_688) }),
         (512, ended(Phase::Upload, tree, 480)),
@@ -91,15 +96,15 @@ fn a_build() -> Vec<(u64, Event)> {
         (5_605, started(Phase::Collect, None)),
         (5_805, ended(Phase::Collect, site, 200)),
         (5_806, started(Phase::Apply, None)),
-        (5_806, started(Phase::Remove, None)),
         (5_836, ended(Phase::Apply, site, 30)),
-        (5_910, ended(Phase::Remove, some(0, 0), 104)),
+        (5_837, started(Phase::Remove, None)),
+        (5_910, ended(Phase::Remove, some(0, 0), 73)),
         (
             5_911,
             Event::Finished {
                 exit_code: 0,
                 applied: Some(applied),
-                warm: None,
+                warm: Some(warm),
                 earlier: None,
                 took: ms(5_911),
             },
@@ -133,7 +138,7 @@ fn the_rest() -> Vec<(u64, Event)> {
     let pull =
         Event::PullProgress { layer: String::new(), status: "Downloading".into(), current: 0, total: None };
     let waiting = Event::WaitingForLock { pid: 1, command: String::new(), holder: Holding::Runs };
-    let phases = [Phase::Pull, Phase::Workspace, Phase::Compare].map(|phase| started(phase, None));
+    let phases = [Phase::Pull, Phase::Create].map(|phase| started(phase, None));
     let events = warnings.into_iter().map(Event::Warned).chain([pull, waiting]).chain(phases);
     let events = events.chain(of_workspaces());
     events.map(|event| (0, event)).collect()

@@ -241,9 +241,9 @@ fn json_progress_is_one_event_a_line_and_leaves_the_builds_bytes_alone() {
         .filter(|event| event["event"] == "phase-ended")
         .map(|event| event["phase"].as_str().unwrap())
         .collect();
-    let of_the_tier =
-        if Keep::OF_THIS_PROGRAM.is_warm() { ["workspace", "compare"] } else { ["create", "remove"] };
-    for phase in ["scan", "upload", "start", "build", "collect", "apply"].into_iter().chain(of_the_tier) {
+    let goes = (!Keep::OF_THIS_PROGRAM.is_warm()).then_some("remove");
+    let phases_of_each = ["scan", "workspace", "compare", "upload", "start", "build", "collect", "apply"];
+    for phase in phases_of_each.into_iter().chain(goes) {
         assert_eq!(phases.iter().filter(|ended| **ended == phase).count(), 1, "{phase}: {ended}");
     }
     let last = events.last().unwrap();

@@ -377,7 +377,7 @@ async fn workspaces_are_listed_and_removed_when_nobody_is_at_work_in_them() {
     assert_eq!(listed.source, home.source().to_string_lossy());
     assert!(listed.size.unwrap() > 0 && listed.made > 0, "{listed:?}");
 
-    let lock = home.project().try_lock().unwrap().unwrap();
+    let lock = home.project().place(&home.name()).try_lock().unwrap().unwrap();
     let all_of_it = Limits { older_than: None, total_size: Some(0) };
     let pruned = list::prune(&home.docker, &home.state, &engine, &all_of_it).await.unwrap();
     assert_eq!((pruned.removed.len(), pruned.busy.len()), (0, 1), "{pruned:?}");

@@ -1,4 +1,4 @@
-//! Both ends of the one stream that a warm build is: the agent in the workspace ([`far`]), and fastbuild itself.
+//! Both ends of the one stream that a build is: the agent in the workspace ([`far`]), and fastbuild itself.
 //!
 //! ```text
 //!   fastbuild (near)                                    workspace container

@@ -36,7 +36,7 @@ use crate::{
     measure::Sizes,
     outputs::stage::remove_stage,
     plan::Endpoint,
-    state::{Holder, Project, Run, State, StateError, is_run_id, read_json, replace_json},
+    state::{Project, Run, State, StateError, is_run_id, read_json, replace_json},
     sys::child::ask_other_to_end,
     tree::scan::STAGE_PREFIX,
     workspace::{
@@ -299,14 +299,13 @@ async fn sweep_engine(docker: &Docker, state: &State) -> Result<(), EngineError>
     Ok(())
 }
 
-/// Builds do not know that who measures them is dead. One that lives holds its project's lock, so the process is its.
+/// Builds do not know that who measures them is dead.
 fn end_builds(home: &Path) {
     let path = state_of_builds(home);
-    let projects = if path.is_dir() { State::open(path).and_then(|state| state.projects()) } else { return };
-    for project in projects.into_iter().flatten() {
-        if let Ok(Err(Some(Holder { pid, .. }))) = project.try_lock() {
-            ask_other_to_end(pid);
-        }
+    if path.is_dir()
+        && let Ok(state) = State::open(path)
+    {
+        state.live_processes().into_iter().for_each(ask_other_to_end);
     }
 }
 

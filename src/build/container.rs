@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::{
     BuildError, Finished, Interrupted, Interrupts, Running, image, leftovers,
+    locks::Locks,
     mounted::{self, Placeholders},
     plain,
     reaper::{Charge, Duty, InContainer, Reaper},
@@ -35,6 +36,7 @@ pub(super) struct Site<'a> {
     pub(super) at: OnDocker<'a>,
     pub(super) state: &'a State,
     pub(super) project: &'a Project,
+    pub(super) locks: &'a Locks,
     pub(super) reporter: &'a Reporter,
     pub(super) docker: Docker,
     pub(super) image: ImageFacts,
@@ -67,10 +69,11 @@ pub async fn run(
     plan: &Plan,
     at: OnDocker<'_>,
     state: &State,
-    project: &Project,
+    locks: &Locks,
     interrupts: &mut Interrupts,
     reporter: &Reporter,
 ) -> Result<Finished, BuildError> {
+    let project = &locks.project;
     let loading = warm::load_record(project);
     let tree = Tree::begin(plan, project, reporter);
     let docker = interrupts.unless(Docker::connect(at.endpoint)).await??;
@@ -94,7 +97,7 @@ pub async fn run(
     let leftovers = leftovers::remove(&docker, state, project, &engine, reporter);
     // A machine that keeps nothing has nothing to tidy up, and starts anew each time.
     let limiting = is_kept.then(|| daily::look_after(&docker, state, plan, reporter)).flatten();
-    let site = Site { plan, at, state, project, reporter, docker, image, record, run };
+    let site = Site { plan, at, state, project, locks, reporter, docker, image, record, run };
     let (finished, left) = site.build(kept, found, tree, interrupts).await;
     // A moment's work, and long done.
     let _ = interrupts.unless(leftovers).await;
@@ -190,8 +193,8 @@ impl Site<'_> {
                 if let Some(reaper) = &reaper {
                     reaper.note_made();
                 }
-                let (plan, project, reporter) = (self.plan, self.project, self.reporter);
-                let mut warm = Warm { plan, project, run: &self.run, reporter, surroundings, workspace };
+                let (plan, locks, reporter) = (self.plan, self.locks, self.reporter);
+                let mut warm = Warm { plan, locks, run: &self.run, reporter, surroundings, workspace };
                 let built = warm.build(session, tree, Arc::clone(&self.record), interrupts).await;
                 let left = match keeping {
                     Keeping::Kept { .. } => warm::leave(&mut warm.workspace, &built, interrupts).await,

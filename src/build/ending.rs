@@ -1,4 +1,4 @@
-//! How a command is brought to its end, in either tier: the first signal is handed to it, a second one kills it, and so does
+//! How a command is brought to its end, with the agent and without: the first signal is handed to it, a second one kills it, and so does
 //! the end of the time that a supervisor leaves. One more means that the engine does not say that it is dead: then whoever
 //! runs it goes, and what a dead client's run gets is done. Pure but for the clock; who runs the command does what is wished.
 

@@ -1,7 +1,7 @@
 //! The pipeline: a plan is carried out.
 //!
 //! ```text
-//! lock -> recover -> (scan | connect, image, create) -> upload -> run -> collect -> (apply | remove) -> report
+//! lock -> recover -> (scan | connect, image, workspace) -> put right -> run -> collect -> (apply | goodbye) -> report
 //! ```
 //!
 //! [`run`] is the one entry point; it takes the project's lock, makes good what an earlier run was kept from finishing,
@@ -18,10 +18,12 @@ mod heal;
 mod image;
 mod interrupt;
 mod leftovers;
+mod locks;
 mod mounted;
 pub mod notice;
 mod plain;
 pub mod reaper;
+mod recover;
 pub mod sources;
 mod suspend;
 mod upload;
@@ -29,18 +31,14 @@ mod warm;
 
 pub use warm::shell;
 
-use std::{
-    path::Path,
-    pin::pin,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use tokio::sync::oneshot;
 
 pub use ending::Exit;
 pub use error::BuildError;
 pub use interrupt::{Interrupted, Interrupts, Signal};
+use locks::Locks;
 pub use suspend::Suspension;
 
 use crate::{
@@ -54,18 +52,14 @@ use crate::{
         target::{Target, refuse_strange_link},
         times::Times,
     },
-    plan::{Fallback, OnFailure, OnLocked, Outputs, Plan},
+    plan::{Fallback, OnFailure, Outputs, Plan},
     report::{
         Reporter,
-        events::{Amount, Applied, Earlier, Event, Holding, Phase, Warm, Warning},
+        events::{Amount, Applied, Earlier, Event, Phase, Warm, Warning},
     },
-    state::{Holder, Placeholder, Project, ProjectLock, Run, State},
-    sys::{at, process::is_stopped},
-    tree::scan::STAGE_PREFIX,
+    state::{Run, State},
+    sys::at,
 };
-
-/// How often it is looked whether the run that is waited for has been stopped, which nothing tells.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Carries a plan out; gives how fastbuild ends.
 ///
@@ -107,21 +101,19 @@ async fn carry_out(
     let remeasured = interrupts.unless(as_measured(plan, reporter)).await??;
     let plan = remeasured.as_ref().unwrap_or(plan);
     let project = state.project(&plan.source.value)?;
-    let _lock = interrupts.unless(take_lock(&project, plan.lock.value, reporter)).await??;
-    {
-        let _undisturbed = interrupts.suspension().undisturbed().await;
-        recover(&project, state, reporter)?;
-    }
+    let mut locks = Locks::take(plan, &project, state, &mut interrupts, reporter).await?;
     let mut finished = match plan.on_docker() {
-        Some(at) => match container::run(plan, at, state, &project, &mut interrupts, reporter).await {
+        Some(at) => match container::run(plan, at, state, &locks, &mut interrupts, reporter).await {
             Err(BuildError::OtherProject) => {
                 reporter.emit(Event::Warned(Warning::OtherProject));
                 project.begin_anew()?;
-                container::run(plan, at, state, &project, &mut interrupts, reporter).await?
+                drop(locks);
+                locks = Locks::take(plan, &project, state, &mut interrupts, reporter).await?;
+                container::run(plan, at, state, &locks, &mut interrupts, reporter).await?
             }
             finished => finished?,
         },
-        None => here(plan, state, &project, &mut interrupts, reporter).await?,
+        None => here(plan, state, &locks, &mut interrupts, reporter).await?,
     };
     let mut earlier = None;
     if let (Some(mark), Some(at)) = (finished.defect.take(), plan.on_docker()) {
@@ -130,8 +122,10 @@ async fn carry_out(
         reporter.emit(Event::MountFailed { route, exit_code, path, line, then });
         if then == Fallback::Layer {
             earlier = Some(Earlier { route, exit_code, took: began.elapsed() });
-            finished =
-                container::run(&plan.on_layer(), at, state, &project, &mut interrupts, reporter).await?;
+            let plan = plan.on_layer();
+            drop(locks);
+            locks = Locks::take(&plan, &project, state, &mut interrupts, reporter).await?;
+            finished = container::run(&plan, at, state, &locks, &mut interrupts, reporter).await?;
         }
     }
     reporter.emit(Event::Finished {
@@ -160,92 +154,12 @@ async fn as_measured(plan: &Plan, reporter: &Reporter) -> Result<Option<Plan>, B
 async fn here(
     plan: &Plan,
     state: &State,
-    project: &Project,
+    locks: &Locks,
     interrupts: &mut Interrupts,
     reporter: &Reporter,
 ) -> Result<Finished, BuildError> {
     let scratch = plan.scratch.as_ref().ok_or(BuildError::NowhereToBuild)?;
-    warm::here::run(plan, &scratch.value, state, project, interrupts, reporter).await
-}
-
-/// Two runs in one project would mix what they read and write: the second one waits, and says for whom, or fails.
-async fn take_lock(
-    project: &Project,
-    on_locked: OnLocked,
-    reporter: &Reporter,
-) -> Result<ProjectLock, BuildError> {
-    let holder = match project.try_lock()? {
-        Ok(lock) => return Ok(lock),
-        Err(holder) => holder,
-    };
-    if on_locked == OnLocked::Fail {
-        return Err(BuildError::Locked { holder });
-    }
-    let project = project.clone();
-    let mut locked = pin!(detached(move || project.lock()));
-    let mut said = None;
-    loop {
-        if let Some(Holder { pid, command }) = &holder {
-            let now = if is_stopped(*pid) { Holding::IsStopped } else { Holding::Runs };
-            if said.is_none() || now == Holding::IsStopped && said != Some(now) {
-                reporter.emit(Event::WaitingForLock { pid: *pid, command: command.clone(), holder: now });
-            }
-            said = Some(now);
-        }
-        tokio::select! {
-            locked = &mut locked => return Ok(locked??),
-            () = tokio::time::sleep(LOOK_AGAIN) => {}
-        }
-    }
-}
-
-/// Makes good what an earlier run of this project was kept from finishing. The project's lock is held.
-///
-/// # Errors
-/// When products that were cut short while they were put in place cannot be put there now either.
-pub fn recover(project: &Project, state: &State, reporter: &Reporter) -> Result<(), BuildError> {
-    let mut clear: fn(&Path, &Reporter) = clear_stage;
-    if project.journal_path().exists() {
-        match apply::recover(&project.journal_path(), &project.record_path()).map_err(BuildError::Recover)? {
-            Some(apply::Recovered { files, lost }) => {
-                reporter.emit(Event::Warned(Warning::Recovered { files, lost }));
-            }
-            // Damaged, or another version's: what it says of the stage is lost, and the stage may hold the only copy
-            // of a file of the user's.
-            None => clear = keep_stage,
-        }
-    }
-    let dead: Vec<_> = state.dead_runs().into_iter().filter(|run| run.project == project.key()).collect();
-    if !dead.is_empty() {
-        project.remove_halves();
-    }
-    for run in dead {
-        run.placeholders.iter().rev().for_each(Placeholder::remove);
-        let ours = format!("{STAGE_PREFIX}{}", run.id);
-        for stage in run.stages {
-            // The path comes from a file: only what carries the run's own name is touched.
-            if stage.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&ours)) {
-                clear(&stage, reporter);
-            }
-        }
-    }
-    Ok(())
-}
-
-fn clear_stage(stage: &Path, _: &Reporter) {
-    if let Err(error) = crate::outputs::stage::remove_stage(stage) {
-        tracing::warn!(path = ?stage, %error, "could not remove a staging directory that a killed run left");
-    }
-}
-
-/// Gives a stage a name that is not fastbuild's to remove, and tells the user where it is.
-fn keep_stage(stage: &Path, reporter: &Reporter) {
-    let name =
-        stage.file_name().unwrap_or_default().to_string_lossy().replacen(STAGE_PREFIX, "fastbuild-kept-", 1);
-    let kept = stage.with_file_name(name);
-    if std::fs::rename(stage, &kept).is_ok() {
-        reporter.emit(Event::Warned(Warning::StageKept { path: kept }));
-    }
+    warm::here::run(plan, &scratch.value, state, locks, interrupts, reporter).await
 }
 
 /// How a run came out.
@@ -255,7 +169,7 @@ pub struct Finished {
     pub exit: Exit,
     /// What became of the host's files; none when nothing was collected.
     pub applied: Option<Applied>,
-    /// What the workspace cost; none when the build was cold.
+    /// What the workspace cost; none without the agent.
     pub warm: Option<Warm>,
     /// Where the command failed by the mount's own defect, how that showed.
     pub defect: Option<heal::Mark>,
@@ -299,15 +213,16 @@ impl Built {
     async fn put_in_place(
         self,
         record: Arc<Record>,
-        project: &Project,
+        locks: &Locks,
         run: &Run,
         plan: &Plan,
         reporter: &Reporter,
     ) -> Result<Option<Applied>, BuildError> {
         let Built { staged: Some(mut staged), mut times, .. } = self else { return Ok(None) };
+        let project = &locks.project;
+        let _alone = locks.apply().await?;
         let made_again = staged.iter_mut().flat_map(|output| std::mem::take(&mut output.made_again));
         times.note(made_again.collect(), &plan.source.value);
-        let record = Arc::unwrap_or_clone(record);
         let phase = Running::begin(Phase::Apply, None, reporter);
         let books = Books {
             run: run.id.clone(),
@@ -315,7 +230,12 @@ impl Built {
             record: project.record_path(),
             displaced: project.displaced_dir(&run.id),
         };
-        let Outcome { applied, warnings } = blocking(move || apply::apply(staged, record, &books)).await??;
+        let applying = blocking(move || {
+            // Another run may have applied products since it was read.
+            let record = Arc::unwrap_or_clone(record).as_it_is_now(&books.record);
+            apply::apply(staged, record, &books)
+        });
+        let Outcome { applied, warnings } = applying.await??;
         for warning in warnings {
             reporter.emit(Event::Warned(warning));
         }

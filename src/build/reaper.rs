@@ -1,4 +1,4 @@
-//! What removes a cold container, or frees a workspace of what runs in it, when fastbuild itself cannot any more; and what
+//! What removes a one-run container, or frees a workspace of what runs in it, when fastbuild itself cannot any more; and what
 //! finishes on the host what was begun there.
 //!
 //! A second process of the same program, in a process group of its own, waits on a pipe. When fastbuild is done it
@@ -204,8 +204,9 @@ impl Charge {
         let project = state.project(&self.source)?;
         // Its lock lives a moment longer than its end of the pipe.
         state.await_end_of_run(&self.run);
-        if let Ok(_lock) = project.try_lock()? {
-            super::recover(&project, &state, &Reporter::silent())?;
+        {
+            let _lock = project.sources().lock()?;
+            super::recover::recover(&project, &state, &Reporter::silent())?;
         }
         if on_engine == OnEngine::Nothing {
             state.forget_run(&self.run);
@@ -250,8 +251,8 @@ impl Charge {
         state.await_end_of_run(&self.run);
         // Before the engine is asked, which may take its time.
         let recovered = {
-            let _lock = project.lock()?;
-            super::recover(&project, &state, &Reporter::silent())
+            let _lock = project.sources().lock()?;
+            super::recover::recover(&project, &state, &Reporter::silent())
         };
         runtime.block_on(workspace.end_session(&project))?;
         recovered?;
@@ -266,9 +267,12 @@ impl Charge {
         let state = State::open(self.state.clone())?;
         let project = state.project(&self.source)?;
         state.await_end_of_run(&self.run);
-        let _lock = project.lock()?;
-        let recovered = super::recover(&project, &state, &Reporter::silent());
+        let recovered = {
+            let _lock = project.sources().lock()?;
+            super::recover::recover(&project, &state, &Reporter::silent())
+        };
         if let Some(scratch) = scratch {
+            let _lock = project.place(&scratch.to_string_lossy()).lock()?;
             scratch::remove_of(&project, scratch).map_err(WorkspaceError::from)?;
         }
         recovered?;
@@ -320,7 +324,7 @@ impl InContainer {
     /// its turn.
     async fn end_session_now(&self, docker: &Docker, project: &Project) -> Result<OnEngine, BuildError> {
         // This thread has nothing else to do.
-        let _lock = project.lock()?;
+        let _lock = project.place(&self.container).lock()?;
         let mark = Mark::load(&project.workspace_path(&self.engine.to_string(), &self.container));
         if mark.is_some_and(|mark| mark.session == LastSession::Ended) {
             return Ok(OnEngine::Nothing);

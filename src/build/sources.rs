@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// Reads the metadata of everything that a cold build of this plan would upload.
+/// Reads the metadata of everything that a build of this plan sends into a new workspace.
 ///
 /// # Errors
 /// A pattern that is none, and a directory that cannot be read.

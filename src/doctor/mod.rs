@@ -31,7 +31,7 @@ use crate::{
 pub struct Facts {
     /// This machine.
     pub machine: Machine,
-    /// Whether the variable `CI` says that nobody sits here, which makes builds cold.
+    /// Whether the variable `CI` says that nobody sits here, which keeps no workspace.
     pub unattended: bool,
     /// The engine.
     pub engine: Engine,

@@ -1,7 +1,7 @@
 //! What the host has in an output's place, looked at as a whole: on a slow mount each look is a round trip, and a walk has
 //! many of them under way at once.
 //!
-//! For the cold tier that is a scan and no more. For the warm tier each entry is also held against the record
+//! Without the agent that is a scan and no more. With it each entry is also held against the record
 //! ([`HostSide::look`]), so that the other end can be told in a few hashes what need not be listed. Whatever is decided by
 //! it is checked again when it is carried out, so it may be as old as it likes.
 

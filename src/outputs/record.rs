@@ -138,6 +138,13 @@ impl Record {
         fs::read(path).ok().and_then(Record::decode).unwrap_or_default()
     }
 
+    /// This record, or what is at `path` where somebody has written there since this was read.
+    pub fn as_it_is_now(self, path: &Path) -> Record {
+        let here = fs::metadata(path).map_or(0, |metadata| metadata.len());
+        let known = self.file.as_ref().map_or(0, |file| file.length);
+        if here == known { self } else { Record::load(path) }
+    }
+
     fn decode(mut bytes: Vec<u8>) -> Option<Record> {
         let (head, rest) = bytes.split_at_checked(MAGIC.len() + 8)?;
         let length = head.strip_prefix(MAGIC)?.try_into().ok().map(u64::from_le_bytes)?;

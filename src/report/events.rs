@@ -102,7 +102,7 @@ pub struct Changed {
     pub new: Option<String>,
 }
 
-/// Why a build is cold although a workspace was wanted.
+/// Why the agent does not run a build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NotWarm {
@@ -160,7 +160,7 @@ pub enum Direction {
     Down,
 }
 
-/// What a warm build took on the way to the workspace, and there.
+/// What a build with the agent took on the way to the workspace, and there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Warm {
     /// Bytes on the wire to the workspace, without the engine's own.
@@ -358,9 +358,9 @@ pub enum Event {
         #[serde(flatten)]
         how: Reached,
     },
-    /// No workspace can be kept, so the build is cold.
+    /// The agent cannot run the build, which goes by the plain Engine API: nothing is kept.
     ColdInstead {
-        /// What keeps it from being warm.
+        /// What keeps the agent from running it.
         why: NotWarm,
         /// How that shows, in words.
         detail: String,
@@ -453,7 +453,7 @@ pub enum Event {
         exit_code: u8,
         /// What became of the host's files; none when nothing was collected.
         applied: Option<Applied>,
-        /// What the workspace cost; none when the build was cold.
+        /// What the workspace cost; none without the agent.
         warm: Option<Warm>,
         /// The run before this one, which a mount failed.
         earlier: Option<Earlier>,

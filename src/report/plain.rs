@@ -28,7 +28,7 @@ pub struct Plain {
     telling: Telling,
     verbosity: Verbosity,
     long: Option<Long>,
-    /// A warm build's long phases are mostly over before a line about them could be read.
+    /// With the agent, the long phases are mostly over before a line about them could be read.
     is_warm: bool,
     layers: Layers,
     summary: Summary,

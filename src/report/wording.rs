@@ -452,7 +452,7 @@ impl Summary {
         format!("{} s in all{parts}; exit {exit_code}", seconds(took))
     }
 
-    /// A warm build is over before a long line could be read: what took no time worth telling is left out.
+    /// A build with the agent is over before a long line could be read: what took no time worth telling is left out.
     fn warm_sentence(&self, exit_code: u8, applied: Option<Applied>, took: Duration) -> String {
         let part = |phase| self.parts.iter().find(|part| part.0 == phase);
         let timed =

@@ -1,4 +1,4 @@
-//! Entries of a tree as they travel between the two ends of a warm build: what a path is and what it holds, without what
+//! Entries of a tree as they travel between the two ends of a build: what a path is and what it holds, without what
 //! only one file system knows. Encoded in order, each path as what it does not share with the one before.
 //!
 //! Whoever decodes bounds what it keeps; here one node is held at a time. Paths come strictly ascending, or the list

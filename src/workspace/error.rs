@@ -11,7 +11,7 @@ use crate::{
     user::UserError,
 };
 
-/// Why there is no warm build here, though the engine may be well: a cold one needs no agent.
+/// Why the agent does not run here, though the engine may be well: a build by the plain API needs none.
 #[derive(Debug, thiserror::Error)]
 pub enum NotWarm {
     /// There is no agent for the image.
@@ -43,7 +43,7 @@ pub enum NotWarm {
 /// Why a workspace could not be entered, or was left before its time.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkspaceError {
-    /// A cold build may do.
+    /// A build without the agent may do.
     #[error(transparent)]
     NotWarm(#[from] NotWarm),
     /// The engine, or the container is gone.

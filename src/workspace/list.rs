@@ -236,7 +236,7 @@ impl Listed {
 /// The system's, and the state directory's.
 pub fn remove_here(state: &State, listed: &Listed) -> Result<Removal, WorkspaceError> {
     let Some(project) = state.known_project(&listed.project) else { return Ok(Removal::Gone) };
-    match project.try_lock()? {
+    match project.place(&listed.name).try_lock()? {
         Err(holder) => Ok(Removal::Busy(holder)),
         Ok(_lock) => {
             scratch::remove_of(&project, listed.name.as_ref())?;
@@ -308,7 +308,7 @@ pub async fn remove(
         // Whether it is in use, nobody here knows: whoever names it means it.
         Owner::Elsewhere => None,
     };
-    let _lock = match project.as_ref().map(Project::try_lock).transpose()? {
+    let _lock = match project.as_ref().map(|project| project.place(&listed.name).try_lock()).transpose()? {
         Some(Err(holder)) => return Ok(Removal::Busy(holder)),
         Some(Ok(lock)) => Some(lock),
         None => None,
@@ -454,7 +454,7 @@ pub async fn remove_unused(
         Unused::Cache { .. } => None,
     };
     // A run may have made it and be about to make its container.
-    let _lock = match project.as_ref().map(Project::try_lock).transpose()? {
+    let _lock = match project.as_ref().map(|project| project.place(unused.name()).try_lock()).transpose()? {
         Some(Err(holder)) => return Ok(Removal::Busy(holder)),
         Some(Ok(lock)) => Some(lock),
         None => None,

@@ -117,6 +117,8 @@ pub(super) fn refuse_foreign(found: &ContainerFacts, name: &str) -> Result<(), W
 
 pub(super) async fn make_anew(docker: &Docker, wanted: &Wanted, why: Why) -> Result<Ready, WorkspaceError> {
     wanted.remove(docker).await?;
+    // Nothing that was set aside is to come back.
+    docker.remove(&aside(&wanted.name), &wanted.owned).await?;
     make(docker, wanted, why, None).await
 }
 
@@ -179,7 +181,12 @@ async fn replace(
     why: Why,
     old: &ContainerFacts,
 ) -> Result<Ready, WorkspaceError> {
-    match docker.rename(&old.id, &aside(&wanted.name)).await {
+    let aside = aside(&wanted.name);
+    // One that is called so was replaced by this one, and could not be removed then.
+    if let Some(before) = docker.look(&aside).await?.filter(|before| before.id != old.id) {
+        docker.remove(before.id.as_str(), &wanted.owned).await?;
+    }
+    match docker.rename(&old.id, &aside).await {
         // It is called so already.
         Ok(()) | Err(EngineError::Api { .. } | EngineError::NameTaken { .. }) => {}
         Err(error) => return Err(error.into()),

@@ -115,12 +115,13 @@ pub enum Why {
 pub fn name(plan: &Plan, project: &Project, state: &State) -> Result<String, StateError> {
     let (project_key, key) = (project.key(), Generation::key(plan));
     Ok(match &plan.name {
-        Some(name) => format!("fastbuild-ws-{project_key}-{key}-{}", name.value),
-        None => {
-            let id: String = project.id().chars().take(6).collect();
-            format!("fastbuild-ws-{project_key}-{key}-{}{id}", state.id()?)
-        }
+        Some(name) => format!("fastbuild-ws-{project_key}-{key}-{}{}", name.value, id_of(project)),
+        None => format!("fastbuild-ws-{project_key}-{key}-{}{}", state.id()?, id_of(project)),
     })
+}
+
+fn id_of(project: &Project) -> String {
+    project.id().chars().take(6).collect()
 }
 
 /// A workspace with a session open in it.

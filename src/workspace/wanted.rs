@@ -232,6 +232,9 @@ impl Wanted {
         if self.lifetime == Lifetime::Fresh {
             return Some(Why::Asked);
         }
+        if found.life == Life::Created {
+            return Some(Why::Broken("its making was cut short".to_owned()));
+        }
         let label = found.labels.get(labels::GENERATION);
         let Some(made_with) = label.and_then(|label| Generation::from_label(label)) else {
             return Some(Why::Broken("it does not say what it was made with".to_owned()));
@@ -240,10 +243,6 @@ impl Wanted {
         if !changed.is_empty() {
             return Some(Why::Changed(changed));
         }
-        match found.life {
-            Life::Created => Some(Why::Broken("its making was cut short".to_owned())),
-            Life::Dead => Some(Why::Broken("it is being removed".to_owned())),
-            Life::Running | Life::Paused | Life::Exited => None,
-        }
+        (found.life == Life::Dead).then(|| Why::Broken("it is being removed".to_owned()))
     }
 }

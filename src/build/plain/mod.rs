@@ -62,7 +62,7 @@ pub(super) async fn run(
         Ok(mut built) => {
             let (exit, defect) = (built.exit, built.defect.take());
             let record = Arc::clone(&site.record);
-            let applying = built.put_in_place(record, site.project, &site.run, site.plan, site.reporter);
+            let applying = built.put_in_place(record, site.locks, &site.run, site.plan, site.reporter);
             let (applied, left) = tokio::join!(applying, plain.remove());
             (applied.map(|applied| Finished { exit, applied, warm: None, defect }), left)
         }
@@ -104,6 +104,7 @@ impl Plain<'_> {
             Some(scanning) => {
                 let host = interrupts.unless(scanning).await???;
                 let (sources, times) = interrupts.unless(self.upload(&made, host)).await??;
+                self.site.locks.tree_was_sent();
                 (Some(sources), times)
             }
             None => {

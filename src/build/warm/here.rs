@@ -8,6 +8,7 @@ use crate::{
     agent::near::{Session, Settings},
     build::{
         BuildError, Finished, Interrupts, Running, blocking,
+        locks::Locks,
         reaper::{Charge, Duty, Reaper},
         refuse_strange_links,
     },
@@ -32,10 +33,11 @@ pub async fn run(
     plan: &Plan,
     scratch: &Scratch,
     state: &State,
-    project: &Project,
+    locks: &Locks,
     interrupts: &mut Interrupts,
     reporter: &Reporter,
 ) -> Result<Finished, BuildError> {
+    let project = &locks.project;
     let loading = load_record(project);
     let tree = Tree::begin(plan, project, reporter);
     let record = Arc::new(loading.await?);
@@ -59,7 +61,7 @@ pub async fn run(
     let entered = entering.enter(wanted.clone(), tree, interrupts).await;
     let (built, left) = match entered {
         Ok((workspace, session, tree)) => {
-            let mut warm = Warm { plan, project, run: &run, reporter, surroundings, workspace };
+            let mut warm = Warm { plan, locks, run: &run, reporter, surroundings, workspace };
             let built = warm.build(session, tree, record, interrupts).await;
             let left = leave(&mut warm.workspace, &built, interrupts).await;
             (built, left)

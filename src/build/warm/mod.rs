@@ -27,6 +27,7 @@ use super::{
     container::dismiss,
     detached,
     heal::{Runner, Tail},
+    locks::Locks,
     mounted::{self, Ended as EndedMounted},
     reaper::Reaper,
 };
@@ -179,7 +180,7 @@ fn nonsense(detail: impl ToString) -> SessionError {
 /// A build in a workspace that was entered.
 pub(super) struct Warm<'a> {
     pub(super) plan: &'a Plan,
-    pub(super) project: &'a Project,
+    pub(super) locks: &'a Locks,
     pub(super) run: &'a Run,
     pub(super) reporter: &'a Reporter,
     pub(super) surroundings: Surroundings,
@@ -210,7 +211,7 @@ impl Warm<'_> {
         let mut built = built?;
         let (exit, defect) = (built.exit, built.defect.take());
         let undisturbed = interrupts.suspension().undisturbed().await;
-        let applying = built.put_in_place(record, self.project, self.run, self.plan, self.reporter);
+        let applying = built.put_in_place(record, self.locks, self.run, self.plan, self.reporter);
         let (applied, closed) = tokio::join!(applying, session.close());
         drop(undisturbed);
         let applied = applied?;
@@ -251,6 +252,7 @@ impl Warm<'_> {
             interrupts.unless(righting).await??
         };
         self.workspace.mark().seeds.extend(seeded.into_iter().map(|spec| (spec, String::new())));
+        self.locks.tree_was_sent();
         let sources = Arc::new(sources);
         let saving = self.save_index(&sources, hashed_at);
 
@@ -335,7 +337,7 @@ impl Warm<'_> {
             seeded.push(output.spec.clone());
         }
         session.send(&open(self.plan, &self.surroundings, &own)).await?;
-        Ok((start_scan(self.plan, self.project, own, self.reporter), seeded))
+        Ok((start_scan(self.plan, &self.locks.project, own, self.reporter), seeded))
     }
 
     /// Writes the host's index beside the build, when there is anything new in it.
@@ -345,7 +347,7 @@ impl Warm<'_> {
         hashed_at: HashedAt,
     ) -> impl Future<Output = Result<(), BuildError>> + use<> {
         let saving = (sources.learned == Learned::Something).then(|| {
-            let (sources, path) = (Arc::clone(sources), self.project.index_path());
+            let (sources, path) = (Arc::clone(sources), self.locks.project.index_path());
             tokio::task::spawn_blocking(move || {
                 let saved = Index::save(&path, &sources.scan.manifest, &sources.digests, &hashed_at);
                 if let Err(error) = saved {

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use super::super::{
     BuildError, Exit, Interrupts, blocking,
+    locks::take_place,
     reaper::{Charge, Duty, InContainer, Reaper},
-    take_lock,
 };
 use super::{command, let_go};
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     },
     config::GRACE,
     engine::{ContainerFacts, Docker, Sizes, labels},
-    plan::{Endpoint, OnLocked, Terminal},
+    plan::{Endpoint, Terminal},
     report::Reporter,
     state::{Project, State},
     tree::RelPath,
@@ -57,7 +57,6 @@ pub struct Shell {
 pub async fn run(shell: &Shell, state: &State, reporter: &Reporter) -> Result<Exit, BuildError> {
     let mut interrupts = Interrupts::listen().map_err(BuildError::Signals)?;
     let project = state.project(&shell.source)?;
-    let _lock = interrupts.unless(take_lock(&project, OnLocked::Wait, reporter)).await??;
     let engine = shell.engine.to_string();
     let looking = async {
         let docker = Docker::connect(&shell.engine).await?;
@@ -80,6 +79,7 @@ pub async fn run(shell: &Shell, state: &State, reporter: &Reporter) -> Result<Ex
             }
         },
     };
+    let _lock = interrupts.unless(take_place(&project, &found.name(), reporter)).await??;
     let run = state.begin_run(&project, &found.engine(shell))?;
     let reaper = Reaper::watch(&Charge {
         state: state.root().to_owned(),
@@ -124,6 +124,14 @@ enum Found {
 }
 
 impl Found {
+    /// What it is locked by.
+    fn name(&self) -> String {
+        match self {
+            Found::Container(_, _, name) => name.clone(),
+            Found::Directory(known) => known.directory().to_string_lossy().into_owned(),
+        }
+    }
+
     fn engine(&self, shell: &Shell) -> String {
         match self {
             Found::Container(..) => shell.engine.to_string(),
