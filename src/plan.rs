@@ -10,7 +10,6 @@ mod engine;
 pub mod facts;
 mod host_path;
 mod make;
-mod measured;
 mod outputs;
 mod route;
 mod scratch;
@@ -23,7 +22,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::{bench::profile::EngineId, tree::RelPath};
+use crate::tree::RelPath;
 
 pub use caches::{Cache, CacheError, CachePath};
 pub use endpoint::{BadEndpoint, decide as decide_endpoint};
@@ -31,7 +30,6 @@ pub use engine::EngineError;
 pub use facts::Facts;
 pub(crate) use host_path::join as join_host_path;
 pub use make::{OnDocker, PlanError, below, make, prepare};
-pub use measured::Measured;
 pub use outputs::OutputError;
 pub use route::RouteError;
 pub(crate) use route::{is_elsewhere, is_loopback};
@@ -162,8 +160,6 @@ pub struct Plan {
     pub apply: Decision<ApplyMode>,
     /// How the files travel.
     pub route: Decision<Route>,
-    /// Where the route was measured: the engine that this holds for, and the route with any other one.
-    pub measured: Option<MeasuredWith>,
     /// What to do when a mount fails the command.
     pub fallback: Decision<Fallback>,
     /// How large a tmpfs may become, in bytes; the engine's own limit where nothing is said.
@@ -218,15 +214,6 @@ impl fmt::Debug for EnvVar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}=…", self.name)
     }
-}
-
-/// What a measured route depends on, and only the engine itself can say.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct MeasuredWith {
-    /// The engine that it was measured with.
-    pub engine: EngineId,
-    /// The route where the engine is another one by now.
-    pub otherwise: Decision<Route>,
 }
 
 /// Where a build runs.

@@ -8,7 +8,6 @@
 //! STATE/projects/<key>/outputs     what fastbuild wrote on the host (crate::outputs::record)
 //! STATE/projects/<key>/index       what the sources hold (crate::tree::index)
 //! STATE/projects/<key>/journal     an apply that is under way (crate::outputs::journal)
-//! STATE/projects/<key>/profile     what was measured of the project's routes (crate::bench::profile)
 //! STATE/projects/<key>/workspace-* the project's workspace on one engine (crate::workspace)
 //! STATE/pruned-*                   when workspaces on one engine were last pruned (crate::workspace::daily)
 //! STATE/watches/<id>               locked while that watch lives: what it builds, and what led to it (crate::watch)
@@ -38,9 +37,6 @@ use crate::{sys::at::look_at, tree::Stamp};
 
 /// How many processes are remembered that have been told something.
 const MOST_TOLD: usize = 200;
-
-/// The file of a project that keeps what was measured.
-const PROFILE: &str = "profile";
 
 /// A failure of the state directory.
 #[derive(Debug, thiserror::Error)]
@@ -345,11 +341,6 @@ impl State {
     }
 }
 
-/// What was measured of the routes of the project at `source` (canonical), in the state directory `root`; it need not be there.
-pub fn profile_path(root: &Path, source: &Path) -> PathBuf {
-    root.join("projects").join(project_key(source)).join(PROFILE)
-}
-
 impl Project {
     /// The hash of the source root's path that names this project's objects.
     pub fn key(&self) -> &str {
@@ -417,11 +408,6 @@ impl Project {
             .filter(|entry| is_workspaces(&entry.file_name()))
             .map(|entry| entry.path())
             .collect())
-    }
-
-    /// What was measured of the project's routes.
-    pub fn profile_path(&self) -> PathBuf {
-        self.dir.join(PROFILE)
     }
 
     /// What is known of the home directory of the build's user.

@@ -116,7 +116,6 @@ fn a_build() -> Vec<(u64, Event)> {
 fn the_rest() -> Vec<(u64, Event)> {
     let path = || RelPath::new(b"a".as_slice()).unwrap();
     let warnings = vec![
-        Warning::MeasuredElsewhere { then: String::new(), route: Route::Layer },
         Warning::ReadOnlySources { path: path(), line: String::new() },
         Warning::Vanished { path: path() },
         Warning::Unstable { path: path() },

@@ -26,6 +26,7 @@ use fastbuild::{
         OutputError,
         apply::{Books, Outcome, apply},
         archived,
+        host::HostSide,
         record::Record,
         stage::{Scope, Staging, StagingOptions},
         target::Target,
@@ -394,7 +395,9 @@ fn receive(
 ) -> Result<Outcome, OutputError> {
     let record = Record::default();
     let options = StagingOptions { run: "0123456789ab", record: &record, apply: apply_mode };
-    let staging = Staging::begin("out", 0, Target::named(target)?, Scope::Named, None, options)?;
+    let place = Target::named(target)?;
+    let host = HostSide::look(&place, &record)?;
+    let staging = Staging::begin("out", 0, place, Scope::Named, host, None, options)?;
     let (staged, _) = archived::stage(staging, archive, naming, &[], &|_| {})?;
     let home = target.parent().unwrap().parent().unwrap();
     let books = Books {

@@ -89,11 +89,6 @@ pub fn choose_to_save(report: &Report, engine: EngineChoice) -> Option<Choice> {
     choose_from(&ranking).or_else(|| choose_by_disk(report))
 }
 
-/// The route to take by what each took, as a project's profile keeps it; none without samples.
-pub fn choose_among(measured: &[(Route, Samples)]) -> Option<Choice> {
-    choose_from(&rank(measured.iter().map(|(route, samples)| (*route, samples))))
-}
-
 fn choose_from(ranking: &[Ranked<Route>]) -> Option<Choice> {
     let chosen = pick(ranking)?;
     Some(Choice { route: chosen.what, reason: reason(chosen, ranking, "") })
@@ -239,6 +234,10 @@ mod tests {
 
     fn around(median: f64, by: f64) -> Samples {
         Samples(vec![median + by, median, median - by])
+    }
+
+    fn choose_among(measured: &[(Route, Samples)]) -> Option<Choice> {
+        choose_from(&rank(measured.iter().map(|(route, samples)| (*route, samples))))
     }
 
     /// A route, its median, and how far samples lie around that.

@@ -9,7 +9,7 @@
 //! | what was measured, as data | [`mod@report`] |
 //! | which route to take, and why | [`advice`] |
 //! | what people and programs read | [`table`], [`html`], [`json`] |
-//! | what later builds know of it | [`profile`], and `fastbuild.toml` by [`save`] |
+//! | what later builds know of it | `fastbuild.toml`, by [`save`] |
 //!
 //! Everything after the measuring is pure but for the last.
 
@@ -22,7 +22,6 @@ mod figures;
 pub mod html;
 pub mod json;
 pub mod lab;
-pub mod profile;
 pub mod report;
 pub mod routes;
 #[cfg(test)]

@@ -1,14 +1,13 @@
 //! A bench from its settings to its report.
 //!
 //! ```text
-//! connect -> sweep -> begin -> estimate -> places -> routes -> clear -> profile
+//! connect -> sweep -> begin -> estimate -> places -> routes -> clear
 //! ```
 //!
 //! What must hold: whatever the outcome, [`Belongings::clear`] is called; a signal cuts off whatever is under way, and comes
 //! out as [`BenchError::Interrupted`].
 
 use std::{
-    path::Path,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -18,23 +17,19 @@ use super::{
     belongings::{self, Belongings},
     copy::{CopyError, Original},
     disk::{Containers, Disk, PLACES, Rounds, on_this_machine},
-    profile::{EngineId, Here, MountId, Profile},
     report::{DiskRow, Extent, RouteRow},
     routes::Routes,
 };
 use crate::{
     build::{Interrupted, Interrupts},
-    cli::{
-        RunArgs,
-        args::{Parts, Saving},
-    },
+    cli::{RunArgs, args::Parts},
     config::{EngineChoice, Environment, Settings},
     engine::Docker,
     facts::{self, Machine},
     measure::{Figures, Sizes},
     plan::{self, Endpoint, PlanError, Route},
     report::{meter::Meter, numbers},
-    state::{Project, State, StateError},
+    state::{State, StateError},
     sys::host,
 };
 
@@ -85,8 +80,6 @@ pub struct Request<'a> {
     pub rounds: Option<u32>,
     /// On which routes; none named for all.
     pub routes: &'a [Route],
-    /// Whether later builds are to go by it.
-    pub saving: Saving,
     /// The build, as it was asked for.
     pub args: &'a RunArgs,
     /// What that comes to.
@@ -129,11 +122,7 @@ pub async fn run(
     for left in interrupts.unless(belongings.clear()).await? {
         meter.say(&format!("warning: {}", told(&left)));
     }
-    let report = measured?;
-    if request.saving == Saving::InFile {
-        keep(&report, request, &found, &project);
-    }
-    Ok(report)
+    measured
 }
 
 /// With its cause.
@@ -315,7 +304,7 @@ impl Work<'_> {
             machine: machine_in_words(&Machine::of(self.request.environment)),
             engine,
             source: Source {
-                file_system: file_system(&settings.source.value)
+                file_system: facts::file_system(&settings.source.value)
                     .map_or_else(|| "unknown".to_owned(), |found| found.kind),
                 files: amount.files,
                 bytes: amount.bytes,
@@ -362,30 +351,6 @@ fn machine_in_words(machine: &Machine) -> String {
         words += &format!(", {} of memory", numbers::bytes(memory));
     }
     words
-}
-
-fn file_system(source: &Path) -> Option<facts::FileSystem> {
-    facts::file_system(source)
-}
-
-/// For the builds to come. They can do without.
-fn keep(report: &Report, request: &Request<'_>, found: &Found, project: &Project) {
-    let settings = request.settings;
-    let here = Here {
-        machine: Machine::of(request.environment).id,
-        engine: found
-            .docker
-            .as_ref()
-            .ok()
-            .map(|docker| EngineId::of(found.endpoint.to_string(), docker.facts())),
-        file_system: file_system(&settings.source.value).as_ref().map(MountId::from),
-        image: settings.image.as_ref().map(|image| image.value.clone()),
-        command: settings.command.first().cloned().unwrap_or_default(),
-    };
-    let path = project.profile_path();
-    if let Some(Err(error)) = Profile::of(report, here).map(|profile| profile.save(&path)) {
-        tracing::warn!(?path, %error, "could not keep what was measured for the builds to come");
-    }
 }
 
 /// Whether anything at all was measured.

@@ -43,8 +43,6 @@ pub use suspend::Suspension;
 
 use crate::{
     archive::pack::TopEntry,
-    bench::profile::EngineId,
-    engine::Docker,
     outputs::{
         apply::{self, Books, Outcome},
         record::Record,
@@ -98,8 +96,6 @@ async fn carry_out(
         source: plan.source.value.clone(),
         command: plan.command.clone(),
     });
-    let remeasured = interrupts.unless(as_measured(plan, reporter)).await??;
-    let plan = remeasured.as_ref().unwrap_or(plan);
     let project = state.project(&plan.source.value)?;
     let mut locks = Locks::take(plan, &project, state, &mut interrupts, reporter).await?;
     let mut finished = match plan.on_docker() {
@@ -136,18 +132,6 @@ async fn carry_out(
         took: began.elapsed(),
     });
     Ok(finished.exit)
-}
-
-/// Asks the engine whether it is the one that a measured route holds for; the build without that measuring when it is not.
-async fn as_measured(plan: &Plan, reporter: &Reporter) -> Result<Option<Plan>, BuildError> {
-    let (Some(_), Some(at)) = (&plan.measured, plan.on_docker()) else { return Ok(None) };
-    let docker = Docker::connect(at.endpoint).await?;
-    let other = plan.unless_measured_with(&EngineId::of(at.endpoint.to_string(), docker.facts()));
-    if let (Some(other), Some(with)) = (&other, &plan.measured) {
-        let (then, route) = (with.engine.to_string(), other.route.value);
-        reporter.emit(Event::Warned(Warning::MeasuredElsewhere { then, route }));
-    }
-    Ok(other)
 }
 
 /// On this machine, in the scratch directory that the plan names.

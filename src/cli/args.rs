@@ -16,7 +16,7 @@ use std::{
 
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub use bench::{BenchArgs, BenchFormat, Parts, Saving};
+pub use bench::{BenchArgs, BenchFormat, Parts};
 
 use super::OWN_FAILURE;
 use crate::{
@@ -520,7 +520,7 @@ pub struct RunArgs {
     /// layer: into the container's own layer. tmpfs, volume: into a tmpfs or an engine-managed volume in its place.
     /// mount-source: the sources are mounted read-only, each output lies in the engine's own storage. mount: everything
     /// is mounted, as with `docker run -v`. host: no container, a scratch directory of this machine. auto goes by what
-    /// is found here, and by what `fastbuild bench` measured.
+    /// is found here.
     #[arg(long, value_name = "ROUTE", value_parser = choose::<RouteChoice>, help_heading = "Route")]
     pub route: Option<RouteChoice>,
     /// If the mount itself fails the command, run it once more on layer [default with --route auto]

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     Failure,
-    args::{BenchArgs, BenchFormat, Saving},
+    args::{BenchArgs, BenchFormat},
     run::{await_root, meter},
 };
 use crate::{
@@ -48,7 +48,6 @@ pub fn run(args: &BenchArgs) -> Result<Exit, Failure> {
         },
         rounds: args.rounds,
         routes: &args.routes,
-        saving: args.saving(),
         args: &args.run,
         settings: &settings,
         environment: &environment,
@@ -81,7 +80,7 @@ fn tell(args: &BenchArgs, report: &Report, settings: &Settings, meter: &Meter) -
             .map_err(|source| Failure::Page { path: path.clone(), source })?;
         meter.say(&format!("the page is {path:?}"));
     }
-    if args.saving() == Saving::InFile {
+    if args.save {
         keep(report, settings, meter)?;
     }
     if work::has_figures(report) { Ok(Exit::Code(0)) } else { Err(Failure::NothingMeasured) }

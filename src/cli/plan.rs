@@ -518,7 +518,6 @@ mod tests {
             on_failure: default(OnFailure::Leave),
             apply: default(ApplyMode::PerFile),
             route: default(Route::Layer),
-            measured: None,
             fallback: default(Fallback::Layer),
             tmpfs_size: None,
             volume_options: Vec::new(),

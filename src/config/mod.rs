@@ -186,7 +186,7 @@ pub enum EngineChoice {
 /// `--route`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RouteChoice {
-    /// By what is known of file system and engine, and by what was measured.
+    /// By what is known of file system and engine.
     Auto,
     /// This one.
     Fixed(Route),

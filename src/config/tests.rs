@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     cli::{Command, args::parse},
     plan::{
-        self, Facts, Measured, Outputs, Plan, Stdin, Terminal,
+        self, Facts, Outputs, Plan, Stdin, Terminal,
         facts::{Here, Presence},
     },
     tree::RelPath,
@@ -72,7 +72,7 @@ impl Project {
 
 /// Nothing that was found here decides.
 fn facts() -> Facts {
-    Facts { engine: Presence::Perhaps, command: None, here: Here::default(), measured: Measured::Nothing }
+    Facts { engine: Presence::Perhaps, command: None, here: Here::default() }
 }
 
 fn why<T>(decision: &Decision<T>) -> String {

@@ -238,5 +238,4 @@ mod measured {
 }
 
 /// What all mounts that cross have in common as a cure.
-const KEEP_TO_LAYER: &str =
-    "build by `--route layer` (which `auto` takes, unless a bench measured better): it mounts nothing";
+const KEEP_TO_LAYER: &str = "build by `--route layer` (which `auto` takes): it mounts nothing";

@@ -1,9 +1,8 @@
 //! What the host has in an output's place, looked at as a whole: on a slow mount each look is a round trip, and a walk has
 //! many of them under way at once.
 //!
-//! Without the agent that is a scan and no more. With it each entry is also held against the record
-//! ([`HostSide::look`]), so that the other end can be told in a few hashes what need not be listed. Whatever is decided by
-//! it is checked again when it is carried out, so it may be as old as it likes.
+//! Each entry is also held against the record, so that an agent can be told in a few hashes what need not be listed. Whatever is
+//! decided by it is checked again when it is carried out, so it may be as old as it likes.
 
 use std::{io, thread};
 
@@ -33,26 +32,14 @@ const THREADS: usize = 8;
 #[derive(Debug, Default)]
 pub struct HostSide {
     scan: Scan,
-    /// For each entry of the scan; empty when it was only scanned.
+    /// For each entry of the scan.
     standings: Vec<Standing>,
-    /// How much is known.
-    depth: Depth,
     /// Recorded below the root and not there, in the order of trees.
     missing: Vec<RelPath>,
     /// What the other end is to compare with; empty when there is no directory here.
     summary: Vec<u8>,
     /// The bucket of each entry.
     buckets: Vec<u16>,
-}
-
-/// How thoroughly a place was looked at.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Depth {
-    /// It was scanned.
-    #[default]
-    Scanned,
-    /// It was held against the record as well.
-    HeldAgainstRecord,
 }
 
 /// How an entry stands to what the record says of its path.
@@ -78,12 +65,7 @@ enum By {
 }
 
 impl HostSide {
-    /// Looks at all that an output's place holds. None when it cannot be read as a whole.
-    pub fn scan(target: &Target) -> Option<HostSide> {
-        Some(HostSide { scan: scan_place(target)?.1, ..HostSide::default() })
-    }
-
-    /// Looks, and holds each entry against the record. Files are read only where the record's stamps do not tell.
+    /// Looks at all that an output's place holds, and holds each entry against the record. Files are read only where the record's stamps do not tell.
     ///
     /// None when the place cannot be read as a whole. Then everything is to be taken for different, and
     /// [`super::stage::Staging::begin`] looks path by path.
@@ -92,7 +74,7 @@ impl HostSide {
     /// When a file that fastbuild wrote cannot be read for another reason than that its owner forbids it.
     pub fn look(target: &Target, record: &Record) -> Result<Option<HostSide>, OutputError> {
         let Some((is_directory, scan)) = scan_place(target) else { return Ok(None) };
-        let mut side = HostSide { scan, depth: Depth::HeldAgainstRecord, ..HostSide::default() };
+        let mut side = HostSide { scan, ..HostSide::default() };
         let recorded = side.hold_against(target, record);
         side.read(target, &recorded)?;
         if is_directory {
@@ -170,14 +152,10 @@ impl HostSide {
     }
 
     /// What fastbuild has recorded in buckets that differ, and all of it that is not here any more: where a bucket does not
-    /// differ the other end has no such thing either, and what is recorded of it has to be forgotten. In the order of trees;
-    /// none when the record was not asked.
-    pub(super) fn recorded_within(&self, differing: &Differing) -> Option<Vec<RelPath>> {
-        if self.depth == Depth::Scanned {
-            return None;
-        }
+    /// differ the other end has no such thing either, and what is recorded of it has to be forgotten. In the order of trees.
+    pub(super) fn recorded_within(&self, differing: &Differing) -> Vec<RelPath> {
         if !differing.any() {
-            return Some(self.missing.clone());
+            return self.missing.clone();
         }
         let here = self
             .with_standings()
@@ -187,7 +165,7 @@ impl HostSide {
             .map(|(entry, _, _)| &entry.path);
         let mut paths: Vec<_> = here.chain(&self.missing).cloned().collect();
         paths.sort();
-        Some(paths)
+        paths
     }
 
     /// One merge of the scan and the record; gives for each entry what the record says its file holds.

@@ -209,8 +209,9 @@ pub struct StagingOptions<'a> {
 impl<'a> Staging<'a> {
     /// Makes the staging directory of one output.
     ///
-    /// `output` is its name for messages, `number` tells the outputs of a run apart. `uploaded` is what was sent of the
-    /// target's own tree, with the output's place in it; none when the target lies elsewhere.
+    /// `output` is its name for messages, `number` tells the outputs of a run apart. `host` is what its place held when it was
+    /// looked at as a whole ([`HostSide::look`]), for a named output. `uploaded` is what was sent of the target's own tree, with
+    /// the output's place in it; none when the target lies elsewhere.
     ///
     /// # Errors
     /// When no directory on the target's file system can be written, or the target is a link.
@@ -219,46 +220,14 @@ impl<'a> Staging<'a> {
         number: usize,
         target: Target,
         scope: Scope,
-        uploaded: Option<(Uploaded<'a>, RelPath)>,
-        options: StagingOptions<'a>,
-    ) -> Result<Staging<'a>, OutputError> {
-        let mut staging = Staging::new(output, number, target, scope, uploaded, options)?;
-        if scope == Scope::Named {
-            staging.host = HostSide::scan(&staging.target);
-        }
-        // Of a whole source tree hardly anything changes; what does is looked at.
-        Ok(staging)
-    }
-
-    /// As [`Staging::begin`], for a named output whose place was looked at before ([`HostSide::look`]).
-    ///
-    /// # Errors
-    /// As [`Staging::begin`].
-    pub fn begin_seen(
-        output: &str,
-        number: usize,
-        target: Target,
-        host: HostSide,
-        uploaded: Option<(Uploaded<'a>, RelPath)>,
-        options: StagingOptions<'a>,
-    ) -> Result<Staging<'a>, OutputError> {
-        let mut staging = Staging::new(output, number, target, Scope::Named, uploaded, options)?;
-        staging.looked_at = staging.looked_at.min(host.looked_at());
-        staging.host = Some(host);
-        Ok(staging)
-    }
-
-    fn new(
-        output: &str,
-        number: usize,
-        target: Target,
-        scope: Scope,
+        host: Option<HostSide>,
         uploaded: Option<(Uploaded<'a>, RelPath)>,
         options: StagingOptions<'a>,
     ) -> Result<Staging<'a>, OutputError> {
         let path = stage_path(&target, options.run, number)?;
         let stage = Stage::make(path.clone()).map_err(host_error("make the staging directory", path))?;
         let looked_at = stage.now().map_err(host_error("make a file in", &stage.path))?;
+        let looked_at = host.as_ref().map_or(looked_at, |host| looked_at.min(host.looked_at()));
         let (uploaded, uploaded_at) = match uploaded {
             Some((uploaded, at)) => (Some(uploaded), at),
             None => (None, RelPath::root()),
@@ -273,7 +242,7 @@ impl<'a> Staging<'a> {
             record: options.record,
             writers: SlotWriters::default(),
             stage,
-            host: None,
+            host,
             looked_at,
             room: 0,
             expected: None,

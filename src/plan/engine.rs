@@ -152,7 +152,7 @@ mod tests {
     use super::*;
     use crate::{
         cli::{Command, args::parse},
-        plan::{Endpoint, Ground, Measured, Place, Plan, facts::Here, make},
+        plan::{Endpoint, Ground, Place, Plan, facts::Here, make},
     };
 
     /// The machine that most rows are about: no engine answers, the command is at hand, and there is a place.
@@ -170,7 +170,6 @@ mod tests {
             engine: Presence::Absent { why: "there is no /s".to_owned() },
             command: Some("/bin/jekyll".into()),
             here: Here { hindrance: None, source: ground("9p"), places: vec![place] },
-            measured: Measured::Nothing,
         }
     }
 

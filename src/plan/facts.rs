@@ -4,20 +4,18 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    Endpoint, Engine, Measured, PlanError, Reason, decide_endpoint, engine, host_path,
+    Endpoint, Engine, PlanError, Reason, decide_endpoint, engine, host_path,
     scratch::{Ground, Place},
 };
 use crate::{
     agent::program::{self, NoAgent},
-    bench::profile::{self, EngineId, MountId, Profile},
-    config::{Environment, RouteChoice, Settings},
-    facts::{self, FileSystem, Machine},
-    state,
+    config::{Environment, Settings},
+    facts::{self, FileSystem},
     sys::owner,
 };
 
 /// What was found.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     /// Whether somebody is behind the engine's address.
     pub engine: Presence,
@@ -25,8 +23,6 @@ pub struct Facts {
     pub command: Option<PathBuf>,
     /// What this machine has for the build.
     pub here: Here,
-    /// What was measured of the routes.
-    pub measured: Measured,
 }
 
 /// What this machine has for a build, and for one without a container.
@@ -66,60 +62,19 @@ impl Facts {
         };
         let word = settings.command.first().map(String::as_str).unwrap_or_default();
         let lies_on = facts::file_system(&settings.source.value);
-        let engine = endpoint.as_ref().map_or(Presence::Perhaps, presence);
         let mut facts = Facts {
             command: find_command(word, &settings.started_in, env),
             here: Here {
                 hindrance: hindrance(),
-                source: lies_on.as_ref().map(|found| Ground { kind: found.kind.clone(), class: found.class }),
+                source: lies_on.map(|found| Ground { kind: found.kind, class: found.class }),
                 ..Here::default()
             },
-            measured: match (settings.route.value, &endpoint) {
-                (RouteChoice::Auto, Some(endpoint)) => {
-                    measured(settings, env, endpoint, &engine, lies_on.as_ref())
-                }
-                (RouteChoice::Fixed(_), _) | (_, None) => Measured::Nothing,
-            },
-            engine,
+            engine: endpoint.as_ref().map_or(Presence::Perhaps, presence),
         };
         if engine::decide(settings, env, &facts)?.value == Engine::Host {
             facts.here.places = places(settings, env);
         }
         Ok(facts)
-    }
-}
-
-/// What a bench of this project found, held against what is here now. A newer engine at the same address is only seen by asking
-/// it, which the build does.
-fn measured(
-    settings: &Settings,
-    env: &Environment,
-    endpoint: &Endpoint,
-    presence: &Presence,
-    lies_on: Option<&FileSystem>,
-) -> Measured {
-    let Ok(state) = env.state_dir() else { return Measured::Nothing };
-    let Some(profile) = Profile::load(&state::profile_path(&state, &settings.source.value)) else {
-        return Measured::Nothing;
-    };
-    let address = endpoint.to_string();
-    let there = match presence {
-        Presence::Perhaps => Some(match &profile.here.engine {
-            Some(engine) if engine.address == address => engine.clone(),
-            _ => EngineId { address, name: "an engine".to_owned(), version: "of another address".to_owned() },
-        }),
-        Presence::Absent { .. } => None,
-    };
-    let here = profile::Here {
-        machine: Machine::of(env).id,
-        engine: there,
-        file_system: lies_on.map(MountId::from),
-        image: settings.image.as_ref().map(|image| image.value.clone()),
-        command: settings.command.first().cloned().unwrap_or_default(),
-    };
-    match profile.applies(&here) {
-        Ok(ranking) => Measured::Here { ranking: ranking.to_vec(), engine: here.engine },
-        Err(why) => Measured::Elsewhere(why),
     }
 }
 

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    ApplyMode, CacheError, Decision, Endpoint, Engine, EngineError, Facts, IgnorePlan, MeasuredWith, Output,
-    OutputError, Outputs, Plan, Reason, Route, RouteError, Scratch, SeedOutputs, Stdin, Terminal, caches,
+    ApplyMode, CacheError, Decision, Endpoint, Engine, EngineError, Facts, IgnorePlan, Output, OutputError,
+    Outputs, Plan, Reason, Route, RouteError, Scratch, SeedOutputs, Stdin, Terminal, caches,
     container_path::ContainerPath,
     endpoint::BadEndpoint,
     engine, facts, host_path,
@@ -12,8 +12,7 @@ use super::{
     route, scratch,
 };
 use crate::{
-    bench::profile::EngineId,
-    config::{Environment, RouteChoice, Settings, Terminals, docker::DockerConfig},
+    config::{Environment, Settings, Terminals, docker::DockerConfig},
     state::project_key,
     tree::RelPath,
 };
@@ -155,12 +154,6 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
     let outputs = outputs(settings, &places)?;
     refuse_wrong_exchange(settings, &subdirectory, &outputs.value)?;
     let route = route::decide(settings, &engine, &outputs.value, facts)?;
-    let measured = match (settings.route.value, facts.measured.engine()) {
-        (RouteChoice::Auto, Some(with)) if route.value != Route::Host => {
-            Some(MeasuredWith { engine: with.clone(), otherwise: route::by_file_system(facts) })
-        }
-        _ => None,
-    };
     let caches = caches::resolve_all(&settings.caches, &workdir_path, &command_directory)?;
     // What files and variables say of containers stands for other builds; what was typed has been refused.
     let in_container = engine.value != Engine::Host;
@@ -186,7 +179,6 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
         on_failure: settings.on_failure.clone(),
         apply: settings.apply.clone(),
         route,
-        measured,
         fallback: route::fallback(settings),
         tmpfs_size: settings.tmpfs_size.clone().filter(|_| in_container),
         volume_options: if in_container { settings.volume_options.clone() } else { Vec::new() },
@@ -393,28 +385,10 @@ impl Plan {
         }
     }
 
-    /// The same build where the route was measured with another engine than `engine` turns out to be; none when it holds.
-    pub fn unless_measured_with(&self, engine: &EngineId) -> Option<Plan> {
-        let with = self.measured.as_ref().filter(|with| with.engine != *engine)?;
-        Some(Plan { route: with.otherwise.clone(), measured: None, ..self.clone() })
-    }
-
     /// The same build without a mount, after the mount has failed it.
     pub fn on_layer(&self) -> Plan {
         let reason = Reason::Found { why: format!("{} failed the command", self.route.value) };
         Plan { route: Decision { value: Route::Layer, reason }, ..self.clone() }
-    }
-
-    /// Whether any path that comes back is also one that goes in. If not, what was uploaded tells nothing about the
-    /// places that products come to.
-    pub fn outputs_go_in(&self) -> bool {
-        match &self.outputs.value {
-            Outputs::Everything => true,
-            Outputs::Named(outputs) => outputs
-                .iter()
-                .filter_map(|output| output.below_source.as_ref())
-                .any(|path| !self.ignore.outputs.contains(path)),
-        }
     }
 
     /// The container's path where the command starts: workdir and subdirectory.

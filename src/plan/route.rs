@@ -1,6 +1,6 @@
 //! Settings and facts -> the route. Pure: what was found is judged here and nowhere else.
 
-use super::{Decision, Endpoint, Engine, Facts, Fallback, Outputs, PlanError, Reason, Route, measured};
+use super::{Decision, Endpoint, Engine, Facts, Fallback, Outputs, PlanError, Reason, Route};
 use crate::{
     config::{RouteChoice, Settings},
     facts::Class,
@@ -57,23 +57,16 @@ pub(super) fn decide(
     };
     let route = match settings.route.value {
         RouteChoice::Fixed(value) => Decision { value, reason: settings.route.reason.clone() },
-        RouteChoice::Auto => {
-            let can = |value| {
-                let taken = Decision { value, reason: settings.route.reason.clone() };
-                value != Route::Host && refuse_what_cannot_be(&taken, endpoint, outputs).is_ok()
-            };
-            facts.measured.choose(can).map_or_else(|| by_file_system(facts), measured::decision)
-        }
+        RouteChoice::Auto => by_file_system(facts),
     };
     refuse_what_cannot_be(&route, endpoint, outputs)?;
     refuse_settings_of_others(settings, &route)?;
     Ok(route)
 }
 
-/// Without any measuring: nothing is mounted, whatever the sources lie on. On a local disk a mount would cost next to nothing; there
+/// Where nobody names a route: nothing is mounted, whatever the sources lie on. On a local disk a mount would cost next to nothing; there
 /// a layer costs little, too, and a build that fails leaves this machine's files as they were.
-pub(super) fn by_file_system(facts: &Facts) -> Decision<Route> {
-    let note = facts.measured.note();
+fn by_file_system(facts: &Facts) -> Decision<Route> {
     let why = match &facts.here.source {
         Some(source) if source.class.crosses() => {
             format!(
@@ -82,12 +75,11 @@ pub(super) fn by_file_system(facts: &Facts) -> Decision<Route> {
             )
         }
         Some(source) => format!("nothing is mounted; the sources lie on {}", source.in_words()),
-        None if note.is_empty() => {
+        None => {
             return Decision { value: Route::Layer, reason: Reason::Default { why: "nothing is mounted" } };
         }
-        None => "nothing is mounted".to_owned(),
     };
-    Decision { value: Route::Layer, reason: Reason::Found { why: why + &note } }
+    Decision { value: Route::Layer, reason: Reason::Found { why } }
 }
 
 /// Whoever builds here is told what he gains by it.
@@ -183,7 +175,6 @@ mod tests {
             endpoint,
             engine::decide as decide_engine,
             facts::{Here, Presence},
-            measured::Measured,
         },
     };
 
@@ -200,12 +191,7 @@ mod tests {
             panic!("{line}")
         };
         let settings = Settings::gather(&args, &env).unwrap();
-        let facts = Facts {
-            engine: Presence::Perhaps,
-            command: None,
-            here: Here::default(),
-            measured: Measured::Nothing,
-        };
+        let facts = Facts { engine: Presence::Perhaps, command: None, here: Here::default() };
         let engine = decide_engine(&settings, &env, &facts).unwrap();
         let outputs = match settings.outputs {
             Some(_) => Outputs::Named(Vec::new()),

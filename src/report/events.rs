@@ -207,13 +207,6 @@ pub enum Warning {
         /// What it is.
         special: Special,
     },
-    /// What `fastbuild bench` measured is of another engine than the one that answers, and is not used.
-    MeasuredElsewhere {
-        /// The engine that it was measured with.
-        then: String,
-        /// The route that is taken without it.
-        route: Route,
-    },
     /// The command failed after it had tried to write to sources that are mounted read-only.
     ReadOnlySources {
         /// Below the source root.

@@ -41,10 +41,6 @@ pub fn sentence(warning: &Warning) -> String {
         }
         Warning::Meant { hint } => hint.clone(),
         Warning::Skipped { path, special } => format!("{path} is a {}; it was not sent", kind(*special)),
-        Warning::MeasuredElsewhere { then, route } => format!(
-            "the routes were measured with another engine ({then}), so that is not used; this build takes route {route}. \
-             `fastbuild bench` measures anew"
-        ),
         Warning::ReadOnlySources { path, line } => format!(
             "the command could not write {path}, for the sources are mounted read-only ({line}); if that is an output, name \
              its directory with -o; --route layer or mount lets it write anywhere"

@@ -307,15 +307,6 @@ pub(crate) fn agent_archive(agent: &[u8]) -> Bytes {
     )
 }
 
-/// Directories at absolute paths, as the engine unpacks them below `/`; their contents stay as they are.
-pub fn directories(paths: &[String], owner: user::Ids) -> Bytes {
-    let entries: Vec<_> = paths
-        .iter()
-        .map(|path| (tar::EntryType::Directory, path.trim_start_matches('/'), b"".as_slice()))
-        .collect();
-    archive(owner, &entries)
-}
-
 /// An archive of a few entries that everybody may read and run.
 pub(super) fn archive(owner: user::Ids, entries: &[(tar::EntryType, &str, &[u8])]) -> Bytes {
     let mut archive = tar::Builder::new(Vec::new());

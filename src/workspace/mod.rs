@@ -40,7 +40,7 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 pub use error::{NotWarm, WorkspaceError};
 pub use generation::{Changed, Generation};
 pub(crate) use made::agent_archive;
-pub use made::{Ready, directories, ensure};
+pub use made::{Ready, ensure};
 use made::{make_anew, not_started, refuse_foreign, remove_useless};
 pub use mark::{LastSession, Mark};
 use scratch::{Child, ScratchError};

@@ -32,11 +32,7 @@ use tokio::{process, time::timeout};
 
 use super::{Mark, Why, WorkspaceError};
 use crate::{
-    agent::{
-        near::{Duplex, Settings},
-        program,
-        protocol::Room,
-    },
+    agent::{near::Duplex, program, protocol::Room},
     facts,
     plan::{Engine, Lifetime, Plan, SCRATCH_TREE as TREE, Scratch, Tier},
     state::{Project, read_json, replace_json},
@@ -51,9 +47,6 @@ const VERSION: u32 = 1;
 
 /// How long an agent may take to end when its client is gone. It gives processes that cannot be killed ten seconds.
 const ENDING: Duration = Duration::from_secs(20);
-
-/// A pipe ends with its writer, so a client that says nothing is none that is dead: it may have been stopped by Ctrl-Z.
-const SILENCE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// What a file takes at least on most disks, in bytes.
 const BLOCK: u64 = 4096;
@@ -261,11 +254,6 @@ impl Child {
             Err(_) => Err(ScratchError::Lives { path: self.held.directory.clone() }),
         }
     }
-}
-
-/// How sessions with an agent on this machine are opened.
-pub fn session_settings() -> Settings {
-    Settings { silence: SILENCE, ..Settings::default() }
 }
 
 // ---- what is there -------------------------------------------------------------------------------------------------

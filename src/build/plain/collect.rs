@@ -16,6 +16,7 @@ use crate::{
     engine::{ArchiveStream, ContainerId, EngineError},
     outputs::{
         archived,
+        host::HostSide,
         stage::{Scope, Staged, Staging, StagingOptions, stage_path},
         target::Target,
     },
@@ -144,7 +145,12 @@ impl Collecting<'_> {
                 |done| reporter.emit(Event::PhaseProgress { phase: Phase::Collect, done: sum(done) });
             let uploaded = sources.as_ref().map(|sources| sources.uploaded()).zip(uploaded_at);
             let options = StagingOptions { run: &run, record: &record, apply };
-            let staging = Staging::begin(&spec, number, target, scope, uploaded, options)?;
+            let host = match scope {
+                Scope::Named => HostSide::look(&target, &record)?,
+                // Of a whole source tree hardly anything changes; what does is looked at.
+                Scope::Everything => None,
+            };
+            let staging = Staging::begin(&spec, number, target, scope, host, uploaded, options)?;
             let (staged, received) = archived::stage(staging, reader, naming, &caches, &progress)?;
             Ok((staged, sum(received)))
         })

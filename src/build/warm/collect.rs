@@ -221,10 +221,7 @@ impl Collecting<'_> {
             let uploaded = sources.as_ref().map(|sources| sources.uploaded()).zip(wanted.uploaded_at);
             let options = StagingOptions { run: &run, record: &record, apply };
             let Wanted { spec, scope, target, host, .. } = wanted;
-            let mut staging = match host {
-                Some(host) => Staging::begin_seen(&spec, number, target, host, uploaded, options)?,
-                None => Staging::begin(&spec, number, target, scope, uploaded, options)?,
-            };
+            let mut staging = Staging::begin(&spec, number, target, scope, host, uploaded, options)?;
             let mut piece = || pieces.blocking_recv().ok_or(BuildError::Panicked);
             match &differing {
                 Some(differing) => staging.expect(&mut node_reader(piece()?), Listed::Buckets(differing))?,

@@ -26,9 +26,9 @@ pub struct BenchArgs {
     /// Measure the command alone
     #[arg(long, help_heading = "Bench")]
     no_disk: bool,
-    /// Have later builds take the best route: write it into fastbuild.toml, and keep the figures for --route auto
+    /// Have later builds take the best route: write it into fastbuild.toml
     #[arg(long, help_heading = "Bench")]
-    save: bool,
+    pub save: bool,
     /// Write a page with the result: one file, without anything from elsewhere
     #[arg(long, value_name = "FILE", help_heading = "Bench")]
     pub html: Option<PathBuf>,
@@ -49,15 +49,6 @@ pub enum Parts {
     Command,
 }
 
-/// What becomes of the choice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Saving {
-    /// It goes into `fastbuild.toml`.
-    InFile,
-    /// It is told.
-    Nowhere,
-}
-
 /// What `fastbuild bench` prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BenchFormat {
@@ -76,11 +67,6 @@ impl BenchArgs {
     /// `--no-disk` or not.
     pub fn parts(&self) -> Parts {
         if self.no_disk { Parts::Command } else { Parts::All }
-    }
-
-    /// `--save` or not.
-    pub fn saving(&self) -> Saving {
-        if self.save { Saving::InFile } else { Saving::Nowhere }
     }
 
     /// `--json` or not.

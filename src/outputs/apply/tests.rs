@@ -13,7 +13,7 @@ use super::*;
 use crate::{
     outputs::{
         host::HostSide,
-        stage::{Listed, Stage, Staging, StagingOptions, digest_of},
+        stage::{Listed, Scope, Stage, Staging, StagingOptions, digest_of},
     },
     tree::{
         node::{Node as Listing, NodeKind, NodeReader, NodeWriter},
@@ -291,7 +291,7 @@ fn stage_delta(name: &str, target: Target, products: &Nodes, options: StagingOpt
     let differing = differing(host.summary(), &list);
     let list: Vec<_> =
         list.into_iter().filter(|node| node.path.is_root() || differing.holds(&node.path)).collect();
-    let mut staging = Staging::begin_seen(name, 0, target, host, None, options).unwrap();
+    let mut staging = Staging::begin(name, 0, target, Scope::Named, Some(host), None, options).unwrap();
     staging.expect(&mut NodeReader::new(&*wire(&list)), Listed::Buckets(&differing)).unwrap();
     let contents = contents_of(&list, &staging.wanted().nodes, products);
     staging.receive_wanted(&*contents, &|_| {}).unwrap();

@@ -211,7 +211,7 @@ impl Staging<'_> {
 
     /// What fastbuild knows that the host has in buckets that differ, or had anywhere, in the order of trees.
     fn known_within(&self, differing: &Differing) -> Vec<RelPath> {
-        let recorded = self.host.as_ref().and_then(|host| host.recorded_within(differing));
+        let recorded = self.host.as_ref().map(|host| host.recorded_within(differing));
         let mut known = recorded.unwrap_or_else(|| {
             let all = self.record.below(&self.target.root()).map(|(path, _)| path);
             all.filter(|path| differing.holds(path)).collect()

@@ -28,7 +28,8 @@ fn listed(host: &Host, list: &[Listing]) -> Result<Vec<u32>, OutputError> {
     let target = Target::named(&host.output("out")).unwrap();
     let side = HostSide::look(&target, &record).unwrap().unwrap();
     let differing = differing(side.summary(), list);
-    let mut staging = Staging::begin_seen("out", 0, target, side, None, options(&record, "run")).unwrap();
+    let mut staging =
+        Staging::begin("out", 0, target, Scope::Named, Some(side), None, options(&record, "run")).unwrap();
     staging.expect(&mut NodeReader::new(&*wire(list)), Listed::Buckets(&differing))?;
     Ok(staging.wanted().nodes)
 }
@@ -125,7 +126,8 @@ fn answered(host: &Host, large: &str, entries: &[Sends<'_>]) -> Result<Staged, O
     let list = listing_of(&products);
     let target = Target::named(&host.output("out")).unwrap();
     let side = HostSide::look(&target, &record).unwrap().unwrap();
-    let mut staging = Staging::begin_seen("out", 0, target, side, None, options(&record, "run")).unwrap();
+    let mut staging =
+        Staging::begin("out", 0, target, Scope::Named, Some(side), None, options(&record, "run")).unwrap();
     staging.expect(&mut NodeReader::new(&*wire(&list)), Listed::Buckets(&Differing::all(1))).unwrap();
     assert_eq!(staging.wanted().nodes, [1, 2, 3]);
     staging.receive_wanted(&*stream(entries), &|_| {})?;
@@ -186,7 +188,9 @@ fn a_container_that_asserts_to_have_the_same_does_not_get_the_users_files() {
             true => Differing::from_bytes(&vec![0; buckets.div_ceil(8)], buckets).unwrap(),
             false => Differing::all(buckets),
         };
-        let mut staging = Staging::begin_seen("out", 0, target, side, None, options(&record, "run")).unwrap();
+        let mut staging =
+            Staging::begin("out", 0, target, Scope::Named, Some(side), None, options(&record, "run"))
+                .unwrap();
         staging.expect(&mut NodeReader::new(&*wire(&list)), Listed::Buckets(&claim)).unwrap();
         let staged = staging.finish().unwrap();
         host.apply(vec![staged]).unwrap();
@@ -241,7 +245,7 @@ impl WentIn {
         let uploaded = Uploaded { manifest, digests: &self.digests, looked_at };
         let uploaded = Some((uploaded, RelPath::root()));
         let mut staging =
-            Staging::begin("/w", 0, target, Scope::Everything, uploaded, options(&record, &books.run))?;
+            Staging::begin("/w", 0, target, Scope::Everything, None, uploaded, options(&record, &books.run))?;
         let changed: Nodes = after
             .iter()
             .filter(|(path, node)| before.get(*path) != Some(node))

@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use super::{Held, Label, Mark, OWN, ScratchError, Wanted, engine, mark_path, remove_of, take};
+use super::{Held, Label, Mark, OWN, ScratchError, Wanted, engine, mark_path, take};
 use crate::{
     plan::{Lifetime, Tier},
     state::{Project, State, StateError, read_json},
@@ -43,14 +43,6 @@ impl Known {
     /// How many bytes its files take. Blocks the thread for a while.
     pub fn size(&self) -> u64 {
         owner::size_below(self.directory())
-    }
-
-    /// Removes it, and what is known of it. The project's lock is held. Blocks the thread.
-    ///
-    /// # Errors
-    /// As [`Wanted::remove`].
-    pub fn remove(&self) -> Result<(), ScratchError> {
-        remove_of(&self.project, self.directory())
     }
 }
 

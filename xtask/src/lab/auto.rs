@@ -1,4 +1,4 @@
-//! What `auto` picks in a place, beside what `fastbuild bench` finds there.
+//! What fastbuild takes in a place by itself and after `fastbuild bench --save`, beside what that finds there.
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -13,7 +13,7 @@ use crate::bench::{
 pub struct Auto {
     /// What a plain run takes before anything was measured.
     pub unmeasured: String,
-    /// What it takes after `fastbuild bench` has been run.
+    /// What it takes after `fastbuild bench --save`.
     pub measured: String,
     /// Routes with the median of their seconds, the fastest first.
     pub ranking: Vec<(String, f64)>,
@@ -55,7 +55,7 @@ struct Decision {
 }
 
 fn plan(stage: &Stage, project: &Project<'_>) -> Result<String> {
-    let plan: Plan = serde_json::from_slice(&ask(stage, project, &["plan", "--json", "--route", "auto"])?)
+    let plan: Plan = serde_json::from_slice(&ask(stage, project, &["plan", "--json"])?)
         .context("the JSON of `fastbuild plan` was not understood")?;
     Ok(plan.route.value)
 }

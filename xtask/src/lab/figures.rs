@@ -63,7 +63,7 @@ pub fn figures(tables: &[Table]) -> Vec<Figure> {
     figures.extend(Place::ALL.map(|place| {
         let auto = at(place).and_then(|table| table.auto.as_ref().ok());
         Figure {
-            about: format!("{}: what `auto` picks against the fastest in `fastbuild bench`", place.name()),
+            about: format!("{}: what `bench --save` picks against the fastest that it found", place.name()),
             bound: Bound::AtMost(1.1),
             measured: auto.and_then(super::auto::Auto::against_fastest),
         }

@@ -224,7 +224,7 @@ fn in_place(stage: &Stage, options: &Options, place: Place) -> Result<Table> {
     let projects = site_runs::projects(stage, &ground);
     let contenders = site_runs::contenders(stage, &ground, &projects, &baked);
     let rows = site_runs::rounds(stage, extent.rounds, &contenders)?;
-    note("what `auto` picks");
+    note("which route is taken");
     let measured: &[&str] = if options.quick { &["--quick"] } else { &[] };
     let project = projects.get(&Row::Fastbuild(Route::Auto, State::Warm));
     let auto = project.map(|project| Auto::of(stage, project, measured));

@@ -156,8 +156,8 @@ fn routes(table: &Table) -> String {
 }
 
 fn choices(tables: &[Table]) -> String {
-    let mut page = "\n## What `auto` picks\n\nBefore anything was measured in the project, and after `fastbuild bench --save`; \
-                    and the ranking that this found, by median seconds.\n\n\
+    let mut page = "\n## Which route is taken\n\nBy fastbuild itself, and after `fastbuild bench --save`; and the ranking that this \
+                    found, by median seconds.\n\n\
                     | place | before | after | ranking |\n|---|---|---|---|\n"
         .to_owned();
     for table in tables {
