@@ -21,7 +21,7 @@
 
 use std::{
     collections::VecDeque,
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs::{File, TryLockError},
     io::{self, BufRead as _, BufReader, BufWriter, Write},
     path::{Path, PathBuf},
@@ -420,10 +420,11 @@ impl Project {
         self.dir.join("displaced").join(run)
     }
 
-    /// Removes what a run that was killed was writing here. The lock is held, so nobody is writing now.
-    pub fn remove_halves(&self) {
+    /// Removes what runs that were killed were writing here: all but what the processes `live` are writing now.
+    pub fn remove_halves(&self, live: &[u32]) {
         let Ok(entries) = std::fs::read_dir(&self.dir) else { return };
-        for entry in entries.flatten().filter(|entry| is_half(&entry.file_name())) {
+        let is_left = |name: OsString| writer(&name).is_some_and(|writer| !live.contains(&writer));
+        for entry in entries.flatten().filter(|entry| is_left(entry.file_name())) {
             // Left behind at worst: nobody reads it.
             let _ = std::fs::remove_file(entry.path());
         }
@@ -542,11 +543,13 @@ impl Run {
     }
 }
 
-/// What the name of a file begins with that is not yet what it will be.
+/// What the name of a file begins with that is not yet what it will be; the process that writes it follows.
 const HALF: &str = ".new-";
 
-fn is_half(name: &OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(HALF.as_bytes())
+/// Who writes the half-written file of this name. One of an earlier version, which did not say so, is nobody's.
+fn writer(name: &OsStr) -> Option<u32> {
+    let writer = name.to_str()?.strip_prefix(HALF)?.split('-').next()?;
+    Some(writer.parse().unwrap_or(0))
 }
 
 /// Writes a file so that a reader sees the old text or the new one and never a part. `write` gets a buffered writer, so
@@ -556,7 +559,8 @@ fn is_half(name: &OsStr) -> bool {
 /// Whatever the file system or `write` says.
 pub fn replace_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
-    let mut file = BufWriter::new(tempfile::Builder::new().prefix(HALF).tempfile_in(dir)?);
+    let half = format!("{HALF}{}-", std::process::id());
+    let mut file = BufWriter::new(tempfile::Builder::new().prefix(&half).tempfile_in(dir)?);
     write(&mut file)?;
     let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
     file.persist(path).map_err(|error| error.error)?;
@@ -647,10 +651,10 @@ mod tests {
             assert_eq!(holder.pid, std::process::id());
             assert!(project.place("another").try_lock().unwrap().is_ok());
             drop(held);
-            let (one, _other) = (lock.share().unwrap(), lock.share().unwrap());
+            let (one, other) = (lock.share().unwrap(), lock.share().unwrap());
             assert!(lock.try_lock().unwrap().is_err(), "it is shared");
             one.release();
-            drop(_other);
+            other.release();
             assert!(lock.try_lock().unwrap().is_ok());
         }
     }
@@ -677,6 +681,17 @@ mod tests {
         let (_home, state) = state();
         let _one = state.project(Path::new("/one")).unwrap().sources().try_lock().unwrap().unwrap();
         assert!(state.project(Path::new("/two")).unwrap().sources().try_lock().unwrap().is_ok());
+    }
+
+    #[test]
+    fn what_a_live_process_is_writing_is_left_to_it() {
+        let (_home, state) = state();
+        let project = state.project(Path::new("/some/project")).unwrap();
+        let files = [".new-7-a", ".new-8-b", ".new-earlier", "kept"]
+            .map(|name| project.record_path().with_file_name(name));
+        files.iter().for_each(|file| std::fs::write(file, "").unwrap());
+        project.remove_halves(&[7]);
+        assert_eq!(files.map(|file| file.exists()), [true, false, false, true]);
     }
 
     #[test]

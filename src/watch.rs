@@ -132,7 +132,11 @@ impl Watch<'_> {
     ) -> Result<(Manifest, Through), Ended> {
         let mut ours = Ours::before(self.plan.source.value.clone(), self.record()?);
         self.rounds.build_begins(through);
-        let built = build::run_under(&self.plan, self.state, self.interrupts.clone(), self.reporter).await;
+        // What others put in place after this build is no doing of its own.
+        let (built, after) = {
+            let (interrupts, record) = (self.interrupts.clone(), || self.record());
+            build::run_alone(&self.plan, self.state, interrupts, self.reporter, record).await
+        };
         self.rounds.build_ended();
         if let Some(signal) = self.interrupts.come().await {
             self.reporter.clear();
@@ -142,7 +146,7 @@ impl Watch<'_> {
             self.reporter.error(&error, error.advice().as_deref());
             self.told.note(&error);
         }
-        ours.after(self.record()?);
+        ours.after(after?);
         self.changes.forget();
         let mut seen = self.look().await?;
         let mut changed = self.difference((&before, &seen), &ours)?;

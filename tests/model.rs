@@ -11,6 +11,8 @@ mod common;
 mod generate;
 #[path = "model/ops.rs"]
 mod ops;
+#[path = "common/random.rs"]
+mod random;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,8 +26,9 @@ use std::{
 };
 
 use common::{BUSYBOX, EMPTY, Ended, NONROOT, Project};
-use generate::{HELPER, Modes, Random, Where, edits};
+use generate::{HELPER, Modes, Where, edits};
 use ops::{Bytes, Listing, Node, Op};
+use random::Random;
 
 /// One way to call fastbuild.
 #[derive(Debug, Clone, Copy)]

@@ -169,18 +169,18 @@ fn another_route_a_fresh_start_a_removal_and_a_prune_leave_no_volume() {
         let all = [&["--keep", "-o", "out", "--exclude", "stays"], options].concat();
         json(&project, &all, "ls; touch out stays").exits(0).clone()
     };
-    let volume = || {
-        let workspace = project.workspace().expect("a workspace");
-        let name = docker(&["inspect", "--format", "{{.Name}}", &workspace]);
-        (project.volumes(), vec![name.trim().trim_start_matches('/').to_owned()])
-    };
     build(&["--route", "volume"]);
-    let (volumes, named) = volume();
-    assert_eq!(volumes, named, "the volume is called as the container");
+    let workspace = project.workspace().expect("a workspace");
+    let name = docker(&["inspect", "--format", "{{.Name}}", &workspace]);
+    let volumes = project.volumes();
+    assert_eq!(volumes, [name.trim().trim_start_matches('/')], "the volume is called as the container");
     assert_eq!(build(&["--route", "volume"]).out(), "out\nstays\n");
     let layer = build(&["--route", "layer"]);
     assert_eq!((layer.out().as_str(), how(&layer).as_str()), ("", "made"), "{layer}");
-    assert_eq!(project.volumes(), [""; 0], "of the other route");
+    assert_eq!(project.volumes(), volumes, "each route has a workspace of its own");
+    assert_eq!(build(&["--route", "volume"]).out(), "out\nstays\n", "the other one was no fresh start");
+    project.fastbuild(["workspace", "rm"]).exits(0);
+    project.assert_nothing_left();
     build(&["--route", "volume"]);
     assert_eq!(build(&["--route", "volume", "--fresh"]).out(), "", "a fresh volume is empty");
     let shown = project.fastbuild(["workspace", "inspect"]);

@@ -51,17 +51,6 @@ fn how(ended: &Ended) -> String {
     event(ended, "workspace")["how"].as_str().unwrap_or("cold").to_owned()
 }
 
-/// What of a workspace changed, when that is why it was made anew.
-fn changes(ended: &Ended) -> Vec<String> {
-    let changes = event(ended, "workspace")["changes"].clone();
-    changes
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|change| change["what"].as_str().unwrap().to_owned())
-        .collect()
-}
-
 // ---- what travels --------------------------------------------------------------------------------------------------
 
 #[test]
@@ -345,47 +334,6 @@ fn the_agents_own_state_may_be_damaged_too() {
 }
 
 // ---- when a workspace is used, and when not -------------------------------------------------------------------------
-
-#[test]
-fn what_it_was_made_with_makes_a_new_workspace_when_it_changes() {
-    let project = sample();
-    sees_the_host(&project, &[]);
-    let changed: [(&[&str], &str); 6] = [
-        (&["-u", "app"], "user"),
-        (&["-u", "app", "--network", "none"], "network"),
-        (&["-u", "app", "--network", "none", "-m", "200m"], "memory"),
-        (&["-u", "app", "--network", "none", "-m", "200m", "--cpus", "1"], "cpus"),
-        (
-            &["-u", "app", "--network", "none", "-m", "200m", "--cpus", "1", "-w", "/elsewhere"],
-            "working directory",
-        ),
-        (
-            &[
-                "-u",
-                "app",
-                "--network",
-                "none",
-                "-m",
-                "200m",
-                "--cpus",
-                "1",
-                "-w",
-                "/elsewhere",
-                "-i",
-                ENTRYPOINT,
-            ],
-            "image",
-        ),
-    ];
-    for (options, what) in changed {
-        let ended = json(&project, options, "exit 0");
-        assert_eq!((how(ended.exits(0)), changes(&ended)), ("made".into(), vec![what.to_owned()]), "{ended}");
-        assert_eq!(how(&json(&project, options, "exit 0")), "found", "{options:?}");
-        assert_eq!(project.containers().len(), 1, "the old one is left");
-    }
-    let said = project.sh(&[], "true");
-    said.exits(0).says(&["made anew", "user"]);
-}
 
 #[test]
 fn no_keep_and_ci_leave_nothing_and_the_workspace_alone() {

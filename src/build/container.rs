@@ -4,7 +4,9 @@
 //!
 //! Nothing that was found is looked up again where it turns out that there is no agent: a [`Site`] is handed on.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use tokio::time::timeout;
 
 use super::{
     BuildError, Finished, Interrupted, Interrupts, Running, image, leftovers,
@@ -16,7 +18,10 @@ use super::{
     warm::{self, Goodbye, Tree, Warm},
 };
 use crate::{
-    agent::near::{Session, Settings},
+    agent::{
+        near::{Session, SessionError, Settings},
+        protocol::Failure,
+    },
     engine::{ContainerFacts, Docker, EngineError, ImageFacts, Removed},
     outputs::record::Record,
     plan::{AgentUse, OnDocker, Plan, Route, Tier},
@@ -26,9 +31,13 @@ use crate::{
     },
     state::{Project, Run, State},
     workspace::{
-        self, Keeping, NotWarm, Surroundings, Wanted, Workspace, WorkspaceError, daily, storage::Storage,
+        self, How, Keeping, NotWarm, Surroundings, Wanted, Why, Workspace, WorkspaceError, daily,
+        storage::Storage,
     },
 };
+
+/// How long nobody's impatience cuts off the wait for a one-run container's end. Engines take a quarter of it.
+const A_MOMENT: Duration = Duration::from_secs(1);
 
 /// What a build on an engine has, whoever runs the command there.
 pub(super) struct Site<'a> {
@@ -197,6 +206,9 @@ impl Site<'_> {
                 let mut warm = Warm { plan, locks, run: &self.run, reporter, surroundings, workspace };
                 let built = warm.build(session, tree, Arc::clone(&self.record), interrupts).await;
                 let left = match keeping {
+                    Keeping::Kept { .. } if is_for_nobody(&warm.workspace, &built) => {
+                        wanted.remove(&self.docker).await.map(drop).map_err(BuildError::from)
+                    }
                     Keeping::Kept { .. } => warm::leave(&mut warm.workspace, &built, interrupts).await,
                     Keeping::OneRun { .. } => self.see_off(&warm.workspace, interrupts).await,
                 };
@@ -263,7 +275,12 @@ impl Site<'_> {
     /// A one-run container goes by itself when its client is gone; waits for that.
     async fn see_off(&self, workspace: &Workspace, interrupts: &mut Interrupts) -> Result<(), BuildError> {
         let phase = Running::begin(Phase::Remove, None, self.reporter);
-        let gone = interrupts.unless(workspace.until_gone()).await.map_err(|Interrupted(signal)| signal);
+        let mut going = pin!(workspace.until_gone());
+        // Who presses Ctrl-C three times finds nothing left either, unless the engine is slow.
+        let gone = match timeout(A_MOMENT, &mut going).await {
+            Ok(gone) => Ok(gone),
+            Err(_) => interrupts.unless(going).await.map_err(|Interrupted(signal)| signal),
+        };
         match gone {
             Ok(Ok(())) => {
                 phase.end(Amount::default());
@@ -306,6 +323,14 @@ impl Site<'_> {
     pub(super) fn place(&self, container: &str) -> InContainer {
         InContainer { engine: self.at.endpoint.clone(), container: container.to_owned() }
     }
+}
+
+/// Whether the workspace is new, and its user one whom the image does not know: no build will ever run in it.
+fn is_for_nobody<T>(workspace: &Workspace, built: &Result<T, BuildError>) -> bool {
+    let is_new = matches!(workspace.how(), How::Made(Why::Fresh));
+    is_new
+        && matches!(built, Err(BuildError::Workspace(WorkspaceError::Session(SessionError::Failed(failed))))
+            if failed.why == Failure::User)
 }
 
 /// Tells a reaper that there is nothing left to do.

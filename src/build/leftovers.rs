@@ -1,6 +1,9 @@
 //! What killed runs left on an engine -> nothing, beside a build.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use tokio::task::JoinHandle;
 
@@ -13,6 +16,10 @@ use crate::{
     state::{DeadRun, Project, State},
 };
 
+/// How often, and how long after each other, a volume is removed that is in use.
+const LOOKS: u32 = 20;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+
 /// All containers of fastbuild's. Docker fails a listing in which a container vanishes, which those do that are being
 /// removed; then it is asked again.
 async fn list_ours(docker: &Docker) -> Option<Vec<ContainerSummary>> {
@@ -22,6 +29,28 @@ async fn list_ours(docker: &Docker) -> Option<Vec<ContainerSummary>> {
         }
     }
     None
+}
+
+/// Whether it is gone. A container that goes by itself has its volumes a moment longer than its name.
+async fn remove_volume(docker: &Docker, volume: &str, run: &str) -> bool {
+    for _ in 0..LOOKS {
+        if docker.remove_volume(volume, &Owned::by_run(run)).await.is_ok() {
+            return true;
+        }
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
+    false
+}
+
+/// Removes the volumes that a run's container has left: whoever removes one by hand seldom takes them along. Whether they are gone.
+pub(super) async fn remove_volumes(docker: &Docker, run: &str) -> bool {
+    let of_run = [format!("{}={run}", labels::RUN), format!("{}={}", labels::TIER, labels::VOLUME)];
+    let Ok(volumes) = docker.list_volumes(&of_run).await else { return false };
+    let mut gone = true;
+    for volume in volumes {
+        gone &= remove_volume(docker, &volume.name, run).await;
+    }
+    gone
 }
 
 /// Removes what killed runs of ours left on this engine, beside the build.
@@ -67,7 +96,7 @@ pub(super) fn remove(
             for volume in
                 volumes.iter().filter(|volume| volume.labels.get(labels::RUN).is_some_and(|of| of == run))
             {
-                gone &= docker.remove_volume(&volume.name, &Owned::by_run(run)).await.is_ok();
+                gone &= remove_volume(&docker, &volume.name, run).await;
             }
             if gone && !owed.contains(run) {
                 state.forget_run(run);

@@ -1,6 +1,6 @@
 //! The two locks of a run. The workspace's (or scratch directory's) is held to the run's end: one build at a time works there. The
 //! source root's is shared while the tree is looked at and sent, and exclusive while products are applied, so that builds in
-//! different workspaces go on side by side. Where the tree itself is mounted, it is exclusive to the run's end.
+//! different workspaces go on side by side. Where the tree itself is mounted, and for a watch's builds, it is exclusive to the run's end.
 //!
 //! The workspace's is always taken first: who holds the source root's waits for nobody but who applies. Each wait says for whom.
 
@@ -35,10 +35,10 @@ pub(super) struct Locks {
 
 /// How a run uses the source root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Share {
+pub(super) enum Share {
     /// It reads the tree, and later applies products.
     Parts,
-    /// It works in the tree itself.
+    /// It works in the tree itself, or has to tell its own changes from others'.
     Whole,
 }
 
@@ -49,6 +49,7 @@ impl Locks {
     /// [`BuildError::Locked`] where `--no-wait` says not to wait; the state directory's; what recovery fails with.
     pub(super) async fn take(
         plan: &Plan,
+        share: Share,
         project: &Project,
         state: &State,
         interrupts: &mut Interrupts,
@@ -68,7 +69,7 @@ impl Locks {
             }
             None => None,
         };
-        let share = if is_mounted { Share::Whole } else { Share::Parts };
+        let share = if is_mounted { Share::Whole } else { share };
         let alone = share == Share::Whole || recover::is_owed(project, state);
         let how = if alone { Lock::lock } else { Lock::share };
         let taking = take(project.sources(), how, Say::AfterAWhile, on_locked, reporter);

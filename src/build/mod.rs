@@ -4,9 +4,9 @@
 //! lock -> recover -> (scan | connect, image, workspace) -> put right -> run -> collect -> (apply | goodbye) -> report
 //! ```
 //!
-//! [`run`] is the one entry point; it takes the project's lock, makes good what an earlier run was kept from finishing,
-//! and hands over to [`container`], or to [`warm::here`] where there is no container. Either runs the command under the agent
-//! ([`warm`]). What may be cut off by a signal is; what must not be (putting products in place) is not.
+//! [`run`] is the one entry point; it takes the locks, makes good what an earlier run was kept from finishing,
+//! and hands over to `container`, or to `warm::here` where there is no container. Either runs the command under the agent
+//! (`warm`). What may be cut off by a signal is; what must not be (putting products in place) is not.
 //! Events tell all along; nothing here prints.
 
 pub(crate) mod channel;
@@ -38,7 +38,7 @@ use tokio::sync::oneshot;
 pub use ending::Exit;
 pub use error::BuildError;
 pub use interrupt::{Interrupted, Interrupts, Signal};
-use locks::Locks;
+use locks::{Locks, Share};
 pub use suspend::Suspension;
 
 use crate::{
@@ -65,20 +65,26 @@ use crate::{
 /// When fastbuild itself could not do its part; [`BuildError::exit`] says how to end then.
 pub async fn run(plan: &Plan, state: &State, reporter: &Reporter) -> Result<Exit, BuildError> {
     let interrupts = Interrupts::listen().map_err(BuildError::Signals)?;
-    run_under(plan, state, interrupts, reporter).await
+    let built = carry_out(plan, state, interrupts, reporter, Share::Parts, &mut None).await;
+    built.map_err(|error| error.of_engine(&plan.engine.reason))
 }
 
-/// As [`run`], for who listens to signals already.
+/// As [`run`], for who listens to signals already, and alone in the source root until `looked` has been called.
 ///
 /// # Errors
 /// As [`run`].
-pub async fn run_under(
+pub async fn run_alone<T>(
     plan: &Plan,
     state: &State,
     interrupts: Interrupts,
     reporter: &Reporter,
-) -> Result<Exit, BuildError> {
-    carry_out(plan, state, interrupts, reporter).await.map_err(|error| error.of_engine(&plan.engine.reason))
+    looked: impl FnOnce() -> T,
+) -> (Result<Exit, BuildError>, T) {
+    let mut locks = None;
+    let built = carry_out(plan, state, interrupts, reporter, Share::Whole, &mut locks).await;
+    let looked = looked();
+    drop(locks);
+    (built.map_err(|error| error.of_engine(&plan.engine.reason)), looked)
 }
 
 async fn carry_out(
@@ -86,6 +92,8 @@ async fn carry_out(
     state: &State,
     mut interrupts: Interrupts,
     reporter: &Reporter,
+    share: Share,
+    held: &mut Option<Locks>,
 ) -> Result<Exit, BuildError> {
     let began = Instant::now();
     reporter.emit(Event::Planned {
@@ -97,19 +105,19 @@ async fn carry_out(
         command: plan.command.clone(),
     });
     let project = state.project(&plan.source.value)?;
-    let mut locks = Locks::take(plan, &project, state, &mut interrupts, reporter).await?;
+    let locks = held.insert(Locks::take(plan, share, &project, state, &mut interrupts, reporter).await?);
     let mut finished = match plan.on_docker() {
-        Some(at) => match container::run(plan, at, state, &locks, &mut interrupts, reporter).await {
+        Some(at) => match container::run(plan, at, state, locks, &mut interrupts, reporter).await {
             Err(BuildError::OtherProject) => {
                 reporter.emit(Event::Warned(Warning::OtherProject));
                 project.begin_anew()?;
-                drop(locks);
-                locks = Locks::take(plan, &project, state, &mut interrupts, reporter).await?;
-                container::run(plan, at, state, &locks, &mut interrupts, reporter).await?
+                *held = None;
+                let locks = Locks::take(plan, share, &project, state, &mut interrupts, reporter).await?;
+                container::run(plan, at, state, held.insert(locks), &mut interrupts, reporter).await?
             }
             finished => finished?,
         },
-        None => here(plan, state, &locks, &mut interrupts, reporter).await?,
+        None => here(plan, state, locks, &mut interrupts, reporter).await?,
     };
     let mut earlier = None;
     if let (Some(mark), Some(at)) = (finished.defect.take(), plan.on_docker()) {
@@ -119,9 +127,10 @@ async fn carry_out(
         if then == Fallback::Layer {
             earlier = Some(Earlier { route, exit_code, took: began.elapsed() });
             let plan = plan.on_layer();
-            drop(locks);
-            locks = Locks::take(&plan, &project, state, &mut interrupts, reporter).await?;
-            finished = container::run(&plan, at, state, &locks, &mut interrupts, reporter).await?;
+            *held = None;
+            let locks = Locks::take(&plan, share, &project, state, &mut interrupts, reporter).await?;
+            finished =
+                container::run(&plan, at, state, held.insert(locks), &mut interrupts, reporter).await?;
         }
     }
     reporter.emit(Event::Finished {
@@ -215,8 +224,13 @@ impl Built {
             displaced: project.displaced_dir(&run.id),
         };
         let applying = blocking(move || {
-            // Another run may have applied products since it was read.
-            let record = Arc::unwrap_or_clone(record).as_it_is_now(&books.record);
+            let record = match record.written_since(&books.record) {
+                Some(record) => {
+                    staged.iter_mut().for_each(|output| output.come_after(&record));
+                    record
+                }
+                None => Arc::unwrap_or_clone(record),
+            };
             apply::apply(staged, record, &books)
         });
         let Outcome { applied, warnings } = applying.await??;

@@ -16,7 +16,7 @@ use std::{
     cmp::Ordering,
     collections::{BTreeMap, btree_map},
     fs::{self, File},
-    io::{self, Write as _},
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     iter::Peekable,
     path::Path,
 };
@@ -132,17 +132,30 @@ struct OnDisk {
 
 type Seal = [u8; 32];
 
+impl OnDisk {
+    /// Whether the file at `path` is still this one: as long, and with the same seal at its end.
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        let mut file = File::open(path)?;
+        let mut seal: Seal = [0; 32];
+        file.seek(SeekFrom::End(-32))?;
+        file.read_exact(&mut seal)?;
+        Ok(file.stream_position()? == self.length && seal == self.seal)
+    }
+}
+
 impl Record {
     /// Reads `path`; empty when there is none that can be trusted.
     pub fn load(path: &Path) -> Record {
         fs::read(path).ok().and_then(Record::decode).unwrap_or_default()
     }
 
-    /// This record, or what is at `path` where somebody has written there since this was read.
-    pub fn as_it_is_now(self, path: &Path) -> Record {
-        let here = fs::metadata(path).map_or(0, |metadata| metadata.len());
-        let known = self.file.as_ref().map_or(0, |file| file.length);
-        if here == known { self } else { Record::load(path) }
+    /// What is at `path` where somebody has written there since this was read.
+    pub fn written_since(&self, path: &Path) -> Option<Record> {
+        let is_as_known = match &self.file {
+            Some(known) => known.is_at(path).unwrap_or(false),
+            None => !path.exists(),
+        };
+        (!is_as_known).then(|| Record::load(path))
     }
 
     fn decode(mut bytes: Vec<u8>) -> Option<Record> {

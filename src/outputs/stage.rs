@@ -58,7 +58,7 @@ const SMALL: u64 = 256 * 1024;
 /// Left free on the target's file system, in bytes, whatever a container sends; at most an eighth of what is free.
 const RESERVE: u64 = 64 * 1024 * 1024;
 
-/// An output of more entries than this is a bomb. Its bytes are counted where they are staged ([`Staging::take_room`]):
+/// An output of more entries than this is a bomb. Its bytes are counted where they are staged (`Staging::take_room`):
 /// what is only compared needs no disk, however much it is.
 pub const LIMITS: Limits = Limits { entries: 10_000_000, bytes: u64::MAX };
 
@@ -193,6 +193,26 @@ pub struct Staged {
     pub applied: Applied,
     /// The whole new tree, when the output is exchanged as one.
     pub prepared: Prepared,
+}
+
+impl Staged {
+    /// Another run has applied its products since this was compared, and `record` has them: of two builds that write the same file the
+    /// later one wins, and nothing of a user's is in its way.
+    pub fn come_after(&mut self, record: &Record) {
+        let mut walk = Walk::new(&self.target.dir);
+        for op in &mut self.ops {
+            let Some(written) = record.get(&self.target.absolute(&op.path)) else { continue };
+            let Ok(Some(look)) = walk.look(&op.path) else { continue };
+            match &mut op.action {
+                _ if look.stamp != written.stamp || look.kind == Some(Kind::Directory) => {}
+                Action::Put { over: over @ (Over::Nothing | Over::Known(_)), .. } => {
+                    *over = Over::Known(Identity::from(&look));
+                }
+                Action::Delete { of } => *of = Identity::from(&look),
+                _ => {}
+            }
+        }
+    }
 }
 
 /// Settings of a [`Staging`] that are the same for all outputs of a run.

@@ -201,7 +201,7 @@ pub fn news(event: &Event) -> Option<News> {
             None => News::Detail(workspace(name, how)),
         },
         Event::ColdInstead { detail, .. } => {
-            News::Said(format!("no workspace can be kept, so this build is cold: {detail}"))
+            News::Said(format!("no workspace can be kept, so this build is for one run: {detail}"))
         }
         Event::Travelled { direction, path, why } => News::Said(travelled(*direction, path, *why)),
         Event::MountFailed { route, exit_code, path, line, then } => {

@@ -28,10 +28,11 @@ use super::{
     Digest, Kind, Manifest, Stamp, Timestamp,
     hash::hash_files,
     node::{push_number, push_path, push_time, read_number, read_time},
-    path,
+    path::{self, RelPath},
 };
 use crate::sys::{
     clock::{self, Granularity},
+    metadata::Directory,
     source_file::{self, Opened},
 };
 
@@ -154,13 +155,20 @@ impl Index {
         digests
     }
 
-    /// Whether fewer than a tenth of the files that are noted here are in `manifest`, a scan of `root`, with the content that they
-    /// had. Of fewer than ten files a tenth is none. `digests` are what [`Index::digests`] gave.
+    /// Whether fewer than a tenth of the files that are noted here are below `root` with the content that they had. Of fewer than
+    /// ten files a tenth is none. `manifest` is a scan of `root`, `digests` what [`Index::digests`] gave. What the scan left out,
+    /// for other outputs or rules than the last time, is taken for the same when it has the same size.
     pub fn is_of_another(&self, root: &Path, manifest: &Manifest, digests: &[Option<Digest>]) -> bool {
         // The usual case costs no look at the records: none is shorter than that.
         if digests.iter().flatten().count() * 10 >= self.records.len() / SHORTEST {
             return false;
         }
+        let root_now = Directory::open_root(root);
+        let has_size = |path: &[u8], size: u64| {
+            let (Ok(root), Ok(path)) = (&root_now, RelPath::new(path)) else { return false };
+            let opened = root.open_file_below(&path).and_then(source_file::look_into);
+            matches!(opened, Ok(Opened::Regular(_, facts)) if facts.stamp.size == size)
+        };
         let (mut noted, mut same, mut unsure) = (0, 0, Vec::new());
         let mut records = Records::of(self);
         while let Some(record) = records.next() {
@@ -169,6 +177,7 @@ impl Index {
                 .entries()
                 .binary_search_by(|entry| path::compare(entry.path.as_bytes(), &records.path))
             else {
+                same += usize::from(has_size(&records.path, record.stamp.size));
                 continue;
             };
             let entry = &manifest.entries()[at];

@@ -359,7 +359,7 @@ pub async fn prune(
     Ok(pruned)
 }
 
-/// Removes what anybody's fastbuild made more than [`STARTS_WITHIN`] ago and never started: whoever made it is dead. Nobody asked
+/// Removes what anybody's fastbuild made more than an hour ago and never started: whoever made it is dead. Nobody asked
 /// for it, so what cannot be removed is left to the next one.
 pub async fn remove_never_started(docker: &Docker) {
     let is_old = |container: &ContainerSummary| {

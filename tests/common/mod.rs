@@ -6,7 +6,7 @@
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     fmt, fs,
     io::Read as _,
@@ -101,6 +101,12 @@ impl Project {
         let mut project = Project::new();
         (project.keep, project.place) = (Keep::Yes, Place::Machine);
         project
+    }
+
+    /// The same with builds of another tier than this test program's.
+    pub fn keeping(mut self, keep: Keep) -> Project {
+        self.keep = keep;
+        self
     }
 
     /// Where scratch directories lie.
@@ -250,9 +256,11 @@ impl Project {
 
     /// Names of this project's volumes, caches not among them.
     pub fn volumes(&self) -> Vec<String> {
-        // What an engine makes by itself has a name and no labels.
-        let all = docker(&["volume", "ls", "--quiet", "--filter", &format!("name={}", self.key())]);
-        all.lines().filter(|name| !name.starts_with("fastbuild-cache-")).map(str::to_owned).collect()
+        // Some have a name that tells, and some nothing but labels.
+        let filters = [format!("name={}", self.key()), format!("label=dev.fastbuild.project={}", self.key())];
+        let all = filters.map(|filter| docker(&["volume", "ls", "--quiet", "--filter", &filter])).concat();
+        let all: BTreeSet<_> = all.lines().filter(|name| !name.starts_with("fastbuild-cache-")).collect();
+        all.into_iter().map(str::to_owned).collect()
     }
 
     /// Leftovers of staging anywhere below the home.
@@ -272,30 +280,47 @@ impl Project {
         found
     }
 
-    /// The workspace, when there is one.
-    pub fn workspace(&self) -> Option<String> {
+    /// Ids and names of the project's workspaces.
+    pub fn workspaces(&self) -> Vec<(String, String)> {
         let (project, tier) =
             (format!("label=dev.fastbuild.project={}", self.key()), "label=dev.fastbuild.tier=warm");
-        let found = docker(&["ps", "--all", "--quiet", "--no-trunc", "--filter", &project, "--filter", tier]);
-        found.lines().next().map(str::to_owned)
+        let format = "{{.ID}} {{.Names}}";
+        let found = docker(&[
+            "ps",
+            "--all",
+            "--no-trunc",
+            "--format",
+            format,
+            "--filter",
+            &project,
+            "--filter",
+            tier,
+        ]);
+        let pairs = found.lines().filter_map(|line| line.split_once(' '));
+        pairs.map(|(id, name)| (id.to_owned(), name.to_owned())).collect()
     }
 
-    /// Nothing is left of any run: no container (but the workspace, in which nothing runs), no staging directory, no run's
-    /// file, no journal, nothing half-written.
+    /// The workspace, when there is one; the one that was made last of several.
+    pub fn workspace(&self) -> Option<String> {
+        self.workspaces().into_iter().next().map(|(id, _)| id)
+    }
+
+    /// Nothing is left of any run: no container (but workspaces, in which nothing runs), no volume but theirs, no staging
+    /// directory, no run's file, no journal, nothing half-written.
     #[track_caller]
     pub fn assert_nothing_left(&self) {
-        let workspace = self.workspace().filter(|_| self.keep.is_warm());
+        let workspaces = if self.keep.is_warm() { self.workspaces() } else { Vec::new() };
         let mut containers = self.containers();
-        containers.retain(|container| Some(container) != workspace.as_ref());
+        containers.retain(|container| workspaces.iter().all(|(id, _)| id != container));
         assert_eq!(containers, [""; 0], "containers are left");
-        if workspace.is_none() {
-            assert_eq!(self.volumes(), [""; 0], "volumes are left");
-        }
-        if let Some(workspace) = workspace {
-            let running = processes_in(&workspace);
+        let mut volumes = self.volumes();
+        volumes.retain(|volume| workspaces.iter().all(|(_, name)| name != volume));
+        assert_eq!(volumes, [""; 0], "volumes are left");
+        for (id, name) in workspaces {
+            let running = processes_in(&id);
             assert!(
                 running.is_empty() || running == ["/.fastbuild/agent init"],
-                "something runs in the workspace: {running:?}"
+                "something runs in {name}: {running:?}"
             );
         }
         self.assert_nothing_left_here();

@@ -8,6 +8,7 @@
 //! | `demo`: the first of the README's two commands | [`demo`] |
 //! | `test`: the second; CI runs exactly this | [`mod@test`] |
 //! | `model`: the model test for as long as is asked for | [`model`] |
+//! | `kills`: builds that are killed at random, as often as is asked for | [`kills`] |
 //! | `lab`: the seed's experiments, on slow mounts | [`mod@lab`], [`mounts`] |
 //! | `bench`: fastbuild beside what people use instead | [`mod@bench`], [`site`], [`memory`] |
 //! | `picture`: the page of `fastbuild bench` for the docs | [`picture`] |
@@ -26,6 +27,7 @@ mod debian;
 mod demo;
 mod engine;
 mod images;
+mod kills;
 mod lab;
 mod memory;
 mod model;
@@ -64,6 +66,8 @@ enum Task {
     Test,
     /// Let random edits and builds go on for some minutes, and hold each against the model
     Model(model::Options),
+    /// Kill builds at random moments, and hold that nothing is left and the next build is right
+    Kills(kills::Options),
     /// Measure fastbuild beside what people use instead
     Bench(bench::Options),
     /// Set up the slow mounts that people have, and measure builds on them
@@ -81,6 +85,7 @@ async fn main() -> ExitCode {
         Task::Demo => demo::run().await,
         Task::Test => test::run().await,
         Task::Model(options) => model::run(options).await,
+        Task::Kills(options) => kills::run(options).await,
         Task::Bench(options) => bench::run(options).await,
         Task::Lab(options) => lab::run(options).await,
         #[cfg(unix)]

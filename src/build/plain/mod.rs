@@ -26,7 +26,7 @@ use super::{
     BuildError, Built, Finished, Interrupts, Running,
     container::{Left, Site, dismiss},
     heal::{Runner, Tail},
-    mounted,
+    leftovers, mounted,
     reaper::{Duty, Reaper},
     top_entry,
     upload::{Selection, TRIES, all_arrived, start_packing, tell_of_changes},
@@ -268,9 +268,11 @@ impl Plain<'_> {
     /// Removes the container. When that fails, the reaper tries again, and the next start after it.
     async fn remove(&self) -> Left {
         let phase = Running::begin(Phase::Remove, None, self.site.reporter);
-        match self.site.docker.remove(&self.name, &Owned::by_run(&self.site.run.id)).await {
+        let (docker, run) = (&self.site.docker, &self.site.run.id);
+        match docker.remove(&self.name, &Owned::by_run(run)).await {
             // Never made, or its making was cut off and may still come about.
             Ok(Removed::Already) if !self.made.load(Ordering::Relaxed) => Left::Perhaps,
+            Ok(Removed::Already) if !leftovers::remove_volumes(docker, run).await => Left::Perhaps,
             Ok(_) => {
                 phase.end(Amount::default());
                 Left::Nothing

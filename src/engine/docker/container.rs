@@ -331,7 +331,14 @@ impl Docker {
         if !matches!(error, EngineError::Api { .. }) {
             return StartError::Other(error);
         }
-        let inspected = self.inspect(id).await.unwrap_or_default();
+        let inspected = self.inspect(id).await;
+        // Somebody removes it. One that goes by itself after a start that failed has another story.
+        if matches!(error, EngineError::Api { status: 409, .. })
+            && inspected.as_ref().map_or(true, |found| found.state.as_ref().is_some_and(is_removing))
+        {
+            return StartError::Other(EngineError::NoSuchContainer { call: Call::new(Operation::Start, id) });
+        }
+        let inspected = inspected.unwrap_or_default();
         let exit_code = inspected.state.and_then(|state| state.exit_code);
         why_not_started(inspected.path.unwrap_or_default(), exit_code, error)
     }
@@ -456,10 +463,7 @@ impl Docker {
         let state = self.inspect(id).await?.state.unwrap_or_default();
         Ok(ContainerState {
             running: state.running.unwrap_or(false),
-            removing: matches!(
-                state.status,
-                Some(ContainerStateStatusEnum::REMOVING | ContainerStateStatusEnum::DEAD)
-            ),
+            removing: is_removing(&state),
             exit_code: state.exit_code.unwrap_or(0),
             oom_killed: state.oom_killed.unwrap_or(false),
             error: plain(&state.error.unwrap_or_default()),
@@ -583,6 +587,11 @@ impl Docker {
 }
 
 /// Docker says 409; Podman, and older Dockers for some requests, 500.
+fn is_removing(state: &bollard::models::ContainerState) -> bool {
+    use ContainerStateStatusEnum as Status;
+    matches!(state.status, Some(Status::REMOVING | Status::DEAD))
+}
+
 fn is_not_running(error: &BollardError) -> bool {
     let BollardError::DockerResponseServerError { status_code: 409 | 500, message } = error else {
         return false;
