@@ -55,7 +55,8 @@ pub async fn run(
     reporter: &Reporter,
 ) -> Result<Exit, BuildError> {
     let mut watch = Watch {
-        interrupts: Interrupts::listen().map_err(BuildError::Signals)?,
+        // A script's `fastbuild watch &` has SIGINT ignored, and nothing but a signal ends a watch.
+        interrupts: Interrupts::listen_even_to(&[Signal::Interrupt]).map_err(BuildError::Signals)?,
         changes: Changes::of(&plan.source.value, reporter),
         rounds: Rounds::begin(state).map_err(StateError::at("write to", &state.watches_dir()))?,
         mounted: Mounted::default(),

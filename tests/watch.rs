@@ -404,6 +404,18 @@ fn a_state_directory_in_the_tree_is_no_source_and_starts_nothing() {
 }
 
 #[test]
+fn a_scripts_watch_in_the_background_ends_at_sigint() {
+    let project = Project::new();
+    let script = "trap '' INT; exec \"$FASTBUILD\" watch --progress json -- touch made";
+    let mut watch = Watch(Watched::spawn(&mut process::beside(&project, "sh", &["-c", script])));
+    assert_eq!(watch.built(), 0);
+    watch.idle();
+    watch.0.signal(Signal::INT);
+    watch.0.end().exits(0);
+    project.assert_nothing_left();
+}
+
+#[test]
 fn two_watches_that_feed_each_other_come_to_rest_and_go_on_at_an_edit() {
     let project = Project::new();
     project.write("x", "0").write("y", "0");

@@ -101,9 +101,17 @@ impl Interrupts {
     /// # Errors
     /// When the system does not let go of one.
     pub fn listen() -> io::Result<Interrupts> {
+        Interrupts::listen_even_to(&[])
+    }
+
+    /// As [`Interrupts::listen`], and to these also where they were ignored.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn listen_even_to(heeded: &'static [Signal]) -> io::Result<Interrupts> {
         let (sender, received) = watch::channel(Received::default());
         let suspension = Suspension::default();
-        let mut signals = signals(&suspension)?;
+        let mut signals = signals(&suspension, heeded)?;
         tokio::spawn(async move {
             let mut counted = None;
             while let Some(signal) = signals.recv().await {
@@ -160,15 +168,16 @@ impl Interrupts {
     }
 }
 
-/// Whatever comes of [`Signal::ALL`] that was not ignored when this process began; Ctrl-Z is seen to here.
+/// Whatever comes of [`Signal::ALL`] that was not ignored when this process began, or is heeded all the same; Ctrl-Z is seen to here.
 #[cfg(unix)]
-fn signals(suspension: &Suspension) -> io::Result<mpsc::Receiver<Signal>> {
+fn signals(suspension: &Suspension, heeded: &[Signal]) -> io::Result<mpsc::Receiver<Signal>> {
     use signal_hook::consts::SIGTSTP;
     use tokio::signal::unix::{SignalKind, signal};
 
     use crate::sys::process;
     let (sender, signals) = mpsc::channel(1);
-    for ours in Signal::ALL.into_iter().filter(|ours| !process::ignores(ours.number().into())) {
+    let is_heeded = |ours: &Signal| heeded.contains(ours) || !process::ignores(ours.number().into());
+    for ours in Signal::ALL.into_iter().filter(is_heeded) {
         let (mut arrivals, sender) = (signal(SignalKind::from_raw(ours.number().into()))?, sender.clone());
         tokio::spawn(
             async move { while arrivals.recv().await.is_some() && sender.send(ours).await.is_ok() {} },
@@ -186,7 +195,7 @@ fn signals(suspension: &Suspension) -> io::Result<mpsc::Receiver<Signal>> {
 }
 
 #[cfg(not(unix))]
-fn signals(_: &Suspension) -> io::Result<mpsc::Receiver<Signal>> {
+fn signals(_: &Suspension, _: &[Signal]) -> io::Result<mpsc::Receiver<Signal>> {
     let (sender, signals) = mpsc::channel(1);
     tokio::spawn(async move {
         while tokio::signal::ctrl_c().await.is_ok() && sender.send(Signal::Interrupt).await.is_ok() {}
