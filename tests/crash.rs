@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
+#[path = "common/process.rs"]
+mod process;
 
 use std::{
     collections::BTreeMap,
@@ -14,6 +16,7 @@ use std::{
 };
 
 use common::{Project, Tree, eventually, read_until};
+use process::Gated;
 
 const FILES: usize = 1500;
 
@@ -206,6 +209,21 @@ fn files_are_whole_after_a_kill_and_the_next_run_finishes_the_apply() {
         project.sh(&["-q", "-o", "out"], "mkdir -p out").exits(0);
         let left = found(&project).into_keys().collect::<Vec<_>>();
         assert_eq!(left, ["7", "7.fastbuild-new", "mine", "sub/v1/mine"]);
+        assert_nothing_left_soon(&project);
+    }
+    assert!(cut_short > 0, "no kill came in time");
+}
+
+#[test]
+fn a_run_that_began_before_the_kill_finishes_the_dead_ones_apply_before_its_own() {
+    let mut cut_short = 0;
+    for seen in ["1", "1250"] {
+        let project = project_of_version_1();
+        let late = Gated::start(&project, &["-o", "late"], "echo late > late");
+        cut_short += u32::from(kill_at(&project, &["-o", "out"], seen));
+        late.go_on().exits(0);
+        assert_version_2(&project);
+        assert_eq!(project.read("late"), "late\n");
         assert_nothing_left_soon(&project);
     }
     assert!(cut_short > 0, "no kill came in time");

@@ -28,6 +28,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// What a run holds.
 pub(super) struct Locks {
     pub(super) project: Project,
+    state: State,
     _place: Option<Held>,
     sources: Mutex<Option<Held>>,
     share: Share,
@@ -86,7 +87,7 @@ impl Locks {
             }
         }
         let sources = Mutex::new(Some(held));
-        Ok(Locks { project: project.clone(), _place: place, sources, share })
+        Ok(Locks { project: project.clone(), state: state.clone(), _place: place, sources, share })
     }
 
     /// The tree was looked at and sent.
@@ -97,13 +98,21 @@ impl Locks {
     }
 
     /// Waits until the source root is this run's alone, so that products can be applied; it is as long as what this gives is held.
-    pub(super) async fn apply(&self) -> Result<Option<Held>, BuildError> {
+    ///
+    /// # Errors
+    /// The lock's, and what recovery fails with.
+    pub(super) async fn apply(&self, reporter: &Reporter) -> Result<Option<Held>, BuildError> {
         if self.share == Share::Whole {
             return Ok(None);
         }
         self.tree_was_sent();
         let lock = self.project.sources();
-        Ok(Some(detached(move || lock.lock()).await??))
+        let held = detached(move || lock.lock()).await??;
+        // There is one journal: that of a run that died in the middle of its apply since this one began comes first.
+        if self.project.journal_path().exists() {
+            recover::recover(&self.project, &self.state, reporter)?;
+        }
+        Ok(Some(held))
     }
 }
 

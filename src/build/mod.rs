@@ -213,7 +213,7 @@ impl Built {
     ) -> Result<Option<Applied>, BuildError> {
         let Built { staged: Some(mut staged), mut times, .. } = self else { return Ok(None) };
         let project = &locks.project;
-        let _alone = locks.apply().await?;
+        let _alone = locks.apply(reporter).await?;
         let made_again = staged.iter_mut().flat_map(|output| std::mem::take(&mut output.made_again));
         times.note(made_again.collect(), &plan.source.value);
         let phase = Running::begin(Phase::Apply, None, reporter);
