@@ -436,9 +436,29 @@ impl Project {
         Lock { path: self.dir.join("lock"), holder: self.dir.join("holder") }
     }
 
-    /// The lock of what builds work in: the workspace of that name, or a scratch directory.
+    /// The lock of what builds work in: the workspace of that name, which who is inside shares, or a scratch directory.
     pub fn place(&self, name: &str) -> Lock {
-        let name = format!("busy-{}", short_hash(name.as_bytes()));
+        self.lock_of("busy", name)
+    }
+
+    /// The lock of the way into a workspace: whoever holds it is the only one who enters, makes or removes it.
+    pub fn door(&self, name: &str) -> Lock {
+        self.lock_of("door", name)
+    }
+
+    /// Both locks of a place, for who removes it; says who is there otherwise, as far as that is written.
+    ///
+    /// # Errors
+    /// As [`Lock::try_lock`].
+    pub fn try_empty(&self, name: &str) -> Result<Result<[Held; 2], Option<Holder>>, StateError> {
+        Ok(match self.door(name).try_lock()? {
+            Ok(door) => self.place(name).try_lock()?.map(|place| [door, place]),
+            Err(holder) => Err(holder),
+        })
+    }
+
+    fn lock_of(&self, what: &str, name: &str) -> Lock {
+        let name = format!("{what}-{}", short_hash(name.as_bytes()));
         Lock { holder: self.dir.join(format!("{name}.holder")), path: self.dir.join(name) }
     }
 }
@@ -494,10 +514,12 @@ impl Lock {
 }
 
 impl Held {
-    /// Lets others have it, until it is taken again.
-    pub fn release(&self) {
-        // Free at the latest when this is dropped.
-        let _ = self.file.unlock();
+    /// Shares it from now on. Others may get it alone in between: where that matters, another lock keeps them out.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn share(&self) -> Result<(), StateError> {
+        self.file.lock_shared().map_err(StateError::at("share", &self.of.path))
     }
 
     /// Which lock this is.
@@ -594,7 +616,7 @@ fn make_private_dir(path: &Path) -> io::Result<()> {
 
 /// This program and the command it was asked to run. The options between them stay out: those who wait print this into
 /// their logs, and `-e NAME=VALUE` may hold a secret.
-fn own_command_line() -> String {
+pub fn own_command_line() -> String {
     shown_command_line(std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()))
 }
 
@@ -645,7 +667,7 @@ mod tests {
     fn a_lock_names_its_holder_and_is_free_when_dropped() {
         let (_home, state) = state();
         let project = state.project(Path::new("/some/project")).unwrap();
-        for lock in [project.sources(), project.place("one")] {
+        for lock in [project.sources(), project.place("one"), project.door("one")] {
             let held = lock.try_lock().unwrap().unwrap();
             let holder = lock.try_lock().unwrap().unwrap_err().unwrap();
             assert_eq!(holder.pid, std::process::id());
@@ -653,8 +675,11 @@ mod tests {
             drop(held);
             let (one, other) = (lock.share().unwrap(), lock.share().unwrap());
             assert!(lock.try_lock().unwrap().is_err(), "it is shared");
-            one.release();
-            other.release();
+            drop((one, other));
+            let held = lock.try_lock().unwrap().unwrap();
+            held.share().unwrap();
+            assert!(lock.share().is_ok());
+            drop(held);
             assert!(lock.try_lock().unwrap().is_ok());
         }
     }

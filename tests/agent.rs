@@ -13,7 +13,7 @@ use std::{
     path::Path,
 };
 
-use far::{Agent, View, listing, on_terminal, run, tree};
+use far::{Agent, View, hello, listing, on_terminal, run, tree};
 use fastbuild::{
     agent::protocol::{
         Blob, Failure, Follow, Hello, Home, Input, NoStart, NotStarted, PROTOCOL, Reply, Request, Run,
@@ -371,7 +371,7 @@ fn a_client_that_speaks_before_the_last_one_has_left_is_served_by_the_same_sessi
 fn a_later_protocol_is_answered_with_our_own() {
     let agent = Agent::new();
     let mut client = agent.session();
-    let welcome = client.hello_with(Hello { protocol: PROTOCOL + 1, silence: 60_000, idle_stop: Some(7) });
+    let welcome = client.hello_with(Hello { protocol: PROTOCOL + 1, idle_stop: Some(7), ..hello(60_000) });
     assert_eq!(welcome.protocol, PROTOCOL);
     assert_eq!(fs::read_to_string(agent.home.path().join("idle-stop")).unwrap(), "7");
 }

@@ -14,9 +14,9 @@ use std::{
 };
 
 use common::{BUSYBOX, EMPTY, NONROOT, SOCKET};
-use far::{Agent, AtTheEnd, Client, View, on_terminal, path, run};
+use far::{Agent, AtTheEnd, Client, View, hello, on_terminal, path, run};
 use fastbuild::{
-    agent::protocol::{Blob, Follow, Hello, Home, PROTOCOL, Reply, Request, Run, Status},
+    agent::protocol::{Blob, Follow, Hello, Home, Reply, Request, Run, Status},
     tree::node::NodeKind,
 };
 
@@ -177,7 +177,8 @@ fn a_client_that_is_killed_leaves_nothing_that_runs_and_the_next_one_is_served()
     client.child.kill().unwrap();
     client.wait();
     drop(client);
-    docker(&["kill", "-s", "USR1", &workspace.id]);
+    docker(&["exec", &workspace.id, "/.fastbuild/agent", "end", "run"]);
+    assert_eq!(workspace.processes(), [INIT]);
 
     let mut client = workspace.attached();
     client.sync(&workspace.agent.host(), Path::new(ROOT), &View::everything());
@@ -228,12 +229,12 @@ fn a_session_comes_over_an_exec_as_well() {
 fn an_idle_workspace_stops_by_itself_and_a_stop_is_heard_at_once() {
     let workspace = Workspace::new(BUSYBOX);
     let mut client = workspace.attach();
-    client.hello_with(Hello { protocol: PROTOCOL, silence: 60_000, idle_stop: Some(1) });
+    client.hello_with(Hello { idle_stop: Some(1), ..hello(60_000) });
     client.bye();
     assert_eq!(docker(&["wait", &workspace.id]), "0");
     docker(&["start", &workspace.id]);
     let mut client = workspace.attach();
-    client.hello_with(Hello { protocol: PROTOCOL, silence: 60_000, idle_stop: Some(0) });
+    client.hello_with(Hello { idle_stop: Some(0), ..hello(60_000) });
     client.bye();
     // Ten seconds, and then SIGKILL, is what a main process gets that does not listen.
     docker(&["stop", "-t", "600", &workspace.id]);

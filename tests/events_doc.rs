@@ -15,7 +15,7 @@ use fastbuild::{
         Renderer as _, Verbosity,
         events::{
             Amount, Applied, Changed, Direction, Earlier, Event, Failure, Holding, Limit, MadeBecause,
-            NotWarm, Noticing, Phase, Reached, Special, Warm, Warning, Why,
+            NotWarm, Noticing, Phase, Reached, Special, WaitsFor, Warm, Warning, Why,
         },
         json::Json,
         own::{LineState, Own},
@@ -136,7 +136,12 @@ fn the_rest() -> Vec<(u64, Event)> {
     ];
     let pull =
         Event::PullProgress { layer: String::new(), status: "Downloading".into(), current: 0, total: None };
-    let waiting = Event::WaitingForLock { pid: 1, command: String::new(), holder: Holding::Runs };
+    let waiting = Event::WaitingForLock {
+        pid: 1,
+        command: String::new(),
+        holder: Holding::Runs,
+        why: WaitsFor::Output(String::new()),
+    };
     let phases = [Phase::Pull, Phase::Create].map(|phase| started(phase, None));
     let events = warnings.into_iter().map(Event::Warned).chain([pull, waiting]).chain(phases);
     let events = events.chain(of_workspaces());

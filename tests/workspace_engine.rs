@@ -13,7 +13,7 @@ use fastbuild::{
     agent::{
         near::{Duplex, Event, Session, SessionError, Settings},
         program,
-        protocol::{Blob, Extent, Home as HomeOf, Input, Open, Reply, Request, Run, Status, User},
+        protocol::{Blob, Claim, Extent, Home as HomeOf, Input, Open, Reply, Request, Run, Status, User},
     },
     build::reaper::{Duty, InContainer},
     cli::{Command, args::parse},
@@ -25,7 +25,7 @@ use fastbuild::{
     plan::{self, Endpoint, Plan},
     state::{Project, State},
     workspace::{
-        self, How, Keeping, NotWarm, Wanted, Why, Workspace, WorkspaceError,
+        self, How, Keeping, Line, NotWarm, Wanted, Why, Workspace, WorkspaceError,
         list::{self, Limits, Owner, Removal},
         storage::Storage,
     },
@@ -101,7 +101,7 @@ impl Home {
         found: Option<ContainerFacts>,
         settings: &Settings,
     ) -> Result<(Workspace, Session), WorkspaceError> {
-        workspace::enter(docker, &self.wanted(""), found, settings, &[]).await
+        workspace::enter(docker, &self.wanted(""), found, Line::Main, settings, &[]).await
     }
 
     /// Makes a container with the workspace's name that never started.
@@ -152,6 +152,7 @@ fn open_request() -> Request {
         extent: Extent::Sources,
         caches: Vec::new(),
         ways: Vec::new(),
+        claim: Claim::Everything,
     }))
 }
 

@@ -28,7 +28,7 @@ use tokio::{
 
 use super::{
     frame::{self, Decoder, End, FrameError, Kind, NONCE, Nonce, Received},
-    protocol::{self, BadMessage, Failed, Failure, Hello, PROTOCOL, Reply, Request, Welcome},
+    protocol::{self, BadMessage, Client, Failed, Failure, Hello, PROTOCOL, Reply, Request, Welcome},
 };
 use crate::{
     build::channel::{self, Chunk, ChunkReader},
@@ -151,8 +151,10 @@ impl Incoming {
 }
 
 /// What a session is opened with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
+    /// Who opens it.
+    pub client: Client,
     /// After how long without a client the workspace stops by itself; zero is never. None leaves it as it is.
     pub idle_stop: Option<Duration>,
     /// How long the Welcome may take in all.
@@ -163,7 +165,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { idle_stop: None, patience: PATIENCE, silence: SILENCE }
+        Settings { client: Client::default(), idle_stop: None, patience: PATIENCE, silence: SILENCE }
     }
 }
 
@@ -465,6 +467,7 @@ impl Session {
             protocol: PROTOCOL,
             silence: settings.silence.as_millis() as u64,
             idle_stop: settings.idle_stop.map(|time| time.as_secs()),
+            client: settings.client.clone(),
         };
         self.receiver.decoder = Decoder::new(End::Near(nonce));
         let greeted = self.sender.write(|outgoing| {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::tree::{RelPath, Timestamp};
 
 /// The version of all of this. A workspace whose agent speaks another one is made anew.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// A message that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +44,21 @@ pub struct Hello {
     pub silence: u64,
     /// After how many seconds without a client the workspace stops by itself; zero is never. None leaves it as it is.
     pub idle_stop: Option<u64>,
+    /// Who it is.
+    pub client: Client,
+}
+
+/// Who is at the near end, for those who wait and for who ends the session of a dead one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Client {
+    /// The run's id.
+    pub run: String,
+    /// The id of its state directory: where it is the same, so is the machine.
+    pub state: String,
+    /// Its process.
+    pub pid: u32,
+    /// Its command line, without the values of options.
+    pub command: String,
 }
 
 /// The answer.
@@ -58,7 +73,8 @@ pub struct Welcome {
 /// What the near end says after its [`Hello`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// Names the source root, and has it scanned. Answered by [`Reply::Opened`], at once; the scan goes on meanwhile.
+    /// Names the source root, and has it scanned. Answered by [`Reply::Opened`] when it is this client's turn (see [`Open::claim`]), and
+    /// by [`Reply::Waiting`] before, where that is not at once; the scan goes on meanwhile.
     Open(Box<Open>),
     /// Asks what differs from the host's tree. Answered by [`Reply::Differing`], and nodes as data: all that the far end
     /// has of the source tree in the buckets that differ.
@@ -134,6 +150,28 @@ pub struct Open {
     /// Absolute paths of the directories that lead to them from the root or from the user's home: an engine makes those that are
     /// missing, as root's, and they are to be the user's as well.
     pub ways: Vec<Blob>,
+    /// What of it is this client's alone.
+    pub claim: Claim,
+}
+
+/// What of the workspace is a client's alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Claim {
+    /// All of it.
+    Everything,
+    /// What lies at and below these absolute paths: others may be at work who claim other ones.
+    Outputs(Vec<Blob>),
+}
+
+/// Why two clients cannot be at work in a workspace at the same time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Conflict {
+    /// One of them claims everything.
+    Everything,
+    /// An output of one is, holds or lies in this output of the other.
+    Output(Blob),
+    /// They have different ideas of what the source tree is, or run as different users.
+    Settings,
 }
 
 /// What a place can take yet.
@@ -277,6 +315,16 @@ pub enum Reply {
         gid: u32,
         /// What there is room for below the root.
         room: Room,
+        /// Outputs below the root that others are making right now.
+        #[serde(with = "paths")]
+        others: Vec<RelPath>,
+    },
+    /// Somebody else is at work there, and has to end first.
+    Waiting {
+        /// Who.
+        client: Client,
+        /// Why that has to be waited for.
+        why: Conflict,
     },
     /// Nodes follow as data.
     Differing {

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::{
     BuildError, Finished, Interrupted, Interrupts, Running, image, leftovers,
-    locks::Locks,
+    locks::{Locks, client},
     mounted::{self, Placeholders},
     plain,
     reaper::{Charge, Duty, InContainer, Reaper},
@@ -31,7 +31,7 @@ use crate::{
     },
     state::{Project, Run, State},
     workspace::{
-        self, How, Keeping, NotWarm, Surroundings, Wanted, Why, Workspace, WorkspaceError, daily,
+        self, How, Keeping, Line, NotWarm, Surroundings, Wanted, Why, Workspace, WorkspaceError, daily,
         storage::Storage,
     },
 };
@@ -84,7 +84,7 @@ pub async fn run(
 ) -> Result<Finished, BuildError> {
     let project = &locks.project;
     let loading = warm::load_record(project);
-    let tree = Tree::begin(plan, project, reporter);
+    let tree = Tree::begin(plan, locks, reporter);
     let docker = interrupts.unless(Docker::connect(at.endpoint)).await??;
     let is_kept = plan.tier.value == Tier::Warm && !plan.route.value.is_mounted();
     let kept = match is_kept {
@@ -197,7 +197,7 @@ impl Site<'_> {
             Keeping::Kept { .. } => Duty::Free(self.place(keeping.name())),
             Keeping::OneRun { .. } => Duty::Remove(self.place(keeping.name())),
         });
-        let (outcome, left) = match self.enter(wanted, found, &tree, &surroundings, interrupts).await {
+        let (outcome, left) = match self.enter(wanted, found, &surroundings, interrupts).await {
             Ok((workspace, session)) => {
                 if let Some(reaper) = &reaper {
                     reaper.note_made();
@@ -246,21 +246,24 @@ impl Site<'_> {
         &self,
         wanted: &Wanted,
         found: Option<ContainerFacts>,
-        tree: &Tree,
         surroundings: &Surroundings,
         interrupts: &mut Interrupts,
     ) -> Result<(Workspace, Session), BuildError> {
         let (plan, reporter) = (self.plan, self.reporter);
         let phase = Running::begin(Phase::Workspace, None, reporter);
         let settings = Settings {
+            client: client(&self.run, self.state)?,
             idle_stop: Some(plan.workspace.idle_stop.value),
             silence: self.at.endpoint.silence(plan.workspace.grace.value),
             ..Settings::default()
         };
-        let first = tree.first_requests(plan, surroundings);
+        let first = warm::first_requests(plan, surroundings);
         let entering = async {
+            let found = self.until_ready(wanted, found).await?;
+            let line = self.locks.line();
             let (workspace, session) =
-                workspace::enter(&self.docker, wanted, found, &settings, &first).await?;
+                workspace::enter(&self.docker, wanted, found, line, &settings, &first).await?;
+            self.locks.entered()?;
             if let (true, Some(container)) = (plan.route.value.is_mounted(), workspace.container()) {
                 mounted::refuse_other_tree(&self.docker, container, plan).await?;
             }
@@ -270,6 +273,19 @@ impl Site<'_> {
         phase.end(Amount::default());
         reporter.emit(Event::Workspace { name: wanted.name().to_owned(), how: workspace.how().into() });
         Ok((workspace, session))
+    }
+
+    /// Waits until nobody else is in a workspace to whose container something has to be done.
+    async fn until_ready(
+        &self,
+        wanted: &Wanted,
+        found: Option<ContainerFacts>,
+    ) -> Result<Option<ContainerFacts>, BuildError> {
+        if self.locks.line() == Line::Main || wanted.is_ready(found.as_ref()) {
+            return Ok(found);
+        }
+        self.locks.be_alone(self.reporter).await?;
+        Ok(self.docker.look(wanted.name()).await?)
     }
 
     /// A one-run container goes by itself when its client is gone; waits for that.

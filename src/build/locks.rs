@@ -1,37 +1,63 @@
-//! The two locks of a run. The workspace's (or scratch directory's) is held to the run's end: one build at a time works there. The
-//! source root's is shared while the tree is looked at and sent, and exclusive while products are applied, so that builds in
-//! different workspaces go on side by side. Where the tree itself is mounted, and for a watch's builds, it is exclusive to the run's end.
+//! What a run locks here, and its wait for its turn in a workspace.
 //!
-//! The workspace's is always taken first: who holds the source root's waits for nobody but who applies. Each wait says for whom.
+//! The source root's lock is shared while the tree is looked at and sent, and exclusive while products are applied, so that builds go on
+//! side by side. Where the tree itself is mounted, and for a watch's builds, it is exclusive to the run's end. Who has to wait for the
+//! turn in the workspace lets go of it, because the build that is waited for will want to apply, and looks at the tree again afterwards.
+//!
+//! Whose turn it is in a workspace is the agent's matter (`agent/far/turn.rs`). Here is only who is inside, of this state directory, so
+//! that nobody stops, replaces or removes a container under others: that is the place's lock, shared by who is inside; the door's is held
+//! by who enters. A scratch directory has one build at a time, which holds the place alone.
+//!
+//! | taken | while others hold |
+//! |---|---|
+//! | door | nothing |
+//! | place | the door |
+//! | source root | door and place |
+//! | turn | the place |
+//! | source root, to apply | place and turn |
 
 use std::{
     pin::pin,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use super::{BuildError, Interrupts, detached, recover};
 use crate::{
+    agent::{
+        near::Session,
+        protocol::{Client, Conflict, Reply},
+    },
     plan::{Engine, OnLocked, Plan, Tier},
     report::{
         Reporter,
-        events::{Event, Holding},
+        events::{Event, Holding, WaitsFor},
     },
-    state::{Held, Holder, Lock, Project, State},
+    state::{Held, Holder, Lock, Project, Run, State, StateError, own_command_line},
     sys::process::is_stopped,
-    workspace,
+    workspace::{self, Line},
 };
 
-/// How often it is looked whether the holder of a lock was stopped; who applies products is waited for so long in silence.
+/// How often it is looked whether who is waited for was stopped; who enters or applies products is waited for so long in silence.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a run holds.
 pub(super) struct Locks {
     pub(super) project: Project,
     state: State,
-    _place: Option<Held>,
+    place: Mutex<Option<Place>>,
     sources: Mutex<Option<Held>>,
     share: Share,
+    on_locked: OnLocked,
+}
+
+/// What a run holds of the place that it works in.
+struct Place {
+    lock: Lock,
+    /// Until the workspace has been entered.
+    door: Option<Held>,
+    inside: Held,
+    line: Line,
 }
 
 /// How a run uses the source root.
@@ -43,7 +69,53 @@ pub(super) enum Share {
     Whole,
 }
 
+/// Whether the turn in a workspace came at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    First,
+    AfterOthers,
+}
+
+/// What a build works in.
+pub(super) enum Where {
+    /// The workspace of that name.
+    Workspace(String),
+    /// A scratch directory.
+    Directory(String),
+}
+
 impl Locks {
+    /// The lock of `place`, and none of the source root.
+    ///
+    /// # Errors
+    /// As [`Locks::take`].
+    pub(super) async fn of(
+        place: Option<Where>,
+        share: Share,
+        on_locked: OnLocked,
+        project: &Project,
+        state: &State,
+        reporter: &Reporter,
+    ) -> Result<Locks, BuildError> {
+        let place = match place {
+            None => None,
+            Some(Where::Workspace(name)) => Some(Place::enter(project, &name, on_locked, reporter).await?),
+            Some(Where::Directory(path)) => {
+                let lock = project.place(&path);
+                let inside = take(lock.clone(), Lock::lock, Say::AtOnce, on_locked, reporter).await?;
+                Some(Place { lock, door: None, inside, line: Line::Main })
+            }
+        };
+        Ok(Locks {
+            project: project.clone(),
+            state: state.clone(),
+            place: Mutex::new(place),
+            sources: Mutex::new(None),
+            share,
+            on_locked,
+        })
+    }
+
     /// Takes what a run of `plan` needs before it looks at the tree, and makes good what an earlier run was kept from finishing.
     ///
     /// # Errors
@@ -59,41 +131,128 @@ impl Locks {
         let on_locked = plan.lock.value;
         let is_mounted = plan.route.value.is_mounted();
         let place = match (&plan.engine.value, &plan.scratch, plan.tier.value) {
-            (Engine::Host, Some(scratch), _) => Some(scratch.value.directory.to_string_lossy().into_owned()),
-            (Engine::Docker(_), _, Tier::Warm) if !is_mounted => Some(workspace::name(plan, project, state)?),
+            (Engine::Host, Some(scratch), _) => {
+                Some(Where::Directory(scratch.value.directory.to_string_lossy().into_owned()))
+            }
+            (Engine::Docker(_), _, Tier::Warm) if !is_mounted => {
+                Some(Where::Workspace(workspace::name(plan, project, state)?))
+            }
             _ => None,
         };
-        let place = match place {
-            Some(name) => {
-                let taking = take(project.place(&name), Lock::lock, Say::AtOnce, on_locked, reporter);
-                Some(interrupts.unless(taking).await??)
-            }
-            None => None,
-        };
         let share = if is_mounted { Share::Whole } else { share };
-        let alone = share == Share::Whole || recover::is_owed(project, state);
-        let how = if alone { Lock::lock } else { Lock::share };
-        let taking = take(project.sources(), how, Say::AfterAWhile, on_locked, reporter);
-        let mut held = interrupts.unless(taking).await??;
-        if alone {
-            {
-                let _undisturbed = interrupts.suspension().undisturbed().await;
-                recover::recover(project, state, reporter)?;
-            }
-            if share == Share::Parts {
-                drop(held);
-                let taking = take(project.sources(), Lock::share, Say::AfterAWhile, on_locked, reporter);
-                held = interrupts.unless(taking).await??;
-            }
+        let taking = Locks::of(place, share, on_locked, project, state, reporter);
+        let locks = interrupts.unless(taking).await??;
+        if recover::is_owed(project, state) {
+            let taking = take(project.sources(), Lock::lock, Say::AfterAWhile, on_locked, reporter);
+            let _alone = interrupts.unless(taking).await??;
+            let _undisturbed = interrupts.suspension().undisturbed().await;
+            recover::recover(project, state, reporter)?;
         }
-        let sources = Mutex::new(Some(held));
-        Ok(Locks { project: project.clone(), state: state.clone(), _place: place, sources, share })
+        // Who will have to wait for others looks at the tree when they are done.
+        if locks.line() == Line::Main {
+            interrupts.unless(locks.look_at_sources(reporter)).await??;
+        }
+        Ok(locks)
     }
 
-    /// The tree was looked at and sent.
+    /// Whether the source root may be looked at.
+    pub(super) fn may_look(&self) -> bool {
+        guard(&self.sources).is_some()
+    }
+
+    /// Waits until the source root may be looked at, unless it may.
+    ///
+    /// # Errors
+    /// The lock's.
+    pub(super) async fn look_at_sources(&self, reporter: &Reporter) -> Result<(), BuildError> {
+        if self.may_look() {
+            return Ok(());
+        }
+        let how = if self.share == Share::Whole { Lock::lock } else { Lock::share };
+        let held = take(self.project.sources(), how, Say::AfterAWhile, self.on_locked, reporter).await?;
+        *guard(&self.sources) = Some(held);
+        Ok(())
+    }
+
+    /// The tree was sent.
     pub(super) fn tree_was_sent(&self) {
         if self.share == Share::Parts {
-            self.sources.lock().unwrap_or_else(PoisonError::into_inner).take();
+            guard(&self.sources).take();
+        }
+    }
+
+    /// How to come to the agent: whether others of this state directory are in the workspace.
+    pub(super) fn line(&self) -> Line {
+        guard(&self.place).as_ref().map_or(Line::Main, |place| place.line)
+    }
+
+    /// Waits until nobody else is in the workspace, because something is to be done to its container.
+    ///
+    /// # Errors
+    /// The lock's.
+    pub(super) async fn be_alone(&self, reporter: &Reporter) -> Result<(), BuildError> {
+        let Some(mut place) = guard(&self.place).take() else { return Ok(()) };
+        // As long as the door is held, nobody comes.
+        drop(place.inside);
+        place.inside = take(place.lock.clone(), Lock::lock, Say::AtOnce, self.on_locked, reporter).await?;
+        place.line = Line::Main;
+        *guard(&self.place) = Some(place);
+        Ok(())
+    }
+
+    /// The workspace was entered: others may follow.
+    ///
+    /// # Errors
+    /// The lock's.
+    pub(super) fn entered(&self) -> Result<(), StateError> {
+        match &mut *guard(&self.place) {
+            Some(place) if place.door.is_some() => {
+                place.inside.share()?;
+                place.door = None;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until the agent has opened the source root, which it does when it is this client's turn. Gives what `take` makes of that reply.
+    ///
+    /// # Errors
+    /// [`BuildError::Locked`] where `--no-wait` says not to wait, and the session's.
+    pub(super) async fn turn<T>(
+        &self,
+        session: &mut Session,
+        take: impl Fn(Reply) -> Result<T, Reply>,
+        reporter: &Reporter,
+    ) -> Result<(T, Order), BuildError> {
+        let own = self.state.id()?;
+        let mut wait: Option<Wait> = None;
+        loop {
+            let reply = session.reply("that the workspace is open", |reply| match reply {
+                Reply::Waiting { client, why } => Ok(Err((client, why))),
+                other => take(other).map(Ok),
+            });
+            tokio::select! {
+                reply = reply => match reply? {
+                    Ok(opened) => return Ok((opened, if wait.is_some() { Order::AfterOthers } else { Order::First })),
+                    Err((Client { pid, command, .. }, _)) if self.on_locked == OnLocked::Fail => {
+                        return Err(BuildError::Locked { holder: Some(Holder { pid, command }) });
+                    }
+                    Err((client, why)) => {
+                        guard(&self.sources).take();
+                        // A process of another machine's, or of another PID namespace, cannot be looked at.
+                        let is_here = client.state == own;
+                        let holder = Holder { pid: client.pid, command: client.command };
+                        let next = wait.insert(Wait { holder, why: waits_for(&why), is_here, said: None });
+                        next.tell(reporter);
+                    }
+                },
+                () = tokio::time::sleep(LOOK_AGAIN), if wait.is_some() => {
+                    if let Some(wait) = &mut wait {
+                        wait.tell(reporter);
+                    }
+                }
+            }
         }
     }
 
@@ -116,13 +275,62 @@ impl Locks {
     }
 }
 
-/// Takes the lock of what a workspace's own command works in, for `fastbuild workspace shell`.
-pub(super) async fn take_place(
-    project: &Project,
-    name: &str,
-    reporter: &Reporter,
-) -> Result<Held, BuildError> {
-    take(project.place(name), Lock::lock, Say::AtOnce, OnLocked::Wait, reporter).await
+impl Place {
+    async fn enter(
+        project: &Project,
+        name: &str,
+        on_locked: OnLocked,
+        reporter: &Reporter,
+    ) -> Result<Place, BuildError> {
+        let door = take(project.door(name), Lock::lock, Say::AfterAWhile, on_locked, reporter).await?;
+        let lock = project.place(name);
+        let (inside, line) = match lock.try_lock()? {
+            Ok(alone) => (alone, Line::Main),
+            // Nobody holds it alone but behind the door.
+            Err(_) => (lock.share()?, Line::Further),
+        };
+        Ok(Place { lock, door: Some(door), inside, line })
+    }
+}
+
+/// Somebody who is waited for.
+struct Wait {
+    holder: Holder,
+    why: WaitsFor,
+    /// Whether its process can be looked at.
+    is_here: bool,
+    /// What was said last.
+    said: Option<Holding>,
+}
+
+impl Wait {
+    fn tell(&mut self, reporter: &Reporter) {
+        let Holder { pid, command } = &self.holder;
+        let now = if self.is_here && is_stopped(*pid) { Holding::IsStopped } else { Holding::Runs };
+        if self.said.is_none() || now == Holding::IsStopped && self.said != Some(now) {
+            let (pid, command) = (*pid, command.clone());
+            reporter.emit(Event::WaitingForLock { pid, command, holder: now, why: self.why.clone() });
+            self.said = Some(now);
+        }
+    }
+}
+
+fn waits_for(why: &Conflict) -> WaitsFor {
+    match why {
+        Conflict::Everything => WaitsFor::OutputsToBeNamed,
+        Conflict::Output(path) => WaitsFor::Output(String::from_utf8_lossy(path).into_owned()),
+        Conflict::Settings => WaitsFor::OtherSettings,
+    }
+}
+
+/// Who runs this process, for those who wait for it.
+pub(super) fn client(run: &Run, state: &State) -> Result<Client, StateError> {
+    let (run, state) = (run.id.clone(), state.id()?);
+    Ok(Client { run, state, pid: std::process::id(), command: own_command_line() })
+}
+
+fn guard<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// When a wait is told.
@@ -134,22 +342,26 @@ enum Say {
 
 async fn take(
     lock: Lock,
-    how: fn(&Lock) -> Result<Held, crate::state::StateError>,
+    how: fn(&Lock) -> Result<Held, StateError>,
     say: Say,
     on_locked: OnLocked,
     reporter: &Reporter,
 ) -> Result<Held, BuildError> {
+    let wait = |holder| Wait { holder, why: WaitsFor::Turn, is_here: true, said: None };
+    let mut waits: Option<Wait> = None;
     if say == Say::AtOnce {
         match lock.try_lock()? {
             Ok(held) => return Ok(held),
             Err(holder) if on_locked == OnLocked::Fail => return Err(BuildError::Locked { holder }),
-            Err(holder) => tell(holder.as_ref(), &mut None, reporter),
+            Err(holder) => waits = holder.map(wait),
         }
     }
     let holding = lock.clone();
     let mut locked = pin!(detached(move || how(&holding)));
-    let mut said = (say == Say::AtOnce).then_some(Holding::Runs);
     loop {
+        if let Some(waits) = &mut waits {
+            waits.tell(reporter);
+        }
         tokio::select! {
             locked = &mut locked => return Ok(locked??),
             () = tokio::time::sleep(LOOK_AGAIN) => {}
@@ -158,15 +370,9 @@ async fn take(
         if on_locked == OnLocked::Fail {
             return Err(BuildError::Locked { holder });
         }
-        tell(holder.as_ref(), &mut said, reporter);
-    }
-}
-
-fn tell(holder: Option<&Holder>, said: &mut Option<Holding>, reporter: &Reporter) {
-    let Some(Holder { pid, command }) = holder else { return };
-    let now = if is_stopped(*pid) { Holding::IsStopped } else { Holding::Runs };
-    if said.is_none() || now == Holding::IsStopped && *said != Some(now) {
-        reporter.emit(Event::WaitingForLock { pid: *pid, command: command.clone(), holder: now });
-        *said = Some(now);
+        if let Some(holder) = holder {
+            let said = waits.take().and_then(|waits| waits.said);
+            waits = Some(Wait { said, ..wait(holder) });
+        }
     }
 }

@@ -55,7 +55,7 @@ use crate::{
         Reporter,
         events::{Amount, Applied, Earlier, Event, Phase, Warm, Warning},
     },
-    state::{Run, State},
+    state::{Held, Run, State},
     sys::at,
 };
 
@@ -202,7 +202,15 @@ impl Built {
         }
     }
 
-    /// Puts the products in place. From here on nothing is cut off by a signal.
+    /// Waits until the source root is this run's alone, where there is anything to be put in place.
+    async fn alone(&self, locks: &Locks, reporter: &Reporter) -> Result<Option<Held>, BuildError> {
+        match &self.staged {
+            Some(_) => locks.apply(reporter).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Puts the products in place; see [`Built::alone`]. From here on nothing is cut off by a signal.
     async fn put_in_place(
         self,
         record: Arc<Record>,
@@ -213,7 +221,6 @@ impl Built {
     ) -> Result<Option<Applied>, BuildError> {
         let Built { staged: Some(mut staged), mut times, .. } = self else { return Ok(None) };
         let project = &locks.project;
-        let _alone = locks.apply(reporter).await?;
         let made_again = staged.iter_mut().flat_map(|output| std::mem::take(&mut output.made_again));
         times.note(made_again.collect(), &plan.source.value);
         let phase = Running::begin(Phase::Apply, None, reporter);

@@ -16,7 +16,6 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
 
 use super::BuildError;
 use crate::{
@@ -24,8 +23,8 @@ use crate::{
     engine::{ContainerId, Docker, Owned, Removed},
     plan::Endpoint,
     report::Reporter,
-    state::{Project, State},
-    workspace::{self, LastSession, Mark, WorkspaceError, scratch},
+    state::State,
+    workspace::{self, WorkspaceError, scratch},
 };
 
 /// The hidden command that makes a process the reaper.
@@ -41,9 +40,6 @@ const MADE: &[u8] = b"made";
 const LOOKS: u32 = 20;
 /// See [`LOOKS`].
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
-
-/// How long the project's lock is held at most for an engine that answered, and then does not.
-const FREEING: Duration = Duration::from_secs(5);
 
 /// What is owed when fastbuild is dead.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -236,11 +232,7 @@ impl Charge {
         Ok(())
     }
 
-    /// Puts the host right and ends the dead client's session.
-    ///
-    /// The project's lock is held for either, and waited for: the signal must not meet the session of a later run, and a lock
-    /// that is taken now may be the dead client's own, which lives a moment longer than its end of the pipe. Between looks at
-    /// an engine that does not answer nobody holds it, so that no run has to wait for that engine, or fail.
+    /// Puts the host right and ends the dead client's session. No lock is held while an engine is asked that may not answer.
     fn free_workspace(
         &self,
         workspace: &InContainer,
@@ -254,9 +246,9 @@ impl Charge {
             let _lock = project.sources().lock()?;
             super::recover::recover(&project, &state, &Reporter::silent())
         };
-        runtime.block_on(workspace.end_session(&project))?;
+        runtime.block_on(workspace.end_session(&self.run));
         recovered?;
-        // Nothing of the run's own is on the engine. Without an engine, the agent misses its client by itself.
+        // Nothing of the run's own is on the engine.
         state.forget_run(&self.run);
         Ok(())
     }
@@ -308,31 +300,15 @@ impl InContainer {
         }
     }
 
-    async fn end_session(&self, project: &Project) -> Result<(), BuildError> {
+    /// Without an engine, the agent misses its client by itself.
+    async fn end_session(&self, run: &str) {
         for _ in 0..LOOKS {
             if let Ok(docker) = Docker::connect(&self.engine).await
-                && self.end_session_now(&docker, project).await? == OnEngine::Nothing
+                && workspace::end_session(&docker, &ContainerId::new(&self.container), run).await.is_ok()
             {
                 break;
             }
             tokio::time::sleep(BETWEEN_LOOKS).await;
-        }
-        Ok(())
-    }
-
-    /// A later run that was quicker has ended the dead one's session itself, and its mark says so, or says that it died in
-    /// its turn.
-    async fn end_session_now(&self, docker: &Docker, project: &Project) -> Result<OnEngine, BuildError> {
-        // This thread has nothing else to do.
-        let _lock = project.place(&self.container).lock()?;
-        let mark = Mark::load(&project.workspace_path(&self.engine.to_string(), &self.container));
-        if mark.is_some_and(|mark| mark.session == LastSession::Ended) {
-            return Ok(OnEngine::Nothing);
-        }
-        let container = ContainerId::new(&self.container);
-        match timeout(FREEING, workspace::end_session(docker, &container)).await {
-            Ok(Ok(())) => Ok(OnEngine::Nothing),
-            Ok(Err(_)) | Err(_) => Ok(OnEngine::Perhaps),
         }
     }
 }

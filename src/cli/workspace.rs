@@ -24,10 +24,9 @@ use crate::{
     report::{Reporter, Verbosity, numbers, text::one_line},
     state::State,
     workspace::{
-        Generation, Mark, WorkspaceError, daily,
+        Generation, WorkspaceError, daily,
         list::{self, Limits, Listed, Outlived, Owner, Removal, Unused},
         mark::now,
-        scratch,
     },
 };
 
@@ -201,24 +200,10 @@ async fn inspect(args: &InspectArgs) -> Result<(), Failure> {
         .as_ref()
         .and_then(|found| found.labels.get(labels::GENERATION))
         .and_then(|label| Generation::from_label(label));
-    let mark = match listed.owner {
-        Owner::Here => place.state.known_project(&listed.project),
-        Owner::Elsewhere => None,
-    };
-    let of_engine = match &listed.place {
-        list::Place::Container(_) => place.engine.clone(),
-        list::Place::Directory(directory) => scratch::engine_at(directory),
-    };
-    let name = match &listed.place {
-        list::Place::Container(_) => listed.name.as_str(),
-        list::Place::Directory(_) => "",
-    };
-    let mark = mark.and_then(|project| Mark::load(&project.workspace_path(&of_engine, name)));
     let facts = show::Facts {
         listed,
         started: found.as_ref().map(|found| found.started_at.as_str()),
         made_with: made_with.as_ref(),
-        last_session: mark.map(|mark| mark.session),
     };
     print(&match args.format() {
         PlanFormat::Text => facts.text(now()),

@@ -58,8 +58,6 @@ pub enum Operation {
     Wait,
     /// A signal to a container's process.
     Kill,
-    /// What runs in a container.
-    Top,
     /// Another size for a container's terminal.
     Resize,
     /// A container's state.
@@ -114,7 +112,6 @@ impl fmt::Display for Call {
             Operation::Update => write!(f, "set the limits of container {object}"),
             Operation::Wait => write!(f, "wait for container {object}"),
             Operation::Kill => write!(f, "send a signal to container {object}"),
-            Operation::Top => write!(f, "look at what runs in container {object}"),
             Operation::Resize => write!(f, "resize the terminal of container {object}"),
             Operation::InspectContainer => write!(f, "look up container {object}"),
             Operation::Remove => write!(f, "remove container {object}"),

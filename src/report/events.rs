@@ -314,6 +314,20 @@ pub enum Holding {
     IsStopped,
 }
 
+/// Why a run waits for another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "why", content = "output", rename_all = "kebab-case")]
+pub enum WaitsFor {
+    /// The other one has the place to itself for now.
+    Turn,
+    /// One of them names no outputs: those who do share a workspace.
+    OutputsToBeNamed,
+    /// Both make what lies at this path in the workspace.
+    Output(String),
+    /// They leave out other files, or run as different users.
+    OtherSettings,
+}
+
 /// One fact. Renderers get them in the order in which they happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
@@ -342,6 +356,9 @@ pub enum Event {
         command: String,
         /// What it does.
         holder: Holding,
+        /// Why the two cannot run at the same time.
+        #[serde(flatten)]
+        why: WaitsFor,
     },
     /// The workspace is there, and its agent answers.
     Workspace {

@@ -118,7 +118,7 @@ mod tests {
     use crate::{
         plan::Route,
         report::{
-            events::{Holding, Warning},
+            events::{Holding, WaitsFor, Warning},
             testing::*,
         },
     };
@@ -150,6 +150,7 @@ mod tests {
                     pid: 7,
                     command: "fastbuild -- make".into(),
                     holder: Holding::IsStopped,
+                    why: WaitsFor::OutputsToBeNamed,
                 },
             ),
             (12, started(Phase::Upload, Some((2003, 20_100_000)))),
@@ -163,7 +164,7 @@ mod tests {
         ];
         insta::assert_snapshot!(run(&events), @r#"
         {"fastbuild":1,"time":0.0,"event":"planned","image":"jekyll:1","engine":"unix:///e","route":"layer","because":"r","source":"/p","command":["jekyll"]}
-        {"fastbuild":1,"time":0.001,"event":"waiting-for-lock","pid":7,"command":"fastbuild -- make","holder":"is-stopped"}
+        {"fastbuild":1,"time":0.001,"event":"waiting-for-lock","pid":7,"command":"fastbuild -- make","holder":"is-stopped","why":"outputs-to-be-named"}
         {"fastbuild":1,"time":0.012,"event":"phase-started","phase":"upload","total":{"files":2003,"bytes":20100000}}
         {"fastbuild":1,"time":0.013,"event":"phase-progress","phase":"upload","done":{"files":3,"bytes":1000}}
         {"fastbuild":1,"time":0.492,"event":"phase-ended","phase":"upload","done":{"files":2003,"bytes":20100000},"took":0.48}

@@ -16,7 +16,7 @@ use crate::plan::Route;
 use super::{
     events::{
         Amount, Applied, Changed, Direction, Event, Holding, Limit, MadeBecause, NotWarm, Phase, Reached,
-        Special, Warning, Why,
+        Special, WaitsFor, Warning, Why,
     },
     lock,
     own::{LineState, Own},
@@ -291,7 +291,8 @@ pub(super) fn event() -> impl Strategy<Value = Event> {
         }),
         (any::<u32>(), hostile_text()).prop_map(|(pid, command)| {
             let holder = if pid % 2 == 0 { Holding::Runs } else { Holding::IsStopped };
-            Event::WaitingForLock { pid, command, holder }
+            let why = WaitsFor::Output(command.clone());
+            Event::WaitingForLock { pid, command, holder, why }
         }),
         (phase(), prop::option::of(amount())).prop_map(|(phase, total)| Event::PhaseStarted { phase, total }),
         (phase(), amount()).prop_map(|(phase, done)| Event::PhaseProgress { phase, done }),

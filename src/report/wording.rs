@@ -12,7 +12,7 @@ use std::{
 use super::{
     events::{
         Amount, Applied, Changed, Direction, Earlier, Event, Failure, Holding, Limit, MadeBecause, Noticing,
-        Phase, Reached, Special, Warm, Warning, Why, path_text,
+        Phase, Reached, Special, WaitsFor, Warm, Warning, Why, path_text,
     },
     numbers::{bytes, count, counted, counted_as, fine_seconds, seconds},
     text::{indented, one_line},
@@ -195,7 +195,9 @@ pub fn news(event: &Event) -> Option<News> {
         Event::Planned { image, engine, route, because, source, command } => {
             News::Detail(planned(image.as_deref(), engine, *route, because, source, command))
         }
-        Event::WaitingForLock { pid, command, holder } => News::Said(waiting(*pid, command, *holder)),
+        Event::WaitingForLock { pid, command, holder, why } => {
+            News::Said(format!("{}{}", waiting(*pid, command, *holder), side_by_side(why)))
+        }
         Event::Workspace { name, how } => match made_anew(how) {
             Some(sentence) => News::Said(sentence),
             None => News::Detail(workspace(name, how)),
@@ -265,6 +267,18 @@ fn waiting(pid: u32, command: &str, holder: Holding) -> String {
             "waiting for another run in this project, which is stopped by Ctrl-Z (pid {pid}): {command}; `fg` in its shell \
              takes it up, and so does `kill -CONT {pid}`"
         ),
+    }
+}
+
+/// What keeps two runs from going on side by side.
+fn side_by_side(why: &WaitsFor) -> String {
+    match why {
+        WaitsFor::Turn => String::new(),
+        WaitsFor::OutputsToBeNamed => {
+            "; builds whose outputs are all named with -o run side by side".to_owned()
+        }
+        WaitsFor::Output(path) => format!("; both make {}", path_text(path.as_ref())),
+        WaitsFor::OtherSettings => "; it leaves out other files, or runs as another user".to_owned(),
     }
 }
 

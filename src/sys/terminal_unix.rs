@@ -49,7 +49,8 @@ pub fn is_foreground() -> bool {
     streams.into_iter().all(|stream| tcgetpgrp(stream).map_or(true, |foreground| foreground == own))
 }
 
-/// Standard input's terminal in raw mode: keys go to the command as they are pressed, Ctrl-C among them. Restored when
+/// Standard input's terminal in raw mode: keys go to the command as they are pressed, Ctrl-C among them, unless others are in the
+/// foreground too (`make`, a script). Those write lines of their own, and a signal of the terminal's is for all of them. Restored when
 /// dropped. Whenever fastbuild is in the background, it is as it was.
 #[derive(Debug)]
 pub struct RawTerminal(());
@@ -92,9 +93,14 @@ pub fn take_up() -> io::Result<()> {
     }
     let mut raw = now.clone();
     raw.make_raw();
+    let is_shared = rustix::process::getpgrp() != rustix::process::getpid();
+    if is_shared {
+        raw.output_modes = now.output_modes;
+        raw.local_modes |= now.local_modes & LocalModes::ISIG;
+    }
     tcsetattr(stdio::stdin(), OptionalActions::Now, &raw)?;
     kept.before = Some(now);
-    RAW.store(true, Ordering::Release);
+    RAW.store(!is_shared, Ordering::Release);
     Ok(())
 }
 

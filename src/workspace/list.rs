@@ -236,9 +236,9 @@ impl Listed {
 /// The system's, and the state directory's.
 pub fn remove_here(state: &State, listed: &Listed) -> Result<Removal, WorkspaceError> {
     let Some(project) = state.known_project(&listed.project) else { return Ok(Removal::Gone) };
-    match project.place(&listed.name).try_lock()? {
+    match project.try_empty(&listed.name)? {
         Err(holder) => Ok(Removal::Busy(holder)),
-        Ok(_lock) => {
+        Ok(_locks) => {
             scratch::remove_of(&project, listed.name.as_ref())?;
             Ok(Removal::Gone)
         }
@@ -308,9 +308,9 @@ pub async fn remove(
         // Whether it is in use, nobody here knows: whoever names it means it.
         Owner::Elsewhere => None,
     };
-    let _lock = match project.as_ref().map(|project| project.place(&listed.name).try_lock()).transpose()? {
+    let _locks = match project.as_ref().map(|project| project.try_empty(&listed.name)).transpose()? {
         Some(Err(holder)) => return Ok(Removal::Busy(holder)),
-        Some(Ok(lock)) => Some(lock),
+        Some(Ok(locks)) => Some(locks),
         None => None,
     };
     let mut owned = Owned::by(labels::PROJECT, &listed.project);
@@ -454,9 +454,9 @@ pub async fn remove_unused(
         Unused::Cache { .. } => None,
     };
     // A run may have made it and be about to make its container.
-    let _lock = match project.as_ref().map(|project| project.place(unused.name()).try_lock()).transpose()? {
+    let _locks = match project.as_ref().map(|project| project.try_empty(unused.name())).transpose()? {
         Some(Err(holder)) => return Ok(Removal::Busy(holder)),
-        Some(Ok(lock)) => Some(lock),
+        Some(Ok(locks)) => Some(locks),
         None => None,
     };
     match docker.remove_volume(unused.name(), &Owned::by(labels::STATE, &state.id()?)).await {

@@ -32,6 +32,24 @@ pub struct Ready {
     pub how: How,
     /// Whether its working directory, where that is a share, holds what fastbuild put there.
     pub share: Share,
+    /// Who made it.
+    pub maker: Maker,
+}
+
+/// Whose clients may attach to a workspace: there is room for one, and only those of one state directory know of each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Maker {
+    /// This state directory.
+    Here,
+    /// Another one.
+    Elsewhere,
+}
+
+impl Maker {
+    pub(super) fn of(found: &ContainerFacts, state: &str) -> Maker {
+        let is_ours = found.labels.get(labels::STATE).is_some_and(|label| label == state);
+        if is_ours { Maker::Here } else { Maker::Elsewhere }
+    }
 }
 
 /// Has a workspace ready for a session. `found` is what [`Docker::look`] said of [`Wanted::name`].
@@ -81,13 +99,14 @@ async fn ensure_once(
     {
         return replace(docker, wanted, why, &found).await;
     }
+    let maker = Maker::of(&found, &wanted.state);
     let container = found.id;
     let share = share_of(docker, wanted, &container).await?;
     match found.life {
         Life::Paused => docker.unpause(&container).await?,
         Life::Exited => {
             return match docker.start(&container).await.map_err(not_started) {
-                Ok(()) => Ok(Ready { container, how: How::Started, share }),
+                Ok(()) => Ok(Ready { container, how: How::Started, share, maker }),
                 Err(WorkspaceError::NotWarm(why)) => {
                     make_anew(docker, wanted, Why::Broken(why.to_string())).await
                 }
@@ -96,7 +115,7 @@ async fn ensure_once(
         }
         Life::Created | Life::Running | Life::Dead => {}
     }
-    Ok(Ready { container, how: How::Found, share })
+    Ok(Ready { container, how: How::Found, share, maker })
 }
 
 /// Whose a share is in a workspace that is there: the run that made it may not have come to look at what the share holds.
@@ -248,7 +267,7 @@ async fn make(
         }
     };
     match furnish(docker, wanted, &container, old).await {
-        Ok(share) => Ok(Ready { container, how: How::Made(why), share }),
+        Ok(share) => Ok(Ready { container, how: How::Made(why), share, maker: Maker::Here }),
         Err(error) => {
             remove_useless(docker, wanted).await;
             Err(wanted.storage.blame(error))

@@ -1,5 +1,5 @@
 //! What the state directory knows of a project's workspace on one engine. It is a hint: a mark that is missing, damaged,
-//! or about another container costs a signal or a file sent twice, and never a wrong build.
+//! or about another container costs a file sent twice, and never a wrong build.
 
 use std::{
     collections::BTreeMap,
@@ -13,16 +13,6 @@ use crate::state::{StateError, read_json, replace_json};
 
 /// The version of the file's form; another one is thrown away.
 const VERSION: u32 = 2;
-
-/// How the last session came out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LastSession {
-    /// Both ends said goodbye.
-    Ended,
-    /// It runs, or its client died.
-    Open,
-}
 
 /// What is known of a workspace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,10 +30,8 @@ pub struct Mark {
     pub source: String,
     /// When it was made, in seconds since 1970.
     pub made: u64,
-    /// When a session last began or ended, in seconds since 1970.
+    /// When a build last ended there, in seconds since 1970.
     pub last_used: u64,
-    /// How that session came out.
-    pub session: LastSession,
     /// For each seeded output what fastbuild last left in its place on the host, in the words of whoever seeds.
     pub seeds: BTreeMap<String, String>,
 }
@@ -61,7 +49,6 @@ impl Mark {
             source: source.to_string_lossy().into_owned(),
             made: now,
             last_used: now,
-            session: LastSession::Open,
             seeds: BTreeMap::new(),
         }
     }
@@ -76,8 +63,7 @@ impl Mark {
     ///
     /// # Errors
     /// When the state directory does not take it.
-    pub fn save(&mut self, path: &Path, session: LastSession) -> Result<(), StateError> {
-        self.session = session;
+    pub fn save(&mut self, path: &Path) -> Result<(), StateError> {
         self.last_used = now();
         replace_json(path, self).map_err(StateError::at("write", path))
     }
@@ -99,12 +85,12 @@ mod tests {
         let text = |text: &str| text.to_owned();
         let mut mark = Mark::new(text("n"), text("c"), text("e"), text("i"), Path::new("/p"));
         mark.seeds.insert("target".to_owned(), "abc".to_owned());
-        mark.save(&path, LastSession::Ended).unwrap();
+        mark.save(&path).unwrap();
         assert_eq!(Mark::load(&path), Some(mark));
 
         let good = std::fs::read_to_string(&path).unwrap();
         let damaged =
-            [&good[..good.len() - 1], "", "{}", &good.replace("ended", "endet"), &good.replacen('2', "1", 1)];
+            [&good[..good.len() - 1], "", "{}", &good.replace("made", "maid"), &good.replacen('2', "1", 1)];
         for damaged in damaged {
             std::fs::write(&path, damaged).unwrap();
             assert_eq!(Mark::load(&path), None, "{damaged}");

@@ -2,7 +2,7 @@
 //!
 //! In: a plan, the image's facts, an engine. Out: an open [`Session`] with the agent inside, and how the workspace came
 //! about ([`How`]). What must hold: a workspace is used only when all that it was made with ([`Generation`]) is what is
-//! wanted now; nobody's session is joined, for what a dead client left is ended first; whatever keeps the agent from
+//! wanted now; nobody's session is joined, for who attaches is alone, and others come by an exec; whatever keeps the agent from
 //! running there is told apart ([`NotWarm`]) from an engine that fails, so that the build can go on without it. Nothing here
 //! prints or decides about builds; [`crate::build`] does. The caller holds the project's lock.
 //!
@@ -35,14 +35,14 @@ pub mod surroundings;
 mod told;
 pub mod wanted;
 
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 pub use error::{NotWarm, WorkspaceError};
 pub use generation::{Changed, Generation};
 pub(crate) use made::agent_archive;
-pub use made::{Ready, ensure};
+pub use made::{Maker, Ready, ensure};
 use made::{make_anew, not_started, refuse_foreign, remove_useless};
-pub use mark::{LastSession, Mark};
+pub use mark::Mark;
 use scratch::{Child, ScratchError};
 use share::Marker;
 pub use share::Share;
@@ -58,25 +58,21 @@ use crate::{
         protocol::Request,
     },
     engine::{
-        Attached, Call, Cause, ContainerFacts, ContainerId, ContainerState, Delivery, Docker, EngineError,
-        Life, Obituary, Operation, Owned, Reach, Removed, Serves, StartError, labels,
+        Attached, Call, Cause, ContainerFacts, ContainerId, ContainerState, Docker, EngineError, Life,
+        Obituary, Operation, Owned, Reach, Removed, Serves, StartError, labels,
     },
     plan::{Plan, Stdin, Terminal},
     state::{Project, State, StateError},
 };
 
-/// How often, and how long after each other, it is looked whether a session is over that was told to be.
-const LOOKS_UNTIL_GONE: u32 = 200;
+/// How long it takes until something that changes by itself is looked at again.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
-/// How long the agent may take to end what a session left.
-const FREEING: Duration = Duration::from_secs(5);
+/// How long the agent may take to end a session, and what runs in it that cannot be killed.
+const FREEING: Duration = Duration::from_secs(15);
 
 /// How long a one-run container may take to go by itself before it is removed.
 const ENDS_BY_ITSELF: Duration = Duration::from_secs(20);
-
-/// The signal that tells the agent that its client is dead.
-pub const CLIENT_IS_DEAD: &str = "SIGUSR1";
 
 /// How a workspace came about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,13 +146,35 @@ struct Container {
     id: ContainerId,
     owned: Owned,
     marker: Option<Marker>,
-    serves: Serves,
+    reach: Reach,
+    /// The run whose client this is.
+    run: String,
     /// In seconds since 1970, by this machine's clock.
     made: u64,
 }
 
-/// Enters the workspace: has it ready, ends what a dead client left, and opens a session. `found` is what
-/// [`Docker::look`] said of [`Wanted::name`]; see [`Session::open`] for `first`.
+/// How a client comes to the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Line {
+    /// The only one of its state directory, which may attach.
+    Main,
+    /// Beside others, which must not be disturbed.
+    Further,
+}
+
+impl Line {
+    fn reach(self, docker: &Docker, serves: Serves, maker: Maker) -> Reach {
+        match (serves, self, maker) {
+            // Podman ends what the process reads with the first attach, which is just what a one-run container needs.
+            (Serves::OneClient, ..) => Reach::Attach,
+            (_, Line::Main, Maker::Here) => docker.facts().reach(),
+            (_, Line::Further, _) | (_, _, Maker::Elsewhere) => Reach::Exec,
+        }
+    }
+}
+
+/// Enters the workspace: has it ready, and opens a session. `found` is what [`Docker::look`] said of [`Wanted::name`], and for a further
+/// client has to be the wanted one; see [`Session::open`] for `first`.
 ///
 /// # Errors
 /// [`NotWarm`] when the agent cannot run there or does not answer even in a new workspace (which is removed), and the
@@ -165,14 +183,15 @@ pub async fn enter(
     docker: &Docker,
     wanted: &Wanted,
     found: Option<ContainerFacts>,
+    line: Line,
     settings: &Settings,
     first: &[Request],
 ) -> Result<(Workspace, Session), WorkspaceError> {
     let ready = ensure(docker, wanted, found).await?;
-    let (mut workspace, container) = Workspace::of(docker, wanted, ready);
-    workspace.prepare(&container).await?;
+    let (mut workspace, container) = Workspace::of(docker, wanted, ready, line, settings);
     let trouble = match container.open(&workspace.name, settings, first).await {
         Ok(session) => return Ok((workspace, session)),
+        Err(error) if line == Line::Further => return Err(error),
         Err(error) => Trouble::of(error)?,
     };
     let trouble = match (&workspace.how, trouble) {
@@ -193,8 +212,7 @@ pub async fn enter(
         Trouble::Agent(because) | Trouble::Useless(because) => Why::Broken(because),
     };
     let ready = make_anew(docker, wanted, why).await?;
-    let (mut workspace, container) = Workspace::of(docker, wanted, ready);
-    workspace.prepare(&container).await?;
+    let (workspace, container) = Workspace::of(docker, wanted, ready, line, settings);
     match container.open(&workspace.name, settings, first).await {
         Ok(session) => Ok((workspace, session)),
         Err(error) => match Trouble::of(error)? {
@@ -207,20 +225,30 @@ pub async fn enter(
     }
 }
 
-/// Enters a workspace as it is, whatever it was made with: for who wants to look at it. `found` is what [`Docker::look`] said
-/// of `name`.
+/// A workspace that is entered as it is.
+pub struct Existing<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// What [`Docker::look`] said of it.
+    pub found: ContainerFacts,
+    /// Whose it is.
+    pub project: &'a Project,
+    /// The engine's address.
+    pub engine: &'a str,
+}
+
+/// Enters a workspace whatever it was made with: for who wants to look at it.
 ///
 /// # Errors
 /// [`WorkspaceError::Foreign`]; the agent's when it does not answer even after a restart, and the engine's.
 pub async fn enter_found(
     docker: &Docker,
-    name: &str,
-    found: ContainerFacts,
-    project: &Project,
-    engine: &str,
+    existing: Existing<'_>,
+    line: Line,
     settings: &Settings,
     first: &[Request],
 ) -> Result<(Workspace, Session), WorkspaceError> {
+    let Existing { name, found, project, engine } = existing;
     refuse_foreign(&found, name)?;
     let how = match found.life {
         Life::Running => How::Found,
@@ -240,16 +268,17 @@ pub async fn enter_found(
     let container = Container {
         docker: docker.clone(),
         owned: Owned::of(&found.labels),
+        reach: line.reach(docker, Serves::ManyClients, Maker::of(&found, &settings.client.state)),
+        run: settings.client.run.clone(),
         id: found.id,
         marker: None,
-        serves: Serves::ManyClients,
         made: mark.made,
     };
     let (mark_path, far) = (Some(mark_path), Far::Container(container.clone()));
     let mut workspace = Workspace { name: name.to_owned(), how, mark, mark_path, far, share: Share::Ours };
-    workspace.prepare(&container).await?;
     let error = match container.open(name, settings, first).await {
         Ok(session) => return Ok((workspace, session)),
+        Err(error) if line == Line::Further => return Err(error),
         Err(error) => error,
     };
     let because = match Trouble::of(error)? {
@@ -279,7 +308,6 @@ pub async fn enter_here(
     let (child, duplex) = held.start()?;
     let mark = known.unwrap_or(fresh);
     let mut workspace = Workspace { name, how, mark, mark_path, far: Far::Child(child), share: Share::Ours };
-    workspace.save_mark(LastSession::Open)?;
     match Session::open(duplex, settings, first).await {
         Ok(session) => Ok((workspace, session)),
         Err(error) => Err(workspace.why_over(error).await),
@@ -320,10 +348,15 @@ impl Trouble {
 }
 
 impl Workspace {
-    fn of(docker: &Docker, wanted: &Wanted, ready: Ready) -> (Workspace, Container) {
+    fn of(
+        docker: &Docker,
+        wanted: &Wanted,
+        ready: Ready,
+        line: Line,
+        settings: &Settings,
+    ) -> (Workspace, Container) {
         let mut fresh = wanted.mark.clone();
         fresh.container = ready.container.as_str().to_owned();
-        // Where nothing is known of this very container, a session may be open in it.
         let known = wanted
             .known_mark()
             .filter(|mark| mark.container == fresh.container && mark.engine == fresh.engine);
@@ -332,13 +365,13 @@ impl Workspace {
             mark.seeds.clear();
         }
         let marker = wanted.marker.clone();
-        let serves = wanted.spec.serves;
         let container = Container {
             docker: docker.clone(),
             id: ready.container,
             owned: wanted.owned.clone(),
             marker,
-            serves,
+            reach: line.reach(docker, wanted.spec.serves, ready.maker),
+            run: settings.client.run.clone(),
             made: mark.made,
         };
         let workspace = Workspace {
@@ -393,41 +426,27 @@ impl Workspace {
         Ok(())
     }
 
-    /// Notes that the session came to its end, once nothing of it is left in the workspace.
+    /// Notes what is known of the workspace, once nothing of the session is left in it.
     ///
     /// # Errors
-    /// The state directory's; then the next run signals the agent in vain, and that is all. On this machine also the
-    /// agent's, when it does not end.
+    /// The state directory's; on this machine also the agent's, when it does not end.
     pub async fn left_well(&mut self) -> Result<(), WorkspaceError> {
         if let Far::Child(child) = &mut self.far {
             child.end().await?;
         }
-        Ok(self.save_mark(LastSession::Ended)?)
-    }
-
-    /// Ends what a dead client left, and notes that a session is about to begin: a client that dies must not leave a mark
-    /// that says all is well.
-    async fn prepare(&mut self, container: &Container) -> Result<(), WorkspaceError> {
-        if self.how == How::Found && self.mark.session == LastSession::Open {
-            end_session(&container.docker, &container.id).await?;
+        if let Some(path) = &self.mark_path {
+            self.mark.save(path)?;
         }
-        Ok(self.save_mark(LastSession::Open)?)
+        Ok(())
     }
 
-    fn save_mark(&mut self, session: LastSession) -> Result<(), StateError> {
-        match &self.mark_path {
-            Some(path) => self.mark.save(path, session),
-            None => Ok(()),
-        }
-    }
-
-    /// Ends whatever session is open, and waits until nothing of it is left. The streams of this client's own are closed.
+    /// Ends this client's session, and waits until nothing of it is left. Its streams are closed.
     ///
     /// # Errors
     /// The engine's, and the agent's when it does not answer or end. Where the container has stopped, nothing runs in it.
     pub async fn free(&mut self) -> Result<(), WorkspaceError> {
         match &self.far {
-            Far::Container(container) => container.free(&self.name).await?,
+            Far::Container(Container { docker, id, run, .. }) => end_session(docker, id, run).await?,
             // That its stream has ended is all that it has to know.
             Far::Child(_) => {}
         }
@@ -488,16 +507,6 @@ impl Workspace {
 }
 
 impl Container {
-    /// See [`Workspace::free`]: the agent welcomes nobody before it is free.
-    async fn free(&self, name: &str) -> Result<(), WorkspaceError> {
-        end_session(&self.docker, &self.id).await?;
-        if self.docker.state(&self.id).await.is_ok_and(|state| state.running) {
-            let settings = Settings { patience: FREEING, ..Settings::default() };
-            self.open(name, &settings, &[]).await?.close().await?;
-        }
-        Ok(())
-    }
-
     async fn why_over(&self, name: &str, error: SessionError) -> WorkspaceError {
         match self.docker.state(&self.id).await {
             Err(EngineError::NoSuchContainer { .. }) => self.why_gone(name).await,
@@ -531,10 +540,7 @@ impl Container {
         settings: &Settings,
         first: &[Request],
     ) -> Result<Session, WorkspaceError> {
-        // Podman ends what the process reads with the first attach, which is just what a one-run container needs.
-        let reach =
-            if self.serves == Serves::OneClient { Reach::Attach } else { self.docker.facts().reach() };
-        let Attached { input, output } = match reach {
+        let Attached { input, output } = match self.reach {
             Reach::Attach => {
                 self.docker.attach(&self.id, Terminal::None, Stdin::Forward).await.map_err(|error| {
                     match error {
@@ -559,43 +565,28 @@ fn gone(name: &str) -> EngineError {
     EngineError::NoSuchContainer { call: Call::new(Operation::Attach, name) }
 }
 
-/// Ends whatever session is open, with everything that runs in it: for a client that cannot say so any more. A workspace that
-/// is gone or has stopped is no error.
-pub(crate) async fn end_session(docker: &Docker, container: &ContainerId) -> Result<(), EngineError> {
-    let before = processes(docker, container).await?;
-    match docker.kill(container, CLIENT_IS_DEAD).await {
-        Ok(Delivery::Delivered) => until_gone(docker, container, &before).await,
-        Ok(Delivery::NotRunning) | Err(EngineError::NoSuchContainer { .. }) => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-/// Waits until of those processes only the agent's first one is left. The signal is on its way when the engine says that it
-/// was sent: a session that is about to be ended would else welcome the next client, and take it along. What a dead client
-/// left unread may make a new session begin, which waits for the next client and is not waited for; where no session was
-/// seen, one may just have been beginning, and everybody is.
-async fn until_gone(
+/// Ends the session of a run whose client is gone, with everything that runs in it, and waits until it is over. A workspace that is gone
+/// or has stopped is no error.
+pub(crate) async fn end_session(
     docker: &Docker,
     container: &ContainerId,
-    those: &BTreeSet<String>,
-) -> Result<(), EngineError> {
-    for _ in 0..LOOKS_UNTIL_GONE {
-        let mut left = processes(docker, container).await?;
-        if those.len() > 1 {
-            left.retain(|process| those.contains(process));
+    run: &str,
+) -> Result<(), WorkspaceError> {
+    let ending = async {
+        let mut ended = match docker.exec(container, &[program::PATH, "end", run]).await {
+            Ok(Attached { output, .. }) => output,
+            // It does not run, or there is none.
+            Err(EngineError::Api { status: 409, .. } | EngineError::NoSuchContainer { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        while ended.next().await?.is_some() {}
+        Ok(())
+    };
+    match timeout(FREEING, ending).await {
+        Ok(ended) => Ok(ended?),
+        Err(_) => {
+            let diagnostics = String::new();
+            Err(SessionError::NoWelcome { waited: FREEING, diagnostics }.into())
         }
-        if left.len() <= 1 {
-            break;
-        }
-        tokio::time::sleep(BETWEEN_LOOKS).await;
-    }
-    Ok(())
-}
-
-/// What runs in the workspace. Where the engine does not tell, what [`until_gone`] guards against has to be risked.
-async fn processes(docker: &Docker, container: &ContainerId) -> Result<BTreeSet<String>, EngineError> {
-    match docker.processes(container).await {
-        Err(EngineError::Api { .. } | EngineError::NoSuchContainer { .. }) => Ok(BTreeSet::new()),
-        told => told,
     }
 }

@@ -167,7 +167,7 @@ impl Wanted {
         self.mark = new_mark(&self.directory, Path::new(&self.mark.source));
         self.mark.container = new_id();
         // Before it is made: nothing is to be left that `fastbuild workspace` does not list.
-        self.mark.save(&self.mark_path, super::LastSession::Open)?;
+        self.mark.save(&self.mark_path)?;
         Ok(self.make_now()?)
     }
 

@@ -86,6 +86,8 @@ impl<'a> Keeping<'a> {
 #[derive(Debug, Clone)]
 pub struct Wanted {
     pub(super) name: String,
+    /// The state directory that asks for it.
+    pub(super) state: String,
     pub(super) owned: Owned,
     pub(super) generation: Generation,
     pub(super) lifetime: Lifetime,
@@ -171,6 +173,7 @@ impl Wanted {
         let lifetime = plan.workspace.lifetime.value;
         Ok(Wanted {
             name,
+            state: keeping.state().to_owned(),
             owned: match (keeping, &plan.name) {
                 // Whatever state directory a job has, the project is this one.
                 (Keeping::Kept { .. }, Some(name)) => Owned::by(labels::NAME, &name.value),
@@ -225,6 +228,13 @@ impl Wanted {
     /// What is known of the workspace in the state directory.
     pub(super) fn known_mark(&self) -> Option<Mark> {
         Mark::load(self.mark_path.as_deref()?)
+    }
+
+    /// Whether a container that was found is the wanted one, and runs.
+    pub fn is_ready(&self, found: Option<&ContainerFacts>) -> bool {
+        found.is_some_and(|found| {
+            found.life == Life::Running && found.limits == self.limits && self.judge(found).is_none()
+        })
     }
 
     /// What keeps a container that was found from being the wanted one.

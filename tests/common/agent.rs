@@ -19,8 +19,8 @@ use fastbuild::{
         },
         program,
         protocol::{
-            Blob, Compare, Extent, Follow, Hello, Home, Input, Meta, Open, PROTOCOL, Products, Query, Reply,
-            Request, Run, Size, Status, User, Welcome, decode, encode,
+            Blob, Claim, Client as Client_, Compare, Extent, Follow, Hello, Home, Input, Meta, Open,
+            PROTOCOL, Products, Query, Reply, Request, Run, Size, Status, User, Welcome, decode, encode,
         },
     },
     archive::{
@@ -95,18 +95,31 @@ pub struct View {
     pub outputs: Vec<RelPath>,
     pub extent: Extent,
     pub user: String,
+    pub claim: Claim,
 }
 
 impl View {
     pub fn everything() -> View {
-        View { patterns: Vec::new(), outputs: Vec::new(), extent: Extent::Everything, user: String::new() }
+        View {
+            patterns: Vec::new(),
+            outputs: Vec::new(),
+            extent: Extent::Everything,
+            user: String::new(),
+            claim: Claim::Everything,
+        }
     }
 
     pub fn sources(patterns: &[&str], outputs: &[&str]) -> View {
         let patterns = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
         let outputs = outputs.iter().map(|output| path(output)).collect();
-        View { patterns, outputs, extent: Extent::Sources, user: String::new() }
+        View { patterns, outputs, extent: Extent::Sources, ..View::everything() }
     }
+}
+
+/// Of the run `run`.
+pub fn hello(silence: u64) -> Hello {
+    let client = Client_ { run: "run".to_owned(), pid: 1, ..Client_::default() };
+    Hello { protocol: PROTOCOL, silence, idle_stop: None, client }
 }
 
 pub fn path(text: &str) -> RelPath {
@@ -182,7 +195,7 @@ impl Client {
 
     /// Speaks as a new client from here on.
     pub fn hello(&mut self, silence: u64) -> Welcome {
-        self.hello_with(Hello { protocol: PROTOCOL, silence, idle_stop: None })
+        self.hello_with(hello(silence))
     }
 
     pub fn hello_with(&mut self, hello: Hello) -> Welcome {
@@ -193,7 +206,7 @@ impl Client {
 
     /// What a new client says first.
     pub fn opening(&mut self, silence: u64) -> Vec<u8> {
-        self.opening_with(&Hello { protocol: PROTOCOL, silence, idle_stop: None })
+        self.opening_with(&hello(silence))
     }
 
     fn opening_with(&mut self, hello: &Hello) -> Vec<u8> {
@@ -299,6 +312,7 @@ impl Client {
             extent: view.extent,
             caches: Vec::new(),
             ways: Vec::new(),
+            claim: view.claim.clone(),
         })));
         self.reply()
     }

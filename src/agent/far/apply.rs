@@ -21,7 +21,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     failed,
     inbox::{DataIn, DataStop, Inbox},
-    workspace::{Tree, Workspace, nonsense},
+    workspace::{Company, Tree, Workspace, nonsense},
 };
 use crate::{
     agent::protocol::{Extent, Failed, Failure, Meta},
@@ -41,9 +41,14 @@ use crate::{
 /// How much of a file is read at once, in bytes.
 const PIECE: usize = 256 << 10;
 
+/// What a file is called until it is whole, where others are at work. One that is left there is no source, and goes with the next
+/// build that is alone.
+const UNDER: &[u8] = b".fastbuild-put~";
+
 /// Puts a source root right.
 pub(super) struct Applier {
     root: Rc<Dir>,
+    company: Company,
     /// None where nobody else can be made the owner.
     owner: Option<Ids>,
     spared: Spared,
@@ -111,6 +116,7 @@ impl Applier {
         let view = &workspace.view;
         Ok(Applier {
             root: Rc::new(root),
+            company: workspace.company,
             owner: owner.filter(|ids| (ids.uid, ids.gid) != own_ids()),
             spared: Spared { rules: view.rules.clone(), outputs: view.outputs.clone() },
             open: Vec::new(),
@@ -256,12 +262,37 @@ impl Applier {
     fn put_file(&mut self, incoming: &Incoming, mut content: impl Read) -> io::Result<()> {
         let Incoming { path, mode, mtime, .. } = incoming;
         let (dir, name) = self.place(path)?;
-        let file = self.create(&dir, path, name)?;
+        let under = self.under(name);
+        let file = self.create(&dir, path, under)?;
         let digest = self.copy(&mut content, &file)?;
         self.finish_file(&file, *mode, *mtime)?;
+        self.put_in_place(&dir, path, under, name)?;
         let look = at::look_at_file(&file)?;
         self.written.push(Written { path: path.clone(), look, digest: Some(digest) });
         Ok(())
+    }
+
+    /// Under which name something is made that is to be called `name`: where others are at work, nobody sees it before it is whole.
+    fn under<'a>(&self, name: &'a [u8]) -> &'a [u8] {
+        match self.company {
+            Company::Nobody => name,
+            Company::Others => UNDER,
+        }
+    }
+
+    fn put_in_place(&mut self, dir: &Dir, path: &RelPath, under: &[u8], name: &[u8]) -> io::Result<()> {
+        if under == name {
+            return Ok(());
+        }
+        if matches!(at::look(dir, name)?, Some(Look { kind: Some(Kind::Directory), .. })) {
+            self.remove(dir, path, name, Remove::Everything)?;
+        }
+        rustix::fs::renameat(dir, under, dir, name)?;
+        // What was another name of the same file already, the rename has left.
+        match at::remove_file(dir, under) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Makes a new file, in place of whatever is there.
@@ -302,11 +333,13 @@ impl Applier {
     fn put_symlink(&mut self, incoming: &Incoming, target: &[u8]) -> io::Result<()> {
         let Incoming { path, mtime, .. } = incoming;
         let (dir, name) = self.place(path)?;
+        let under = self.under(name);
         self.touch(&dir, path)?;
-        self.remove(&dir, path, name, Remove::Everything)?;
-        at::symlink(&dir, name, target)?;
-        self.give_away(&dir, name)?;
-        at::set_mtime(&dir, name, *mtime)?;
+        self.remove(&dir, path, under, Remove::Everything)?;
+        at::symlink(&dir, under, target)?;
+        self.give_away(&dir, under)?;
+        at::set_mtime(&dir, under, *mtime)?;
+        self.put_in_place(&dir, path, under, name)?;
         let look = at::look(&dir, name)?.ok_or(io::ErrorKind::NotFound)?;
         self.written.push(Written { path: path.clone(), look, digest: None });
         Ok(())
@@ -315,13 +348,15 @@ impl Applier {
     fn put_hard_link(&mut self, incoming: &Incoming, target: &RelPath) -> io::Result<()> {
         let path = &incoming.path;
         let (dir, name) = self.place(path)?;
+        let under = self.under(name);
         self.touch(&dir, path)?;
-        self.remove(&dir, path, name, Remove::Everything)?;
+        self.remove(&dir, path, under, Remove::Everything)?;
         let (Some(from), Some(old)) = (target.parent(), target.file_name()) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
         let from = self.directory(&from, Missing::Fail)?;
-        at::hard_link(&from, old, &dir, name)?;
+        at::hard_link(&from, old, &dir, under)?;
+        self.put_in_place(&dir, path, under, name)?;
         let look = at::look(&dir, name)?.ok_or(io::ErrorKind::NotFound)?;
         self.written.push(Written { path: path.clone(), look, digest: None });
         self.links.push((path.clone(), target.clone()));

@@ -33,7 +33,7 @@ use super::{
     inbox::{Event, Inbox},
     outbox::Outbox,
     pause::{self, Paused},
-    processes::Reach,
+    processes,
 };
 use crate::{
     agent::{
@@ -100,16 +100,11 @@ impl Launched {
     }
 
     /// Tells the client that it runs, and from then on what it writes.
-    pub(super) fn attend(
-        self,
-        inbox: &Arc<Inbox>,
-        outbox: &Arc<Outbox>,
-        reach: Reach,
-    ) -> Result<Running, Failed> {
+    pub(super) fn attend(self, inbox: &Arc<Inbox>, outbox: &Arc<Outbox>) -> Result<Running, Failed> {
         // When this fails, the client is gone, which the inbox tells.
         let _ = outbox.reply(&Reply::Started);
         let told = |error: io::Error| super::failed("could not start a thread for the command", &error);
-        let waiting = wait_for(self.pid, inbox, reach).map_err(told)?;
+        let waiting = wait_for(self.pid, inbox).map_err(told)?;
         let mut running = Running {
             pid: self.pid,
             terminal: self.terminal,
@@ -135,7 +130,7 @@ impl Launched {
 
 impl Running {
     /// Takes a request that is for a command that runs; gives others back.
-    pub(super) fn take(&mut self, request: Request, reach: Reach) -> Option<Request> {
+    pub(super) fn take(&mut self, request: Request) -> Option<Request> {
         match request {
             Request::Stdin(bytes) => {
                 if let Some(input) = &self.input {
@@ -150,7 +145,7 @@ impl Running {
                     let _ = input.send(vec![END_OF_INPUT]);
                 }
             }
-            Request::Signal(number) => self.signal(number, reach),
+            Request::Signal(number) => self.signal(number),
             Request::Resize(size) => {
                 if let Some(terminal) = &self.terminal {
                     let _ = tcsetwinsize(terminal, winsize(size));
@@ -168,11 +163,12 @@ impl Running {
         self.paused.is_none() && pause::is_stopped(self.pid)
     }
 
-    fn signal(&self, number: i32, reach: Reach) {
+    fn signal(&self, number: i32) {
         let Some(signal) = Signal::from_named_raw(number) else { return };
         if signal == Signal::KILL {
             // The thread that waits for the main process sees to the rest.
-            return reach.kill();
+            processes::kill();
+            return;
         }
         let foreground = self.terminal.as_ref().and_then(|terminal| tcgetpgrp(terminal).ok());
         let _ = kill_process_group(foreground.unwrap_or(self.pid), signal); // it may be over
@@ -191,8 +187,8 @@ impl Running {
     }
 
     /// Ends it, because its client is gone.
-    pub(super) fn abandon(mut self, reach: Reach) {
-        reach.clear();
+    pub(super) fn abandon(mut self) {
+        processes::clear();
         self.join();
     }
 
@@ -313,7 +309,7 @@ fn set_environment(command: &mut Command, run: &Run, account: &Account, manners:
 }
 
 /// Waits for the main process, ends all others, and then tells the session. Reaps orphans meanwhile.
-fn wait_for(pid: Pid, inbox: &Arc<Inbox>, reach: Reach) -> io::Result<JoinHandle<()>> {
+fn wait_for(pid: Pid, inbox: &Arc<Inbox>) -> io::Result<JoinHandle<()>> {
     let inbox = Arc::clone(inbox);
     thread::Builder::new().name("wait".to_owned()).spawn(move || {
         loop {
@@ -322,7 +318,7 @@ fn wait_for(pid: Pid, inbox: &Arc<Inbox>, reach: Reach) -> io::Result<JoinHandle
                     inbox.post(Event::CommandStopped);
                 }
                 Ok(Some((who, status))) if who == pid && (status.exited() || status.signaled()) => {
-                    reach.clear();
+                    processes::clear();
                     return inbox.post(Event::CommandOver(status));
                 }
                 Ok(_) | Err(Errno::INTR) => {}

@@ -7,6 +7,7 @@
 
 use std::{
     collections::VecDeque,
+    fs::File,
     io::{self, Read},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -21,7 +22,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{outbox::Outbox, processes::Reach};
+use super::{outbox::Outbox, processes, turn::Ahead};
 use crate::agent::{
     frame::{Decoder, End, FrameError, Nonce, Received},
     protocol::{Request, decode},
@@ -57,6 +58,16 @@ pub(super) enum Event {
     Nonsense,
     /// Nothing more will come.
     Ended(InputEnd),
+    /// Somebody has to end before the session with this number in line.
+    Ahead {
+        number: u64,
+        ahead: Ahead,
+    },
+    /// The turn of the session with this number has come.
+    Turn {
+        number: u64,
+        righting: io::Result<File>,
+    },
     /// The command's main process has stopped.
     CommandStopped,
     /// The command's main process is over, and so are all others.
@@ -95,9 +106,8 @@ impl Inbox {
         self: &Arc<Inbox>,
         decoder: Decoder,
         outbox: &Arc<Outbox>,
-        reach: Reach,
     ) -> io::Result<JoinHandle<Decoder>> {
-        let reading = Reading { inbox: Arc::clone(self), outbox: Arc::clone(outbox), decoder, reach };
+        let reading = Reading { inbox: Arc::clone(self), outbox: Arc::clone(outbox), decoder };
         thread::Builder::new().name("inbox".to_owned()).spawn(move || reading.run())
     }
 
@@ -163,7 +173,6 @@ struct Reading {
     inbox: Arc<Inbox>,
     outbox: Arc<Outbox>,
     decoder: Decoder,
-    reach: Reach,
 }
 
 impl Reading {
@@ -262,7 +271,7 @@ impl Reading {
     /// The client is dead, whatever the rest of the session is doing.
     fn give_up(&self) -> ! {
         self.outbox.close();
-        self.reach.clear();
+        processes::clear();
         std::process::exit(SILENT)
     }
 }

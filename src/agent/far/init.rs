@@ -4,11 +4,10 @@
 //! | what comes | what it does |
 //! |---|---|
 //! | bytes on stdin | starts a session, which inherits stdin and stdout and does the work |
-//! | the session ends, in whatever way | ends everybody else, waits for the next client |
+//! | the session ends, in whatever way | ends whom it left, waits for the next client |
 //! | the session is killed by somebody else | stops: that is how its client sees it |
-//! | SIGUSR1: "the client is dead" | ends the session and everybody else |
-//! | SIGUSR2: "a client is served by an exec" | begins the time to its own stop anew |
-//! | SIGTERM, SIGINT | ends everybody, exits |
+//! | SIGUSR2: "a client is served by an exec" | begins the time to its own stop anew, and ends whom a killed session left |
+//! | SIGTERM, SIGINT | exits, which ends everybody |
 //! | SIGCHLD | reaps |
 //! | nothing for the time that the last client named | exits, unless somebody lives |
 //!
@@ -34,9 +33,9 @@ use rustix::{
     io::Errno,
     process::{Pid, Signal, WaitOptions, getpid, getppid, kill_process, wait},
 };
-use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM, SIGUSR2};
 
-use super::{processes::Reach, session, state_directory};
+use super::{processes, session, state_directory};
 
 /// When no client has said otherwise.
 const IDLE_STOP: Duration = Duration::from_secs(3600);
@@ -71,8 +70,6 @@ struct Init {
     session: Option<Session>,
     /// A session was there.
     has_served: bool,
-    /// The session is being ended from here.
-    ends_session: bool,
     /// The session was ended, and by nobody who may.
     session_crashed: bool,
     stdin: Input,
@@ -105,7 +102,6 @@ pub(super) fn run(lifetime: Lifetime) -> ExitCode {
         signals,
         session: None,
         has_served: false,
-        ends_session: false,
         session_crashed: false,
         stdin: Input::Open,
         stop_at: in_a_while(match lifetime {
@@ -114,7 +110,6 @@ pub(super) fn run(lifetime: Lifetime) -> ExitCode {
         }),
     };
     while init.step() == Step::On {}
-    Reach::Namespace.clear();
     ExitCode::SUCCESS
 }
 
@@ -133,13 +128,11 @@ impl Init {
         if self.session_crashed || self.is_over() {
             return Step::Stop;
         }
-        if self.signals.client_died.swap(false, Ordering::Relaxed) {
-            self.ends_session = self.session.is_some();
-            // The session is among them; that it is over is seen by reaping.
-            Reach::Namespace.kill();
-        }
         if self.signals.client_elsewhere.swap(false, Ordering::Relaxed) {
             self.stop_at = in_a_while(idle_stop());
+            if self.session.is_none() {
+                processes::clear();
+            }
         }
         if let Input::Resting(until) = self.stdin
             && Instant::now() >= until
@@ -182,16 +175,13 @@ impl Init {
     }
 
     fn session_over(&mut self, code: Option<i32>) {
-        Reach::Namespace.clear();
+        processes::clear();
         let session = self.session.take();
-        // Ended by a signal, and not by us: its client would wait for an answer for ever. The end of everything is what it
-        // sees, and the next one starts this again.
-        self.session_crashed =
-            session.is_some() && !self.ends_session && code.is_none_or(|code| code == PANICKED);
-        let was_to_end = std::mem::take(&mut self.ends_session);
+        // Ended by a signal: its client would wait for an answer for ever. The end of everything is what it sees, and the next
+        // one starts this again.
+        self.session_crashed = code.is_none_or(|code| code == PANICKED);
         self.stop_at = in_a_while(idle_stop());
-        let failed_at_once = !was_to_end
-            && session.is_none_or(|session| session.began.elapsed() < AFTER_A_FAILURE)
+        let failed_at_once = session.is_none_or(|session| session.began.elapsed() < AFTER_A_FAILURE)
             && code.is_none_or(|code| code != 0);
         self.stdin = match code {
             Some(code) if code == i32::from(session::AT_ITS_END) => Input::AtItsEnd,
@@ -244,7 +234,7 @@ impl Init {
         if self.stop_at.is_none_or(|at| Instant::now() < at) {
             return false;
         }
-        if Reach::Namespace.is_empty() {
+        if processes::is_alone() {
             return true;
         }
         // Somebody is at work by an exec of their own.
@@ -289,8 +279,8 @@ pub(super) fn set_idle_stop(seconds: u64) {
 }
 
 /// Tells init of a client that it does not see, because this session came by an exec.
-pub(super) fn tell_of_client(reach: Reach) {
-    if reach == Reach::Namespace && getppid() != Some(Pid::INIT) {
+pub(super) fn tell_of_client() {
+    if getppid() != Some(Pid::INIT) && processes::init_is_this_program().unwrap_or(false) {
         let _ = kill_process(Pid::INIT, Signal::USR2); // it would stop a little early
     }
 }
@@ -299,7 +289,6 @@ pub(super) fn tell_of_client(reach: Reach) {
 struct Signals {
     pipe: UnixStream,
     stop: Arc<AtomicBool>,
-    client_died: Arc<AtomicBool>,
     client_elsewhere: Arc<AtomicBool>,
 }
 
@@ -307,17 +296,15 @@ impl Signals {
     fn listen() -> io::Result<Signals> {
         let (pipe, wake) = UnixStream::pair()?;
         pipe.set_nonblocking(true)?;
-        let (stop, client_died, client_elsewhere) = (Arc::default(), Arc::default(), Arc::default());
-        let flags =
-            [(SIGTERM, &stop), (SIGINT, &stop), (SIGUSR1, &client_died), (SIGUSR2, &client_elsewhere)];
-        for (signal, flag) in flags {
+        let (stop, client_elsewhere) = (Arc::default(), Arc::default());
+        for (signal, flag) in [(SIGTERM, &stop), (SIGINT, &stop), (SIGUSR2, &client_elsewhere)] {
             signal_hook::flag::register(signal, Arc::clone(flag))?;
         }
         // After the flags, which are to be set when the pipe wakes anybody.
-        for signal in [SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGCHLD] {
+        for signal in [SIGTERM, SIGINT, SIGUSR2, SIGCHLD] {
             signal_hook::low_level::pipe::register(signal, wake.try_clone()?)?;
         }
-        Ok(Signals { pipe, stop, client_died, client_elsewhere })
+        Ok(Signals { pipe, stop, client_elsewhere })
     }
 
     fn drain(&mut self) {

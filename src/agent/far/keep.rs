@@ -19,7 +19,7 @@ use rustix::{
 };
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::{processes::Reach, state_directory};
+use super::{processes, state_directory};
 
 /// The file in the agent's directory that is locked while a session lives.
 const TURN: &str = "turn";
@@ -35,7 +35,7 @@ pub(super) fn run() -> ExitCode {
         let _turn = take_turn()?;
         let session = Command::new("/proc/self/exe").arg("session").spawn()?;
         let code = end_of(Pid::from_child(&session));
-        Reach::Descendants.clear();
+        processes::clear();
         Ok(code)
     };
     match kept() {

@@ -1,4 +1,4 @@
-//! The far end: what runs inside a workspace. One small static program with five faces, by its first argument:
+//! The far end: what runs inside a workspace. One small static program with several faces, by its first argument:
 //!
 //! | argument | what it is |
 //! |---|---|
@@ -7,6 +7,7 @@
 //! | `session` | serves one client after the other on stdin and stdout, see [`super`] for the dialogue |
 //! | `exec` | becomes the command: gives up privileges, takes a terminal, and executes |
 //! | `measure` | measures directories as it is asked to on stdin, for `fastbuild bench`; see [`crate::measure`] |
+//! | `end` | ends the session of a run whose client is dead |
 //! | `keep` | in the place of `init` where there is no container: one session, and nobody of it is left behind |
 //!
 //! In: frames of a client that is believed. Out: frames, and a workspace put right. What must hold: whatever way a session
@@ -19,6 +20,7 @@
 //! | `inbox` | stdin -> requests and data, and the watch over a silent client |
 //! | `outbox` | replies, data and output -> stdout |
 //! | `workspace` | the tree: opened, scanned, compared |
+//! | `turn` | who may be at work in the workspace at the same time, and who waits |
 //! | `withdraw` | what the ignore rules leave out now and let in before -> taken out |
 //! | `apply` | deletes, a tar stream and metadata -> the disk |
 //! | `command` | one run of the command, from outside |
@@ -40,6 +42,7 @@ mod pause;
 mod processes;
 mod room;
 mod session;
+mod turn;
 mod withdraw;
 mod workspace;
 
@@ -58,6 +61,11 @@ pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some("exec") => exec::run(),
         Some("measure") => measure::run(),
         Some("keep") => keep::run(),
+        Some("end") => match word(1).map(turn::end) {
+            Some(Ok(())) => ExitCode::SUCCESS,
+            Some(Err(_)) => ExitCode::FAILURE,
+            None => ExitCode::from(USAGE),
+        },
         _ => ExitCode::from(USAGE),
     }
 }

@@ -1,8 +1,7 @@
-//! Killing and reaping: whatever a session started, and whatever that started, is dead before it is over.
+//! Killing and reaping: whatever a process started, and whatever that started, is dead before it is over.
 //!
-//! In a workspace that is everybody in the PID namespace but PID 1 and the session itself, so nothing can hide by a double
-//! fork or a session of its own. Anywhere else (the host engine, and tests) it is the descendants alone, which stay such
-//! because the session is a subreaper, and [`super::keep`] another one behind it.
+//! A session and the agent's first process are subreapers (PID 1 is one by nature), so nothing can hide from them by a double fork or a
+//! session of its own. Others in the same container, who came by an exec, are no descendants and are left alone.
 
 use std::{
     fs, io,
@@ -12,85 +11,41 @@ use std::{
 
 use rustix::{
     io::Errno,
-    process::{
-        Pid, Signal, WaitOptions, getpid, kill_process, kill_process_group, test_kill_process_group, wait,
-    },
+    process::{Pid, Signal, WaitOptions, getpid, kill_process, test_kill_process_group, wait},
 };
 
 /// What a process in an uninterruptible wait gets before it is left to itself.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Who is killed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reach {
-    /// Everybody in the PID namespace.
-    Namespace,
-    /// All that descends from this process.
-    Descendants,
+/// Kills all that descends from this process, reaps it, and returns when nobody is left.
+pub(super) fn clear() {
+    let deadline = Instant::now() + PATIENCE;
+    while kill() == Found::Somebody && Instant::now() < deadline {
+        reap();
+        std::thread::sleep(Duration::from_micros(300));
+    }
+    reap();
 }
 
-impl Reach {
-    /// Everybody only where PID 1 is known to be this very program: then the namespace is a workspace's.
-    pub(super) fn of_this_process() -> Reach {
-        if getpid().is_init() || init_is_this_program().unwrap_or(false) {
-            Reach::Namespace
-        } else {
-            Reach::Descendants
-        }
-    }
-
-    /// Kills everybody, reaps what can be reaped, and returns when nobody is left.
-    pub(super) fn clear(self) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let found = self.kill_all();
-            reap();
-            if found == Found::Nobody || Instant::now() > deadline {
-                return;
-            }
-            // Children of others are not waited for; a moment is all that can be given.
-            if self.is_empty() {
-                return;
-            }
-            std::thread::sleep(Duration::from_micros(300));
-        }
-    }
-
-    /// Whether nobody is left, the dead that nobody has waited for included.
-    pub(super) fn is_empty(self) -> bool {
-        match self {
-            Reach::Namespace => test_kill_process_group(Pid::INIT) == Err(Errno::SRCH),
-            Reach::Descendants => descendants().is_ok_and(|found| found.is_empty()),
-        }
-    }
-
-    /// Kills everybody, and does not wait.
-    pub(super) fn kill(self) {
-        self.kill_all();
-    }
-
-    fn kill_all(self) -> Found {
-        match self {
-            // A group of number 1 is kill(2)'s -1: everybody.
-            Reach::Namespace => match kill_process_group(Pid::INIT, Signal::KILL) {
-                Err(Errno::SRCH) => Found::Nobody,
-                _ => Found::Somebody,
-            },
-            Reach::Descendants => {
-                let found = descendants().unwrap_or_default();
-                for pid in &found {
-                    let _ = kill_process(*pid, Signal::KILL); // it may be dead meanwhile
-                }
-                if found.is_empty() { Found::Nobody } else { Found::Somebody }
-            }
-        }
-    }
-}
-
+/// Whether a [`kill`] met anybody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Found {
+pub(super) enum Found {
     Somebody,
     Nobody,
+}
+
+/// Kills all that descends from this process, and does not wait.
+pub(super) fn kill() -> Found {
+    let found = descendants().unwrap_or_default();
+    for pid in &found {
+        let _ = kill_process(*pid, Signal::KILL); // it may be dead meanwhile
+    }
+    if found.is_empty() { Found::Nobody } else { Found::Somebody }
+}
+
+/// Whether this process is all there is in its PID namespace, but for PID 1.
+pub(super) fn is_alone() -> bool {
+    test_kill_process_group(Pid::INIT) == Err(Errno::SRCH)
 }
 
 /// Waits for all children that are dead.
@@ -98,7 +53,8 @@ pub(super) fn reap() {
     while let Ok(Some(_)) | Err(Errno::INTR) = wait(WaitOptions::NOHANG) {}
 }
 
-fn init_is_this_program() -> io::Result<bool> {
+/// Whether PID 1 is this very program: then the namespace is a workspace's.
+pub(super) fn init_is_this_program() -> io::Result<bool> {
     let (init, own) = (fs::metadata("/proc/1/exe")?, fs::metadata("/proc/self/exe")?);
     let argv = fs::read("/proc/1/cmdline")?;
     let is_init = argv.split(|&byte| byte == 0).nth(1) == Some(b"init");

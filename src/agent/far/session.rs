@@ -12,13 +12,21 @@
 use std::{
     collections::BTreeSet,
     ffi::OsStr,
-    fs, io,
-    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
-    path::Path,
+    fs,
+    io::{self, Read as _},
+    os::unix::{
+        ffi::{OsStrExt as _, OsStringExt as _},
+        net::UnixStream,
+    },
+    path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
     time::Duration,
 };
+
+use sha2::{Digest as _, Sha256};
+use signal_hook::consts::SIGUSR1;
 
 use super::{
     apply::{Applier, Halt},
@@ -28,20 +36,20 @@ use super::{
     inbox::{self, DataStop, Event, Inbox, InputEnd},
     init, keep,
     outbox::Outbox,
-    processes::Reach,
-    room,
-    workspace::{Workspace, nonsense},
+    processes, room,
+    turn::{Ahead, Ask, Turn},
+    workspace::{Workspace, caches_below, knows_host, nonsense, root_of},
 };
 use crate::{
     agent::{
         frame::Nonce,
         protocol::{
-            Blob, Extent, Failed, Failure, Hello, Meta, PROTOCOL, Query, Reply, Request, Room, Run, Welcome,
-            decode, encode,
+            Blob, Claim, Client, Extent, Failed, Failure, Hello, Meta, Open, PROTOCOL, Query, Reply, Request,
+            Room, Run, Welcome, decode, encode,
         },
     },
     sys::clock,
-    tree::RelPath,
+    tree::{Digest, RelPath},
 };
 
 /// Exit code: nothing more will come on stdin.
@@ -60,21 +68,29 @@ const NAMES: usize = 20;
 pub(super) fn run() -> ExitCode {
     // Whoever loses its parent becomes this process's child, and can be waited for.
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
-    let reach = Reach::of_this_process();
-    if reach == Reach::Descendants {
-        keep::outlive_friendly_signals();
-    }
+    keep::outlive_friendly_signals();
     end_with_any_thread();
-    init::tell_of_client(reach);
+    let place = Place::default();
+    if end_when_told(Arc::clone(&place)).is_err() {
+        return ExitCode::FAILURE;
+    }
+    init::tell_of_client();
     let outbox = Arc::new(Outbox::default());
     let mut decoder = inbox::decoder();
     loop {
         let inbox = Arc::new(Inbox::default());
-        let Ok(reading) = inbox.start(decoder, &outbox, reach) else { return ExitCode::FAILURE };
-        let mut session =
-            Session { inbox, outbox: Arc::clone(&outbox), reach, workspace: None, collected: Vec::new() };
+        let Ok(reading) = inbox.start(decoder, &outbox) else { return ExitCode::FAILURE };
+        let mut session = Session {
+            inbox,
+            outbox: Arc::clone(&outbox),
+            client: Client::default(),
+            turn: None,
+            place: Arc::clone(&place),
+            workspace: None,
+            collected: Vec::new(),
+        };
         let over = session.serve_all();
-        init::tell_of_client(reach);
+        init::tell_of_client();
         match over {
             InputOver::Bye => {}
             InputOver::End(end) => {
@@ -97,10 +113,31 @@ fn end_with_any_thread() {
     }));
 }
 
+/// Where the client that is served stands in line.
+type Place = Arc<Mutex<Option<PathBuf>>>;
+
+/// Ends this process, and all that it started, when its client is dead and somebody says so: see [`turn::end`].
+fn end_when_told(place: Place) -> io::Result<()> {
+    let (mut told, tell) = UnixStream::pair()?;
+    signal_hook::low_level::pipe::register(SIGUSR1, tell)?;
+    thread::Builder::new().name("end".to_owned()).spawn(move || {
+        while matches!(told.read(&mut [0]), Ok(1)) {
+            let place = place.lock().unwrap_or_else(PoisonError::into_inner);
+            if place.as_ref().is_some_and(|place| !place.exists()) {
+                processes::clear();
+                std::process::exit(0);
+            }
+        }
+    })?;
+    Ok(())
+}
+
 struct Session {
     inbox: Arc<Inbox>,
     outbox: Arc<Outbox>,
-    reach: Reach,
+    client: Client,
+    turn: Option<Turn>,
+    place: Place,
     workspace: Option<Workspace>,
     /// For each query of the latest Collect.
     collected: Vec<Collected>,
@@ -171,7 +208,7 @@ impl Session {
                 Some(greeting) => self.serve(&greeting),
                 None => self.wait_for_hello(),
             };
-            self.reach.clear();
+            processes::clear();
             match stop {
                 Stop::Next(greeting) => next = Some(greeting),
                 Stop::Lost | Stop::Failed(_) => self.forget(),
@@ -203,14 +240,17 @@ impl Session {
         let hello = decode::<Hello>(&greeting.message).ok();
         let silence = hello.as_ref().map_or(SILENCE, |hello| Duration::from_millis(hello.silence));
         self.inbox.expect_life(silence);
-        if let Some(seconds) = hello.and_then(|hello| hello.idle_stop) {
-            init::set_idle_stop(seconds);
+        if let Some(Hello { idle_stop, client, .. }) = hello {
+            self.client = client;
+            if let Some(seconds) = idle_stop {
+                init::set_idle_stop(seconds);
+            }
         }
         // When this fails, the inbox will tell why.
         let _ = self.outbox.welcome(&greeting.nonce, &encode(&welcome));
         let stop = self.requests();
         let Stop::Failed(failed) = stop else { return stop };
-        self.reach.clear();
+        processes::clear();
         let _ = self.outbox.reply(&Reply::Failed(failed));
         // What it still says is not listened to.
         loop {
@@ -224,6 +264,13 @@ impl Session {
     fn forget(&mut self) {
         self.workspace = None;
         self.collected.clear();
+        self.take_place(None);
+    }
+
+    fn take_place(&mut self, turn: Option<Turn>) {
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        *place = turn.as_ref().map(|turn| turn.path.clone());
+        self.turn = turn;
     }
 
     fn save(&mut self) {
@@ -251,8 +298,10 @@ impl Session {
             match end_of(self.inbox.next()) {
                 Ok(stop) => return Err(stop),
                 Err(Event::Request(request)) => return Ok(request),
-                // Of a command that was over before this client came.
-                Err(Event::CommandOver(_) | Event::CommandStopped) => {}
+                // Of a command that was over before this client came, and of a client before it.
+                Err(
+                    Event::CommandOver(_) | Event::CommandStopped | Event::Ahead { .. } | Event::Turn { .. },
+                ) => {}
                 Err(_) => return Err(nonsense("data came where none was expected").into()),
             }
         }
@@ -261,7 +310,9 @@ impl Session {
     fn answer(&mut self, request: Request) -> Result<(), Stop> {
         match request {
             Request::Open(open) => {
-                let workspace = Workspace::open(*open)?;
+                let others = self.wait_for_turn(&open)?;
+                let others = caches_below(&others, &root_of(&open));
+                let workspace = Workspace::open(*open, &others)?;
                 let ids = workspace.account.ids;
                 let room = match workspace.view.extent {
                     Extent::Nothing => Room { bytes: u64::MAX, files: None, block: 1 },
@@ -269,7 +320,7 @@ impl Session {
                         .map_err(|error| failed("could not see what room there is", &error))?,
                 };
                 self.workspace = Some(workspace);
-                self.reply(&Reply::Opened { uid: ids.uid, gid: ids.gid, room });
+                self.reply(&Reply::Opened { uid: ids.uid, gid: ids.gid, room, others });
             }
             Request::Compare(compare) => opened(&mut self.workspace)?.compare(&compare, &self.outbox)?,
             Request::Apply { deletes } => self.apply(&deletes)?,
@@ -300,6 +351,46 @@ impl Session {
     /// A reply that cannot be written means that the client is gone, which the inbox tells.
     fn reply(&self, reply: &Reply) {
         let _ = self.outbox.reply(reply);
+    }
+
+    /// Gives the outputs of those who are at work beside this client, which it leaves alone.
+    fn wait_for_turn(&mut self, open: &Open) -> Result<Vec<PathBuf>, Stop> {
+        self.wait_in_line(open, open.claim.clone())?;
+        let outputs = self.turn.as_ref().map_or_else(|| Ok(Vec::new()), Turn::others);
+        let outputs = outputs.map_err(|error| failed("could not see who else is at work", &error))?;
+        if outputs.is_empty() || knows_host(&root_of(open)) {
+            return Ok(outputs.iter().map(|path| PathBuf::from(OsStr::from_bytes(path))).collect());
+        }
+        // What the host had when they began is not known, so that nothing can be put right beside them.
+        self.wait_in_line(open, Claim::Everything)?;
+        Ok(Vec::new())
+    }
+
+    fn wait_in_line(&mut self, open: &Open, claim: Claim) -> Result<(), Stop> {
+        let told = |error| Stop::from(failed("could not get in line for the workspace", &error));
+        self.take_place(None);
+        let settings = encode(&(&open.root, &open.user, &open.patterns, &open.caches));
+        let ask = Ask::new(self.client.clone(), claim, Digest(Sha256::digest(settings).into()));
+        let turn = Turn::queue(&ask, &self.inbox).map_err(told)?;
+        self.take_place(Some(turn));
+        while let Some(turn) = &mut self.turn
+            && !turn.has_come()
+        {
+            let own = turn.number;
+            match end_of(self.inbox.next()) {
+                Ok(stop) => return Err(stop),
+                Err(Event::Turn { number, righting }) if number == own => {
+                    turn.take(righting).map_err(told)?;
+                }
+                Err(Event::Ahead { number, ahead: Ahead { client, why } }) if number == own => {
+                    self.reply(&Reply::Waiting { client, why });
+                }
+                Err(Event::Request(Request::Pause | Request::Resume)) => {}
+                Err(Event::Request(_)) => return Err(nonsense("a request before its turn").into()),
+                Err(_) => {}
+            }
+        }
+        Ok(())
     }
 
     fn apply(&mut self, deletes: &[RelPath]) -> Result<(), Stop> {
@@ -336,12 +427,16 @@ impl Session {
         let launched = match Launched::start(run, &workspace.account, workspace.manners) {
             Ok(launched) => launched,
             Err(not_started) => {
-                self.reach.clear();
+                processes::clear();
                 self.reply(&Reply::NotStarted(not_started));
                 return Ok(());
             }
         };
-        let mut running = launched.attend(&self.inbox, &self.outbox, self.reach)?;
+        let mut running = launched.attend(&self.inbox, &self.outbox)?;
+        if let Some(turn) = &mut self.turn {
+            let noted = workspace.note_host().and_then(|()| turn.tree_is_right());
+            noted.map_err(|error| failed("could not note what the host has", &error))?;
+        }
         let stop = loop {
             match end_of(self.inbox.next()) {
                 Ok(stop) => break stop,
@@ -356,14 +451,14 @@ impl Session {
                     }
                 }
                 Err(Event::Request(request)) => {
-                    if running.take(request, self.reach).is_some() {
+                    if running.take(request).is_some() {
                         break nonsense("a request that has to wait for the command's end").into();
                     }
                 }
                 Err(_) => break nonsense("data came while the command ran").into(),
             }
         };
-        running.abandon(self.reach);
+        running.abandon();
         Err(stop)
     }
 

@@ -10,7 +10,8 @@
 
 use std::{
     ffi::OsString,
-    fs, io,
+    fs,
+    io::{self, Read as _, Write as _},
     iter::Peekable,
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
     path::{Path, PathBuf},
@@ -29,11 +30,11 @@ use crate::{
     agent::protocol::{Compare, Extent, Failed, Failure, Open, Reply, User},
     sys::{at, clock::Granularity},
     tree::{
-        Digest, Entry, Kind, Manifest, RelPath, Special, Timestamp,
+        Digest, Entry, Kind, Manifest, RelPath, Special, Stamp, Timestamp,
         hash::hash_files,
         ignore::{self, Enter, Rules, Verdict},
         index::{HashedAt, Index},
-        node::{Node, NodeKind, NodeWriter},
+        node::{Node, NodeKind, NodeReader, NodeWriter},
         scan::{ScanError, ScanOptions, scan},
         summary::{Differing, Summarizer, Summary, What},
     },
@@ -56,6 +57,18 @@ pub(super) struct Workspace {
     index: Option<PathBuf>,
     /// The root's own mtime on the host, once it is known.
     root_mtime: Option<Timestamp>,
+    pub(super) company: Company,
+    /// Of the summary of what the host has, once it is known.
+    host: Option<Digest>,
+}
+
+/// Who else is at work in the tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Company {
+    Nobody,
+    /// Their changes are not this client's business: in the place of what lies on the disk stands what the host had when they began,
+    /// so that only what it has changed since is put right. Each file is put in its place by a rename.
+    Others,
 }
 
 /// What of the root is looked at, and what of that is source tree.
@@ -94,9 +107,9 @@ pub(super) struct Tree {
 }
 
 impl Workspace {
-    /// Makes the root where it is missing, and begins to scan it.
-    pub(super) fn open(open: Open) -> Result<Workspace, Failed> {
-        let root = PathBuf::from(std::ffi::OsStr::from_bytes(&open.root));
+    /// Makes the root where it is missing, and begins to scan it; `others` are outputs that somebody is making there.
+    pub(super) fn open(open: Open, others: &[RelPath]) -> Result<Workspace, Failed> {
+        let root = root_of(&open);
         if !root.is_absolute() {
             return Err(nonsense("the source root is no absolute path"));
         }
@@ -118,22 +131,28 @@ impl Workspace {
         // What an engine mounts there (`/etc/hosts`, a volume of the image's) is no part of the tree either.
         let mut below = caches_below(&caches, &root);
         below.extend(caches_below(&mounts(), &root));
-        let view = View { rules, outputs: open.outputs, caches: below, extent: open.extent };
+        let outputs = [open.outputs.as_slice(), others].concat();
+        let view = View { rules, outputs, caches: below, extent: open.extent };
         let index = index_of(&root);
+        let company = if others.is_empty() { Company::Nobody } else { Company::Others };
         let tree = match open.extent {
             Extent::Nothing => State::Known(Tree::default()),
             Extent::Sources | Extent::Everything => {
                 let (root, view, index) = (root.clone(), view.clone(), index.clone());
-                let scanning = thread::Builder::new().name("scan".to_owned()).spawn(move || {
-                    withdraw(&root, &view, &open.patterns)?;
-                    find(&root, &view, index.as_deref())
+                let scanning = thread::Builder::new().name("scan".to_owned()).spawn(move || match company {
+                    Company::Others => read_host(&root, &view),
+                    Company::Nobody => {
+                        withdraw(&root, &view, &open.patterns)?;
+                        find(&root, &view, index.as_deref())
+                    }
                 });
                 State::Scanning(
                     scanning.map_err(|error| failed("could not start a thread to scan with", &error))?,
                 )
             }
         };
-        Ok(Workspace { root, account, manners, view, caches, tree, index, root_mtime: None })
+        let (root_mtime, host) = (None, None);
+        Ok(Workspace { root, account, manners, view, caches, tree, index, root_mtime, company, host })
     }
 
     /// The tree, once the scan is over.
@@ -164,6 +183,7 @@ impl Workspace {
         let host = Summary::from_bytes(&compare.summary).ok_or_else(|| nonsense("that is no summary"))?;
         set_root_mode(&self.root, compare.mode)?;
         self.root_mtime = Some(compare.mtime);
+        self.host = Some(Digest(Sha256::digest(&compare.summary).into()));
         let tree = self.tree()?;
         let own = tree.summary(host.buckets());
         let differing = own.differing(&host);
@@ -189,10 +209,43 @@ impl Workspace {
             .map_err(|errno| told(errno.into()))
     }
 
+    /// Notes what the host has, now that the tree is that, for who comes while the command runs. Builds whose outputs are not named have
+    /// no company.
+    pub(super) fn note_host(&mut self) -> io::Result<()> {
+        let (Some(path), Some(host), Extent::Sources) = (host_of(&self.root), self.host, self.view.extent)
+        else {
+            return Ok(());
+        };
+        // What others make is missing.
+        let head = match self.company {
+            Company::Nobody => host.0,
+            Company::Others => [0; 32],
+        };
+        if self.company == Company::Nobody
+            && fs::File::open(&path).is_ok_and(|mut file| {
+                let mut noted = [0; 32];
+                file.read_exact(&mut noted).is_ok() && noted == head
+            })
+        {
+            return Ok(());
+        }
+        let State::Known(tree) = &self.tree else { return Ok(()) };
+        let beside = path.with_extension("new");
+        let mut writer = io::BufWriter::new(fs::File::create(&beside)?);
+        writer.write_all(&head)?;
+        let mut writer = NodeWriter::new(writer);
+        for node in tree.things().filter_map(|thing| thing.node(&tree.digests)) {
+            writer.write(&node)?;
+        }
+        writer.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
+        fs::rename(&beside, &path)
+    }
+
     /// Writes the index, where there is anything new to write.
     pub(super) fn save(&mut self) {
         if let (State::Known(tree), Some(index)) = (&mut self.tree, &self.index)
             && self.view.extent != Extent::Nothing
+            && self.company == Company::Nobody
         {
             tree.save(&self.root, index);
         }
@@ -342,6 +395,50 @@ pub(super) fn merged<'a>(
 pub(super) fn finish_nodes(writer: NodeWriter<io::BufWriter<super::outbox::DataOut<'_>>>) -> io::Result<()> {
     let buffered = writer.finish()?;
     buffered.into_inner().map_err(io::IntoInnerError::into_error)?.finish()
+}
+
+/// What [`Workspace::note_host`] wrote, as far as it is of this client's tree.
+fn read_host(root: &Path, view: &View) -> Result<Tree, Failed> {
+    let told = |error: io::Error| failed("could not read what the host had", &error);
+    let path = host_of(root).ok_or_else(|| told(io::ErrorKind::NotFound.into()))?;
+    let mut file = io::BufReader::new(fs::File::open(path).map_err(told)?);
+    file.read_exact(&mut [0; 32]).map_err(told)?;
+    let mut reader = NodeReader::new(file);
+    let (mut entries, mut tree) = (Vec::new(), Tree::default());
+    while let Some(Node { path, kind, mode, mtime }) =
+        reader.next_node().map_err(|error| told(io::Error::other(error)))?
+    {
+        if view.outputs.iter().any(|output| path.strip_prefix(output).is_some()) {
+            continue;
+        }
+        let (kind, digest) = match kind {
+            NodeKind::Directory => (Kind::Directory, None),
+            NodeKind::File { size, digest } => (Kind::File { size }, Some(digest)),
+            NodeKind::Symlink { target } => (Kind::Symlink { target }, None),
+            NodeKind::Special(special) => {
+                tree.specials.push((path, special));
+                continue;
+            }
+        };
+        entries.push(Entry { path, kind, mode, mtime, stamp: Stamp::default(), links: 1 });
+        tree.digests.push(digest);
+    }
+    tree.manifest = Manifest::from_entries(entries);
+    Ok(tree)
+}
+
+/// Whether it is known what the host had when a build without company began.
+pub(super) fn knows_host(root: &Path) -> bool {
+    host_of(root).is_some_and(|path| path.exists())
+}
+
+fn host_of(root: &Path) -> Option<PathBuf> {
+    place_beside_agent("host", root)
+}
+
+/// The source root that a client means.
+pub(super) fn root_of(open: &Open) -> PathBuf {
+    PathBuf::from(std::ffi::OsStr::from_bytes(&open.root))
 }
 
 // ---- scanning ------------------------------------------------------------------------------------------------------
@@ -587,7 +684,6 @@ pub(super) fn nonsense(detail: &str) -> Failed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::Stamp;
 
     #[test]
     fn what_is_source_tree_is_what_a_walk_under_the_rules_finds() {

@@ -62,6 +62,10 @@ pub(super) async fn run(
         Ok(mut built) => {
             let (exit, defect) = (built.exit, built.defect.take());
             let record = Arc::clone(&site.record);
+            let _alone = match built.alone(site.locks, site.reporter).await {
+                Ok(alone) => alone,
+                Err(error) => return (Err(error), plain.remove().await),
+            };
             let applying = built.put_in_place(record, site.locks, &site.run, site.plan, site.reporter);
             let (applied, left) = tokio::join!(applying, plain.remove());
             (applied.map(|applied| Finished { exit, applied, warm: None, defect }), left)
@@ -96,7 +100,10 @@ impl Plain<'_> {
         let Site { plan, project, reporter, .. } = *self.site;
         let scanning = match tree {
             Tree::Sources(scanning) => Some(scanning),
-            Tree::Seeded => Some(start_scan(plan, project, plan.ignore.outputs.clone(), reporter)),
+            Tree::Later => {
+                interrupts.unless(self.site.locks.look_at_sources(reporter)).await??;
+                Some(start_scan(plan, project, plan.ignore.outputs.clone(), reporter))
+            }
             Tree::Mounted => None,
         };
         let made = interrupts.unless(self.make()).await??;

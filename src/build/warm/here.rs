@@ -3,12 +3,15 @@
 
 use std::sync::Arc;
 
-use super::{Tree, Warm, leave, let_go, load_record};
+use super::{Tree, Warm, first_requests, leave, let_go, load_record};
 use crate::{
-    agent::near::{Session, Settings},
+    agent::{
+        near::{Session, Settings},
+        protocol::Client,
+    },
     build::{
         BuildError, Finished, Interrupts, Running, blocking,
-        locks::Locks,
+        locks::{Locks, client},
         reaper::{Charge, Duty, Reaper},
         refuse_strange_links,
     },
@@ -39,7 +42,7 @@ pub async fn run(
 ) -> Result<Finished, BuildError> {
     let project = &locks.project;
     let loading = load_record(project);
-    let tree = Tree::begin(plan, project, reporter);
+    let tree = Tree::begin(plan, locks, reporter);
     let record = Arc::new(loading.await?);
     refuse_strange_links(plan, &record)?;
     forget_dead_runs(state, project);
@@ -57,7 +60,8 @@ pub async fn run(
     let limiting = daily::look_after_here(state, plan, reporter);
 
     let surroundings = Surroundings::here();
-    let entering = Entering { plan, surroundings: &surroundings, reporter };
+    let client = client(&run, state)?;
+    let entering = Entering { plan, client, surroundings: &surroundings, reporter };
     let entered = entering.enter(wanted.clone(), tree, interrupts).await;
     let (built, left) = match entered {
         Ok((workspace, session, tree)) => {
@@ -94,6 +98,7 @@ fn forget_dead_runs(state: &State, project: &Project) {
 
 struct Entering<'a> {
     plan: &'a Plan,
+    client: Client,
     surroundings: &'a Surroundings,
     reporter: &'a Reporter,
 }
@@ -119,8 +124,8 @@ impl Entering<'_> {
                 (wanted, held, How::Made(why), tree)
             }
         };
-        let settings = Settings::default();
-        let first = tree.first_requests(self.plan, self.surroundings);
+        let settings = Settings { client: self.client.clone(), ..Settings::default() };
+        let first = first_requests(self.plan, self.surroundings);
         let entering = workspace::enter_here(&wanted, held, how, &settings, &first);
         let (workspace, session) = interrupts.unless(entering).await??;
         phase.end(Amount::default());

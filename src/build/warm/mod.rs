@@ -27,14 +27,14 @@ use super::{
     container::dismiss,
     detached,
     heal::{Runner, Tail},
-    locks::Locks,
+    locks::{Locks, Order},
     mounted::{self, Ended as EndedMounted},
     reaper::Reaper,
 };
 use crate::{
     agent::{
         near::{Session, SessionError},
-        protocol::{Blob, Extent, Input, Open, Reply, Request, Run as Command, User},
+        protocol::{Blob, Claim, Extent, Input, Open, Reply, Request, Room, Run as Command, User},
     },
     outputs::{record::Record, times::Times},
     plan::{Outputs, Plan, SeedOutputs, Stdin},
@@ -56,30 +56,30 @@ use crate::{
 pub(super) enum Tree {
     /// The source tree, being looked at.
     Sources(Scanning),
-    /// The same, when it is known which outputs go in.
-    Seeded,
+    /// The same, when it is this build's turn, or it is known which outputs go in.
+    Later,
     /// Nothing: it is mounted.
     Mounted,
 }
 
 impl Tree {
     /// Begins to look. What is seeded depends on how the workspace comes about; everything else can be looked at meanwhile.
-    pub(super) fn begin(plan: &Plan, project: &Project, reporter: &Reporter) -> Tree {
+    pub(super) fn begin(plan: &Plan, locks: &Locks, reporter: &Reporter) -> Tree {
         match plan.seed.value {
             _ if plan.route.value.is_mounted() => Tree::Mounted,
-            SeedOutputs::No => {
-                Tree::Sources(start_scan(plan, project, plan.ignore.outputs.clone(), reporter))
+            SeedOutputs::No if locks.may_look() => {
+                Tree::Sources(start_scan(plan, &locks.project, plan.ignore.outputs.clone(), reporter))
             }
-            SeedOutputs::Yes => Tree::Seeded,
+            SeedOutputs::No | SeedOutputs::Yes => Tree::Later,
         }
     }
+}
 
-    /// What can be said right behind the greeting.
-    pub(super) fn first_requests(&self, plan: &Plan, surroundings: &Surroundings) -> Vec<Request> {
-        match self {
-            Tree::Sources(_) | Tree::Mounted => vec![open(plan, surroundings, &plan.ignore.outputs)],
-            Tree::Seeded => Vec::new(),
-        }
+/// What can be said right behind the greeting.
+pub(super) fn first_requests(plan: &Plan, surroundings: &Surroundings) -> Vec<Request> {
+    match plan.seed.value {
+        SeedOutputs::Yes if !plan.route.value.is_mounted() => Vec::new(),
+        SeedOutputs::Yes | SeedOutputs::No => vec![open(plan, surroundings, &plan.ignore.outputs)],
     }
 }
 
@@ -140,6 +140,14 @@ pub(super) fn start_scan(
 pub(super) type Scanning =
     Pin<Box<dyn Future<Output = Result<Result<HostTree, BuildError>, BuildError>> + Send>>;
 
+/// What the far end says of the workspace's source root.
+pub(super) struct Opened {
+    /// What there was room for before anything was sent.
+    pub(super) room: Room,
+    /// What others are making there, and is left alone.
+    pub(super) others: Vec<RelPath>,
+}
+
 /// What the far end is told of the source tree; `outputs` are no part of it.
 fn open(plan: &Plan, surroundings: &Surroundings, outputs: &[RelPath]) -> Request {
     let blobs = |paths: &[String]| paths.iter().map(|path| Blob::from(path.as_bytes())).collect();
@@ -158,6 +166,12 @@ fn open(plan: &Plan, surroundings: &Surroundings, outputs: &[RelPath]) -> Reques
         },
         caches: blobs(&surroundings.caches),
         ways: blobs(&surroundings.ways),
+        claim: match &plan.outputs.value {
+            Outputs::Everything => Claim::Everything,
+            Outputs::Named(outputs) => {
+                Claim::Outputs(outputs.iter().map(|output| Blob::from(output.container.as_bytes())).collect())
+            }
+        },
     }))
 }
 
@@ -211,9 +225,11 @@ impl Warm<'_> {
         let mut built = built?;
         let (exit, defect) = (built.exit, built.defect.take());
         let undisturbed = interrupts.suspension().undisturbed().await;
+        // Before the goodbye: whose turn it is next looks at the tree when this is done with it.
+        let alone = built.alone(self.locks, self.reporter).await?;
         let applying = built.put_in_place(record, self.locks, self.run, self.plan, self.reporter);
         let (applied, closed) = tokio::join!(applying, session.close());
-        drop(undisturbed);
+        drop((alone, undisturbed));
         let applied = applied?;
         let traffic = session.traffic();
         // The products are in place, and a build that has changed the host has not failed.
@@ -235,18 +251,27 @@ impl Warm<'_> {
         record: &Arc<Record>,
         interrupts: &mut Interrupts,
     ) -> Result<Built, BuildError> {
-        let (scanning, seeded) = match tree {
-            Tree::Sources(scanning) => (scanning, Vec::new()),
-            Tree::Seeded | Tree::Mounted => interrupts.unless(self.seed(session, record)).await??,
+        let (own, seeded) = match self.plan.seed.value {
+            SeedOutputs::No => (self.plan.ignore.outputs.clone(), Vec::new()),
+            SeedOutputs::Yes => interrupts.unless(self.seed(session, record)).await??,
         };
-        let opened = session.reply("that the workspace is being looked at", |reply| match reply {
-            Reply::Opened { room, .. } => Ok(room),
+        let opened = |reply| match reply {
+            Reply::Opened { room, others, .. } => Ok(Opened { room, others }),
             other => Err(other),
-        });
-        let room = interrupts.unless(opened).await??;
+        };
+        let (opened, order) = interrupts.unless(self.locks.turn(session, opened, self.reporter)).await??;
+        let scanning = match (tree, order) {
+            (Tree::Sources(scanning), Order::First) => scanning,
+            // What others made meanwhile is to be seen.
+            _ => {
+                interrupts.unless(self.locks.look_at_sources(self.reporter)).await??;
+                start_scan(self.plan, &self.locks.project, own, self.reporter)
+            }
+        };
         let mut host = interrupts.unless(scanning).await???;
         let (hashed_at, times) = (host.hashed_at, std::mem::take(&mut host.times));
-        let righting = upload::put_right(session, &mut self.workspace, self.plan, host, room, self.reporter);
+        let righting =
+            upload::put_right(session, &mut self.workspace, self.plan, host, opened, self.reporter);
         let sources = {
             let _undisturbed = interrupts.suspension().undisturbed().await;
             interrupts.unless(righting).await??
@@ -279,11 +304,11 @@ impl Warm<'_> {
         record: &Arc<Record>,
         interrupts: &mut Interrupts,
     ) -> Result<Built, BuildError> {
-        let opened = session.reply("that the workspace is open", |reply| match reply {
+        let opened = |reply| match reply {
             Reply::Opened { uid, gid, .. } => Ok(Ids { uid, gid }),
             other => Err(other),
-        });
-        let ids = interrupts.unless(opened).await??;
+        };
+        let (ids, _) = interrupts.unless(self.locks.turn(session, opened, self.reporter)).await??;
         let (tail, runner) = (Tail::default(), Runner { ids, began: SystemTime::now() });
         let exit = self.run_command(session, Some(&tail), interrupts).await?.exit;
         let plan = match mounted::ended(self.plan, exit.code(), tail, runner, self.reporter).await? {
@@ -314,13 +339,13 @@ impl Warm<'_> {
     }
 
     /// Decides which outputs go in from the host: those that are not as fastbuild left them there, or that this workspace
-    /// never had. The others are the workspace's own, which may be further than what came back. Gives the scan
-    /// that follows from it, and the names of all seeded outputs.
+    /// never had. The others are the workspace's own, which may be further than what came back. Gives what is no source
+    /// then, and the names of all seeded outputs.
     async fn seed(
         &mut self,
         session: &mut Session,
         record: &Arc<Record>,
-    ) -> Result<(Scanning, Vec<String>), BuildError> {
+    ) -> Result<(Vec<RelPath>, Vec<String>), BuildError> {
         // What is no source, whatever is seeded.
         let mut own = self.plan.ignore.outputs.clone();
         let mut seeded = Vec::new();
@@ -337,7 +362,7 @@ impl Warm<'_> {
             seeded.push(output.spec.clone());
         }
         session.send(&open(self.plan, &self.surroundings, &own)).await?;
-        Ok((start_scan(self.plan, &self.locks.project, own, self.reporter), seeded))
+        Ok((own, seeded))
     }
 
     /// Writes the host's index beside the build, when there is anything new in it.

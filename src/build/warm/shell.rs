@@ -7,23 +7,23 @@ use std::path::PathBuf;
 
 use super::super::{
     BuildError, Exit, Interrupts, blocking,
-    locks::take_place,
+    locks::{Locks, Share, Where, client},
     reaper::{Charge, Duty, InContainer, Reaper},
 };
 use super::{command, let_go};
 use crate::{
     agent::{
         near::{Session, Settings},
-        protocol::{Blob, Extent, Home, Input, Open, Reply, Request, Run as Command, User},
+        protocol::{Blob, Claim, Client, Extent, Home, Input, Open, Reply, Request, Run as Command, User},
     },
     config::GRACE,
     engine::{ContainerFacts, Docker, Sizes, labels},
-    plan::{Endpoint, Terminal},
+    plan::{Endpoint, OnLocked, Terminal},
     report::Reporter,
     state::{Project, State},
     tree::RelPath,
     workspace::{
-        self, Generation, How, Surroundings, Workspace, WorkspaceError,
+        self, Existing, Generation, How, Surroundings, Workspace, WorkspaceError,
         list::{self, Owner},
         scratch::{self, Known},
         storage::Storage,
@@ -79,7 +79,8 @@ pub async fn run(shell: &Shell, state: &State, reporter: &Reporter) -> Result<Ex
             }
         },
     };
-    let _lock = interrupts.unless(take_place(&project, &found.name(), reporter)).await??;
+    let taking = Locks::of(Some(found.site()), Share::Parts, OnLocked::Wait, &project, state, reporter);
+    let locks = interrupts.unless(taking).await??;
     let run = state.begin_run(&project, &found.engine(shell))?;
     let reaper = Reaper::watch(&Charge {
         state: state.root().to_owned(),
@@ -92,14 +93,16 @@ pub async fn run(shell: &Shell, state: &State, reporter: &Reporter) -> Result<Ex
             Found::Directory(_) => Duty::Keep,
         },
     });
+    let client = client(&run, state)?;
     let entered = match found {
         Found::Container(docker, found, name) => {
-            enter(shell, &docker, &project, &name, found, &mut interrupts).await
+            let entering = Entering { shell, docker: &docker, project: &project, locks: &locks, client };
+            entering.enter(&name, found, &mut interrupts).await
         }
-        Found::Directory(known) => enter_here(shell, known, &mut interrupts).await,
+        Found::Directory(known) => enter_here(shell, known, client, &mut interrupts).await,
     };
     let (mut workspace, mut session, command) = entered?;
-    let ended = in_session(&mut session, command, &mut interrupts, reporter).await;
+    let ended = in_session(&mut session, command, &locks, &mut interrupts, reporter).await;
     let closed = match &ended {
         Ok(_) => session.close().await.map(|_| ()).map_err(BuildError::from),
         Err(_) => Ok(()),
@@ -124,11 +127,11 @@ enum Found {
 }
 
 impl Found {
-    /// What it is locked by.
-    fn name(&self) -> String {
+    /// What is locked.
+    fn site(&self) -> Where {
         match self {
-            Found::Container(_, _, name) => name.clone(),
-            Found::Directory(known) => known.directory().to_string_lossy().into_owned(),
+            Found::Container(_, _, name) => Where::Workspace(name.clone()),
+            Found::Directory(known) => Where::Directory(known.directory().to_string_lossy().into_owned()),
         }
     }
 
@@ -143,6 +146,7 @@ impl Found {
 async fn enter_here(
     shell: &Shell,
     known: Known,
+    client: Client,
     interrupts: &mut Interrupts,
 ) -> Result<(Workspace, Session, Command), BuildError> {
     if shell.user.is_some() {
@@ -155,34 +159,48 @@ async fn enter_here(
         engine: scratch::engine(),
     })?;
     let (workdir, Surroundings { user, home, .. }) = (wanted.tree(), Surroundings::here());
-    let (settings, first) = (Settings::default(), [opening(&workdir, user)]);
+    let settings = Settings { client, ..Settings::default() };
+    let first = [opening(&workdir, user)];
     let entering = workspace::enter_here(&wanted, held, How::Found, &settings, &first);
     let (workspace, session) = interrupts.unless(entering).await??;
     Ok((workspace, session, shell.command(&workdir, home)))
 }
 
-async fn enter(
-    shell: &Shell,
-    docker: &Docker,
-    project: &Project,
-    name: &str,
-    found: ContainerFacts,
-    interrupts: &mut Interrupts,
-) -> Result<(Workspace, Session, Command), BuildError> {
-    let made_with = found.labels.get(labels::GENERATION).and_then(|label| Generation::from_label(label));
-    let made_with = |what: &str| made_with.as_ref().and_then(|made_with| made_with.get(what));
-    let workdir = made_with("working directory").unwrap_or("/").to_owned();
-    let image = interrupts.unless(docker.image(&found.image, None)).await??;
-    let user = shell.user.clone().or_else(|| made_with("user").map(str::to_owned));
-    let user = user.or_else(|| image.as_ref().map(|image| image.user.clone())).unwrap_or_default();
-    let home = image.as_ref().map_or(Home::OfUser, |image| Surroundings::of(image, &Storage::default()).home);
-    let opening = opening(&workdir, User::Named(user));
-    let engine = shell.engine.to_string();
-    let settings = Settings { silence: shell.engine.silence(GRACE), ..Settings::default() };
-    let first = [opening];
-    let entering = workspace::enter_found(docker, name, found, project, &engine, &settings, &first);
-    let (workspace, session) = interrupts.unless(entering).await??;
-    Ok((workspace, session, shell.command(&workdir, home)))
+struct Entering<'a> {
+    shell: &'a Shell,
+    docker: &'a Docker,
+    project: &'a Project,
+    locks: &'a Locks,
+    client: Client,
+}
+
+impl Entering<'_> {
+    async fn enter(
+        self,
+        name: &str,
+        found: ContainerFacts,
+        interrupts: &mut Interrupts,
+    ) -> Result<(Workspace, Session, Command), BuildError> {
+        let Entering { shell, docker, project, locks, client } = self;
+        let made_with = found.labels.get(labels::GENERATION).and_then(|label| Generation::from_label(label));
+        let made_with = |what: &str| made_with.as_ref().and_then(|made_with| made_with.get(what));
+        let workdir = made_with("working directory").unwrap_or("/").to_owned();
+        let image = interrupts.unless(docker.image(&found.image, None)).await??;
+        let user = shell.user.clone().or_else(|| made_with("user").map(str::to_owned));
+        let user = user.or_else(|| image.as_ref().map(|image| image.user.clone())).unwrap_or_default();
+        let home =
+            image.as_ref().map_or(Home::OfUser, |image| Surroundings::of(image, &Storage::default()).home);
+        let opening = opening(&workdir, User::Named(user));
+        let engine = shell.engine.to_string();
+        let settings = Settings { client, silence: shell.engine.silence(GRACE), ..Settings::default() };
+        let first = [opening];
+        let line = locks.line();
+        let existing = Existing { name, found, project, engine: &engine };
+        let entering = workspace::enter_found(docker, existing, line, &settings, &first);
+        let (workspace, session) = interrupts.unless(entering).await??;
+        locks.entered()?;
+        Ok((workspace, session, shell.command(&workdir, home)))
+    }
 }
 
 /// Nothing is compared, so nothing need be looked at.
@@ -195,21 +213,23 @@ fn opening(workdir: &str, user: User) -> Request {
         extent: Extent::Nothing,
         caches: Vec::new(),
         ways: Vec::new(),
+        claim: Claim::Everything,
     }))
 }
 
 async fn in_session(
     session: &mut Session,
     command: Command,
+    locks: &Locks,
     interrupts: &mut Interrupts,
     reporter: &Reporter,
 ) -> Result<Exit, BuildError> {
     interrupts.suspension().tell(&session.sender);
-    let opened = session.reply("that the workspace is open", |reply| match reply {
+    let opened = |reply| match reply {
         Reply::Opened { .. } => Ok(()),
         other => Err(other),
-    });
-    interrupts.unless(opened).await??;
+    };
+    interrupts.unless(locks.turn(session, opened, reporter)).await??;
     Ok(command::run(session, command, None, interrupts, reporter).await?.exit)
 }
 

@@ -11,13 +11,14 @@ use super::{
         BuildError, Running, blocking, top_entry,
         upload::{Selection, TRIES, all_arrived, start_packing, tell_of_changes},
     },
+    Opened,
     host::HostTree,
     nodes, nonsense,
 };
 use crate::{
     agent::{
         near::Session,
-        protocol::{Compare, Meta, Reply, Request, Room},
+        protocol::{Compare, Meta, Reply, Request},
     },
     archive::pack::{PackOptions, Packed, TopEntry},
     outputs::stage::Uploaded,
@@ -78,7 +79,7 @@ pub async fn put_right(
     workspace: &mut Workspace,
     plan: &Plan,
     host: HostTree,
-    room: Room,
+    opened: Opened,
     reporter: &Reporter,
 ) -> Result<Sources, BuildError> {
     let HostTree { scan, digests, summary, .. } = host;
@@ -94,9 +95,10 @@ pub async fn put_right(
     workspace.claim_share(entries).await?;
     let differing = Differing::from_bytes(&differing, summary.buckets())
         .ok_or_else(|| nonsense("buckets that do not fit the summary"))?;
-    let mut upload = Upload { plan, reporter, room, scan: Arc::new(scan), digests: Arc::new(digests) };
+    let mut upload = Upload { plan, reporter, opened, scan: Arc::new(scan), digests: Arc::new(digests) };
     let mut delta = upload.delta(session, differing).await?;
     upload.settle_unsure(&mut delta).await?;
+    upload.leave_to_others(&mut delta);
     phase.end(Amount { files: upload.scan.manifest.entries().len() as u64, bytes: 0 });
     if plan.explain.value == Explain::Yes {
         for change in std::mem::take(&mut delta.changes) {
@@ -116,8 +118,7 @@ pub async fn put_right(
 struct Upload<'a> {
     plan: &'a Plan,
     reporter: &'a Reporter,
-    /// What there was room for before anything was sent.
-    room: Room,
+    opened: Opened,
     scan: Arc<Scan>,
     digests: Arc<Vec<Option<Digest>>>,
 }
@@ -149,6 +150,23 @@ impl Upload<'_> {
         Ok(())
     }
 
+    /// What others are making is theirs, with the directories above it.
+    fn leave_to_others(&self, delta: &mut Delta) {
+        let others = &self.opened.others;
+        if others.is_empty() {
+            return;
+        }
+        let entries = self.scan.manifest.entries();
+        let is_theirs = |path: &RelPath| others.iter().any(|other| path.strip_prefix(other).is_some());
+        let leads_to_theirs = |path: &RelPath| others.iter().any(|other| other.strip_prefix(path).is_some());
+        let may_go = |index: &usize| {
+            let Entry { path, kind, .. } = &entries[*index];
+            !is_theirs(path) && (*kind == Kind::Directory || !leads_to_theirs(path))
+        };
+        delta.puts.retain(may_go);
+        delta.metas.retain(may_go);
+    }
+
     /// Sends it all, and files that changed meanwhile once more.
     async fn send(&mut self, session: &mut Session, delta: Delta) -> Result<(), BuildError> {
         let manifest = &self.scan.manifest;
@@ -157,11 +175,12 @@ impl Upload<'_> {
             Kind::Directory | Kind::Symlink { .. } => 0,
         };
         let total = Amount { files: delta.puts.len() as u64, bytes: delta.puts.iter().map(size).sum() };
-        let blocks = |index: &usize| size(index).next_multiple_of(self.room.block.max(1));
+        let room = self.opened.room;
+        let blocks = |index: &usize| size(index).next_multiple_of(room.block.max(1));
         let needed = Amount { bytes: delta.puts.iter().map(blocks).sum(), ..total };
-        if needed.bytes > self.room.bytes || self.room.files.is_some_and(|files| needed.files > files) {
+        if needed.bytes > room.bytes || room.files.is_some_and(|files| needed.files > files) {
             let (place, route) = (self.plan.workdir.value.clone(), self.plan.route.value);
-            return Err(BuildError::NoRoom { place, route, needed, room: self.room });
+            return Err(BuildError::NoRoom { place, route, needed, room });
         }
         let phase = Running::begin(Phase::Upload, Some(total), self.reporter);
         let Delta { deletes, puts, metas, .. } = delta;

@@ -9,7 +9,7 @@ use crate::{
     plan::Route,
     report::{numbers, text::one_line},
     workspace::{
-        Generation, LastSession,
+        Generation,
         list::{Listed, Owner, Place, Unused},
         storage::CACHE_PREFIX,
     },
@@ -156,8 +156,6 @@ pub(super) struct Facts<'a> {
     pub(super) started: Option<&'a str>,
     /// What it was made with.
     pub(super) made_with: Option<&'a Generation>,
-    /// How the last session came out, where that is known here.
-    pub(super) last_session: Option<LastSession>,
 }
 
 impl Facts<'_> {
@@ -175,7 +173,6 @@ impl Facts<'_> {
             ("last used", ago(listed.last_used, now)),
         ];
         rows.extend(self.started.map(|started| ("started", started.to_owned())));
-        rows.extend(self.last_session.map(|session| ("last session", session_text(session).to_owned())));
         if let Place::Container(container) = &listed.place {
             rows.push(("container", container.as_str().to_owned()));
         }
@@ -193,22 +190,13 @@ impl Facts<'_> {
             #[serde(flatten)]
             row: Row<'a>,
             started: Option<&'a str>,
-            last_session: Option<LastSession>,
             made_with: BTreeMap<&'a str, &'a str>,
         }
         json(&Document {
             row: Row::of(self.listed),
             started: self.started,
-            last_session: self.last_session,
             made_with: self.made_with.into_iter().flat_map(Generation::values).collect(),
         })
-    }
-}
-
-fn session_text(session: LastSession) -> &'static str {
-    match session {
-        LastSession::Ended => "ended well",
-        LastSession::Open => "is open, or was cut off",
     }
 }
 
@@ -256,12 +244,8 @@ pub(super) mod tests {
     fn all_that_is_known_is_shown_in_both_forms() {
         let listed = workspace("fastbuild-ws-1", "/home/me/blog", Owner::Here);
         let made_with = Generation::from_label(r#"[["image","sha256:0"],["user","app"]]"#);
-        let facts = Facts {
-            listed: &listed,
-            started: Some("2026-01-01T00:00:00Z"),
-            made_with: made_with.as_ref(),
-            last_session: Some(LastSession::Ended),
-        };
+        let facts =
+            Facts { listed: &listed, started: Some("2026-01-01T00:00:00Z"), made_with: made_with.as_ref() };
         insta::assert_snapshot!(facts.text(90_120), @r"
         name          fastbuild-ws-1
         source        /home/me/blog
@@ -272,7 +256,6 @@ pub(super) mod tests {
         made          1d ago, by fastbuild 0.1.0
         last used     2m ago
         started       2026-01-01T00:00:00Z
-        last session  ended well
         container     0123abcd
         project       00ff
         made with     image sha256:0
@@ -280,7 +263,7 @@ pub(super) mod tests {
         ");
         let read: serde_json::Value = serde_json::from_str(&facts.json()).unwrap();
         assert_eq!(read["made_with"]["user"], "app");
-        assert_eq!((&read["last_session"], &read["size"]), (&"ended".into(), &20_100_000.into()));
+        assert_eq!(&read["size"], &20_100_000);
         let read: serde_json::Value = serde_json::from_str(&json_list(&[listed])).unwrap();
         assert_eq!((&read[0]["owner"], &read[0]["last_used"]), (&"here".into(), &90_000.into()));
     }

@@ -1,7 +1,7 @@
 //! Containers from create to remove, but for their files ([`super::archive`]) and streams ([`super::attach`]).
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     fmt,
     time::{Duration, SystemTime},
 };
@@ -17,7 +17,7 @@ use bollard::{
         CreateContainerOptionsBuilder, EventsOptionsBuilder, InspectContainerOptions,
         KillContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
         RenameContainerOptionsBuilder, ResizeContainerTTYOptionsBuilder, RestartContainerOptionsBuilder,
-        StartContainerOptions, TopOptions, WaitContainerOptionsBuilder,
+        StartContainerOptions, WaitContainerOptionsBuilder,
     },
 };
 use futures_util::StreamExt;
@@ -423,23 +423,6 @@ impl Docker {
             Ok(()) => Ok(Delivery::Delivered),
             Err(error) if is_not_running(&error) => Ok(Delivery::NotRunning),
             Err(error) => Err(failed(Call::new(Operation::Kill, id))(error)),
-        }
-    }
-
-    /// The processes that run in the container, its first one included, by the numbers that the engine has for them; none
-    /// when it has stopped.
-    ///
-    /// # Errors
-    /// What befalls every request.
-    pub async fn processes(&self, id: &ContainerId) -> Result<BTreeSet<String>, EngineError> {
-        match self.client.top_processes(id.as_str(), None::<TopOptions>).await {
-            Ok(top) => {
-                let pid = top.titles.unwrap_or_default().iter().position(|title| title == "PID");
-                let lines = top.processes.unwrap_or_default().into_iter();
-                Ok(lines.filter_map(|line| line.into_iter().nth(pid?)).collect())
-            }
-            Err(error) if is_not_running(&error) => Ok(BTreeSet::new()),
-            Err(error) => Err(failed(Call::new(Operation::Top, id))(error)),
         }
     }
 

@@ -1,0 +1,300 @@
+//! Whose turn it is in the workspace: the lock that a client's [`Open`](crate::agent::protocol::Open) asks for.
+//!
+//! Beside the agent, each session that has opened the source root has a file, which it keeps locked: so it is free when the session is
+//! dead. The file's name is a number, and whoever comes later waits for all that are before it and may not be at work at the same
+//! time ([`Claim`]). A second lock is held by one at a time, from then on until its command starts: who puts the tree right.
+//!
+//! | file | locked |
+//! |---|---|
+//! | `turn-NUMBER` | by a session, while it is there: waiting, putting right, running |
+//! | `turn-righting` | by who puts the tree right |
+//! | `turn-guard` | while a number is taken |
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+};
+
+use rustix::process::{Pid, Signal, getpid, kill_process};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    inbox::{Event, Inbox},
+    state_directory,
+};
+use crate::{
+    agent::protocol::{Blob, Claim, Client, Conflict, decode, encode},
+    tree::Digest,
+};
+
+/// What a session asks for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Ask {
+    client: Client,
+    claim: Claim,
+    /// Source root, rules, user: where these differ, the trees cannot be held against each other.
+    settings: Digest,
+    pid: i32,
+}
+
+/// What a session's file is called, before its number.
+const NAME: &str = "turn-";
+
+/// How far a session is: the first byte of its file.
+const WAITS: u8 = 0;
+const RUNS: u8 = 1;
+
+/// A place in the queue, and the turn when it has come. Given up when dropped.
+#[derive(Debug)]
+pub(super) struct Turn {
+    pub(super) number: u64,
+    pub(super) path: PathBuf,
+    file: File,
+    righting: Option<File>,
+}
+
+/// Somebody who has to end first.
+#[derive(Debug)]
+pub(super) struct Ahead {
+    pub(super) client: Client,
+    pub(super) why: Conflict,
+}
+
+impl Ask {
+    pub(super) fn new(client: Client, claim: Claim, settings: Digest) -> Ask {
+        Ask { client, claim, settings, pid: getpid().as_raw_pid() }
+    }
+
+    fn conflict(&self, other: &Ask) -> Option<Conflict> {
+        let (Claim::Outputs(ours), Claim::Outputs(theirs)) = (&self.claim, &other.claim) else {
+            return Some(Conflict::Everything);
+        };
+        let overlapping = ours.iter().find(|ours| theirs.iter().any(|theirs| overlap(ours, theirs)));
+        match overlapping {
+            Some(output) => Some(Conflict::Output(output.clone())),
+            None => (self.settings != other.settings).then_some(Conflict::Settings),
+        }
+    }
+}
+
+/// Whether one path is the other, or leads to it.
+fn overlap(one: &[u8], other: &[u8]) -> bool {
+    let (short, long) = if one.len() < other.len() { (one, other) } else { (other, one) };
+    let short = short.strip_suffix(b"/").unwrap_or(short);
+    long.strip_prefix(short).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+}
+
+impl Turn {
+    /// Gets in line. The turn has come when [`Event::Turn`] tells so with this number; where nobody has to end first, it has come already.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn queue(ask: &Ask, inbox: &Arc<Inbox>) -> io::Result<Turn> {
+        let (directory, guard) = guarded()?;
+        let (there, last) = there(&directory)?;
+        let (mut ahead, number) = (Vec::new(), last + 1);
+        for There { file, ask: other, .. } in there {
+            if let Some(why) = ask.conflict(&other) {
+                ahead.push((file, Ahead { client: other.client, why }));
+            }
+        }
+        let path = directory.join(format!("{NAME}{number}"));
+        let mut file = File::options().write(true).create(true).truncate(true).open(&path)?;
+        file.lock()?;
+        file.write_all(&[&[WAITS], encode(ask).as_slice()].concat())?;
+        drop(guard);
+        let mut turn = Turn { number, path, file, righting: None };
+        let righting = open(&directory.join("turn-righting"))?;
+        if ahead.is_empty() {
+            match righting.try_lock() {
+                Ok(()) => {
+                    turn.righting = Some(righting);
+                    return Ok(turn);
+                }
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+        }
+        let inbox = Arc::clone(inbox);
+        // A client that goes away meanwhile does not end this; what it comes to is for nobody then.
+        thread::Builder::new().name("turn".to_owned()).spawn(move || {
+            let waited = wait(ahead, number, &inbox).and_then(|()| righting.lock());
+            inbox.post(Event::Turn { number, righting: waited.map(|()| righting) });
+        })?;
+        Ok(turn)
+    }
+
+    /// Whether it may put the tree right.
+    pub(super) fn has_come(&self) -> bool {
+        self.righting.is_some()
+    }
+
+    /// Takes what [`Event::Turn`] brings.
+    ///
+    /// # Errors
+    /// What the wait came to.
+    pub(super) fn take(&mut self, righting: io::Result<File>) -> io::Result<()> {
+        self.righting = Some(righting?);
+        Ok(())
+    }
+
+    /// The outputs of those whose commands run. Nobody else's begins to run while this one puts the tree right.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn others(&self) -> io::Result<Vec<Blob>> {
+        let (directory, _guard) = guarded()?;
+        let running = there(&directory)?.0.into_iter().filter(|there| there.state == RUNS);
+        let outputs = running.map(|there| match there.ask.claim {
+            Claim::Outputs(outputs) => outputs,
+            Claim::Everything => Vec::new(),
+        });
+        Ok(outputs.flatten().collect())
+    }
+
+    /// The tree is right, and the command starts.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn tree_is_right(&mut self) -> io::Result<()> {
+        self.file.write_all_at(&[RUNS], 0)?;
+        self.righting = None;
+        Ok(())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // One that stays is taken away by who comes next.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Ends the sessions of a client that is dead, and returns when they are over. One that has not opened the source root runs nothing.
+///
+/// # Errors
+/// The system's.
+pub(super) fn end(run: &str) -> io::Result<()> {
+    let (directory, _guard) = guarded()?;
+    for there in there(&directory)?.0 {
+        if there.ask.client.run == run
+            && let Some(pid) = Pid::from_raw(there.ask.pid)
+        {
+            // That its file is gone is what tells the session that it, and not a later client of its process, is meant.
+            let _ = fs::remove_file(there.path);
+            let _ = kill_process(pid, Signal::USR1);
+            there.file.lock_shared()?;
+        }
+    }
+    Ok(())
+}
+
+/// Waits for all who are ahead, one after the other, and tells for whom.
+fn wait(ahead: Vec<(File, Ahead)>, number: u64, inbox: &Inbox) -> io::Result<()> {
+    for (file, ahead) in ahead {
+        match file.try_lock_shared() {
+            Ok(()) => continue,
+            Err(TryLockError::WouldBlock) => inbox.post(Event::Ahead { number, ahead }),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        file.lock_shared()?;
+    }
+    Ok(())
+}
+
+/// A session that has opened the source root.
+struct There {
+    path: PathBuf,
+    file: File,
+    ask: Ask,
+    state: u8,
+}
+
+/// All of them, in the order in which they came, and the last number that is taken; the files of dead ones go. The guard is held.
+fn there(directory: &Path) -> io::Result<(Vec<There>, u64)> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix(NAME)?.parse::<u64>().ok());
+        numbers.extend(number.map(|number| (number, entry.path())));
+    }
+    numbers.sort();
+    let (mut all, mut last) = (Vec::new(), 0);
+    for (number, path) in numbers {
+        last = number;
+        let mut file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            file => file?,
+        };
+        match file.try_lock_shared() {
+            Ok(()) => {
+                let _ = fs::remove_file(path); // by its own session, just now
+                continue;
+            }
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        let mut written = Vec::new();
+        file.read_to_end(&mut written)?;
+        let (state, ask) = written.split_first().unwrap_or((&WAITS, &[]));
+        // Of one that was damaged nothing is known but that it is there.
+        let ask =
+            decode(ask).unwrap_or_else(|_| Ask::new(Client::default(), Claim::Everything, Digest([0; 32])));
+        all.push(There { path, file, ask, state: *state });
+    }
+    Ok((all, last))
+}
+
+/// The agent's directory, and the guard.
+fn guarded() -> io::Result<(PathBuf, File)> {
+    let directory = state_directory().ok_or(io::ErrorKind::NotFound)?;
+    let guard = open(&directory.join("turn-guard"))?;
+    guard.lock()?;
+    Ok((directory, guard))
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let open = || File::options().write(true).create(true).truncate(false).open(path);
+    open().or_else(|error| match error.kind() {
+        // Somebody has put one there.
+        io::ErrorKind::IsADirectory => fs::remove_dir_all(path).and_then(|()| open()),
+        _ => Err(error),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(outputs: Option<&[&str]>, settings: u8) -> Ask {
+        let claim = match outputs {
+            None => Claim::Everything,
+            Some(outputs) => Claim::Outputs(outputs.iter().map(|path| Blob::from(path.as_bytes())).collect()),
+        };
+        Ask::new(Client::default(), claim, Digest([settings; 32]))
+    }
+
+    #[test]
+    fn builds_share_a_workspace_where_their_named_outputs_do_not_overlap() {
+        let output = |path: &str| Some(Conflict::Output(Blob::from(path.as_bytes())));
+        let cases = [
+            (ask(None, 0), ask(None, 0), Some(Conflict::Everything)),
+            (ask(None, 0), ask(Some(&["/w/a"]), 0), Some(Conflict::Everything)),
+            (ask(Some(&["/w/a"]), 0), ask(Some(&["/w/b", "/w/ab"]), 0), None),
+            (ask(Some(&["/w/a"]), 0), ask(Some(&["/w/a"]), 0), output("/w/a")),
+            (ask(Some(&["/w/b", "/w/a/x"]), 0), ask(Some(&["/w/a"]), 0), output("/w/a/x")),
+            (ask(Some(&["/w/a"]), 0), ask(Some(&["/w/a/x/y"]), 0), output("/w/a")),
+            (ask(Some(&["/"]), 0), ask(Some(&["/w/a"]), 0), output("/")),
+            (ask(Some(&["/w/a"]), 0), ask(Some(&["/w/b"]), 1), Some(Conflict::Settings)),
+        ];
+        for (one, other, conflict) in cases {
+            assert_eq!(one.conflict(&other), conflict, "{one:?} {other:?}");
+            assert_eq!(other.conflict(&one).is_some(), conflict.is_some());
+        }
+    }
+}
