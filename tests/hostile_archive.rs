@@ -398,7 +398,7 @@ fn receive(
     let place = Target::named(target)?;
     let host = HostSide::look(&place, &record)?;
     let staging = Staging::begin("out", 0, place, Scope::Named, host, None, options)?;
-    let (staged, _) = archived::stage(staging, archive, naming, &[], &|_| {})?;
+    let (staged, _) = archived::stage(staging, archive, naming, &|_| false, &|_| {})?;
     let home = target.parent().unwrap().parent().unwrap();
     let books = Books {
         run: "0123456789ab".to_owned(),

@@ -1,11 +1,14 @@
 //! Builds without the agent, by the plain Engine API: as on Windows engines and on processors that there is no agent for.
 
+#[path = "common/cache.rs"]
+mod cache;
 mod common;
 #[path = "common/process.rs"]
 mod process;
 
 use std::{fs, os::unix::fs::MetadataExt as _};
 
+use cache::Cache;
 use common::{Ended, FILLED, NONROOT, Project, docker, eventually};
 use process::noise;
 
@@ -43,6 +46,21 @@ fn named_outputs_come_from_anywhere_and_only_what_changed_is_written() {
     let before = inode("site/deep/a");
     sh(&project, &options, script).exits(0);
     assert_eq!(inode("site/deep/a"), before, "equal bytes keep their inode");
+    project.assert_nothing_left();
+}
+
+#[test]
+fn what_is_ignored_and_what_a_cache_holds_neither_goes_in_nor_comes_back() {
+    let project = Project::new();
+    project.write(".fastbuildignore", "logs\n*.tmp\n!keep.tmp\n").write("logs/here", "x").write("a.tmp", "x");
+    let cache = Cache::new(&project, "plain");
+    let options = ["--cache", &cache.at("deep/cache")];
+    let script = "test ! -e logs; test ! -e a.tmp; mkdir -p logs; echo y > logs/there; echo y > a.tmp; \
+                  echo k > keep.tmp; echo c > deep/cache/c; echo d > deep/d";
+    sh(&project, &options, script).exits(0);
+    assert_eq!((project.read("logs/here").as_str(), project.read("a.tmp").as_str()), ("x", "x"));
+    assert_eq!((project.read("keep.tmp").as_str(), project.read("deep/d").as_str()), ("k\n", "d\n"));
+    assert!(!project.has("logs/there") && !project.has("deep/cache"));
     project.assert_nothing_left();
 }
 

@@ -1,5 +1,5 @@
-//! What handing a command's streams on needs, whoever runs it: a writer of its output that may block, a reader of our own
-//! input, and an eye on the keys.
+//! What attending a command needs, whoever runs it: its output is written by who may block, signals and the end of time are
+//! handed to it, and there is a reader of our own input with an eye on the keys.
 
 use std::io;
 
@@ -9,9 +9,16 @@ use tokio::{
     time::{Duration, Instant},
 };
 
-use super::BuildError;
+use super::{
+    BuildError, Interrupts,
+    ending::{Ending, KILL, Wish},
+};
 use crate::{
-    report::{Reporter, events::Stream},
+    engine::Delivery,
+    report::{
+        Reporter,
+        events::{Event, Stream, Warning},
+    },
     sys::terminal,
 };
 
@@ -20,6 +27,67 @@ const OUTPUT_WAITING: usize = 64;
 
 /// Two Ctrl-C within this time end a command that has a terminal; a single one is the command's own business.
 const TWICE: Duration = Duration::from_secs(2);
+
+/// Attends a command to its end: `follow` puts its output into the channel and gives how it ended, `tell` hands a signal to it by
+/// number, and what comes of `kills` ends it.
+///
+/// # Errors
+/// [`BuildError::Interrupted`] when its end is waited for no longer, and when it had ended already where a signal came: then that is
+/// for what comes after it. [`BuildError::OutputClosed`].
+pub(super) async fn attend<T, E: Into<BuildError>, F: Future<Output = Result<T, E>>>(
+    follow: impl FnOnce(mpsc::Sender<(Stream, Bytes)>) -> F,
+    tell: impl AsyncFn(u8) -> Result<Delivery, BuildError>,
+    mut kills: mpsc::Receiver<()>,
+    interrupts: &mut Interrupts,
+    reporter: &Reporter,
+) -> Result<(T, Ending), BuildError> {
+    let carry_out = async |wish| {
+        match wish {
+            Wish::Nothing => {}
+            Wish::GiveUp(signal) => return Err(BuildError::Interrupted(signal)),
+            Wish::Kill => {
+                tell(KILL).await?;
+            }
+            Wish::Hand(signal) => match tell(signal.number()).await? {
+                Delivery::NotRunning => return Err(BuildError::Interrupted(signal)),
+                Delivery::Delivered => {
+                    reporter.emit(Event::Warned(Warning::Signalled { signal: signal.name() }));
+                }
+            },
+        }
+        Ok(())
+    };
+    let (closed, output_closed) = oneshot::channel();
+    let (output, passing) = Passing::begin(reporter.clone(), closed);
+    let mut ending = Ending::default();
+    let ended = {
+        // One future that lives through the whole loop: a chunk that waits for our own reader must not be lost to a signal.
+        let (following, output_closed) = (follow(output), refused(output_closed));
+        tokio::pin!(following, output_closed);
+        loop {
+            tokio::select! {
+                biased;
+                signal = interrupts.next() => {
+                    let doing = carry_out(ending.on_signal(signal));
+                    // Who runs the command and does not answer holds up nobody who asks again.
+                    interrupts.unless(doing).await??;
+                }
+                () = ending.grace_is_over() => carry_out(ending.kill()).await?,
+                Some(()) = kills.recv() => carry_out(ending.kill()).await?,
+                // A command that was told to end may do so, though the terminal that was hung up takes no more of its output.
+                error = &mut output_closed, if !ending.is_asked() => return Err(BuildError::OutputClosed(error)),
+                ended = &mut following => break ended.map_err(Into::into)?,
+            }
+        }
+    };
+    // Somebody who does not read what we pass on can hold this up for ever: then a signal ends it.
+    if let Ok(drained) = interrupts.unless(passing.drained()).await
+        && !ending.is_asked()
+    {
+        drained?;
+    }
+    Ok((ended, ending))
+}
 
 /// Waits until nobody takes the output any more, and gives why; for ever when all of it has been taken.
 pub(super) async fn refused(closed: oneshot::Receiver<io::Error>) -> io::Error {

@@ -19,8 +19,8 @@ mod tests;
 use std::{
     collections::HashSet,
     fmt::Write as _,
+    fs::File,
     io::{self, Read, Write},
-    path::Path,
 };
 
 use serde::{Deserialize, Serialize};
@@ -45,7 +45,7 @@ use super::{
     times::MadeAgain,
 };
 use crate::{
-    archive::reader::{Incoming, Limits, ReadError},
+    archive::reader::{Limits, ReadError},
     plan::ApplyMode,
     report::events::{Amount, Applied, Warning},
     sys::at::{self, Look},
@@ -288,15 +288,10 @@ impl<'a> Staging<'a> {
         self.uploaded
     }
 
-    /// The directory on the target's file system that is there in any case.
-    pub(super) fn base_dir(&self) -> &Path {
-        &self.target.base
-    }
-
-    /// Looks how much may be staged.
-    pub(super) fn measure_room(&mut self) -> Result<(), OutputError> {
+    /// A file without a name on the target's file system, for what is about to be staged; what it takes is counted from now on.
+    pub(super) fn make_spool(&mut self) -> Result<File, OutputError> {
         self.room = self.free_bytes()?;
-        Ok(())
+        tempfile::tempfile_in(&self.target.base).map_err(|error| self.not_spooled(error))
     }
 
     pub(super) fn not_spooled(&self, error: io::Error) -> OutputError {
@@ -877,12 +872,6 @@ enum KnownFrom {
 struct Meta {
     mode: u32,
     mtime: Timestamp,
-}
-
-impl From<&Incoming> for Meta {
-    fn from(entry: &Incoming) -> Meta {
-        Meta { mode: entry.mode, mtime: entry.mtime }
-    }
 }
 
 /// What the build has at a path.

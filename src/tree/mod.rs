@@ -156,6 +156,14 @@ pub struct Amount {
     pub bytes: u64,
 }
 
+impl std::ops::Add for Amount {
+    type Output = Amount;
+
+    fn add(self, other: Amount) -> Amount {
+        Amount { files: self.files + other.files, bytes: self.bytes + other.bytes }
+    }
+}
+
 /// A path that is neither file, directory nor link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]

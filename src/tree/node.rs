@@ -161,6 +161,14 @@ pub struct NodeReader<R: Read> {
     ended: bool,
 }
 
+impl<R: Read> Iterator for NodeReader<R> {
+    type Item = Result<Node, NodeError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_node().transpose()
+    }
+}
+
 impl<R: Read> NodeReader<R> {
     /// Nothing read yet. `from` had better be buffered.
     pub fn new(from: R) -> NodeReader<R> {

@@ -208,13 +208,18 @@ fn binds(plan: &Plan) -> Result<Vec<Mount>, WorkspaceError> {
     let root = &plan.source.value;
     let source = root.to_str().ok_or_else(|| WorkspaceError::SourceNotText { path: root.clone() })?;
     let tree = Mount::Bind { source: source.to_owned(), target: plan.workdir.value.clone(), access };
-    let volumes = laid_over(plan).map(|(output, _)| Mount::Volume {
+    let volumes = laid_over(plan).map(|(output, _)| empty_volume(&output.container));
+    Ok(std::iter::once(tree).chain(volumes).collect())
+}
+
+/// A volume that goes with its container, and hides what the image or an outer mount has at `target`.
+pub(crate) fn empty_volume(target: &str) -> Mount {
+    Mount::Volume {
         name: None,
-        target: output.container.clone(),
+        target: target.to_owned(),
         contents: VolumeContents::Empty,
         options: Vec::new(),
-    });
-    Ok(std::iter::once(tree).chain(volumes).collect())
+    }
 }
 
 /// The outputs that lie in volumes over a source tree that is mounted read-only, and where in the tree that is.
@@ -262,7 +267,8 @@ impl CacheVolume {
     }
 }
 
-fn labelled(labels: &[(&str, &str)]) -> BTreeMap<String, String> {
+/// What an object is labelled with: this, and the version that makes it.
+pub(crate) fn labelled(labels: &[(&str, &str)]) -> BTreeMap<String, String> {
     let version = (labels::VERSION, env!("CARGO_PKG_VERSION"));
     labels.iter().chain([&version]).map(|(label, value)| ((*label).to_owned(), (*value).to_owned())).collect()
 }

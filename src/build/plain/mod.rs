@@ -6,43 +6,46 @@
 //! ```
 //!
 //! The container is one for this build. Its working directory is an anonymous volume, which hides what the image has there, as a
-//! mount would. Everything goes up, all of an output comes back ([`collect`]), and from there on a build is as any other.
-//! What only the agent can do is missing: a command that is the container's first process may not hear signals that it does
-//! not handle, and caches belong to whoever the engine makes them for.
+//! mount would. Everything goes up once, all of an output comes back, and from there on a build is as any other.
+//! It is a fallback: what it leaves out is in docs/architecture.md, "By the plain Engine API".
 
-mod collect;
 mod command;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::SystemTime,
-};
+use std::{slice, sync::Arc, time::SystemTime};
 
-use self::collect::Collecting;
+use futures_util::TryStreamExt as _;
+
 use super::{
-    BuildError, Built, Finished, Interrupts, Running,
+    BuildError, Built, Finished, Interrupts, Running, blocking, channel,
     container::{Left, Site, dismiss},
     heal::{Runner, Tail},
     leftovers, mounted,
     reaper::{Duty, Reaper},
     top_entry,
-    upload::{Selection, TRIES, all_arrived, start_packing, tell_of_changes},
-    warm::{HostTree, Sources, Tree, start_scan, upload::note},
+    upload::{Selection, all_arrived, start_packing, tell_of_changes},
+    warm::{HostTree, Sources, Tree, collect::uploaded_at, start_scan, upload::note},
 };
 use crate::{
-    archive::pack::{PackOptions, Packed},
-    engine::{
-        ContainerId, ContainerSpec, Entrypoint, Mount, Owned, PathKind, Removed, Serves, VolumeContents,
-        labels,
+    archive::{pack::PackOptions, reader::Naming},
+    engine::{ContainerId, ContainerSpec, EngineError, Entrypoint, Owned, Removed, labels},
+    outputs::{
+        archived,
+        stage::{Scope, Staged, Staging, StagingOptions, stage_path},
+        target::Target,
+        times::Times,
     },
-    outputs::times::Times,
+    plan::{Output, Outputs, Plan, Take},
     report::events::{Amount, Event, Phase, Warning},
-    tree::{RelPath, scan::Scan},
+    tree::{
+        RelPath,
+        ignore::{Rules, Verdict},
+    },
     user,
-    workspace::{Keeping, mark::now, storage::Storage},
+    workspace::{
+        Keeping,
+        mark::now,
+        storage::{Storage, empty_volume, labelled},
+    },
 };
 
 /// Carries a plan out in a container of its own.
@@ -57,7 +60,7 @@ pub(super) async fn run(
         Err(error) => return (Err(error.into()), Left::Nothing),
     };
     let reaper = site.watch(Duty::Remove(site.place(&name)));
-    let plain = Plain { site, storage, name, reaper, made: AtomicBool::new(false) };
+    let plain = Plain { site, storage, name, reaper };
     let (finished, left) = match plain.until_staged(tree, interrupts).await {
         Ok(mut built) => {
             let (exit, defect) = (built.exit, built.defect.take());
@@ -83,8 +86,6 @@ struct Plain<'a> {
     storage: &'a Storage,
     name: String,
     reaper: Option<Reaper>,
-    /// Set once the engine has said that it made the container.
-    made: AtomicBool,
 }
 
 /// A container that waits for its sources.
@@ -107,47 +108,32 @@ impl Plain<'_> {
             Tree::Mounted => None,
         };
         let made = interrupts.unless(self.make()).await??;
-        let (sources, times) = match scanning {
+        let (mut sources, mut times) = (None, Times::default());
+        match scanning {
             Some(scanning) => {
-                let host = interrupts.unless(scanning).await???;
-                let (sources, times) = interrupts.unless(self.upload(&made, host)).await??;
+                let mut host = interrupts.unless(scanning).await???;
+                times = std::mem::take(&mut host.times);
+                sources = Some(interrupts.unless(self.upload(&made, host)).await??);
                 self.site.locks.tree_was_sent();
-                (Some(sources), times)
             }
             None => {
-                interrupts
-                    .unless(mounted::refuse_other_tree(&self.site.docker, &made.container, plan))
-                    .await??;
-                (None, Times::default())
+                let looking = mounted::refuse_other_tree(&self.site.docker, &made.container, plan);
+                interrupts.unless(looking).await??;
             }
-        };
-        let (tail, runner) = (Tail::default(), Runner { ids: made.ids, began: SystemTime::now() });
-        let container = &made.container;
-        let exit =
-            command::run(&self.site.docker, container, plan, Some(&tail), interrupts, reporter).await?;
-        let exit_code = exit.code();
-        if exit_code != 0 {
-            command::explain_failure(&self.site.docker, container, exit_code, plan, reporter).await?;
         }
-        let collected_by = match sources {
-            Some(_) => plan.clone(),
-            None => match mounted::ended(plan, exit_code, tail, runner, reporter).await? {
-                mounted::Ended::AllIsHere { defect } => {
-                    return Ok(Built { exit, staged: None, times, defect });
-                }
-                mounted::Ended::Collect(plan) => *plan,
-            },
+        let (tail, runner) = (Tail::default(), Runner { ids: made.ids, began: SystemTime::now() });
+        let exit = command::run(self.site, &made.container, &tail, interrupts).await?;
+        let left = match sources {
+            Some(_) => mounted::Ended::Collect(Box::new(plan.clone())),
+            None => mounted::ended(plan, exit.code(), tail, runner, reporter).await?,
         };
-        let collecting = Collecting {
-            site: self.site,
-            plan: &collected_by,
-            container,
-            workdir: &made.workdir,
-            sources: sources.map(Arc::new),
-            caches: self.storage.cache_paths().map(str::to_owned).collect(),
-        };
-        let collecting = interrupts.unless(collecting.collect());
-        Built::after(exit, plan, times, reporter, collecting).await
+        match left {
+            mounted::Ended::AllIsHere { defect } => Ok(Built { exit, staged: None, times, defect }),
+            mounted::Ended::Collect(left) => {
+                let collecting = interrupts.unless(self.collect(&left, &made, sources.map(Arc::new)));
+                Built::after(exit, plan, times, reporter, collecting).await
+            }
+        }
     }
 
     /// Makes the container, and finds out where and for whom the sources go in it.
@@ -157,35 +143,22 @@ impl Plain<'_> {
         let spec = self.spec()?;
         let made = self.site.docker.create(&spec).await;
         let container = made.map_err(|error| self.storage.blame(error.into()))?;
-        self.made.store(true, Ordering::Relaxed);
         if let Some(reaper) = &self.reaper {
             reaper.note_made();
         }
-        let (workdir, ids) = tokio::try_join!(self.workdir(&container), self.owner(&container))?;
+        // An archive entry would replace a link by a directory.
+        let workdir = &self.site.plan.workdir.value;
+        let link = self.site.docker.stat(&container, workdir).await?.map(|stat| stat.link_target);
+        let workdir = link.filter(|target| !target.is_empty()).unwrap_or_else(|| workdir.clone());
+        let ids = self.owner(&container).await?;
         phase.end(Amount::default());
         Ok(Made { container, workdir, ids })
     }
 
     fn spec(&self) -> Result<ContainerSpec, BuildError> {
         let Site { plan, image, run, project, state, .. } = self.site;
-        let labels = [
-            (labels::RUN, run.id.clone()),
-            (labels::TIER, labels::COLD.to_owned()),
-            (labels::PROJECT, project.key().to_owned()),
-            (labels::STATE, state.id()?),
-            (labels::VERSION, env!("CARGO_PKG_VERSION").to_owned()),
-            (labels::CREATED, now().to_string()),
-        ];
-        let hiding = (!plan.route.value.is_mounted()).then(|| Mount::Volume {
-            name: None,
-            target: plan.workdir.value.clone(),
-            contents: VolumeContents::Empty,
-            options: Vec::new(),
-        });
+        let hiding = (!plan.route.value.is_mounted()).then(|| empty_volume(&plan.workdir.value));
         Ok(ContainerSpec {
-            name: self.name.clone(),
-            image: image.id.clone(),
-            command: plan.command.clone(),
             entrypoint: match &plan.entrypoint {
                 None => Entrypoint::OfImage,
                 Some(entrypoint) if entrypoint.value.is_empty() => Entrypoint::None,
@@ -194,82 +167,154 @@ impl Plain<'_> {
             env: plan.env.iter().map(|variable| variable.value.clone()).collect(),
             user: plan.user.as_ref().map(|user| user.value.clone()),
             working_dir: plan.command_directory(),
-            labels: labels.map(|(name, value)| (name.to_owned(), value)).into(),
+            labels: labelled(&[
+                (labels::RUN, &run.id),
+                (labels::TIER, labels::COLD),
+                (labels::PROJECT, project.key()),
+                (labels::STATE, &state.id()?),
+                (labels::CREATED, &now().to_string()),
+            ]),
             terminal: plan.terminal.value,
             stdin: plan.stdin.value,
-            serves: Serves::OneCommand,
             network: plan.network.as_ref().map(|network| network.value.clone()),
             memory: plan.memory.as_ref().map(|memory| memory.value),
             nano_cpus: plan.nano_cpus.as_ref().map(|cpus| cpus.value),
             isolation: plan.isolation.as_ref().map(|isolation| isolation.value),
             platform: plan.platform.as_ref().map(|platform| platform.value.clone()),
             mounts: hiding.into_iter().chain(self.storage.mounts()).collect(),
+            ..ContainerSpec::new(self.name.clone(), image.id.clone(), plan.command.clone())
         })
-    }
-
-    /// The working directory with its links resolved: an archive entry would replace a link by a directory.
-    async fn workdir(&self, container: &ContainerId) -> Result<String, BuildError> {
-        let path = &self.site.plan.workdir.value;
-        let Some(stat) = self.site.docker.stat(container, path).await? else { return Ok(path.clone()) };
-        match stat.kind {
-            PathKind::Directory => Ok(path.clone()),
-            PathKind::Link if !stat.link_target.is_empty() => Ok(stat.link_target),
-            _ => Err(BuildError::WorkdirIsNoDirectory { path: path.clone() }),
-        }
     }
 
     /// Who runs the command, and so owns the sources.
     async fn owner(&self, container: &ContainerId) -> Result<user::Ids, BuildError> {
         let Site { plan, image, docker, .. } = self.site;
         let spec = plan.user.as_ref().map_or(image.user.as_str(), |user| user.value.as_str());
-        if matches!(spec, "" | "0" | "root" | "0:0") || image.os == "windows" {
+        if matches!(spec, "" | "0" | "root") || image.os == "windows" {
             return Ok(user::ROOT);
         }
         let (passwd, group) = docker.user_tables(container).await?;
         Ok(user::resolve(spec, passwd.as_deref(), group.as_deref())?)
     }
 
-    /// Sends the whole tree, and files that changed meanwhile once more.
-    async fn upload(&self, made: &Made, host: HostTree) -> Result<(Sources, Times), BuildError> {
+    /// Sends the whole tree. A file that changes meanwhile is named, and not sent once more.
+    async fn upload(&self, made: &Made, host: HostTree) -> Result<Sources, BuildError> {
+        let Site { plan, docker, reporter, .. } = self.site;
         let options = PackOptions {
             prefix: RelPath::new(made.workdir.trim_start_matches('/').as_bytes())
                 .map_err(|_| BuildError::WorkdirIsNoDirectory { path: made.workdir.clone() })?,
             uid: made.ids.uid.into(),
             gid: made.ids.gid.into(),
-            top: Some(top_entry(self.site.plan)?),
+            top: Some(top_entry(plan)?),
         };
-        let mut scan = Arc::new(host.scan);
-        let mut digests = Arc::new(host.digests);
+        let (mut scan, mut digests) = (Arc::new(host.scan), Arc::new(host.digests));
         let total = Amount { files: scan.manifest.entries().len() as u64, bytes: scan.manifest.bytes() };
-        let phase = Running::begin(Phase::Upload, Some(total), self.site.reporter);
-        let mut packed = self.send(made, &scan, Selection::All, &options).await?;
-        for _ in 1..TRIES {
-            if packed.unstable.is_empty() {
-                break;
-            }
-            let again = std::mem::take(&mut packed.unstable);
-            let second = self.send(made, &scan, Selection::Only(again), &options).await?;
-            packed.absorb(second);
-        }
-        tell_of_changes(&packed, &scan.manifest, self.site.reporter);
-        phase.end(packed.amount);
-        note(&mut scan, &mut digests, &packed);
-        Ok((Sources::sent(scan, Arc::unwrap_or_clone(digests)), host.times))
-    }
-
-    async fn send(
-        &self,
-        made: &Made,
-        scan: &Arc<Scan>,
-        selection: Selection,
-        options: &PackOptions,
-    ) -> Result<Packed, BuildError> {
-        let root = &self.site.plan.source.value;
-        let (packing, chunks) = start_packing(root, scan, selection, options, self.site.reporter);
+        let phase = Running::begin(Phase::Upload, Some(total), reporter);
+        let (packing, chunks) = start_packing(&plan.source.value, &scan, Selection::All, &options, reporter);
         // An engine takes names below "/" whatever their links point to; below any other directory it refuses relative
         // links that lead out of it.
-        let (packed, sent) = tokio::join!(packing, self.site.docker.put(&made.container, "/", chunks));
-        all_arrived(packed?, sent)
+        let (packed, sent) = tokio::join!(packing, docker.put(&made.container, "/", chunks));
+        let packed = all_arrived(packed?, sent)?;
+        tell_of_changes(&packed, &scan.manifest, reporter);
+        phase.end(packed.amount);
+        note(&mut scan, &mut digests, &packed);
+        Ok(Sources::sent(scan, Arc::unwrap_or_clone(digests)))
+    }
+
+    /// Stages all outputs of `plan`; `sources` went in, or are mounted where there are none. Nothing of the host's is changed.
+    async fn collect(
+        &self,
+        plan: &Plan,
+        made: &Made,
+        sources: Option<Arc<Sources>>,
+    ) -> Result<Vec<Staged>, BuildError> {
+        let phase = Running::begin(Phase::Collect, None, self.site.reporter);
+        let whole = Output {
+            spec: plan.workdir.value.clone(),
+            container: plan.workdir.value.clone(),
+            take: Take::Itself,
+            host: plan.source.value.clone(),
+            below_source: Some(RelPath::root()),
+        };
+        let outputs = match &plan.outputs.value {
+            Outputs::Everything => slice::from_ref(&whole),
+            Outputs::Named(outputs) => outputs,
+        };
+        let mut staged = Vec::new();
+        let mut sum = Amount::default();
+        for output in outputs {
+            let collecting = self.collect_one(staged.len(), plan, made, output, sources.clone(), sum);
+            let (output, received) = collecting.await?;
+            sum = sum + received;
+            staged.push(output);
+        }
+        phase.end(sum);
+        Ok(staged)
+    }
+
+    async fn collect_one(
+        &self,
+        number: usize,
+        plan: &Plan,
+        made: &Made,
+        output: &Output,
+        sources: Option<Arc<Sources>>,
+        before: Amount,
+    ) -> Result<(Staged, Amount), BuildError> {
+        let (path, naming) = match (&plan.outputs.value, output.take) {
+            (Outputs::Everything, _) => (made.workdir.clone(), Naming::Prefixed),
+            (Outputs::Named(_), Take::Itself) => (output.container.clone(), Naming::Prefixed),
+            (Outputs::Named(_), Take::Contents) => (format!("{}/.", output.container), Naming::Contents),
+        };
+        let spec = output.spec.clone();
+        let mut archive = match self.site.docker.get(&made.container, &path).await {
+            Err(EngineError::NotThere { path, .. }) => {
+                return Err(BuildError::MissingOutput { spec, path, there: None });
+            }
+            archive => archive?,
+        };
+        let (scope, target, rules) = match plan.outputs.value {
+            Outputs::Everything => {
+                let patterns = plan.ignore.patterns.iter().map(|pattern| pattern.value.as_str());
+                (Scope::Everything, Target::directory(&output.host)?, Rules::new(patterns)?)
+            }
+            Outputs::Named(_) => (Scope::Named, Target::named(&output.host)?, Rules::none()),
+        };
+        let uploaded_at = uploaded_at(output, &target, plan);
+        // An output that lies in a cache, or is one, was asked for by its name.
+        let in_output = |cache: &str| {
+            RelPath::new(cache.strip_prefix(&*output.container)?.strip_prefix('/')?.as_bytes()).ok()
+        };
+        let caches: Vec<_> = self.storage.cache_paths().filter_map(in_output).collect();
+        let (run, apply) = (self.site.run.id.clone(), plan.apply.value);
+        let (record, reporter) = (Arc::clone(&self.site.record), self.site.reporter.clone());
+        // Before it is made: a run that is killed right after it must not leave what nobody knows of.
+        self.site.run.note_stage(&stage_path(&target, &run, number)?)?;
+        let (sender, reader) = channel::to_blocking();
+        let staging = blocking(move || {
+            let uploaded = sources.as_ref().map(|sources| sources.uploaded()).zip(uploaded_at);
+            let options = StagingOptions { run: &run, record: &record, apply };
+            let staging = Staging::begin(&spec, number, target, scope, None, uploaded, options)?;
+            let is_left_out = |path: &RelPath| {
+                rules.verdict_of(path) == Verdict::Ignored
+                    || caches.iter().any(|cache| path.strip_prefix(cache).is_some())
+            };
+            let progress =
+                |done| reporter.emit(Event::PhaseProgress { phase: Phase::Collect, done: before + done });
+            Ok(archived::stage(staging, reader, naming, &is_left_out, &progress)?)
+        });
+        let feeding = async move {
+            // A reader that went away has its own reason to tell; one whose archive breaks off misses its end mark.
+            while let Some(chunk) = archive.try_next().await?
+                && sender.send(Ok(chunk)).await.is_ok()
+            {}
+            Ok::<_, EngineError>(())
+        };
+        // Both run to their end, whichever fails: a staging directory must not outlive its staging.
+        let (staged, fed) = tokio::join!(staging, feeding);
+        // The engine's failure is the reason for whatever the staging made of the broken stream.
+        fed?;
+        staged?
     }
 
     /// Removes the container. When that fails, the reaper tries again, and the next start after it.
@@ -277,16 +322,17 @@ impl Plain<'_> {
         let phase = Running::begin(Phase::Remove, None, self.site.reporter);
         let (docker, run) = (&self.site.docker, &self.site.run.id);
         match docker.remove(&self.name, &Owned::by_run(run)).await {
-            // Never made, or its making was cut off and may still come about.
-            Ok(Removed::Already) if !self.made.load(Ordering::Relaxed) => Left::Perhaps,
-            Ok(Removed::Already) if !leftovers::remove_volumes(docker, run).await => Left::Perhaps,
-            Ok(_) => {
+            Ok(Removed::Now) => {
                 phase.end(Amount::default());
                 Left::Nothing
             }
+            // Somebody removed it, which leaves its volumes; or it was never made, or its making was cut off and may still come about.
+            Ok(Removed::Already | Removed::NotOurs) => {
+                leftovers::remove_volumes(docker, run).await;
+                Left::Perhaps
+            }
             Err(error) => {
-                let container = self.name.clone();
-                let why = error.to_string();
+                let (container, why) = (self.name.clone(), error.to_string());
                 self.site.reporter.emit(Event::Warned(Warning::NotRemoved { container, why }));
                 Left::Perhaps
             }

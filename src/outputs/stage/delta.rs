@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{LIMITS, Meta, Product, SMALL, Scope, Staging};
 use crate::{
-    archive::reader::{Incoming, IncomingKind, Limits, Naming, Reader},
+    archive::reader::{IncomingKind, Limits, Naming, Reader},
     outputs::{
         OutputError, host_error,
         ops::Slot,
@@ -25,7 +25,7 @@ use crate::{
     sys::at,
     tree::{
         Digest, Kind, Manifest, RelPath,
-        node::{Node, NodeKind, NodeReader},
+        node::{Node, NodeError, NodeKind},
         summary::Differing,
     },
 };
@@ -103,7 +103,7 @@ impl Staging<'_> {
     /// whatever the host's disk says.
     pub fn expect(
         &mut self,
-        nodes: &mut NodeReader<impl Read>,
+        nodes: impl IntoIterator<Item = Result<Node, NodeError>>,
         listed: Listed<'_>,
     ) -> Result<(), OutputError> {
         self.room = self.free_bytes()?;
@@ -119,7 +119,8 @@ impl Staging<'_> {
         let mut known = known.into_iter().peekable();
         let mut open = Open::default();
         let mut number = 0_u32;
-        while let Some(node) = nodes.next_node().map_err(|source| self.bad_list(source))? {
+        for node in nodes {
+            let node = node.map_err(|source| self.bad_list(source))?;
             if u64::from(number) >= LIMITS.entries {
                 return Err(self.no_tree(node.path, "is one too many"));
             }
@@ -143,14 +144,18 @@ impl Staging<'_> {
     ///
     /// # Errors
     /// As [`Staging::expect`].
-    pub fn expect_gone(&mut self, nodes: &mut NodeReader<impl Read>) -> Result<(), OutputError> {
+    pub fn expect_gone(
+        &mut self,
+        nodes: impl IntoIterator<Item = Result<Node, NodeError>>,
+    ) -> Result<(), OutputError> {
         let mut gone = Vec::new();
-        while let Some(node) = nodes.next_node().map_err(|source| self.bad_list(source))? {
-            if gone.len() as u64 >= LIMITS.entries || node.path.is_root() {
-                return Err(self.no_tree(node.path, "cannot be gone"));
+        for node in nodes {
+            let path = node.map_err(|source| self.bad_list(source))?.path;
+            if gone.len() as u64 >= LIMITS.entries || path.is_root() {
+                return Err(self.no_tree(path, "cannot be gone"));
             }
-            self.refuse_reserved(&node.path)?;
-            gone.push(node.path);
+            self.refuse_reserved(&path)?;
+            gone.push(path);
         }
         let expected = self.expected_mut();
         let orphaning = expected.unlisted.iter().find(|path| gone.binary_search(path).is_ok()).cloned();
@@ -174,10 +179,44 @@ impl Staging<'_> {
         let limits = Limits { entries: self.expected_mut().awaited.len() as u64, ..LIMITS };
         let mut reader = Reader::new(from, Naming::Prefixed, limits);
         while let Some(entry) = reader.next_entry().map_err(|error| self.refused(error))? {
-            self.take_wanted(entry, &mut reader, progress)?;
+            match entry.kind {
+                IncomingKind::File { size } => {
+                    self.take_wanted(entry.path, size, &mut reader.data(), progress)?;
+                }
+                IncomingKind::HardLink { target } => self.take_linked(entry.path, &target)?,
+                _ => return Err(self.no_tree(entry.path, "is not what was announced")),
+            }
             progress(self.received);
         }
         Ok(())
+    }
+
+    /// Takes the content of the file that is wanted next, which has come as `sent` bytes at `path`.
+    ///
+    /// # Errors
+    /// As [`Staging::receive_wanted`].
+    pub(in super::super) fn take_wanted(
+        &mut self,
+        path: RelPath,
+        sent: u64,
+        data: &mut dyn Read,
+        progress: &dyn Fn(Amount),
+    ) -> Result<(), OutputError> {
+        let Awaited { number, size, meta, .. } = self.next_awaited(&path)?;
+        if sent != size {
+            return Err(self.no_tree(path, "is not what was announced"));
+        }
+        if size > SMALL {
+            let mut data = super::Metered { data, done: self.received, progress };
+            let came = self.stage_into(number, &mut data, meta.mode)?;
+            self.finish_file(number, meta)?;
+            self.note_slot(number)?;
+            return self.has_arrived(path, came);
+        }
+        let mut bytes = Vec::with_capacity(size as usize);
+        data.read_to_end(&mut bytes).map_err(|error| self.broken_off(error))?;
+        self.has_arrived(path, Digest(Sha256::digest(&bytes).into()))?;
+        self.writers.write(&self.stage, SmallFile { number, bytes, mode: meta.mode, mtime: meta.mtime })
     }
 
     /// Every path of the new tree, relative to the output's root.
@@ -362,57 +401,38 @@ impl Staging<'_> {
         self.plan_step(path, meta, what, settled, slot)
     }
 
-    fn take_wanted<R: Read>(
-        &mut self,
-        entry: Incoming,
-        reader: &mut Reader<R>,
-        progress: &dyn Fn(Amount),
-    ) -> Result<(), OutputError> {
+    /// The next file that is wanted; what comes is to be that one.
+    fn next_awaited(&mut self, path: &RelPath) -> Result<Awaited, OutputError> {
         let expected = self.expected_mut();
-        let Some(awaited) = expected.awaited.get(expected.arrived).cloned() else {
-            return Err(self.no_tree(entry.path, "was not asked for"));
-        };
-        let arrived = expected.arrived;
-        if awaited.path != entry.path {
-            return Err(self.no_tree(entry.path, "was not asked for, or comes out of turn"));
+        match expected.awaited.get(expected.arrived).cloned() {
+            None => Err(self.no_tree(path.clone(), "was not asked for")),
+            Some(awaited) if awaited.path != *path => {
+                Err(self.no_tree(path.clone(), "was not asked for, or comes out of turn"))
+            }
+            Some(awaited) => Ok(awaited),
         }
-        let Awaited { number, size, digest, meta, .. } = awaited;
-        let came = match &entry.kind {
-            IncomingKind::File { size: sent } if *sent == size && size <= SMALL => {
-                let mut bytes = Vec::with_capacity(size as usize);
-                reader.data().read_to_end(&mut bytes).map_err(|error| self.broken_off(error))?;
-                let came = Digest(Sha256::digest(&bytes).into());
-                let file = SmallFile { number, bytes, mode: meta.mode, mtime: meta.mtime };
-                if came == digest {
-                    self.writers.write(&self.stage, file)?;
-                }
-                came
+    }
+
+    /// Takes another name of a file that came before.
+    fn take_linked(&mut self, path: RelPath, target: &RelPath) -> Result<(), OutputError> {
+        let Awaited { number, size, .. } = self.next_awaited(&path)?;
+        let expected = self.expected_mut();
+        let before = &expected.awaited[..expected.arrived];
+        let at = before.binary_search_by(|earlier| earlier.path.cmp(target));
+        match at.map(|at| (before[at].number, before[at].digest, before[at].size)) {
+            Ok((of, linked, length)) if length == size => {
+                self.link_slot(of, number)?;
+                self.has_arrived(path, linked)
             }
-            IncomingKind::File { size: sent } if *sent == size => {
-                let mut data = super::Metered { data: reader.data(), done: self.received, progress };
-                let came = self.stage_into(number, &mut data, meta.mode)?;
-                self.finish_file(number, meta)?;
-                self.note_slot(number)?;
-                came
-            }
-            IncomingKind::HardLink { target } => {
-                let before = &self.expected_mut().awaited[..arrived];
-                let at = before.binary_search_by(|earlier| earlier.path.cmp(target));
-                match at.map(|at| (before[at].number, before[at].digest, before[at].size)) {
-                    Ok((of, linked, length)) if length == size => {
-                        self.link_slot(of, number)?;
-                        linked
-                    }
-                    _ => {
-                        return Err(self
-                            .no_tree(entry.path, "is a hard link to something that was not sent before it"));
-                    }
-                }
-            }
-            _ => return Err(self.no_tree(entry.path, "is not what was announced")),
-        };
+            _ => Err(self.no_tree(path, "is a hard link to something that was not sent before it")),
+        }
+    }
+
+    /// What was wanted next has come, with the content `came`.
+    fn has_arrived(&mut self, path: RelPath, came: Digest) -> Result<(), OutputError> {
+        let Awaited { digest, size, .. } = self.next_awaited(&path)?;
         if came != digest {
-            return Err(self.no_tree(entry.path, "does not have the content that was announced"));
+            return Err(self.no_tree(path, "does not have the content that was announced"));
         }
         self.received.bytes += size;
         self.expected_mut().arrived += 1;
@@ -436,7 +456,7 @@ impl Staging<'_> {
         Ok(())
     }
 
-    fn bad_list(&self, source: crate::tree::node::NodeError) -> OutputError {
+    fn bad_list(&self, source: NodeError) -> OutputError {
         OutputError::BadList { output: self.output.clone(), source }
     }
 }
