@@ -90,7 +90,7 @@ pub(super) async fn attend<T, E: Into<BuildError>, F: Future<Output = Result<T, 
 }
 
 /// Waits until nobody takes the output any more, and gives why; for ever when all of it has been taken.
-pub(super) async fn refused(closed: oneshot::Receiver<io::Error>) -> io::Error {
+async fn refused(closed: oneshot::Receiver<io::Error>) -> io::Error {
     match closed.await {
         Ok(error) => error,
         Err(_) => std::future::pending().await,
@@ -99,13 +99,13 @@ pub(super) async fn refused(closed: oneshot::Receiver<io::Error>) -> io::Error {
 
 /// A thread of its own that writes the build's output, because our stdout may block; one for both streams, so that what
 /// goes to one place keeps its order.
-pub(super) struct Passing {
+struct Passing {
     writing: oneshot::Receiver<()>,
 }
 
 impl Passing {
     /// What is sent is written; `closed` gets the error when nobody takes it any more.
-    pub(super) fn begin(
+    fn begin(
         reporter: Reporter,
         closed: oneshot::Sender<io::Error>,
     ) -> (mpsc::Sender<(Stream, Bytes)>, Passing) {
@@ -125,7 +125,7 @@ impl Passing {
     }
 
     /// Waits until everything is written. The sender must have been dropped.
-    pub(super) async fn drained(self) -> Result<(), BuildError> {
+    async fn drained(self) -> Result<(), BuildError> {
         self.writing.await.map_err(|_| BuildError::Panicked)
     }
 }

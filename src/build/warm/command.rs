@@ -8,14 +8,13 @@ use std::sync::{
 
 use bytes::Bytes;
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{Semaphore, mpsc},
     task::JoinHandle,
 };
 
 use super::super::{
     BuildError, Exit, Interrupts, Running, Signal, Suspension,
-    command::{CtrlC, Passing, own_input, refused},
-    ending::{Ending, KILL, Wish},
+    command::{CtrlC, attend, own_input},
     heal::Tail,
 };
 use crate::{
@@ -23,11 +22,11 @@ use crate::{
         near::{self, Receiver, Sender, Session, SessionError},
         protocol::{Blob, Input, NoStart, NotStarted, Reply, Request, Run, STDIN_WINDOW, Size, Status},
     },
-    engine::{Defect, StartError},
+    engine::{Defect, Delivery, StartError},
     plan::Terminal,
     report::{
         Reporter,
-        events::{Amount, Event, Phase, Stream, Warning},
+        events::{Amount, Phase, Stream},
     },
     sys::terminal::{self, RawTerminal},
 };
@@ -72,62 +71,22 @@ pub async fn run(
     let last_key = Arc::new(AtomicU8::new(0));
     let keys = raw.as_ref().map(|_| Keys { last: Arc::clone(&last_key), ..Keys::default() });
     let helpers = Helpers::start(terminal, stdin, keys, sender, &input, killers);
-    let attended = Attended { input: &input, last_key: &last_key, kills, tail };
-    let ended = attend(sender, receiver, attended, interrupts, reporter).await;
-    drop((helpers, raw));
-    let ended = ended?;
-    phase.end(Amount::default());
-    Ok(ended)
-}
-
-/// What belongs to one command while it runs.
-struct Attended<'a> {
-    input: &'a Semaphore,
-    last_key: &'a AtomicU8,
-    kills: mpsc::Receiver<()>,
-    tail: Option<&'a Tail>,
-}
-
-/// Passes output on and signals in until the command is over.
-async fn attend(
-    sender: &Sender,
-    receiver: &mut Receiver,
-    attended: Attended<'_>,
-    interrupts: &mut Interrupts,
-    reporter: &Reporter,
-) -> Result<Ended, BuildError> {
-    let Attended { input, last_key, mut kills, tail } = attended;
-    let (closed, output_closed) = oneshot::channel();
-    let (output, passing) = Passing::begin(reporter.clone(), closed);
-    let output_closed = refused(output_closed);
-    let mut ending = Ending::default();
     let suspension = interrupts.suspension().clone();
-    let (status, oom_kills) = {
-        // One future that lives through the whole loop: a chunk that waits for our own reader must not be lost to a signal.
-        let listening = listen(receiver, output, tail, input, &suspension);
-        tokio::pin!(listening, output_closed);
-        loop {
-            tokio::select! {
-                biased;
-                signal = interrupts.next() => {
-                    let doing = carry_out(ending.on_signal(signal), sender, reporter);
-                    // A connection that stands still holds up nobody who asks again.
-                    interrupts.unless(doing).await??;
-                }
-                () = ending.grace_is_over() => carry_out(ending.kill(), sender, reporter).await?,
-                Some(()) = kills.recv() => carry_out(ending.kill(), sender, reporter).await?,
-                // A command that was told to end may do so, though the terminal that was hung up takes no more of its output.
-                error = &mut output_closed, if !ending.is_asked() => return Err(BuildError::OutputClosed(error)),
-                ended = &mut listening => break ended?,
-            }
-        }
+    let tell = async |signal: u8| {
+        sender.send(&Request::Signal(signal.into())).await?;
+        Ok(Delivery::Delivered)
     };
-    // Somebody who does not read what we pass on can hold this up for ever: then a signal ends it.
-    if let Ok(drained) = interrupts.unless(passing.drained()).await
-        && !ending.is_asked()
-    {
-        drained?;
-    }
+    let attending = attend(
+        |output| listen(receiver, output, tail, &input, &suspension),
+        tell,
+        kills,
+        interrupts,
+        reporter,
+    );
+    let ended = attending.await;
+    drop((helpers, raw));
+    let ((status, oom_kills), ending) = ended?;
+    phase.end(Amount::default());
     let key = Signal::of_key(last_key.load(Ordering::Relaxed));
     Ok(Ended { exit: ending.exit(status, key), out_of_memory: oom_kills > 0 })
 }
@@ -177,23 +136,6 @@ fn not_started(what: String, NotStarted { why, detail }: NotStarted) -> BuildErr
 
 fn unusable(what: String, message: String, defect: Defect) -> BuildError {
     StartError::NotExecutable { what, message, defect }.into()
-}
-
-/// Tells the agent what is wished of the command.
-///
-/// # Errors
-/// [`BuildError::Interrupted`] when its end is waited for no longer.
-async fn carry_out(wish: Wish, to: &Sender, reporter: &Reporter) -> Result<(), BuildError> {
-    match wish {
-        Wish::Nothing => {}
-        Wish::GiveUp(signal) => return Err(BuildError::Interrupted(signal)),
-        Wish::Kill => to.send(&Request::Signal(KILL.into())).await?,
-        Wish::Hand(signal) => {
-            to.send(&Request::Signal(signal.number().into())).await?;
-            reporter.emit(Event::Warned(Warning::Signalled { signal: signal.name() }));
-        }
-    }
-    Ok(())
 }
 
 /// What hands input and sizes to the command, until dropped.
