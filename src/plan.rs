@@ -171,6 +171,7 @@ pub struct Plan {
     /// Where the host engine builds; none in a container.
     pub scratch: Option<Decision<Scratch>>,
     /// Whether a workspace is kept.
+    #[serde(rename = "lifetime")]
     pub tier: Decision<Tier>,
     /// Whether the agent runs the command.
     pub agent: Decision<AgentUse>,
@@ -436,8 +437,10 @@ impl fmt::Debug for VolumeOption {
 #[serde(rename_all = "kebab-case")]
 pub enum Tier {
     /// In a workspace that stays for the next build.
+    #[serde(rename = "kept")]
     Warm,
     /// In a container that goes with the run.
+    #[serde(rename = "one-run")]
     Cold,
 }
 
@@ -445,6 +448,7 @@ pub enum Tier {
 #[derive(Debug, Clone, Serialize)]
 pub struct WorkspacePlan {
     /// Whether the one that is there is used.
+    #[serde(rename = "if_there")]
     pub lifetime: Decision<Lifetime>,
     /// After how long without a build it stops by itself; zero is never.
     #[serde(serialize_with = "shown_seconds")]

@@ -158,7 +158,7 @@ fn ci_is_told_and_is_nothing_wrong() {
     let report = json(ended.exits(0));
     assert_eq!(report["machine"]["ci"], "gitlab");
     let (severity, said) = found(&report, "ci");
-    assert!(severity == "note" && said.contains("GitLab CI") && said.contains("cold"), "{said}");
+    assert!(severity == "note" && said.contains("GitLab CI") && said.contains("for one run"), "{said}");
 }
 
 /// A project whose source root is a mount of a directory beside it.

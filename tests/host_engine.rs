@@ -109,7 +109,7 @@ fn a_second_run_sends_only_what_differs_and_what_is_ignored_stays() {
     let second = json(&project, &["-o", "out"], "cat cache/x; test ! -e sub/b; cat a > out");
     assert_eq!(second.exits(0).out(), "kept\n");
     assert_eq!(uploaded(&second), 1);
-    let sent = event(&second, "finished")["warm"]["sent"].as_u64().unwrap();
+    let sent = event(&second, "finished")["agent"]["sent"].as_u64().unwrap();
     assert!((1..64 << 10).contains(&sent), "{sent} bytes were sent for one small file");
     assert_eq!(event(&second, "workspace")["how"], "found");
     assert_eq!(project.read("out"), "other");

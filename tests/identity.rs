@@ -174,6 +174,7 @@ fn labels_of_the_version_before(container: &str) -> Vec<String> {
     let image = values.iter().position(|(what, _)| what == "image").unwrap();
     values[..=image].rotate_right(1);
     *generation = serde_json::to_string(&values).unwrap();
+    *labels.get_mut("dev.fastbuild.tier").unwrap() = "warm".to_owned();
     labels.iter().flat_map(|(label, value)| ["--label".to_owned(), format!("{label}={value}")]).collect()
 }
 
@@ -193,6 +194,10 @@ fn a_workspace_of_an_earlier_version_is_taken_over_with_what_only_it_holds() {
         create.extend(labels.iter().map(String::as_str));
         create.extend([&snapshot, "init"]);
         docker(&create);
+        for list in [&["ls", "-q"][..], &["prune", "--all", "--dry-run"]] {
+            let listed = project.fastbuild(["workspace"].iter().chain(list));
+            assert!(listed.exits(0).out().contains(&name), "{list:?}: {listed}");
+        }
 
         project.write("src/0", "edited");
         fs::remove_file(project.path("src/1")).unwrap();

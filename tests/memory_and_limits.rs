@@ -80,7 +80,7 @@ fn without_options_there_are_no_limits_no_mounts_and_no_privileges() {
         assert_eq!(inspect(&project, ".HostConfig.Memory"), "0");
         assert_eq!(inspect(&project, "len .Mounts"), "0");
         assert_eq!(inspect(&project, ".HostConfig.Privileged"), "false");
-        assert_eq!(inspect(&project, r#"index .Config.Labels "dev.fastbuild.tier""#), "cold");
+        assert_eq!(inspect(&project, r#"index .Config.Labels "dev.fastbuild.tier""#), "one-run");
         run.go_on().exits(0);
     }
 }

@@ -34,8 +34,8 @@ fn what_the_plan_of_a_mounted_route_says_holds() {
         let plan = project.fastbuild(["plan", "--json"].iter().chain(&options).chain(&["--", "sh"]));
         let plan: serde_json::Value = serde_json::from_slice(&plan.exits(0).stdout).unwrap();
         assert_eq!(
-            (plan["tier"]["value"].as_str(), &plan["upload"]),
-            (Some("cold"), &serde_json::Value::Null)
+            (plan["lifetime"]["value"].as_str(), &plan["upload"]),
+            (Some("one-run"), &serde_json::Value::Null)
         );
         assert_eq!(plan["ignore"]["patterns"], serde_json::json!([]));
         let ended =

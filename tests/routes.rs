@@ -63,7 +63,7 @@ fn timeless(tree: Tree) -> Tree {
 }
 
 fn sent(ended: &Ended) -> u64 {
-    event(ended, "finished")["warm"]["sent"].as_u64().unwrap_or_else(|| panic!("{ended}"))
+    event(ended, "finished")["agent"]["sent"].as_u64().unwrap_or_else(|| panic!("{ended}"))
 }
 
 fn how(ended: &Ended) -> String {

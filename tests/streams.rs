@@ -280,7 +280,7 @@ fn events(lines: &str) -> Vec<serde_json::Value> {
     let parsed = lines.lines().map(|line| {
         let event: serde_json::Value =
             serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line:?}"));
-        assert_eq!(event["fastbuild"], 1, "{line}");
+        assert_eq!(event["fastbuild"], 2, "{line}");
         assert!(event["time"].is_number() && event["event"].is_string(), "{line}");
         event
     });

@@ -48,7 +48,7 @@ fn set_mtime(path: &Path, secs: u64) {
 }
 
 fn how(ended: &Ended) -> String {
-    event(ended, "workspace")["how"].as_str().unwrap_or("cold").to_owned()
+    event(ended, "workspace")["how"].as_str().unwrap_or("without the agent").to_owned()
 }
 
 // ---- what travels --------------------------------------------------------------------------------------------------
@@ -404,13 +404,13 @@ fn an_idle_workspace_stops_by_itself_and_is_started_by_the_next_build() {
 }
 
 #[test]
-fn where_the_agent_cannot_run_the_build_is_cold_and_says_why() {
+fn where_the_agent_cannot_run_the_build_goes_without_and_says_why() {
     let image = "fastbuild/test-other-processor:latest";
     load_for_other_processor(BUSYBOX, image);
     let project = sample();
-    let ended = json(&project, &["-i", image], "echo cold > made");
-    assert_eq!(event(ended.exits(0), "cold-instead")["why"], "no-agent", "{ended}");
-    assert_eq!(project.read("made"), "cold\n");
+    let ended = json(&project, &["-i", image], "echo x > made");
+    assert_eq!(event(ended.exits(0), "without-agent")["why"], "no-agent", "{ended}");
+    assert_eq!(project.read("made"), "x\n");
     project.assert_nothing_left();
     docker(&["rmi", image]);
 }

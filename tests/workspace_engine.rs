@@ -412,7 +412,7 @@ async fn every_workspace_can_be_found_by_its_labels() {
     let ready = home.ensure("").await.unwrap();
     let facts = home.docker.look(ready.container.as_str()).await.unwrap().unwrap();
     let label = |name: &str| facts.labels.get(name).map(String::as_str);
-    assert_eq!(label(labels::TIER), Some("warm"));
+    assert_eq!(label(labels::TIER), Some("kept"));
     assert_eq!(label(labels::PROJECT), Some(home.project().key()));
     assert_eq!(label(labels::STATE), Some(home.state.id().unwrap().as_str()));
     assert_eq!(label(labels::VERSION), Some(env!("CARGO_PKG_VERSION")));

@@ -164,7 +164,7 @@ fn what_runs(plan: &Plan, table: &mut Table) {
     }
     table.decision("terminal", &plan.terminal, terminal);
     table.decision("stdin", &plan.stdin, stdin);
-    table.decision("tier", &plan.tier, tier);
+    table.decision("workspace", &plan.tier, tier);
     if plan.tier.value == Tier::Warm {
         what_is_kept(plan, table);
     }
@@ -176,7 +176,7 @@ fn what_runs(plan: &Plan, table: &mut Table) {
 
 fn what_is_kept(plan: &Plan, table: &mut Table) {
     let workspace = &plan.workspace;
-    table.decision("workspace", &workspace.lifetime, lifetime);
+    table.decision("if there", &workspace.lifetime, lifetime);
     // Without a container, nothing goes on running.
     if plan.engine.value != Engine::Host {
         table.decision("idle stop", &workspace.idle_stop, |idle| match idle {
@@ -320,8 +320,8 @@ fn stdin(stdin: &Stdin) -> String {
 
 fn tier(tier: &Tier) -> String {
     match tier {
-        Tier::Warm => "warm",
-        Tier::Cold => "cold",
+        Tier::Warm => "kept",
+        Tier::Cold => "one-run",
     }
     .to_owned()
 }
@@ -573,8 +573,8 @@ mod tests {
         env         TOKEN                                   (default)
         terminal    no, output and error stay apart         (default)
         stdin       empty                                   (default)
-        tier        warm                                    (default)
-        workspace   used again                              (default)
+        workspace   kept                                    (default)
+        if there    used again                              (default)
         idle stop   after 90m                               (default)
         max age     no limit                                (default)
         max size    20g                                     (default)

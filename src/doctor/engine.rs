@@ -261,7 +261,7 @@ fn windows_containers() -> Finding {
     Finding::note(
         Topic::WindowsContainers,
         "the engine runs Windows containers",
-        "fastbuild's agent is a Linux program, so each build is cold and uploads everything",
+        "fastbuild's agent is a Linux program, so no workspace is kept, and each build uploads everything",
     )
     .to("where the build's tools run on Linux, let the engine run Linux containers")
 }

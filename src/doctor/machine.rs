@@ -77,7 +77,7 @@ fn ci(facts: &Facts) -> Option<Finding> {
     Some(if facts.unattended {
         Finding::note(
             Topic::Ci,
-            format!("{who}: builds are cold by default, and nothing is kept"),
+            format!("{who}: each build is for one run by default, and no workspace is kept"),
             "each uploads everything again",
         )
         .to("where the engine outlives the job, `--keep` or FASTBUILD_KEEP=yes keeps a workspace for the \

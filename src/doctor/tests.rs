@@ -229,7 +229,7 @@ fn windows_engines_are_told_what_isolation_costs() {
                 ("windows".to_owned(), isolation, "windowsfilter".to_owned());
         });
         says(&facts, Topic::Isolation, severity, parts);
-        says(&facts, Topic::WindowsContainers, Note, &["cold"]);
+        says(&facts, Topic::WindowsContainers, Note, &["no workspace is kept"]);
     }
     assert_eq!(about(&facts(), Topic::Isolation), None);
     let mut lcow = facts();
@@ -369,11 +369,11 @@ fn wsl_is_told_by_its_version_and_where_the_sources_are() {
 fn ci_is_told_with_what_it_changes() {
     let mut facts = facts();
     (facts.machine.ci, facts.unattended) = (Some(Ci::GithubActions), true);
-    says(&facts, Topic::Ci, Severity::Note, &["GitHub Actions", "cold", "--keep"]);
+    says(&facts, Topic::Ci, Severity::Note, &["GitHub Actions", "for one run", "--keep"]);
     (facts.machine.ci, facts.unattended) = (Some(Ci::Jenkins), false);
     says(&facts, Topic::Ci, Severity::Note, &["Jenkins", "CI is not set", "CI=true"]);
     (facts.machine.ci, facts.unattended) = (Some(Ci::Other), true);
-    says(&facts, Topic::Ci, Severity::Note, &["CI is set: builds are cold"]);
+    says(&facts, Topic::Ci, Severity::Note, &["CI is set: each build is for one run"]);
 }
 
 #[test]

@@ -369,6 +369,7 @@ pub enum Event {
         how: Reached,
     },
     /// The agent cannot run the build, which goes by the plain Engine API: nothing is kept.
+    #[serde(rename = "without-agent")]
     ColdInstead {
         /// What keeps the agent from running it.
         why: NotWarm,
@@ -463,7 +464,8 @@ pub enum Event {
         exit_code: u8,
         /// What became of the host's files; none when nothing was collected.
         applied: Option<Applied>,
-        /// What the workspace cost; none without the agent.
+        /// What the agent cost; none without it.
+        #[serde(rename = "agent")]
         warm: Option<Warm>,
         /// The run before this one, which a mount failed.
         earlier: Option<Earlier>,

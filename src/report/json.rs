@@ -14,7 +14,7 @@ use super::{
 };
 
 /// The number in each line's `fastbuild` field.
-pub const SCHEMA: u8 = 1;
+pub const SCHEMA: u8 = 2;
 
 /// Progress of one phase, or of a pull, is told at most this often.
 const EVERY: Duration = Duration::from_millis(100);
@@ -163,16 +163,16 @@ mod tests {
             (6_210, finished(3, 6_210)),
         ];
         insta::assert_snapshot!(run(&events), @r#"
-        {"fastbuild":1,"time":0.0,"event":"planned","image":"jekyll:1","engine":"unix:///e","route":"layer","because":"r","source":"/p","command":["jekyll"]}
-        {"fastbuild":1,"time":0.001,"event":"waiting-for-lock","pid":7,"command":"fastbuild -- make","holder":"is-stopped","why":"outputs-to-be-named"}
-        {"fastbuild":1,"time":0.012,"event":"phase-started","phase":"upload","total":{"files":2003,"bytes":20100000}}
-        {"fastbuild":1,"time":0.013,"event":"phase-progress","phase":"upload","done":{"files":3,"bytes":1000}}
-        {"fastbuild":1,"time":0.492,"event":"phase-ended","phase":"upload","done":{"files":2003,"bytes":20100000},"took":0.48}
-        {"fastbuild":1,"time":0.5,"event":"pull-progress","layer":"aa","status":"Downloading","current":5,"total":null}
-        {"fastbuild":1,"time":0.501,"event":"build-output-begins"}
-        {"fastbuild":1,"time":0.502,"event":"warned","warning":"outputs-left"}
-        {"fastbuild":1,"time":0.503,"event":"warned","warning":"displaced","files":2,"to":"/s\\u{1b}"}
-        {"fastbuild":1,"time":6.21,"event":"finished","exit_code":3,"applied":null,"warm":null,"earlier":null,"took":6.21}
+        {"fastbuild":2,"time":0.0,"event":"planned","image":"jekyll:1","engine":"unix:///e","route":"layer","because":"r","source":"/p","command":["jekyll"]}
+        {"fastbuild":2,"time":0.001,"event":"waiting-for-lock","pid":7,"command":"fastbuild -- make","holder":"is-stopped","why":"outputs-to-be-named"}
+        {"fastbuild":2,"time":0.012,"event":"phase-started","phase":"upload","total":{"files":2003,"bytes":20100000}}
+        {"fastbuild":2,"time":0.013,"event":"phase-progress","phase":"upload","done":{"files":3,"bytes":1000}}
+        {"fastbuild":2,"time":0.492,"event":"phase-ended","phase":"upload","done":{"files":2003,"bytes":20100000},"took":0.48}
+        {"fastbuild":2,"time":0.5,"event":"pull-progress","layer":"aa","status":"Downloading","current":5,"total":null}
+        {"fastbuild":2,"time":0.501,"event":"build-output-begins"}
+        {"fastbuild":2,"time":0.502,"event":"warned","warning":"outputs-left"}
+        {"fastbuild":2,"time":0.503,"event":"warned","warning":"displaced","files":2,"to":"/s\\u{1b}"}
+        {"fastbuild":2,"time":6.21,"event":"finished","exit_code":3,"applied":null,"agent":null,"earlier":null,"took":6.21}
         "#);
     }
 
@@ -184,7 +184,7 @@ mod tests {
         let failure =
             Failure { message: "no\nengine \u{9b}".into(), causes: vec!["refused".into()], advice: None };
         json.failure(ms(2), &failure);
-        insta::assert_snapshot!(out.text(), @r#"{"fastbuild":1,"time":0.002,"event":"error","message":"no\nengine \u009b","causes":["refused"],"advice":null}"#);
+        insta::assert_snapshot!(out.text(), @r#"{"fastbuild":2,"time":0.002,"event":"error","message":"no\nengine \u009b","causes":["refused"],"advice":null}"#);
     }
 
     #[test]
@@ -211,7 +211,7 @@ mod tests {
             let text = run(&events);
             prop_assert!(!text.chars().any(|c| c != '\n' && is_dangerous(c)), "{text:?}");
             for line in text.lines() {
-                prop_assert!(line.starts_with("{\"fastbuild\":1,\"time\":"), "{line}");
+                prop_assert!(line.starts_with("{\"fastbuild\":2,\"time\":"), "{line}");
                 let read: serde_json::Value = serde_json::from_str(line).unwrap();
                 prop_assert!(read["event"].is_string());
             }

@@ -135,10 +135,9 @@ pub async fn list(
     sizes: Sizes,
 ) -> Result<Vec<Listed>, WorkspaceError> {
     let own = state.id()?;
-    let filter = [format!("{}={}", labels::TIER, labels::WARM)];
-    let found = listed(docker, &filter, sizes).await?;
-    let mut all: Vec<_> =
-        found.into_iter().map(|container| Listed::of(container, &own, state, engine)).collect();
+    let found = listed(docker, &[labels::TIER.to_owned()], sizes).await?.into_iter();
+    let kept = found.filter(|container| labels::is_kept_workspace(&container.labels));
+    let mut all: Vec<_> = kept.map(|container| Listed::of(container, &own, state, engine)).collect();
     all.sort_by(|a, b| b.last_used.cmp(&a.last_used).then_with(|| a.name.cmp(&b.name)));
     Ok(all)
 }

@@ -128,9 +128,9 @@ async fn share_of(docker: &Docker, wanted: &Wanted, container: &ContainerId) -> 
 
 /// What is not fastbuild's is not touched, whatever its name.
 pub(super) fn refuse_foreign(found: &ContainerFacts, name: &str) -> Result<(), WorkspaceError> {
-    match found.labels.get(labels::TIER) {
-        Some(tier) if tier == labels::WARM => Ok(()),
-        _ => Err(WorkspaceError::Foreign { name: name.to_owned() }),
+    match labels::is_kept_workspace(&found.labels) {
+        true => Ok(()),
+        false => Err(WorkspaceError::Foreign { name: name.to_owned() }),
     }
 }
 

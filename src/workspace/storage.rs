@@ -318,7 +318,7 @@ async fn probe(
             entrypoint: Entrypoint::None,
             labels: labelled(&[
                 (labels::RUN, &run.id),
-                (labels::TIER, labels::COLD),
+                (labels::TIER, labels::ONE_RUN),
                 (labels::CREATED, &now().to_string()),
             ]),
             network: Some("none".to_owned()),

@@ -76,8 +76,8 @@ impl<'a> Keeping<'a> {
 
     fn tier(&self) -> &'static str {
         match self {
-            Keeping::Kept { .. } => labels::WARM,
-            Keeping::OneRun { .. } => labels::COLD,
+            Keeping::Kept { .. } => labels::KEPT,
+            Keeping::OneRun { .. } => labels::ONE_RUN,
         }
     }
 }

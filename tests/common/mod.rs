@@ -283,7 +283,7 @@ impl Project {
     /// Ids and names of the project's workspaces.
     pub fn workspaces(&self) -> Vec<(String, String)> {
         let (project, tier) =
-            (format!("label=dev.fastbuild.project={}", self.key()), "label=dev.fastbuild.tier=warm");
+            (format!("label=dev.fastbuild.project={}", self.key()), "label=dev.fastbuild.tier=kept");
         let format = "{{.ID}} {{.Names}}";
         let found = docker(&[
             "ps",

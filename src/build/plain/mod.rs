@@ -169,7 +169,7 @@ impl Plain<'_> {
             working_dir: plan.command_directory(),
             labels: labelled(&[
                 (labels::RUN, &run.id),
-                (labels::TIER, labels::COLD),
+                (labels::TIER, labels::ONE_RUN),
                 (labels::PROJECT, project.key()),
                 (labels::STATE, &state.id()?),
                 (labels::CREATED, &now().to_string()),

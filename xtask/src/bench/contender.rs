@@ -11,18 +11,18 @@ pub enum What {
     /// The base line: the command in the container that fastbuild keeps.
     Exec,
     /// Nothing changed since the last build.
-    WarmNoop,
+    KeptNoop,
     /// One file was edited.
-    WarmOne,
+    KeptOne,
     /// A hundred files were edited.
-    WarmHundred,
+    KeptHundred,
     /// Another branch was checked out.
-    WarmCheckout,
+    KeptCheckout,
     /// The command makes one file anew.
-    WarmProduct,
+    KeptProduct,
     /// A container that does not stay.
-    Cold,
-    /// What no cold build can go below.
+    OneRun,
+    /// What no build for one run can go below.
     Floor,
     /// The first build of a project, which stays.
     First,
@@ -64,13 +64,13 @@ impl What {
     pub fn name(self) -> &'static str {
         match self {
             What::Exec => "`docker exec`, sources there already",
-            What::WarmNoop => "fastbuild, nothing changed",
-            What::WarmOne => "fastbuild, one file edited",
-            What::WarmHundred => "fastbuild, 100 files edited",
-            What::WarmCheckout => "fastbuild, `git checkout`, a third of the files",
-            What::WarmProduct => "fastbuild, one product comes back",
-            What::Cold => "fastbuild, cold (`--no-keep`)",
-            What::Floor => "floor of a cold build (plain API calls)",
+            What::KeptNoop => "fastbuild, nothing changed",
+            What::KeptOne => "fastbuild, one file edited",
+            What::KeptHundred => "fastbuild, 100 files edited",
+            What::KeptCheckout => "fastbuild, `git checkout`, a third of the files",
+            What::KeptProduct => "fastbuild, one product comes back",
+            What::OneRun => "fastbuild, one run (`--no-keep`)",
+            What::Floor => "floor of a build for one run (plain API calls)",
             What::First => "fastbuild, first build",
             What::FirstTar => "first build by hand: `docker run -d`, `tar` in, `docker exec`",
             What::Upload => "fastbuild, whole tree up",
@@ -90,13 +90,13 @@ impl What {
     pub fn short_name(self) -> &'static str {
         match self {
             What::Exec => "docker exec",
-            What::WarmNoop => "fastbuild, no change",
-            What::WarmOne => "fastbuild, 1 edit",
-            What::WarmHundred => "fastbuild, 100 edits",
-            What::WarmCheckout => "fastbuild, git checkout",
-            What::WarmProduct => "fastbuild, 1 product",
-            What::Cold => "fastbuild, cold",
-            What::Floor => "floor of cold",
+            What::KeptNoop => "fastbuild, no change",
+            What::KeptOne => "fastbuild, 1 edit",
+            What::KeptHundred => "fastbuild, 100 edits",
+            What::KeptCheckout => "fastbuild, git checkout",
+            What::KeptProduct => "fastbuild, 1 product",
+            What::OneRun => "fastbuild, one run",
+            What::Floor => "floor of one run",
             What::First => "fastbuild, first build",
             What::FirstTar => "run, tar in, exec",
             What::Upload => "fastbuild, all up",
@@ -121,10 +121,10 @@ impl What {
     pub fn pace(self) -> Pace {
         match self {
             What::Exec
-            | What::WarmNoop
-            | What::WarmOne
-            | What::WarmHundred
-            | What::WarmProduct
+            | What::KeptNoop
+            | What::KeptOne
+            | What::KeptHundred
+            | What::KeptProduct
             | What::MountExec => Pace::Often,
             _ => Pace::Seldom,
         }

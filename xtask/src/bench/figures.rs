@@ -61,32 +61,32 @@ fn of_true(table: &Table) -> Vec<Figure> {
     let added = |about: &str, what| Figure {
         about: at(about),
         limit: 10.0,
-        measured: table.above(what, What::WarmNoop).map(|seconds| seconds * 1e3),
+        measured: table.above(what, What::KeptNoop).map(|seconds| seconds * 1e3),
         unit: Unit::Milliseconds,
     };
     let used = |about: &str, limit, measured, unit| Figure { about: at(about), limit, measured, unit };
-    let one = table.accounts.get(&What::WarmOne);
+    let one = table.accounts.get(&What::KeptOne);
     let peak = |near: bool| {
         let of = |account: &super::Account| if near { account.near.peak } else { account.far_peak };
-        let kept = table.accounts.iter().filter(|(what, _)| what.is_fastbuild() && **what != What::Cold);
+        let kept = table.accounts.iter().filter(|(what, _)| what.is_fastbuild() && **what != What::OneRun);
         kept.filter_map(|(_, account)| of(account)).max().map(|bytes| bytes as f64 / 1e6)
     };
     let mut figures = vec![
         against_exec(table),
-        added("one edited file adds to that", What::WarmOne),
-        added("one changed product adds to that", What::WarmProduct),
+        added("one edited file adds to that", What::KeptOne),
+        added("one changed product adds to that", What::KeptProduct),
         ratio("whole tree up, against `tar` piped in", What::Upload, What::UploadTar, 1.0),
         ratio("first build, against `docker run`, `tar`, `docker exec`", What::First, What::FirstTar, 1.0),
         ratio("as many products back, against `tar` piped out", What::Collect, What::CollectTar, 1.0),
-        ratio("cold, against its floor", What::Cold, What::Floor, 1.3),
+        ratio("one run, against its floor", What::OneRun, What::Floor, 1.3),
         used(
             "on the wire for one edited file",
             64e3 + 40.0 * f64::from(files),
             one.and_then(|account| account.near.wire).map(|bytes| bytes as f64),
             Unit::Bytes,
         ),
-        used("most memory of this side, warm", 100.0, peak(true), Unit::Megabytes),
-        used("most memory of the far side, warm", 100.0, peak(false), Unit::Megabytes),
+        used("most memory of this side, kept workspace", 100.0, peak(true), Unit::Megabytes),
+        used("most memory of the far side, kept workspace", 100.0, peak(false), Unit::Megabytes),
         used(
             "state on this machine for each file",
             200.0,
@@ -113,7 +113,7 @@ fn against_exec(table: &Table) -> Figure {
         super::page::thousands(table.site.count().into())
     );
     if files > 20_000 {
-        let measured = table.above(What::WarmNoop, What::Exec);
+        let measured = table.above(What::KeptNoop, What::Exec);
         return Figure {
             about: about.replace("against", "above"),
             limit: 0.5,
@@ -122,12 +122,12 @@ fn against_exec(table: &Table) -> Figure {
         };
     }
     let limit = if files > 2_000 { 1.0 } else { 0.5 };
-    Figure { about, limit, measured: table.ratio(What::WarmNoop, What::Exec), unit: Unit::Times }
+    Figure { about, limit, measured: table.ratio(What::KeptNoop, What::Exec), unit: Unit::Times }
 }
 
 fn of_jekyll(table: &Table) -> Vec<Figure> {
     let about = "`jekyll build`, one post edited, against `docker exec` of it".to_owned();
-    vec![Figure { about, limit: 1.0, measured: table.ratio(What::WarmOne, What::Exec), unit: Unit::Times }]
+    vec![Figure { about, limit: 1.0, measured: table.ratio(What::KeptOne, What::Exec), unit: Unit::Times }]
 }
 
 #[cfg(test)]
@@ -157,7 +157,7 @@ mod tests {
             (20_000, 1.0, 0.6, Unit::Times, true),
             (100_000, 0.5, -0.04, Unit::Seconds, true),
         ] {
-            let figure = against_exec(&table(files, &[(What::Exec, 0.1), (What::WarmNoop, 0.06)]));
+            let figure = against_exec(&table(files, &[(What::Exec, 0.1), (What::KeptNoop, 0.06)]));
             let found = figure.measured.unwrap();
             assert!((found - measured).abs() < 1e-9, "{files} files: {found}");
             assert_eq!((figure.limit, figure.unit, figure.met()), (limit, unit, Some(met)), "{files} files");

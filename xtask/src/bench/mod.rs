@@ -343,7 +343,7 @@ impl<'a> Ground<'a> {
         let mounted = stage.tree("mounted")?;
         Ok(Ground {
             kept: Project::new(stage, "kept")?,
-            git: project("git", &[What::WarmCheckout])?,
+            git: project("git", &[What::KeptCheckout])?,
             first: project("first", &[What::First, What::FirstTar])?,
             upload: project("upload", &[What::Upload, What::UploadTar])?,
             collect: project("collect", &[What::Collect, What::CollectTar])?,
@@ -360,7 +360,7 @@ impl<'a> Ground<'a> {
 
     fn ours<'g>(&'g self, stage: &'g Stage) -> Result<Vec<Contender<'g>>> {
         let mut contenders = ours::kept(stage, &self.kept);
-        contenders.push(ours::cold(stage, &self.kept));
+        contenders.push(ours::one_run(stage, &self.kept));
         if stage.workload.output.is_none() {
             contenders.extend(ours::kept_further(stage, &self.kept));
         }
@@ -452,8 +452,8 @@ fn accounts(
             counted = Some(contender.turn(round, |timed| stage.meter.account(timed))?);
         }
         let near = counted.context("nothing was counted")?;
-        let said = contender.project.and_then(|project| project.last().warm);
-        accounts.insert(contender.what, Account { near, far_peak: said.map(|warm| warm.peak_memory) });
+        let said = contender.project.and_then(|project| project.last().agent);
+        accounts.insert(contender.what, Account { near, far_peak: said.map(|agent| agent.peak_memory) });
         if let (Some(said), Some(passed)) = (said, near.wire) {
             let said = said.sent + said.received;
             let name = contender.what.name();

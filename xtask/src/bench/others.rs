@@ -152,10 +152,10 @@ pub fn floor<'a>(stage: &'a Stage, docker: &'a Docker, tree: &Path) -> Result<Co
     tar.append_dir_all(WORKDIR.trim_start_matches('/'), tree)?;
     let tar = Bytes::from(tar.into_inner()?);
     let runtime = tokio::runtime::Handle::current();
-    Ok(Contender::new(What::Floor, move |_| runtime.block_on(cold_by_api(stage, docker, tar.clone()))))
+    Ok(Contender::new(What::Floor, move |_| runtime.block_on(one_run_by_api(stage, docker, tar.clone()))))
 }
 
-async fn cold_by_api(stage: &Stage, docker: &Docker, tar: Bytes) -> Result<()> {
+async fn one_run_by_api(stage: &Stage, docker: &Docker, tar: Bytes) -> Result<()> {
     let body = ContainerCreateBody {
         image: Some(stage.image.clone()),
         cmd: Some(stage.workload.command.iter().map(ToString::to_string).collect()),

@@ -19,9 +19,9 @@ pub fn kept<'a>(stage: &'a Stage, project: &'a Project<'a>) -> Vec<Contender<'a>
         }
         project.find_workspace()
     });
-    let noop = Contender::of(project, What::WarmNoop, move |_| project.build(&[]))
-        .verified(move |_| project.last().warm());
-    let one = Contender::of(project, What::WarmOne, move |_| project.build(&[]))
+    let noop = Contender::of(project, What::KeptNoop, move |_| project.build(&[]))
+        .verified(move |_| project.last().by_agent());
+    let one = Contender::of(project, What::KeptOne, move |_| project.build(&[]))
         .prepared(move |round| stage.edit(&project.tree, round))
         .verified(move |round| {
             went_up(stage, project, &[stage.edited(round)])?;
@@ -35,17 +35,17 @@ pub fn kept<'a>(stage: &'a Stage, project: &'a Project<'a>) -> Vec<Contender<'a>
 
 /// More builds of the same project, where everything that the command changes comes back.
 pub fn kept_further<'a>(stage: &'a Stage, project: &'a Project<'a>) -> Vec<Contender<'a>> {
-    let hundred = Contender::of(project, What::WarmHundred, move |_| project.build(&[]))
+    let hundred = Contender::of(project, What::KeptHundred, move |_| project.build(&[]))
         .prepared(move |round| {
             let paths = stage.site.spread(100, round);
             paths.iter().try_for_each(|path| site::edit(&project.tree.join(path), &stamp(round)))
         })
         .verified(move |round| went_up(stage, project, &stage.site.spread(100, round)));
-    let product = Contender::of(project, What::WarmProduct, move |round| {
+    let product = Contender::of(project, What::KeptProduct, move |round| {
         project.fastbuild(&[], &["sh", "-c", &format!("echo '{}' > product.txt", stamp(round))])
     })
     .verified(move |round| {
-        project.last().warm()?;
+        project.last().by_agent()?;
         let came = fs_err::read_to_string(project.tree.join("product.txt"))?;
         ensure!(came.trim_end() == stamp(round), "product.txt holds {came:?}");
         Ok(())
@@ -54,14 +54,14 @@ pub fn kept_further<'a>(stage: &'a Stage, project: &'a Project<'a>) -> Vec<Conte
 }
 
 fn went_up(stage: &Stage, project: &Project<'_>, paths: &[String]) -> Result<()> {
-    project.last().warm()?;
+    project.last().by_agent()?;
     project.find_workspace()?;
     stage.same_files_in(&project.workspace(), &project.tree, paths)
 }
 
 /// A build that keeps nothing.
-pub fn cold<'a>(stage: &'a Stage, project: &'a Project<'a>) -> Contender<'a> {
-    Contender::of(project, What::Cold, move |_| project.build(&["--no-keep"])).verified(move |round| {
+pub fn one_run<'a>(stage: &'a Stage, project: &'a Project<'a>) -> Contender<'a> {
+    Contender::of(project, What::OneRun, move |_| project.build(&["--no-keep"])).verified(move |round| {
         let (sent, least) = (project.last().uploaded, u64::from(stage.site.count()));
         ensure!(sent >= least, "{sent} files of {least} were sent");
         let Some(output) = stage.workload.output else { return Ok(()) };
@@ -94,14 +94,14 @@ pub fn checkout<'a>(stage: &'a Stage, project: &'a Project<'a>) -> Result<Conten
     // Packed, as a clone is: thousands of loose objects would be a tree of their own.
     git(&["repack", "-q", "-a", "-d"])?;
     project.build(&[])?;
-    Ok(Contender::of(project, What::WarmCheckout, move |_| project.build(&[]))
+    Ok(Contender::of(project, What::KeptCheckout, move |_| project.build(&[]))
         .prepared(move |_| {
             let head = fs_err::read_to_string(project.tree.join(".git/HEAD"))?;
             let there = BRANCHES.iter().position(|branch| head.trim_end().ends_with(branch)).unwrap_or(0);
             git(&["checkout", "-q", BRANCHES[1 - there]])
         })
         .verified(move |_| {
-            project.last().warm()?;
+            project.last().by_agent()?;
             project.find_workspace()?;
             stage.same_in(&project.workspace(), &project.tree)
         }))
@@ -118,7 +118,7 @@ pub fn first<'a>(
     let ours = Contender::of(project, What::First, move |_| project.build(&[]))
         .prepared(move |_| project.forget())
         .verified(move |_| {
-            project.last().warm()?;
+            project.last().by_agent()?;
             project.find_workspace()?;
             stage.same_in(&project.workspace(), &project.tree)
         });

@@ -27,8 +27,8 @@ pub const WORKDIR: &str = "/workspace";
 const LABEL: &str = "dev.fastbuild.bench";
 /// On each container that fastbuild makes; its value is the name of the project's directory in the state.
 const LABEL_PROJECT: &str = "dev.fastbuild.project";
-/// What tells a workspace from the container of a cold build.
-const KEPT: &str = "label=dev.fastbuild.tier=warm";
+/// What tells a kept workspace from the container of one run.
+const KEPT: &str = "label=dev.fastbuild.tier=kept";
 const DIRECTORY: &str = "bench-";
 
 /// What is built, and what of it comes back.
@@ -489,15 +489,15 @@ fn remove_containers_of(state: &Path) {
 pub struct Report {
     /// Files that went up.
     pub uploaded: u64,
-    /// What the workspace cost; none when the build was cold.
-    pub warm: Option<Warm>,
-    /// Why a build that should have been warm was not.
-    cold_instead: Option<String>,
+    /// What the agent cost; none when it did not run the build.
+    pub agent: Option<Agent>,
+    /// Why it did not.
+    without_agent: Option<String>,
 }
 
-/// fastbuild's own account of a warm build.
+/// fastbuild's own account of a build with the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub struct Warm {
+pub struct Agent {
     /// Bytes to the workspace, without what the engine's protocol adds.
     pub sent: u64,
     /// Bytes from it.
@@ -514,11 +514,11 @@ enum Event {
         phase: String,
         done: Amount,
     },
-    ColdInstead {
+    WithoutAgent {
         detail: String,
     },
     Finished {
-        warm: Option<Warm>,
+        agent: Option<Agent>,
     },
     #[serde(other)]
     Other,
@@ -536,14 +536,14 @@ impl Report {
     /// When a line of fastbuild's is no event, or when the stream does not end with a result.
     fn read(stderr: &[u8]) -> Result<Report> {
         let (mut report, mut finished) = (Report::default(), false);
-        for line in stderr.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"{\"fastbuild\":1,"))
+        for line in stderr.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"{\"fastbuild\":2,"))
         {
             let event = serde_json::from_slice(line)
                 .with_context(|| format!("fastbuild reported {:?}", String::from_utf8_lossy(line)))?;
             match event {
                 Event::PhaseEnded { phase, done } if phase == "upload" => report.uploaded += done.files,
-                Event::ColdInstead { detail } => report.cold_instead = Some(detail),
-                Event::Finished { warm } => (report.warm, finished) = (warm, true),
+                Event::WithoutAgent { detail } => report.without_agent = Some(detail),
+                Event::Finished { agent } => (report.agent, finished) = (agent, true),
                 Event::PhaseEnded { .. } | Event::Other => {}
             }
         }
@@ -552,10 +552,10 @@ impl Report {
     }
 
     /// # Errors
-    /// When the build was cold.
-    pub fn warm(&self) -> Result<()> {
-        let why = self.cold_instead.as_deref().unwrap_or("fastbuild does not say why");
-        ensure!(self.warm.is_some(), "the build was cold: {why}");
+    /// When the agent did not run the build.
+    pub fn by_agent(&self) -> Result<()> {
+        let why = self.without_agent.as_deref().unwrap_or("fastbuild does not say why");
+        ensure!(self.agent.is_some(), "the agent did not run the build: {why}");
         Ok(())
     }
 }
@@ -568,20 +568,20 @@ mod tests {
     fn a_report_is_read_from_between_the_builds_own_lines() {
         let report = Report::read(
             b"warning: x\n\
-              {\"fastbuild\":1,\"time\":0.1,\"event\":\"planned\",\"image\":\"x\"}\n\
-              {\"fastbuild\":1,\"time\":0.2,\"event\":\"phase-ended\",\"phase\":\"upload\",\"done\":{\"files\":3,\"bytes\":9},\"took\":1}\n\
-              {\"fastbuild\":1,\"time\":0.3,\"event\":\"finished\",\"exit_code\":0,\"warm\":{\"sent\":5,\"received\":6,\"peak_memory\":7}}\n",
+              {\"fastbuild\":2,\"time\":0.1,\"event\":\"planned\",\"image\":\"x\"}\n\
+              {\"fastbuild\":2,\"time\":0.2,\"event\":\"phase-ended\",\"phase\":\"upload\",\"done\":{\"files\":3,\"bytes\":9},\"took\":1}\n\
+              {\"fastbuild\":2,\"time\":0.3,\"event\":\"finished\",\"exit_code\":0,\"agent\":{\"sent\":5,\"received\":6,\"peak_memory\":7}}\n",
         )
         .unwrap();
         assert_eq!(
             report,
             Report {
                 uploaded: 3,
-                warm: Some(Warm { sent: 5, received: 6, peak_memory: 7 }),
-                cold_instead: None
+                agent: Some(Agent { sent: 5, received: 6, peak_memory: 7 }),
+                without_agent: None
             }
         );
-        assert!(report.warm().is_ok() && Report::default().warm().is_err());
+        assert!(report.by_agent().is_ok() && Report::default().by_agent().is_err());
         assert!(Report::read(b"no event\n").is_err());
     }
 }

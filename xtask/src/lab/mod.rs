@@ -226,7 +226,7 @@ fn in_place(stage: &Stage, options: &Options, place: Place) -> Result<Table> {
     let rows = site_runs::rounds(stage, extent.rounds, &contenders)?;
     note("which route is taken");
     let measured: &[&str] = if options.quick { &["--quick"] } else { &[] };
-    let project = projects.get(&Row::Fastbuild(Route::Auto, State::Warm));
+    let project = projects.get(&Row::Fastbuild(Route::Auto, State::Kept));
     let auto = project.map(|project| Auto::of(stage, project, measured));
     stage.meter.check()?;
     let auto = match auto {

@@ -137,7 +137,7 @@ fn routes(table: &Table) -> String {
     for (&row, outcome) in &table.rows {
         let base = match row {
             Row::Plain(_) => continue,
-            Row::Mounted | Row::Lender => Row::Fastbuild(Route::Mount, State::Warm),
+            Row::Mounted | Row::Lender => Row::Fastbuild(Route::Mount, State::Kept),
             Row::Fastbuild(_, state) => Row::Fastbuild(Route::Mount, state),
         };
         let samples = outcome.samples();
@@ -207,7 +207,7 @@ const NOTES: &str = "\n## How it is measured\n\n\
     - A round gives each contender of a place one turn, in an order that changes. Round 0 is not measured: workspaces and \
     products come about there. File systems are flushed before a turn. Ratios are made within rounds; the tables have \
     their median.\n\
-    - Each contender has a tree of its own. Cold: no workspace, and no product on this machine. Warm: everything is there, and one \
+    - Each contender has a tree of its own. One run: no workspace, and no product on this machine. Kept workspace: everything is there, and one \
     post is edited before. The page of that post must be right afterwards.\n\
     - `mount-source` has Jekyll's cache as an output too, for Jekyll writes it beside the sources.\n\
     - A contender that fails is a result, and has no further turns.\n\

@@ -12,7 +12,7 @@ pub enum Row {
     Mounted,
     /// fastbuild.
     Fastbuild(Route, State),
-    /// fastbuild by `layer`, warm, on the machine that lends its directory to the mount: where people run it who have Lima or
+    /// fastbuild by `layer`, with a kept workspace, on the machine that lends its directory to the mount: where people run it who have Lima or
     /// Colima.
     Lender,
 }
@@ -51,9 +51,9 @@ pub enum Route {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum State {
     /// No workspace and no product.
-    Cold,
+    OneRun,
     /// Everything, and one post is edited.
-    Warm,
+    Kept,
 }
 
 impl Ends {
@@ -100,19 +100,19 @@ impl State {
     /// In a word.
     pub fn name(self) -> &'static str {
         match self {
-            State::Cold => "cold",
-            State::Warm => "warm",
+            State::OneRun => "one run",
+            State::Kept => "kept workspace",
         }
     }
 }
 
 impl Row {
-    /// All that there are in a place, in the page's order. What `auto` takes is one of the others; it is measured warm alone.
+    /// All that there are in a place, in the page's order. What `auto` takes is one of the others; it is measured with a kept workspace alone.
     pub fn of(place: Place) -> Vec<Row> {
-        let of = |route| [Row::Fastbuild(route, State::Cold), Row::Fastbuild(route, State::Warm)];
+        let of = |route| [Row::Fastbuild(route, State::OneRun), Row::Fastbuild(route, State::Kept)];
         let plain = Ends::ALL.map(Row::Plain).into_iter().chain([Row::Mounted]);
         let routes = Route::ALL.into_iter().flat_map(of);
-        let rows = plain.chain(routes).filter(|row| *row != Row::Fastbuild(Route::Auto, State::Cold));
+        let rows = plain.chain(routes).filter(|row| *row != Row::Fastbuild(Route::Auto, State::OneRun));
         rows.chain((place == Place::Sshfs).then_some(Row::Lender)).collect()
     }
 }
@@ -123,7 +123,8 @@ impl Named for Row {
             Row::Plain(ends) => format!("`docker run`, {}", ends.name()),
             Row::Mounted => "`docker run`, the project mounted, one post edited".to_owned(),
             Row::Lender => {
-                "fastbuild `--route layer`, warm, run where the directory is a local disk".to_owned()
+                "fastbuild `--route layer`, kept workspace, run where the directory is a local disk"
+                    .to_owned()
             }
             Row::Fastbuild(route, state) => format!("fastbuild `--route {}`, {}", route.name(), state.name()),
         }

@@ -94,7 +94,7 @@ pub fn contenders<'a>(
         Row::Plain(ends) => plain(stage, ground, baked, ends),
         Row::Mounted => mounted(stage, ground),
         Row::Fastbuild(route, state) => fastbuild(stage, row, &projects[&row], route, state),
-        Row::Lender => fastbuild(stage, row, &projects[&row], Route::Layer, State::Warm),
+        Row::Lender => fastbuild(stage, row, &projects[&row], Route::Layer, State::Kept),
     };
     Row::of(ground.place).into_iter().map(row).collect()
 }
@@ -295,12 +295,12 @@ fn fastbuild<'a>(
         let mut options = vec!["--route", route.name()];
         // Jekyll's cache is written beside the sources, which are read-only there but for outputs.
         options.extend((route == Route::MountSource).then_some(["--output", CACHE]).into_iter().flatten());
-        options.extend((state == State::Cold).then_some("--no-keep"));
+        options.extend((state == State::OneRun).then_some("--no-keep"));
         project.build(&options)
     };
     Contender::of(project, row, run)
         .prepared(move |round| {
-            if state == State::Cold {
+            if state == State::OneRun {
                 remove(&tree.join(SITE))?;
                 remove(&tree.join(CACHE))?;
             }
@@ -354,8 +354,8 @@ mod tests {
                 "x.rb:201:in `utime': Operation not permitted (Errno::EPERM)",
             ),
             (
-                "exit status: 125:\n{\"fastbuild\":1,\"event\":\"planned\"}\n\
-                 {\"fastbuild\":1,\"event\":\"error\",\"message\":\"could not write\",\"causes\":[\"no space\"]}\n",
+                "exit status: 125:\n{\"fastbuild\":2,\"event\":\"planned\"}\n\
+                 {\"fastbuild\":2,\"event\":\"error\",\"message\":\"could not write\",\"causes\":[\"no space\"]}\n",
                 "could not write: no space",
             ),
             ("", ""),
