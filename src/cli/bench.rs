@@ -1,13 +1,11 @@
 //! `fastbuild bench`: measures, says, and keeps the choice. The work is done in [`crate::bench`].
 
-use std::{
-    io::{self, Write as _},
-    time::Duration,
-};
+use std::time::Duration;
 
 use super::{
     Failure,
     args::{BenchArgs, BenchFormat},
+    print,
     run::{await_root, meter},
 };
 use crate::{
@@ -70,7 +68,7 @@ pub fn run(args: &BenchArgs) -> Result<Exit, Failure> {
 }
 
 fn tell(args: &BenchArgs, report: &Report, settings: &Settings, meter: &Meter) -> Result<Exit, Failure> {
-    print(&match args.format() {
+    print(match args.format() {
         BenchFormat::Tables => table::render(report),
         BenchFormat::Json => json::render(report).map_err(|error| Failure::Stdout(error.into()))?,
     })?;
@@ -103,13 +101,4 @@ fn keep(report: &Report, settings: &Settings, meter: &Meter) -> Result<(), Failu
     };
     meter.say(&format!("{path:?} says route = {:?} now{was}", route.name()));
     Ok(())
-}
-
-fn print(text: &str) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // Whoever reads it has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.map_err(Failure::Stdout),
-    }
 }

@@ -24,9 +24,7 @@
 
 mod show;
 
-use std::io::{self, Write as _};
-
-use super::{DoctorArgs, Failure, PlanFormat};
+use super::{DoctorArgs, Failure, PlanFormat, print};
 use crate::{
     config::Environment,
     doctor::{self, Severity},
@@ -46,16 +44,10 @@ pub fn run(args: &DoctorArgs) -> Result<u8, Failure> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
     let facts = runtime.block_on(doctor::gather(&args.place, &environment))?;
     let found = doctor::findings(&facts);
-    let shown = match args.format() {
+    print(match args.format() {
         PlanFormat::Text => show::text(&found),
         PlanFormat::Json => show::json(&facts, &found),
-    };
-    let mut out = io::stdout().lock();
-    match out.write_all(shown.as_bytes()).and_then(|()| out.flush()) {
-        // Whoever reads it has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-        written => written.map_err(Failure::Stdout)?,
-    }
+    })?;
     let is_advised = found.iter().any(|finding| finding.severity == Severity::Advice);
     Ok(if is_advised { ADVICE } else { 0 })
 }

@@ -155,6 +155,16 @@ fn parse_and_run(argv: Vec<OsString>) -> ExitCode {
     }
 }
 
+/// Says what a command was asked for, on standard output.
+fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
+        // Whoever reads it has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(Failure::Stdout),
+    }
+}
+
 fn write_failure(failure: &Failure) -> io::Result<()> {
     let told = wording::failure(&events::Failure::new(failure, failure.advice().as_deref()));
     io::stderr().lock().write_all(told.as_bytes())

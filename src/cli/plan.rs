@@ -12,9 +12,10 @@ use super::{Failure, PlanArgs, PlanFormat, run};
 use crate::{
     build::sources,
     config::Environment,
+    config::choices::name_of,
     plan::{
-        ApplyMode, Decision, Endpoint, Engine, Explain, Fallback, Isolation, Lifetime, OnFailure, OnLocked,
-        Output, Outputs, Plan, PullPolicy, Reason, Route, SeedOutputs, Stdin, Take, Terminal, Tier,
+        ApplyMode, Decision, Endpoint, Engine, Explain, Fallback, Lifetime, OnFailure, OnLocked, Output,
+        Outputs, Plan, Reason, Route, SeedOutputs, Stdin, Take, Terminal, Tier,
     },
     report::{numbers, text::shell_words},
     tree::{RelPath, scan::largest_directory},
@@ -55,11 +56,9 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
         true => None,
         false => Some(estimate(&plan)?),
     };
-    match print(&plan, estimate.as_ref(), args.format(), &mut io::stdout().lock()) {
-        // Whoever reads it has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        printed => printed.map_err(Failure::Stdout),
-    }
+    let mut shown = Vec::new();
+    print(&plan, estimate.as_ref(), args.format(), &mut shown).map_err(Failure::Stdout)?;
+    super::print(shown)
 }
 
 fn estimate(plan: &Plan) -> Result<UploadEstimate, Failure> {
@@ -150,7 +149,7 @@ fn what_runs(plan: &Plan, table: &mut Table) {
     table.decision("engine", &plan.engine, ToString::to_string);
     if let Some(image) = &plan.image {
         table.decision("image", image, Clone::clone);
-        table.decision("pull", &plan.pull, pull);
+        table.decision("pull", &plan.pull, |policy| name_of(*policy));
     }
     table.optional("platform", plan.platform.as_ref(), Clone::clone);
     table.decision("workdir", &plan.workdir, Clone::clone);
@@ -162,21 +161,36 @@ fn what_runs(plan: &Plan, table: &mut Table) {
     for variable in &plan.env {
         table.decision("env", variable, |variable| variable.name.clone());
     }
-    table.decision("terminal", &plan.terminal, terminal);
-    table.decision("stdin", &plan.stdin, stdin);
-    table.decision("workspace", &plan.tier, tier);
+    table.decision("terminal", &plan.terminal, |terminal| match terminal {
+        Terminal::Allocate => "yes",
+        Terminal::None => "no, output and error stay apart",
+    });
+    table.decision("stdin", &plan.stdin, |stdin| match stdin {
+        Stdin::Empty => "empty",
+        Stdin::Forward => "handed over",
+    });
+    table.decision("workspace", &plan.tier, |tier| match tier {
+        Tier::Warm => "kept",
+        Tier::Cold => "one-run",
+    });
     if plan.tier.value == Tier::Warm {
         what_is_kept(plan, table);
     }
-    table.decision("if locked", &plan.lock, on_locked);
+    table.decision("if locked", &plan.lock, |lock| match lock {
+        OnLocked::Wait => "wait",
+        OnLocked::Fail => "fail at once",
+    });
     if plan.explain.value == Explain::Yes {
-        table.decision("explain", &plan.explain, explain);
+        table.decision("explain", &plan.explain, |_| "each file that travels");
     }
 }
 
 fn what_is_kept(plan: &Plan, table: &mut Table) {
     let workspace = &plan.workspace;
-    table.decision("if there", &workspace.lifetime, lifetime);
+    table.decision("if there", &workspace.lifetime, |lifetime| match lifetime {
+        Lifetime::Fresh => "made anew",
+        Lifetime::Reuse => "used again",
+    });
     // Without a container, nothing goes on running.
     if plan.engine.value != Engine::Host {
         table.decision("idle stop", &workspace.idle_stop, |idle| match idle {
@@ -220,10 +234,16 @@ fn what_goes_in(plan: &Plan, estimate: Option<&UploadEstimate>, table: &mut Tabl
         };
         table.row("leaves out", output.to_string(), Some(why.to_owned()));
     }
-    table.decision("seed", &plan.seed, seed);
+    table.decision("seed", &plan.seed, |seed| match seed {
+        SeedOutputs::No => "no",
+        SeedOutputs::Yes => "old outputs go in",
+    });
     table.decision("route", &plan.route, Route::to_string);
     if plan.route.value.is_mounted() {
-        table.decision("fallback", &plan.fallback, fallback);
+        table.decision("fallback", &plan.fallback, |fallback| match fallback {
+            Fallback::None => "none",
+            Fallback::Layer => "layer, if the mount fails the command",
+        });
     }
     // A file may say what another route would need.
     match plan.route.value {
@@ -267,13 +287,15 @@ fn what_comes_back(plan: &Plan, table: &mut Table) {
         }
     }
     let in_place = plan.route.value == Route::Mount;
-    table.decision("on failure", &plan.on_failure, |value| match in_place {
-        true => "what the command wrote stays".to_owned(),
-        false => on_failure(value),
+    table.decision("on failure", &plan.on_failure, |value| match value {
+        _ if in_place => "what the command wrote stays",
+        OnFailure::Leave => "nothing comes back",
+        OnFailure::Collect => "outputs come back",
     });
-    table.decision("apply", &plan.apply, |mode| match in_place && outputs_are_sources(plan) {
-        true => "in place".to_owned(),
-        false => apply(mode),
+    table.decision("apply", &plan.apply, |mode| match mode {
+        _ if in_place && outputs_are_sources(plan) => "in place",
+        ApplyMode::PerFile => "file by file",
+        ApplyMode::Atomic => "each directory as one",
     });
 }
 
@@ -281,7 +303,7 @@ fn what_limits(plan: &Plan, table: &mut Table) {
     table.optional("network", plan.network.as_ref(), Clone::clone);
     table.optional("memory", plan.memory.as_ref(), |bytes| memory(*bytes));
     table.optional("cpus", plan.nano_cpus.as_ref(), |nano| cpus(*nano));
-    table.optional("isolation", plan.isolation.as_ref(), isolation);
+    table.optional("isolation", plan.isolation.as_ref(), |isolation| name_of(*isolation));
 }
 
 fn write_hint(directory: &RelPath, bytes: u64, out: &mut impl Write) -> io::Result<()> {
@@ -291,103 +313,6 @@ fn write_hint(directory: &RelPath, bytes: u64, out: &mut impl Write) -> io::Resu
         "\n{directory} makes up {} of the upload. If the build does not need it, leave it out with --exclude {pattern}",
         numbers::bytes(bytes)
     )
-}
-
-fn pull(policy: &PullPolicy) -> String {
-    match policy {
-        PullPolicy::Missing => "missing",
-        PullPolicy::Always => "always",
-        PullPolicy::Never => "never",
-    }
-    .to_owned()
-}
-
-fn terminal(terminal: &Terminal) -> String {
-    match terminal {
-        Terminal::Allocate => "yes",
-        Terminal::None => "no, output and error stay apart",
-    }
-    .to_owned()
-}
-
-fn stdin(stdin: &Stdin) -> String {
-    match stdin {
-        Stdin::Empty => "empty",
-        Stdin::Forward => "handed over",
-    }
-    .to_owned()
-}
-
-fn tier(tier: &Tier) -> String {
-    match tier {
-        Tier::Warm => "kept",
-        Tier::Cold => "one-run",
-    }
-    .to_owned()
-}
-
-fn lifetime(lifetime: &Lifetime) -> String {
-    match lifetime {
-        Lifetime::Fresh => "made anew",
-        Lifetime::Reuse => "used again",
-    }
-    .to_owned()
-}
-
-fn on_locked(lock: &OnLocked) -> String {
-    match lock {
-        OnLocked::Wait => "wait",
-        OnLocked::Fail => "fail at once",
-    }
-    .to_owned()
-}
-
-fn explain(explain: &Explain) -> String {
-    match explain {
-        Explain::No => "no",
-        Explain::Yes => "each file that travels",
-    }
-    .to_owned()
-}
-
-fn fallback(fallback: &Fallback) -> String {
-    match fallback {
-        Fallback::None => "none",
-        Fallback::Layer => "layer, if the mount fails the command",
-    }
-    .to_owned()
-}
-
-fn seed(seed: &SeedOutputs) -> String {
-    match seed {
-        SeedOutputs::No => "no",
-        SeedOutputs::Yes => "old outputs go in",
-    }
-    .to_owned()
-}
-
-fn on_failure(on_failure: &OnFailure) -> String {
-    match on_failure {
-        OnFailure::Leave => "nothing comes back",
-        OnFailure::Collect => "outputs come back",
-    }
-    .to_owned()
-}
-
-fn apply(mode: &ApplyMode) -> String {
-    match mode {
-        ApplyMode::PerFile => "file by file",
-        ApplyMode::Atomic => "each directory as one",
-    }
-    .to_owned()
-}
-
-fn isolation(isolation: &Isolation) -> String {
-    match isolation {
-        Isolation::Process => "process",
-        Isolation::Hyperv => "hyperv",
-    }
-    .to_owned()
 }
 
 fn product(output: &Output) -> String {
@@ -445,15 +370,20 @@ impl Table {
         self.row(name, value, None);
     }
 
-    fn decision<T>(&mut self, name: &'static str, decision: &Decision<T>, show: impl Fn(&T) -> String) {
-        self.row(name, show(&decision.value), Some(decision.reason.to_string()));
+    fn decision<T, S: Into<String>>(
+        &mut self,
+        name: &'static str,
+        decision: &Decision<T>,
+        show: impl Fn(&T) -> S,
+    ) {
+        self.row(name, show(&decision.value).into(), Some(decision.reason.to_string()));
     }
 
-    fn optional<T>(
+    fn optional<T, S: Into<String>>(
         &mut self,
         name: &'static str,
         decision: Option<&Decision<T>>,
-        show: impl Fn(&T) -> String,
+        show: impl Fn(&T) -> S,
     ) {
         if let Some(decision) = decision {
             self.decision(name, decision, show);
@@ -479,7 +409,9 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::plan::{AgentUse, Endpoint, EnvVar, IgnorePlan, Output, Reason, Take, WorkspacePlan};
+    use crate::plan::{
+        AgentUse, Endpoint, EnvVar, IgnorePlan, Output, PullPolicy, Reason, Take, WorkspacePlan,
+    };
 
     fn plan() -> Plan {
         fn default<T>(value: T) -> Decision<T> {

@@ -14,6 +14,7 @@ use self::select::{here, named};
 use super::{
     Failure, PlanFormat, WorkspaceCommand,
     args::{Earnest, InspectArgs, ListFormat, LsArgs, PruneArgs, RmArgs, ShellArgs, Where},
+    print,
     run::execute,
 };
 use crate::{
@@ -174,7 +175,7 @@ async fn ls(args: &LsArgs) -> Result<(), Failure> {
     let place = Place::of(&args.place).await?;
     let sizes = if args.format() == ListFormat::Names { Sizes::Skip } else { Sizes::Measure };
     let all = place.list(sizes).await?;
-    print(&match args.format() {
+    print(match args.format() {
         ListFormat::Table => show::table(&all, now()),
         ListFormat::Json => show::json_list(&all),
         ListFormat::Names => all.iter().map(|workspace| format!("{}\n", workspace.name)).collect(),
@@ -205,7 +206,7 @@ async fn inspect(args: &InspectArgs) -> Result<(), Failure> {
         started: found.as_ref().map(|found| found.started_at.as_str()),
         made_with: made_with.as_ref(),
     };
-    print(&match args.format() {
+    print(match args.format() {
         PlanFormat::Text => facts.text(now()),
         PlanFormat::Json => facts.json(),
     })
@@ -226,7 +227,7 @@ async fn rm(args: &RmArgs) -> Result<(), Failure> {
     let mut in_use = Vec::new();
     for listed in going {
         match place.remove(listed).await? {
-            Removal::Gone => print(&format!("removed {}\n", show::title(listed)))?,
+            Removal::Gone => print(format!("removed {}\n", show::title(listed)))?,
             Removal::Busy(holder) => in_use.push((listed.source.clone(), holder)),
         }
     }
@@ -256,12 +257,12 @@ async fn prune(args: &PruneArgs) -> Result<(), Failure> {
     for (listed, why) in going {
         let about = format!("{}{}", show::title(listed), why.map(reason).unwrap_or_default());
         if args.earnest() == Earnest::DryRun {
-            print(&format!("would remove {about}\n"))?;
+            print(format!("would remove {about}\n"))?;
             continue;
         }
         match place.remove(listed).await {
-            Ok(Removal::Gone) => print(&format!("removed {about}\n"))?,
-            Ok(Removal::Busy(_)) => print(&format!("left {}: it is in use\n", show::title(listed)))?,
+            Ok(Removal::Gone) => print(format!("removed {about}\n"))?,
+            Ok(Removal::Busy(_)) => print(format!("left {}: it is in use\n", show::title(listed)))?,
             // The others can go all the same.
             Err(error) => failed = Some(error),
         }
@@ -269,12 +270,12 @@ async fn prune(args: &PruneArgs) -> Result<(), Failure> {
     for volume in &unused {
         let title = show::volume(volume);
         if args.earnest() == Earnest::DryRun {
-            print(&format!("would remove {title}\n"))?;
+            print(format!("would remove {title}\n"))?;
             continue;
         }
         match list::remove_unused(&place.docker().await?, &place.state, volume).await {
-            Ok(Removal::Gone) => print(&format!("removed {title}\n"))?,
-            Ok(Removal::Busy(_)) => print(&format!("left {title}: it is in use\n"))?,
+            Ok(Removal::Gone) => print(format!("removed {title}\n"))?,
+            Ok(Removal::Busy(_)) => print(format!("left {title}: it is in use\n"))?,
             Err(error) => failed = Some(error),
         }
     }
@@ -301,13 +302,4 @@ fn reason(why: Outlived) -> String {
 /// What is no part of the answer. Where standard error is closed, nobody misses it.
 fn note(text: &str) {
     let _ = writeln!(io::stderr(), "fastbuild: note: {}", one_line(text));
-}
-
-fn print(text: &str) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // Whoever reads it has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.map_err(Failure::Stdout),
-    }
 }
