@@ -18,20 +18,17 @@ use std::{
     path::Path,
 };
 
+use serde::{Deserialize, Serialize};
+use serde_bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
     sys::clock::Granularity,
-    tree::{
-        Digest, Kind, Manifest, RelPath, Stamp, Timestamp,
-        hash::hash_files,
-        node::{push_number, push_path, push_time, read_number, read_path, read_time},
-        scan::Scan,
-    },
+    tree::{Digest, Kind, Manifest, RelPath, Stamp, Timestamp, hash::hash_files, scan::Scan},
 };
 
 /// How the file begins; the last byte is the version of its format.
-const MAGIC: &[u8; 8] = b"fbtimes\x01";
+const MAGIC: &[u8; 8] = b"fbtimes\x02";
 
 /// Bytes of the sha256 at its end, which is of everything before.
 const SEAL: usize = 32;
@@ -58,7 +55,7 @@ pub struct Times {
     saved: Saved,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Made {
     stamp: Stamp,
     mtime: Timestamp,
@@ -66,7 +63,7 @@ struct Made {
 }
 
 /// Whether the stamp alone vouches for the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Trust {
     /// It was old enough when the file was known to be right.
     Stamp,
@@ -159,34 +156,18 @@ impl Times {
         if self.saved == Saved::Yes {
             return Ok(());
         }
-        crate::state::replace_file(path, |out| out.write_all(&self.encode()))?;
+        crate::state::replace_file(path, |out| out.write_all(&self.encode()?))?;
         self.saved = Saved::Yes;
         Ok(())
     }
 
-    fn encode(&self) -> Vec<u8> {
+    fn encode(&self) -> io::Result<Vec<u8>> {
+        let made: Vec<_> = self.made.iter().map(|(path, made)| (Bytes::new(path.as_bytes()), made)).collect();
         let mut bytes = MAGIC.to_vec();
-        let mut last: (&[u8], u64) = (b"", 0);
-        for (path, Made { stamp, mtime, trust }) in &self.made {
-            push_path(&mut bytes, last.0, path.as_bytes());
-            push_number(&mut bytes, stamp.dev);
-            // Files that were made together have inodes close together, in either direction.
-            let step = stamp.ino.wrapping_sub(last.1).cast_signed();
-            push_number(&mut bytes, ((step << 1) ^ (step >> 63)).cast_unsigned());
-            push_number(&mut bytes, stamp.size);
-            [stamp.mtime, stamp.ctime, *mtime].into_iter().for_each(|time| push_time(&mut bytes, time));
-            match trust {
-                Trust::Stamp => bytes.push(BY_STAMP),
-                Trust::Content(digest) => {
-                    bytes.push(BY_CONTENT);
-                    bytes.extend_from_slice(&digest.0);
-                }
-            }
-            last = (path.as_bytes(), stamp.ino);
-        }
+        bytes.extend(postcard::to_stdvec(&made).map_err(io::Error::other)?);
         let seal = Sha256::digest(&bytes);
         bytes.extend_from_slice(&seal);
-        bytes
+        Ok(bytes)
     }
 }
 
@@ -196,41 +177,13 @@ fn settled(looked_at: Timestamp, root: &Path) -> impl Fn(&Stamp) -> bool {
     move |stamp| stamp.mtime.max(stamp.ctime) < latest
 }
 
-/// [`Trust`], in the file.
-const BY_STAMP: u8 = 0;
-const BY_CONTENT: u8 = 1;
-
 fn decode(bytes: &[u8]) -> Option<BTreeMap<RelPath, Made>> {
     let (sealed, seal) = bytes.split_at_checked(bytes.len().checked_sub(SEAL)?)?;
     if Sha256::digest(sealed)[..] != *seal {
         return None;
     }
-    let mut rest = sealed.strip_prefix(MAGIC)?;
-    let mut made = BTreeMap::new();
-    let (mut path, mut ino) = (Vec::new(), 0_u64);
-    while !rest.is_empty() {
-        path = read_path(&mut rest, &path, 0).ok()?;
-        let dev = read_number(&mut rest, 0).ok()?;
-        let step = read_number(&mut rest, 0).ok()?;
-        ino = ino.wrapping_add((step >> 1) ^ (step & 1).wrapping_neg());
-        let size = read_number(&mut rest, 0).ok()?;
-        let mut time = || read_time(&mut rest, 0).ok();
-        let (of_content, ctime, mtime) = (time()?, time()?, time()?);
-        let (kind, behind) = rest.split_first()?;
-        rest = behind;
-        let trust = match *kind {
-            BY_STAMP => Trust::Stamp,
-            BY_CONTENT => {
-                let (digest, behind) = rest.split_first_chunk()?;
-                rest = behind;
-                Trust::Content(Digest(*digest))
-            }
-            _ => return None,
-        };
-        let stamp = Stamp { dev, ino, size, mtime: of_content, ctime };
-        made.insert(RelPath::new(path.as_slice()).ok()?, Made { stamp, mtime, trust });
-    }
-    Some(made)
+    let made: Vec<(&Bytes, Made)> = postcard::from_bytes(sealed.strip_prefix(MAGIC)?).ok()?;
+    made.into_iter().map(|(path, made)| Some((RelPath::new(&**path).ok()?, made))).collect()
 }
 
 // Two attributes, because clippy knows a test module by a plain `cfg(test)`.
