@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, path::Path};
 
-use super::{IgnoreRule, IgnoreRules, RunArgs};
+use super::{IgnoreRule, RunArgs};
 use crate::{
     config::{Progress, RouteChoice, choices::name_of},
     plan::Route,
@@ -34,119 +34,68 @@ impl Words {
 impl RunArgs {
     /// Options, `--` and command, without the program. What they say is read again as the same.
     pub fn to_words(&self) -> Vec<OsString> {
-        // Whoever adds an option is told here that it has to travel.
-        let RunArgs {
-            image,
-            workdir,
-            env,
-            env_file,
-            user,
-            entrypoint,
-            source,
-            rules: IgnoreRules(rules),
-            no_ignore,
-            ignore,
-            seed_outputs,
-            no_seed_outputs,
-            yes,
-            output,
-            outputs_on_failure,
-            no_outputs_on_failure,
-            atomic,
-            no_atomic,
-            keep,
-            no_keep,
-            no_agent,
-            fresh,
-            grace,
-            no_wait,
-            explain,
-            route,
-            fallback,
-            no_fallback,
-            cache,
-            volume_opt,
-            tmpfs_size,
-            scratch,
-            engine,
-            host,
-            platform,
-            pull,
-            network,
-            memory,
-            cpus,
-            isolation,
-            tty,
-            no_tty,
-            stdin,
-            no_stdin,
-            progress,
-            quiet,
-            verbose,
-            command,
-        } = self;
         let mut words = Words::default();
         let texts = [
-            ("--image", image),
-            ("--workdir", workdir),
-            ("--user", user),
-            ("--entrypoint", entrypoint),
-            ("--host", host),
-            ("--platform", platform),
-            ("--network", network),
+            ("--image", &self.image),
+            ("--workdir", &self.workdir),
+            ("--user", &self.user),
+            ("--entrypoint", &self.entrypoint),
+            ("--host", &self.host),
+            ("--platform", &self.platform),
+            ("--network", &self.network),
         ];
         texts.into_iter().for_each(|(flag, text)| words.values(flag, text));
-        words.values("--env", env);
-        words.values("--env-file", env_file);
-        words.values("--source", source);
-        for rule in rules {
+        words.values("--env", &self.env);
+        words.values("--env-file", &self.env_file);
+        words.values("--source", &self.source);
+        for rule in &self.rules.0 {
             match rule {
                 IgnoreRule::Exclude(pattern) => words.value("--exclude", pattern),
                 IgnoreRule::Include(pattern) => words.value("--include", pattern),
             }
         }
-        words.values("--output", output);
-        words.values("--route", route.map(name_of));
-        words.values("--cache", cache);
-        words.values("--volume-opt", volume_opt);
-        words.values("--tmpfs-size", tmpfs_size.map(|bytes| bytes.to_string()));
-        words.values("--grace", grace.map(|grace| format!("{}s", grace.as_secs())));
-        words.values("--scratch", scratch);
-        words.values("--engine", engine.map(name_of));
-        words.values("--pull", pull.map(name_of));
-        words.values("--memory", memory.map(|bytes| bytes.to_string()));
-        words.values("--cpus", cpus.map(decimal));
-        words.values("--isolation", isolation.map(name_of));
-        words.values("--progress", progress.map(name_of));
+        words.values("--output", &self.output);
+        words.values("--route", self.route.map(name_of));
+        words.values("--cache", &self.cache);
+        words.values("--volume-opt", &self.volume_opt);
+        words.values("--tmpfs-size", self.tmpfs_size.map(|bytes| bytes.to_string()));
+        words.values("--grace", self.grace.map(|grace| format!("{}s", grace.as_secs())));
+        words.values("--scratch", &self.scratch);
+        words.values("--engine", self.engine.map(name_of));
+        words.values("--pull", self.pull.map(name_of));
+        words.values("--memory", self.memory.map(|bytes| bytes.to_string()));
+        words.values("--cpus", self.cpus.map(decimal));
+        words.values("--isolation", self.isolation.map(name_of));
+        words.values("--progress", self.progress.map(name_of));
         let switches = [
-            ("--no-ignore", no_ignore),
-            ("--ignore", ignore),
-            ("--seed-outputs", seed_outputs),
-            ("--no-seed-outputs", no_seed_outputs),
-            ("--yes", yes),
-            ("--outputs-on-failure", outputs_on_failure),
-            ("--no-outputs-on-failure", no_outputs_on_failure),
-            ("--atomic", atomic),
-            ("--no-atomic", no_atomic),
-            ("--keep", keep),
-            ("--no-keep", no_keep),
-            ("--no-agent", no_agent),
-            ("--fresh", fresh),
-            ("--no-wait", no_wait),
-            ("--explain", explain),
-            ("--fallback", fallback),
-            ("--no-fallback", no_fallback),
-            ("--tty", tty),
-            ("--no-tty", no_tty),
-            ("--stdin", stdin),
-            ("--no-stdin", no_stdin),
-            ("--quiet", quiet),
+            ("--no-ignore", self.no_ignore),
+            ("--ignore", self.ignore),
+            ("--seed-outputs", self.seed_outputs),
+            ("--no-seed-outputs", self.no_seed_outputs),
+            ("--yes", self.yes),
+            ("--outputs-on-failure", self.outputs_on_failure),
+            ("--no-outputs-on-failure", self.no_outputs_on_failure),
+            ("--atomic", self.atomic),
+            ("--no-atomic", self.no_atomic),
+            ("--keep", self.keep),
+            ("--no-keep", self.no_keep),
+            ("--no-agent", self.no_agent),
+            ("--fresh", self.fresh),
+            ("--no-wait", self.no_wait),
+            ("--explain", self.explain),
+            ("--fallback", self.fallback),
+            ("--no-fallback", self.no_fallback),
+            ("--tty", self.tty),
+            ("--no-tty", self.no_tty),
+            ("--stdin", self.stdin),
+            ("--no-stdin", self.no_stdin),
+            ("--quiet", self.quiet),
         ];
-        switches.into_iter().for_each(|(flag, on)| words.switch(flag, *on));
-        (0..*verbose).for_each(|_| words.switch("--verbose", true));
-        if !command.is_empty() {
+        switches.into_iter().for_each(|(flag, on)| words.switch(flag, on));
+        (0..self.verbose).for_each(|_| words.switch("--verbose", true));
+        if !self.command.is_empty() {
             words.switch("--", true);
-            words.0.extend(command.iter().cloned());
+            words.0.extend(self.command.iter().cloned());
         }
         words.0
     }
@@ -208,6 +157,8 @@ fn decimal(billionths: i64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Args as _;
+
     use super::*;
     use crate::cli::args::{Command, parse};
 
@@ -222,7 +173,7 @@ mod tests {
     #[test]
     fn words_are_read_as_what_they_were_made_of() {
         let lines = [
-            "-i gcc:14 -w /src -e A=b -e C --env-file f -u me --entrypoint= -C dir --exclude a --include b --exclude -c \
+            "--no-agent --grace 5s -i gcc:14 -w /src -e A=b -e C --env-file f -u me --entrypoint= -C dir --exclude a --include b --exclude -c \
              --no-ignore --seed-outputs --yes -o out:host -o /tmp/x --outputs-on-failure --atomic --keep --fresh \
              --no-wait --explain -- make -j2 -- all",
             "--route mount-source --fallback --cache cargo:~/.cargo --volume-opt type=nfs --volume-opt o=a,b=c \
@@ -231,10 +182,19 @@ mod tests {
             "--ignore --no-seed-outputs --no-outputs-on-failure --no-atomic --no-keep --no-fallback --no-tty --no-stdin \
              -q -- true",
         ];
+        let mut told = Vec::new();
         for line in lines {
             let typed: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
             let args = parsed(&typed);
             assert_eq!(format!("{:?}", parsed(&args.to_words())), format!("{args:?}"));
+            told.extend(args.to_words().iter().map(|word| word.to_string_lossy().into_owned()));
+        }
+        // An option that is added has to travel, too.
+        let options = RunArgs::augment_args(clap::Command::new("fastbuild"));
+        for long in options.get_arguments().filter_map(clap::Arg::get_long) {
+            let flag = format!("--{long}");
+            let is_told = |word: &String| word.split('=').next() == Some(&flag);
+            assert!(told.iter().any(is_told), "{flag}");
         }
     }
 
