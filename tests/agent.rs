@@ -262,7 +262,7 @@ fn an_upload_that_breaks_off_is_made_good_by_the_next_one() {
         gid: 0,
         top: None,
     };
-    let select = fastbuild::archive::Select::Only(&delta.puts);
+    let select = &delta.puts;
     fastbuild::archive::pack(&agent.host(), &manifest, select, &options, &mut archive, &|_| {}).unwrap();
     client.data_part(&archive[..archive.len() / 2]);
 

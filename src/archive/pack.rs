@@ -5,7 +5,7 @@
 //! read, never what the scan remembers: size, mode, mtime and digest of a file all come from the one open file.
 //!
 //! The tree may change meanwhile; that shows in [`Packed::vanished`] and [`Packed::unstable`], and the caller sends
-//! those again with [`Select::Only`]. The reading itself is done by `archive/prefetch.rs`. This runs on a blocking thread.
+//! those again. The reading itself is done by `archive/prefetch.rs`. This runs on a blocking thread.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -25,16 +25,6 @@ use crate::{
     sys::source_file::Facts,
     tree::{Amount, Digest, Entry, Kind, Manifest, RelPath, Stamp, Timestamp},
 };
-
-/// Which entries of a manifest are sent.
-#[derive(Debug, Clone, Copy)]
-pub enum Select<'a> {
-    /// All of them.
-    All,
-    /// Those at these indices, in any order. Hard links are made only among them: to keep a file's names together,
-    /// name all of them.
-    Only(&'a [usize]),
-}
 
 /// What the far end is told beside the tree itself.
 #[derive(Debug, Clone)]
@@ -132,20 +122,21 @@ const CHUNK: usize = 256 << 10;
 /// How far the packing gets between two calls of `progress`.
 const REPORT_EVERY: Amount = Amount { files: 64, bytes: 1 << 20 };
 
-/// Writes the selected entries of `manifest`, read below `root`, as a tar stream into `out`, in chunks of 256 KiB or
-/// so. `progress` gets the sum so far, now and then.
+/// Writes the entries of `manifest` at `indices` (in any order), read below `root`, as a tar stream into `out`, in chunks of
+/// 256 KiB or so. Hard links are made only among them: to keep a file's names together, name all of them. `progress` gets
+/// the sum so far, now and then.
 ///
 /// # Errors
 /// See [`PackError`]. Files that vanish or change are no error, see [`Packed`].
 pub fn pack(
     root: &Path,
     manifest: &Manifest,
-    select: Select<'_>,
+    indices: &[usize],
     options: &PackOptions,
     out: &mut dyn Write,
     progress: &(dyn Fn(Amount) + Sync),
 ) -> Result<Packed, PackError> {
-    let selected = selected(manifest, select);
+    let selected = selected(manifest, indices);
     let jobs = jobs(manifest, &selected);
     let window = Window::new(root, manifest, &jobs);
     thread::scope(|scope| {
@@ -162,17 +153,12 @@ pub fn pack(
     })
 }
 
-fn selected(manifest: &Manifest, select: Select<'_>) -> Vec<usize> {
-    match select {
-        Select::All => (0..manifest.entries().len()).collect(),
-        Select::Only(indices) => {
-            let mut indices: Vec<_> =
-                indices.iter().copied().filter(|&index| index < manifest.entries().len()).collect();
-            indices.sort_unstable();
-            indices.dedup();
-            indices
-        }
-    }
+fn selected(manifest: &Manifest, indices: &[usize]) -> Vec<usize> {
+    let mut indices: Vec<_> =
+        indices.iter().copied().filter(|&index| index < manifest.entries().len()).collect();
+    indices.sort_unstable();
+    indices.dedup();
+    indices
 }
 
 /// The regular files, in order; each further name of one file is only looked at.

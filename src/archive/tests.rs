@@ -99,10 +99,14 @@ mod round_trip {
     }
 
     fn pack_all(root: &Path, manifest: &Manifest) -> (Packed, Vec<u8>) {
-        pack_selected(root, manifest, Select::All)
+        pack_selected(root, manifest, &all_of(manifest))
     }
 
-    fn pack_selected(root: &Path, manifest: &Manifest, select: Select<'_>) -> (Packed, Vec<u8>) {
+    fn all_of(manifest: &Manifest) -> Vec<usize> {
+        (0..manifest.entries().len()).collect()
+    }
+
+    fn pack_selected(root: &Path, manifest: &Manifest, select: &[usize]) -> (Packed, Vec<u8>) {
         let mut stream = Vec::new();
         let packed = pack(root, manifest, select, &options(), &mut stream, &|_| {}).unwrap();
         (packed, stream)
@@ -322,7 +326,7 @@ mod round_trip {
         let manifest = scan(root.path());
         let options = PackOptions { uid: 3_000_000, prefix: RelPath::root(), ..options() };
         let mut stream = Vec::new();
-        pack(root.path(), &manifest, Select::All, &options, &mut stream, &|_| {}).unwrap();
+        pack(root.path(), &manifest, &all_of(&manifest), &options, &mut stream, &|_| {}).unwrap();
         let mut archive = tar::Archive::new(stream.as_slice());
         let mut modes = BTreeMap::new();
         for entry in archive.entries().unwrap() {
@@ -345,7 +349,7 @@ mod round_trip {
         let manifest = scan(root.path());
         let at = |name: &str| manifest.position(&path(name)).unwrap();
         let chosen = [at("second"), at("empty"), at("second"), usize::MAX];
-        let (packed, stream) = pack_selected(root.path(), &manifest, Select::Only(&chosen));
+        let (packed, stream) = pack_selected(root.path(), &manifest, &chosen);
         let found = unpacked(&stream);
         let names: Vec<_> = found.keys().map(ToString::to_string).collect();
         assert_eq!(names, [".", "empty", "second"]);
@@ -467,7 +471,7 @@ mod round_trip {
         let manifest = scan(root.path());
         let file = fs::OpenOptions::new().append(true).open(root.path().join("large")).unwrap();
         let mut out = Meddler { stream: Vec::new(), after: 1 << 20, meddle: Some(move || meddle(file)) };
-        let packed = pack(root.path(), &manifest, Select::All, &options(), &mut out, &|_| {}).unwrap();
+        let packed = pack(root.path(), &manifest, &all_of(&manifest), &options(), &mut out, &|_| {}).unwrap();
         assert!(out.meddle.is_none());
         (size as u64, packed, unpacked(&out.stream))
     }
@@ -510,7 +514,8 @@ mod round_trip {
         }
         let manifest = scan(root.path());
         for room in [0, 1 << 20, 5 << 20] {
-            let result = pack(root.path(), &manifest, Select::All, &options(), &mut Full(room), &|_| {});
+            let result =
+                pack(root.path(), &manifest, &all_of(&manifest), &options(), &mut Full(room), &|_| {});
             assert!(matches!(result, Err(PackError::Write(_))), "{result:?}");
         }
     }
@@ -525,7 +530,7 @@ mod round_trip {
         let manifest = scan(root.path());
         let seen = std::sync::Mutex::new(vec![Amount::default()]);
         let note = |amount| seen.lock().unwrap().push(amount);
-        pack(root.path(), &manifest, Select::All, &options(), &mut io::sink(), &note).unwrap();
+        pack(root.path(), &manifest, &all_of(&manifest), &options(), &mut io::sink(), &note).unwrap();
         let seen = seen.into_inner().unwrap();
         assert!(seen.is_sorted_by(|a, b| a.files <= b.files && a.bytes <= b.bytes));
         assert!(seen.len() > 5, "{seen:?}");

@@ -9,7 +9,7 @@ use super::{
     channel::{self, Chunk},
 };
 use crate::{
-    archive::pack::{PackError, PackOptions, Packed, Select, pack},
+    archive::pack::{PackError, PackOptions, Packed, pack},
     report::{
         Reporter,
         events::{Event, Phase, Warning},
@@ -20,19 +20,11 @@ use crate::{
 /// How often a file that changes while it is sent is sent again.
 pub(super) const TRIES: usize = 3;
 
-/// Which entries of a tree travel.
-pub(super) enum Selection {
-    /// Every one.
-    All,
-    /// Those at these places.
-    Only(Vec<usize>),
-}
-
-/// Packs on a blocking thread; gives what will come of it, and the stream.
+/// Packs the entries at `indices` on a blocking thread; gives what will come of it, and the stream.
 pub(super) fn start_packing(
     root: &Path,
     scan: &Arc<Scan>,
-    selection: Selection,
+    indices: Vec<usize>,
     options: &PackOptions,
     reporter: &Reporter,
 ) -> (
@@ -44,11 +36,7 @@ pub(super) fn start_packing(
     let reporter = reporter.clone();
     let packing = blocking(move || {
         let progress = |done| reporter.emit(Event::PhaseProgress { phase: Phase::Upload, done });
-        let select = match &selection {
-            Selection::All => Select::All,
-            Selection::Only(indices) => Select::Only(indices),
-        };
-        let packed = pack(&root, &scan.manifest, select, &options, &mut writer, &progress);
+        let packed = pack(&root, &scan.manifest, &indices, &options, &mut writer, &progress);
         if let Err(error) = &packed {
             // Without this the far end would take what it has for a whole archive.
             writer.fail(std::io::Error::other(error.to_string()));

@@ -25,7 +25,7 @@ use fastbuild::{
     },
     archive::{
         IncomingKind, Limits, Naming, Reader,
-        pack::{PackOptions, Select, pack},
+        pack::{PackOptions, pack},
     },
     tree::{
         Digest, Kind as TreeKind, Manifest, RelPath, Timestamp,
@@ -346,7 +346,7 @@ impl Client {
         self.request(&Request::Apply { deletes: delta.deletes.clone() });
         let mut archive = Vec::new();
         let options = PackOptions { prefix: RelPath::root(), uid: 0, gid: 0, top: None };
-        let select = Select::Only(&delta.puts);
+        let select = &delta.puts;
         pack(host, manifest, select, &options, &mut archive, &|_| {}).unwrap();
         self.data(&archive);
         let meta = |&at: &usize| {

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     agent::protocol::{Extent, Failed, Failure, Follow, Products, Reply},
-    archive::pack::{PackOptions, Select, TopEntry, pack},
+    archive::pack::{PackOptions, TopEntry, pack},
     tree::{
         Entry, Kind, Manifest, RelPath, Special, Timestamp,
         ignore::Rules,
@@ -470,7 +470,7 @@ fn send_archive(
     }
     options.top = top;
     let mut data = outbox.data();
-    match pack(root, manifest, Select::Only(&wanted), &options, &mut data, &|_| {}) {
+    match pack(root, manifest, &wanted, &options, &mut data, &|_| {}) {
         Ok(packed) if packed.vanished.is_empty() && packed.unstable.is_empty() => end(DataOut::finish, data),
         Ok(_) => end(|data| data.fail("the products change while they are sent"), data),
         Err(error) => end(|data| data.fail(&error.to_string()), data),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::{
     super::{
         BuildError, Running, blocking, top_entry,
-        upload::{Selection, TRIES, all_arrived, start_packing, tell_of_changes},
+        upload::{TRIES, all_arrived, start_packing, tell_of_changes},
     },
     Opened,
     host::HostTree,
@@ -215,8 +215,8 @@ impl Upload<'_> {
     ) -> Result<Packed, BuildError> {
         session.send(&Request::Apply { deletes }).await?;
         let options = PackOptions { prefix: RelPath::root(), uid: 0, gid: 0, top: None };
-        let (root, selection) = (&self.plan.source.value, Selection::Only(puts));
-        let (packing, chunks) = start_packing(root, &self.scan, selection, &options, self.reporter);
+        let root = &self.plan.source.value;
+        let (packing, chunks) = start_packing(root, &self.scan, puts, &options, self.reporter);
         let (packed, sent) = tokio::join!(packing, session.send_data(chunks));
         let packed = all_arrived(packed?, sent)?;
         session.send(&Request::Settle { metas }).await?;
