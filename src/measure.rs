@@ -24,7 +24,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use self::scratch::Scratch;
-use crate::sys::{host, page_cache};
+pub use self::small::Small;
+use crate::sys::{
+    host::{self, Space},
+    page_cache,
+};
 
 /// How much is written and read at once.
 const BLOCK: usize = 1 << 20;
@@ -126,16 +130,8 @@ pub struct Figures {
     pub read: Duration,
     /// Where from.
     pub read_from: ReadFrom,
-    /// For making all small files.
-    pub create: Duration,
-    /// For looking at each.
-    pub stat: Duration,
-    /// For reading each.
-    pub read_small: Duration,
-    /// For renaming each.
-    pub rename: Duration,
-    /// For deleting all.
-    pub delete: Duration,
+    /// With the small files.
+    pub small: Small,
 }
 
 /// Why a directory was not measured.
@@ -201,17 +197,7 @@ pub fn measure(directory: &Path, sizes: &Sizes, watcher: Watcher<'_>) -> Result<
     settle(scratch.path());
     let small = small::measure(scratch.path(), sizes, watcher)?;
     scratch.remove().map_err(failed("remove the directory"))?;
-    Ok(Figures {
-        sizes: *sizes,
-        write,
-        read,
-        read_from,
-        create: small.create,
-        stat: small.stat,
-        read_small: small.read,
-        rename: small.rename,
-        delete: small.delete,
-    })
+    Ok(Figures { sizes: *sizes, write, read, read_from, small })
 }
 
 /// Has the file system bring to the disk what came before: the end of a large file keeps its journal busy, and the first
@@ -225,7 +211,7 @@ fn settle(directory: &Path) {
 fn refuse_without_room(directory: &Path, sizes: &Sizes) -> Result<(), Problem> {
     let needed = sizes.room();
     match host::space(directory) {
-        Ok((free, _)) if free < needed => Err(Problem::NoRoom { needed, free }),
+        Ok(Space { free, .. }) if free < needed => Err(Problem::NoRoom { needed, free }),
         Err(error) if error.kind() != io::ErrorKind::Unsupported => {
             Err(failed("ask how much room there is")(error))
         }

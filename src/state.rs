@@ -271,8 +271,6 @@ impl State {
 
     /// The processes of the runs that are not over.
     pub fn live_processes(&self) -> Vec<u32> {
-        let entries = std::fs::read_dir(self.root.join("runs")).into_iter().flatten().flatten();
-        let ids = entries.filter_map(|entry| entry.file_name().into_string().ok());
         let first = |id: String| {
             let live = self.is_live_run(&id).then(|| File::open(self.root.join("runs").join(id)).ok())?;
             let line = BufReader::new(live?).split(b'\n').next()?.ok()?;
@@ -281,7 +279,7 @@ impl State {
                 _ => None,
             }
         };
-        ids.filter_map(first).collect()
+        self.runs().filter_map(first).collect()
     }
 
     /// Where benches keep the state directories of the builds that they measure, each below its run's id.
@@ -335,9 +333,13 @@ impl State {
 
     /// The runs that died without finishing.
     pub fn dead_runs(&self) -> Vec<DeadRun> {
-        let Ok(entries) = std::fs::read_dir(self.root.join("runs")) else { return Vec::new() };
-        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        names.filter_map(|id| self.dead_run(&id)).collect()
+        self.runs().filter_map(|id| self.dead_run(&id)).collect()
+    }
+
+    /// The ids of all runs that are not forgotten.
+    fn runs(&self) -> impl Iterator<Item = String> {
+        let entries = std::fs::read_dir(self.root.join("runs")).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok())
     }
 }
 
@@ -602,7 +604,7 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
-fn open_lock(path: &Path) -> io::Result<File> {
+pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
     File::options().read(true).write(true).create(true).truncate(false).open(path)
 }
 

@@ -43,6 +43,7 @@ use crate::{
         WorkspaceError,
         list::{self, Removal},
         mark::now,
+        storage::labelled,
     },
 };
 
@@ -211,14 +212,12 @@ fn of_run(run: &str) -> Owned {
 }
 
 fn labels_of(run: &str, state: &State) -> Result<BTreeMap<String, String>, StateError> {
-    let labels = [
-        (labels::RUN, run.to_owned()),
-        (labels::TIER, labels::BENCH.to_owned()),
-        (labels::STATE, state.id()?),
-        (labels::VERSION, env!("CARGO_PKG_VERSION").to_owned()),
-        (labels::CREATED, now().to_string()),
-    ];
-    Ok(labels.map(|(name, value)| (name.to_owned(), value)).into())
+    Ok(labelled(&[
+        (labels::RUN, run),
+        (labels::TIER, labels::BENCH),
+        (labels::STATE, &state.id()?),
+        (labels::CREATED, &now().to_string()),
+    ]))
 }
 
 /// What containers wrote on a mount belongs to their users, and may be removed by nobody but them: then a container is asked.

@@ -16,7 +16,11 @@ use cap_std::{ambient_authority, fs::Dir};
 use super::belongings::Belongings;
 use crate::{
     plan::join_host_path,
-    sys::{at, host, metadata},
+    sys::{
+        at,
+        host::{self, Space},
+        metadata,
+    },
     tree::{
         Amount, Entry, Kind, RelPath,
         ignore::{BadPattern, Rules},
@@ -103,7 +107,7 @@ impl Original {
         let one: u64 = self.scan.manifest.entries().iter().map(size_of).sum();
         let needed = one.saturating_mul(copies);
         match host::space(place) {
-            Ok((free, _)) if free < needed => Err(CopyError::NoRoom { needed, free }),
+            Ok(Space { free, .. }) if free < needed => Err(CopyError::NoRoom { needed, free }),
             _ => Ok(()),
         }
     }

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use super::{
     belongings::Belongings,
     lab::{self, Lab, LabError, Materials},
-    report::{DiskFigures, DiskRow, Measured, Place, Samples},
+    report::{DiskFigures, DiskRow, Measured, Place},
 };
 use crate::{
     engine::{Docker, ImageFacts},
@@ -122,27 +122,17 @@ impl Rows {
 }
 
 fn empty(sizes: &Sizes) -> DiskFigures {
-    DiskFigures {
-        sequential_bytes: sizes.sequential,
-        write: Samples::default(),
-        read: Samples::default(),
-        files: sizes.files,
-        create: Samples::default(),
-        stat: Samples::default(),
-        read_small: Samples::default(),
-        rename: Samples::default(),
-        delete: Samples::default(),
-    }
+    DiskFigures { sequential_bytes: sizes.sequential, files: sizes.files, ..DiskFigures::default() }
 }
 
 fn add(row: &mut DiskFigures, figures: &Figures) {
     row.write.push(figures.write);
     row.read.push(figures.read);
-    row.create.push(figures.create);
-    row.stat.push(figures.stat);
-    row.read_small.push(figures.read_small);
-    row.rename.push(figures.rename);
-    row.delete.push(figures.delete);
+    row.create.push(figures.small.create);
+    row.stat.push(figures.small.stat);
+    row.read_small.push(figures.small.read);
+    row.rename.push(figures.small.rename);
+    row.delete.push(figures.small.delete);
 }
 
 impl Disk<'_> {

@@ -103,7 +103,7 @@ impl fmt::Display for Place {
 }
 
 /// Times of the disk part in one place. Where it was measured more than once, there is a sample for each round.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct DiskFigures {
     /// The size in bytes of the file that was written and read from end to end.
     pub sequential_bytes: u64,

@@ -26,7 +26,7 @@ use crate::{
     config::{EngineChoice, Environment, Settings},
     engine::Docker,
     facts::{self, Machine},
-    measure::{Figures, Sizes},
+    measure::{Figures, Sizes, Small},
     plan::{self, Endpoint, PlanError, Route},
     report::{meter::Meter, numbers},
     state::{State, StateError},
@@ -320,7 +320,8 @@ impl Work<'_> {
 /// The time of one round of `sizes`, going by a round of less.
 fn expected(probed: &Figures, sizes: &Sizes) -> Duration {
     let large = (probed.write + probed.read).mul_f64(ratio(sizes.sequential, probed.sizes.sequential));
-    let small = probed.create + probed.stat + probed.read_small + probed.rename + probed.delete;
+    let Small { create, stat, read, rename, delete } = probed.small;
+    let small = create + stat + read + rename + delete;
     large + small.mul_f64(ratio(sizes.files, probed.sizes.files))
 }
 
@@ -371,11 +372,7 @@ mod tests {
             write: took,
             read: took,
             read_from: ReadFrom::Disk,
-            create: took,
-            stat: took,
-            read_small: took,
-            rename: took,
-            delete: took,
+            small: Small { create: took, stat: took, read: took, rename: took, delete: took },
         }
     }
 

@@ -20,14 +20,13 @@ mod desktop;
 mod file_system;
 mod machine;
 pub mod patience;
-mod space;
 mod virtualization;
 
+pub use crate::sys::host::{Space, space};
 pub use case::{Case, folds_case};
 pub use ci::Ci;
 pub use desktop::FileSharing;
 pub use file_system::{Class, FileSystem, file_system, file_system_in};
 pub use machine::{Machine, Wsl};
 pub use patience::{NoAnswer, responds};
-pub use space::{Space, space};
 pub use virtualization::{Hypervisor, Virtualization};

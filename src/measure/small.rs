@@ -8,21 +8,29 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{Problem, Sizes, Step, Watcher, failed, tell};
 
 /// How many files are done between two looks at the watcher.
 const BATCH: u64 = 50;
 
-/// The time of each step.
-pub(super) struct Times {
-    pub(super) create: Duration,
-    pub(super) stat: Duration,
-    pub(super) read: Duration,
-    pub(super) rename: Duration,
-    pub(super) delete: Duration,
+/// How long each step took, with all small files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Small {
+    /// For making them.
+    pub create: Duration,
+    /// For looking at each.
+    pub stat: Duration,
+    /// For reading each.
+    pub read: Duration,
+    /// For renaming each.
+    pub rename: Duration,
+    /// For deleting them.
+    pub delete: Duration,
 }
 
-pub(super) fn measure(root: &Path, sizes: &Sizes, watcher: Watcher<'_>) -> Result<Times, Problem> {
+pub(super) fn measure(root: &Path, sizes: &Sizes, watcher: Watcher<'_>) -> Result<Small, Problem> {
     let count = sizes.directories.clamp(1, sizes.files.max(1));
     let directories: Vec<PathBuf> = (0..count).map(|number| root.join(format!("section-{number}"))).collect();
     let directory_of = |file: u64| &directories[(file % count) as usize];
@@ -63,7 +71,7 @@ pub(super) fn measure(root: &Path, sizes: &Sizes, watcher: Watcher<'_>) -> Resul
         fs::remove_file(name).map_err(failed("delete a small file"))
     })?;
     directories.iter().try_for_each(fs::remove_dir).map_err(failed("remove a directory"))?;
-    Ok(Times { create, stat, read, rename, delete: began.elapsed() })
+    Ok(Small { create, stat, read, rename, delete: began.elapsed() })
 }
 
 /// Does `work` with each, and gives the time of it.

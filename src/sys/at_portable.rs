@@ -9,20 +9,8 @@ use cap_std::{
     time::SystemTime,
 };
 
+pub use super::Look;
 use crate::tree::{Kind, Stamp, Timestamp};
-
-/// What a name is, as `lstat` says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Look {
-    /// File, directory, link; none for anything else.
-    pub kind: Option<Kind>,
-    /// Permission bits as far as the system has them.
-    pub mode: u32,
-    /// Identity and times.
-    pub stamp: Stamp,
-    /// How many names it has. 1 for directories, whose count means something else.
-    pub links: u64,
-}
 
 fn name(bytes: &[u8]) -> io::Result<&str> {
     let invalid = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, why.to_owned());

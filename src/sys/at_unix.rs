@@ -12,20 +12,8 @@ use rustix::{
     io::Errno,
 };
 
+pub use super::Look;
 use crate::tree::{Kind, Stamp, Timestamp};
-
-/// What a name is, as `lstat` says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Look {
-    /// File, directory, link; none for sockets, fifos and devices.
-    pub kind: Option<Kind>,
-    /// Permission bits, `0o7777` at most.
-    pub mode: u32,
-    /// Identity and times.
-    pub stamp: Stamp,
-    /// How many names it has. 1 for directories, whose count means something else.
-    pub links: u64,
-}
 
 /// How a directory below a handle is opened.
 const DIRECTORY: OFlags =

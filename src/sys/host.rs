@@ -31,11 +31,20 @@ pub fn name(variable: impl Fn(&str) -> Option<OsString>) -> String {
     imp::name(variable)
 }
 
-/// Bytes that are free for whoever runs fastbuild, and bytes in all, of the file system at `path`.
+/// The room of a file system, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// What whoever runs fastbuild may still use.
+    pub free: u64,
+    /// All of it.
+    pub total: u64,
+}
+
+/// The room of the file system at `path`, which is asked.
 ///
 /// # Errors
 /// What the system says; [`io::ErrorKind::Unsupported`] where it cannot be asked.
-pub fn space(path: &Path) -> io::Result<(u64, u64)> {
+pub fn space(path: &Path) -> io::Result<Space> {
     imp::space(path)
 }
 
@@ -56,7 +65,7 @@ pub fn identity(path: &Path) -> io::Result<Identity> {
 mod imp {
     use std::os::unix::fs::MetadataExt as _;
 
-    use super::{Identity, OsString, Path, io};
+    use super::{Identity, OsString, Path, Space, io};
 
     pub(super) fn kernel() -> String {
         rustix::system::uname().release().to_string_lossy().into_owned()
@@ -66,10 +75,10 @@ mod imp {
         rustix::system::uname().nodename().to_string_lossy().into_owned()
     }
 
-    pub(super) fn space(path: &Path) -> io::Result<(u64, u64)> {
+    pub(super) fn space(path: &Path) -> io::Result<Space> {
         let found = rustix::fs::statvfs(path)?;
         let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
-        Ok((bytes(found.f_bavail), bytes(found.f_blocks)))
+        Ok(Space { free: bytes(found.f_bavail), total: bytes(found.f_blocks) })
     }
 
     #[cfg(target_os = "linux")]
@@ -91,7 +100,7 @@ mod imp {
 
 #[cfg(not(unix))]
 mod imp {
-    use super::{Identity, OsString, Path, io};
+    use super::{Identity, OsString, Path, Space, io};
 
     pub(super) fn memory() -> Option<u64> {
         None
@@ -105,11 +114,23 @@ mod imp {
         variable("COMPUTERNAME").map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
-    pub(super) fn space(_: &Path) -> io::Result<(u64, u64)> {
+    pub(super) fn space(_: &Path) -> io::Result<Space> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
     pub(super) fn identity(_: &Path) -> io::Result<Identity> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_room_is_part_of_all_of_it() {
+        let found = space(&std::env::temp_dir()).unwrap();
+        assert!(found.free <= found.total && found.total > 0, "{found:?}");
+        assert_eq!(space(Path::new("/not/there")).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

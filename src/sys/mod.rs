@@ -22,7 +22,6 @@ pub mod at;
 #[path = "at_portable.rs"]
 pub mod at;
 #[cfg(feature = "client")]
-#[cfg(feature = "client")]
 pub mod child;
 pub mod clock;
 pub mod host;
@@ -43,6 +42,21 @@ pub mod terminal;
 #[cfg(all(not(unix), feature = "client"))]
 #[path = "terminal_portable.rs"]
 pub mod terminal;
+
+use crate::tree::{Kind, Stamp};
+
+/// What a name is, as `lstat` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Look {
+    /// File, directory, link; none for sockets, fifos and devices.
+    pub kind: Option<Kind>,
+    /// Permission bits, `0o7777` at most, as far as the system has them.
+    pub mode: u32,
+    /// Identity and times.
+    pub stamp: Stamp,
+    /// How many names it has. 1 for directories, whose count means something else.
+    pub links: u64,
+}
 
 /// What opening a directory says when something on the way is missing or is no directory (a link among them).
 pub fn is_absence(error: &std::io::Error) -> bool {

@@ -35,7 +35,7 @@ use crate::{
     agent::{near::Duplex, program, protocol::Room},
     facts,
     plan::{Engine, Lifetime, Plan, SCRATCH_TREE as TREE, Scratch, Tier},
-    state::{Project, read_json, replace_json},
+    state::{Project, open_lock, read_json, replace_json},
     sys::owner::{self, NotOwn},
 };
 
@@ -316,10 +316,6 @@ fn lock(directory: &Path) -> Result<File, ScratchError> {
         Err(TryLockError::WouldBlock) => Err(ScratchError::Busy { path: directory.to_owned() }),
         Err(TryLockError::Error(error)) => Err(ScratchError::at("lock", &path)(error)),
     }
-}
-
-fn open_lock(path: &Path) -> io::Result<File> {
-    File::options().read(true).write(true).create(true).truncate(false).open(path)
 }
 
 fn write_label(directory: &Path, label: &Label) -> Result<(), ScratchError> {
