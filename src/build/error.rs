@@ -151,12 +151,6 @@ pub enum BuildError {
         #[source]
         why: NotWarm,
     },
-    /// The working directory is something else in the image.
-    #[error("the working directory {path:?} is no directory in the image")]
-    WorkdirIsNoDirectory {
-        /// The container's path.
-        path: String,
-    },
     /// Whoever read the build's output stopped.
     #[error("could not pass on the build's output: {0}")]
     OutputClosed(io::Error),
@@ -310,7 +304,6 @@ impl BuildError {
             }
             BuildError::NoRoom { route, .. } => Some(no_room_advice(*route).to_owned()),
             BuildError::RouteNeedsAgent { .. } => Some("take --route layer".to_owned()),
-            BuildError::WorkdirIsNoDirectory { .. } => Some("name another one with -w/--workdir".to_owned()),
             BuildError::Output(error) | BuildError::Recover(error) => error.advice(),
             _ => None,
         }

@@ -8,6 +8,8 @@ use std::{
 use fs_err as fs;
 use serde_json::Value;
 
+use crate::sys::source_file::says_gone;
+
 /// Where the file may lie below the source root, first match wins.
 const PLACES: [&str; 2] = [".devcontainer/devcontainer.json", ".devcontainer.json"];
 
@@ -69,7 +71,7 @@ pub fn look(source: &Path) -> Result<Devcontainer, DevcontainerError> {
         let path = source.join(place);
         match fs::read(&path) {
             Ok(bytes) => return parse(path, &bytes),
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+            Err(error) if says_gone(&error) => {}
             Err(error) => return Err(DevcontainerError::Read(error)),
         }
     }

@@ -20,7 +20,10 @@ use super::{
     choices::{Choice, Progress, choose, nearest},
     units::{self, BadValue, did_you_mean},
 };
-use crate::plan::{Decision, Isolation, PullPolicy, Reason};
+use crate::{
+    plan::{Decision, Isolation, PullPolicy, Reason},
+    sys::source_file::says_gone,
+};
 
 type Key<'a> = Spanned<DeString<'a>>;
 
@@ -475,7 +478,7 @@ impl ConfigFile {
             let path = directory.join(NAME);
             match fs::read_to_string(&path) {
                 Ok(text) => return ConfigFile::parse(&path, &text).map(Some),
-                Err(error) if is_absence(&error) => {}
+                Err(error) if says_gone(&error) => {}
                 Err(error) => return Err(FileError::Read(error)),
             }
         }
@@ -499,11 +502,6 @@ impl ConfigFile {
 /// `seed_outputs` and `output` are as near as can be, whatever the letters' distance says.
 fn nearest_key(given: &str, names: &[&'static str]) -> Option<&'static str> {
     nearest(&given.replace('_', "-"), names.iter().copied())
-}
-
-/// Also true where a file stands in the place of a directory.
-fn is_absence(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 #[cfg(test)]

@@ -11,14 +11,14 @@ use std::{
 
 use super::{
     OutputError,
-    stage::{LIMITS, Listed, Scope, Staged, Staging, Uploaded},
+    stage::{LIMITS, LINK_TO_NOTHING, Listed, Scope, Staged, Staging, Uploaded},
 };
 use crate::{
     archive::reader::{IncomingKind, Naming, Reader},
     report::events::Amount,
     tree::{
         RelPath, Timestamp,
-        node::{Node, NodeKind},
+        node::{Node, NodeError, NodeKind},
         summary::Differing,
     },
 };
@@ -37,37 +37,41 @@ pub fn stage(
     let mut spool = staging.make_spool()?;
     let (files, amount) = read(&mut staging, archive, naming, &mut spool, progress)?;
     let mut files: Vec<_> = files.into_values().filter(|(node, _)| !is_left_out(&node.path)).collect();
-    let nodes = |files: &[(Node, u64)]| files.iter().map(|(node, _)| Ok(node.clone())).collect::<Vec<_>>();
     match (staging.scope(), staging.uploaded()) {
         (Scope::Everything, Some(uploaded)) => {
             let gone = gone(&files, &uploaded);
             files.retain(|(node, _)| is_as_sent(node, &uploaded) != Some(true));
-            staging.expect(nodes(&files), Listed::Changes)?;
-            staging.expect_gone(gone.into_iter().map(Ok))?;
+            staging.expect(&mut nodes(&files), Listed::Changes)?;
+            staging.expect_gone(&mut gone.into_iter().map(Ok))?;
         }
-        _ => staging.expect(nodes(&files), Listed::Buckets(&Differing::all(1)))?,
+        _ => staging.expect(&mut nodes(&files), Listed::Buckets(&Differing::all(1)))?,
     }
-    for number in staging.wanted().nodes {
-        let Some((Node { path, kind: NodeKind::File { size, .. }, .. }, at)) = files.get(number as usize)
-        else {
-            continue;
-        };
+    let wanted = staging.wanted().nodes;
+    for (node, at) in wanted.iter().filter_map(|number| files.get(*number as usize)) {
+        let NodeKind::File { size, .. } = node.kind else { continue };
         spool.seek(SeekFrom::Start(*at)).map_err(|error| staging.not_spooled(error))?;
-        staging.take_wanted(path.clone(), *size, &mut (&spool).take(*size), progress)?;
+        staging.take_wanted(node.path.clone(), size, &mut (&spool).take(size), progress)?;
     }
     Ok((staging.finish()?, amount))
 }
 
-/// All that the archive holds, in the order of trees, with where a file's content begins in the spool.
+/// In the order of trees, with where a file's content begins in the spool.
+type Files = BTreeMap<RelPath, (Node, u64)>;
+
+fn nodes(files: &[(Node, u64)]) -> impl Iterator<Item = Result<Node, NodeError>> {
+    files.iter().map(|(node, _)| Ok(node.clone()))
+}
+
+/// All that the archive holds, and how much that is.
 fn read(
     staging: &mut Staging<'_>,
     archive: impl Read,
     naming: Naming,
     spool: &mut File,
     progress: &dyn Fn(Amount),
-) -> Result<(BTreeMap<RelPath, (Node, u64)>, Amount), OutputError> {
+) -> Result<(Files, Amount), OutputError> {
     let mut reader = Reader::new(archive, naming, LIMITS);
-    let mut files: BTreeMap<RelPath, (Node, u64)> = BTreeMap::new();
+    let mut files = Files::new();
     let mut amount = Amount::default();
     while let Some(entry) = reader.next_entry().map_err(|error| staging.refused(error))? {
         let mut at = amount.bytes;
@@ -80,10 +84,7 @@ fn read(
                     at = *of;
                     kind.clone()
                 }
-                _ => {
-                    let why = "is a hard link to something that was not sent before it";
-                    return Err(staging.no_tree(entry.path, why));
-                }
+                _ => return Err(staging.no_tree(entry.path, LINK_TO_NOTHING)),
             },
             IncomingKind::File { size } => {
                 staging.take_room(&entry.path, size)?;

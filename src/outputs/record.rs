@@ -26,7 +26,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::tree::{
     Digest, RelPath, Stamp, Timestamp,
-    node::{push_number, push_time, read_number, read_time},
+    node::{push_number, push_path, push_time, read_number, read_time},
     path,
 };
 
@@ -483,7 +483,8 @@ impl Encoder {
         };
         let same = entry.is_some_and(|entry| entry.seen == self.seen);
         push_number(&mut self.bytes, if same { kind + SEEN_AS_BEFORE } else { kind });
-        self.push_path(path);
+        push_path(&mut self.bytes, &self.path, path);
+        path.clone_into(&mut self.path);
         let Some(Written { what, mode, stamp, seen }) = entry else { return };
         for number in [u64::from(*mode), stamp.dev, stamp.ino, stamp.size] {
             push_number(&mut self.bytes, number);
@@ -502,15 +503,6 @@ impl Encoder {
                 self.bytes.extend_from_slice(target);
             }
         }
-    }
-
-    fn push_path(&mut self, path: &[u8]) {
-        let shared = self.path.iter().zip(path).take_while(|(a, b)| a == b).count();
-        push_number(&mut self.bytes, shared as u64);
-        push_number(&mut self.bytes, (path.len() - shared) as u64);
-        self.bytes.extend_from_slice(&path[shared..]);
-        self.path.truncate(shared);
-        self.path.extend_from_slice(&path[shared..]);
     }
 
     fn into_base(mut self) -> Base {

@@ -28,7 +28,7 @@ use sha2::{Digest as _, Sha256};
 
 use self::parents::Opened;
 pub use self::{
-    delta::{Listed, Wanted},
+    delta::{LINK_TO_NOTHING, Listed, Wanted},
     dir::{Stage, remove_stage, stage_path},
 };
 use super::{
@@ -375,12 +375,12 @@ impl<'a> Staging<'a> {
             .map_err(host_error("set mode and time of a file in", &self.stage.path))
     }
 
-    fn slot(&self, number: u64, what: Content) -> Result<Slot, OutputError> {
+    fn slot_id(&self, number: u64) -> Result<Identity, OutputError> {
         let missing = || io::Error::from(io::ErrorKind::NotFound);
         let look = at::look(&self.stage.dir, number.to_string().as_bytes())
             .and_then(|look| look.ok_or_else(missing))
             .map_err(host_error("look at a file in", &self.stage.path))?;
-        Ok(Slot { number, id: (&look).into(), what })
+        Ok((&look).into())
     }
 
     fn settle_directory(&mut self, path: RelPath, meta: Meta) -> Result<(), OutputError> {
@@ -403,7 +403,7 @@ impl<'a> Staging<'a> {
             let number = self.stage.number();
             at::symlink(&self.stage.dir, number.to_string().as_bytes(), target)
                 .map_err(host_error("make a link in", &self.stage.path))?;
-            Some(self.slot(number, content.clone())?)
+            Some(Slot { number, id: self.slot_id(number)?, what: content.clone() })
         } else {
             None
         };

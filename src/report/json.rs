@@ -115,12 +115,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        plan::Route,
-        report::{
-            events::{Holding, WaitsFor, Warning},
-            testing::*,
-        },
+    use crate::report::{
+        events::{Holding, WaitsFor, Warning},
+        testing::*,
     };
 
     fn run(events: &[(u64, Event)]) -> String {
@@ -133,17 +130,7 @@ mod tests {
     #[test]
     fn each_line_begins_with_the_schema_and_the_time() {
         let events = [
-            (
-                0,
-                Event::Planned {
-                    image: Some("jekyll:1".into()),
-                    engine: "unix:///e".into(),
-                    route: Route::Layer,
-                    because: "r".into(),
-                    source: "/p".into(),
-                    command: vec!["jekyll".into()],
-                },
-            ),
+            (0, planned(&["jekyll"])),
             (
                 1,
                 Event::WaitingForLock {

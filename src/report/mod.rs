@@ -308,7 +308,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::{
         events::Warning,
-        testing::{FakeScreen, Shared as Written, progress, started},
+        testing::{FakeScreen, Shared as Written, finished, progress, started},
         *,
     };
 
@@ -430,13 +430,7 @@ mod tests {
         for mode in [Mode::Bar, Mode::Plain, Mode::None] {
             let (reporter, out) = reporter(mode, Verbosity::Quiet);
             reporter.emit(Event::Warned(Warning::OutputsLeft));
-            reporter.emit(Event::Finished {
-                exit_code: 1,
-                applied: None,
-                warm: None,
-                earlier: None,
-                took: Duration::ZERO,
-            });
+            reporter.emit(finished(1, 0));
             reporter.error(&io::Error::other("no engine"), Some("start it"));
             assert_eq!(out.stderr.text(), "fastbuild: error: no engine\n  try: start it\n", "{mode:?}");
         }

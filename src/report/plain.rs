@@ -142,7 +142,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::plan::Route;
     use crate::report::{
         events::{Reached, Special, Warm, Warning},
         testing::*,
@@ -160,17 +159,7 @@ mod tests {
         let total = Some((2003, 20_100_000));
         let path = RelPath::new(b"src/x.sock".as_slice()).unwrap();
         vec![
-            (
-                0,
-                Event::Planned {
-                    image: Some("jekyll:1".into()),
-                    engine: "unix:///e".into(),
-                    route: Route::Layer,
-                    because: "r".into(),
-                    source: "/p".into(),
-                    command: vec!["jekyll".into(), "build".into()],
-                },
-            ),
+            (0, planned(&["jekyll", "build"])),
             (0, started(Phase::Scan, None)),
             (20, ended(Phase::Scan, 20, 2003, 20_100_000)),
             (20, Event::Warned(Warning::Skipped { path, special: Special::Socket })),

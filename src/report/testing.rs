@@ -182,6 +182,17 @@ pub(super) fn ended(phase: Phase, millis: u64, files: u64, bytes: u64) -> Event 
     Event::PhaseEnded { phase, done: Amount { files, bytes }, took: ms(millis) }
 }
 
+pub(super) fn planned(command: &[&str]) -> Event {
+    Event::Planned {
+        image: Some("jekyll:1".into()),
+        engine: "unix:///e".into(),
+        route: Route::Layer,
+        because: "r".into(),
+        source: "/p".into(),
+        command: command.iter().map(|&word| word.to_owned()).collect(),
+    }
+}
+
 pub(super) fn finished(exit_code: u8, millis: u64) -> Event {
     Event::Finished { exit_code, applied: None, warm: None, earlier: None, took: ms(millis) }
 }

@@ -716,14 +716,7 @@ mod tests {
     fn a_new_run_has_a_summary_of_its_own() {
         let mut summary = Summary::default();
         ended(&mut summary, Phase::Build, 12_860, 0, 0);
-        summary.note(&Event::Planned {
-            image: None,
-            engine: String::new(),
-            route: Route::Layer,
-            because: String::new(),
-            source: "/p".into(),
-            command: Vec::new(),
-        });
+        summary.note(&crate::report::testing::planned(&[]));
         assert_eq!(summary.sentence(0, None, None, Duration::ZERO), "0.00 s in all; exit 0");
     }
 

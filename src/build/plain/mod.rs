@@ -22,12 +22,12 @@ use super::{
     leftovers, mounted,
     reaper::{Duty, Reaper},
     top_entry,
-    upload::{Selection, all_arrived, start_packing, tell_of_changes},
+    upload::{all_arrived, start_packing, tell_of_changes},
     warm::{HostTree, Sources, Tree, collect::uploaded_at, start_scan, upload::note},
 };
 use crate::{
     archive::{pack::PackOptions, reader::Naming},
-    engine::{ContainerId, ContainerSpec, EngineError, Entrypoint, Owned, Removed, labels},
+    engine::{Call, ContainerId, ContainerSpec, EngineError, Entrypoint, Operation, Owned, Removed, labels},
     outputs::{
         archived,
         stage::{Scope, Staged, Staging, StagingOptions, stage_path},
@@ -39,6 +39,7 @@ use crate::{
     tree::{
         RelPath,
         ignore::{Rules, Verdict},
+        path::BadPath,
     },
     user,
     workspace::{
@@ -200,9 +201,12 @@ impl Plain<'_> {
     /// Sends the whole tree. A file that changes meanwhile is named, and not sent once more.
     async fn upload(&self, made: &Made, host: HostTree) -> Result<Sources, BuildError> {
         let Site { plan, docker, reporter, .. } = self.site;
+        let strange = |why: BadPath| EngineError::BadAnswer {
+            call: Call::new(Operation::Stat, &made.workdir),
+            message: why.to_string(),
+        };
         let options = PackOptions {
-            prefix: RelPath::new(made.workdir.trim_start_matches('/').as_bytes())
-                .map_err(|_| BuildError::WorkdirIsNoDirectory { path: made.workdir.clone() })?,
+            prefix: RelPath::new(made.workdir.trim_start_matches('/').as_bytes()).map_err(strange)?,
             uid: made.ids.uid.into(),
             gid: made.ids.gid.into(),
             top: Some(top_entry(plan)?),
@@ -210,7 +214,8 @@ impl Plain<'_> {
         let (mut scan, mut digests) = (Arc::new(host.scan), Arc::new(host.digests));
         let total = Amount { files: scan.manifest.entries().len() as u64, bytes: scan.manifest.bytes() };
         let phase = Running::begin(Phase::Upload, Some(total), reporter);
-        let (packing, chunks) = start_packing(&plan.source.value, &scan, Selection::All, &options, reporter);
+        let all = (0..scan.manifest.entries().len()).collect();
+        let (packing, chunks) = start_packing(&plan.source.value, &scan, all, &options, reporter);
         // An engine takes names below "/" whatever their links point to; below any other directory it refuses relative
         // links that lead out of it.
         let (packed, sent) = tokio::join!(packing, docker.put(&made.container, "/", chunks));

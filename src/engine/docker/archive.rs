@@ -35,11 +35,9 @@ pub type ArchiveStream = BoxStream<'static, Result<Bytes, EngineError>>;
 pub enum PathKind {
     /// A regular file.
     File,
-    /// A directory.
-    Directory,
     /// A symbolic link.
     Link,
-    /// A device, pipe or socket.
+    /// A directory, a device, a pipe or a socket.
     Other,
 }
 
@@ -48,8 +46,6 @@ pub enum PathKind {
 pub struct PathStat {
     /// What it is.
     pub kind: PathKind,
-    /// Permissions, with set-uid (4000), set-gid (2000) and sticky (1000) where `chmod` has them.
-    pub mode: u32,
     /// Where a link ends in the container, all links on the way followed; empty for everything else.
     pub link_target: String,
     /// Bytes of content; for directories and links whatever the engine says.
@@ -265,59 +261,25 @@ impl BodyFailure {
 
 impl From<PathStatResponse> for PathStat {
     fn from(stat: PathStatResponse) -> PathStat {
-        let (kind, mode) = from_go_mode(stat.file_mode);
+        // The bits of Go's `os.FileMode`, which the API sends.
+        const LINK: u32 = 1 << 27;
+        const NO_FILE: u32 = 1 << 31 | 1 << 26 | 1 << 25 | 1 << 24 | 1 << 21 | 1 << 19;
+        let kind = match stat.file_mode {
+            mode if mode & LINK != 0 => PathKind::Link,
+            mode if mode & NO_FILE != 0 => PathKind::Other,
+            _ => PathKind::File,
+        };
         PathStat {
             kind,
-            mode,
             link_target: if kind == PathKind::Link { stat.link_target } else { String::new() },
             size: u64::try_from(stat.size).unwrap_or(0),
         }
     }
 }
 
-/// Go's `os.FileMode`, which the API sends, has its own bits for everything above the permissions.
-fn from_go_mode(mode: u32) -> (PathKind, u32) {
-    const DIRECTORY: u32 = 1 << 31;
-    const LINK: u32 = 1 << 27;
-    const DEVICE: u32 = 1 << 26;
-    const PIPE: u32 = 1 << 25;
-    const SOCKET: u32 = 1 << 24;
-    const SET_UID: u32 = 1 << 23;
-    const SET_GID: u32 = 1 << 22;
-    const CHARACTER_DEVICE: u32 = 1 << 21;
-    const STICKY: u32 = 1 << 20;
-    const IRREGULAR: u32 = 1 << 19;
-    let kind = if mode & DIRECTORY != 0 {
-        PathKind::Directory
-    } else if mode & LINK != 0 {
-        PathKind::Link
-    } else if mode & (DEVICE | PIPE | SOCKET | CHARACTER_DEVICE | IRREGULAR) != 0 {
-        PathKind::Other
-    } else {
-        PathKind::File
-    };
-    let bit = |go, unix| if mode & go != 0 { unix } else { 0 };
-    (kind, mode & 0o777 | bit(SET_UID, 0o4000) | bit(SET_GID, 0o2000) | bit(STICKY, 0o1000))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn gos_modes_become_unix_modes() {
-        let cases = [
-            (0o644, PathKind::File, 0o644),
-            (1 << 31 | 1 << 20 | 0o777, PathKind::Directory, 0o1777),
-            (1 << 27 | 0o777, PathKind::Link, 0o777),
-            (1 << 26 | 1 << 21 | 0o666, PathKind::Other, 0o666),
-            (1 << 25 | 0o600, PathKind::Other, 0o600),
-            (1 << 23 | 1 << 22 | 0o755, PathKind::File, 0o6755),
-        ];
-        for (go, kind, mode) in cases {
-            assert_eq!(from_go_mode(go), (kind, mode), "{go:o}");
-        }
-    }
 
     fn archive_of(kind: tar::EntryType, content: &[u8]) -> Vec<u8> {
         let mut header = tar::Header::new_gnu();

@@ -8,7 +8,7 @@
 //! The list is a claim like any other of the container's. So it has to make a tree: below each directory that it
 //! does not list must be one that was there before.
 
-use std::io::{self, Read};
+use std::io::Read;
 
 use sha2::{Digest as _, Sha256};
 
@@ -32,6 +32,9 @@ use crate::{
 
 /// The deepest path that is taken, as in archives.
 const MAX_DEPTH: usize = 1000;
+
+/// What is wrong with a hard link whose target is no file of the archive's.
+pub const LINK_TO_NOTHING: &str = "is a hard link to something that was not sent before it";
 
 /// What a list of nodes is of.
 #[derive(Debug, Clone, Copy)]
@@ -103,7 +106,7 @@ impl Staging<'_> {
     /// whatever the host's disk says.
     pub fn expect(
         &mut self,
-        nodes: impl IntoIterator<Item = Result<Node, NodeError>>,
+        nodes: &mut impl Iterator<Item = Result<Node, NodeError>>,
         listed: Listed<'_>,
     ) -> Result<(), OutputError> {
         self.room = self.free_bytes()?;
@@ -146,7 +149,7 @@ impl Staging<'_> {
     /// As [`Staging::expect`].
     pub fn expect_gone(
         &mut self,
-        nodes: impl IntoIterator<Item = Result<Node, NodeError>>,
+        nodes: &mut impl Iterator<Item = Result<Node, NodeError>>,
     ) -> Result<(), OutputError> {
         let mut gone = Vec::new();
         for node in nodes {
@@ -424,7 +427,7 @@ impl Staging<'_> {
                 self.link_slot(of, number)?;
                 self.has_arrived(path, linked)
             }
-            _ => Err(self.no_tree(path, "is a hard link to something that was not sent before it")),
+            _ => Err(self.no_tree(path, LINK_TO_NOTHING)),
         }
     }
 
@@ -449,10 +452,7 @@ impl Staging<'_> {
 
     /// A slot that was waited for is whole.
     fn note_slot(&mut self, number: u64) -> Result<(), OutputError> {
-        let look = at::look(&self.stage.dir, number.to_string().as_bytes())
-            .and_then(|look| look.ok_or_else(|| io::ErrorKind::NotFound.into()))
-            .map_err(host_error("look at a file in", &self.stage.path))?;
-        self.writers.note(number, (&look).into());
+        self.writers.note(number, self.slot_id(number)?);
         Ok(())
     }
 
