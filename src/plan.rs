@@ -171,8 +171,7 @@ pub struct Plan {
     /// Where the host engine builds; none in a container.
     pub scratch: Option<Decision<Scratch>>,
     /// Whether a workspace is kept.
-    #[serde(rename = "lifetime")]
-    pub tier: Decision<Tier>,
+    pub lifetime: Decision<Lifetime>,
     /// Whether the agent runs the command.
     pub agent: Decision<AgentUse>,
     /// What becomes of the workspace, where one is kept.
@@ -435,21 +434,18 @@ impl fmt::Debug for VolumeOption {
 /// Whether a workspace is kept between builds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Tier {
+pub enum Lifetime {
     /// In a workspace that stays for the next build.
-    #[serde(rename = "kept")]
-    Warm,
+    Kept,
     /// In a container that goes with the run.
-    #[serde(rename = "one-run")]
-    Cold,
+    OneRun,
 }
 
 /// What becomes of the project's workspace.
 #[derive(Debug, Clone, Serialize)]
 pub struct WorkspacePlan {
     /// Whether the one that is there is used.
-    #[serde(rename = "if_there")]
-    pub lifetime: Decision<Lifetime>,
+    pub if_there: Decision<IfThere>,
     /// After how long without a build it stops by itself; zero is never.
     #[serde(serialize_with = "shown_seconds")]
     pub idle_stop: Decision<Duration>,
@@ -467,7 +463,7 @@ pub struct WorkspacePlan {
 /// `--fresh`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Lifetime {
+pub enum IfThere {
     /// The workspace is removed and made anew, with all that builds left in it.
     Fresh,
     /// The workspace is used again.

@@ -14,8 +14,8 @@ use fastbuild::{
     report::{
         Renderer as _, Verbosity,
         events::{
-            Amount, Applied, Changed, Direction, Earlier, Event, Failure, Holding, Limit, MadeBecause,
-            NotWarm, Noticing, Phase, Reached, Special, WaitsFor, Warm, Warning, Why,
+            AgentCost, Amount, Applied, Changed, Direction, Earlier, Event, Failure, Holding, Limit,
+            MadeBecause, Noticing, Phase, Reached, Special, WaitsFor, Warning, Why, WithoutAgent,
         },
         json::Json,
         own::{LineState, Own},
@@ -74,7 +74,7 @@ fn a_build() -> Vec<(u64, Event)> {
     let path = RelPath::new(b"tmp/x.sock".as_slice()).unwrap();
     let how = Reached::Made(MadeBecause::Missing);
     let applied = Applied { written: 12, deleted: 0, unchanged: 300, conflicts: 0 };
-    let warm = Warm { sent: 20_412_003, received: 231_554, peak_memory: Some(14_200_832) };
+    let agent = AgentCost { sent: 20_412_003, received: 231_554, peak_memory: Some(14_200_832) };
     vec![
         (1, planned),
         (2, started(Phase::Scan, None)),
@@ -104,7 +104,7 @@ fn a_build() -> Vec<(u64, Event)> {
             Event::Finished {
                 exit_code: 0,
                 applied: Some(applied),
-                warm: Some(warm),
+                agent: Some(agent),
                 earlier: None,
                 took: ms(5_911),
             },
@@ -160,9 +160,14 @@ fn of_workspaces() -> Vec<Event> {
     ];
     let reached = made.into_iter().map(Reached::Made).chain([Reached::Found, Reached::Started]);
     let mut events: Vec<_> = reached.map(|how| Event::Workspace { name: text(), how }).collect();
-    let not_warm =
-        [NotWarm::NoAgent, NotWarm::ReadOnly, NotWarm::NotStarted, NotWarm::Refused, NotWarm::NoAnswer];
-    events.extend(not_warm.map(|why| Event::ColdInstead { why, detail: text() }));
+    let without_agent = [
+        WithoutAgent::NoAgent,
+        WithoutAgent::ReadOnly,
+        WithoutAgent::NotStarted,
+        WithoutAgent::Refused,
+        WithoutAgent::NoAnswer,
+    ];
+    events.extend(without_agent.map(|why| Event::WithoutAgent { why, detail: text() }));
     events.push(Event::Workspace { name: text(), how: Reached::Restarted { reason: text() } });
     let whys = [Why::New, Why::Content, Why::Mode, Why::Type, Why::Mtime, Why::Deleted];
     events.extend(whys.map(|why| Event::Travelled { direction: Direction::Up, path: path(), why }));
@@ -175,8 +180,8 @@ fn of_workspaces() -> Vec<Event> {
         |then| Event::MountFailed { route: Route::Mount, exit_code: 1, path: path(), line: text(), then };
     events.extend([Fallback::None, Fallback::Layer].map(mount_failed));
     let earlier = Some(Earlier { route: Route::MountSource, exit_code: 1, took: ms(1) });
-    let warm = Some(Warm { sent: 1, received: 2, peak_memory: Some(3) });
-    events.push(Event::Finished { exit_code: 0, applied: None, warm, earlier, took: ms(1) });
+    let agent = Some(AgentCost { sent: 1, received: 2, peak_memory: Some(3) });
+    events.push(Event::Finished { exit_code: 0, applied: None, agent, earlier, took: ms(1) });
     events
 }
 

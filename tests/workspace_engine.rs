@@ -25,7 +25,7 @@ use fastbuild::{
     plan::{self, Endpoint, Plan},
     state::{Project, State},
     workspace::{
-        self, How, Keeping, Line, NotWarm, Wanted, Why, Workspace, WorkspaceError,
+        self, How, Keeping, Line, Wanted, Why, WithoutAgent, Workspace, WorkspaceError,
         list::{self, Limits, Owner, Removal},
         storage::Storage,
     },
@@ -329,7 +329,7 @@ async fn an_image_without_an_agent_is_not_warm() {
         let error =
             Wanted::new(&plan, plan.on_docker().unwrap(), &image, &keeping, Storage::default(), &project)
                 .unwrap_err();
-        assert!(matches!(error, WorkspaceError::NotWarm(NotWarm::NoAgent(_))), "{error}");
+        assert!(matches!(error, WorkspaceError::WithoutAgent(WithoutAgent::NoAgent(_))), "{error}");
     }
 }
 

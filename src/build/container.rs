@@ -24,14 +24,14 @@ use crate::{
     },
     engine::{ContainerFacts, Docker, EngineError, ImageFacts, Removed},
     outputs::record::Record,
-    plan::{AgentUse, OnDocker, Plan, Route, Tier},
+    plan::{AgentUse, Lifetime, OnDocker, Plan, Route},
     report::{
         Reporter,
         events::{Amount, Event, Phase, Warning},
     },
     state::{Project, Run, State},
     workspace::{
-        self, How, Keeping, Line, NotWarm, Surroundings, Wanted, Why, Workspace, WorkspaceError, daily,
+        self, How, Keeping, Line, Surroundings, Wanted, Why, WithoutAgent, Workspace, WorkspaceError, daily,
         storage::Storage,
     },
 };
@@ -66,7 +66,7 @@ pub(super) enum Left {
 enum Outcome {
     Finished(Finished),
     /// Nothing was done.
-    NotWarm(NotWarm, Tree),
+    WithoutAgent(WithoutAgent, Tree),
 }
 
 /// Carries a plan out in a container.
@@ -86,7 +86,7 @@ pub async fn run(
     let loading = warm::load_record(project);
     let tree = Tree::begin(plan, locks, reporter);
     let docker = interrupts.unless(Docker::connect(at.endpoint)).await??;
-    let is_kept = plan.tier.value == Tier::Warm && !plan.route.value.is_mounted();
+    let is_kept = plan.lifetime.value == Lifetime::Kept && !plan.route.value.is_mounted();
     let kept = match is_kept {
         true => Some(Keeping::kept(plan, project, state)?),
         false => None,
@@ -147,7 +147,7 @@ impl Site<'_> {
         };
         let surroundings = Surroundings::of(&self.image, &storage);
         let wanted = match self.plan.agent.value {
-            AgentUse::Refused => Err(NotWarm::Refused.into()),
+            AgentUse::Refused => Err(WithoutAgent::Refused.into()),
             AgentUse::Wanted => {
                 Wanted::new(self.plan, self.at, &self.image, &keeping, storage.clone(), self.project)
             }
@@ -155,22 +155,22 @@ impl Site<'_> {
         let (why, tree) = match wanted {
             Ok(wanted) => {
                 match self.with_agent(&wanted, &keeping, surroundings, found, tree, interrupts).await {
-                    (Ok(Outcome::NotWarm(why, tree)), Left::Nothing) => (why, tree),
-                    (Ok(Outcome::NotWarm(why, _)), left) => {
+                    (Ok(Outcome::WithoutAgent(why, tree)), Left::Nothing) => (why, tree),
+                    (Ok(Outcome::WithoutAgent(why, _)), left) => {
                         return (Err(WorkspaceError::from(why).into()), left);
                     }
                     (Ok(Outcome::Finished(finished)), left) => return (Ok(finished), left),
                     (Err(error), left) => return (Err(error), left),
                 }
             }
-            Err(WorkspaceError::NotWarm(why)) => (why, tree),
+            Err(WorkspaceError::WithoutAgent(why)) => (why, tree),
             Err(error) => return (Err(error.into()), Left::Nothing),
         };
         if matches!(self.plan.route.value, Route::Tmpfs | Route::Volume) {
             let route = self.plan.route.value;
             return (Err(BuildError::RouteNeedsAgent { route, why }), Left::Nothing);
         }
-        self.reporter.emit(Event::ColdInstead { why: (&why).into(), detail: why.to_string() });
+        self.reporter.emit(Event::WithoutAgent { why: (&why).into(), detail: why.to_string() });
         plain::run(self, &storage, tree, interrupts).await
     }
 
@@ -214,8 +214,8 @@ impl Site<'_> {
                 };
                 (built.map(|(finished, _): (_, Goodbye)| Outcome::Finished(finished)), left)
             }
-            Err(BuildError::Workspace(WorkspaceError::NotWarm(why))) => {
-                (Ok(Outcome::NotWarm(why, tree)), Ok(()))
+            Err(BuildError::Workspace(WorkspaceError::WithoutAgent(why))) => {
+                (Ok(Outcome::WithoutAgent(why, tree)), Ok(()))
             }
             Err(error) => {
                 let left = match keeping {

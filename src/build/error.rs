@@ -19,7 +19,7 @@ use crate::{
     state::{Holder, StateError},
     tree::scan::ScanError,
     user::UserError,
-    workspace::{NotWarm, WorkspaceError},
+    workspace::{WithoutAgent, WorkspaceError},
 };
 
 /// A failure of fastbuild's own, or of the engine's; the command's own failure is none.
@@ -149,7 +149,7 @@ pub enum BuildError {
         route: Route,
         /// What keeps it from there.
         #[source]
-        why: NotWarm,
+        why: WithoutAgent,
     },
     /// Whoever read the build's output stopped.
     #[error("could not pass on the build's output: {0}")]

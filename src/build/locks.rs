@@ -28,7 +28,7 @@ use crate::{
         near::Session,
         protocol::{Client, Conflict, Reply},
     },
-    plan::{Engine, OnLocked, Plan, Tier},
+    plan::{Engine, Lifetime, OnLocked, Plan},
     report::{
         Reporter,
         events::{Event, Holding, WaitsFor},
@@ -130,11 +130,11 @@ impl Locks {
     ) -> Result<Locks, BuildError> {
         let on_locked = plan.lock.value;
         let is_mounted = plan.route.value.is_mounted();
-        let place = match (&plan.engine.value, &plan.scratch, plan.tier.value) {
+        let place = match (&plan.engine.value, &plan.scratch, plan.lifetime.value) {
             (Engine::Host, Some(scratch), _) => {
                 Some(Where::Directory(scratch.value.directory.to_string_lossy().into_owned()))
             }
-            (Engine::Docker(_), _, Tier::Warm) if !is_mounted => {
+            (Engine::Docker(_), _, Lifetime::Kept) if !is_mounted => {
                 Some(Where::Workspace(workspace::name(plan, project, state)?))
             }
             _ => None,

@@ -53,7 +53,7 @@ use crate::{
     plan::{Fallback, OnFailure, Outputs, Plan},
     report::{
         Reporter,
-        events::{Amount, Applied, Earlier, Event, Phase, Warm, Warning},
+        events::{AgentCost, Amount, Applied, Earlier, Event, Phase, Warning},
     },
     state::{Held, Run, State},
     sys::at,
@@ -137,7 +137,7 @@ async fn carry_out(
         earlier,
         exit_code: finished.exit.code(),
         applied: finished.applied,
-        warm: finished.warm,
+        agent: finished.agent,
         took: began.elapsed(),
     });
     Ok(finished.exit)
@@ -162,8 +162,8 @@ pub struct Finished {
     pub exit: Exit,
     /// What became of the host's files; none when nothing was collected.
     pub applied: Option<Applied>,
-    /// What the workspace cost; none without the agent.
-    pub warm: Option<Warm>,
+    /// What the agent cost; none without it.
+    pub agent: Option<AgentCost>,
     /// Where the command failed by the mount's own defect, how that showed.
     pub defect: Option<heal::Mark>,
 }

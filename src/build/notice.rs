@@ -7,7 +7,7 @@ use std::{fs::File, io::Read as _, path::Path};
 use crate::{
     config::Environment,
     engine::words,
-    plan::{Engine, Plan, Reason, Stdin, Tier},
+    plan::{Engine, Lifetime, Plan, Reason, Stdin},
     report::{
         Reporter,
         events::{Event, Warning, path_text},
@@ -53,7 +53,7 @@ pub fn after(plan: &Plan, exit_code: u8, state: &State, reporter: &Reporter) {
 /// A workspace that is kept is found again by this state directory, or by the project's name.
 fn is_lost_with_its_home(plan: &Plan, state: &State) -> bool {
     let is_known = || state.project(&plan.source.value).and_then(|project| project.workspaces());
-    plan.tier.value == Tier::Warm
+    plan.lifetime.value == Lifetime::Kept
         && plan.engine.value != Engine::Host
         && !plan.route.value.is_mounted()
         && plan.name.is_none()

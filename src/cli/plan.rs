@@ -14,8 +14,8 @@ use crate::{
     config::Environment,
     config::choices::name_of,
     plan::{
-        ApplyMode, Decision, Endpoint, Engine, Explain, Fallback, Lifetime, OnFailure, OnLocked, Output,
-        Outputs, Plan, Reason, Route, SeedOutputs, Stdin, Take, Terminal, Tier,
+        ApplyMode, Decision, Endpoint, Engine, Explain, Fallback, IfThere, Lifetime, OnFailure, OnLocked,
+        Output, Outputs, Plan, Reason, Route, SeedOutputs, Stdin, Take, Terminal,
     },
     report::{numbers, text::shell_words},
     tree::{RelPath, scan::largest_directory},
@@ -79,7 +79,7 @@ fn as_it_runs(mut plan: Plan) -> Plan {
     if !plan.route.value.is_mounted() {
         return plan;
     }
-    plan.tier = by_route(Tier::Cold, "where the sources are mounted, no workspace is kept");
+    plan.lifetime = by_route(Lifetime::OneRun, "where the sources are mounted, no workspace is kept");
     plan.ignore.patterns.clear();
     if plan.route.value == Route::Mount {
         plan.ignore.outputs.clear();
@@ -169,11 +169,11 @@ fn what_runs(plan: &Plan, table: &mut Table) {
         Stdin::Empty => "empty",
         Stdin::Forward => "handed over",
     });
-    table.decision("workspace", &plan.tier, |tier| match tier {
-        Tier::Warm => "kept",
-        Tier::Cold => "one-run",
+    table.decision("workspace", &plan.lifetime, |lifetime| match lifetime {
+        Lifetime::Kept => "kept",
+        Lifetime::OneRun => "one-run",
     });
-    if plan.tier.value == Tier::Warm {
+    if plan.lifetime.value == Lifetime::Kept {
         what_is_kept(plan, table);
     }
     table.decision("if locked", &plan.lock, |lock| match lock {
@@ -187,9 +187,9 @@ fn what_runs(plan: &Plan, table: &mut Table) {
 
 fn what_is_kept(plan: &Plan, table: &mut Table) {
     let workspace = &plan.workspace;
-    table.decision("if there", &workspace.lifetime, |lifetime| match lifetime {
-        Lifetime::Fresh => "made anew",
-        Lifetime::Reuse => "used again",
+    table.decision("if there", &workspace.if_there, |if_there| match if_there {
+        IfThere::Fresh => "made anew",
+        IfThere::Reuse => "used again",
     });
     // Without a container, nothing goes on running.
     if plan.engine.value != Engine::Host {
@@ -455,10 +455,10 @@ mod tests {
             volume_options: Vec::new(),
             caches: Vec::new(),
             scratch: None,
-            tier: default(Tier::Warm),
+            lifetime: default(Lifetime::Kept),
             agent: default(AgentUse::Wanted),
             workspace: WorkspacePlan {
-                lifetime: default(Lifetime::Reuse),
+                if_there: default(IfThere::Reuse),
                 idle_stop: default(Duration::from_secs(5400)),
                 grace: default(Duration::from_secs(60)),
                 max_age: default(Duration::ZERO),

@@ -36,8 +36,8 @@ use crate::{
         args::{IgnoreRule, Switch},
     },
     plan::{
-        AgentUse, ApplyMode, Decision, EnvVar, Explain, Isolation, Lifetime, OnFailure, OnLocked, PullPolicy,
-        Reason, Route, SeedOutputs, Tier, VolumeOption, WorkspacePlan,
+        AgentUse, ApplyMode, Decision, EnvVar, Explain, IfThere, Isolation, Lifetime, OnFailure, OnLocked,
+        PullPolicy, Reason, Route, SeedOutputs, VolumeOption, WorkspacePlan,
     },
     report::Verbosity,
 };
@@ -111,8 +111,8 @@ pub struct Settings {
     pub nano_cpus: Option<Decision<i64>>,
     /// For Windows engines.
     pub isolation: Option<Decision<Isolation>>,
-    /// See [`Tier`].
-    pub tier: Decision<Tier>,
+    /// See [`Lifetime`].
+    pub lifetime: Decision<Lifetime>,
     /// See [`AgentUse`].
     pub agent: Decision<AgentUse>,
     /// See [`WorkspacePlan`].
@@ -268,14 +268,14 @@ pub enum ConfigError {
     },
     /// `--fresh --no-keep`.
     #[error(
-        "{fresh} starts the workspace over, and {cold} says that none is kept, so that every build is fresh; leave \
+        "{fresh} starts the workspace over, and {one_run} says that none is kept, so that every build is fresh; leave \
          one of them out"
     )]
     FreshWithoutWorkspace {
         /// Who wants it to be started over.
         fresh: Reason,
         /// Who wants none.
-        cold: Reason,
+        one_run: Reason,
     },
     /// `--volume-opt WORD`. The word is not told: it may be a password that lost its key.
     #[error("{origin}: what is given is no option of a volume; write KEY=VALUE, such as type=nfs")]
@@ -354,7 +354,7 @@ impl Settings {
         let keys = place.file.map(|file| file.keys).unwrap_or_default();
         let preset = Preset::of(&command);
         let source = place.root;
-        let tier = tier(args, env, &keys)?;
+        let lifetime = lifetime(args, env, &keys)?;
         let engine = flag("--engine", args.engine)
             .or(env.setting("FASTBUILD_ENGINE", choices::choose)?)
             .or(keys.engine.clone())
@@ -378,8 +378,8 @@ impl Settings {
             volume_options: volume_options(args, &keys)?,
             caches: caches(args, &keys, directory.as_deref()),
             scratch: scratch(args, env, &keys, &place.started_in, directory.as_deref())?,
-            workspace: workspace(args, env, &keys, &tier)?,
-            tier,
+            workspace: workspace(args, env, &keys, &lifetime)?,
+            lifetime,
             agent: given_or(
                 args.no_agent,
                 "--no-agent",
@@ -650,15 +650,15 @@ fn seed(args: &RunArgs, keys: &Keys, preset: Option<&'static Preset>) -> Decisio
     }
 }
 
-fn tier(args: &RunArgs, env: &Environment, keys: &Keys) -> Result<Decision<Tier>, ConfigError> {
-    let value = |keep| if keep { Tier::Warm } else { Tier::Cold };
+fn lifetime(args: &RunArgs, env: &Environment, keys: &Keys) -> Result<Decision<Lifetime>, ConfigError> {
+    let value = |keep| if keep { Lifetime::Kept } else { Lifetime::OneRun };
     let asked = args.keep().and_then(|switch| flag(switch.flag, Some(switch.on)));
     let asked = asked.or(env.setting("FASTBUILD_KEEP", units::switch)?).or_else(|| keys.keep.clone());
     Ok(match asked {
         Some(asked) => carry(asked, value),
         // What a CI system keeps between jobs is its own affair, and a machine that is thrown away keeps nothing.
-        None if env.is_ci() => default(Tier::Cold, "CI is set; --keep keeps a workspace there too"),
-        None => default(Tier::Warm, "the next build sends only what differs"),
+        None if env.is_ci() => default(Lifetime::OneRun, "CI is set; --keep keeps a workspace there too"),
+        None => default(Lifetime::Kept, "the next build sends only what differs"),
     })
 }
 
@@ -666,16 +666,20 @@ fn workspace(
     args: &RunArgs,
     env: &Environment,
     keys: &Keys,
-    tier: &Decision<Tier>,
+    lifetime: &Decision<Lifetime>,
 ) -> Result<WorkspacePlan, ConfigError> {
-    let fresh = given_or(args.fresh, "--fresh", Lifetime::Fresh, Lifetime::Reuse, "what it holds is checked");
-    let asked_cold = tier.value == Tier::Cold && !matches!(tier.reason, Reason::Default { .. });
-    if fresh.value == Lifetime::Fresh && asked_cold {
-        return Err(ConfigError::FreshWithoutWorkspace { fresh: fresh.reason, cold: tier.reason.clone() });
+    let fresh = given_or(args.fresh, "--fresh", IfThere::Fresh, IfThere::Reuse, "what it holds is checked");
+    let asked_for_one_run =
+        lifetime.value == Lifetime::OneRun && !matches!(lifetime.reason, Reason::Default { .. });
+    if fresh.value == IfThere::Fresh && asked_for_one_run {
+        return Err(ConfigError::FreshWithoutWorkspace {
+            fresh: fresh.reason,
+            one_run: lifetime.reason.clone(),
+        });
     }
     let limits = workspace_limits(env, keys)?;
     let grace = flag("--grace", args.grace).unwrap_or_else(|| limits.grace.clone());
-    Ok(WorkspacePlan { lifetime: fresh, grace, ..limits })
+    Ok(WorkspacePlan { if_there: fresh, grace, ..limits })
 }
 
 /// The settings of workspaces that no command line of a build changes.
@@ -683,7 +687,7 @@ fn workspace_limits(env: &Environment, keys: &Keys) -> Result<WorkspacePlan, Con
     let span = |key: Option<Decision<file::Span>>| key.map(|key| carry(key, |file::Span(span)| span));
     let table = keys.workspace.as_ref().map(|table| table.value.clone()).unwrap_or_default();
     Ok(WorkspacePlan {
-        lifetime: default(Lifetime::Reuse, "what it holds is checked"),
+        if_there: default(IfThere::Reuse, "what it holds is checked"),
         idle_stop: env
             .setting("FASTBUILD_WORKSPACE_IDLE_STOP", units::duration)?
             .or_else(|| span(table.idle_stop))

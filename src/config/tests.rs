@@ -545,25 +545,28 @@ fn quiet_and_verbose_are_degrees() {
 
 #[test]
 fn a_workspace_is_kept_unless_somebody_says_no() {
-    let tier = |project: &Project, flags: &str| {
+    let lifetime = |project: &Project, flags: &str| {
         let plan = project.plan(&format!("-i x {flags} -- make"));
-        (plan.tier.value, why(&plan.tier))
+        (plan.lifetime.value, why(&plan.lifetime))
     };
     let mut project = Project::new(&[]);
-    assert_eq!(tier(&project, "").0, Tier::Warm);
+    assert_eq!(lifetime(&project, "").0, Lifetime::Kept);
     for ci in ["", "false", "0"] {
         project = project.with_var("CI", ci);
-        assert_eq!(tier(&project, "").0, Tier::Warm, "CI={ci}");
+        assert_eq!(lifetime(&project, "").0, Lifetime::Kept, "CI={ci}");
     }
     project = project.with_var("CI", "true");
-    assert_eq!(tier(&project, ""), (Tier::Cold, "CI is set; --keep keeps a workspace there too".into()));
-    assert_eq!(tier(&project, "--fresh").0, Tier::Cold, "which is as fresh as can be");
+    assert_eq!(
+        lifetime(&project, ""),
+        (Lifetime::OneRun, "CI is set; --keep keeps a workspace there too".into())
+    );
+    assert_eq!(lifetime(&project, "--fresh").0, Lifetime::OneRun, "which is as fresh as can be");
     project.write("fastbuild.toml", "keep = true");
-    assert_eq!(tier(&project, ""), (Tier::Warm, "fastbuild.toml:Some(1)".into()));
+    assert_eq!(lifetime(&project, ""), (Lifetime::Kept, "fastbuild.toml:Some(1)".into()));
     project = project.with_var("FASTBUILD_KEEP", "no");
-    assert_eq!(tier(&project, ""), (Tier::Cold, "FASTBUILD_KEEP".into()));
-    assert_eq!(tier(&project, "--keep"), (Tier::Warm, "--keep".into()));
-    assert_eq!(tier(&project, "--keep --no-keep"), (Tier::Cold, "--no-keep".into()));
+    assert_eq!(lifetime(&project, ""), (Lifetime::OneRun, "FASTBUILD_KEEP".into()));
+    assert_eq!(lifetime(&project, "--keep"), (Lifetime::Kept, "--keep".into()));
+    assert_eq!(lifetime(&project, "--keep --no-keep"), (Lifetime::OneRun, "--no-keep".into()));
     project = project.with_var("FASTBUILD_KEEP", "perhaps");
     assert!(project.error("-i x -- make").starts_with("FASTBUILD_KEEP: \"perhaps\" is neither yes nor no"));
 }
@@ -571,7 +574,7 @@ fn a_workspace_is_kept_unless_somebody_says_no() {
 #[test]
 fn a_workspace_that_is_not_kept_cannot_be_started_over() {
     let project = Project::new(&[]);
-    assert_eq!(project.plan("-i x --fresh -- make").workspace.lifetime.value, Lifetime::Fresh);
+    assert_eq!(project.plan("-i x --fresh -- make").workspace.if_there.value, IfThere::Fresh);
     let error = project.error("-i x --fresh --no-keep -- make");
     assert!(error.starts_with("--fresh starts the workspace over, and --no-keep says"), "{error}");
     project.write("fastbuild.toml", "keep = false");

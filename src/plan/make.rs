@@ -184,7 +184,7 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
         volume_options: if in_container { settings.volume_options.clone() } else { Vec::new() },
         caches: if in_container { caches } else { Vec::new() },
         scratch,
-        tier: settings.tier.clone(),
+        lifetime: settings.lifetime.clone(),
         agent: settings.agent.clone(),
         workspace: settings.workspace.clone(),
         lock: settings.lock.clone(),
@@ -232,7 +232,7 @@ pub fn below(source: &Path, started_in: &Path) -> RelPath {
 
 fn scratch(settings: &Settings, facts: &Facts) -> Result<Decision<Scratch>, PlanError> {
     let source = &settings.source.value;
-    scratch::choose(&facts.here.places, source, &project_key(source), settings.tier.value)
+    scratch::choose(&facts.here.places, source, &project_key(source), settings.lifetime.value)
 }
 
 fn workdir(

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{Decision, EngineError, PlanError, Reason, Tier};
+use super::{Decision, EngineError, Lifetime, PlanError, Reason};
 use crate::{facts::Class, report::numbers};
 
 /// A place with less room than this comes last, in bytes.
@@ -96,11 +96,11 @@ pub(super) fn choose(
     places: &[Place],
     source: &Path,
     key: &str,
-    tier: Tier,
+    lifetime: Lifetime,
 ) -> Result<Decision<Scratch>, PlanError> {
-    let name = match tier {
-        Tier::Warm => key.to_owned(),
-        Tier::Cold => format!("{key}{ONCE}"),
+    let name = match lifetime {
+        Lifetime::Kept => key.to_owned(),
+        Lifetime::OneRun => format!("{key}{ONCE}"),
     };
     if let Some((place, reason)) = places.iter().find_map(|place| Some((place, place.named.clone()?))) {
         return match obstacle(place, source) {
@@ -180,7 +180,7 @@ mod tests {
     }
 
     fn choice(places: &[Place]) -> String {
-        match choose(places, Path::new("/home/me/p"), "k", Tier::Warm) {
+        match choose(places, Path::new("/home/me/p"), "k", Lifetime::Kept) {
             Ok(Decision { value, reason }) => {
                 format!("{} ({reason})", value.directory.to_string_lossy())
             }
@@ -248,8 +248,8 @@ mod tests {
     #[test]
     fn what_goes_with_its_build_is_never_what_is_kept() {
         let places = [place("/c", "ext4", 1)];
-        let directory = |tier| choose(&places, Path::new("/p"), "k", tier).unwrap().value;
-        assert_eq!(directory(Tier::Warm).tree(), "/c/k/tree");
-        assert_eq!(directory(Tier::Cold).tree(), "/c/k.once/tree");
+        let directory = |lifetime| choose(&places, Path::new("/p"), "k", lifetime).unwrap().value;
+        assert_eq!(directory(Lifetime::Kept).tree(), "/c/k/tree");
+        assert_eq!(directory(Lifetime::OneRun).tree(), "/c/k.once/tree");
     }
 }

@@ -115,8 +115,8 @@ impl Inner {
                     self.line(&line);
                 }
             }
-            Event::Finished { exit_code, applied, warm, took, earlier } => {
-                let sentence = self.summary.sentence(*exit_code, *applied, *warm, *took);
+            Event::Finished { exit_code, applied, agent, took, earlier } => {
+                let sentence = self.summary.sentence(*exit_code, *applied, *agent, *took);
                 let sentence = sentence + &wording::before(*earlier);
                 let lines = self.summary.more_warnings() + &wording::line(&sentence);
                 self.last_lines(&lines);

@@ -105,7 +105,7 @@ pub struct Changed {
 /// Why the agent does not run a build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum NotWarm {
+pub enum WithoutAgent {
     /// There is no agent for the image.
     NoAgent,
     /// The container's file system is read-only.
@@ -162,7 +162,7 @@ pub enum Direction {
 
 /// What a build with the agent took on the way to the workspace, and there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Warm {
+pub struct AgentCost {
     /// Bytes on the wire to the workspace, without the engine's own.
     pub sent: u64,
     /// Bytes on the wire from the workspace.
@@ -369,10 +369,9 @@ pub enum Event {
         how: Reached,
     },
     /// The agent cannot run the build, which goes by the plain Engine API: nothing is kept.
-    #[serde(rename = "without-agent")]
-    ColdInstead {
+    WithoutAgent {
         /// What keeps the agent from running it.
-        why: NotWarm,
+        why: WithoutAgent,
         /// How that shows, in words.
         detail: String,
     },
@@ -465,8 +464,7 @@ pub enum Event {
         /// What became of the host's files; none when nothing was collected.
         applied: Option<Applied>,
         /// What the agent cost; none without it.
-        #[serde(rename = "agent")]
-        warm: Option<Warm>,
+        agent: Option<AgentCost>,
         /// The run before this one, which a mount failed.
         earlier: Option<Earlier>,
         /// Wall time of it all.

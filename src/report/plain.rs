@@ -29,7 +29,7 @@ pub struct Plain {
     verbosity: Verbosity,
     long: Option<Long>,
     /// With the agent, the long phases are mostly over before a line about them could be read.
-    is_warm: bool,
+    has_workspace: bool,
     layers: Layers,
     summary: Summary,
 }
@@ -45,7 +45,7 @@ impl Plain {
     /// Writes lines to `own`.
     pub fn new(own: Own, telling: Telling, verbosity: Verbosity) -> Plain {
         let (layers, summary) = (Layers::default(), Summary::default());
-        Plain { own, telling, verbosity, long: None, is_warm: false, layers, summary }
+        Plain { own, telling, verbosity, long: None, has_workspace: false, layers, summary }
     }
 
     fn say(&mut self, sentence: &str) {
@@ -63,7 +63,7 @@ impl Plain {
             return;
         }
         self.long = Some(Long { phase, total, told: at });
-        if self.is_warm {
+        if self.has_workspace {
             return;
         }
         self.say(&joined(wording::doing(phase), " ", &wording::amount(total.unwrap_or_default())));
@@ -91,8 +91,8 @@ impl Renderer for Plain {
         self.summary.note(event);
         self.layers.note(event);
         match event {
-            Event::Planned { .. } => self.is_warm = false,
-            Event::Workspace { .. } => self.is_warm = true,
+            Event::Planned { .. } => self.has_workspace = false,
+            Event::Workspace { .. } => self.has_workspace = true,
             _ => {}
         }
         match event {
@@ -107,8 +107,8 @@ impl Renderer for Plain {
                     self.own.lines(&line);
                 }
             }
-            Event::Finished { exit_code, applied, warm, took, earlier } => {
-                let sentence = self.summary.sentence(*exit_code, *applied, *warm, *took);
+            Event::Finished { exit_code, applied, agent, took, earlier } => {
+                let sentence = self.summary.sentence(*exit_code, *applied, *agent, *took);
                 let sentence = sentence + &wording::before(*earlier);
                 self.own.lines(&(self.summary.more_warnings() + &wording::line(&sentence)));
             }
@@ -143,7 +143,7 @@ mod tests {
 
     use super::*;
     use crate::report::{
-        events::{Reached, Special, Warm, Warning},
+        events::{AgentCost, Reached, Special, Warning},
         testing::*,
     };
     use crate::tree::RelPath;
@@ -189,9 +189,9 @@ mod tests {
     }
 
     #[test]
-    fn a_warm_build_tells_of_a_phase_only_when_it_takes_long() {
+    fn a_build_in_a_workspace_tells_of_a_phase_only_when_it_takes_long() {
         let reached = Event::Workspace { name: "w".into(), how: Reached::Found };
-        let warm = Some(Warm::default());
+        let agent = Some(AgentCost::default());
         let events = [
             (0, reached),
             (10, started(Phase::Upload, Some((2003, 20_100_000)))),
@@ -200,7 +200,7 @@ mod tests {
             (5_400, ended(Phase::Upload, 5_390, 2003, 20_100_000)),
             (5_500, started(Phase::Collect, None)),
             (5_600, ended(Phase::Collect, 100, 0, 0)),
-            (5_700, Event::Finished { exit_code: 1, applied: None, warm, earlier: None, took: ms(5_700) }),
+            (5_700, Event::Finished { exit_code: 1, applied: None, agent, earlier: None, took: ms(5_700) }),
         ];
         insta::assert_snapshot!(run(Telling::Phases, Verbosity::Normal, &events), @r"
         fastbuild: uploading: 1,203 of 2,003 files, 10.1 MB of 20.1 MB

@@ -15,8 +15,8 @@ use crate::plan::Route;
 
 use super::{
     events::{
-        Amount, Applied, Changed, Direction, Event, Holding, Limit, MadeBecause, NotWarm, Phase, Reached,
-        Special, WaitsFor, Warning, Why,
+        Amount, Applied, Changed, Direction, Event, Holding, Limit, MadeBecause, Phase, Reached, Special,
+        WaitsFor, Warning, Why, WithoutAgent,
     },
     lock,
     own::{LineState, Own},
@@ -194,7 +194,7 @@ pub(super) fn planned(command: &[&str]) -> Event {
 }
 
 pub(super) fn finished(exit_code: u8, millis: u64) -> Event {
-    Event::Finished { exit_code, applied: None, warm: None, earlier: None, took: ms(millis) }
+    Event::Finished { exit_code, applied: None, agent: None, earlier: None, took: ms(millis) }
 }
 
 pub(super) fn pulling(layer: &str, status: &str, current: u64, total: Option<u64>) -> Event {
@@ -266,7 +266,7 @@ fn of_workspaces() -> impl Strategy<Value = Event> {
     ];
     prop_oneof![
         (hostile_text(), how).prop_map(|(name, how)| Event::Workspace { name, how }),
-        hostile_text().prop_map(|detail| Event::ColdInstead { why: NotWarm::NoAgent, detail }),
+        hostile_text().prop_map(|detail| Event::WithoutAgent { why: WithoutAgent::NoAgent, detail }),
         hostile_rel_path().prop_map(|path| Event::Travelled {
             direction: Direction::Up,
             path,
@@ -321,7 +321,7 @@ pub(super) fn event() -> impl Strategy<Value = Event> {
         any::<u8>().prop_map(|exit_code| Event::Finished {
             exit_code,
             applied: Some(Applied::default()),
-            warm: None,
+            agent: None,
             earlier: None,
             took: ms(1)
         }),

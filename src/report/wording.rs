@@ -11,8 +11,8 @@ use std::{
 
 use super::{
     events::{
-        Amount, Applied, Changed, Direction, Earlier, Event, Failure, Holding, Limit, MadeBecause, Noticing,
-        Phase, Reached, Special, WaitsFor, Warm, Warning, Why, path_text,
+        AgentCost, Amount, Applied, Changed, Direction, Earlier, Event, Failure, Holding, Limit, MadeBecause,
+        Noticing, Phase, Reached, Special, WaitsFor, Warning, Why, path_text,
     },
     numbers::{bytes, count, counted, counted_as, fine_seconds, seconds},
     text::{indented, one_line},
@@ -202,7 +202,7 @@ pub fn news(event: &Event) -> Option<News> {
             Some(sentence) => News::Said(sentence),
             None => News::Detail(workspace(name, how)),
         },
-        Event::ColdInstead { detail, .. } => {
+        Event::WithoutAgent { detail, .. } => {
             News::Said(format!("no workspace can be kept, so this build is for one run: {detail}"))
         }
         Event::Travelled { direction, path, why } => News::Said(travelled(*direction, path, *why)),
@@ -451,11 +451,11 @@ impl Summary {
         &self,
         exit_code: u8,
         applied: Option<Applied>,
-        warm: Option<Warm>,
+        agent: Option<AgentCost>,
         took: Duration,
     ) -> String {
-        if warm.is_some() {
-            return self.warm_sentence(exit_code, applied, took);
+        if agent.is_some() {
+            return self.sentence_with_agent(exit_code, applied, took);
         }
         let parts: Vec<_> = self.parts.iter().map(|part| describe(part, applied)).collect();
         let parts = if parts.is_empty() { String::new() } else { format!(": {}", parts.join(", ")) };
@@ -463,7 +463,7 @@ impl Summary {
     }
 
     /// A build with the agent is over before a long line could be read: what took no time worth telling is left out.
-    fn warm_sentence(&self, exit_code: u8, applied: Option<Applied>, took: Duration) -> String {
+    fn sentence_with_agent(&self, exit_code: u8, applied: Option<Applied>, took: Duration) -> String {
         let part = |phase| self.parts.iter().find(|part| part.0 == phase);
         let timed =
             |phase| part(phase).map(|(_, _, took)| format!("{} {}", name(phase), fine_seconds(*took)));
@@ -680,7 +680,7 @@ mod tests {
     }
 
     #[test]
-    fn the_summary_of_a_warm_build_is_short() {
+    fn the_summary_of_a_build_with_the_agent_is_short() {
         let mut summary = Summary::default();
         let found = Event::Workspace { name: "w".into(), how: Reached::Found };
         summary.note(&found);
@@ -690,14 +690,14 @@ mod tests {
         ended(&mut summary, Phase::Start, 1, 0, 0);
         ended(&mut summary, Phase::Build, 2, 0, 0);
         ended(&mut summary, Phase::Collect, 5, 0, 0);
-        let (none, warm) = (Some(Applied::default()), Some(Warm::default()));
+        let (none, agent) = (Some(Applied::default()), Some(AgentCost::default()));
         let millis = Duration::from_millis;
         assert_eq!(
-            summary.sentence(0, none, warm, millis(31)),
+            summary.sentence(0, none, agent, millis(31)),
             "0.031 s: scan 0.006, 0 files up, build 0.002, 0 files back"
         );
         assert_eq!(
-            summary.sentence(2, None, warm, millis(31)),
+            summary.sentence(2, None, agent, millis(31)),
             "0.031 s: scan 0.006, 0 files up, build 0.002; exit 2"
         );
 
@@ -706,7 +706,7 @@ mod tests {
         ended(&mut summary, Phase::Collect, 5, 1, 0);
         let applied = Some(Applied { written: 1, deleted: 2, unchanged: 0, conflicts: 1 });
         assert_eq!(
-            summary.sentence(0, applied, warm, millis(1_204)),
+            summary.sentence(0, applied, agent, millis(1_204)),
             "1.20 s: workspace 0.004, scan 0.006, 3 files (4.1 kB) up in 0.012, build 0.002, 1 file back in 0.010, 2 \
              deleted, 1 conflict"
         );

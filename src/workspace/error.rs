@@ -13,7 +13,7 @@ use crate::{
 
 /// Why the agent does not run here, though the engine may be well: a build by the plain API needs none.
 #[derive(Debug, thiserror::Error)]
-pub enum NotWarm {
+pub enum WithoutAgent {
     /// There is no agent for the image.
     #[error(transparent)]
     NoAgent(#[from] NoAgent),
@@ -45,7 +45,7 @@ pub enum NotWarm {
 pub enum WorkspaceError {
     /// A build without the agent may do.
     #[error(transparent)]
-    NotWarm(#[from] NotWarm),
+    WithoutAgent(#[from] WithoutAgent),
     /// The engine, or the container is gone.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -116,7 +116,7 @@ impl WorkspaceError {
             WorkspaceError::Engine(error) => error.advice(),
             WorkspaceError::Scratch(error) => error.advice(),
             WorkspaceError::Session(error) => error.advice(),
-            WorkspaceError::NotWarm(_) | WorkspaceError::SourceNotText { .. } => None,
+            WorkspaceError::WithoutAgent(_) | WorkspaceError::SourceNotText { .. } => None,
             WorkspaceError::NotMounted { .. } => Some(
                 "does it run on this machine, and does it share that directory (Docker Desktop: Settings, Resources, \
                  File sharing)? --route layer needs no mount"

@@ -6,13 +6,13 @@ use bytes::Bytes;
 use futures_util::{TryStreamExt as _, stream};
 
 use super::{
-    BETWEEN_LOOKS, Changed, Generation, How, NotWarm, Wanted, Why, WorkspaceError, share::Share,
+    BETWEEN_LOOKS, Changed, Generation, How, Wanted, Why, WithoutAgent, WorkspaceError, share::Share,
     wanted::aside,
 };
 use crate::{
     agent::program,
     engine::{ContainerFacts, ContainerId, Docker, EngineError, Life, Owned, StartError, labels},
-    plan::{Lifetime, Route},
+    plan::{IfThere, Route},
     user,
 };
 
@@ -55,7 +55,7 @@ impl Maker {
 /// Has a workspace ready for a session. `found` is what [`Docker::look`] said of [`Wanted::name`].
 ///
 /// # Errors
-/// [`NotWarm`] when the agent cannot run there, [`WorkspaceError::Foreign`], and the engine's.
+/// [`WithoutAgent`] when the agent cannot run there, [`WorkspaceError::Foreign`], and the engine's.
 pub async fn ensure(
     docker: &Docker,
     wanted: &Wanted,
@@ -107,7 +107,7 @@ async fn ensure_once(
         Life::Exited => {
             return match docker.start(&container).await.map_err(not_started) {
                 Ok(()) => Ok(Ready { container, how: How::Started, share, maker }),
-                Err(WorkspaceError::NotWarm(why)) => {
+                Err(WorkspaceError::WithoutAgent(why)) => {
                     make_anew(docker, wanted, Why::Broken(why.to_string())).await
                 }
                 Err(error) => Err(error),
@@ -182,7 +182,7 @@ async fn succeed(docker: &Docker, wanted: &Wanted) -> Result<Ready, WorkspaceErr
         let label = found.labels.get(labels::GENERATION);
         let made_with = label.and_then(|label| Generation::from_label(label));
         let is_ours = refuse_foreign(&found, name).is_ok() && wanted.owned.is_said_by(&found.labels);
-        let Some(made_with) = made_with.filter(|_| is_ours && wanted.lifetime != Lifetime::Fresh) else {
+        let Some(made_with) = made_with.filter(|_| is_ours && wanted.if_there != IfThere::Fresh) else {
             continue;
         };
         if *name == aside(&wanted.name) || made_with.is_of(&wanted.plan) {
@@ -287,7 +287,7 @@ async fn furnish(
     };
     let archive = agent_archive(wanted.agent);
     docker.put(container, "/", stream::iter([Ok(archive)])).await.map_err(|error| match error {
-        EngineError::ReadOnly { message, .. } => WorkspaceError::from(NotWarm::ReadOnlyRoot { message }),
+        EngineError::ReadOnly { message, .. } => WorkspaceError::from(WithoutAgent::ReadOnlyRoot { message }),
         error => error.into(),
     })?;
     if let Some(old) = old {
@@ -307,11 +307,17 @@ pub(super) async fn remove_useless(docker: &Docker, wanted: &Wanted) {
 pub(super) fn not_started(error: StartError) -> WorkspaceError {
     match error {
         StartError::CommandNotFound { message, .. } | StartError::NotExecutable { message, .. } => {
-            NotWarm::NotStarted { detail: message }.into()
+            WithoutAgent::NotStarted { detail: message }.into()
         }
-        error @ StartError::NoInterpreter { .. } => NotWarm::NotStarted { detail: error.to_string() }.into(),
-        StartError::Other(EngineError::Api { message, .. }) => NotWarm::NotStarted { detail: message }.into(),
-        StartError::Other(EngineError::ReadOnly { message, .. }) => NotWarm::ReadOnlyRoot { message }.into(),
+        error @ StartError::NoInterpreter { .. } => {
+            WithoutAgent::NotStarted { detail: error.to_string() }.into()
+        }
+        StartError::Other(EngineError::Api { message, .. }) => {
+            WithoutAgent::NotStarted { detail: message }.into()
+        }
+        StartError::Other(EngineError::ReadOnly { message, .. }) => {
+            WithoutAgent::ReadOnlyRoot { message }.into()
+        }
         StartError::Other(error) => error.into(),
     }
 }

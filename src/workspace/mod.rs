@@ -3,7 +3,7 @@
 //! In: a plan, the image's facts, an engine. Out: an open [`Session`] with the agent inside, and how the workspace came
 //! about ([`How`]). What must hold: a workspace is used only when all that it was made with ([`Generation`]) is what is
 //! wanted now; nobody's session is joined, for who attaches is alone, and others come by an exec; whatever keeps the agent from
-//! running there is told apart ([`NotWarm`]) from an engine that fails, so that the build can go on without it. Nothing here
+//! running there is told apart ([`WithoutAgent`]) from an engine that fails, so that the build can go on without it. Nothing here
 //! prints or decides about builds; [`crate::build`] does. The caller holds the project's lock.
 //!
 //! An engine is asked as little as can be: a workspace that is there and running costs one look ([`Docker::look`],
@@ -37,7 +37,7 @@ pub mod wanted;
 
 use std::{path::PathBuf, time::Duration};
 
-pub use error::{NotWarm, WorkspaceError};
+pub use error::{WithoutAgent, WorkspaceError};
 pub use generation::{Changed, Generation};
 pub(crate) use made::agent_archive;
 pub use made::{Maker, Ready, ensure};
@@ -177,7 +177,7 @@ impl Line {
 /// client has to be the wanted one; see [`Session::open`] for `first`.
 ///
 /// # Errors
-/// [`NotWarm`] when the agent cannot run there or does not answer even in a new workspace (which is removed), and the
+/// [`WithoutAgent`] when the agent cannot run there or does not answer even in a new workspace (which is removed), and the
 /// engine's.
 pub async fn enter(
     docker: &Docker,
@@ -203,7 +203,7 @@ pub async fn enter(
         }
         (How::Made(_), Trouble::Agent(detail) | Trouble::Useless(detail)) => {
             remove_useless(docker, wanted).await;
-            return Err(NotWarm::NoAnswer { detail }.into());
+            return Err(WithoutAgent::NoAnswer { detail }.into());
         }
         (_, trouble) => trouble,
     };
@@ -219,7 +219,7 @@ pub async fn enter(
             Trouble::Gone => Err(gone(&workspace.name).into()),
             Trouble::Agent(detail) | Trouble::Useless(detail) => {
                 remove_useless(docker, wanted).await;
-                Err(NotWarm::NoAnswer { detail }.into())
+                Err(WithoutAgent::NoAnswer { detail }.into())
             }
         },
     }
@@ -284,7 +284,7 @@ pub async fn enter_found(
     let because = match Trouble::of(error)? {
         Trouble::Agent(because) => because,
         Trouble::Gone => return Err(gone(name).into()),
-        Trouble::Useless(detail) => return Err(NotWarm::NoAnswer { detail }.into()),
+        Trouble::Useless(detail) => return Err(WithoutAgent::NoAnswer { detail }.into()),
     };
     let session = workspace.open_after_restart(&container, because, settings, first).await?;
     Ok((workspace, session))
@@ -329,7 +329,7 @@ impl Trouble {
     fn of(error: WorkspaceError) -> Result<Trouble, WorkspaceError> {
         match error {
             WorkspaceError::Engine(EngineError::NoSuchContainer { .. }) => Ok(Trouble::Gone),
-            WorkspaceError::NotWarm(why) => Ok(Trouble::Useless(why.to_string())),
+            WorkspaceError::WithoutAgent(why) => Ok(Trouble::Useless(why.to_string())),
             // An attach or exec that the engine refuses: the container has just stopped, or is about to go.
             WorkspaceError::Engine(error @ EngineError::Api { .. }) => Ok(Trouble::Agent(error.to_string())),
             WorkspaceError::Session(error @ SessionError::OtherProtocol { .. }) => {

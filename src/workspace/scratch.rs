@@ -34,7 +34,7 @@ use super::{Mark, Why, WorkspaceError};
 use crate::{
     agent::{near::Duplex, program, protocol::Room},
     facts,
-    plan::{Engine, Lifetime, Plan, SCRATCH_TREE as TREE, Scratch, Tier},
+    plan::{Engine, IfThere, Lifetime, Plan, SCRATCH_TREE as TREE, Scratch},
     state::{Project, open_lock, read_json, replace_json},
     sys::owner::{self, NotOwn},
 };
@@ -77,8 +77,8 @@ enum Standing {
 pub struct Wanted {
     directory: PathBuf,
     root: PathBuf,
+    if_there: IfThere,
     lifetime: Lifetime,
-    tier: Tier,
     pub(super) mark: Mark,
     pub(super) mark_path: PathBuf,
 }
@@ -108,8 +108,8 @@ impl Wanted {
             mark: new_mark(&directory, &plan.source.value),
             mark_path: mark_path(project, &directory),
             root: scratch.root.clone(),
-            lifetime: plan.workspace.lifetime.value,
-            tier: plan.tier.value,
+            if_there: plan.workspace.if_there.value,
+            lifetime: plan.lifetime.value,
             directory,
         }
     }
@@ -130,8 +130,8 @@ impl Wanted {
                 let path = self.directory.clone();
                 return Err(ScratchError::OfAnother { path, source_root: label.source });
             }
-            Some(_) if self.tier == Tier::Cold => Why::Fresh,
-            Some(_) if self.lifetime == Lifetime::Fresh => Why::Asked,
+            Some(_) if self.lifetime == Lifetime::OneRun => Why::Fresh,
+            Some(_) if self.if_there == IfThere::Fresh => Why::Asked,
             // What a build put in the tree's place may lead anywhere, and what is there is about to be made the sources.
             Some(_) if !self.has_real_tree() => Why::Broken("its tree is no directory any more".to_owned()),
             Some(Label { version: VERSION, standing: Standing::Whole, .. }) => return Ok(Found::Held(held)),

@@ -183,7 +183,7 @@ impl Storage {
         }
         let message = match &error {
             WorkspaceError::Engine(EngineError::Api { message, .. }) => message,
-            WorkspaceError::NotWarm(super::NotWarm::NotStarted { detail }) => detail,
+            WorkspaceError::WithoutAgent(super::WithoutAgent::NotStarted { detail }) => detail,
             _ => return error,
         };
         if !message.contains("mount") && !message.contains("volume") {

@@ -1,6 +1,6 @@
 //! How a workspace came about, and why there is none, as events tell it.
 
-use super::{Changed, How, NotWarm, Why};
+use super::{Changed, How, Why, WithoutAgent};
 use crate::report::events;
 
 impl From<&How> for events::Reached {
@@ -39,14 +39,14 @@ impl Changed {
 /// The longest value that an event tells, in characters.
 const SHORT: usize = 32;
 
-impl From<&NotWarm> for events::NotWarm {
-    fn from(why: &NotWarm) -> events::NotWarm {
+impl From<&WithoutAgent> for events::WithoutAgent {
+    fn from(why: &WithoutAgent) -> events::WithoutAgent {
         match why {
-            NotWarm::NoAgent(_) => events::NotWarm::NoAgent,
-            NotWarm::ReadOnlyRoot { .. } => events::NotWarm::ReadOnly,
-            NotWarm::NotStarted { .. } => events::NotWarm::NotStarted,
-            NotWarm::Refused => events::NotWarm::Refused,
-            NotWarm::NoAnswer { .. } => events::NotWarm::NoAnswer,
+            WithoutAgent::NoAgent(_) => events::WithoutAgent::NoAgent,
+            WithoutAgent::ReadOnlyRoot { .. } => events::WithoutAgent::ReadOnly,
+            WithoutAgent::NotStarted { .. } => events::WithoutAgent::NotStarted,
+            WithoutAgent::Refused => events::WithoutAgent::Refused,
+            WithoutAgent::NoAnswer { .. } => events::WithoutAgent::NoAnswer,
         }
     }
 }

@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use super::{Generation, Mark, NotWarm, Why, WorkspaceError, name, share::Marker, storage::Storage};
+use super::{Generation, Mark, Why, WithoutAgent, WorkspaceError, name, share::Marker, storage::Storage};
 use crate::{
     agent::program,
     engine::{
         ContainerFacts, ContainerSpec, Docker, Entrypoint, ImageFacts, Life, Limits, Owned, Removed, Serves,
         labels,
     },
-    plan::{Lifetime, OnDocker, Plan, Stdin, Terminal},
+    plan::{IfThere, OnDocker, Plan, Stdin, Terminal},
     state::{Project, Run, State, StateError},
 };
 
@@ -90,7 +90,7 @@ pub struct Wanted {
     pub(super) state: String,
     pub(super) owned: Owned,
     pub(super) generation: Generation,
-    pub(super) lifetime: Lifetime,
+    pub(super) if_there: IfThere,
     pub(super) spec: ContainerSpec,
     pub(super) storage: Storage,
     pub(super) marker: Option<Marker>,
@@ -114,7 +114,7 @@ impl Wanted {
     /// Decides what the workspace of `plan` in `image` is made with.
     ///
     /// # Errors
-    /// [`NotWarm::NoAgent`] when no agent runs in such an image; the state directory's.
+    /// [`WithoutAgent::NoAgent`] when no agent runs in such an image; the state directory's.
     pub fn new(
         plan: &Plan,
         at: OnDocker<'_>,
@@ -123,7 +123,7 @@ impl Wanted {
         storage: Storage,
         project: &Project,
     ) -> Result<Wanted, WorkspaceError> {
-        let agent = program::for_platform(&image.os, &image.architecture).map_err(NotWarm::from)?;
+        let agent = program::for_platform(&image.os, &image.architecture).map_err(WithoutAgent::from)?;
         let name = keeping.name().to_owned();
         let generation = Generation::new(plan, image, agent);
         let engine = at.endpoint.to_string();
@@ -170,7 +170,7 @@ impl Wanted {
             platform: plan.platform.as_ref().map(|platform| platform.value.clone()),
             mounts: storage.mounts(),
         };
-        let lifetime = plan.workspace.lifetime.value;
+        let if_there = plan.workspace.if_there.value;
         Ok(Wanted {
             name,
             state: keeping.state().to_owned(),
@@ -189,7 +189,7 @@ impl Wanted {
             },
             plan: plan.clone(),
             generation,
-            lifetime,
+            if_there,
             spec,
             marker: storage.is_shared().then(|| Marker::new(plan, keeping, project)),
             storage,
@@ -239,7 +239,7 @@ impl Wanted {
 
     /// What keeps a container that was found from being the wanted one.
     pub(super) fn judge(&self, found: &ContainerFacts) -> Option<Why> {
-        if self.lifetime == Lifetime::Fresh {
+        if self.if_there == IfThere::Fresh {
             return Some(Why::Asked);
         }
         if found.life == Life::Created {

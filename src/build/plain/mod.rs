@@ -72,7 +72,7 @@ pub(super) async fn run(
             };
             let applying = built.put_in_place(record, site.locks, &site.run, site.plan, site.reporter);
             let (applied, left) = tokio::join!(applying, plain.remove());
-            (applied.map(|applied| Finished { exit, applied, warm: None, defect }), left)
+            (applied.map(|applied| Finished { exit, applied, agent: None, defect }), left)
         }
         Err(error) => (Err(error), plain.remove().await),
     };

@@ -15,7 +15,7 @@ use crate::{
         reaper::{Charge, Duty, Reaper},
         refuse_strange_links,
     },
-    plan::{Plan, Scratch, Tier},
+    plan::{Lifetime, Plan, Scratch},
     report::{
         Reporter,
         events::{Amount, Event, Phase},
@@ -52,9 +52,9 @@ pub async fn run(
         state: state.root().to_owned(),
         source: plan.source.value.clone(),
         run: run.id.clone(),
-        duty: match plan.tier.value {
-            Tier::Warm => Duty::Keep,
-            Tier::Cold => Duty::Clear(scratch.directory.clone()),
+        duty: match plan.lifetime.value {
+            Lifetime::Kept => Duty::Keep,
+            Lifetime::OneRun => Duty::Clear(scratch.directory.clone()),
         },
     });
     let limiting = daily::look_after_here(state, plan, reporter);
@@ -75,8 +75,8 @@ pub async fn run(
     if let Some(limiting) = limiting {
         let _ = interrupts.unless(limiting).await;
     }
-    let left = match (left, plan.tier.value) {
-        (Ok(()), Tier::Cold) => {
+    let left = match (left, plan.lifetime.value) {
+        (Ok(()), Lifetime::OneRun) => {
             let removed = blocking(move || wanted.remove()).await?;
             removed.map_err(|error| WorkspaceError::from(error).into())
         }

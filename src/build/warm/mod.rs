@@ -240,8 +240,8 @@ impl Warm<'_> {
                 (Goodbye::Lost, None)
             }
         };
-        let warm = events::Warm { sent: traffic.sent, received: traffic.received, peak_memory };
-        Ok((Finished { exit, applied, warm: Some(warm), defect }, goodbye))
+        let agent = events::AgentCost { sent: traffic.sent, received: traffic.received, peak_memory };
+        Ok((Finished { exit, applied, agent: Some(agent), defect }, goodbye))
     }
 
     async fn until_staged(

@@ -7,7 +7,7 @@ use std::{
 
 use super::{Held, Label, Mark, OWN, ScratchError, Wanted, engine, mark_path, take};
 use crate::{
-    plan::{Lifetime, Tier},
+    plan::{IfThere, Lifetime},
     state::{Project, State, StateError, read_json},
     sys::owner,
 };
@@ -97,8 +97,8 @@ impl Known {
         Wanted {
             directory: self.directory().to_owned(),
             root: self.directory().parent().unwrap_or(self.directory()).to_owned(),
-            lifetime: Lifetime::Reuse,
-            tier: Tier::Warm,
+            if_there: IfThere::Reuse,
+            lifetime: Lifetime::Kept,
             mark_path: mark_path(&self.project, self.directory()),
             mark: self.mark.clone(),
         }
