@@ -6,12 +6,14 @@
 //!
 //! A file is never written in place: other names of it may lie anywhere. It gets its mtime last, so that a half-written
 //! one shows in the next scan. A client that dies in the middle leaves a tree that is half right, which that scan sees too.
-//! Files are written by the one thread that decodes the archive; another one reads the frames meanwhile.
+//! One thread reads the frames, one decodes the archive and makes everything but small files, which are [`super::writers`]'.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet, HashSet},
     io::{self, Read, Write as _},
-    rc::Rc,
+    os::fd::AsFd,
+    sync::Arc,
 };
 
 use cap_std::fs::{Dir, File};
@@ -22,6 +24,7 @@ use super::{
     failed,
     inbox::{DataIn, DataStop, Inbox},
     workspace::{Company, Tree, Workspace, nonsense},
+    writers::{NewFile, Writers, Written},
 };
 use crate::{
     agent::protocol::{Extent, Failed, Failure, Meta},
@@ -41,19 +44,24 @@ use crate::{
 /// How much of a file is read at once, in bytes.
 const PIECE: usize = 256 << 10;
 
-/// What a file is called until it is whole, where others are at work. One that is left there is no source, and goes with the next
-/// build that is alone.
-const UNDER: &[u8] = b".fastbuild-put~";
+/// Files up to this many bytes are handed to [`Writers`] whole.
+const SMALL: u64 = 64 << 10;
+
+/// What a file is called until it is whole, before a number, where others are at work. One that is left there is no source, and goes
+/// with the next build that is alone.
+const UNDER: &str = ".fastbuild-put~";
 
 /// Puts a source root right.
 pub(super) struct Applier {
-    root: Rc<Dir>,
+    root: Arc<Dir>,
     company: Company,
+    /// How many names of [`UNDER`] were given.
+    under: u64,
     /// None where nobody else can be made the owner.
     owner: Option<Ids>,
     spared: Spared,
     /// The directory of the latest path, and those above it.
-    open: Vec<(Box<[u8]>, Rc<Dir>)>,
+    open: Vec<(Box<[u8]>, Arc<Dir>)>,
     /// Directories in which names came or went, with the mtime that they had before.
     touched: BTreeMap<RelPath, Touched>,
     /// The latest of them, since most paths come directory by directory.
@@ -66,7 +74,14 @@ pub(super) struct Applier {
     links: Vec<(RelPath, RelPath)>,
     /// Whose metadata have changed since they were scanned or written.
     stale: BTreeSet<RelPath>,
-    buffer: Vec<u8>,
+}
+
+/// Where something is put.
+struct Spot<'a> {
+    dir: Arc<Dir>,
+    name: &'a [u8],
+    /// What it is called until it is whole.
+    under: Cow<'a, [u8]>,
 }
 
 /// A directory as it was before its names changed.
@@ -74,12 +89,6 @@ struct Touched {
     mtime: Timestamp,
     /// What it gets back, where it had to be opened up.
     mode: Option<u32>,
-}
-
-struct Written {
-    path: RelPath,
-    look: Look,
-    digest: Option<Digest>,
 }
 
 /// What is not of the source tree, and so stays.
@@ -115,8 +124,9 @@ impl Applier {
         let owner = rustix::process::geteuid().is_root().then_some(workspace.account.ids);
         let view = &workspace.view;
         Ok(Applier {
-            root: Rc::new(root),
+            root: Arc::new(root),
             company: workspace.company,
+            under: 0,
             owner: owner.filter(|ids| (ids.uid, ids.gid) != own_ids()),
             spared: Spared { rules: view.rules.clone(), outputs: view.outputs.clone() },
             open: Vec::new(),
@@ -127,7 +137,6 @@ impl Applier {
             written: Vec::new(),
             links: Vec::new(),
             stale: BTreeSet::new(),
-            buffer: vec![0; PIECE],
         })
     }
 
@@ -154,20 +163,37 @@ impl Applier {
     }
 
     fn unpack_from(&mut self, data: impl Read) -> Result<(), Failed> {
+        let mut writers = Writers::new(self.owner);
+        let taken = self.take(data, &mut writers);
+        // A failure of theirs is why no more was taken.
+        self.written.extend(writers.finish()?);
+        // What they are links to is there now.
+        for (path, target) in taken? {
+            self.put_hard_link(&path, &target).map_err(|error| not_written(&path, &error))?;
+        }
+        Ok(())
+    }
+
+    /// Puts everything but hard links, and gives those.
+    fn take(&mut self, data: impl Read, writers: &mut Writers) -> Result<Vec<(RelPath, RelPath)>, Failed> {
         let limits = Limits { entries: u64::MAX, bytes: u64::MAX };
         let mut reader = Reader::new(data, Naming::Contents, limits).believing();
         let told = |error: ReadError| Failed { why: Failure::Protocol, detail: error.to_string() };
+        let mut links = Vec::new();
         while let Some(incoming) = reader.next_entry().map_err(told)? {
             let put = match incoming.kind {
                 IncomingKind::Directory => self.put_directory(&incoming),
-                IncomingKind::File { .. } => self.put_file(&incoming, reader.data()),
+                IncomingKind::File { size } => self.put_file(&incoming, size, reader.data(), writers),
                 IncomingKind::Symlink { ref target } => self.put_symlink(&incoming, target),
-                IncomingKind::HardLink { ref target } => self.put_hard_link(&incoming, target),
+                IncomingKind::HardLink { ref target } => {
+                    links.push((incoming.path.clone(), target.clone()));
+                    Ok(())
+                }
                 IncomingKind::Special(_) => Ok(()),
             };
-            put.map_err(|error| failed(&format!("could not write {}", incoming.path), &error))?;
+            put.map_err(|error| not_written(&incoming.path, &error))?;
         }
-        Ok(())
+        Ok(links)
     }
 
     /// Sets modes and times, those of directories last, and brings `tree` up to what is on the disk now.
@@ -259,104 +285,46 @@ impl Applier {
         Ok(())
     }
 
-    fn put_file(&mut self, incoming: &Incoming, mut content: impl Read) -> io::Result<()> {
+    fn put_file(
+        &mut self,
+        incoming: &Incoming,
+        size: u64,
+        mut content: impl Read,
+        writers: &mut Writers,
+    ) -> io::Result<()> {
         let Incoming { path, mode, mtime, .. } = incoming;
-        let (dir, name) = self.place(path)?;
-        let under = self.under(name);
-        let file = self.create(&dir, path, under)?;
-        let digest = self.copy(&mut content, &file)?;
-        self.finish_file(&file, *mode, *mtime)?;
-        self.put_in_place(&dir, path, under, name)?;
-        let look = at::look_at_file(&file)?;
-        self.written.push(Written { path: path.clone(), look, digest: Some(digest) });
-        Ok(())
-    }
-
-    /// Under which name something is made that is to be called `name`: where others are at work, nobody sees it before it is whole.
-    fn under<'a>(&self, name: &'a [u8]) -> &'a [u8] {
-        match self.company {
-            Company::Nobody => name,
-            Company::Others => UNDER,
-        }
-    }
-
-    fn put_in_place(&mut self, dir: &Dir, path: &RelPath, under: &[u8], name: &[u8]) -> io::Result<()> {
-        if under == name {
+        let Spot { dir, under, .. } = self.place(path)?;
+        let under = (self.company == Company::Others).then(|| under.into_owned().into());
+        let file = NewFile { dir, path: path.clone(), under, mode: *mode, mtime: *mtime };
+        if size > SMALL {
+            self.written.push(file.write(|file| copy(content, file), self.owner)?);
             return Ok(());
         }
-        if matches!(at::look(dir, name)?, Some(Look { kind: Some(Kind::Directory), .. })) {
-            self.remove(dir, path, name, Remove::Everything)?;
-        }
-        rustix::fs::renameat(dir, under, dir, name)?;
-        // What was another name of the same file already, the rename has left.
-        match at::remove_file(dir, under) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
-    }
-
-    /// Makes a new file, in place of whatever is there.
-    fn create(&mut self, dir: &Dir, path: &RelPath, name: &[u8]) -> io::Result<File> {
-        self.touch(dir, path)?;
-        match at::create_file(dir, name) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.remove(dir, path, name, Remove::Everything)?;
-                at::create_file(dir, name)
-            }
-            created => created,
-        }
-    }
-
-    fn copy(&mut self, content: &mut impl Read, mut file: &File) -> io::Result<Digest> {
-        let mut hasher = Sha256::new();
-        loop {
-            let read = match content.read(&mut self.buffer) {
-                Ok(0) => return Ok(Digest(hasher.finalize().into())),
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            file.write_all(&self.buffer[..read])?;
-            hasher.update(&self.buffer[..read]);
-        }
-    }
-
-    fn finish_file(&self, file: &File, mode: u32, mtime: Timestamp) -> io::Result<()> {
-        // In this order: a change of the owner takes set-uid bits away.
-        if let Some(Ids { uid, gid }) = self.owner {
-            rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-        }
-        rustix::fs::fchmod(file, Mode::from_raw_mode(mode & 0o7777))?;
-        Ok(rustix::fs::futimens(file, &at::mtime_alone(mtime))?)
+        let mut whole = Vec::with_capacity(size as usize);
+        content.read_to_end(&mut whole)?;
+        writers.write(file, whole)
     }
 
     fn put_symlink(&mut self, incoming: &Incoming, target: &[u8]) -> io::Result<()> {
         let Incoming { path, mtime, .. } = incoming;
-        let (dir, name) = self.place(path)?;
-        let under = self.under(name);
-        self.touch(&dir, path)?;
-        self.remove(&dir, path, under, Remove::Everything)?;
-        at::symlink(&dir, under, target)?;
-        self.give_away(&dir, under)?;
-        at::set_mtime(&dir, under, *mtime)?;
-        self.put_in_place(&dir, path, under, name)?;
+        let Spot { dir, name, under } = self.place(path)?;
+        at::symlink(&dir, &under, target)?;
+        self.give_away(&dir, &under)?;
+        at::set_mtime(&dir, &under, *mtime)?;
+        put_in_place(&dir, &under, name)?;
         let look = at::look(&dir, name)?.ok_or(io::ErrorKind::NotFound)?;
         self.written.push(Written { path: path.clone(), look, digest: None });
         Ok(())
     }
 
-    fn put_hard_link(&mut self, incoming: &Incoming, target: &RelPath) -> io::Result<()> {
-        let path = &incoming.path;
-        let (dir, name) = self.place(path)?;
-        let under = self.under(name);
-        self.touch(&dir, path)?;
-        self.remove(&dir, path, under, Remove::Everything)?;
+    fn put_hard_link(&mut self, path: &RelPath, target: &RelPath) -> io::Result<()> {
+        let Spot { dir, name, under } = self.place(path)?;
         let (Some(from), Some(old)) = (target.parent(), target.file_name()) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
         let from = self.directory(&from, Missing::Fail)?;
-        at::hard_link(&from, old, &dir, under)?;
-        self.put_in_place(&dir, path, under, name)?;
+        at::hard_link(&from, old, &dir, &under)?;
+        put_in_place(&dir, &under, name)?;
         let look = at::look(&dir, name)?.ok_or(io::ErrorKind::NotFound)?;
         self.written.push(Written { path: path.clone(), look, digest: None });
         self.links.push((path.clone(), target.clone()));
@@ -365,11 +333,25 @@ impl Applier {
         Ok(())
     }
 
-    fn place<'a>(&mut self, path: &'a RelPath) -> io::Result<(Rc<Dir>, &'a [u8])> {
+    /// Where a path belongs. Nothing is there any more, or nothing that a rename does not replace.
+    fn place<'a>(&mut self, path: &'a RelPath) -> io::Result<Spot<'a>> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the root itself is a directory"));
         };
-        Ok((self.directory(&parent, Missing::Make)?, name))
+        let dir = self.directory(&parent, Missing::Make)?;
+        self.touch(&dir, path)?;
+        let is_directory = || Ok::<_, io::Error>(at::look(&dir, name)?.map(|look| look.kind));
+        if self.company == Company::Nobody || is_directory()? == Some(Some(Kind::Directory)) {
+            self.remove(&dir, path, name, Remove::Everything)?;
+        }
+        let under = match self.company {
+            Company::Nobody => Cow::Borrowed(name),
+            Company::Others => {
+                self.under += 1;
+                Cow::Owned(format!("{UNDER}{}", self.under).into_bytes())
+            }
+        };
+        Ok(Spot { dir, name, under })
     }
 
     /// Makes the user the owner of a name, be it a link.
@@ -413,10 +395,7 @@ impl Applier {
         at::remove_file(dir, name)?;
         let new = at::create_file(dir, name)?;
         io::copy(&mut old, &mut &new)?;
-        if let Some(Ids { uid, gid }) = self.owner {
-            rustix::fs::fchown(&new, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-        }
-        Ok(())
+        own(&new, self.owner)
     }
 
     /// The deepest first, because setting what a directory holds does not change its own times, but making it would.
@@ -438,9 +417,7 @@ impl Applier {
                 Err(error) => return Err(error),
             };
             if let Some(mode) = mode {
-                if let Some(Ids { uid, gid }) = self.owner {
-                    rustix::fs::fchown(&*dir, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-                }
+                own(&*dir, self.owner)?;
                 rustix::fs::fchmod(&*dir, Mode::from_raw_mode(mode))?;
             }
             rustix::fs::futimens(&*dir, &at::mtime_alone(mtime))?;
@@ -518,7 +495,7 @@ impl Applier {
     // ---- handles ---------------------------------------------------------------------------------------------------
 
     /// The directory at `path`, opened from the root down without following a link; what is open already is used.
-    fn directory(&mut self, path: &RelPath, missing: Missing) -> io::Result<Rc<Dir>> {
+    fn directory(&mut self, path: &RelPath, missing: Missing) -> io::Result<Arc<Dir>> {
         let same = self.open.iter().zip(path.components()).take_while(|((open, _), name)| **open == **name);
         let shared = same.count();
         self.open.truncate(shared);
@@ -528,7 +505,7 @@ impl Applier {
             if depth < shared {
                 continue;
             }
-            let above = Rc::clone(self.open.last().map_or(&self.root, |(_, dir)| dir));
+            let above = Arc::clone(self.open.last().map_or(&self.root, |(_, dir)| dir));
             let opened = match (at::open_dir(&above, name), missing) {
                 (Err(error), Missing::Make) if error.kind() == io::ErrorKind::NotFound => {
                     self.make_directory(&above, &here, name)?;
@@ -537,9 +514,9 @@ impl Applier {
                 }
                 (opened, _) => opened,
             };
-            self.open.push((name.into(), Rc::new(opened?)));
+            self.open.push((name.into(), Arc::new(opened?)));
         }
-        Ok(Rc::clone(self.open.last().map_or(&self.root, |(_, dir)| dir)))
+        Ok(Arc::clone(self.open.last().map_or(&self.root, |(_, dir)| dir)))
     }
 
     /// Notes the mtime of `dir`, which holds `path`, before its names change.
@@ -629,6 +606,44 @@ fn open_up(dir: &Dir, mode: u32) -> io::Result<Option<u32>> {
     }
     rustix::fs::fchmod(dir, Mode::from_raw_mode(mode & 0o7777 | OWNERS))?;
     Ok(Some(mode & 0o7777))
+}
+
+fn copy(mut content: impl Read, mut file: &File) -> io::Result<Digest> {
+    let (mut hasher, mut buffer) = (Sha256::new(), vec![0; PIECE]);
+    loop {
+        let read = match content.read(&mut buffer) {
+            Ok(0) => return Ok(Digest(hasher.finalize().into())),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        file.write_all(&buffer[..read])?;
+        hasher.update(&buffer[..read]);
+    }
+}
+
+/// Gives what was made as `under` its name.
+pub(super) fn put_in_place(dir: &Dir, under: &[u8], name: &[u8]) -> io::Result<()> {
+    if under == name {
+        return Ok(());
+    }
+    rustix::fs::renameat(dir, under, dir, name)?;
+    // Where both were names of one file, the rename has left it.
+    match at::remove_file(dir, under) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Makes `owner`, if there is one, the owner of something open.
+pub(super) fn own(open: impl AsFd, owner: Option<Ids>) -> io::Result<()> {
+    let Some(Ids { uid, gid }) = owner else { return Ok(()) };
+    Ok(rustix::fs::fchown(open, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?)
+}
+
+/// What is said of a path that could not be made.
+pub(super) fn not_written(path: &RelPath, error: &io::Error) -> Failed {
+    failed(&format!("could not write {path}"), error)
 }
 
 fn own_ids() -> (u32, u32) {

@@ -35,7 +35,7 @@ use rustix::{
 };
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM, SIGUSR2};
 
-use super::{processes, session, state_directory};
+use super::{ONCE, processes, session, state_directory};
 
 /// When no client has said otherwise.
 const IDLE_STOP: Duration = Duration::from_secs(3600);
@@ -191,7 +191,8 @@ impl Init {
     }
 
     fn start_session(&mut self) {
-        match Command::new("/proc/self/exe").arg("session").spawn() {
+        let once = (self.lifetime == Lifetime::OneRun).then_some(ONCE);
+        match Command::new("/proc/self/exe").arg("session").args(once).spawn() {
             Ok(child) => {
                 self.session = Some(Session { pid: pid_of(&child), began: Instant::now() });
                 self.has_served = true;

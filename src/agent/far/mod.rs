@@ -28,6 +28,7 @@
 //! | `processes` | killing and reaping |
 //! | `pause` | stopping, and taking up again |
 //! | `room` | what the place of the tree can take yet |
+//! | `writers` | small files -> the disk |
 
 mod apply;
 mod collect;
@@ -45,6 +46,7 @@ mod session;
 mod turn;
 mod withdraw;
 mod workspace;
+mod writers;
 
 use std::{ffi::OsString, io, path::PathBuf, process::ExitCode};
 
@@ -55,9 +57,10 @@ use super::protocol::{Failed, Failure};
 pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
     let words: Vec<_> = argv.into_iter().skip(1).collect();
     let word = |at: usize| words.get(at).and_then(|word| word.to_str());
+    let lifetime = if word(1) == Some(ONCE) { Lifetime::OneRun } else { Lifetime::Kept };
     match word(0) {
-        Some("init") => init::run(if word(1) == Some("once") { Lifetime::OneRun } else { Lifetime::Kept }),
-        Some("session") => session::run(),
+        Some("init") => init::run(lifetime),
+        Some("session") => session::run(lifetime),
         Some("exec") => exec::run(),
         Some("measure") => measure::run(),
         Some("keep") => keep::run(),
@@ -69,6 +72,9 @@ pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         _ => ExitCode::from(USAGE),
     }
 }
+
+/// Behind a face: for one client.
+const ONCE: &str = "once";
 
 /// Exit code: called with something that is no face of the agent's, or by somebody who may not.
 const USAGE: u8 = 64;

@@ -34,7 +34,8 @@ use super::{
     command::Launched,
     failed,
     inbox::{self, DataStop, Event, Inbox, InputEnd},
-    init, keep,
+    init::{self, Lifetime},
+    keep,
     outbox::Outbox,
     processes, room,
     turn::{Ahead, Ask, Turn},
@@ -65,7 +66,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 const NAMES: usize = 20;
 
 /// Serves until there is nobody to serve.
-pub(super) fn run() -> ExitCode {
+pub(super) fn run(lifetime: Lifetime) -> ExitCode {
     // Whoever loses its parent becomes this process's child, and can be waited for.
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     keep::outlive_friendly_signals();
@@ -89,7 +90,7 @@ pub(super) fn run() -> ExitCode {
             workspace: None,
             collected: Vec::new(),
         };
-        let over = session.serve_all();
+        let over = session.serve_all(lifetime);
         init::tell_of_client();
         match over {
             InputOver::Bye => {}
@@ -201,7 +202,7 @@ fn end_of(event: Event) -> Result<Stop, Event> {
 }
 
 impl Session {
-    fn serve_all(&mut self) -> InputOver {
+    fn serve_all(&mut self, lifetime: Lifetime) -> InputOver {
         let mut next = None;
         loop {
             let stop = match next.take() {
@@ -215,7 +216,10 @@ impl Session {
                 Stop::End(end) => return InputOver::End(end),
                 Stop::Bye => {
                     let _ = self.outbox.reply(&Reply::Closing { peak_kib: peak_kib() });
-                    self.save();
+                    match (lifetime, &self.workspace) {
+                        (Lifetime::OneRun, Some(workspace)) => workspace.discard(),
+                        _ => self.save(),
+                    }
                     return InputOver::Bye;
                 }
             }

@@ -250,6 +250,18 @@ impl Workspace {
             tree.save(&self.root, index);
         }
     }
+
+    /// Removes the tree, which nobody will see again. Engines take longer: an engine has the disk hold all that was written
+    /// before it deletes it. What is mounted is not the container's own, and stays, with the tree that it lies in.
+    pub(super) fn discard(&self) {
+        let Ok(root) = fs::canonicalize(&self.root) else { return };
+        let is_near =
+            |place: &PathBuf| place.starts_with(&root) || place.parent().is_some() && root.starts_with(place);
+        if self.view.extent != Extent::Nothing && !mounts().iter().any(is_near) {
+            // What is left goes with the container.
+            let _ = fs::remove_dir_all(&root);
+        }
+    }
 }
 
 impl Tree {
