@@ -288,6 +288,26 @@ fn what_was_started_is_not_removed_by_others_however_old() {
 }
 
 #[test]
+fn an_engine_that_gives_root_no_rights_runs_builds_as_any_user() {
+    let home = tempfile::tempdir().unwrap();
+    let rights = "default_capabilities = []\nno_new_privileges = true";
+    let podman = Podman::start_with(home.path(), rights);
+    let project = Project::new();
+    project.write("in", "text");
+    for lifetime in ["--keep", "--no-keep"] {
+        for user in ["0", "1000:1000"] {
+            let script = ["sh", "-c", "cp in out; stat -c %u in; grep CapEff /proc/self/status"];
+            let options = ["run", "-q", lifetime, "-u", user, "-o", "out", "--"];
+            let ended = podman.engine.fastbuild(&project, &[&options[..], &script].concat());
+            let said = ended.exits(0).out();
+            assert!(said.starts_with(user.trim_end_matches(":1000")), "{lifetime} {said}");
+            assert_eq!(said.contains("CapEff:\t0000000000000000"), user != "0", "{lifetime} {said}");
+            assert_eq!(project.read("out"), "text");
+        }
+    }
+}
+
+#[test]
 fn a_strangers_volume_with_the_workspaces_name_is_neither_removed_nor_used() {
     let project = Project::new();
     let options = ["--keep", "--route", "volume", "-o", "out"];
@@ -328,12 +348,17 @@ struct Podman {
 
 impl Podman {
     fn start(home: &Path) -> Podman {
+        Podman::start_with(home, "")
+    }
+
+    /// With more in its file's section of containers.
+    fn start_with(home: &Path, more: &str) -> Podman {
         let config = home.join("containers.conf");
         // As little as can be of the machine's: no bridge, no systemd, no limits that only its root may raise.
         fs::write(
             &config,
-            "[containers]\nnetns = \"host\"\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n\
-             [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\nruntime = \"runc\"\n",
+            format!("[containers]\nnetns = \"host\"\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n{more}\n\
+             [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\nruntime = \"runc\"\n"),
         )
         .unwrap();
         let at = |name: &str| home.join(name).to_str().unwrap().to_owned();

@@ -109,7 +109,7 @@ fn who_waits_says_for_whom_and_what_would_let_them_run_together() {
 }
 
 #[test]
-fn builds_that_wait_go_in_the_order_in_which_they_came_and_name_each_whom_they_wait_for() {
+fn builds_that_wait_go_in_the_order_in_which_they_came_and_each_says_so_once() {
     let project = kept();
     let first = Gated::start(&project, &[], "true");
     let mut second = Gated::start_only(&project, &[], "true");
@@ -118,9 +118,15 @@ fn builds_that_wait_go_in_the_order_in_which_they_came_and_name_each_whom_they_w
     assert_eq!(third.until("it waits", is_waiting)["pid"], first.run.child().id());
     first.go_on().exits(0);
     second.run.until_output("up\n");
-    assert_eq!(third.until("it waits for the next one", is_waiting)["pid"], second.run.child().id());
+    second.run.signal(Signal::STOP);
+    let waiting = third.until("who it waits for now stands still", is_waiting);
+    assert_eq!(
+        (&waiting["pid"], &waiting["holder"]),
+        (&second.run.child().id().into(), &"is-stopped".into())
+    );
+    second.run.signal(Signal::CONT);
     second.go_on().exits(0);
-    third.end().exits(0);
+    assert!(!third.end().exits(0).err().contains("waiting-for-lock"));
     project.assert_nothing_left();
 }
 

@@ -243,8 +243,9 @@ impl Locks {
                         // A process of another machine's, or of another PID namespace, cannot be looked at.
                         let is_here = client.state == own;
                         let holder = Holder { pid: client.pid, command: client.command };
-                        let next = wait.insert(Wait { holder, why: waits_for(&why), is_here, said: None });
-                        next.tell(reporter);
+                        // A wait is told once, and again only where somebody stands still.
+                        let said = wait.as_ref().map(|_| Holding::Runs);
+                        wait.insert(Wait { holder, why: waits_for(&why), is_here, said }).tell(reporter);
                     }
                 },
                 () = tokio::time::sleep(LOOK_AGAIN), if wait.is_some() => {

@@ -188,7 +188,10 @@ impl Built {
         collecting: impl Future<Output = Result<Result<Vec<Staged>, BuildError>, Interrupted>>,
     ) -> Result<Built, BuildError> {
         let left = |times| {
-            reporter.emit(Event::Warned(Warning::OutputsLeft));
+            // Whoever ended it by a signal knows.
+            if matches!(exit, Exit::Code(_)) {
+                reporter.emit(Event::Warned(Warning::OutputsLeft));
+            }
             Ok(Built { exit, staged: None, times, defect: None })
         };
         if exit.code() != 0 && plan.on_failure.value == OnFailure::Leave {

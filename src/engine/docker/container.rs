@@ -170,6 +170,10 @@ pub struct ContainerSpec {
     pub mounts: Vec<Mount>,
 }
 
+/// What the agent needs of root's rights: it writes sources for the build's user, becomes him, and ends what he started. Docker gives
+/// them anyway; Podman may be set up to give none (`default_capabilities` in its containers.conf).
+const OF_THE_AGENT: [&str; 7] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID"];
+
 /// How a container is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerState {
@@ -658,6 +662,7 @@ impl ContainerSpec {
             log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
             // The agent sends the products before it ends; a command without it leaves them in the container.
             auto_remove: Some(self.serves == Serves::OneClient),
+            cap_add: (self.serves != Serves::OneCommand).then(|| OF_THE_AGENT.map(str::to_owned).into()),
             ..HostConfig::default()
         }
     }
