@@ -1,8 +1,9 @@
 //! Rules 3, 4, 7 and 8 by chance: builds that are killed at a random moment, on a random route and for a random lifetime, once or twice
 //! in a row. Nothing is left of them, and the next build is right. `tests/cancellation.rs` and `tests/warm_kill.rs` hold the same
-//! at places that are chosen.
+//! at places that are chosen. Some have another build beside them, which comes to no harm.
 //!
 //! `FASTBUILD_KILLS_SEED` draws another sequence, `FASTBUILD_KILLS_ROUNDS` makes it longer (`cargo xtask kills`).
+//! `FASTBUILD_KILLS_ENGINE` is the address of an engine that is one of the victims, and that somebody starts again.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -43,14 +44,17 @@ enum Victim {
     ClientAndReaper,
     KilledContainer,
     RemovedContainer,
+    Engine,
 }
 
-const VICTIMS: [Victim; 5] = [
+/// The last one only where there is one to be killed.
+const VICTIMS: [Victim; 6] = [
     Victim::Client,
     Victim::Reaper,
     Victim::ClientAndReaper,
     Victim::KilledContainer,
     Victim::RemovedContainer,
+    Victim::Engine,
 ];
 
 /// Whether there is anything that only the next build finds.
@@ -85,8 +89,8 @@ struct How {
 }
 
 impl How {
-    fn options(&self) -> Vec<&'static str> {
-        vec!["--route", self.route, self.lifetime, "-o", "out"]
+    fn options(&self, output: &'static str) -> Vec<&'static str> {
+        vec!["--route", self.route, self.lifetime, "-o", output]
     }
 }
 
@@ -96,6 +100,8 @@ struct Sequence {
     /// How long builds take that nobody disturbs.
     lasts: BTreeMap<How, Duration>,
     log: String,
+    /// The address of the engine that may be killed.
+    engine: Option<String>,
 }
 
 /// A failure names its round.
@@ -104,7 +110,8 @@ impl Drop for Sequence {
         if std::thread::panicking() {
             let filter = format!("label=dev.fastbuild.project={}", self.project.key());
             let format = "{{.Names}} {{.Status}}, created {{.RunningFor}}";
-            eprintln!("{}{}", self.log, docker(&["ps", "--all", "--format", format, "--filter", &filter]));
+            eprintln!("{}", self.log);
+            eprintln!("{}", docker(&["ps", "--all", "--format", format, "--filter", &filter]));
         }
     }
 }
@@ -112,8 +119,9 @@ impl Drop for Sequence {
 impl Sequence {
     fn new(seed: u64) -> Sequence {
         let project = Project::new().keeping(Keep::Yes);
+        let engine = std::env::var("FASTBUILD_KILLS_ENGINE").ok();
         let mut sequence =
-            Sequence { project, random: Random(seed), lasts: BTreeMap::new(), log: String::new() };
+            Sequence { project, random: Random(seed), lasts: BTreeMap::new(), log: String::new(), engine };
         for number in 0..SOURCES {
             sequence.write_source(number);
         }
@@ -135,7 +143,9 @@ impl Sequence {
     }
 
     fn edit(&mut self) {
-        let _ = fs::remove_dir_all(self.project.path("out"));
+        for output in ["out", "beside"] {
+            let _ = fs::remove_dir_all(self.project.path(output));
+        }
         for _ in 0..self.random.below(4) {
             let number = self.random.below(SOURCES);
             if self.random.chance(30) {
@@ -164,9 +174,11 @@ impl Sequence {
 
     /// `left` is what the one before may have left.
     fn killed_build(&mut self, left: Left) -> Left {
-        let (how, victim) = (self.how(), self.random.one(&VICTIMS));
-        // What it does to the sources beside the outputs must be put right.
-        let spoil = if how.route.starts_with("mount") { "" } else { "echo spoilt > src/00; rm -f src/01;" };
+        let victims = if self.engine.is_some() { &VICTIMS[..] } else { &VICTIMS[..VICTIMS.len() - 1] };
+        let (how, victim, is_accompanied) = (self.how(), self.random.one(victims), self.random.chance(30));
+        // What it does to the sources beside the outputs must be put right; who is at work beside it sees it until it ends.
+        let is_careful = is_accompanied || how.route.starts_with("mount");
+        let spoil = if is_careful { "" } else { "echo spoilt > src/00; rm -f src/01;" };
         let mark = self.mark();
         let script = format!(
             "mkdir -p out; rm -rf out/*; cat src/* > out/made; {spoil} seq 1 20000 > out/list; \
@@ -177,8 +189,11 @@ impl Sequence {
         writeln!(self.log, "{how:?}: {victim:?} after {moment:?} of {lasts:?}").unwrap();
         let (before, made) = (self.sources(), self.made());
 
-        let run = self.project.start(&how.options(), &script);
-        let _watchdog = Watchdog::over(&run);
+        let start_beside =
+            || self.project.start(&how.options("beside"), "mkdir -p beside; cat src/* > beside/made");
+        let beside = is_accompanied.then(start_beside);
+        let run = self.project.start(&how.options("out"), &script);
+        let _watchdogs: Vec<_> = beside.iter().chain([&run]).map(Watchdog::over).collect();
         // Any moment is the right one.
         std::thread::sleep(moment);
         let reaper = reaper_of(run.id());
@@ -191,9 +206,11 @@ impl Sequence {
             }
             Victim::KilledContainer => self.end_containers(&["kill"]),
             Victim::RemovedContainer => self.end_containers(&["rm", "--force", "--volumes"]),
+            Victim::Engine => self.kill_engine(),
         }
         let ended = Ended::of(run);
         writeln!(self.log, "{ended}").unwrap();
+        let beside = beside.map(Ended::of);
         if victim == Victim::RemovedContainer {
             // The volume of a workspace that somebody else has removed is not a build's to look for.
             for volume in self.project.volumes() {
@@ -201,17 +218,31 @@ impl Sequence {
             }
         }
         assert_eq!(self.sources(), before, "a source has changed");
-        let came_back = fs::read(self.project.path("out/made")).ok();
-        match (ended.code, victim) {
-            (0, _) => assert!(came_back == Some(made), "it says that all is well"),
-            (137, Victim::Client | Victim::ClientAndReaper)
-            | (1.., Victim::KilledContainer | Victim::RemovedContainer) => {
-                let whole = came_back.is_none_or(|came_back| came_back == made);
-                assert!(whole || how.route == "mount", "a part of a product came back");
+        let is_everybodys =
+            matches!(victim, Victim::KilledContainer | Victim::RemovedContainer | Victim::Engine);
+        let is_right = |ended: &Ended, output: &str, may_fail: bool| {
+            let came_back = fs::read(self.project.path(output)).ok();
+            if ended.code == 0 {
+                return assert!(came_back.as_ref() == Some(&made), "it says that all is well");
             }
-            _ => panic!("an exit code that nobody expects"),
+            assert!(may_fail, "an exit code that nobody expects");
+            let whole = came_back.is_none_or(|came_back| came_back == made);
+            assert!(whole || how.route == "mount", "a part of a product came back");
+        };
+        let is_killed = ended.code == 137 && matches!(victim, Victim::Client | Victim::ClientAndReaper);
+        is_right(&ended, "out/made", is_killed || is_everybodys);
+        if let Some(beside) = beside {
+            writeln!(self.log, "beside it: {beside}").unwrap();
+            is_right(&beside, "beside/made", is_everybodys);
         }
-        if victim == Victim::ClientAndReaper || (victim == Victim::Client && reaper.is_none()) {
+        let has_nobody = match victim {
+            Victim::ClientAndReaper => true,
+            // One that comes back late finds no reaper any more.
+            Victim::Engine => true,
+            Victim::Client => reaper.is_none(),
+            _ => false,
+        };
+        if has_nobody {
             return Left::Perhaps;
         }
         // A killed build need not have come to what an earlier one left.
@@ -232,6 +263,19 @@ impl Sequence {
         }
     }
 
+    /// Kills the engine, and waits until another one answers.
+    fn kill_engine(&self) {
+        let address = format!("\0unix://{}\0", self.engine.as_ref().unwrap().trim_start_matches("unix://"));
+        let dockerd = || find(|_, command| command.starts_with("dockerd\0") && command.contains(&address));
+        let killed = dockerd();
+        assert!(killed.is_some(), "no engine listens at {address:?}");
+        kill(killed);
+        let answers = || Command::new("docker").arg("version").output().unwrap().status.success();
+        eventually("the next engine answers", || {
+            dockerd().is_some_and(|now| Some(now) != killed) && answers()
+        });
+    }
+
     fn next_build(&mut self) {
         let how = self.how();
         writeln!(self.log, "{how:?}: nobody").unwrap();
@@ -239,7 +283,7 @@ impl Sequence {
         let list = warm::LIST.replace("-mindepth 1", "-mindepth 1 ! -path './out*'");
         let began = Instant::now();
         let script = format!("mkdir -p out; rm -rf out/*; cat src/* > out/made; {list}");
-        let ended = self.project.sh(&how.options(), &script);
+        let ended = self.project.sh(&how.options("out"), &script);
         self.lasts.insert(how, began.elapsed());
         writeln!(self.log, "{ended}").unwrap();
         ended.exits(0);
@@ -257,7 +301,8 @@ impl Sequence {
     fn sources(&self) -> BTreeMap<Vec<u8>, common::Node> {
         let mut tree = self.project.tree().0;
         // What lies beside the outputs for a while is cleared away by whoever comes next.
-        tree.retain(|path, _| !path.starts_with(b"out") && !path.starts_with(b".fastbuild-stage-"));
+        let others: [&[u8]; 3] = [b"out", b"beside", b".fastbuild-stage-"];
+        tree.retain(|path, _| !others.iter().any(|name| path.starts_with(name)));
         tree
     }
 
@@ -284,14 +329,20 @@ impl Sequence {
 
 /// The reaper of the fastbuild with process id `parent`, where it has one already, or still.
 fn reaper_of(parent: u32) -> Option<Pid> {
-    let is_reaper = |pid: &i32| {
+    find(|status, command| {
+        command.contains("\0__reap\0") && status.lines().any(|line| line == format!("PPid:\t{parent}"))
+    })
+}
+
+/// A process by what `/proc` has of it: its status, and its command line.
+fn find(is_it: impl Fn(&str, &str) -> bool) -> Option<Pid> {
+    let is_it = |pid: &i32| {
         let of = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
-        let is_child = of("status").lines().any(|line| line == format!("PPid:\t{parent}"));
-        is_child && of("cmdline").contains("\0__reap\0")
+        is_it(&of("status"), &of("cmdline"))
     };
     let entries = fs::read_dir("/proc").unwrap().flatten();
     let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    Pid::from_raw(pids.find(is_reaper)?)
+    Pid::from_raw(pids.find(is_it)?)
 }
 
 fn kill(process: Option<Pid>) {

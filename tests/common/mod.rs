@@ -164,8 +164,8 @@ impl Project {
         Tree::of(&self.root())
     }
 
-    /// fastbuild in the source root, in a clean environment, with the image in `FASTBUILD_IMAGE`. Nothing is kept on the
-    /// engine unless a test says `--keep`.
+    /// fastbuild in the source root, in a clean environment but for `DOCKER_HOST`, with the image in `FASTBUILD_IMAGE`. Nothing is kept
+    /// on the engine unless a test says `--keep`.
     pub fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fastbuild"));
         command
@@ -179,6 +179,8 @@ impl Project {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        // The engine that [`docker`] asks.
+        command.envs(std::env::var_os("DOCKER_HOST").map(|host| ("DOCKER_HOST", host)));
         if self.keep == Keep::Fresh {
             command.arg("--fresh");
         }
