@@ -14,7 +14,7 @@ use std::{
     sync::{Arc, Mutex, mpsc},
 };
 
-use common::{Ended, Project, Tree, eventually};
+use common::{Ended, Project, Tree, docker, eventually};
 use process::Watched;
 use proxy::{Fault, Proxy, Which};
 use rustix::process::Signal;
@@ -242,6 +242,28 @@ fn when_the_reaper_is_killed_too_the_container_ends_and_goes_by_itself() {
     let ended = project.sh(&[], "echo the next one");
     assert_eq!(ended.exits(0).out(), "the next one\n");
     project.assert_nothing_left();
+}
+
+#[test]
+fn a_volume_goes_with_the_run_whose_container_somebody_else_has_removed_without_it() {
+    let project = Project::new();
+    project.write("source", "text");
+    for who in ["client", "reaper"] {
+        let mut run = Watched::start(&project, &["--route", "volume"], WAIT);
+        run.until_output("ready\n");
+        assert_eq!(project.volumes().len(), 1);
+        if who == "reaper" {
+            // Whatever it does next it does after the kill.
+            run.signal(Signal::STOP);
+        }
+        docker(&["rm", "--force", &project.containers()[0]]);
+        if who == "reaper" {
+            run.signal(Signal::KILL);
+        }
+        run.end();
+        reaped(&project);
+        project.assert_nothing_left();
+    }
 }
 
 #[test]

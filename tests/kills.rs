@@ -205,7 +205,7 @@ impl Sequence {
                 send(&run, Signal::KILL);
             }
             Victim::KilledContainer => self.end_containers(&["kill"]),
-            Victim::RemovedContainer => self.end_containers(&["rm", "--force", "--volumes"]),
+            Victim::RemovedContainer => self.end_containers(&["rm", "--force"]),
             Victim::Engine => self.kill_engine(),
         }
         let ended = Ended::of(run);
@@ -213,8 +213,8 @@ impl Sequence {
         let beside = beside.map(Ended::of);
         if victim == Victim::RemovedContainer {
             // The volume of a workspace that somebody else has removed is not a build's to look for.
-            for volume in self.project.volumes() {
-                let _ = Command::new("docker").args(["volume", "rm", &volume]).output().unwrap();
+            for volume in self.project.volumes().iter().filter(|name| name.starts_with("fastbuild-ws-")) {
+                let _ = Command::new("docker").args(["volume", "rm", volume]).output().unwrap();
             }
         }
         assert_eq!(self.sources(), before, "a source has changed");

@@ -1,9 +1,6 @@
 //! What killed runs left on an engine -> nothing, beside a build.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::task::JoinHandle;
 
@@ -14,11 +11,8 @@ use crate::{
         events::{Event, Warning},
     },
     state::{DeadRun, Project, State},
+    workspace::storage::remove_volumes,
 };
-
-/// How often, and how long after each other, a volume is removed that is in use.
-const LOOKS: u32 = 20;
-const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 /// All containers of fastbuild's. Docker fails a listing in which a container vanishes, which those do that are being
 /// removed; then it is asked again.
@@ -29,28 +23,6 @@ async fn list_ours(docker: &Docker) -> Option<Vec<ContainerSummary>> {
         }
     }
     None
-}
-
-/// Whether it is gone. A container that goes by itself has its volumes a moment longer than its name.
-async fn remove_volume(docker: &Docker, volume: &str, run: &str) -> bool {
-    for _ in 0..LOOKS {
-        if docker.remove_volume(volume, &Owned::by_run(run)).await.is_ok() {
-            return true;
-        }
-        tokio::time::sleep(BETWEEN_LOOKS).await;
-    }
-    false
-}
-
-/// Removes the volumes that a run's container has left: whoever removes one by hand seldom takes them along. Whether they are gone.
-pub(super) async fn remove_volumes(docker: &Docker, run: &str) -> bool {
-    let of_run = [format!("{}={run}", labels::RUN), format!("{}={}", labels::TIER, labels::VOLUME)];
-    let Ok(volumes) = docker.list_volumes(&of_run).await else { return false };
-    let mut gone = true;
-    for volume in volumes {
-        gone &= remove_volume(docker, &volume.name, run).await;
-    }
-    gone
 }
 
 /// Removes what killed runs of ours left on this engine, beside the build.
@@ -81,9 +53,6 @@ pub(super) fn remove(
                 names.push(container.name);
             }
         }
-        let filter = [labels::RUN.to_owned(), format!("{}={}", labels::TIER, labels::VOLUME)];
-        // Where they cannot be listed, the next start looks again.
-        let Ok(volumes) = docker.list_volumes(&filter).await else { return };
         for (run, names) in left {
             let mut gone = true;
             for container in names {
@@ -93,11 +62,7 @@ pub(super) fn remove(
                     Err(_) => gone = false,
                 }
             }
-            for volume in
-                volumes.iter().filter(|volume| volume.labels.get(labels::RUN).is_some_and(|of| of == run))
-            {
-                gone &= remove_volume(&docker, &volume.name, run).await;
-            }
+            gone &= remove_volumes(&docker, &Owned::by_run(run)).await.is_ok();
             if gone && !owed.contains(run) {
                 state.forget_run(run);
             }

@@ -24,7 +24,7 @@ use crate::{
     plan::Endpoint,
     report::Reporter,
     state::State,
-    workspace::{self, WorkspaceError, scratch},
+    workspace::{self, WorkspaceError, scratch, storage::remove_volumes},
 };
 
 /// The hidden command that makes a process the reaper.
@@ -281,7 +281,9 @@ impl InContainer {
                     Ok(Removed::Now) => return OnEngine::Nothing,
                     Ok(Removed::Already | Removed::NotOurs) if making == Making::Over => {
                         self.await_removal(&docker).await;
-                        return OnEngine::Nothing;
+                        if remove_volumes(&docker, owned).await.is_ok() {
+                            return OnEngine::Nothing;
+                        }
                     }
                     _ => {}
                 }
@@ -289,7 +291,10 @@ impl InContainer {
             tokio::time::sleep(BETWEEN_LOOKS).await;
         }
         // It was never there, or the engine is not.
-        Docker::connect(&self.engine).await.map_or(OnEngine::Perhaps, |_| OnEngine::Nothing)
+        match Docker::connect(&self.engine).await {
+            Ok(docker) if remove_volumes(&docker, owned).await.is_ok() => OnEngine::Nothing,
+            _ => OnEngine::Perhaps,
+        }
     }
 
     /// Waits for a removal that the engine is at.

@@ -297,7 +297,7 @@ async fn furnish(
     Ok(share)
 }
 
-pub(super) async fn remove_useless(docker: &Docker, wanted: &Wanted) {
+async fn remove_useless(docker: &Docker, wanted: &Wanted) {
     if let Err(error) = wanted.remove(docker).await {
         tracing::warn!(workspace = wanted.name, %error, "could not remove a workspace that is of no use; the next run tries again");
     }

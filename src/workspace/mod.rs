@@ -41,11 +41,12 @@ pub use error::{WithoutAgent, WorkspaceError};
 pub use generation::{Changed, Generation};
 pub(crate) use made::agent_archive;
 pub use made::{Maker, Ready, ensure};
-use made::{make_anew, not_started, refuse_foreign, remove_useless};
+use made::{make_anew, not_started, refuse_foreign};
 pub use mark::Mark;
 use scratch::{Child, ScratchError};
 use share::Marker;
 pub use share::Share;
+use storage::remove_volumes;
 pub use surroundings::Surroundings;
 pub use wanted::{Keeping, Wanted};
 
@@ -202,7 +203,8 @@ pub async fn enter(
             }
         }
         (How::Made(_), Trouble::Agent(detail) | Trouble::Useless(detail)) => {
-            remove_useless(docker, wanted).await;
+            // Where the engine is gone, that is why.
+            wanted.remove(docker).await?;
             return Err(WithoutAgent::NoAnswer { detail }.into());
         }
         (_, trouble) => trouble,
@@ -218,7 +220,7 @@ pub async fn enter(
         Err(error) => match Trouble::of(error)? {
             Trouble::Gone => Err(gone(&workspace.name).into()),
             Trouble::Agent(detail) | Trouble::Useless(detail) => {
-                remove_useless(docker, wanted).await;
+                wanted.remove(docker).await?;
                 Err(WithoutAgent::NoAnswer { detail }.into())
             }
         },
@@ -459,16 +461,19 @@ impl Workspace {
     /// The engine's.
     pub async fn until_gone(&self) -> Result<(), EngineError> {
         let Far::Container(Container { docker, id, owned, .. }) = &self.far else { return Ok(()) };
-        // One that was removed before this is asked is as good.
         match timeout(ENDS_BY_ITSELF, docker.gone(id)).await {
-            Ok(Ok(())) => return Ok(()),
+            Ok(Ok(Removed::Now | Removed::NotOurs)) => return Ok(()),
+            Ok(Ok(Removed::Already)) => return remove_volumes(docker, owned).await,
             Ok(Err(error)) => tracing::warn!(%error, "could not wait for a container to go"),
             Err(_) => {}
         }
         match docker.remove(id.as_str(), owned).await? {
             Removed::Now | Removed::NotOurs => Ok(()),
             // The engine is at it: a large layer takes its time.
-            Removed::Already => docker.gone(id).await,
+            Removed::Already => {
+                docker.gone(id).await?;
+                remove_volumes(docker, owned).await
+            }
         }
     }
 

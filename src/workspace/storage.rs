@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Keeping, WorkspaceError, mark::now};
+use super::{BETWEEN_LOOKS, Keeping, WorkspaceError, mark::now};
 use crate::{
     engine::{
         ContainerSpec, Docker, EngineError, Entrypoint, ImageFacts, Mount, MountAccess, Owned, Removed,
@@ -23,6 +23,9 @@ use crate::{
 
 /// What the volume of a cache is called: this and the cache's own name.
 pub const CACHE_PREFIX: &str = "fastbuild-cache-";
+
+/// How often, each time after [`BETWEEN_LOOKS`], a volume is removed that is in use.
+const LOOKS: u32 = 50;
 
 /// The storage of one container; by default nothing beside its layer.
 #[derive(Debug, Clone, Default)]
@@ -258,6 +261,27 @@ fn without_secrets(message: &str, options: &[VolumeOption]) -> String {
     };
     let secrets = parts.filter(|(name, value)| is_secret(name) && !value.is_empty());
     secrets.fold(message.to_owned(), |message, (_, secret)| message.replace(secret, "…"))
+}
+
+/// Removes the volumes of a one-run container that was not removed by our own call. Whoever removes one by hand seldom takes them
+/// along, and an engine that was killed while it did forgets them.
+///
+/// # Errors
+/// The engine's, where one of them stays.
+pub async fn remove_volumes(docker: &Docker, owned: &Owned) -> Result<(), EngineError> {
+    let owned = owned.clone().and(labels::TIER, labels::VOLUME);
+    for volume in docker.list_volumes(&owned.to_filter()).await? {
+        let mut looks = 1;
+        // A container that goes by itself has its volumes a moment longer than its name.
+        while let Err(error) = docker.remove_volume(&volume.name, &owned).await {
+            if looks == LOOKS {
+                return Err(error);
+            }
+            looks += 1;
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+    }
+    Ok(())
 }
 
 impl CacheVolume {

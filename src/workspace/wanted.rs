@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::{Generation, Mark, Why, WithoutAgent, WorkspaceError, name, share::Marker, storage::Storage};
+use super::{
+    Generation, Mark, Why, WithoutAgent, WorkspaceError, name,
+    share::Marker,
+    storage::{Storage, remove_volumes},
+};
 use crate::{
     agent::program,
     engine::{
@@ -217,7 +221,12 @@ impl Wanted {
         // by its name.
         let volume = match self.spec.serves {
             Serves::ManyClients => docker.remove_volume(&self.name, &self.owned).await?,
-            Serves::OneClient | Serves::OneCommand => Removed::Already,
+            Serves::OneClient | Serves::OneCommand => {
+                if removed == Removed::Already {
+                    remove_volumes(docker, &self.owned).await?;
+                }
+                Removed::Already
+            }
         };
         if [removed, volume].contains(&Removed::NotOurs) {
             return Err(WorkspaceError::Foreign { name: self.name.clone() });

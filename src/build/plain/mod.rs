@@ -19,7 +19,7 @@ use super::{
     BuildError, Built, Finished, Interrupts, Running, blocking, channel,
     container::{Left, Site, dismiss},
     heal::{Runner, Tail},
-    leftovers, mounted,
+    mounted,
     reaper::{Duty, Reaper},
     top_entry,
     upload::{all_arrived, start_packing, tell_of_changes},
@@ -45,7 +45,7 @@ use crate::{
     workspace::{
         Keeping,
         mark::now,
-        storage::{Storage, empty_volume, labelled},
+        storage::{Storage, empty_volume, labelled, remove_volumes},
     },
 };
 
@@ -333,7 +333,8 @@ impl Plain<'_> {
             }
             // Somebody removed it, which leaves its volumes; or it was never made, or its making was cut off and may still come about.
             Ok(Removed::Already | Removed::NotOurs) => {
-                leftovers::remove_volumes(docker, run).await;
+                // What is not removed now, the reaper tries again.
+                let _ = remove_volumes(docker, &Owned::by_run(run)).await;
                 Left::Perhaps
             }
             Err(error) => {

@@ -372,16 +372,18 @@ impl Docker {
         }
     }
 
-    /// Waits until the container is gone, whoever removes it.
+    /// Waits until the container is gone, whoever removes it; tells whether it was there until then.
     ///
     /// # Errors
     /// What befalls every request, and what the engine says of a removal that failed; a container that is gone is none.
-    pub async fn gone(&self, id: &ContainerId) -> Result<(), EngineError> {
+    pub async fn gone(&self, id: &ContainerId) -> Result<Removed, EngineError> {
         let options = WaitContainerOptionsBuilder::new().condition("removed").build();
         let mut answers = Box::pin(self.client.wait_container(id.as_str(), Some(options)));
         match answers.next().await {
-            Some(Ok(_) | Err(BollardError::DockerContainerWaitError { .. })) => Ok(()),
-            Some(Err(BollardError::DockerResponseServerError { status_code: 404, .. })) => Ok(()),
+            Some(Ok(_) | Err(BollardError::DockerContainerWaitError { .. })) => Ok(Removed::Now),
+            Some(Err(BollardError::DockerResponseServerError { status_code: 404, .. })) => {
+                Ok(Removed::Already)
+            }
             Some(Err(error)) => Err(failed(Call::new(Operation::Wait, id))(error)),
             None => Err(EngineError::Gone {
                 call: Call::new(Operation::Wait, id),
