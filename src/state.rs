@@ -422,13 +422,16 @@ impl Project {
         self.dir.join("displaced").join(run)
     }
 
-    /// Removes what runs that were killed were writing here: all but what the processes `live` are writing now.
-    pub fn remove_halves(&self, live: &[u32]) {
+    /// Removes what processes that were killed were writing here.
+    pub fn remove_halves(&self) {
         let Ok(entries) = std::fs::read_dir(&self.dir) else { return };
-        let is_left = |name: OsString| writer(&name).is_some_and(|writer| !live.contains(&writer));
-        for entry in entries.flatten().filter(|entry| is_left(entry.file_name())) {
-            // Left behind at worst: nobody reads it.
-            let _ = std::fs::remove_file(entry.path());
+        let is_half = |name: OsString| name.as_encoded_bytes().starts_with(HALF.as_bytes());
+        for entry in entries.flatten().filter(|entry| is_half(entry.file_name())) {
+            let half = File::options().write(true).open(entry.path());
+            if half.is_ok_and(|half| half.try_lock().is_ok()) {
+                // Left behind at worst: nobody reads it.
+                let _ = std::fs::remove_file(entry.path());
+            }
         }
     }
 
@@ -567,13 +570,20 @@ impl Run {
     }
 }
 
-/// What the name of a file begins with that is not yet what it will be; the process that writes it follows.
+/// What the name of a file begins with that is not yet what it will be. Its writer keeps it locked.
 const HALF: &str = ".new-";
 
-/// Who writes the half-written file of this name. One of an earlier version, which did not say so, is nobody's.
-fn writer(name: &OsStr) -> Option<u32> {
-    let writer = name.to_str()?.strip_prefix(HALF)?.split('-').next()?;
-    Some(writer.parse().unwrap_or(0))
+/// An empty one.
+fn begin_half(dir: &Path) -> io::Result<tempfile::NamedTempFile> {
+    loop {
+        let half = tempfile::Builder::new().prefix(HALF).tempfile_in(dir)?;
+        // Where a file system has no locks, nobody takes it for a dead writer's.
+        let _ = half.as_file().lock();
+        // Somebody may have done so just before it was locked.
+        if half.path().exists() {
+            return Ok(half);
+        }
+    }
 }
 
 /// Writes a file so that a reader sees the old text or the new one and never a part. `write` gets a buffered writer, so
@@ -583,8 +593,7 @@ fn writer(name: &OsStr) -> Option<u32> {
 /// Whatever the file system or `write` says.
 pub fn replace_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
-    let half = format!("{HALF}{}-", std::process::id());
-    let mut file = BufWriter::new(tempfile::Builder::new().prefix(&half).tempfile_in(dir)?);
+    let mut file = BufWriter::new(begin_half(dir)?);
     write(&mut file)?;
     let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
     file.persist(path).map_err(|error| error.error)?;
@@ -711,14 +720,19 @@ mod tests {
     }
 
     #[test]
-    fn what_a_live_process_is_writing_is_left_to_it() {
+    fn what_somebody_is_writing_is_left_to_him_whether_his_run_has_begun_or_not() {
         let (_home, state) = state();
         let project = state.project(Path::new("/some/project")).unwrap();
-        let files = [".new-7-a", ".new-8-b", ".new-earlier", "kept"]
-            .map(|name| project.record_path().with_file_name(name));
-        files.iter().for_each(|file| std::fs::write(file, "").unwrap());
-        project.remove_halves(&[7]);
-        assert_eq!(files.map(|file| file.exists()), [true, false, false, true]);
+        let path = project.record_path();
+        let left = [".new-7-a", ".new-earlier", "kept"].map(|name| path.with_file_name(name));
+        left.iter().for_each(|file| std::fs::write(file, "").unwrap());
+        replace_file(&path, |out| {
+            project.remove_halves();
+            out.write_all(b"whole")
+        })
+        .unwrap();
+        assert_eq!(std::fs::read(path).unwrap(), b"whole");
+        assert_eq!(left.map(|file| file.exists()), [false, false, true]);
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub fn recover(project: &Project, state: &State, reporter: &Reporter) -> Result<
     }
     let dead = dead_runs(project, state);
     if !dead.is_empty() {
-        project.remove_halves(&state.live_processes());
+        project.remove_halves();
     }
     for run in dead {
         run.placeholders.iter().rev().for_each(Placeholder::remove);
