@@ -10,7 +10,10 @@ use cap_std::{
 };
 
 pub use super::Look;
-use crate::tree::{Kind, Stamp, Timestamp};
+use crate::{
+    sys::metadata::timestamp,
+    tree::{Kind, Stamp, Timestamp},
+};
 
 fn name(bytes: &[u8]) -> io::Result<&str> {
     let invalid = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, why.to_owned());
@@ -62,15 +65,10 @@ fn seen(metadata: &Metadata, kind: Option<Kind>) -> Look {
         (_, true) => 0o644,
         (_, false) => 0o444,
     };
-    let mtime = metadata.modified().map(timestamp).unwrap_or_default();
+    let mtime = metadata.modified().map(|time| timestamp(time.into_std())).unwrap_or_default();
     let stamp = Stamp { dev: metadata.dev(), ino: metadata.ino(), size: metadata.len(), mtime, ctime: mtime };
     let links = if let Some(Kind::Directory) = kind { 1 } else { metadata.nlink() };
     Look { kind, mode, stamp, links }
-}
-
-fn timestamp(time: SystemTime) -> Timestamp {
-    let since = time.into_std().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp { secs: since.as_secs().cast_signed(), nanos: since.subsec_nanos() }
 }
 
 /// Opens the directory `entry` of `dir`; a link is refused.

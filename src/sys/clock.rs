@@ -28,54 +28,30 @@ impl Granularity {
     }
 
     /// What the file system at `path` has; [`Granularity::Coarse`] when it does not say.
+    #[cfg_attr(not(target_os = "linux"), allow(unused_variables, reason = "none says"))]
     pub fn of(path: &Path) -> Granularity {
-        imp::granularity(path)
+        #[cfg(target_os = "linux")]
+        if super::file_system_magic(path).is_some_and(|magic| FINE.contains(&magic)) {
+            return Granularity::Tick;
+        }
+        Granularity::Coarse
     }
 }
+
+/// The magic numbers of ext2 to ext4, XFS, Btrfs, F2FS, tmpfs and overlay.
+#[cfg(target_os = "linux")]
+const FINE: [u32; 6] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x0102_1994, 0x794c_7630];
 
 /// The present as a local file system would stamp a change that comes now: never later than the stamp of a change that
 /// comes afterwards.
 pub fn file_system_now() -> Timestamp {
-    imp::now()
-}
-
-#[cfg(target_os = "linux")]
-mod imp {
-    use rustix::time::{ClockId, clock_gettime};
-
-    use super::{Granularity, Path, Timestamp};
-
-    const EXT: u32 = 0xef53;
-    const XFS: u32 = 0x5846_5342;
-    const BTRFS: u32 = 0x9123_683e;
-    const F2FS: u32 = 0xf2f5_2010;
-    const TMPFS: u32 = 0x0102_1994;
-    const OVERLAY: u32 = 0x794c_7630;
-
-    pub(super) fn granularity(path: &Path) -> Granularity {
-        match crate::sys::file_system_magic(path) {
-            Some(EXT | XFS | BTRFS | F2FS | TMPFS | OVERLAY) => Granularity::Tick,
-            _ => Granularity::Coarse,
-        }
-    }
-
-    pub(super) fn now() -> Timestamp {
-        let now = clock_gettime(ClockId::RealtimeCoarse);
+    #[cfg(target_os = "linux")]
+    return {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
         Timestamp { secs: now.tv_sec, nanos: u32::try_from(now.tv_nsec).unwrap_or_default() }
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-mod imp {
-    use super::{Granularity, Path, Timestamp};
-
-    pub(super) fn granularity(_: &Path) -> Granularity {
-        Granularity::Coarse
-    }
-
-    pub(super) fn now() -> Timestamp {
-        crate::sys::metadata::now()
-    }
+    };
+    #[cfg(not(target_os = "linux"))]
+    return super::metadata::now();
 }
 
 #[cfg(test)]

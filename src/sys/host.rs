@@ -1,6 +1,10 @@
 //! What the system says of itself, of the room on its disks, and of what a name stands for.
 
+#[cfg(unix)]
+use std::os::unix::fs::MetadataExt as _;
 use std::{ffi::OsString, io, path::Path};
+
+use serde::Serialize;
 
 /// What a name stands for: two names of one thing have the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,16 +27,23 @@ impl Identity {
 
 /// The kernel's release; empty where it is not told.
 pub fn kernel() -> String {
-    imp::kernel()
+    #[cfg(unix)]
+    return rustix::system::uname().release().to_string_lossy().into_owned();
+    #[cfg(not(unix))]
+    return String::new();
 }
 
 /// The machine's name on the network; empty where it is not told. `variable` reads the environment.
+#[cfg_attr(unix, allow(unused_variables, reason = "the system tells"))]
 pub fn name(variable: impl Fn(&str) -> Option<OsString>) -> String {
-    imp::name(variable)
+    #[cfg(unix)]
+    return rustix::system::uname().nodename().to_string_lossy().into_owned();
+    #[cfg(not(unix))]
+    return variable("COMPUTERNAME").map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
 }
 
 /// The room of a file system, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Space {
     /// What whoever runs fastbuild may still use.
     pub free: u64,
@@ -45,12 +56,30 @@ pub struct Space {
 /// # Errors
 /// What the system says; [`io::ErrorKind::Unsupported`] where it cannot be asked.
 pub fn space(path: &Path) -> io::Result<Space> {
-    imp::space(path)
+    #[cfg(unix)]
+    return rustix::fs::statvfs(path).map_err(io::Error::from).map(|found| {
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Space { free: bytes(found.f_bavail), total: bytes(found.f_blocks) }
+    });
+    #[cfg(not(unix))]
+    return unsupported(path);
+}
+
+#[cfg(not(unix))]
+fn unsupported<T>(_: &Path) -> io::Result<T> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Bytes of memory in all; none where it is not told.
+#[allow(clippy::useless_conversion, reason = "the field's width differs between architectures")]
 pub fn memory() -> Option<u64> {
-    imp::memory()
+    #[cfg(target_os = "linux")]
+    return {
+        let found = rustix::system::sysinfo();
+        u64::try_from(found.totalram).ok()?.checked_mul(found.mem_unit.into())
+    };
+    #[cfg(not(target_os = "linux"))]
+    return None;
 }
 
 /// What `path` stands for; a link is taken for itself.
@@ -58,69 +87,10 @@ pub fn memory() -> Option<u64> {
 /// # Errors
 /// What the system says; [`io::ErrorKind::Unsupported`] where things have no such numbers.
 pub fn identity(path: &Path) -> io::Result<Identity> {
-    imp::identity(path)
-}
-
-#[cfg(unix)]
-mod imp {
-    use std::os::unix::fs::MetadataExt as _;
-
-    use super::{Identity, OsString, Path, Space, io};
-
-    pub(super) fn kernel() -> String {
-        rustix::system::uname().release().to_string_lossy().into_owned()
-    }
-
-    pub(super) fn name(_: impl Fn(&str) -> Option<OsString>) -> String {
-        rustix::system::uname().nodename().to_string_lossy().into_owned()
-    }
-
-    pub(super) fn space(path: &Path) -> io::Result<Space> {
-        let found = rustix::fs::statvfs(path)?;
-        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
-        Ok(Space { free: bytes(found.f_bavail), total: bytes(found.f_blocks) })
-    }
-
-    #[cfg(target_os = "linux")]
-    #[allow(clippy::useless_conversion, reason = "the field's width differs between architectures")]
-    pub(super) fn memory() -> Option<u64> {
-        let found = rustix::system::sysinfo();
-        u64::try_from(found.totalram).ok()?.checked_mul(found.mem_unit.into())
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    pub(super) fn memory() -> Option<u64> {
-        None
-    }
-
-    pub(super) fn identity(path: &Path) -> io::Result<Identity> {
-        path.symlink_metadata().map(|found| Identity::new(found.dev(), found.ino()))
-    }
-}
-
-#[cfg(not(unix))]
-mod imp {
-    use super::{Identity, OsString, Path, Space, io};
-
-    pub(super) fn memory() -> Option<u64> {
-        None
-    }
-
-    pub(super) fn kernel() -> String {
-        String::new()
-    }
-
-    pub(super) fn name(variable: impl Fn(&str) -> Option<OsString>) -> String {
-        variable("COMPUTERNAME").map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
-    }
-
-    pub(super) fn space(_: &Path) -> io::Result<Space> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    pub(super) fn identity(_: &Path) -> io::Result<Identity> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
+    #[cfg(unix)]
+    return path.symlink_metadata().map(|found| Identity::new(found.dev(), found.ino()));
+    #[cfg(not(unix))]
+    return unsupported(path);
 }
 
 #[cfg(all(test, unix))]

@@ -41,7 +41,7 @@ pub fn now() -> Timestamp {
     timestamp(std::time::SystemTime::now())
 }
 
-fn timestamp(time: std::time::SystemTime) -> Timestamp {
+pub(super) fn timestamp(time: std::time::SystemTime) -> Timestamp {
     match time.duration_since(std::time::UNIX_EPOCH) {
         Ok(since) => Timestamp { secs: since.as_secs().cast_signed(), nanos: since.subsec_nanos() },
         Err(before) => {

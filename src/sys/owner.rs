@@ -1,6 +1,11 @@
 //! Who this process is, and what stands between it and a directory of its own.
 
-use std::{fmt, io, path::Path};
+use std::{
+    fmt,
+    fs::{self, Metadata},
+    io,
+    path::Path,
+};
 
 /// What is wrong with a directory that is to be somebody's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +37,17 @@ impl fmt::Display for NotOwn {
 
 /// User and group of this process; none where the system has no such numbers.
 pub fn ids() -> Option<(u32, u32)> {
-    imp::ids()
+    #[cfg(unix)]
+    return Some((rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()));
+    #[cfg(not(unix))]
+    return None;
+}
+
+/// Whose a directory may be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    Own,
+    OwnOrRoots,
 }
 
 /// Whether `path` is a directory that belongs to this user and to nobody else's care.
@@ -40,7 +55,7 @@ pub fn ids() -> Option<(u32, u32)> {
 /// # Errors
 /// What the system says of it; [`io::ErrorKind::NotFound`] when there is none.
 pub fn is_own(path: &Path) -> io::Result<Result<(), NotOwn>> {
-    imp::look(path, imp::Whose::Own)
+    look(path, Whose::Own)
 }
 
 /// Whether what this user makes in the directory `path` stays what it is: nobody but he and root can put something else in
@@ -49,7 +64,43 @@ pub fn is_own(path: &Path) -> io::Result<Result<(), NotOwn>> {
 /// # Errors
 /// As [`is_own`].
 pub fn is_safe(path: &Path) -> io::Result<Result<(), NotOwn>> {
-    imp::look(path, imp::Whose::OwnOrRoots)
+    look(path, Whose::OwnOrRoots)
+}
+
+fn look(path: &Path, whose: Whose) -> io::Result<Result<(), NotOwn>> {
+    let found = path.symlink_metadata()?;
+    Ok(if found.is_symlink() {
+        Err(NotOwn::Link)
+    } else if !found.is_dir() {
+        Err(NotOwn::NoDirectory)
+    } else {
+        allows(path, &found, whose)
+    })
+}
+
+#[cfg(unix)]
+fn allows(path: &Path, found: &Metadata, whose: Whose) -> Result<(), NotOwn> {
+    use rustix::fs::{Access, access};
+    use std::os::unix::fs::MetadataExt as _;
+
+    const STICKY: u32 = 0o1000;
+    const EVERYBODY_WRITES: u32 = 0o002;
+
+    let me = rustix::process::geteuid().as_raw();
+    if found.uid() != me && !(whose == Whose::OwnOrRoots && found.uid() == 0) {
+        Err(NotOwn::OfAnother(found.uid()))
+    } else if found.mode() & (EVERYBODY_WRITES | STICKY) == EVERYBODY_WRITES {
+        Err(NotOwn::Everybodys)
+    } else if access(path, Access::WRITE_OK | Access::EXEC_OK).is_err() {
+        Err(NotOwn::NotWritable)
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(not(unix))]
+fn allows(_: &Path, _: &Metadata, _: Whose) -> Result<(), NotOwn> {
+    Ok(())
 }
 
 /// Makes a directory for this user's eyes alone. What is missing above it is made likewise.
@@ -66,20 +117,31 @@ pub fn make_private(path: &Path) -> io::Result<()> {
             made => made?,
         }
     }
-    imp::make(path)
+    #[allow(unused_mut, reason = "only Unix has modes")]
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
 }
 
 /// Whether this user may execute the regular file at `path`.
 pub fn is_executable(path: &Path) -> bool {
-    imp::is_executable(path)
+    #[cfg(unix)]
+    if rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_err() {
+        return false;
+    }
+    path.symlink_metadata().is_ok_and(|found| found.is_file())
 }
 
 /// Lets its owner execute the file at `path`, and nobody else.
 ///
 /// # Errors
 /// What the system says.
+#[cfg_attr(not(unix), allow(unused_variables, reason = "only Unix has modes"))]
 pub fn make_executable(path: &Path) -> io::Result<()> {
-    imp::set_mode(path, 0o700)
+    #[cfg(unix)]
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    Ok(())
 }
 
 /// Lets their owner into all directories from `path` downwards, so that what is in them can be removed.
@@ -90,123 +152,27 @@ pub fn open_up(path: &Path) -> io::Result<()> {
     if !path.symlink_metadata()?.is_dir() {
         return Ok(());
     }
-    imp::set_mode(path, 0o700)?;
+    make_executable(path)?;
     path.read_dir()?.try_for_each(|entry| open_up(&entry?.path()))
 }
 
 /// How many bytes the files at and below `path` take on their disk; what cannot be looked at takes none.
 pub fn size_below(path: &Path) -> u64 {
     let Ok(found) = path.symlink_metadata() else { return 0 };
-    let below = |entry: io::Result<std::fs::DirEntry>| entry.map_or(0, |entry| size_below(&entry.path()));
+    let below = |entry: io::Result<fs::DirEntry>| entry.map_or(0, |entry| size_below(&entry.path()));
     let inner =
         if found.is_dir() { path.read_dir().map_or(0, |entries| entries.map(below).sum()) } else { 0 };
-    imp::size(&found).saturating_add(inner)
-}
-
-#[cfg(unix)]
-mod imp {
-    use std::{
-        fs::{Metadata, Permissions},
-        os::unix::fs::{MetadataExt as _, PermissionsExt as _},
-    };
-
-    use rustix::fs::Access;
-
-    use super::{NotOwn, Path, io};
-
-    pub(super) enum Whose {
-        Own,
-        OwnOrRoots,
-    }
-
-    const STICKY: u32 = 0o1000;
-    const EVERYBODY_WRITES: u32 = 0o002;
-
-    pub(super) fn make(path: &Path) -> io::Result<()> {
-        std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(path)
-    }
-
-    pub(super) fn is_executable(path: &Path) -> bool {
-        path.symlink_metadata().is_ok_and(|found| found.is_file())
-            && rustix::fs::access(path, Access::EXEC_OK).is_ok()
-    }
-
-    pub(super) fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
-        std::fs::set_permissions(path, Permissions::from_mode(mode))
-    }
-
-    /// Blocks are counted in 512 bytes, whatever the disk has.
-    pub(super) fn size(found: &Metadata) -> u64 {
-        found.blocks() * 512
-    }
-
-    pub(super) fn ids() -> Option<(u32, u32)> {
-        Some((rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()))
-    }
-
-    pub(super) fn look(path: &Path, whose: Whose) -> io::Result<Result<(), NotOwn>> {
-        let found = path.symlink_metadata()?;
-        let me = rustix::process::geteuid().as_raw();
-        Ok(if found.is_symlink() {
-            Err(NotOwn::Link)
-        } else if !found.is_dir() {
-            Err(NotOwn::NoDirectory)
-        } else if found.uid() != me && !(matches!(whose, Whose::OwnOrRoots) && found.uid() == 0) {
-            Err(NotOwn::OfAnother(found.uid()))
-        } else if found.mode() & (EVERYBODY_WRITES | STICKY) == EVERYBODY_WRITES {
-            Err(NotOwn::Everybodys)
-        } else if rustix::fs::access(path, Access::WRITE_OK | Access::EXEC_OK).is_err() {
-            Err(NotOwn::NotWritable)
-        } else {
-            Ok(())
-        })
-    }
-}
-
-#[cfg(not(unix))]
-mod imp {
-    use super::{NotOwn, Path, io};
-
-    pub(super) enum Whose {
-        Own,
-        OwnOrRoots,
-    }
-
-    pub(super) fn make(path: &Path) -> io::Result<()> {
-        std::fs::create_dir(path)
-    }
-
-    pub(super) fn is_executable(path: &Path) -> bool {
-        path.is_file()
-    }
-
-    pub(super) fn set_mode(_: &Path, _: u32) -> io::Result<()> {
-        Ok(())
-    }
-
-    pub(super) fn size(found: &std::fs::Metadata) -> u64 {
-        found.len()
-    }
-
-    pub(super) fn ids() -> Option<(u32, u32)> {
-        None
-    }
-
-    pub(super) fn look(path: &Path, _: Whose) -> io::Result<Result<(), NotOwn>> {
-        let found = path.symlink_metadata()?;
-        Ok(if found.is_symlink() {
-            Err(NotOwn::Link)
-        } else if !found.is_dir() {
-            Err(NotOwn::NoDirectory)
-        } else {
-            Ok(())
-        })
-    }
+    // Blocks are counted in 512 bytes, whatever the disk has.
+    #[cfg(unix)]
+    let own = std::os::unix::fs::MetadataExt::blocks(&found) * 512;
+    #[cfg(not(unix))]
+    let own = found.len();
+    own.saturating_add(inner)
 }
 
 #[cfg(all(test, unix))]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt as _};
+    use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
 

@@ -6,24 +6,10 @@ use std::{fs::File, io};
 ///
 /// # Errors
 /// What the system says; [`io::ErrorKind::Unsupported`] where it cannot be told.
+#[cfg_attr(not(target_os = "linux"), allow(unused_variables, reason = "it cannot be told"))]
 pub fn forget(file: &File) -> io::Result<()> {
-    imp::forget(file)
-}
-
-#[cfg(target_os = "linux")]
-mod imp {
-    use super::{File, io};
-
-    pub(super) fn forget(file: &File) -> io::Result<()> {
-        Ok(rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?)
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-mod imp {
-    use super::{File, io};
-
-    pub(super) fn forget(_: &File) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
+    #[cfg(target_os = "linux")]
+    return Ok(rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?);
+    #[cfg(not(target_os = "linux"))]
+    return Err(io::ErrorKind::Unsupported.into());
 }

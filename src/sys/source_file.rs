@@ -139,10 +139,8 @@ mod system {
 
 #[cfg(not(unix))]
 mod system {
-    use std::time::{SystemTime, UNIX_EPOCH};
-
     use super::{Facts, File, Metadata, Path, RelPath, Stamp, io};
-    use crate::tree::Timestamp;
+    use crate::sys::metadata::timestamp;
 
     /// There is no flag for it in the standard library, so a link that is put there between the two calls is followed:
     /// the sources are the user's own, and the stamp that is sent along is the one of the file that was read.
@@ -161,20 +159,6 @@ mod system {
     pub(super) fn facts(metadata: &Metadata) -> Facts {
         let mtime = metadata.modified().map(timestamp).unwrap_or_default();
         Facts { mode: None, stamp: Stamp { dev: 0, ino: 0, size: metadata.len(), mtime, ctime: mtime } }
-    }
-
-    fn timestamp(time: SystemTime) -> Timestamp {
-        let seconds = |whole: u64| i64::try_from(whole).unwrap_or(i64::MAX);
-        match time.duration_since(UNIX_EPOCH) {
-            Ok(after) => Timestamp { secs: seconds(after.as_secs()), nanos: after.subsec_nanos() },
-            Err(before) => {
-                let before = before.duration();
-                match before.subsec_nanos() {
-                    0 => Timestamp { secs: -seconds(before.as_secs()), nanos: 0 },
-                    nanos => Timestamp { secs: -seconds(before.as_secs()) - 1, nanos: 1_000_000_000 - nanos },
-                }
-            }
-        }
     }
 
     /// The scan makes paths from names that are valid Unicode there; any other is simply not found.
