@@ -44,6 +44,18 @@ pub struct Decision<T> {
     pub reason: Reason,
 }
 
+impl<T> Decision<T> {
+    /// Of something that nothing names; `why` tells in a few words why the default is what it is.
+    pub fn default(value: T, why: &'static str) -> Decision<T> {
+        Decision { value, reason: Reason::Default { why } }
+    }
+
+    /// Another value for the same reason.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Decision<U> {
+        Decision { value: change(self.value), reason: self.reason }
+    }
+}
+
 /// Where a decision came from, strongest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "from", rename_all = "kebab-case")]
@@ -100,12 +112,11 @@ fn shown_path<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Err
 }
 
 fn shown_decision<S: Serializer>(decision: &Decision<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
-    let value = decision.value.to_string_lossy().into_owned();
-    Decision { value, reason: decision.reason.clone() }.serialize(serializer)
+    decision.clone().map(|path| path.to_string_lossy().into_owned()).serialize(serializer)
 }
 
 fn shown_seconds<S: Serializer>(decision: &Decision<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    Decision { value: decision.value.as_secs(), reason: decision.reason.clone() }.serialize(serializer)
+    decision.clone().map(|span| span.as_secs()).serialize(serializer)
 }
 
 /// For people: `preset jekyll`, `/p/fastbuild.toml:3`.

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     build::{Interrupted, Interrupts},
-    cli::{RunArgs, args::Parts},
+    cli::args::{BenchArgs, Parts},
     config::{EngineChoice, Environment, Settings},
     engine::Docker,
     facts::{self, Machine},
@@ -70,19 +70,9 @@ pub enum BenchError {
 
 /// What is to be measured.
 pub struct Request<'a> {
-    /// How much.
-    pub extent: Extent,
-    /// Which parts.
-    pub parts: Parts,
-    /// How much of the disk.
-    pub sizes: Sizes,
-    /// How often; none for as often as is good.
-    pub rounds: Option<u32>,
-    /// On which routes; none named for all.
-    pub routes: &'a [Route],
-    /// The build, as it was asked for.
-    pub args: &'a RunArgs,
-    /// What that comes to.
+    /// As it was asked for.
+    pub args: &'a BenchArgs,
+    /// What the build comes to.
     pub settings: &'a Settings,
     /// Where it was asked for.
     pub environment: &'a Environment,
@@ -155,7 +145,7 @@ struct Work<'a> {
 impl Work<'_> {
     async fn measure(&self, interrupts: &mut Interrupts) -> Result<Report, BenchError> {
         let original = interrupts.unless(self.original()).await??;
-        let disk = match self.request.parts {
+        let disk = match self.request.args.parts {
             Parts::All => {
                 let probed = interrupts.unless(self.probe()).await?;
                 let sizes = self.sizes(probed.as_ref());
@@ -180,8 +170,11 @@ impl Work<'_> {
 
     /// A place that is very slow is measured by less, where time is short.
     fn sizes(&self, probed: Option<&Figures>) -> Sizes {
-        let sizes = self.request.sizes;
-        match (self.request.extent, probed.map(|probed| expected(probed, &sizes))) {
+        let sizes = match self.request.args.extent {
+            Extent::Quick => Sizes::QUICK,
+            Extent::Full => Sizes::FULL,
+        };
+        match (self.request.args.extent, probed.map(|probed| expected(probed, &sizes))) {
             (Extent::Quick, Some(round)) if round > QUICK_ROUND => {
                 shrunk(&sizes, QUICK_ROUND.as_secs_f64() / round.as_secs_f64())
             }
@@ -190,15 +183,15 @@ impl Work<'_> {
     }
 
     fn disk_rounds(&self) -> u32 {
-        self.request.rounds.unwrap_or(DISK_ROUNDS)
+        self.request.args.rounds.unwrap_or(DISK_ROUNDS)
     }
 
     fn command_rounds(&self) -> u32 {
-        self.request.rounds.unwrap_or(COMMAND_ROUNDS)
+        self.request.args.rounds.unwrap_or(COMMAND_ROUNDS)
     }
 
     fn until(&self, budget: Duration) -> Option<Instant> {
-        (self.request.extent == Extent::Quick).then(|| self.began + budget)
+        (self.request.args.extent == Extent::Quick).then(|| self.began + budget)
     }
 
     /// Before anything takes its time. How long the command takes is not known before its first run.
@@ -206,12 +199,12 @@ impl Work<'_> {
         let places = if self.found.docker.is_ok() { PLACES.len() as u32 } else { 1 };
         let rounds = self.disk_rounds();
         let all = probed.map(|probed| expected(probed, sizes) * places * rounds);
-        let time = match (self.request.extent, all) {
+        let time = match (self.request.args.extent, all) {
             (_, None) => "a time that cannot be told".to_owned(),
             (Extent::Quick, Some(all)) => format!("about {}", rough(all.min(QUICK_DISK))),
             (Extent::Full, Some(all)) => format!("about {}", rough(all)),
         };
-        let at_most = if self.request.extent == Extent::Quick { " at most" } else { "" };
+        let at_most = if self.request.args.extent == Extent::Quick { " at most" } else { "" };
         let rounds = numbers::counted(rounds.into(), "round");
         let places = numbers::counted(places.into(), "place");
         let mut told = format!("the disk takes {time}: {places}, {rounds}{at_most}");
@@ -257,7 +250,8 @@ impl Work<'_> {
     }
 
     fn route_list(&self) -> &[Route] {
-        if self.request.routes.is_empty() { &Route::ALL } else { self.request.routes }
+        let routes = &self.request.args.routes;
+        if routes.is_empty() { &Route::ALL } else { routes }
     }
 
     async fn routes(
@@ -267,7 +261,7 @@ impl Work<'_> {
     ) -> Result<Vec<RouteRow>, Interrupted> {
         let routes = Routes {
             belongings: self.belongings,
-            args: self.request.args,
+            args: &self.request.args.run,
             settings: self.request.settings,
             environment: self.request.environment,
             docker: self.found.docker.as_ref().map_err(String::as_str),
@@ -310,7 +304,7 @@ impl Work<'_> {
                 bytes: amount.bytes,
             },
             command: (!settings.command.is_empty()).then(|| settings.command.clone()),
-            extent: self.request.extent,
+            extent: self.request.args.extent,
             disk,
             routes,
         }

@@ -14,9 +14,12 @@ use std::{
     time::Duration,
 };
 
-use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{
+    Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand,
+    builder::{BoolValueParser, TypedValueParser},
+};
 
-pub use bench::{BenchArgs, BenchFormat, Parts};
+pub use bench::{BenchArgs, Parts};
 
 use super::OWN_FAILURE;
 use crate::{
@@ -228,12 +231,17 @@ enum Sub {
     },
 }
 
+/// A flag that chooses between two.
+fn either<T: Copy + Send + Sync + 'static>(given: T, absent: T) -> impl TypedValueParser<Value = T> {
+    BoolValueParser::new().map(move |is_given| if is_given { given } else { absent })
+}
+
 /// What `fastbuild plan` takes.
 #[derive(Debug, Clone, Args)]
 pub struct PlanArgs {
     /// Print the plan as JSON
-    #[arg(long)]
-    json: bool,
+    #[arg(long = "json", action = ArgAction::SetTrue, value_parser = either(PlanFormat::Json, PlanFormat::Text))]
+    pub format: PlanFormat,
     /// The run that is planned.
     #[command(flatten)]
     pub run: RunArgs,
@@ -248,29 +256,15 @@ pub enum PlanFormat {
     Json,
 }
 
-impl PlanArgs {
-    /// `--json` or not.
-    pub fn format(&self) -> PlanFormat {
-        if self.json { PlanFormat::Json } else { PlanFormat::Text }
-    }
-}
-
 /// What `fastbuild doctor` takes.
 #[derive(Debug, Clone, Args)]
 pub struct DoctorArgs {
     /// Print a JSON object
-    #[arg(long)]
-    json: bool,
+    #[arg(long = "json", action = ArgAction::SetTrue, value_parser = either(PlanFormat::Json, PlanFormat::Text))]
+    pub format: PlanFormat,
     /// Where.
     #[command(flatten)]
     pub place: Where,
-}
-
-impl DoctorArgs {
-    /// `--json` or not.
-    pub fn format(&self) -> PlanFormat {
-        if self.json { PlanFormat::Json } else { PlanFormat::Text }
-    }
 }
 
 /// What `fastbuild workspace` does.
@@ -346,18 +340,11 @@ pub struct InspectArgs {
     /// A workspace's name, or its project's directory [default: this project's]
     pub workspace: Option<OsString>,
     /// Print a JSON object
-    #[arg(long)]
-    json: bool,
+    #[arg(long = "json", action = ArgAction::SetTrue, value_parser = either(PlanFormat::Json, PlanFormat::Text))]
+    pub format: PlanFormat,
     /// Where.
     #[command(flatten)]
     pub place: Where,
-}
-
-impl InspectArgs {
-    /// `--json` or not.
-    pub fn format(&self) -> PlanFormat {
-        if self.json { PlanFormat::Json } else { PlanFormat::Text }
-    }
 }
 
 /// What `fastbuild workspace shell` takes.
@@ -401,11 +388,11 @@ pub struct PruneArgs {
     #[arg(short, long, conflicts_with_all = ["older_than", "max_size"])]
     pub all: bool,
     /// Remove the caches (--cache) that were made from here and that no workspace has, too
-    #[arg(long)]
-    caches: bool,
+    #[arg(long, action = ArgAction::SetTrue, value_parser = either(Caches::Included, Caches::Kept))]
+    pub caches: Caches,
     /// Only say what would be removed
-    #[arg(short = 'n', long)]
-    dry_run: bool,
+    #[arg(short = 'n', long = "dry-run", action = ArgAction::SetTrue, value_parser = either(Earnest::DryRun, Earnest::Removing))]
+    pub earnest: Earnest,
     /// Where.
     #[command(flatten)]
     pub place: Where,
@@ -418,18 +405,6 @@ pub enum Earnest {
     Removing,
     /// It is only told.
     DryRun,
-}
-
-impl PruneArgs {
-    /// `--dry-run` or not.
-    pub fn earnest(&self) -> Earnest {
-        if self.dry_run { Earnest::DryRun } else { Earnest::Removing }
-    }
-
-    /// `--caches` or not.
-    pub fn caches(&self) -> Caches {
-        if self.caches { Caches::Included } else { Caches::Kept }
-    }
 }
 
 /// What `fastbuild [run]` takes. A field is what was typed, `None` when it was not.
@@ -462,14 +437,14 @@ pub struct RunArgs {
     pub rules: IgnoreRules,
     /// Read neither .fastbuildignore nor .dockerignore
     #[arg(long, overrides_with = "ignore", help_heading = "What goes in")]
-    no_ignore: bool,
+    pub(crate) no_ignore: bool,
     #[arg(long, hide = true, overrides_with = "no_ignore")]
-    ignore: bool,
+    pub(crate) ignore: bool,
     /// Let the build start with this machine's old outputs
     #[arg(long, overrides_with = "no_seed_outputs", help_heading = "What goes in")]
-    seed_outputs: bool,
+    pub(crate) seed_outputs: bool,
     #[arg(long, hide = true, overrides_with = "seed_outputs")]
-    no_seed_outputs: bool,
+    pub(crate) no_seed_outputs: bool,
     /// Take `/` or the home directory as source root all the same
     #[arg(long, help_heading = "What goes in")]
     pub yes: bool,
@@ -484,21 +459,21 @@ pub struct RunArgs {
     pub output: Vec<OsString>,
     /// Bring products back even if the command fails
     #[arg(long, overrides_with = "no_outputs_on_failure", help_heading = "What comes back")]
-    outputs_on_failure: bool,
+    pub(crate) outputs_on_failure: bool,
     #[arg(long, hide = true, overrides_with = "outputs_on_failure")]
-    no_outputs_on_failure: bool,
+    pub(crate) no_outputs_on_failure: bool,
     /// Exchange each output directory as one
     #[arg(long, overrides_with = "no_atomic", help_heading = "What comes back")]
-    atomic: bool,
+    pub(crate) atomic: bool,
     #[arg(long, hide = true, overrides_with = "atomic")]
-    no_atomic: bool,
+    pub(crate) no_atomic: bool,
 
     /// Keep the workspace for the next build, in CI too
     #[arg(long, overrides_with = "no_keep", help_heading = "Workspace")]
-    keep: bool,
+    pub(crate) keep: bool,
     /// Build in a fresh container and leave nothing on the engine [default where CI is set]
     #[arg(long, overrides_with = "keep", help_heading = "Workspace")]
-    no_keep: bool,
+    pub(crate) no_keep: bool,
     /// Build by the plain Engine API, as where no agent can run
     #[arg(long, hide = true)]
     pub no_agent: bool,
@@ -525,9 +500,9 @@ pub struct RunArgs {
     pub route: Option<RouteChoice>,
     /// If the mount itself fails the command, run it once more on layer [default with --route auto]
     #[arg(long, overrides_with = "no_fallback", help_heading = "Route")]
-    fallback: bool,
+    pub(crate) fallback: bool,
     #[arg(long, hide = true, overrides_with = "fallback")]
-    no_fallback: bool,
+    pub(crate) no_fallback: bool,
     /// Directory that is kept in a volume across workspaces, such as cargo:~/.cargo (may be repeated)
     #[arg(long, value_name = "NAME:PATH", help_heading = "Route")]
     pub cache: Vec<String>,
@@ -568,15 +543,15 @@ pub struct RunArgs {
 
     /// Give the command a terminal [default: if standard input, output and error are all terminals]
     #[arg(short, long, overrides_with = "no_tty", help_heading = "Terminal and report")]
-    tty: bool,
+    pub(crate) tty: bool,
     /// Keep standard output and standard error apart, on a terminal too
     #[arg(long, overrides_with = "tty", help_heading = "Terminal and report")]
-    no_tty: bool,
+    pub(crate) no_tty: bool,
     /// Hand standard input to the command [default: only if it has a terminal]
     #[arg(long, overrides_with = "no_stdin", help_heading = "Terminal and report")]
-    stdin: bool,
+    pub(crate) stdin: bool,
     #[arg(long, hide = true, overrides_with = "stdin")]
-    no_stdin: bool,
+    pub(crate) no_stdin: bool,
     /// How to report: auto, bar, plain, json or none [default: auto]
     #[arg(long, value_name = "HOW", value_parser = choose::<Progress>, help_heading = "Terminal and report")]
     pub progress: Option<Progress>,
@@ -590,66 +565,6 @@ pub struct RunArgs {
     /// The command and its arguments
     #[arg(last = true, value_name = "COMMAND", num_args = 0.., hide = true)]
     pub command: Vec<OsString>,
-}
-
-/// A flag that can be on, off or absent, and how it is spelled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Switch {
-    /// The spelling that was used.
-    pub flag: &'static str,
-    /// What it says.
-    pub on: bool,
-}
-
-fn switch(on: bool, on_flag: &'static str, off: bool, off_flag: &'static str) -> Option<Switch> {
-    match (on, off) {
-        (true, _) => Some(Switch { flag: on_flag, on: true }),
-        (_, true) => Some(Switch { flag: off_flag, on: false }),
-        _ => None,
-    }
-}
-
-impl RunArgs {
-    /// `--no-ignore`, and `--ignore` against it.
-    pub fn no_ignore(&self) -> Option<Switch> {
-        switch(self.no_ignore, "--no-ignore", self.ignore, "--ignore")
-    }
-
-    /// `--seed-outputs`.
-    pub fn seed_outputs(&self) -> Option<Switch> {
-        switch(self.seed_outputs, "--seed-outputs", self.no_seed_outputs, "--no-seed-outputs")
-    }
-
-    /// `--outputs-on-failure`.
-    pub fn outputs_on_failure(&self) -> Option<Switch> {
-        let off = self.no_outputs_on_failure;
-        switch(self.outputs_on_failure, "--outputs-on-failure", off, "--no-outputs-on-failure")
-    }
-
-    /// `--atomic`.
-    pub fn atomic(&self) -> Option<Switch> {
-        switch(self.atomic, "--atomic", self.no_atomic, "--no-atomic")
-    }
-
-    /// `--keep`.
-    pub fn keep(&self) -> Option<Switch> {
-        switch(self.keep, "--keep", self.no_keep, "--no-keep")
-    }
-
-    /// `--fallback`.
-    pub fn fallback(&self) -> Option<Switch> {
-        switch(self.fallback, "--fallback", self.no_fallback, "--no-fallback")
-    }
-
-    /// `--stdin`.
-    pub fn stdin(&self) -> Option<Switch> {
-        switch(self.stdin, "--stdin", self.no_stdin, "--no-stdin")
-    }
-
-    /// `--tty`.
-    pub fn tty(&self) -> Option<Switch> {
-        switch(self.tty, "--tty", self.no_tty, "--no-tty")
-    }
 }
 
 /// One `--exclude` or `--include`.
@@ -726,7 +641,7 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageError
     match &command {
         Command::Run(run) | Command::Watch(run) if run.command.is_empty() => Err(UsageError::NoCommand),
         Command::Plan(plan) if plan.run.command.is_empty() => Err(UsageError::NoCommand),
-        Command::Bench(bench) if bench.run.command.is_empty() && bench.parts() == Parts::Command => {
+        Command::Bench(bench) if bench.run.command.is_empty() && bench.parts == Parts::Command => {
             Err(UsageError::NoCommand)
         }
         _ => Ok(Cli { command }),
@@ -912,7 +827,7 @@ mod tests {
             &["-C", "run", "plan", "--json", "--", "plan"],
         ] {
             let Command::Plan(plan) = parse_words(line).unwrap().command else { panic!("{line:?}") };
-            assert_eq!(plan.format(), PlanFormat::Json);
+            assert_eq!(plan.format, PlanFormat::Json);
             assert_eq!(plan.run.source, Some(PathBuf::from("run")));
             assert_eq!(plan.run.command, ["plan"]);
         }
@@ -944,10 +859,7 @@ mod tests {
         else {
             panic!()
         };
-        assert_eq!(
-            (prune.older_than, prune.earnest()),
-            (Some(Duration::from_secs(604_800)), Earnest::DryRun)
-        );
+        assert_eq!((prune.older_than, prune.earnest), (Some(Duration::from_secs(604_800)), Earnest::DryRun));
         let Command::Workspace(WorkspaceCommand::Ls(ls)) =
             parse_words(&["workspace", "ls", "-q", "--json"]).unwrap().command
         else {
@@ -974,13 +886,13 @@ mod tests {
             Command::Doctor(doctor) => doctor,
             other => panic!("{line:?} gave {other:?}"),
         };
-        assert_eq!(doctor(&["doctor"]).format(), PlanFormat::Text);
+        assert_eq!(doctor(&["doctor"]).format, PlanFormat::Text);
         for line in [
             &["doctor", "-C", "dir", "-H", "tcp://x", "--json"][..],
             &["-C", "dir", "-H", "tcp://x", "doctor", "--json"],
         ] {
             let there = doctor(line);
-            assert_eq!(there.format(), PlanFormat::Json);
+            assert_eq!(there.format, PlanFormat::Json);
             assert_eq!(
                 (there.place.source, there.place.host.as_deref()),
                 (Some("dir".into()), Some("tcp://x"))
@@ -1013,13 +925,9 @@ mod tests {
 
     #[test]
     fn the_last_of_two_opposite_flags_wins() {
-        assert_eq!(run(&["--atomic", "--no-atomic", "--", "x"]).atomic().map(|s| s.on), Some(false));
-        assert_eq!(run(&["--no-tty", "-t", "--", "x"]).tty(), Some(Switch { flag: "--tty", on: true }));
-        assert_eq!(
-            run(&["--no-ignore", "--ignore", "--", "x"]).no_ignore().map(|s| s.flag),
-            Some("--ignore")
-        );
-        assert_eq!(run(&["--", "x"]).stdin(), None);
+        let args = run(&["--atomic", "--no-atomic", "--no-tty", "-t", "--no-ignore", "--ignore", "--", "x"]);
+        assert!(args.no_atomic && !args.atomic && args.tty && !args.no_tty && args.ignore && !args.no_ignore);
+        assert!(!args.stdin && !args.no_stdin);
         assert_eq!(run(&["-i", "a", "-i", "b", "--", "x"]).image.as_deref(), Some("b"));
         assert_eq!(run(&["-o", "a", "-o", "b", "--", "x"]).output, ["a", "b"]);
     }

@@ -4,20 +4,19 @@ use std::time::Duration;
 
 use super::{
     Failure,
-    args::{BenchArgs, BenchFormat},
+    args::{BenchArgs, PlanFormat},
     print,
     run::{await_root, meter},
 };
 use crate::{
     bench::{
-        Choice, Extent, Report, advice, html, json,
+        Choice, Report, advice, html, json,
         save::{Saved, save},
         table,
         work::{self, BenchError, Request},
     },
     build::{Exit, Interrupted, Interrupts},
     config::{Environment, Settings, file},
-    measure::Sizes,
     report::meter::Meter,
     state::State,
 };
@@ -37,19 +36,7 @@ pub fn run(args: &BenchArgs) -> Result<Exit, Failure> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::Runtime)?;
     let state = State::open(environment.state_dir()?)?;
-    let request = Request {
-        extent: args.extent(),
-        parts: args.parts(),
-        sizes: match args.extent() {
-            Extent::Quick => Sizes::QUICK,
-            Extent::Full => Sizes::FULL,
-        },
-        rounds: args.rounds,
-        routes: &args.routes,
-        args: &args.run,
-        settings: &settings,
-        environment: &environment,
-    };
+    let request = Request { args, settings: &settings, environment: &environment };
     let measured = runtime.block_on(async {
         let mut interrupts = Interrupts::listen().map_err(Failure::Runtime)?;
         Ok::<_, Failure>(work::run(&request, &state, &meter, &mut interrupts).await)
@@ -68,9 +55,9 @@ pub fn run(args: &BenchArgs) -> Result<Exit, Failure> {
 }
 
 fn tell(args: &BenchArgs, report: &Report, settings: &Settings, meter: &Meter) -> Result<Exit, Failure> {
-    print(match args.format() {
-        BenchFormat::Tables => table::render(report),
-        BenchFormat::Json => json::render(report).map_err(|error| Failure::Stdout(error.into()))?,
+    print(match args.format {
+        PlanFormat::Text => table::render(report),
+        PlanFormat::Json => json::render(report).map_err(|error| Failure::Stdout(error.into()))?,
     })?;
     if let Some(path) = &args.html {
         let path = settings.started_in.join(path);

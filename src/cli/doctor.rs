@@ -44,7 +44,7 @@ pub fn run(args: &DoctorArgs) -> Result<u8, Failure> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
     let facts = runtime.block_on(doctor::gather(&args.place, &environment))?;
     let found = doctor::findings(&facts);
-    print(match args.format() {
+    print(match args.format {
         PlanFormat::Text => show::text(&found),
         PlanFormat::Json => show::json(&facts, &found),
     })?;

@@ -57,7 +57,7 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
         false => Some(estimate(&plan)?),
     };
     let mut shown = Vec::new();
-    print(&plan, estimate.as_ref(), args.format(), &mut shown).map_err(Failure::Stdout)?;
+    print(&plan, estimate.as_ref(), args.format, &mut shown).map_err(Failure::Stdout)?;
     super::print(shown)
 }
 
@@ -73,22 +73,20 @@ fn estimate(plan: &Plan) -> Result<UploadEstimate, Failure> {
 /// The plan without what its route leaves no room for, so that nobody reads of what does not come about: where the sources are
 /// mounted, nothing is sent and no workspace is kept, and on route mount the command has written already what it wrote.
 fn as_it_runs(mut plan: Plan) -> Plan {
-    fn by_route<T>(value: T, why: &'static str) -> Decision<T> {
-        Decision { value, reason: Reason::Default { why } }
-    }
     if !plan.route.value.is_mounted() {
         return plan;
     }
-    plan.lifetime = by_route(Lifetime::OneRun, "where the sources are mounted, no workspace is kept");
+    plan.lifetime =
+        Decision::default(Lifetime::OneRun, "where the sources are mounted, no workspace is kept");
     plan.ignore.patterns.clear();
     if plan.route.value == Route::Mount {
         plan.ignore.outputs.clear();
-        plan.seed = by_route(SeedOutputs::Yes, "the command sees the whole source tree");
+        plan.seed = Decision::default(SeedOutputs::Yes, "the command sees the whole source tree");
         if let Reason::Default { why } = &mut plan.on_failure.reason {
             *why = "the command writes into the source tree itself";
         }
         if outputs_are_sources(&plan) {
-            plan.apply = by_route(ApplyMode::PerFile, "as the command writes it");
+            plan.apply = Decision::default(ApplyMode::PerFile, "as the command writes it");
         }
     }
     plan

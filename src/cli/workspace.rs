@@ -21,7 +21,7 @@ use crate::{
     build::{BuildError, Exit, shell, shell::Shell},
     config::{Environment, Log, Presentation, Progress, WorkspaceSettings},
     engine::{Docker, Sizes, labels},
-    plan::{self, Decision, Endpoint, Reason, Terminal, WorkspacePlan},
+    plan::{self, Decision, Endpoint, Terminal, WorkspacePlan},
     report::{Reporter, Verbosity, numbers, text::one_line},
     state::State,
     workspace::{
@@ -160,10 +160,7 @@ fn shell(args: &ShellArgs) -> Result<Exit, Failure> {
         terminal: if environment.terminals.is_ours() { Terminal::Allocate } else { Terminal::None },
     };
     let presentation = Presentation {
-        progress: Decision {
-            value: Progress::None,
-            reason: Reason::Default { why: "the shell has the screen" },
-        },
+        progress: Decision::default(Progress::None, "the shell has the screen"),
         verbosity: Verbosity::Normal,
         log: Log::Off,
     };
@@ -206,7 +203,7 @@ async fn inspect(args: &InspectArgs) -> Result<(), Failure> {
         started: found.as_ref().map(|found| found.started_at.as_str()),
         made_with: made_with.as_ref(),
     };
-    print(match args.format() {
+    print(match args.format {
         PlanFormat::Text => facts.text(now()),
         PlanFormat::Json => facts.json(),
     })
@@ -246,8 +243,8 @@ async fn prune(args: &PruneArgs) -> Result<(), Failure> {
         let going = list::to_go(&all, &limits, now()).into_iter();
         going.map(|(at, why)| (&all[at], Some(why))).collect::<Vec<_>>()
     };
-    let unused = place.unused_volumes(args.caches()).await?;
-    if let (Earnest::Removing, Engine::Answers(docker)) = (args.earnest(), &place.docker) {
+    let unused = place.unused_volumes(args.caches).await?;
+    if let (Earnest::Removing, Engine::Answers(docker)) = (args.earnest, &place.docker) {
         list::remove_never_started(docker).await;
     }
     if going.is_empty() && unused.is_empty() {
@@ -256,7 +253,7 @@ async fn prune(args: &PruneArgs) -> Result<(), Failure> {
     let mut failed = None;
     for (listed, why) in going {
         let about = format!("{}{}", show::title(listed), why.map(reason).unwrap_or_default());
-        if args.earnest() == Earnest::DryRun {
+        if args.earnest == Earnest::DryRun {
             print(format!("would remove {about}\n"))?;
             continue;
         }
@@ -269,7 +266,7 @@ async fn prune(args: &PruneArgs) -> Result<(), Failure> {
     }
     for volume in &unused {
         let title = show::volume(volume);
-        if args.earnest() == Earnest::DryRun {
+        if args.earnest == Earnest::DryRun {
             print(format!("would remove {title}\n"))?;
             continue;
         }

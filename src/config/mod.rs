@@ -31,10 +31,7 @@ pub use dirs::NoStateDirectory;
 pub use environment::{Environment, Terminals};
 
 use crate::{
-    cli::{
-        RunArgs,
-        args::{IgnoreRule, Switch},
-    },
+    cli::{RunArgs, args::IgnoreRule},
     plan::{
         AgentUse, ApplyMode, Decision, EnvVar, Explain, IfThere, Isolation, Lifetime, OnFailure, OnLocked,
         PullPolicy, Reason, Route, SeedOutputs, VolumeOption, WorkspacePlan,
@@ -358,49 +355,36 @@ impl Settings {
         let engine = flag("--engine", args.engine)
             .or(env.setting("FASTBUILD_ENGINE", choices::choose)?)
             .or(keys.engine.clone())
-            .unwrap_or(default(EngineChoice::Auto, "a container engine where one is"));
+            .unwrap_or(Decision::default(EngineChoice::Auto, "a container engine where one is"));
         let (image, devcontainer) = match engine.value {
             EngineChoice::Host => (text("--image", &args.image)?, Devcontainer::None),
             EngineChoice::Auto | EngineChoice::Docker => image(args, env, &keys, &source.value, preset)?,
         };
         Ok(Settings {
-            name: keys.name.clone().map(|name| carry(name, |file::Name(name)| name)),
+            name: keys.name.clone(),
             image,
             devcontainer,
             engine,
             route: flag("--route", args.route)
                 .or(env.setting("FASTBUILD_ROUTE", choices::choose)?)
                 .or(keys.route.clone())
-                .unwrap_or(default(RouteChoice::Auto, "nobody named one")),
-            fallback: on_off(args.fallback(), &keys.fallback),
-            tmpfs_size: flag("--tmpfs-size", args.tmpfs_size)
-                .or(keys.tmpfs_size.clone().map(|size| carry(size, |file::Memory(bytes)| bytes))),
+                .unwrap_or(Decision::default(RouteChoice::Auto, "nobody named one")),
+            fallback: on_off(
+                [("--fallback", args.fallback), ("--no-fallback", args.no_fallback)],
+                &keys.fallback,
+            ),
+            tmpfs_size: flag("--tmpfs-size", args.tmpfs_size).or(keys.tmpfs_size.clone()),
             volume_options: volume_options(args, &keys)?,
             caches: caches(args, &keys, directory.as_deref()),
             scratch: scratch(args, env, &keys, &place.started_in, directory.as_deref())?,
             workspace: workspace(args, env, &keys, &lifetime)?,
             lifetime,
-            agent: given_or(
-                args.no_agent,
-                "--no-agent",
-                AgentUse::Refused,
-                AgentUse::Wanted,
-                "it runs wherever it can",
-            ),
-            lock: given_or(
-                args.no_wait,
-                "--no-wait",
-                OnLocked::Fail,
-                OnLocked::Wait,
-                "--no-wait fails instead",
-            ),
-            explain: given_or(
-                args.explain,
-                "--explain",
-                Explain::Yes,
-                Explain::No,
-                "--explain tells why files travel",
-            ),
+            agent: flag("--no-agent", args.no_agent.then_some(AgentUse::Refused))
+                .unwrap_or(Decision::default(AgentUse::Wanted, "it runs wherever it can")),
+            lock: flag("--no-wait", args.no_wait.then_some(OnLocked::Fail))
+                .unwrap_or(Decision::default(OnLocked::Wait, "--no-wait fails instead")),
+            explain: flag("--explain", args.explain.then_some(Explain::Yes))
+                .unwrap_or(Decision::default(Explain::No, "--explain tells why files travel")),
             workdir: text("--workdir", &args.workdir)?
                 .or(env.setting("FASTBUILD_WORKDIR", units::text)?)
                 .or(keys.workdir.clone()),
@@ -408,41 +392,43 @@ impl Settings {
             patterns: patterns(args, &keys, &source.value, preset, &command)?,
             env: environment(args, env, &keys, &place.started_in, directory.as_deref())?,
             seed: seed(args, &keys, preset),
-            on_failure: map_or(
-                on_off(args.outputs_on_failure(), &keys.outputs_on_failure),
-                |on| if on { OnFailure::Collect } else { OnFailure::Leave },
-                OnFailure::Leave,
-                "a failed build leaves this machine as it was",
-            ),
-            apply: map_or(
-                on_off(args.atomic(), &keys.atomic),
-                |on| if on { ApplyMode::Atomic } else { ApplyMode::PerFile },
-                ApplyMode::PerFile,
-                "each file by a rename",
-            ),
-            tty: on_off(args.tty(), &keys.tty),
-            stdin: on_off(args.stdin(), &keys.stdin),
+            on_failure: on_off(
+                [
+                    ("--outputs-on-failure", args.outputs_on_failure),
+                    ("--no-outputs-on-failure", args.no_outputs_on_failure),
+                ],
+                &keys.outputs_on_failure,
+            )
+            .unwrap_or(Decision::default(false, "a failed build leaves this machine as it was"))
+            .map(|on| if on { OnFailure::Collect } else { OnFailure::Leave }),
+            apply: on_off([("--atomic", args.atomic), ("--no-atomic", args.no_atomic)], &keys.atomic)
+                .unwrap_or(Decision::default(false, "each file by a rename"))
+                .map(|on| if on { ApplyMode::Atomic } else { ApplyMode::PerFile }),
+            tty: on_off([("--tty", args.tty), ("--no-tty", args.no_tty)], &keys.tty),
+            stdin: on_off([("--stdin", args.stdin), ("--no-stdin", args.no_stdin)], &keys.stdin),
             pull: flag("--pull", args.pull)
                 .or(env.setting("FASTBUILD_PULL", choices::choose)?)
                 .or(keys.pull)
-                .unwrap_or(default(PullPolicy::Missing, "asked only for what the engine does not have")),
+                .unwrap_or(Decision::default(
+                    PullPolicy::Missing,
+                    "asked only for what the engine does not have",
+                )),
             host: host(args, env, keys.host)?,
             platform: text("--platform", &args.platform)?
                 .or(env.setting("FASTBUILD_PLATFORM", units::text)?)
                 .or(keys.platform)
                 .or(env.setting("DOCKER_DEFAULT_PLATFORM", units::text)?),
             user: text("--user", &args.user)?.or(env.setting("FASTBUILD_USER", units::text)?).or(keys.user),
-            entrypoint: flag("--entrypoint", args.entrypoint.clone())
-                .or(keys.entrypoint.map(|entry| carry(entry, |file::Anything(program)| program))),
+            entrypoint: flag("--entrypoint", args.entrypoint.clone()).or(keys.entrypoint),
             network: text("--network", &args.network)?
                 .or(env.setting("FASTBUILD_NETWORK", units::text)?)
                 .or(keys.network),
             memory: flag("--memory", args.memory)
                 .or(env.setting("FASTBUILD_MEMORY", units::memory)?)
-                .or(keys.memory.map(|memory| carry(memory, |file::Memory(bytes)| bytes))),
+                .or(keys.memory),
             nano_cpus: flag("--cpus", args.cpus)
                 .or(env.setting("FASTBUILD_CPUS", units::nano_cpus)?)
-                .or(keys.cpus.map(|cpus| carry(cpus, |file::Cpus(nano)| nano))),
+                .or(keys.cpus),
             isolation: flag("--isolation", args.isolation)
                 .or(env.setting("FASTBUILD_ISOLATION", choices::choose)?)
                 .or(keys.isolation),
@@ -450,7 +436,7 @@ impl Settings {
                 progress: flag("--progress", args.progress)
                     .or(env.setting("FASTBUILD_PROGRESS", choices::choose)?)
                     .or(keys.progress)
-                    .unwrap_or(default(Progress::Auto, "bars on a terminal, lines elsewhere")),
+                    .unwrap_or(Decision::default(Progress::Auto, "bars on a terminal, lines elsewhere")),
                 verbosity: verbosity(args),
                 log: log(args),
             },
@@ -495,7 +481,7 @@ fn image(
 
 /// The file's, then the command line's: of two with one key the later one counts.
 fn volume_options(args: &RunArgs, keys: &Keys) -> Result<Vec<Decision<VolumeOption>>, ConfigError> {
-    let of_file = keys.volume_opt.iter().flat_map(|words| words.value.0.iter().cloned());
+    let of_file = keys.volume_opt.iter().flat_map(|words| words.value.iter().cloned());
     let of_flags = args.volume_opt.iter().filter_map(|word| flag("--volume-opt", Some(word.clone())));
     let option = |Decision { value: word, reason }: Decision<String>| match word.split_once('=') {
         Some((key, value)) if !key.is_empty() => {
@@ -509,8 +495,8 @@ fn volume_options(args: &RunArgs, keys: &Keys) -> Result<Vec<Decision<VolumeOpti
 /// The file's and the command line's.
 fn caches(args: &RunArgs, keys: &Keys, file_directory: Option<&Path>) -> Vec<Decision<CacheRequest>> {
     let anchor = || file_directory.map_or(Anchor::Command, |directory| Anchor::File(directory.to_owned()));
-    let of_file = keys.cache.iter().flat_map(|words| words.value.0.iter().cloned());
-    let of_file = of_file.map(|word| carry(word, |spec| CacheRequest { spec, anchor: anchor() }));
+    let of_file = keys.cache.iter().flat_map(|words| words.value.iter().cloned());
+    let of_file = of_file.map(|word| word.map(|spec| CacheRequest { spec, anchor: anchor() }));
     let of_flags = args.cache.iter().filter_map(|word| {
         flag("--cache", Some(CacheRequest { spec: word.clone(), anchor: Anchor::Command }))
     });
@@ -527,10 +513,10 @@ fn scratch(
 ) -> Result<Option<Decision<PathBuf>>, ConfigError> {
     let typed = flag("--scratch", args.scratch.as_ref().map(|path| started_in.join(path)));
     let of_env = env.setting("FASTBUILD_SCRATCH", units::text)?;
-    let of_env = of_env.map(|path| carry(path, |path| started_in.join(path)));
+    let of_env = of_env.map(|path| path.map(|path| started_in.join(path)));
     let of_file = || {
         let directory = file_directory.unwrap_or(started_in);
-        keys.scratch.clone().map(|path| carry(path, |path| directory.join(path)))
+        keys.scratch.clone().map(|path| path.map(|path| directory.join(path)))
     };
     Ok(typed.or(of_env).or_else(of_file))
 }
@@ -569,12 +555,13 @@ fn patterns(
     let caches =
         building.into_iter().flat_map(|preset| preset.caches.iter().map(move |cache| (preset, *cache)));
     let mut patterns: Vec<_> = caches.map(|(preset, cache)| by_preset(cache.to_owned(), preset)).collect();
-    let no_ignore = on_off(args.no_ignore(), &keys.no_ignore).is_some_and(|no_ignore| no_ignore.value);
+    let no_ignore = on_off([("--no-ignore", args.no_ignore), ("--ignore", args.ignore)], &keys.no_ignore)
+        .is_some_and(|no_ignore| no_ignore.value);
     if !no_ignore {
         patterns.extend(ignore_file::read(source)?);
     }
     patterns.extend(keys.exclude.iter().flat_map(|list| list.value.iter().cloned()));
-    let exception = |include: &Decision<String>| carry(include.clone(), |pattern| format!("!{pattern}"));
+    let exception = |include: &Decision<String>| include.clone().map(|pattern| format!("!{pattern}"));
     patterns.extend(keys.include.iter().flat_map(|list| list.value.iter().map(exception)));
     for rule in &args.rules.0 {
         let (flag, value, pattern) = match rule {
@@ -596,10 +583,10 @@ fn environment(
     file_directory: Option<&Path>,
 ) -> Result<Vec<Decision<EnvVar>>, ConfigError> {
     let mut words = Vec::new();
-    for file in keys.env_file.iter().flat_map(|files| &files.value.0) {
+    for file in keys.env_file.iter().flat_map(|files| &files.value) {
         words.extend(env_file_words(&file_directory.unwrap_or(started_in).join(&file.value))?);
     }
-    words.extend(keys.env.iter().flat_map(|env| env.value.0.iter().cloned()));
+    words.extend(keys.env.iter().flat_map(|env| env.value.iter().cloned()));
     for file in &args.env_file {
         words.extend(env_file_words(&started_in.join(file))?);
     }
@@ -643,22 +630,25 @@ fn host_value(name: &str, env: &Environment) -> Result<Option<String>, ConfigErr
 
 fn seed(args: &RunArgs, keys: &Keys, preset: Option<&'static Preset>) -> Decision<SeedOutputs> {
     let value = |on| if on { SeedOutputs::Yes } else { SeedOutputs::No };
-    match (on_off(args.seed_outputs(), &keys.seed_outputs), preset) {
-        (Some(asked), _) => carry(asked, value),
+    let typed = [("--seed-outputs", args.seed_outputs), ("--no-seed-outputs", args.no_seed_outputs)];
+    match (on_off(typed, &keys.seed_outputs), preset) {
+        (Some(asked), _) => asked.map(value),
         (None, Some(preset)) if preset.seeds => by_preset(SeedOutputs::Yes, preset),
-        (None, _) => default(SeedOutputs::No, "named outputs do not go in"),
+        (None, _) => Decision::default(SeedOutputs::No, "named outputs do not go in"),
     }
 }
 
 fn lifetime(args: &RunArgs, env: &Environment, keys: &Keys) -> Result<Decision<Lifetime>, ConfigError> {
     let value = |keep| if keep { Lifetime::Kept } else { Lifetime::OneRun };
-    let asked = args.keep().and_then(|switch| flag(switch.flag, Some(switch.on)));
+    let asked = on_off([("--keep", args.keep), ("--no-keep", args.no_keep)], &None);
     let asked = asked.or(env.setting("FASTBUILD_KEEP", units::switch)?).or_else(|| keys.keep.clone());
     Ok(match asked {
-        Some(asked) => carry(asked, value),
+        Some(asked) => asked.map(value),
         // What a CI system keeps between jobs is its own affair, and a machine that is thrown away keeps nothing.
-        None if env.is_ci() => default(Lifetime::OneRun, "CI is set; --keep keeps a workspace there too"),
-        None => default(Lifetime::Kept, "the next build sends only what differs"),
+        None if env.is_ci() => {
+            Decision::default(Lifetime::OneRun, "CI is set; --keep keeps a workspace there too")
+        }
+        None => Decision::default(Lifetime::Kept, "the next build sends only what differs"),
     })
 }
 
@@ -668,48 +658,40 @@ fn workspace(
     keys: &Keys,
     lifetime: &Decision<Lifetime>,
 ) -> Result<WorkspacePlan, ConfigError> {
-    let fresh = given_or(args.fresh, "--fresh", IfThere::Fresh, IfThere::Reuse, "what it holds is checked");
+    let limits = workspace_limits(env, keys)?;
+    let if_there = flag("--fresh", args.fresh.then_some(IfThere::Fresh)).unwrap_or(limits.if_there);
     let asked_for_one_run =
         lifetime.value == Lifetime::OneRun && !matches!(lifetime.reason, Reason::Default { .. });
-    if fresh.value == IfThere::Fresh && asked_for_one_run {
-        return Err(ConfigError::FreshWithoutWorkspace {
-            fresh: fresh.reason,
-            one_run: lifetime.reason.clone(),
-        });
+    if if_there.value == IfThere::Fresh && asked_for_one_run {
+        let (fresh, one_run) = (if_there.reason, lifetime.reason.clone());
+        return Err(ConfigError::FreshWithoutWorkspace { fresh, one_run });
     }
-    let limits = workspace_limits(env, keys)?;
-    let grace = flag("--grace", args.grace).unwrap_or_else(|| limits.grace.clone());
-    Ok(WorkspacePlan { if_there: fresh, grace, ..limits })
+    let grace = flag("--grace", args.grace).unwrap_or(limits.grace);
+    Ok(WorkspacePlan { if_there, grace, ..limits })
 }
 
 /// The settings of workspaces that no command line of a build changes.
 fn workspace_limits(env: &Environment, keys: &Keys) -> Result<WorkspacePlan, ConfigError> {
-    let span = |key: Option<Decision<file::Span>>| key.map(|key| carry(key, |file::Span(span)| span));
     let table = keys.workspace.as_ref().map(|table| table.value.clone()).unwrap_or_default();
     Ok(WorkspacePlan {
-        if_there: default(IfThere::Reuse, "what it holds is checked"),
+        if_there: Decision::default(IfThere::Reuse, "what it holds is checked"),
         idle_stop: env
             .setting("FASTBUILD_WORKSPACE_IDLE_STOP", units::duration)?
-            .or_else(|| span(table.idle_stop))
-            .unwrap_or(default(IDLE_STOP, "it starts again by itself")),
+            .or(table.idle_stop)
+            .unwrap_or(Decision::default(IDLE_STOP, "it starts again by itself")),
         grace: env
             .setting("FASTBUILD_GRACE", units::duration)?
-            .or_else(|| span(keys.grace.clone()))
-            .unwrap_or(default(GRACE, "what a network may take to come back")),
+            .or_else(|| keys.grace.clone())
+            .unwrap_or(Decision::default(GRACE, "what a network may take to come back")),
         max_age: env
             .setting("FASTBUILD_WORKSPACE_MAX_AGE", units::duration)?
-            .or_else(|| span(table.max_age))
-            .unwrap_or(default(MAX_AGE, "looked at once a day")),
+            .or(table.max_age)
+            .unwrap_or(Decision::default(MAX_AGE, "looked at once a day")),
         max_size: env
             .setting("FASTBUILD_WORKSPACE_MAX_SIZE", units::memory)?
-            .or_else(|| table.max_size.map(|size| carry(size, |file::Memory(bytes)| bytes)))
-            .unwrap_or(default(MAX_SIZE, "looked at once a day")),
+            .or(table.max_size)
+            .unwrap_or(Decision::default(MAX_SIZE, "looked at once a day")),
     })
-}
-
-/// A flag that only ever switches something on.
-fn given_or<T>(given: bool, name: &'static str, then: T, otherwise: T, why: &'static str) -> Decision<T> {
-    flag(name, given.then_some(then)).unwrap_or(default(otherwise, why))
 }
 
 fn verbosity(args: &RunArgs) -> Verbosity {
@@ -735,30 +717,14 @@ fn text(name: &'static str, value: &Option<String>) -> Result<Option<Decision<St
     Ok(flag(name, checked))
 }
 
-fn on_off(switch: Option<Switch>, key: &Option<Decision<bool>>) -> Option<Decision<bool>> {
-    switch.and_then(|switch| flag(switch.flag, Some(switch.on))).or_else(|| key.clone())
-}
-
-fn map_or<T>(
-    asked: Option<Decision<bool>>,
-    value: impl Fn(bool) -> T,
-    otherwise: T,
-    why: &'static str,
-) -> Decision<T> {
-    asked.map_or(default(otherwise, why), |asked| carry(asked, value))
-}
-
-fn default<T>(value: T, why: &'static str) -> Decision<T> {
-    Decision { value, reason: Reason::Default { why } }
+/// A flag, the flag that takes it back, and the key of both.
+fn on_off(typed: [(&'static str, bool); 2], key: &Option<Decision<bool>>) -> Option<Decision<bool>> {
+    let [(on, is_on), (off, is_off)] = typed;
+    flag(on, is_on.then_some(true)).or(flag(off, is_off.then_some(false))).or_else(|| key.clone())
 }
 
 fn by_preset<T>(value: T, preset: &Preset) -> Decision<T> {
     Decision { value, reason: Reason::Preset { name: preset.name } }
-}
-
-/// Another value for the same reason.
-fn carry<T, U>(decision: Decision<T>, change: impl FnOnce(T) -> U) -> Decision<U> {
-    Decision { value: change(decision.value), reason: decision.reason }
 }
 
 #[cfg(test)]

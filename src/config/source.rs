@@ -35,10 +35,7 @@ pub(super) fn find(args: &RunArgs, env: &Environment) -> Result<Place, ConfigErr
             value: file.path.parent().unwrap_or(&started_in).to_owned(),
             reason: Reason::File { path: file.path.clone(), line: None },
         },
-        (None, None) => {
-            let reason = Reason::Default { why: "the current directory" };
-            Decision { value: started_in.clone(), reason }
-        }
+        (None, None) => Decision::default(started_in.clone(), "the current directory"),
     };
     if !args.yes {
         refuse_too_much(&root.value, env)?;

@@ -498,10 +498,8 @@ fn names_that_are_no_text_work_where_the_engine_need_not_know_them() {
     project.env.cwd.push(bytes(b"\xff"));
     fs::create_dir(&project.env.cwd).unwrap();
     assert_eq!(project.plan("-i x -o a -- make").source.value, project.env.cwd);
-    let mut args = RunArgs::default();
-    args.image = Some("x".into());
-    args.command = vec!["make".into()];
-    args.output = vec![bytes(b"a:\xfe")];
+    let (image, command) = (Some("x".into()), vec!["make".into()]);
+    let mut args = RunArgs { image, command, output: vec![bytes(b"a:\xfe")], ..RunArgs::default() };
     let plan = plan::make(&Settings::gather(&args, &project.env).unwrap(), &project.env, &facts()).unwrap();
     let Outputs::Named(named) = plan.outputs.value else { panic!() };
     assert_eq!(named[0].host, project.env.cwd.join(bytes(b"\xfe")));

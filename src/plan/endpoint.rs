@@ -138,8 +138,7 @@ fn with_port(host: &str) -> Result<String, BadEndpoint> {
 /// engine's error then explains.
 fn this_machines(env: &Environment, exists: impl Fn(&Path) -> bool) -> Decision<Endpoint> {
     if cfg!(windows) {
-        let reason = Reason::Default { why: "this machine's engine" };
-        return Decision { value: Endpoint::NamedPipe(SYSTEM_PIPE.to_owned()), reason };
+        return Decision::default(Endpoint::NamedPipe(SYSTEM_PIPE.to_owned()), "this machine's engine");
     }
     let below = |base: Option<PathBuf>, tail: &str| base.map(|base| base.join(tail));
     let runtime = env.filled("XDG_RUNTIME_DIR").map(PathBuf::from);
@@ -152,7 +151,7 @@ fn this_machines(env: &Environment, exists: impl Fn(&Path) -> bool) -> Decision<
     let found =
         candidates.into_iter().filter_map(|(path, why)| Some((path?, why))).find(|(path, _)| exists(path));
     let (path, why) = found.unwrap_or_else(|| (PathBuf::from(SYSTEM_SOCKET), "this machine's engine"));
-    Decision { value: Endpoint::Unix(path), reason: Reason::Default { why } }
+    Decision::default(Endpoint::Unix(path), why)
 }
 
 /// As docker writes it.

@@ -240,9 +240,9 @@ fn workdir(
     scratch: Option<&Decision<Scratch>>,
 ) -> Result<(Decision<String>, ContainerPath), PlanError> {
     let asked = match (scratch, &settings.workdir) {
-        (Some(scratch), _) => default(scratch.value.tree(), "in the scratch directory"),
+        (Some(scratch), _) => Decision::default(scratch.value.tree(), "in the scratch directory"),
         (None, Some(asked)) => asked.clone(),
-        (None, None) => default(DEFAULT_WORKDIR.to_owned(), "where nothing names another"),
+        (None, None) => Decision::default(DEFAULT_WORKDIR.to_owned(), "where nothing names another"),
     };
     let refuse =
         |problem| PlanError::Workdir { given: asked.value.clone(), reason: asked.reason.clone(), problem };
@@ -263,7 +263,7 @@ fn workdir(
 
 fn outputs(settings: &Settings, places: &Places<'_>) -> Result<Decision<Outputs>, PlanError> {
     let Some(asked) = &settings.outputs else {
-        return Ok(default(
+        return Ok(Decision::default(
             Outputs::Everything,
             "no output is named, so all that the command changes comes back",
         ));
@@ -313,12 +313,14 @@ fn own_places(settings: &Settings, env: &Environment) -> Vec<RelPath> {
 fn terminal(settings: &Settings, terminals: Terminals) -> Decision<Terminal> {
     let value = |tty| if tty { Terminal::Allocate } else { Terminal::None };
     match &settings.tty {
-        Some(asked) => Decision { value: value(asked.value), reason: asked.reason.clone() },
+        Some(asked) => asked.clone().map(value),
         None if terminals.is_ours() => {
-            default(Terminal::Allocate, "standard input, output and error are terminals")
+            Decision::default(Terminal::Allocate, "standard input, output and error are terminals")
         }
-        None if terminals.background => default(Terminal::None, "another job has the terminal"),
-        None => default(Terminal::None, "not all of standard input, output and error are terminals"),
+        None if terminals.background => Decision::default(Terminal::None, "another job has the terminal"),
+        None => {
+            Decision::default(Terminal::None, "not all of standard input, output and error are terminals")
+        }
     }
 }
 
@@ -326,19 +328,12 @@ fn terminal(settings: &Settings, terminals: Terminals) -> Decision<Terminal> {
 /// `while read` loop around it.
 fn stdin(settings: &Settings, terminal: Terminal, terminals: Terminals) -> Decision<Stdin> {
     match &settings.stdin {
-        Some(asked) => {
-            let value = if asked.value { Stdin::Forward } else { Stdin::Empty };
-            Decision { value, reason: asked.reason.clone() }
-        }
+        Some(asked) => asked.clone().map(|on| if on { Stdin::Forward } else { Stdin::Empty }),
         None if terminal == Terminal::Allocate && terminals.stdin => {
-            default(Stdin::Forward, "the command has a terminal")
+            Decision::default(Stdin::Forward, "the command has a terminal")
         }
-        None => default(Stdin::Empty, "without a terminal, only --stdin hands it over"),
+        None => Decision::default(Stdin::Empty, "without a terminal, only --stdin hands it over"),
     }
-}
-
-fn default<T>(value: T, why: &'static str) -> Decision<T> {
-    Decision { value, reason: Reason::Default { why } }
 }
 
 /// What a build on a container engine needs beside everything else.
@@ -368,7 +363,10 @@ impl Plan {
             Decision { value: Stdin::Forward, reason: reason @ Reason::Flag { .. } } => {
                 Err(PlanError::WatchedStdin { reason })
             }
-            _ => Ok(Plan { stdin: default(Stdin::Empty, "a watched command runs again and again"), ..self }),
+            _ => Ok(Plan {
+                stdin: Decision::default(Stdin::Empty, "a watched command runs again and again"),
+                ..self
+            }),
         }
     }
 

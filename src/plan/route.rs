@@ -76,7 +76,7 @@ fn by_file_system(facts: &Facts) -> Decision<Route> {
         }
         Some(source) => format!("nothing is mounted; the sources lie on {}", source.in_words()),
         None => {
-            return Decision { value: Route::Layer, reason: Reason::Default { why: "nothing is mounted" } };
+            return Decision::default(Route::Layer, "nothing is mounted");
         }
     };
     Decision { value: Route::Layer, reason: Reason::Found { why } }
@@ -152,14 +152,11 @@ fn refuse_settings_of_others(settings: &Settings, route: &Decision<Route>) -> Re
 pub(super) fn fallback(settings: &Settings) -> Decision<Fallback> {
     let value = |on| if on { Fallback::Layer } else { Fallback::None };
     match (&settings.fallback, settings.route.value) {
-        (Some(asked), _) => Decision { value: value(asked.value), reason: asked.reason.clone() },
-        (None, RouteChoice::Auto) => {
-            Decision { value: Fallback::Layer, reason: Reason::Default { why: "nobody named a route" } }
+        (Some(asked), _) => asked.clone().map(value),
+        (None, RouteChoice::Auto) => Decision::default(Fallback::Layer, "nobody named a route"),
+        (None, RouteChoice::Fixed(_)) => {
+            Decision::default(Fallback::None, "a route was named; --fallback goes on without it")
         }
-        (None, RouteChoice::Fixed(_)) => Decision {
-            value: Fallback::None,
-            reason: Reason::Default { why: "a route was named; --fallback goes on without it" },
-        },
     }
 }
 

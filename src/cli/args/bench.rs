@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgAction, Args};
 
-use super::RunArgs;
+use super::{PlanFormat, RunArgs, either};
 use crate::{
     bench::Extent,
     config::{RouteChoice, choices::choose},
@@ -15,8 +15,8 @@ use crate::{
 #[derive(Debug, Clone, Args)]
 pub struct BenchArgs {
     /// Measure less: 128 MiB in place of 1 GiB, and as many rounds as there is time for in a minute
-    #[arg(long, help_heading = "Bench")]
-    quick: bool,
+    #[arg(long = "quick", action = ArgAction::SetTrue, value_parser = either(Extent::Quick, Extent::Full), help_heading = "Bench")]
+    pub extent: Extent,
     /// How often each place and each route is measured, after the first run [default: 3, and 5 for the command]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=1000), help_heading = "Bench")]
     pub rounds: Option<u32>,
@@ -24,8 +24,8 @@ pub struct BenchArgs {
     #[arg(long, value_name = "ROUTES", value_delimiter = ',', value_parser = route, help_heading = "Bench")]
     pub routes: Vec<Route>,
     /// Measure the command alone
-    #[arg(long, help_heading = "Bench")]
-    no_disk: bool,
+    #[arg(long = "no-disk", action = ArgAction::SetTrue, value_parser = either(Parts::Command, Parts::All), help_heading = "Bench")]
+    pub parts: Parts,
     /// Have later builds take the best route: write it into fastbuild.toml
     #[arg(long, help_heading = "Bench")]
     pub save: bool,
@@ -33,8 +33,8 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FILE", help_heading = "Bench")]
     pub html: Option<PathBuf>,
     /// Print the result as JSON
-    #[arg(long, help_heading = "Bench")]
-    json: bool,
+    #[arg(long = "json", action = ArgAction::SetTrue, value_parser = either(PlanFormat::Json, PlanFormat::Text), help_heading = "Bench")]
+    pub format: PlanFormat,
     /// The build that is measured.
     #[command(flatten)]
     pub run: RunArgs,
@@ -47,32 +47,6 @@ pub enum Parts {
     All,
     /// The command.
     Command,
-}
-
-/// What `fastbuild bench` prints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BenchFormat {
-    /// Tables and the advice.
-    Tables,
-    /// One JSON object.
-    Json,
-}
-
-impl BenchArgs {
-    /// `--quick` or not.
-    pub fn extent(&self) -> Extent {
-        if self.quick { Extent::Quick } else { Extent::Full }
-    }
-
-    /// `--no-disk` or not.
-    pub fn parts(&self) -> Parts {
-        if self.no_disk { Parts::Command } else { Parts::All }
-    }
-
-    /// `--json` or not.
-    pub fn format(&self) -> BenchFormat {
-        if self.json { BenchFormat::Json } else { BenchFormat::Tables }
-    }
 }
 
 /// A route by its name; `auto` is none that could be measured.
