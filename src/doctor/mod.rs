@@ -91,13 +91,14 @@ pub struct Source {
 }
 
 /// Where there has to be room.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Room {
     /// What for.
     pub what_for: Needs,
     /// Where: a directory on this machine.
     pub path: String,
     /// How much there is.
+    #[serde(flatten)]
     pub space: Space,
 }
 

@@ -9,7 +9,7 @@ use super::{Ci, Hypervisor, Virtualization, virtualization::Evidence};
 use crate::{config::Environment, sys::host};
 
 /// The machine that fastbuild runs on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Machine {
     /// Its operating system, in Rust's words: `linux`, `macos`, `windows`.
     pub os: &'static str,
@@ -17,7 +17,8 @@ pub struct Machine {
     pub arch: &'static str,
     /// Its kernel's release, as `uname -r` has it; empty where it is not told.
     pub kernel: String,
-    /// Its name on the network; empty where it is not told.
+    /// Its name on the network; empty where it is not told. Left out of reports, which are shown to others.
+    #[serde(skip)]
     pub name: String,
     /// Whether it is Linux inside Windows.
     pub wsl: Option<Wsl>,

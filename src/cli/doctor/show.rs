@@ -3,10 +3,9 @@
 use serde::Serialize;
 
 use crate::{
-    doctor::{Engine, Facts, Finding, Needs, Severity},
-    engine::{EngineInfo, EngineKind, Rights, Whereabouts},
-    facts::{Case, Ci, Class, FileSharing, FileSystem, Virtualization, Wsl},
-    plan::Isolation,
+    doctor::{Engine, Facts, Finding, Room, Severity},
+    engine::{EngineFacts, EngineInfo, Whereabouts},
+    facts::{Case, Class, FileSharing, FileSystem, Machine},
     report::{events::path_text, numbers, text::one_line},
 };
 
@@ -89,27 +88,27 @@ fn words(said: &str) -> Vec<String> {
 
 /// One object; its keys are told in [`super`].
 pub(super) fn json(facts: &Facts, found: &[Finding]) -> String {
+    let source = &facts.source;
+    let (address, greeting, info, whereabouts) = match &facts.engine {
+        Engine::None { address, .. } => (address.as_ref(), None, None, None),
+        Engine::Taciturn { address, greeting, .. } => (Some(address), Some(greeting), None, None),
+        Engine::There { address, greeting, info, whereabouts } => {
+            (Some(address), Some(greeting), Some(&**info), Some(*whereabouts))
+        }
+    };
     let document = Document {
         advice: advised(found),
         findings: found,
-        machine: MachineRow {
-            os: facts.machine.os,
-            arch: facts.machine.arch,
-            kernel: &facts.machine.kernel,
-            wsl: facts.machine.wsl,
-            virtualization: facts.machine.virtualization,
-            ci: facts.machine.ci,
-            id: &facts.machine.id,
-        },
+        machine: &facts.machine,
         source: SourceRow {
-            path: path_text(&facts.source.path),
-            answers: facts.source.no_answer.is_none(),
-            file_system: facts.source.file_system.as_ref().map(FileSystemRow::of),
-            case: facts.source.case,
+            path: path_text(&source.path),
+            answers: source.no_answer.is_none(),
+            file_system: source.file_system.as_ref().map(FileSystemRow::of),
+            case: source.case,
         },
-        engine: EngineRow::of(&facts.engine),
+        engine: EngineRow { address, answers: greeting.is_some(), greeting, info, whereabouts },
         file_sharing: facts.sharing,
-        rooms: facts.rooms.iter().map(RoomRow::of).collect(),
+        rooms: &facts.rooms,
     };
     // Cannot fail: strings, numbers and plain enums.
     serde_json::to_string_pretty(&document).map(|text| text + "\n").unwrap_or_default()
@@ -119,23 +118,11 @@ pub(super) fn json(facts: &Facts, found: &[Finding]) -> String {
 struct Document<'a> {
     advice: u64,
     findings: &'a [Finding],
-    machine: MachineRow<'a>,
+    machine: &'a Machine,
     source: SourceRow<'a>,
     engine: EngineRow<'a>,
     file_sharing: Option<FileSharing>,
-    rooms: Vec<RoomRow<'a>>,
-}
-
-/// Without the machine's name: reports are shown to others.
-#[derive(Serialize)]
-struct MachineRow<'a> {
-    os: &'a str,
-    arch: &'a str,
-    kernel: &'a str,
-    wsl: Option<Wsl>,
-    virtualization: Virtualization,
-    ci: Option<Ci>,
-    id: &'a str,
+    rooms: &'a [Room],
 }
 
 #[derive(Serialize)]
@@ -170,92 +157,14 @@ impl FileSystemRow<'_> {
 
 #[derive(Serialize)]
 struct EngineRow<'a> {
-    address: Option<&'a str>,
+    address: Option<&'a String>,
     answers: bool,
     #[serde(flatten)]
-    greeting: Option<GreetingRow<'a>>,
+    greeting: Option<&'a EngineFacts>,
     #[serde(flatten)]
-    info: Option<InfoRow<'a>>,
-}
-
-#[derive(Serialize)]
-struct GreetingRow<'a> {
-    name: &'a str,
-    version: &'a str,
-    api: String,
-}
-
-#[derive(Serialize)]
-struct InfoRow<'a> {
-    kind: EngineKind,
-    whereabouts: Whereabouts,
-    system: &'a str,
-    os: &'a str,
-    arch: &'a str,
-    kernel: &'a str,
-    storage_driver: &'a str,
-    backing: Option<&'a str>,
-    root_dir: &'a str,
-    rights: Rights,
-    isolation: Option<Isolation>,
-    cgroup_version: Option<&'a str>,
-    cpus: Option<u64>,
-    memory: Option<u64>,
-    images: Option<u64>,
-}
-
-impl EngineRow<'_> {
-    fn of(engine: &Engine) -> EngineRow<'_> {
-        let (address, greeting, info) = match engine {
-            Engine::None { address, .. } => (address.as_deref(), None, None),
-            Engine::Taciturn { address, greeting, .. } => (Some(address.as_str()), Some(greeting), None),
-            Engine::There { address, greeting, info, whereabouts } => {
-                (Some(address.as_str()), Some(greeting), Some(InfoRow::of(info, *whereabouts)))
-            }
-        };
-        let greeting = greeting.map(|greeting| GreetingRow {
-            name: &greeting.name,
-            version: &greeting.version,
-            api: greeting.api.to_string(),
-        });
-        EngineRow { address, answers: greeting.is_some(), greeting, info }
-    }
-}
-
-impl InfoRow<'_> {
-    fn of(info: &EngineInfo, whereabouts: Whereabouts) -> InfoRow<'_> {
-        InfoRow {
-            kind: info.kind,
-            whereabouts,
-            system: &info.system,
-            os: &info.os,
-            arch: &info.arch,
-            kernel: &info.kernel,
-            storage_driver: &info.storage_driver,
-            backing: info.backing.as_deref(),
-            root_dir: &info.root_dir,
-            rights: info.rights,
-            isolation: info.isolation,
-            cgroup_version: info.cgroup_version.as_deref(),
-            cpus: info.cpus,
-            memory: info.memory,
-            images: info.images,
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct RoomRow<'a> {
-    what_for: Needs,
-    path: &'a str,
-    free: u64,
-    total: u64,
-}
-
-impl RoomRow<'_> {
-    fn of(room: &crate::doctor::Room) -> RoomRow<'_> {
-        RoomRow { what_for: room.what_for, path: &room.path, free: room.space.free, total: room.space.total }
-    }
+    info: Option<&'a EngineInfo>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    whereabouts: Option<Whereabouts>,
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderValue, Request, Response, Uri, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::{Body, Incoming};
 use hyper_util::rt::TokioIo;
+use serde::{Serialize, Serializer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -66,16 +67,22 @@ impl fmt::Display for ApiVersion {
 }
 
 /// What an engine says of itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EngineFacts {
     /// What kind of engine it is, as it says: `Docker`; `Libpod` is Podman.
     pub name: String,
     /// Its version.
     pub version: String,
     /// The API version that is spoken with it: the newest that both sides know.
+    #[serde(serialize_with = "as_text")]
     pub api: ApiVersion,
     /// The operating system of its containers: `linux`, `windows`.
+    #[serde(skip)]
     pub os: String,
+}
+
+fn as_text<S: Serializer>(version: &ApiVersion, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(version)
 }
 
 /// How a program that serves one client after the other is reached in a container.

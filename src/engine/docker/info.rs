@@ -12,11 +12,12 @@ use crate::{
 };
 
 /// What an engine says of itself. Texts are the engine's own, and empty where it says nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EngineInfo {
     /// What kind of engine it is.
     pub kind: EngineKind,
     /// Its version.
+    #[serde(skip)]
     pub version: String,
     /// The operating system around it: `Debian GNU/Linux 12 (bookworm)`, `Docker Desktop`.
     pub system: String,
@@ -26,7 +27,8 @@ pub struct EngineInfo {
     pub arch: String,
     /// Its kernel's release.
     pub kernel: String,
-    /// The name of its machine.
+    /// The name of its machine: left out of reports, which are shown to others.
+    #[serde(skip)]
     pub name: String,
     /// What keeps images and containers: `overlay2`.
     pub storage_driver: String,
