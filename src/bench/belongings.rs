@@ -16,7 +16,10 @@ use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -142,9 +145,38 @@ impl Belongings {
         }
     }
 
-    /// To be held while this process writes into the stage, so that nobody removes it meanwhile.
-    pub async fn use_stage(&self) -> Option<OwnedSemaphorePermit> {
+    async fn use_stage(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.stage_use).acquire_owned().await.ok()
+    }
+
+    /// Does work in the stage on a thread of its own, which is to end soon after its flag is set: when the future is dropped.
+    /// Nobody removes the stage meanwhile.
+    ///
+    /// # Errors
+    /// When there is no thread to be had, or it panics.
+    pub async fn on_a_thread<T: Send + 'static>(
+        &self,
+        name: &str,
+        work: impl FnOnce(&AtomicBool) -> T + Send + 'static,
+    ) -> io::Result<T> {
+        struct StopWhenDropped(Arc<AtomicBool>);
+        impl Drop for StopWhenDropped {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let stop = StopWhenDropped(Arc::default());
+        let (stopped, in_use) = (Arc::clone(&stop.0), self.use_stage().await);
+        let (end, ended) = tokio::sync::oneshot::channel();
+        let work = move || {
+            let done = work(&stopped);
+            drop(in_use);
+            // Nobody may wait any more.
+            let _ = end.send(done);
+        };
+        // Not one of the runtime's: its end waits for those, and a file system may hang.
+        std::thread::Builder::new().name(name.to_owned()).spawn(work)?;
+        ended.await.map_err(|_| io::Error::other("it panicked"))
     }
 
     /// The state directory of the builds that are measured.

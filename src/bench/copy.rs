@@ -219,25 +219,9 @@ pub async fn copy_on_a_thread(
     to: &Path,
     belongings: &Belongings,
 ) -> Result<(), CopyError> {
-    struct StopWhenDropped(Arc<AtomicBool>);
-    impl Drop for StopWhenDropped {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-    let stop = StopWhenDropped(Arc::default());
-    let (original, to, stopped) = (Arc::clone(original), to.to_owned(), Arc::clone(&stop.0));
-    let in_use = belongings.use_stage().await;
-    let (end, ended) = tokio::sync::oneshot::channel();
-    let work = move || {
-        let copied = original.copy(&to, &stopped);
-        drop(in_use);
-        // Nobody may wait any more.
-        let _ = end.send(copied);
-    };
-    // Not one of the runtime's: its end waits for those, and a file system may hang.
-    drop(std::thread::Builder::new().name("copy".to_owned()).spawn(work));
-    ended.await.unwrap_or(Err(CopyError::Stopped))
+    let (original, to) = (Arc::clone(original), to.to_owned());
+    let copied = belongings.on_a_thread("copy", move |stop| original.copy(&to, stop)).await;
+    copied.unwrap_or(Err(CopyError::Stopped))
 }
 
 #[cfg(all(test, unix))]

@@ -8,10 +8,7 @@ use std::{
     collections::BTreeMap,
     ops::ControlFlow,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -173,7 +170,9 @@ impl Disk<'_> {
             let mut told =
                 |progress: Progress| self.meter.moved(progress.done, progress.of, progress.step.doing());
             let measured = match (lab::directory(place), here, lab.as_mut()) {
-                (None, Some(here), _) => self.measure_here(here, &mut told).await,
+                (None, Some(here), _) => {
+                    on_this_machine(here.to_owned(), self.sizes, self.belongings, &mut told).await
+                }
                 (Some(directory), _, Some(lab)) => {
                     match lab.measure(directory, medium(place), &self.sizes, &mut told).await {
                         Ok(measured) => measured,
@@ -258,14 +257,6 @@ impl Disk<'_> {
         };
         materials.open(places).await
     }
-
-    async fn measure_here(
-        &self,
-        directory: &Path,
-        told: &mut dyn FnMut(Progress),
-    ) -> Result<Figures, Problem> {
-        on_this_machine(directory.to_owned(), self.sizes, self.belongings, told).await
-    }
 }
 
 /// An image that no agent runs in tells nothing about the engine's disk either.
@@ -280,15 +271,6 @@ fn medium(place: Place) -> Medium {
     }
 }
 
-/// Tells a thread that nobody waits for it any more.
-struct StopWhenDropped(Arc<AtomicBool>);
-
-impl Drop for StopWhenDropped {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
-    }
-}
-
 /// Measures a directory of this machine on a thread of its own, which ends soon after the future is dropped.
 pub async fn on_this_machine(
     directory: PathBuf,
@@ -296,27 +278,21 @@ pub async fn on_this_machine(
     belongings: &Belongings,
     told: &mut dyn FnMut(Progress),
 ) -> Result<Figures, Problem> {
-    let stop = StopWhenDropped(Arc::default());
     let (sender, mut progress) = mpsc::unbounded_channel();
-    let (stopped, in_use) = (Arc::clone(&stop.0), belongings.use_stage().await);
-    let (end, ended) = tokio::sync::oneshot::channel();
-    let work = move || {
-        let mut watcher = |progress| match (stopped.load(Ordering::Acquire), sender.send(progress)) {
+    let work = belongings.on_a_thread("measure", move |stop| {
+        let mut watcher = |progress| match (stop.load(Ordering::Relaxed), sender.send(progress)) {
             (false, Ok(())) => ControlFlow::Continue(()),
             _ => ControlFlow::Break(()),
         };
-        let measured = measure::measure(&directory, &sizes, &mut watcher);
-        drop(in_use);
-        // Nobody may wait any more.
-        let _ = end.send(measured);
-    };
-    let failed = |said: String| Problem::Failed { tried: "measure on a thread".to_owned(), said };
-    // Not one of the runtime's: its end waits for those, and a file system may hang.
-    let thread = std::thread::Builder::new().name("measure".to_owned()).spawn(work);
-    thread.map_err(|error| failed(error.to_string()))?;
+        measure::measure(&directory, &sizes, &mut watcher)
+    });
     // The channel ends with the work.
-    while let Some(progress) = progress.recv().await {
-        told(progress);
-    }
-    ended.await.map_err(|_| failed("it panicked".to_owned()))?
+    let tell = async {
+        while let Some(progress) = progress.recv().await {
+            told(progress);
+        }
+    };
+    tokio::join!(work, tell).0.unwrap_or_else(|error| {
+        Err(Problem::Failed { tried: "measure on a thread".to_owned(), said: error.to_string() })
+    })
 }

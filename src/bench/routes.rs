@@ -89,21 +89,17 @@ impl Routes<'_> {
         original: &Arc<Original>,
         interrupts: &mut Interrupts,
     ) -> Result<Vec<RouteRow>, Interrupted> {
-        let planned: Vec<_> = self.routes.iter().map(|&route| (route, self.plan(route))).collect();
         let mut rows = Vec::new();
-        let mut runners = Vec::new();
-        for (route, planned) in planned {
-            match planned {
-                Ok(planned) => runners.push(planned),
-                Err(why) => {
-                    rows.push(RouteRow { route, result: Measured::NotOffered { why }, first: None });
-                }
+        let mut plans = Vec::new();
+        for &route in self.routes {
+            match self.plan(route) {
+                Ok(planned) => plans.push(planned),
+                Err(why) => rows.push(RouteRow { route, result: Measured::NotOffered { why }, first: None }),
             }
         }
-        let runs = runners.len() as u64 * (1 + u64::from(self.rounds.most));
-        self.meter.expect(runs);
-        interrupts.unless(self.fetch_image(&runners)).await?;
-        let mut runners = self.first_runs(runners, original, interrupts).await?;
+        self.meter.expect(plans.len() as u64 * (1 + u64::from(self.rounds.most)));
+        interrupts.unless(self.fetch_image(&plans)).await?;
+        let mut runners = self.first_runs(&plans, original, &mut rows, interrupts).await?;
         self.tell_what_is_left(&runners);
         for round in 1..=self.rounds.most {
             for runner in runners.iter_mut().filter(|runner| runner.is_open()) {
@@ -153,71 +149,66 @@ impl Routes<'_> {
         }
     }
 
+    /// Those for which there is a copy; for the others, their rows.
     async fn first_runs(
         &self,
-        planned: Vec<Planned>,
+        plans: &[Planned],
         original: &Arc<Original>,
+        rows: &mut Vec<RouteRow>,
         interrupts: &mut Interrupts,
     ) -> Result<Vec<Runner>, Interrupted> {
         let mut runners = Vec::new();
-        let mut left = planned.len() as u64;
-        for planned in planned {
-            self.meter.begin(&format!("{}, first run", planned.route));
-            let runner = interrupts.unless(self.prepare(&planned, original, left)).await?;
-            left -= 1;
-            let mut runner = match runner {
-                Ok(runner) => runner,
-                Err(runner) => {
-                    runners.push(*runner);
+        for (at, planned) in plans.iter().enumerate() {
+            let route = planned.route;
+            self.meter.begin(&format!("{route}, first run"));
+            let left = (plans.len() - at) as u64;
+            let (copy, build) = match interrupts.unless(self.prepare(planned, original, left)).await? {
+                Ok(prepared) => prepared,
+                Err(result) => {
+                    rows.push(RouteRow { route, result, first: None });
+                    self.meter.give_up(u64::from(self.rounds.most));
                     continue;
                 }
             };
+            let mut runner =
+                Runner { route, copy, build, first: None, samples: Samples::default(), failed: None };
             match runner.build.run(interrupts).await? {
                 Ok(took) => runner.first = Some(took),
-                Err(why) => runner.fail(why),
-            }
-            if !runner.is_open() {
-                self.meter.give_up(u64::from(self.rounds.most));
+                Err(why) => {
+                    runner.fail(why);
+                    self.meter.give_up(u64::from(self.rounds.most));
+                }
             }
             runners.push(runner);
         }
         Ok(runners)
     }
 
-    /// Makes the copy; a runner that has failed where there is none.
+    /// Makes the copy, and the build in it; why there is none, otherwise.
     async fn prepare(
         &self,
         planned: &Planned,
         original: &Arc<Original>,
         left: u64,
-    ) -> Result<Runner, Box<Runner>> {
-        let mut runner = match self.runner(planned) {
-            Ok(runner) => runner,
-            Err(error) => {
-                return Err(Box::new(Runner {
-                    failed: Some(Measured::Failed { why: error.to_string() }),
-                    ..Runner::of_no_use(planned.route)
-                }));
-            }
-        };
+    ) -> Result<(PathBuf, Build), Measured<Samples>> {
+        let failed = |why: String| Measured::Failed { why };
+        let (copy, build) = self.copy_and_build(planned).map_err(|error| failed(error.to_string()))?;
         let copied = match original.refuse_without_room(&self.settings.source.value, left) {
-            Ok(()) => copy::copy_on_a_thread(original, &runner.copy, self.belongings).await,
+            Ok(()) => copy::copy_on_a_thread(original, &copy, self.belongings).await,
             Err(error) => Err(error),
         };
         match copied {
-            Ok(()) => return Ok(runner),
+            Ok(()) => Ok((copy, build)),
             Err(CopyError::NoRoom { needed, free }) => {
                 let (needed, free) = (numbers::bytes(needed), numbers::bytes(free));
                 let why = format!("a copy of the source tree needs {needed}, and {free} are free");
-                runner.failed = Some(Measured::NotOffered { why });
+                Err(Measured::NotOffered { why })
             }
-            Err(error) => runner.fail(error.to_string()),
+            Err(error) => Err(failed(error.to_string())),
         }
-        self.meter.give_up(u64::from(self.rounds.most));
-        Err(Box::new(runner))
     }
 
-    fn runner(&self, planned: &Planned) -> std::io::Result<Runner> {
+    fn copy_and_build(&self, planned: &Planned) -> std::io::Result<(PathBuf, Build)> {
         let source = &self.settings.source.value;
         let place = self.belongings.stage()?.join(planned.route.name());
         // Tools name things after the directory that they work in.
@@ -231,7 +222,7 @@ impl Routes<'_> {
             directory: directory_in(&copy, source, &self.settings.started_in),
             state: self.belongings.state_of_builds(),
         };
-        Ok(Runner { copy, build, ..Runner::of_no_use(planned.route) })
+        Ok((copy, build))
     }
 
     fn tell_what_is_left(&self, runners: &[Runner]) {
@@ -273,19 +264,6 @@ impl Routes<'_> {
             self.meter.give_up(u64::from(self.rounds.most - round));
         }
         Ok(())
-    }
-}
-
-impl Runner {
-    /// One that has yet to get its copy and its build.
-    fn of_no_use(route: Route) -> Runner {
-        let build = Build {
-            program: PathBuf::new(),
-            words: Vec::new(),
-            directory: PathBuf::new(),
-            state: PathBuf::new(),
-        };
-        Runner { route, copy: PathBuf::new(), build, first: None, samples: Samples::default(), failed: None }
     }
 }
 
