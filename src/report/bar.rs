@@ -85,7 +85,7 @@ impl Renderer for Bar {
 
     fn failure(&mut self, _: Duration, failure: &Failure) {
         let mut inner = lock(&self.inner);
-        let lines = inner.summary.more_warnings() + &wording::failure(failure);
+        let lines = inner.summary.failure(failure);
         inner.last_lines(&lines);
     }
 
@@ -108,24 +108,11 @@ impl Inner {
         if !self.was_just_drawn(at, event) {
             self.draw(at);
         }
-        match event {
-            Event::PhaseEnded { phase, done, took } => self.verbose(&wording::ended(*phase, *done, *took)),
-            Event::Warned(warning) => {
-                if let Some(line) = self.summary.warning(warning) {
-                    self.line(&line);
-                }
-            }
-            Event::Finished { exit_code, applied, agent, took, earlier } => {
-                let sentence = self.summary.sentence(*exit_code, *applied, *agent, *took);
-                let sentence = sentence + &wording::before(*earlier);
-                let lines = self.summary.more_warnings() + &wording::line(&sentence);
-                self.last_lines(&lines);
-            }
-            news => match wording::news(news) {
-                Some(News::Said(sentence)) => self.line(&wording::line(&sentence)),
-                Some(News::Detail(sentence)) => self.verbose(&sentence),
-                None => {}
-            },
+        match self.summary.news(event) {
+            Some(News::Said(lines)) => self.line(&lines),
+            Some(News::Detail(lines)) if self.verbosity == Verbosity::Verbose => self.line(&lines),
+            Some(News::Last(lines)) => self.last_lines(&lines),
+            Some(News::Detail(_)) | None => {}
         }
     }
 
@@ -142,12 +129,6 @@ impl Inner {
         }
         self.screen.show(&rows);
         self.drawn = Some(at);
-    }
-
-    fn verbose(&mut self, sentence: &str) {
-        if self.verbosity == Verbosity::Verbose {
-            self.line(&wording::line(sentence));
-        }
     }
 
     fn line(&mut self, line: &str) {

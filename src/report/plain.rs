@@ -52,12 +52,6 @@ impl Plain {
         self.own.lines(&wording::line(sentence));
     }
 
-    fn verbose(&mut self, sentence: &str) {
-        if self.verbosity == Verbosity::Verbose {
-            self.say(sentence);
-        }
-    }
-
     fn started(&mut self, at: Duration, phase: Phase, total: Option<Amount>) {
         if self.telling == Telling::Results || !is_long(phase) {
             return;
@@ -79,11 +73,6 @@ impl Plain {
         let text = text(self, total);
         self.say(&joined(wording::doing(phase), ": ", &text));
     }
-
-    fn ended(&mut self, phase: Phase, done: Amount, took: Duration) {
-        self.long.take_if(|long| long.phase == phase);
-        self.verbose(&wording::ended(phase, done, took));
-    }
 }
 
 impl Renderer for Plain {
@@ -101,27 +90,18 @@ impl Renderer for Plain {
                 self.progress(at, *phase, |_, total| wording::progress(*done, total));
             }
             Event::PullProgress { .. } => self.progress(at, Phase::Pull, |plain, _| plain.layers.text()),
-            Event::PhaseEnded { phase, done, took } => self.ended(*phase, *done, *took),
-            Event::Warned(warning) => {
-                if let Some(line) = self.summary.warning(warning) {
-                    self.own.lines(&line);
-                }
-            }
-            Event::Finished { exit_code, applied, agent, took, earlier } => {
-                let sentence = self.summary.sentence(*exit_code, *applied, *agent, *took);
-                let sentence = sentence + &wording::before(*earlier);
-                self.own.lines(&(self.summary.more_warnings() + &wording::line(&sentence)));
-            }
-            news => match wording::news(news) {
-                Some(News::Said(sentence)) => self.say(&sentence),
-                Some(News::Detail(sentence)) => self.verbose(&sentence),
-                None => {}
-            },
+            Event::PhaseEnded { phase, .. } => drop(self.long.take_if(|long| long.phase == *phase)),
+            _ => {}
+        }
+        match self.summary.news(event) {
+            Some(News::Said(lines) | News::Last(lines)) => self.own.lines(&lines),
+            Some(News::Detail(lines)) if self.verbosity == Verbosity::Verbose => self.own.lines(&lines),
+            Some(News::Detail(_)) | None => {}
         }
     }
 
     fn failure(&mut self, _: Duration, failure: &Failure) {
-        self.own.lines(&(self.summary.more_warnings() + &wording::failure(failure)));
+        self.own.lines(&self.summary.failure(failure));
     }
 
     fn clear(&mut self) {}

@@ -180,48 +180,15 @@ pub fn progress(done: Amount, total: Option<Amount>) -> String {
     join([files, size])
 }
 
-/// A sentence about an event, and who wants it.
+/// Lines about an event, ready to print, and who wants them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
     /// Everybody.
     Said(String),
     /// Who asked for more by `-v`.
     Detail(String),
-}
-
-/// What the renderers for people tell of an event in the same words; none where each has its own way, or none at all.
-pub fn news(event: &Event) -> Option<News> {
-    Some(match event {
-        Event::Planned { image, engine, route, because, source, command } => {
-            News::Detail(planned(image.as_deref(), engine, *route, because, source, command))
-        }
-        Event::WaitingForLock { pid, command, holder, why } => {
-            News::Said(format!("{}{}", waiting(*pid, command, *holder), side_by_side(why)))
-        }
-        Event::Workspace { name, how } => match made_anew(how) {
-            Some(sentence) => News::Said(sentence),
-            None => News::Detail(workspace(name, how)),
-        },
-        Event::WithoutAgent { detail, .. } => {
-            News::Said(format!("no workspace can be kept, so this build is for one run: {detail}"))
-        }
-        Event::Travelled { direction, path, why } => News::Said(travelled(*direction, path, *why)),
-        Event::MountFailed { route, exit_code, path, line, then } => {
-            News::Said(mount_failed(*route, *exit_code, path, line, *then))
-        }
-        Event::WorkspaceRemoved { name, source, limit } => {
-            News::Said(workspace_removed(name, source, *limit))
-        }
-        Event::SourcesChanged { paths, more } => News::Said(sources_changed(paths, *more)),
-        Event::Watching { by } => News::Said(watching(*by).to_owned()),
-        Event::BuildOutputBegins
-        | Event::PhaseStarted { .. }
-        | Event::PhaseProgress { .. }
-        | Event::PhaseEnded { .. }
-        | Event::PullProgress { .. }
-        | Event::Warned(_)
-        | Event::Finished { .. } => return None,
-    })
+    /// Everybody, when all is over.
+    Last(String),
 }
 
 /// What `-v` tells before anything is touched.
@@ -252,7 +219,7 @@ fn mount_failed(route: Route, exit_code: u8, path: &RelPath, line: &str, then: F
 }
 
 /// The end of a summary that has another run before it.
-pub fn before(earlier: Option<Earlier>) -> String {
+fn before(earlier: Option<Earlier>) -> String {
     let tell = |Earlier { route, exit_code, took }| {
         format!("; before that, route {route} had failed it (exit {exit_code}) after {} s", seconds(took))
     };
@@ -362,7 +329,7 @@ fn watching(by: Noticing) -> &'static str {
 }
 
 /// What `-v` tells when a phase is over.
-pub fn ended(phase: Phase, done: Amount, took: Duration) -> String {
+fn ended(phase: Phase, done: Amount, took: Duration) -> String {
     let moved = parenthesis(amount(done));
     format!("{} took {} s{moved}", name(phase), seconds(took))
 }
@@ -426,8 +393,51 @@ impl Summary {
         self.parts.sort_by_key(|part| part.0);
     }
 
+    /// What the renderers for people tell of an event in the same words; none where each has its own way, or none at all.
+    pub fn news(&mut self, event: &Event) -> Option<News> {
+        let said = |sentence: String| News::Said(line(&sentence));
+        let detail = |sentence: String| News::Detail(line(&sentence));
+        Some(match event {
+            Event::Planned { image, engine, route, because, source, command } => {
+                detail(planned(image.as_deref(), engine, *route, because, source, command))
+            }
+            Event::WaitingForLock { pid, command, holder, why } => {
+                said(format!("{}{}", waiting(*pid, command, *holder), side_by_side(why)))
+            }
+            Event::Workspace { name, how } => match made_anew(how) {
+                Some(sentence) => said(sentence),
+                None => detail(workspace(name, how)),
+            },
+            Event::WithoutAgent { detail, .. } => {
+                said(format!("no workspace can be kept, so this build is for one run: {detail}"))
+            }
+            Event::Travelled { direction, path, why } => said(travelled(*direction, path, *why)),
+            Event::MountFailed { route, exit_code, path, line, then } => {
+                said(mount_failed(*route, *exit_code, path, line, *then))
+            }
+            Event::WorkspaceRemoved { name, source, limit } => said(workspace_removed(name, source, *limit)),
+            Event::SourcesChanged { paths, more } => said(sources_changed(paths, *more)),
+            Event::Watching { by } => said(watching(*by).to_owned()),
+            Event::PhaseEnded { phase, done, took } => detail(ended(*phase, *done, *took)),
+            Event::Warned(warning) => News::Said(self.warning(warning)?),
+            Event::Finished { exit_code, applied, agent, took, earlier } => {
+                let sentence = self.sentence(*exit_code, *applied, *agent, *took) + &before(*earlier);
+                News::Last(self.more_warnings() + &line(&sentence))
+            }
+            Event::BuildOutputBegins
+            | Event::PhaseStarted { .. }
+            | Event::PhaseProgress { .. }
+            | Event::PullProgress { .. } => return None,
+        })
+    }
+
+    /// The last lines of a run that failed.
+    pub fn failure(&mut self, error: &Failure) -> String {
+        self.more_warnings() + &failure(error)
+    }
+
     /// A warning's line, ready to print; none when there were enough of its kind, which [`Summary::more_warnings`] counts.
-    pub fn warning(&mut self, warning: &Warning) -> Option<String> {
+    fn warning(&mut self, warning: &Warning) -> Option<String> {
         let (kind, said) = (discriminant(warning), sentence(warning));
         let Some((_, count, last)) = self.warned.iter_mut().find(|(known, ..)| *known == kind) else {
             self.warned.push((kind, 1, said));
@@ -438,7 +448,7 @@ impl Summary {
     }
 
     /// What became of the warnings that were too many: lines, before the run's last one.
-    pub fn more_warnings(&mut self) -> String {
+    fn more_warnings(&mut self) -> String {
         let told = |(_, number, last): (_, u64, String)| {
             let more = number.checked_sub(MOST_OF_A_KIND).filter(|more| *more > 0)?;
             Some(line(&format!("warning: and {} more of this kind; the last: {last}", count(more))))
@@ -447,7 +457,7 @@ impl Summary {
     }
 
     /// The summary line's sentence. The parts are listed, not added up: some phases run at the same time.
-    pub fn sentence(
+    fn sentence(
         &self,
         exit_code: u8,
         applied: Option<Applied>,
@@ -528,98 +538,53 @@ mod tests {
 
     #[test]
     fn every_warning_names_its_subject_and_what_became_of_it() {
-        let cases = [
-            (
-                Warning::Skipped { path: path("src/x.sock"), special: Special::Socket },
-                "src/x.sock is a socket; it was not sent",
-            ),
-            (
-                Warning::Skipped { path: path("a\n\x1b[2J"), special: Special::Fifo },
-                "a\\n\\u{1b}[2J is a named pipe; it was not sent",
-            ),
-            (
-                Warning::Vanished { path: path("tmp/a") },
-                "tmp/a was deleted while it was being read; it was not sent",
-            ),
-            (
-                Warning::Unstable { path: path("log") },
-                "log kept changing while it was sent; the build may have seen an unfinished version",
-            ),
-            (
-                Warning::SpecialOutput { path: path("_site/null"), special: Special::Device },
-                "_site/null is a device among the build's products; it was not brought back",
-            ),
-            (
-                Warning::Conflict { path: "/p/a".into(), beside: Some("/p/a.fastbuild".into()) },
-                "/p/a was changed or deleted on this machine, not by fastbuild; it was left so, and the build's version \
-                 is in /p/a.fastbuild",
-            ),
-            (
-                Warning::Conflict { path: "/p/a".into(), beside: None },
-                "/p/a was changed on this machine, not by fastbuild; it stays, although the build no longer has it",
-            ),
-            (
-                Warning::Displaced { files: 1, to: "/state/old".into() },
-                "1 file not written by fastbuild was in the way of the build's products; the old version is now in \
-                 /state/old",
-            ),
-            (
-                Warning::Displaced { files: 1200, to: "/state/old".into() },
-                "1,200 files not written by fastbuild were in the way of the build's products; the old versions are \
-                 now in /state/old",
-            ),
-            (
-                Warning::ModesRefused { paths: 1 },
-                "1 product has another mode than in the build: the file system or the owner lets nobody change it there",
-            ),
-            (
-                Warning::ModesRefused { paths: 1200 },
-                "1,200 products have another mode than in the build: the file system or the owner lets nobody change it \
-                 there",
-            ),
-            (
-                Warning::LeftoverRemoved { container: "fastbuild-1".into() },
-                "container fastbuild-1 was left by an earlier run that was killed; it was removed",
-            ),
-            (
-                Warning::OutOfMemory { limit: Some(64_000_000) },
-                "the command was killed because it used more memory than its limit of 64.0 MB; --memory raises it",
-            ),
-            (
-                Warning::OutOfMemory { limit: None },
-                "the command was killed because the engine's machine ran out of memory",
-            ),
-            (
-                Warning::Recovered { files: 1, lost: 0 },
-                "an earlier run was cut short while it put its products in place; 1 path was put in place now",
-            ),
-            (
-                Warning::Recovered { files: 20, lost: 3 },
-                "an earlier run was cut short while it put its products in place; 20 paths were put in place now, 3 \
-                 could not be; build again to get them",
-            ),
-            (
-                Warning::NotTold { why: "out of watches".into() },
-                "the system does not tell of changes: out of watches; fastbuild looks once a second instead",
-            ),
-            (
-                Warning::Circle { path: RelPath::new(b"x".as_slice()).unwrap() },
-                "x comes from another watch, and what it is made from comes from this one: they have built three times in \
-                 a row without an edit of yours; this one waits for one",
-            ),
-            (Warning::Signalled { signal: "SIGINT" }, "SIGINT was sent to the build"),
-            (
-                Warning::OutputsLeft,
-                "the command failed, so its products were not brought back; --outputs-on-failure brings them",
-            ),
-            (
-                Warning::NotRemoved { container: "fastbuild-1".into(), why: "engine is gone".into() },
-                "container fastbuild-1 could not be removed: engine is gone; the next run tries again",
-            ),
+        let container = || "fastbuild-1".to_owned();
+        let warnings = [
+            Warning::Skipped { path: path("src/x.sock"), special: Special::Socket },
+            Warning::Skipped { path: path("a\n\x1b[2J"), special: Special::Fifo },
+            Warning::Vanished { path: path("tmp/a") },
+            Warning::Unstable { path: path("log") },
+            Warning::SpecialOutput { path: path("_site/null"), special: Special::Device },
+            Warning::Conflict { path: "/p/a".into(), beside: Some("/p/a.fastbuild".into()) },
+            Warning::Conflict { path: "/p/a".into(), beside: None },
+            Warning::Displaced { files: 1, to: "/state/old".into() },
+            Warning::Displaced { files: 1200, to: "/state/old".into() },
+            Warning::ModesRefused { paths: 1 },
+            Warning::ModesRefused { paths: 1200 },
+            Warning::LeftoverRemoved { container: container() },
+            Warning::OutOfMemory { limit: Some(64_000_000) },
+            Warning::OutOfMemory { limit: None },
+            Warning::Recovered { files: 1, lost: 0 },
+            Warning::Recovered { files: 20, lost: 3 },
+            Warning::NotTold { why: "out of watches".into() },
+            Warning::Circle { path: path("x") },
+            Warning::Signalled { signal: "SIGINT" },
+            Warning::OutputsLeft,
+            Warning::NotRemoved { container: container(), why: "engine is gone".into() },
         ];
-        for (warning, expected) in cases {
-            assert_eq!(sentence(&warning), expected);
-        }
+        insta::assert_snapshot!(warnings.iter().map(sentence).collect::<Vec<_>>().join("\n"), @r#"
+        src/x.sock is a socket; it was not sent
+        a\n\u{1b}[2J is a named pipe; it was not sent
+        tmp/a was deleted while it was being read; it was not sent
+        log kept changing while it was sent; the build may have seen an unfinished version
+        _site/null is a device among the build's products; it was not brought back
+        /p/a was changed or deleted on this machine, not by fastbuild; it was left so, and the build's version is in /p/a.fastbuild
+        /p/a was changed on this machine, not by fastbuild; it stays, although the build no longer has it
+        1 file not written by fastbuild was in the way of the build's products; the old version is now in /state/old
+        1,200 files not written by fastbuild were in the way of the build's products; the old versions are now in /state/old
+        1 product has another mode than in the build: the file system or the owner lets nobody change it there
+        1,200 products have another mode than in the build: the file system or the owner lets nobody change it there
+        container fastbuild-1 was left by an earlier run that was killed; it was removed
+        the command was killed because it used more memory than its limit of 64.0 MB; --memory raises it
+        the command was killed because the engine's machine ran out of memory
+        an earlier run was cut short while it put its products in place; 1 path was put in place now
+        an earlier run was cut short while it put its products in place; 20 paths were put in place now, 3 could not be; build again to get them
+        the system does not tell of changes: out of watches; fastbuild looks once a second instead
+        x comes from another watch, and what it is made from comes from this one: they have built three times in a row without an edit of yours; this one waits for one
+        SIGINT was sent to the build
+        the command failed, so its products were not brought back; --outputs-on-failure brings them
+        container fastbuild-1 could not be removed: engine is gone; the next run tries again
+        "#);
     }
 
     #[test]
