@@ -623,10 +623,6 @@ mod hostile {
         }
     }
 
-    fn field(field: &mut [u8; 12], text: &[u8; 12]) {
-        *field = *text;
-    }
-
     fn pax(records: &[(&str, &[u8])]) -> Vec<u8> {
         let mut payload = Vec::new();
         for (key, value) in records {
@@ -655,6 +651,12 @@ mod hostile {
         let file = || raw(b'0', "./f").data("data").bytes();
         let long = |kind: u8, name: &[u8]| raw(kind, "././@LongLink").data(name).bytes();
         let deep = "d/".repeat(1000) + "f";
+        let sized = |kind, size| vec![raw(kind, "f").with(|h| h.as_old_mut().size = size)];
+        let damaged = |at: std::ops::Range<usize>| {
+            let mut file = file();
+            file[at].fill(b'x');
+            vec![file]
+        };
         let cases: Vec<(&str, Vec<Vec<u8>>, Refusal)> = vec![
             ("absolute", vec![raw(b'0', "/etc/passwd").bytes()], Name(BadPath::Absolute)),
             ("absolute by PAX", vec![pax(&[("path", b"/x")]), file()], Name(BadPath::Absolute)),
@@ -692,42 +694,11 @@ mod hostile {
             ("link to nothing", vec![raw(b'1', "a").bytes()], NoLinkTarget),
             ("symlink to nothing", vec![raw(b'2', "a").bytes()], SymlinkTarget),
             ("symlink with NUL", vec![pax(&[("linkpath", b"a\0b")]), raw(b'2', "a").bytes()], SymlinkTarget),
-            (
-                "checksum",
-                vec![{
-                    let mut f = file();
-                    f[0] ^= 1;
-                    f
-                }],
-                Checksum,
-            ),
-            (
-                "no checksum",
-                vec![{
-                    let mut f = file();
-                    f[148..156].fill(b'x');
-                    f
-                }],
-                Checksum,
-            ),
-            (
-                "negative size",
-                vec![raw(b'0', "f").with(|header| header.as_old_mut().size = [0xff; 12])],
-                Number("size"),
-            ),
-            (
-                "size beyond 64 bits",
-                vec![
-                    raw(b'0', "f")
-                        .with(|h| field(&mut h.as_old_mut().size, b"\x80\0\0\x01\0\0\0\0\0\0\0\x04")),
-                ],
-                Number("size"),
-            ),
-            (
-                "size with a sign",
-                vec![raw(b'0', "f").with(|h| field(&mut h.as_old_mut().size, b"+0000000004\0"))],
-                Number("size"),
-            ),
+            ("checksum", damaged(0..1), Checksum),
+            ("no checksum", damaged(148..156), Checksum),
+            ("negative size", sized(b'0', [0xff; 12]), Number("size")),
+            ("size beyond 64 bits", sized(b'0', *b"\x80\0\0\x01\0\0\0\0\0\0\0\x04"), Number("size")),
+            ("size with a sign", sized(b'0', *b"+0000000004\0"), Number("size")),
             ("negative size by PAX", vec![pax(&[("size", b"-4")]), file()], Number("size")),
             ("huge size by PAX", vec![pax(&[("size", b"99999999999999999999")]), file()], Number("size")),
             ("two sizes", vec![pax(&[("size", b"512")]), file()], SizeConflict { header: 4, record: 512 }),
@@ -735,7 +706,7 @@ mod hostile {
             ("mode", vec![raw(b'0', "f").with(|h| h.as_old_mut().mode = *b"rw-r--r-")], Number("mode")),
             (
                 "mtime",
-                vec![raw(b'0', "f").with(|h| field(&mut h.as_old_mut().mtime, b"yesterday   "))],
+                vec![raw(b'0', "f").with(|h| h.as_old_mut().mtime = *b"yesterday   ")],
                 Number("mtime"),
             ),
             ("mtime by PAX", vec![pax(&[("mtime", b"1e9")]), file()], Number("mtime")),
@@ -775,11 +746,7 @@ mod hostile {
                 vec![raw(b'x', "pax").data(vec![b'a'; (1 << 20) + 1]).bytes(), file()],
                 ExtensionTooLong((1 << 20) + 1),
             ),
-            (
-                "PAX endless",
-                vec![raw(b'x', "pax").with(|h| field(&mut h.as_old_mut().size, b"77777777777\0"))],
-                ExtensionTooLong(0o777_7777_7777),
-            ),
+            ("PAX endless", sized(b'x', *b"77777777777\0"), ExtensionTooLong(0o777_7777_7777)),
             ("long name empty", vec![long(b'L', b"\0"), file()], MalformedLongName),
             ("long name and more", vec![long(b'L', b"a\0b\0"), file()], MalformedLongName),
             ("global name", vec![raw(b'g', "pax").data("10 path=a\n").bytes(), file()], GlobalHeader),
@@ -791,6 +758,9 @@ mod hostile {
 
     #[test]
     fn what_engines_and_gnu_tar_send_is_taken() {
+        let special = |what| Incoming { kind: IncomingKind::Special(what), ..file(b"f", 0) };
+        let three = *b"\x80\0\0\0\0\0\0\0\0\0\0\x03";
+        let in_base_256 = raw(b'0', "f").data("abc").with(|h| h.as_old_mut().size = three);
         let cases: Vec<(&str, Vec<Vec<u8>>, Incoming)> = vec![
             ("root", vec![raw(b'5', "./").bytes()], directory("")),
             ("bare root", vec![raw(b'5', ".").bytes()], directory("")),
@@ -822,15 +792,7 @@ mod hostile {
                 vec![pax(&[("size", b"3")]), raw(b'0', "f").data("abc").with(|h| h.set_size(0))],
                 file(b"f", 3),
             ),
-            (
-                "size in base 256",
-                vec![
-                    raw(b'0', "f")
-                        .data("abc")
-                        .with(|h| field(&mut h.as_old_mut().size, b"\x80\0\0\0\0\0\0\0\0\0\0\x03")),
-                ],
-                file(b"f", 3),
-            ),
+            ("size in base 256", vec![in_base_256], file(b"f", 3)),
             (
                 "moment in PAX",
                 vec![pax(&[("mtime", b"-1.5"), ("atime", b"junk")]), raw(b'0', "f").bytes()],
@@ -841,16 +803,8 @@ mod hostile {
                 vec![raw(b'0', "f").with(|h| h.set_mode(0o106_755))],
                 Incoming { mode: 0o755, ..file(b"f", 0) },
             ),
-            (
-                "device",
-                vec![raw(b'3', "f").bytes()],
-                Incoming { kind: IncomingKind::Special(Special::Device), ..file(b"f", 0) },
-            ),
-            (
-                "fifo",
-                vec![raw(b'6', "f").bytes()],
-                Incoming { kind: IncomingKind::Special(Special::Fifo), ..file(b"f", 0) },
-            ),
+            ("device", vec![raw(b'3', "f").bytes()], special(Special::Device)),
+            ("fifo", vec![raw(b'6', "f").bytes()], special(Special::Fifo)),
         ];
         for (what, entries, expected) in cases {
             let found = read_all(&stream(&entries), Naming::Contents, LIMITS).unwrap();

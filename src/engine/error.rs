@@ -765,53 +765,39 @@ mod tests {
 
     #[test]
     fn answers_are_told_apart_by_status_and_message() {
+        use Operation::{Create, InspectContainer, InspectImage, Kill, Put, Start, Wait};
         let cases = [
-            (Operation::Kill, 404, "No such container: x", "NoSuchContainer"),
+            (Kill, 404, "No such container: x", "NoSuchContainer"),
+            (Wait, 404, "no container with name or ID \"x\" found: no such container", "NoSuchContainer"),
+            (InspectContainer, 404, "", "NoSuchContainer"),
+            (Create, 404, "No such image: x:latest", "ImageNotFound"),
             (
-                Operation::Wait,
-                404,
-                "no container with name or ID \"x\" found: no such container",
-                "NoSuchContainer",
-            ),
-            (Operation::InspectContainer, 404, "", "NoSuchContainer"),
-            (Operation::Create, 404, "No such image: x:latest", "ImageNotFound"),
-            (
-                Operation::Create,
+                Create,
                 409,
                 "Conflict. The container name \"/x\" is already in use by container \"1\"",
                 "NameTaken",
             ),
             (
-                Operation::Create,
+                Create,
                 500,
                 "creating container storage: the container name \"x\" is already in use by 1",
                 "NameTaken",
             ),
-            (Operation::Create, 400, "Cannot mkdir: /etc/passwd is not a directory", "WorkingDirectory"),
+            (Create, 400, "Cannot mkdir: /etc/passwd is not a directory", "WorkingDirectory"),
+            (Create, 500, "lstat /overlay2/1/merged/bin/sh/x: not a directory", "WorkingDirectory"),
+            (Start, 500, "workdir \"/x\" does not exist on container 1", "WorkingDirectory"),
+            (Put, 500, "write /f: no space left on device", "NoSpace"),
+            (Put, 403, "container rootfs is marked read-only", "ReadOnly"),
+            (Put, 500, "mkdir /x: read-only file system", "ReadOnly"),
             (
-                Operation::Create,
-                500,
-                "lstat /overlay2/1/merged/bin/sh/x: not a directory",
-                "WorkingDirectory",
-            ),
-            (Operation::Start, 500, "workdir \"/x\" does not exist on container 1", "WorkingDirectory"),
-            (Operation::Put, 500, "write /f: no space left on device", "NoSpace"),
-            (Operation::Put, 403, "container rootfs is marked read-only", "ReadOnly"),
-            (Operation::Put, 500, "mkdir /x: read-only file system", "ReadOnly"),
-            (
-                Operation::InspectImage,
+                InspectImage,
                 400,
                 "no such image: A/b: invalid reference format: repository name must be lowercase",
                 "ReferenceRefused",
             ),
-            (
-                Operation::InspectImage,
-                400,
-                "no such image: a@b: invalid checksum digest length",
-                "ReferenceRefused",
-            ),
-            (Operation::Kill, 400, "invalid reference format", "Api"),
-            (Operation::Kill, 500, "something new", "Api"),
+            (InspectImage, 400, "no such image: a@b: invalid checksum digest length", "ReferenceRefused"),
+            (Kill, 400, "invalid reference format", "Api"),
+            (Kill, 500, "something new", "Api"),
         ];
         for (operation, status, message, expected) in cases {
             let error = EngineError::from_answer(call(operation), status, message);

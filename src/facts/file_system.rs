@@ -233,114 +233,61 @@ mod tests {
         file_system_in(table.as_bytes(), Path::new(path)).unwrap()
     }
 
+    /// What is seen of mounts by others.
+    const SEEN: &str = r"
+        76 1 0:40 / /mnt/c rw,noatime - 9p C:\134 rw,dirsync,aname=drvfs;path=C:\;uid=1000;gid=1000;symlinkroot=/mnt/,mmap,access=client,msize=65536,trans=fd,rfd=8,wfd=8
+        77 1 0:41 / /mnt/d rw,noatime - drvfs D:\134 rw,uid=1000,gid=1000,case=off
+        812 1 0:52 /Users /Users rw,relatime - fakeowner /run/host_mark/Users rw,fakeowner
+        300 1 0:45 / /host_mnt rw,nosuid,nodev,relatime - fuse.grpcfuse grpcfuse rw,user_id=0,group_id=0,allow_other,max_read=1048576
+        301 1 0:46 / /Users rw,nosuid,nodev,relatime - fuse.osxfs osxfs rw,user_id=0,group_id=0,allow_other,max_read=1048576
+        120 1 0:39 / /Users/me rw,nosuid,nodev,relatime shared:61 - fuse.sshfs :/Users/me rw,user_id=501,group_id=1000,allow_other
+        121 1 0:34 / /Users/me rw,relatime shared:62 - virtiofs mount0 rw
+        122 1 0:35 / /tmp/lima rw,relatime - 9p mount1 rw,sync,dirsync,access=any,trans=virtio,version=9p2000.L
+        500 1 0:60 / /srv/nfs rw,relatime shared:200 - nfs4 nas:/export/home rw,vers=4.2,rsize=1048576,hard,proto=tcp,timeo=600,addr=10.0.0.2
+        501 1 0:61 / /srv/cifs rw,relatime - cifs //nas/share\040one rw,vers=3.1.1,cache=strict,username=me
+        502 1 0:62 / /slow rw,nosuid,nodev,relatime shared:2 - fuse /data rw,user_id=0,group_id=0,default_permissions,allow_other
+        503 1 0:63 / /old rw,relatime - fuse sshfs#me@host:/src rw,user_id=0,group_id=0
+        504 1 8:17 / /media/usb rw,nosuid,nodev,relatime - fuseblk /dev/sdb1 rw,user_id=0,group_id=0,blksize=4096
+        505 1 0:70 / /var/lib/docker/overlay2/ab/merged rw,relatime - overlay overlay rw,lowerdir=/l/A:/l/B,upperdir=/u,workdir=/w
+        506 1 0:26 /@home /home rw,noatime shared:9 - btrfs /dev/nvme0n1p2 rw,ssd,space_cache=v2,subvolid=257,subvol=/@home
+        507 1 0:48 / /tank/src rw,xattr shared:10 - zfs tank/src rw,xattr,posixacl
+        508 1 0:27 / /tmp rw,nosuid,nodev shared:11 - tmpfs tmpfs rw,size=8G
+        509 1 0:80 / /shared rw,nodev,relatime - vboxsf shared rw,iocharset=utf8
+        510 1 0:81 / /odd rw - somethingfs none rw
+    ";
+
     #[test]
     fn what_others_mount_is_told_by_kind() {
-        let cases = [
-            (
-                r"76 1 0:40 / /mnt/c rw,noatime - 9p C:\134 rw,dirsync,aname=drvfs;path=C:\;uid=1000;gid=1000;symlinkroot=/mnt/,mmap,access=client,msize=65536,trans=fd,rfd=8,wfd=8",
-                "/mnt/c/src",
-                ("9p", Class::VirtualMachine, "/mnt/c", r"C:\"),
-            ),
-            (
-                "77 1 0:41 / /mnt/d rw,noatime - drvfs D:\\134 rw,uid=1000,gid=1000,case=off",
-                "/mnt/d",
-                ("drvfs", Class::VirtualMachine, "/mnt/d", r"D:\"),
-            ),
-            (
-                "812 1 0:52 /Users /Users rw,relatime - fakeowner /run/host_mark/Users rw,fakeowner",
-                "/Users/me",
-                ("fakeowner", Class::VirtualMachine, "/Users", "/run/host_mark/Users"),
-            ),
-            (
-                "300 1 0:45 / /host_mnt rw,nosuid,nodev,relatime - fuse.grpcfuse grpcfuse rw,user_id=0,group_id=0,allow_other,max_read=1048576",
-                "/host_mnt/Users/x",
-                ("fuse.grpcfuse", Class::VirtualMachine, "/host_mnt", "grpcfuse"),
-            ),
-            (
-                "301 1 0:46 / /Users rw,nosuid,nodev,relatime - fuse.osxfs osxfs rw,user_id=0,group_id=0,allow_other,max_read=1048576",
-                "/Users/x",
-                ("fuse.osxfs", Class::VirtualMachine, "/Users", "osxfs"),
-            ),
-            (
-                "120 1 0:39 / /Users/me rw,nosuid,nodev,relatime shared:61 - fuse.sshfs :/Users/me rw,user_id=501,group_id=1000,allow_other",
-                "/Users/me/blog",
-                ("fuse.sshfs", Class::Network, "/Users/me", ":/Users/me"),
-            ),
-            (
-                "121 1 0:34 / /Users/me rw,relatime shared:62 - virtiofs mount0 rw",
-                "/Users/me",
-                ("virtiofs", Class::VirtualMachine, "/Users/me", "mount0"),
-            ),
-            (
-                "122 1 0:35 / /tmp/lima rw,relatime - 9p mount1 rw,sync,dirsync,access=any,trans=virtio,version=9p2000.L",
-                "/tmp/lima",
-                ("9p", Class::VirtualMachine, "/tmp/lima", "mount1"),
-            ),
-            (
-                "500 1 0:60 / /srv/nfs rw,relatime shared:200 - nfs4 nas:/export/home rw,vers=4.2,rsize=1048576,hard,proto=tcp,timeo=600,addr=10.0.0.2",
-                "/srv/nfs/a",
-                ("nfs4", Class::Network, "/srv/nfs", "nas:/export/home"),
-            ),
-            (
-                "501 1 0:61 / /srv/cifs rw,relatime - cifs //nas/share\\040one rw,vers=3.1.1,cache=strict,username=me",
-                "/srv/cifs",
-                ("cifs", Class::Network, "/srv/cifs", "//nas/share one"),
-            ),
-            (
-                "502 1 0:62 / /slow rw,nosuid,nodev,relatime shared:2 - fuse /data rw,user_id=0,group_id=0,default_permissions,allow_other",
-                "/slow/x",
-                ("fuse", Class::Fuse, "/slow", "/data"),
-            ),
-            (
-                "503 1 0:63 / /old rw,relatime - fuse sshfs#me@host:/src rw,user_id=0,group_id=0",
-                "/old",
-                ("fuse", Class::Network, "/old", "sshfs#me@host:/src"),
-            ),
-            (
-                "504 1 8:17 / /media/usb rw,nosuid,nodev,relatime - fuseblk /dev/sdb1 rw,user_id=0,group_id=0,blksize=4096",
-                "/media/usb",
-                ("fuseblk", Class::Fuse, "/media/usb", "/dev/sdb1"),
-            ),
-            (
-                "505 1 0:70 / /var/lib/docker/overlay2/ab/merged rw,relatime - overlay overlay rw,lowerdir=/l/A:/l/B,upperdir=/u,workdir=/w",
-                "/var/lib/docker/overlay2/ab/merged/src",
-                ("overlay", Class::Layered, "/var/lib/docker/overlay2/ab/merged", "overlay"),
-            ),
-            (
-                "506 1 0:26 /@home /home rw,noatime shared:9 - btrfs /dev/nvme0n1p2 rw,ssd,space_cache=v2,subvolid=257,subvol=/@home",
-                "/home/me/blog",
-                ("btrfs", Class::Local, "/home", "/dev/nvme0n1p2"),
-            ),
-            (
-                "507 1 0:48 / /tank/src rw,xattr shared:10 - zfs tank/src rw,xattr,posixacl",
-                "/tank/src/x",
-                ("zfs", Class::Local, "/tank/src", "tank/src"),
-            ),
-            (
-                "508 1 0:27 / /tmp rw,nosuid,nodev shared:11 - tmpfs tmpfs rw,size=8G",
-                "/tmp/x",
-                ("tmpfs", Class::Memory, "/tmp", "tmpfs"),
-            ),
-            (
-                "509 1 0:80 / /shared rw,nodev,relatime - vboxsf shared rw,iocharset=utf8",
-                "/shared",
-                ("vboxsf", Class::VirtualMachine, "/shared", "shared"),
-            ),
-            (
-                "510 1 0:81 / /odd rw - somethingfs none rw",
-                "/odd",
-                ("somethingfs", Class::Unknown, "/odd", "none"),
-            ),
-            ("511 1 0:82 / /empty rw -  tmpfs  rw", "/else", ("ext4", Class::Local, "/", "/dev/sda1")),
-        ];
-        for (line, path, (kind, class, mount_point, device)) in cases {
-            let found = one(line, path);
-            assert_eq!(
-                (found.kind.as_str(), found.class, found.mount_point.as_path(), found.device.as_str()),
-                (kind, class, Path::new(mount_point), device),
-                "{line}"
-            );
-        }
+        let told = SEEN.lines().map(str::trim).filter(|line| !line.is_empty()).map(|line| {
+            let point = line.split(' ').nth(4).unwrap();
+            let found = one(line, &format!("{point}/below"));
+            assert_eq!(one(line, point), found);
+            let FileSystem { kind, class, mount_point, device, .. } = found;
+            format!("{}: {kind} {class:?} {device}", mount_point.to_string_lossy())
+        });
+        insta::assert_snapshot!(told.collect::<Vec<_>>().join("\n"), @r"
+        /mnt/c: 9p VirtualMachine C:\
+        /mnt/d: drvfs VirtualMachine D:\
+        /Users: fakeowner VirtualMachine /run/host_mark/Users
+        /host_mnt: fuse.grpcfuse VirtualMachine grpcfuse
+        /Users: fuse.osxfs VirtualMachine osxfs
+        /Users/me: fuse.sshfs Network :/Users/me
+        /Users/me: virtiofs VirtualMachine mount0
+        /tmp/lima: 9p VirtualMachine mount1
+        /srv/nfs: nfs4 Network nas:/export/home
+        /srv/cifs: cifs Network //nas/share one
+        /slow: fuse Fuse /data
+        /old: fuse Network sshfs#me@host:/src
+        /media/usb: fuseblk Fuse /dev/sdb1
+        /var/lib/docker/overlay2/ab/merged: overlay Layered overlay
+        /home: btrfs Local /dev/nvme0n1p2
+        /tank/src: zfs Local tank/src
+        /tmp: tmpfs Memory tmpfs
+        /shared: vboxsf VirtualMachine shared
+        /odd: somethingfs Unknown none
+        ");
+        let elsewhere = one("511 1 0:82 / /empty rw -  tmpfs  rw", "/else");
+        assert_eq!((elsewhere.class, elsewhere.device.as_str()), (Class::Local, "/dev/sda1"));
     }
 
     #[test]

@@ -194,55 +194,34 @@ mod tests {
         let obstacle = |place: Place, why: &str| Place { obstacle: Some(why.to_owned()), ..place };
         let named = |place: Place| Place { named: Some(Reason::Flag { flag: "--scratch" }), ..place };
         let cases = [
-            (
-                vec![place("/c", "ext4", 64 * GB), place("/v", "xfs", 90 * GB)],
-                "/c/k (ext4, a local disk, 64.0 GB free)",
-            ),
-            (
-                vec![place("/c", "nfs", 64 * GB), place("/v", "ext4", 9 * GB)],
-                "/v/k (ext4, a local disk, 9.0 GB free; /c is nfs, a file system of the network's)",
-            ),
-            (
-                vec![
-                    place("/c", "overlay", 64 * GB),
-                    place("/v", "overlay", 9 * GB),
-                    place("/t", "tmpfs", 4 * GB),
-                ],
-                "/t/k (tmpfs, memory, 4.0 GB free; /c is overlay, layers of directories, 64.0 GB free; /v is overlay, \
-                 layers of directories, 9.0 GB free)",
-            ),
-            (
-                vec![place("/c", "ext4", GB / 2), place("/v", "overlay", 9 * GB)],
-                "/v/k (overlay, layers of directories, 9.0 GB free; /c is ext4, a local disk, 500.0 MB free)",
-            ),
-            (vec![place("/c", "ext4", 5), place("/v", "tmpfs", 6)], "/c/k (ext4, a local disk, 5 B free)"),
-            (
-                vec![
-                    obstacle(place("/c", "ext4", 9 * GB), "is a symbolic link"),
-                    place("/v", "btrfs", 9 * GB),
-                ],
-                "/v/k (btrfs, a local disk, 9.0 GB free; /c is a symbolic link)",
-            ),
-            (
-                vec![place("/home/me/p/.cache", "ext4", 9 * GB)],
-                "there is no place for a scratch directory on this machine: /home/me/p/.cache lies among the \
-                 sources; name one with --scratch",
-            ),
-            (
-                vec![place("/c", "fuse.sshfs", 9 * GB), place("/v", "9p", 9 * GB)],
-                "there is no place for a scratch directory on this machine: /c is fuse.sshfs, a file system of the \
-                 network's, /v is 9p, a file system of the machine around this virtual one; name one with --scratch",
-            ),
+            vec![place("/c", "ext4", 64 * GB), place("/v", "xfs", 90 * GB)],
+            vec![place("/c", "nfs", 64 * GB), place("/v", "ext4", 9 * GB)],
+            vec![
+                place("/c", "overlay", 64 * GB),
+                place("/v", "overlay", 9 * GB),
+                place("/t", "tmpfs", 4 * GB),
+            ],
+            vec![place("/c", "ext4", GB / 2), place("/v", "overlay", 9 * GB)],
+            vec![place("/c", "ext4", 5), place("/v", "tmpfs", 6)],
+            vec![obstacle(place("/c", "ext4", 9 * GB), "is a symbolic link"), place("/v", "btrfs", 9 * GB)],
+            vec![place("/home/me/p/.cache", "ext4", 9 * GB)],
+            vec![place("/c", "fuse.sshfs", 9 * GB), place("/v", "9p", 9 * GB)],
             // Whoever names one has it, as long as it can be had.
-            (vec![named(place("/n", "nfs", 5))], "/n/k (--scratch)"),
-            (
-                vec![named(obstacle(place("/n", "ext4", 9 * GB), "belongs to another user (7)"))],
-                "--scratch: \"/n\" belongs to another user (7); name another directory",
-            ),
+            vec![named(place("/n", "nfs", 5))],
+            vec![named(obstacle(place("/n", "ext4", 9 * GB), "belongs to another user (7)"))],
         ];
-        for (places, expected) in cases {
-            assert_eq!(choice(&places), expected, "{places:?}");
-        }
+        insta::assert_snapshot!(cases.map(|places| choice(&places)).join("\n"), @r#"
+        /c/k (ext4, a local disk, 64.0 GB free)
+        /v/k (ext4, a local disk, 9.0 GB free; /c is nfs, a file system of the network's)
+        /t/k (tmpfs, memory, 4.0 GB free; /c is overlay, layers of directories, 64.0 GB free; /v is overlay, layers of directories, 9.0 GB free)
+        /v/k (overlay, layers of directories, 9.0 GB free; /c is ext4, a local disk, 500.0 MB free)
+        /c/k (ext4, a local disk, 5 B free)
+        /v/k (btrfs, a local disk, 9.0 GB free; /c is a symbolic link)
+        there is no place for a scratch directory on this machine: /home/me/p/.cache lies among the sources; name one with --scratch
+        there is no place for a scratch directory on this machine: /c is fuse.sshfs, a file system of the network's, /v is 9p, a file system of the machine around this virtual one; name one with --scratch
+        /n/k (--scratch)
+        --scratch: "/n" belongs to another user (7); name another directory
+        "#);
     }
 
     #[test]
