@@ -279,11 +279,10 @@ impl InContainer {
             if let Ok(docker) = Docker::connect(&self.engine).await {
                 match docker.remove(&self.container, owned).await {
                     Ok(Removed::Now) => return OnEngine::Nothing,
-                    Ok(Removed::Already | Removed::NotOurs) if making == Making::Over => {
-                        self.await_removal(&docker).await;
-                        if remove_volumes(&docker, owned).await.is_ok() {
-                            return OnEngine::Nothing;
-                        }
+                    Ok(Removed::Already | Removed::NotOurs)
+                        if making == Making::Over && remove_volumes(&docker, owned).await.is_ok() =>
+                    {
+                        return OnEngine::Nothing;
                     }
                     _ => {}
                 }
@@ -294,14 +293,6 @@ impl InContainer {
         match Docker::connect(&self.engine).await {
             Ok(docker) if remove_volumes(&docker, owned).await.is_ok() => OnEngine::Nothing,
             _ => OnEngine::Perhaps,
-        }
-    }
-
-    /// Waits for a removal that the engine is at.
-    async fn await_removal(&self, docker: &Docker) {
-        if let Ok(Some(found)) = docker.look(&self.container).await {
-            // An engine that goes away takes it up again.
-            let _ = docker.gone(&found.id).await;
         }
     }
 

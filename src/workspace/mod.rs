@@ -469,11 +469,7 @@ impl Workspace {
         }
         match docker.remove(id.as_str(), owned).await? {
             Removed::Now | Removed::NotOurs => Ok(()),
-            // The engine is at it: a large layer takes its time.
-            Removed::Already => {
-                docker.gone(id).await?;
-                remove_volumes(docker, owned).await
-            }
+            Removed::Already => remove_volumes(docker, owned).await,
         }
     }
 

@@ -519,7 +519,8 @@ impl Docker {
         updated.map_err(failed(Call::new(Operation::Update, id)))
     }
 
-    /// Removes a container, by id or name, running or not, with its anonymous volumes, if it is `owned`.
+    /// Removes a container, by id or name, running or not, with its anonymous volumes, if it is `owned`; waits for a removal that the engine
+    /// is at.
     ///
     /// # Errors
     /// What befalls every request; a container that is gone is none.
@@ -538,7 +539,8 @@ impl Docker {
             Err(BollardError::DockerResponseServerError { status_code: 409, message })
                 if message.contains("already in progress") =>
             {
-                Ok(Removed::Already)
+                // A large layer takes its time.
+                self.gone(&found.id).await.map(|_| Removed::Already)
             }
             answer => removed(answer, Call::new(Operation::Remove, id_or_name)),
         }
