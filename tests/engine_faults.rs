@@ -16,7 +16,7 @@ use std::{
 };
 
 use common::{Ended, Project, SOCKET, eventually};
-use proxy::{Fault, Proxy, Which};
+use proxy::{Fault, Hold, Proxy, Then, Way, Which};
 
 fn project() -> Project {
     let project = Project::new();
@@ -390,6 +390,33 @@ fn products_are_brought_back_although_the_container_cannot_be_removed() {
         });
         project.assert_nothing_left();
     }
+}
+
+/// Lets no answer come.
+struct NoAnswer;
+
+impl Hold for NoAnswer {
+    fn let_pass(&self, way: Way, bytes: &[u8]) -> usize {
+        if way == Way::Up { bytes.len() } else { 0 }
+    }
+
+    fn wait(&self) -> Then {
+        loop {
+            thread::park();
+        }
+    }
+}
+
+#[test]
+fn an_engine_that_never_tells_of_the_containers_end_holds_up_no_build() {
+    let project = project();
+    let home = tempfile::tempdir().unwrap();
+    let proxy = Proxy::new(home.path());
+    // Docker itself does so to who asks in the moment of the removal.
+    proxy.on("POST", "/wait", Which::All, Fault::Hold(Arc::new(NoAnswer)));
+    build_at(&project, &proxy.address(), By::Agent.options()).exits(0);
+    assert_eq!(project.read("out/new"), "new\n");
+    project.assert_nothing_left();
 }
 
 #[test]

@@ -34,6 +34,9 @@ use crate::{
 /// How long an engine may take to list events of the past.
 const EVENTS: Duration = Duration::from_secs(5);
 
+/// After how long it is looked, again and again, whether a container is gone although the engine has not told.
+const MISSED: Duration = Duration::from_millis(500);
+
 /// A container's id, as its engine gave it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ContainerId(String);
@@ -379,7 +382,15 @@ impl Docker {
     pub async fn gone(&self, id: &ContainerId) -> Result<Removed, EngineError> {
         let options = WaitContainerOptionsBuilder::new().condition("removed").build();
         let mut answers = Box::pin(self.client.wait_container(id.as_str(), Some(options)));
-        match answers.next().await {
+        let answer = loop {
+            match tokio::time::timeout(MISSED, answers.next()).await {
+                Ok(answer) => break answer,
+                // Docker never tells who asks in the very moment of the removal.
+                Err(_) if self.look(id.as_str()).await?.is_none() => return Ok(Removed::Already),
+                Err(_) => {}
+            }
+        };
+        match answer {
             Some(Ok(_) | Err(BollardError::DockerContainerWaitError { .. })) => Ok(Removed::Now),
             Some(Err(BollardError::DockerResponseServerError { status_code: 404, .. })) => {
                 Ok(Removed::Already)
