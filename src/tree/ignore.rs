@@ -486,7 +486,18 @@ fn clean(text: &[u8]) -> Vec<u8> {
 /// semantics demand. For patterns that are clean, ASCII, and hold neither classes nor escapes.
 #[cfg(test)]
 pub(super) mod reference {
+    use proptest::prelude::*;
     use regex::bytes::Regex;
+
+    prop_compose! {
+        /// Patterns that meet each other and the paths often.
+        pub(in crate::tree) fn pattern()(
+            exception in prop::bool::weighted(0.4),
+            components in prop::collection::vec("[ab]|[ab*?]{1,3}|\\*\\*|\\*", 1..4),
+        ) -> String {
+            format!("{}{}", if exception { "!" } else { "" }, components.join("/"))
+        }
+    }
 
     pub(in crate::tree) struct Reference(Vec<(bool, Regex)>);
 
@@ -555,7 +566,10 @@ pub(super) mod reference {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{reference::Reference, *};
+    use super::{
+        reference::{Reference, pattern},
+        *,
+    };
 
     fn path(bytes: &[u8]) -> RelPath {
         RelPath::new(bytes).unwrap()
@@ -580,112 +594,82 @@ mod tests {
 
     #[test]
     fn one_pattern_matches_as_in_a_dockerignore() {
-        const YES: bool = true;
-        const NO: bool = false;
-        let cases: &[(&[u8], &[u8], bool)] = &[
+        // A pattern, what it matches, and what it does not.
+        type Case<'a> = (&'a [u8], &'a [&'a [u8]], &'a [&'a [u8]]);
+        let cases: &[Case<'_>] = &[
             // Anchored at the root, and down from there.
-            (b"log", b"log", YES),
-            (b"log", b"log/today", YES),
-            (b"log", b"var/log", NO),
-            (b"log", b"logs", NO),
-            (b"var/log", b"var/log/today", YES),
-            (b"var/log", b"var", NO),
-            (b"var/log", b"var/x/log", NO),
+            (b"log", &[b"log", b"log/today"], &[b"var/log", b"logs"]),
+            (b"var/log", &[b"var/log/today"], &[b"var", b"var/x/log"]),
             // As clean as paths.
-            (b"/log", b"log", YES),
-            (b"//log//", b"log", YES),
-            (b"./log/", b"log", YES),
-            (b"var/../log", b"log", YES),
-            (b"/../log", b"log", YES),
-            (b"var/./log", b"var/log", YES),
-            (b"  log \t\r", b"log", YES),
-            (b"../log", b"log", NO),
-            (b"a/../..", b"log", NO),
-            (b".", b"log", NO),
-            (b"/", b"log", NO),
-            (b"", b"log", NO),
+            (b"/log", &[b"log"], &[]),
+            (b"//log//", &[b"log"], &[]),
+            (b"./log/", &[b"log"], &[]),
+            (b"var/../log", &[b"log"], &[]),
+            (b"/../log", &[b"log"], &[]),
+            (b"var/./log", &[b"var/log"], &[]),
+            (b"  log \t\r", &[b"log"], &[]),
+            (b"../log", &[], &[b"log"]),
+            (b"a/../..", &[], &[b"log"]),
+            (b".", &[], &[b"log"]),
+            (b"/", &[], &[b"log"]),
+            (b"", &[], &[b"log"]),
             // Within a component.
-            (b"*", b"log", YES),
-            (b"*", b".hidden", YES),
-            (b"*", b"var/log", YES),
-            (b"*/log", b"var/log", YES),
-            (b"*/log", b"log", NO),
-            (b"*/log", b"a/b/log", NO),
-            (b"*.o", b"main.o", YES),
-            (b"*.o", b"src/main.o", NO),
-            (b"*.o", b".o", YES),
-            (b"a*b*c", b"aXbXbc", YES),
-            (b"a*b*c", b"aXbXbcd", NO),
-            (b"a*c", b"ab/c", NO),
-            (b"l?g", b"log", YES),
-            (b"l?g", b"lg", NO),
-            (b"l?g", b"l/g", NO),
-            (b"a.b", b"aXb", NO),
-            (b"a+(b)|{1}$^", b"a+(b)|{1}$^", YES),
+            (b"*", &[b"log", b".hidden", b"var/log"], &[]),
+            (b"*/log", &[b"var/log"], &[b"log", b"a/b/log"]),
+            (b"*.o", &[b"main.o", b".o"], &[b"src/main.o"]),
+            (b"a*b*c", &[b"aXbXbc"], &[b"aXbXbcd"]),
+            (b"a*c", &[], &[b"ab/c"]),
+            (b"l?g", &[b"log"], &[b"lg", b"l/g"]),
+            (b"a.b", &[], &[b"aXb"]),
+            (b"a+(b)|{1}$^", &[b"a+(b)|{1}$^"], &[]),
             // Classes.
-            (b"v[0-9]", b"v7", YES),
-            (b"v[0-9]", b"vx", NO),
-            (b"v[^0-9]", b"vx", YES),
-            (b"v[^0-9]", b"v7", NO),
-            (b"v[!7]", b"v7", YES),
-            (b"v[!7]", b"v8", NO),
-            (b"[\\]a]x", b"]x", YES),
-            (b"[\\]\\-]x", b"-x", YES),
-            (b"a]b", b"a]b", YES),
-            (b"a[^x]b", b"a/b", YES),
+            (b"v[0-9]", &[b"v7"], &[b"vx"]),
+            (b"v[^0-9]", &[b"vx"], &[b"v7"]),
+            (b"v[!7]", &[b"v7"], &[b"v8"]),
+            (b"[\\]a]x", &[b"]x"], &[]),
+            (b"[\\]\\-]x", &[b"-x"], &[]),
+            (b"a]b", &[b"a]b"], &[]),
+            (b"a[^x]b", &[b"a/b"], &[]),
             // Escapes.
-            (b"\\*", b"*", YES),
-            (b"\\*", b"x", NO),
-            (b"\\!x", b"!x", YES),
-            (b"#x", b"#x", YES),
-            (b"a\\bc", b"abc", YES),
-            (b"a\\\\", b"a\\", YES),
+            (b"\\*", &[b"*"], &[b"x"]),
+            (b"\\!x", &[b"!x"], &[]),
+            (b"#x", &[b"#x"], &[]),
+            (b"a\\bc", &[b"abc"], &[]),
+            (b"a\\\\", &[b"a\\"], &[]),
             // Any number of directories.
-            (b"**", b"log", YES),
-            (b"**", b"var/log", YES),
-            (b"**/", b"var/log", YES),
-            (b"**/log", b"log", YES),
-            (b"**/log", b"a/b/log", YES),
-            (b"**/log", b"a/b/log/c", YES),
-            (b"**/log", b"catalog", NO),
-            (b"**/*.o", b"a/b.o", YES),
-            (b"**/*.o", b"b.o", YES),
-            (b"**/*.o", b"b.oo", NO),
-            (b"**/**/x", b"x", YES),
-            (b"**/a/b", b"x/a/b", YES),
-            (b"**/a/b", b"x/a/c/b", NO),
-            (b"var/**", b"var", NO),
-            (b"var/**", b"var/log", YES),
-            (b"var/**/", b"var/log", YES),
-            (b"var/**/x", b"var/x", YES),
-            (b"var/**/x", b"var/a/b/x", YES),
-            (b"var/**/x", b"varx", NO),
-            (b"var**", b"variety", YES),
-            (b"var**", b"va", NO),
-            (b"a**/*.c", b"a/b/x.c", YES),
-            (b"a**/*.c", b"ax.c", YES),
-            (b"a/*.c**", b"a/x.c", YES),
-            (b"***", b"a/b", YES),
+            (b"**", &[b"log", b"var/log"], &[]),
+            (b"**/", &[b"var/log"], &[]),
+            (b"**/log", &[b"log", b"a/b/log", b"a/b/log/c"], &[b"catalog"]),
+            (b"**/*.o", &[b"a/b.o", b"b.o"], &[b"b.oo"]),
+            (b"**/**/x", &[b"x"], &[]),
+            (b"**/a/b", &[b"x/a/b"], &[b"x/a/c/b"]),
+            (b"var/**", &[b"var/log"], &[b"var"]),
+            (b"var/**/", &[b"var/log"], &[]),
+            (b"var/**/x", &[b"var/x", b"var/a/b/x"], &[b"varx"]),
+            (b"var**", &[b"variety"], &[b"va"]),
+            (b"a**/*.c", &[b"a/b/x.c", b"ax.c"], &[]),
+            (b"a/*.c**", &[b"a/x.c"], &[]),
+            (b"***", &[b"a/b"], &[]),
             // Two of BuildKit's corners: all of a literal end counts, but a component begins behind a wildcard's.
-            (b"**log", b"catalog", YES),
-            (b"**log", b"a/catalog", YES),
-            (b"**log*", b"catalogue", NO),
-            (b"**log*", b"a/logs", YES),
+            (b"**log", &[b"catalog", b"a/catalog"], &[]),
+            (b"**log*", &[b"a/logs"], &[b"catalogue"]),
             // Bytes.
-            ("l?g".as_bytes(), "lög".as_bytes(), YES),
-            ("l??g".as_bytes(), "lög".as_bytes(), NO),
-            ("[α-ω]".as_bytes(), "λ".as_bytes(), YES),
-            (b"l?g", b"l\xffg", YES),
-            (b"l??g", b"l\xff\xfeg", YES),
-            (b"l\xffg", b"l\xffg", YES),
-            (b"l\xffg", b"l\xfeg", NO),
-            (b"[^a]", b"\xff", YES),
-            (b"[a-z]", b"\xff", NO),
-            (b"**/*.o", b"a\n\xff/b\n.o", YES),
-            (b"*", b"\n", YES),
+            ("l?g".as_bytes(), &["lög".as_bytes()], &[]),
+            ("l??g".as_bytes(), &[], &["lög".as_bytes()]),
+            ("[α-ω]".as_bytes(), &["λ".as_bytes()], &[]),
+            (b"l?g", &[b"l\xffg"], &[]),
+            (b"l??g", &[b"l\xff\xfeg"], &[]),
+            (b"l\xffg", &[b"l\xffg"], &[b"l\xfeg"]),
+            (b"[^a]", &[b"\xff"], &[]),
+            (b"[a-z]", &[], &[b"\xff"]),
+            (b"**/*.o", &[b"a\n\xff/b\n.o"], &[]),
+            (b"*", &[b"\n"], &[]),
         ];
-        for (pattern, at, wanted) in cases {
-            assert_eq!(ignores(&[pattern], at), *wanted, "{} on {}", Escaped(pattern), Escaped(at));
+        for (pattern, matched, others) in cases {
+            let wanted = matched.iter().map(|at| (at, true)).chain(others.iter().map(|at| (at, false)));
+            for (at, wanted) in wanted {
+                assert_eq!(ignores(&[pattern], at), wanted, "{} on {}", Escaped(pattern), Escaped(at));
+            }
         }
     }
 
@@ -784,20 +768,10 @@ mod tests {
         assert!(!ignores(&[pattern.as_bytes()], "a".repeat(255).as_bytes()));
     }
 
-    prop_compose! {
-        /// Patterns that meet each other and the paths often.
-        fn clean_pattern()(
-            exception in prop::bool::weighted(0.4),
-            components in prop::collection::vec("[ab]|[ab*?]{1,3}|\\*\\*|\\*", 1..4),
-        ) -> String {
-            format!("{}{}", if exception { "!" } else { "" }, components.join("/"))
-        }
-    }
-
     proptest! {
         #[test]
         fn a_walk_agrees_with_the_plain_reading_of_the_rules(
-            patterns in prop::collection::vec(clean_pattern(), 0..6),
+            patterns in prop::collection::vec(pattern(), 0..6),
             at in prop::collection::vec("[ab]{1,3}", 1..5),
         ) {
             let at = at.join("/");

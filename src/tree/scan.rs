@@ -737,7 +737,10 @@ mod tests {
     use proptest::prelude::*;
     use tempfile::TempDir;
 
-    use super::{super::ignore::reference::Reference, *};
+    use super::{
+        super::ignore::reference::{Reference, pattern},
+        *,
+    };
 
     /// A tree written as lines: `dir/`, `file=content`, `link -> target`. Parents are made as needed.
     fn tree(lines: &[&str]) -> TempDir {
@@ -996,15 +999,6 @@ mod tests {
             if is_dir {
                 enumerate(root, &path, into);
             }
-        }
-    }
-
-    prop_compose! {
-        fn pattern()(
-            exception in prop::bool::weighted(0.4),
-            components in prop::collection::vec("[ab]|[ab*?]{1,2}|\\*\\*|\\*", 1..4),
-        ) -> String {
-            format!("{}{}", if exception { "!" } else { "" }, components.join("/"))
         }
     }
 
