@@ -276,16 +276,12 @@ impl Charge {
 impl InContainer {
     async fn remove(&self, owned: &Owned, making: Making) -> OnEngine {
         for _ in 0..LOOKS {
-            if let Ok(docker) = Docker::connect(&self.engine).await {
-                match docker.remove(&self.container, owned).await {
-                    Ok(Removed::Now) => return OnEngine::Nothing,
-                    Ok(Removed::Already | Removed::NotOurs)
-                        if making == Making::Over && remove_volumes(&docker, owned).await.is_ok() =>
-                    {
-                        return OnEngine::Nothing;
-                    }
-                    _ => {}
-                }
+            if let Ok(docker) = Docker::connect(&self.engine).await
+                && let Ok(removed) = docker.remove(&self.container, owned).await
+                && (removed == Removed::Now || making == Making::Over)
+                && remove_volumes(&docker, owned).await.is_ok()
+            {
+                return OnEngine::Nothing;
             }
             tokio::time::sleep(BETWEEN_LOOKS).await;
         }

@@ -263,8 +263,9 @@ fn without_secrets(message: &str, options: &[VolumeOption]) -> String {
     secrets.fold(message.to_owned(), |message, (_, secret)| message.replace(secret, "…"))
 }
 
-/// Removes the volumes of a one-run container that was not removed by our own call. Whoever removes one by hand seldom takes them
-/// along, and an engine that was killed while it did forgets them.
+/// Removes the volumes of a one-run container that is gone. Whoever removes one by hand seldom takes them along, and an engine that was
+/// killed while it did forgets them. That our own call has removed it proves nothing: Docker says so too when somebody else did it in
+/// that moment.
 ///
 /// # Errors
 /// The engine's, where one of them stays.

@@ -222,9 +222,7 @@ impl Wanted {
         let volume = match self.spec.serves {
             Serves::ManyClients => docker.remove_volume(&self.name, &self.owned).await?,
             Serves::OneClient | Serves::OneCommand => {
-                if removed == Removed::Already {
-                    remove_volumes(docker, &self.owned).await?;
-                }
+                remove_volumes(docker, &self.owned).await?;
                 Removed::Already
             }
         };

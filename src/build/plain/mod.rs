@@ -326,17 +326,15 @@ impl Plain<'_> {
     async fn remove(&self) -> Left {
         let phase = Running::begin(Phase::Remove, None, self.site.reporter);
         let (docker, run) = (&self.site.docker, &self.site.run.id);
-        match docker.remove(&self.name, &Owned::by_run(run)).await {
-            Ok(Removed::Now) => {
+        let removed = docker.remove(&self.name, &Owned::by_run(run)).await;
+        let volumes = remove_volumes(docker, &Owned::by_run(run)).await;
+        match removed {
+            Ok(Removed::Now) if volumes.is_ok() => {
                 phase.end(Amount::default());
                 Left::Nothing
             }
-            // Somebody removed it, which leaves its volumes; or it was never made, or its making was cut off and may still come about.
-            Ok(Removed::Already | Removed::NotOurs) => {
-                // What is not removed now, the reaper tries again.
-                let _ = remove_volumes(docker, &Owned::by_run(run)).await;
-                Left::Perhaps
-            }
+            // The reaper tries again; or it was never made, or its making was cut off and may still come about.
+            Ok(_) => Left::Perhaps,
             Err(error) => {
                 let (container, why) = (self.name.clone(), error.to_string());
                 self.site.reporter.emit(Event::Warned(Warning::NotRemoved { container, why }));
