@@ -192,7 +192,7 @@ pub async fn enter(
     let (mut workspace, container) = Workspace::of(docker, wanted, ready, line, settings);
     let trouble = match container.open(&workspace.name, settings, first).await {
         Ok(session) => return Ok((workspace, session)),
-        Err(error) if line == Line::Further => return Err(error),
+        Err(error) if line == Line::Further => return Err(workspace.why_not_entered(error).await),
         Err(error) => Trouble::of(error)?,
     };
     let trouble = match (&workspace.how, trouble) {
@@ -280,7 +280,7 @@ pub async fn enter_found(
     let mut workspace = Workspace { name: name.to_owned(), how, mark, mark_path, far, share: Share::Ours };
     let error = match container.open(name, settings, first).await {
         Ok(session) => return Ok((workspace, session)),
-        Err(error) if line == Line::Further => return Err(error),
+        Err(error) if line == Line::Further => return Err(workspace.why_not_entered(error).await),
         Err(error) => error,
     };
     let because = match Trouble::of(error)? {
@@ -467,9 +467,15 @@ impl Workspace {
             Ok(Err(error)) => tracing::warn!(%error, "could not wait for a container to go"),
             Err(_) => {}
         }
-        match docker.remove(id.as_str(), owned).await? {
-            Removed::Now | Removed::NotOurs => Ok(()),
-            Removed::Already => remove_volumes(docker, owned).await,
+        docker.remove(id.as_str(), owned).await?;
+        remove_volumes(docker, owned).await
+    }
+
+    /// What is behind a session that did not open, where nothing is to be done about it.
+    async fn why_not_entered(&mut self, error: WorkspaceError) -> WorkspaceError {
+        match error {
+            WorkspaceError::Session(error) => self.why_over(error).await,
+            error => error,
         }
     }
 

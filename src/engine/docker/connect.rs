@@ -3,7 +3,7 @@
 //! A request has a connection of its own: a build makes some dozen, they last from a millisecond to hours, and what
 //! breaks one breaks no other. Nothing here has a time limit but the greeting: a wait may last as long as a build does.
 
-use std::{fmt, future::Future, io, pin::Pin, time::Duration};
+use std::{error::Error as _, fmt, future::Future, io, pin::Pin, time::Duration};
 
 use bollard::{BollardRequest, errors::Error as BollardError};
 use bytes::Bytes;
@@ -159,7 +159,16 @@ async fn greet(wire: &Wire) -> Result<Greeting, EngineError> {
     let response = match wire.send(request).await {
         Ok(response) => response,
         Err(WireError::Dial(error)) => return Err(wire.not_reached(error)),
-        Err(WireError::Http(error)) => return Err(not_an_engine(chain(&error))),
+        Err(WireError::Http(error)) => {
+            let broken = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+            return Err(match broken.map(io::Error::kind) {
+                // The engine ends just now.
+                Some(kind @ (io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)) => {
+                    wire.not_reached(DialError::Connect(kind.into()))
+                }
+                _ => not_an_engine(chain(&error)),
+            });
+        }
     };
     let status = response.status();
     if let Some(greeting) = Greeting::read(response.headers()).filter(|_| status.is_success()) {
