@@ -76,6 +76,35 @@ fn what_one_build_makes_another_one_neither_sends_nor_deletes() {
 }
 
 #[test]
+fn outputs_outside_of_the_tree_count_as_any_other() {
+    let project = kept();
+    let first = Gated::start_after(
+        &project,
+        &["-o", "/tmp/made:made"],
+        "echo mine > scratch",
+        "mkdir -p /tmp; cp scratch /tmp/made",
+    );
+    project.sh(&["--no-wait", "-o", "second"], "touch second").exits(0);
+    first.go_on().exits(0);
+    assert_eq!(project.read("made"), "mine\n");
+    project.assert_nothing_left();
+}
+
+#[test]
+fn where_it_is_not_known_what_the_host_had_a_build_waits_until_it_is_alone() {
+    let project = kept();
+    let first = Gated::start(&project, &["-o", "first"], "touch first");
+    let damage = "for f in /.fastbuild/host-*; do : > $f; done";
+    common::docker(&["exec", &project.workspace().unwrap(), "sh", "-c", damage]);
+    let mut second = Watched::start(&project, &["-o", "second"], "touch second");
+    assert_eq!(second.until("it waits", is_waiting)["pid"], first.run.child().id());
+    first.go_on().exits(0);
+    second.end().exits(0);
+    project.sh(&["-q"], "ls").exits(0);
+    project.assert_nothing_left();
+}
+
+#[test]
 fn who_waits_says_for_whom_and_what_would_let_them_run_together() {
     let project = kept();
     let cases: [(&[&str], &[&str], &str, &str); 4] = [

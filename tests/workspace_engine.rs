@@ -13,7 +13,9 @@ use fastbuild::{
     agent::{
         near::{Duplex, Event, Session, SessionError, Settings},
         program,
-        protocol::{Blob, Claim, Extent, Home as HomeOf, Input, Open, Reply, Request, Run, Status, User},
+        protocol::{
+            Blob, Claim, Client, Extent, Home as HomeOf, Input, Open, Reply, Request, Run, Status, User,
+        },
     },
     build::reaper::{Duty, InContainer},
     cli::{Command, args::parse},
@@ -269,7 +271,10 @@ async fn what_a_dead_client_left_running_is_ended_before_the_next_session() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_reaper_of_a_dead_client_frees_its_workspace() {
     let home = Home::new().await;
-    let (workspace, mut session) = home.enter(&Settings::default()).await.unwrap();
+    let run = "0123456789ab".to_owned();
+    let client = Client { run: run.clone(), ..Client::default() };
+    let settings = Settings { client, ..Settings::default() };
+    let (workspace, mut session) = home.enter(&settings).await.unwrap();
     session.send(&open_request()).await.unwrap();
     session.send(&run_request("sleep 300 & exec sleep 300")).await.unwrap();
     while !matches!(session.receiver.next().await.unwrap(), Event::Reply(Reply::Started)) {}
@@ -279,7 +284,7 @@ async fn the_reaper_of_a_dead_client_frees_its_workspace() {
     let reaped = std::process::Command::new(env!("CARGO_BIN_EXE_fastbuild"))
         .arg("__reap")
         .args([home.state.root(), &home.source()])
-        .args(["0123456789ab".to_owned(), serde_json::to_string(&duty).unwrap()])
+        .args([run, serde_json::to_string(&duty).unwrap()])
         .stdin(std::process::Stdio::null())
         .output()
         .unwrap();

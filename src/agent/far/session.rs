@@ -39,7 +39,7 @@ use super::{
     outbox::Outbox,
     processes, room,
     turn::{Ahead, Ask, Turn},
-    workspace::{Workspace, caches_below, knows_host, nonsense, root_of},
+    workspace::{Others, Workspace, caches_below, nonsense, read_host, root_of},
 };
 use crate::{
     agent::{
@@ -315,8 +315,8 @@ impl Session {
         match request {
             Request::Open(open) => {
                 let others = self.wait_for_turn(&open)?;
-                let others = caches_below(&others, &root_of(&open));
-                let workspace = Workspace::open(*open, &others)?;
+                let outputs = others.as_ref().map_or_else(Vec::new, |others| others.outputs.clone());
+                let workspace = Workspace::open(*open, others)?;
                 let ids = workspace.account.ids;
                 let room = match workspace.view.extent {
                     Extent::Nothing => Room { bytes: u64::MAX, files: None, block: 1 },
@@ -324,7 +324,7 @@ impl Session {
                         .map_err(|error| failed("could not see what room there is", &error))?,
                 };
                 self.workspace = Some(workspace);
-                self.reply(&Reply::Opened { uid: ids.uid, gid: ids.gid, room, others });
+                self.reply(&Reply::Opened { uid: ids.uid, gid: ids.gid, room, others: outputs });
             }
             Request::Compare(compare) => opened(&mut self.workspace)?.compare(&compare, &self.outbox)?,
             Request::Apply { deletes } => self.apply(&deletes)?,
@@ -357,17 +357,20 @@ impl Session {
         let _ = self.outbox.reply(reply);
     }
 
-    /// Gives the outputs of those who are at work beside this client, which it leaves alone.
-    fn wait_for_turn(&mut self, open: &Open) -> Result<Vec<PathBuf>, Stop> {
+    /// Gives what there is of those who are at work beside this client.
+    fn wait_for_turn(&mut self, open: &Open) -> Result<Option<Others>, Stop> {
         self.wait_in_line(open, open.claim.clone())?;
-        let outputs = self.turn.as_ref().map_or_else(|| Ok(Vec::new()), Turn::others);
+        let outputs = self.turn.as_ref().map_or(Ok(None), Turn::others);
         let outputs = outputs.map_err(|error| failed("could not see who else is at work", &error))?;
-        if outputs.is_empty() || knows_host(&root_of(open)) {
-            return Ok(outputs.iter().map(|path| PathBuf::from(OsStr::from_bytes(path))).collect());
+        let Some(outputs) = outputs else { return Ok(None) };
+        let root = root_of(open);
+        if let Ok(host) = read_host(&root) {
+            let outputs: Vec<_> = outputs.iter().map(|path| PathBuf::from(OsStr::from_bytes(path))).collect();
+            return Ok(Some(Others { outputs: caches_below(&outputs, &root), host }));
         }
         // What the host had when they began is not known, so that nothing can be put right beside them.
         self.wait_in_line(open, Claim::Everything)?;
-        Ok(Vec::new())
+        Ok(None)
     }
 
     fn wait_in_line(&mut self, open: &Open, claim: Claim) -> Result<(), Stop> {

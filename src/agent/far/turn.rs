@@ -142,18 +142,21 @@ impl Turn {
         Ok(())
     }
 
-    /// The outputs of those whose commands run. Nobody else's begins to run while this one puts the tree right.
+    /// The outputs of those whose commands run; none where nobody's does. Nobody else's begins to run while this one puts the tree
+    /// right.
     ///
     /// # Errors
     /// The system's.
-    pub(super) fn others(&self) -> io::Result<Vec<Blob>> {
+    pub(super) fn others(&self) -> io::Result<Option<Vec<Blob>>> {
         let (directory, _guard) = guarded()?;
-        let running = there(&directory)?.0.into_iter().filter(|there| there.state == RUNS);
-        let outputs = running.map(|there| match there.ask.claim {
-            Claim::Outputs(outputs) => outputs,
-            Claim::Everything => Vec::new(),
-        });
-        Ok(outputs.flatten().collect())
+        let mut outputs = None;
+        for there in there(&directory)?.0.into_iter().filter(|there| there.state == RUNS) {
+            let outputs = outputs.get_or_insert_with(Vec::new);
+            if let Claim::Outputs(claimed) = there.ask.claim {
+                outputs.extend(claimed);
+            }
+        }
+        Ok(outputs)
     }
 
     /// The tree is right, and the command starts.

@@ -62,6 +62,15 @@ pub(super) struct Workspace {
     host: Option<Digest>,
 }
 
+/// What there is of others who are at work in the tree.
+#[derive(Debug)]
+pub(super) struct Others {
+    /// What they are making.
+    pub(super) outputs: Vec<RelPath>,
+    /// What the host had when the tree was last put right.
+    pub(super) host: Vec<Node>,
+}
+
 /// Who else is at work in the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Company {
@@ -107,8 +116,8 @@ pub(super) struct Tree {
 }
 
 impl Workspace {
-    /// Makes the root where it is missing, and begins to scan it; `others` are outputs that somebody is making there.
-    pub(super) fn open(open: Open, others: &[RelPath]) -> Result<Workspace, Failed> {
+    /// Makes the root where it is missing, and begins to scan it where nobody else is at work there.
+    pub(super) fn open(open: Open, others: Option<Others>) -> Result<Workspace, Failed> {
         let root = root_of(&open);
         if !root.is_absolute() {
             return Err(nonsense("the source root is no absolute path"));
@@ -131,20 +140,20 @@ impl Workspace {
         // What an engine mounts there (`/etc/hosts`, a volume of the image's) is no part of the tree either.
         let mut below = caches_below(&caches, &root);
         below.extend(caches_below(&mounts(), &root));
-        let outputs = [open.outputs.as_slice(), others].concat();
-        let view = View { rules, outputs, caches: below, extent: open.extent };
+        let mut view = View { rules, outputs: open.outputs, caches: below, extent: open.extent };
         let index = index_of(&root);
-        let company = if others.is_empty() { Company::Nobody } else { Company::Others };
-        let tree = match open.extent {
-            Extent::Nothing => State::Known(Tree::default()),
-            Extent::Sources | Extent::Everything => {
+        let company = if others.is_some() { Company::Others } else { Company::Nobody };
+        let tree = match (open.extent, others) {
+            (Extent::Nothing, _) => State::Known(Tree::default()),
+            (_, Some(Others { outputs, host })) => {
+                view.outputs.extend(outputs);
+                State::Known(Tree::of(host, &view.outputs))
+            }
+            (Extent::Sources | Extent::Everything, None) => {
                 let (root, view, index) = (root.clone(), view.clone(), index.clone());
-                let scanning = thread::Builder::new().name("scan".to_owned()).spawn(move || match company {
-                    Company::Others => read_host(&root, &view),
-                    Company::Nobody => {
-                        withdraw(&root, &view, &open.patterns)?;
-                        find(&root, &view, index.as_deref())
-                    }
+                let scanning = thread::Builder::new().name("scan".to_owned()).spawn(move || {
+                    withdraw(&root, &view, &open.patterns)?;
+                    find(&root, &view, index.as_deref())
                 });
                 State::Scanning(
                     scanning.map_err(|error| failed("could not start a thread to scan with", &error))?,
@@ -265,6 +274,27 @@ impl Workspace {
 }
 
 impl Tree {
+    /// Of what the host had, without what lies at or below `outputs`.
+    fn of(host: Vec<Node>, outputs: &[RelPath]) -> Tree {
+        let (mut entries, mut tree) = (Vec::new(), Tree::default());
+        let is_output = |path: &RelPath| outputs.iter().any(|output| path.strip_prefix(output).is_some());
+        for Node { path, kind, mode, mtime } in host.into_iter().filter(|node| !is_output(&node.path)) {
+            let (kind, digest) = match kind {
+                NodeKind::Directory => (Kind::Directory, None),
+                NodeKind::File { size, digest } => (Kind::File { size }, Some(digest)),
+                NodeKind::Symlink { target } => (Kind::Symlink { target }, None),
+                NodeKind::Special(special) => {
+                    tree.specials.push((path, special));
+                    continue;
+                }
+            };
+            entries.push(Entry { path, kind, mode, mtime, stamp: Stamp::default(), links: 1 });
+            tree.digests.push(digest);
+        }
+        tree.manifest = Manifest::from_entries(entries);
+        tree
+    }
+
     /// All of the source tree, in order.
     pub(super) fn things(&self) -> impl Iterator<Item = Thing<'_>> {
         merged(&self.manifest, &self.specials)
@@ -409,39 +439,12 @@ pub(super) fn finish_nodes(writer: NodeWriter<io::BufWriter<super::outbox::DataO
     buffered.into_inner().map_err(io::IntoInnerError::into_error)?.finish()
 }
 
-/// What [`Workspace::note_host`] wrote, as far as it is of this client's tree.
-fn read_host(root: &Path, view: &View) -> Result<Tree, Failed> {
-    let told = |error: io::Error| failed("could not read what the host had", &error);
-    let path = host_of(root).ok_or_else(|| told(io::ErrorKind::NotFound.into()))?;
-    let mut file = io::BufReader::new(fs::File::open(path).map_err(told)?);
-    file.read_exact(&mut [0; 32]).map_err(told)?;
-    let mut reader = NodeReader::new(file);
-    let (mut entries, mut tree) = (Vec::new(), Tree::default());
-    while let Some(Node { path, kind, mode, mtime }) =
-        reader.next_node().map_err(|error| told(io::Error::other(error)))?
-    {
-        if view.outputs.iter().any(|output| path.strip_prefix(output).is_some()) {
-            continue;
-        }
-        let (kind, digest) = match kind {
-            NodeKind::Directory => (Kind::Directory, None),
-            NodeKind::File { size, digest } => (Kind::File { size }, Some(digest)),
-            NodeKind::Symlink { target } => (Kind::Symlink { target }, None),
-            NodeKind::Special(special) => {
-                tree.specials.push((path, special));
-                continue;
-            }
-        };
-        entries.push(Entry { path, kind, mode, mtime, stamp: Stamp::default(), links: 1 });
-        tree.digests.push(digest);
-    }
-    tree.manifest = Manifest::from_entries(entries);
-    Ok(tree)
-}
-
-/// Whether it is known what the host had when a build without company began.
-pub(super) fn knows_host(root: &Path) -> bool {
-    host_of(root).is_some_and(|path| path.exists())
+/// What [`Workspace::note_host`] wrote.
+pub(super) fn read_host(root: &Path) -> io::Result<Vec<Node>> {
+    let path = host_of(root).ok_or(io::ErrorKind::NotFound)?;
+    let mut file = io::BufReader::new(fs::File::open(path)?);
+    file.read_exact(&mut [0; 32])?;
+    NodeReader::new(file).collect::<Result<_, _>>().map_err(io::Error::other)
 }
 
 fn host_of(root: &Path) -> Option<PathBuf> {
