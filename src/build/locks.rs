@@ -47,6 +47,8 @@ pub(super) struct Locks {
     state: State,
     place: Mutex<Option<Place>>,
     sources: Mutex<Option<Held>>,
+    /// The source root's lock while products are applied.
+    applying: Mutex<Option<Held>>,
     share: Share,
     on_locked: OnLocked,
 }
@@ -111,6 +113,7 @@ impl Locks {
             state: state.clone(),
             place: Mutex::new(place),
             sources: Mutex::new(None),
+            applying: Mutex::new(None),
             share,
             on_locked,
         })
@@ -257,13 +260,13 @@ impl Locks {
         }
     }
 
-    /// Waits until the source root is this run's alone, so that products can be applied; it is as long as what this gives is held.
+    /// Waits until the source root is this run's alone, so that products can be applied, unless it is.
     ///
     /// # Errors
     /// The lock's, and what recovery fails with.
-    pub(super) async fn apply(&self, reporter: &Reporter) -> Result<Option<Held>, BuildError> {
-        if self.share == Share::Whole {
-            return Ok(None);
+    pub(super) async fn begin_apply(&self, reporter: &Reporter) -> Result<(), BuildError> {
+        if self.share == Share::Whole || guard(&self.applying).is_some() {
+            return Ok(());
         }
         self.tree_was_sent();
         let lock = self.project.sources();
@@ -272,7 +275,13 @@ impl Locks {
         if self.project.journal_path().exists() {
             recover::recover(&self.project, &self.state, reporter)?;
         }
-        Ok(Some(held))
+        *guard(&self.applying) = Some(held);
+        Ok(())
+    }
+
+    /// The products are in their places, or will not be.
+    pub(super) fn end_apply(&self) {
+        guard(&self.applying).take();
     }
 }
 

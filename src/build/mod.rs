@@ -55,7 +55,7 @@ use crate::{
         Reporter,
         events::{AgentCost, Amount, Applied, Earlier, Event, Phase, Warning},
     },
-    state::{Held, Run, State},
+    state::{Run, State},
     sys::at,
 };
 
@@ -205,15 +205,7 @@ impl Built {
         }
     }
 
-    /// Waits until the source root is this run's alone, where there is anything to be put in place.
-    async fn alone(&self, locks: &Locks, reporter: &Reporter) -> Result<Option<Held>, BuildError> {
-        match &self.staged {
-            Some(_) => locks.apply(reporter).await,
-            None => Ok(None),
-        }
-    }
-
-    /// Puts the products in place; see [`Built::alone`]. From here on nothing is cut off by a signal.
+    /// Puts the products in place. From here on nothing is cut off by a signal.
     async fn put_in_place(
         self,
         record: Arc<Record>,
@@ -224,6 +216,7 @@ impl Built {
     ) -> Result<Option<Applied>, BuildError> {
         let Built { staged: Some(mut staged), mut times, .. } = self else { return Ok(None) };
         let project = &locks.project;
+        locks.begin_apply(reporter).await?;
         let made_again = staged.iter_mut().flat_map(|output| std::mem::take(&mut output.made_again));
         times.note(made_again.collect(), &plan.source.value);
         let phase = Running::begin(Phase::Apply, None, reporter);
@@ -243,7 +236,9 @@ impl Built {
             };
             apply::apply(staged, record, &books)
         });
-        let Outcome { applied, warnings } = applying.await??;
+        let applied = applying.await;
+        locks.end_apply();
+        let Outcome { applied, warnings } = applied??;
         for warning in warnings {
             reporter.emit(Event::Warned(warning));
         }

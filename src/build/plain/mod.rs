@@ -66,10 +66,6 @@ pub(super) async fn run(
         Ok(mut built) => {
             let (exit, defect) = (built.exit, built.defect.take());
             let record = Arc::clone(&site.record);
-            let _alone = match built.alone(site.locks, site.reporter).await {
-                Ok(alone) => alone,
-                Err(error) => return (Err(error), plain.remove().await),
-            };
             let applying = built.put_in_place(record, site.locks, &site.run, site.plan, site.reporter);
             let (applied, left) = tokio::join!(applying, plain.remove());
             (applied.map(|applied| Finished { exit, applied, agent: None, defect }), left)

@@ -226,10 +226,12 @@ impl Warm<'_> {
         let (exit, defect) = (built.exit, built.defect.take());
         let undisturbed = interrupts.suspension().undisturbed().await;
         // Before the goodbye: whose turn it is next looks at the tree when this is done with it.
-        let alone = built.alone(self.locks, self.reporter).await?;
+        if built.staged.is_some() {
+            self.locks.begin_apply(self.reporter).await?;
+        }
         let applying = built.put_in_place(record, self.locks, self.run, self.plan, self.reporter);
         let (applied, closed) = tokio::join!(applying, session.close());
-        drop((alone, undisturbed));
+        drop(undisturbed);
         let applied = applied?;
         let traffic = session.traffic();
         // The products are in place, and a build that has changed the host has not failed.
