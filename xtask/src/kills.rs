@@ -2,6 +2,7 @@
 //! which is one of their own.
 
 use std::{
+    path::Path,
     process::{Command, Stdio},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -59,7 +60,8 @@ struct Own {
 
 /// `sh -c` with the directory. It starts anew after a kill, and after nothing else.
 const AGAIN_AND_AGAIN: &str = "mount -t tmpfs none /run && mount -t tmpfs none \"$1/data\" || exit; \
-                               while dockerd --host \"unix://$1/docker.sock\" --data-root \"$1/data\"; [ $? = 137 ]; do :; done";
+                               while dockerd --host \"unix://$1/docker.sock\" --data-root \"$1/data\" \
+                               --cgroup-parent \"/${1##*/}\"; [ $? = 137 ]; do :; done";
 
 impl Own {
     fn start() -> Result<Own> {
@@ -91,5 +93,13 @@ impl Drop for Own {
         // With it, its namespaces and all that runs in them.
         self.dockerd.child.kill().ok();
         self.dockerd.child.wait().ok();
+        // Who was killed between making a control group and a process in it forgets it.
+        let Some(name) = self.dir.path().file_name() else { return };
+        let below =
+            |dir: &Path| fs_err::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+        let top = Path::new("/sys/fs/cgroup");
+        for ours in below(top).chain([top.to_owned()]).map(|hierarchy| hierarchy.join(name)) {
+            below(&ours).chain([ours.clone()]).for_each(|group| drop(fs_err::remove_dir(group)));
+        }
     }
 }
