@@ -321,17 +321,16 @@ impl Plain<'_> {
     /// Removes the container. When that fails, the reaper tries again, and the next start after it.
     async fn remove(&self) -> Left {
         let phase = Running::begin(Phase::Remove, None, self.site.reporter);
-        let (docker, run) = (&self.site.docker, &self.site.run.id);
-        let removed = docker.remove(&self.name, &Owned::by_run(run)).await;
-        let volumes = remove_volumes(docker, &Owned::by_run(run)).await;
-        match removed {
-            Ok(Removed::Now) if volumes.is_ok() => {
+        let (docker, owned) = (&self.site.docker, Owned::by_run(&self.site.run.id));
+        let removed = docker.remove(&self.name, &owned).await;
+        match (removed, remove_volumes(docker, &owned).await) {
+            (Ok(Removed::Now), Ok(())) => {
                 phase.end(Amount::default());
                 Left::Nothing
             }
             // The reaper tries again; or it was never made, or its making was cut off and may still come about.
-            Ok(_) => Left::Perhaps,
-            Err(error) => {
+            (Ok(_), _) => Left::Perhaps,
+            (Err(error), _) => {
                 let (container, why) = (self.name.clone(), error.to_string());
                 self.site.reporter.emit(Event::Warned(Warning::NotRemoved { container, why }));
                 Left::Perhaps
