@@ -103,6 +103,10 @@ fn a_mistaken_option_fails_with_its_own_error_and_costs_nothing() {
             let ended = project.sh(&[&[lifetime], options].concat(), "echo ran");
             ended.exits(125).says(&["fastbuild: error: ", said]);
             assert_eq!(ended.out(), "");
+            assert!(
+                !ended.err().contains("for one run"),
+                "the option is at fault, and not the agent: {ended}"
+            );
             project.assert_nothing_left();
         };
         for (options, said) in &mistakes {
@@ -118,6 +122,24 @@ fn a_mistaken_option_fails_with_its_own_error_and_costs_nothing() {
             assert_eq!((how(&ended).as_str(), ended.out().as_str()), ("found", "kept\n"), "{options:?}");
         }
     }
+}
+
+#[test]
+fn a_workspace_whose_network_was_made_anew_is_made_anew_with_all_that_it_holds() {
+    let project = kept();
+    let network = format!("fastbuild-test-{}", project.key());
+    docker(&["network", "create", &network]);
+    let options = ["--network", &network, "--exclude", "cache"];
+    json(&project, &options, "mkdir cache; echo kept > cache/x").exits(0);
+    docker(&["stop", "--time", "0", &project.workspace().unwrap()]);
+    docker(&["network", "rm", &network]);
+    let gone = json(&project, &options, "true");
+    gone.exits(125).says(&[&network, "not found"]);
+    docker(&["network", "create", &network]);
+    assert_eq!(json(&project, &options, "cat cache/x").exits(0).out(), "kept\n");
+    docker(&["rm", "--force", &project.workspace().unwrap()]);
+    docker(&["network", "rm", &network]);
+    project.assert_nothing_left();
 }
 
 #[test]

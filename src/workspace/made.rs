@@ -100,7 +100,7 @@ async fn ensure_once(
         return replace(docker, wanted, why, &found).await;
     }
     let maker = Maker::of(&found, &wanted.state);
-    let container = found.id;
+    let container = found.id.clone();
     let share = share_of(docker, wanted, &container).await?;
     match found.life {
         Life::Paused => docker.unpause(&container).await?,
@@ -109,6 +109,10 @@ async fn ensure_once(
                 Ok(()) => Ok(Ready { container, how: How::Started, share, maker }),
                 Err(WorkspaceError::WithoutAgent(why)) => {
                     make_anew(docker, wanted, Why::Broken(why.to_string())).await
+                }
+                // A network of its that was made anew since.
+                Err(WorkspaceError::Engine(error @ EngineError::Api { status: 404, .. })) => {
+                    replace(docker, wanted, Why::Broken(error.to_string()), &found).await
                 }
                 Err(error) => Err(error),
             };
@@ -312,7 +316,8 @@ pub(super) fn not_started(error: StartError) -> WorkspaceError {
         error @ StartError::NoInterpreter { .. } => {
             WithoutAgent::NotStarted { detail: error.to_string() }.into()
         }
-        StartError::Other(EngineError::Api { message, .. }) => {
+        // What the engine does not find (a network) a build without the agent misses as well.
+        StartError::Other(EngineError::Api { message, status, .. }) if status != 404 => {
             WithoutAgent::NotStarted { detail: message }.into()
         }
         StartError::Other(EngineError::ReadOnly { message, .. }) => {
