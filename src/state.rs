@@ -526,11 +526,6 @@ impl Held {
     pub fn share(&self) -> Result<(), StateError> {
         self.file.lock_shared().map_err(StateError::at("share", &self.of.path))
     }
-
-    /// Which lock this is.
-    pub fn of(&self) -> &Lock {
-        &self.of
-    }
 }
 
 impl Run {

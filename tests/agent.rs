@@ -13,7 +13,7 @@ use std::{
     path::Path,
 };
 
-use far::{Agent, View, hello, listing, on_terminal, run, tree};
+use far::{Agent, Client, View, hello, listing, on_terminal, run, tree};
 use fastbuild::{
     agent::protocol::{
         Blob, Failure, Follow, Hello, Home, Input, NoStart, NotStarted, PROTOCOL, Reply, Request, Run,
@@ -280,14 +280,20 @@ fn pid_in(text: &str) -> Pid {
 /// A command that starts another one in a session of its own, and says that one's number.
 const HIDING: &str = "setsid sh -c 'echo $$; exec sleep 1000' & sleep 1000";
 
-#[test]
-fn a_silent_client_is_dead_and_so_is_all_that_it_started() {
-    let agent = Agent::new();
+/// A client that is taken for dead after 300 ms, whose command runs that, and the hidden one.
+fn hiding(agent: &Agent) -> (Client, Pid) {
     let mut client = agent.synced(&View::everything());
     client.hello(300);
     client.open(&agent.root(), &View::everything());
     assert_eq!(client.start(run(&["sh", "-c", HIDING], &agent.root())), Reply::Started);
     let hidden = pid_in(&client.output_until("\n"));
+    (client, hidden)
+}
+
+#[test]
+fn a_silent_client_is_dead_and_so_is_all_that_it_started() {
+    let agent = Agent::new();
+    let (mut client, hidden) = hiding(&agent);
     test_kill_process(hidden).unwrap();
     assert!(client.try_receive().is_none());
     client.wait();
@@ -312,11 +318,7 @@ fn a_client_that_gives_signs_of_life_is_not_silent() {
 #[test]
 fn a_client_that_pauses_is_not_silent_and_all_that_it_started_pauses_with_it() {
     let agent = Agent::new();
-    let mut client = agent.synced(&View::everything());
-    client.hello(300);
-    client.open(&agent.root(), &View::everything());
-    assert_eq!(client.start(run(&["sh", "-c", HIDING], &agent.root())), Reply::Started);
-    let hidden = pid_in(&client.output_until("\n"));
+    let (mut client, hidden) = hiding(&agent);
     let state = || look(hidden.as_raw_pid()).unwrap().state;
     client.request(&Request::Pause);
     // One that does not pause falls silent meanwhile, for as long.

@@ -228,7 +228,6 @@ impl Locks {
         take: impl Fn(Reply) -> Result<T, Reply>,
         reporter: &Reporter,
     ) -> Result<(T, Order), BuildError> {
-        let own = self.state.id()?;
         let mut wait: Option<Wait> = None;
         loop {
             let reply = session.reply("that the workspace is open", |reply| match reply {
@@ -244,7 +243,7 @@ impl Locks {
                     Err((client, why)) => {
                         guard(&self.sources).take();
                         // A process of another machine's, or of another PID namespace, cannot be looked at.
-                        let is_here = client.state == own;
+                        let is_here = client.state == self.state.id()?;
                         let holder = Holder { pid: client.pid, command: client.command };
                         // A wait is told once, and again only where somebody stands still.
                         let said = wait.as_ref().map(|_| Holding::Runs);
