@@ -163,8 +163,6 @@ pub struct Plan {
     pub ignore: IgnorePlan,
     /// What comes back.
     pub outputs: Decision<Outputs>,
-    /// Whether the host's old outputs go in.
-    pub seed: Decision<SeedOutputs>,
     /// What to do with the products of a failed build.
     pub on_failure: Decision<OnFailure>,
     /// How products are put in place.
@@ -337,16 +335,6 @@ pub enum AgentUse {
     Wanted,
     /// Never: by the plain Engine API.
     Refused,
-}
-
-/// `--seed-outputs`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SeedOutputs {
-    /// Named outputs stay out of the upload.
-    No,
-    /// The build starts with the host's.
-    Yes,
 }
 
 /// `--outputs-on-failure`.

@@ -8,7 +8,6 @@ use crate::{
         events::{Amount, Event, Phase, Warning},
     },
     tree::{
-        RelPath,
         ignore::Rules,
         scan::{Scan, ScanOptions, scan},
     },
@@ -19,29 +18,15 @@ use crate::{
 /// # Errors
 /// A pattern that is none, and a directory that cannot be read.
 pub fn look(plan: &Plan, progress: &(dyn Fn(Amount) + Sync)) -> Result<Scan, BuildError> {
-    look_without(plan, &plan.ignore.outputs, progress)
-}
-
-fn look_without(
-    plan: &Plan,
-    leave_out: &[RelPath],
-    progress: &(dyn Fn(Amount) + Sync),
-) -> Result<Scan, BuildError> {
     let rules = Rules::new(plan.ignore.patterns.iter().map(|pattern| pattern.value.as_str()))?;
-    let options = ScanOptions { rules: &rules, leave_out, progress };
+    let options = ScanOptions { rules: &rules, leave_out: &plan.ignore.outputs, progress };
     Ok(scan(&plan.source.value, &options)?)
 }
 
-/// [`look`] as a phase of a build; `leave_out` in place of the plan's own outputs.
-pub(super) fn report_scan(
-    plan: &Plan,
-    leave_out: &[RelPath],
-    reporter: &Reporter,
-) -> Result<Scan, BuildError> {
+/// [`look`] as a phase of a build.
+pub(super) fn report_scan(plan: &Plan, reporter: &Reporter) -> Result<Scan, BuildError> {
     let phase = Running::begin(Phase::Scan, None, reporter);
-    let scan = look_without(plan, leave_out, &|done| {
-        reporter.emit(Event::PhaseProgress { phase: Phase::Scan, done })
-    })?;
+    let scan = look(plan, &|done| reporter.emit(Event::PhaseProgress { phase: Phase::Scan, done }))?;
     for (path, special) in &scan.skipped {
         reporter.emit(Event::Warned(Warning::Skipped { path: path.clone(), special: *special }));
     }

@@ -134,7 +134,7 @@ there is, 125 when fastbuild itself failed.";
 const ENVIRONMENT: &str = "\
 Settings come from, strongest first: options, FASTBUILD_* variables, the nearest fastbuild.toml upwards, the image of \
 the project's devcontainer.json, the preset of the command's first word. `fastbuild plan` tells which one decided. \
-What fastbuild.toml switched on is switched off by --no-atomic, --no-fallback, --no-seed-outputs, --no-outputs-on-failure, \
+What fastbuild.toml switched on is switched off by --no-atomic, --no-fallback, --no-outputs-on-failure, \
 --no-stdin and --no-tty; --ignore takes its no-ignore back.
 
 Environment:
@@ -440,11 +440,6 @@ pub struct RunArgs {
     pub(crate) no_ignore: bool,
     #[arg(long, hide = true, overrides_with = "no_ignore")]
     pub(crate) ignore: bool,
-    /// Let the build start with this machine's old outputs
-    #[arg(long, overrides_with = "no_seed_outputs", help_heading = "What goes in")]
-    pub(crate) seed_outputs: bool,
-    #[arg(long, hide = true, overrides_with = "seed_outputs")]
-    pub(crate) no_seed_outputs: bool,
     /// Take `/` or the home directory as source root all the same
     #[arg(long, help_heading = "What goes in")]
     pub yes: bool,

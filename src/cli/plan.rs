@@ -15,7 +15,7 @@ use crate::{
     config::choices::name_of,
     plan::{
         ApplyMode, Decision, Endpoint, Engine, Explain, Fallback, IfThere, Lifetime, OnFailure, OnLocked,
-        Output, Outputs, Plan, Reason, Route, SeedOutputs, Stdin, Take, Terminal,
+        Output, Outputs, Plan, Reason, Route, Stdin, Take, Terminal,
     },
     report::{numbers, text::shell_words},
     tree::{RelPath, scan::largest_directory},
@@ -81,7 +81,6 @@ fn as_it_runs(mut plan: Plan) -> Plan {
     plan.ignore.patterns.clear();
     if plan.route.value == Route::Mount {
         plan.ignore.outputs.clear();
-        plan.seed = Decision::default(SeedOutputs::Yes, "the command sees the whole source tree");
         if let Reason::Default { why } = &mut plan.on_failure.reason {
             *why = "the command writes into the source tree itself";
         }
@@ -232,10 +231,6 @@ fn what_goes_in(plan: &Plan, estimate: Option<&UploadEstimate>, table: &mut Tabl
         };
         table.row("leaves out", output.to_string(), Some(why.to_owned()));
     }
-    table.decision("seed", &plan.seed, |seed| match seed {
-        SeedOutputs::No => "no",
-        SeedOutputs::Yes => "old outputs go in",
-    });
     table.decision("route", &plan.route, Route::to_string);
     if plan.route.value.is_mounted() {
         table.decision("fallback", &plan.fallback, |fallback| match fallback {
@@ -444,7 +439,6 @@ mod tests {
                 }]),
                 reason: preset,
             },
-            seed: default(SeedOutputs::No),
             on_failure: default(OnFailure::Leave),
             apply: default(ApplyMode::PerFile),
             route: default(Route::Layer),
@@ -514,7 +508,6 @@ mod tests {
         leaves out  vendor\u{1b}[2J                         (/p/.dockerignore:3)
         takes in    vendor/keep                             (--include)
         leaves out  docs/_site                              (an output)
-        seed        no                                      (default)
         route       layer                                   (default)
         upload      7 files, 104.9 MB
         output      /workspace/docs/_site -> /p/docs/_site  (preset jekyll)

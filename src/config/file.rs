@@ -163,8 +163,6 @@ keys! {
     entrypoint: String = "entrypoint", ANYTHING;
     /// `outputs-on-failure = true`
     outputs_on_failure: bool = "outputs-on-failure", SWITCH;
-    /// `seed-outputs = true`
-    seed_outputs: bool = "seed-outputs", SWITCH;
     /// `atomic = true`
     atomic: bool = "atomic", SWITCH;
     /// `stdin = true`
@@ -460,7 +458,6 @@ env-file = ".env"
 user = "1:2"
 entrypoint = ""
 outputs-on-failure = true
-seed-outputs = true
 atomic = true
 stdin = false
 tty = true

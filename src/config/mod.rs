@@ -34,7 +34,7 @@ use crate::{
     cli::{RunArgs, args::IgnoreRule},
     plan::{
         AgentUse, ApplyMode, Decision, EnvVar, Explain, IfThere, Isolation, Lifetime, OnFailure, OnLocked,
-        PullPolicy, Reason, Route, SeedOutputs, VolumeOption, WorkspacePlan,
+        PullPolicy, Reason, Route, VolumeOption, WorkspacePlan,
     },
     report::Verbosity,
 };
@@ -66,8 +66,6 @@ pub struct Settings {
     pub patterns: Vec<Decision<String>>,
     /// The environment that crosses, later ones win.
     pub env: Vec<Decision<EnvVar>>,
-    /// See [`SeedOutputs`].
-    pub seed: Decision<SeedOutputs>,
     /// See [`OnFailure`].
     pub on_failure: Decision<OnFailure>,
     /// See [`ApplyMode`].
@@ -391,7 +389,6 @@ impl Settings {
             outputs: outputs(args, &keys, directory.as_deref(), preset, &command)?,
             patterns: patterns(args, &keys, &source.value, preset, &command)?,
             env: environment(args, env, &keys, &place.started_in, directory.as_deref())?,
-            seed: seed(args, &keys, preset),
             on_failure: on_off(
                 [
                     ("--outputs-on-failure", args.outputs_on_failure),
@@ -626,16 +623,6 @@ fn cross(word: Decision<String>, env: &Environment) -> Result<Option<Decision<En
 fn host_value(name: &str, env: &Environment) -> Result<Option<String>, ConfigError> {
     let not_text = || ConfigError::NotUtf8 { what: format!("the value of the environment variable {name}") };
     env.var(name).map(|value| value.to_str().map(str::to_owned).ok_or_else(not_text)).transpose()
-}
-
-fn seed(args: &RunArgs, keys: &Keys, preset: Option<&'static Preset>) -> Decision<SeedOutputs> {
-    let value = |on| if on { SeedOutputs::Yes } else { SeedOutputs::No };
-    let typed = [("--seed-outputs", args.seed_outputs), ("--no-seed-outputs", args.no_seed_outputs)];
-    match (on_off(typed, &keys.seed_outputs), preset) {
-        (Some(asked), _) => asked.map(value),
-        (None, Some(preset)) if preset.seeds => by_preset(SeedOutputs::Yes, preset),
-        (None, _) => Decision::default(SeedOutputs::No, "named outputs do not go in"),
-    }
 }
 
 fn lifetime(args: &RunArgs, env: &Environment, keys: &Keys) -> Result<Decision<Lifetime>, ConfigError> {

@@ -11,8 +11,6 @@ pub struct Preset {
     pub image: &'static str,
     /// Where its products are.
     outputs: OutputRule,
-    /// Whether the tool makes use of old products, so that they should go in.
-    pub seeds: bool,
     /// Patterns of what its builds keep for the next one beside their products, and nobody else reads. Left out of the
     /// sources, so that a workspace keeps its own.
     pub caches: &'static [&'static str],
@@ -42,7 +40,6 @@ pub const PRESETS: &[Preset] = &[Preset {
         valued: &["-s", "--source", "-p", "--plugins", "--layouts", "--config", "-b", "--baseurl"],
         default: "_site",
     },
-    seeds: false,
     // Keyed by content, and emptied by jekyll itself when the configuration changes.
     caches: &["**/.jekyll-cache", "**/.sass-cache"],
 }];

@@ -187,21 +187,17 @@ fn a_switch_of_the_file_is_taken_back_by_the_command_line() {
     let project = Project::new(&[
         (
             "fastbuild.toml",
-            "outputs-on-failure = true\noutputs = []\nseed-outputs = true\natomic = true\nstdin = true\ntty = true\nno-ignore = true",
+            "outputs-on-failure = true\noutputs = []\natomic = true\nstdin = true\ntty = true\nno-ignore = true",
         ),
         (".dockerignore", "x"),
     ]);
     let plan = project.plan("-i x -- make");
     assert_eq!(plan.on_failure.value, OnFailure::Collect);
-    assert_eq!(plan.seed.value, SeedOutputs::Yes);
     assert_eq!((plan.apply.value, why(&plan.apply)), (ApplyMode::Atomic, "fastbuild.toml:Some(4)".into()));
     assert_eq!((plan.stdin.value, plan.terminal.value), (Stdin::Forward, Terminal::Allocate));
     assert_eq!(plan.ignore.patterns, []);
-    let plan = project.plan(
-        "-i x --no-outputs-on-failure --no-seed-outputs --no-atomic --no-stdin --no-tty --ignore -- make",
-    );
+    let plan = project.plan("-i x --no-outputs-on-failure --no-atomic --no-stdin --no-tty --ignore -- make");
     assert_eq!(plan.on_failure.value, OnFailure::Leave);
-    assert_eq!((plan.seed.value, why(&plan.seed)), (SeedOutputs::No, "--no-seed-outputs".into()));
     assert_eq!(plan.apply.value, ApplyMode::PerFile);
     assert_eq!((plan.stdin.value, plan.terminal.value), (Stdin::Empty, Terminal::None));
     assert_eq!(plan.ignore.patterns.len(), 1);
@@ -337,19 +333,18 @@ fn who_names_outputs_names_all() {
 }
 
 #[test]
-fn outputs_stay_here_unless_the_build_lies_in_them_or_wants_them() {
+fn what_an_output_puts_here_from_elsewhere_does_not_go_in() {
     let project = Project::new(&[("fastbuild.toml", "")]).started_in("sub/deep");
     let left_out = |line: &str| project.plan(line).ignore.outputs;
     let path = |text: &str| RelPath::new(text.as_bytes()).unwrap();
     assert_eq!(
-        left_out("-i x -o a -o ../b:/tmp/elsewhere -o /out -- make"),
-        [path("sub/deep/a"), path("sub/b")]
+        left_out("-i x -o a -o ../b:/tmp/elsewhere -o /out -o ../c:../d -- make"),
+        [path("sub/deep/out"), path("sub/d")]
     );
-    assert_eq!(left_out("-i x -o a --seed-outputs -- make"), []);
-    for above in [".", "..", "../..", "../.", "/workspace", "/.:new"] {
-        assert_eq!(left_out(&format!("-i x -o {above} -- make")), [], "{above}");
+    for own in [".", "..", "../..", "../.", "/workspace", "a/"] {
+        assert_eq!(left_out(&format!("-i x -o {own} -- make")), [], "{own}");
     }
-    assert_eq!(left_out("-- jekyll build"), [path("sub/deep/_site")]);
+    assert_eq!(left_out("-- jekyll build"), []);
 }
 
 #[test]

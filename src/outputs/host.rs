@@ -97,11 +97,6 @@ impl HostSide {
         buckets_for(self.scan.manifest.entries().len())
     }
 
-    /// Whether everything here is exactly as fastbuild left it, nothing is missing of it, and nothing else is here.
-    pub fn is_as_left(&self) -> bool {
-        self.missing.is_empty() && self.standings.iter().all(|one| matches!(one, Standing::AsRecorded(_)))
-    }
-
     /// When the look began, by this machine's clock.
     pub fn looked_at(&self) -> Timestamp {
         self.scan.looked_at

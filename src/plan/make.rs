@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     ApplyMode, CacheError, Decision, Endpoint, Engine, EngineError, Facts, IgnorePlan, Output, OutputError,
-    Outputs, Plan, Reason, Route, RouteError, Scratch, SeedOutputs, Stdin, Terminal, caches,
+    Outputs, Plan, Reason, Route, RouteError, Scratch, Stdin, Terminal, caches,
     container_path::ContainerPath,
     endpoint::BadEndpoint,
     engine, facts, host_path,
@@ -158,7 +158,7 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
     // What files and variables say of containers stands for other builds; what was typed has been refused.
     let in_container = engine.value != Engine::Host;
     let terminal = terminal(settings, env.terminals);
-    let mut left_out = left_out(&outputs.value, settings.seed.value, &subdirectory);
+    let mut left_out = taken_places(&outputs.value, &settings.source.value);
     left_out.extend(caches.iter().filter_map(|cache| cache.value.below_source.clone()));
     left_out.extend(own_places(settings, env));
     Ok(Plan {
@@ -175,7 +175,6 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
         pull: settings.pull.clone(),
         platform: settings.platform.clone().filter(|_| in_container),
         source: settings.source.clone(),
-        seed: settings.seed.clone(),
         on_failure: settings.on_failure.clone(),
         apply: settings.apply.clone(),
         route,
@@ -290,12 +289,14 @@ fn refuse_wrong_exchange(
     }
 }
 
-/// Named outputs do not go in, unless the build makes use of them, or lies in them itself: what is named by `-o .` are
-/// the sources, too.
-fn left_out(outputs: &Outputs, seed: SeedOutputs, subdirectory: &RelPath) -> Vec<RelPath> {
-    let (Outputs::Named(named), SeedOutputs::No) = (outputs, seed) else { return Vec::new() };
-    let below = |output: &Output| output.below_source.clone();
-    named.iter().filter_map(below).filter(|output| subdirectory.strip_prefix(output).is_none()).collect()
+/// Places below the source root that an output goes to from elsewhere: what lies there came back, and is no source.
+fn taken_places(outputs: &Outputs, source: &Path) -> Vec<RelPath> {
+    let Outputs::Named(named) = outputs else { return Vec::new() };
+    let place = |output: &Output| {
+        let below = host_path::to_rel_path(output.host.strip_prefix(source).ok()?)?;
+        (!below.is_root() && output.below_source.as_ref() != Some(&below)).then_some(below)
+    };
+    named.iter().filter_map(place).collect()
 }
 
 /// What fastbuild keeps for itself below the source root, state and scratch directories: never sources, and no build's to

@@ -2,7 +2,6 @@
 //! or about another container costs a file sent twice, and never a wrong build.
 
 use std::{
-    collections::BTreeMap,
     path::Path,
     time::{Duration, SystemTime},
 };
@@ -32,8 +31,6 @@ pub struct Mark {
     pub made: u64,
     /// When a build last ended there, in seconds since 1970.
     pub last_used: u64,
-    /// For each seeded output what fastbuild last left in its place on the host, in the words of whoever seeds.
-    pub seeds: BTreeMap<String, String>,
 }
 
 impl Mark {
@@ -49,7 +46,6 @@ impl Mark {
             source: source.to_string_lossy().into_owned(),
             made: now,
             last_used: now,
-            seeds: BTreeMap::new(),
         }
     }
 
@@ -84,7 +80,6 @@ mod tests {
         let path = home.path().join("mark");
         let text = |text: &str| text.to_owned();
         let mut mark = Mark::new(text("n"), text("c"), text("e"), text("i"), Path::new("/p"));
-        mark.seeds.insert("target".to_owned(), "abc".to_owned());
         mark.save(&path).unwrap();
         assert_eq!(Mark::load(&path), Some(mark));
 

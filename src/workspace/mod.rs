@@ -362,10 +362,7 @@ impl Workspace {
         let known = wanted
             .known_mark()
             .filter(|mark| mark.container == fresh.container && mark.engine == fresh.engine);
-        let mut mark = known.unwrap_or(fresh);
-        if wanted.storage.is_forgotten_by_a_stop() && ready.how != How::Found {
-            mark.seeds.clear();
-        }
+        let mark = known.unwrap_or(fresh);
         let marker = wanted.marker.clone();
         let container = Container {
             docker: docker.clone(),
@@ -405,7 +402,7 @@ impl Workspace {
         &self.how
     }
 
-    /// What is known of it; `seeds` are for the caller to keep. Saved by [`Workspace::left_well`].
+    /// What is known of it. Saved by [`Workspace::left_well`].
     pub fn mark(&mut self) -> &mut Mark {
         &mut self.mark
     }

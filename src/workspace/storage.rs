@@ -152,11 +152,6 @@ impl Storage {
         !self.options.is_empty()
     }
 
-    /// Whether the working directory is empty again when the container has stopped.
-    pub(super) fn is_forgotten_by_a_stop(&self) -> bool {
-        matches!(self.places.first(), Some(Mount::Tmpfs { .. }))
-    }
-
     /// Has all volumes there.
     ///
     /// # Errors

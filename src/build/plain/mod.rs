@@ -100,7 +100,7 @@ impl Plain<'_> {
             Tree::Sources(scanning) => Some(scanning),
             Tree::Later => {
                 interrupts.unless(self.site.locks.look_at_sources(reporter)).await??;
-                Some(start_scan(plan, project, plan.ignore.outputs.clone(), reporter))
+                Some(start_scan(plan, project, reporter))
             }
             Tree::Mounted => None,
         };

@@ -57,11 +57,6 @@ pub fn look(plan: &Plan, record: &Arc<Record>) -> Looking {
     Looking(outputs.iter().map(|output| look_at(output, record)).collect())
 }
 
-/// Whether the host has in an output's place exactly what fastbuild left there, or nothing if it left nothing.
-pub async fn is_as_left(output: &Output, record: &Arc<Record>) -> Result<bool, BuildError> {
-    Ok(look_at(output, record).await??.is_some_and(|side| side.is_as_left()))
-}
-
 /// What collecting needs to know of the rest of the build.
 pub struct Collecting<'a> {
     pub session: &'a mut Session,

@@ -7,7 +7,7 @@ use crate::{
     report::Reporter,
     state::Project,
     tree::{
-        Digest, RelPath,
+        Digest,
         index::{HashedAt, Index},
         scan::Scan,
         summary::{self, Summary},
@@ -29,22 +29,17 @@ pub struct HostTree {
     pub hashed_at: HashedAt,
 }
 
-/// Looks at the source tree; `outputs` are no part of it.
+/// Looks at the source tree.
 ///
 /// # Errors
 /// As [`sources::look`].
-pub fn look(
-    plan: &Plan,
-    outputs: &[RelPath],
-    project: &Project,
-    reporter: &Reporter,
-) -> Result<HostTree, BuildError> {
+pub fn look(plan: &Plan, project: &Project, reporter: &Reporter) -> Result<HostTree, BuildError> {
     let loading = std::thread::spawn({
         let (index, times) = (project.index_path(), project.times_path());
         move || (Index::load(&index), Times::load(&times))
     });
     let hashed_at = HashedAt::now(&plan.source.value);
-    let mut scan = sources::report_scan(plan, outputs, reporter)?;
+    let mut scan = sources::report_scan(plan, reporter)?;
     let (index, mut times) = loading.join().map_err(|_| BuildError::Panicked)?;
     times.show(&mut scan, &plan.source.value);
     let digests = index.digests(&scan.manifest);

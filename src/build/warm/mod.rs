@@ -37,7 +37,7 @@ use crate::{
         protocol::{Blob, Claim, Extent, Input, Open, Reply, Request, Room, Run as Command, User},
     },
     outputs::{record::Record, times::Times},
-    plan::{Outputs, Plan, SeedOutputs, Stdin},
+    plan::{Outputs, Plan, Stdin},
     report::{
         Reporter,
         events::{self, Event, Warning},
@@ -56,31 +56,26 @@ use crate::{
 pub(super) enum Tree {
     /// The source tree, being looked at.
     Sources(Scanning),
-    /// The same, when it is this build's turn, or it is known which outputs go in.
+    /// The same, when it is this build's turn.
     Later,
     /// Nothing: it is mounted.
     Mounted,
 }
 
 impl Tree {
-    /// Begins to look. What is seeded depends on how the workspace comes about; everything else can be looked at meanwhile.
+    /// Begins to look, where nobody has to be waited for.
     pub(super) fn begin(plan: &Plan, locks: &Locks, reporter: &Reporter) -> Tree {
-        match plan.seed.value {
-            _ if plan.route.value.is_mounted() => Tree::Mounted,
-            SeedOutputs::No if locks.may_look() => {
-                Tree::Sources(start_scan(plan, &locks.project, plan.ignore.outputs.clone(), reporter))
-            }
-            SeedOutputs::No | SeedOutputs::Yes => Tree::Later,
+        match plan.route.value.is_mounted() {
+            true => Tree::Mounted,
+            false if locks.may_look() => Tree::Sources(start_scan(plan, &locks.project, reporter)),
+            false => Tree::Later,
         }
     }
 }
 
 /// What can be said right behind the greeting.
 pub(super) fn first_requests(plan: &Plan, surroundings: &Surroundings) -> Vec<Request> {
-    match plan.seed.value {
-        SeedOutputs::Yes if !plan.route.value.is_mounted() => Vec::new(),
-        SeedOutputs::Yes | SeedOutputs::No => vec![open(plan, surroundings, &plan.ignore.outputs)],
-    }
+    vec![open(plan, surroundings)]
 }
 
 /// How the session of a build that succeeded came out.
@@ -127,14 +122,9 @@ fn run_is_over(run: Run, reaper: Option<Reaper>) {
 }
 
 /// Looks at the source tree on a thread of its own, from now on.
-pub(super) fn start_scan(
-    plan: &Plan,
-    project: &Project,
-    outputs: Vec<RelPath>,
-    reporter: &Reporter,
-) -> Scanning {
+pub(super) fn start_scan(plan: &Plan, project: &Project, reporter: &Reporter) -> Scanning {
     let (plan, project, reporter) = (plan.clone(), project.clone(), reporter.clone());
-    Box::pin(detached(move || host::look(&plan, &outputs, &project, &reporter)))
+    Box::pin(detached(move || host::look(&plan, &project, &reporter)))
 }
 
 pub(super) type Scanning =
@@ -148,8 +138,8 @@ pub(super) struct Opened {
     pub(super) others: Vec<RelPath>,
 }
 
-/// What the far end is told of the source tree; `outputs` are no part of it.
-fn open(plan: &Plan, surroundings: &Surroundings, outputs: &[RelPath]) -> Request {
+/// What the far end is told of the source tree.
+fn open(plan: &Plan, surroundings: &Surroundings) -> Request {
     let blobs = |paths: &[String]| paths.iter().map(|path| Blob::from(path.as_bytes())).collect();
     Request::Open(Box::new(Open {
         root: Blob::from(plan.workdir.value.as_bytes()),
@@ -158,7 +148,7 @@ fn open(plan: &Plan, surroundings: &Surroundings, outputs: &[RelPath]) -> Reques
             .as_ref()
             .map_or_else(|| surroundings.user.clone(), |user| User::Named(user.value.clone())),
         patterns: plan.ignore.patterns.iter().map(|pattern| pattern.value.clone()).collect(),
-        outputs: outputs.to_vec(),
+        outputs: plan.ignore.outputs.clone(),
         extent: match plan.outputs.value {
             _ if plan.route.value.is_mounted() => Extent::Nothing,
             Outputs::Everything => Extent::Everything,
@@ -253,10 +243,6 @@ impl Warm<'_> {
         record: &Arc<Record>,
         interrupts: &mut Interrupts,
     ) -> Result<Built, BuildError> {
-        let (own, seeded) = match self.plan.seed.value {
-            SeedOutputs::No => (self.plan.ignore.outputs.clone(), Vec::new()),
-            SeedOutputs::Yes => interrupts.unless(self.seed(session, record)).await??,
-        };
         let opened = |reply| match reply {
             Reply::Opened { room, others, .. } => Ok(Opened { room, others }),
             other => Err(other),
@@ -267,7 +253,7 @@ impl Warm<'_> {
             // What others made meanwhile is to be seen.
             _ => {
                 interrupts.unless(self.locks.look_at_sources(self.reporter)).await??;
-                start_scan(self.plan, &self.locks.project, own, self.reporter)
+                start_scan(self.plan, &self.locks.project, self.reporter)
             }
         };
         let mut host = interrupts.unless(scanning).await???;
@@ -278,7 +264,6 @@ impl Warm<'_> {
             let _undisturbed = interrupts.suspension().undisturbed().await;
             interrupts.unless(righting).await??
         };
-        self.workspace.mark().seeds.extend(seeded.into_iter().map(|spec| (spec, String::new())));
         self.locks.tree_was_sent();
         let sources = Arc::new(sources);
         let saving = self.save_index(&sources, hashed_at);
@@ -338,33 +323,6 @@ impl Warm<'_> {
             self.reporter.emit(Event::Warned(Warning::OutOfMemory { limit }));
         }
         Ok(ended)
-    }
-
-    /// Decides which outputs go in from the host: those that are not as fastbuild left them there, or that this workspace
-    /// never had. The others are the workspace's own, which may be further than what came back. Gives what is no source
-    /// then, and the names of all seeded outputs.
-    async fn seed(
-        &mut self,
-        session: &mut Session,
-        record: &Arc<Record>,
-    ) -> Result<(Vec<RelPath>, Vec<String>), BuildError> {
-        // What is no source, whatever is seeded.
-        let mut own = self.plan.ignore.outputs.clone();
-        let mut seeded = Vec::new();
-        let named = match &self.plan.outputs.value {
-            Outputs::Named(outputs) => outputs.as_slice(),
-            Outputs::Everything => &[],
-        };
-        for output in named {
-            let Some(below) = output.below_source.clone() else { continue };
-            let known = self.workspace.mark().seeds.contains_key(&output.spec);
-            if known && collect::is_as_left(output, record).await? {
-                own.push(below);
-            }
-            seeded.push(output.spec.clone());
-        }
-        session.send(&open(self.plan, &self.surroundings, &own)).await?;
-        Ok((own, seeded))
     }
 
     /// Writes the host's index beside the build, when there is anything new in it.

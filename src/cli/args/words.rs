@@ -70,8 +70,6 @@ impl RunArgs {
         let switches = [
             ("--no-ignore", self.no_ignore),
             ("--ignore", self.ignore),
-            ("--seed-outputs", self.seed_outputs),
-            ("--no-seed-outputs", self.no_seed_outputs),
             ("--yes", self.yes),
             ("--outputs-on-failure", self.outputs_on_failure),
             ("--no-outputs-on-failure", self.no_outputs_on_failure),
@@ -174,12 +172,12 @@ mod tests {
     fn words_are_read_as_what_they_were_made_of() {
         let lines = [
             "--no-agent --grace 5s -i gcc:14 -w /src -e A=b -e C --env-file f -u me --entrypoint= -C dir --exclude a --include b --exclude -c \
-             --no-ignore --seed-outputs --yes -o out:host -o /tmp/x --outputs-on-failure --atomic --keep --fresh \
+             --no-ignore --yes -o out:host -o /tmp/x --outputs-on-failure --atomic --keep --fresh \
              --no-wait --explain -- make -j2 -- all",
             "--route mount-source --fallback --cache cargo:~/.cargo --volume-opt type=nfs --volume-opt o=a,b=c \
              --tmpfs-size 1g --scratch /fast --engine docker -H tcp://x:1 --platform linux/arm64 --pull never \
              --network none -m 512m --cpus 1.5 --isolation hyperv -t --stdin --progress json -vv -- true",
-            "--ignore --no-seed-outputs --no-outputs-on-failure --no-atomic --no-keep --no-fallback --no-tty --no-stdin \
+            "--ignore --no-outputs-on-failure --no-atomic --no-keep --no-fallback --no-tty --no-stdin \
              -q -- true",
         ];
         let mut told = Vec::new();
