@@ -359,9 +359,9 @@ impl Project {
         self.dir.join("index")
     }
 
-    /// The times of files that builds made again with the same bytes.
-    pub fn times_path(&self) -> PathBuf {
-        self.dir.join("times")
+    /// When builds did not see what was changed here.
+    pub fn edits_path(&self) -> PathBuf {
+        self.dir.join("edits")
     }
 
     /// The journal of an apply.
@@ -385,7 +385,7 @@ impl Project {
     /// # Errors
     /// When the state directory does not take it.
     pub fn begin_anew(&self) -> Result<(), StateError> {
-        for path in [self.record_path(), self.index_path(), self.times_path(), self.home_path()] {
+        for path in [self.record_path(), self.index_path(), self.edits_path(), self.home_path()] {
             match std::fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(StateError::at("remove", &path)(error));

@@ -7,8 +7,9 @@
 //! The near end believes nothing of what comes (a container is hostile input); the far end believes its client.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sha2::{Digest as _, Sha256};
 
-use crate::tree::{RelPath, Timestamp};
+use crate::tree::{Digest, RelPath, Timestamp};
 
 /// The version of all of this. A workspace whose agent speaks another one is made anew.
 pub const PROTOCOL: u32 = 5;
@@ -176,6 +177,15 @@ pub enum Conflict {
     Settings,
 }
 
+/// The name of a file of the agent's that tells something about the tree at `root`.
+pub fn name_for_root(what: &str, root: &[u8]) -> String {
+    let digest = Digest(Sha256::digest(root).into()).to_string();
+    format!("{what}-{}", &digest[..16])
+}
+
+/// What [`name_for_root`] calls the patterns that a workspace keeps.
+pub const KEPT: &str = "kept";
+
 /// What a place can take yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Room {
@@ -322,6 +332,9 @@ pub enum Reply {
         /// Outputs below the root that others are making right now.
         #[serde(with = "paths")]
         others: Vec<RelPath>,
+        /// Patterns that the client does not name, and that the workspace keeps all the same: an earlier one named them, and there is
+        /// something in their places. They stand before the client's own.
+        kept: Vec<String>,
     },
     /// Somebody else is at work there, and has to end first.
     Waiting {

@@ -47,6 +47,7 @@ use crate::{
     tree::{
         Digest, Kind, Manifest, RelPath, Timestamp,
         ignore::{Rules, Verdict as Ignored},
+        node::NodeKind,
         scan::STAGE_PREFIX,
     },
 };
@@ -599,14 +600,15 @@ impl<'a> Staging<'a> {
     }
 
     /// What is kept never travels.
-    fn refuse_kept(&self, path: &RelPath) -> Result<(), OutputError> {
-        let is_kept = |uploaded: Uploaded<'_>| {
-            self.scope != Scope::Elsewhere
-                && !path.is_root()
-                && uploaded.rules.verdict_of(&self.uploaded_at.append(path)) == Ignored::Ignored
+    fn refuse_kept(&self, path: &RelPath, kind: &NodeKind) -> Result<(), OutputError> {
+        let Some(uploaded) = self.uploaded.filter(|_| !path.is_root()) else { return Ok(()) };
+        let path = self.uploaded_at.append(path);
+        let is_kept = match kind {
+            NodeKind::Directory => uploaded.rules.bars(&path),
+            _ => uploaded.rules.verdict_of(&path) == Ignored::Ignored,
         };
-        match self.uploaded.is_some_and(is_kept) {
-            true => Err(self.no_tree(path.clone(), "is kept, and does not travel")),
+        match is_kept {
+            true => Err(self.no_tree(path, "is kept, and does not travel")),
             false => Ok(()),
         }
     }

@@ -212,6 +212,18 @@ impl Rules {
         Verdict::Kept
     }
 
+    /// Whether the directory `path` is left out with all that could lie in it.
+    pub fn bars(&self, path: &RelPath) -> bool {
+        let mut at = self.top();
+        for name in path.components() {
+            at = match self.enter(&at, name) {
+                Enter::Kept(below) | Enter::ForExceptions(below) => below,
+                Enter::No => return true,
+            };
+        }
+        false
+    }
+
     /// Whether an exception can match something below an ignored directory. Only one that stands behind the pattern
     /// that ignores all of it can.
     fn can_take_back(&self, below: &Directory) -> bool {

@@ -21,6 +21,7 @@
 //! | `outbox` | replies, data and output -> stdout |
 //! | `workspace` | the tree: opened, scanned, compared |
 //! | `turn` | who may be at work in the workspace at the same time, and who waits |
+//! | `kept` | which paths the workspace keeps, whoever named them |
 //! | `leftovers` | which paths only the workspace has, and may keep |
 //! | `apply` | deletes, a tar stream and metadata -> the disk |
 //! | `command` | one run of the command, from outside |
@@ -37,6 +38,7 @@ mod exec;
 mod inbox;
 mod init;
 mod keep;
+mod kept;
 mod leftovers;
 mod measure;
 mod outbox;

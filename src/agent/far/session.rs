@@ -323,8 +323,9 @@ impl Session {
                     Extent::Everything => room::below(&workspace.root)
                         .map_err(|error| failed("could not see what room there is", &error))?,
                 };
+                let kept = workspace.kept.clone();
                 self.workspace = Some(workspace);
-                self.reply(&Reply::Opened { uid: ids.uid, gid: ids.gid, room, others: outputs });
+                self.reply(&Reply::Opened { uid: ids.uid, gid: ids.gid, room, others: outputs, kept });
             }
             Request::Compare(compare) => opened(&mut self.workspace)?.compare(&compare, &self.outbox)?,
             Request::Apply { deletes } => self.apply(&deletes)?,

@@ -25,9 +25,9 @@ use rustix::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{collect::Over, exec::Manners, failed, leftovers, outbox::Outbox, state_directory};
+use super::{collect::Over, exec::Manners, failed, kept, leftovers, outbox::Outbox, state_directory};
 use crate::{
-    agent::protocol::{Claim, Compare, Extent, Failed, Failure, Open, Reply, User},
+    agent::protocol::{Claim, Compare, Extent, Failed, Failure, Open, Reply, User, name_for_root},
     sys::{at, clock::Granularity},
     tree::{
         Digest, Entry, Kind, Manifest, RelPath, Special, Stamp, Timestamp,
@@ -51,6 +51,8 @@ pub(super) struct Workspace {
     pub(super) account: Account,
     pub(super) manners: Manners,
     pub(super) view: View,
+    /// What the workspace keeps beside what the client names.
+    pub(super) kept: Vec<String>,
     pub(super) scope: Scope,
     /// Where caches lie, below the root or elsewhere.
     pub(super) caches: Vec<PathBuf>,
@@ -167,6 +169,14 @@ impl Workspace {
         below.extend(caches_below(&mounts(), &root));
         let mut view = View { rules, outputs: open.outputs, caches: below, extent: open.extent };
         let index = index_of(&root);
+        let mut kept = Vec::new();
+        if open.extent == Extent::Everything {
+            kept = kept::add(&root, &open.patterns, &view)?;
+            if !kept.is_empty() {
+                let all = kept.iter().chain(&open.patterns);
+                view.rules = Rules::new(all).map_err(|why| nonsense(&why.to_string()))?;
+            }
+        }
         let company = if others.is_some() { Company::Others } else { Company::Nobody };
         let tree = match (open.extent, others) {
             (Extent::Nothing, _) => State::Known(Tree::default()),
@@ -189,6 +199,7 @@ impl Workspace {
             account,
             manners,
             view,
+            kept,
             scope,
             caches,
             tree,
@@ -707,8 +718,7 @@ pub(super) fn index_of(root: &Path) -> Option<PathBuf> {
 
 /// Where something about the tree at `root` is kept, beside the agent.
 pub(super) fn place_beside_agent(what: &str, root: &Path) -> Option<PathBuf> {
-    let name = Digest(Sha256::digest(root.as_os_str().as_bytes()).into()).to_string();
-    Some(state_directory()?.join(format!("{what}-{}", &name[..16])))
+    Some(state_directory()?.join(name_for_root(what, root.as_os_str().as_bytes())))
 }
 
 pub(super) fn nonsense(detail: &str) -> Failed {

@@ -114,6 +114,9 @@ impl Plain<'_> {
         }
         let (tail, runner) = (Tail::default(), Runner { ids: made.ids, began: SystemTime::now() });
         let exit = command::run(self.site, &made.container, &tail, interrupts).await?;
+        if let Some(sources) = &sources {
+            sources.watcher.ended(exit.into());
+        }
         let left = match sources {
             Some(_) => mounted::Ended::Collect(Box::new(plan.clone())),
             None => mounted::ended(plan, exit.code(), tail, runner, reporter).await?,
@@ -213,7 +216,7 @@ impl Plain<'_> {
         tell_of_changes(&packed, &scan.manifest, reporter);
         phase.end(packed.amount);
         note(&mut scan, &mut digests, &packed);
-        Ok(Sources::sent(scan, Arc::unwrap_or_clone(digests), host.rules))
+        Ok(Sources::sent(scan, Arc::unwrap_or_clone(digests), host.rules, host.watcher))
     }
 
     /// Stages all outputs of `plan`; `sources` went in, or are mounted where there are none. Nothing of the host's is changed.

@@ -136,6 +136,8 @@ pub(super) struct Opened {
     pub(super) room: Room,
     /// What others are making there, and is left alone.
     pub(super) others: Vec<RelPath>,
+    /// What it keeps beside what the plan names.
+    pub(super) kept: Vec<String>,
 }
 
 /// What the far end is told of the source tree.
@@ -243,7 +245,7 @@ impl Warm<'_> {
         interrupts: &mut Interrupts,
     ) -> Result<Built, BuildError> {
         let opened = |reply| match reply {
-            Reply::Opened { room, others, .. } => Ok(Opened { room, others }),
+            Reply::Opened { room, others, kept, .. } => Ok(Opened { room, others, kept }),
             other => Err(other),
         };
         let (opened, order) = interrupts.unless(self.locks.turn(session, opened, self.reporter)).await??;
@@ -255,7 +257,8 @@ impl Warm<'_> {
                 start_scan(self.plan, &self.locks.project, self.reporter)
             }
         };
-        let host = interrupts.unless(scanning).await???;
+        let mut host = interrupts.unless(scanning).await???;
+        host.leave_out(&opened.kept, self.plan)?;
         let hashed_at = host.hashed_at;
         let righting =
             upload::put_right(session, &mut self.workspace, self.plan, host, opened, self.reporter);
@@ -269,6 +272,7 @@ impl Warm<'_> {
 
         let looking = collect::look(self.plan, record);
         let ended = self.run_command(session, None, interrupts).await?;
+        sources.watcher.ended(ended.exit.into());
         let collecting = Collecting {
             session,
             plan: self.plan,

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use super::{
     super::{
-        BuildError, Running, blocking, top_entry,
+        BuildError, Running, blocking,
+        meanwhile::Watcher,
+        top_entry,
         upload::{TRIES, all_arrived, start_packing, tell_of_changes},
     },
     Opened,
@@ -49,15 +51,17 @@ pub struct Sources {
     pub sent: Vec<usize>,
     /// What is no part of the tree.
     pub rules: Rules,
+    /// To be told of the command's end.
+    pub watcher: Watcher,
     /// Whether the index has to be written.
     pub learned: Learned,
 }
 
 impl Sources {
     /// Of a tree that was sent whole: what was read for it is not for the index.
-    pub fn sent(scan: Arc<Scan>, digests: Vec<Option<Digest>>, rules: Rules) -> Sources {
+    pub fn sent(scan: Arc<Scan>, digests: Vec<Option<Digest>>, rules: Rules, watcher: Watcher) -> Sources {
         let sent = (0..scan.manifest.entries().len()).collect();
-        Sources { scan, digests, sent, rules, learned: Learned::Nothing }
+        Sources { scan, digests, sent, rules, watcher, learned: Learned::Nothing }
     }
 
     /// For whoever holds products against it.
@@ -88,7 +92,7 @@ pub async fn put_right(
     opened: Opened,
     reporter: &Reporter,
 ) -> Result<Sources, BuildError> {
-    let HostTree { scan, digests, summary, rules, .. } = host;
+    let HostTree { scan, digests, summary, rules, watcher, .. } = host;
     let phase = Running::begin(Phase::Compare, None, reporter);
     let TopEntry { mode, mtime } = top_entry(plan)?;
     let known = digests.iter().flatten().count();
@@ -119,7 +123,8 @@ pub async fn put_right(
         true => Learned::Nothing,
         false => Learned::Something,
     };
-    Ok(Sources { scan: upload.scan, digests: Arc::unwrap_or_clone(upload.digests), sent, rules, learned })
+    let (scan, digests) = (upload.scan, Arc::unwrap_or_clone(upload.digests));
+    Ok(Sources { scan, digests, sent, rules, watcher, learned })
 }
 
 struct Upload<'a> {

@@ -249,7 +249,6 @@ impl Staging<'_> {
     fn place(&mut self, open: &mut Open, node: &Node) -> Result<(), OutputError> {
         let path = &node.path;
         self.refuse_reserved(path)?;
-        self.refuse_kept(path)?;
         if path.components().count() > MAX_DEPTH {
             return Err(self.no_tree(path.clone(), "lies too deep"));
         }
@@ -311,6 +310,7 @@ impl Staging<'_> {
     fn take_node(&mut self, node: Node, number: u32) -> Result<(), OutputError> {
         let Node { path, kind, mode, mtime } = node;
         let meta = Meta { mode: mode & 0o777, mtime };
+        self.refuse_kept(&path, &kind)?;
         if path.is_root() && self.scope == Scope::SourceRoot && kind != NodeKind::Directory {
             return Err(self.no_tree(path, "is the working directory, and no directory any more"));
         }
