@@ -1,14 +1,20 @@
 //! The host's source tree -> a manifest, by a plan's own rules. `fastbuild plan` looks at it too.
 
+use std::{fs, path::PathBuf};
+
 use super::{BuildError, Running};
 use crate::{
-    plan::Plan,
+    config::ignore_file,
+    outputs::target::native_join,
+    plan::{PatternKind, Plan},
     report::{
         Reporter,
         events::{Amount, Event, Phase, Warning},
     },
+    state::Project,
     tree::{
-        ignore::Rules,
+        Kind, RelPath,
+        ignore::{self, Rules, Verdict},
         scan::{Scan, ScanOptions, scan},
     },
 };
@@ -18,18 +24,62 @@ use crate::{
 /// # Errors
 /// A pattern that is none, and a directory that cannot be read.
 pub fn look(plan: &Plan, progress: &(dyn Fn(Amount) + Sync)) -> Result<Scan, BuildError> {
-    let rules = Rules::new(plan.ignore.patterns.iter().map(|pattern| pattern.value.as_str()))?;
+    let rules = Rules::new(plan.ignore.lines())?;
     let options = ScanOptions { rules: &rules, leave_out: &plan.ignore.outputs, progress };
     Ok(scan(&plan.source.value, &options)?)
 }
 
 /// [`look`] as a phase of a build.
-pub(super) fn report_scan(plan: &Plan, reporter: &Reporter) -> Result<Scan, BuildError> {
+pub(super) fn report_scan(plan: &Plan, project: &Project, reporter: &Reporter) -> Result<Scan, BuildError> {
     let phase = Running::begin(Phase::Scan, None, reporter);
     let scan = look(plan, &|done| reporter.emit(Event::PhaseProgress { phase: Phase::Scan, done }))?;
     for (path, special) in &scan.skipped {
         reporter.emit(Event::Warned(Warning::Skipped { path: path.clone(), special: *special }));
     }
     phase.end(Amount { files: scan.manifest.entries().len() as u64, bytes: scan.manifest.bytes() });
+    if let Some(without) = by_dockerignore(plan, &scan).filter(|_| project.is_first_said(DOCKERS)) {
+        reporter.emit(Event::Warned(Warning::DockerignoreNotRead(without)));
+    }
+    let mut paths = kept_here(plan);
+    paths.retain(|path| project.is_first_said(&format!("{path} is kept")));
+    if !paths.is_empty() {
+        reporter.emit(Event::Warned(Warning::KeptHere { paths }));
+    }
     Ok(scan)
+}
+
+/// The ignore file of image builds.
+const DOCKERS: &str = ".dockerignore";
+
+/// What Docker's ignore file would have kept out, where there is one that nobody has made ours of.
+fn by_dockerignore(plan: &Plan, scan: &Scan) -> Option<Amount> {
+    let root = &plan.source.value;
+    scan.manifest.get(&RelPath::new(DOCKERS.as_bytes()).ok()?)?;
+    let lines = fs::read(root.join(DOCKERS)).ok()?;
+    if root.join(ignore_file::NAME).symlink_metadata().is_ok() {
+        return None;
+    }
+    let rules = Rules::new(ignore::lines(&lines).map(|(_, line)| line)).unwrap_or_default();
+    let ignored =
+        scan.manifest.entries().iter().filter(|entry| rules.verdict_of(&entry.path) == Verdict::Ignored);
+    let size = |kind: &Kind| if let Kind::File { size } = kind { *size } else { 0 };
+    Some(ignored.fold(Amount::default(), |sum, entry| sum + Amount { files: 1, bytes: size(&entry.kind) }))
+}
+
+/// Paths kept by name where this machine has something of its own.
+fn kept_here(plan: &Plan) -> Vec<RelPath> {
+    let Ok(rules) = Rules::new(plan.ignore.lines()) else { return Vec::new() };
+    let kept = plan.ignore.patterns.iter().filter(|pattern| pattern.value.kind == PatternKind::Kept);
+    // `**/node_modules` is first of all the one at the top.
+    let names = kept.map(|pattern| pattern.value.text.trim_start_matches("**/").trim_matches('/'));
+    let paths = names.filter_map(|name| RelPath::new(name.as_bytes()).ok());
+    let is_here = |path: &RelPath| {
+        let place: PathBuf = native_join(&plan.source.value, path);
+        place.symlink_metadata().is_ok_and(|found| {
+            !found.is_dir() || fs::read_dir(&place).is_ok_and(|mut entries| entries.next().is_some())
+        })
+    };
+    paths
+        .filter(|path| !path.is_root() && rules.verdict_of(path) == Verdict::Ignored && is_here(path))
+        .collect()
 }

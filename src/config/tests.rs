@@ -72,7 +72,7 @@ impl Project {
 
 /// Nothing that was found here decides.
 fn facts() -> Facts {
-    Facts { engine: Presence::Perhaps, command: None, here: Here::default() }
+    Facts { engine: Presence::Perhaps, command: None, here: Here::default(), tracked: Vec::new() }
 }
 
 fn why<T>(decision: &Decision<T>) -> String {
@@ -189,11 +189,11 @@ fn a_switch_of_the_file_is_taken_back_by_the_command_line() {
             "fastbuild.toml",
             "outputs-on-failure = true\noutputs = []\natomic = true\nstdin = true\ntty = true\nno-ignore = true",
         ),
-        (".dockerignore", "x"),
+        (".fastbuildignore", "x"),
     ]);
     let plan = project.plan("-i x -- make");
     assert_eq!(plan.on_failure.value, OnFailure::Collect);
-    assert_eq!((plan.apply.value, why(&plan.apply)), (ApplyMode::Atomic, "fastbuild.toml:Some(4)".into()));
+    assert_eq!((plan.apply.value, why(&plan.apply)), (ApplyMode::Atomic, "fastbuild.toml:Some(3)".into()));
     assert_eq!((plan.stdin.value, plan.terminal.value), (Stdin::Forward, Terminal::Allocate));
     assert_eq!(plan.ignore.patterns, []);
     let plan = project.plan("-i x --no-outputs-on-failure --no-atomic --no-stdin --no-tty --ignore -- make");
@@ -244,18 +244,24 @@ fn variables_cross_only_when_named_and_later_ones_come_later() {
 #[test]
 fn patterns_are_joined_weakest_first() {
     let project = Project::new(&[
-        (".dockerignore", "# c\na\n!b"),
-        ("fastbuild.toml", "exclude = ['c']\ninclude = ['c/d']"),
+        (".fastbuildignore", "# c\na\n!b"),
+        (".dockerignore", "not read"),
+        ("fastbuild.toml", "exclude = ['c']\ninclude = ['c/d']\nkeep = ['k', '!k/x']"),
     ]);
     let patterns = |line: &str| -> Vec<_> {
         let plan = project.plan(line);
-        plan.ignore.patterns.iter().map(|p| format!("{} {}", p.value, why(p))).collect()
+        plan.ignore.patterns.iter().map(|p| format!("{} {}", p.value.text, why(p))).collect()
     };
-    let file = ["c fastbuild.toml:Some(1)", "!c/d fastbuild.toml:Some(2)"];
-    let flags = ["e --exclude", "!e/f --include", "g --exclude"];
-    let line = "-i x --exclude e --include e/f --exclude g";
-    let docker = ["a .dockerignore:Some(2)", "!b .dockerignore:Some(3)"];
-    assert_eq!(patterns(&format!("{line} -- make")), [&docker[..], &file, &flags].concat());
+    let file = [
+        "k fastbuild.toml:Some(3)",
+        "!k/x fastbuild.toml:Some(3)",
+        "c fastbuild.toml:Some(1)",
+        "!c/d fastbuild.toml:Some(2)",
+    ];
+    let flags = ["e --exclude", "!e/f --include", "l --keep-path", "g --exclude"];
+    let line = "-i x --exclude e --include e/f --keep-path l --exclude g";
+    let ignored = ["a .fastbuildignore:Some(2)", "!b .fastbuildignore:Some(3)"];
+    assert_eq!(patterns(&format!("{line} -- make")), [&ignored[..], &file, &flags].concat());
     assert_eq!(patterns(&format!("{line} --no-ignore -- make")), [&file[..], &flags].concat());
 }
 
@@ -286,24 +292,140 @@ fn a_file_above_the_named_root_still_counts() {
 }
 
 #[test]
-fn a_build_of_a_preset_leaves_its_caches_to_the_workspace() {
+fn a_build_of_a_preset_keeps_what_its_tool_leaves_for_the_next_one() {
     let project = Project::new(&[]);
     let patterns = |line: &str| -> Vec<_> {
         let plan = project.plan(line);
-        plan.ignore.patterns.iter().map(|pattern| (pattern.value.clone(), why(pattern))).collect()
+        plan.ignore.patterns.iter().map(|pattern| (pattern.value.text.clone(), why(pattern))).collect()
     };
     let preset = |pattern: &str| (pattern.to_owned(), "preset jekyll".to_owned());
-    let caches = vec![preset("**/.jekyll-cache"), preset("**/.sass-cache")];
-    assert_eq!(patterns("-- jekyll build"), caches);
-    let with_mine = [caches, vec![("!.sass-cache".to_owned(), "--include".to_owned())]].concat();
+    let kept = vec![preset("**/.jekyll-cache"), preset("**/.sass-cache")];
+    assert_eq!(patterns("-- jekyll build"), kept);
+    let with_mine = [kept, vec![("!.sass-cache".to_owned(), "--include".to_owned())]].concat();
     assert_eq!(
         patterns("--include .sass-cache -- jekyll build"),
         with_mine,
         "what is said by hand is stronger"
     );
-    // Here all that the command changes comes back, caches too.
+    // Here all that the command changes comes back.
     assert_eq!(patterns("-- jekyll new ."), []);
     assert_eq!(patterns("-i x -- make"), []);
+}
+
+#[test]
+fn kept_paths_start_where_they_are_said() {
+    let texts = |project: &Project, line: &str| -> Vec<_> {
+        let patterns = project.plan(line).ignore.patterns;
+        assert!(patterns.iter().all(|pattern| pattern.value.kind == PatternKind::Kept));
+        patterns.into_iter().map(|pattern| pattern.value.text).collect()
+    };
+    let project =
+        Project::new(&[("fastbuild.toml", "keep = ['s*b/target', '**/obj', 'other']"), ("s*b/x", "")])
+            .started_in("s*b");
+    let of_file = ["s*b/target", "**/obj", "other"];
+    let of_line = ["s\\*b/x", "s\\*b/../y", "/z", "!s\\*b/x/w"];
+    assert_eq!(
+        texts(&project, "-i x --keep-path x --keep-path ../y --keep-path /z --keep-path !x/w -- make"),
+        [&of_file[..], &of_line].concat()
+    );
+    // The root lies below the file here, and what the file keeps beside it is no part of it.
+    assert_eq!(texts(&project, "-i x -C . --keep-path x -- make"), ["target", "**/obj", "x"]);
+}
+
+/// What becomes of paths below the source root, in a project with these files and this command line.
+fn kinds(project: &Project, line: &str, paths: &[&str]) -> Vec<ignore::Verdict> {
+    let plan = project.plan(line);
+    let rules = ignore::Rules::new(plan.ignore.lines()).unwrap();
+    paths.iter().map(|path| rules.verdict_of(&RelPath::new(path.as_bytes()).unwrap())).collect()
+}
+
+#[test]
+fn the_longer_path_decides_between_what_is_kept_and_what_comes_back() {
+    use ignore::Verdict::{Ignored, Kept as Synced};
+    // Command line, and paths with what becomes of them.
+    type Case<'a> = (&'a str, &'a [(&'a str, ignore::Verdict)]);
+    let cases: &[Case<'_>] = &[
+        ("-o dist --keep-path dist/cache", &[("dist/x", Synced), ("dist/cache/x", Ignored)]),
+        (
+            "-o build/app --keep-path build",
+            &[("build/app/x", Synced), ("build/appendix", Ignored), ("build/x", Ignored)],
+        ),
+        ("-o build/app --exclude build", &[("build/app", Synced), ("build/x", Ignored)]),
+        ("-o build/app/. --keep-path build", &[("build/app/x", Synced), ("build/x", Ignored)]),
+        ("-o build/a*p --keep-path build", &[("build/a*p", Synced), ("build/axp", Ignored)]),
+        ("-o build/[a] --keep-path build", &[("build/[a]", Synced), ("build/a", Ignored)]),
+        ("-o ./build//!a --keep-path ./build/", &[("build/!a", Synced), ("build/a", Ignored)]),
+        // A longer one in the output stays kept, wherever it stands in the order.
+        (
+            "-o build/app --keep-path build/app/cache --keep-path build",
+            &[("build/app/x", Synced), ("build/app/cache/x", Ignored), ("build/x", Ignored)],
+        ),
+        (
+            "-o build/app --keep-path build --keep-path build/app/cache --include build/app/cache/mine",
+            &[("build/app/cache/x", Ignored), ("build/app/cache/mine", Synced)],
+        ),
+        (
+            "-o build/app --keep-path **/cache --keep-path build",
+            &[("build/app/x", Synced), ("build/app/a/cache", Ignored), ("build/x", Ignored)],
+        ),
+        // What is said before, and taken back by the kept path, is not said anew.
+        ("-o build/app --include build/x --keep-path build", &[("build/app", Synced), ("build/x", Ignored)]),
+        (
+            "-o build/app -o build/lib --keep-path build",
+            &[("build/app", Synced), ("build/lib", Synced), ("build/x", Ignored)],
+        ),
+        // A path that is written out is longer than a pattern.
+        ("-o dist --exclude * --include src", &[("dist/x", Synced), ("src", Synced), ("other", Ignored)]),
+        ("-o main.o --exclude *.o", &[("main.o", Synced), ("other.o", Ignored)]),
+        ("-o a/obj/x --keep-path **/obj", &[("a/obj/x", Synced), ("a/obj/y", Ignored)]),
+        // Taken back by hand already.
+        ("-o dist --keep-path dist --include dist", &[("dist", Synced)]),
+        // It is taken from there, and does not go in.
+        ("-o build/app:app --keep-path build", &[("build/app", Ignored)]),
+        ("-o . --keep-path build", &[("build/app", Ignored), ("x", Synced)]),
+    ];
+    let project = Project::new(&[]);
+    for (line, expected) in cases {
+        let paths: Vec<_> = expected.iter().map(|(path, _)| *path).collect();
+        let verdicts: Vec<_> = expected.iter().map(|(_, verdict)| *verdict).collect();
+        assert_eq!(kinds(&project, &format!("-i x {line} -- make"), &paths), verdicts, "{line}");
+    }
+}
+
+#[test]
+fn an_output_that_is_kept_by_name_is_refused_with_what_to_do() {
+    let project = Project::new(&[("fastbuild.toml", "keep = ['target']\nexclude = ['out/']")]);
+    let error = project.error("-i x -o target -- make");
+    let expected = "output \"target\": target is kept in the workspace (P/fastbuild.toml:1), so it neither goes in nor \
+                    comes back; name a path below it, take it out there, or say --include target to have it come and go \
+                    like the sources";
+    assert_eq!(error, expected);
+    assert!(project.error("-i x -o out -- make").contains("out is excluded (P/fastbuild.toml:2)"));
+    assert!(project.error("-i x -o a/obj --keep-path **/obj -- make").contains("(--keep-path)"));
+    // With the mount itself, nothing is kept.
+    project.plan("-i x -o target --route mount-source -- make");
+    // A preset is weaker than what is typed.
+    let line = "-o .jekyll-cache -- jekyll build";
+    assert_eq!(kinds(&project, line, &[".jekyll-cache/x"]), [ignore::Verdict::Kept]);
+}
+
+#[test]
+fn a_place_that_a_preset_keeps_is_synced_where_git_tracks_files_in_it() {
+    let project = Project::new(&[]);
+    let decide = |line: &str| {
+        let tracked = vec![RelPath::new(&b"a/.sass-cache/b/c"[..]).unwrap()];
+        let plan = plan::make(&project.settings(line).unwrap(), &project.env, &Facts { tracked, ..facts() })
+            .unwrap();
+        plan.ignore.patterns.iter().map(|p| format!("{} {}", p.value.text, why(p))).collect::<Vec<_>>()
+    };
+    let preset = ["**/.jekyll-cache preset jekyll", "**/.sass-cache preset jekyll"];
+    let synced = ["!a/.sass-cache git tracks files there, so the preset does not keep it"];
+    assert_eq!(decide("-- jekyll build"), [&preset[..], &synced].concat());
+    let by_name = ["a/.sass-cache --keep-path"];
+    assert_eq!(
+        decide("--keep-path a/.sass-cache -- jekyll build"),
+        [&preset[..], &synced, &by_name].concat()
+    );
 }
 
 #[test]
@@ -554,7 +676,7 @@ fn a_workspace_is_kept_unless_somebody_says_no() {
         (Lifetime::OneRun, "CI is set; --keep keeps a workspace there too".into())
     );
     assert_eq!(lifetime(&project, "--fresh").0, Lifetime::OneRun, "which is as fresh as can be");
-    project.write("fastbuild.toml", "keep = true");
+    project.write("fastbuild.toml", "workspace.keep = true");
     assert_eq!(lifetime(&project, ""), (Lifetime::Kept, "fastbuild.toml:Some(1)".into()));
     project = project.with_var("FASTBUILD_KEEP", "no");
     assert_eq!(lifetime(&project, ""), (Lifetime::OneRun, "FASTBUILD_KEEP".into()));
@@ -570,7 +692,7 @@ fn a_workspace_that_is_not_kept_cannot_be_started_over() {
     assert_eq!(project.plan("-i x --fresh -- make").workspace.if_there.value, IfThere::Fresh);
     let error = project.error("-i x --fresh --no-keep -- make");
     assert!(error.starts_with("--fresh starts the workspace over, and --no-keep says"), "{error}");
-    project.write("fastbuild.toml", "keep = false");
+    project.write("fastbuild.toml", "workspace.keep = false");
     let error = project.error("-i x --fresh -- make");
     assert!(error.contains("fastbuild.toml:1 says that none is kept"), "{error}");
 }

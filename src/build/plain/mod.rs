@@ -161,7 +161,11 @@ impl Plain<'_> {
                 Some(entrypoint) if entrypoint.value.is_empty() => Entrypoint::None,
                 Some(entrypoint) => Entrypoint::Program(entrypoint.value.clone()),
             },
-            env: plan.env.iter().map(|variable| variable.value.clone()).collect(),
+            env: self
+                .storage
+                .variables()
+                .chain(plan.env.iter().map(|variable| variable.value.clone()))
+                .collect(),
             user: plan.user.as_ref().map(|user| user.value.clone()),
             working_dir: plan.command_directory(),
             labels: labelled(&[
@@ -276,8 +280,7 @@ impl Plain<'_> {
         };
         let (scope, target, rules) = match plan.outputs.value {
             Outputs::Everything => {
-                let patterns = plan.ignore.patterns.iter().map(|pattern| pattern.value.as_str());
-                (Scope::Everything, Target::directory(&output.host)?, Rules::new(patterns)?)
+                (Scope::Everything, Target::directory(&output.host)?, Rules::new(plan.ignore.lines())?)
             }
             Outputs::Named(_) => (Scope::Named, Target::named(&output.host)?, Rules::none()),
         };

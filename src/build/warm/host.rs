@@ -39,7 +39,7 @@ pub fn look(plan: &Plan, project: &Project, reporter: &Reporter) -> Result<HostT
         move || (Index::load(&index), Times::load(&times))
     });
     let hashed_at = HashedAt::now(&plan.source.value);
-    let mut scan = sources::report_scan(plan, reporter)?;
+    let mut scan = sources::report_scan(plan, project, reporter)?;
     let (index, mut times) = loading.join().map_err(|_| BuildError::Panicked)?;
     times.show(&mut scan, &plan.source.value);
     let digests = index.digests(&scan.manifest);

@@ -147,7 +147,7 @@ fn open(plan: &Plan, surroundings: &Surroundings) -> Request {
             .user
             .as_ref()
             .map_or_else(|| surroundings.user.clone(), |user| User::Named(user.value.clone())),
-        patterns: plan.ignore.patterns.iter().map(|pattern| pattern.value.clone()).collect(),
+        patterns: plan.ignore.lines().map(str::to_owned).collect(),
         outputs: plan.ignore.outputs.clone(),
         extent: match plan.outputs.value {
             _ if plan.route.value.is_mounted() => Extent::Nothing,
@@ -360,7 +360,13 @@ impl Warm<'_> {
         let blob = |text: &String| Blob::from(text.as_bytes());
         Command {
             argv: entrypoint.iter().chain(&plan.command).map(blob).collect(),
-            env: plan.env.iter().map(|env| (blob(&env.value.name), blob(&env.value.value))).collect(),
+            env: self
+                .surroundings
+                .env
+                .iter()
+                .chain(plan.env.iter().map(|env| &env.value))
+                .map(|env| (blob(&env.name), blob(&env.value)))
+                .collect(),
             home: self.surroundings.home,
             directory: Blob::from(plan.command_directory().into_bytes()),
             terminal: command::size(plan.terminal.value),
