@@ -827,43 +827,6 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_stands_to_a_path_by_what_it_matches() {
-        let cases = [
-            ("build", "build", Reach::Itself),
-            ("build", "build/app", Reach::Above),
-            ("!build/app/x", "build/app", Reach::Below),
-            ("other", "build", Reach::Nowhere),
-            ("**/obj", "a/obj", Reach::Itself),
-            ("**/obj", "a/obj/x", Reach::Above),
-            ("**/obj", "a", Reach::Below),
-            ("a/*", "a/b", Reach::Itself),
-            (".", "a", Reach::Nowhere),
-        ];
-        for (pattern, at, expected) in cases {
-            assert_eq!(reach(pattern, &path(at.as_bytes())), Ok(expected), "{pattern} {at}");
-        }
-    }
-
-    #[test]
-    fn patterns_move_with_their_directory() {
-        let below = |pattern| from_below(pattern, &path(b"s*b"));
-        assert_eq!(["x", "!x", "/x", "**/x"].map(below), ["s\\*b/x", "!s\\*b/x", "/x", "s\\*b/**/x"]);
-        let cases = [
-            ("web/x", Some("x")),
-            ("!./web//x/y", Some("!x/y")),
-            ("*/x", Some("x")),
-            ("**/x", Some("**/x")),
-            ("x", None),
-            ("web", None),
-            ("webb/x", None),
-        ];
-        for (pattern, expected) in cases {
-            assert_eq!(within(pattern, &path(b"web")).as_deref(), expected, "{pattern}");
-            assert_eq!(within(pattern, &RelPath::root()).as_deref(), Some(pattern));
-        }
-    }
-
-    #[test]
     fn a_pattern_that_cannot_be_read_is_named_with_its_fault() {
         let cases: &[(&[u8], BadSyntax)] = &[
             (b"!", BadSyntax::LoneException),

@@ -148,7 +148,7 @@ impl Storage {
         self.places.iter().cloned().chain(caches).collect()
     }
 
-    /// What the command's environment has before anything that the plan says.
+    /// What the command's environment has whatever the plan says.
     pub fn variables(&self) -> impl Iterator<Item = EnvVar> + use<> {
         self.home.map(|home| EnvVar { name: "HOME".to_owned(), value: home.to_owned() }).into_iter()
     }

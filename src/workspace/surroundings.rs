@@ -16,7 +16,7 @@ pub struct Surroundings {
     pub entrypoint: Vec<String>,
     /// Where its `HOME` comes from.
     pub home: Home,
-    /// What its environment has before anything that the plan says.
+    /// What its environment has whatever the plan says.
     pub env: Vec<EnvVar>,
     /// Directories that outlive what it runs in: absolute paths.
     pub caches: Vec<String>,

@@ -358,15 +358,10 @@ impl Warm<'_> {
             Some(entrypoint) => vec![entrypoint.value.clone()],
         };
         let blob = |text: &String| Blob::from(text.as_bytes());
+        let env = plan.env.iter().map(|env| &env.value).chain(&self.surroundings.env);
         Command {
             argv: entrypoint.iter().chain(&plan.command).map(blob).collect(),
-            env: self
-                .surroundings
-                .env
-                .iter()
-                .chain(plan.env.iter().map(|env| &env.value))
-                .map(|env| (blob(&env.name), blob(&env.value)))
-                .collect(),
+            env: env.map(|env| (blob(&env.name), blob(&env.value))).collect(),
             home: self.surroundings.home,
             directory: Blob::from(plan.command_directory().into_bytes()),
             terminal: command::size(plan.terminal.value),
