@@ -432,10 +432,10 @@ pub struct RunArgs {
     /// Source root: what the build sees [default: the directory of the nearest fastbuild.toml upwards, else this one]
     #[arg(short = 'C', long, value_name = "DIR", help_heading = "What goes in")]
     pub source: Option<PathBuf>,
-    /// What `--exclude` and `--include` said, in their common order.
+    /// What `--keep-path`, `--exclude` and `--include` said, in their common order.
     #[command(flatten)]
     pub rules: IgnoreRules,
-    /// Read neither .fastbuildignore nor .dockerignore
+    /// Do not read .fastbuildignore
     #[arg(long, overrides_with = "ignore", help_heading = "What goes in")]
     pub(crate) no_ignore: bool,
     #[arg(long, hide = true, overrides_with = "no_ignore")]
@@ -498,8 +498,9 @@ pub struct RunArgs {
     pub(crate) fallback: bool,
     #[arg(long, hide = true, overrides_with = "fallback")]
     pub(crate) no_fallback: bool,
-    /// Directory that is kept in a volume across workspaces, such as cargo:~/.cargo (may be repeated)
-    #[arg(long, value_name = "NAME:PATH", help_heading = "Route")]
+    /// Directory that is kept in a volume across workspaces, this project's own, or, such as shared:cargo:~/.cargo, one of all
+    /// projects (may be repeated)
+    #[arg(long, value_name = "[shared:]NAME:PATH", help_heading = "Route")]
     pub cache: Vec<String>,
     /// Option for the volume of --route volume, such as type=nfs (may be repeated)
     #[arg(long, value_name = "KEY=VALUE", help_heading = "Route")]
@@ -562,34 +563,42 @@ pub struct RunArgs {
     pub command: Vec<OsString>,
 }
 
-/// One `--exclude` or `--include`.
+/// One `--keep-path`, `--exclude` or `--include`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IgnoreRule {
+    /// What matches stays in the workspace.
+    Keep(String),
     /// Leave out what matches.
     Exclude(String),
     /// An exception from the rules before it.
     Include(String),
 }
 
-/// `--exclude` and `--include` in the order in which they were typed: later rules win, so the order between the two
-/// matters, which clap's derive does not keep.
+/// `--keep-path`, `--exclude` and `--include` in the order in which they were typed: later rules win, so the order between
+/// them matters, which clap's derive does not keep.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct IgnoreRules(pub Vec<IgnoreRule>);
 
 impl Args for IgnoreRules {
     fn augment_args(command: clap::Command) -> clap::Command {
-        let pattern = |name: &'static str, help: &'static str| {
+        let pattern = |name: &'static str, value: &'static str, help: &'static str| {
             Arg::new(name)
                 .long(name)
-                .value_name("PATTERN")
+                .value_name(value)
                 .help(help)
                 .action(ArgAction::Append)
                 .allow_hyphen_values(true)
                 .help_heading("What goes in")
         };
+        let keep_path = "Path or pattern that stays in the workspace: it is neither sent nor brought back (may be repeated)";
         command
-            .arg(pattern("exclude", "Leave out what matches, in .dockerignore's syntax (may be repeated)"))
-            .arg(pattern("include", "Exception from the rules before it (may be repeated)"))
+            .arg(pattern("keep-path", "PATH", keep_path))
+            .arg(pattern(
+                "exclude",
+                "PATTERN",
+                "Leave out what matches, in .dockerignore's syntax (may be repeated)",
+            ))
+            .arg(pattern("include", "PATTERN", "Exception from the rules before it (may be repeated)"))
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {
@@ -603,7 +612,8 @@ impl FromArgMatches for IgnoreRules {
             let values = matches.get_many::<String>(name).unwrap_or_default().cloned();
             matches.indices_of(name).into_iter().flatten().zip(values.map(rule)).collect::<Vec<_>>()
         };
-        let mut rules = typed("exclude", IgnoreRule::Exclude);
+        let mut rules = typed("keep-path", IgnoreRule::Keep);
+        rules.extend(typed("exclude", IgnoreRule::Exclude));
         rules.extend(typed("include", IgnoreRule::Include));
         rules.sort_by_key(|(at, _)| *at);
         Ok(IgnoreRules(rules.into_iter().map(|(_, rule)| rule).collect()))

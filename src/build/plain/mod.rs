@@ -152,13 +152,14 @@ impl Plain<'_> {
     fn spec(&self) -> Result<ContainerSpec, BuildError> {
         let Site { plan, image, run, project, state, .. } = self.site;
         let hiding = (!plan.route.value.is_mounted()).then(|| empty_volume(&plan.workdir.value));
+        let env = plan.env.iter().map(|variable| &variable.value);
         Ok(ContainerSpec {
             entrypoint: match &plan.entrypoint {
                 None => Entrypoint::OfImage,
                 Some(entrypoint) if entrypoint.value.is_empty() => Entrypoint::None,
                 Some(entrypoint) => Entrypoint::Program(entrypoint.value.clone()),
             },
-            env: plan.env.iter().map(|variable| variable.value.clone()).collect(),
+            env: env.cloned().chain(self.storage.variables()).collect(),
             user: plan.user.as_ref().map(|user| user.value.clone()),
             working_dir: plan.command_directory(),
             labels: labelled(&[

@@ -41,7 +41,7 @@ pub fn look(plan: &Plan, project: &Project, reporter: &Reporter) -> Result<HostT
         move || Index::load(&index)
     });
     let hashed_at = HashedAt::now(&plan.source.value);
-    let mut scan = sources::report_scan(plan, reporter)?;
+    let mut scan = sources::report_scan(plan, project, reporter)?;
     let watcher = Watcher::show(project.edits_path(), &mut scan, &plan.source.value);
     let index = loading.join().map_err(|_| BuildError::Panicked)?;
     let digests = index.digests(&scan.manifest);
@@ -64,8 +64,7 @@ impl HostTree {
         if kept.is_empty() {
             return Ok(());
         }
-        let own = plan.ignore.patterns.iter().map(|pattern| pattern.value.as_str());
-        self.rules = Rules::new(kept.iter().map(String::as_str).chain(own))?;
+        self.rules = Rules::new(kept.iter().map(String::as_str).chain(plan.ignore.lines()))?;
         let entries = std::mem::take(&mut self.scan.manifest).into_entries().into_iter();
         let digests = std::mem::take(&mut self.digests).into_iter();
         let is_synced = |path: &RelPath| self.rules.verdict_of(path) == Verdict::Kept;

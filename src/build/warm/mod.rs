@@ -149,7 +149,7 @@ fn open(plan: &Plan, surroundings: &Surroundings) -> Request {
             .user
             .as_ref()
             .map_or_else(|| surroundings.user.clone(), |user| User::Named(user.value.clone())),
-        patterns: plan.ignore.patterns.iter().map(|pattern| pattern.value.clone()).collect(),
+        patterns: plan.ignore.lines().map(str::to_owned).collect(),
         outputs: plan.ignore.outputs.clone(),
         extent: match plan.route.value.is_mounted() {
             true => Extent::Nothing,
@@ -361,9 +361,10 @@ impl Warm<'_> {
             Some(entrypoint) => vec![entrypoint.value.clone()],
         };
         let blob = |text: &String| Blob::from(text.as_bytes());
+        let env = plan.env.iter().map(|env| &env.value).chain(&self.surroundings.env);
         Command {
             argv: entrypoint.iter().chain(&plan.command).map(blob).collect(),
-            env: plan.env.iter().map(|env| (blob(&env.value.name), blob(&env.value.value))).collect(),
+            env: env.map(|env| (blob(&env.name), blob(&env.value))).collect(),
             home: self.surroundings.home,
             directory: Blob::from(plan.command_directory().into_bytes()),
             terminal: command::size(plan.terminal.value),
