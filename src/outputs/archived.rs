@@ -100,7 +100,13 @@ fn read(
             return Err(staging.no_tree(entry.path, "comes twice"));
         }
     }
-    Ok((files, amount))
+    // It is the whole tree: what it lacks counts as deleted by the command.
+    let is_orphan = |path: &&RelPath| path.parent().is_some_and(|parent| !files.contains_key(&parent));
+    match (files.is_empty(), files.keys().find(is_orphan)) {
+        (true, _) => Err(staging.no_tree(RelPath::root(), "is missing, as all others are")),
+        (_, Some(path)) => Err(staging.no_tree(path.clone(), "comes without the directory that holds it")),
+        _ => Ok((files, amount)),
+    }
 }
 
 /// Whether a path has what went in there; none where nothing did.
