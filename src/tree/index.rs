@@ -115,6 +115,16 @@ struct Record {
     stamp: Stamp,
     digest: Digest,
     age: Age,
+    whose: Whose,
+}
+
+/// Who wrote a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// As far as is known, the user.
+    Users,
+    /// A build.
+    Builds,
 }
 
 impl Index {
@@ -155,8 +165,8 @@ impl Index {
         digests
     }
 
-    /// Whether fewer than a tenth of the files that are noted here are below `root` with the content that they had. Of fewer than
-    /// ten files a tenth is none. `manifest` is a scan of `root`, `digests` what [`Index::digests`] gave. What the scan left out,
+    /// Whether fewer than a tenth of the user's files that are noted here are below `root` with the content that they had. Of fewer
+    /// than ten files a tenth is none. Builds write and delete theirs all at once. `manifest` is a scan of `root`, `digests` what [`Index::digests`] gave. What the scan left out,
     /// for other outputs or rules than the last time, is taken for the same when it has the same size.
     pub fn is_of_another(&self, root: &Path, manifest: &Manifest, digests: &[Option<Digest>]) -> bool {
         // The usual case costs no look at the records: none is shorter than that.
@@ -172,6 +182,9 @@ impl Index {
         let (mut noted, mut same, mut unsure) = (0, 0, Vec::new());
         let mut records = Records::of(self);
         while let Some(record) = records.next() {
+            if record.whose == Whose::Builds {
+                continue;
+            }
             noted += 1;
             let Ok(at) = manifest
                 .entries()
@@ -201,7 +214,8 @@ impl Index {
     }
 
     /// Writes an index of `manifest` in place of the file at `path`. `digests` has one for each entry, or none: those
-    /// that were just hashed, at `hashed_at` or later, and those that [`Index::digests`] gave of the file that is there.
+    /// that were just hashed, at `hashed_at` or later, and those that [`Index::digests`] gave of the file that is there. `whose` tells
+    /// who wrote a file.
     ///
     /// # Errors
     /// The system's; the old file is then as it was.
@@ -210,9 +224,10 @@ impl Index {
         manifest: &Manifest,
         digests: &[Option<Digest>],
         hashed_at: &HashedAt,
+        whose: &dyn Fn(&RelPath) -> Whose,
     ) -> io::Result<()> {
         let ages = ages(path, manifest, digests, hashed_at);
-        let bytes = encode(manifest, digests, &ages);
+        let bytes = encode(manifest, digests, &ages, whose);
         let mut beside = path.as_os_str().to_owned();
         beside.push(format!(".new-{}", std::process::id()));
         let written = File::create(&beside)
@@ -292,15 +307,22 @@ const SAME_DEVICE: u8 = 1;
 const SAME_TIME: u8 = 2;
 /// When it is not to be believed.
 const YOUNG: u8 = 4;
+/// When a build wrote it.
+const BUILDS: u8 = 8;
 
-fn encode(manifest: &Manifest, digests: &[Option<Digest>], ages: &[Age]) -> Vec<u8> {
+fn encode(
+    manifest: &Manifest,
+    digests: &[Option<Digest>],
+    ages: &[Age],
+    whose: &dyn Fn(&RelPath) -> Whose,
+) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(64 + 80 * digests.iter().flatten().count());
     bytes.extend_from_slice(MAGIC);
     push_time(&mut bytes, clock::file_system_now());
     let mut last: (&[u8], Stamp) = (b"", Stamp::default());
     for ((entry, digest), age) in manifest.entries().iter().zip(digests).zip(ages) {
         let (Kind::File { .. }, Some(digest)) = (&entry.kind, digest) else { continue };
-        let record = Record { stamp: entry.stamp, digest: *digest, age: *age };
+        let record = Record { stamp: entry.stamp, digest: *digest, age: *age, whose: whose(&entry.path) };
         push_record(&mut bytes, last, entry.path.as_bytes(), &record);
         last = (entry.path.as_bytes(), entry.stamp);
     }
@@ -315,7 +337,10 @@ fn push_record(to: &mut Vec<u8>, (last_path, last): (&[u8], Stamp), path: &[u8],
     let same_device = stamp.dev == last.dev;
     let same_time = stamp.ctime == stamp.mtime;
     to.push(
-        flag(same_device, SAME_DEVICE) | flag(same_time, SAME_TIME) | flag(record.age == Age::Young, YOUNG),
+        flag(same_device, SAME_DEVICE)
+            | flag(same_time, SAME_TIME)
+            | flag(record.age == Age::Young, YOUNG)
+            | flag(record.whose == Whose::Builds, BUILDS),
     );
     push_path(to, last_path, path);
     if !same_device {
@@ -365,7 +390,8 @@ impl<'a> Records<'a> {
         let (digest, rest) = self.rest.split_first_chunk()?;
         self.rest = rest;
         let age = if flags & YOUNG == 0 { Age::Ripe } else { Age::Young };
-        Some(Record { stamp: self.stamp, digest: Digest(*digest), age })
+        let whose = if flags & BUILDS == 0 { Whose::Users } else { Whose::Builds };
+        Some(Record { stamp: self.stamp, digest: Digest(*digest), age, whose })
     }
 
     /// In place: nothing is allocated for a path that is only compared.
@@ -436,7 +462,7 @@ mod tests {
         }
 
         fn save(&self, manifest: &Manifest, digests: &[Option<Digest>], hashed_at: &HashedAt) {
-            Index::save(&self.path(), manifest, digests, hashed_at).unwrap();
+            Index::save(&self.path(), manifest, digests, hashed_at, &|_| Whose::Users).unwrap();
         }
 
         fn digests(&self, manifest: &Manifest) -> Vec<Option<Digest>> {
@@ -651,7 +677,8 @@ mod tests {
         fs::create_dir(home.path()).unwrap();
         fs::write(home.path().join("in-the-way"), "").unwrap();
         let (manifest, digests) = large_tree();
-        let saved = Index::save(&home.path(), &manifest, &digests, &hashed_at(Granularity::Tick));
+        let saved =
+            Index::save(&home.path(), &manifest, &digests, &hashed_at(Granularity::Tick), &|_| Whose::Users);
         assert!(saved.is_err());
         assert_eq!(fs::read_dir(home.dir.path()).unwrap().count(), 1);
     }

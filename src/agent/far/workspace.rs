@@ -33,7 +33,7 @@ use crate::{
         Digest, Entry, Kind, Manifest, RelPath, Special, Stamp, Timestamp,
         hash::hash_files,
         ignore::Rules,
-        index::{HashedAt, Index},
+        index::{HashedAt, Index, Whose},
         node::{Node, NodeKind, NodeReader, NodeWriter},
         scan::{ScanError, ScanOptions, scan},
         summary::{Differing, Summarizer, Summary, What},
@@ -441,7 +441,7 @@ impl Tree {
             }
         }
         // Without an index everything is read again, which is right as well.
-        let _ = Index::save(index, &self.manifest, &self.digests, &HashedAt::now(root));
+        let _ = Index::save(index, &self.manifest, &self.digests, &HashedAt::now(root), &|_| Whose::Users);
     }
 
     /// Reads the files at `places`, and keeps their digests. Says which of them have changed since they were scanned.

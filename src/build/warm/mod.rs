@@ -36,7 +36,7 @@ use crate::{
         near::{Session, SessionError},
         protocol::{Blob, Claim, Extent, Input, Open, Reply, Request, Room, Run as Command, User},
     },
-    outputs::record::Record,
+    outputs::{record::Record, target::native_join},
     plan::{Outputs, Plan, Stdin},
     report::{
         Reporter,
@@ -45,7 +45,7 @@ use crate::{
     state::{Project, Run},
     tree::{
         RelPath,
-        index::{HashedAt, Index},
+        index::{HashedAt, Index, Whose},
         node::{Node, NodeError, NodeReader},
     },
     user::Ids,
@@ -268,7 +268,7 @@ impl Warm<'_> {
         };
         self.locks.tree_was_sent();
         let sources = Arc::new(sources);
-        let saving = self.save_index(&sources, hashed_at);
+        let saving = self.save_index(&sources, hashed_at, record);
 
         let looking = collect::look(self.plan, record);
         let ended = self.run_command(session, None, interrupts).await?;
@@ -333,11 +333,17 @@ impl Warm<'_> {
         &self,
         sources: &Arc<Sources>,
         hashed_at: HashedAt,
+        record: &Arc<Record>,
     ) -> impl Future<Output = Result<(), BuildError>> + use<> {
         let saving = (sources.learned == Learned::Something).then(|| {
             let (sources, path) = (Arc::clone(sources), self.locks.project.index_path());
+            let (record, root) = (Arc::clone(record), self.plan.source.value.clone());
             tokio::task::spawn_blocking(move || {
-                let saved = Index::save(&path, &sources.scan.manifest, &sources.digests, &hashed_at);
+                let whose = |path: &RelPath| match record.get(&native_join(&root, path)) {
+                    Some(_) => Whose::Builds,
+                    None => Whose::Users,
+                };
+                let saved = Index::save(&path, &sources.scan.manifest, &sources.digests, &hashed_at, &whose);
                 if let Err(error) = saved {
                     // The next build reads the files again.
                     tracing::warn!(?path, %error, "could not write the index of the sources");
