@@ -5,7 +5,6 @@
 mod common;
 
 use std::{
-    collections::BTreeMap,
     ffi::OsStr,
     fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
@@ -30,25 +29,13 @@ fn link(path: impl AsRef<Path>) -> String {
     fs::read_link(path).unwrap().to_string_lossy().into_owned()
 }
 
-/// The user's files that were moved to safety: path below the displaced directory of a run -> content.
-fn displaced(project: &Project) -> BTreeMap<String, String> {
-    let mut found = BTreeMap::new();
-    for key in fs::read_dir(project.state().join("projects")).unwrap().flatten() {
-        for run in fs::read_dir(key.path().join("displaced")).into_iter().flatten().flatten() {
-            for (path, node) in Tree::of(&run.path()).0 {
-                if node.kind != 'd' {
-                    let path = String::from_utf8_lossy(&path).into_owned();
-                    found.insert(path, String::from_utf8_lossy(&node.content).into_owned());
-                }
-            }
-        }
-    }
-    found
+/// The contents of all that was moved to safety.
+fn saved(project: &Project) -> Vec<String> {
+    project.safe().into_iter().map(|(_, content)| content).collect()
 }
 
-/// `project` as seen from the root, for names below the displaced directory.
-fn below_root(path: PathBuf) -> String {
-    path.canonicalize().unwrap().to_str().unwrap().trim_start_matches('/').to_owned()
+fn owned<const N: usize>(pairs: [(&str, &str); N]) -> Vec<(String, String)> {
+    pairs.map(|(path, content)| (path.to_owned(), content.to_owned())).to_vec()
 }
 
 // ---- everything that changed --------------------------------------------------------------------------------------
@@ -89,20 +76,34 @@ fn without_outputs_all_that_the_build_made_changed_and_deleted_comes_back() {
 }
 
 #[test]
-fn what_the_build_only_touched_or_wrote_again_is_not_touched_here() {
+fn what_is_made_again_with_the_same_bytes_is_not_touched_here_unless_a_source_is_newer() {
     let project = Project::new();
     project.write("touched", "same").write("rewritten", "same").write("mode", "m").write("dir/x", "x");
     let large = vec![7; 700_000];
     project.write("large", &large);
-    let paths = ["touched", "rewritten", "large", "dir/x", "mode", "dir"];
-    let before: Vec<_> = paths.iter().map(|path| untouched(project.path(path))).collect();
+    let paths = ["touched", "rewritten", "large", "dir/x"];
+    let set_mtime = |path: &str, secs| {
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(secs);
+        fs::File::open(project.path(path)).unwrap().set_modified(time).unwrap();
+    };
+    paths.iter().chain(&["mode"]).for_each(|path| set_mtime(path, 1_500_000_000));
+    let stamps = || paths.map(|path| untouched(project.path(path)));
+    let before = stamps();
     let script = "touch touched dir/x; printf same > new; mv new rewritten; cp large l; mv l large; chmod 700 mode; \
                   echo p > p";
     project.sh(&["-q"], script).exits(0);
-    let after: Vec<_> = paths.iter().map(|path| untouched(project.path(path))).collect();
-    assert_eq!(before, after);
+    assert_eq!(stamps(), before, "nothing that went up is newer");
     assert_eq!(mode(project.path("mode")), 0o700, "only the mode changed, and it came back");
     assert_eq!(project.read("p"), "p\n");
+
+    project.write("newer", "a source");
+    project.sh(&["-q"], script).exits(0);
+    let newer = untouched(project.path("newer"));
+    for (path, (before, after)) in paths.iter().zip(before.iter().zip(stamps())) {
+        assert_eq!(after.0, before.0, "{path}: another file is in its place");
+        assert!((after.1, after.2) > (newer.1, newer.2), "{path}: whoever goes by times makes it each time");
+    }
+    assert_eq!(saved(&project), [""; 0]);
 }
 
 #[test]
@@ -165,7 +166,7 @@ fn host_becomes_path_and_the_same_command_twice_gives_the_same_tree() {
                         first,
                         "{spec}, again"
                     );
-                    assert!(displaced(&project).is_empty(), "{spec}");
+                    assert!(project.safe().is_empty(), "{spec}");
                     project.assert_nothing_left();
                 }
             });
@@ -179,64 +180,55 @@ fn several_outputs_come_back_and_all_or_none() {
     project.sh(&["-q", "-o", "a", "-o", "/tmp/b:b"], "mkdir a; echo 1 > a/x; echo 2 > /tmp/b").exits(0);
     assert_eq!((project.read("a/x"), project.read("b")), ("1\n".into(), "2\n".into()));
     let before = project.tree();
-    project
-        .sh(&["-o", "a", "-o", "/tmp/b:b"], "mkdir a; echo 3 > a/x; mkdir found; echo > seen")
-        .exits(125)
-        .says(&["did not make", "/tmp/b", "-o"]);
+    project.sh(&["-o", "a", "-o", "/tmp/b:b"], "echo 3 > a/x; mkdir found; echo > seen").exits(125).says(&[
+        "did not make",
+        "/tmp/b",
+        "-o",
+    ]);
     assert_eq!(project.tree(), before, "the first output was made, and yet nothing comes back");
     project.assert_nothing_left();
 }
 
 #[test]
-fn what_the_build_no_longer_makes_is_deleted_and_the_users_own_stays() {
+fn what_a_command_does_not_make_again_stays_and_what_it_deletes_goes() {
     let project = Project::new();
     project
         .sh(&["-q", "-o", "out"], "mkdir -p out/d/e; echo 1 > out/a; echo 2 > out/d/e/b; echo 3 > out/d/c")
         .exits(0);
     project.write("out/mine", "mine").write("out/d/mine", "mine");
+    let all = Tree::of(&project.path("out"));
     project.sh(&["-q", "-o", "out"], "mkdir -p out; echo 1 > out/a").exits(0);
-    let tree = Tree::of(&project.path("out"));
-    assert_eq!(tree.paths(), ["a", "d", "d/mine", "mine"]);
-    assert_eq!(project.read("out/mine"), "mine");
+    assert_eq!(Tree::of(&project.path("out")).paths(), all.paths(), "nobody owns what is here");
+    project.sh(&["-q", "-o", "out"], "rm -r out/d/e out/d/c").exits(0);
+    assert_eq!(Tree::of(&project.path("out")).paths(), ["a", "d", "d/mine", "mine"]);
+    assert_eq!(saved(&project), [""; 0], "it was the build's own");
+    project.sh(&["-o", "out"], "rm -r out/d").exits(0).says(&["now in"]);
+    assert_eq!(Tree::of(&project.path("out")).paths(), ["a", "mine"]);
+    assert_eq!(project.safe(), owned([("out/d/mine", "mine")]));
     project.assert_nothing_left();
 }
 
 #[test]
-fn an_edited_product_that_the_build_no_longer_makes_is_kept_with_a_warning() {
+fn an_edit_of_a_product_goes_up_and_what_the_command_makes_of_it_stands() {
     let project = Project::new();
-    project.sh(&["-q", "-o", "out"], "mkdir out; echo 1 > out/edited; echo 1 > out/plain").exits(0);
-    project.write("out/edited", "my edit");
-    project.sh(&["-o", "out"], "mkdir out").exits(0).says(&["warning", "out/edited"]);
-    assert_eq!(Tree::of(&project.path("out")).paths(), ["edited"]);
-    assert_eq!(project.read("out/edited"), "my edit");
-}
-
-#[test]
-fn an_edited_product_stays_and_the_builds_version_lies_beside_it() {
-    let project = Project::new();
-    project.sh(&["-q", "-o", "out"], "mkdir out; echo 1 > out/a").exits(0);
+    project.sh(&["-q", "-o", "out"], "mkdir out; echo 1 > out/a; echo 1 > out/b").exits(0);
     // As long as the product, so that the size tells nothing.
     project.write("out/a", "2\n");
-    project.sh(&["-o", "out"], "mkdir out; echo 3 > out/a").exits(0).says(&[
-        "warning",
-        "out/a",
-        ".fastbuild-new",
-    ]);
-    assert_eq!((project.read("out/a"), project.read("out/a.fastbuild-new")), ("2\n".into(), "3\n".into()));
-    project.sh(&["-o", "out"], "mkdir out; echo 4 > out/a").exits(0);
-    assert_eq!(project.read("out/a"), "2\n", "the edit is the user's for good");
-    assert_eq!(
-        project.read("out/a.fastbuild-new"),
-        "3\n",
-        "and what lies beside it is not overwritten either"
-    );
-    assert_eq!(project.read("out/a.fastbuild-new-2"), "4\n");
+    let look = project.sh(&["-q", "-o", "out"], "cat out/a; mkdir -p out");
+    assert_eq!(look.exits(0).out(), "2\n");
+    assert_eq!((project.read("out/a"), saved(&project)), ("2\n".into(), vec![]));
+    let script = "cat out/a; echo 3 > out/a; echo 3 > out/b";
+    let ended = project.sh(&["-o", "out"], script);
+    assert_eq!(ended.exits(0).says(&["1 file not written by fastbuild", "now in"]).out(), "2\n");
+    assert_eq!(Tree::of(&project.path("out")).paths(), ["a", "b"], "nothing is put beside");
+    assert_eq!((project.read("out/a"), project.read("out/b")), ("3\n".into(), "3\n".into()));
+    assert_eq!(project.safe(), owned([("out/a", "2\n")]));
 }
 
 #[test]
 fn a_product_that_the_user_deleted_is_made_again() {
     let project = Project::new();
-    let script = "mkdir out; echo 1 > out/a; echo 2 > out/b";
+    let script = "mkdir -p out; echo 1 > out/a; echo 2 > out/b";
     project.sh(&["-q", "-o", "out"], script).exits(0);
     fs::remove_file(project.path("out/a")).unwrap();
     project.sh(&["-q", "-o", "out"], script).exits(0);
@@ -250,14 +242,13 @@ fn a_users_file_in_a_products_way_is_moved_to_safety_and_said() {
         .write("out/a", "mine")
         .write("out/dir", "a file of mine")
         .write("out/file/deep", "in a directory of mine");
-    let script = "mkdir -p out/dir; echo product > out/a; echo product > out/dir/x; echo product > out/file";
-    project.sh(&["-o", "out"], script).exits(0).says(&["not written by fastbuild", "displaced"]);
+    let script = "rm -r out; mkdir -p out/dir; echo product > out/a; echo product > out/dir/x; echo product > out/file";
+    project.sh(&["-o", "out"], script).exits(0).says(&["3 files not written by fastbuild", "displaced"]);
     assert_eq!(Tree::of(&project.path("out")).paths(), ["a", "dir", "dir/x", "file"]);
     assert_eq!((project.read("out/a"), project.read("out/file")), ("product\n".into(), "product\n".into()));
-    let out = below_root(project.path("out"));
-    let expected = [("a", "mine"), ("dir", "a file of mine"), ("file/deep", "in a directory of mine")];
-    let expected = expected.map(|(path, content)| (format!("{out}/{path}"), content.to_owned()));
-    assert_eq!(displaced(&project), expected.into());
+    let safe =
+        [("out/a", "mine"), ("out/dir", "a file of mine"), ("out/file/deep", "in a directory of mine")];
+    assert_eq!(project.safe(), owned(safe));
     project.assert_nothing_left();
 }
 
@@ -266,9 +257,9 @@ fn a_users_identical_file_is_not_touched() {
     let project = Project::new();
     project.write("out/a", "same");
     let before = untouched(project.path("out/a"));
-    project.sh(&["-q", "-o", "out"], "mkdir out; printf same > out/a").exits(0);
+    project.sh(&["-q", "-o", "out"], "rm -r out; mkdir out; printf same > out/a").exits(0);
     assert_eq!(untouched(project.path("out/a")), before);
-    assert!(displaced(&project).is_empty());
+    assert!(project.safe().is_empty());
 }
 
 // ---- meanwhile ----------------------------------------------------------------------------------------------------
@@ -286,12 +277,12 @@ fn during(project: &Project, options: &[&str], script: &str, meanwhile: impl FnO
 }
 
 #[test]
-fn a_source_that_was_edited_during_the_build_keeps_the_hosts_version() {
+fn a_source_that_was_changed_during_the_build_keeps_the_hosts_version() {
     let project = Project::new();
     project.write("src", "old").write("deleted", "old").write("quiet", "old").write("late", "old");
     let ended = during(
         &project,
-        &[],
+        &["--progress", "json"],
         "echo ready; read line; echo build > src; rm deleted; echo build > late; echo p > made",
         || {
             project.write("src", "my edit").write("deleted", "my edit").write("quiet", "my edit");
@@ -299,19 +290,66 @@ fn a_source_that_was_edited_during_the_build_keeps_the_hosts_version() {
             project.write("made", "mine, too");
         },
     );
-    ended.exits(0).says(&["warning", "src.fastbuild-new", "deleted", "late.fastbuild-new"]);
-    assert_eq!(
-        (project.read("src"), project.read("src.fastbuild-new")),
-        ("my edit".into(), "build\n".into())
-    );
-    assert_eq!(project.read("deleted"), "my edit", "the build deleted it, and the edit is kept");
-    assert_eq!(project.read("quiet"), "my edit", "the build did not touch it");
-    assert!(!project.has("late"), "what the user deleted does not come back under its name");
-    assert_eq!(project.read("late.fastbuild-new"), "build\n");
-    // Nobody knew of that one: the product is put, and the user's is moved to safety.
-    assert_eq!(project.read("made"), "p\n");
-    assert_eq!(displaced(&project).into_values().collect::<Vec<_>>(), ["mine, too"]);
+    assert_eq!(conflicts(ended.exits(0), "host"), ["deleted", "late", "made", "src"]);
+    assert_eq!(project.tree().paths(), ["deleted", "made", "quiet", "src"], "nothing is put beside");
+    for edited in ["src", "deleted", "quiet"] {
+        assert_eq!(project.read(edited), "my edit", "{edited}");
+    }
+    assert_eq!(project.read("made"), "mine, too");
+    assert_eq!(project.safe(), owned([("late", "build\n"), ("made", "p\n"), ("src", "build\n")]));
     project.assert_nothing_left();
+}
+
+#[test]
+fn an_output_that_was_changed_during_the_build_is_the_builds() {
+    for named in [true, false] {
+        let project = Project::new();
+        let make = "mkdir -p out; for name in edited deleted gone; do echo 1 > out/$name; done";
+        project.sh(&["-q", "-o", "out"], make).exits(0);
+        let script = "echo ready; read line; for name in edited deleted; do echo 2 > out/$name; done; rm out/gone; \
+                      echo 2 > out/made";
+        let options: &[&str] =
+            if named { &["--progress", "json", "-o", "out"] } else { &["--progress", "json"] };
+        let ended = during(&project, options, script, || {
+            project
+                .write("out/edited", "my edit")
+                .write("out/gone", "my edit, too")
+                .write("out/mine", "mine");
+            fs::remove_file(project.path("out/deleted")).unwrap();
+            if named {
+                project.write("out/made", "mine, too");
+            }
+        });
+        let mut told = conflicts(ended.exits(0), "build");
+        told.retain(|path| path != "out/deleted");
+        assert_eq!(
+            told,
+            if named { vec!["out/edited", "out/gone", "out/made"] } else { vec!["out/edited", "out/gone"] }
+        );
+        assert_eq!(Tree::of(&project.path("out")).paths(), ["deleted", "edited", "made", "mine"]);
+        for name in ["deleted", "edited", "made"] {
+            assert_eq!(project.read(Path::new("out").join(name)), "2\n", "{name}");
+        }
+        let safe = if named {
+            vec!["my edit", "my edit, too", "mine, too"]
+        } else {
+            vec!["my edit", "my edit, too"]
+        };
+        assert_eq!(saved(&project), safe);
+        project.assert_nothing_left();
+    }
+}
+
+/// The paths that were changed here meanwhile, and whose version stands.
+fn conflicts(ended: &Ended, stands: &str) -> Vec<String> {
+    let told = ended.err();
+    let events = told.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let told = events.filter(|event| event["warning"] == "conflict" && event["stands"] == stands);
+    let paths =
+        told.map(|event| event["path"].as_str().unwrap().split_once("/project/").unwrap().1.to_owned());
+    let mut paths: Vec<_> = paths.collect();
+    paths.sort();
+    paths
 }
 
 #[test]
@@ -323,8 +361,8 @@ fn an_edit_that_keeps_size_and_mtime_is_seen_too() {
         project.write("src", "new");
         fs::File::options().write(true).open(project.path("src")).unwrap().set_modified(before).unwrap();
     });
-    ended.exits(0).says(&["src.fastbuild-new"]);
-    assert_eq!(project.read("src"), "new");
+    ended.exits(0).says(&["src was changed here while the build ran"]);
+    assert_eq!((project.read("src"), saved(&project)), ("new".into(), vec!["build\n".into()]));
 }
 
 // ---- failed builds ------------------------------------------------------------------------------------------------
@@ -334,7 +372,7 @@ fn a_failed_build_leaves_the_host_as_it_was_unless_asked_otherwise() {
     let project = Project::new();
     project.write("src", "old");
     let before = project.tree();
-    let script = "echo new > src; mkdir out; echo 1 > out/a; exit 3";
+    let script = "echo new > src; mkdir -p out; echo 1 > out/a; exit 3";
     project.sh(&[], script).exits(3).says(&["not brought back", "--outputs-on-failure"]);
     project.sh(&["-o", "out"], script).exits(3);
     assert_eq!(project.tree(), before);
@@ -351,7 +389,7 @@ fn a_failed_build_leaves_the_host_as_it_was_unless_asked_otherwise() {
 #[test]
 fn an_output_that_is_a_link_comes_back_as_one_each_time() {
     let project = Project::new();
-    let script = |to: &str| format!("mkdir -p releases/{to}; ln -s releases/{to} current");
+    let script = |to: &str| format!("mkdir -p releases/{to}; ln -sfn releases/{to} current");
     for to in ["1", "1", "2"] {
         project.sh(&["-o", "current"], &script(to)).exits(0);
         assert_eq!(link(project.path("current")), format!("releases/{to}"));
@@ -360,18 +398,20 @@ fn an_output_that_is_a_link_comes_back_as_one_each_time() {
 }
 
 #[test]
-fn a_file_in_an_outputs_place_is_kept_safe_and_a_link_is_refused() {
+fn a_file_or_a_link_in_an_outputs_place_is_kept_safe_and_no_link_is_followed() {
     let project = Project::new();
     project.write("out", "mine").write("elsewhere/precious", "p");
     symlink("elsewhere", project.path("link")).unwrap();
     let script = "rm -rf out link; mkdir out link; echo 1 > out/a; echo 1 > link/a";
-    project.sh(&["-o", "link"], script).exits(125).says(&["symbolic link", "elsewhere"]);
-    assert_eq!(link(project.path("link")), "elsewhere");
+    project.sh(&["-o", "link", "-o", "out"], script).exits(0).says(&["2 files not written by fastbuild"]);
+    assert_eq!((project.read("out/a"), project.read("link/a")), ("1\n".into(), "1\n".into()));
     assert_eq!(Tree::of(&project.path("elsewhere")).paths(), ["precious"]);
-    project.sh(&["-o", "out"], script).exits(0).says(&["not written by fastbuild"]);
-    assert_eq!(project.read("out/a"), "1\n");
-    assert_eq!(displaced(&project).into_values().collect::<Vec<_>>(), ["mine"]);
-    project.sh(&["-o", "out:elsewhere/precious/x"], script).exits(125).says(&["elsewhere/precious/x"]);
+    assert_eq!(saved(&project), ["elsewhere", "mine"]);
+    symlink("elsewhere", project.path("other")).unwrap();
+    let there = "mkdir -p /tmp/x; echo 1 > /tmp/x/a";
+    project.sh(&["-o", "/tmp/x:other"], there).exits(125).says(&["symbolic link", "elsewhere"]);
+    assert_eq!(Tree::of(&project.path("elsewhere")).paths(), ["precious"]);
+    project.sh(&["-o", "out:elsewhere/precious/x"], "true").exits(125).says(&["elsewhere/precious/x"]);
     project.assert_nothing_left();
 }
 
@@ -421,7 +461,7 @@ fn an_output_can_be_a_mount_of_its_own() {
     assert!(Command::new("mount").args(["-t", "tmpfs", "none"]).arg(&at).status().unwrap().success());
     let mount = Mount(at);
     project.sh(&["-q", "-o", "out"], "mkdir out; echo 1 > out/a; echo 1 > out/b").exits(0);
-    project.sh(&["-q", "-o", "out"], "mkdir out; echo 2 > out/a").exits(0);
+    project.sh(&["-q", "-o", "out"], "rm out/b; echo 2 > out/a").exits(0);
     let tree = Tree::of(&project.path("out"));
     assert_eq!((tree.paths(), project.read("out/a")), (vec!["a".to_owned()], "2\n".to_owned()));
     project.assert_nothing_left();
@@ -440,8 +480,7 @@ fn a_full_disk_leaves_the_host_as_it_was() {
         .sh(&["-q", "-o", "out"], "mkdir out; dd if=/dev/zero of=out/a bs=1M count=6 2>/dev/null")
         .exits(0);
     let before = Tree::of(&project.path("out"));
-    let large =
-        "mkdir out; for i in a b c d; do dd if=/dev/urandom of=out/$i bs=1M count=6 2>/dev/null; done";
+    let large = "for i in a b c d; do dd if=/dev/urandom of=out/$i bs=1M count=6 2>/dev/null; done";
     project.sh(&["-o", "out"], large).exits(125).says(&["no space for the products", "-o"]);
     assert_eq!(Tree::of(&project.path("out")), before);
     project.assert_nothing_left();
@@ -457,7 +496,7 @@ fn an_output_may_be_the_sources_themselves() {
     project.sh(&["-q", "-o", ".", "--exclude", "ignored"], script).exits(0);
     assert_eq!(project.tree().paths(), ["ignored", "made", "same", "src"]);
     assert_eq!((project.read("src"), untouched(project.path("same"))), ("new\n".into(), before));
-    assert!(displaced(&project).is_empty());
+    assert_eq!(saved(&project), ["o", "s"], "no build wrote these");
     project.assert_nothing_left();
 }
 
@@ -466,7 +505,7 @@ fn an_output_may_be_the_sources_themselves() {
 #[test]
 fn links_names_modes_and_empty_directories_come_back_as_they_are() {
     let project = Project::new();
-    let script = r#"mkdir -p out/empty out/ro && cd out
+    let script = r#"rm -rf out; mkdir -p out/empty out/ro && cd out
         echo x > a; ln a hard; ln -s /etc/passwd absolute; ln -s ../../../up outside; ln -s loop loop
         echo x > "$(printf 'new\nline\tand \377')"; echo x > -dash; echo x > suid; chmod 4755 suid
         echo x > secret; chmod 600 secret; echo x > ro/file; chmod 444 ro/file; chmod 555 ro
@@ -513,10 +552,10 @@ fn assert_each_becomes_each(options: &[&str]) {
     let project = Project::new();
     // A walk over every ordered pair of the four shapes.
     for at in [0, 1, 0, 2, 0, 3, 1, 2, 1, 3, 2, 3, 0] {
-        project.sh(options, &format!("mkdir -p out; {}", SHAPES[at])).exits(0);
+        project.sh(options, &format!("mkdir -p out; rm -rf out/x; {}", SHAPES[at])).exits(0);
         assert_eq!(shape(&project), expected[at]);
     }
-    assert!(displaced(&project).is_empty(), "all of it was fastbuild's own");
+    assert!(project.safe().is_empty(), "all of it was fastbuild's own");
     project.assert_nothing_left();
 }
 
@@ -542,14 +581,14 @@ fn a_source_may_become_another_kind_of_thing() {
         project.sh(&["-q"], script).exits(0);
         assert_eq!(shape(&project), expected);
     }
-    assert!(displaced(&project).is_empty());
+    assert_eq!(saved(&project), ["file"], "the rest was the build's own");
 }
 
 #[test]
 fn a_read_only_directory_of_products_gets_its_next_content() {
     let script = |content: &str| {
         format!(
-            "mkdir -p out/ro/sub; echo {content} > out/ro/a; echo {content} > out/ro/sub/{content}; \
+            "rm -rf out; mkdir -p out/ro/sub; echo {content} > out/ro/a; echo {content} > out/ro/sub/{content}; \
                  chmod 555 out/ro/sub out/ro"
         )
     };
@@ -570,7 +609,7 @@ fn a_read_only_directory_of_products_gets_its_next_content() {
         65534,
         "products belong to who runs fastbuild"
     );
-    ordinary.as_nobody(&["-q", "-o", "out"], "mkdir out").exits(0);
+    ordinary.as_nobody(&["-q", "-o", "out"], "rm -r out; mkdir out").exits(0);
     assert!(!ordinary.has("out/ro"));
     for content in ["one", "two"] {
         ordinary
@@ -588,7 +627,7 @@ fn a_read_only_directory_of_products_gets_its_next_content() {
 fn site(version: u32) -> String {
     format!(
         "mkdir -p _site/sub; for page in index page sub/deep; do echo {version} > _site/$page.html; done; \
-         echo same > _site/same; ln -s {version} _site/link; for i in $(seq 200); do echo {version} > _site/$i; done"
+         echo same > _site/same; ln -sfn {version} _site/link; for i in $(seq 200); do echo {version} > _site/$i; done"
     )
 }
 
@@ -636,18 +675,17 @@ fn an_exchange_carries_the_users_files_along_and_does_not_touch_what_is_right() 
     project
         .sh(&["--atomic", "-o", "_site"], &format!("{}; rm _site/sub/deep.html _site/8", site(2)))
         .exits(0)
-        .says(&["page.html.fastbuild-new"]);
+        .says(&["1 file not written by fastbuild"]);
     let after = ["same", "mine", "own/deep"].map(|name| untouched(project.path("_site").join(name)));
     assert_eq!(before, after);
     let read = |name: &str| project.read(Path::new("_site").join(name));
     assert_eq!((read("index.html"), read("7")), ("2\n".into(), "2\n".into()));
-    assert_eq!((read("page.html"), read("page.html.fastbuild-new")), ("my edit".into(), "2\n".into()));
+    assert_eq!((read("page.html"), saved(&project)), ("2\n".into(), vec!["my edit".into()]));
     assert_eq!(
         (link(project.path("_site/link")), link(project.path("_site/my-link"))),
         ("2".into(), "/mine".into())
     );
     assert!(!project.has("_site/8") && !project.has("_site/sub/deep.html"));
-    assert!(displaced(&project).is_empty());
     project.assert_nothing_left();
 }
 
@@ -655,24 +693,26 @@ fn an_exchange_carries_the_users_files_along_and_does_not_touch_what_is_right() 
 fn an_exchange_moves_to_safety_what_is_in_its_way() {
     let project = Project::new();
     project.write("out/a", "mine").write("out/dir", "a file").write("out/file/deep", "in a directory");
-    let script = "mkdir -p out/dir; echo product > out/a; echo product > out/dir/x; echo product > out/file";
+    let script = "rm -r out; mkdir -p out/dir; echo product > out/a; echo product > out/dir/x; echo product > out/file";
     project.sh(&["--atomic", "-o", "out"], script).exits(0).says(&["not written by fastbuild"]);
     assert_eq!(Tree::of(&project.path("out")).paths(), ["a", "dir", "dir/x", "file"]);
-    let saved: Vec<_> = displaced(&project).into_values().collect();
-    assert_eq!(saved, ["mine", "a file", "in a directory"]);
+    assert_eq!(saved(&project), ["mine", "a file", "in a directory"]);
     project.assert_nothing_left();
 }
 
 #[test]
-fn a_file_in_the_place_of_an_exchanged_directory_spares_what_the_user_has_in_it() {
+fn a_file_in_the_place_of_an_exchanged_directory_moves_to_safety_what_the_user_has_in_it() {
     for users in ["out/mine", "out/made"] {
         let project = Project::new();
         project.sh(&["-q", "--atomic", "-o", "out"], "mkdir out; echo 1 > out/made").exits(0);
         project.write(users, "the user's");
-        let ended = project.sh(&["--atomic", "-o", "out"], "echo 2 > out");
-        ended.exits(0).says(&["out.fastbuild-new"]);
-        assert_eq!(project.read(users), "the user's", "{users}");
-        assert_eq!(project.read("out.fastbuild-new"), "2\n", "{users}");
+        let ended = project.sh(&["--atomic", "-o", "out"], "rm -r out; echo 2 > out");
+        ended.exits(0).says(&["1 file not written by fastbuild"]);
+        assert_eq!(
+            (project.read("out"), saved(&project)),
+            ("2\n".into(), vec!["the user's".into()]),
+            "{users}"
+        );
         project.assert_nothing_left();
     }
 }
@@ -681,7 +721,7 @@ fn a_file_in_the_place_of_an_exchanged_directory_spares_what_the_user_has_in_it(
 fn an_exchanged_directory_may_become_a_file() {
     let project = Project::new();
     project.sh(&["-q", "--atomic", "-o", "out"], "mkdir out; echo 1 > out/made").exits(0);
-    project.sh(&["-q", "--atomic", "-o", "out"], "echo 2 > out").exits(0);
+    project.sh(&["-q", "--atomic", "-o", "out"], "rm -r out; echo 2 > out").exits(0);
     assert_eq!(project.read("out"), "2\n");
     project.assert_nothing_left();
 }
@@ -695,14 +735,15 @@ fn a_users_socket_is_no_less_his_than_a_file() {
         project.write("out/mine", "mine");
         let _beside = UnixListener::bind(project.path("out/beside")).unwrap();
         let _in_the_way = UnixListener::bind(project.path("out/in-the-way")).unwrap();
-        let script = "mkdir out; echo product > out/in-the-way; echo product > out/made";
+        let script = "echo product > out/in-the-way; echo product > out/made";
         let ended = project.sh(&options, script);
         ended.exits(0).says(&["1 file not written by fastbuild was in the way"]);
         assert!(is_socket(&project.path("out/beside")), "{options:?}: {ended}");
         assert_eq!(project.read("out/in-the-way"), "product\n");
         let told = ended.err();
         let kept = told.split_once("is now in ").and_then(|(_, rest)| rest.lines().next()).unwrap();
-        let kept = Path::new(kept).join(below_root(project.path("out/in-the-way")));
+        let place = project.path("out/in-the-way").canonicalize().unwrap();
+        let kept = Path::new(kept).join(place.strip_prefix("/").unwrap());
         assert!(is_socket(&kept), "{options:?}: {kept:?} {ended}");
         project.assert_nothing_left();
     }
@@ -715,7 +756,7 @@ fn an_atomic_output_that_fails_leaves_the_old_one() {
     project.sh(&options, &site(1)).exits(0);
     let before = project.tree();
     project.sh(&options, &format!("{}; exit 1", site(2))).exits(1);
-    project.sh(&options, "true").exits(125);
+    project.sh(&options, "rm -r _site").exits(125);
     assert_eq!(project.tree(), before);
     project.sh(&["--atomic"], "true").exits(125).says(&["-o"]);
     project.assert_nothing_left();

@@ -257,11 +257,15 @@ fn what_the_command_did_to_the_sources_in_a_failed_build_is_put_right() {
     json(&project, &[], "rm -r dir0; echo altered > dir1/file1; echo x > new; exit 3").exits(3);
     assert_eq!(project.tree(), before);
     sees_the_host(&project, &[]);
+    // What it made is there, as it would lie on a mount, and comes back with a build that succeeds.
+    assert_eq!(project.read("new"), "x\n");
+    fs::remove_file(project.path("new")).unwrap();
+    sees_the_host(&project, &[]);
     assert_eq!(project.tree(), before);
 }
 
 #[test]
-fn caches_and_products_stay_in_the_workspace_and_fresh_starts_over() {
+fn what_is_excluded_stays_in_the_workspace_and_fresh_starts_over() {
     let project = sample();
     let options = ["--exclude", "cache", "-o", "out"];
     let script =
@@ -271,8 +275,9 @@ fn caches_and_products_stay_in_the_workspace_and_fresh_starts_over() {
     assert_eq!(run(&[]), "2\n2\n");
     assert_eq!(project.read("out/made"), "x\nx\n");
     assert!(!project.has("cache"));
-    assert_eq!(run(&["--fresh"]), "1\n1\n");
-    assert_eq!(run(&[]), "2\n2\n");
+    // The product is the host's, and goes in.
+    assert_eq!(run(&["--fresh"]), "1\n3\n");
+    assert_eq!(run(&[]), "2\n4\n");
 }
 
 #[test]
@@ -384,7 +389,7 @@ fn a_workspace_that_stopped_is_started_and_one_that_was_removed_is_made() {
     let ended = json(&project, &["-o", "out"], "cat out/kept");
     assert_eq!((ended.exits(0).out(), how(&ended)), ("x\n".into(), "started".into()));
     docker(&["rm", "--force", &project.workspace().unwrap()]);
-    let ended = json(&project, &["-o", "out"], "mkdir out; echo new > out/kept");
+    let ended = json(&project, &["-o", "out"], "echo new > out/kept");
     assert_eq!(how(ended.exits(0)), "made");
     assert_eq!(project.read("out/kept"), "new\n");
     sees_the_host(&project, &[]);

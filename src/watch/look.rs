@@ -19,7 +19,7 @@ const UNWATCHED: &str = "\
     .*.sw[a-px] .sw[a-px] .*.swpx 4913 5036 *~ .*.kate-swp .#* #*# \
     *___jb_tmp___ *___jb_old___ .idea .~lock.*# ~$* .goutputstream-* .subl*.tmp \
     .DS_Store ._* .AppleDouble .fseventsd .Spotlight-V100 .Trashes Thumbs.db ehthumbs.db desktop.ini .directory .Trash-* \
-    .nfs* .fuse_hidden* .syncthing.* .~tmp~ *.fastbuild-new*";
+    .nfs* .fuse_hidden* .syncthing.* .~tmp~";
 
 /// What a look found.
 pub(super) struct Looked {

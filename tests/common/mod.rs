@@ -265,6 +265,24 @@ impl Project {
         all.into_iter().map(str::to_owned).collect()
     }
 
+    /// What builds moved to the safe place: the path below the source root, and the content or a link's target.
+    pub fn safe(&self) -> Vec<(String, String)> {
+        let root = self.root().canonicalize().unwrap();
+        let below = [&root.as_os_str().as_bytes()[1..], b"/"].concat();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let mut found = Vec::new();
+        for project in fs::read_dir(self.state().join("projects")).into_iter().flatten().flatten() {
+            for run in fs::read_dir(project.path().join("displaced")).into_iter().flatten().flatten() {
+                let files = Tree::of(&run.path()).0.into_iter().filter(|(_, node)| node.kind != 'd');
+                found.extend(files.map(|(path, node)| {
+                    (text(path.strip_prefix(below.as_slice()).unwrap_or(&path)), text(&node.content))
+                }));
+            }
+        }
+        found.sort();
+        found
+    }
+
     /// Leftovers of staging anywhere below the home.
     pub fn stages(&self) -> Vec<PathBuf> {
         fn visit(dir: &Path, found: &mut Vec<PathBuf>) {
