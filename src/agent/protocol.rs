@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::tree::{RelPath, Timestamp};
 
 /// The version of all of this. A workspace whose agent speaks another one is made anew.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// A message that cannot be read.
 #[derive(Debug, thiserror::Error)]

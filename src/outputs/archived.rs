@@ -95,7 +95,7 @@ fn read(
         };
         amount.files += 1;
         progress(amount);
-        let node = Node { path: entry.path.clone(), kind, mode: entry.mode, mtime: entry.mtime };
+        let node = Node { path: entry.path.clone(), kind, mode: entry.mode, mtime: entry.mtime, link: None };
         if files.insert(entry.path.clone(), (node, at)).is_some() {
             return Err(staging.no_tree(entry.path, "comes twice"));
         }
@@ -117,6 +117,12 @@ fn gone(files: &[(Node, u64)], uploaded: &Uploaded<'_>) -> Vec<Node> {
     let entries = uploaded.manifest.entries().iter();
     let gone =
         entries.filter(|entry| files.binary_search_by(|(node, _)| node.path.cmp(&entry.path)).is_err());
-    let node = |path: RelPath| Node { path, kind: NodeKind::Directory, mode: 0, mtime: Timestamp::default() };
+    let node = |path: RelPath| Node {
+        path,
+        kind: NodeKind::Directory,
+        mode: 0,
+        mtime: Timestamp::default(),
+        link: None,
+    };
     gone.map(|entry| node(entry.path.clone())).collect()
 }

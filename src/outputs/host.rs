@@ -20,6 +20,7 @@ use crate::{
     tree::{
         Digest, Entry, Kind, RelPath, Timestamp,
         ignore::Rules,
+        links::Groups,
         scan::{Scan, ScanOptions, scan},
         summary::{Differing, Summarizer, What, bucket_of, buckets_for},
     },
@@ -221,14 +222,16 @@ impl HostSide {
     fn summarize(&mut self, recorded: &[Option<Digest>]) {
         let entries = self.scan.manifest.entries();
         let buckets = self.buckets();
-        let mut summarizer = Summarizer::new(buckets);
-        for ((entry, standing), digest) in entries.iter().zip(&self.standings).zip(recorded) {
+        let (mut summarizer, groups) = (Summarizer::new(buckets), Groups::of(&self.scan.manifest));
+        for (at, ((entry, standing), digest)) in entries.iter().zip(&self.standings).zip(recorded).enumerate()
+        {
             let what = match standing {
                 Standing::AsRecorded(_) => What::of(&entry.kind, *digest),
                 // Equals nothing.
                 Standing::Unrecorded | Standing::Changed | Standing::Unsure => What::File(0, None),
             };
             summarizer.add(&entry.path, what, entry.mode & 0o777, Timestamp::default());
+            summarizer.link(&entry.path, groups.first_name(&self.scan.manifest, at));
         }
         self.summary = summarizer.finish().to_bytes();
         // There are at most as many buckets as that.

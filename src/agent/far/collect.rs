@@ -18,11 +18,12 @@ use super::{
 };
 use crate::{
     agent::protocol::{Extent, Failed, Failure, Follow, Products, Reply},
-    archive::pack::{PackOptions, TopEntry, pack},
+    archive::pack::{Holes, PackOptions, TopEntry, pack},
     tree::{
         Entry, Kind, Manifest, RelPath, Special, Timestamp,
         ignore::Rules,
         index::Index,
+        links::Groups,
         node::{Node, NodeKind, NodeWriter},
         summary::{Differing, Summarizer, Summary, What},
     },
@@ -144,7 +145,13 @@ impl Collected {
                 }
                 // Its own name is the one component.
                 Shape::Single { parent } => {
-                    let options = PackOptions { prefix: RelPath::root(), uid: 0, gid: 0, top: None };
+                    let options = PackOptions {
+                        prefix: RelPath::root(),
+                        uid: 0,
+                        gid: 0,
+                        top: None,
+                        holes: Holes::Told,
+                    };
                     send_archive(parent, &named.tree.manifest, &named.places, nodes, options, outbox)
                 }
                 Shape::Special => Err(nonsense("that does not travel")),
@@ -224,7 +231,7 @@ impl Changes {
     /// Sends the nodes of what has changed indeed.
     fn send(&self, before: &Tree, after: &Tree, outbox: &Outbox) -> io::Result<Vec<Place>> {
         let mut writer = NodeWriter::new(io::BufWriter::with_capacity(64 << 10, outbox.data()));
-        let mut places = Vec::new();
+        let (mut places, groups) = (Vec::new(), after.groups());
         let mut candidates = self.candidates.iter().peekable();
         for thing in merged(&after.manifest, &after.specials) {
             let place = match &thing {
@@ -242,7 +249,7 @@ impl Changes {
                     Place::Nothing
                 }
             };
-            if let Some(node) = thing.node(&after.digests) {
+            if let Some(node) = thing.node(after, &groups) {
                 writer.write(&node)?;
                 places.push(place);
             }
@@ -256,7 +263,7 @@ impl Changes {
         for &at in &self.deleted {
             let path = before.manifest.entries()[at].path.clone();
             let (kind, mtime) = (NodeKind::Directory, Timestamp::default());
-            writer.write(&Node { path, kind, mode: 0, mtime })?;
+            writer.write(&Node { path, kind, mode: 0, mtime, link: None })?;
         }
         finish_nodes(writer)
     }
@@ -335,7 +342,7 @@ fn found_directory(
     let mut tree = workspace::look(path, &view)?;
     let is_still = read_unknown(&mut tree, path, index)?;
     let (mode, mtime) = mode_and_mtime(metadata);
-    let top = Node { path: RelPath::root(), kind: NodeKind::Directory, mode, mtime };
+    let top = Node { path: RelPath::root(), kind: NodeKind::Directory, mode, mtime, link: None };
     let shape = Shape::Directory { root: path.to_owned(), top: TopEntry { mode, mtime } };
     Ok((is_still, (tree, (shape, top))))
 }
@@ -343,7 +350,7 @@ fn found_directory(
 fn found_single(path: &Path, metadata: &fs::Metadata, index: Option<&Path>) -> Result<Found, Failed> {
     let (mode, mtime) = mode_and_mtime(metadata);
     if let Some(special) = special(metadata) {
-        let node = Node { path: RelPath::root(), kind: NodeKind::Special(special), mode, mtime };
+        let node = Node { path: RelPath::root(), kind: NodeKind::Special(special), mode, mtime, link: None };
         return Ok((true, (Tree::default(), (Shape::Special, node))));
     }
     let told = |error: io::Error| failed(&format!("could not look at {path:?}"), &error);
@@ -354,14 +361,14 @@ fn found_single(path: &Path, metadata: &fs::Metadata, index: Option<&Path>) -> R
     let manifest = Manifest::from_entries(vec![entry]);
     let mut tree = Tree { digests: vec![None], manifest, ..Tree::default() };
     let is_still = read_unknown(&mut tree, parent, index)?;
-    let node = tree.things().next().and_then(|thing| thing.node(&tree.digests));
+    let node = tree.things().next().and_then(|thing| thing.node(&tree, &Groups::default()));
     let node = node.map(|node| Node { path: RelPath::root(), ..node });
     let shape = Shape::Single { parent: parent.to_owned() };
     match node {
         Some(node) => Ok((is_still, (tree, (shape, node)))),
         // It changed while it was read.
         None => {
-            let node = Node { path: RelPath::root(), kind: NodeKind::Directory, mode, mtime };
+            let node = Node { path: RelPath::root(), kind: NodeKind::Directory, mode, mtime, link: None };
             Ok((false, (tree, (shape, node))))
         }
     }
@@ -389,10 +396,11 @@ fn read_unknown(tree: &mut Tree, root: &Path, index: Option<&Path>) -> Result<bo
 
 /// As the host has it: without times, set-uid bits and what does not travel.
 fn product_summary(tree: &Tree, buckets: usize) -> Summary {
-    let mut summarizer = Summarizer::new(buckets);
-    for (entry, digest) in tree.manifest.entries().iter().zip(&tree.digests) {
+    let (mut summarizer, groups) = (Summarizer::new(buckets), tree.groups());
+    for (at, (entry, digest)) in tree.manifest.entries().iter().zip(&tree.digests).enumerate() {
         let what = What::of(&entry.kind, *digest);
         summarizer.add(&entry.path, what, entry.mode & 0o777, Timestamp::default());
+        summarizer.link(&entry.path, groups.first_name(&tree.manifest, at));
     }
     summarizer.finish()
 }
@@ -412,8 +420,9 @@ fn send_named(
         Shape::Special => Place::Nothing,
     }];
     if let Shape::Directory { .. } = shape {
+        let groups = tree.groups();
         for thing in tree.things().filter(|thing| differing.holds(thing.path())) {
-            let Some(node) = thing.node(&tree.digests) else { continue };
+            let Some(node) = thing.node(tree, &groups) else { continue };
             writer.write(&node)?;
             places.push(match thing {
                 Thing::Entry(at, _) => Place::Entry(at as u32),
@@ -448,7 +457,7 @@ fn mode_and_mtime(metadata: &fs::Metadata) -> (u32, Timestamp) {
 
 fn below(top: Option<TopEntry>) -> Result<PackOptions, Failed> {
     let prefix = RelPath::new(PREFIX).map_err(|why| nonsense(&why.to_string()))?;
-    Ok(PackOptions { prefix, uid: 0, gid: 0, top })
+    Ok(PackOptions { prefix, uid: 0, gid: 0, top, holes: Holes::Told })
 }
 
 fn send_archive(

@@ -20,7 +20,7 @@ use crate::{
         near::Session,
         protocol::{Compare, Meta, Reply, Request},
     },
-    archive::pack::{PackOptions, Packed, TopEntry},
+    archive::pack::{Holes, PackOptions, Packed, TopEntry},
     outputs::stage::Uploaded,
     plan::{Explain, Plan},
     report::{
@@ -214,7 +214,7 @@ impl Upload<'_> {
         metas: Vec<Meta>,
     ) -> Result<Packed, BuildError> {
         session.send(&Request::Apply { deletes }).await?;
-        let options = PackOptions { prefix: RelPath::root(), uid: 0, gid: 0, top: None };
+        let options = PackOptions { prefix: RelPath::root(), uid: 0, gid: 0, top: None, holes: Holes::Told };
         let root = &self.plan.source.value;
         let (packing, chunks) = start_packing(root, &self.scan, puts, &options, self.reporter);
         let (packed, sent) = tokio::join!(packing, session.send_data(chunks));

@@ -79,6 +79,7 @@ pub fn listing_of(products: &Nodes) -> Vec<Listing> {
             Node::Link(_) => 0o777,
         },
         mtime: Timestamp { secs: 1_500_000_000, nanos: 0 },
+        link: None,
     };
     let mut list: Vec<_> = products.iter().chain([(&top.0, &top.1)]).map(listing).collect();
     list.sort_by(|a, b| a.path.cmp(&b.path));

@@ -351,7 +351,7 @@ impl Staging<'_> {
     }
 
     fn take_node(&mut self, node: Node, number: u32) -> Result<(), OutputError> {
-        let Node { path, kind, mode, mtime } = node;
+        let Node { path, kind, mode, mtime, link: _ } = node;
         let meta = Meta { mode: mode & 0o777, mtime };
         if path.is_root() && self.scope == Scope::Everything && kind != NodeKind::Directory {
             return Err(self.no_tree(path, "is the working directory, and no directory any more"));
