@@ -180,7 +180,7 @@ impl Staging<'_> {
     /// [`OutputError::Refused`] and [`OutputError::NoTree`] when it is anything else; whatever the host's disk says.
     pub fn receive_wanted(&mut self, from: impl Read, progress: &dyn Fn(Amount)) -> Result<(), OutputError> {
         let limits = Limits { entries: self.expected_mut().awaited.len() as u64, ..LIMITS };
-        let mut reader = Reader::new(from, Naming::Prefixed, limits);
+        let mut reader = Reader::new(from, Naming::Prefixed, limits).with_holes();
         while let Some(entry) = reader.next_entry().map_err(|error| self.refused(error))? {
             match entry.kind {
                 IncomingKind::File { size } => {
