@@ -88,6 +88,11 @@ impl HostSide {
         buckets_for(self.scan.manifest.entries().len())
     }
 
+    /// What was found, by its paths below the output's root.
+    pub(super) fn manifest(&self) -> &crate::tree::Manifest {
+        &self.scan.manifest
+    }
+
     /// What is at `path`, which is below the output's root: none when that is not known, and otherwise what a look there
     /// would have given.
     pub(super) fn look_below(&self, path: &RelPath) -> Option<Option<Look>> {

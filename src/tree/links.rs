@@ -10,6 +10,8 @@ use super::{Kind, Manifest, RelPath};
 pub struct Groups {
     /// Each further name with the first one of its file, ascending.
     further: Vec<(usize, usize)>,
+    /// The same the other way round.
+    by_first: Vec<(usize, usize)>,
 }
 
 impl Groups {
@@ -34,7 +36,9 @@ impl Groups {
                 }
             }
         }
-        Groups { further }
+        let mut by_first: Vec<_> = further.iter().map(|(at, first)| (*first, *at)).collect();
+        by_first.sort_unstable();
+        Groups { further, by_first }
     }
 
     /// The place of the first name of the file at `at`, when that is a further one.
@@ -46,6 +50,15 @@ impl Groups {
     /// The same, as a path.
     pub fn first_name<'a>(&self, manifest: &'a Manifest, at: usize) -> Option<&'a RelPath> {
         self.first(at).map(|first| &manifest.entries()[first].path)
+    }
+
+    /// The places of all names of the file at `at`, ascending; none when it has one.
+    pub fn names(&self, at: usize) -> Vec<usize> {
+        let first = self.first(at).unwrap_or(at);
+        let from = self.by_first.partition_point(|(of, _)| *of < first);
+        let further = self.by_first[from..].iter().take_while(|(of, _)| *of == first).map(|(_, at)| *at);
+        let names: Vec<_> = [first].into_iter().chain(further).collect();
+        if names.len() > 1 { names } else { Vec::new() }
     }
 
     /// Adds to some places those of all other names of the same files. They come and stay ascending.
