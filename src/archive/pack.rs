@@ -360,7 +360,7 @@ impl<'a> Packer<'a> {
         pieces: &Receiver<Piece>,
     ) -> Result<(), PackError> {
         self.file_header(index, facts, extents)?;
-        let (size, data) = (facts.stamp.size, extents.data(facts.stamp.size));
+        let data = extents.data(facts.stamp.size);
         loop {
             match pieces.recv().map_err(|_| PackError::ThreadDied)? {
                 Piece::Data(bytes) => {
@@ -368,8 +368,11 @@ impl<'a> Packer<'a> {
                     self.packed.amount.bytes += bytes.len() as u64;
                     self.report();
                 }
+                Piece::Hole(bytes) => {
+                    self.packed.amount.bytes += bytes as u64;
+                    self.report();
+                }
                 Piece::End { digest, steadiness } => {
-                    self.packed.amount.bytes += size - data;
                     return self.file_sent(index, facts, data, digest, steadiness);
                 }
                 Piece::Failed(error) => return Err(error),

@@ -91,7 +91,12 @@ pub(super) enum Fetched {
 /// A part of a large file.
 pub(super) enum Piece {
     Data(Vec<u8>),
-    End { digest: Digest, steadiness: Steadiness },
+    /// So many bytes of a hole, which do not go out.
+    Hole(usize),
+    End {
+        digest: Digest,
+        steadiness: Steadiness,
+    },
     Failed(PackError),
 }
 
@@ -319,22 +324,23 @@ fn feed(mut file: File, facts: Facts, extents: &Extents, path: &Path, sender: &S
                 let len = len.min(ZEROS.len());
                 hasher.update(&ZEROS[..len]);
                 left -= len as u64;
-                file.seek(SeekFrom::Start(at + len as u64)).map(|_| None)
+                file.seek(SeekFrom::Start(at + len as u64)).map(|_| Piece::Hole(len))
             }
-            Step::Data(len) => source.next(&file, len).map(Some),
+            Step::Data(len) => source.next(&file, len).map(|piece| {
+                hasher.update(&piece);
+                left -= piece.len() as u64;
+                Piece::Data(piece)
+            }),
         };
         let piece = match piece {
-            Ok(None) => continue,
-            Ok(Some(piece)) => piece,
+            Ok(piece) => piece,
             Err(error) => {
                 let failed = PackError::Read { path: path.to_owned(), source: error };
                 let _ = sender.send(Piece::Failed(failed)); // nobody waits for it: they failed before
                 return;
             }
         };
-        hasher.update(&piece);
-        left -= piece.len() as u64;
-        if sender.send(Piece::Data(piece)).is_err() {
+        if sender.send(piece).is_err() {
             return;
         }
     }

@@ -4,7 +4,7 @@
 //! that cannot run past the entry. Whatever two tar readers could understand differently is refused, with an error that
 //! names the entry: a stream that says one thing here and another elsewhere is how content is smuggled. Nothing is
 //! guessed, repaired or skipped. `tar::Archive` is not used: it takes PAX records of any size into memory, prefers
-//! leniency, and reads sparse files.
+//! leniency, and reads sparse files. Files with holes come in one form only, and only where they are asked for ([`Reader::with_holes`]).
 //!
 //! Memory is bounded by three names or PAX headers of 1 MiB, whatever the stream says. What the entries mean together
 //! (one path twice, a file below a file, a hard link to nothing) is for [`crate::outputs`], which knows the disk.
