@@ -130,6 +130,14 @@ pub enum Request {
         /// The path.
         path: Blob,
     },
+    /// Removes leftovers and what is kept, at and below these paths; all of it, where there are none. Answered by [`Reply::Cleaned`].
+    Clean {
+        /// The paths, below the source root.
+        #[serde(with = "paths")]
+        paths: Vec<RelPath>,
+    },
+    /// Takes these patterns out of the set of what the workspace keeps. Answered by [`Reply::Unkept`].
+    Unkeep(Vec<String>),
     /// All is done. Answered by [`Reply::Closing`]; nothing of this client's follows.
     Bye,
 }
@@ -384,6 +392,10 @@ pub enum Reply {
         /// How many more there are.
         more: u64,
     },
+    /// So much is gone.
+    Cleaned(Cleaned),
+    /// The patterns that were in the set.
+    Unkept(Vec<String>),
     /// The session is over.
     Closing {
         /// The most memory that the session's process had, in KiB.
@@ -406,6 +418,15 @@ pub enum Products {
     },
     /// Nothing is there, or with [`Follow::Contents`] no directory. No data follows.
     Missing,
+}
+
+/// See [`Request::Clean`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cleaned {
+    /// Files, links and directories.
+    pub files: u64,
+    /// The files' lengths.
+    pub bytes: u64,
 }
 
 /// See [`Request::Beside`].

@@ -135,8 +135,10 @@ mod tests {
         assert!(seen.manifest.entries()[0].mtime > first.looked_at);
         second.ended(Came::Badly);
         let mut seen = look(root.path());
-        let third = show(&mut seen);
+        let mut third = show(&mut seen);
         assert!(seen.manifest.entries()[0].mtime > first.looked_at);
+        // As if it had come later.
+        third.looked_at.secs += 60;
         third.ended(Came::Well);
         let mut seen = look(root.path());
         show(&mut seen);

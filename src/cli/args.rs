@@ -48,6 +48,8 @@ pub enum Command {
     Bench(Box<BenchArgs>),
     /// List, inspect, enter or remove workspaces.
     Workspace(WorkspaceCommand),
+    /// Remove what only a workspace has.
+    Clean(CleanArgs),
     /// Say what may cost time here, and what to do about it.
     Doctor(DoctorArgs),
     /// Not for people: look at a path, which may take for ever.
@@ -105,7 +107,8 @@ const USAGE: &str = "fastbuild [run] [OPTIONS] -- COMMAND…
        fastbuild plan [OPTIONS] [--json] -- COMMAND…
        fastbuild bench [OPTIONS] [-- COMMAND…]
        fastbuild doctor [OPTIONS] [--json]
-       fastbuild workspace ls|inspect|shell|rm|prune [OPTIONS]";
+       fastbuild workspace ls|inspect|shell|unkeep|rm|prune [OPTIONS]
+       fastbuild clean [OPTIONS] PATH…|--all";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -216,6 +219,9 @@ enum Sub {
         #[command(subcommand)]
         command: WorkspaceCommand,
     },
+    /// Remove what only this project's workspace has: what is kept there, and what builds left beside their outputs
+    #[command(args_override_self = true)]
+    Clean(CleanArgs),
     /// Say what may cost time on this machine, with its engine and where the sources lie, and what to do about it
     #[command(after_help = DIAGNOSIS, args_override_self = true)]
     Doctor(DoctorArgs),
@@ -279,6 +285,9 @@ pub enum WorkspaceCommand {
     /// Run a shell, or the command after `--`, in this project's workspace as it is; nothing goes in or comes back
     #[command(args_override_self = true)]
     Shell(ShellArgs),
+    /// Keep paths no longer: the next build has there what is here
+    #[command(args_override_self = true)]
+    Unkeep(UnkeepArgs),
     /// Remove workspaces, with all that builds left in them; the next build makes a new one
     #[command(args_override_self = true)]
     Rm(RmArgs),
@@ -342,6 +351,31 @@ pub struct InspectArgs {
     /// Print a JSON object
     #[arg(long = "json", action = ArgAction::SetTrue, value_parser = either(PlanFormat::Json, PlanFormat::Text))]
     pub format: PlanFormat,
+    /// Where.
+    #[command(flatten)]
+    pub place: Where,
+}
+
+/// What `fastbuild workspace unkeep` takes.
+#[derive(Debug, Clone, Args)]
+pub struct UnkeepArgs {
+    /// As it was named: a path below the source root, or a pattern
+    #[arg(required = true, value_name = "PATH")]
+    pub patterns: Vec<String>,
+    /// Where.
+    #[command(flatten)]
+    pub place: Where,
+}
+
+/// What `fastbuild clean` takes.
+#[derive(Debug, Clone, Args)]
+pub struct CleanArgs {
+    /// What is removed, with all below it, as far as only the workspace has it
+    #[arg(conflicts_with = "all", required_unless_present = "all", value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Remove all that only the workspace has
+    #[arg(short, long)]
+    pub all: bool,
     /// Where.
     #[command(flatten)]
     pub place: Where,
@@ -638,6 +672,7 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageError
         Some(Sub::Watch(run)) => Command::Watch(run),
         Some(Sub::Bench(bench)) => Command::Bench(bench),
         Some(Sub::Workspace { command }) => Command::Workspace(command),
+        Some(Sub::Clean(clean)) => Command::Clean(clean),
         Some(Sub::Plan(plan)) => Command::Plan(plan),
         Some(Sub::Doctor(doctor)) => Command::Doctor(doctor),
         Some(Sub::Ask { words }) => Command::Ask(words),
@@ -705,7 +740,7 @@ fn is_subcommand(word: &OsStr) -> bool {
 }
 
 fn has_own_grammar(word: &OsStr) -> bool {
-    ["workspace", "doctor", "__ask", "__reap"].iter().any(|name| word == *name)
+    ["workspace", "clean", "doctor", "__ask", "__reap"].iter().any(|name| word == *name)
 }
 
 fn before_dashes(rest: &[OsString]) -> UsageError {

@@ -504,7 +504,7 @@ max-size = "5g"
         assert!(!workspace.keep.unwrap().value);
         assert_eq!(workspace.idle_stop.as_ref().unwrap().value, Duration::ZERO);
         assert_eq!(workspace.max_age.as_ref().unwrap().value, Duration::from_secs(7 * 24 * 3600));
-        assert_eq!(line_of(&workspace.max_size), Some(31));
+        assert_eq!(line_of(&workspace.max_size), Some(32));
     }
 
     #[test]

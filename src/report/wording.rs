@@ -331,6 +331,7 @@ fn travelled(direction: Direction, path: &crate::tree::RelPath, why: Why) -> Str
         Why::Content => "content differs",
         Why::Mode => "mode differs",
         Why::Type => "type differs",
+        Why::Links => "hard links differ",
         Why::Mtime => "mtime differs",
         Why::Deleted => "deleted",
     };

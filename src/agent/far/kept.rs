@@ -42,6 +42,11 @@ pub(super) fn add(root: &Path, patterns: &[String], view: &View) -> Result<Vec<S
     Ok(earlier)
 }
 
+/// All of it.
+pub(super) fn set(root: &Path) -> Vec<String> {
+    place_beside_agent(KEPT, root).map(|place| read(&place)).unwrap_or_default()
+}
+
 fn is_exception(pattern: &str) -> bool {
     pattern.starts_with('!')
 }

@@ -30,6 +30,7 @@ use signal_hook::consts::SIGUSR1;
 
 use super::{
     apply::{Applier, Halt},
+    clean,
     collect::Collected,
     command::Launched,
     failed,
@@ -340,6 +341,14 @@ impl Session {
                 self.reply(&Reply::Beside(beside));
             }
             Request::Want { query, nodes } => self.want(query, &nodes)?,
+            Request::Clean { paths } => {
+                let cleaned = clean::clean(opened(&mut self.workspace)?, &paths)?;
+                self.reply(&Reply::Cleaned(cleaned));
+            }
+            Request::Unkeep(patterns) => {
+                let unkept = clean::unkeep(&opened(&mut self.workspace)?.root, &patterns)?;
+                self.reply(&Reply::Unkept(unkept));
+            }
             Request::Look { path } => {
                 let there = look(&path);
                 self.reply(&there);

@@ -26,7 +26,10 @@ use super::{
     warm::{HostTree, Sources, Tree, start_scan, upload::note},
 };
 use crate::{
-    archive::{pack::PackOptions, reader::Naming},
+    archive::{
+        pack::{Holes, PackOptions},
+        reader::Naming,
+    },
     engine::{Call, ContainerId, ContainerSpec, EngineError, Entrypoint, Operation, Owned, Removed, labels},
     outputs::{
         archived,
@@ -204,6 +207,7 @@ impl Plain<'_> {
             uid: made.ids.uid.into(),
             gid: made.ids.gid.into(),
             top: Some(top_entry(plan)?),
+            holes: Holes::Zeros,
         };
         let (mut scan, mut digests) = (Arc::new(host.scan), Arc::new(host.digests));
         let total = Amount { files: scan.manifest.entries().len() as u64, bytes: scan.manifest.bytes() };
