@@ -827,7 +827,7 @@ fn names_that_the_build_links_or_parts_are_one_file_or_two_here() {
                 }
             }
             assert_eq!((project.read("out/b"), mode(project.path("out/d"))), ("two\n".to_owned(), 0o600));
-            assert_eq!(displaced(&project), BTreeMap::new());
+            assert_eq!(project.safe(), []);
             fs::remove_dir_all(project.path("out")).unwrap();
         }
     }

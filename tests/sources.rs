@@ -426,7 +426,7 @@ fn named_outputs_go_in_like_everything_else_and_where_they_go_elsewhere_does_not
         assert_eq!(ended.exits(0).out(), "out\nsrc\nnew\n", "it would grow with each build");
     }
     let elsewhere = Tree::of(&project.path("elsewhere")).paths();
-    assert_eq!(elsewhere, ["new"], "the place becomes what the build has");
+    assert_eq!(elsewhere, ["new", "old"], "no command deleted the other one");
 }
 
 // ---- where --------------------------------------------------------------------------------------------------------
