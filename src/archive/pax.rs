@@ -321,6 +321,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::single_range_in_vec_init, reason = "it is one range that is meant")]
     fn holes_are_told_in_one_way_only() {
         let cases: [(&[u8], &[std::ops::Range<u64>], u64); 4] = [
             (b"5", &[], 5),
