@@ -203,6 +203,11 @@ impl Built {
         }
     }
 
+    /// Whether there is anything to be put in place.
+    fn changes_anything(&self) -> bool {
+        self.staged.iter().flatten().any(|output| !output.ops.is_empty())
+    }
+
     /// Puts the products in place. From here on nothing is cut off by a signal.
     async fn put_in_place(
         self,
