@@ -122,7 +122,7 @@ fn the_rest() -> Vec<(u64, Event)> {
         Warning::SpecialOutput { path: path(), special: Special::Fifo },
         Warning::SpecialOutput { path: path(), special: Special::Device },
         Warning::Conflict { path: PathBuf::from("a"), beside: None },
-        Warning::Displaced { files: 1, to: PathBuf::from("a") },
+        Warning::Displaced { files: 1, paths: Vec::new(), to: PathBuf::from("a") },
         Warning::ModesRefused { paths: 1 },
         Warning::LeftoverRemoved { container: String::new() },
         Warning::OutOfMemory { limit: None },

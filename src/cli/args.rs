@@ -48,6 +48,8 @@ pub enum Command {
     Bench(Box<BenchArgs>),
     /// List, inspect, enter or remove workspaces.
     Workspace(WorkspaceCommand),
+    /// List, bring back or remove what builds moved to the safe place.
+    Recover(RecoverCommand),
     /// Say what may cost time here, and what to do about it.
     Doctor(DoctorArgs),
     /// Not for people: look at a path, which may take for ever.
@@ -105,7 +107,8 @@ const USAGE: &str = "fastbuild [run] [OPTIONS] -- COMMAND…
        fastbuild plan [OPTIONS] [--json] -- COMMAND…
        fastbuild bench [OPTIONS] [-- COMMAND…]
        fastbuild doctor [OPTIONS] [--json]
-       fastbuild workspace ls|inspect|shell|rm|prune [OPTIONS]";
+       fastbuild workspace ls|inspect|shell|rm|prune [OPTIONS]
+       fastbuild recover ls|get|rm [OPTIONS]";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -152,6 +155,9 @@ Environment:
       When a workspace stops [default: after 1h without a build] and when it is
       removed by itself [default: after 30d, and when all of them hold more than
       20g]; 0 is never.
+  FASTBUILD_RECOVER_MAX_AGE, FASTBUILD_RECOVER_MAX_SIZE
+      When what was moved to the safe place is removed by itself [default: after
+      30d, and when all of it is more than 1g]; 0 is never.
   CI
       Where it is set (and not to false or 0), nothing is kept unless --keep
       says so.
@@ -215,6 +221,11 @@ enum Sub {
     Workspace {
         #[command(subcommand)]
         command: WorkspaceCommand,
+    },
+    /// List, bring back and remove what builds would have taken from you: it was moved to the safe place
+    Recover {
+        #[command(subcommand)]
+        command: RecoverCommand,
     },
     /// Say what may cost time on this machine, with its engine and where the sources lie, and what to do about it
     #[command(after_help = DIAGNOSIS, args_override_self = true)]
@@ -285,6 +296,69 @@ pub enum WorkspaceCommand {
     /// Remove workspaces that were not used for long, or while all of them hold too much
     #[command(args_override_self = true)]
     Prune(PruneArgs),
+}
+
+/// What `fastbuild recover` does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum RecoverCommand {
+    /// List what was moved, the last first: when, why, from where, and by which command
+    #[command(args_override_self = true)]
+    Ls(MovedArgs),
+    /// Put things back where they were; what is there now is moved to the safe place in their stead
+    #[command(args_override_self = true)]
+    Get(GetArgs),
+    /// Remove things from the safe place for ever
+    #[command(args_override_self = true)]
+    Rm(ForgetArgs),
+}
+
+/// What `fastbuild recover ls` takes.
+#[derive(Debug, Clone, Args)]
+pub struct MovedArgs {
+    /// List what was moved in all projects
+    #[arg(short, long)]
+    pub all: bool,
+    /// Print a table, or an array of JSON objects
+    #[arg(long, value_name = "FORMAT", default_value = "table", value_parser = ["table", "json"])]
+    format: String,
+    /// The same as --format json
+    #[arg(long)]
+    json: bool,
+    /// Source root of the project that is meant [default: as for a build]
+    #[arg(short = 'C', long, value_name = "DIR")]
+    pub source: Option<PathBuf>,
+}
+
+impl MovedArgs {
+    /// How it is written.
+    pub fn format(&self) -> ListFormat {
+        if self.json || self.format == "json" { ListFormat::Json } else { ListFormat::Table }
+    }
+}
+
+/// What `fastbuild recover get` takes.
+#[derive(Debug, Clone, Args)]
+pub struct GetArgs {
+    /// What `recover ls` calls it, or the path that it had: the last version is meant then, and of a directory all that was in it
+    #[arg(required = true, value_name = "ID|PATH")]
+    pub words: Vec<OsString>,
+    /// Put it there, where nothing may be; into it, if that is a directory
+    #[arg(long, value_name = "HOST")]
+    pub to: Option<PathBuf>,
+}
+
+/// What `fastbuild recover rm` takes.
+#[derive(Debug, Clone, Args)]
+pub struct ForgetArgs {
+    /// What `recover ls` calls it, or the path that it had: all versions are meant then
+    #[arg(conflicts_with = "all", required_unless_present = "all", value_name = "ID|PATH")]
+    pub words: Vec<OsString>,
+    /// Remove all that was moved in this project
+    #[arg(short, long)]
+    pub all: bool,
+    /// Source root of the project that --all means [default: as for a build]
+    #[arg(short = 'C', long, value_name = "DIR")]
+    pub source: Option<PathBuf>,
 }
 
 /// Where workspaces are looked for.
@@ -628,6 +702,7 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageError
         Some(Sub::Watch(run)) => Command::Watch(run),
         Some(Sub::Bench(bench)) => Command::Bench(bench),
         Some(Sub::Workspace { command }) => Command::Workspace(command),
+        Some(Sub::Recover { command }) => Command::Recover(command),
         Some(Sub::Plan(plan)) => Command::Plan(plan),
         Some(Sub::Doctor(doctor)) => Command::Doctor(doctor),
         Some(Sub::Ask { words }) => Command::Ask(words),
@@ -695,7 +770,7 @@ fn is_subcommand(word: &OsStr) -> bool {
 }
 
 fn has_own_grammar(word: &OsStr) -> bool {
-    ["workspace", "doctor", "__ask", "__reap"].iter().any(|name| word == *name)
+    ["workspace", "recover", "doctor", "__ask", "__reap"].iter().any(|name| word == *name)
 }
 
 fn before_dashes(rest: &[OsString]) -> UsageError {

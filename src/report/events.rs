@@ -240,10 +240,13 @@ pub enum Warning {
         #[serde(serialize_with = "as_optional_text")]
         beside: Option<PathBuf>,
     },
-    /// Files that fastbuild had not written were in the way of products; their old versions were moved.
+    /// Files that fastbuild had not written were in the way of a build; their old versions were moved to the safe place.
     Displaced {
         /// How many.
         files: u64,
+        /// The first ten of them.
+        #[serde(serialize_with = "as_texts")]
+        paths: Vec<PathBuf>,
         /// The directory that holds them now.
         #[serde(serialize_with = "as_text")]
         to: PathBuf,
@@ -510,6 +513,10 @@ pub fn path_text(path: &Path) -> String {
 
 fn as_text<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&path_text(path))
+}
+
+fn as_texts<S: serde::Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(paths.iter().map(|path| path_text(path)))
 }
 
 fn as_optional_text<S: serde::Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {

@@ -61,7 +61,7 @@ pub fn sentence(warning: &Warning) -> String {
             "{} was changed on this machine, not by fastbuild; it stays, although the build no longer has it",
             path_text(path)
         ),
-        Warning::Displaced { files, to } => format!(
+        Warning::Displaced { files, to, .. } => format!(
             "{} not written by fastbuild {} in the way of the build's products; the old {} now in {}",
             counted(*files, "file"),
             if *files == 1 { "was" } else { "were" },
@@ -353,7 +353,14 @@ pub fn line(sentence: &str) -> String {
 
 /// A warning's line, ready to print.
 pub fn warning_line(warning: &Warning) -> String {
-    line(&format!("warning: {}", sentence(warning)))
+    let mut lines = line(&format!("warning: {}", sentence(warning)));
+    if let Warning::Displaced { files, paths, .. } = warning {
+        lines.extend(paths.iter().map(|path| line(&format!("  {}", path_text(path)))));
+        let more = files.saturating_sub(paths.len() as u64);
+        lines.extend((more > 0).then(|| line(&format!("  and {} more", count(more)))));
+        lines += &line("`fastbuild recover ls` lists them, and `fastbuild recover get PATH` puts one back");
+    }
+    lines
 }
 
 /// How many warnings of one kind people read.
@@ -547,8 +554,12 @@ mod tests {
             Warning::SpecialOutput { path: path("_site/null"), special: Special::Device },
             Warning::Conflict { path: "/p/a".into(), beside: Some("/p/a.fastbuild".into()) },
             Warning::Conflict { path: "/p/a".into(), beside: None },
-            Warning::Displaced { files: 1, to: "/state/old".into() },
-            Warning::Displaced { files: 1200, to: "/state/old".into() },
+            Warning::Displaced { files: 1, paths: vec!["/p/a".into()], to: "/state/old".into() },
+            Warning::Displaced {
+                files: 1200,
+                paths: vec!["/p/a".into(), "/p/b".into()],
+                to: "/state/old".into(),
+            },
             Warning::ModesRefused { paths: 1 },
             Warning::ModesRefused { paths: 1200 },
             Warning::LeftoverRemoved { container: container() },

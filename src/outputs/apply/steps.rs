@@ -3,10 +3,10 @@
 
 use std::{collections::BTreeMap, io, thread};
 
-use super::displaced::Displaced;
 use crate::{
     outputs::{
         ops::{Action, Identity, Op, Over, SHADOW, Slot},
+        safe::{Displaced, Why},
         stage::{Stage, free_name_beside},
         target::{Target, Walk},
     },
@@ -25,7 +25,6 @@ pub(super) struct Done {
     pub loosened: BTreeMap<RelPath, u32>,
     pub displaced: Vec<Displaced>,
     pub conflicts: Vec<LateConflict>,
-    pub displaced_files: u64,
 }
 
 impl Done {
@@ -34,7 +33,6 @@ impl Done {
         self.loosened.extend(other.loosened);
         self.displaced.extend(other.displaced);
         self.conflicts.extend(other.conflicts);
-        self.displaced_files += other.displaced_files;
     }
 }
 
@@ -311,8 +309,7 @@ impl<'a> Executor<'a> {
     }
 
     fn displace(&mut self, path: &RelPath, name: Vec<u8>) {
-        self.done.displaced_files += 1;
-        self.done.displaced.push(Displaced { path: path.clone(), name });
+        self.done.displaced.push(Displaced { path: path.clone(), name, why: Why::Replaced });
     }
 
     fn put_beside(&mut self, path: &RelPath, name: Vec<u8>) -> io::Result<()> {
