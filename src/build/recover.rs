@@ -15,7 +15,7 @@ use crate::{
     outputs::{
         apply::{self, Recovered},
         journal::{Journal, native},
-        safe::{Place, list},
+        safe::{Place, Why, list},
     },
     report::{
         Reporter,
@@ -129,7 +129,9 @@ fn tell(project: &Project, reporter: &Reporter) -> Result<(), BuildError> {
     }
     for run in moved {
         let place = Place::of(project, &run);
-        let paths: Vec<_> = list::of_run(&place)?.into_iter().map(|entry| entry.path).collect();
+        let is_products = |entry: &list::Entry| matches!(entry.known, Some((Why::GaveWay, _)));
+        let users = list::of_run(&place)?.into_iter().filter(|entry| !is_products(entry));
+        let paths: Vec<_> = users.map(|entry| entry.path).collect();
         if !paths.is_empty() {
             reporter.emit(Event::Warned(place.warning(paths)));
         }

@@ -17,13 +17,12 @@ use serde::{Deserialize, Serialize};
 use super::{
     ops::{Identity, Op, lossless},
     safe::{Displaced, Place},
-    stage::Claim,
 };
 use crate::tree::RelPath;
 
 /// One output's steps.
 ///
-/// Borrowed when it is written, for an output may have a hundred thousand steps and as many claims.
+/// Borrowed when it is written, for an output may have a hundred thousand steps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry<'a> {
     /// The directory below which all paths lie.
@@ -37,10 +36,8 @@ pub struct Entry<'a> {
     pub stage: PathBuf,
     /// In order.
     pub ops: Cow<'a, [Op]>,
-    /// What is fastbuild's afterwards, beside what the steps put in place.
-    pub claims: Cow<'a, [Claim]>,
-    /// What is nobody's afterwards.
-    pub forgets: Vec<Path>,
+    /// What was done to the tree that waits for its exchange, by the paths that it will have.
+    pub inside: Cow<'a, [Op]>,
     /// The user's files that a prepared tree leaves out, in the staging directory.
     pub displaced: Cow<'a, [Displaced]>,
     /// What the old tree held when a prepared one was made from it, and what the prepared one has of that, by path below the

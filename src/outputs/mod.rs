@@ -28,7 +28,6 @@ pub mod safe;
 mod slots;
 pub mod stage;
 pub mod target;
-pub mod times;
 
 use std::{io, path::PathBuf};
 

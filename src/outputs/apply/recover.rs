@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     atomic::rescue,
-    bookkeeping, note_claims, settle_directories,
+    bookkeeping, note, settle_directories,
     steps::{Attempt, Executor},
 };
 use crate::{
@@ -103,13 +103,7 @@ fn finish_entry(
         .map_err(host_error("look at the files in", stage.path.clone()))?;
     save_displaced(stage, &strays, target, displaced)?;
     settle_directories(target, stage, &done);
-    for path in &entry.forgets {
-        record.forget(&target.absolute(&path.0));
-    }
-    // Where the disk takes no more files, nothing is claimed.
-    if let Ok(seen) = stage.now() {
-        note_claims(record, target, (&entry.ops, &entry.claims), &done.conflicts, seen);
-    }
+    note(record, target, stage, entry.ops.iter().chain(entry.inside.iter()), &done)?;
     Ok((files, lost))
 }
 
@@ -131,6 +125,7 @@ fn strays(entry: &journal::Entry<'_>, displaced: &[Displaced], stage: &Stage) ->
     // Versions that somebody has replaced or deleted since.
     ours.extend(entry.linked.iter().flat_map(|(_, linked)| [linked.old, linked.new]));
     for op in entry.ops.iter() {
+        let mut why = Why::Replaced;
         let over = match &op.action {
             Action::Put { slot, over } => {
                 slots.insert((slot.id.dev, slot.id.ino));
@@ -139,11 +134,15 @@ fn strays(entry: &journal::Entry<'_>, displaced: &[Displaced], stage: &Stage) ->
             }
             Action::MakeDir { over, .. } => *over,
             Action::Delete { of } => Over::Known(*of),
+            Action::Remove { of } => {
+                why = Why::Deleted;
+                Over::Stranger(*of)
+            }
             _ => Over::Nothing,
         };
         match over {
             Over::Known(id) => drop(ours.insert(id)),
-            Over::Stranger(id) => drop(paths.insert(id, &op.path)),
+            Over::Stranger(id) => drop(paths.insert(id, (&op.path, why))),
             Over::Nothing | Over::EmptiedDir { .. } => {}
         }
     }
@@ -161,7 +160,7 @@ fn strays(entry: &journal::Entry<'_>, displaced: &[Displaced], stage: &Stage) ->
             continue;
         }
         let (path, why) = match (paths.get(&id), names.get(&*name)) {
-            (Some(path), _) => ((*path).clone(), Why::Replaced),
+            (Some((path, why)), _) => ((*path).clone(), *why),
             (None, Some(path)) => ((*path).clone(), Why::ChangedMeanwhile),
             (None, None) => {
                 let unknown = entry.root.join(&[b"unknown-", &*name].concat()).map_err(io::Error::other)?;
