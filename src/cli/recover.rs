@@ -166,7 +166,7 @@ fn table(all: &[&Entry], now: u64) -> String {
             Some((why, command)) => (reason(*why), one_line(command)),
             None => ("not known", "-".to_owned()),
         };
-        let moved = ago(entry.moved, now);
+        let moved = ago(entry.moved.secs.try_into().unwrap_or(0), now);
         [entry.id.clone(), moved, bytes(entry.bytes), why.to_owned(), command, path_text(&entry.path)]
     }));
     aligned(&rows)
@@ -185,7 +185,7 @@ fn reason(why: Why) -> &'static str {
 struct Row<'a> {
     id: &'a str,
     path: String,
-    moved: u64,
+    moved: i64,
     bytes: u64,
     why: Option<Why>,
     command: Option<&'a str>,
@@ -197,7 +197,7 @@ impl Row<'_> {
         Row {
             id: &entry.id,
             path: path_text(&entry.path),
-            moved: entry.moved,
+            moved: entry.moved.secs,
             bytes: entry.bytes,
             why: entry.known.as_ref().map(|(why, _)| *why),
             command: entry.known.as_ref().map(|(_, command)| command.as_str()),

@@ -30,9 +30,8 @@ use super::{
 use crate::{
     report::events::Warning,
     state::{Project, own_command_line},
-    sys::{self, at},
-    tree::{Kind, RelPath},
-    workspace::mark::now,
+    sys::{self, at, metadata::now},
+    tree::{Kind, RelPath, Timestamp},
 };
 
 /// Why something is in the safe place.
@@ -85,8 +84,8 @@ pub struct Line {
     /// The absolute path that it had.
     #[serde(with = "native")]
     path: PathBuf,
-    /// When it was moved, in seconds since 1970.
-    moved: u64,
+    /// When it was moved.
+    moved: Timestamp,
     why: Why,
     command: String,
 }

@@ -16,13 +16,15 @@ use crate::{
         target::Target,
     },
     state::{Project, State, StateError},
-    sys::at::{self, Look},
-    tree::Kind,
-    workspace::mark::now,
+    sys::{
+        at::{self, Look},
+        metadata,
+    },
+    tree::{Kind, Timestamp},
 };
 
 /// What was moved in the last day stays, however much it is.
-const DAY: u64 = 24 * 60 * 60;
+const DAY: i64 = 24 * 60 * 60;
 
 /// Something in the safe place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,8 +33,8 @@ pub struct Entry {
     pub id: String,
     /// The absolute path that it had.
     pub path: PathBuf,
-    /// When it was moved, in seconds since 1970.
-    pub moved: u64,
+    /// When it was moved.
+    pub moved: Timestamp,
     /// Why, and by which command line; none where a crash took the line about it.
     pub known: Option<(Why, String)>,
     /// What it holds.
@@ -154,9 +156,9 @@ fn weigh(place: &Path) -> u64 {
 }
 
 /// The last change of its inode: it got its name here then.
-fn changed(place: &Path) -> u64 {
+fn changed(place: &Path) -> Timestamp {
     let stamp = look(place).ok().and_then(|(dir, name)| Some(at::look(&dir, &name).ok()??.stamp));
-    stamp.map_or(0, |stamp| u64::try_from(stamp.ctime.secs).unwrap_or(0))
+    stamp.map_or(Timestamp::default(), |stamp| stamp.ctime)
 }
 
 fn look(path: &Path) -> io::Result<(Dir, Vec<u8>)> {
@@ -258,15 +260,16 @@ pub fn prune(state: &State, limits: Limits) -> Result<(), StateError> {
         all.extend(entries(&project)?);
     }
     all.sort_by_key(|entry| entry.moved);
-    let going = to_go(&all, limits, now(), Entry::lies_there_too);
+    let going = to_go(&all, limits, metadata::now(), Entry::lies_there_too);
     going.into_iter().try_for_each(|entry| entry.remove().map_err(StateError::at("remove", &entry.place)))
 }
 
 /// Those of `all`, the first moved first, that have outlived the limits. Where they are too much, what its path has as well goes
 /// before the only copy of anything.
-fn to_go(all: &[Entry], limits: Limits, now: u64, has_twin: fn(&Entry) -> bool) -> Vec<&Entry> {
-    let age = |entry: &Entry| now.saturating_sub(entry.moved);
-    let oldest = Some(limits.max_age.as_secs()).filter(|secs| *secs > 0).unwrap_or(u64::MAX).max(DAY);
+fn to_go(all: &[Entry], limits: Limits, now: Timestamp, has_twin: fn(&Entry) -> bool) -> Vec<&Entry> {
+    let age = |entry: &Entry| now.secs.saturating_sub(entry.moved.secs);
+    let max_age = i64::try_from(limits.max_age.as_secs()).unwrap_or(i64::MAX);
+    let oldest = if max_age == 0 { i64::MAX } else { max_age.max(DAY) };
     let (mut going, stays): (Vec<_>, Vec<_>) = all.iter().partition(|entry| age(entry) > oldest);
     let mut held: u64 = stays.iter().map(|entry| entry.bytes).sum();
     if limits.max_size > 0 && held > limits.max_size {
