@@ -129,7 +129,7 @@ fn tell(project: &Project, reporter: &Reporter) -> Result<(), BuildError> {
     }
     for run in moved {
         let place = Place::of(project, &run);
-        let is_products = |entry: &list::Entry| matches!(entry.known, Some((Why::GaveWay, _)));
+        let is_products = |entry: &list::Entry| entry.why == Some(Why::GaveWay);
         let users = list::of_run(&place)?.into_iter().filter(|entry| !is_products(entry));
         let paths: Vec<_> = users.map(|entry| entry.path).collect();
         if !paths.is_empty() {

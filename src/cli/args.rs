@@ -318,21 +318,19 @@ pub struct MovedArgs {
     /// List what was moved in all projects
     #[arg(short, long)]
     pub all: bool,
-    /// Print a table, or an array of JSON objects
-    #[arg(long, value_name = "FORMAT", default_value = "table", value_parser = ["table", "json"])]
-    format: String,
-    /// The same as --format json
-    #[arg(long)]
-    json: bool,
+    /// Print an array of JSON objects
+    #[arg(long, value_name = "json", default_value = "table", hide_default_value = true, value_parser = list_format)]
+    pub format: ListFormat,
     /// Source root of the project that is meant [default: as for a build]
     #[arg(short = 'C', long, value_name = "DIR")]
     pub source: Option<PathBuf>,
 }
 
-impl MovedArgs {
-    /// How it is written.
-    pub fn format(&self) -> ListFormat {
-        if self.json || self.format == "json" { ListFormat::Json } else { ListFormat::Table }
+fn list_format(word: &str) -> Result<ListFormat, &'static str> {
+    match word {
+        "json" => Ok(ListFormat::Json),
+        "table" => Ok(ListFormat::Table),
+        _ => Err("a listing is a table, or json"),
     }
 }
 

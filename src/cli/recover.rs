@@ -7,8 +7,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::Serialize;
-
 use super::{
     Failure, RecoverCommand, aligned,
     args::{ForgetArgs, GetArgs, ListFormat, MovedArgs},
@@ -101,8 +99,8 @@ fn ls(args: &MovedArgs, environment: &Environment, state: &State) -> Result<(), 
     };
     all.reverse();
     let all: Vec<_> = all.iter().map(|(_, entry)| entry).collect();
-    print(match args.format() {
-        ListFormat::Json => json(&all.iter().map(|entry| Row::of(entry)).collect::<Vec<_>>()),
+    print(match args.format {
+        ListFormat::Json => json(&all),
         ListFormat::Table | ListFormat::Names => table(&all, now()),
     })
 }
@@ -162,10 +160,8 @@ fn rm(args: &ForgetArgs, environment: &Environment, state: &State) -> Result<(),
 fn table(all: &[&Entry], now: u64) -> String {
     let mut rows = vec![["ID", "MOVED", "SIZE", "WHY", "COMMAND", "PATH"].map(str::to_owned)];
     rows.extend(all.iter().map(|entry| {
-        let (why, command) = match &entry.known {
-            Some((why, command)) => (reason(*why), one_line(command)),
-            None => ("not known", "-".to_owned()),
-        };
+        let why = entry.why.map_or("not known", reason);
+        let command = entry.command.as_deref().map_or_else(|| "-".to_owned(), one_line);
         let moved = ago(entry.moved.secs.try_into().unwrap_or(0), now);
         [entry.id.clone(), moved, bytes(entry.bytes), why.to_owned(), command, path_text(&entry.path)]
     }));
@@ -178,30 +174,5 @@ fn reason(why: Why) -> &'static str {
         Why::Deleted => "a build deleted it",
         Why::ChangedMeanwhile => "changed here during a build",
         Why::GaveWay => "gave way to another version",
-    }
-}
-
-#[derive(Serialize)]
-struct Row<'a> {
-    id: &'a str,
-    path: String,
-    moved: i64,
-    bytes: u64,
-    why: Option<Why>,
-    command: Option<&'a str>,
-    place: String,
-}
-
-impl Row<'_> {
-    fn of(entry: &Entry) -> Row<'_> {
-        Row {
-            id: &entry.id,
-            path: path_text(&entry.path),
-            moved: entry.moved.secs,
-            bytes: entry.bytes,
-            why: entry.known.as_ref().map(|(why, _)| *why),
-            command: entry.known.as_ref().map(|(_, command)| command.as_str()),
-            place: path_text(&entry.place),
-        }
     }
 }

@@ -602,8 +602,11 @@ mod tests {
         tmp/a was deleted while it was being read; it was not sent
         log kept changing while it was sent; the build may have seen an unfinished version
         _site/null is a device among the build's products; it was not brought back
-        /p/a was changed or deleted on this machine, not by fastbuild; it was left so, and the build's version is in /p/a.fastbuild
-        /p/a was changed on this machine, not by fastbuild; it stays, although the build no longer has it
+        /p/a was changed here while the build ran; it stays, and the build's version is in the safe place
+        /p/a was changed here while the build ran; the build's version stands, and the other is in the safe place
+        the command changed package.json, which no output brings back: the next build starts with what is here; name it with -o, or leave -o out, to have it
+        the command changed a, b and 7 more, which no output brings back: the next build starts with what is here; name it with -o, or leave -o out, to have it; new in the workspace, and brought back by no output: obj; the next builds find it there
+        new in the workspace, and brought back by no output: a.o, b.o; the next builds find it there
         1 file not written by fastbuild was in the way of the build's products; the old version is now in /state/old
         1,200 files not written by fastbuild were in the way of the build's products; the old versions are now in /state/old
         1 product has another mode than in the build: the file system or the owner lets nobody change it there

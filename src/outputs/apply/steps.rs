@@ -13,7 +13,6 @@ use crate::{
         target::{Target, Walk},
     },
     sys::{
-        self,
         at::{self, Look},
         pace::Pace,
     },
@@ -333,7 +332,7 @@ impl<'a> Executor<'a> {
                 self.settle_conflict(path, slot, side)
             }
             // Something that is no directory is on the way.
-            Err(error) if sys::is_absence(&error) || at::is_link_refusal(&error) => {
+            Err(error) if is_no_directory(&error) => {
                 self.give_way(path, slot);
                 self.conflict(path, Side::Source);
                 Ok(())
@@ -483,7 +482,7 @@ impl<'a> Executor<'a> {
                 make(self)?;
             }
             // Something that is no directory is on the way.
-            Err(error) if sys::is_absence(&error) || at::is_link_refusal(&error) => {
+            Err(error) if is_no_directory(&error) => {
                 self.blocked.push(path.clone());
                 self.conflict(path, Side::Source);
                 return Ok(());
@@ -650,6 +649,11 @@ impl<'a> Executor<'a> {
         }
         Ok(())
     }
+}
+
+/// Whether something else than a directory was met on the way.
+fn is_no_directory(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotADirectory || at::is_link_refusal(error)
 }
 
 /// Whose the file is that a step takes away.

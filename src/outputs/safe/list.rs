@@ -8,6 +8,7 @@ use std::{
 };
 
 use cap_std::{ambient_authority, fs::Dir};
+use serde::{Serialize, Serializer};
 
 use super::{Line, Place, Why, copy_entry, is_same};
 use crate::{
@@ -15,6 +16,7 @@ use crate::{
         stage::{Stage, remove_stage},
         target::Target,
     },
+    report::events::as_text,
     state::{Project, State, StateError},
     sys::{
         at::{self, Look},
@@ -27,22 +29,32 @@ use crate::{
 const DAY: i64 = 24 * 60 * 60;
 
 /// Something in the safe place.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Entry {
     /// Eight hexadecimal digits that name it.
     pub id: String,
     /// The absolute path that it had.
+    #[serde(serialize_with = "as_text")]
     pub path: PathBuf,
     /// When it was moved.
+    #[serde(serialize_with = "as_seconds")]
     pub moved: Timestamp,
-    /// Why, and by which command line; none where a crash took the line about it.
-    pub known: Option<(Why, String)>,
     /// What it holds.
     pub bytes: u64,
+    /// Why; none where a crash took the line about it.
+    pub why: Option<Why>,
+    /// By which command line; none as above.
+    pub command: Option<String>,
     /// Where it lies.
+    #[serde(serialize_with = "as_text")]
     pub place: PathBuf,
     /// The run's part of the safe place.
+    #[serde(skip)]
     run: (PathBuf, PathBuf),
+}
+
+fn as_seconds<S: Serializer>(moment: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_i64(moment.secs)
 }
 
 /// Why something was not put where it was to go.
@@ -119,13 +131,13 @@ fn read(dir: &Path, index: &Path) -> io::Result<Vec<Entry>> {
     find_untold(dir, &told, &mut untold)?;
     let entry = |place: PathBuf, line: Option<Line>| {
         let below = place.strip_prefix(dir).unwrap_or(&place);
-        let (path, moved, known) = match line {
-            Some(Line { path, moved, why, command, .. }) => (path, moved, Some((why, command))),
-            None => (Path::new("/").join(below), changed(&place), None),
+        let (path, moved, why, command) = match line {
+            Some(Line { path, moved, why, command, .. }) => (path, moved, Some(why), Some(command)),
+            None => (Path::new("/").join(below), changed(&place), None, None),
         };
         let id = crate::state::short_hash(place.as_os_str().as_encoded_bytes())[..8].to_owned();
         let run = (dir.to_owned(), index.to_owned());
-        Entry { id, path, moved, known, bytes: weigh(&place), place, run }
+        Entry { id, path, moved, bytes: weigh(&place), why, command, place, run }
     };
     let untold: Vec<_> = untold.into_iter().map(|place| (place, None)).collect();
     let told = told.into_iter().map(|(place, line)| (place, Some(line)));
