@@ -160,6 +160,7 @@ impl Place {
     /// Tells the user of what was moved.
     pub fn warning(&self, mut paths: Vec<PathBuf>) -> Warning {
         let files = paths.len() as u64;
+        paths.sort();
         paths.truncate(MOST_NAMED);
         Warning::Displaced { files, paths, to: self.dir.clone() }
     }
