@@ -9,6 +9,7 @@ mod endpoint;
 mod engine;
 pub mod facts;
 mod host_path;
+mod kept;
 mod make;
 mod outputs;
 mod route;
@@ -24,7 +25,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::tree::RelPath;
 
-pub use caches::{Cache, CacheError, CachePath};
+pub use caches::{Cache, CacheError, CachePath, Sharing};
 pub use endpoint::{BadEndpoint, decide as decide_endpoint};
 pub use engine::EngineError;
 pub use facts::Facts;
@@ -159,7 +160,7 @@ pub struct Plan {
     /// The container's path of the source root: absolute, `/` between components, no trailing slash. A Windows path stays
     /// as it was written (`C:\src`).
     pub workdir: Decision<String>,
-    /// What is left out of the upload.
+    /// What neither goes in nor comes back.
     pub ignore: IgnorePlan,
     /// What comes back.
     pub outputs: Decision<Outputs>,
@@ -272,13 +273,39 @@ pub enum Endpoint {
     NamedPipe(String),
 }
 
-/// What the upload leaves out, in the order in which the rules are read (later ones win).
+/// What neither goes in nor comes back, in the order in which the rules are read (later ones win).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct IgnorePlan {
-    /// Patterns as BuildKit reads `.dockerignore` lines, `!` for exceptions.
-    pub patterns: Vec<Decision<String>>,
+    /// What is kept and what is excluded: one mechanism, in one order.
+    pub patterns: Vec<Decision<Pattern>>,
     /// Paths below the source root that do not go in: outputs, caches, and what fastbuild keeps for itself.
     pub outputs: Vec<RelPath>,
+}
+
+impl IgnorePlan {
+    /// The patterns, as they are read.
+    pub fn lines(&self) -> impl Iterator<Item = &str> {
+        self.patterns.iter().map(|pattern| pattern.value.text.as_str())
+    }
+}
+
+/// One line about paths that stay where they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Pattern {
+    /// As BuildKit reads a line of `.dockerignore`, `!` for an exception.
+    pub text: String,
+    /// What its paths are to whoever named them. It makes no difference to a build.
+    pub kind: PatternKind,
+}
+
+/// What paths that stay where they are are to whoever named them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PatternKind {
+    /// The build's own, for the next one.
+    Kept,
+    /// No part of the build.
+    Excluded,
 }
 
 /// What comes back.

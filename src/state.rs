@@ -8,6 +8,7 @@
 //! STATE/projects/<key>/outputs     what fastbuild wrote on the host (crate::outputs::record)
 //! STATE/projects/<key>/index       what the sources hold (crate::tree::index)
 //! STATE/projects/<key>/journal     an apply that is under way (crate::outputs::journal)
+//! STATE/projects/<key>/told        what its builds have said once and do not say again
 //! STATE/projects/<key>/workspace-* the project's workspace on one engine (crate::workspace)
 //! STATE/pruned-*                   when workspaces on one engine were last pruned (crate::workspace::daily)
 //! STATE/watches/<id>               locked while that watch lives: what it builds, and what led to it (crate::watch)
@@ -40,7 +41,7 @@ use crate::{sys::at::look_at, tree::Stamp};
 /// The engine of a run that brings something back from the safe place.
 pub const BY_HAND: &str = "recover";
 
-/// How many processes are remembered that have been told something.
+/// How much is remembered that has been said once, or to one process.
 const MOST_TOLD: usize = 200;
 
 /// A failure of the state directory.
@@ -235,16 +236,7 @@ impl State {
 
     /// Whether `who` is told for the first time; from now on it is not. Without a place to note it, everybody is told.
     pub fn is_first_told(&self, who: &str) -> bool {
-        let path = self.root.join("told");
-        let mut told: VecDeque<String> = read_json(&path).unwrap_or_default();
-        if told.iter().any(|known| known == who) {
-            return false;
-        }
-        told.push_back(who.to_owned());
-        // Those before have ended long ago.
-        told.drain(..told.len().saturating_sub(MOST_TOLD));
-        let _ = replace_json(&path, &told);
-        true
+        is_first(&self.root.join("told"), who)
     }
 
     /// Begins a run of `project` on the engine at `engine`.
@@ -364,9 +356,18 @@ impl Project {
         self.dir.join("index")
     }
 
-    /// The times of files that builds made again with the same bytes.
-    pub fn times_path(&self) -> PathBuf {
-        self.dir.join("times")
+    /// Whether a build of this project says `what` for the first time; from now on it is not. Without a place to note it, each says it.
+    pub fn is_first_said(&self, what: &str) -> bool {
+        is_first(&self.told_path(), what)
+    }
+
+    fn told_path(&self) -> PathBuf {
+        self.dir.join("told")
+    }
+
+    /// When builds did not see what was changed here.
+    pub fn edits_path(&self) -> PathBuf {
+        self.dir.join("edits")
     }
 
     /// The journal of an apply.
@@ -404,7 +405,9 @@ impl Project {
     /// # Errors
     /// When the state directory does not take it.
     pub fn begin_anew(&self) -> Result<(), StateError> {
-        for path in [self.record_path(), self.index_path(), self.times_path(), self.home_path()] {
+        let known =
+            [self.record_path(), self.index_path(), self.edits_path(), self.home_path(), self.told_path()];
+        for path in known {
             match std::fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(StateError::at("remove", &path)(error));
@@ -502,6 +505,19 @@ impl Project {
         let name = format!("{what}-{}", short_hash(name.as_bytes()));
         Lock { holder: self.dir.join(format!("{name}.holder")), path: self.dir.join(name) }
     }
+}
+
+/// Notes `one` at `path`, unless it is noted there already.
+fn is_first(path: &Path, one: &str) -> bool {
+    let mut told: VecDeque<String> = read_json(path).unwrap_or_default();
+    if told.iter().any(|known| known == one) {
+        return false;
+    }
+    told.push_back(one.to_owned());
+    // Those before are of long ago.
+    told.drain(..told.len().saturating_sub(MOST_TOLD));
+    let _ = replace_json(path, &told);
+    true
 }
 
 impl Lock {

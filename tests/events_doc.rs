@@ -121,7 +121,7 @@ fn the_rest() -> Vec<(u64, Event)> {
         Warning::Unstable { path: path() },
         Warning::SpecialOutput { path: path(), special: Special::Fifo },
         Warning::SpecialOutput { path: path(), special: Special::Device },
-        Warning::Conflict { path: PathBuf::from("a"), stands: Stands::Host },
+        Warning::Conflict { path: PathBuf::from("a"), stands: fastbuild::report::events::Stands::Host },
         Warning::Beside { changed: Vec::new(), more: 0, made: Vec::new() },
         Warning::Displaced { files: 1, paths: Vec::new(), to: PathBuf::from("a") },
         Warning::ModesRefused { paths: 1 },

@@ -227,8 +227,7 @@ fn cargo_compiles_what_was_edited_and_nothing_else() {
         .write("words/Cargo.toml", "[package]\nname = \"words\"\nversion = \"0.1.0\"\nedition = \"2021\"\n")
         .write("words/src/lib.rs", "pub fn greeting() -> &'static str { \"hello\" }\n");
     let mounted = Mounted::copy_of(&project, TOOLS);
-    let options =
-        ["-o", "target/debug/app:app.bin", "-o", "Cargo.lock", "--exclude", "target", "--seed-outputs"];
+    let options = ["-o", "target/debug/app:app.bin", "-o", "Cargo.lock", "--keep-path", "target"];
     let build = || json(&project, &options, CARGO);
     let same = || {
         let theirs = mounted.sh(&format!("{CARGO} && target/debug/app"));

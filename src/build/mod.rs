@@ -19,6 +19,7 @@ mod image;
 mod interrupt;
 mod leftovers;
 mod locks;
+mod meanwhile;
 mod mounted;
 pub mod notice;
 mod plain;

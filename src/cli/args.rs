@@ -50,6 +50,8 @@ pub enum Command {
     Workspace(WorkspaceCommand),
     /// List, bring back or remove what builds moved to the safe place.
     Recover(RecoverCommand),
+    /// Remove what only a workspace has.
+    Clean(CleanArgs),
     /// Say what may cost time here, and what to do about it.
     Doctor(DoctorArgs),
     /// Not for people: look at a path, which may take for ever.
@@ -107,7 +109,8 @@ const USAGE: &str = "fastbuild [run] [OPTIONS] -- COMMAND…
        fastbuild plan [OPTIONS] [--json] -- COMMAND…
        fastbuild bench [OPTIONS] [-- COMMAND…]
        fastbuild doctor [OPTIONS] [--json]
-       fastbuild workspace ls|inspect|shell|rm|prune [OPTIONS]
+       fastbuild workspace ls|inspect|shell|unkeep|rm|prune [OPTIONS]
+       fastbuild clean [OPTIONS] PATH…|--all
        fastbuild recover ls|get|rm [OPTIONS]";
 
 const EXAMPLES: &str = "\
@@ -227,6 +230,9 @@ enum Sub {
         #[command(subcommand)]
         command: RecoverCommand,
     },
+    /// Remove what only this project's workspace has: what is kept there, and what builds left beside their outputs
+    #[command(args_override_self = true)]
+    Clean(CleanArgs),
     /// Say what may cost time on this machine, with its engine and where the sources lie, and what to do about it
     #[command(after_help = DIAGNOSIS, args_override_self = true)]
     Doctor(DoctorArgs),
@@ -290,6 +296,9 @@ pub enum WorkspaceCommand {
     /// Run a shell, or the command after `--`, in this project's workspace as it is; nothing goes in or comes back
     #[command(args_override_self = true)]
     Shell(ShellArgs),
+    /// Keep paths no longer: the next build has there what is here
+    #[command(args_override_self = true)]
+    Unkeep(UnkeepArgs),
     /// Remove workspaces, with all that builds left in them; the next build makes a new one
     #[command(args_override_self = true)]
     Rm(RmArgs),
@@ -419,6 +428,31 @@ pub struct InspectArgs {
     pub place: Where,
 }
 
+/// What `fastbuild workspace unkeep` takes.
+#[derive(Debug, Clone, Args)]
+pub struct UnkeepArgs {
+    /// As it was named: a path below the source root, or a pattern
+    #[arg(required = true, value_name = "PATH")]
+    pub patterns: Vec<String>,
+    /// Where.
+    #[command(flatten)]
+    pub place: Where,
+}
+
+/// What `fastbuild clean` takes.
+#[derive(Debug, Clone, Args)]
+pub struct CleanArgs {
+    /// What is removed, with all below it, as far as only the workspace has it
+    #[arg(conflicts_with = "all", required_unless_present = "all", value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Remove all that only the workspace has
+    #[arg(short, long)]
+    pub all: bool,
+    /// Where.
+    #[command(flatten)]
+    pub place: Where,
+}
+
 /// What `fastbuild workspace shell` takes.
 #[derive(Debug, Clone, Args)]
 pub struct ShellArgs {
@@ -504,10 +538,10 @@ pub struct RunArgs {
     /// Source root: what the build sees [default: the directory of the nearest fastbuild.toml upwards, else this one]
     #[arg(short = 'C', long, value_name = "DIR", help_heading = "What goes in")]
     pub source: Option<PathBuf>,
-    /// What `--exclude` and `--include` said, in their common order.
+    /// What `--keep-path`, `--exclude` and `--include` said, in their common order.
     #[command(flatten)]
     pub rules: IgnoreRules,
-    /// Read neither .fastbuildignore nor .dockerignore
+    /// Do not read .fastbuildignore
     #[arg(long, overrides_with = "ignore", help_heading = "What goes in")]
     pub(crate) no_ignore: bool,
     #[arg(long, hide = true, overrides_with = "no_ignore")]
@@ -570,8 +604,9 @@ pub struct RunArgs {
     pub(crate) fallback: bool,
     #[arg(long, hide = true, overrides_with = "fallback")]
     pub(crate) no_fallback: bool,
-    /// Directory that is kept in a volume across workspaces, such as cargo:~/.cargo (may be repeated)
-    #[arg(long, value_name = "NAME:PATH", help_heading = "Route")]
+    /// Directory that is kept in a volume across workspaces, this project's own, or, such as shared:cargo:~/.cargo, one of all
+    /// projects (may be repeated)
+    #[arg(long, value_name = "[shared:]NAME:PATH", help_heading = "Route")]
     pub cache: Vec<String>,
     /// Option for the volume of --route volume, such as type=nfs (may be repeated)
     #[arg(long, value_name = "KEY=VALUE", help_heading = "Route")]
@@ -634,34 +669,42 @@ pub struct RunArgs {
     pub command: Vec<OsString>,
 }
 
-/// One `--exclude` or `--include`.
+/// One `--keep-path`, `--exclude` or `--include`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IgnoreRule {
+    /// What matches stays in the workspace.
+    Keep(String),
     /// Leave out what matches.
     Exclude(String),
     /// An exception from the rules before it.
     Include(String),
 }
 
-/// `--exclude` and `--include` in the order in which they were typed: later rules win, so the order between the two
-/// matters, which clap's derive does not keep.
+/// `--keep-path`, `--exclude` and `--include` in the order in which they were typed: later rules win, so the order between
+/// them matters, which clap's derive does not keep.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct IgnoreRules(pub Vec<IgnoreRule>);
 
 impl Args for IgnoreRules {
     fn augment_args(command: clap::Command) -> clap::Command {
-        let pattern = |name: &'static str, help: &'static str| {
+        let pattern = |name: &'static str, value: &'static str, help: &'static str| {
             Arg::new(name)
                 .long(name)
-                .value_name("PATTERN")
+                .value_name(value)
                 .help(help)
                 .action(ArgAction::Append)
                 .allow_hyphen_values(true)
                 .help_heading("What goes in")
         };
+        let keep_path = "Path or pattern that stays in the workspace: it is neither sent nor brought back (may be repeated)";
         command
-            .arg(pattern("exclude", "Leave out what matches, in .dockerignore's syntax (may be repeated)"))
-            .arg(pattern("include", "Exception from the rules before it (may be repeated)"))
+            .arg(pattern("keep-path", "PATH", keep_path))
+            .arg(pattern(
+                "exclude",
+                "PATTERN",
+                "Leave out what matches, in .dockerignore's syntax (may be repeated)",
+            ))
+            .arg(pattern("include", "PATTERN", "Exception from the rules before it (may be repeated)"))
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {
@@ -675,7 +718,8 @@ impl FromArgMatches for IgnoreRules {
             let values = matches.get_many::<String>(name).unwrap_or_default().cloned();
             matches.indices_of(name).into_iter().flatten().zip(values.map(rule)).collect::<Vec<_>>()
         };
-        let mut rules = typed("exclude", IgnoreRule::Exclude);
+        let mut rules = typed("keep-path", IgnoreRule::Keep);
+        rules.extend(typed("exclude", IgnoreRule::Exclude));
         rules.extend(typed("include", IgnoreRule::Include));
         rules.sort_by_key(|(at, _)| *at);
         Ok(IgnoreRules(rules.into_iter().map(|(_, rule)| rule).collect()))
@@ -701,6 +745,7 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageError
         Some(Sub::Bench(bench)) => Command::Bench(bench),
         Some(Sub::Workspace { command }) => Command::Workspace(command),
         Some(Sub::Recover { command }) => Command::Recover(command),
+        Some(Sub::Clean(clean)) => Command::Clean(clean),
         Some(Sub::Plan(plan)) => Command::Plan(plan),
         Some(Sub::Doctor(doctor)) => Command::Doctor(doctor),
         Some(Sub::Ask { words }) => Command::Ask(words),
@@ -768,7 +813,7 @@ fn is_subcommand(word: &OsStr) -> bool {
 }
 
 fn has_own_grammar(word: &OsStr) -> bool {
-    ["workspace", "recover", "doctor", "__ask", "__reap"].iter().any(|name| word == *name)
+    ["workspace", "clean", "recover", "doctor", "__ask", "__reap"].iter().any(|name| word == *name)
 }
 
 fn before_dashes(rest: &[OsString]) -> UsageError {

@@ -166,6 +166,7 @@ fn parse_and_run(argv: Vec<OsString>) -> ExitCode {
         Command::Watch(args) => watch::run(&args).map(|code| run::exit(code)),
         Command::Workspace(command) => workspace::run(&command).map(|code| run::exit(code)),
         Command::Recover(command) => recover::run(&command),
+        Command::Clean(args) => workspace::clean(&args).map(|code| run::exit(code)),
         Command::Plan(args) => plan::run(&args),
         Command::Bench(args) => bench::run(&args).map(|code| run::exit(code)),
         Command::Doctor(args) => doctor::run(&args).map(|code| run::exit(code)),

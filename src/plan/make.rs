@@ -7,7 +7,7 @@ use super::{
     Outputs, Plan, Reason, Route, RouteError, Scratch, Stdin, Terminal, caches,
     container_path::ContainerPath,
     endpoint::BadEndpoint,
-    engine, facts, host_path,
+    engine, facts, host_path, kept,
     outputs::{self, Places},
     route, scratch,
 };
@@ -161,9 +161,13 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
     let mut left_out = taken_places(&outputs.value, &settings.source.value);
     left_out.extend(caches.iter().filter_map(|cache| cache.value.below_source.clone()));
     left_out.extend(own_places(settings, env));
+    let patterns = match route.value.is_mounted() {
+        true => settings.patterns.clone(),
+        false => kept::settle(&settings.patterns, &facts.tracked, &outputs, &settings.source.value)?,
+    };
     Ok(Plan {
         engine,
-        ignore: IgnorePlan { patterns: settings.patterns.clone(), outputs: left_out },
+        ignore: IgnorePlan { patterns, outputs: left_out },
         outputs,
         stdin: stdin(settings, terminal.value, env.terminals),
         terminal,

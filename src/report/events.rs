@@ -200,6 +200,16 @@ pub enum Warning {
         /// What to do.
         hint: String,
     },
+    /// The project has a `.dockerignore` and no `.fastbuildignore`. Told once.
+    DockerignoreNotRead(
+        /// What it would have kept out.
+        Amount,
+    ),
+    /// This machine has something of its own at paths that are kept. Told once for each.
+    KeptHere {
+        /// Below the source root.
+        paths: Vec<RelPath>,
+    },
     /// A socket, fifo or device in the source tree was left out.
     Skipped {
         /// Below the source root.

@@ -40,6 +40,20 @@ pub fn sentence(warning: &Warning) -> String {
                 .to_owned()
         }
         Warning::Meant { hint } => hint.clone(),
+        Warning::DockerignoreNotRead(Amount { files, bytes: size }) => format!(
+            ".dockerignore is written for images and is not read: {} of what it names ({}) went in; `cp .dockerignore \
+             .fastbuildignore` leaves it out here too",
+            counted_as(*files, "entry", "entries"),
+            bytes(*size)
+        ),
+        Warning::KeptHere { paths } => {
+            let paths: Vec<_> = paths.iter().map(RelPath::to_string).collect();
+            format!(
+                "{} here {} this machine's own: the build has another one, which is kept in the workspace; neither is copied",
+                paths.join(", "),
+                if paths.len() == 1 { "is" } else { "are" }
+            )
+        }
         Warning::Skipped { path, special } => format!("{path} is a {}; it was not sent", kind(*special)),
         Warning::ReadOnlySources { path, line } => format!(
             "the command could not write {path}, for the sources are mounted read-only ({line}); if that is an output, name \
@@ -317,6 +331,7 @@ fn travelled(direction: Direction, path: &crate::tree::RelPath, why: Why) -> Str
         Why::Content => "content differs",
         Why::Mode => "mode differs",
         Why::Type => "type differs",
+        Why::Links => "hard links differ",
         Why::Mtime => "mtime differs",
         Why::Deleted => "deleted",
     };

@@ -82,6 +82,7 @@ pub fn listing_of(products: &Nodes) -> Vec<Listing> {
             Node::Link(_) => 0o777,
         },
         mtime: Timestamp { secs: 1_500_000_000, nanos: 0 },
+        link: None,
     };
     let mut list: Vec<_> = products.iter().chain([(&top.0, &top.1)]).map(listing).collect();
     list.sort_by(|a, b| a.path.cmp(&b.path));
@@ -339,6 +340,7 @@ impl WentIn {
             kind: NodeKind::Directory,
             mode: 0,
             mtime: Timestamp::default(),
+            link: None,
         };
         let mut gone: Vec<_> = gone.map(node).collect();
         gone.sort_by(|a, b| a.path.cmp(&b.path));
