@@ -191,6 +191,7 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
         lifetime: settings.lifetime.clone(),
         agent: settings.agent.clone(),
         workspace: settings.workspace.clone(),
+        recover: settings.recover.clone(),
         lock: settings.lock.clone(),
         explain: settings.explain.clone(),
         user: settings.user.clone().filter(|_| in_container),
