@@ -207,7 +207,8 @@ fn a_unit_that_compiles_to_the_same_bytes_is_compiled_once_in_either_tier() {
     let all = units(&build(&[]));
     assert!(all > 20, "{all}");
     assert_eq!(units(&build(&[])), 0);
-    let (old, file) = (made.modified().unwrap() - std::time::Duration::from_secs(3600), fs::File::open(&object).unwrap());
+    let (old, file) =
+        (made.modified().unwrap() - std::time::Duration::from_secs(3600), fs::File::open(&object).unwrap());
     file.set_modified(old).unwrap();
     assert_eq!(units(&build(&[])), 1);
     assert_eq!(units(&build(&[])), 0);
