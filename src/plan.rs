@@ -186,6 +186,8 @@ pub struct Plan {
     pub agent: Decision<AgentUse>,
     /// What becomes of the workspace, where one is kept.
     pub workspace: WorkspacePlan,
+    /// What the safe place keeps.
+    pub recover: RecoverPlan,
     /// What to do when another run holds the project's lock.
     pub lock: Decision<OnLocked>,
     /// Whether to tell why each file travels.
@@ -483,6 +485,16 @@ pub struct WorkspacePlan {
     pub max_age: Decision<Duration>,
     /// While all workspaces of an engine hold more bytes than this, the one that was not used for the longest time is
     /// removed; zero is no limit.
+    pub max_size: Decision<u64>,
+}
+
+/// How much is kept of what was moved to the safe place, and for how long.
+#[derive(Debug, Clone, Serialize)]
+pub struct RecoverPlan {
+    /// What was moved before that goes; zero is never.
+    #[serde(serialize_with = "shown_seconds")]
+    pub max_age: Decision<Duration>,
+    /// While all that the state directory has is more bytes than this, the oldest goes; zero is no limit.
     pub max_size: Decision<u64>,
 }
 

@@ -15,7 +15,9 @@
 //! STATE/bench/<run id>/            the builds that a bench measures have their state here (crate::bench)
 //! STATE/told                       who has been told already of input that waits
 //! STATE/id                         tells this directory's workspaces on an engine from another machine's
-//! STATE/projects/<key>/displaced/  the user's files that were in a product's way
+//! STATE/projects/<key>/torn-<run>  the journal of an apply that could be neither finished nor taken back
+//! STATE/projects/<key>/untold      what was made good while nobody was there to be told (crate::build)
+//! STATE/projects/<key>/displaced/, moved-*  the safe place (crate::outputs::safe)
 //! ```
 //!
 //! Locks are the operating system's own: they are free the moment their holder dies, whatever it died of.
@@ -35,6 +37,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
 use crate::{sys::at::look_at, tree::Stamp};
+
+/// The engine of a run that brings something back from the safe place.
+pub const BY_HAND: &str = "recover";
 
 /// How much is remembered that has been said once, or to one process.
 const MOST_TOLD: usize = 200;
@@ -370,6 +375,20 @@ impl Project {
         self.dir.join("journal")
     }
 
+    /// The journals of applies that were not finished: of one that died, and of those that were torn.
+    pub fn journals(&self) -> Vec<PathBuf> {
+        let own = self.journal_path();
+        let mut journals: Vec<_> =
+            self.names("torn-").map(|run| self.dir.join(format!("torn-{run}"))).collect();
+        journals.extend(own.exists().then_some(own));
+        journals
+    }
+
+    /// What was made good and nobody was told of.
+    pub fn untold_path(&self) -> PathBuf {
+        self.dir.join("untold")
+    }
+
     /// What is known of the project's workspace `name` on the engine at `engine`.
     pub fn workspace_path(&self, engine: &str, name: &str) -> PathBuf {
         self.dir.join(format!("workspace-{}", short_hash(format!("{engine}\0{name}").as_bytes())))
@@ -423,6 +442,23 @@ impl Project {
     /// Where the user's files go that were in a product's way in the run `run`.
     pub fn displaced_dir(&self, run: &str) -> PathBuf {
         self.dir.join("displaced").join(run)
+    }
+
+    /// What is known of each of them.
+    pub fn displaced_index(&self, run: &str) -> PathBuf {
+        self.dir.join(format!("moved-{run}"))
+    }
+
+    /// The runs that moved any there.
+    pub fn displaced_runs(&self) -> Vec<String> {
+        let runs = std::fs::read_dir(self.dir.join("displaced")).into_iter().flatten().flatten();
+        runs.filter_map(|run| run.file_name().into_string().ok()).filter(|run| is_run_id(run)).collect()
+    }
+
+    /// What follows `prefix` in the names of files that have it.
+    fn names(&self, prefix: &str) -> impl Iterator<Item = String> {
+        let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        entries.filter_map(move |entry| Some(entry.file_name().to_str()?.strip_prefix(prefix)?.to_owned()))
     }
 
     /// Removes what processes that were killed were writing here.
@@ -652,7 +688,7 @@ pub fn project_key(source: &Path) -> String {
     short_hash(source.as_os_str().as_encoded_bytes())
 }
 
-fn short_hash(bytes: &[u8]) -> String {
+pub(crate) fn short_hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

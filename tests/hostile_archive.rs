@@ -404,7 +404,7 @@ fn receive(
         run: "0123456789ab".to_owned(),
         journal: home.join("journal"),
         record: home.join("record"),
-        displaced: home.join("displaced"),
+        displaced: Place { dir: home.join("displaced"), index: home.join("moved"), command: String::new() },
     };
     apply(vec![staged], record, &books)
 }

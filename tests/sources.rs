@@ -304,8 +304,8 @@ fn mode_and_time_of_a_file_with_several_names_change_without_parting_them_or_sen
 /// Bytes of content that a phase moved.
 fn sent(ended: &Ended, phase: &str) -> u64 {
     let events = ended.err();
-    let events = events.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let phase = events.filter(|event| event["event"] == "phase-ended" && event["phase"] == phase).last();
+    let mut events = events.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let phase = events.rfind(|event| event["event"] == "phase-ended" && event["phase"] == phase);
     phase.map_or(0, |event| event["done"]["bytes"].as_u64().unwrap())
 }
 

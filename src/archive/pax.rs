@@ -321,15 +321,16 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::single_range_in_vec_init, reason = "it is one range that is meant")]
     fn holes_are_told_in_one_way_only() {
-        let cases: [(&[u8], &[std::ops::Range<u64>], u64); 4] = [
-            (b"5", &[], 5),
-            (b"9 0 4", &[0..4], 9),
-            (b"9 4 9", &[4..9], 9),
-            (b"17592186044416 1 2 3 17592186044416", &[1..2, 3..16 << 40], 16 << 40),
+        let cases = [
+            ("5", vec![], 5),
+            ("9 0 4", vec![0..4], 9),
+            ("9 4 9", vec![4..9], 9),
+            ("17592186044416 1 2 3 17592186044416", vec![1..2, 3..16 << 40], 16 << 40),
         ];
         for (value, ranges, size) in cases {
-            assert_eq!(parse_holes(value), Some((Extents::Ranges(ranges.to_vec()), size)));
+            assert_eq!(parse_holes(value.as_bytes()), Some((Extents::Ranges(ranges), size)));
         }
         let refused = [
             "",

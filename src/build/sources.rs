@@ -13,7 +13,7 @@ use crate::{
     },
     state::Project,
     tree::{
-        Kind, RelPath,
+        Entry, Kind, Manifest, RelPath,
         ignore::{self, Reach, Rules, Verdict},
         scan::{Scan, ScanOptions, scan},
     },
@@ -26,7 +26,27 @@ use crate::{
 pub fn look(plan: &Plan, progress: &(dyn Fn(Amount) + Sync)) -> Result<Scan, BuildError> {
     let rules = rules(plan)?;
     let options = ScanOptions { rules: &rules, leave_out: &plan.ignore.outputs, progress };
-    Ok(scan(&plan.source.value, &options)?)
+    let mut found = scan(&plan.source.value, &options)?;
+    leave_out_locks(&mut found.manifest);
+    Ok(found)
+}
+
+/// A lock of git's is about this machine's processes, and would stop those of the build.
+fn leave_out_locks(manifest: &mut Manifest) {
+    let Ok(git) = RelPath::new(b".git".as_slice()) else { return };
+    if manifest.position(&git).is_none() {
+        return;
+    }
+    let is_lock = |entry: &Entry| {
+        entry.path.as_bytes().ends_with(b".lock")
+            && entry.kind != Kind::Directory
+            && entry.path.strip_prefix(&git).is_some()
+    };
+    if manifest.entries().iter().any(is_lock) {
+        let mut entries = std::mem::take(manifest).into_entries();
+        entries.retain(|entry| !is_lock(entry));
+        *manifest = Manifest::from_entries(entries);
+    }
 }
 
 /// What is no part of the source tree.

@@ -48,6 +48,8 @@ pub enum Command {
     Bench(Box<BenchArgs>),
     /// List, inspect, enter or remove workspaces.
     Workspace(WorkspaceCommand),
+    /// List, bring back or remove what builds moved to the safe place.
+    Recover(RecoverCommand),
     /// Remove what only a workspace has.
     Clean(CleanArgs),
     /// Say what may cost time here, and what to do about it.
@@ -108,7 +110,8 @@ const USAGE: &str = "fastbuild [run] [OPTIONS] -- COMMAND…
        fastbuild bench [OPTIONS] [-- COMMAND…]
        fastbuild doctor [OPTIONS] [--json]
        fastbuild workspace ls|inspect|shell|unkeep|rm|prune [OPTIONS]
-       fastbuild clean [OPTIONS] PATH…|--all";
+       fastbuild clean [OPTIONS] PATH…|--all
+       fastbuild recover ls|get|rm [OPTIONS]";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -155,6 +158,9 @@ Environment:
       When a workspace stops [default: after 1h without a build] and when it is
       removed by itself [default: after 30d, and when all of them hold more than
       20g]; 0 is never.
+  FASTBUILD_RECOVER_MAX_AGE, FASTBUILD_RECOVER_MAX_SIZE
+      When what was moved to the safe place is removed by itself [default: after
+      30d, and when all of it is more than 1g]; 0 is never.
   CI
       Where it is set (and not to false or 0), nothing is kept unless --keep
       says so.
@@ -218,6 +224,11 @@ enum Sub {
     Workspace {
         #[command(subcommand)]
         command: WorkspaceCommand,
+    },
+    /// List, bring back and remove what builds would have taken from you: it was moved to the safe place
+    Recover {
+        #[command(subcommand)]
+        command: RecoverCommand,
     },
     /// Remove what only this project's workspace has: what is kept there, and what builds left beside their outputs
     #[command(args_override_self = true)]
@@ -294,6 +305,67 @@ pub enum WorkspaceCommand {
     /// Remove workspaces that were not used for long, or while all of them hold too much
     #[command(args_override_self = true)]
     Prune(PruneArgs),
+}
+
+/// What `fastbuild recover` does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum RecoverCommand {
+    /// List what was moved, the last first: when, why, from where, and by which command
+    #[command(args_override_self = true)]
+    Ls(MovedArgs),
+    /// Put things back where they were; what is there now is moved to the safe place in their stead
+    #[command(args_override_self = true)]
+    Get(GetArgs),
+    /// Remove things from the safe place for ever
+    #[command(args_override_self = true)]
+    Rm(ForgetArgs),
+}
+
+/// What `fastbuild recover ls` takes.
+#[derive(Debug, Clone, Args)]
+pub struct MovedArgs {
+    /// List what was moved in all projects
+    #[arg(short, long)]
+    pub all: bool,
+    /// Print an array of JSON objects
+    #[arg(long, value_name = "json", default_value = "table", hide_default_value = true, value_parser = list_format)]
+    pub format: ListFormat,
+    /// Source root of the project that is meant [default: as for a build]
+    #[arg(short = 'C', long, value_name = "DIR")]
+    pub source: Option<PathBuf>,
+}
+
+fn list_format(word: &str) -> Result<ListFormat, &'static str> {
+    match word {
+        "json" => Ok(ListFormat::Json),
+        "table" => Ok(ListFormat::Table),
+        _ => Err("a listing is a table, or json"),
+    }
+}
+
+/// What `fastbuild recover get` takes.
+#[derive(Debug, Clone, Args)]
+pub struct GetArgs {
+    /// What `recover ls` calls it, or the path that it had: the last version is meant then, and of a directory all that was in it
+    #[arg(required = true, value_name = "ID|PATH")]
+    pub words: Vec<OsString>,
+    /// Put it there, where nothing may be; into it, if that is a directory
+    #[arg(long, value_name = "HOST")]
+    pub to: Option<PathBuf>,
+}
+
+/// What `fastbuild recover rm` takes.
+#[derive(Debug, Clone, Args)]
+pub struct ForgetArgs {
+    /// What `recover ls` calls it, or the path that it had: all versions are meant then
+    #[arg(conflicts_with = "all", required_unless_present = "all", value_name = "ID|PATH")]
+    pub words: Vec<OsString>,
+    /// Remove all that was moved in this project
+    #[arg(short, long)]
+    pub all: bool,
+    /// Source root of the project that --all means [default: as for a build]
+    #[arg(short = 'C', long, value_name = "DIR")]
+    pub source: Option<PathBuf>,
 }
 
 /// Where workspaces are looked for.
@@ -672,6 +744,7 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageError
         Some(Sub::Watch(run)) => Command::Watch(run),
         Some(Sub::Bench(bench)) => Command::Bench(bench),
         Some(Sub::Workspace { command }) => Command::Workspace(command),
+        Some(Sub::Recover { command }) => Command::Recover(command),
         Some(Sub::Clean(clean)) => Command::Clean(clean),
         Some(Sub::Plan(plan)) => Command::Plan(plan),
         Some(Sub::Doctor(doctor)) => Command::Doctor(doctor),
@@ -740,7 +813,7 @@ fn is_subcommand(word: &OsStr) -> bool {
 }
 
 fn has_own_grammar(word: &OsStr) -> bool {
-    ["workspace", "clean", "doctor", "__ask", "__reap"].iter().any(|name| word == *name)
+    ["workspace", "clean", "recover", "doctor", "__ask", "__reap"].iter().any(|name| word == *name)
 }
 
 fn before_dashes(rest: &[OsString]) -> UsageError {

@@ -177,6 +177,10 @@ fn what_runs(plan: &Plan, table: &mut Table) {
         OnLocked::Wait => "wait",
         OnLocked::Fail => "fail at once",
     });
+    let (age, size) = (&plan.recover.max_age, &plan.recover.max_size);
+    if [&age.reason, &size.reason].iter().any(|reason| !matches!(reason, Reason::Default { .. })) {
+        limits(["safe for", "safe size"], age, size, table);
+    }
     if plan.explain.value == Explain::Yes {
         table.decision("explain", &plan.explain, |_| "each file that travels");
     }
@@ -201,11 +205,20 @@ fn what_is_kept(plan: &Plan, table: &mut Table) {
             grace => span(*grace),
         });
     }
-    table.decision("max age", &workspace.max_age, |age| match age {
+    limits(["max age", "max size"], &workspace.max_age, &workspace.max_size, table);
+}
+
+fn limits(
+    [age, size]: [&'static str; 2],
+    max_age: &Decision<Duration>,
+    max_size: &Decision<u64>,
+    table: &mut Table,
+) {
+    table.decision(age, max_age, |age| match age {
         &Duration::ZERO => "no limit".to_owned(),
         age => span(*age),
     });
-    table.decision("max size", &workspace.max_size, |bytes| match bytes {
+    table.decision(size, max_size, |bytes| match bytes {
         0 => "no limit".to_owned(),
         bytes => memory(*bytes),
     });
@@ -405,7 +418,8 @@ mod tests {
 
     use super::*;
     use crate::plan::{
-        AgentUse, Endpoint, EnvVar, IgnorePlan, Output, Pattern, PullPolicy, Reason, Take, WorkspacePlan,
+        AgentUse, Endpoint, EnvVar, IgnorePlan, Output, Pattern, PullPolicy, Reason, RecoverPlan, Take,
+        WorkspacePlan,
     };
 
     fn plan() -> Plan {
@@ -463,6 +477,7 @@ mod tests {
                 max_age: default(Duration::ZERO),
                 max_size: default(20 << 30),
             },
+            recover: RecoverPlan { max_age: default(Duration::ZERO), max_size: default(1 << 30) },
             lock: default(OnLocked::Wait),
             explain: Decision { value: Explain::Yes, reason: Reason::Flag { flag: "--explain" } },
             user: None,

@@ -2,7 +2,7 @@
 //! [`crate::workspace::list`]; what is said goes to standard output.
 
 mod select;
-mod show;
+pub(super) mod show;
 
 use std::{
     io::{self, Write as _},

@@ -205,6 +205,17 @@ keys! {
     grace: Duration = "grace", SPAN;
     /// `[workspace]`
     workspace: WorkspaceKeys = "workspace", LIMITS;
+    /// `[recover]`
+    recover: RecoverKeys = "recover", SAFE_PLACE;
+}
+
+keys! {
+    /// The keys of `[recover]`.
+    RecoverKeys:
+    /// `max-age = "30d"`
+    max_age: Duration = "max-age", SPAN;
+    /// `max-size = "1g"`, or bytes.
+    max_size: u64 = "max-size", MEMORY;
 }
 
 keys! {
@@ -307,6 +318,11 @@ const CPUS: Form<i64> = Form {
 const LIMITS: Form<WorkspaceKeys> = Form {
     expected: "a table of keep, idle-stop, max-age and max-size",
     read: |value, text| Some(WorkspaceKeys::read(value.get_ref().as_table()?, text).map_err(Refusal::Key)),
+};
+
+const SAFE_PLACE: Form<RecoverKeys> = Form {
+    expected: "a table of max-age and max-size",
+    read: |value, text| Some(RecoverKeys::read(value.get_ref().as_table()?, text).map_err(Refusal::Key)),
 };
 
 fn choice<T: Choice>() -> Form<T> {

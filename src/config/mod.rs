@@ -34,7 +34,7 @@ use crate::{
     cli::{RunArgs, args::IgnoreRule},
     plan::{
         AgentUse, ApplyMode, Decision, EnvVar, Explain, IfThere, Isolation, Lifetime, OnFailure, OnLocked,
-        Pattern, PatternKind, PullPolicy, Reason, Route, VolumeOption, WorkspacePlan, below,
+        Pattern, PatternKind, PullPolicy, Reason, RecoverPlan, Route, VolumeOption, WorkspacePlan, below,
     },
     report::Verbosity,
     tree::ignore,
@@ -113,6 +113,8 @@ pub struct Settings {
     pub agent: Decision<AgentUse>,
     /// See [`WorkspacePlan`].
     pub workspace: WorkspacePlan,
+    /// See [`RecoverPlan`].
+    pub recover: RecoverPlan,
     /// See [`OnLocked`].
     pub lock: Decision<OnLocked>,
     /// See [`Explain`].
@@ -125,10 +127,12 @@ pub struct Settings {
 /// See [`WorkspacePlan::grace`].
 pub const GRACE: Duration = Duration::from_secs(60);
 const IDLE_STOP: Duration = Duration::from_secs(60 * 60);
-/// How long a workspace is kept without a build.
+/// How long a workspace is kept without a build, and what was moved to the safe place.
 const MAX_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// How many bytes all workspaces of an engine may hold.
 const MAX_SIZE: u64 = 20 << 30;
+/// How many bytes the safe place may hold.
+const MAX_MOVED: u64 = 1 << 30;
 
 /// How a run is reported; no part of the plan, for it changes nothing that is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -377,6 +381,7 @@ impl Settings {
             caches: caches(args, &keys, directory.as_deref()),
             scratch: scratch(args, env, &keys, &place.started_in, directory.as_deref())?,
             workspace: workspace(args, env, &keys, &lifetime)?,
+            recover: recover(env, &keys)?,
             lifetime,
             agent: flag("--no-agent", args.no_agent.then_some(AgentUse::Refused))
                 .unwrap_or(Decision::default(AgentUse::Wanted, "it runs wherever it can")),
@@ -707,6 +712,20 @@ fn workspace_limits(env: &Environment, keys: &Keys) -> Result<WorkspacePlan, Con
             .setting("FASTBUILD_WORKSPACE_MAX_SIZE", units::memory)?
             .or(table.max_size)
             .unwrap_or(Decision::default(MAX_SIZE, "looked at once a day")),
+    })
+}
+
+fn recover(env: &Environment, keys: &Keys) -> Result<RecoverPlan, ConfigError> {
+    let table = keys.recover.as_ref().map(|table| table.value.clone()).unwrap_or_default();
+    Ok(RecoverPlan {
+        max_age: env
+            .setting("FASTBUILD_RECOVER_MAX_AGE", units::duration)?
+            .or(table.max_age)
+            .unwrap_or(Decision::default(MAX_AGE, "looked at once a day")),
+        max_size: env
+            .setting("FASTBUILD_RECOVER_MAX_SIZE", units::memory)?
+            .or(table.max_size)
+            .unwrap_or(Decision::default(MAX_MOVED, "looked at once a day")),
     })
 }
 

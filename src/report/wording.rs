@@ -75,7 +75,7 @@ pub fn sentence(warning: &Warning) -> String {
             path_text(path)
         ),
         Warning::Beside { changed, more, made } => beside(changed, *more, made),
-        Warning::Displaced { files, to } => format!(
+        Warning::Displaced { files, to, .. } => format!(
             "{} not written by fastbuild {} in the way of the build's products; the old {} now in {}",
             counted(*files, "file"),
             if *files == 1 { "was" } else { "were" },
@@ -388,7 +388,14 @@ pub fn line(sentence: &str) -> String {
 
 /// A warning's line, ready to print.
 pub fn warning_line(warning: &Warning) -> String {
-    line(&format!("warning: {}", sentence(warning)))
+    let mut lines = line(&format!("warning: {}", sentence(warning)));
+    if let Warning::Displaced { files, paths, .. } = warning {
+        lines.extend(paths.iter().map(|path| line(&format!("  {}", path_text(path)))));
+        let more = files.saturating_sub(paths.len() as u64);
+        lines.extend((more > 0).then(|| line(&format!("  and {} more", count(more)))));
+        lines += &line("`fastbuild recover ls` lists them, and `fastbuild recover get PATH` puts one back");
+    }
+    lines
 }
 
 /// How many warnings of one kind people read.
@@ -585,8 +592,12 @@ mod tests {
             Warning::Beside { changed: vec![path("package.json")], more: 0, made: Vec::new() },
             Warning::Beside { changed: vec![path("a"), path("b")], more: 7, made: vec![path("obj")] },
             Warning::Beside { changed: Vec::new(), more: 0, made: vec![path("a.o"), path("b.o")] },
-            Warning::Displaced { files: 1, to: "/state/old".into() },
-            Warning::Displaced { files: 1200, to: "/state/old".into() },
+            Warning::Displaced { files: 1, paths: vec!["/p/a".into()], to: "/state/old".into() },
+            Warning::Displaced {
+                files: 1200,
+                paths: vec!["/p/a".into(), "/p/b".into()],
+                to: "/state/old".into(),
+            },
             Warning::ModesRefused { paths: 1 },
             Warning::ModesRefused { paths: 1200 },
             Warning::LeftoverRemoved { container: container() },

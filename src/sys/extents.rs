@@ -38,7 +38,7 @@ pub enum Step {
 impl Extents {
     /// A file without holes.
     pub fn whole(size: u64) -> Extents {
-        Extents::Ranges(if size > 0 { Vec::from([0..size]) } else { Vec::new() })
+        Extents::Ranges(std::iter::once(0..size).filter(|range| !range.is_empty()).collect())
     }
 
     /// Of an open file, of which `facts` are told. Moves the place at which it is read next, where there are holes.

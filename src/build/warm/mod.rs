@@ -37,7 +37,7 @@ use crate::{
         protocol::{Blob, Claim, Extent, Input, Open, Reply, Request, Room, Run as Command, User},
     },
     outputs::{record::Record, target::native_join},
-    plan::{Outputs, Plan, Stdin},
+    plan::{Lifetime, Outputs, Plan, Stdin},
     report::{
         Reporter,
         events::{self, Event, Warning},
@@ -220,8 +220,13 @@ impl Warm<'_> {
         if built.staged.is_some() {
             self.locks.begin_apply(self.reporter).await?;
         }
+        // Whose turn it is next may be of another state directory, which waits for the goodbye alone.
+        let is_awaited = self.plan.lifetime.value == Lifetime::Kept && built.changes_anything();
         let applying = built.put_in_place(record, self.locks, self.run, self.reporter);
-        let (applied, closed) = tokio::join!(applying, session.close());
+        let (applied, closed) = match is_awaited {
+            true => (applying.await, session.close().await),
+            false => tokio::join!(applying, session.close()),
+        };
         drop(undisturbed);
         let applied = applied?;
         let traffic = session.traffic();
