@@ -11,9 +11,10 @@ use std::{
     fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
     path::Path,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
-use far::{Agent, Client, View, hello, listing, on_terminal, run, tree};
+use far::{Agent, Client, View, hello, listing, on_terminal, path, run, tree};
 use fastbuild::{
     agent::protocol::{
         Blob, Failure, Follow, Hello, Home, Input, NoStart, NotStarted, PROTOCOL, Reply, Request, Run,
@@ -569,6 +570,28 @@ fn a_terminal_is_one_with_size_signals_and_an_end_of_input() {
 }
 
 // ---- products ------------------------------------------------------------------------------------------------------
+
+#[test]
+fn what_a_command_made_has_the_near_clocks_time_where_the_far_one_is_another() {
+    for ahead in [120, -120_i64] {
+        let agent = Agent::new();
+        let (root, host) = (agent.root(), agent.host());
+        write(&host, "source", "as it was");
+        age(&host.join("source"), 1_000_000_000);
+        let mut client = agent.synced(&View::everything());
+        let command = run(&["sh", "-c", "echo x >made; echo y >dated; touch -d @1500000000 dated"], &root);
+        client.run(Run { clock_ahead: ahead * 1_000_000_000, ..command });
+        let (changed, _) = client.changes();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs().cast_signed();
+        let told = |name: &str| changed.iter().find(|node| node.path == path(name)).unwrap().mtime.secs;
+        let off = now - told("made") - ahead;
+        assert!((0..60).contains(&off), "made {off} s ago by the near clock");
+        assert_eq!(told("dated"), 1_500_000_000, "a time that the command chose stays");
+        let there = fs::metadata(root.join("made")).unwrap().modified().unwrap();
+        assert_eq!(there.duration_since(UNIX_EPOCH).unwrap().as_secs().cast_signed(), told("made"));
+        client.bye();
+    }
+}
 
 #[test]
 fn changes_are_what_the_command_changed() {

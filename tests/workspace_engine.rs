@@ -167,6 +167,7 @@ fn run_request(script: &str) -> Request {
         directory: Blob::from(b"/workspace".to_vec()),
         terminal: None,
         stdin: Input::Empty,
+        clock_ahead: 0,
     }))
 }
 

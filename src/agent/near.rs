@@ -13,7 +13,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -34,7 +34,7 @@ use crate::{
     build::channel::{self, Chunk, ChunkReader},
     engine::{AttachInput, AttachOutput, EngineError},
     report::events::Stream,
-    tree::path::Escaped,
+    tree::{Timestamp, path::Escaped},
 };
 
 /// How often the far end hears that the client lives.
@@ -347,6 +347,8 @@ pub struct Session {
     pub receiver: Receiver,
     /// The agent's version of fastbuild.
     pub version: String,
+    /// How far its clock is ahead of this one, in nanoseconds; zero where that is no more than the greeting itself may have taken.
+    pub clock_ahead: i64,
 }
 
 /// Speaks to the agent. A clone speaks in the same session; messages are never mixed into each other.
@@ -438,6 +440,7 @@ impl Session {
                 _heart: None,
             },
             version: String::new(),
+            clock_ahead: 0,
         };
         let welcome = session.greeted(settings, first).await?;
         if welcome.protocol != PROTOCOL {
@@ -470,6 +473,7 @@ impl Session {
             client: settings.client.clone(),
         };
         self.receiver.decoder = Decoder::new(End::Near(nonce));
+        let asked = SystemTime::now();
         let greeted = self.sender.write(|outgoing| {
             let mut opening = frame::opening(&nonce, &protocol::encode(&hello));
             outgoing.session = frame::session_of(&nonce);
@@ -483,7 +487,10 @@ impl Session {
         }
         match self.receiver.received().await? {
             Received::Welcome { message } => {
-                protocol::decode(&message).map_err(|error| self.receiver.no_message(&error))
+                let welcome: Welcome =
+                    protocol::decode(&message).map_err(|error| self.receiver.no_message(&error))?;
+                self.clock_ahead = clock_ahead(asked, SystemTime::now(), welcome.clock);
+                Ok(welcome)
             }
             _ => Err(self.receiver.damaged("an answer before the Welcome".to_owned())),
         }
@@ -863,3 +870,18 @@ fn nonce() -> Nonce {
 
 #[cfg(test)]
 mod tests;
+
+/// How far a clock is ahead that said `theirs` at a moment between `asked` and `heard`.
+fn clock_ahead(asked: SystemTime, heard: SystemTime, theirs: Timestamp) -> i64 {
+    /// What clocks of machines that keep them right may differ by, in nanoseconds.
+    const HARMLESS: i128 = 10_000_000;
+    let since =
+        |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i128);
+    let (asked, heard) = (since(asked), since(heard));
+    let theirs = i128::from(theirs.secs) * 1_000_000_000 + i128::from(theirs.nanos);
+    let ahead = theirs - (asked + heard) / 2;
+    match ahead.abs() > HARMLESS + (heard - asked).abs() / 2 {
+        true => i64::try_from(ahead).unwrap_or_default(),
+        false => 0,
+    }
+}

@@ -69,6 +69,8 @@ pub struct Welcome {
     pub protocol: u32,
     /// Its version of fastbuild.
     pub version: String,
+    /// Its clock.
+    pub clock: Timestamp,
 }
 
 /// What the near end says after its [`Hello`].
@@ -262,6 +264,9 @@ pub struct Run {
     pub terminal: Option<Size>,
     /// Whether [`Request::Stdin`] will come; otherwise the command reads end of file at once.
     pub stdin: Input,
+    /// How far the far clock is ahead of the near one, in nanoseconds; zero where they agree. The mtimes that the command gives are moved
+    /// by that much, so that they are the near clock's.
+    pub clock_ahead: i64,
 }
 
 /// See [`Run::home`].

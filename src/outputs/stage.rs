@@ -75,8 +75,8 @@ pub struct Uploaded<'a> {
     pub manifest: &'a Manifest,
     /// The digest of each file; none for one that did not go in.
     pub digests: &'a [Option<Digest>],
-    /// The places of what was sent in this build.
-    pub sent: &'a [usize],
+    /// Whether each entry was sent in this build.
+    pub sent: &'a [bool],
     /// What is no part of it.
     pub rules: &'a Rules,
 }
@@ -536,7 +536,7 @@ impl<'a> Staging<'a> {
             self.scope == Scope::Synced && place.is_some()
                 || place.is_some_and(|place| self.record.get(&self.target.absolute(&place)).is_some())
         };
-        let sent = uploaded.sent.iter().map(|at| &entries[*at]);
+        let sent = entries.iter().zip(uploaded.sent).filter_map(|(entry, sent)| sent.then_some(entry));
         let sources = sent.filter(|entry| entry.kind != Kind::Directory && !is_product(&entry.path));
         sources.map(|entry| entry.mtime).max().unwrap_or(Timestamp { secs: i64::MIN, nanos: 0 })
     }
@@ -552,7 +552,8 @@ impl<'a> Staging<'a> {
         self.check_names_differ()?;
         self.settle_slots()?;
         self.plan_deletes()?;
-        self.ops.sort_by(|a, b| turn(a).cmp(&turn(b)).then_with(|| by_path(a, b)));
+        // No two steps of one turn are at one path.
+        self.ops.sort_unstable_by(|a, b| turn(a).cmp(&turn(b)).then_with(|| by_path(a, b)));
         // They have grown by doubling, and stay as they are while the record is made.
         self.ops.shrink_to_fit();
         Ok(Staged {

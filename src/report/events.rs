@@ -249,6 +249,11 @@ pub enum Warning {
         /// Whose version stands.
         stands: Stands,
     },
+    /// The clock where the build runs is not this machine's. Times of files are told by this machine's.
+    ClocksDiffer {
+        /// By how many seconds it is ahead.
+        seconds: i64,
+    },
     /// What the command changed in the workspace and no output brings back.
     Beside {
         /// Sources that will be as they are here in the next build: the first of them.

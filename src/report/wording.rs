@@ -74,6 +74,11 @@ pub fn sentence(warning: &Warning) -> String {
             "{} was changed here while the build ran; the build's version stands, and the other is in the safe place",
             path_text(path)
         ),
+        Warning::ClocksDiffer { seconds } => format!(
+            "the clock where the build runs is {} {} this machine's; files that come back have this machine's time",
+            counted(seconds.unsigned_abs(), "second"),
+            if *seconds > 0 { "ahead of" } else { "behind" }
+        ),
         Warning::Beside { changed, more, made } => beside(changed, *more, made),
         Warning::Displaced { files, to, .. } => format!(
             "{} gave way and {} now in the safe place, {}",

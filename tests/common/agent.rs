@@ -134,6 +134,7 @@ pub fn run(argv: &[&str], directory: &Path) -> Run {
         directory: Blob::from(directory.as_os_str().as_bytes()),
         terminal: None,
         stdin: Input::Empty,
+        clock_ahead: 0,
     }
 }
 

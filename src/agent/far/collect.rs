@@ -13,6 +13,7 @@ use std::{
 };
 
 use super::{
+    clocks::Span,
     failed, leftovers,
     outbox::{DataOut, Outbox},
     workspace::{
@@ -237,6 +238,7 @@ impl Workspace {
             return Ok(());
         }
         let before = self.take_tree()?;
+        self.tell_time(&before)?;
         // Of a tree that others were at work in, it is only known what the host had.
         let known = match (self.company, index_of(&self.root)) {
             (Company::Others, Some(index)) => Index::load(&index),
@@ -268,6 +270,18 @@ impl Workspace {
         self.put_tree(Tree { unsaved, ..after });
         self.over = Some(Over { before, candidates, deleted });
         Ok(())
+    }
+
+    /// Moves the times that the command gave to the host's clock, where that is another.
+    fn tell_time(&self, before: &Tree) -> Result<(), Failed> {
+        let Some(shift) = self.span.and_then(Span::end) else { return Ok(()) };
+        let mut after = workspace::look(&self.root, &self.view)?;
+        let (candidates, _) = compare(before, &mut after);
+        let entries = after.manifest.entries();
+        let changed = candidates.iter().map(|(at, _)| &entries[*at]);
+        shift
+            .apply(&self.root, changed)
+            .map_err(|error| failed("could not set the times of what the command made", &error))
     }
 
     fn seen_at_end(&mut self) -> Result<(&Over, &Tree), Failed> {

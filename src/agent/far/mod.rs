@@ -21,6 +21,7 @@
 //! | `outbox` | replies, data and output -> stdout |
 //! | `workspace` | the tree: opened, scanned, compared |
 //! | `turn` | who may be at work in the workspace at the same time, and who waits |
+//! | `clocks` | the times that a command gave -> the host's time |
 //! | `clean` | what only the workspace has -> removed by hand |
 //! | `kept` | which paths the workspace keeps, whoever named them |
 //! | `leftovers` | which paths only the workspace has, and may keep |
@@ -34,6 +35,7 @@
 
 mod apply;
 mod clean;
+mod clocks;
 mod collect;
 mod command;
 mod exec;

@@ -31,6 +31,7 @@ use signal_hook::consts::SIGUSR1;
 use super::{
     apply::{Applier, Halt},
     clean,
+    clocks::Span,
     collect::Collected,
     command::Launched,
     failed,
@@ -50,7 +51,7 @@ use crate::{
             Room, Run, Status, Welcome, decode, encode,
         },
     },
-    sys::clock,
+    sys::{clock, metadata},
     tree::{Digest, RelPath},
 };
 
@@ -241,7 +242,8 @@ impl Session {
     /// One client, from its Hello on.
     fn serve(&mut self, greeting: &Greeting) -> Stop {
         self.forget();
-        let welcome = Welcome { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION").to_owned() };
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let welcome = Welcome { protocol: PROTOCOL, version, clock: metadata::now() };
         let hello = decode::<Hello>(&greeting.message).ok();
         let silence = hello.as_ref().map_or(SILENCE, |hello| Duration::from_millis(hello.silence));
         self.inbox.expect_life(silence);
@@ -451,6 +453,7 @@ impl Session {
         workspace.settle_root()?;
         let newest = workspace.tree()?.manifest.entries().iter().map(|entry| entry.stamp.ctime).max();
         wait_for_tick(newest.unwrap_or_default());
+        workspace.span = Some(Span::begin(run.clock_ahead));
         let launched = match Launched::start(run, &workspace.account, workspace.manners) {
             Ok(launched) => launched,
             Err(not_started) => {

@@ -25,7 +25,9 @@ use rustix::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{collect::Over, exec::Manners, failed, kept, leftovers, outbox::Outbox, state_directory};
+use super::{
+    clocks::Span, collect::Over, exec::Manners, failed, kept, leftovers, outbox::Outbox, state_directory,
+};
 use crate::{
     agent::protocol::{Claim, Compare, Extent, Failed, Failure, Open, Reply, User, name_for_root},
     sys::{at, clock::Granularity},
@@ -65,6 +67,8 @@ pub(super) struct Workspace {
     /// Of the summary of what the host has, once it is known.
     host: Option<Digest>,
     pub(super) ending: Ending,
+    /// Since when a command runs, or ran.
+    pub(super) span: Option<Span>,
     /// Paths whose changes came back to their own places.
     pub(super) brought_back: Vec<RelPath>,
     /// What was seen when the command had ended, and before.
@@ -209,6 +213,7 @@ impl Workspace {
             company,
             host,
             ending,
+            span: None,
             brought_back,
             over,
         })

@@ -47,7 +47,7 @@ impl Far {
     async fn welcome(&mut self, nonce: &Nonce, protocol: u32) {
         self.session = frame::session_of(nonce);
         let mut out = Vec::new();
-        let welcome = Welcome { protocol, version: "9".to_owned() };
+        let welcome = Welcome { protocol, version: "9".to_owned(), clock: Timestamp::default() };
         frame::push_welcome(&mut out, nonce, &protocol::encode(&welcome));
         self.to.write_all(&out).await.unwrap();
     }

@@ -325,7 +325,13 @@ impl Warm<'_> {
         tail: Option<&Tail>,
         interrupts: &mut Interrupts,
     ) -> Result<Ended, BuildError> {
-        let ended = command::run(session, self.command(), tail, interrupts, self.reporter).await?;
+        const WORTH_SAYING: u64 = 2_000_000_000;
+        let ahead = session.clock_ahead;
+        if ahead.unsigned_abs() > WORTH_SAYING {
+            self.reporter.emit(Event::Warned(Warning::ClocksDiffer { seconds: ahead / 1_000_000_000 }));
+        }
+        let command = self.command(ahead);
+        let ended = command::run(session, command, tail, interrupts, self.reporter).await?;
         if ended.out_of_memory {
             let limit = self.plan.memory.as_ref().map(|memory| memory.value);
             self.reporter.emit(Event::Warned(Warning::OutOfMemory { limit }));
@@ -364,7 +370,7 @@ impl Warm<'_> {
     }
 
     /// What `docker run` would make of the plan and the image.
-    fn command(&self) -> Command {
+    fn command(&self, clock_ahead: i64) -> Command {
         let plan = self.plan;
         let entrypoint = match &plan.entrypoint {
             None => self.surroundings.entrypoint.clone(),
@@ -383,6 +389,7 @@ impl Warm<'_> {
                 Stdin::Forward => Input::Forwarded,
                 Stdin::Empty => Input::Empty,
             },
+            clock_ahead,
         }
     }
 }

@@ -306,6 +306,7 @@ impl Shell {
             directory: Blob::from(directory),
             terminal: super::command::size(terminal),
             stdin: Input::Forwarded,
+            clock_ahead: 0,
         }
     }
 }

@@ -48,8 +48,8 @@ pub struct Sources {
     pub scan: Arc<Scan>,
     /// The digest of each file as the workspace has it; none for those that vanished.
     pub digests: Vec<Option<Digest>>,
-    /// The places of what was sent in this build.
-    pub sent: Vec<usize>,
+    /// Whether each entry was sent in this build.
+    pub sent: Vec<bool>,
     /// What is no part of the tree.
     pub rules: Rules,
     /// To be told of the command's end.
@@ -61,7 +61,7 @@ pub struct Sources {
 impl Sources {
     /// Of a tree that was sent whole: what was read for it is not for the index.
     pub fn sent(scan: Arc<Scan>, digests: Vec<Option<Digest>>, rules: Rules, watcher: Watcher) -> Sources {
-        let sent = (0..scan.manifest.entries().len()).collect();
+        let sent = vec![true; scan.manifest.entries().len()];
         Sources { scan, digests, sent, rules, watcher, learned: Learned::Nothing }
     }
 
@@ -116,7 +116,8 @@ pub async fn put_right(
             reporter.emit(Event::Travelled { direction: Direction::Up, path: change.path, why: change.why });
         }
     }
-    let sent = delta.puts.iter().chain(&delta.metas).copied().collect();
+    let mut sent = vec![false; upload.scan.manifest.entries().len()];
+    delta.puts.iter().chain(&delta.metas).for_each(|at| sent[*at] = true);
     if !delta.is_empty() {
         upload.send(session, delta).await?;
     }

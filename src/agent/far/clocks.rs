@@ -1,0 +1,97 @@
+//! The host's clock and this one. What a command made carries this machine's time; where the two differ, or this one was set while the
+//! command ran, the host's tools would take products for older than their sources, or for younger than every edit to come. So the
+//! mtimes that the command gave are moved to the host's time, here as well, before anything is compared.
+
+use std::{io, path::Path};
+
+use cap_std::fs::Dir;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::{
+    sys::{at, clock},
+    tree::{Entry, Kind, RelPath, Timestamp},
+};
+
+/// By how much two readings of clocks may differ by themselves, in nanoseconds: file systems take the time of the last tick.
+const HARMLESS: i128 = 50_000_000;
+
+/// A command's time on this clock.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Span {
+    began: i128,
+    /// The same on the clock that nobody sets, and that goes on while the machine sleeps.
+    steady: i128,
+    /// How far this clock is ahead of the host's, in nanoseconds.
+    ahead: i128,
+}
+
+/// How mtimes are moved.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shift {
+    from: i128,
+    until: i128,
+    ahead: i128,
+    /// What they all become, where the clock was set meanwhile and nobody knows which came first.
+    all: Option<i128>,
+}
+
+impl Span {
+    /// From now on.
+    pub(super) fn begin(ahead: i64) -> Span {
+        Span { began: nanos(clock::file_system_now()), steady: steady(), ahead: ahead.into() }
+    }
+
+    /// Until now; none where the clocks agree.
+    pub(super) fn end(self) -> Option<Shift> {
+        let until = nanos(clock::file_system_now());
+        let took = steady() - self.steady;
+        let jump = until - self.began - took;
+        let has_jumped = jump.abs() > HARMLESS;
+        if !has_jumped && self.ahead == 0 {
+            return None;
+        }
+        let (from, until) = (self.began.min(until), until.max(self.began + took));
+        let all = has_jumped.then_some(self.began + took - self.ahead);
+        Some(Shift { from, until, ahead: self.ahead, all })
+    }
+}
+
+impl Shift {
+    /// Moves the mtimes of those of `entries` that the command gave one, all files below `root`.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn apply<'a>(&self, root: &Path, entries: impl Iterator<Item = &'a Entry>) -> io::Result<()> {
+        let top = Dir::open_ambient_dir(root, cap_std::ambient_authority())?;
+        for Entry { path, kind, mtime, .. } in entries {
+            let mtime = nanos(*mtime);
+            if matches!(kind, Kind::File { .. }) && (self.from..=self.until).contains(&mtime) {
+                set(&top, path, timestamp(self.all.unwrap_or(mtime - self.ahead)))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn set(top: &Dir, path: &RelPath, mtime: Timestamp) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+    let mut dir = top.try_clone()?;
+    for component in parent.components() {
+        dir = at::open_dir(&dir, component)?;
+    }
+    at::set_mtime(&dir, name, mtime)
+}
+
+fn steady() -> i128 {
+    let now = clock_gettime(ClockId::Boottime);
+    i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)
+}
+
+fn nanos(time: Timestamp) -> i128 {
+    i128::from(time.secs) * 1_000_000_000 + i128::from(time.nanos)
+}
+
+fn timestamp(nanos: i128) -> Timestamp {
+    let secs = i64::try_from(nanos.div_euclid(1_000_000_000)).unwrap_or_default();
+    Timestamp { secs, nanos: nanos.rem_euclid(1_000_000_000) as u32 }
+}
