@@ -9,6 +9,7 @@ use std::{
     fs::File,
     io::{self, Write as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -56,7 +57,11 @@ impl Watcher {
     pub(super) fn show(place: PathBuf, scan: &mut Scan, root: &Path) -> Watcher {
         let earlier = read(&place);
         if !earlier.is_empty() {
-            let blur = Granularity::of(root).span();
+            // Where this machine's clock stamps changes, one that comes after the look is never stamped earlier.
+            let blur = match Granularity::of(root) {
+                Granularity::Tick => Duration::ZERO,
+                Granularity::Coarse => Granularity::Coarse.span(),
+            };
             let mut entries = std::mem::take(&mut scan.manifest).into_entries();
             for entry in entries.iter_mut().filter(|entry| entry.kind != Kind::Directory) {
                 let changed = entry.stamp.ctime;

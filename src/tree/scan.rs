@@ -26,6 +26,7 @@ use super::{
     ignore::{self, Enter, Rules, Verdict},
 };
 use crate::sys::{
+    clock,
     metadata::{self, Directory, Hint, Metadata},
     pace::{Pace, processors},
 };
@@ -114,7 +115,7 @@ pub enum ScanError {
 /// # Errors
 /// The first of [`ScanError`] that any thread met.
 pub fn scan(root: &Path, options: &ScanOptions<'_>) -> Result<Scan, ScanError> {
-    let looked_at = metadata::now();
+    let looked_at = clock::file_system_now();
     let handle = open_root(root)?;
     let walk = Walk::new(handle, options);
     let mut harvest = walk.run()?;
