@@ -219,7 +219,7 @@ fn an_edit_of_a_product_goes_up_and_what_the_command_makes_of_it_stands() {
     assert_eq!((project.read("out/a"), saved(&project)), ("2\n".into(), vec![]));
     let script = "cat out/a; echo 3 > out/a; echo 3 > out/b";
     let ended = project.sh(&["-o", "out"], script);
-    assert_eq!(ended.exits(0).says(&["1 file not written by fastbuild", "now in"]).out(), "2\n");
+    assert_eq!(ended.exits(0).says(&["1 file gave way", "now in"]).out(), "2\n");
     assert_eq!(Tree::of(&project.path("out")).paths(), ["a", "b"], "nothing is put beside");
     assert_eq!((project.read("out/a"), project.read("out/b")), ("3\n".into(), "3\n".into()));
     assert_eq!(project.safe(), owned([("out/a", "2\n")]));
@@ -243,7 +243,7 @@ fn a_users_file_in_a_products_way_is_moved_to_safety_and_said() {
         .write("out/dir", "a file of mine")
         .write("out/file/deep", "in a directory of mine");
     let script = "rm -r out; mkdir -p out/dir; echo product > out/a; echo product > out/dir/x; echo product > out/file";
-    project.sh(&["-o", "out"], script).exits(0).says(&["3 files not written by fastbuild", "displaced"]);
+    project.sh(&["-o", "out"], script).exits(0).says(&["3 files gave way", "displaced"]);
     assert_eq!(Tree::of(&project.path("out")).paths(), ["a", "dir", "dir/x", "file"]);
     assert_eq!((project.read("out/a"), project.read("out/file")), ("product\n".into(), "product\n".into()));
     let safe =
@@ -353,7 +353,7 @@ fn conflicts(ended: &Ended, stands: &str) -> Vec<String> {
 }
 
 #[test]
-fn an_edit_that_keeps_size_and_mtime_is_seen_too() {
+fn an_edit_that_keeps_size_and_mtime_is_not_lost_either() {
     let project = Project::new();
     project.write("src", "old");
     let before = fs::metadata(project.path("src")).unwrap().modified().unwrap();
@@ -361,8 +361,8 @@ fn an_edit_that_keeps_size_and_mtime_is_seen_too() {
         project.write("src", "new");
         fs::File::options().write(true).open(project.path("src")).unwrap().set_modified(before).unwrap();
     });
-    ended.exits(0).says(&["src was changed here while the build ran"]);
-    assert_eq!((project.read("src"), saved(&project)), ("new".into(), vec!["build\n".into()]));
+    ended.exits(0).says(&["displaced"]);
+    assert_eq!((project.read("src"), saved(&project)), ("build\n".into(), vec!["new".into()]));
 }
 
 // ---- failed builds ------------------------------------------------------------------------------------------------
@@ -403,7 +403,7 @@ fn a_file_or_a_link_in_an_outputs_place_is_kept_safe_and_no_link_is_followed() {
     project.write("out", "mine").write("elsewhere/precious", "p");
     symlink("elsewhere", project.path("link")).unwrap();
     let script = "rm -rf out link; mkdir out link; echo 1 > out/a; echo 1 > link/a";
-    project.sh(&["-o", "link", "-o", "out"], script).exits(0).says(&["2 files not written by fastbuild"]);
+    project.sh(&["-o", "link", "-o", "out"], script).exits(0).says(&["2 files gave way"]);
     assert_eq!((project.read("out/a"), project.read("link/a")), ("1\n".into(), "1\n".into()));
     assert_eq!(Tree::of(&project.path("elsewhere")).paths(), ["precious"]);
     assert_eq!(saved(&project), ["elsewhere", "mine"]);
@@ -675,7 +675,7 @@ fn an_exchange_carries_the_users_files_along_and_does_not_touch_what_is_right() 
     project
         .sh(&["--atomic", "-o", "_site"], &format!("{}; rm _site/sub/deep.html _site/8", site(2)))
         .exits(0)
-        .says(&["1 file not written by fastbuild"]);
+        .says(&["1 file gave way"]);
     let after = ["same", "mine", "own/deep"].map(|name| untouched(project.path("_site").join(name)));
     assert_eq!(before, after);
     let read = |name: &str| project.read(Path::new("_site").join(name));
@@ -694,7 +694,7 @@ fn an_exchange_moves_to_safety_what_is_in_its_way() {
     let project = Project::new();
     project.write("out/a", "mine").write("out/dir", "a file").write("out/file/deep", "in a directory");
     let script = "rm -r out; mkdir -p out/dir; echo product > out/a; echo product > out/dir/x; echo product > out/file";
-    project.sh(&["--atomic", "-o", "out"], script).exits(0).says(&["not written by fastbuild"]);
+    project.sh(&["--atomic", "-o", "out"], script).exits(0).says(&["gave way"]);
     assert_eq!(Tree::of(&project.path("out")).paths(), ["a", "dir", "dir/x", "file"]);
     assert_eq!(saved(&project), ["mine", "a file", "in a directory"]);
     project.assert_nothing_left();
@@ -707,7 +707,7 @@ fn a_file_in_the_place_of_an_exchanged_directory_moves_to_safety_what_the_user_h
         project.sh(&["-q", "--atomic", "-o", "out"], "mkdir out; echo 1 > out/made").exits(0);
         project.write(users, "the user's");
         let ended = project.sh(&["--atomic", "-o", "out"], "rm -r out; echo 2 > out");
-        ended.exits(0).says(&["1 file not written by fastbuild"]);
+        ended.exits(0).says(&["1 file gave way"]);
         assert_eq!(
             (project.read("out"), saved(&project)),
             ("2\n".into(), vec!["the user's".into()]),
@@ -737,11 +737,12 @@ fn a_users_socket_is_no_less_his_than_a_file() {
         let _in_the_way = UnixListener::bind(project.path("out/in-the-way")).unwrap();
         let script = "echo product > out/in-the-way; echo product > out/made";
         let ended = project.sh(&options, script);
-        ended.exits(0).says(&["1 file not written by fastbuild was in the way"]);
+        ended.exits(0).says(&["1 file gave way"]);
         assert!(is_socket(&project.path("out/beside")), "{options:?}: {ended}");
         assert_eq!(project.read("out/in-the-way"), "product\n");
         let told = ended.err();
-        let kept = told.split_once("is now in ").and_then(|(_, rest)| rest.lines().next()).unwrap();
+        let kept =
+            told.split_once("is now in the safe place, ").and_then(|(_, rest)| rest.lines().next()).unwrap();
         let place = project.path("out/in-the-way").canonicalize().unwrap();
         let kept = Path::new(kept).join(place.strip_prefix("/").unwrap());
         assert!(is_socket(&kept), "{options:?}: {kept:?} {ended}");

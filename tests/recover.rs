@@ -88,7 +88,7 @@ fn what_a_build_takes_from_the_user_is_told_and_listed_with_reason_and_command()
     let project = project();
     let root = project.root().canonicalize().unwrap();
     let ended = project.sh(&[], TAKES);
-    ended.exits(0).says(&["not written by fastbuild", root.join("out/a").to_str().unwrap(), "recover get"]);
+    ended.exits(0).says(&["gave way", root.join("out/a").to_str().unwrap(), "recover get"]);
     assert_eq!(
         by(&project, "why"),
         [("docs/deep/x", "deleted"), ("docs/intro.md", "deleted"), ("out/a", "replaced")]
@@ -113,7 +113,7 @@ fn a_warning_names_ten_paths_and_counts_the_rest() {
         project.write(format!("docs/{number}"), "mine");
     }
     let ended = project.sh(&[], "rm -rf docs; touch made");
-    ended.exits(0).says(&["12 files not written by fastbuild", "and 2 more"]);
+    ended.exits(0).says(&["12 files gave way", "and 2 more"]);
     assert_eq!(ended.err().matches("/docs/").count(), 10, "{ended}");
 }
 

@@ -258,7 +258,7 @@ pub enum Warning {
         /// Names in the source root at or below which something new stays in the workspace.
         made: Vec<RelPath>,
     },
-    /// Files that fastbuild had not written were in the way of a build; their old versions were moved to the safe place.
+    /// What a build replaced or deleted and no build wrote, and what gave way in a conflict, was moved to the safe place.
     Displaced {
         /// How many.
         files: u64,

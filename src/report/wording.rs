@@ -76,10 +76,9 @@ pub fn sentence(warning: &Warning) -> String {
         ),
         Warning::Beside { changed, more, made } => beside(changed, *more, made),
         Warning::Displaced { files, to, .. } => format!(
-            "{} not written by fastbuild {} in the way of the build's products; the old {} now in {}",
+            "{} gave way and {} now in the safe place, {}",
             counted(*files, "file"),
-            if *files == 1 { "was" } else { "were" },
-            if *files == 1 { "version is" } else { "versions are" },
+            if *files == 1 { "is" } else { "are" },
             path_text(to)
         ),
         Warning::ModesRefused { paths } => format!(
@@ -622,8 +621,8 @@ mod tests {
         the command changed package.json, which no output brings back: the next build starts with what is here; name it with -o, or leave -o out, to have it
         the command changed a, b and 7 more, which no output brings back: the next build starts with what is here; name it with -o, or leave -o out, to have it; new in the workspace, and brought back by no output: obj; the next builds find it there
         new in the workspace, and brought back by no output: a.o, b.o; the next builds find it there
-        1 file not written by fastbuild was in the way of the build's products; the old version is now in /state/old
-        1,200 files not written by fastbuild were in the way of the build's products; the old versions are now in /state/old
+        1 file gave way and is now in the safe place, /state/old
+        1,200 files gave way and are now in the safe place, /state/old
         1 product has another mode than in the build: the file system or the owner lets nobody change it there
         1,200 products have another mode than in the build: the file system or the owner lets nobody change it there
         container fastbuild-1 was left by an earlier run that was killed; it was removed
