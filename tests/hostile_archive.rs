@@ -28,6 +28,7 @@ use fastbuild::{
         archived,
         host::HostSide,
         record::Record,
+        safe::Place,
         stage::{Scope, Staging, StagingOptions},
         target::Target,
     },

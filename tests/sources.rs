@@ -376,7 +376,9 @@ fn ignore_files_and_flags_take_things_out() {
     let with = |ignore: &str| {
         let project = Project::new();
         let files = ["a.log", "b.tmp", "keep/a.log", "node_modules/x/y", "src/c"];
-        files.iter().for_each(|file| drop(project.write(file, "")));
+        for file in &files {
+            project.write(file, "");
+        }
         project.write(".dockerignore", "src\n").write(".fastbuildignore", ignore);
         project
     };

@@ -176,11 +176,9 @@ pub(super) fn save_displaced(
 ) -> Result<(), OutputError> {
     displaced.iter().try_for_each(|Displaced { path, name, why }| {
         let path = target.absolute(path);
-        to.save(&stage.dir, name, &path, *why).map_err(|source| OutputError::Host {
-            what: "move to safety",
-            path,
-            source,
-        })
+        let told =
+            |source| OutputError::Host { what: "save what was in the way in", path: to.dir.clone(), source };
+        to.save(&stage.dir, name, &path, *why).map_err(told)
     })
 }
 

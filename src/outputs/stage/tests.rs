@@ -81,12 +81,6 @@ fn a_list_that_is_no_tree_is_refused_before_anything_is_asked_for() {
     assert!(host.tree().is_empty());
 }
 
-#[test]
-fn a_product_that_is_larger_than_the_disk_is_refused_by_the_list() {
-    let list = [a_directory(""), node("a", NodeKind::File { size: u64::MAX / 2, digest: Digest([0; 32]) })];
-    assert!(matches!(listed(&Host::new(), &list), Err(OutputError::DoesNotFit { .. })));
-}
-
 /// A tar stream of entries: a name, and what it is.
 enum Sends<'a> {
     File(&'a str, &'a str),
