@@ -245,15 +245,16 @@ impl Built {
 /// Refuses outputs that go to a place which is a link that fastbuild did not put there. In the source tree a link is what it is.
 fn refuse_strange_links(plan: &Plan, record: &Record) -> Result<(), BuildError> {
     let Outputs::Named(outputs) = &plan.outputs.value else { return Ok(()) };
-    let mut elsewhere = outputs.iter().filter(|output| own_place(output, plan).is_none());
-    Ok(elsewhere.try_for_each(|output| refuse_strange_link(&output.host, record))?)
+    let stays = |output: &Output| output.take == Take::Itself && own_place(output, plan).is_some();
+    let mut replaced = outputs.iter().filter(|output| !stays(output));
+    Ok(replaced.try_for_each(|output| refuse_strange_link(&output.host, record))?)
 }
 
 /// Where an output lies in the source tree, if what comes back of it are that tree's own changes.
 fn own_place<'a>(output: &'a Output, plan: &Plan) -> Option<&'a RelPath> {
     let below = output.below_source.as_ref()?;
     let left_out = plan.ignore.outputs.iter().any(|place| below.strip_prefix(place).is_some());
-    let is_own = output.take == Take::Itself && !left_out && !plan.route.value.is_mounted();
+    let is_own = output.take != Take::Contents && !left_out && !plan.route.value.is_mounted();
     (is_own && native_join(&plan.source.value, below) == output.host).then_some(below)
 }
 

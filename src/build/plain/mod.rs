@@ -267,7 +267,7 @@ impl Plain<'_> {
         let (path, naming) = match (&plan.outputs.value, output.take) {
             (Outputs::Everything, _) => (made.workdir.clone(), Naming::Prefixed),
             (Outputs::Named(_), Take::Itself) => (output.container.clone(), Naming::Prefixed),
-            (Outputs::Named(_), Take::Contents) => (format!("{}/.", output.container), Naming::Contents),
+            (Outputs::Named(_), Take::Directory | Take::Contents) => (format!("{}/.", output.container), Naming::Contents),
         };
         let spec = output.spec.clone();
         let mut archive = match self.site.docker.get(&made.container, &path).await {
