@@ -123,6 +123,7 @@ fn the_rest() -> Vec<(u64, Event)> {
         Warning::SpecialOutput { path: path(), special: Special::Device },
         Warning::Conflict { path: PathBuf::from("a"), stands: fastbuild::report::events::Stands::Host },
         Warning::Beside { changed: Vec::new(), more: 0, made: Vec::new() },
+        Warning::NotWritable { path: PathBuf::from("a") },
         Warning::Displaced { files: 1, to: PathBuf::from("a") },
         Warning::ModesRefused { paths: 1 },
         Warning::LeftoverRemoved { container: String::new() },

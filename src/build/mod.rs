@@ -22,6 +22,7 @@ mod locks;
 mod meanwhile;
 mod mounted;
 pub mod notice;
+mod places;
 mod plain;
 pub mod reaper;
 mod recover;
@@ -105,6 +106,7 @@ async fn carry_out(
         source: plan.source.value.clone(),
         command: plan.command.clone(),
     });
+    places::check(plan, reporter)?;
     let project = state.project(&plan.source.value)?;
     let locks = held.insert(Locks::take(plan, share, &project, state, &mut interrupts, reporter).await?);
     let mut finished = match plan.on_docker() {
@@ -207,11 +209,13 @@ impl Built {
     async fn put_in_place(
         self,
         record: Arc<Record>,
+        plan: &Plan,
         locks: &Locks,
         run: &Run,
         reporter: &Reporter,
     ) -> Result<Option<Applied>, BuildError> {
         let Built { staged: Some(mut staged), .. } = self else { return Ok(None) };
+        let not_brought_back = places::not_brought_back(&staged, plan);
         let project = &locks.project;
         locks.begin_apply(reporter).await?;
         let phase = Running::begin(Phase::Apply, None, reporter);
@@ -238,7 +242,7 @@ impl Built {
             reporter.emit(Event::Warned(warning));
         }
         phase.end(Amount { files: applied.written + applied.deleted, bytes: 0 });
-        Ok(Some(applied))
+        not_brought_back.map_or(Ok(Some(applied)), Err)
     }
 }
 

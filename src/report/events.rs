@@ -258,6 +258,12 @@ pub enum Warning {
         /// Names in the source root at or below which something new stays in the workspace.
         made: Vec<RelPath>,
     },
+    /// The source root may not be written, and no output is named: what the command changes cannot come back.
+    NotWritable {
+        /// The source root.
+        #[serde(serialize_with = "as_text")]
+        path: PathBuf,
+    },
     /// Files that fastbuild had not written were in the way of products; their old versions were moved.
     Displaced {
         /// How many.

@@ -75,6 +75,10 @@ pub fn sentence(warning: &Warning) -> String {
             path_text(path)
         ),
         Warning::Beside { changed, more, made } => beside(changed, *more, made),
+        Warning::NotWritable { path } => format!(
+            "{} may not be written by this user: what the command changes goes to the safe place, and is an error then",
+            path_text(path)
+        ),
         Warning::Displaced { files, to } => format!(
             "{} not written by fastbuild {} in the way of the build's products; the old {} now in {}",
             counted(*files, "file"),
@@ -585,6 +589,7 @@ mod tests {
             Warning::Beside { changed: vec![path("package.json")], more: 0, made: Vec::new() },
             Warning::Beside { changed: vec![path("a"), path("b")], more: 7, made: vec![path("obj")] },
             Warning::Beside { changed: Vec::new(), more: 0, made: vec![path("a.o"), path("b.o")] },
+            Warning::NotWritable { path: "/p".into() },
             Warning::Displaced { files: 1, to: "/state/old".into() },
             Warning::Displaced { files: 1200, to: "/state/old".into() },
             Warning::ModesRefused { paths: 1 },

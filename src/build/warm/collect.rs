@@ -14,7 +14,7 @@ use super::{
         channel::{self, ChunkReader},
         detached,
         error::Listing,
-        own_place,
+        own_place, places,
     },
     node_reader, nonsense,
     upload::Sources,
@@ -37,7 +37,7 @@ use crate::{
         Reporter,
         events::{Amount, Direction, Event, Phase, Warning, Why},
     },
-    state::Run,
+    state::{Project, Run},
     tree::{RelPath, path::Escaped, summary::Differing},
 };
 
@@ -64,6 +64,7 @@ pub struct Collecting<'a> {
     pub session: &'a mut Session,
     pub plan: &'a Plan,
     pub run: &'a Run,
+    pub project: &'a Project,
     /// What went in; none where the host's tree is mounted.
     pub sources: Option<&'a Arc<Sources>>,
     pub record: Arc<Record>,
@@ -127,7 +128,9 @@ impl Collecting<'_> {
         let mut all = Vec::new();
         for (output, looking) in outputs.iter().zip(looking.0) {
             all.push(match (own_place(output, self.plan), looking) {
-                (Some(below), _) => self.own(output.spec.clone(), below.clone(), output.take, &output.host)?,
+                (Some(below), _) => {
+                    self.own(output.spec.clone(), below.clone(), output.take, &output.host)?
+                }
                 (None, Some(looking)) => Self::elsewhere(output, looking.await??)?,
                 (None, None) => Self::elsewhere(output, None)?,
             });
@@ -137,10 +140,7 @@ impl Collecting<'_> {
 
     /// What lies at `below` in the source tree, which is `host` here.
     fn own(&self, spec: String, below: RelPath, take: Take, host: &Path) -> Result<Wanted, BuildError> {
-        let (scope, target) = match below.is_root() {
-            true => (Scope::SourceRoot, Target::directory(host)?),
-            false => (Scope::Synced, Target::named(host)?),
-        };
+        let (scope, target) = places::of_sources(&below, host, &self.project.displaced_dir(&self.run.id))?;
         let query = Query::Changes { below: below.clone(), take: take.into() };
         Ok(Wanted { spec, query, scope, target, uploaded_at: Some(below), host: None })
     }

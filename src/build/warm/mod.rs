@@ -220,7 +220,7 @@ impl Warm<'_> {
         if built.staged.is_some() {
             self.locks.begin_apply(self.reporter).await?;
         }
-        let applying = built.put_in_place(record, self.locks, self.run, self.reporter);
+        let applying = built.put_in_place(record, self.plan, self.locks, self.run, self.reporter);
         let (applied, closed) = tokio::join!(applying, session.close());
         drop(undisturbed);
         let applied = applied?;
@@ -277,6 +277,7 @@ impl Warm<'_> {
             session,
             plan: self.plan,
             run: self.run,
+            project: &self.locks.project,
             sources: Some(&sources),
             record: Arc::clone(record),
             reporter: self.reporter,
@@ -309,7 +310,8 @@ impl Warm<'_> {
         };
         let looking = collect::look(&plan, record);
         let (run, record, reporter) = (self.run, Arc::clone(record), self.reporter);
-        let collecting = Collecting { session, plan: &plan, run, sources: None, record, reporter };
+        let project = &self.locks.project;
+        let collecting = Collecting { session, plan: &plan, run, project, sources: None, record, reporter };
         let collecting = interrupts.unless(collecting.collect(looking));
         Built::after(exit, self.plan, self.reporter, collecting).await
     }
