@@ -334,12 +334,14 @@ pub struct Output {
     pub below_source: Option<RelPath>,
 }
 
-/// `PATH` or `PATH/.`.
+/// `PATH`, `PATH/` or `PATH/.`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Take {
     /// File, directory or link, whatever it is.
     Itself,
+    /// It must be a directory (or a link to one), and that directory is meant.
+    Directory,
     /// It must be a directory (or a link to one), and its entries are meant.
     Contents,
 }

@@ -308,6 +308,8 @@ pub enum Query {
         /// The path, below the source root.
         #[serde(with = "path")]
         below: RelPath,
+        /// With [`Follow::Contents`], a link there is [`Products::Missing`]: what it leads to is to be named.
+        take: Follow,
     },
     /// A path, compared with what the host has in its place. What a product's time is does not matter, and its set-uid
     /// bits do not cross: in this summary every mtime is zero, modes are masked with `0o777`, and what does not travel is

@@ -298,6 +298,7 @@ fn outputs(plan: &Plan, source: &Path, copy: &Path, elsewhere: &Path) -> Vec<OsS
         };
         option.push(match output.take {
             Take::Itself => ":",
+            Take::Directory => "/:",
             Take::Contents => "/.:",
         });
         option.push(host);

@@ -118,6 +118,20 @@ pub enum BuildError {
         /// What is there instead.
         there: Option<Listing>,
     },
+    /// Without `-o`, a command changed what this user may not write.
+    #[error(
+        "the command changed {} in {source_root:?}, where this user may not write; they were not brought back{}",
+        counted(*paths, "path"),
+        to.as_ref().map_or_else(String::new, |to| format!(", and what it made is in {to:?}"))
+    )]
+    NotBroughtBack {
+        /// The source root.
+        source_root: PathBuf,
+        /// How many.
+        paths: u64,
+        /// The safe place that has them; none where the command only deleted.
+        to: Option<PathBuf>,
+    },
     /// A volume cannot be laid over an output.
     #[error("output {spec:?}: no volume can be laid over {host:?}, as --route mount-source does: {error}")]
     NotLaidOver {
@@ -298,6 +312,9 @@ impl BuildError {
             BuildError::Locked { .. } => Some("wait for it to end, or leave out --no-wait".to_owned()),
             BuildError::User(_) => {
                 Some("name a user that the image has with -u/--user, or one by number, such as -u 1000:1000".to_owned())
+            }
+            BuildError::NotBroughtBack { .. } => {
+                Some("name a place that can be written: -o PATH:HOST".to_owned())
             }
             BuildError::NotLaidOver { .. } => {
                 Some("that needs outputs that are directories; name those with -o, or take --route layer".to_owned())

@@ -22,6 +22,7 @@ mod locks;
 mod meanwhile;
 mod mounted;
 pub mod notice;
+mod places;
 mod plain;
 pub mod reaper;
 mod recover;
@@ -107,6 +108,7 @@ async fn carry_out(
         source: plan.source.value.clone(),
         command: plan.command.clone(),
     });
+    places::check(plan, reporter)?;
     workspace::daily::look_after_safe_place(state, &plan.recover);
     let project = state.project(&plan.source.value)?;
     let locks = held.insert(Locks::take(plan, share, &project, state, &mut interrupts, reporter).await?);
@@ -215,11 +217,13 @@ impl Built {
     async fn put_in_place(
         self,
         record: Arc<Record>,
+        plan: &Plan,
         locks: &Locks,
         run: &Run,
         reporter: &Reporter,
     ) -> Result<Option<Applied>, BuildError> {
         let Built { staged: Some(mut staged), .. } = self else { return Ok(None) };
+        let not_brought_back = places::not_brought_back(&staged, plan);
         let project = &locks.project;
         locks.begin_apply(reporter).await?;
         let phase = Running::begin(Phase::Apply, None, reporter);
@@ -246,22 +250,23 @@ impl Built {
             reporter.emit(Event::Warned(warning));
         }
         phase.end(Amount { files: applied.written + applied.deleted, bytes: 0 });
-        Ok(Some(applied))
+        not_brought_back.map_or(Ok(Some(applied)), Err)
     }
 }
 
 /// Refuses outputs that go to a place which is a link that fastbuild did not put there. In the source tree a link is what it is.
 fn refuse_strange_links(plan: &Plan, record: &Record) -> Result<(), BuildError> {
     let Outputs::Named(outputs) = &plan.outputs.value else { return Ok(()) };
-    let mut elsewhere = outputs.iter().filter(|output| own_place(output, plan).is_none());
-    Ok(elsewhere.try_for_each(|output| refuse_strange_link(&output.host, record))?)
+    let stays = |output: &Output| output.take == Take::Itself && own_place(output, plan).is_some();
+    let mut replaced = outputs.iter().filter(|output| !stays(output));
+    Ok(replaced.try_for_each(|output| refuse_strange_link(&output.host, record))?)
 }
 
 /// Where an output lies in the source tree, if what comes back of it are that tree's own changes.
 fn own_place<'a>(output: &'a Output, plan: &Plan) -> Option<&'a RelPath> {
     let below = output.below_source.as_ref()?;
     let left_out = plan.ignore.outputs.iter().any(|place| below.strip_prefix(place).is_some());
-    let is_own = output.take == Take::Itself && !left_out && !plan.route.value.is_mounted();
+    let is_own = output.take != Take::Contents && !left_out && !plan.route.value.is_mounted();
     (is_own && native_join(&plan.source.value, below) == output.host).then_some(below)
 }
 

@@ -552,8 +552,8 @@ pub struct RunArgs {
 
     /// Path that comes back, and what it becomes here (may be repeated) [default: the preset's, else all changes]
     ///
-    /// A relative PATH starts at the command's directory. `PATH/.` means the contents of PATH, `HOST/` (and a HOST that
-    /// ends in `.` or `..`) means into HOST. Without HOST, what lies below the source root comes back in its place,
+    /// A relative PATH starts at the command's directory. `PATH/` follows a link to a directory, `PATH/.`
+    /// means the contents of PATH, `HOST/` (and a HOST that ends in `.` or `..`) means into HOST. Without HOST, what lies below the source root comes back in its place,
     /// anything else by its name into the current directory. The first colon divides, but for one of a drive letter
     /// with a backslash (C:\out).
     #[arg(short, long, value_name = "PATH[:HOST]", help_heading = "What comes back")]

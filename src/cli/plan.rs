@@ -324,7 +324,11 @@ fn write_hint(directory: &RelPath, bytes: u64, out: &mut impl Write) -> io::Resu
 }
 
 fn product(output: &Output) -> String {
-    let tail = if output.take == Take::Contents { "/." } else { "" };
+    let tail = match output.take {
+        Take::Itself => "",
+        Take::Directory => "/",
+        Take::Contents => "/.",
+    };
     format!("{}{tail} -> {}", output.container.trim_end_matches('/'), output.host.to_string_lossy())
 }
 

@@ -249,7 +249,11 @@ fn settle_directories(target: &Target, stage: &Stage, done: &Done) {
     }
     for Made { path, mode, mtime } in done.made.iter().rev() {
         let settled = walk.parent(path).and_then(|(dir, name)| {
-            stage.refused.set_mode(dir, name, *mode).and_then(|_| at::set_mtime(dir, name, *mtime))
+            let handed_on = at::look(dir, name)?.map_or(0, |made| made.mode & at::SET_GROUP);
+            stage
+                .refused
+                .set_mode(dir, name, *mode | handed_on)
+                .and_then(|_| at::set_mtime(dir, name, *mtime))
         });
         warn_unsettled(path, settled);
     }

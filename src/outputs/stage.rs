@@ -27,7 +27,7 @@ use sha2::{Digest as _, Sha256};
 
 pub use self::{
     delta::{LINK_TO_NOTHING, Listed, Wanted},
-    dir::{Stage, remove_stage, stage_path},
+    dir::{Stage, refuse_unwritable, remove_stage, stage_path},
 };
 use super::{
     OutputError,
@@ -90,6 +90,8 @@ pub enum Scope {
     Synced,
     /// Another place, which becomes what the build has.
     Elsewhere,
+    /// The safe place, for the source root may not be written. It has nothing yet, whatever the source root has.
+    Safe,
 }
 
 /// The staging of one output.
@@ -127,6 +129,8 @@ pub struct Staging<'a> {
 pub struct Staged {
     /// Where.
     pub target: Target,
+    /// What that place is.
+    pub scope: Scope,
     /// The slots.
     pub stage: Stage,
     /// How the output is put in place.
@@ -388,6 +392,7 @@ impl<'a> Staging<'a> {
     fn seen(&self, path: &RelPath, product: Option<Product<'_>>) -> Result<Option<Seen>, OutputError> {
         let place = self.target.prefix.append(path);
         match (self.scope, self.uploaded) {
+            (Scope::Safe, _) => Ok(None),
             (Scope::SourceRoot | Scope::Synced, Some(uploaded)) => {
                 let Some(at) = uploaded.manifest.position(&self.uploaded_at.append(path)) else {
                     return Ok(None);
@@ -558,6 +563,7 @@ impl<'a> Staging<'a> {
         self.ops.shrink_to_fit();
         Ok(Staged {
             target: self.target,
+            scope: self.scope,
             stage: self.stage,
             apply: self.apply,
             ops: self.ops,
@@ -611,6 +617,7 @@ impl<'a> Staging<'a> {
 
     fn plan_deletes(&mut self) -> Result<(), OutputError> {
         for path in self.expected.take().unwrap_or_default().gone {
+            self.applied.deleted += u64::from(self.scope == Scope::Safe);
             let Some(seen) = self.seen(&path, None)? else { continue };
             let action = match decide(BuildHas::Nothing, seen.whose) {
                 _ if seen.what == Some(Content::Directory) => Action::RemoveDir { mode: seen.mode },

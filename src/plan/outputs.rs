@@ -89,10 +89,8 @@ pub enum OutputError {
         /// What to write.
         proposal: String,
     },
-    /// Contents for something that is no directory.
-    #[error(
-        "output {spec:?}: {host:?} is a file, and the contents of a directory were asked for; name a directory"
-    )]
+    /// A directory, or its contents, for something that is none.
+    #[error("output {spec:?}: {host:?} is a file, and a directory was asked for; name a directory")]
     FileForContents {
         /// As it was written.
         spec: String,
@@ -182,7 +180,11 @@ fn parse(spec: &OsStr) -> Result<Spec, OutputError> {
     let (path, take) = match path.strip_suffix("/.").or_else(|| path.strip_suffix(r"\.")) {
         Some("") => ("/", Take::Contents),
         Some(directory) => (directory, Take::Contents),
-        None => (path, Take::Itself),
+        None => match path.trim_end_matches('/') {
+            "" => (path, Take::Itself),
+            directory if directory.len() < path.len() => (directory, Take::Directory),
+            _ => (path, Take::Itself),
+        },
     };
     Ok(Spec { path: path.to_owned(), take, host: host.map(|host| Host::of(&host)) })
 }
@@ -232,8 +234,8 @@ fn resolve_one(request: &OutputRequest, places: &Places<'_>) -> Result<Output, O
 fn into(directory: &Path, container: &ContainerPath, take: Take, spec: &str) -> Result<PathBuf, OutputError> {
     match (take, container.file_name()) {
         (Take::Contents, _) => Ok(directory.to_owned()),
-        (Take::Itself, Some(name)) => Ok(directory.join(name)),
-        (Take::Itself, None) => Err(OutputError::NoName { spec: spec.to_owned() }),
+        (Take::Itself | Take::Directory, Some(name)) => Ok(directory.join(name)),
+        (Take::Itself | Take::Directory, None) => Err(OutputError::NoName { spec: spec.to_owned() }),
     }
 }
 
@@ -274,7 +276,7 @@ fn check_target(host: &Path, take: Take, container: &ContainerPath, spec: &str) 
             let proposal = format!("{container}/.:{target}");
             Err(OutputError::Link { spec: spec(), host: host.to_owned(), proposal })
         }
-        Ok(found) if take == Take::Contents && !found.is_dir() => {
+        Ok(found) if take != Take::Itself && !found.is_dir() && !found.is_symlink() => {
             Err(OutputError::FileForContents { spec: spec(), host: host.to_owned() })
         }
         Ok(_) => Ok(()),
@@ -309,10 +311,12 @@ mod tests {
     #[test]
     fn the_first_colon_that_is_no_drives_divides() {
         use Host::{Into, Is};
-        use Take::{Contents, Itself};
+        use Take::{Contents, Directory, Itself};
         let cases = [
             ("_site", "_site", Itself, None),
-            ("_site/", "_site/", Itself, None),
+            ("_site/", "_site", Directory, None),
+            ("latest/:got/", "latest", Directory, Some(Into("got/".into()))),
+            ("/", "/", Itself, None),
             ("_site/.", "_site", Contents, None),
             (".", ".", Itself, None),
             ("/.", "/", Contents, None),
@@ -429,8 +433,9 @@ mod tests {
             ("/:out/", "there is no name"),
             ("x/.:/", "there is no name"),
             ("x:file/y", "cannot be written to"),
-            ("x/.:file", "is a file, and the contents of a directory were asked for"),
-            ("file/.", "is a file, and the contents of a directory were asked for"),
+            ("x/.:file", "is a file, and a directory was asked for"),
+            ("x/:file", "is a file, and a directory was asked for"),
+            ("file/.", "is a file, and a directory was asked for"),
         ] {
             let error = disk.error(&[spec]);
             assert!(error.contains(said), "{spec} said {error}");

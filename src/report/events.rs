@@ -263,6 +263,12 @@ pub enum Warning {
         /// Names in the source root at or below which something new stays in the workspace.
         made: Vec<RelPath>,
     },
+    /// The source root may not be written, and no output is named: what the command changes cannot come back.
+    NotWritable {
+        /// The source root.
+        #[serde(serialize_with = "as_text")]
+        path: PathBuf,
+    },
     /// What a build replaced or deleted and no build wrote, and what gave way in a conflict, was moved to the safe place.
     Displaced {
         /// How many.

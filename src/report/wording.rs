@@ -80,6 +80,10 @@ pub fn sentence(warning: &Warning) -> String {
             if *seconds > 0 { "ahead of" } else { "behind" }
         ),
         Warning::Beside { changed, more, made } => beside(changed, *more, made),
+        Warning::NotWritable { path } => format!(
+            "{} may not be written by this user: what the command changes goes to the safe place, and is an error then",
+            path_text(path)
+        ),
         Warning::Displaced { files, to, .. } => format!(
             "{} gave way and {} now in the safe place, {}",
             counted(*files, "file"),
@@ -596,6 +600,7 @@ mod tests {
             Warning::Beside { changed: vec![path("package.json")], more: 0, made: Vec::new() },
             Warning::Beside { changed: vec![path("a"), path("b")], more: 7, made: vec![path("obj")] },
             Warning::Beside { changed: Vec::new(), more: 0, made: vec![path("a.o"), path("b.o")] },
+            Warning::NotWritable { path: "/p".into() },
             Warning::Displaced { files: 1, paths: vec!["/p/a".into()], to: "/state/old".into() },
             Warning::Displaced {
                 files: 1200,

@@ -15,6 +15,25 @@ use crate::{
     tree::{Kind, Stamp, Timestamp},
 };
 
+/// No directory has it.
+pub const SET_GROUP: u32 = 0;
+
+/// There are no groups.
+///
+/// # Errors
+/// None.
+pub fn group_handed_on(_: &Dir) -> io::Result<Option<u32>> {
+    Ok(None)
+}
+
+/// Nothing.
+///
+/// # Errors
+/// None.
+pub fn set_group(_: &Dir, _: &[u8], _: Option<u32>) -> io::Result<()> {
+    Ok(())
+}
+
 fn name(bytes: &[u8]) -> io::Result<&str> {
     let invalid = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, why.to_owned());
     let name = std::str::from_utf8(bytes).map_err(|_| invalid("the name is not UTF-8"))?;

@@ -19,6 +19,9 @@ use crate::tree::{Kind, Stamp, Timestamp};
 const DIRECTORY: OFlags =
     OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::RDONLY);
 
+/// Of a directory: what is made in it gets its group.
+pub const SET_GROUP: u32 = 0o2000;
+
 fn name(bytes: &[u8]) -> io::Result<&OsStr> {
     if bytes.is_empty() || bytes.contains(&b'/') || bytes == b"." || bytes == b".." {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a single file name"));
@@ -166,6 +169,24 @@ pub fn set_mtime(dir: &Dir, entry: &[u8], mtime: Timestamp) -> io::Result<()> {
 /// Whatever `symlinkat` says.
 pub fn symlink(dir: &Dir, entry: &[u8], target: &[u8]) -> io::Result<()> {
     Ok(rustix::fs::symlinkat(OsStr::from_bytes(target), dir, name(entry)?)?)
+}
+
+/// The group that a set-gid directory hands on to what is made in it; none where it is not one.
+///
+/// # Errors
+/// Whatever `fstat` says.
+pub fn group_handed_on(dir: &Dir) -> io::Result<Option<u32>> {
+    let stat = rustix::fs::fstat(dir)?;
+    Ok((stat.st_mode & SET_GROUP != 0).then_some(stat.st_gid))
+}
+
+/// Gives a name of our own making a group; none is this user's.
+///
+/// # Errors
+/// Whatever `fchownat` says; not every group is one that this user may give.
+pub fn set_group(dir: &Dir, entry: &[u8], group: Option<u32>) -> io::Result<()> {
+    let group = group.map_or_else(rustix::process::getegid, rustix::fs::Gid::from_raw);
+    Ok(rustix::fs::chownat(dir, name(entry)?, None, Some(group), AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
 /// Makes a directory that only its owner may enter; its final mode comes by [`set_mode`].

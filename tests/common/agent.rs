@@ -402,7 +402,10 @@ impl Client {
 
     /// Nodes that the command changed, and paths that it deleted.
     pub fn changes(&mut self) -> (Vec<Node>, Vec<String>) {
-        self.request(&Request::Collect(vec![Query::Changes { below: RelPath::root() }]));
+        self.request(&Request::Collect(vec![Query::Changes {
+            below: RelPath::root(),
+            take: Follow::Itself,
+        }]));
         let reply = self.reply();
         assert!(matches!(reply, Reply::Products(Products::There { .. })), "{reply:?}");
         let changed = self.nodes();

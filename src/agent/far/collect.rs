@@ -85,6 +85,7 @@ impl Collected {
     /// What has changed at and below a path of the source tree since the command started.
     pub(super) fn changes(
         below: RelPath,
+        take: Follow,
         workspace: &mut Workspace,
         outbox: &Outbox,
     ) -> Result<Collected, Failed> {
@@ -92,7 +93,8 @@ impl Collected {
         workspace.brought_back.push(below.clone());
         let root = workspace.root.clone();
         let (over, after) = workspace.seen_at_end()?;
-        if !is_made(after, &below, &root) {
+        let found = after.manifest.get(&below).filter(|_| take == Follow::Contents);
+        if found.is_some_and(|entry| entry.kind != Kind::Directory) || !is_made(after, &below, &root) {
             let _ = outbox.reply(&Reply::Products(Products::Missing));
             return Ok(Collected::Missing);
         }

@@ -499,7 +499,7 @@ impl Session {
         self.collected.clear();
         for query in queries {
             let collected = match query {
-                Query::Changes { below } => Collected::changes(below, workspace, &self.outbox)?,
+                Query::Changes { below, take } => Collected::changes(below, take, workspace, &self.outbox)?,
                 Query::Named { path, take, summary } => {
                     let path = Path::new(OsStr::from_bytes(&path));
                     Collected::named(path, take, &summary, workspace, &self.outbox)?

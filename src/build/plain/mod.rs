@@ -19,7 +19,7 @@ use super::{
     BuildError, Built, Finished, Interrupts, Running, blocking, channel,
     container::{Left, Site, dismiss},
     heal::{Runner, Tail},
-    mounted, own_place,
+    mounted, own_place, places,
     reaper::{Duty, Reaper},
     top_entry,
     upload::{all_arrived, start_packing, tell_of_changes},
@@ -64,7 +64,7 @@ pub(super) async fn run(
         Ok(mut built) => {
             let (exit, defect) = (built.exit, built.defect.take());
             let record = Arc::clone(&site.record);
-            let applying = built.put_in_place(record, site.locks, &site.run, site.reporter);
+            let applying = built.put_in_place(record, site.plan, site.locks, &site.run, site.reporter);
             let (applied, left) = tokio::join!(applying, plain.remove());
             (applied.map(|applied| Finished { exit, applied, agent: None, defect }), left)
         }
@@ -267,7 +267,9 @@ impl Plain<'_> {
         let (path, naming) = match (&plan.outputs.value, output.take) {
             (Outputs::Everything, _) => (made.workdir.clone(), Naming::Prefixed),
             (Outputs::Named(_), Take::Itself) => (output.container.clone(), Naming::Prefixed),
-            (Outputs::Named(_), Take::Contents) => (format!("{}/.", output.container), Naming::Contents),
+            (Outputs::Named(_), Take::Directory | Take::Contents) => {
+                (format!("{}/.", output.container), Naming::Contents)
+            }
         };
         let spec = output.spec.clone();
         let mut archive = match self.site.docker.get(&made.container, &path).await {
@@ -281,8 +283,10 @@ impl Plain<'_> {
             Outputs::Named(_) => own_place(output, plan).cloned(),
         };
         let (scope, target) = match &own {
-            Some(below) if below.is_root() => (Scope::SourceRoot, Target::directory(&output.host)?),
-            Some(_) => (Scope::Synced, Target::named(&output.host)?),
+            Some(below) => {
+                let safe = self.site.project.displaced_dir(&self.site.run.id);
+                places::of_sources(below, &output.host, &safe)?
+            }
             None => (Scope::Elsewhere, Target::named(&output.host)?),
         };
         // An output that lies in a cache, or is one, was asked for by its name.

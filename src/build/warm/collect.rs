@@ -14,7 +14,7 @@ use super::{
         channel::{self, ChunkReader},
         detached,
         error::Listing,
-        own_place,
+        own_place, places,
     },
     node_reader, nonsense,
     upload::Sources,
@@ -37,7 +37,7 @@ use crate::{
         Reporter,
         events::{Amount, Direction, Event, Phase, Warning, Why},
     },
-    state::Run,
+    state::{Project, Run},
     tree::{RelPath, path::Escaped, summary::Differing},
 };
 
@@ -64,6 +64,7 @@ pub struct Collecting<'a> {
     pub session: &'a mut Session,
     pub plan: &'a Plan,
     pub run: &'a Run,
+    pub project: &'a Project,
     /// What went in; none where the host's tree is mounted.
     pub sources: Option<&'a Arc<Sources>>,
     pub record: Arc<Record>,
@@ -120,13 +121,16 @@ impl Collecting<'_> {
             return Ok(vec![self.own(
                 self.plan.workdir.value.clone(),
                 RelPath::root(),
+                Take::Itself,
                 &self.plan.source.value,
             )?]);
         };
         let mut all = Vec::new();
         for (output, looking) in outputs.iter().zip(looking.0) {
             all.push(match (own_place(output, self.plan), looking) {
-                (Some(below), _) => self.own(output.spec.clone(), below.clone(), &output.host)?,
+                (Some(below), _) => {
+                    self.own(output.spec.clone(), below.clone(), output.take, &output.host)?
+                }
                 (None, Some(looking)) => Self::elsewhere(output, looking.await??)?,
                 (None, None) => Self::elsewhere(output, None)?,
             });
@@ -135,22 +139,16 @@ impl Collecting<'_> {
     }
 
     /// What lies at `below` in the source tree, which is `host` here.
-    fn own(&self, spec: String, below: RelPath, host: &Path) -> Result<Wanted, BuildError> {
-        let (scope, target) = match below.is_root() {
-            true => (Scope::SourceRoot, Target::directory(host)?),
-            false => (Scope::Synced, Target::named(host)?),
-        };
-        let query = Query::Changes { below: below.clone() };
+    fn own(&self, spec: String, below: RelPath, take: Take, host: &Path) -> Result<Wanted, BuildError> {
+        let (scope, target) = places::of_sources(&below, host, &self.project.displaced_dir(&self.run.id))?;
+        let query = Query::Changes { below: below.clone(), take: take.into() };
         Ok(Wanted { spec, query, scope, target, uploaded_at: Some(below), host: None })
     }
 
     fn elsewhere(output: &Output, host: Option<HostSide>) -> Result<Wanted, BuildError> {
         let query = Query::Named {
             path: Blob::from(output.container.as_bytes()),
-            take: match output.take {
-                Take::Itself => Follow::Itself,
-                Take::Contents => Follow::Contents,
-            },
+            take: output.take.into(),
             summary: Blob::from(host.as_ref().map_or(b"".as_slice(), HostSide::summary)),
         };
         let (spec, target) = (output.spec.clone(), Target::named(&output.host)?);
@@ -160,10 +158,10 @@ impl Collecting<'_> {
     async fn collect_one(
         &mut self,
         number: usize,
-        wanted: Wanted,
+        mut wanted: Wanted,
         before: Amount,
     ) -> Result<(Staged, Amount), BuildError> {
-        let differing = self.ask(&wanted).await?;
+        let differing = self.ask(&mut wanted).await?;
         // Before it is made: a run that is killed right after it must not leave what nobody knows of.
         self.run.note_stage(&stage_path(&wanted.target, &self.run.id, number)?)?;
         let (pieces, received) = mpsc::channel(1);
@@ -189,8 +187,9 @@ impl Collecting<'_> {
         staged
     }
 
-    /// Asks what differs; gives the buckets of it, none where there are no buckets.
-    async fn ask(&mut self, wanted: &Wanted) -> Result<Option<Differing>, BuildError> {
+    /// Asks what differs; gives the buckets of it, none where there are no buckets. Where a link leads to the directory that is meant, what it
+    /// leads to is asked for.
+    async fn ask(&mut self, wanted: &mut Wanted) -> Result<Option<Differing>, BuildError> {
         self.session.send(&Request::Collect(vec![wanted.query.clone()])).await?;
         let products = self.session.reply("what the command made", |reply| match reply {
             Reply::Products(products) => Ok(products),
@@ -203,9 +202,16 @@ impl Collecting<'_> {
                 let differing = Differing::from_bytes(&differing, buckets);
                 Ok(Some(differing.ok_or_else(|| nonsense("buckets that do not fit the summary"))?))
             }
+            (Products::Missing, Query::Changes { below, take: take @ Follow::Contents }) => {
+                let path = format!("{}/{below}", self.plan.workdir.value).into_bytes().into();
+                let summary = Blob::from(b"".as_slice());
+                wanted.query = Query::Named { path, take: *take, summary };
+                (wanted.scope, wanted.uploaded_at) = (Scope::Elsewhere, None);
+                Box::pin(self.ask(wanted)).await
+            }
             (Products::Missing, query) => {
                 let path = match query {
-                    Query::Changes { below } => {
+                    Query::Changes { below, .. } => {
                         format!("{}/{below}", self.plan.workdir.value).into_bytes().into()
                     }
                     Query::Named { path, .. } => path.clone(),
@@ -289,6 +295,15 @@ impl Collecting<'_> {
             };
             let path = op.path.strip_prefix(&staged.target.prefix).unwrap_or_else(|| op.path.clone());
             self.reporter.emit(Event::Travelled { direction: Direction::Down, path, why });
+        }
+    }
+}
+
+impl From<Take> for Follow {
+    fn from(take: Take) -> Follow {
+        match take {
+            Take::Itself => Follow::Itself,
+            Take::Directory | Take::Contents => Follow::Contents,
         }
     }
 }

@@ -222,7 +222,7 @@ impl Warm<'_> {
         }
         // Whose turn it is next may be of another state directory, which waits for the goodbye alone.
         let is_awaited = self.plan.lifetime.value == Lifetime::Kept && built.changes_anything();
-        let applying = built.put_in_place(record, self.locks, self.run, self.reporter);
+        let applying = built.put_in_place(record, self.plan, self.locks, self.run, self.reporter);
         let (applied, closed) = match is_awaited {
             true => (applying.await, session.close().await),
             false => tokio::join!(applying, session.close()),
@@ -282,6 +282,7 @@ impl Warm<'_> {
             session,
             plan: self.plan,
             run: self.run,
+            project: &self.locks.project,
             sources: Some(&sources),
             record: Arc::clone(record),
             reporter: self.reporter,
@@ -314,7 +315,8 @@ impl Warm<'_> {
         };
         let looking = collect::look(&plan, record);
         let (run, record, reporter) = (self.run, Arc::clone(record), self.reporter);
-        let collecting = Collecting { session, plan: &plan, run, sources: None, record, reporter };
+        let project = &self.locks.project;
+        let collecting = Collecting { session, plan: &plan, run, project, sources: None, record, reporter };
         let collecting = interrupts.unless(collecting.collect(looking));
         Built::after(exit, self.plan, self.reporter, collecting).await
     }

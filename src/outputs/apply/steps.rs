@@ -144,6 +144,8 @@ pub(super) struct Executor<'a> {
     done: Done,
     /// Where directories could not be made, because somebody has put something else there.
     blocked: Vec<RelPath>,
+    /// The group that the directory which was put into last hands on, if it does.
+    group: Option<(RelPath, Option<u32>)>,
     /// The mode of the prepared tree, as it was found first.
     prepared_mode: Option<u32>,
 }
@@ -158,6 +160,7 @@ impl<'a> Executor<'a> {
             undo: Vec::new(),
             done: Done::default(),
             blocked: Vec::new(),
+            group: None,
             prepared_mode: None,
         }
     }
@@ -295,6 +298,7 @@ impl<'a> Executor<'a> {
                 return Ok(());
             }
         }
+        self.hand_group_on(path, &name);
         match over {
             Over::Nothing => self.put_new(path, slot, side),
             Over::EmptiedDir { mode } => match self.remove_dir(path, mode)? {
@@ -309,6 +313,22 @@ impl<'a> Executor<'a> {
                     _ => self.settle_conflict(path, slot, side),
                 }
             }
+        }
+    }
+
+    /// Gives a slot the group that a file made at `path` would get, where that is another than the stage hands on. Whoever may not give
+    /// it keeps what there is.
+    fn hand_group_on(&mut self, path: &RelPath, name: &[u8]) {
+        let Some(parent) = path.parent() else { return };
+        if self.group.as_ref().is_none_or(|(known, _)| *known != parent) {
+            let group = self.walk.open(&parent).and_then(at::group_handed_on).unwrap_or(self.stage.group);
+            self.group = Some((parent, group));
+        }
+        let group = self.group.as_ref().and_then(|(_, group)| *group);
+        if group != self.stage.group
+            && let Err(error) = at::set_group(&self.stage.dir, name, group)
+        {
+            tracing::debug!(%path, %error, "could not hand the directory's group on");
         }
     }
 
@@ -550,11 +570,11 @@ impl<'a> Executor<'a> {
     }
 
     fn set_mode(&mut self, path: &RelPath, mode: u32, was: u32, of: Identity) -> io::Result<()> {
-        match self.look(path)? {
-            Some(Look { kind: Some(Kind::Directory), .. }) => {}
-            Some(found) if Identity::from(&found) == of => {}
+        let mode = match self.look(path)? {
+            Some(Look { kind: Some(Kind::Directory), mode: found, .. }) => mode | found & at::SET_GROUP,
+            Some(found) if Identity::from(&found) == of => mode,
             _ => return Ok(()),
-        }
+        };
         let (dir, entry) = self.walk.parent(path)?;
         if !self.stage.refused.set_mode(dir, entry, mode)? {
             return Ok(());

@@ -313,7 +313,7 @@ impl Staging<'_> {
                     false => Err(self.no_tree(node.clone(), orphan())),
                 }
             }
-            (Scope::SourceRoot | Scope::Synced, _) => match self.uploaded_kind(directory) {
+            (Scope::SourceRoot | Scope::Synced | Scope::Safe, _) => match self.uploaded_kind(directory) {
                 Some(Kind::Directory) | None => Ok(()),
                 Some(_) => Err(self.no_tree(node.clone(), "lies below something that is no directory")),
             },

@@ -14,7 +14,10 @@ use crate::{
         modes::Refused,
         target::{Target, Walk},
     },
-    sys::at::{self, Look},
+    sys::{
+        at::{self, Look},
+        owner::{self, NotOwn},
+    },
     tree::{Kind, Timestamp, scan::STAGE_PREFIX},
 };
 
@@ -27,6 +30,8 @@ pub struct Stage {
     pub dir: Dir,
     /// Products whose mode may not be set.
     pub(in crate::outputs) refused: Refused,
+    /// The group that it hands on to slots.
+    pub(in crate::outputs) group: Option<u32>,
     /// Atomic, because steps are carried out by several threads.
     next: AtomicU64,
     keep: bool,
@@ -39,7 +44,8 @@ impl Stage {
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         builder.create(&path)?;
         let dir = Dir::open_ambient_dir(&path, ambient_authority())?;
-        Ok(Stage { path, dir, refused: Refused::default(), next: AtomicU64::new(0), keep: false })
+        let (refused, group) = (Refused::default(), at::group_handed_on(&dir)?);
+        Ok(Stage { path, dir, refused, group, next: AtomicU64::new(0), keep: false })
     }
 
     /// Opens one that a crash left.
@@ -52,8 +58,8 @@ impl Stage {
         let names = at::names(&dir)?;
         let taken = names.iter().filter_map(|name| std::str::from_utf8(name).ok()?.parse::<u64>().ok());
         let next = taken.max().unwrap_or(0).max(u64::MAX / 2);
-        let (path, refused) = (path.to_owned(), Refused::default());
-        Ok(Stage { path, dir, refused, next: AtomicU64::new(next), keep: false })
+        let (path, refused, group) = (path.to_owned(), Refused::default(), at::group_handed_on(&dir)?);
+        Ok(Stage { path, dir, refused, group, next: AtomicU64::new(next), keep: false })
     }
 
     /// A number that no slot has.
@@ -128,6 +134,24 @@ pub fn stage_path(target: &Target, run: &str, number: usize) -> Result<PathBuf, 
     Ok(stage_parent(target)?.join(format!("{STAGE_PREFIX}{run}-{number}")))
 }
 
+/// Refuses a target that this user may not write to: neither beside it nor in it, or in a directory there that is somebody else's.
+///
+/// # Errors
+/// [`OutputError::BadTarget`].
+pub fn refuse_unwritable(target: &Target) -> Result<(), OutputError> {
+    let of_another = |root: &Path| matches!(owner::is_own(root), Ok(Err(NotOwn::OfAnother(_))));
+    let mut walk = Walk::new(&target.dir);
+    let root = target.root();
+    if of_another(&root) && walk.open(&target.prefix).is_ok_and(|dir| !at::is_writable(dir)) {
+        return Err(not_writable(root));
+    }
+    stage_parent(target).map(drop)
+}
+
+fn not_writable(path: PathBuf) -> OutputError {
+    OutputError::BadTarget { path, why: "cannot be written: it is read-only for this user" }
+}
+
 /// A directory on the target's own file system that may be written: beside the output, or in it when it is a mount
 /// point or its parent is read-only.
 fn stage_parent(target: &Target) -> Result<PathBuf, OutputError> {
@@ -152,9 +176,6 @@ fn stage_parent(target: &Target) -> Result<PathBuf, OutputError> {
     };
     match dir {
         true => Ok(parent),
-        false => Err(OutputError::BadTarget {
-            path: parent,
-            why: "cannot be written: it is read-only for this user",
-        }),
+        false => Err(not_writable(parent)),
     }
 }
