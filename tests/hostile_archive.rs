@@ -397,7 +397,7 @@ fn receive(
     let options = StagingOptions { run: "0123456789ab", record: &record, apply: apply_mode };
     let place = Target::named(target)?;
     let host = HostSide::look(&place, &record)?;
-    let staging = Staging::begin("out", 0, place, Scope::Named, host, None, options)?;
+    let staging = Staging::begin("out", 0, place, Scope::Elsewhere, host, None, options)?;
     let (staged, _) = archived::stage(staging, archive, naming, &|_| false, &|_| {})?;
     let home = target.parent().unwrap().parent().unwrap();
     let books = Books {

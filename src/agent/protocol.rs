@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::tree::{RelPath, Timestamp};
 
 /// The version of all of this. A workspace whose agent speaks another one is made anew.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// A message that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -77,13 +77,13 @@ pub enum Request {
     /// by [`Reply::Waiting`] before, where that is not at once; the scan goes on meanwhile.
     Open(Box<Open>),
     /// Asks what differs from the host's tree. Answered by [`Reply::Differing`], and nodes as data: all that the far end
-    /// has of the source tree in the buckets that differ.
+    /// has of the source tree in the buckets that differ. Leftovers, which the host never had, are no part of it.
     Compare(Compare),
     /// Puts the source tree right. A tar stream follows as data (its names are relative to the source root), then
     /// [`Request::Settle`].
     Apply {
-        /// Paths that go, with everything of the source tree below them. What is not of the source tree stays, and the
-        /// directories above it.
+        /// Paths that go, with everything of the source tree below them. What is not of the source tree stays, leftovers too, and
+        /// the directories above it.
         #[serde(with = "paths")]
         deletes: Vec<RelPath>,
     },
@@ -113,6 +113,8 @@ pub enum Request {
     Resume,
     /// Asks what the command made. Answered by [`Reply::Products`] for each, in turn, each followed by nodes as data.
     Collect(Vec<Query>),
+    /// Asks what the command changed that no output brings back. Answered by [`Reply::Beside`].
+    Beside,
     /// Asks for contents: nodes of the query `query`, by their places in its list. A tar stream of exactly those follows
     /// as data, in their order; every name begins with one component that stands for the query's path (or is it), as
     /// [`crate::archive::reader::Naming::Prefixed`] has it.
@@ -143,7 +145,7 @@ pub struct Open {
     /// Paths below the root that are no part of it either, with all below them.
     #[serde(with = "paths")]
     pub outputs: Vec<RelPath>,
-    /// How much of the workspace is looked at beside the source tree.
+    /// How much of the workspace is looked at.
     pub extent: Extent,
     /// Absolute paths of directories that have a life of their own: no part of anything that is looked at, and the user's.
     pub caches: Vec<Blob>,
@@ -198,9 +200,7 @@ pub enum User {
 /// See [`Open::extent`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Extent {
-    /// Nothing: products are named, and compared with the host's by [`Query::Named`].
-    Sources,
-    /// Everything below the root: [`Query::Changes`] will ask what the command changed.
+    /// Everything below the root that is source tree.
     Everything,
     /// Nothing at all, and nothing of it is changed: the host's own tree is mounted there, or the client only looks around.
     Nothing,
@@ -279,9 +279,13 @@ pub const STDIN_WINDOW: usize = 256 << 10;
 /// One thing to collect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Query {
-    /// What the command changed below the root, compared with what was there right before it started. Not only of the
-    /// source tree: what ignore rules keep out of it counts too. Of a source file, another mtime alone counts.
-    Changes,
+    /// What lies at and below a path of the source tree and is not what was there right before the command started, or is a
+    /// leftover of an earlier one. Of a file, another mtime alone counts.
+    Changes {
+        /// The path, below the source root.
+        #[serde(with = "path")]
+        below: RelPath,
+    },
     /// A path, compared with what the host has in its place. What a product's time is does not matter, and its set-uid
     /// bits do not cross: in this summary every mtime is zero, modes are masked with `0o777`, and what does not travel is
     /// left out. The nodes carry the true times.
@@ -353,8 +357,11 @@ pub enum Reply {
         /// How many processes of the workspace were ended for want of memory meanwhile.
         oom_kills: u64,
     },
-    /// Nodes follow as data, and for [`Query::Changes`] more data: the deleted paths, as nodes of directories.
+    /// Nodes follow as data, and more data behind them: the paths that were there when the command started and are gone, as nodes of
+    /// directories.
     Products(Products),
+    /// What the command changed and no output brings back.
+    Beside(Beside),
     /// What is there in place of a missing path.
     There {
         /// The nearest directory above it.
@@ -376,7 +383,7 @@ pub enum Reply {
 /// See [`Reply::Products`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Products {
-    /// The path is there; for [`Query::Changes`] always.
+    /// The path is there.
     There {
         /// As in [`Reply::Differing`], for as many buckets as the query's summary has (one, when that is empty); empty for
         /// [`Query::Changes`].
@@ -386,6 +393,19 @@ pub enum Products {
     },
     /// Nothing is there, or with [`Follow::Contents`] no directory. No data follows.
     Missing,
+}
+
+/// See [`Request::Beside`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beside {
+    /// Sources that were changed or deleted, and so are put right at the next start: the first of them, in order.
+    #[serde(with = "paths")]
+    pub changed: Vec<RelPath>,
+    /// How many more there are.
+    pub more: u64,
+    /// Names in the source root at or below which there is something new, of which there was nothing new when the command started.
+    #[serde(with = "paths")]
+    pub made: Vec<RelPath>,
 }
 
 /// How a command ended.

@@ -47,16 +47,16 @@ use crate::{
         apply::{self, Books, Outcome},
         record::Record,
         stage::Staged,
-        target::{Target, refuse_strange_link},
-        times::Times,
+        target::{Target, native_join, refuse_strange_link},
     },
-    plan::{Fallback, OnFailure, Outputs, Plan},
+    plan::{Fallback, OnFailure, Output, Outputs, Plan, Take},
     report::{
         Reporter,
         events::{AgentCost, Amount, Applied, Earlier, Event, Phase, Warning},
     },
     state::{Run, State},
     sys::at,
+    tree::RelPath,
 };
 
 /// Carries a plan out; gives how fastbuild ends.
@@ -173,8 +173,6 @@ struct Built {
     exit: Exit,
     /// None when the products stay where they are.
     staged: Option<Vec<Staged>>,
-    /// As they were shown to the command.
-    times: Times,
     defect: Option<heal::Mark>,
 }
 
@@ -183,24 +181,23 @@ impl Built {
     async fn after(
         exit: Exit,
         plan: &Plan,
-        times: Times,
         reporter: &Reporter,
         collecting: impl Future<Output = Result<Result<Vec<Staged>, BuildError>, Interrupted>>,
     ) -> Result<Built, BuildError> {
-        let left = |times| {
+        let left = || {
             // Whoever ended it by a signal knows.
             if matches!(exit, Exit::Code(_)) {
                 reporter.emit(Event::Warned(Warning::OutputsLeft));
             }
-            Ok(Built { exit, staged: None, times, defect: None })
+            Ok(Built { exit, staged: None, defect: None })
         };
         if exit.code() != 0 && plan.on_failure.value == OnFailure::Leave {
-            return left(times);
+            return left();
         }
         match (collecting.await?, exit.code()) {
-            (Ok(staged), _) => Ok(Built { exit, staged: Some(staged), times, defect: None }),
+            (Ok(staged), _) => Ok(Built { exit, staged: Some(staged), defect: None }),
             // The command's failure is the news; that it did not get as far as its products is no surprise.
-            (Err(BuildError::MissingOutput { .. }), 1..) => left(times),
+            (Err(BuildError::MissingOutput { .. }), 1..) => left(),
             (Err(error), _) => Err(error),
         }
     }
@@ -211,14 +208,11 @@ impl Built {
         record: Arc<Record>,
         locks: &Locks,
         run: &Run,
-        plan: &Plan,
         reporter: &Reporter,
     ) -> Result<Option<Applied>, BuildError> {
-        let Built { staged: Some(mut staged), mut times, .. } = self else { return Ok(None) };
+        let Built { staged: Some(mut staged), .. } = self else { return Ok(None) };
         let project = &locks.project;
         locks.begin_apply(reporter).await?;
-        let made_again = staged.iter_mut().flat_map(|output| std::mem::take(&mut output.made_again));
-        times.note(made_again.collect(), &plan.source.value);
         let phase = Running::begin(Phase::Apply, None, reporter);
         let books = Books {
             run: run.id.clone(),
@@ -243,19 +237,23 @@ impl Built {
             reporter.emit(Event::Warned(warning));
         }
         phase.end(Amount { files: applied.written + applied.deleted, bytes: 0 });
-        let path = project.times_path();
-        if let Err(error) = times.save(&path) {
-            // The next build makes something once more.
-            tracing::warn!(?path, %error, "could not write the times of files that were made again");
-        }
         Ok(Some(applied))
     }
 }
 
-/// Refuses outputs whose place is a link that fastbuild did not put there.
+/// Refuses outputs that go to a place which is a link that fastbuild did not put there. In the source tree a link is what it is.
 fn refuse_strange_links(plan: &Plan, record: &Record) -> Result<(), BuildError> {
     let Outputs::Named(outputs) = &plan.outputs.value else { return Ok(()) };
-    Ok(outputs.iter().try_for_each(|output| refuse_strange_link(&output.host, record))?)
+    let mut elsewhere = outputs.iter().filter(|output| own_place(output, plan).is_none());
+    Ok(elsewhere.try_for_each(|output| refuse_strange_link(&output.host, record))?)
+}
+
+/// Where an output lies in the source tree, if what comes back of it are that tree's own changes.
+fn own_place<'a>(output: &'a Output, plan: &Plan) -> Option<&'a RelPath> {
+    let below = output.below_source.as_ref()?;
+    let left_out = plan.ignore.outputs.iter().any(|place| below.strip_prefix(place).is_some());
+    let is_own = output.take == Take::Itself && !left_out && !plan.route.value.is_mounted();
+    (is_own && native_join(&plan.source.value, below) == output.host).then_some(below)
 }
 
 /// The source root's own mode and time.

@@ -18,9 +18,17 @@ use crate::{
 /// # Errors
 /// A pattern that is none, and a directory that cannot be read.
 pub fn look(plan: &Plan, progress: &(dyn Fn(Amount) + Sync)) -> Result<Scan, BuildError> {
-    let rules = Rules::new(plan.ignore.patterns.iter().map(|pattern| pattern.value.as_str()))?;
+    let rules = rules(plan)?;
     let options = ScanOptions { rules: &rules, leave_out: &plan.ignore.outputs, progress };
     Ok(scan(&plan.source.value, &options)?)
+}
+
+/// What is no part of the source tree.
+///
+/// # Errors
+/// A pattern that is none.
+pub(super) fn rules(plan: &Plan) -> Result<Rules, BuildError> {
+    Ok(Rules::new(plan.ignore.patterns.iter().map(|pattern| pattern.value.as_str()))?)
 }
 
 /// [`look`] as a phase of a build.

@@ -488,12 +488,12 @@ max-size = "5g"
         assert_eq!(keys.env_file.unwrap().value.len(), 1);
         assert_eq!(keys.entrypoint.unwrap().value, "");
         assert_eq!(keys.progress.as_ref().unwrap().value, Progress::Json);
-        assert_eq!(line_of(&keys.progress), Some(26));
+        assert_eq!(line_of(&keys.progress), Some(25));
         assert!(!keys.keep.unwrap().value);
         let workspace = keys.workspace.unwrap().value;
         assert_eq!(workspace.idle_stop.as_ref().unwrap().value, Duration::ZERO);
         assert_eq!(workspace.max_age.as_ref().unwrap().value, Duration::from_secs(7 * 24 * 3600));
-        assert_eq!(line_of(&workspace.max_size), Some(32));
+        assert_eq!(line_of(&workspace.max_size), Some(31));
     }
 
     #[test]
@@ -515,7 +515,7 @@ max-size = "5g"
         let cases = [
             ("\nimge = \"x\"\n", "2:1: there is no key \"imge\"; did you mean image?"),
             ("output = []", "1:1: there is no key \"output\"; did you mean outputs?"),
-            ("seed_outputs = true", "1:1: there is no key \"seed_outputs\"; did you mean seed-outputs?"),
+            ("no_ignore = true", "1:1: there is no key \"no_ignore\"; did you mean no-ignore?"),
             ("é = 1\n", "1:1: "),
             ("image = 3", "1:9: image must be a string, and this is a whole number"),
             ("image = \"\"", "1:9: image: the value is empty"),

@@ -193,7 +193,7 @@ fn a_switch_of_the_file_is_taken_back_by_the_command_line() {
     ]);
     let plan = project.plan("-i x -- make");
     assert_eq!(plan.on_failure.value, OnFailure::Collect);
-    assert_eq!((plan.apply.value, why(&plan.apply)), (ApplyMode::Atomic, "fastbuild.toml:Some(4)".into()));
+    assert_eq!((plan.apply.value, why(&plan.apply)), (ApplyMode::Atomic, "fastbuild.toml:Some(3)".into()));
     assert_eq!((plan.stdin.value, plan.terminal.value), (Stdin::Forward, Terminal::Allocate));
     assert_eq!(plan.ignore.patterns, []);
     let plan = project.plan("-i x --no-outputs-on-failure --no-atomic --no-stdin --no-tty --ignore -- make");

@@ -2,8 +2,9 @@
 //!
 //! Each step is one rename (or mkdir, rmdir, chmod) below directory handles and can be taken back: a file that is
 //! replaced is *exchanged* with its slot, a file that is deleted is renamed into the staging directory. What comes out
-//! of an exchange is looked at before anything else happens: if somebody changed it since it was compared, it goes back,
-//! and the build's version is put beside it. So no edit of the user's is lost to the moment between look and rename.
+//! of an exchange is looked at before anything else happens. If somebody has changed it since it was compared, one of the two versions
+//! gives way and goes to the safe place ([`Side`](super::decide::Side)). So no edit of the user's is lost to the moment between look
+//! and rename.
 //!
 //! When a step fails, all steps before it are taken back. When fastbuild dies, the journal has the steps that are
 //! missing ([`recover`]), and the staging directory what they brought out: it is removed only when the record is written
@@ -36,21 +37,23 @@ pub use self::{
 use self::{
     atomic::{prepare_swap, rescue},
     displaced::save_displaced,
-    steps::{Attempt, Done, Executor, Failed, LateConflict, Made, Undo},
+    steps::{Attempt, Conflict, Done, Executor, Failed, Made, Undo},
 };
 use super::{
-    OutputError, host_error,
+    OutputError,
+    decide::Side,
+    host_error,
     journal::{self, Journal},
-    ops::{Action, Afterwards, Identity, Op},
+    ops::{Action, Identity, Op},
     record::{Content, Record, Written},
-    stage::{Claim, Found, Stage, Staged},
+    stage::{Stage, Staged},
     target::{Target, Walk},
 };
 use crate::{
     plan::ApplyMode,
-    report::events::{Applied, Warning},
+    report::events::{Applied, Stands, Warning},
     sys::at::{self, Look},
-    tree::{Kind, RelPath, Timestamp},
+    tree::{Kind, RelPath},
 };
 
 #[cfg(all(test, unix))]
@@ -110,8 +113,7 @@ fn journal_of<'a>(outputs: &'a [Staged], books: &Books) -> Journal<'a> {
         root: output.target.prefix.clone(),
         stage: output.stage.path.clone(),
         ops: Cow::Borrowed(&output.ops),
-        claims: Cow::Borrowed(&output.claims),
-        forgets: output.forgets.iter().cloned().map(journal::Path).collect(),
+        inside: Cow::Borrowed(&output.prepared.inside),
         displaced: Cow::Borrowed(&output.prepared.done.displaced),
         linked: output.prepared.linked.iter().map(|(path, id)| (journal::Path(path.clone()), *id)).collect(),
     });
@@ -202,23 +204,21 @@ fn finish(
     let nothing = Done::default();
     for (output, done) in outputs.iter_mut().zip(done.iter().chain(std::iter::repeat(&nothing))) {
         settle_directories(&output.target, &output.stage, done);
-        for path in &output.forgets {
-            record.forget(&output.target.absolute(path));
-        }
-        let seen = output.stage.now().map_err(host_error("make a file in", &output.stage.path))?;
-        note_claims(record, &output.target, (&output.ops, &output.claims), &done.conflicts, seen);
-        let late = done.conflicts.len() as u64;
-        let beside = done.conflicts.iter().filter(|late| late.beside.is_some()).count() as u64;
-        outcome.applied.written += output.applied.written.saturating_sub(beside);
-        outcome.applied.deleted += output.applied.deleted.saturating_sub(late - beside);
+        let ops = output.ops.iter().chain(&output.prepared.inside);
+        note(record, &output.target, &output.stage, ops, done)?;
+        outcome.applied.written += output.applied.written.saturating_sub(done.given_way);
+        outcome.applied.deleted += output.applied.deleted.saturating_sub(done.stayed);
         outcome.applied.unchanged += output.applied.unchanged;
-        outcome.applied.conflicts += output.applied.conflicts + late;
+        outcome.applied.conflicts += done.conflicts.len() as u64;
         outcome.warnings.append(&mut output.warnings);
-        outcome.warnings.extend(done.conflicts.iter().map(|late| Warning::Conflict {
-            path: output.target.absolute(&late.path),
-            beside: late.beside.as_ref().map(|beside| output.target.absolute(beside)),
+        outcome.warnings.extend(done.conflicts.iter().map(|Conflict { path, stands }| Warning::Conflict {
+            path: output.target.absolute(path),
+            stands: match stands {
+                Side::Source => Stands::Host,
+                Side::Output => Stands::Build,
+            },
         }));
-        displaced += done.displaced_files;
+        displaced += done.displaced.len() as u64;
         refused += output.stage.refused.count();
     }
     if refused > 0 {
@@ -255,45 +255,46 @@ fn warn_unsettled(path: &RelPath, settled: io::Result<()>) {
     }
 }
 
-/// Notes what is fastbuild's now: what the steps put in place, and what was right already.
-fn note_claims(
+/// Notes what builds wrote: what the steps put in place, and what they took away.
+fn note<'a>(
     record: &mut Record,
     target: &Target,
-    (ops, claims): (&[Op], &[Claim]),
-    late: &[LateConflict],
-    seen: Timestamp,
-) {
-    let late: HashSet<&RelPath> = late.iter().map(|late| &late.path).collect();
+    stage: &Stage,
+    ops: impl Iterator<Item = &'a Op>,
+    done: &Done,
+) -> Result<(), OutputError> {
+    let seen = stage.now().map_err(host_error("make a file in", &stage.path))?;
+    let late: HashSet<&RelPath> = done.conflicts.iter().map(|conflict| &conflict.path).collect();
     let mut walk = Walk::new(&target.dir);
-    let mut note = |path: &RelPath, what: &Content, is: Found| {
-        let Ok(Some(look)) = walk.look(path) else { return };
-        let (still, seen) = match is {
-            Found::Directory => (true, seen),
-            Found::File(id) => (id == Identity::from(&look), seen),
-            Found::Untouched(stamp, since) => (stamp == look.stamp, since),
+    for path in &done.parents {
+        if let Ok(Some(look)) = walk.look(path) {
+            let what = Content::Directory;
+            record.set(&target.absolute(path), Written { what, mode: look.mode, stamp: look.stamp, seen });
+        }
+    }
+    for Op { path, action, .. } in ops {
+        let place = target.absolute(path);
+        let look = walk.look(path).ok().flatten();
+        let id = look.as_ref().map(Identity::from);
+        let what = match action {
+            Action::Put { slot, .. } if id == Some(slot.id) => Some(slot.what.clone()),
+            Action::MakeDir { .. } => Some(Content::Directory),
+            // What a build wrote is a build's still.
+            Action::SetMode { of, .. } | Action::Touch { of, .. } => record
+                .get(&place)
+                .filter(|written| {
+                    written.what == Content::Directory || Identity::of_file(&written.stamp) == *of
+                })
+                .map(|written| written.what),
+            _ => None,
         };
-        if still && !late.contains(path) {
-            let entry = Written { what: what.clone(), mode: look.mode, stamp: look.stamp, seen };
-            record.set(&target.absolute(path), entry);
+        match (what, look) {
+            (_, None) => record.forget(&place),
+            (Some(what), Some(Look { mode, stamp, .. })) if !late.contains(path) => {
+                record.set(&place, Written { what, mode, stamp, seen });
+            }
+            _ => {}
         }
-    };
-    for (path, what, is) in ops.iter().filter_map(claimed_by) {
-        note(path, what, is);
     }
-    for Claim { path, what, is } in claims {
-        note(path, what, *is);
-    }
-}
-
-/// What a step makes fastbuild's.
-fn claimed_by(op: &Op) -> Option<(&RelPath, &Content, Found)> {
-    match (&op.action, op.then) {
-        (Action::Put { slot, .. }, Afterwards::Fastbuilds) => {
-            Some((&op.path, &slot.what, Found::File(slot.id)))
-        }
-        (Action::MakeDir { .. }, Afterwards::Fastbuilds) => {
-            Some((&op.path, &Content::Directory, Found::Directory))
-        }
-        _ => None,
-    }
+    Ok(())
 }

@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     OutputError,
-    stage::{LIMITS, LINK_TO_NOTHING, Listed, Scope, Staged, Staging, Uploaded},
+    stage::{LIMITS, LINK_TO_NOTHING, Listed, Staged, Staging, Uploaded},
 };
 use crate::{
     archive::reader::{IncomingKind, Naming, Reader},
@@ -37,14 +37,14 @@ pub fn stage(
     let mut spool = staging.make_spool()?;
     let (files, amount) = read(&mut staging, archive, naming, &mut spool, progress)?;
     let mut files: Vec<_> = files.into_values().filter(|(node, _)| !is_left_out(&node.path)).collect();
-    match (staging.scope(), staging.uploaded()) {
-        (Scope::Everything, Some(uploaded)) => {
-            let gone = gone(&files, &uploaded);
-            files.retain(|(node, _)| is_as_sent(node, &uploaded) != Some(true));
+    match staging.uploaded() {
+        Some((uploaded, at)) => {
+            let gone = gone(&files, &uploaded, &at);
+            files.retain(|(node, _)| is_as_sent(node, &uploaded, &at) != Some(true));
             staging.expect(&mut nodes(&files), Listed::Changes)?;
             staging.expect_gone(&mut gone.into_iter().map(Ok))?;
         }
-        _ => staging.expect(&mut nodes(&files), Listed::Buckets(&Differing::all(1)))?,
+        None => staging.expect(&mut nodes(&files), Listed::Buckets(&Differing::all(1)))?,
     }
     let wanted = staging.wanted().nodes;
     for (node, at) in wanted.iter().filter_map(|number| files.get(*number as usize)) {
@@ -104,19 +104,19 @@ fn read(
 }
 
 /// Whether a path has what went in there; none where nothing did.
-fn is_as_sent(node: &Node, uploaded: &Uploaded<'_>) -> Option<bool> {
-    let at = uploaded.manifest.position(&node.path)?;
+fn is_as_sent(node: &Node, uploaded: &Uploaded<'_>, at: &RelPath) -> Option<bool> {
+    let at = uploaded.manifest.position(&at.append(&node.path))?;
     let sent = Node::of(&uploaded.manifest.entries()[at], *uploaded.digests.get(at)?)?;
     // Engines cut times to seconds.
     let same_time = sent.mtime.secs == node.mtime.secs || sent.kind == NodeKind::Directory;
     Some(sent.kind == node.kind && sent.mode & 0o777 == node.mode & 0o777 && same_time)
 }
 
-/// What went in and is no more.
-fn gone(files: &[(Node, u64)], uploaded: &Uploaded<'_>) -> Vec<Node> {
+/// What went in at and below `at` and is no more.
+fn gone(files: &[(Node, u64)], uploaded: &Uploaded<'_>, at: &RelPath) -> Vec<Node> {
     let entries = uploaded.manifest.entries().iter();
-    let gone =
-        entries.filter(|entry| files.binary_search_by(|(node, _)| node.path.cmp(&entry.path)).is_err());
+    let went_in = entries.filter_map(|entry| entry.path.strip_prefix(at)).filter(|path| !path.is_root());
+    let gone = went_in.filter(|path| files.binary_search_by(|(node, _)| node.path.cmp(path)).is_err());
     let node = |path: RelPath| Node { path, kind: NodeKind::Directory, mode: 0, mtime: Timestamp::default() };
-    gone.map(|entry| node(entry.path.clone())).collect()
+    gone.map(node).collect()
 }

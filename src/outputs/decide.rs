@@ -1,43 +1,42 @@
-//! One product, what the host has, what fastbuild knows -> what to do. Pure: every case is a row of the table below.
+//! One path that the build changed, and what the host had there when this build looked -> what to do. Pure: every case is a row of the
+//! tables below.
 //!
-//! | build has | fastbuild knows that the host had | host has now | what happens |
-//! |---|---|---|---|
-//! | nothing | nothing | anything | it is the user's: leave |
-//! | nothing | a product or a source | the same | delete |
-//! | nothing | a product or a source | nothing | leave |
-//! | nothing | a product or a source | something else | the user changed it: keep, warn |
-//! | what was uploaded | that | anything | the build did not touch it: leave |
-//! | a product | anything | the very same | leave (set the mode when only that differs) |
-//! | a product | nothing or an old product | nothing | put |
-//! | a product | an uploaded source | nothing | the user deleted it: put beside, warn |
-//! | a product | a product or a source | the same | put over it |
-//! | a product | a product or a source | something else | the user changed it: put beside, warn |
-//! | a product | nothing | something | put, and move the old one to safety |
+//! | build has | host had | what happens |
+//! |---|---|---|
+//! | it | nothing | put |
+//! | it | the same | leave (set the mode when only that differs) |
+//! | it | what a build wrote | put over it |
+//! | it | something of the user's | put, and move the old one to the safe place |
+//! | nothing | nothing | leave |
+//! | nothing | what a build wrote | delete |
+//! | nothing | something of the user's | move it to the safe place |
+//!
+//! When the step is carried out, the host may have something else by then: somebody changed the path while the build ran. Of a source,
+//! the host's stays and the build's goes to the safe place; of an output, the build's stands and the other goes there ([`Side`]).
 
-/// Whose knowledge of the host's earlier state is meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Known {
-    /// Nobody's: the path is new, or the user's own.
-    Nothing,
-    /// It was uploaded in this run, and the build's version is the same.
-    UploadedUnchanged,
-    /// It was uploaded in this run, and the build's version differs or is gone.
-    Uploaded,
-    /// An earlier run of fastbuild wrote it.
-    Recorded,
+use serde::{Deserialize, Serialize};
+
+/// Whose version stands where somebody changed a path here after this build had looked at it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Side {
+    /// The host's.
+    Source,
+    /// The build's: the path lies in a named output, or a build wrote it before.
+    Output,
 }
 
-/// What the host has now.
+/// What the host had when this build looked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HostHas {
+pub enum HostHad {
     /// Nothing.
     Nothing,
     /// The build's version already, byte for byte.
-    Product(ModeIs),
-    /// What fastbuild knows it had.
-    AsKnown,
-    /// Something else.
-    Other,
+    Same(ModeIs),
+    /// What an earlier build wrote.
+    Builds,
+    /// Something that no build wrote.
+    Users,
 }
 
 /// Whether the permission bits are right as well.
@@ -45,7 +44,7 @@ pub enum HostHas {
 pub enum ModeIs {
     /// They are.
     Right,
-    /// They are not, and nobody but fastbuild has a say in them.
+    /// They are not.
     Wrong,
 }
 
@@ -61,40 +60,35 @@ pub enum BuildHas {
 /// What to do with one path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Do not touch it.
+    /// There is nothing to do.
     Leave,
-    /// Do not touch it; it is what the build made.
+    /// It is what the build made.
     AlreadyRight,
     /// Set its mode.
     SetMode,
     /// Make it where nothing is.
     Put,
-    /// Put it over what fastbuild knows.
+    /// Put it over what a build wrote.
     Replace,
-    /// Put it, and move what was there to safety.
+    /// Put it, and move what was there to the safe place.
     Displace,
-    /// Keep the host's and put the build's version beside it.
-    Beside,
     /// Delete it.
     Delete,
-    /// The build deleted it, but the user changed it: keep it, and say so.
-    KeepEdited,
+    /// Move it to the safe place.
+    Remove,
 }
 
 /// See the table above.
-pub fn decide(build: BuildHas, known: Known, host: HostHas) -> Verdict {
-    match (build, known, host) {
-        (BuildHas::Nothing, Known::Nothing, _) | (BuildHas::Nothing, _, HostHas::Nothing) => Verdict::Leave,
-        (BuildHas::Nothing, _, HostHas::AsKnown | HostHas::Product(_)) => Verdict::Delete,
-        (BuildHas::Nothing, _, HostHas::Other) => Verdict::KeepEdited,
-        (BuildHas::It, Known::UploadedUnchanged, _) => Verdict::Leave,
-        (BuildHas::It, _, HostHas::Product(ModeIs::Right)) => Verdict::AlreadyRight,
-        (BuildHas::It, _, HostHas::Product(ModeIs::Wrong)) => Verdict::SetMode,
-        (BuildHas::It, Known::Uploaded, HostHas::Nothing) => Verdict::Beside,
-        (BuildHas::It, _, HostHas::Nothing) => Verdict::Put,
-        (BuildHas::It, Known::Nothing, HostHas::AsKnown | HostHas::Other) => Verdict::Displace,
-        (BuildHas::It, _, HostHas::AsKnown) => Verdict::Replace,
-        (BuildHas::It, _, HostHas::Other) => Verdict::Beside,
+pub fn decide(build: BuildHas, host: HostHad) -> Verdict {
+    match (build, host) {
+        (BuildHas::It, HostHad::Nothing) => Verdict::Put,
+        (BuildHas::It, HostHad::Same(ModeIs::Right)) => Verdict::AlreadyRight,
+        (BuildHas::It, HostHad::Same(ModeIs::Wrong)) => Verdict::SetMode,
+        (BuildHas::It, HostHad::Builds) => Verdict::Replace,
+        (BuildHas::It, HostHad::Users) => Verdict::Displace,
+        (BuildHas::Nothing, HostHad::Nothing | HostHad::Same(_)) => Verdict::Leave,
+        (BuildHas::Nothing, HostHad::Builds) => Verdict::Delete,
+        (BuildHas::Nothing, HostHad::Users) => Verdict::Remove,
     }
 }
 
@@ -103,39 +97,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_users_files_are_never_lost() {
-        use {HostHas as H, Known as K, Verdict as V};
-        let it = BuildHas::It;
-        let gone = BuildHas::Nothing;
-        let right = H::Product(ModeIs::Right);
-        let wrong = H::Product(ModeIs::Wrong);
+    fn what_no_build_wrote_is_moved_and_never_thrown_away() {
+        use {BuildHas as B, HostHad as H, Verdict as V};
         let table = [
-            (gone, K::Nothing, H::Nothing, V::Leave),
-            (gone, K::Nothing, H::Other, V::Leave),
-            (gone, K::Recorded, H::AsKnown, V::Delete),
-            (gone, K::Recorded, H::Nothing, V::Leave),
-            (gone, K::Recorded, H::Other, V::KeepEdited),
-            (gone, K::Uploaded, H::AsKnown, V::Delete),
-            (gone, K::Uploaded, H::Nothing, V::Leave),
-            (gone, K::Uploaded, H::Other, V::KeepEdited),
-            (it, K::UploadedUnchanged, H::AsKnown, V::Leave),
-            (it, K::UploadedUnchanged, H::Other, V::Leave),
-            (it, K::UploadedUnchanged, H::Nothing, V::Leave),
-            (it, K::Uploaded, H::AsKnown, V::Replace),
-            (it, K::Uploaded, H::Other, V::Beside),
-            (it, K::Uploaded, H::Nothing, V::Beside),
-            (it, K::Uploaded, right, V::AlreadyRight),
-            (it, K::Recorded, H::AsKnown, V::Replace),
-            (it, K::Recorded, H::Other, V::Beside),
-            (it, K::Recorded, H::Nothing, V::Put),
-            (it, K::Recorded, wrong, V::SetMode),
-            (it, K::Nothing, H::Nothing, V::Put),
-            (it, K::Nothing, H::Other, V::Displace),
-            (it, K::Nothing, right, V::AlreadyRight),
-            (it, K::Nothing, wrong, V::SetMode),
+            (B::It, H::Nothing, V::Put),
+            (B::It, H::Same(ModeIs::Right), V::AlreadyRight),
+            (B::It, H::Same(ModeIs::Wrong), V::SetMode),
+            (B::It, H::Builds, V::Replace),
+            (B::It, H::Users, V::Displace),
+            (B::Nothing, H::Nothing, V::Leave),
+            (B::Nothing, H::Builds, V::Delete),
+            (B::Nothing, H::Users, V::Remove),
         ];
-        for (build, known, host, verdict) in table {
-            assert_eq!(decide(build, known, host), verdict, "{build:?}, {known:?}, {host:?}");
+        for (build, host, verdict) in table {
+            assert_eq!(decide(build, host), verdict, "{build:?}, {host:?}");
         }
     }
 }

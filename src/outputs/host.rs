@@ -4,7 +4,7 @@
 //! Each entry is also held against the record, so that an agent can be told in a few hashes what need not be listed. Whatever is
 //! decided by it is checked again when it is carried out, so it may be as old as it likes.
 
-use std::{io, thread};
+use std::{io, thread, time::Duration};
 
 use super::{
     OutputError, host_error,
@@ -16,6 +16,7 @@ use crate::{
     sys::{
         self,
         at::{self, Look},
+        clock::Granularity,
     },
     tree::{
         Digest, Entry, Kind, RelPath, Timestamp,
@@ -34,8 +35,6 @@ pub struct HostSide {
     scan: Scan,
     /// For each entry of the scan.
     standings: Vec<Standing>,
-    /// Recorded below the root and not there, in the order of trees.
-    missing: Vec<RelPath>,
     /// What the other end is to compare with; empty when there is no directory here.
     summary: Vec<u8>,
     /// The bucket of each entry.
@@ -52,16 +51,7 @@ enum Standing {
     /// A file of the recorded size: it has to be read. None is left when the look is over.
     Unsure,
     /// The very same.
-    AsRecorded(By),
-}
-
-/// By what an entry is known to be as it was recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum By {
-    /// By stamp, or because there is nothing but its name.
-    Stamp,
-    /// It had to be read; the record's stamp is to be renewed, or it would be read each time.
-    Reading,
+    AsRecorded,
 }
 
 impl HostSide {
@@ -86,8 +76,8 @@ impl HostSide {
     /// [`crate::tree::summary::Summary::to_bytes`] of what is here, as [`crate::agent::protocol::Query::Named`] has it. Empty when
     /// there is no directory.
     ///
-    /// Only what is exactly as fastbuild left it counts as known. All else makes its bucket differ, so that
-    /// the container has to say what it has there: what it has by mere assertion must not become fastbuild's.
+    /// Only what is exactly as a build left it counts as known. All else makes its bucket differ, so that the container says what it
+    /// has there.
     pub fn summary(&self) -> &[u8] {
         &self.summary
     }
@@ -95,11 +85,6 @@ impl HostSide {
     /// How many buckets [`HostSide::summary`] has; one when it is empty.
     pub fn buckets(&self) -> usize {
         buckets_for(self.scan.manifest.entries().len())
-    }
-
-    /// When the look began, by this machine's clock.
-    pub fn looked_at(&self) -> Timestamp {
-        self.scan.looked_at
     }
 
     /// What is at `path`, which is below the output's root: none when that is not known, and otherwise what a look there
@@ -112,7 +97,7 @@ impl HostSide {
     /// Whether `path` is exactly what the record says, so that it need not be read.
     pub(super) fn is_as_recorded(&self, path: &RelPath) -> bool {
         let position = self.scan.manifest.position(path);
-        position.and_then(|at| self.standings.get(at)).is_some_and(|s| matches!(s, Standing::AsRecorded(_)))
+        position.and_then(|at| self.standings.get(at)).is_some_and(|s| *s == Standing::AsRecorded)
     }
 
     /// Whether `path` is a directory here.
@@ -122,67 +107,29 @@ impl HostSide {
 
     /// The entries in buckets that do not differ: the other end has the same.
     pub(super) fn entries_alike<'a>(&'a self, differing: &'a Differing) -> impl Iterator<Item = &'a Entry> {
-        self.alike(differing).map(|(entry, _)| entry)
-    }
-
-    /// Of these, the ones that had to be read to be known.
-    pub(super) fn to_renew<'a>(
-        &'a self,
-        differing: &'a Differing,
-    ) -> impl Iterator<Item = (&'a RelPath, Look)> {
-        let read =
-            self.alike(differing).filter(|(_, standing)| *standing == Standing::AsRecorded(By::Reading));
-        read.map(|(entry, _)| (&entry.path, look_of(entry)))
-    }
-
-    fn alike<'a>(&'a self, differing: &'a Differing) -> impl Iterator<Item = (&'a Entry, Standing)> {
-        self.with_standings()
-            .filter(|(_, _, bucket)| !differing.holds_bucket((*bucket).into()))
-            .map(|(entry, standing, _)| (entry, standing))
-    }
-
-    fn with_standings(&self) -> impl Iterator<Item = (&Entry, Standing, u16)> {
-        let entries = self.scan.manifest.entries().iter().zip(&self.standings).zip(&self.buckets);
-        entries.map(|((entry, standing), bucket)| (entry, *standing, *bucket))
-    }
-
-    /// What fastbuild has recorded in buckets that differ, and all of it that is not here any more: where a bucket does not
-    /// differ the other end has no such thing either, and what is recorded of it has to be forgotten. In the order of trees.
-    pub(super) fn recorded_within(&self, differing: &Differing) -> Vec<RelPath> {
-        if !differing.any() {
-            return self.missing.clone();
-        }
-        let here = self
-            .with_standings()
-            .filter(|(_, standing, bucket)| {
-                *standing != Standing::Unrecorded && differing.holds_bucket((*bucket).into())
-            })
-            .map(|(entry, _, _)| &entry.path);
-        let mut paths: Vec<_> = here.chain(&self.missing).cloned().collect();
-        paths.sort();
-        paths
+        let entries = self.scan.manifest.entries().iter().zip(&self.buckets);
+        entries.filter(|(_, bucket)| !differing.holds_bucket((**bucket).into())).map(|(entry, _)| entry)
     }
 
     /// One merge of the scan and the record; gives for each entry what the record says its file holds.
     fn hold_against(&mut self, target: &Target, record: &Record) -> Vec<Option<Digest>> {
         let root = target.root();
+        let blur = Granularity::of(&target.base).span();
         let entries = self.scan.manifest.entries();
         let mut recorded = record.below(&root).filter(|(path, _)| !path.is_root()).peekable();
         let mut digests = Vec::with_capacity(entries.len());
         self.standings.reserve_exact(entries.len());
         for entry in entries {
-            while let Some((path, _)) = recorded.next_if(|(path, _)| *path < entry.path) {
-                self.missing.push(path);
-            }
+            while recorded.next_if(|(path, _)| *path < entry.path).is_some() {}
             let written = recorded.next_if(|(path, _)| *path == entry.path).map(|(_, written)| written);
-            self.standings
-                .push(written.as_ref().map_or(Standing::Unrecorded, |written| standing(entry, written)));
+            self.standings.push(
+                written.as_ref().map_or(Standing::Unrecorded, |written| standing(entry, written, blur)),
+            );
             digests.push(written.and_then(|written| match written.what {
                 Content::File(digest) => Some(digest),
                 Content::Directory | Content::Symlink(_) => None,
             }));
         }
-        self.missing.extend(recorded.map(|(path, _)| path));
         digests
     }
 
@@ -199,7 +146,7 @@ impl HostSide {
                 let digest =
                     read_at(&mut walk, &place).map_err(host_error("read", target.absolute(&place)))?;
                 let same = digest.is_some() && digest == recorded[*index];
-                found.push(if same { Standing::AsRecorded(By::Reading) } else { Standing::Changed });
+                found.push(if same { Standing::AsRecorded } else { Standing::Changed });
             }
             Ok(found)
         };
@@ -224,7 +171,7 @@ impl HostSide {
         let mut summarizer = Summarizer::new(buckets);
         for ((entry, standing), digest) in entries.iter().zip(&self.standings).zip(recorded) {
             let what = match standing {
-                Standing::AsRecorded(_) => What::of(&entry.kind, *digest),
+                Standing::AsRecorded => What::of(&entry.kind, *digest),
                 // Equals nothing.
                 Standing::Unrecorded | Standing::Changed | Standing::Unsure => What::File(0, None),
             };
@@ -236,20 +183,23 @@ impl HostSide {
     }
 }
 
-/// How an entry stands to the record, as far as its metadata tells.
-fn standing(entry: &Entry, written: &Written) -> Standing {
+/// How an entry stands to the record, as far as its metadata tells. `blur` is what two changes may lie apart and give one stamp.
+fn standing(entry: &Entry, written: &Written, blur: Duration) -> Standing {
     let same = match (&entry.kind, &written.what) {
         (Kind::Directory, Content::Directory) => true,
         (Kind::Symlink { target }, Content::Symlink(recorded)) => target == recorded,
-        (Kind::File { .. }, Content::File(_))
-            if entry.stamp == written.stamp && !entry.stamp.is_racy(written.seen) =>
-        {
-            true
+        (Kind::File { size }, Content::File(_)) => {
+            let stamp = &entry.stamp;
+            let is_past = stamp.mtime.max(stamp.ctime) < written.seen.before_by(blur);
+            match (*stamp == written.stamp && is_past, *size == written.stamp.size) {
+                (true, _) => true,
+                (false, true) => return Standing::Unsure,
+                (false, false) => false,
+            }
         }
-        (Kind::File { size }, Content::File(_)) if *size == written.stamp.size => return Standing::Unsure,
         _ => false,
     };
-    if same { Standing::AsRecorded(By::Stamp) } else { Standing::Changed }
+    if same { Standing::AsRecorded } else { Standing::Changed }
 }
 
 /// The digest of a file; none when it went away or its owner may not read it.
@@ -274,7 +224,7 @@ fn scan_place(target: &Target) -> Option<(bool, Scan)> {
             Some((true, scan(&target.root(), &options).ok()?))
         }
         // Nothing, or a file: below it there is nothing.
-        Ok(_) => Some((false, Scan { looked_at: crate::sys::metadata::now(), ..Scan::default() })),
+        Ok(_) => Some((false, Scan::default())),
         Err(_) => None,
     }
 }

@@ -17,13 +17,12 @@ use serde::{Deserialize, Serialize};
 use super::{
     apply::Displaced,
     ops::{Identity, Op, lossless},
-    stage::Claim,
 };
 use crate::tree::RelPath;
 
 /// One output's steps.
 ///
-/// Borrowed when it is written, for an output may have a hundred thousand steps and as many claims.
+/// Borrowed when it is written, for an output may have a hundred thousand steps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry<'a> {
     /// The directory below which all paths lie.
@@ -37,10 +36,8 @@ pub struct Entry<'a> {
     pub stage: PathBuf,
     /// In order.
     pub ops: Cow<'a, [Op]>,
-    /// What is fastbuild's afterwards, beside what the steps put in place.
-    pub claims: Cow<'a, [Claim]>,
-    /// What is nobody's afterwards.
-    pub forgets: Vec<Path>,
+    /// What was done to the tree that waits for its exchange, by the paths that it will have.
+    pub inside: Cow<'a, [Op]>,
     /// The user's files that a prepared tree leaves out, in the staging directory.
     pub displaced: Cow<'a, [Displaced]>,
     /// What the old tree held when a prepared one was made from it, by path below the output's root.
@@ -65,7 +62,7 @@ pub struct Journal<'a> {
     pub entries: Vec<Entry<'a>>,
 }
 
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 impl<'a> Journal<'a> {
     /// A journal of this version.

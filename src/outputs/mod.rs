@@ -27,7 +27,6 @@ pub mod record;
 mod slots;
 pub mod stage;
 pub mod target;
-pub mod times;
 
 use std::{io, path::PathBuf};
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::record::Content;
+use super::{decide::Side, record::Content};
 use crate::{
     sys::at::Look,
     tree::{RelPath, Stamp, Timestamp},
@@ -19,18 +19,8 @@ pub struct Op {
     pub path: RelPath,
     /// What.
     pub action: Action,
-    /// Whose the path is when it is done.
-    pub then: Afterwards,
-}
-
-/// Whose a path is after a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Afterwards {
-    /// What was put there is fastbuild's: a later run may replace and delete it.
-    Fastbuilds,
-    /// The step says nothing about it.
-    Nobodys,
+    /// Whose version stands when the path is not what the step expects: somebody has changed it since.
+    pub side: Side,
 }
 
 /// What a step does.
@@ -41,8 +31,8 @@ pub enum Action {
     MakeDir {
         /// Permission bits.
         mode: u32,
-        /// Last change; none for a directory that no product names, which keeps the time of its making.
-        mtime: Option<Timestamp>,
+        /// Last change.
+        mtime: Timestamp,
         /// What may be in its place.
         over: Over,
     },
@@ -62,8 +52,22 @@ pub enum Action {
         /// Whose.
         of: Identity,
     },
-    /// Takes a file or link away.
+    /// Sets the mtime of a file that has the right content.
+    Touch {
+        /// The time.
+        mtime: Timestamp,
+        /// The time before.
+        was: Timestamp,
+        /// Whose.
+        of: Identity,
+    },
+    /// Takes away a file or link that a build wrote.
     Delete {
+        /// Which.
+        of: Identity,
+    },
+    /// Moves a file or link of the user's to the safe place.
+    Remove {
         /// Which.
         of: Identity,
     },
@@ -88,9 +92,9 @@ pub const SHADOW: &[u8] = b"tree";
 pub enum Over {
     /// Nothing.
     Nothing,
-    /// Something that fastbuild knows and may throw away.
+    /// What a build wrote, which may be thrown away.
     Known(Identity),
-    /// Something of the user's, which is moved to safety.
+    /// Something of the user's, which is moved to the safe place.
     Stranger(Identity),
     /// A directory that the deletes before will have emptied.
     EmptiedDir {
@@ -162,7 +166,9 @@ impl Action {
             Action::MakeDir { over: Over::Known(id) | Over::Stranger(id), .. }
             | Action::Put { over: Over::Known(id) | Over::Stranger(id), .. }
             | Action::SetMode { of: id, .. }
-            | Action::Delete { of: id } => id,
+            | Action::Touch { of: id, .. }
+            | Action::Delete { of: id }
+            | Action::Remove { of: id } => id,
             _ => return,
         };
         *id = copies.get(id).copied().unwrap_or(*id);

@@ -1,32 +1,28 @@
 //! What a container says it made -> steps, with the bytes they need in slots beside the target.
 //!
 //! Products come as a list of what differs, of which only those contents are asked for that are needed
-//! ([`delta`](Staging::expect)). Each product is held against the host and what fastbuild knows here, by the one table in
-//! [`super::decide`], and becomes a step. Nothing of the host's is changed.
+//! ([`delta`](Staging::expect)). Each product is held against what the host had when this build looked, by the one table in
+//! [`super::decide`], and becomes a step. Nothing of the host's is changed, and of the source tree nothing is looked at again: a
+//! step finds out by itself whether it meets what it expects.
 //!
 //! | file | what |
 //! |---|---|
 //! | `stage/delta.rs` | a list of nodes, then the contents that were asked for |
-//! | `stage/parents.rs` | directories that something needs and nothing names |
 //! | [`dir`] | the staging directory and its place |
 
 mod delta;
 pub mod dir;
-mod parents;
 #[cfg(all(test, unix))]
 mod tests;
 
 use std::{
-    collections::HashSet,
-    fmt::Write as _,
+    cell::OnceCell,
     fs::File,
     io::{self, Read, Write},
 };
 
-use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use self::parents::Opened;
 pub use self::{
     delta::{LINK_TO_NOTHING, Listed, Wanted},
     dir::{Stage, remove_stage, stage_path},
@@ -34,22 +30,25 @@ pub use self::{
 use super::{
     OutputError,
     apply::Prepared,
-    decide::{BuildHas, HostHas, Known, ModeIs, Verdict, decide},
+    decide::{BuildHas, HostHad, ModeIs, Side, Verdict, decide},
     fold::same_when_folded,
     host::HostSide,
     host_error,
-    ops::{Action, Afterwards, Identity, Op, Over, Slot, lossless},
+    ops::{Action, Identity, Op, Over, Slot},
     record::{Content, Record},
     slots::SlotWriters,
     target::{Target, Walk},
-    times::MadeAgain,
 };
 use crate::{
     archive::reader::{Limits, ReadError},
     plan::ApplyMode,
     report::events::{Amount, Applied, Warning},
     sys::at::{self, Look},
-    tree::{Digest, Kind, Manifest, RelPath, Stamp, Timestamp, scan::STAGE_PREFIX},
+    tree::{
+        Digest, Kind, Manifest, RelPath, Timestamp,
+        ignore::{Rules, Verdict as Ignored},
+        scan::STAGE_PREFIX,
+    },
 };
 
 /// A file up to this size, in bytes, is held in memory until it is known whether it is needed.
@@ -62,51 +61,28 @@ const RESERVE: u64 = 64 * 1024 * 1024;
 /// what is only compared needs no disk, however much it is.
 pub const LIMITS: Limits = Limits { entries: 10_000_000, bytes: u64::MAX };
 
-/// Behind the name of a file whose place the user's own version keeps.
-const BESIDE: &str = ".fastbuild-new";
-
-/// What was uploaded of an output's tree, when it lies below the source root.
+/// The source tree as the host had it, and the workspace when the command started.
 #[derive(Debug, Clone, Copy)]
 pub struct Uploaded<'a> {
     /// The source tree as it was scanned.
     pub manifest: &'a Manifest,
     /// The digest of each file; none for one that did not go in.
     pub digests: &'a [Option<Digest>],
-    /// When the scan looked, by the host's clock.
-    pub looked_at: Timestamp,
+    /// The places of what was sent in this build.
+    pub sent: &'a [usize],
+    /// What is no part of it.
+    pub rules: &'a Rules,
 }
 
-impl Uploaded<'_> {
-    /// What the host had at the manifest's entry `index`; none when it did not go in.
-    fn base(&self, index: usize) -> Option<Base> {
-        let entry = self.manifest.entries().get(index)?;
-        let what = match &entry.kind {
-            Kind::Directory => Content::Directory,
-            Kind::Symlink { target } => Content::Symlink(target.clone()),
-            Kind::File { .. } => Content::File((*self.digests.get(index)?)?),
-        };
-        let (mode, stamp) = (entry.mode, entry.stamp);
-        Some(Base { from: KnownFrom::Upload, what, mode, stamp, seen: self.looked_at })
-    }
-
-    /// When the file at `index` was last changed, as the container was told.
-    fn mtime(&self, index: usize) -> Option<Timestamp> {
-        self.manifest.entries().get(index).map(|entry| entry.mtime)
-    }
-
-    /// Whether the host had anything at `index` that went in.
-    fn went_in(&self, index: usize) -> bool {
-        self.base(index).is_some()
-    }
-}
-
-/// Which paths come back.
+/// Where what comes back belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// Everything under the working directory: what the build did not touch is left alone.
-    Everything,
-    /// A named output: the target becomes what the build made.
-    Named,
+    /// The source root: what the build did not touch is left alone.
+    SourceRoot,
+    /// A named output in its own place of the source tree.
+    Synced,
+    /// Another place, which becomes what the build has.
+    Elsewhere,
 }
 
 /// The staging of one output.
@@ -125,49 +101,16 @@ pub struct Staging<'a> {
     stage: Stage,
     /// What the output's place held when it was looked at as a whole; none when it is looked at path by path.
     host: Option<HostSide>,
-    /// A moment before anything was looked at: what is found right is known to have been so then.
-    looked_at: Timestamp,
     /// What may still be staged before the disk counts as full, in bytes.
     room: u64,
     /// Set by [`Staging::expect`].
     expected: Option<delta::Expected>,
-    /// Directories that the build did not get to make, because the user has something there -> where they went.
-    redirects: Vec<(RelPath, RelPath)>,
-    /// Directories that the build left as they were, and that were therefore not looked at.
-    left: HashSet<RelPath>,
     ops: Vec<Op>,
-    claims: Vec<Claim>,
-    forgets: Vec<RelPath>,
     warnings: Vec<Warning>,
-    made_again: Vec<MadeAgain>,
+    /// Of the sources that were sent in this build, the newest mtime.
+    newest: OnceCell<Timestamp>,
     applied: Applied,
     received: Amount,
-}
-
-/// A path that is right already, and will be fastbuild's when the steps are done. What steps put in place is claimed by
-/// themselves ([`Afterwards`]).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Claim {
-    /// Relative to the target's handle.
-    #[serde(with = "lossless")]
-    pub path: RelPath,
-    /// What it is.
-    pub what: Content,
-    /// What was compared.
-    pub is: Found,
-}
-
-/// By what it is known that a path is still what was compared. One that somebody else has put there since, or written to,
-/// is not fastbuild's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Found {
-    /// A directory, which is nothing but its name.
-    Directory,
-    /// This file, not written to since.
-    File(Identity),
-    /// The same with the moment of its last change of any kind, and a moment before it was compared.
-    Untouched(Stamp, Timestamp),
 }
 
 /// Everything about one output that [`super::apply`] needs.
@@ -181,14 +124,8 @@ pub struct Staged {
     pub apply: ApplyMode,
     /// The steps, in order.
     pub ops: Vec<Op>,
-    /// What is fastbuild's afterwards, beside what the steps put there.
-    pub claims: Vec<Claim>,
-    /// What is nobody's afterwards.
-    pub forgets: Vec<RelPath>,
     /// What the user should know.
     pub warnings: Vec<Warning>,
-    /// Sources that the build made again with the same bytes.
-    pub made_again: Vec<MadeAgain>,
     /// Counts.
     pub applied: Applied,
     /// The whole new tree, when the output is exchanged as one.
@@ -203,12 +140,16 @@ impl Staged {
         for op in &mut self.ops {
             let Some(written) = record.get(&self.target.absolute(&op.path)) else { continue };
             let Ok(Some(look)) = walk.look(&op.path) else { continue };
+            if look.stamp != written.stamp || look.kind == Some(Kind::Directory) {
+                continue;
+            }
+            let now = Identity::from(&look);
             match &mut op.action {
-                _ if look.stamp != written.stamp || look.kind == Some(Kind::Directory) => {}
-                Action::Put { over: over @ (Over::Nothing | Over::Known(_)), .. } => {
-                    *over = Over::Known(Identity::from(&look));
+                Action::Put { over: over @ (Over::Nothing | Over::Known(_) | Over::Stranger(_)), .. } => {
+                    *over = Over::Known(now);
                 }
-                Action::Delete { of } => *of = Identity::from(&look),
+                Action::Delete { of } => *of = now,
+                Action::Remove { of } if *of != now => op.action = Action::Delete { of: now },
                 _ => {}
             }
         }
@@ -246,8 +187,6 @@ impl<'a> Staging<'a> {
     ) -> Result<Staging<'a>, OutputError> {
         let path = stage_path(&target, options.run, number)?;
         let stage = Stage::make(path.clone()).map_err(host_error("make the staging directory", path))?;
-        let looked_at = stage.now().map_err(host_error("make a file in", &stage.path))?;
-        let looked_at = host.as_ref().map_or(looked_at, |host| looked_at.min(host.looked_at()));
         let (uploaded, uploaded_at) = match uploaded {
             Some((uploaded, at)) => (Some(uploaded), at),
             None => (None, RelPath::root()),
@@ -263,29 +202,19 @@ impl<'a> Staging<'a> {
             writers: SlotWriters::default(),
             stage,
             host,
-            looked_at,
             room: 0,
             expected: None,
-            redirects: Vec::new(),
-            left: HashSet::new(),
             ops: Vec::new(),
-            claims: Vec::new(),
-            forgets: Vec::new(),
             warnings: Vec::new(),
-            made_again: Vec::new(),
+            newest: OnceCell::new(),
             applied: Applied::default(),
             received: Amount::default(),
         })
     }
 
-    /// Which paths come back.
-    pub(super) fn scope(&self) -> Scope {
-        self.scope
-    }
-
-    /// What was sent of a whole source tree.
-    pub(super) fn uploaded(&self) -> Option<Uploaded<'a>> {
-        self.uploaded
+    /// What was sent, and where the output lies in it.
+    pub(super) fn uploaded(&self) -> Option<(Uploaded<'a>, RelPath)> {
+        self.uploaded.map(|uploaded| (uploaded, self.uploaded_at.clone()))
     }
 
     /// A file without a name on the target's file system, for what is about to be staged; what it takes is counted from now on.
@@ -385,90 +314,135 @@ impl<'a> Staging<'a> {
 
     fn settle_directory(&mut self, path: RelPath, meta: Meta) -> Result<(), OutputError> {
         // The source root is the user's own directory, whatever mode the engine gave its copy.
-        if path.is_root() && self.scope == Scope::Everything {
+        if path.is_root() && self.scope == Scope::SourceRoot {
             return Ok(());
         }
         let product = Product { what: &Content::Directory, mode: meta.mode, size: None };
-        let settled = self.judge(&path, product)?;
-        if settled.verdict == Verdict::Leave {
-            self.left.insert(path.clone());
-        }
-        self.plan_step(path, meta, Content::Directory, settled, None)
+        let settled = self.hold_against_host(&path, product)?;
+        self.plan_step(&path, meta, settled, None);
+        Ok(())
     }
 
     fn settle_symlink(&mut self, path: RelPath, meta: Meta, target: &[u8]) -> Result<(), OutputError> {
         let content = Content::Symlink(target.into());
-        let settled = self.judge(&path, Product { what: &content, mode: meta.mode, size: None })?;
+        let settled =
+            self.hold_against_host(&path, Product { what: &content, mode: meta.mode, size: None })?;
         let slot = if settled.needs_bytes() {
             let number = self.stage.number();
             at::symlink(&self.stage.dir, number.to_string().as_bytes(), target)
                 .map_err(host_error("make a link in", &self.stage.path))?;
-            Some(Slot { number, id: self.slot_id(number)?, what: content.clone() })
+            Some(Slot { number, id: self.slot_id(number)?, what: content })
         } else {
             None
         };
-        self.plan_step(path, meta, content, settled, slot)
-    }
-
-    /// Holds a product against the host, and sees to the directories above it when something has to be done there.
-    fn judge(&mut self, path: &RelPath, product: Product<'_>) -> Result<Settled, OutputError> {
-        let settled = self.hold_against_host(path, product)?;
-        match settled.verdict {
-            Verdict::Leave | Verdict::AlreadyRight => Ok(settled),
-            _ => match self.open_left(path)? {
-                Opened::InPlace => Ok(settled),
-                Opened::Elsewhere => self.hold_against_host(path, product),
-            },
-        }
+        self.plan_step(&path, meta, settled, slot);
+        Ok(())
     }
 
     fn hold_against_host(&self, path: &RelPath, product: Product<'_>) -> Result<Settled, OutputError> {
-        let place = self.target.prefix.append(path);
-        let base = self.base(path);
-        let known = match &base {
-            None => Known::Nothing,
-            Some(base) if base.from == KnownFrom::Recorded => Known::Recorded,
-            Some(base) if base.what == *product.what && base.mode & 0o777 == product.mode => {
-                Known::UploadedUnchanged
-            }
-            Some(_) => Known::Uploaded,
+        let Some(seen) = self.seen(path, Some(product))? else {
+            return Ok(Settled { verdict: decide(BuildHas::It, HostHad::Nothing), seen: None });
         };
-        if known == Known::UploadedUnchanged && self.scope == Scope::Everything {
-            return Ok(Settled { verdict: Verdict::Leave, place, host: None });
-        }
-        if let Some(moved) = self.redirected(path) {
-            return Ok(Settled { verdict: Verdict::Put, place: moved, host: None });
-        }
-        let host = self.look(&place)?;
-        let has = self.compare(&place, host.as_ref(), base.as_ref(), Some(product))?;
-        let has = match has {
-            // A directory of the user's own keeps the mode that he gave it.
-            HostHas::Product(ModeIs::Wrong) if base.is_none() && *product.what == Content::Directory => {
-                HostHas::Product(ModeIs::Right)
-            }
+        let has_mode = matches!(product.what, Content::Symlink(_)) || seen.mode & 0o777 == product.mode;
+        let host = if seen.what.as_ref() != Some(product.what) {
+            seen.whose
+        } else if has_mode || self.scope == Scope::Elsewhere && *product.what == Content::Directory {
+            // A directory of the user's own keeps, elsewhere, the mode that he gave it.
+            HostHad::Same(ModeIs::Right)
+        } else if *product.what != Content::Directory && (self.apply == ApplyMode::Atomic || seen.links > 1) {
             // Hard links would carry a new mode to the tree that is still in place, or to where the file's other names lie.
-            HostHas::Product(ModeIs::Wrong)
-                if *product.what != Content::Directory
-                    && (self.apply == ApplyMode::Atomic
-                        || host.as_ref().is_some_and(|host| host.links > 1)) =>
-            {
-                HostHas::AsKnown
-            }
-            other => other,
+            HostHad::Builds
+        } else {
+            HostHad::Same(ModeIs::Wrong)
         };
-        let verdict = match decide(BuildHas::It, known, has) {
-            Verdict::Displace if has == HostHas::AsKnown => Verdict::Replace,
-            other => other,
-        };
-        Ok(Settled { verdict, place, host })
+        Ok(Settled { verdict: decide(BuildHas::It, host), seen: Some(seen) })
     }
 
-    /// Where a path below a redirected directory goes.
-    fn redirected(&self, path: &RelPath) -> Option<RelPath> {
-        self.redirects.iter().rev().find_map(|(from, to)| {
-            let tail = path.strip_prefix(from)?;
-            (!tail.is_root()).then(|| to.append(&tail))
-        })
+    /// What the host had at `path`, which is relative to the output's root, when this build looked.
+    fn seen(&self, path: &RelPath, product: Option<Product<'_>>) -> Result<Option<Seen>, OutputError> {
+        let place = self.target.prefix.append(path);
+        match (self.scope, self.uploaded) {
+            (Scope::SourceRoot | Scope::Synced, Some(uploaded)) => {
+                let Some(at) = uploaded.manifest.position(&self.uploaded_at.append(path)) else {
+                    return Ok(None);
+                };
+                let entry = &uploaded.manifest.entries()[at];
+                let look = Look {
+                    kind: Some(entry.kind.clone()),
+                    mode: entry.mode,
+                    stamp: entry.stamp,
+                    links: entry.links,
+                };
+                Ok(Some(self.seen_as(&place, &look, uploaded.digests[at])))
+            }
+            _ => {
+                let Some(look) = self.look(&place)? else { return Ok(None) };
+                let digest = self.digest(&place, &look, product)?;
+                Ok(Some(self.seen_as(&place, &look, digest)))
+            }
+        }
+    }
+
+    fn seen_as(&self, place: &RelPath, look: &Look, digest: Option<Digest>) -> Seen {
+        let what = match &look.kind {
+            Some(Kind::Directory) => Some(Content::Directory),
+            Some(Kind::Symlink { target }) => Some(Content::Symlink(target.clone())),
+            Some(Kind::File { .. }) => digest.map(Content::File),
+            None => None,
+        };
+        let written = self.record.get(&self.target.absolute(place));
+        let is_builds = |written: &super::record::Written| match (&what, &written.what) {
+            (Some(Content::Directory), _) => true,
+            (Some(what), written_what) => {
+                what == written_what && Identity::of_file(&written.stamp) == Identity::of_file(&look.stamp)
+            }
+            (None, _) => false,
+        };
+        let is_builds = written.as_ref().is_some_and(is_builds) || what == Some(Content::Directory);
+        Seen {
+            whose: if is_builds { HostHad::Builds } else { HostHad::Users },
+            id: look.into(),
+            mode: look.mode,
+            mtime: look.stamp.mtime,
+            links: look.links,
+            what,
+            is_output: written.is_some(),
+        }
+    }
+
+    /// The content of a file elsewhere, where the record knows it or it could be the product.
+    fn digest(
+        &self,
+        place: &RelPath,
+        look: &Look,
+        product: Option<Product<'_>>,
+    ) -> Result<Option<Digest>, OutputError> {
+        let Some(Kind::File { size }) = look.kind else { return Ok(None) };
+        if let Some(path) = place.strip_prefix(&self.target.prefix)
+            && self.host.as_ref().is_some_and(|side| side.is_as_recorded(&path))
+            && let Some(Content::File(digest)) =
+                self.record.get(&self.target.absolute(place)).map(|written| written.what)
+        {
+            return Ok(Some(digest));
+        }
+        let may_be_it = product.is_none_or(|product| {
+            matches!(product.what, Content::File(_)) && product.size.is_none_or(|wanted| wanted == size)
+        });
+        if !may_be_it {
+            return Ok(None);
+        }
+        let mut walk = Walk::new(&self.target.dir);
+        let opened = walk.parent(place).and_then(|(dir, name)| at::open_file(dir, name));
+        match opened.and_then(|mut file| digest_of(&mut file)) {
+            Ok(digest) => Ok(Some(digest)),
+            // It went away, or its owner may not read it: either way nothing that fastbuild may throw away.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(host_error("read", self.target.absolute(place))(error)),
+        }
     }
 
     fn look(&self, place: &RelPath) -> Result<Option<Look>, OutputError> {
@@ -481,236 +455,67 @@ impl<'a> Staging<'a> {
         Walk::new(&self.target.dir).look(place).map_err(host_error("look at", self.target.absolute(place)))
     }
 
-    /// What fastbuild knows that the host had at `path`, which is relative to the output's root.
-    fn base(&self, path: &RelPath) -> Option<Base> {
-        if let Some(base) = self.uploaded_base(path) {
-            return Some(base);
-        }
-        let written = self.record.get(&self.target.absolute(&self.target.prefix.append(path)))?;
-        Some(Base {
-            from: KnownFrom::Recorded,
-            what: written.what,
-            mode: written.mode,
-            stamp: written.stamp,
-            seen: written.seen,
-        })
-    }
-
-    fn uploaded_base(&self, path: &RelPath) -> Option<Base> {
-        let uploaded = self.uploaded?;
-        uploaded.base(uploaded.manifest.position(&self.uploaded_at.append(path))?)
-    }
-
-    /// Says what the host has at `place`. Files are read only when their stamps do not tell.
-    fn compare(
-        &self,
-        place: &RelPath,
-        host: Option<&Look>,
-        base: Option<&Base>,
-        product: Option<Product<'_>>,
-    ) -> Result<HostHas, OutputError> {
-        let Some(host) = host else { return Ok(HostHas::Nothing) };
-        let has = self.content(place, host, base, product)?;
-        let Some(has) = has else { return Ok(HostHas::Other) };
-        if let Some(product) = product
-            && *product.what == has
-        {
-            let mode_is = if matches!(has, Content::Symlink(_)) || host.mode & 0o777 == product.mode {
-                ModeIs::Right
-            } else {
-                ModeIs::Wrong
-            };
-            return Ok(HostHas::Product(mode_is));
-        }
-        if base.is_none_or(|base| base.what != has) {
-            return Ok(HostHas::Other);
-        }
-        let whole = has != Content::Directory || product.is_none() || self.holds_only_known(place)?;
-        Ok(if whole { HostHas::AsKnown } else { HostHas::Other })
-    }
-
-    /// The content of a path of the host's, as far as it matters: none when it is certainly neither the product nor
-    /// what fastbuild knows.
-    fn content(
-        &self,
-        place: &RelPath,
-        host: &Look,
-        base: Option<&Base>,
-        product: Option<Product<'_>>,
-    ) -> Result<Option<Content>, OutputError> {
-        let size = match &host.kind {
-            Some(Kind::Directory) => return Ok(Some(Content::Directory)),
-            Some(Kind::Symlink { target }) => return Ok(Some(Content::Symlink(target.clone()))),
-            Some(Kind::File { size }) => *size,
-            None => return Ok(None),
-        };
-        if let Some(Base { what: Content::File(digest), stamp, seen, .. }) = base
-            && *stamp == host.stamp
-            && !stamp.is_racy(*seen)
-        {
-            return Ok(Some(Content::File(*digest)));
-        }
-        if let Some(path) = place.strip_prefix(&self.target.prefix)
-            && self.host.as_ref().is_some_and(|side| side.is_as_recorded(&path))
-        {
-            return Ok(self.record.get(&self.target.absolute(place)).map(|written| written.what));
-        }
-        let may_be_it = |product: Product<'_>| {
-            matches!(product.what, Content::File(_)) && product.size.is_none_or(|wanted| wanted == size)
-        };
-        let wanted = base
-            .is_some_and(|base| matches!(base.what, Content::File(_)) && base.stamp.size == size)
-            || product.is_some_and(may_be_it);
-        if !wanted {
-            return Ok(None);
-        }
-        let mut walk = Walk::new(&self.target.dir);
-        let opened = walk.parent(place).and_then(|(dir, name)| at::open_file(dir, name));
-        let digest = match opened.and_then(|mut file| digest_of(&mut file)) {
-            Ok(digest) => digest,
-            // It went away, or its owner may not read it: either way nothing that fastbuild may overwrite.
-            Err(error)
-                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) =>
-            {
-                return Ok(None);
+    fn plan_step(&mut self, path: &RelPath, meta: Meta, settled: Settled, slot: Option<Slot>) {
+        let place = self.target.prefix.append(path);
+        let side = self.side(settled.seen.as_ref());
+        let over = settled.over();
+        let action = match (settled.verdict, settled.seen, slot) {
+            (Verdict::AlreadyRight, Some(seen), _) if self.is_to_be_touched(path, &seen, meta.mtime) => {
+                Action::Touch { mtime: meta.mtime, was: seen.mtime, of: seen.id }
             }
-            Err(error) => return Err(host_error("read", self.target.absolute(place))(error)),
-        };
-        Ok(Some(Content::File(digest)))
-    }
-
-    /// Whether everything in a directory of the host's is as fastbuild knows it, so that it may go.
-    fn holds_only_known(&self, place: &RelPath) -> Result<bool, OutputError> {
-        let mut pending = vec![place.clone()];
-        while let Some(directory) = pending.pop() {
-            let names = Walk::new(&self.target.dir)
-                .open(&directory)
-                .and_then(at::names)
-                .map_err(host_error("read the directory", self.target.absolute(&directory)))?;
-            for name in names {
-                let Ok(child) = directory.join(&name) else { return Ok(false) };
-                let Some(path) = child.strip_prefix(&self.target.prefix) else { return Ok(false) };
-                let base = self.base(&path);
-                let host = self.look(&child)?;
-                if self.compare(&child, host.as_ref(), base.as_ref(), None)? != HostHas::AsKnown {
-                    return Ok(false);
-                }
-                if matches!(host, Some(Look { kind: Some(Kind::Directory), .. })) {
-                    pending.push(child);
-                }
+            (Verdict::SetMode, Some(seen), _) => {
+                Action::SetMode { mode: meta.mode, was: seen.mode, of: seen.id }
             }
-        }
-        Ok(true)
-    }
-
-    fn plan_step(
-        &mut self,
-        path: RelPath,
-        meta: Meta,
-        what: Content,
-        settled: Settled,
-        slot: Option<Slot>,
-    ) -> Result<(), OutputError> {
-        let Settled { verdict, place, host } = settled;
-        let over = over(verdict, host.as_ref());
-        match verdict {
-            Verdict::Leave => {
+            (Verdict::Put | Verdict::Replace | Verdict::Displace, _, Some(slot)) => {
+                Action::Put { slot, over }
+            }
+            (Verdict::Put | Verdict::Replace | Verdict::Displace, _, None) => {
+                Action::MakeDir { mode: meta.mode, mtime: meta.mtime, over }
+            }
+            _ => {
                 self.applied.unchanged += 1;
-                if let Content::File(_) = what {
-                    self.note_time(&path, meta.mtime);
-                }
+                return;
             }
-            Verdict::AlreadyRight => {
-                self.applied.unchanged += 1;
-                self.claim_found(place, what, host.as_ref());
-            }
-            Verdict::SetMode => {
-                self.applied.written += 1;
-                if let Some(host) = &host {
-                    let action = Action::SetMode { mode: meta.mode, was: host.mode, of: host.into() };
-                    self.ops.push(Op { path: place.clone(), action, then: Afterwards::Nobodys });
-                    let is = match what {
-                        Content::Directory => Found::Directory,
-                        _ => Found::File(host.into()),
-                    };
-                    self.claims.push(Claim { path: place, what, is });
-                }
-            }
-            Verdict::Put | Verdict::Replace | Verdict::Displace => {
-                self.applied.written += 1;
-                let then = match self.redirected(&path) {
-                    None => Afterwards::Fastbuilds,
-                    Some(_) => Afterwards::Nobodys,
-                };
-                let action = match slot {
-                    Some(slot) => Action::Put { slot, over },
-                    None => Action::MakeDir { mode: meta.mode, mtime: Some(meta.mtime), over },
-                };
-                self.ops.push(Op { path: place, action, then });
-            }
-            Verdict::Beside => self.put_beside(path, place, meta, slot)?,
-            Verdict::Delete | Verdict::KeepEdited => {}
+        };
+        match action {
+            Action::Touch { .. } => self.applied.unchanged += 1,
+            _ => self.applied.written += 1,
         }
-        Ok(())
+        self.ops.push(Op { path: place, action, side });
     }
 
-    /// The user changed the path meanwhile: it stays, and the build's version goes to a name beside it.
-    fn put_beside(
-        &mut self,
-        path: RelPath,
-        place: RelPath,
-        meta: Meta,
-        slot: Option<Slot>,
-    ) -> Result<(), OutputError> {
-        self.applied.conflicts += 1;
-        let beside = free_name_beside(&self.target, &place)?;
-        let action = match slot {
-            Some(slot) => Action::Put { slot, over: Over::Nothing },
-            None => {
-                self.redirects.push((path, beside.clone()));
-                Action::MakeDir { mode: meta.mode, mtime: Some(meta.mtime), over: Over::Nothing }
-            }
-        };
-        self.warnings.push(Warning::Conflict {
-            path: self.target.absolute(&place),
-            beside: Some(self.target.absolute(&beside)),
-        });
-        self.ops.push(Op { path: beside, action, then: Afterwards::Nobodys });
-        Ok(())
-    }
-
-    /// Notes what is right already, unless the record says so already and will be believed.
-    fn claim_found(&mut self, path: RelPath, what: Content, host: Option<&Look>) {
-        let Some(host) = host else { return };
-        let noted = self.record.get(&self.target.absolute(&path));
-        let is = match what {
-            Content::Directory => Found::Directory,
-            _ => Found::Untouched(host.stamp, self.looked_at),
-        };
-        let is_noted = noted.is_some_and(|noted| {
-            let stands =
-                what == Content::Directory || noted.stamp == host.stamp && !host.stamp.is_racy(noted.seen);
-            noted.what == what && noted.mode == host.mode && stands
-        });
-        if !is_noted {
-            self.claims.push(Claim { path, what, is });
+    /// Whose version stands when somebody changes the path here meanwhile.
+    fn side(&self, seen: Option<&Seen>) -> Side {
+        match self.scope {
+            Scope::SourceRoot if seen.is_none_or(|seen| !seen.is_output) => Side::Source,
+            _ => Side::Output,
         }
     }
 
-    /// Notes when the build made a file that it left as it went in but for that.
-    fn note_time(&mut self, path: &RelPath, mtime: Timestamp) {
-        let Some(uploaded) = self.uploaded else { return };
-        let path = self.uploaded_at.append(path);
-        let Some(index) = uploaded.manifest.position(&path).filter(|at| uploaded.mtime(*at) != Some(mtime))
-        else {
-            return;
+    /// Whether a file that the build made again with the same bytes gets the build's mtime: a source that went up in this build is newer
+    /// than the file is here, so that whoever goes by times would make it each time.
+    fn is_to_be_touched(&self, path: &RelPath, seen: &Seen, mtime: Timestamp) -> bool {
+        let Some(uploaded) = self.uploaded.filter(|_| matches!(seen.what, Some(Content::File(_)))) else {
+            return false;
         };
-        if let Some(Base { stamp, what: Content::File(digest), .. }) = uploaded.base(index) {
-            self.made_again.push(MadeAgain { path, stamp, digest, mtime });
-        }
+        let shown = uploaded.manifest.get(&self.uploaded_at.append(path)).map(|entry| entry.mtime);
+        shown.is_some_and(|shown| shown != mtime)
+            && *self.newest.get_or_init(|| self.newest(&uploaded)) > seen.mtime
     }
 
-    /// Ends the staging: what the build no longer has becomes deletes, and the steps get their order.
+    fn newest(&self, uploaded: &Uploaded<'_>) -> Timestamp {
+        let entries = uploaded.manifest.entries();
+        let is_product = |path: &RelPath| {
+            let place = path.strip_prefix(&self.uploaded_at).map(|path| self.target.prefix.append(&path));
+            self.scope == Scope::Synced && place.is_some()
+                || place.is_some_and(|place| self.record.get(&self.target.absolute(&place)).is_some())
+        };
+        let sent = uploaded.sent.iter().map(|at| &entries[*at]);
+        let sources = sent.filter(|entry| entry.kind != Kind::Directory && !is_product(&entry.path));
+        sources.map(|entry| entry.mtime).max().unwrap_or(Timestamp { secs: i64::MIN, nanos: 0 })
+    }
+
+    /// Ends the staging: what is gone becomes deletes, and the steps get their order.
     ///
     /// # Errors
     /// [`OutputError::EverythingGone`] when the build left nothing at all of a tree, and two names that the host's file
@@ -720,21 +525,16 @@ impl<'a> Staging<'a> {
         self.check_not_emptied()?;
         self.check_names_differ()?;
         self.settle_slots()?;
-        self.plan_missing_parents()?;
         self.plan_deletes()?;
         self.ops.sort_by(|a, b| turn(a).cmp(&turn(b)).then_with(|| by_path(a, b)));
         // They have grown by doubling, and stay as they are while the record is made.
         self.ops.shrink_to_fit();
-        self.claims.shrink_to_fit();
         Ok(Staged {
             target: self.target,
             stage: self.stage,
             apply: self.apply,
             ops: self.ops,
-            claims: self.claims,
-            forgets: self.forgets,
             warnings: self.warnings,
-            made_again: self.made_again,
             applied: self.applied,
             prepared: Prepared::default(),
         })
@@ -753,7 +553,7 @@ impl<'a> Staging<'a> {
 
     /// A build that deletes every source is far more often a mistake than a wish.
     fn check_not_emptied(&self) -> Result<(), OutputError> {
-        let Some(uploaded) = self.uploaded.filter(|_| self.scope == Scope::Everything) else { return Ok(()) };
+        let Some(uploaded) = self.uploaded.filter(|_| self.scope == Scope::SourceRoot) else { return Ok(()) };
         let had = uploaded.manifest.entries().len() as u64;
         let nothing_left =
             self.expected.as_ref().is_some_and(|expected| expected.leaves_nothing_of(uploaded.manifest));
@@ -784,48 +584,31 @@ impl<'a> Staging<'a> {
 
     fn plan_deletes(&mut self) -> Result<(), OutputError> {
         for path in self.expected.take().unwrap_or_default().gone {
-            let place = self.target.prefix.append(&path);
-            if self.kept_whole(&path) {
-                continue;
-            }
-            let base = self.base(&path);
-            let known = match &base {
-                Some(base) if base.from == KnownFrom::Recorded => Known::Recorded,
-                Some(_) => Known::Uploaded,
-                None => continue,
+            let Some(seen) = self.seen(&path, None)? else { continue };
+            let action = match decide(BuildHas::Nothing, seen.whose) {
+                _ if seen.what == Some(Content::Directory) => Action::RemoveDir { mode: seen.mode },
+                Verdict::Delete => Action::Delete { of: seen.id },
+                Verdict::Remove => Action::Remove { of: seen.id },
+                _ => continue,
             };
-            let host = self.look(&place)?;
-            let has = self.compare(&place, host.as_ref(), base.as_ref(), None)?;
-            match (decide(BuildHas::Nothing, known, has), host) {
-                (Verdict::Delete, Some(host)) => {
-                    let action = match host.kind {
-                        Some(Kind::Directory) => Action::RemoveDir { mode: host.mode },
-                        _ => Action::Delete { of: (&host).into() },
-                    };
-                    self.applied.deleted += 1;
-                    self.ops.push(Op { path: place.clone(), action, then: Afterwards::Nobodys });
-                    self.forgets.push(place);
-                }
-                (Verdict::KeepEdited, _) => {
-                    self.applied.conflicts += 1;
-                    let path = self.target.absolute(&place);
-                    self.warnings.push(Warning::Conflict { path, beside: None });
-                }
-                _ => self.forgets.push(place),
-            }
+            self.applied.deleted += 1;
+            let side = self.side(Some(&seen));
+            self.ops.push(Op { path: self.target.prefix.append(&path), action, side });
         }
         Ok(())
     }
 
-    /// Whether a path lies in a directory of the user's that was kept because of a conflict.
-    fn kept_whole(&self, path: &RelPath) -> bool {
-        self.warnings.iter().any(|warning| match warning {
-            Warning::Conflict { path: kept, .. } => {
-                let place = self.target.absolute(&self.target.prefix.append(path));
-                place != *kept && place.starts_with(kept)
-            }
-            _ => false,
-        })
+    /// What is kept never travels.
+    fn refuse_kept(&self, path: &RelPath) -> Result<(), OutputError> {
+        let is_kept = |uploaded: Uploaded<'_>| {
+            self.scope != Scope::Elsewhere
+                && !path.is_root()
+                && uploaded.rules.verdict_of(&self.uploaded_at.append(path)) == Ignored::Ignored
+        };
+        match self.uploaded.is_some_and(is_kept) {
+            true => Err(self.no_tree(path.clone(), "is kept, and does not travel")),
+            false => Ok(()),
+        }
     }
 
     /// What has been received so far.
@@ -850,21 +633,17 @@ impl<R: Read> Read for Metered<'_, R> {
     }
 }
 
-/// Knowledge of a path of the host's.
-#[derive(Debug, Clone)]
-struct Base {
-    from: KnownFrom,
-    what: Content,
+/// What the host had at a path when this build looked.
+struct Seen {
+    whose: HostHad,
+    id: Identity,
+    /// None where it is not known, as of a file that differs in any case.
+    what: Option<Content>,
     mode: u32,
-    stamp: Stamp,
-    /// When the stamp was taken.
-    seen: Timestamp,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum KnownFrom {
-    Upload,
-    Recorded,
+    mtime: Timestamp,
+    links: u64,
+    /// Whether a build wrote something there before.
+    is_output: bool,
 }
 
 /// What a product is told to be, beside its content.
@@ -885,24 +664,24 @@ struct Product<'a> {
 
 struct Settled {
     verdict: Verdict,
-    place: RelPath,
-    host: Option<Look>,
+    seen: Option<Seen>,
 }
 
 impl Settled {
     fn needs_bytes(&self) -> bool {
-        matches!(self.verdict, Verdict::Put | Verdict::Replace | Verdict::Displace | Verdict::Beside)
+        matches!(self.verdict, Verdict::Put | Verdict::Replace | Verdict::Displace)
     }
-}
 
-fn over(verdict: Verdict, host: Option<&Look>) -> Over {
-    match (verdict, host) {
-        (Verdict::Displace, Some(host)) => Over::Stranger(host.into()),
-        (Verdict::Replace, Some(host)) => match host.kind {
-            Some(Kind::Directory) => Over::EmptiedDir { mode: host.mode },
-            _ => Over::Known(host.into()),
-        },
-        _ => Over::Nothing,
+    fn over(&self) -> Over {
+        match (self.verdict, &self.seen) {
+            (
+                Verdict::Replace | Verdict::Displace,
+                Some(Seen { what: Some(Content::Directory), mode, .. }),
+            ) => Over::EmptiedDir { mode: *mode },
+            (Verdict::Displace, Some(seen)) => Over::Stranger(seen.id),
+            (Verdict::Replace, Some(seen)) => Over::Known(seen.id),
+            _ => Over::Nothing,
+        }
     }
 }
 
@@ -912,8 +691,8 @@ fn turn(op: &Op) -> u8 {
     match &op.action {
         Action::MakeDir { .. }
         | Action::Put { over: Over::Nothing | Over::Known(_) | Over::Stranger(_), .. } => 0,
-        Action::SetMode { .. } => 1,
-        Action::Delete { .. } | Action::RemoveDir { .. } => 2,
+        Action::SetMode { .. } | Action::Touch { .. } => 1,
+        Action::Delete { .. } | Action::Remove { .. } | Action::RemoveDir { .. } => 2,
         Action::Put { over: Over::EmptiedDir { .. }, .. } => 3,
         Action::Swap { .. } => 4,
     }
@@ -921,31 +700,9 @@ fn turn(op: &Op) -> u8 {
 
 fn by_path(a: &Op, b: &Op) -> std::cmp::Ordering {
     match a.action {
-        Action::Delete { .. } | Action::RemoveDir { .. } => b.path.cmp(&a.path),
+        Action::Delete { .. } | Action::Remove { .. } | Action::RemoveDir { .. } => b.path.cmp(&a.path),
         _ => a.path.cmp(&b.path),
     }
-}
-
-/// A name beside `place` that nobody has.
-pub(super) fn free_name_beside(target: &Target, place: &RelPath) -> Result<RelPath, OutputError> {
-    let name = place.file_name().unwrap_or_default();
-    let parent = place.parent().unwrap_or_default();
-    let mut walk = Walk::new(&target.dir);
-    let mut suffix = String::from(BESIDE);
-    for number in 2.. {
-        // 255 bytes is the longest name that common file systems hold.
-        let kept = &name[..name.len().min(255 - suffix.len())];
-        let candidate = parent.join(&[kept, suffix.as_bytes()].concat()).map_err(|_| {
-            OutputError::BadTarget { path: target.absolute(place), why: "has no free name beside it" }
-        })?;
-        if walk.look(&candidate).map_err(host_error("look at", target.absolute(&candidate)))?.is_none() {
-            return Ok(candidate);
-        }
-        suffix.clear();
-        // Writing to a String does not fail.
-        let _ = write!(suffix, "{BESIDE}-{number}");
-    }
-    Err(OutputError::BadTarget { path: target.absolute(place), why: "has no free name beside it" })
 }
 
 /// The sha256 of all that `from` has to give.

@@ -231,14 +231,22 @@ pub enum Warning {
         /// What it is.
         special: Special,
     },
-    /// The host's version of a path was changed by somebody else; it stays, and the build's version lies beside it.
+    /// A path was changed here while the build ran. One version stands, the other is in the safe place.
     Conflict {
         /// The host's path.
         #[serde(serialize_with = "as_text")]
         path: PathBuf,
-        /// Where the build's version was put; none when the build deleted the path.
-        #[serde(serialize_with = "as_optional_text")]
-        beside: Option<PathBuf>,
+        /// Whose version stands.
+        stands: Stands,
+    },
+    /// What the command changed in the workspace and no output brings back.
+    Beside {
+        /// Sources that will be as they are here in the next build: the first of them.
+        changed: Vec<RelPath>,
+        /// How many more there are.
+        more: u64,
+        /// Names in the source root at or below which something new stays in the workspace.
+        made: Vec<RelPath>,
     },
     /// Files that fastbuild had not written were in the way of products; their old versions were moved.
     Displaced {
@@ -302,6 +310,16 @@ pub enum Warning {
         /// What the engine said.
         why: String,
     },
+}
+
+/// Whose version of a path stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stands {
+    /// What the host has.
+    Host,
+    /// What the build made.
+    Build,
 }
 
 /// What a run does that holds a project's lock.
@@ -510,13 +528,6 @@ pub fn path_text(path: &Path) -> String {
 
 fn as_text<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&path_text(path))
-}
-
-fn as_optional_text<S: serde::Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
-    match path {
-        Some(path) => as_text(path, serializer),
-        None => serializer.serialize_none(),
-    }
 }
 
 fn as_seconds<S: serde::Serializer>(took: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

@@ -16,7 +16,7 @@ use crate::plan::Route;
 use super::{
     events::{
         Amount, Applied, Changed, Direction, Event, Holding, Limit, MadeBecause, Phase, Reached, Special,
-        WaitsFor, Warning, Why, WithoutAgent,
+        Stands, WaitsFor, Warning, Why, WithoutAgent,
     },
     lock,
     own::{LineState, Own},
@@ -245,8 +245,12 @@ fn warning() -> impl Strategy<Value = Warning> {
     prop_oneof![
         hostile_rel_path().prop_map(|path| Warning::Skipped { path, special: Special::Fifo }),
         hostile_rel_path().prop_map(|path| Warning::Unstable { path }),
-        (hostile_path(), prop::option::of(hostile_path()))
-            .prop_map(|(path, beside)| Warning::Conflict { path, beside }),
+        hostile_path().prop_map(|path| Warning::Conflict { path, stands: Stands::Host }),
+        hostile_rel_path().prop_map(|path| Warning::Beside {
+            changed: vec![path],
+            more: 3,
+            made: Vec::new()
+        }),
         (any::<u64>(), hostile_path()).prop_map(|(files, to)| Warning::Displaced { files, to }),
         any::<u64>().prop_map(|paths| Warning::ModesRefused { paths }),
         hostile_text().prop_map(|container| Warning::LeftoverRemoved { container }),

@@ -12,7 +12,7 @@ use std::{
 use super::{
     events::{
         AgentCost, Amount, Applied, Changed, Direction, Earlier, Event, Failure, Holding, Limit, MadeBecause,
-        Noticing, Phase, Reached, Special, WaitsFor, Warning, Why, path_text,
+        Noticing, Phase, Reached, Special, Stands, WaitsFor, Warning, Why, path_text,
     },
     numbers::{bytes, count, counted, counted_as, fine_seconds, seconds},
     text::{indented, one_line},
@@ -52,15 +52,15 @@ pub fn sentence(warning: &Warning) -> String {
         Warning::SpecialOutput { path, special } => {
             format!("{path} is a {} among the build's products; it was not brought back", kind(*special))
         }
-        Warning::Conflict { path, beside: Some(beside) } => format!(
-            "{} was changed or deleted on this machine, not by fastbuild; it was left so, and the build's version is in {}",
-            path_text(path),
-            path_text(beside)
-        ),
-        Warning::Conflict { path, beside: None } => format!(
-            "{} was changed on this machine, not by fastbuild; it stays, although the build no longer has it",
+        Warning::Conflict { path, stands: Stands::Host } => format!(
+            "{} was changed here while the build ran; it stays, and the build's version is in the safe place",
             path_text(path)
         ),
+        Warning::Conflict { path, stands: Stands::Build } => format!(
+            "{} was changed here while the build ran; the build's version stands, and the other is in the safe place",
+            path_text(path)
+        ),
+        Warning::Beside { changed, more, made } => beside(changed, *more, made),
         Warning::Displaced { files, to } => format!(
             "{} not written by fastbuild {} in the way of the build's products; the old {} now in {}",
             counted(*files, "file"),
@@ -120,6 +120,26 @@ pub fn sentence(warning: &Warning) -> String {
 
 fn were(files: u64) -> String {
     format!("{} {}", counted(files, "path"), if files == 1 { "was" } else { "were" })
+}
+
+/// What no output brings back, and what to do about it.
+fn beside(changed: &[RelPath], more: u64, made: &[RelPath]) -> String {
+    let names = |paths: &[RelPath]| paths.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let changed = (!changed.is_empty()).then(|| {
+        format!(
+            "the command changed {}{rest}, which no output brings back: the next build starts with what is here; name it \
+             with -o, or leave -o out, to have it",
+            names(changed)
+        )
+    });
+    let made = (!made.is_empty()).then(|| {
+        format!(
+            "new in the workspace, and brought back by no output: {}; the next builds find it there",
+            names(made)
+        )
+    });
+    changed.into_iter().chain(made).collect::<Vec<_>>().join("; ")
 }
 
 fn kind(special: Special) -> &'static str {
@@ -545,8 +565,11 @@ mod tests {
             Warning::Vanished { path: path("tmp/a") },
             Warning::Unstable { path: path("log") },
             Warning::SpecialOutput { path: path("_site/null"), special: Special::Device },
-            Warning::Conflict { path: "/p/a".into(), beside: Some("/p/a.fastbuild".into()) },
-            Warning::Conflict { path: "/p/a".into(), beside: None },
+            Warning::Conflict { path: "/p/a".into(), stands: Stands::Host },
+            Warning::Conflict { path: "/p/a".into(), stands: Stands::Build },
+            Warning::Beside { changed: vec![path("package.json")], more: 0, made: Vec::new() },
+            Warning::Beside { changed: vec![path("a"), path("b")], more: 7, made: vec![path("obj")] },
+            Warning::Beside { changed: Vec::new(), more: 0, made: vec![path("a.o"), path("b.o")] },
             Warning::Displaced { files: 1, to: "/state/old".into() },
             Warning::Displaced { files: 1200, to: "/state/old".into() },
             Warning::ModesRefused { paths: 1 },
@@ -568,8 +591,11 @@ mod tests {
         tmp/a was deleted while it was being read; it was not sent
         log kept changing while it was sent; the build may have seen an unfinished version
         _site/null is a device among the build's products; it was not brought back
-        /p/a was changed or deleted on this machine, not by fastbuild; it was left so, and the build's version is in /p/a.fastbuild
-        /p/a was changed on this machine, not by fastbuild; it stays, although the build no longer has it
+        /p/a was changed here while the build ran; it stays, and the build's version is in the safe place
+        /p/a was changed here while the build ran; the build's version stands, and the other is in the safe place
+        the command changed package.json, which no output brings back: the next build starts with what is here; name it with -o, or leave -o out, to have it
+        the command changed a, b and 7 more, which no output brings back: the next build starts with what is here; name it with -o, or leave -o out, to have it; new in the workspace, and brought back by no output: obj; the next builds find it there
+        new in the workspace, and brought back by no output: a.o, b.o; the next builds find it there
         1 file not written by fastbuild was in the way of the build's products; the old version is now in /state/old
         1,200 files not written by fastbuild were in the way of the build's products; the old versions are now in /state/old
         1 product has another mode than in the build: the file system or the owner lets nobody change it there

@@ -112,7 +112,7 @@ impl View {
     pub fn sources(patterns: &[&str], outputs: &[&str]) -> View {
         let patterns = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
         let outputs = outputs.iter().map(|output| path(output)).collect();
-        View { patterns, outputs, extent: Extent::Sources, ..View::everything() }
+        View { patterns, outputs, ..View::everything() }
     }
 }
 
@@ -401,7 +401,7 @@ impl Client {
 
     /// Nodes that the command changed, and paths that it deleted.
     pub fn changes(&mut self) -> (Vec<Node>, Vec<String>) {
-        self.request(&Request::Collect(vec![Query::Changes]));
+        self.request(&Request::Collect(vec![Query::Changes { below: RelPath::root() }]));
         let reply = self.reply();
         assert!(matches!(reply, Reply::Products(Products::There { .. })), "{reply:?}");
         let changed = self.nodes();
@@ -416,7 +416,11 @@ impl Client {
         self.request(&Request::Collect(vec![Query::Named { path, take, summary: summary.into() }]));
         match self.reply() {
             Reply::Products(Products::Missing) => None,
-            Reply::Products(Products::There { .. }) => Some(self.nodes()),
+            Reply::Products(Products::There { .. }) => {
+                let nodes = self.nodes();
+                self.nodes();
+                Some(nodes)
+            }
             other => panic!("{other:?}"),
         }
     }

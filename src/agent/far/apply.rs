@@ -2,7 +2,7 @@
 //!
 //! In: what the client found to differ; it is believed, but no link in the workspace is followed on the way to a path, for
 //! the command may have left it there. Out: the source tree as the host has it. What is of the root but not of the source
-//! tree stays, and with it the directories above it, unless the host has something else in such a directory's place.
+//! tree stays, and so do leftovers, and with them the directories above, unless the host has something else in their place.
 //!
 //! A file is never written in place: other names of it may lie anywhere. It gets its mtime last, so that a half-written
 //! one shows in the next scan. A client that dies in the middle leaves a tree that is half right, which that scan sees too.
@@ -27,17 +27,13 @@ use super::{
     writers::{NewFile, Writers, Written},
 };
 use crate::{
-    agent::protocol::{Extent, Failed, Failure, Meta},
+    agent::protocol::{Failed, Failure, Meta},
     archive::{Incoming, IncomingKind, Limits, Naming, ReadError, Reader},
     sys::{
         self,
         at::{self, Look},
     },
-    tree::{
-        Digest, Entry, Kind, Manifest, RelPath, Timestamp,
-        ignore::{self, Enter, Rules, Verdict},
-        scan::STAGE_PREFIX,
-    },
+    tree::{Digest, Entry, Kind, Manifest, RelPath, Timestamp},
     user::Ids,
 };
 
@@ -59,7 +55,8 @@ pub(super) struct Applier {
     under: u64,
     /// None where nobody else can be made the owner.
     owner: Option<Ids>,
-    spared: Spared,
+    /// Directories that hold nothing but leftovers any more.
+    left: Vec<RelPath>,
     /// The directory of the latest path, and those above it.
     open: Vec<(Box<[u8]>, Arc<Dir>)>,
     /// Directories in which names came or went, with the mtime that they had before.
@@ -91,21 +88,6 @@ struct Touched {
     mode: Option<u32>,
 }
 
-/// What is not of the source tree, and so stays.
-struct Spared {
-    rules: Rules,
-    outputs: Vec<RelPath>,
-}
-
-/// What may go.
-#[derive(Clone, Copy)]
-enum Remove<'a> {
-    /// What the rules of the directory leave in the source tree.
-    Sources(&'a ignore::Directory),
-    /// Everything: something else is to stand in its place.
-    Everything,
-}
-
 /// Why an upload was not applied.
 #[derive(Debug)]
 pub(super) enum Halt {
@@ -122,13 +104,12 @@ impl Applier {
             .map(Dir::from_std_file)
             .map_err(|error| failed(&format!("could not open {:?}", workspace.root), &error))?;
         let owner = rustix::process::geteuid().is_root().then_some(workspace.account.ids);
-        let view = &workspace.view;
         Ok(Applier {
             root: Arc::new(root),
             company: workspace.company,
             under: 0,
             owner: owner.filter(|ids| (ids.uid, ids.gid) != own_ids()),
-            spared: Spared { rules: view.rules.clone(), outputs: view.outputs.clone() },
+            left: Vec::new(),
             open: Vec::new(),
             touched: BTreeMap::new(),
             touched_last: None,
@@ -140,10 +121,13 @@ impl Applier {
         })
     }
 
-    /// Removes paths, with what of the source tree lies below them.
-    pub(super) fn delete(&mut self, paths: &[RelPath]) -> Result<(), Failed> {
+    /// Removes paths of `tree`, with what of it lies below them.
+    pub(super) fn delete(&mut self, paths: &[RelPath], tree: &Tree) -> Result<(), Failed> {
         for path in paths {
-            self.delete_one(path).map_err(|error| failed(&format!("could not delete {path}"), &error))?;
+            for path in tree.paths_to_delete(path) {
+                self.delete_one(path, tree)
+                    .map_err(|error| failed(&format!("could not delete {path}"), &error))?;
+            }
         }
         Ok(())
     }
@@ -197,64 +181,65 @@ impl Applier {
     }
 
     /// Sets modes and times, those of directories last, and brings `tree` up to what is on the disk now.
-    pub(super) fn settle(
-        mut self,
-        metas: Vec<Meta>,
-        tree: Tree,
-        workspace: &Workspace,
-    ) -> Result<Tree, Failed> {
+    pub(super) fn settle(mut self, metas: Vec<Meta>, tree: Tree) -> Result<Tree, Failed> {
         for meta in metas {
             self.settle_one(meta.clone())
                 .map_err(|error| failed(&format!("could not set mode and time of {}", meta.path), &error))?;
         }
         self.settle_directories()
             .map_err(|error| failed("could not set modes and times of directories", &error))?;
-        self.remember(tree, workspace).map_err(|error| failed("could not look at what was written", &error))
+        self.remember(tree).map_err(|error| failed("could not look at what was written", &error))
     }
 
     // ---- deletes ---------------------------------------------------------------------------------------------------
 
-    fn delete_one(&mut self, path: &RelPath) -> io::Result<()> {
+    fn delete_one(&mut self, path: &RelPath, tree: &Tree) -> io::Result<()> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
-        let Some(rules) = self.spared.rules_in(&parent) else { return Ok(()) };
         let dir = match self.directory(&parent, Missing::Fail) {
             Ok(dir) => dir,
             Err(error) if sys::is_absence(&error) => return Ok(()),
             Err(error) => return Err(error),
         };
-        self.remove(&dir, path, name, Remove::Sources(&rules))?;
-        Ok(())
-    }
-
-    /// Removes `name` in `dir`, which is `path`.
-    fn remove(&mut self, dir: &Dir, path: &RelPath, name: &[u8], what: Remove<'_>) -> io::Result<()> {
-        let Some(look) = at::look(dir, name)? else { return Ok(()) };
+        let Some(look) = at::look(&dir, name)? else { return Ok(()) };
+        self.touch(&dir, path)?;
         if look.kind != Some(Kind::Directory) {
-            if !self.spared.may_go(path, name, what) {
-                return Ok(());
-            }
-            self.touch(dir, path)?;
-            at::remove_file(dir, name)?;
+            at::remove_file(&dir, name)?;
             self.removed.insert(path.clone());
             return Ok(());
         }
-        let Some(below) = self.spared.within(path, name, what) else { return Ok(()) };
-        let inner = at::open_dir(dir, name)?;
-        for child in at::names(&inner)? {
-            let child_path = path.join(&child).map_err(io::Error::other)?;
-            self.remove(&inner, &child_path, &child, below.as_remove())?;
-        }
-        self.touch(dir, path)?;
-        match at::remove_dir(dir, name) {
+        match at::remove_dir(&dir, name) {
             Ok(()) => {
                 self.removed.insert(path.clone());
                 self.open.clear();
-                Ok(())
             }
             // It holds what stays.
-            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
-            Err(error) => Err(error),
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                let lies_in = |left: &RelPath| left.strip_prefix(path).is_some();
+                if tree.leftovers.iter().chain(&self.left).any(lies_in) {
+                    self.left.push(path.clone());
+                }
+            }
+            Err(error) => return Err(error),
         }
+        Ok(())
+    }
+
+    /// Removes `name` in `dir`, which is `path`, with all that is in it: something else is to stand in its place.
+    fn clear(&mut self, dir: &Dir, path: &RelPath, name: &[u8]) -> io::Result<()> {
+        let Some(look) = at::look(dir, name)? else { return Ok(()) };
+        self.touch(dir, path)?;
+        if look.kind == Some(Kind::Directory) {
+            let inner = at::open_dir(dir, name)?;
+            for child in at::names(&inner)? {
+                self.clear(&inner, &path.join(&child).map_err(io::Error::other)?, &child)?;
+            }
+            at::remove_dir(dir, name)?;
+            self.open.clear();
+        } else {
+            at::remove_file(dir, name)?;
+        }
+        self.removed.insert(path.clone());
+        Ok(())
     }
 
     // ---- puts ------------------------------------------------------------------------------------------------------
@@ -269,7 +254,7 @@ impl Applier {
                 self.stale.insert(path.clone());
                 return Ok(());
             }
-            Some(_) => self.remove(&dir, path, name, Remove::Everything)?,
+            Some(_) => self.clear(&dir, path, name)?,
             None => {}
         }
         self.make_directory(&dir, path, name)
@@ -342,7 +327,7 @@ impl Applier {
         self.touch(&dir, path)?;
         let is_directory = || Ok::<_, io::Error>(at::look(&dir, name)?.map(|look| look.kind));
         if self.company == Company::Nobody || is_directory()? == Some(Some(Kind::Directory)) {
-            self.remove(&dir, path, name, Remove::Everything)?;
+            self.clear(&dir, path, name)?;
         }
         let under = match self.company {
             Company::Nobody => Cow::Borrowed(name),
@@ -430,7 +415,8 @@ impl Applier {
 
     // ---- what is on the disk now -----------------------------------------------------------------------------------
 
-    fn remember(mut self, tree: Tree, workspace: &Workspace) -> io::Result<Tree> {
+    fn remember(mut self, mut tree: Tree) -> io::Result<Tree> {
+        tree.leftovers.extend(std::mem::take(&mut self.left));
         if self.written.is_empty() && self.removed.is_empty() && self.stale.is_empty() {
             return Ok(tree);
         }
@@ -450,7 +436,12 @@ impl Applier {
             }
         }
 
-        let Tree { manifest, digests, mut specials, source, hashed, fresh, unsaved: _ } = tree;
+        let Tree { manifest, digests, mut specials, mut leftovers, hashed, fresh, unsaved: _ } = tree;
+        let is_hosts = |path: &RelPath| self.removed.contains(path) || self.stale.contains(path);
+        leftovers.retain(|path| !is_hosts(path));
+        for written in &written {
+            leftovers.remove(&written.path);
+        }
         let fresh: HashSet<usize> = fresh.into_iter().collect();
         specials.retain(|(path, _)| !self.removed.contains(path));
         let is_new = |path: &RelPath| written.binary_search_by(|written| written.path.cmp(path)).is_ok();
@@ -478,9 +469,7 @@ impl Applier {
         let fresh = all.iter().enumerate().filter(|(_, (.., fresh))| *fresh).map(|(at, _)| at).collect();
         let digests = all.iter().map(|(_, digest, _)| *digest).collect();
         let manifest = Manifest::from_entries(all.into_iter().map(|(entry, ..)| entry).collect());
-        let is_classed = workspace.view.extent == Extent::Everything && source.is_some();
-        let source = is_classed.then(|| workspace.view.classify(&manifest));
-        Ok(Tree { manifest, digests, specials, source, hashed, fresh, unsaved: true })
+        Ok(Tree { manifest, digests, specials, leftovers, hashed, fresh, unsaved: true })
     }
 
     fn refresh(&mut self, entry: &mut Entry) -> io::Result<()> {
@@ -540,61 +529,6 @@ impl Applier {
 enum Missing {
     Make,
     Fail,
-}
-
-/// As [`Remove`], for what lies below.
-enum Below {
-    Sources(ignore::Directory),
-    Everything,
-}
-
-impl Below {
-    fn as_remove(&self) -> Remove<'_> {
-        match self {
-            Below::Sources(rules) => Remove::Sources(rules),
-            Below::Everything => Remove::Everything,
-        }
-    }
-}
-
-impl Spared {
-    /// Where the rules stand in a directory; none when it is of no source tree.
-    fn rules_in(&self, directory: &RelPath) -> Option<ignore::Directory> {
-        let mut at = self.rules.top();
-        let mut here = RelPath::root();
-        for name in directory.components() {
-            here = here.join(name).ok()?;
-            at = match self.rules.enter(&at, name) {
-                Enter::Kept(below) | Enter::ForExceptions(below) if !self.outputs.contains(&here) => below,
-                _ => return None,
-            };
-        }
-        Some(at)
-    }
-
-    fn may_go(&self, path: &RelPath, name: &[u8], what: Remove<'_>) -> bool {
-        match what {
-            Remove::Everything => true,
-            // No scan sees these.
-            Remove::Sources(_) if name.starts_with(STAGE_PREFIX.as_bytes()) => true,
-            Remove::Sources(rules) => {
-                self.rules.verdict(rules, name) == Verdict::Kept && !self.outputs.contains(path)
-            }
-        }
-    }
-
-    /// For a directory that may go, what may go of it.
-    fn within(&self, path: &RelPath, name: &[u8], what: Remove<'_>) -> Option<Below> {
-        match what {
-            Remove::Everything => Some(Below::Everything),
-            Remove::Sources(_) if name.starts_with(STAGE_PREFIX.as_bytes()) => Some(Below::Everything),
-            Remove::Sources(_) if self.outputs.contains(path) => None,
-            Remove::Sources(rules) => match self.rules.enter(rules, name) {
-                Enter::Kept(below) | Enter::ForExceptions(below) => Some(Below::Sources(below)),
-                Enter::No => None,
-            },
-        }
-    }
 }
 
 /// Lets its owner change names in a directory that does not let him, as on the host its sources did when they came about.

@@ -1,23 +1,26 @@
 //! What the command made: a second look at the tree, what differs from before or from the host, and the contents of that.
 //!
 //! In: the tree as it was right before the command started, or a path and the host's summary of what it has in its place. Out:
-//! nodes, then a tar stream of those that are wanted. A file whose whole stamp is the one from before is unchanged, for
-//! the command could not write to it without changing its ctime; any other is read, and counts as changed only when its
-//! content, mode or kind is another, and of a source when its mtime is: the host shows that to the next build.
+//! nodes, then the paths that are gone, then a tar stream of those that are wanted. A file whose whole stamp is the one from before is
+//! unchanged, for the command could not write to it without changing its ctime; any other is read, and counts as changed only when its
+//! content, mode, kind or mtime is another. A leftover of an earlier command counts as changed: the host does not have it.
 
 use std::{
+    collections::{BTreeSet, HashSet},
     fs, io,
     os::unix::{ffi::OsStrExt as _, fs::FileTypeExt as _},
     path::{Path, PathBuf},
 };
 
 use super::{
-    failed,
+    failed, leftovers,
     outbox::{DataOut, Outbox},
-    workspace::{self, Thing, Tree, View, Workspace, finish_nodes, index_of, merged, nonsense},
+    workspace::{
+        self, Company, Ending, Scope, Thing, Tree, View, Workspace, finish_nodes, index_of, merged, nonsense,
+    },
 };
 use crate::{
-    agent::protocol::{Extent, Failed, Failure, Follow, Products, Reply},
+    agent::protocol::{Beside, Extent, Failed, Failure, Follow, Products, Reply},
     archive::pack::{PackOptions, TopEntry, pack},
     tree::{
         Entry, Kind, Manifest, RelPath, Special, Timestamp,
@@ -34,10 +37,14 @@ const TRIES: usize = 3;
 /// What stands for a query's path in an archive.
 const PREFIX: &[u8] = b"product";
 
+/// How many sources are told by name that no output brings back.
+const BESIDE: usize = 20;
+
 /// One query, answered.
 pub(super) enum Collected {
-    /// The tree is the workspace's own.
+    /// The tree is the workspace's own; what was listed lies at and below this path.
     Changes {
+        below: RelPath,
         places: Vec<Place>,
     },
     Named(Box<Named>),
@@ -73,28 +80,26 @@ pub(super) enum Shape {
 }
 
 impl Collected {
-    /// What has changed below the source root since the command started.
-    pub(super) fn changes(workspace: &mut Workspace, outbox: &Outbox) -> Result<Collected, Failed> {
-        if workspace.view.extent != Extent::Everything {
-            return Err(nonsense("the source root was opened for its sources alone"));
+    /// What has changed at and below a path of the source tree since the command started.
+    pub(super) fn changes(
+        below: RelPath,
+        workspace: &mut Workspace,
+        outbox: &Outbox,
+    ) -> Result<Collected, Failed> {
+        workspace.look_at_end(Contents::Read)?;
+        workspace.brought_back.push(below.clone());
+        let root = workspace.root.clone();
+        let (over, after) = workspace.seen_at_end()?;
+        if !is_made(after, &below, &root) {
+            let _ = outbox.reply(&Reply::Products(Products::Missing));
+            return Ok(Collected::Missing);
         }
-        let before = workspace.take_tree()?;
-        let (after, changes) = settled(|| {
-            let mut after = workspace::look(&workspace.root, &workspace.view)?;
-            let changes = Changes::find(&before, &mut after);
-            let moving = after
-                .hash(&workspace.root, &changes.to_read)
-                .map_err(|error| failed("could not read what the command made", &error))?;
-            Ok((moving.is_empty(), (after, changes)))
-        })?;
-        let hashed = after.hashed;
-        outbox.reply_before_data(&Reply::Products(Products::There { differing: Vec::new().into(), hashed }));
+        let there = Products::There { differing: Vec::new().into(), hashed: after.hashed };
+        outbox.reply_before_data(&Reply::Products(there));
         // A write that fails means that the client is gone, which the inbox tells.
-        let places = changes.send(&before, &after, outbox).unwrap_or_default();
-        let _ = changes.send_deleted(&before, outbox);
-        let unsaved = after.unsaved || before.unsaved || !places.is_empty() || !changes.deleted.is_empty();
-        workspace.put_tree(Tree { unsaved, ..after });
-        Ok(Collected::Changes { places })
+        let places = over.send_changed(after, &below, outbox).unwrap_or_default();
+        let _ = over.send_gone(Gone::OfHost, &below, outbox);
+        Ok(Collected::Changes { below, places })
     }
 
     /// What is at `path`, as far as it differs from what the host has.
@@ -102,7 +107,7 @@ impl Collected {
         path: &Path,
         take: Follow,
         summary: &[u8],
-        caches: &[PathBuf],
+        workspace: &mut Workspace,
         outbox: &Outbox,
     ) -> Result<Collected, Failed> {
         let host = match summary {
@@ -113,8 +118,12 @@ impl Collected {
             let _ = outbox.reply(&Reply::Products(Products::Missing));
             return Ok(Collected::Missing);
         };
-        let index = index_of(path);
-        let (tree, (shape, root)) = settled(|| found(path, &metadata, caches, index.as_deref()))?;
+        let below = workspace.source_directory(path, &metadata);
+        let index = below.is_none().then(|| index_of(path)).flatten();
+        let (tree, (shape, root)) = match &below {
+            Some(below) => workspace.subtree(below, path, &metadata)?,
+            None => settled(|| found(path, &metadata, &workspace.caches, index.as_deref()))?,
+        };
         let differing = match (&host, &shape) {
             (Some(host), Shape::Directory { .. }) => product_summary(&tree, host.buckets()).differing(host),
             (host, _) => Differing::all(host.as_ref().map_or(1, Summary::buckets)),
@@ -122,6 +131,10 @@ impl Collected {
         let there = Products::There { differing: differing.to_bytes().into(), hashed: tree.hashed };
         outbox.reply_before_data(&Reply::Products(there));
         let places = send_named(&root, &tree, &shape, &differing, outbox).unwrap_or_default();
+        let _ = match (below, &workspace.over) {
+            (Some(below), Some(over)) => over.send_gone(Gone::All, &below, outbox),
+            _ => send_paths(std::iter::empty(), outbox),
+        };
         Ok(Collected::Named(Box::new(Named { tree, shape, places, index })))
     }
 
@@ -135,8 +148,19 @@ impl Collected {
         let root = workspace.root.clone();
         match self {
             Collected::Missing => Err(nonsense("nothing was found there")),
-            Collected::Changes { places } => {
+            Collected::Changes { below: path, places } if path.is_root() => {
                 send_archive(&root, &workspace.tree()?.manifest, places, nodes, below(None)?, outbox)
+            }
+            Collected::Changes { below: path, places } => {
+                let mut wanted = Vec::new();
+                for node in nodes {
+                    let place = usize::try_from(*node).ok().and_then(|node| places.get(node));
+                    let Some(Place::Entry(at)) = place else {
+                        return Err(nonsense("that node has no content"));
+                    };
+                    wanted.push(workspace.tree()?.manifest.entries()[*at as usize].clone());
+                }
+                send_below(&root, path, wanted, outbox)
             }
             Collected::Named(named) => match &named.shape {
                 Shape::Directory { root, top } => {
@@ -177,52 +201,184 @@ fn settled<T>(mut look: impl FnMut() -> Result<(bool, T), Failed>) -> Result<T, 
 
 // ---- what changed --------------------------------------------------------------------------------------------------
 
-/// The difference of two looks at one tree, by place.
-#[derive(Default)]
-struct Changes {
-    /// In the new tree, and where each was in the old one.
+/// Whether the contents of what changed are of interest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Contents {
+    /// To those who ask what differs.
+    Read,
+    /// Nobody asks.
+    Leave,
+}
+
+/// The tree before the command, and in what the one after it differs, by place.
+#[derive(Debug)]
+pub(super) struct Over {
+    before: Tree,
+    /// In the new tree, and where each was in the old one; leftovers are always among them.
     candidates: Vec<(usize, Option<usize>)>,
-    /// Those of them that are files.
-    to_read: Vec<usize>,
     /// In the old tree.
     deleted: Vec<usize>,
 }
 
-impl Changes {
-    /// Compares stamps, and takes digests over where they are the same.
-    fn find(before: &Tree, after: &mut Tree) -> Changes {
-        let mut changes = Changes::default();
-        let (old, new) = (before.manifest.entries(), after.manifest.entries());
-        let fresh: std::collections::HashSet<usize> = before.fresh.iter().copied().collect();
-        let mut at = 0;
-        for (place, entry) in new.iter().enumerate() {
-            while old.get(at).is_some_and(|old| old.path < entry.path) {
-                changes.deleted.push(at);
-                at += 1;
-            }
-            let was = old.get(at).filter(|old| old.path == entry.path).map(|_| at);
-            at += usize::from(was.is_some());
-            match was {
-                Some(was) if is_untouched(&old[was], entry) => {
-                    after.digests[place] = before.digests[was];
-                    if fresh.contains(&was) {
-                        after.fresh.push(place);
-                    }
-                }
-                was => {
-                    if matches!(entry.kind, Kind::File { .. }) {
-                        changes.to_read.push(place);
-                    }
-                    changes.candidates.push((place, was));
-                }
-            }
+impl Workspace {
+    /// Looks at the tree once more, when the command has ended. What was seen stays.
+    pub(super) fn look_at_end(&mut self, contents: Contents) -> Result<(), Failed> {
+        if self.view.extent == Extent::Nothing {
+            return Err(nonsense("the source root was opened to look around alone"));
         }
-        changes.deleted.extend(at..old.len());
-        changes
+        if self.over.is_some() {
+            return Ok(());
+        }
+        let before = self.take_tree()?;
+        // Of a tree that others were at work in, it is only known what the host had.
+        let known = match (self.company, index_of(&self.root)) {
+            (Company::Others, Some(index)) => Index::load(&index),
+            _ => Index::default(),
+        };
+        let (after, (candidates, deleted)) = settled(|| {
+            let mut after = workspace::look(&self.root, &self.view)?;
+            if self.company == Company::Others {
+                after.digests = known.digests(&after.manifest);
+            }
+            let (candidates, deleted) = compare(&before, &mut after);
+            let entries = after.manifest.entries();
+            let is_asked_for = |(at, was): &&(usize, Option<usize>)| {
+                matches!(entries[*at].kind, Kind::File { .. })
+                    && after.digests[*at].is_none()
+                    && (self.scope.holds(&entries[*at].path)
+                        || was.is_some_and(|was| !before.is_leftover(was)))
+            };
+            let to_read: Vec<_> = match contents {
+                Contents::Read => candidates.iter().filter(is_asked_for).map(|(at, _)| *at).collect(),
+                Contents::Leave => Vec::new(),
+            };
+            let moving = after
+                .hash(&self.root, &to_read)
+                .map_err(|error| failed("could not read what the command made", &error))?;
+            Ok((moving.is_empty(), (after, (candidates, deleted))))
+        })?;
+        let unsaved = after.unsaved || before.unsaved || !candidates.is_empty() || !deleted.is_empty();
+        self.put_tree(Tree { unsaved, ..after });
+        self.over = Some(Over { before, candidates, deleted });
+        Ok(())
     }
 
-    /// Sends the nodes of what has changed indeed.
-    fn send(&self, before: &Tree, after: &Tree, outbox: &Outbox) -> io::Result<Vec<Place>> {
+    fn seen_at_end(&mut self) -> Result<(&Over, &Tree), Failed> {
+        self.tree()?;
+        match (&self.over, self.known_tree()) {
+            (Some(over), Some(after)) => Ok((over, after)),
+            _ => Err(nonsense("no command has ended")),
+        }
+    }
+
+    /// What the command changed and no output brings back. Beside others it is not known whose doing that is.
+    pub(super) fn beside(&mut self) -> Result<Beside, Failed> {
+        self.look_at_end(Contents::Read)?;
+        let (scope, is_alone) = (self.scope.clone(), self.is_alone());
+        let (over, after) = self.seen_at_end()?;
+        Ok(if is_alone { over.beside(after, &scope) } else { Beside::default() })
+    }
+
+    /// Writes down what the host has not and never had, for the commands to come. What a command that was cut off made is none of
+    /// it, and what others are making is not known to be.
+    pub(super) fn save_leftovers(&mut self) -> io::Result<()> {
+        if self.ending != Ending::ByItself || self.look_at_end(Contents::Leave).is_err() || !self.is_alone() {
+            return Ok(());
+        }
+        let (root, back) = (self.root.clone(), self.brought_back.clone());
+        let Ok((over, after)) = self.seen_at_end() else { return Ok(()) };
+        let candidates = &over.candidates;
+        leftovers::save(&root, &after.manifest, |at| {
+            let path = &after.manifest.entries()[at].path;
+            let found = candidates.binary_search_by_key(&at, |(place, _)| *place);
+            let is_only_here = found.is_ok_and(|found| match candidates[found].1 {
+                None => true,
+                Some(was) => over.before.is_leftover(was),
+            });
+            is_only_here && !back.iter().any(|back| path.strip_prefix(back).is_some())
+        })
+    }
+
+    /// Where a directory that was asked for by its path lies in the source tree, if it does.
+    fn source_directory(&self, path: &Path, metadata: &fs::Metadata) -> Option<RelPath> {
+        let real = fs::canonicalize(path).ok().filter(|_| metadata.is_dir())?;
+        let below = real.strip_prefix(fs::canonicalize(&self.root).ok()?).ok()?;
+        let below = RelPath::new(below.as_os_str().as_bytes()).ok()?;
+        let in_other = |other: &RelPath| below.strip_prefix(other).is_some();
+        let is_source = self.view.extent == Extent::Everything
+            && !self.view.caches.iter().chain(&self.view.outputs).any(in_other);
+        is_source.then_some(below)
+    }
+
+    /// A directory of the source tree as it was when the command had ended.
+    fn subtree(
+        &mut self,
+        below: &RelPath,
+        path: &Path,
+        metadata: &fs::Metadata,
+    ) -> Result<(Tree, (Shape, Node)), Failed> {
+        self.look_at_end(Contents::Read)?;
+        let after = self.tree()?;
+        let mut tree = Tree::default();
+        let mut entries = Vec::new();
+        for (at, entry) in after.manifest.entries().iter().enumerate() {
+            if let Some(path) = entry.path.strip_prefix(below).filter(|path| !path.is_root()) {
+                entries.push(Entry { path, ..entry.clone() });
+                tree.digests.push(after.digests[at]);
+            }
+        }
+        let specials = after.specials.iter();
+        tree.specials.extend(specials.filter_map(|(path, kind)| Some((path.strip_prefix(below)?, *kind))));
+        tree.manifest = Manifest::from_entries(entries);
+        let unknown = tree.unknown();
+        let told = |error| failed("could not read what the command made", &error);
+        tree.hash(path, &unknown).map_err(told)?;
+        let (mode, mtime) = mode_and_mtime(metadata);
+        let top = Node { path: RelPath::root(), kind: NodeKind::Directory, mode, mtime };
+        Ok((tree, (Shape::Directory { root: path.to_owned(), top: TopEntry { mode, mtime } }, top)))
+    }
+}
+
+/// Which of the paths that a command deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gone {
+    /// Those that the host has in the same place.
+    OfHost,
+    /// Leftovers too: they came back to another place.
+    All,
+}
+
+/// Compares stamps, and takes digests over where they are the same. Gives what may have changed, and what is gone.
+fn compare(before: &Tree, after: &mut Tree) -> (Vec<(usize, Option<usize>)>, Vec<usize>) {
+    let (mut candidates, mut deleted) = (Vec::new(), Vec::new());
+    let (old, new) = (before.manifest.entries(), after.manifest.entries());
+    let fresh: HashSet<usize> = before.fresh.iter().copied().collect();
+    let mut at = 0;
+    for (place, entry) in new.iter().enumerate() {
+        while old.get(at).is_some_and(|old| old.path < entry.path) {
+            deleted.push(at);
+            at += 1;
+        }
+        let was = old.get(at).filter(|old| old.path == entry.path).map(|_| at);
+        at += usize::from(was.is_some());
+        let untouched = was.filter(|was| is_untouched(&old[*was], entry));
+        if let Some(was) = untouched {
+            after.digests[place] = before.digests[was];
+            if fresh.contains(&was) {
+                after.fresh.push(place);
+            }
+        }
+        if untouched.is_none_or(|was| before.is_leftover(was)) {
+            candidates.push((place, was));
+        }
+    }
+    deleted.extend(at..old.len());
+    (candidates, deleted)
+}
+
+impl Over {
+    /// Sends the nodes of what has changed indeed, by their paths below `below`.
+    fn send_changed(&self, after: &Tree, below: &RelPath, outbox: &Outbox) -> io::Result<Vec<Place>> {
         let mut writer = NodeWriter::new(io::BufWriter::with_capacity(64 << 10, outbox.data()));
         let mut places = Vec::new();
         let mut candidates = self.candidates.iter().peekable();
@@ -230,20 +386,21 @@ impl Changes {
             let place = match &thing {
                 Thing::Entry(at, _) => {
                     let Some((at, was)) = candidates.next_if(|(place, _)| place == at) else { continue };
-                    if was.is_some_and(|was| is_same(before, was, after, *at)) {
+                    if was.is_some_and(|was| self.is_same(was, after, *at)) {
                         continue;
                     }
                     Place::Entry(*at as u32)
                 }
                 Thing::Special(path, special) => {
-                    if before.specials.iter().any(|(old, kind)| old == *path && kind == special) {
+                    if self.before.specials.iter().any(|(old, kind)| old == *path && kind == special) {
                         continue;
                     }
                     Place::Nothing
                 }
             };
+            let Some(path) = thing.path().strip_prefix(below) else { continue };
             if let Some(node) = thing.node(&after.digests) {
-                writer.write(&node)?;
+                writer.write(&Node { path, ..node })?;
                 places.push(place);
             }
         }
@@ -251,15 +408,88 @@ impl Changes {
         Ok(places)
     }
 
-    fn send_deleted(&self, before: &Tree, outbox: &Outbox) -> io::Result<()> {
-        let mut writer = NodeWriter::new(io::BufWriter::with_capacity(64 << 10, outbox.data()));
-        for &at in &self.deleted {
-            let path = before.manifest.entries()[at].path.clone();
-            let (kind, mtime) = (NodeKind::Directory, Timestamp::default());
-            writer.write(&Node { path, kind, mode: 0, mtime })?;
-        }
-        finish_nodes(writer)
+    /// Sends the paths below `below` that are gone.
+    fn send_gone(&self, which: Gone, below: &RelPath, outbox: &Outbox) -> io::Result<()> {
+        let below = self.gone(which).filter_map(|path| path.strip_prefix(below));
+        send_paths(below.filter(|path| !path.is_root()), outbox)
     }
+
+    fn gone(&self, which: Gone) -> impl Iterator<Item = &RelPath> {
+        let deleted =
+            self.deleted.iter().filter(move |at| which == Gone::All || !self.before.is_leftover(**at));
+        deleted.map(|at| &self.before.manifest.entries()[*at].path)
+    }
+
+    /// Whether an entry that was the host's is the same as before but for what nobody goes by: the times of directories and
+    /// links.
+    fn is_same(&self, was: usize, after: &Tree, at: usize) -> bool {
+        let (old, new) = (&self.before.manifest.entries()[was], &after.manifest.entries()[at]);
+        let is_file = matches!(new.kind, Kind::File { .. });
+        !self.before.is_leftover(was)
+            && self.has_same_content(was, after, at)
+            && (!is_file || old.mtime == new.mtime)
+    }
+
+    fn has_same_content(&self, was: usize, after: &Tree, at: usize) -> bool {
+        let (old, new) = (&self.before.manifest.entries()[was], &after.manifest.entries()[at]);
+        let (known, found) = (self.before.digests[was], after.digests[at]);
+        let same = match new.kind {
+            Kind::File { .. } => known.is_some() && known == found,
+            Kind::Directory | Kind::Symlink { .. } => true,
+        };
+        same && old.kind == new.kind && (matches!(new.kind, Kind::Symlink { .. }) || old.mode == new.mode)
+    }
+
+    fn beside(&self, after: &Tree, scope: &Scope) -> Beside {
+        let entries = after.manifest.entries();
+        let edited = self.candidates.iter().filter_map(|(at, was)| {
+            let was = (*was).filter(|was| !self.before.is_leftover(*was))?;
+            (!self.has_same_content(was, after, *at)).then_some(&entries[*at].path)
+        });
+        let mut changed: Vec<_> =
+            edited.chain(self.gone(Gone::OfHost)).filter(|path| !scope.holds(path)).cloned().collect();
+        changed.sort();
+        let more = changed.len().saturating_sub(BESIDE) as u64;
+        changed.truncate(BESIDE);
+        let top = |path: &RelPath| path.components().next().and_then(|name| RelPath::new(name).ok());
+        let known: HashSet<_> = self.before.leftovers.iter().filter_map(top).collect();
+        let new = self.candidates.iter().filter(|(_, was)| was.is_none()).map(|(at, _)| &entries[*at].path);
+        // A directory that only leads to an output is named by the output.
+        let is_way = |path: &RelPath| match scope {
+            Scope::Everything => false,
+            Scope::Below(outputs) => outputs.iter().any(|output| output.strip_prefix(path).is_some()),
+        };
+        let made: BTreeSet<_> =
+            new.filter(|path| !scope.holds(path) && !is_way(path)).filter_map(top).collect();
+        Beside { changed, more, made: made.into_iter().filter(|top| !known.contains(top)).collect() }
+    }
+}
+
+/// Whether an output is there, in more than what is kept in its place.
+fn is_made(after: &Tree, below: &RelPath, root: &Path) -> bool {
+    if below.is_root() {
+        return true;
+    }
+    let entries = after.manifest.entries();
+    match after.manifest.position(below) {
+        None => after.specials.iter().any(|(path, _)| path == below),
+        Some(at) if entries[at].kind == Kind::Directory => {
+            let path = root.join(std::ffi::OsStr::from_bytes(below.as_bytes()));
+            let is_empty = || fs::read_dir(path).is_ok_and(|mut names| names.next().is_none());
+            entries.get(at + 1).is_some_and(|next| next.path.strip_prefix(below).is_some()) || is_empty()
+        }
+        Some(_) => true,
+    }
+}
+
+/// Paths as nodes of directories.
+fn send_paths(paths: impl Iterator<Item = RelPath>, outbox: &Outbox) -> io::Result<()> {
+    let mut writer = NodeWriter::new(io::BufWriter::with_capacity(64 << 10, outbox.data()));
+    for path in paths {
+        let (kind, mtime) = (NodeKind::Directory, Timestamp::default());
+        writer.write(&Node { path, kind, mode: 0, mtime })?;
+    }
+    finish_nodes(writer)
 }
 
 /// Whether nothing that the system tells has changed. The stamp of a directory changes with its names, which are entries of
@@ -267,21 +497,6 @@ impl Changes {
 fn is_untouched(old: &Entry, new: &Entry) -> bool {
     let is_same_stamp = matches!(new.kind, Kind::Directory) || old.stamp == new.stamp;
     is_same_stamp && old.mode == new.mode && old.kind == new.kind
-}
-
-/// Whether content, mode, kind and, of a source file, the mtime are the same. The time of a directory or a link tells nothing
-/// that anybody goes by, and that of what is no source is not what went in.
-fn is_same(before: &Tree, was: usize, after: &Tree, at: usize) -> bool {
-    let (old, new) = (&before.manifest.entries()[was], &after.manifest.entries()[at]);
-    let is_link = matches!(new.kind, Kind::Symlink { .. });
-    let same_content = match new.kind {
-        Kind::File { .. } => {
-            let same_time = old.mtime == new.mtime || !after.is_source(at);
-            same_time && before.digests[was].is_some() && before.digests[was] == after.digests[at]
-        }
-        _ => true,
-    };
-    old.kind == new.kind && same_content && (is_link || old.mode == new.mode)
 }
 
 // ---- named products ------------------------------------------------------------------------------------------------
@@ -331,7 +546,7 @@ fn found_directory(
             workspace::caches_below(&caches.iter().map(|cache| real(cache)).collect::<Vec<_>>(), &real(path))
         }
     };
-    let view = View { rules: Rules::none(), outputs: Vec::new(), caches, extent: Extent::Sources };
+    let view = View { rules: Rules::none(), outputs: Vec::new(), caches, extent: Extent::Everything };
     let mut tree = workspace::look(path, &view)?;
     let is_still = read_unknown(&mut tree, path, index)?;
     let (mode, mtime) = mode_and_mtime(metadata);
@@ -449,6 +664,26 @@ fn mode_and_mtime(metadata: &fs::Metadata) -> (u32, Timestamp) {
 fn below(top: Option<TopEntry>) -> Result<PackOptions, Failed> {
     let prefix = RelPath::new(PREFIX).map_err(|why| nonsense(&why.to_string()))?;
     Ok(PackOptions { prefix, uid: 0, gid: 0, top })
+}
+
+/// Sends entries of the source tree, all at or below `below`, by their paths there.
+fn send_below(root: &Path, below: &RelPath, entries: Vec<Entry>, outbox: &Outbox) -> Result<(), Failed> {
+    let native = |path: &RelPath| root.join(std::ffi::OsStr::from_bytes(path.as_bytes()));
+    // An output that is a file has its own name as the one component.
+    let single = matches!(entries.as_slice(), [entry] if entry.path == *below);
+    let from = if single { below.parent().unwrap_or_default() } else { below.clone() };
+    let entries = entries.into_iter().map(|entry| {
+        let path = entry.path.strip_prefix(&from).unwrap_or_default();
+        Entry { path, ..entry }
+    });
+    let manifest = Manifest::from_entries(entries.collect());
+    let options = match single {
+        true => PackOptions { prefix: RelPath::root(), uid: 0, gid: 0, top: None },
+        false => self::below(None)?,
+    };
+    let places: Vec<_> = (0..manifest.entries().len() as u32).map(Place::Entry).collect();
+    let all: Vec<_> = (0..places.len() as u32).collect();
+    send_archive(&native(&from), &manifest, &places, &all, options, outbox)
 }
 
 fn send_archive(

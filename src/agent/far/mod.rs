@@ -21,7 +21,7 @@
 //! | `outbox` | replies, data and output -> stdout |
 //! | `workspace` | the tree: opened, scanned, compared |
 //! | `turn` | who may be at work in the workspace at the same time, and who waits |
-//! | `withdraw` | what the ignore rules leave out now and let in before -> taken out |
+//! | `leftovers` | which paths only the workspace has, and may keep |
 //! | `apply` | deletes, a tar stream and metadata -> the disk |
 //! | `command` | one run of the command, from outside |
 //! | `collect` | what the command made |
@@ -37,6 +37,7 @@ mod exec;
 mod inbox;
 mod init;
 mod keep;
+mod leftovers;
 mod measure;
 mod outbox;
 mod pause;
@@ -44,7 +45,6 @@ mod processes;
 mod room;
 mod session;
 mod turn;
-mod withdraw;
 mod workspace;
 mod writers;
 

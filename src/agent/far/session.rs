@@ -39,14 +39,14 @@ use super::{
     outbox::Outbox,
     processes, room,
     turn::{Ahead, Ask, Turn},
-    workspace::{Others, Workspace, caches_below, nonsense, read_host, root_of},
+    workspace::{Ending, Others, Workspace, caches_below, nonsense, read_host, root_of},
 };
 use crate::{
     agent::{
         frame::Nonce,
         protocol::{
             Blob, Claim, Client, Extent, Failed, Failure, Hello, Meta, Open, PROTOCOL, Query, Reply, Request,
-            Room, Run, Welcome, decode, encode,
+            Room, Run, Status, Welcome, decode, encode,
         },
     },
     sys::clock,
@@ -320,7 +320,7 @@ impl Session {
                 let ids = workspace.account.ids;
                 let room = match workspace.view.extent {
                     Extent::Nothing => Room { bytes: u64::MAX, files: None, block: 1 },
-                    Extent::Sources | Extent::Everything => room::below(&workspace.root)
+                    Extent::Everything => room::below(&workspace.root)
                         .map_err(|error| failed("could not see what room there is", &error))?,
                 };
                 self.workspace = Some(workspace);
@@ -334,6 +334,10 @@ impl Session {
             }
             Request::Run(run) => self.run(&run)?,
             Request::Collect(queries) => self.collect(queries)?,
+            Request::Beside => {
+                let beside = opened(&mut self.workspace)?.beside()?;
+                self.reply(&Reply::Beside(beside));
+            }
             Request::Want { query, nodes } => self.want(query, &nodes)?,
             Request::Look { path } => {
                 let there = look(&path);
@@ -405,7 +409,7 @@ impl Session {
         // Nothing is written before the scan is over, or it would see half of it.
         workspace.tree()?;
         let mut applier = Applier::new(workspace)?;
-        applier.delete(deletes)?;
+        applier.delete(deletes, workspace.tree()?)?;
         applier.unpack(&self.inbox).map_err(|halt| match halt {
             Halt::Failed(failed) => Stop::Failed(failed),
             Halt::Interrupted(stop) => Stop::from(stop),
@@ -419,8 +423,14 @@ impl Session {
     fn settle(&mut self, applier: Applier, metas: Vec<Meta>) -> Result<(), Stop> {
         let workspace = opened(&mut self.workspace)?;
         let tree = workspace.take_tree()?;
-        let tree = applier.settle(metas, tree, workspace)?;
+        let leftovers = tree.leftovers.len();
+        let tree = applier.settle(metas, tree)?;
+        let same = tree.leftovers.len() == leftovers;
         workspace.put_tree(tree);
+        if !same {
+            let listed = workspace.list_leftovers();
+            listed.map_err(|error| failed("could not list what only the workspace has", &error))?;
+        }
         workspace.settle_root()?;
         self.reply(&Reply::Applied);
         Ok(())
@@ -449,12 +459,13 @@ impl Session {
                 Ok(stop) => break stop,
                 Err(Event::CommandOver(status)) => {
                     let exited = running.finish(status);
-                    self.reply(&exited);
+                    workspace.ending = ending(&exited);
+                    let _ = self.outbox.reply(&exited);
                     return Ok(());
                 }
                 Err(Event::CommandStopped) => {
                     if running.has_stopped_by_itself() {
-                        self.reply(&Reply::Stopped);
+                        let _ = self.outbox.reply(&Reply::Stopped);
                     }
                 }
                 Err(Event::Request(request)) => {
@@ -475,10 +486,10 @@ impl Session {
         self.collected.clear();
         for query in queries {
             let collected = match query {
-                Query::Changes => Collected::changes(workspace, &self.outbox)?,
+                Query::Changes { below } => Collected::changes(below, workspace, &self.outbox)?,
                 Query::Named { path, take, summary } => {
                     let path = Path::new(OsStr::from_bytes(&path));
-                    Collected::named(path, take, &summary, &workspace.caches, &self.outbox)?
+                    Collected::named(path, take, &summary, workspace, &self.outbox)?
                 }
             };
             self.collected.push(collected);
@@ -496,6 +507,17 @@ impl Session {
 
 fn opened(workspace: &mut Option<Workspace>) -> Result<&mut Workspace, Failed> {
     workspace.as_mut().ok_or_else(|| nonsense("no source root is open"))
+}
+
+/// How a command ended, by what is told of it. A shell tells that what it ran was killed by its own exit code.
+fn ending(exited: &Reply) -> Ending {
+    const KILLED: u8 = 9;
+    match exited {
+        Reply::Exited { status: Status::Signal(KILLED), .. } => Ending::Cut,
+        Reply::Exited { status: Status::Code(code), .. } if *code == 128 + KILLED => Ending::Cut,
+        Reply::Exited { oom_kills: 1.., .. } => Ending::Cut,
+        _ => Ending::ByItself,
+    }
 }
 
 /// Waits until whatever is written from now on gets a later ctime than anything that is there.

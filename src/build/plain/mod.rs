@@ -19,28 +19,23 @@ use super::{
     BuildError, Built, Finished, Interrupts, Running, blocking, channel,
     container::{Left, Site, dismiss},
     heal::{Runner, Tail},
-    mounted,
+    mounted, own_place,
     reaper::{Duty, Reaper},
     top_entry,
     upload::{all_arrived, start_packing, tell_of_changes},
-    warm::{HostTree, Sources, Tree, collect::uploaded_at, start_scan, upload::note},
+    warm::{HostTree, Sources, Tree, start_scan, upload::note},
 };
 use crate::{
     archive::{pack::PackOptions, reader::Naming},
     engine::{Call, ContainerId, ContainerSpec, EngineError, Entrypoint, Operation, Owned, Removed, labels},
     outputs::{
         archived,
-        stage::{Scope, Staged, Staging, StagingOptions, stage_path},
+        stage::{Scope, Staged, Staging, StagingOptions, Uploaded, stage_path},
         target::Target,
-        times::Times,
     },
     plan::{Output, Outputs, Plan, Take},
     report::events::{Amount, Event, Phase, Warning},
-    tree::{
-        RelPath,
-        ignore::{Rules, Verdict},
-        path::BadPath,
-    },
+    tree::{RelPath, ignore::Verdict, path::BadPath},
     user,
     workspace::{
         Keeping,
@@ -66,7 +61,7 @@ pub(super) async fn run(
         Ok(mut built) => {
             let (exit, defect) = (built.exit, built.defect.take());
             let record = Arc::clone(&site.record);
-            let applying = built.put_in_place(record, site.locks, &site.run, site.plan, site.reporter);
+            let applying = built.put_in_place(record, site.locks, &site.run, site.reporter);
             let (applied, left) = tokio::join!(applying, plain.remove());
             (applied.map(|applied| Finished { exit, applied, agent: None, defect }), left)
         }
@@ -105,11 +100,10 @@ impl Plain<'_> {
             Tree::Mounted => None,
         };
         let made = interrupts.unless(self.make()).await??;
-        let (mut sources, mut times) = (None, Times::default());
+        let mut sources = None;
         match scanning {
             Some(scanning) => {
-                let mut host = interrupts.unless(scanning).await???;
-                times = std::mem::take(&mut host.times);
+                let host = interrupts.unless(scanning).await???;
                 sources = Some(interrupts.unless(self.upload(&made, host)).await??);
                 self.site.locks.tree_was_sent();
             }
@@ -125,10 +119,10 @@ impl Plain<'_> {
             None => mounted::ended(plan, exit.code(), tail, runner, reporter).await?,
         };
         match left {
-            mounted::Ended::AllIsHere { defect } => Ok(Built { exit, staged: None, times, defect }),
+            mounted::Ended::AllIsHere { defect } => Ok(Built { exit, staged: None, defect }),
             mounted::Ended::Collect(left) => {
                 let collecting = interrupts.unless(self.collect(&left, &made, sources.map(Arc::new)));
-                Built::after(exit, plan, times, reporter, collecting).await
+                Built::after(exit, plan, reporter, collecting).await
             }
         }
     }
@@ -219,7 +213,7 @@ impl Plain<'_> {
         tell_of_changes(&packed, &scan.manifest, reporter);
         phase.end(packed.amount);
         note(&mut scan, &mut digests, &packed);
-        Ok(Sources::sent(scan, Arc::unwrap_or_clone(digests)))
+        Ok(Sources::sent(scan, Arc::unwrap_or_clone(digests), host.rules))
     }
 
     /// Stages all outputs of `plan`; `sources` went in, or are mounted where there are none. Nothing of the host's is changed.
@@ -274,14 +268,15 @@ impl Plain<'_> {
             }
             archive => archive?,
         };
-        let (scope, target, rules) = match plan.outputs.value {
-            Outputs::Everything => {
-                let patterns = plan.ignore.patterns.iter().map(|pattern| pattern.value.as_str());
-                (Scope::Everything, Target::directory(&output.host)?, Rules::new(patterns)?)
-            }
-            Outputs::Named(_) => (Scope::Named, Target::named(&output.host)?, Rules::none()),
+        let own = match plan.outputs.value {
+            Outputs::Everything => Some(RelPath::root()),
+            Outputs::Named(_) => own_place(output, plan).cloned(),
         };
-        let uploaded_at = uploaded_at(output, &target, plan);
+        let (scope, target) = match &own {
+            Some(below) if below.is_root() => (Scope::SourceRoot, Target::directory(&output.host)?),
+            Some(_) => (Scope::Synced, Target::named(&output.host)?),
+            None => (Scope::Elsewhere, Target::named(&output.host)?),
+        };
         // An output that lies in a cache, or is one, was asked for by its name.
         let in_output = |cache: &str| {
             RelPath::new(cache.strip_prefix(&*output.container)?.strip_prefix('/')?.as_bytes()).ok()
@@ -293,11 +288,14 @@ impl Plain<'_> {
         self.site.run.note_stage(&stage_path(&target, &run, number)?)?;
         let (sender, reader) = channel::to_blocking();
         let staging = blocking(move || {
-            let uploaded = sources.as_ref().map(|sources| sources.uploaded()).zip(uploaded_at);
+            let uploaded = sources.as_ref().map(|sources| sources.uploaded()).zip(own);
             let options = StagingOptions { run: &run, record: &record, apply };
-            let staging = Staging::begin(&spec, number, target, scope, None, uploaded, options)?;
+            let staging = Staging::begin(&spec, number, target, scope, None, uploaded.clone(), options)?;
             let is_left_out = |path: &RelPath| {
-                rules.verdict_of(path) == Verdict::Ignored
+                let is_kept = |(uploaded, at): &(Uploaded<'_>, RelPath)| {
+                    uploaded.rules.verdict_of(&at.append(path)) == Verdict::Ignored
+                };
+                uploaded.as_ref().is_some_and(is_kept)
                     || caches.iter().any(|cache| path.strip_prefix(cache).is_some())
             };
             let progress =

@@ -1,10 +1,10 @@
 //! What the command made -> staged outputs. The workspace says what differs, the staging says which contents it needs, and
 //! only those travel.
 //!
-//! With named outputs, what the host has in their places is looked at while the command runs, and told to the workspace as
-//! a summary. Without, the workspace knows by itself what the command changed.
+//! Of the source tree the workspace knows by itself what is not as it was when the command started, which is as the host had it then.
+//! Where an output goes elsewhere, what is there is looked at while the command runs, and told to the workspace as a summary.
 
-use std::{pin::Pin, sync::Arc};
+use std::{path::Path, pin::Pin, sync::Arc};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -14,6 +14,7 @@ use super::{
         channel::{self, ChunkReader},
         detached,
         error::Listing,
+        own_place,
     },
     node_reader, nonsense,
     upload::Sources,
@@ -21,7 +22,7 @@ use super::{
 use crate::{
     agent::{
         near::Session,
-        protocol::{Blob, Follow, Products, Query, Reply, Request},
+        protocol::{Beside, Blob, Follow, Products, Query, Reply, Request},
     },
     outputs::{
         OutputError,
@@ -29,19 +30,19 @@ use crate::{
         ops::{Action, Over},
         record::Record,
         stage::{Listed, Scope, Staged, Staging, StagingOptions, stage_path},
-        target::{Target, native_join},
+        target::Target,
     },
     plan::{Explain, Output, Outputs, Plan, Take},
     report::{
         Reporter,
-        events::{Amount, Direction, Event, Phase, Why},
+        events::{Amount, Direction, Event, Phase, Warning, Why},
     },
     state::Run,
     tree::{RelPath, path::Escaped, summary::Differing},
 };
 
 /// What the host has in the outputs' places, being looked at.
-pub struct Looking(Vec<Look>);
+pub struct Looking(Vec<Option<Look>>);
 
 type Look = Pin<Box<dyn Future<Output = Result<Result<Option<HostSide>, OutputError>, BuildError>> + Send>>;
 
@@ -51,10 +52,11 @@ fn look_at(output: &Output, record: &Arc<Record>) -> Look {
     Box::pin(detached(move || Target::named(&host).and_then(|target| HostSide::look(&target, &record))))
 }
 
-/// Begins to look at the places of all named outputs.
+/// Begins to look at the places of all outputs that go elsewhere.
 pub fn look(plan: &Plan, record: &Arc<Record>) -> Looking {
     let Outputs::Named(outputs) = &plan.outputs.value else { return Looking(Vec::new()) };
-    Looking(outputs.iter().map(|output| look_at(output, record)).collect())
+    let look = |output: &Output| own_place(output, plan).is_none().then(|| look_at(output, record));
+    Looking(outputs.iter().map(look).collect())
 }
 
 /// What collecting needs to know of the rest of the build.
@@ -91,32 +93,58 @@ impl Collecting<'_> {
             self.explain(&output);
             staged.push(output);
         }
+        self.tell_of_beside().await?;
         phase.end(sum);
         Ok(staged)
     }
 
+    /// Names what the command changed and no output brings back.
+    async fn tell_of_beside(&mut self) -> Result<(), BuildError> {
+        if self.plan.outputs.value == Outputs::Everything || self.plan.route.value.is_mounted() {
+            return Ok(());
+        }
+        self.session.send(&Request::Beside).await?;
+        let beside = self.session.reply("what else the command changed", |reply| match reply {
+            Reply::Beside(beside) => Ok(beside),
+            other => Err(other),
+        });
+        let Beside { changed, more, made } = beside.await?;
+        if !changed.is_empty() || !made.is_empty() {
+            self.reporter.emit(Event::Warned(Warning::Beside { changed, more, made }));
+        }
+        Ok(())
+    }
+
     async fn wanted(&self, looking: Looking) -> Result<Vec<Wanted>, BuildError> {
         let Outputs::Named(outputs) = &self.plan.outputs.value else {
-            return Ok(vec![Wanted {
-                spec: self.plan.workdir.value.clone(),
-                query: Query::Changes,
-                scope: Scope::Everything,
-                target: Target::directory(&self.plan.source.value)?,
-                uploaded_at: Some(RelPath::root()),
-                host: None,
-            }]);
+            return Ok(vec![self.own(
+                self.plan.workdir.value.clone(),
+                RelPath::root(),
+                &self.plan.source.value,
+            )?]);
         };
         let mut all = Vec::new();
         for (output, looking) in outputs.iter().zip(looking.0) {
-            let host = looking.await??;
-            all.push(self.named(output, host)?);
+            all.push(match (own_place(output, self.plan), looking) {
+                (Some(below), _) => self.own(output.spec.clone(), below.clone(), &output.host)?,
+                (None, Some(looking)) => Self::elsewhere(output, looking.await??)?,
+                (None, None) => Self::elsewhere(output, None)?,
+            });
         }
         Ok(all)
     }
 
-    fn named(&self, output: &Output, host: Option<HostSide>) -> Result<Wanted, BuildError> {
-        let target = Target::named(&output.host)?;
-        let uploaded_at = uploaded_at(output, &target, self.plan);
+    /// What lies at `below` in the source tree, which is `host` here.
+    fn own(&self, spec: String, below: RelPath, host: &Path) -> Result<Wanted, BuildError> {
+        let (scope, target) = match below.is_root() {
+            true => (Scope::SourceRoot, Target::directory(host)?),
+            false => (Scope::Synced, Target::named(host)?),
+        };
+        let query = Query::Changes { below: below.clone() };
+        Ok(Wanted { spec, query, scope, target, uploaded_at: Some(below), host: None })
+    }
+
+    fn elsewhere(output: &Output, host: Option<HostSide>) -> Result<Wanted, BuildError> {
         let query = Query::Named {
             path: Blob::from(output.container.as_bytes()),
             take: match output.take {
@@ -125,7 +153,8 @@ impl Collecting<'_> {
             },
             summary: Blob::from(host.as_ref().map_or(b"".as_slice(), HostSide::summary)),
         };
-        Ok(Wanted { spec: output.spec.clone(), query, scope: Scope::Named, target, uploaded_at, host })
+        let (spec, target) = (output.spec.clone(), Target::named(&output.host)?);
+        Ok(Wanted { spec, query, scope: Scope::Elsewhere, target, uploaded_at: None, host })
     }
 
     async fn collect_one(
@@ -137,16 +166,13 @@ impl Collecting<'_> {
         let differing = self.ask(&wanted).await?;
         // Before it is made: a run that is killed right after it must not leave what nobody knows of.
         self.run.note_stage(&stage_path(&wanted.target, &self.run.id, number)?)?;
-        let scope = wanted.scope;
         let (pieces, received) = mpsc::channel(1);
         let (ask, asked) = oneshot::channel();
         let staging = self.stage(number, wanted, differing, before, received, ask);
         let session = &mut *self.session;
         let feeding = async {
             feed(session, &pieces).await?;
-            if scope == Scope::Everything {
-                feed(session, &pieces).await?;
-            }
+            feed(session, &pieces).await?;
             // A staging that failed asks for nothing, and tells why itself.
             let nodes = asked.await.unwrap_or_default();
             if !nodes.is_empty() {
@@ -171,16 +197,21 @@ impl Collecting<'_> {
             other => Err(other),
         });
         match (products.await?, &wanted.query) {
-            (Products::There { .. }, Query::Changes) => Ok(None),
+            (Products::There { .. }, Query::Changes { .. }) => Ok(None),
             (Products::There { differing, .. }, Query::Named { summary, .. }) => {
                 let buckets = (summary.len() / 16).max(1);
                 let differing = Differing::from_bytes(&differing, buckets);
                 Ok(Some(differing.ok_or_else(|| nonsense("buckets that do not fit the summary"))?))
             }
-            (Products::Missing, Query::Changes) => Err(nonsense("the working directory is missing").into()),
-            (Products::Missing, Query::Named { path, .. }) => {
+            (Products::Missing, query) => {
+                let path = match query {
+                    Query::Changes { below } => {
+                        format!("{}/{below}", self.plan.workdir.value).into_bytes().into()
+                    }
+                    Query::Named { path, .. } => path.clone(),
+                };
                 let there = self.list_around(path.clone()).await?;
-                let path = String::from_utf8_lossy(path).into_owned();
+                let path = String::from_utf8_lossy(&path).into_owned();
                 Err(BuildError::MissingOutput { spec: wanted.spec.clone(), path, there: Some(there) })
             }
         }
@@ -220,11 +251,9 @@ impl Collecting<'_> {
             let mut piece = || pieces.blocking_recv().ok_or(BuildError::Panicked);
             match &differing {
                 Some(differing) => staging.expect(&mut node_reader(piece()?), Listed::Buckets(differing))?,
-                None => {
-                    staging.expect(&mut node_reader(piece()?), Listed::Changes)?;
-                    staging.expect_gone(&mut node_reader(piece()?))?;
-                }
+                None => staging.expect(&mut node_reader(piece()?), Listed::Changes)?,
             }
+            staging.expect_gone(&mut node_reader(piece()?))?;
             let sum =
                 |done: Amount| Amount { files: before.files + done.files, bytes: before.bytes + done.bytes };
             let wanted = staging.wanted();
@@ -255,18 +284,13 @@ impl Collecting<'_> {
                 Action::Put { over: Over::EmptiedDir { .. }, .. } | Action::MakeDir { .. } => Why::Type,
                 Action::Put { .. } | Action::Swap { .. } => Why::Content,
                 Action::SetMode { .. } => Why::Mode,
-                Action::Delete { .. } | Action::RemoveDir { .. } => Why::Deleted,
+                Action::Touch { .. } => Why::Mtime,
+                Action::Delete { .. } | Action::Remove { .. } | Action::RemoveDir { .. } => Why::Deleted,
             };
             let path = op.path.strip_prefix(&staged.target.prefix).unwrap_or_else(|| op.path.clone());
             self.reporter.emit(Event::Travelled { direction: Direction::Down, path, why });
         }
     }
-}
-
-/// Where an output's target lies in the source tree, if it does. Only when it is the very path that went in does the
-/// source tree tell what the host had there.
-pub(in super::super) fn uploaded_at(output: &Output, target: &Target, plan: &Plan) -> Option<RelPath> {
-    output.below_source.clone().filter(|path| native_join(&plan.source.value, path) == target.root())
 }
 
 /// Moves the data that comes next to whoever takes it from `pieces`.

@@ -2,12 +2,12 @@
 
 use super::super::{BuildError, sources};
 use crate::{
-    outputs::times::Times,
     plan::{Engine, Plan},
     report::Reporter,
     state::Project,
     tree::{
         Digest,
+        ignore::Rules,
         index::{HashedAt, Index},
         scan::Scan,
         summary::{self, Summary},
@@ -23,8 +23,8 @@ pub struct HostTree {
     pub digests: Vec<Option<Digest>>,
     /// Of both.
     pub summary: Summary,
-    /// The times by which the scan's files are shown.
-    pub times: Times,
+    /// What is no part of it.
+    pub rules: Rules,
     /// From when on digests that are computed for this tree may be believed.
     pub hashed_at: HashedAt,
 }
@@ -35,19 +35,19 @@ pub struct HostTree {
 /// As [`sources::look`].
 pub fn look(plan: &Plan, project: &Project, reporter: &Reporter) -> Result<HostTree, BuildError> {
     let loading = std::thread::spawn({
-        let (index, times) = (project.index_path(), project.times_path());
-        move || (Index::load(&index), Times::load(&times))
+        let index = project.index_path();
+        move || Index::load(&index)
     });
     let hashed_at = HashedAt::now(&plan.source.value);
-    let mut scan = sources::report_scan(plan, reporter)?;
-    let (index, mut times) = loading.join().map_err(|_| BuildError::Panicked)?;
-    times.show(&mut scan, &plan.source.value);
+    let scan = sources::report_scan(plan, reporter)?;
+    let index = loading.join().map_err(|_| BuildError::Panicked)?;
     let digests = index.digests(&scan.manifest);
     if plan.engine.value != Engine::Host && index.is_of_another(&plan.source.value, &scan.manifest, &digests)
     {
         return Err(BuildError::OtherProject);
     }
+    let rules = sources::rules(plan)?;
     let buckets = summary::buckets_for(scan.manifest.entries().len());
     let summary = summary::of(&scan.manifest, &digests, buckets);
-    Ok(HostTree { scan, digests, summary, times, hashed_at })
+    Ok(HostTree { scan, digests, summary, rules, hashed_at })
 }

@@ -36,7 +36,7 @@ use crate::{
         near::{Session, SessionError},
         protocol::{Blob, Claim, Extent, Input, Open, Reply, Request, Room, Run as Command, User},
     },
-    outputs::{record::Record, times::Times},
+    outputs::record::Record,
     plan::{Outputs, Plan, Stdin},
     report::{
         Reporter,
@@ -149,10 +149,9 @@ fn open(plan: &Plan, surroundings: &Surroundings) -> Request {
             .map_or_else(|| surroundings.user.clone(), |user| User::Named(user.value.clone())),
         patterns: plan.ignore.patterns.iter().map(|pattern| pattern.value.clone()).collect(),
         outputs: plan.ignore.outputs.clone(),
-        extent: match plan.outputs.value {
-            _ if plan.route.value.is_mounted() => Extent::Nothing,
-            Outputs::Everything => Extent::Everything,
-            Outputs::Named(_) => Extent::Sources,
+        extent: match plan.route.value.is_mounted() {
+            true => Extent::Nothing,
+            false => Extent::Everything,
         },
         caches: blobs(&surroundings.caches),
         ways: blobs(&surroundings.ways),
@@ -219,7 +218,7 @@ impl Warm<'_> {
         if built.staged.is_some() {
             self.locks.begin_apply(self.reporter).await?;
         }
-        let applying = built.put_in_place(record, self.locks, self.run, self.plan, self.reporter);
+        let applying = built.put_in_place(record, self.locks, self.run, self.reporter);
         let (applied, closed) = tokio::join!(applying, session.close());
         drop(undisturbed);
         let applied = applied?;
@@ -256,8 +255,8 @@ impl Warm<'_> {
                 start_scan(self.plan, &self.locks.project, self.reporter)
             }
         };
-        let mut host = interrupts.unless(scanning).await???;
-        let (hashed_at, times) = (host.hashed_at, std::mem::take(&mut host.times));
+        let host = interrupts.unless(scanning).await???;
+        let hashed_at = host.hashed_at;
         let righting =
             upload::put_right(session, &mut self.workspace, self.plan, host, opened, self.reporter);
         let sources = {
@@ -279,7 +278,7 @@ impl Warm<'_> {
             reporter: self.reporter,
         };
         let collecting = interrupts.unless(collecting.collect(looking));
-        let built = Built::after(ended.exit, self.plan, times, self.reporter, collecting).await?;
+        let built = Built::after(ended.exit, self.plan, self.reporter, collecting).await?;
         saving.await?;
         Ok(built)
     }
@@ -300,7 +299,7 @@ impl Warm<'_> {
         let exit = self.run_command(session, Some(&tail), interrupts).await?.exit;
         let plan = match mounted::ended(self.plan, exit.code(), tail, runner, self.reporter).await? {
             EndedMounted::AllIsHere { defect } => {
-                return Ok(Built { exit, staged: None, times: Times::default(), defect });
+                return Ok(Built { exit, staged: None, defect });
             }
             EndedMounted::Collect(plan) => plan,
         };
@@ -308,7 +307,7 @@ impl Warm<'_> {
         let (run, record, reporter) = (self.run, Arc::clone(record), self.reporter);
         let collecting = Collecting { session, plan: &plan, run, sources: None, record, reporter };
         let collecting = interrupts.unless(collecting.collect(looking));
-        Built::after(exit, self.plan, Times::default(), self.reporter, collecting).await
+        Built::after(exit, self.plan, self.reporter, collecting).await
     }
 
     async fn run_command(

@@ -31,6 +31,7 @@ use crate::{
         Digest, Entry, Kind, Manifest, RelPath,
         delta::{self, Delta},
         hash::hash_files,
+        ignore::Rules,
         scan::Scan,
         summary::Differing,
     },
@@ -44,20 +45,25 @@ pub struct Sources {
     pub scan: Arc<Scan>,
     /// The digest of each file as the workspace has it; none for those that vanished.
     pub digests: Vec<Option<Digest>>,
+    /// The places of what was sent in this build.
+    pub sent: Vec<usize>,
+    /// What is no part of the tree.
+    pub rules: Rules,
     /// Whether the index has to be written.
     pub learned: Learned,
 }
 
 impl Sources {
     /// Of a tree that was sent whole: what was read for it is not for the index.
-    pub fn sent(scan: Arc<Scan>, digests: Vec<Option<Digest>>) -> Sources {
-        Sources { scan, digests, learned: Learned::Nothing }
+    pub fn sent(scan: Arc<Scan>, digests: Vec<Option<Digest>>, rules: Rules) -> Sources {
+        let sent = (0..scan.manifest.entries().len()).collect();
+        Sources { scan, digests, sent, rules, learned: Learned::Nothing }
     }
 
     /// For whoever holds products against it.
     pub fn uploaded(&self) -> Uploaded<'_> {
-        let (manifest, looked_at) = (&self.scan.manifest, self.scan.looked_at);
-        Uploaded { manifest, digests: &self.digests, looked_at }
+        let Sources { scan, digests, sent, rules, .. } = self;
+        Uploaded { manifest: &scan.manifest, digests, sent, rules }
     }
 }
 
@@ -82,7 +88,7 @@ pub async fn put_right(
     opened: Opened,
     reporter: &Reporter,
 ) -> Result<Sources, BuildError> {
-    let HostTree { scan, digests, summary, .. } = host;
+    let HostTree { scan, digests, summary, rules, .. } = host;
     let phase = Running::begin(Phase::Compare, None, reporter);
     let TopEntry { mode, mtime } = top_entry(plan)?;
     let known = digests.iter().flatten().count();
@@ -105,6 +111,7 @@ pub async fn put_right(
             reporter.emit(Event::Travelled { direction: Direction::Up, path: change.path, why: change.why });
         }
     }
+    let sent = delta.puts.iter().chain(&delta.metas).copied().collect();
     if !delta.is_empty() {
         upload.send(session, delta).await?;
     }
@@ -112,7 +119,7 @@ pub async fn put_right(
         true => Learned::Nothing,
         false => Learned::Something,
     };
-    Ok(Sources { scan: upload.scan, digests: Arc::unwrap_or_clone(upload.digests), learned })
+    Ok(Sources { scan: upload.scan, digests: Arc::unwrap_or_clone(upload.digests), sent, rules, learned })
 }
 
 struct Upload<'a> {

@@ -8,17 +8,18 @@ use std::{
 use cap_std::fs::Dir;
 
 use super::{
-    claimed_by,
     displaced::{Displaced, copy_entry},
     settle_directories,
-    steps::{Attempt, Done, Executor, Failed, LateConflict, StageName, Undo},
+    steps::{Attempt, Conflict, Done, Executor, Failed, StageName, Undo},
 };
 use crate::{
     outputs::{
-        OutputError, host_error,
+        OutputError,
+        decide::Side,
+        host_error,
         modes::Refused,
-        ops::{Action, Afterwards, Identity, Op, SHADOW},
-        stage::{Claim, Found, Stage, Staged},
+        ops::{Action, Identity, Op, SHADOW},
+        stage::{Stage, Staged},
         target::{Target, Walk},
     },
     sys::at::{self, Look},
@@ -29,6 +30,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Prepared {
     pub(super) done: Done,
+    /// The steps that made it, by the paths that it will have.
+    pub(super) inside: Vec<Op>,
     /// What the old tree held when its files were linked, by path below the output's root.
     pub(super) linked: HashMap<RelPath, Identity>,
 }
@@ -68,12 +71,7 @@ pub(super) fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
     let shadow_root = RelPath::new(SHADOW).unwrap_or_default();
     let (inside, outside): (Vec<Op>, Vec<Op>) =
         std::mem::take(&mut output.ops).into_iter().partition(|op| op.path.strip_prefix(&root).is_some());
-    let claims: Vec<_> = inside
-        .iter()
-        .filter_map(claimed_by)
-        .map(|(path, what, is)| Claim { path: path.clone(), what: what.clone(), is })
-        .collect();
-    let moved = inside.into_iter().map(|mut op| {
+    let moved = inside.iter().cloned().map(|mut op| {
         op.action.translate(&copied);
         let tail = op.path.strip_prefix(&root).unwrap_or_default();
         Op { path: shadow_root.append(&tail), ..op }
@@ -85,16 +83,7 @@ pub(super) fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
     })?;
     let done = executor.into_done();
     settle_directories(&shadow, &output.stage, &done);
-    for claim in &mut output.claims {
-        // A further name changes the moment of a file's last change.
-        let id = match claim.is {
-            Found::Directory => continue,
-            Found::File(id) => id,
-            Found::Untouched(stamp, _) => Identity::of_file(&stamp),
-        };
-        claim.is = Found::File(copied.get(&id).copied().unwrap_or(id));
-    }
-    output.claims.extend(claims);
+    output.prepared.inside = inside;
     output.prepared.done = Done {
         made: Vec::new(),
         loosened: BTreeMap::new(),
@@ -103,15 +92,13 @@ pub(super) fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
             .into_iter()
             .map(|Displaced { path, name }| Displaced { path: in_place(&path), name })
             .collect(),
-        displaced_files: done.displaced_files,
         conflicts: done
             .conflicts
             .into_iter()
-            .map(|late| LateConflict {
-                path: in_place(&late.path),
-                beside: late.beside.as_ref().map(in_place),
-            })
+            .map(|late| Conflict { path: in_place(&late.path), ..late })
             .collect(),
+        parents: done.parents.iter().map(in_place).collect(),
+        ..done
     };
     output.ops = outside;
     drop_replaced(output).map_err(failed("remove a file in", &output.stage))?;
@@ -119,7 +106,7 @@ pub(super) fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
         at::look(&output.stage.dir, SHADOW).map_err(failed("look at the new tree in", &output.stage))?;
     if let Some(look) = look {
         let action = Action::Swap { shadow: look.stamp.ino };
-        output.ops.push(Op { path: root, action, then: Afterwards::Nobodys });
+        output.ops.push(Op { path: root, action, side: Side::Output });
     }
     Ok(())
 }
@@ -236,7 +223,6 @@ pub(super) fn rescue(
         match back {
             Ok(()) => undo.push(Undo::Put { path, name: StageName::of(&number) }),
             Err(_) => {
-                done.displaced_files += 1;
                 done.displaced.push(Displaced { path, name: number });
             }
         }

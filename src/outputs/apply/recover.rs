@@ -11,7 +11,7 @@ use super::{
     atomic::rescue,
     bookkeeping,
     displaced::{Displaced, save_displaced},
-    note_claims, settle_directories,
+    note, settle_directories,
     steps::{Attempt, Executor, Failed},
 };
 use crate::{
@@ -88,15 +88,14 @@ fn finish_entry(
     let mut done = executor.into_done();
     let linked = entry.linked.iter().map(|(path, id)| (path.0.clone(), *id)).collect();
     rescue(target, &entry.root, stage, &linked, &mut done, &mut undo)?;
-    let strays = strays(entry, &done.displaced, stage)
+    let mut strays = strays(entry, &done.displaced, stage)
         .map_err(host_error("look at the files in", stage.path.clone()))?;
+    // Products that give way to what somebody has written since.
+    let slots: HashSet<_> = strays.iter().map(|stray| stray.name.clone()).collect();
+    strays.extend(done.displaced.iter().filter(|product| !slots.contains(&product.name)).cloned());
     save_displaced(stage, &strays, target, displaced)?;
     settle_directories(target, stage, &done);
-    for path in &entry.forgets {
-        record.forget(&target.absolute(&path.0));
-    }
-    let seen = stage.now().map_err(host_error("make a file in", &stage.path))?;
-    note_claims(record, target, (&entry.ops, &entry.claims), &done.conflicts, seen);
+    note(record, target, stage, entry.ops.iter().chain(entry.inside.iter()), &done)?;
     Ok(Recovered { files, lost: lost.len() as u64 })
 }
 
@@ -116,6 +115,7 @@ fn strays(entry: &journal::Entry<'_>, displaced: &[Displaced], stage: &Stage) ->
             }
             Action::MakeDir { over, .. } => *over,
             Action::Delete { of } => Over::Known(*of),
+            Action::Remove { of } => Over::Stranger(*of),
             _ => Over::Nothing,
         };
         match over {

@@ -1,13 +1,15 @@
 //! One step after the other, each reversible: what is replaced is exchanged with its slot, what is deleted is renamed into the
-//! staging directory, and what comes out is looked at before anything else happens.
+//! staging directory, and what comes out is looked at before anything else happens. Directories that are missing on the way are made.
 
 use std::{collections::BTreeMap, io, thread};
 
 use super::displaced::Displaced;
 use crate::{
     outputs::{
+        decide::Side,
         ops::{Action, Identity, Op, Over, SHADOW, Slot},
-        stage::{Stage, free_name_beside},
+        record::Content,
+        stage::{Stage, digest_of},
         target::{Target, Walk},
     },
     sys::{
@@ -23,9 +25,15 @@ pub(super) struct Done {
     pub made: Vec<Made>,
     /// Read-only directories that were made writable for a while, and the mode that they get back.
     pub loosened: BTreeMap<RelPath, u32>,
+    /// What goes to the safe place, in the stage until then.
     pub displaced: Vec<Displaced>,
-    pub conflicts: Vec<LateConflict>,
-    pub displaced_files: u64,
+    pub conflicts: Vec<Conflict>,
+    /// Directories that no step names.
+    pub parents: Vec<RelPath>,
+    /// Products that gave way.
+    pub given_way: u64,
+    /// Paths that were to be deleted and stay.
+    pub stayed: u64,
 }
 
 impl Done {
@@ -34,7 +42,9 @@ impl Done {
         self.loosened.extend(other.loosened);
         self.displaced.extend(other.displaced);
         self.conflicts.extend(other.conflicts);
-        self.displaced_files += other.displaced_files;
+        self.parents.extend(other.parents);
+        self.given_way += other.given_way;
+        self.stayed += other.stayed;
     }
 }
 
@@ -45,11 +55,12 @@ pub(super) struct Made {
     pub mtime: Timestamp,
 }
 
-/// The user changed a path after it was compared.
+/// Somebody changed a path after it was compared.
 #[derive(Debug)]
-pub(super) struct LateConflict {
+pub(super) struct Conflict {
     pub path: RelPath,
-    pub beside: Option<RelPath>,
+    /// Whose version is in its place; the other one is in the safe place.
+    pub stands: Side,
 }
 
 /// A step that was done, and how to take it back.
@@ -67,6 +78,8 @@ pub(super) enum Undo {
     RemovedDir { path: RelPath, mode: u32 },
     /// `path` had this mode.
     Mode { path: RelPath, was: u32 },
+    /// `path` had this mtime.
+    Time { path: RelPath, was: Timestamp },
     /// `path` of the old tree, which an exchange had brought into the stage, was renamed to the stage's `name`.
     Rescued { path: RelPath, name: StageName },
 }
@@ -129,6 +142,8 @@ pub(super) struct Executor<'a> {
     walk: Walk<'a>,
     pub undo: Vec<Undo>,
     done: Done,
+    /// Where directories could not be made, because somebody has put something else there.
+    blocked: Vec<RelPath>,
     /// The mode of the prepared tree, as it was found first.
     prepared_mode: Option<u32>,
 }
@@ -142,6 +157,7 @@ impl<'a> Executor<'a> {
             walk: Walk::new(&target.dir),
             undo: Vec::new(),
             done: Done::default(),
+            blocked: Vec::new(),
             prepared_mode: None,
         }
     }
@@ -180,9 +196,11 @@ impl<'a> Executor<'a> {
     /// fails.
     fn share(&mut self, ops: &[&Op]) -> Result<(), Failed> {
         let (target, stage, attempt) = (self.target, self.stage, self.attempt);
+        let blocked = &self.blocked;
         let parts = thread::scope(|scope| {
             let work = |part: &'_ [&Op]| {
                 let mut executor = Executor::new(target, stage, attempt);
+                executor.blocked.clone_from(blocked);
                 let failed = part.iter().try_for_each(|op| executor.carry_out(op)).err();
                 (executor.undo, executor.done, failed)
             };
@@ -234,20 +252,33 @@ impl<'a> Executor<'a> {
     }
 
     fn try_once(&mut self, op: &Op) -> Result<(), (&'static str, io::Error)> {
-        let path = &op.path;
-        match &op.action {
+        let (path, side) = (&op.path, self.side(op.side));
+        if self.blocked.iter().any(|blocked| path.strip_prefix(blocked).is_some()) {
+            if let Action::Put { slot, .. } = &op.action {
+                self.give_way(path, slot);
+            }
+            return Ok(());
+        }
+        let (what, done) = match &op.action {
             Action::MakeDir { mode, mtime, over } => {
-                self.make_dir(path, *mode, *mtime, *over).map_err(|error| ("make the directory", error))
+                ("make the directory", self.make_dir(path, *mode, *mtime, *over, side))
             }
-            Action::Put { slot, over } => self.put(path, slot, *over).map_err(|error| ("put", error)),
-            Action::SetMode { mode, was, of } => {
-                self.set_mode(path, *mode, *was, *of).map_err(|error| ("set the mode of", error))
-            }
-            Action::Delete { of } => self.delete(path, *of).map_err(|error| ("delete", error)),
-            Action::RemoveDir { mode } => {
-                self.remove_dir(path, *mode).map(drop).map_err(|error| ("remove the directory", error))
-            }
-            Action::Swap { shadow } => self.swap(path, *shadow).map_err(|error| ("exchange", error)),
+            Action::Put { slot, over } => ("put", self.put(path, slot, *over, side)),
+            Action::SetMode { mode, was, of } => ("set the mode of", self.set_mode(path, *mode, *was, *of)),
+            Action::Touch { mtime, was, of } => ("set the time of", self.touch(path, *mtime, *was, *of)),
+            Action::Delete { of } => ("delete", self.delete(path, *of, Whose::Builds, side)),
+            Action::Remove { of } => ("move to the safe place", self.delete(path, *of, Whose::Users, side)),
+            Action::RemoveDir { mode } => ("remove the directory", self.remove_dir(path, *mode).map(drop)),
+            Action::Swap { shadow } => ("exchange", self.swap(path, *shadow)),
+        };
+        done.map_err(|error| (what, error))
+    }
+
+    /// A second try touches nothing that somebody has written since the first.
+    fn side(&self, side: Side) -> Side {
+        match self.attempt {
+            Attempt::First => side,
+            Attempt::Again => Side::Source,
         }
     }
 
@@ -255,7 +286,7 @@ impl<'a> Executor<'a> {
         self.walk.look(path)
     }
 
-    fn put(&mut self, path: &RelPath, slot: &Slot, over: Over) -> io::Result<()> {
+    fn put(&mut self, path: &RelPath, slot: &Slot, over: Over, side: Side) -> io::Result<()> {
         let name = slot.name();
         if self.attempt == Attempt::Again {
             let staged = at::look(&self.stage.dir, &name)?;
@@ -265,42 +296,86 @@ impl<'a> Executor<'a> {
             }
         }
         match over {
-            Over::Nothing => self.put_new(path, name),
+            Over::Nothing => self.put_new(path, slot, side),
             Over::EmptiedDir { mode } => match self.remove_dir(path, mode)? {
-                Removed::Gone => self.put_new(path, name),
-                Removed::NotEmpty => self.put_beside(path, name),
+                Removed::Gone => self.put_new(path, slot, side),
+                Removed::NotEmpty => self.settle_conflict(path, slot, side),
             },
             Over::Known(expected) | Over::Stranger(expected) => {
                 let found = self.look(path)?.map(|look| Identity::from(&look));
-                match found {
-                    None => self.put_new(path, name),
-                    Some(found) if found == expected => self.replace(path, name, expected, over),
-                    Some(_) => self.put_beside(path, name),
+                match (found, side) {
+                    (Some(found), _) if found == expected => self.replace(path, slot, expected, over, side),
+                    (None, Side::Output) => self.put_new(path, slot, side),
+                    _ => self.settle_conflict(path, slot, side),
                 }
             }
         }
     }
 
-    fn put_new(&mut self, path: &RelPath, name: Vec<u8>) -> io::Result<()> {
-        let (dir, entry) = self.walk.parent(path)?;
-        match at::rename_new(&self.stage.dir, &name, dir, entry) {
+    fn put_new(&mut self, path: &RelPath, slot: &Slot, side: Side) -> io::Result<()> {
+        let put = |executor: &mut Self| {
+            let (dir, entry) = executor.walk.parent(path)?;
+            at::rename_new(&executor.stage.dir, &slot.name(), dir, entry)
+        };
+        let done = match put(self) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.make_parents(path).and_then(|()| put(self))
+            }
+            done => done,
+        };
+        match done {
             Ok(()) => {
-                self.undo.push(Undo::Put { path: path.clone(), name: StageName::of(&name) });
+                self.undo.push(Undo::Put { path: path.clone(), name: StageName::Number(slot.number) });
                 Ok(())
             }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.put_beside(path, name),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.settle_conflict(path, slot, side)
+            }
+            // Something that is no directory is on the way.
+            Err(error) if is_no_directory(&error) => {
+                self.give_way(path, slot);
+                self.conflict(path, Side::Source);
+                Ok(())
+            }
             Err(error) => Err(error),
         }
     }
 
-    fn replace(&mut self, path: &RelPath, name: Vec<u8>, expected: Identity, over: Over) -> io::Result<()> {
-        let spare = self.stage.number().to_string();
+    /// The directories above `path`, as anybody would make them.
+    fn make_parents(&mut self, path: &RelPath) -> io::Result<()> {
+        let above: Vec<_> = std::iter::successors(path.parent(), RelPath::parent).collect();
+        for directory in above.into_iter().rev().filter(|directory| !directory.is_root()) {
+            self.walk.forget();
+            if self.look(&directory)?.is_none() {
+                let (dir, entry) = self.walk.parent(&directory)?;
+                match at::make_plain_dir(dir, entry) {
+                    // Another thread has needed it too.
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                    made => made?,
+                }
+                self.undo.push(Undo::MadeDir { path: directory.clone() });
+                self.done.parents.push(directory);
+            }
+        }
+        self.walk.forget();
+        Ok(())
+    }
+
+    fn replace(
+        &mut self,
+        path: &RelPath,
+        slot: &Slot,
+        expected: Identity,
+        over: Over,
+        side: Side,
+    ) -> io::Result<()> {
+        let (name, spare) = (slot.name(), self.stage.number().to_string());
         let (dir, entry) = self.walk.parent(path)?;
         at::exchange(&self.stage.dir, &name, dir, entry, spare.as_bytes())?;
         let came_out = at::look(&self.stage.dir, &name)?.map(|look| Identity::from(&look));
         if came_out != Some(expected) {
             at::exchange(&self.stage.dir, &name, dir, entry, spare.as_bytes())?;
-            return self.put_beside(path, name);
+            return self.settle_conflict(path, slot, side);
         }
         self.walk.forget();
         self.undo.push(Undo::Exchanged { path: path.clone(), name: StageName::of(&name) });
@@ -310,54 +385,110 @@ impl<'a> Executor<'a> {
         Ok(())
     }
 
+    /// Somebody has changed the path since it was compared: one of the two versions gives way.
+    fn settle_conflict(&mut self, path: &RelPath, slot: &Slot, side: Side) -> io::Result<()> {
+        let found = self.look(path)?;
+        if found.as_ref().is_some_and(|found| self.holds_the_same(path, found, &slot.what)) {
+            return Ok(());
+        }
+        match (side, found) {
+            (Side::Output, Some(found)) => match self.take_out(path, Identity::from(&found))? {
+                Some(name) => {
+                    self.displace(path, name);
+                    let (dir, entry) = self.walk.parent(path)?;
+                    at::rename_new(&self.stage.dir, &slot.name(), dir, entry)?;
+                    self.undo.push(Undo::Put { path: path.clone(), name: StageName::Number(slot.number) });
+                }
+                None => self.give_way(path, slot),
+            },
+            _ => self.give_way(path, slot),
+        }
+        self.conflict(path, side);
+        Ok(())
+    }
+
+    fn holds_the_same(&mut self, path: &RelPath, found: &Look, what: &Content) -> bool {
+        match (&found.kind, what) {
+            (Some(Kind::Symlink { target }), Content::Symlink(wanted)) => target == wanted,
+            (Some(Kind::File { .. }), Content::File(digest)) => {
+                let opened = self.walk.parent(path).and_then(|(dir, name)| at::open_file(dir, name));
+                opened.and_then(|mut file| digest_of(&mut file)).is_ok_and(|found| found == *digest)
+            }
+            _ => false,
+        }
+    }
+
     fn displace(&mut self, path: &RelPath, name: Vec<u8>) {
-        self.done.displaced_files += 1;
         self.done.displaced.push(Displaced { path: path.clone(), name });
     }
 
-    fn put_beside(&mut self, path: &RelPath, name: Vec<u8>) -> io::Result<()> {
-        let beside = free_name_beside(self.target, path).map_err(io::Error::other)?;
-        let (dir, entry) = self.walk.parent(&beside)?;
-        at::rename_new(&self.stage.dir, &name, dir, entry)?;
-        self.undo.push(Undo::Put { path: beside.clone(), name: StageName::of(&name) });
-        self.done.conflicts.push(LateConflict { path: path.clone(), beside: Some(beside) });
-        Ok(())
+    /// The host's version stays, and the build's goes to the safe place.
+    fn give_way(&mut self, path: &RelPath, slot: &Slot) {
+        self.done.given_way += 1;
+        self.displace(path, slot.name());
+    }
+
+    fn conflict(&mut self, path: &RelPath, stands: Side) {
+        self.done.conflicts.push(Conflict { path: path.clone(), stands });
     }
 
     fn make_dir(
         &mut self,
         path: &RelPath,
         mode: u32,
-        mtime: Option<Timestamp>,
+        mtime: Timestamp,
         over: Over,
+        side: Side,
     ) -> io::Result<()> {
         match self.look(path)? {
             Some(Look { kind: Some(Kind::Directory), .. }) => {
                 // Made before a crash, which came before it got its mode.
-                if let (Attempt::Again, Some(mtime)) = (self.attempt, mtime) {
+                if self.attempt == Attempt::Again {
                     self.done.made.push(Made { path: path.clone(), mode, mtime });
                 }
                 return Ok(());
             }
-            Some(found) => match over {
-                Over::Known(expected) | Over::Stranger(expected) if expected == Identity::from(&found) => {
-                    let name = self.take_out(path, expected)?.ok_or(io::ErrorKind::AlreadyExists)?;
-                    if let Over::Stranger(_) = over {
-                        self.displace(path, name);
+            Some(found) => {
+                let found = Identity::from(&found);
+                let (taken, is_late) = match (over, side) {
+                    (Over::Known(expected) | Over::Stranger(expected), _) if expected == found => {
+                        (self.take_out(path, found)?, false)
+                    }
+                    (_, Side::Output) => (self.take_out(path, found)?, true),
+                    (_, Side::Source) => (None, true),
+                };
+                if is_late {
+                    self.conflict(path, side);
+                }
+                match (taken, over) {
+                    (Some(_), Over::Known(_)) if !is_late => {}
+                    (Some(name), _) => self.displace(path, name),
+                    (None, _) => {
+                        self.blocked.push(path.clone());
+                        return Ok(());
                     }
                 }
-                _ => return Err(io::ErrorKind::AlreadyExists.into()),
-            },
+            }
             None => {}
         }
-        let (dir, entry) = self.walk.parent(path)?;
-        match mtime {
-            Some(mtime) => {
-                at::make_dir_as(dir, entry, mode)?;
-                self.done.made.push(Made { path: path.clone(), mode, mtime });
+        let make = |executor: &mut Self| {
+            let (dir, entry) = executor.walk.parent(path)?;
+            at::make_dir_as(dir, entry, mode)
+        };
+        match make(self) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.make_parents(path)?;
+                make(self)?;
             }
-            None => at::make_plain_dir(dir, entry)?,
+            // Something that is no directory is on the way.
+            Err(error) if is_no_directory(&error) => {
+                self.blocked.push(path.clone());
+                self.conflict(path, Side::Source);
+                return Ok(());
+            }
+            made => made?,
         }
+        self.done.made.push(Made { path: path.clone(), mode, mtime });
         self.undo.push(Undo::MadeDir { path: path.clone() });
         Ok(())
     }
@@ -377,14 +508,22 @@ impl<'a> Executor<'a> {
         Ok(Some(name))
     }
 
-    fn delete(&mut self, path: &RelPath, of: Identity) -> io::Result<()> {
-        let taken = match self.look(path)? {
-            None => return Ok(()),
-            Some(found) if Identity::from(&found) == of => self.take_out(path, of)?,
-            Some(_) => None,
+    fn delete(&mut self, path: &RelPath, of: Identity, whose: Whose, side: Side) -> io::Result<()> {
+        let Some(found) = self.look(path)? else { return Ok(()) };
+        let found = Identity::from(&found);
+        let taken = match side {
+            _ if found == of => self.take_out(path, of)?,
+            Side::Output => self.take_out(path, found)?,
+            Side::Source => None,
         };
         if taken.is_none() {
-            self.done.conflicts.push(LateConflict { path: path.clone(), beside: None });
+            self.done.stayed += 1;
+        }
+        if taken.is_none() || found != of {
+            self.conflict(path, if taken.is_some() { Side::Output } else { Side::Source });
+        }
+        if let Some(name) = taken.filter(|_| whose == Whose::Users || found != of) {
+            self.displace(path, name);
         }
         Ok(())
     }
@@ -421,6 +560,15 @@ impl<'a> Executor<'a> {
         self.undo.push(Undo::Mode { path: path.clone(), was });
         if let Some(loosened) = self.done.loosened.get_mut(path) {
             *loosened = mode;
+        }
+        Ok(())
+    }
+
+    fn touch(&mut self, path: &RelPath, mtime: Timestamp, was: Timestamp, of: Identity) -> io::Result<()> {
+        if self.look(path)?.is_some_and(|found| Identity::from(&found) == of) {
+            let (dir, entry) = self.walk.parent(path)?;
+            at::set_mtime(dir, entry, mtime)?;
+            self.undo.push(Undo::Time { path: path.clone(), was });
         }
         Ok(())
     }
@@ -485,6 +633,10 @@ impl<'a> Executor<'a> {
                     let (dir, entry) = self.walk.parent(&path)?;
                     at::set_mode(dir, entry, was)?;
                 }
+                Undo::Time { path, was } => {
+                    let (dir, entry) = self.walk.parent(&path)?;
+                    at::set_mtime(dir, entry, was)?;
+                }
                 Undo::Rescued { path, name } => {
                     let mut old = Walk::new(&self.stage.dir);
                     let path = RelPath::new(SHADOW).unwrap_or_default().append(&path);
@@ -495,6 +647,18 @@ impl<'a> Executor<'a> {
         }
         Ok(())
     }
+}
+
+/// Whether something else than a directory was met on the way.
+fn is_no_directory(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotADirectory || at::is_link_refusal(error)
+}
+
+/// Whose the file is that a step takes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    Builds,
+    Users,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,11 +12,14 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     outputs::{
-        host::HostSide,
-        stage::{Listed, Scope, Stage, Staging, StagingOptions, digest_of},
+        stage::{Listed, Scope, Stage, Staging, StagingOptions, Uploaded, digest_of},
+        target::native_join,
     },
     tree::{
+        Digest, Timestamp,
+        ignore::Rules,
         node::{Node as Listing, NodeKind, NodeReader, NodeWriter},
+        scan::{Scan, ScanOptions, scan},
         summary::{Differing, Summarizer, Summary, What},
     },
 };
@@ -181,13 +184,16 @@ impl Host {
         Record::load(&self.books().record)
     }
 
-    /// Receives `products` for the output `name`.
+    /// Receives what the build has left at the output `name`: `products`, in place of all that the host has there.
     fn stage_at(&mut self, name: &str, products: &Nodes, mode: ApplyMode) -> Staged {
         self.runs += 1;
         let (record, run) = (self.record(), self.books().run);
         let options = StagingOptions { run: &run, record: &record, apply: mode };
         let target = Target::named(&self.output(name)).unwrap();
-        stage_delta(name, target, products, options)
+        let went_in = WentIn::of(&self.base(), &[]);
+        let at = RelPath::new(name.as_bytes()).unwrap();
+        let had = read_tree(&self.output(name));
+        went_in.stage(name, target, Scope::Synced, at, (&had, products), options).unwrap()
     }
 
     fn stage(&mut self, products: &Nodes, mode: ApplyMode) -> Staged {
@@ -285,17 +291,59 @@ pub fn any_products() -> impl Strategy<Value = Nodes> {
     })
 }
 
-fn stage_delta(name: &str, target: Target, products: &Nodes, options: StagingOptions<'_>) -> Staged {
-    let host = HostSide::look(&target, options.record).unwrap().unwrap();
-    let list = listing_of(products);
-    let differing = differing(host.summary(), &list);
-    let list: Vec<_> =
-        list.into_iter().filter(|node| node.path.is_root() || differing.holds(&node.path)).collect();
-    let mut staging = Staging::begin(name, 0, target, Scope::Named, Some(host), None, options).unwrap();
-    staging.expect(&mut NodeReader::new(&*wire(&list)), Listed::Buckets(&differing)).unwrap();
-    let contents = contents_of(&list, &staging.wanted().nodes, products);
-    staging.receive_wanted(&*contents, &|_| {}).unwrap();
-    staging.finish().unwrap()
+/// A source tree as it went in.
+pub struct WentIn {
+    scan: Scan,
+    digests: Vec<Option<Digest>>,
+    rules: Rules,
+}
+
+impl WentIn {
+    pub fn of(root: &Path, kept: &[&str]) -> WentIn {
+        let rules = Rules::new(kept).unwrap();
+        let scan = scan(root, &ScanOptions { rules: &rules, leave_out: &[], progress: &|_| {} }).unwrap();
+        let digest = |entry: &crate::tree::Entry| {
+            let file = || fs::File::open(native_join(root, &entry.path)).unwrap();
+            matches!(entry.kind, Kind::File { .. }).then(|| digest_of(&mut file()).unwrap())
+        };
+        let digests = scan.manifest.entries().iter().map(digest).collect();
+        WentIn { scan, digests, rules }
+    }
+
+    /// What differs of a tree at `at` that was `before` and is `after`.
+    pub fn stage(
+        &self,
+        name: &str,
+        target: Target,
+        scope: Scope,
+        at: RelPath,
+        (before, after): (&Nodes, &Nodes),
+        options: StagingOptions<'_>,
+    ) -> Result<Staged, OutputError> {
+        let WentIn { scan, digests, rules } = self;
+        let uploaded = Uploaded { manifest: &scan.manifest, digests, sent: &[], rules };
+        let mut staging = Staging::begin(name, 0, target, scope, None, Some((uploaded, at)), options)?;
+        let is_other = |(path, node): &(&String, &Node)| before.get(*path) != Some(node);
+        let changed: Nodes =
+            after.iter().filter(is_other).map(|(path, node)| (path.clone(), node.clone())).collect();
+        let mut list = listing_of(&changed);
+        // The far end lists the root only when it changed.
+        list.retain(|node| !node.path.is_root() || before.is_empty() && scope == Scope::Synced);
+        let gone = before.keys().filter(|path| !after.contains_key(*path));
+        let node = |path: &String| Listing {
+            path: RelPath::new(path.as_bytes()).unwrap(),
+            kind: NodeKind::Directory,
+            mode: 0,
+            mtime: Timestamp::default(),
+        };
+        let mut gone: Vec<_> = gone.map(node).collect();
+        gone.sort_by(|a, b| a.path.cmp(&b.path));
+        staging.expect(&mut NodeReader::new(&*wire(&list)), Listed::Changes)?;
+        staging.expect_gone(&mut NodeReader::new(&*wire(&gone)))?;
+        let contents = contents_of(&list, &staging.wanted().nodes, &changed);
+        staging.receive_wanted(&*contents, &|_| {})?;
+        staging.finish()
+    }
 }
 
 /// Contents that no other edit has, so that one that is lost is missed.
@@ -439,7 +487,7 @@ fn crash_after(host: &Host, mut staged: Staged, done: usize, done_again: usize) 
 }
 
 #[test]
-fn a_file_edited_after_staging_stays_and_the_product_lies_beside_it() {
+fn of_an_output_that_is_edited_meanwhile_the_builds_version_stands() {
     for mode in [ApplyMode::PerFile, ApplyMode::Atomic] {
         let old = nodes([("replaced", file("p0")), ("deleted", file("p0")), ("d/x", file("p0"))]);
         let mut host = host_with(&old, &[]);
@@ -449,19 +497,54 @@ fn a_file_edited_after_staging_stays_and_the_product_lies_beside_it() {
             host.edit(&Edit::Write(path.into(), format!("u-{path}")));
         }
         let outcome = host.apply(vec![staged]).unwrap();
-        let tree = host.tree();
-        for (path, content) in [
-            ("replaced", "u-replaced"),
-            ("replaced.fastbuild-new", "p1"),
-            ("deleted", "u-deleted"),
-            ("new", "u-new"),
-            ("new.fastbuild-new", "p1"),
-            ("d/x", "p1"),
-        ] {
-            assert_eq!(tree.get(path), Some(&file(content)), "{path}");
-        }
-        assert_eq!((outcome.applied.conflicts, outcome.warnings.len(), outcome.applied.deleted), (3, 3, 0));
+        assert_eq!(host.tree(), new);
+        let safe = ["u-replaced", "u-deleted", "u-new"].map(str::to_owned);
+        assert_eq!(host.displaced(), safe.into());
+        assert_eq!((outcome.applied.conflicts, outcome.applied.deleted), (3, 1));
     }
+}
+
+#[test]
+fn of_a_source_that_is_edited_meanwhile_the_hosts_version_stands() {
+    let mut host = Host::new();
+    fs::create_dir(host.output("out")).unwrap();
+    for path in ["replaced", "deleted", "gone", "same", "d/x"] {
+        host.edit(&Edit::Write(path.into(), "u0".into()));
+    }
+    let went_in = WentIn::of(&host.path(""), &[]);
+    let had = host.tree();
+    let mut built =
+        nodes([("replaced", file("p1")), ("new", file("p1")), ("gone", file("p1")), ("d", file("p2"))]);
+    built.insert("same".into(), file("p3"));
+    let (record, run) = (host.record(), host.books().run);
+    let options = StagingOptions { run: &run, record: &record, apply: ApplyMode::PerFile };
+    let target = Target::directory(&host.path("").canonicalize().unwrap()).unwrap();
+    let staged =
+        went_in.stage("/w", target, Scope::SourceRoot, RelPath::root(), (&had, &built), options).unwrap();
+    for path in ["replaced", "deleted", "new", "d/y"] {
+        host.edit(&Edit::Write(path.into(), format!("u-{path}")));
+    }
+    host.edit(&Edit::Remove("gone".into()));
+    // Whoever made the same change is in nobody's way.
+    host.edit(&Edit::Write("same".into(), "p3".into()));
+    let outcome = host.apply(vec![staged]).unwrap();
+    let tree = host.tree();
+    for path in ["replaced", "deleted", "new", "d/y"] {
+        assert_eq!(tree.get(path), Some(&file(&format!("u-{path}"))), "{path}");
+    }
+    assert_eq!((tree.get("gone"), tree.get("same")), (None, Some(&file("p3"))));
+    let safe: BTreeSet<_> = ["p1", "p2", "u0"].map(str::to_owned).into();
+    assert_eq!(host.displaced(), safe, "the build's, and what it deleted");
+    assert_eq!(outcome.applied.conflicts, 5);
+}
+
+/// Takes a file out of the stage that a step is to put in place.
+fn lose_product(staged: &Staged) {
+    let number = staged.ops.iter().find_map(|op| match &op.action {
+        Action::Put { slot, .. } => Some(slot.number),
+        _ => None,
+    });
+    fs::remove_file(staged.stage.path.join(number.unwrap().to_string())).unwrap();
 }
 
 #[test]
@@ -490,13 +573,12 @@ fn a_step_that_fails_takes_all_outputs_back() {
     ]);
     let first = host.stage(&new, ApplyMode::PerFile);
     let second = host.stage_at("second", &nodes([("x/y", file("p1"))]), ApplyMode::PerFile);
-    // Where the second output's directory should be made, somebody makes a file.
-    fs::write(host.output("second"), "u-second").unwrap();
+    lose_product(&second);
     let error = host.apply(vec![first, second]).unwrap_err();
     assert!(matches!(error, OutputError::TakenBack { .. }), "{error}");
     assert_eq!((host.tree(), host.record()), before);
     assert_eq!(fs::metadata(host.path("a")).unwrap().ino(), inode, "it is the old file itself");
-    assert_eq!(fs::read_to_string(host.output("second")).unwrap(), "u-second");
+    assert!(!host.output("second").exists());
 }
 
 #[test]
@@ -508,12 +590,12 @@ fn a_recovery_that_fails_keeps_the_users_files_for_the_next_one() {
     let steps =
         staged.ops.iter().take_while(|op| op.path != RelPath::new(b"out/z".as_slice()).unwrap()).count();
     crash_after(&host, staged, steps, 0);
-    // The next start meets a file where it has to make a directory, until somebody takes it away.
-    host.edit(&Edit::Write("z".into(), "u-z".into()));
+    // A file is in the safe place's place.
+    fs::write(host.books().displaced, "").unwrap();
     for _ in 0..2 {
         recover(&host.books().journal, &host.books().record).unwrap_err();
     }
-    host.edit(&Edit::Remove("z".into()));
+    fs::remove_file(host.books().displaced).unwrap();
     recover(&host.books().journal, &host.books().record).unwrap();
     host.assert_tidy();
     assert_eq!(host.displaced(), ["u-a".to_owned()].into());
@@ -578,7 +660,7 @@ fn strays_that_an_exchange_met_are_back_in_the_old_tree_when_another_output_fail
     let first = exchange_with_strays(&mut host);
     let before = (host.tree(), host.record());
     let second = host.stage_at("second", &nodes([("x/y", file("p1"))]), ApplyMode::PerFile);
-    fs::write(host.output("second"), "u-second").unwrap();
+    lose_product(&second);
     let error = host.apply(vec![first, second]).unwrap_err();
     assert!(matches!(error, OutputError::TakenBack { .. }), "{error}");
     assert_eq!((host.tree(), host.record()), before);
@@ -629,19 +711,6 @@ fn a_mode_alone_is_set_without_touching_the_file() {
     host.build(&nodes([("a", Node::File("p0".into(), 0o755))]), ApplyMode::PerFile);
     let metadata = fs::metadata(host.path("a")).unwrap();
     assert_eq!((metadata.ino(), metadata.permissions().mode() & 0o777), (inode, 0o755));
-}
-
-#[test]
-fn a_product_that_the_user_removed_and_the_build_no_longer_makes_is_forgotten() {
-    let mut host = Host::new();
-    host.build(&nodes([("a", file("p0")), ("b", file("p1"))]), ApplyMode::PerFile);
-    host.edit(&Edit::Remove("b".into()));
-    let without = nodes([("a", file("p0"))]);
-    host.build(&without, ApplyMode::PerFile);
-    // What lies there from here on is the user's, even if it is byte for byte what fastbuild once wrote.
-    host.edit(&Edit::Write("b".into(), "p1".into()));
-    host.build(&without, ApplyMode::PerFile);
-    assert!(host.tree().contains_key("b"));
 }
 
 #[test]

@@ -39,9 +39,9 @@ pub const LINK_TO_NOTHING: &str = "is a hard link to something that was not sent
 /// What a list of nodes is of.
 #[derive(Debug, Clone, Copy)]
 pub enum Listed<'a> {
-    /// All that the container has in these buckets of a named output, and its root.
+    /// All that the container has in these buckets of an output that goes elsewhere, and its root.
     Buckets(&'a Differing),
-    /// What the command made or changed; what it deleted comes after it, see [`Staging::expect_gone`].
+    /// What is not as it was when the command started.
     Changes,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct Expected {
     /// How many of them have come.
     arrived: usize,
     wanted: Wanted,
-    /// What is on the host by fastbuild's doing, and no longer in the container. In the order of trees.
+    /// What was there when the command started and is not any more. In the order of trees.
     pub gone: Vec<RelPath>,
     /// Directories that were not listed and hold something that was.
     unlisted: Vec<RelPath>,
@@ -112,14 +112,12 @@ impl Staging<'_> {
         self.room = self.free_bytes()?;
         let folds_case = self.folds_case().map_err(host_error("try names in", &self.stage.path))?;
         let mut expected = Expected { names: folds_case.then(Vec::new), ..Expected::default() };
-        let mut known = Vec::new();
         if let Listed::Buckets(differing) = listed {
-            known = self.known_within(differing);
             expected.differing = Some(differing.clone());
-            self.take_unlisted(differing);
+            let alike = self.host.as_ref().map(|host| host.entries_alike(differing).count());
+            self.applied.unchanged += alike.unwrap_or_default() as u64;
         }
         self.expected = Some(expected);
-        let mut known = known.into_iter().peekable();
         let mut open = Open::default();
         let mut number = 0_u32;
         for node in nodes {
@@ -127,15 +125,10 @@ impl Staging<'_> {
             if u64::from(number) >= LIMITS.entries {
                 return Err(self.no_tree(node.path, "is one too many"));
             }
-            while let Some(gone) = known.next_if(|path| *path < node.path) {
-                self.expected_mut().gone.push(gone);
-            }
-            known.next_if(|path| *path == node.path);
             self.place(&mut open, &node)?;
             self.take_node(node, number)?;
             number += 1;
         }
-        self.expected_mut().gone.extend(known);
         match (listed, number) {
             // The root has a node whatever it is. Without one, everything would count as deleted by the build.
             (Listed::Buckets(_), 0) => Err(self.no_tree(RelPath::root(), "is missing, as all others are")),
@@ -143,7 +136,7 @@ impl Staging<'_> {
         }
     }
 
-    /// Takes the list of what the command deleted, after [`Staging::expect`] with [`Listed::Changes`].
+    /// Takes the list of what is gone, after [`Staging::expect`].
     ///
     /// # Errors
     /// As [`Staging::expect`].
@@ -229,9 +222,10 @@ impl Staging<'_> {
         if let (Some(differing), Some(host)) = (&expected.differing, &self.host) {
             paths.extend(host.entries_alike(differing).map(|entry| entry.path.clone()));
         }
-        if let (Scope::Everything, Some(uploaded)) = (self.scope, self.uploaded) {
-            let entries = uploaded.manifest.entries().iter().map(|entry| &entry.path);
-            paths.extend(entries.filter(|path| !is_gone(path)).cloned());
+        if let (Scope::SourceRoot | Scope::Synced, Some(uploaded)) = (self.scope, self.uploaded) {
+            let entries = uploaded.manifest.entries().iter();
+            let below = entries.filter_map(|entry| entry.path.strip_prefix(&self.uploaded_at));
+            paths.extend(below.filter(|path| !is_gone(path)));
         }
         paths.sort();
         paths.dedup();
@@ -251,44 +245,11 @@ impl Staging<'_> {
         self.expected.get_or_insert_default()
     }
 
-    /// What fastbuild knows that the host has in buckets that differ, or had anywhere, in the order of trees.
-    fn known_within(&self, differing: &Differing) -> Vec<RelPath> {
-        let recorded = self.host.as_ref().map(|host| host.recorded_within(differing));
-        let mut known = recorded.unwrap_or_else(|| {
-            let all = self.record.below(&self.target.root()).map(|(path, _)| path);
-            all.filter(|path| differing.holds(path)).collect()
-        });
-        if let Some(uploaded) = self.uploaded {
-            let entries = uploaded.manifest.entries().iter().enumerate();
-            let went_in = entries.filter(|(index, _)| uploaded.went_in(*index));
-            let paths = went_in.filter_map(|(_, entry)| entry.path.strip_prefix(&self.uploaded_at));
-            known.extend(paths.filter(|path| differing.holds(path)));
-        }
-        // Its root is there: it is listed, or the list is refused.
-        known.retain(|path| !path.is_root());
-        known.sort();
-        known.dedup();
-        known
-    }
-
-    /// What lies in buckets that do not differ is right, and by [`crate::outputs::host::HostSide::summary`] fastbuild's
-    /// already; only what had to be read for it gets its stamp renewed.
-    fn take_unlisted(&mut self, differing: &Differing) {
-        let Some(host) = self.host.take() else { return };
-        self.applied.unchanged += host.entries_alike(differing).count() as u64;
-        for (path, look) in host.to_renew(differing) {
-            let place = self.target.prefix.append(path);
-            if let Some(written) = self.record.get(&self.target.absolute(&place)) {
-                self.claim_found(place, written.what, Some(&look));
-            }
-        }
-        self.host = Some(host);
-    }
-
     /// A tree has each path below a directory. Lists come in order, so what may still get children is a stack.
     fn place(&mut self, open: &mut Open, node: &Node) -> Result<(), OutputError> {
         let path = &node.path;
         self.refuse_reserved(path)?;
+        self.refuse_kept(path)?;
         if path.components().count() > MAX_DEPTH {
             return Err(self.no_tree(path.clone(), "lies too deep"));
         }
@@ -325,9 +286,9 @@ impl Staging<'_> {
     fn open_directory(&mut self, directory: &RelPath, node: &RelPath) -> Result<(), OutputError> {
         let orphan = || "comes without the directory that holds it";
         match (self.scope, directory.is_root()) {
-            (Scope::Everything, true) => Ok(()),
-            (Scope::Named, true) => Err(self.no_tree(node.clone(), orphan())),
-            (Scope::Named, false) => {
+            (Scope::SourceRoot, true) => Ok(()),
+            (Scope::Elsewhere, true) => Err(self.no_tree(node.clone(), orphan())),
+            (Scope::Elsewhere, false) => {
                 let differing = self.expected.as_ref().and_then(|expected| expected.differing.as_ref());
                 let is_alike = differing.is_some_and(|differing| !differing.holds(directory));
                 match is_alike && self.host.as_ref().is_some_and(|host| host.has_directory(directory)) {
@@ -335,11 +296,8 @@ impl Staging<'_> {
                     false => Err(self.no_tree(node.clone(), orphan())),
                 }
             }
-            (Scope::Everything, false) => match self.uploaded_kind(directory) {
-                Some(Kind::Directory) | None => {
-                    self.left.insert(directory.clone());
-                    Ok(())
-                }
+            (Scope::SourceRoot | Scope::Synced, _) => match self.uploaded_kind(directory) {
+                Some(Kind::Directory) | None => Ok(()),
                 Some(_) => Err(self.no_tree(node.clone(), "lies below something that is no directory")),
             },
         }
@@ -353,7 +311,7 @@ impl Staging<'_> {
     fn take_node(&mut self, node: Node, number: u32) -> Result<(), OutputError> {
         let Node { path, kind, mode, mtime } = node;
         let meta = Meta { mode: mode & 0o777, mtime };
-        if path.is_root() && self.scope == Scope::Everything && kind != NodeKind::Directory {
+        if path.is_root() && self.scope == Scope::SourceRoot && kind != NodeKind::Directory {
             return Err(self.no_tree(path, "is the working directory, and no directory any more"));
         }
         if let Some(expected) = &mut self.expected
@@ -389,7 +347,8 @@ impl Staging<'_> {
         index: u32,
     ) -> Result<(), OutputError> {
         let what = Content::File(digest);
-        let settled = self.judge(&path, Product { what: &what, mode: meta.mode, size: Some(size) })?;
+        let settled =
+            self.hold_against_host(&path, Product { what: &what, mode: meta.mode, size: Some(size) })?;
         let mut slot = None;
         if settled.needs_bytes() {
             self.take_room(&path, size)?;
@@ -401,7 +360,8 @@ impl Staging<'_> {
             expected.wanted.amount.bytes += size;
             expected.awaited.push(Awaited { path: path.clone(), digest, size, meta, number });
         }
-        self.plan_step(path, meta, what, settled, slot)
+        self.plan_step(&path, meta, settled, slot);
+        Ok(())
     }
 
     /// The next file that is wanted; what comes is to be that one.

@@ -4,12 +4,10 @@ use std::{fs, os::unix::fs::MetadataExt as _};
 
 use super::*;
 use crate::{
-    outputs::apply::tests::{Edit, Host, Node, Nodes, contents_of, differing, file, listing_of, nodes, wire},
+    outputs::apply::tests::{Edit, Host, Node, Nodes, WentIn, differing, file, listing_of, nodes, wire},
     tree::{
         Special,
-        ignore::Rules,
         node::{Node as Listing, NodeKind, NodeReader},
-        scan::{Scan, ScanOptions, scan},
         summary::Differing,
     },
 };
@@ -29,7 +27,8 @@ fn listed(host: &Host, list: &[Listing]) -> Result<Vec<u32>, OutputError> {
     let side = HostSide::look(&target, &record).unwrap().unwrap();
     let differing = differing(side.summary(), list);
     let mut staging =
-        Staging::begin("out", 0, target, Scope::Named, Some(side), None, options(&record, "run")).unwrap();
+        Staging::begin("out", 0, target, Scope::Elsewhere, Some(side), None, options(&record, "run"))
+            .unwrap();
     staging.expect(&mut NodeReader::new(&*wire(list)), Listed::Buckets(&differing))?;
     Ok(staging.wanted().nodes)
 }
@@ -127,7 +126,8 @@ fn answered(host: &Host, large: &str, entries: &[Sends<'_>]) -> Result<Staged, O
     let target = Target::named(&host.output("out")).unwrap();
     let side = HostSide::look(&target, &record).unwrap().unwrap();
     let mut staging =
-        Staging::begin("out", 0, target, Scope::Named, Some(side), None, options(&record, "run")).unwrap();
+        Staging::begin("out", 0, target, Scope::Elsewhere, Some(side), None, options(&record, "run"))
+            .unwrap();
     staging.expect(&mut NodeReader::new(&*wire(&list)), Listed::Buckets(&Differing::all(1))).unwrap();
     assert_eq!(staging.wanted().nodes, [1, 2, 3]);
     staging.receive_wanted(&*stream(entries), &|_| {})?;
@@ -172,14 +172,15 @@ fn contents_that_are_not_what_was_announced_are_refused() {
 }
 
 #[test]
-fn a_container_that_asserts_to_have_the_same_does_not_get_the_users_files() {
+fn what_is_said_to_be_gone_and_no_build_wrote_is_in_the_safe_place() {
     let mut host = Host::new();
     host.build(&nodes([("p", file("p1"))]), ApplyMode::PerFile);
     for number in 0..100 {
         host.edit(&Edit::Write(format!("u{number}"), format!("u{number}")));
     }
-    // First all is said to be alike, then gone.
-    for (list, nothing_differs) in [(vec![a_directory("")], true), (vec![a_directory("")], false)] {
+    // First all is said to be alike, then nothing is listed, and then all is said to be gone.
+    let all: Vec<_> = host.tree().keys().map(|path| a_directory(path)).collect();
+    for (nothing_differs, gone, left) in [(true, &[][..], 101), (false, &[], 101), (false, &all, 0)] {
         let record = host.record();
         let target = Target::named(&host.output("out")).unwrap();
         let side = HostSide::look(&target, &record).unwrap().unwrap();
@@ -188,81 +189,26 @@ fn a_container_that_asserts_to_have_the_same_does_not_get_the_users_files() {
             true => Differing::from_bytes(&vec![0; buckets.div_ceil(8)], buckets).unwrap(),
             false => Differing::all(buckets),
         };
+        let options = options(&record, "run");
         let mut staging =
-            Staging::begin("out", 0, target, Scope::Named, Some(side), None, options(&record, "run"))
-                .unwrap();
-        staging.expect(&mut NodeReader::new(&*wire(&list)), Listed::Buckets(&claim)).unwrap();
+            Staging::begin("out", 0, target, Scope::Elsewhere, Some(side), None, options).unwrap();
+        let list = wire(&[a_directory("")]);
+        staging.expect(&mut NodeReader::new(&*list), Listed::Buckets(&claim)).unwrap();
+        staging.expect_gone(&mut NodeReader::new(&*wire(gone))).unwrap();
         let staged = staging.finish().unwrap();
         host.apply(vec![staged]).unwrap();
+        assert_eq!(host.tree().len(), left);
     }
-    let tree = host.tree();
-    assert_eq!(tree.len(), 100);
-    assert!(!tree.contains_key("p"));
-}
-
-#[test]
-fn what_had_to_be_read_is_noted_so_that_it_is_not_read_each_time() {
-    let mut host = Host::new();
-    let products = nodes([("a", file("p1")), ("b", file("p1"))]);
-    host.build(&products, ApplyMode::PerFile);
-    // Another file with the same bytes, as a copy or a checkout leaves it.
-    host.edit(&Edit::Write("copy".into(), "p1".into()));
-    fs::rename(host.path("copy"), host.path("a")).unwrap();
-    let stamp = || host.record().get(&host.path("a")).unwrap().stamp;
-    let inode = fs::metadata(host.path("a")).unwrap().ino();
-    assert_ne!(stamp().ino, inode);
-    let outcome = host.build(&products, ApplyMode::PerFile);
-    assert_eq!((outcome.applied.written, outcome.applied.unchanged), (0, 3));
-    assert_eq!(host.record().get(&host.path("a")).unwrap().stamp.ino, inode);
+    assert_eq!(host.displaced().len(), 100);
 }
 
 // ---- everything under the working directory ------------------------------------------------------------------------
 
-/// The source tree as it went in.
-struct WentIn {
-    scan: Scan,
-    digests: Vec<Option<Digest>>,
-}
-
-impl WentIn {
-    fn of(host: &Host, ignored: &[&str]) -> WentIn {
-        let rules = Rules::new(ignored).unwrap();
-        let options = ScanOptions { rules: &rules, leave_out: &[], progress: &|_| {} };
-        let scan = scan(&host.path(""), &options).unwrap();
-        let digest = |entry: &crate::tree::Entry| {
-            let file = fs::File::open(crate::outputs::target::native_join(&host.path(""), &entry.path));
-            matches!(entry.kind, Kind::File { .. }).then(|| digest_of(&mut file.unwrap()).unwrap())
-        };
-        let digests = scan.manifest.entries().iter().map(digest).collect();
-        WentIn { scan, digests }
-    }
-
-    fn stage(&self, host: &Host, after: &Nodes, before: &Nodes) -> Result<Staged, OutputError> {
-        let record = host.record();
-        let books = host.books();
-        let target = Target::directory(&host.path("").canonicalize().unwrap()).unwrap();
-        let (manifest, looked_at) = (&self.scan.manifest, self.scan.looked_at);
-        let uploaded = Uploaded { manifest, digests: &self.digests, looked_at };
-        let uploaded = Some((uploaded, RelPath::root()));
-        let mut staging =
-            Staging::begin("/w", 0, target, Scope::Everything, None, uploaded, options(&record, &books.run))?;
-        let changed: Nodes = after
-            .iter()
-            .filter(|(path, node)| before.get(*path) != Some(node))
-            .map(|(path, node)| (path.clone(), node.clone()))
-            .collect();
-        let mut list = listing_of(&changed);
-        // The far end lists the root only when it changed.
-        list.retain(|node| !node.path.is_root());
-        let gone = before.keys().filter(|path| !after.contains_key(*path));
-        let mut gone: Vec<_> = gone.map(|path| a_directory(path)).collect();
-        gone.sort_by(|a, b| a.path.cmp(&b.path));
-        staging.expect(&mut NodeReader::new(&*wire(&list)), Listed::Changes)?;
-        staging.expect_gone(&mut NodeReader::new(&*wire(&gone)))?;
-        let contents = contents_of(&list, &staging.wanted().nodes, &changed);
-        staging.receive_wanted(&*contents, &|_| {})?;
-        staging.finish()
-    }
+fn stage(host: &Host, kept: &[&str], before: &Nodes, after: &Nodes) -> Result<Staged, OutputError> {
+    let (record, books) = (host.record(), host.books());
+    let target = Target::directory(&host.path("").canonicalize().unwrap()).unwrap();
+    let (options, at) = (options(&record, &books.run), RelPath::root());
+    WentIn::of(&host.path(""), kept).stage("/w", target, Scope::SourceRoot, at, (before, after), options)
 }
 
 fn source(nodes: &Nodes) -> Host {
@@ -279,46 +225,20 @@ fn source(nodes: &Nodes) -> Host {
 }
 
 #[test]
-fn a_new_product_in_an_ignored_directory_that_the_user_removed_or_replaced_arrives_all_the_same() {
-    let before = nodes([("cache/old", file("p1")), ("src", file("u1"))]);
-    for replaced in [false, true] {
-        let mut host = source(&before);
-        fs::remove_dir_all(host.path("cache")).unwrap();
-        if replaced {
-            host.edit(&Edit::Write("cache".into(), "u-cache".into()));
-        }
-        let went_in = WentIn::of(&host, &["cache"]);
-        let mut after = before.clone();
-        after.insert("cache/new".into(), file("p2"));
-        let staged = went_in.stage(&host, &after, &before).unwrap();
-        host.apply(vec![staged]).unwrap();
-        let place = if replaced { "cache.fastbuild-new/new" } else { "cache/new" };
-        assert_eq!(host.tree().get(place), Some(&file("p2")));
-        assert_eq!(host.tree().get("cache") == Some(&file("u-cache")), replaced);
-    }
-}
-
-#[test]
-fn an_ignored_product_that_the_build_no_longer_makes_is_deleted_where_fastbuild_wrote_it() {
-    let before = nodes([("src", file("u1")), ("log/mine", file("u2"))]);
-    let mut host = source(&before);
-    let went_in = WentIn::of(&host, &["log"]);
-    let mut between = before.clone();
-    between.insert("log/product".into(), file("p1"));
-    let staged = went_in.stage(&host, &between, &before).unwrap();
-    host.apply(vec![staged]).unwrap();
-    assert_eq!(host.tree(), between);
-    // Gone in the workspace, and with it something that the user made here under a name that the build had there.
-    let staged = went_in.stage(&host, &nodes([("src", file("u1"))]), &between).unwrap();
-    host.apply(vec![staged]).unwrap();
-    assert_eq!(host.tree(), before);
+fn what_is_kept_is_refused() {
+    let before = nodes([("cache/old", file("u1")), ("src", file("u1"))]);
+    let host = source(&before);
+    let mut after = before.clone();
+    after.insert("cache/new".into(), file("p2"));
+    let refused = stage(&host, &["cache"], &before, &after);
+    assert!(matches!(refused, Err(OutputError::NoTree { .. })), "{refused:?}");
 }
 
 #[test]
 fn a_build_that_deletes_every_source_is_not_believed() {
     let before = nodes([("a", file("u1")), ("b/c", file("u2"))]);
     let host = source(&before);
-    let refused = WentIn::of(&host, &[]).stage(&host, &Nodes::new(), &before);
+    let refused = stage(&host, &[], &before, &Nodes::new());
     assert!(matches!(refused, Err(OutputError::EverythingGone { files: 3 })), "{refused:?}");
     assert_eq!(host.tree(), before);
 }
@@ -327,10 +247,9 @@ fn a_build_that_deletes_every_source_is_not_believed() {
 fn a_directory_that_is_gone_and_holds_something_is_refused() {
     let before = nodes([("d/a", file("u1"))]);
     let host = source(&before);
-    let went_in = WentIn::of(&host, &[]);
     let after = nodes([("d/b", file("p1"))]);
     let mut lying = after.clone();
     lying.remove("d");
-    let refused = went_in.stage(&host, &lying, &before);
+    let refused = stage(&host, &[], &before, &lying);
     assert!(matches!(refused, Err(OutputError::NoTree { .. })), "{refused:?}");
 }
