@@ -110,7 +110,8 @@ impl Workspace {
                 _ => false,
             };
             if !right {
-                let (want, saw) = (of(want.get(path).copied()), of(saw.0.get(path)));
+                let late = self.late.get(path).map_or(String::new(), |late| format!(", later than {late}"));
+                let (want, saw) = (of(want.get(path).copied()) + &late, of(saw.0.get(path)));
                 wrong.push(format!("\"{}\": the command should see {want}, and saw {saw}", short(path)));
             }
         }
@@ -290,9 +291,14 @@ impl Workspace {
             self.leftovers = made.into_iter().filter(|path| old(path) && !is_touched(path)).collect();
         } else {
             // The way to a leftover that the host had and deleted was made by nobody.
-            let is_way = |path: &Bytes| !self.leftovers.contains(path) && saw.0.contains_key(path);
+            let is_way = |path: &Bytes| {
+                !self.leftovers.contains(path) && saw.0.get(path).is_some_and(|node| node.kind == 'd')
+            };
             self.leftovers = made.into_iter().filter(|path| !is_way(path)).collect();
         }
+        // Made by both: what becomes of the command's when the host's goes again is nobody's rule.
+        let by_both = |path: &&Bytes| !look.0.contains_key(*path) && mid.0.contains_key(*path);
+        self.in_doubt.extend(left.0.keys().filter(by_both).cloned());
         self.left = if self.lifetime == Lifetime::Kept { left.clone() } else { Listing::default() };
     }
 }
