@@ -162,7 +162,7 @@ impl Workspace {
             let right = if !comes_back || !self.in_scope(build, path) {
                 untouched || comes_back && is_way(build, path, there, at_last, now)
             } else if !meanwhile && built {
-                self.came_back(path, trees)
+                self.came_back(path, trees) || is_near_meanwhile(path, look, mid) && untouched
             } else if !meanwhile || !built {
                 untouched || is_near_meanwhile(path, look, mid) && alike(now, at_last)
             } else if is_near_meanwhile(path, look, mid)
