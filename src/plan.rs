@@ -9,6 +9,7 @@ mod endpoint;
 mod engine;
 pub mod facts;
 mod host_path;
+mod kept;
 mod make;
 mod outputs;
 mod route;
@@ -24,7 +25,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::tree::RelPath;
 
-pub use caches::{Cache, CacheError, CachePath};
+pub use caches::{Cache, CacheError, CachePath, Sharing};
 pub use endpoint::{BadEndpoint, decide as decide_endpoint};
 pub use engine::EngineError;
 pub use facts::Facts;
@@ -159,7 +160,7 @@ pub struct Plan {
     /// The container's path of the source root: absolute, `/` between components, no trailing slash. A Windows path stays
     /// as it was written (`C:\src`).
     pub workdir: Decision<String>,
-    /// What is left out of the upload.
+    /// What neither goes in nor comes back.
     pub ignore: IgnorePlan,
     /// What comes back.
     pub outputs: Decision<Outputs>,
@@ -185,6 +186,8 @@ pub struct Plan {
     pub agent: Decision<AgentUse>,
     /// What becomes of the workspace, where one is kept.
     pub workspace: WorkspacePlan,
+    /// What the safe place keeps.
+    pub recover: RecoverPlan,
     /// What to do when another run holds the project's lock.
     pub lock: Decision<OnLocked>,
     /// Whether to tell why each file travels.
@@ -270,13 +273,39 @@ pub enum Endpoint {
     NamedPipe(String),
 }
 
-/// What the upload leaves out, in the order in which the rules are read (later ones win).
+/// What neither goes in nor comes back, in the order in which the rules are read (later ones win).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct IgnorePlan {
-    /// Patterns as BuildKit reads `.dockerignore` lines, `!` for exceptions.
-    pub patterns: Vec<Decision<String>>,
+    /// What is kept and what is excluded: one mechanism, in one order.
+    pub patterns: Vec<Decision<Pattern>>,
     /// Paths below the source root that do not go in: outputs, caches, and what fastbuild keeps for itself.
     pub outputs: Vec<RelPath>,
+}
+
+impl IgnorePlan {
+    /// The patterns, as they are read.
+    pub fn lines(&self) -> impl Iterator<Item = &str> {
+        self.patterns.iter().map(|pattern| pattern.value.text.as_str())
+    }
+}
+
+/// One line about paths that stay where they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Pattern {
+    /// As BuildKit reads a line of `.dockerignore`, `!` for an exception.
+    pub text: String,
+    /// What its paths are to whoever named them. It makes no difference to a build.
+    pub kind: PatternKind,
+}
+
+/// What paths that stay where they are are to whoever named them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PatternKind {
+    /// The build's own, for the next one.
+    Kept,
+    /// No part of the build.
+    Excluded,
 }
 
 /// What comes back.
@@ -456,6 +485,16 @@ pub struct WorkspacePlan {
     pub max_age: Decision<Duration>,
     /// While all workspaces of an engine hold more bytes than this, the one that was not used for the longest time is
     /// removed; zero is no limit.
+    pub max_size: Decision<u64>,
+}
+
+/// How much is kept of what was moved to the safe place, and for how long.
+#[derive(Debug, Clone, Serialize)]
+pub struct RecoverPlan {
+    /// What was moved before that goes; zero is never.
+    #[serde(serialize_with = "shown_seconds")]
+    pub max_age: Decision<Duration>,
+    /// While all that the state directory has is more bytes than this, the oldest goes; zero is no limit.
     pub max_size: Decision<u64>,
 }
 

@@ -8,13 +8,16 @@
 //! STATE/projects/<key>/outputs     what fastbuild wrote on the host (crate::outputs::record)
 //! STATE/projects/<key>/index       what the sources hold (crate::tree::index)
 //! STATE/projects/<key>/journal     an apply that is under way (crate::outputs::journal)
+//! STATE/projects/<key>/told        what its builds have said once and do not say again
 //! STATE/projects/<key>/workspace-* the project's workspace on one engine (crate::workspace)
 //! STATE/pruned-*                   when workspaces on one engine were last pruned (crate::workspace::daily)
 //! STATE/watches/<id>               locked while that watch lives: what it builds, and what led to it (crate::watch)
 //! STATE/bench/<run id>/            the builds that a bench measures have their state here (crate::bench)
 //! STATE/told                       who has been told already of input that waits
 //! STATE/id                         tells this directory's workspaces on an engine from another machine's
-//! STATE/projects/<key>/displaced/  the user's files that were in a product's way
+//! STATE/projects/<key>/torn-<run>  the journal of an apply that could be neither finished nor taken back
+//! STATE/projects/<key>/untold      what was made good while nobody was there to be told (crate::build)
+//! STATE/projects/<key>/displaced/, moved-*  the safe place (crate::outputs::safe)
 //! ```
 //!
 //! Locks are the operating system's own: they are free the moment their holder dies, whatever it died of.
@@ -35,7 +38,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{sys::at::look_at, tree::Stamp};
 
-/// How many processes are remembered that have been told something.
+/// The engine of a run that brings something back from the safe place.
+pub const BY_HAND: &str = "recover";
+
+/// How much is remembered that has been said once, or to one process.
 const MOST_TOLD: usize = 200;
 
 /// A failure of the state directory.
@@ -230,16 +236,7 @@ impl State {
 
     /// Whether `who` is told for the first time; from now on it is not. Without a place to note it, everybody is told.
     pub fn is_first_told(&self, who: &str) -> bool {
-        let path = self.root.join("told");
-        let mut told: VecDeque<String> = read_json(&path).unwrap_or_default();
-        if told.iter().any(|known| known == who) {
-            return false;
-        }
-        told.push_back(who.to_owned());
-        // Those before have ended long ago.
-        told.drain(..told.len().saturating_sub(MOST_TOLD));
-        let _ = replace_json(&path, &told);
-        true
+        is_first(&self.root.join("told"), who)
     }
 
     /// Begins a run of `project` on the engine at `engine`.
@@ -359,14 +356,37 @@ impl Project {
         self.dir.join("index")
     }
 
-    /// The times of files that builds made again with the same bytes.
-    pub fn times_path(&self) -> PathBuf {
-        self.dir.join("times")
+    /// Whether a build of this project says `what` for the first time; from now on it is not. Without a place to note it, each says it.
+    pub fn is_first_said(&self, what: &str) -> bool {
+        is_first(&self.told_path(), what)
+    }
+
+    fn told_path(&self) -> PathBuf {
+        self.dir.join("told")
+    }
+
+    /// When builds did not see what was changed here.
+    pub fn edits_path(&self) -> PathBuf {
+        self.dir.join("edits")
     }
 
     /// The journal of an apply.
     pub fn journal_path(&self) -> PathBuf {
         self.dir.join("journal")
+    }
+
+    /// The journals of applies that were not finished: of one that died, and of those that were torn.
+    pub fn journals(&self) -> Vec<PathBuf> {
+        let own = self.journal_path();
+        let mut journals: Vec<_> =
+            self.names("torn-").map(|run| self.dir.join(format!("torn-{run}"))).collect();
+        journals.extend(own.exists().then_some(own));
+        journals
+    }
+
+    /// What was made good and nobody was told of.
+    pub fn untold_path(&self) -> PathBuf {
+        self.dir.join("untold")
     }
 
     /// What is known of the project's workspace `name` on the engine at `engine`.
@@ -385,7 +405,9 @@ impl Project {
     /// # Errors
     /// When the state directory does not take it.
     pub fn begin_anew(&self) -> Result<(), StateError> {
-        for path in [self.record_path(), self.index_path(), self.times_path(), self.home_path()] {
+        let known =
+            [self.record_path(), self.index_path(), self.edits_path(), self.home_path(), self.told_path()];
+        for path in known {
             match std::fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(StateError::at("remove", &path)(error));
@@ -420,6 +442,23 @@ impl Project {
     /// Where the user's files go that were in a product's way in the run `run`.
     pub fn displaced_dir(&self, run: &str) -> PathBuf {
         self.dir.join("displaced").join(run)
+    }
+
+    /// What is known of each of them.
+    pub fn displaced_index(&self, run: &str) -> PathBuf {
+        self.dir.join(format!("moved-{run}"))
+    }
+
+    /// The runs that moved any there.
+    pub fn displaced_runs(&self) -> Vec<String> {
+        let runs = std::fs::read_dir(self.dir.join("displaced")).into_iter().flatten().flatten();
+        runs.filter_map(|run| run.file_name().into_string().ok()).filter(|run| is_run_id(run)).collect()
+    }
+
+    /// What follows `prefix` in the names of files that have it.
+    fn names(&self, prefix: &str) -> impl Iterator<Item = String> {
+        let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        entries.filter_map(move |entry| Some(entry.file_name().to_str()?.strip_prefix(prefix)?.to_owned()))
     }
 
     /// Removes what processes that were killed were writing here.
@@ -466,6 +505,19 @@ impl Project {
         let name = format!("{what}-{}", short_hash(name.as_bytes()));
         Lock { holder: self.dir.join(format!("{name}.holder")), path: self.dir.join(name) }
     }
+}
+
+/// Notes `one` at `path`, unless it is noted there already.
+fn is_first(path: &Path, one: &str) -> bool {
+    let mut told: VecDeque<String> = read_json(path).unwrap_or_default();
+    if told.iter().any(|known| known == one) {
+        return false;
+    }
+    told.push_back(one.to_owned());
+    // Those before are of long ago.
+    told.drain(..told.len().saturating_sub(MOST_TOLD));
+    let _ = replace_json(path, &told);
+    true
 }
 
 impl Lock {
@@ -636,7 +688,7 @@ pub fn project_key(source: &Path) -> String {
     short_hash(source.as_os_str().as_encoded_bytes())
 }
 
-fn short_hash(bytes: &[u8]) -> String {
+pub(crate) fn short_hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -261,6 +261,7 @@ fn an_upload_that_breaks_off_is_made_good_by_the_next_one() {
         uid: 0,
         gid: 0,
         top: None,
+        holes: fastbuild::archive::Holes::Told,
     };
     let select = &delta.puts;
     fastbuild::archive::pack(&agent.host(), &manifest, select, &options, &mut archive, &|_| {}).unwrap();

@@ -255,13 +255,13 @@ fn a_command_that_fails_is_a_row_that_says_why() {
 #[test]
 fn the_choice_is_saved_among_the_comments_and_the_page_is_written() {
     let project = Project::new();
-    project.write("fastbuild.toml", "# ours\nkeep = true # for speed\n\n[env]\nA = \"b\" # c\n");
+    project.write("fastbuild.toml", "# ours\nkeep = ['x'] # for speed\n\n[env]\nA = \"b\" # c\n");
     let options =
         ["bench", "--no-disk", "--rounds", "1", "--routes", "layer", "--save", "--html", "../page.html"];
     let ended = project.fastbuild(options.into_iter().chain(["--", "true"]));
     ended.exits(0).says(&["fastbuild.toml\" says route = \"layer\" now", "page.html"]);
     assert!(ended.out().contains("layer"), "{ended}");
-    let expected = "# ours\nkeep = true # for speed\nroute = \"layer\"\n\n[env]\nA = \"b\" # c\n";
+    let expected = "# ours\nkeep = ['x'] # for speed\nroute = \"layer\"\n\n[env]\nA = \"b\" # c\n";
     assert_eq!(project.read("fastbuild.toml"), expected);
     let page = fs::read_to_string(project.outside().join("page.html")).unwrap();
     assert!(page.starts_with("<!") && page.contains("layer"), "{page}");

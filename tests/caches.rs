@@ -1,4 +1,5 @@
-//! `--cache NAME:PATH`: a directory that outlives workspaces, is shared by who names it, and is neither source nor product.
+//! `--cache NAME:PATH`: a directory that outlives workspaces, is its project's own or (`shared:NAME:PATH`) everybody's who names it,
+//! and is neither source nor product.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -27,25 +28,86 @@ fn build(project: &Project, options: &[&str], caches: &[&str], script: &str) -> 
 }
 
 #[test]
-fn a_cache_outlives_its_workspace_and_is_shared_by_projects_and_routes() {
+fn a_shared_cache_outlives_its_workspace_and_is_that_of_all_projects_and_routes() {
     let (project, other) = (Project::new(), Project::new());
     let cache = Cache::new(&project, "shared");
-    build(&project, &["--keep"], &[&cache.at("/var/cache/one")], "echo 1 >> /var/cache/one/log").exits(0);
+    build(&project, &["--keep"], &[&cache.shared_at("/var/cache/one")], "echo 1 >> /var/cache/one/log")
+        .exits(0);
     assert!(cache.is_there());
     project.fastbuild(["workspace", "rm"]).exits(0);
-    build(&other, &["--no-keep"], &[&cache.at("/elsewhere")], "echo 2 >> /elsewhere/log").exits(0);
+    build(&other, &["--no-keep"], &[&cache.shared_at("/elsewhere")], "echo 2 >> /elsewhere/log").exits(0);
     for route in ["layer", "tmpfs", "volume"] {
-        build(&other, &["--keep", "--route", route], &[&cache.at("deep/er")], "echo 3 >> deep/er/log")
+        build(&other, &["--keep", "--route", route], &[&cache.shared_at("deep/er")], "echo 3 >> deep/er/log")
             .exits(0);
     }
-    build(&other, &["--keep", "--fresh"], &[&cache.at("deep/er")], "echo 4 >> deep/er/log").exits(0);
-    let ended = build(&project, &["--no-keep"], &[&cache.at("/var/cache/one")], "cat /var/cache/one/log");
+    build(&other, &["--keep", "--fresh"], &[&cache.shared_at("deep/er")], "echo 4 >> deep/er/log").exits(0);
+    let ended =
+        build(&project, &["--no-keep"], &[&cache.shared_at("/var/cache/one")], "cat /var/cache/one/log");
     assert_eq!(ended.exits(0).out(), "1\n2\n3\n3\n3\n4\n");
     assert!(!other.has("deep") && !project.has("var"));
     other.fastbuild(["workspace", "rm"]).exits(0);
     for project in [&project, &other] {
         project.assert_nothing_left();
     }
+}
+
+#[test]
+fn a_cache_is_its_projects_own() {
+    let (project, other) = (Project::new(), Project::new());
+    let cache = Cache::new(&project, "own");
+    let log = |project: &Project, options: &[&str], cache: &str, word: &str| {
+        let script = format!("echo {word} >> /cache/log; cat /cache/log");
+        build(project, options, &[cache], &script).exits(0).out()
+    };
+    let own = cache.at("/cache");
+    assert_eq!(log(&project, &["--no-keep"], &own, "mine"), "mine\n");
+    assert_eq!(log(&other, &["--no-keep"], &own, "theirs"), "theirs\n");
+    assert_eq!(log(&project, &["--keep"], &own, "again"), "mine\nagain\n", "whatever workspace it is in");
+    assert_eq!(log(&project, &["--no-keep"], &cache.shared_at("/cache"), "all"), "all\n");
+    // By its name, another home finds the project and its caches.
+    project.write("fastbuild.toml", "name = 'blog'");
+    let in_another_home = |word: &str| {
+        let script = format!("echo {word} >> /cache/log; cat /cache/log");
+        let mut command = project.command();
+        command.env("FASTBUILD_STATE_DIR", project.outside().join(word));
+        command.args(["--cache", &own, "--", "sh", "-c", &script]);
+        Ended::from(command.output().unwrap()).exits(0).out()
+    };
+    assert_eq!((in_another_home("one"), in_another_home("two")), ("one\n".into(), "one\ntwo\n".into()));
+    project.fastbuild(["workspace", "rm"]).exits(0);
+}
+
+#[test]
+fn a_cache_below_home_has_its_place_where_the_user_has_none() {
+    // The image's user of that number is nobody; root of its own is not asked.
+    let cases: [(&[&str], &str); 4] = [
+        (&["-u", "4321"], "/tmp/home"),
+        (&["-u", "4321:4321", "--route", "tmpfs"], "/tmp/home"),
+        (&["-u", "4321", "-e", "HOME=/var/mine"], "/var/mine"),
+        (&["-u", "app"], "/home/app"),
+    ];
+    for keep in KEEP {
+        for (options, home) in cases {
+            let project = Project::new();
+            let cache = Cache::new(&project, "home");
+            let options = [&[keep], options].concat();
+            let is_cache = is_mount(&format!("{home}/.cache/deep"));
+            let script = format!("set -e; echo $HOME; touch ~/.cache/deep/mine; {is_cache}");
+            let ended = build(&project, &options, &[&cache.at("~/.cache/deep")], &script);
+            assert_eq!(ended.exits(0).out(), format!("{home}\nkept\n"), "{options:?} {ended}");
+            if home != "/var/mine" {
+                // What is not root's to give is to be written to, too.
+                build(&project, &options, &[&cache.at("~/.cache/deep")], "touch ~/beside ~/.cache/beside")
+                    .exits(0);
+            }
+        }
+    }
+    let project = Project::new();
+    assert_eq!(
+        build(&project, &["-u", "4321"], &[], "echo $HOME").exits(0).out(),
+        "/\n",
+        "as docker run has it"
+    );
 }
 
 #[test]
@@ -124,24 +186,22 @@ fn a_cache_is_no_product_and_no_comparison_of_sources_empties_it() {
 #[test]
 fn a_cache_below_an_output_stays_out_of_it_and_an_output_in_a_cache_comes_back() {
     for keep in KEEP {
-        for seed in ["--seed-outputs", "--no-seed-outputs"] {
-            let project = Project::new();
-            project.write("source", "text");
-            let cache = Cache::new(&project, "registry");
-            let script = "echo x > target/registry/index/f; mkdir -p target/app; cp source target/app/bin; ls target/registry/index";
-            for _ in 0..2 {
-                let caches = cache.at("target/registry/index");
-                build(&project, &[keep, seed, "-o", "target"], &[&caches], script).exits(0);
-                assert_eq!(project.read("target/app/bin"), "text");
-                assert!(!project.has("target/registry"), "{keep} {seed}");
-            }
-            // What is asked for by its name lies in the cache here.
-            let caches = cache.at("cached");
-            let script = "mkdir -p cached/release; cp source cached/release/bin";
-            build(&project, &[keep, seed, "-o", "cached/release"], &[&caches], script).exits(0);
-            assert_eq!(project.read("cached/release/bin"), "text", "{keep} {seed}");
-            assert!(!project.has("cached/f"));
+        let project = Project::new();
+        project.write("source", "text");
+        let cache = Cache::new(&project, "registry");
+        let script = "echo x > target/registry/index/f; mkdir -p target/app; cp source target/app/bin; ls target/registry/index";
+        for _ in 0..2 {
+            let caches = cache.at("target/registry/index");
+            build(&project, &[keep, "-o", "target"], &[&caches], script).exits(0);
+            assert_eq!(project.read("target/app/bin"), "text");
+            assert!(!project.has("target/registry"), "{keep}");
         }
+        // What is asked for by its name lies in the cache here.
+        let caches = cache.at("cached");
+        let script = "mkdir -p cached/release; cp source cached/release/bin";
+        build(&project, &[keep, "-o", "cached/release"], &[&caches], script).exits(0);
+        assert_eq!(project.read("cached/release/bin"), "text", "{keep}");
+        assert!(!project.has("cached/f"));
     }
 }
 
@@ -195,7 +255,7 @@ fn other_caches_make_another_workspace_and_are_shown_with_it() {
 fn caches_that_no_workspace_has_are_pruned_when_they_are_asked_for() {
     let project = Project::new();
     let (used, unused) = (Cache::new(&project, "used"), Cache::new(&project, "unused"));
-    build(&project, &["--no-keep"], &[&unused.at("/x")], ":").exits(0);
+    build(&project, &["--no-keep"], &[&unused.at("/x"), &unused.shared_at("/y")], ":").exits(0);
     build(&project, &["--keep"], &[&used.at("/x")], ":").exits(0);
     // Made from elsewhere.
     let other = Project::new();
@@ -203,13 +263,17 @@ fn caches_that_no_workspace_has_are_pruned_when_they_are_asked_for() {
     build(&other, &["--no-keep"], &[&theirs.at("/x")], ":").exits(0);
     let prune = |options: &[&str]| project.fastbuild(["workspace", "prune"].iter().chain(options));
     assert_eq!(prune(&[]).exits(0).out(), "nothing to remove\n");
-    let line = |cache: &Cache| format!("the cache {}\n", cache.name());
-    assert_eq!(prune(&["--caches", "--dry-run"]).exits(0).out(), format!("would remove {}", line(&unused)));
-    assert!(unused.is_there());
-    assert_eq!(prune(&["--caches"]).exits(0).out(), format!("removed {}", line(&unused)));
+    let lines = |done: &str, cache: &Cache| -> String {
+        cache.volumes().iter().map(|volume| format!("{done} the cache {volume}\n")).collect()
+    };
+    assert_eq!(unused.volumes().len(), 2, "the project's and the one of all");
+    assert_eq!(prune(&["--caches", "--dry-run"]).exits(0).out(), lines("would remove", &unused));
+    let removed = lines("removed", &unused);
+    assert_eq!(prune(&["--caches"]).exits(0).out(), removed);
     assert!(!unused.is_there() && used.is_there() && theirs.is_there());
     project.fastbuild(["workspace", "rm"]).exits(0);
-    assert_eq!(prune(&["--caches"]).exits(0).out(), format!("removed {}", line(&used)));
+    let removed = lines("removed", &used);
+    assert_eq!(prune(&["--caches"]).exits(0).out(), removed);
     assert!(!used.is_there() && theirs.is_there());
 }
 
@@ -219,6 +283,7 @@ fn what_is_no_cache_is_refused_in_words_before_anything_is_done() {
     let cases = [
         ("x", "there is no colon in it"),
         (":p", "it has no name"),
+        ("shared:p", "a shared one has a name, too"),
         ("-a:p", "a name begins with a letter or a digit"),
         ("a b:p", "a name has letters, digits, dots, dashes and underlines only"),
         ("a:/", "the sources would lie in it"),
@@ -237,6 +302,6 @@ fn what_is_no_cache_is_refused_in_words_before_anything_is_done() {
     let twice = build(&project, &["--keep"], &["a:x", "b:./x"], "never");
     twice.exits(125).says(&["\"b:./x\"", "another cache lies there"]);
     assert_eq!(project.containers(), [""; 0]);
-    assert!(!docker(&["volume", "ls", "--quiet"]).lines().any(|name| name == "fastbuild-cache-a"));
+    assert!(!docker(&["volume", "ls", "--quiet"]).lines().any(|name| name.contains(&project.key())));
     assert!(fs::read_dir(project.root()).unwrap().next().is_none());
 }

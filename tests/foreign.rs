@@ -162,7 +162,7 @@ fn removals_leave_foreign_things_alone(engine: &Engine) {
     let all_but_foreign = || Vec::from_iter(&engine.names(&key) - &foreign.names);
     let is_away = |name: &String| !engine.names("").contains(name);
 
-    keep(&["--cache", &format!("{key}:/cache")]);
+    keep(&["--cache", &format!("{key}:/own"), "--cache", &format!("shared:{key}:/cache")]);
     // What a kill may leave: a workspace's volume without a container.
     let left = format!("fastbuild-left-{key}");
     engine.create_volume(&left, &labels(&[("tier", "volume"), ("state", &id), ("project", &key)]));

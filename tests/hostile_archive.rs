@@ -159,7 +159,7 @@ fn nothing_goes_through_a_link_of_the_archives_own() {
     is_refused("directory, then a link", out(&swapped), &["\"l\"", "comes twice"]);
     is_refused("file over a link", out(&[to_canary.clone(), file("out/l", "x")]), &["\"l\"", "comes twice"]);
     let hard = [to_canary, hard_link("out/h", "out/l"), file("out/h/file", "x")];
-    is_refused("hard link to a link", out(&hard), &["\"h\"", "hard link"]);
+    is_refused("hard link to a link", out(&hard), &["\"h/file\"", "below something that is no directory"]);
     let root = stream(&[symlink("out", "../canary"), file("out/file", "x")]);
     is_refused("the output itself", root, &["\"file\"", "below something that is no directory"]);
 }
@@ -404,7 +404,7 @@ fn receive(
         run: "0123456789ab".to_owned(),
         journal: home.join("journal"),
         record: home.join("record"),
-        displaced: home.join("displaced"),
+        displaced: Place { dir: home.join("displaced"), index: home.join("moved"), command: String::new() },
     };
     apply(vec![staged], record, &books)
 }

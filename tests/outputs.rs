@@ -14,7 +14,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use common::{Ended, Project, Tree, read_until};
+use common::{Ended, Keep, Project, Tree, read_until};
 
 /// Inode and mtime in nanoseconds: both stay exactly when nobody writes to or replaces a file.
 fn untouched(path: impl AsRef<Path>) -> (u64, i64, i64) {
@@ -734,4 +734,112 @@ fn a_missing_output_is_an_error_that_lists_what_is_there() {
     ]);
     project.sh(&["-o", "nothing"], "true").exits(125).says(&["/workspace", "src"]);
     project.assert_nothing_left();
+}
+
+// ---- names of one file, and holes ------------------------------------------------------------------------------------
+
+/// A kept workspace, one run, no container, and no agent, with the options that make it so.
+fn places() -> [(Project, &'static [&'static str]); 4] {
+    let one_run = || Project::new().keeping(Keep::No);
+    [
+        (Project::new().keeping(Keep::Yes), &[]),
+        (one_run(), &[]),
+        (Project::here(), &[]),
+        (one_run(), &["--no-agent"]),
+    ]
+}
+
+/// Which of these names are one file here, as `aab`: each by the letter of the first.
+fn which_are_one(project: &Project, names: &str) -> String {
+    let inodes: Vec<_> = names.chars().map(|name| untouched(project.path(format!("out/{name}"))).0).collect();
+    let first = |ino: &u64| names.chars().nth(inodes.iter().position(|other| other == ino).unwrap());
+    inodes.iter().filter_map(first).collect()
+}
+
+#[test]
+fn names_that_the_build_links_or_parts_are_one_file_or_two_here() {
+    for (project, options) in places() {
+        for scope in [&["-o", "out"][..], &[]] {
+            let options = [&["-q"], options, scope].concat();
+            let inode = |name: &str| untouched(project.path("out").join(name)).0;
+            // What the build does, which names are one file then, and those that are the same file as before.
+            let steps = [
+                ("for n in a b c; do echo one > $n; touch -d @1600000000 $n; done", "abc", "abc", ""),
+                ("ln -f a b", "abc", "aac", "ac"),
+                ("ln c d", "abcd", "aacc", "abc"),
+                ("ln a 0", "0abcd", "000cc", "abcd"),
+                ("rm 0; cp -p b n; mv n b", "abcd", "abcc", "acd"),
+                ("chmod 600 c", "abcd", "abcc", "ab"),
+                ("echo two > c", "abcd", "abcc", "ab"),
+                ("ln -f c a; ln -f c b", "abcd", "aaaa", ""),
+                ("rm a", "bcd", "bbb", "bcd"),
+            ];
+            for (script, names, wanted, same) in steps {
+                let before: Vec<_> = same
+                    .chars()
+                    .map(|name| project.has(format!("out/{name}")).then(|| inode(&name.to_string())))
+                    .collect();
+                project.sh(&options, &format!("mkdir -p out; cd out; {script}")).exits(0);
+                assert_eq!(which_are_one(&project, names), wanted, "{options:?}: {script}");
+                for (name, before) in same.chars().zip(before).filter(|(_, before)| before.is_some()) {
+                    assert_eq!(Some(inode(&name.to_string())), before, "{options:?}: {script}: {name}");
+                }
+            }
+            assert_eq!((project.read("out/b"), mode(project.path("out/d"))), ("two\n".to_owned(), 0o600));
+            assert_eq!(displaced(&project), BTreeMap::new());
+            fs::remove_dir_all(project.path("out")).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_file_with_a_name_outside_of_the_tree_is_parted_from_it() {
+    for (project, options) in places() {
+        let outside = project.outside().join("outside");
+        project.write("a", "mine\n");
+        fs::hard_link(project.path("a"), &outside).unwrap();
+        project.sh(&[&["-q"], options].concat(), "ln a b; echo more >> a").exits(0);
+        assert_eq!(fs::read_to_string(&outside).unwrap(), "mine\n");
+        assert_eq!(
+            (project.read("a"), untouched(project.path("a")).0),
+            ("mine\nmore\n".into(), untouched(project.path("b")).0)
+        );
+    }
+}
+
+#[test]
+fn holes_of_a_product_are_holes_here() {
+    for (project, options) in places() {
+        let options = [&["--progress", "json"], options].concat();
+        let make = "truncate -s 64M disk; for at in 9999 40000000; do echo x | dd of=disk bs=1 seek=$at conv=notrunc; done; \
+                    truncate -s 40k small; sha256sum < disk >&2";
+        let ended = project.sh(&options, make);
+        ended.exits(0).says(&[&sum(&project.path("disk"))]);
+        let [disk, small] = ["disk", "small"].map(|name| fs::metadata(project.path(name)).unwrap());
+        assert_eq!((disk.len(), small.len()), (64 << 20, 40 << 10));
+        assert!(disk.blocks() * 512 <= 256 << 10, "{} blocks: {options:?}", disk.blocks());
+        if !options.contains(&"--no-agent") {
+            assert_eq!(small.blocks(), 0);
+            let finished = ended.err();
+            let finished = finished.lines().find(|line| line.contains("\"finished\"")).unwrap();
+            let finished: serde_json::Value = serde_json::from_str(finished).unwrap();
+            let received = finished["agent"]["received"].as_u64().unwrap();
+            assert!(received < 100_000, "{received} bytes came");
+        }
+    }
+}
+
+fn sum(path: &Path) -> String {
+    let sum = Command::new("sha256sum").arg(path).output().unwrap().stdout;
+    String::from_utf8(sum).unwrap().split(' ').next().unwrap().to_owned()
+}
+
+#[test]
+fn a_symbolic_link_with_two_names_comes_back() {
+    for (project, options) in places() {
+        let script = "mkdir out; echo x > out/lib.so.1; ln -s lib.so.1 out/lib.so; cp -al out snapshot";
+        project.sh(&[&["-q"], options].concat(), script).exits(0);
+        assert_eq!(["out", "snapshot"].map(|at| link(project.path(at).join("lib.so"))), ["lib.so.1"; 2]);
+        project.sh(&[&["-q"], options].concat(), "[ -L snapshot/lib.so ]").exits(0);
+    }
 }

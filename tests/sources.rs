@@ -18,7 +18,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use common::{Ended, FILLED, NONROOT, Project, Tree, eventually};
+use common::{Ended, FILLED, Keep, NONROOT, Project, Tree, eventually};
 
 fn chmod(path: impl AsRef<Path>, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -269,6 +269,107 @@ fn hard_links_are_one_file() {
     );
 }
 
+/// A kept workspace, and the same without a container.
+fn kept() -> [Project; 2] {
+    [Project::new().keeping(Keep::Yes), Project::here()]
+}
+
+/// Which of these names are one file, as `aab`: each by the letter of the first.
+fn which_are_one(inodes: &[u64]) -> String {
+    let first = |ino: &u64| inodes.iter().position(|other| other == ino).unwrap_or_default();
+    inodes.iter().map(|ino| char::from(b'a' + first(ino) as u8)).collect()
+}
+
+#[test]
+fn names_that_are_parted_or_joined_here_without_another_change_are_so_in_the_build() {
+    for project in kept() {
+        let at = |name: &str| project.path(name);
+        let link = |from: &str, to: &str| {
+            let _ = fs::remove_file(at(to));
+            fs::hard_link(at(from), at(to)).unwrap();
+        };
+        // Same bytes, same time, another file.
+        let part = |name: &str| {
+            let copy = Command::new("cp").arg("-p").arg(at(name)).arg(at("new")).status().unwrap();
+            assert!(copy.success());
+            fs::rename(at("new"), at(name)).unwrap();
+        };
+        let steps: [(&str, &dyn Fn()); 6] = [
+            ("aaa", &|| ["b", "c"].into_iter().for_each(|name| link("a", name))),
+            ("aba", &|| part("b")),
+            ("abb", &|| link("b", "c")),
+            ("abb", &|| chmod(at("b"), 0o600)),
+            ("aba", &|| (link("c", "a"), part("b")).1),
+            ("abc", &|| ["a", "c"].into_iter().for_each(part)),
+        ];
+        project.write("a", "one\n");
+        for (wanted, step) in steps {
+            step();
+            let here = ["a", "b", "c"].map(|name| fs::metadata(at(name)).unwrap().ino());
+            assert_eq!(which_are_one(&here), wanted);
+            let there = project.sh(&["-q"], "stat -c %i a b c");
+            let there: Vec<_> = there.exits(0).out().lines().map(|line| line.parse().unwrap()).collect();
+            assert_eq!(which_are_one(&there), wanted);
+        }
+        project.sh(&["-q"], "echo two >> a").exits(0);
+        assert_eq!(["a", "b", "c"].map(|name| project.read(name)), ["one\ntwo\n", "one\n", "one\n"]);
+    }
+}
+
+#[test]
+fn mode_and_time_of_a_file_with_several_names_change_without_parting_them_or_sending_it_again() {
+    for project in kept() {
+        project.write("a", vec![7; 300_000]).write("z/other", "");
+        fs::hard_link(project.path("a"), project.path("z/b")).unwrap();
+        let look = "stat -c '%i %h %a %Y' a z/b";
+        let before = project.sh(&["-q"], look).exits(0).out();
+        chmod(project.path("a"), 0o751);
+        set_mtime(project.path("a"), 1_500_000_000_000_000_000);
+        let ended = project.sh(&["--progress", "json"], look);
+        let inode = before.split(' ').next().unwrap();
+        assert_eq!(ended.exits(0).out(), format!("{inode} 2 751 1500000000\n").repeat(2));
+        assert_eq!(sent(&ended, "upload"), 0);
+    }
+}
+
+/// Bytes of content that a phase moved.
+fn sent(ended: &Ended, phase: &str) -> u64 {
+    let events = ended.err();
+    let events = events.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let phase = events.filter(|event| event["event"] == "phase-ended" && event["phase"] == phase).last();
+    phase.map_or(0, |event| event["done"]["bytes"].as_u64().unwrap())
+}
+
+#[test]
+fn holes_of_a_source_are_holes_in_the_build_and_no_bytes_of_the_way() {
+    let one_run = Project::new().keeping(Keep::No);
+    for project in kept().into_iter().chain([one_run]) {
+        let file = fs::File::create(project.path("disk")).unwrap();
+        file.set_len(64 << 20).unwrap();
+        for at in [0, 10 << 20, (64 << 20) - 5] {
+            std::os::unix::fs::FileExt::write_all_at(&file, b"data\n", at).unwrap();
+        }
+        let sum = Command::new("sha256sum").arg(project.path("disk")).output().unwrap().stdout;
+        let sum = String::from_utf8(sum).unwrap().split(' ').next().unwrap().to_owned();
+        let ended = project.sh(&["--progress", "json"], "stat -c %s disk; sha256sum < disk; du -k disk");
+        let out = ended.exits(0).out();
+        let [size, there, disk] = out.lines().collect::<Vec<_>>()[..] else { panic!("{out}") };
+        assert_eq!((size, there), ("67108864", &*format!("{sum}  -")));
+        let disk: u64 = disk.split('\t').next().unwrap().parse().unwrap();
+        assert!(disk <= 64, "{disk} KiB in the build");
+        let finished = ended.err();
+        let finished = finished.lines().find(|line| line.contains("\"finished\"")).unwrap();
+        let finished: serde_json::Value = serde_json::from_str(finished).unwrap();
+        let sent = finished["agent"]["sent"].as_u64().unwrap();
+        assert!(sent < 100_000, "{sent} bytes sent");
+    }
+    // An engine's archive has no holes; the content is the same.
+    let plain = Project::new().keeping(Keep::No);
+    fs::File::create(plain.path("disk")).unwrap().set_len(3 << 20).unwrap();
+    let ended = plain.sh(&["-q", "--no-agent"], "stat -c %s disk; tr -d '\\0' < disk | wc -c");
+    assert_eq!(ended.exits(0).out(), "3145728\n0\n");
+}
+
 #[test]
 fn sockets_and_pipes_are_left_out_with_a_warning() {
     let project = Project::new();
@@ -310,15 +411,15 @@ fn ignore_files_and_flags_take_things_out() {
         .write("keep/a.log", "")
         .write("node_modules/x/y", "")
         .write("src/c", "");
-    project.write(".dockerignore", "# comment\n*.log\nnode_modules\n");
+    project.write(".dockerignore", "src\n");
+    project.write(".fastbuildignore", "# comment\n*.log\nnode_modules\n");
     assert_eq!(
         seen(&project, &[]),
-        [".dockerignore", "b.tmp", "keep", "keep/a.log", "src", "src/c"],
+        [".dockerignore", ".fastbuildignore", "b.tmp", "keep", "keep/a.log", "src", "src/c"],
         "a pattern without slashes means the top, as BuildKit has it"
     );
     project.write(".fastbuildignore", "**/*.log\n!keep/*.log\n");
     let all = seen(&project, &[]);
-    assert!(all.contains(&"node_modules/x/y".into()), "only one ignore file is read");
     assert!(all.contains(&"keep/a.log".into()) && !all.contains(&"a.log".into()));
     let fewer = seen(
         &project,

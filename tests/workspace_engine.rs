@@ -151,7 +151,7 @@ fn open_request() -> Request {
         user: User::Named(String::new()),
         patterns: Vec::new(),
         outputs: Vec::new(),
-        extent: Extent::Sources,
+        extent: Extent::Everything,
         caches: Vec::new(),
         ways: Vec::new(),
         claim: Claim::Everything,

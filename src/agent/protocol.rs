@@ -7,8 +7,9 @@
 //! The near end believes nothing of what comes (a container is hostile input); the far end believes its client.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sha2::{Digest as _, Sha256};
 
-use crate::tree::{RelPath, Timestamp};
+use crate::tree::{Digest, RelPath, Timestamp};
 
 /// The version of all of this. A workspace whose agent speaks another one is made anew.
 pub const PROTOCOL: u32 = 5;
@@ -129,6 +130,14 @@ pub enum Request {
         /// The path.
         path: Blob,
     },
+    /// Removes leftovers and what is kept, at and below these paths; all of it, where there are none. Answered by [`Reply::Cleaned`].
+    Clean {
+        /// The paths, below the source root.
+        #[serde(with = "paths")]
+        paths: Vec<RelPath>,
+    },
+    /// Takes these patterns out of the set of what the workspace keeps. Answered by [`Reply::Unkept`].
+    Unkeep(Vec<String>),
     /// All is done. Answered by [`Reply::Closing`]; nothing of this client's follows.
     Bye,
 }
@@ -175,6 +184,15 @@ pub enum Conflict {
     /// They have different ideas of what the source tree is, or run as different users.
     Settings,
 }
+
+/// The name of a file of the agent's that tells something about the tree at `root`.
+pub fn name_for_root(what: &str, root: &[u8]) -> String {
+    let digest = Digest(Sha256::digest(root).into()).to_string();
+    format!("{what}-{}", &digest[..16])
+}
+
+/// What [`name_for_root`] calls the patterns that a workspace keeps.
+pub const KEPT: &str = "kept";
 
 /// What a place can take yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -322,6 +340,9 @@ pub enum Reply {
         /// Outputs below the root that others are making right now.
         #[serde(with = "paths")]
         others: Vec<RelPath>,
+        /// Patterns that the client does not name, and that the workspace keeps all the same: an earlier one named them, and there is
+        /// something in their places. They stand before the client's own.
+        kept: Vec<String>,
     },
     /// Somebody else is at work there, and has to end first.
     Waiting {
@@ -371,6 +392,10 @@ pub enum Reply {
         /// How many more there are.
         more: u64,
     },
+    /// So much is gone.
+    Cleaned(Cleaned),
+    /// The patterns that were in the set.
+    Unkept(Vec<String>),
     /// The session is over.
     Closing {
         /// The most memory that the session's process had, in KiB.
@@ -393,6 +418,15 @@ pub enum Products {
     },
     /// Nothing is there, or with [`Follow::Contents`] no directory. No data follows.
     Missing,
+}
+
+/// See [`Request::Clean`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cleaned {
+    /// Files, links and directories.
+    pub files: u64,
+    /// The files' lengths.
+    pub bytes: u64,
 }
 
 /// See [`Request::Beside`].

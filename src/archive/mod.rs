@@ -20,5 +20,5 @@ pub mod reader;
 #[cfg(test)]
 mod tests;
 
-pub use pack::{PackError, PackOptions, Packed, Sent, TopEntry, pack};
+pub use pack::{Holes, PackError, PackOptions, Packed, Sent, TopEntry, pack};
 pub use reader::{Incoming, IncomingKind, Limits, Naming, ReadError, Reader, Refusal};

@@ -22,8 +22,8 @@ use super::{
     prefetch::{Fetched, Job, Piece, Steadiness, Task, Window},
 };
 use crate::{
-    sys::source_file::Facts,
-    tree::{Amount, Digest, Entry, Kind, Manifest, RelPath, Stamp, Timestamp},
+    sys::{extents::Extents, source_file::Facts},
+    tree::{Amount, Digest, Entry, Kind, Manifest, RelPath, Stamp, Timestamp, links::Groups},
 };
 
 /// What the far end is told beside the tree itself.
@@ -38,6 +38,17 @@ pub struct PackOptions {
     pub gid: u64,
     /// The directory at `prefix`; none leaves it to whoever unpacks.
     pub top: Option<TopEntry>,
+    /// How holes of files go out.
+    pub holes: Holes,
+}
+
+/// See [`PackOptions::holes`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holes {
+    /// They are told, and take no bytes: for [`super::Reader::with_holes`] alone.
+    Told,
+    /// As zeros, which every reader takes.
+    Zeros,
 }
 
 /// The tree's root as an entry: sent first, so that an engine does not make it up.
@@ -138,7 +149,7 @@ pub fn pack(
 ) -> Result<Packed, PackError> {
     let selected = selected(manifest, indices);
     let jobs = jobs(manifest, &selected);
-    let window = Window::new(root, manifest, &jobs);
+    let window = Window::new(root, manifest, &jobs, options.holes);
     thread::scope(|scope| {
         // Whichever way this ends, the threads must end too, or the scope never would.
         let _closing = Closing(&window);
@@ -265,7 +276,7 @@ impl<'a> Packer<'a> {
         else {
             return Ok(());
         };
-        self.header(&self.directory_name(&RelPath::root()), EntryType::Directory, b"", mode, 0, mtime)
+        self.header(&self.directory_name(&RelPath::root()), EntryType::Directory, b"", mode, None, mtime)
     }
 
     fn entry(&mut self, index: usize) -> Result<(), PackError> {
@@ -290,6 +301,13 @@ impl<'a> Packer<'a> {
             indices.sort_unstable();
             indices.dedup();
         }
+        if !self.packed.unstable.is_empty() {
+            // What is sent again is another file than the one that its other names are links to.
+            let Packed { unstable, sent, .. } = &mut self.packed;
+            let before = unstable.clone();
+            Groups::of(self.manifest).complete(unstable);
+            unstable.retain(|at| sent[*at].is_some() || before.binary_search(at).is_ok());
+        }
         (self.progress)(self.packed.amount);
         Ok(self.packed)
     }
@@ -297,13 +315,13 @@ impl<'a> Packer<'a> {
     fn directory(&mut self, entry: &Entry) -> Result<(), PackError> {
         self.packed.amount.files += 1;
         let name = self.directory_name(&entry.path);
-        self.header(&name, EntryType::Directory, b"", entry.mode, 0, entry.mtime)
+        self.header(&name, EntryType::Directory, b"", entry.mode, None, entry.mtime)
     }
 
     fn symlink(&mut self, entry: &Entry, target: &[u8]) -> Result<(), PackError> {
         self.packed.amount.files += 1;
         let name = self.name(&entry.path);
-        self.header(name.as_bytes(), EntryType::Symlink, target, entry.mode, 0, entry.mtime)
+        self.header(name.as_bytes(), EntryType::Symlink, target, entry.mode, None, entry.mtime)
     }
 
     fn file(&mut self, index: usize, fetched: Fetched) -> Result<(), PackError> {
@@ -311,7 +329,7 @@ impl<'a> Packer<'a> {
             Fetched::Small { facts, bytes, digest, steadiness } => {
                 self.small(index, facts, &bytes, digest, steadiness)?;
             }
-            Fetched::Large { facts, pieces } => self.large(index, facts, &pieces)?,
+            Fetched::Large { facts, extents, pieces } => self.large(index, facts, &extents, &pieces)?,
             Fetched::SameFile { facts } => return self.further_name(index, facts),
             Fetched::Vanished => self.packed.vanished.push(index),
             Fetched::OtherKind => self.packed.unstable.push(index),
@@ -328,14 +346,21 @@ impl<'a> Packer<'a> {
         digest: Digest,
         steadiness: Steadiness,
     ) -> Result<(), PackError> {
-        self.file_header(index, facts)?;
+        self.file_header(index, facts, &Extents::whole(facts.stamp.size))?;
         self.write(bytes)?;
         self.packed.amount.bytes += bytes.len() as u64;
-        self.file_sent(index, facts, digest, steadiness)
+        self.file_sent(index, facts, bytes.len() as u64, digest, steadiness)
     }
 
-    fn large(&mut self, index: usize, facts: Facts, pieces: &Receiver<Piece>) -> Result<(), PackError> {
-        self.file_header(index, facts)?;
+    fn large(
+        &mut self,
+        index: usize,
+        facts: Facts,
+        extents: &Extents,
+        pieces: &Receiver<Piece>,
+    ) -> Result<(), PackError> {
+        self.file_header(index, facts, extents)?;
+        let data = extents.data(facts.stamp.size);
         loop {
             match pieces.recv().map_err(|_| PackError::ThreadDied)? {
                 Piece::Data(bytes) => {
@@ -343,8 +368,12 @@ impl<'a> Packer<'a> {
                     self.packed.amount.bytes += bytes.len() as u64;
                     self.report();
                 }
+                Piece::Hole(bytes) => {
+                    self.packed.amount.bytes += bytes as u64;
+                    self.report();
+                }
                 Piece::End { digest, steadiness } => {
-                    return self.file_sent(index, facts, digest, steadiness);
+                    return self.file_sent(index, facts, data, digest, steadiness);
                 }
                 Piece::Failed(error) => return Err(error),
             }
@@ -362,7 +391,7 @@ impl<'a> Packer<'a> {
         let linked = &self.manifest.entries()[first];
         let (name, target) = (self.name(&entry.path), self.name(&linked.path));
         let mtime = linked.mtime_of(&sent.stamp);
-        self.header(name.as_bytes(), EntryType::Link, target.as_bytes(), sent.mode, 0, mtime)?;
+        self.header(name.as_bytes(), EntryType::Link, target.as_bytes(), sent.mode, None, mtime)?;
         self.packed.amount.files += 1;
         self.packed.sent[index] = Some(sent);
         // Written to since, or its number already belongs to another file: either way neither name can be believed.
@@ -376,11 +405,12 @@ impl<'a> Packer<'a> {
         Ok(())
     }
 
-    fn file_header(&mut self, index: usize, facts: Facts) -> Result<(), PackError> {
+    fn file_header(&mut self, index: usize, facts: Facts, extents: &Extents) -> Result<(), PackError> {
         let entry = &self.manifest.entries()[index];
         let (name, mode) = (self.name(&entry.path), facts.mode.unwrap_or(entry.mode));
         let mtime = entry.mtime_of(&facts.stamp);
-        self.header(name.as_bytes(), EntryType::Regular, b"", mode, facts.stamp.size, mtime)
+        let content = Some((extents, facts.stamp.size));
+        self.header(name.as_bytes(), EntryType::Regular, b"", mode, content, mtime)
     }
 
     /// Pads the content to whole blocks and writes the file down.
@@ -388,10 +418,11 @@ impl<'a> Packer<'a> {
         &mut self,
         index: usize,
         facts: Facts,
+        data: u64,
         digest: Digest,
         steadiness: Steadiness,
     ) -> Result<(), PackError> {
-        self.write(&[0; pax::BLOCK as usize][..pax::padding(facts.stamp.size) as usize])?;
+        self.write(&[0; pax::BLOCK as usize][..pax::padding(data) as usize])?;
         let entry = &self.manifest.entries()[index];
         let mode = facts.mode.unwrap_or(entry.mode);
         self.packed.sent[index] = Some(Sent { mode, stamp: facts.stamp, digest });
@@ -413,12 +444,14 @@ impl<'a> Packer<'a> {
         entry_type: EntryType,
         link: &[u8],
         mode: u32,
-        size: u64,
+        content: Option<(&Extents, u64)>,
         mtime: Timestamp,
     ) -> Result<(), PackError> {
         let PackOptions { uid, gid, .. } = *self.options;
+        let size = content.map_or(0, |(extents, size)| extents.data(size));
+        let holes = content.filter(|(extents, size)| **extents != Extents::whole(*size));
         self.blocks.clear();
-        Outgoing { name, entry_type, link, mode: mode & 0o7777, uid, gid, size, mtime }
+        Outgoing { name, entry_type, link, mode: mode & 0o7777, uid, gid, size, mtime, holes }
             .write_to(&mut self.blocks);
         self.out.write_all(&self.blocks).map_err(PackError::Write)
     }

@@ -1,12 +1,15 @@
 //! Tar headers and PAX records as bytes, both ways. Pure: no stream and no file is touched here.
 //!
 //! What is written is plain ustar, with a PAX header before every entry that ustar cannot express: names over 100 bytes,
-//! large numbers, and moments that are no whole second after 1970. Names go out as raw bytes whether or not they are
+//! large numbers, moments that are no whole second after 1970, and files with holes, which only our own reader takes. Names go out as raw bytes whether or not they are
 //! UTF-8; engines written in Go take and give them that way (tried with Docker 20.10, in both places).
 
 use tar::{EntryType, Header};
 
-use crate::tree::Timestamp;
+use crate::{
+    sys::extents::{Extents, MOST_RANGES},
+    tree::Timestamp,
+};
 
 /// The unit of a tar stream, in bytes.
 pub(super) const BLOCK: u64 = 512;
@@ -15,6 +18,12 @@ pub(super) const BLOCK: u64 = 512;
 const MAX_12: u64 = 0o777_7777_7777;
 /// The largest value of the 8-byte fields, 7 octal digits.
 const MAX_8: u64 = 0o777_7777;
+
+/// A record with the length of a file and where it has data, as `SIZE START END START END…`; its content is only that data.
+pub(super) const HOLES: &[u8] = b"FASTBUILD.data";
+
+/// The longest file with holes that is taken, in bytes: each of them is hashed, and costs whoever sends it nothing.
+const MOST_WITH_HOLES: u64 = 16 << 40;
 
 /// How many zero bytes follow `size` bytes of content.
 pub(super) fn padding(size: u64) -> u64 {
@@ -32,6 +41,8 @@ pub(super) struct Outgoing<'a> {
     pub(super) gid: u64,
     pub(super) size: u64,
     pub(super) mtime: Timestamp,
+    /// Where a file with holes has data, and its length.
+    pub(super) holes: Option<(&'a Extents, u64)>,
 }
 
 impl Outgoing<'_> {
@@ -86,6 +97,11 @@ impl Outgoing<'_> {
             if value > max {
                 push_record(&mut records, key, value.to_string().as_bytes());
             }
+        }
+        if let Some((Extents::Ranges(ranges), size)) = self.holes {
+            let ends = ranges.iter().flat_map(|range| [range.start, range.end]);
+            let value: Vec<_> = [size].into_iter().chain(ends).map(|number| number.to_string()).collect();
+            push_record(&mut records, HOLES, value.join(" ").as_bytes());
         }
         let whole = self.mtime.nanos == 0 && u64::try_from(self.mtime.secs).is_ok_and(|secs| secs <= MAX_12);
         if !whole {
@@ -152,6 +168,25 @@ pub(super) fn parse_time(text: &[u8]) -> Option<Timestamp> {
         secs: i64::try_from(nanos.div_euclid(1_000_000_000)).ok()?,
         nanos: u32::try_from(nanos.rem_euclid(1_000_000_000)).ok()?,
     })
+}
+
+/// The value of a [`HOLES`] record: where the file has data, and its length. None when it is no such value.
+pub(super) fn parse_holes(value: &[u8]) -> Option<(Extents, u64)> {
+    let mut numbers =
+        value.split(|byte| *byte == b' ').map(|text| Some(parse_decimal(text)?.cast_unsigned()));
+    let size = numbers.next()??;
+    let (mut ranges, mut last) = (Vec::new(), None);
+    while let Some(start) = numbers.next() {
+        let (start, end) = (start?, numbers.next()??);
+        if last.is_some_and(|last| last >= start) || start >= end || ranges.len() == MOST_RANGES {
+            return None;
+        }
+        ranges.push(start..end);
+        last = Some(end);
+    }
+    let extents = Extents::Ranges(ranges);
+    let has_holes = last.is_none_or(|last| last <= size) && extents.data(size) < size;
+    (has_holes && size <= MOST_WITH_HOLES).then_some((extents, size))
 }
 
 /// Digits and nothing else, in the range of a file size.
@@ -282,6 +317,43 @@ mod tests {
         ];
         for payload in cases {
             assert_eq!(records(payload).last(), Some(None), "{}", payload.escape_ascii());
+        }
+    }
+
+    #[test]
+    #[allow(clippy::single_range_in_vec_init, reason = "it is one range that is meant")]
+    fn holes_are_told_in_one_way_only() {
+        let cases: [(&[u8], &[std::ops::Range<u64>], u64); 4] = [
+            (b"5", &[], 5),
+            (b"9 0 4", &[0..4], 9),
+            (b"9 4 9", &[4..9], 9),
+            (b"17592186044416 1 2 3 17592186044416", &[1..2, 3..16 << 40], 16 << 40),
+        ];
+        for (value, ranges, size) in cases {
+            assert_eq!(parse_holes(value), Some((Extents::Ranges(ranges.to_vec()), size)));
+        }
+        let refused = [
+            "",
+            "0",
+            "x",
+            "9 ",
+            " 9",
+            "9 1",
+            "9 0 9",
+            "9 2 1",
+            "9 2 2",
+            "9 1 2 2 3",
+            "9 3 4 1 2",
+            "9 1 10",
+            "9  1 2",
+            "9 1 2 ",
+            "-9",
+            "9 -1 2",
+            "17592186044417",
+            "18446744073709551617 1 2",
+        ];
+        for value in refused {
+            assert_eq!(parse_holes(value.as_bytes()), None, "{value}");
         }
     }
 }

@@ -12,7 +12,7 @@
 use std::{
     collections::VecDeque,
     fs::File,
-    io::{self, Read as _},
+    io::{self, Read as _, Seek as _, SeekFrom},
     path::Path,
     sync::{
         Condvar, Mutex, MutexGuard, PoisonError,
@@ -22,9 +22,12 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use super::pack::PackError;
+use super::pack::{Holes, PackError};
 use crate::{
-    sys::source_file::{self, Facts, Opened},
+    sys::{
+        extents::{Extents, Step, ZEROS},
+        source_file::{self, Facts, Opened},
+    },
     tree::{Digest, Entry, Kind, Manifest},
 };
 
@@ -73,8 +76,8 @@ pub(super) enum Steadiness {
 pub(super) enum Fetched {
     /// The whole file.
     Small { facts: Facts, bytes: Vec<u8>, digest: Digest, steadiness: Steadiness },
-    /// An open file: exactly `facts.stamp.size` bytes come in pieces, then [`Piece::End`].
-    Large { facts: Facts, pieces: Receiver<Piece> },
+    /// An open file, large or with holes: exactly the bytes of `extents` come in pieces, then [`Piece::End`].
+    Large { facts: Facts, extents: Extents, pieces: Receiver<Piece> },
     /// Still the file that the manifest knows under an earlier name.
     SameFile { facts: Facts },
     /// Nothing lies there any more.
@@ -88,7 +91,12 @@ pub(super) enum Fetched {
 /// A part of a large file.
 pub(super) enum Piece {
     Data(Vec<u8>),
-    End { digest: Digest, steadiness: Steadiness },
+    /// So many bytes of a hole, which do not go out.
+    Hole(usize),
+    End {
+        digest: Digest,
+        steadiness: Steadiness,
+    },
     Failed(PackError),
 }
 
@@ -97,6 +105,7 @@ pub(super) struct Window<'a> {
     root: &'a Path,
     manifest: &'a Manifest,
     jobs: &'a [Job],
+    holes: Holes,
     state: Mutex<State>,
     /// Room was made, or the window was closed.
     room: Condvar,
@@ -130,9 +139,9 @@ struct Slot {
 }
 
 impl<'a> Window<'a> {
-    pub(super) fn new(root: &'a Path, manifest: &'a Manifest, jobs: &'a [Job]) -> Window<'a> {
+    pub(super) fn new(root: &'a Path, manifest: &'a Manifest, jobs: &'a [Job], holes: Holes) -> Window<'a> {
         let (room, filled) = (Condvar::new(), Condvar::new());
-        Window { root, manifest, jobs, state: Mutex::default(), room, filled }
+        Window { root, manifest, jobs, holes, state: Mutex::default(), room, filled }
     }
 
     /// How many threads are worth starting.
@@ -185,11 +194,11 @@ impl<'a> Window<'a> {
         {
             return hand_over(Fetched::SameFile { facts });
         }
-        match begin(&path) {
-            Ok(Begun::Large(file, facts)) => {
+        match begin(&path, self.holes) {
+            Ok(Begun::Large(file, facts, extents)) => {
                 let (sender, pieces) = sync_channel(QUEUE);
-                hand_over(Fetched::Large { facts, pieces });
-                feed(file, facts, &path, &sender);
+                hand_over(Fetched::Large { facts, extents: extents.clone(), pieces });
+                feed(file, facts, &extents, &path, &sender);
             }
             Ok(Begun::Done(fetched)) => hand_over(fetched),
             Err(error) if source_file::says_gone(&error) => hand_over(Fetched::Vanished),
@@ -269,19 +278,24 @@ fn same_file(path: &Path, entry: &Entry) -> Option<Facts> {
 
 enum Begun {
     Done(Fetched),
-    Large(File, Facts),
+    Large(File, Facts, Extents),
 }
 
 /// Opens the file and reads it whole if it is small; again, up to [`TRIES`] times, while it keeps changing. It is opened
 /// anew each time: most programs change a file by putting another in its place.
-fn begin(path: &Path) -> io::Result<Begun> {
+fn begin(path: &Path, holes: Holes) -> io::Result<Begun> {
     let mut tries = 1;
     loop {
         let Opened::Regular(file, before) = source_file::open(path)? else {
             return Ok(Begun::Done(Fetched::OtherKind));
         };
-        if before.stamp.size > SMALL {
-            return Ok(Begun::Large(file, before));
+        let whole = Extents::whole(before.stamp.size);
+        let extents = match holes {
+            Holes::Told => Extents::of(&file, &before),
+            Holes::Zeros => whole.clone(),
+        };
+        if before.stamp.size > SMALL || extents != whole {
+            return Ok(Begun::Large(file, before, extents));
         }
         let bytes = read_up_to(&file, before.stamp.size as usize)?;
         let after = source_file::facts(&file)?;
@@ -297,14 +311,28 @@ fn begin(path: &Path) -> io::Result<Begun> {
     }
 }
 
-/// Sends exactly as many bytes as the header announces, whatever the file has.
-fn feed(file: File, facts: Facts, path: &Path, sender: &SyncSender<Piece>) {
+/// Sends exactly as many bytes as the header announces, whatever the file has. Holes are hashed, and not sent.
+fn feed(mut file: File, facts: Facts, extents: &Extents, path: &Path, sender: &SyncSender<Piece>) {
     let mut hasher = Sha256::new();
     let mut left = facts.stamp.size;
     let mut source = Source::Flowing;
     while left > 0 {
         let len = usize::try_from(left).unwrap_or(usize::MAX).min(PIECE);
-        let piece = match source.next(&file, len) {
+        let at = facts.stamp.size - left;
+        let piece = match extents.step(at, len) {
+            Step::Hole(len) => {
+                let len = len.min(ZEROS.len());
+                hasher.update(&ZEROS[..len]);
+                left -= len as u64;
+                file.seek(SeekFrom::Start(at + len as u64)).map(|_| Piece::Hole(len))
+            }
+            Step::Data(len) => source.next(&file, len).map(|piece| {
+                hasher.update(&piece);
+                left -= piece.len() as u64;
+                Piece::Data(piece)
+            }),
+        };
+        let piece = match piece {
             Ok(piece) => piece,
             Err(error) => {
                 let failed = PackError::Read { path: path.to_owned(), source: error };
@@ -312,9 +340,7 @@ fn feed(file: File, facts: Facts, path: &Path, sender: &SyncSender<Piece>) {
                 return;
             }
         };
-        hasher.update(&piece);
-        left -= piece.len() as u64;
-        if sender.send(Piece::Data(piece)).is_err() {
+        if sender.send(piece).is_err() {
             return;
         }
     }

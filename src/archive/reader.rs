@@ -4,7 +4,7 @@
 //! that cannot run past the entry. Whatever two tar readers could understand differently is refused, with an error that
 //! names the entry: a stream that says one thing here and another elsewhere is how content is smuggled. Nothing is
 //! guessed, repaired or skipped. `tar::Archive` is not used: it takes PAX records of any size into memory, prefers
-//! leniency, and reads sparse files.
+//! leniency, and reads sparse files. Files with holes come in one form only, and only where they are asked for ([`Reader::with_holes`]).
 //!
 //! Memory is bounded by three names or PAX headers of 1 MiB, whatever the stream says. What the entries mean together
 //! (one path twice, a file below a file, a hard link to nothing) is for [`crate::outputs`], which knows the disk.
@@ -21,10 +21,16 @@ use std::{
 
 use tar::Header;
 
-use super::pax::{self, BLOCK};
-use crate::tree::{
-    RelPath, Special, Timestamp,
-    path::{BadPath, Escaped},
+use super::{
+    pack::Holes,
+    pax::{self, BLOCK},
+};
+use crate::{
+    sys::extents::{Extents, Step},
+    tree::{
+        RelPath, Special, Timestamp,
+        path::{BadPath, Escaped},
+    },
 };
 
 /// How the names of a stream relate to the output.
@@ -181,8 +187,8 @@ pub enum Refusal {
     /// A type that does not cross and that engines do not send: sparse files, volume headers, unknown ones.
     #[error("its type '{}' is not supported", .0.escape_ascii())]
     Type(u8),
-    /// PAX records that make a file sparse.
-    #[error("it is a sparse file in GNU's format, which is not supported")]
+    /// PAX records that make a file sparse, other than [`Reader::with_holes`] takes.
+    #[error("it is a sparse file, in a format that is not supported")]
     Sparse,
     /// Two sizes that differ.
     #[error("its header says {header} bytes, its PAX record {record}")]
@@ -262,6 +268,11 @@ pub struct Reader<R> {
     /// Content of the current entry that was not read yet, and the zeros behind it.
     data_left: u64,
     padding_left: u64,
+    /// Where the current entry has content, its length, and how much of that was read.
+    extents: Extents,
+    size: u64,
+    at: u64,
+    holes: Holes,
     progress: Progress,
     mode_mask: i64,
     max_depth: usize,
@@ -289,6 +300,7 @@ struct Pax {
     linkpath: Option<Vec<u8>>,
     size: Option<u64>,
     mtime: Option<Timestamp>,
+    holes: Option<(Extents, u64)>,
 }
 
 impl<R: Read> Reader<R> {
@@ -304,6 +316,10 @@ impl<R: Read> Reader<R> {
             offset: 0,
             data_left: 0,
             padding_left: 0,
+            extents: Extents::Unknown,
+            size: 0,
+            at: 0,
+            holes: Holes::Zeros,
             progress: Progress::Reading,
             mode_mask: 0o777,
             max_depth: MAX_DEPTH,
@@ -315,6 +331,17 @@ impl<R: Read> Reader<R> {
     #[must_use]
     pub fn believing(self) -> Reader<R> {
         Reader { mode_mask: 0o7777, max_depth: usize::MAX, ..self }
+    }
+
+    /// Takes files with holes as [`super::pack::Holes::Told`] sends them.
+    #[must_use]
+    pub fn with_holes(self) -> Reader<R> {
+        Reader { holes: Holes::Told, ..self }
+    }
+
+    /// Where the entry that came last has data. Not known of streams in which holes travel as zeros.
+    pub fn extents(&self) -> Extents {
+        self.extents.clone()
     }
 
     /// The next entry; content of the one before that was not read is skipped. None once the stream has ended as it
@@ -407,11 +434,12 @@ impl<R: Read> Reader<R> {
     fn incoming(&mut self, header: &Header, extensions: Extensions) -> Result<Incoming, ReadError> {
         let short_name = header.path_bytes();
         let name = extensions.name().unwrap_or(&short_name);
-        let size = extensions.size(header).map_err(|why| self.refused(name, why))?;
+        let data = extensions.size(header).map_err(|why| self.refused(name, why))?;
+        let (extents, size) = extensions.extents(data, self.holes).map_err(|why| self.refused(name, why))?;
         let incoming = self.check(header, name, &extensions, size).map_err(|why| self.refused(name, why))?;
         self.count_bytes(size, name)?;
-        self.data_left = size;
-        self.padding_left = pax::padding(size);
+        (self.data_left, self.padding_left) = (data, pax::padding(data));
+        (self.extents, self.size, self.at) = (extents, size, 0);
         Ok(incoming)
     }
 
@@ -526,6 +554,7 @@ impl<R: Read> Reader<R> {
             left -= len as u64;
         }
         (self.data_left, self.padding_left) = (0, 0);
+        (self.size, self.at) = (0, 0);
         Ok(())
     }
 
@@ -575,10 +604,18 @@ pub struct Data<'a, R>(&'a mut Reader<R>);
 impl<R: Read> Read for Data<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let Data(reader) = self;
-        let len = usize::try_from(reader.data_left).unwrap_or(usize::MAX).min(buffer.len());
-        if len == 0 {
+        let left = usize::try_from(reader.size - reader.at).unwrap_or(usize::MAX).min(buffer.len());
+        if left == 0 {
             return Ok(0);
         }
+        let len = match reader.extents.step(reader.at, left) {
+            Step::Data(len) => len,
+            Step::Hole(len) => {
+                buffer[..len].fill(0);
+                reader.at += len as u64;
+                return Ok(len);
+            }
+        };
         match reader.read(&mut buffer[..len]) {
             Ok(0) => {
                 reader.progress = Progress::Broken;
@@ -587,6 +624,7 @@ impl<R: Read> Read for Data<'_, R> {
             }
             Ok(read) => {
                 reader.data_left -= read as u64;
+                reader.at += read as u64;
                 Ok(read)
             }
             Err(error) => {
@@ -683,6 +721,16 @@ impl Extensions {
         }
     }
 
+    /// Where the entry has content, of which so many bytes follow, and how long it is.
+    fn extents(&self, data: u64, holes: Holes) -> Result<(Extents, u64), Refusal> {
+        match (self.pax.as_ref().and_then(|pax| pax.holes.clone()), holes) {
+            (None, Holes::Told) => Ok((Extents::whole(data), data)),
+            (None, Holes::Zeros) => Ok((Extents::Unknown, data)),
+            (Some((extents, size)), Holes::Told) if extents.data(size) == data => Ok((extents, size)),
+            (Some(_), _) => Err(Refusal::Sparse),
+        }
+    }
+
     fn mtime(&self, header: &Header) -> Result<Timestamp, Refusal> {
         if let Some(mtime) = self.pax.as_ref().and_then(|pax| pax.mtime) {
             return Ok(mtime);
@@ -705,6 +753,7 @@ impl Pax {
                 b"mtime" => {
                     set_once(&mut found.mtime, pax::parse_time(value).ok_or(Refusal::Number("mtime"))?)?;
                 }
+                pax::HOLES => set_once(&mut found.holes, pax::parse_holes(value).ok_or(Refusal::Sparse)?)?,
                 _ if key.starts_with(b"GNU.sparse.") => return Err(Refusal::Sparse),
                 _ => {}
             }
@@ -714,7 +763,8 @@ impl Pax {
 
     /// Comments and the like are ignored in a global header; a name or a size for all that follows makes no sense.
     fn harmless_for_all(self) -> Result<(), Refusal> {
-        let harmless = self.path.is_none() && self.linkpath.is_none() && self.size.is_none();
+        let harmless =
+            self.path.is_none() && self.linkpath.is_none() && self.size.is_none() && self.holes.is_none();
         if harmless { Ok(()) } else { Err(Refusal::GlobalHeader) }
     }
 }

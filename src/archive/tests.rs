@@ -59,7 +59,13 @@ mod round_trip {
     };
 
     fn options() -> PackOptions {
-        PackOptions { prefix: path("home/app src"), uid: 1000, gid: 1001, top: Some(TOP) }
+        PackOptions {
+            prefix: path("home/app src"),
+            uid: 1000,
+            gid: 1001,
+            top: Some(TOP),
+            holes: Holes::Zeros,
+        }
     }
 
     fn below(root: &Path, name: &[u8]) -> PathBuf {
@@ -87,7 +93,7 @@ mod round_trip {
         use std::os::unix::fs::MetadataExt as _;
         let host = below(root, path.as_bytes());
         let metadata = host.symlink_metadata().unwrap();
-        let source_file::Facts { mode, stamp } = source_file::facts_at(&host).unwrap();
+        let source_file::Facts { mode, stamp, .. } = source_file::facts_at(&host).unwrap();
         let kind = match metadata.file_type() {
             kind if kind.is_dir() => Kind::Directory,
             kind if kind.is_symlink() => {
@@ -496,6 +502,67 @@ mod round_trip {
     }
 
     #[test]
+    fn all_names_of_a_file_that_changed_are_sent_again_together() {
+        let root = TempDir::new().unwrap();
+        let at = |name: &str| root.path().join(name);
+        fs::write(at("a"), "one").unwrap();
+        fs::hard_link(at("a"), at("b")).unwrap();
+        (0..30).for_each(|n| fs::write(at(&format!("large{n:02}")), vec![7; 300_000]).unwrap());
+        fs::hard_link(at("a"), at("z")).unwrap();
+        let manifest = scan(root.path());
+        // "b" is out by then, and "z" not looked at yet.
+        let edit = || fs::write(at("a"), "edited").unwrap();
+        let mut out = Meddler { stream: Vec::new(), after: 1 << 20, meddle: Some(edit) };
+        let packed = pack(root.path(), &manifest, &all_of(&manifest), &options(), &mut out, &|_| {}).unwrap();
+        assert_eq!(packed.unstable, [0, 1, 32]);
+    }
+
+    #[test]
+    fn holes_are_told_and_take_no_bytes() {
+        use std::{io::Seek as _, os::unix::fs::FileExt as _};
+
+        let root = TempDir::new().unwrap();
+        let cases: [(&str, u64, &[u64]); 5] = [
+            ("all-hole", 3 << 20, &[]),
+            ("at-both-ends", 1 << 20, &[0, (1 << 20) - 1]),
+            ("in-the-middle", (5 << 20) + 7, &[2 << 20, 4 << 20]),
+            ("small", 40_000, &[20_000]),
+            ("whole", 1, &[0]),
+        ];
+        for (name, size, data) in cases {
+            let file = fs::File::create(root.path().join(name)).unwrap();
+            file.set_len(size).unwrap();
+            data.iter().for_each(|at| file.write_all_at(b"x", *at).unwrap());
+        }
+        let manifest = scan(root.path());
+        let options = PackOptions { prefix: RelPath::root(), top: None, holes: Holes::Told, ..options() };
+        let mut stream = Vec::new();
+        let all = all_of(&manifest);
+        let packed = pack(root.path(), &manifest, &all, &options, &mut stream, &|_| {}).unwrap();
+        assert_eq!(packed.amount.bytes, manifest.bytes());
+        assert!(stream.len() < 100_000, "{} bytes", stream.len());
+
+        let mut reader = Reader::new(stream.as_slice(), Naming::Contents, LIMITS).with_holes();
+        let mut sent = packed.sent.iter();
+        while let Some(entry) = reader.next_entry().unwrap() {
+            let (extents, mut copy) = (reader.extents(), tempfile::tempfile().unwrap());
+            let before = fs::File::open(below(root.path(), entry.path.as_bytes())).unwrap();
+            copy.set_len(before.metadata().unwrap().len()).unwrap();
+            let mut writer = crate::sys::extents::Writer::new(&copy, &extents);
+            io::copy(&mut reader.data(), &mut writer).unwrap();
+            copy.rewind().unwrap();
+            let mut content = Vec::new();
+            copy.read_to_end(&mut content).unwrap();
+            assert_eq!(digest(&content), sent.next().unwrap().unwrap().digest, "{:?}", entry.path);
+            let extents =
+                |file: &fs::File| crate::sys::extents::Extents::of(file, &source_file::facts(file).unwrap());
+            assert_eq!(extents(&copy), extents(&before), "{:?}", entry.path);
+        }
+        let refused = read_all(&stream, Naming::Contents, LIMITS).unwrap_err();
+        assert!(matches!(refused, ReadError::Refused { why: Refusal::Sparse, .. }), "{refused}");
+    }
+
+    #[test]
     fn an_upload_that_breaks_off_ends_the_reading_too() {
         struct Full(usize);
         impl io::Write for Full {
@@ -562,6 +629,7 @@ mod round_trip {
             gid: 0,
             size: 9 << 30,
             mtime: Timestamp::default(),
+            holes: None,
         };
         outgoing.write_to(&mut blocks);
         let limits = Limits { bytes: 10 << 30, ..LIMITS };
@@ -725,6 +793,7 @@ mod hostile {
             ),
             ("sparse", vec![raw(b'S', "s").data("x").bytes()], Type(b'S')),
             ("sparse by PAX", vec![pax(&[("GNU.sparse.major", b"1")]), file()], Sparse),
+            ("holes from elsewhere", vec![pax(&[("FASTBUILD.data", b"9 0 4")]), file()], Sparse),
             ("contiguous", vec![raw(b'7', "s").data("x").bytes()], Type(b'7')),
             ("volume", vec![raw(b'V', "s").bytes()], Type(b'V')),
             ("unknown", vec![raw(b'Z', "s").bytes()], Type(b'Z')),
@@ -959,6 +1028,38 @@ mod hostile {
         ])
     }
 
+    /// The same for who takes holes.
+    fn valid_with_holes() -> Vec<u8> {
+        stream(&[
+            raw(b'5', "out/").bytes(),
+            pax(&[("FASTBUILD.data", b"600 3 6 50 51")]),
+            raw(b'0', "out/h").data("abcd").bytes(),
+            raw(b'0', "out/i").data("abc").bytes(),
+        ])
+    }
+
+    #[test]
+    fn a_file_is_as_long_as_its_holes_say_and_has_no_more_data_than_they_leave() {
+        let bytes = valid_with_holes();
+        let mut reader = Reader::new(bytes.as_slice(), Naming::Prefixed, LIMITS).with_holes();
+        reader.next_entry().unwrap();
+        assert_eq!(reader.next_entry().unwrap().unwrap().kind, IncomingKind::File { size: 600 });
+        let mut content = Vec::new();
+        reader.data().read_to_end(&mut content).unwrap();
+        let mut wanted = vec![0; 600];
+        wanted[3..6].copy_from_slice(b"abc");
+        wanted[50] = b'd';
+        assert_eq!(content, wanted);
+        assert_eq!(reader.next_entry().unwrap().unwrap().kind, IncomingKind::File { size: 3 });
+        let too_much = [pax(&[("FASTBUILD.data", b"600 3 6")]), raw(b'0', "f").data("abcd").bytes()];
+        let link = [pax(&[("FASTBUILD.data", b"600")]), raw(b'2', "f").link("x").bytes()];
+        for entries in [too_much, link] {
+            let bytes = stream(&entries);
+            let mut reader = Reader::new(bytes.as_slice(), Naming::Contents, LIMITS).with_holes();
+            reader.next_entry().unwrap_err();
+        }
+    }
+
     /// Makes the checksums right again, so that mutations get past them.
     fn mend(bytes: &mut [u8]) {
         for block in bytes.as_chunks_mut::<512>().0 {
@@ -980,9 +1081,10 @@ mod hostile {
             ]), 1..12),
             cut in prop::option::of(0_usize..20_000),
             mended in any::<bool>(),
+            holes in any::<bool>(),
             naming in prop::sample::select([Naming::Prefixed, Naming::Contents].as_slice()),
         ) {
-            let mut bytes = valid();
+            let mut bytes = if holes { valid_with_holes() } else { valid() };
             let len = bytes.len();
             for (at, byte) in edits {
                 bytes[at % len] = byte;
@@ -994,7 +1096,8 @@ mod hostile {
                 mend(&mut bytes);
             }
             let limits = Limits { entries: 100, bytes: 1 << 16 };
-            let mut reader = Reader::new(bytes.as_slice(), naming, limits);
+            let reader = Reader::new(bytes.as_slice(), naming, limits);
+            let mut reader = if holes { reader.with_holes() } else { reader };
             let mut total = 0;
             while let Ok(Some(entry)) = reader.next_entry() {
                 let mut paths = vec![entry.path.clone()];

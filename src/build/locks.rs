@@ -271,7 +271,7 @@ impl Locks {
         let lock = self.project.sources();
         let held = detached(move || lock.lock()).await??;
         // There is one journal: that of a run that died in the middle of its apply since this one began comes first.
-        if self.project.journal_path().exists() {
+        if !self.project.journals().is_empty() {
             recover::recover(&self.project, &self.state, reporter)?;
         }
         *guard(&self.applying) = Some(held);

@@ -19,6 +19,7 @@ mod image;
 mod interrupt;
 mod leftovers;
 mod locks;
+mod meanwhile;
 mod mounted;
 pub mod notice;
 mod plain;
@@ -46,6 +47,7 @@ use crate::{
     outputs::{
         apply::{self, Books, Outcome},
         record::Record,
+        safe::Place,
         stage::Staged,
         target::{Target, native_join, refuse_strange_link},
     },
@@ -57,6 +59,7 @@ use crate::{
     state::{Run, State},
     sys::at,
     tree::RelPath,
+    workspace,
 };
 
 /// Carries a plan out; gives how fastbuild ends.
@@ -104,6 +107,7 @@ async fn carry_out(
         source: plan.source.value.clone(),
         command: plan.command.clone(),
     });
+    workspace::daily::look_after_safe_place(state, &plan.recover);
     let project = state.project(&plan.source.value)?;
     let locks = held.insert(Locks::take(plan, share, &project, state, &mut interrupts, reporter).await?);
     let mut finished = match plan.on_docker() {
@@ -202,6 +206,11 @@ impl Built {
         }
     }
 
+    /// Whether there is anything to be put in place.
+    fn changes_anything(&self) -> bool {
+        self.staged.iter().flatten().any(|output| !output.ops.is_empty())
+    }
+
     /// Puts the products in place. From here on nothing is cut off by a signal.
     async fn put_in_place(
         self,
@@ -218,7 +227,7 @@ impl Built {
             run: run.id.clone(),
             journal: project.journal_path(),
             record: project.record_path(),
-            displaced: project.displaced_dir(&run.id),
+            displaced: Place::of(project, &run.id),
         };
         let applying = blocking(move || {
             let record = match record.written_since(&books.record) {

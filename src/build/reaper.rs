@@ -22,7 +22,6 @@ use crate::{
     bench::belongings,
     engine::{ContainerId, Docker, Owned, Removed},
     plan::Endpoint,
-    report::Reporter,
     state::State,
     workspace::{self, WorkspaceError, scratch, storage::remove_volumes},
 };
@@ -202,7 +201,7 @@ impl Charge {
         state.await_end_of_run(&self.run);
         {
             let _lock = project.sources().lock()?;
-            super::recover::recover(&project, &state, &Reporter::silent())?;
+            super::recover::put_right(&project, &state)?;
         }
         if on_engine == OnEngine::Nothing {
             state.forget_run(&self.run);
@@ -244,7 +243,7 @@ impl Charge {
         // Before the engine is asked, which may take its time.
         let recovered = {
             let _lock = project.sources().lock()?;
-            super::recover::recover(&project, &state, &Reporter::silent())
+            super::recover::put_right(&project, &state)
         };
         runtime.block_on(workspace.end_session(&self.run));
         recovered?;
@@ -261,7 +260,7 @@ impl Charge {
         state.await_end_of_run(&self.run);
         let recovered = {
             let _lock = project.sources().lock()?;
-            super::recover::recover(&project, &state, &Reporter::silent())
+            super::recover::put_right(&project, &state)
         };
         if let Some(scratch) = scratch {
             let _lock = project.place(&scratch.to_string_lossy()).lock()?;

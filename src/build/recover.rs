@@ -1,44 +1,87 @@
-//! What an earlier run of a project was kept from finishing on the host -> finished, or cleared away.
+//! What an earlier run of a project was kept from finishing on the host -> finished, or cleared away. What is done is noted first, and
+//! told when there is somebody to be told: the reaper has nobody.
 
-use std::path::Path;
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
 
 use super::BuildError;
 use crate::{
-    outputs::apply,
+    outputs::{
+        apply::{self, Recovered},
+        journal::{Journal, native},
+        safe::{Place, Why, list},
+    },
     report::{
         Reporter,
         events::{Event, Warning},
     },
-    state::{DeadRun, Placeholder, Project, State},
+    state::{BY_HAND, DeadRun, Placeholder, Project, State, StateError},
     tree::scan::STAGE_PREFIX,
 };
 
-/// Whether there is anything to be made good.
+/// What was made good.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Note {
+    /// Products were put in place.
+    Finished { files: u64, lost: u64 },
+    /// This run moved something to the safe place.
+    Moved { run: String },
+    /// A stage is kept.
+    Kept {
+        #[serde(with = "native")]
+        path: PathBuf,
+    },
+}
+
+/// Whether there is anything to be made good, or to be told.
 pub fn is_owed(project: &Project, state: &State) -> bool {
-    project.journal_path().exists() || !dead_runs(project, state).is_empty()
+    !project.journals().is_empty() || project.untold_path().exists() || !dead_runs(project, state).is_empty()
 }
 
 fn dead_runs(project: &Project, state: &State) -> Vec<DeadRun> {
     state.dead_runs().into_iter().filter(|run| run.project == project.key()).collect()
 }
 
-/// Makes good what an earlier run of this project was kept from finishing. The source root's lock is held alone.
+/// Makes good what an earlier run of this project was kept from finishing, and tells of it. The source root's lock is held alone.
 ///
 /// # Errors
-/// When products that were cut short while they were put in place cannot be put there now either.
+/// See [`put_right`].
 pub fn recover(project: &Project, state: &State, reporter: &Reporter) -> Result<(), BuildError> {
-    let mut clear: fn(&Path, &Reporter) = clear_stage;
-    if project.journal_path().exists() {
-        match apply::recover(&project.journal_path(), &project.record_path()).map_err(BuildError::Recover)? {
-            Some(apply::Recovered { files, lost }) => {
-                reporter.emit(Event::Warned(Warning::Recovered { files, lost }));
-            }
-            // Damaged, or another version's: what it says of the stage is lost, and the stage may hold the only copy
-            // of a file of the user's.
-            None => clear = keep_stage,
+    put_right(project, state)?;
+    tell(project, reporter)
+}
+
+/// Makes it good; the next start tells of it.
+///
+/// # Errors
+/// When what may be the only copy of something of the user's cannot be moved to safety, and when the state directory fails.
+pub fn put_right(project: &Project, state: &State) -> Result<(), BuildError> {
+    let dead = dead_runs(project, state);
+    // Before anything else: a run that died at the very end may have told nobody.
+    for DeadRun { id, .. } in dead.iter().filter(|run| project.displaced_dir(&run.id).exists()) {
+        note(project, &Note::Moved { run: id.clone() })
+            .map_err(StateError::at("write", &project.untold_path()))?;
+    }
+    let noted = |Recovered { run, files, lost }: &Recovered| {
+        note(project, &Note::Finished { files: *files, lost: *lost })?;
+        match project.displaced_dir(run).exists() {
+            true => note(project, &Note::Moved { run: run.clone() }),
+            false => Ok(()),
+        }
+    };
+    let mut unreadable = Vec::new();
+    for journal in project.journals() {
+        if apply::recover(&journal, &project.record_path(), noted).map_err(BuildError::Recover)?.is_none() {
+            unreadable.push(journal);
         }
     }
-    let dead = dead_runs(project, state);
     if !dead.is_empty() {
         project.remove_halves();
     }
@@ -48,25 +91,69 @@ pub fn recover(project: &Project, state: &State, reporter: &Reporter) -> Result<
         for stage in run.stages {
             // The path comes from a file: only what carries the run's own name is touched.
             if stage.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&ours)) {
-                clear(&stage, reporter);
+                match unreadable.is_empty() {
+                    true => clear_stage(&stage),
+                    // What it holds is lost with its journal, and may be the only copy of a file of the user's.
+                    false => keep_stage(project, &stage)
+                        .map_err(StateError::at("note what is kept in", &project.untold_path()))?,
+                }
             }
         }
+        if run.engine == BY_HAND {
+            state.forget_run(&run.id);
+        }
+    }
+    for journal in unreadable {
+        Journal::remove(&journal).map_err(StateError::at("remove", &journal))?;
     }
     Ok(())
 }
 
-fn clear_stage(stage: &Path, _: &Reporter) {
+fn note(project: &Project, note: &Note) -> io::Result<()> {
+    let mut file = File::options().create(true).append(true).open(project.untold_path())?;
+    file.write_all(&[serde_json::to_vec(note)?, b"\n".to_vec()].concat())
+}
+
+fn tell(project: &Project, reporter: &Reporter) -> Result<(), BuildError> {
+    let path = project.untold_path();
+    let Ok(text) = std::fs::read(&path) else { return Ok(()) };
+    let mut moved = BTreeSet::new();
+    for note in text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()) {
+        match note {
+            Note::Finished { files, lost } => {
+                reporter.emit(Event::Warned(Warning::Recovered { files, lost }));
+            }
+            Note::Kept { path } => reporter.emit(Event::Warned(Warning::StageKept { path })),
+            Note::Moved { run } => drop(moved.insert(run)),
+        }
+    }
+    for run in moved {
+        let place = Place::of(project, &run);
+        let is_products = |entry: &list::Entry| entry.why == Some(Why::GaveWay);
+        let users = list::of_run(&place)?.into_iter().filter(|entry| !is_products(entry));
+        let paths: Vec<_> = users.map(|entry| entry.path).collect();
+        if !paths.is_empty() {
+            reporter.emit(Event::Warned(place.warning(paths)));
+        }
+    }
+    std::fs::remove_file(&path).map_err(StateError::at("remove", &path))?;
+    Ok(())
+}
+
+fn clear_stage(stage: &Path) {
     if let Err(error) = crate::outputs::stage::remove_stage(stage) {
         tracing::warn!(path = ?stage, %error, "could not remove a staging directory that a killed run left");
     }
 }
 
-/// Gives a stage a name that is not fastbuild's to remove, and tells the user where it is.
-fn keep_stage(stage: &Path, reporter: &Reporter) {
+/// Gives a stage a name that is not fastbuild's to remove.
+fn keep_stage(project: &Project, stage: &Path) -> io::Result<()> {
     let name =
         stage.file_name().unwrap_or_default().to_string_lossy().replacen(STAGE_PREFIX, "fastbuild-kept-", 1);
     let kept = stage.with_file_name(name);
-    if std::fs::rename(stage, &kept).is_ok() {
-        reporter.emit(Event::Warned(Warning::StageKept { path: kept }));
+    match std::fs::rename(stage, &kept) {
+        Ok(()) => note(project, &Note::Kept { path: kept }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }

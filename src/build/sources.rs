@@ -1,14 +1,20 @@
 //! The host's source tree -> a manifest, by a plan's own rules. `fastbuild plan` looks at it too.
 
+use std::{fs, path::PathBuf};
+
 use super::{BuildError, Running};
 use crate::{
-    plan::Plan,
+    config::ignore_file,
+    outputs::target::native_join,
+    plan::{PatternKind, Plan},
     report::{
         Reporter,
         events::{Amount, Event, Phase, Warning},
     },
+    state::Project,
     tree::{
-        ignore::Rules,
+        Entry, Kind, Manifest, RelPath,
+        ignore::{self, Reach, Rules, Verdict},
         scan::{Scan, ScanOptions, scan},
     },
 };
@@ -20,7 +26,27 @@ use crate::{
 pub fn look(plan: &Plan, progress: &(dyn Fn(Amount) + Sync)) -> Result<Scan, BuildError> {
     let rules = rules(plan)?;
     let options = ScanOptions { rules: &rules, leave_out: &plan.ignore.outputs, progress };
-    Ok(scan(&plan.source.value, &options)?)
+    let mut found = scan(&plan.source.value, &options)?;
+    leave_out_locks(&mut found.manifest);
+    Ok(found)
+}
+
+/// A lock of git's is about this machine's processes, and would stop those of the build.
+fn leave_out_locks(manifest: &mut Manifest) {
+    let Ok(git) = RelPath::new(b".git".as_slice()) else { return };
+    if manifest.position(&git).is_none() {
+        return;
+    }
+    let is_lock = |entry: &Entry| {
+        entry.path.as_bytes().ends_with(b".lock")
+            && entry.kind != Kind::Directory
+            && entry.path.strip_prefix(&git).is_some()
+    };
+    if manifest.entries().iter().any(is_lock) {
+        let mut entries = std::mem::take(manifest).into_entries();
+        entries.retain(|entry| !is_lock(entry));
+        *manifest = Manifest::from_entries(entries);
+    }
 }
 
 /// What is no part of the source tree.
@@ -28,16 +54,63 @@ pub fn look(plan: &Plan, progress: &(dyn Fn(Amount) + Sync)) -> Result<Scan, Bui
 /// # Errors
 /// A pattern that is none.
 pub(super) fn rules(plan: &Plan) -> Result<Rules, BuildError> {
-    Ok(Rules::new(plan.ignore.patterns.iter().map(|pattern| pattern.value.as_str()))?)
+    Ok(Rules::new(plan.ignore.lines())?)
 }
 
 /// [`look`] as a phase of a build.
-pub(super) fn report_scan(plan: &Plan, reporter: &Reporter) -> Result<Scan, BuildError> {
+pub(super) fn report_scan(plan: &Plan, project: &Project, reporter: &Reporter) -> Result<Scan, BuildError> {
     let phase = Running::begin(Phase::Scan, None, reporter);
     let scan = look(plan, &|done| reporter.emit(Event::PhaseProgress { phase: Phase::Scan, done }))?;
     for (path, special) in &scan.skipped {
         reporter.emit(Event::Warned(Warning::Skipped { path: path.clone(), special: *special }));
     }
     phase.end(Amount { files: scan.manifest.entries().len() as u64, bytes: scan.manifest.bytes() });
+    if let Some(without) = by_dockerignore(plan, project, &scan) {
+        reporter.emit(Event::Warned(Warning::DockerignoreNotRead(without)));
+    }
+    let mut paths = kept_here(plan);
+    paths.retain(|path| project.is_first_said(&format!("{path} is kept")));
+    if !paths.is_empty() {
+        reporter.emit(Event::Warned(Warning::KeptHere { paths }));
+    }
     Ok(scan)
+}
+
+/// The ignore file of image builds.
+const DOCKERS: &str = ".dockerignore";
+
+/// What Docker's ignore file would have kept out, where there is one that nobody has made ours of, and that has not been said yet.
+fn by_dockerignore(plan: &Plan, project: &Project, scan: &Scan) -> Option<Amount> {
+    let root = &plan.source.value;
+    scan.manifest.get(&RelPath::new(DOCKERS.as_bytes()).ok()?)?;
+    if root.join(ignore_file::NAME).symlink_metadata().is_ok() || !project.is_first_said(DOCKERS) {
+        return None;
+    }
+    let lines = fs::read(root.join(DOCKERS)).ok()?;
+    let rules = Rules::new(ignore::lines(&lines).map(|(_, line)| line)).unwrap_or_default();
+    let ignored =
+        scan.manifest.entries().iter().filter(|entry| rules.verdict_of(&entry.path) == Verdict::Ignored);
+    let size = |kind: &Kind| if let Kind::File { size } = kind { *size } else { 0 };
+    Some(ignored.fold(Amount::default(), |sum, entry| sum + Amount { files: 1, bytes: size(&entry.kind) }))
+}
+
+/// Paths kept by name, with all that lies below them, where this machine has something of its own.
+fn kept_here(plan: &Plan) -> Vec<RelPath> {
+    let Ok(rules) = Rules::new(plan.ignore.lines()) else { return Vec::new() };
+    let kept = plan.ignore.patterns.iter().filter(|pattern| pattern.value.kind == PatternKind::Kept);
+    // `**/node_modules` is first of all the one at the top.
+    let names = kept.map(|pattern| pattern.value.text.trim_start_matches("**/").trim_matches('/'));
+    let paths = names.filter_map(|name| RelPath::new(name.as_bytes()).ok());
+    let is_whole = |path: &RelPath| {
+        let mut exceptions = plan.ignore.lines().filter(|line| line.starts_with('!'));
+        !exceptions.any(|exception| ignore::reach(exception, path) == Ok(Reach::Below))
+    };
+    let is_here = |path: &RelPath| {
+        let place: PathBuf = native_join(&plan.source.value, path);
+        place.symlink_metadata().is_ok_and(|found| {
+            !found.is_dir() || fs::read_dir(&place).is_ok_and(|mut entries| entries.next().is_some())
+        })
+    };
+    let is_kept = |path: &RelPath| !path.is_root() && rules.verdict_of(path) == Verdict::Ignored;
+    paths.filter(|path| is_kept(path) && is_whole(path) && is_here(path)).collect()
 }

@@ -48,6 +48,10 @@ pub enum Command {
     Bench(Box<BenchArgs>),
     /// List, inspect, enter or remove workspaces.
     Workspace(WorkspaceCommand),
+    /// List, bring back or remove what builds moved to the safe place.
+    Recover(RecoverCommand),
+    /// Remove what only a workspace has.
+    Clean(CleanArgs),
     /// Say what may cost time here, and what to do about it.
     Doctor(DoctorArgs),
     /// Not for people: look at a path, which may take for ever.
@@ -105,7 +109,9 @@ const USAGE: &str = "fastbuild [run] [OPTIONS] -- COMMAND…
        fastbuild plan [OPTIONS] [--json] -- COMMAND…
        fastbuild bench [OPTIONS] [-- COMMAND…]
        fastbuild doctor [OPTIONS] [--json]
-       fastbuild workspace ls|inspect|shell|rm|prune [OPTIONS]";
+       fastbuild workspace ls|inspect|shell|unkeep|rm|prune [OPTIONS]
+       fastbuild clean [OPTIONS] PATH…|--all
+       fastbuild recover ls|get|rm [OPTIONS]";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -152,6 +158,9 @@ Environment:
       When a workspace stops [default: after 1h without a build] and when it is
       removed by itself [default: after 30d, and when all of them hold more than
       20g]; 0 is never.
+  FASTBUILD_RECOVER_MAX_AGE, FASTBUILD_RECOVER_MAX_SIZE
+      When what was moved to the safe place is removed by itself [default: after
+      30d, and when all of it is more than 1g]; 0 is never.
   CI
       Where it is set (and not to false or 0), nothing is kept unless --keep
       says so.
@@ -216,6 +225,14 @@ enum Sub {
         #[command(subcommand)]
         command: WorkspaceCommand,
     },
+    /// List, bring back and remove what builds would have taken from you: it was moved to the safe place
+    Recover {
+        #[command(subcommand)]
+        command: RecoverCommand,
+    },
+    /// Remove what only this project's workspace has: what is kept there, and what builds left beside their outputs
+    #[command(args_override_self = true)]
+    Clean(CleanArgs),
     /// Say what may cost time on this machine, with its engine and where the sources lie, and what to do about it
     #[command(after_help = DIAGNOSIS, args_override_self = true)]
     Doctor(DoctorArgs),
@@ -279,12 +296,76 @@ pub enum WorkspaceCommand {
     /// Run a shell, or the command after `--`, in this project's workspace as it is; nothing goes in or comes back
     #[command(args_override_self = true)]
     Shell(ShellArgs),
+    /// Keep paths no longer: the next build has there what is here
+    #[command(args_override_self = true)]
+    Unkeep(UnkeepArgs),
     /// Remove workspaces, with all that builds left in them; the next build makes a new one
     #[command(args_override_self = true)]
     Rm(RmArgs),
     /// Remove workspaces that were not used for long, or while all of them hold too much
     #[command(args_override_self = true)]
     Prune(PruneArgs),
+}
+
+/// What `fastbuild recover` does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum RecoverCommand {
+    /// List what was moved, the last first: when, why, from where, and by which command
+    #[command(args_override_self = true)]
+    Ls(MovedArgs),
+    /// Put things back where they were; what is there now is moved to the safe place in their stead
+    #[command(args_override_self = true)]
+    Get(GetArgs),
+    /// Remove things from the safe place for ever
+    #[command(args_override_self = true)]
+    Rm(ForgetArgs),
+}
+
+/// What `fastbuild recover ls` takes.
+#[derive(Debug, Clone, Args)]
+pub struct MovedArgs {
+    /// List what was moved in all projects
+    #[arg(short, long)]
+    pub all: bool,
+    /// Print an array of JSON objects
+    #[arg(long, value_name = "json", default_value = "table", hide_default_value = true, value_parser = list_format)]
+    pub format: ListFormat,
+    /// Source root of the project that is meant [default: as for a build]
+    #[arg(short = 'C', long, value_name = "DIR")]
+    pub source: Option<PathBuf>,
+}
+
+fn list_format(word: &str) -> Result<ListFormat, &'static str> {
+    match word {
+        "json" => Ok(ListFormat::Json),
+        "table" => Ok(ListFormat::Table),
+        _ => Err("a listing is a table, or json"),
+    }
+}
+
+/// What `fastbuild recover get` takes.
+#[derive(Debug, Clone, Args)]
+pub struct GetArgs {
+    /// What `recover ls` calls it, or the path that it had: the last version is meant then, and of a directory all that was in it
+    #[arg(required = true, value_name = "ID|PATH")]
+    pub words: Vec<OsString>,
+    /// Put it there, where nothing may be; into it, if that is a directory
+    #[arg(long, value_name = "HOST")]
+    pub to: Option<PathBuf>,
+}
+
+/// What `fastbuild recover rm` takes.
+#[derive(Debug, Clone, Args)]
+pub struct ForgetArgs {
+    /// What `recover ls` calls it, or the path that it had: all versions are meant then
+    #[arg(conflicts_with = "all", required_unless_present = "all", value_name = "ID|PATH")]
+    pub words: Vec<OsString>,
+    /// Remove all that was moved in this project
+    #[arg(short, long)]
+    pub all: bool,
+    /// Source root of the project that --all means [default: as for a build]
+    #[arg(short = 'C', long, value_name = "DIR")]
+    pub source: Option<PathBuf>,
 }
 
 /// Where workspaces are looked for.
@@ -342,6 +423,31 @@ pub struct InspectArgs {
     /// Print a JSON object
     #[arg(long = "json", action = ArgAction::SetTrue, value_parser = either(PlanFormat::Json, PlanFormat::Text))]
     pub format: PlanFormat,
+    /// Where.
+    #[command(flatten)]
+    pub place: Where,
+}
+
+/// What `fastbuild workspace unkeep` takes.
+#[derive(Debug, Clone, Args)]
+pub struct UnkeepArgs {
+    /// As it was named: a path below the source root, or a pattern
+    #[arg(required = true, value_name = "PATH")]
+    pub patterns: Vec<String>,
+    /// Where.
+    #[command(flatten)]
+    pub place: Where,
+}
+
+/// What `fastbuild clean` takes.
+#[derive(Debug, Clone, Args)]
+pub struct CleanArgs {
+    /// What is removed, with all below it, as far as only the workspace has it
+    #[arg(conflicts_with = "all", required_unless_present = "all", value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Remove all that only the workspace has
+    #[arg(short, long)]
+    pub all: bool,
     /// Where.
     #[command(flatten)]
     pub place: Where,
@@ -432,10 +538,10 @@ pub struct RunArgs {
     /// Source root: what the build sees [default: the directory of the nearest fastbuild.toml upwards, else this one]
     #[arg(short = 'C', long, value_name = "DIR", help_heading = "What goes in")]
     pub source: Option<PathBuf>,
-    /// What `--exclude` and `--include` said, in their common order.
+    /// What `--keep-path`, `--exclude` and `--include` said, in their common order.
     #[command(flatten)]
     pub rules: IgnoreRules,
-    /// Read neither .fastbuildignore nor .dockerignore
+    /// Do not read .fastbuildignore
     #[arg(long, overrides_with = "ignore", help_heading = "What goes in")]
     pub(crate) no_ignore: bool,
     #[arg(long, hide = true, overrides_with = "no_ignore")]
@@ -498,8 +604,9 @@ pub struct RunArgs {
     pub(crate) fallback: bool,
     #[arg(long, hide = true, overrides_with = "fallback")]
     pub(crate) no_fallback: bool,
-    /// Directory that is kept in a volume across workspaces, such as cargo:~/.cargo (may be repeated)
-    #[arg(long, value_name = "NAME:PATH", help_heading = "Route")]
+    /// Directory that is kept in a volume across workspaces, this project's own, or, such as shared:cargo:~/.cargo, one of all
+    /// projects (may be repeated)
+    #[arg(long, value_name = "[shared:]NAME:PATH", help_heading = "Route")]
     pub cache: Vec<String>,
     /// Option for the volume of --route volume, such as type=nfs (may be repeated)
     #[arg(long, value_name = "KEY=VALUE", help_heading = "Route")]
@@ -562,34 +669,42 @@ pub struct RunArgs {
     pub command: Vec<OsString>,
 }
 
-/// One `--exclude` or `--include`.
+/// One `--keep-path`, `--exclude` or `--include`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IgnoreRule {
+    /// What matches stays in the workspace.
+    Keep(String),
     /// Leave out what matches.
     Exclude(String),
     /// An exception from the rules before it.
     Include(String),
 }
 
-/// `--exclude` and `--include` in the order in which they were typed: later rules win, so the order between the two
-/// matters, which clap's derive does not keep.
+/// `--keep-path`, `--exclude` and `--include` in the order in which they were typed: later rules win, so the order between
+/// them matters, which clap's derive does not keep.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct IgnoreRules(pub Vec<IgnoreRule>);
 
 impl Args for IgnoreRules {
     fn augment_args(command: clap::Command) -> clap::Command {
-        let pattern = |name: &'static str, help: &'static str| {
+        let pattern = |name: &'static str, value: &'static str, help: &'static str| {
             Arg::new(name)
                 .long(name)
-                .value_name("PATTERN")
+                .value_name(value)
                 .help(help)
                 .action(ArgAction::Append)
                 .allow_hyphen_values(true)
                 .help_heading("What goes in")
         };
+        let keep_path = "Path or pattern that stays in the workspace: it is neither sent nor brought back (may be repeated)";
         command
-            .arg(pattern("exclude", "Leave out what matches, in .dockerignore's syntax (may be repeated)"))
-            .arg(pattern("include", "Exception from the rules before it (may be repeated)"))
+            .arg(pattern("keep-path", "PATH", keep_path))
+            .arg(pattern(
+                "exclude",
+                "PATTERN",
+                "Leave out what matches, in .dockerignore's syntax (may be repeated)",
+            ))
+            .arg(pattern("include", "PATTERN", "Exception from the rules before it (may be repeated)"))
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {
@@ -603,7 +718,8 @@ impl FromArgMatches for IgnoreRules {
             let values = matches.get_many::<String>(name).unwrap_or_default().cloned();
             matches.indices_of(name).into_iter().flatten().zip(values.map(rule)).collect::<Vec<_>>()
         };
-        let mut rules = typed("exclude", IgnoreRule::Exclude);
+        let mut rules = typed("keep-path", IgnoreRule::Keep);
+        rules.extend(typed("exclude", IgnoreRule::Exclude));
         rules.extend(typed("include", IgnoreRule::Include));
         rules.sort_by_key(|(at, _)| *at);
         Ok(IgnoreRules(rules.into_iter().map(|(_, rule)| rule).collect()))
@@ -628,6 +744,8 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageError
         Some(Sub::Watch(run)) => Command::Watch(run),
         Some(Sub::Bench(bench)) => Command::Bench(bench),
         Some(Sub::Workspace { command }) => Command::Workspace(command),
+        Some(Sub::Recover { command }) => Command::Recover(command),
+        Some(Sub::Clean(clean)) => Command::Clean(clean),
         Some(Sub::Plan(plan)) => Command::Plan(plan),
         Some(Sub::Doctor(doctor)) => Command::Doctor(doctor),
         Some(Sub::Ask { words }) => Command::Ask(words),
@@ -695,7 +813,7 @@ fn is_subcommand(word: &OsStr) -> bool {
 }
 
 fn has_own_grammar(word: &OsStr) -> bool {
-    ["workspace", "doctor", "__ask", "__reap"].iter().any(|name| word == *name)
+    ["workspace", "clean", "recover", "doctor", "__ask", "__reap"].iter().any(|name| word == *name)
 }
 
 fn before_dashes(rest: &[OsString]) -> UsageError {

@@ -4,6 +4,7 @@ pub mod args;
 pub mod bench;
 pub mod doctor;
 pub mod plan;
+pub mod recover;
 pub mod run;
 pub mod watch;
 pub mod workspace;
@@ -15,13 +16,16 @@ use std::{
     process::ExitCode,
 };
 
-pub use args::{Cli, Command, DoctorArgs, PlanArgs, PlanFormat, RunArgs, UsageError, WorkspaceCommand};
+pub use args::{
+    Cli, Command, DoctorArgs, PlanArgs, PlanFormat, RecoverCommand, RunArgs, UsageError, WorkspaceCommand,
+};
 
 use crate::{
     bench::{save::SaveError, work::BenchError},
     build::reaper,
     config::{ConfigError, NoStateDirectory},
     facts::{NoAnswer, patience},
+    outputs::safe::list::PutError,
     plan::PlanError,
     report::{events, wording},
     state::{Holder, StateError},
@@ -67,6 +71,21 @@ pub enum Failure {
         /// The word.
         word: OsString,
     },
+    /// A word that names nothing that was moved.
+    #[error("nothing in the safe place is called {word:?} or was at that path")]
+    NotInSafePlace {
+        /// The word.
+        word: OsString,
+    },
+    /// Several things were to go to one place.
+    #[error("{count} things in the safe place are meant, and --to takes one")]
+    SeveralToOne {
+        /// How many.
+        count: usize,
+    },
+    /// Something could not be put back.
+    #[error(transparent)]
+    Put(#[from] PutError),
     /// Some of what was to be removed is in use.
     #[error("{}", busy(in_use))]
     InUse {
@@ -114,6 +133,13 @@ impl Failure {
                     .to_owned(),
             ),
             Failure::NoSuchWorkspace { .. } => Some("`fastbuild workspace ls` lists them".to_owned()),
+            Failure::NotInSafePlace { .. } => Some("`fastbuild recover ls --all` lists all that is there".to_owned()),
+            Failure::SeveralToOne { .. } => {
+                Some("name one by its ID, which `fastbuild recover ls` shows".to_owned())
+            }
+            Failure::Put(PutError::IsThere(_) | PutError::LeadsElsewhere(_)) => {
+                Some("name another place: `fastbuild recover get ID --to HOST`".to_owned())
+            }
             Failure::InUse { .. } => Some("wait for that run to end, or end it".to_owned()),
             _ => None,
         }
@@ -139,6 +165,8 @@ fn parse_and_run(argv: Vec<OsString>) -> ExitCode {
         Command::Run(args) => run::run(&args).map(|code| run::exit(code)),
         Command::Watch(args) => watch::run(&args).map(|code| run::exit(code)),
         Command::Workspace(command) => workspace::run(&command).map(|code| run::exit(code)),
+        Command::Recover(command) => recover::run(&command),
+        Command::Clean(args) => workspace::clean(&args).map(|code| run::exit(code)),
         Command::Plan(args) => plan::run(&args),
         Command::Bench(args) => bench::run(&args).map(|code| run::exit(code)),
         Command::Doctor(args) => doctor::run(&args).map(|code| run::exit(code)),
@@ -153,6 +181,19 @@ fn parse_and_run(argv: Vec<OsString>) -> ExitCode {
             OWN_FAILURE.into()
         }
     }
+}
+
+/// Rows with their columns aligned.
+fn aligned<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
+    let mut widths = [0; COLUMNS];
+    for row in rows {
+        widths.iter_mut().zip(row).for_each(|(width, cell)| *width = (*width).max(cell.chars().count()));
+    }
+    let line = |row: &[String; COLUMNS]| {
+        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
 }
 
 /// Says what a command was asked for, on standard output.

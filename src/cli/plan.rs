@@ -15,10 +15,10 @@ use crate::{
     config::choices::name_of,
     plan::{
         ApplyMode, Decision, Endpoint, Engine, Explain, Fallback, IfThere, Lifetime, OnFailure, OnLocked,
-        Output, Outputs, Plan, Reason, Route, Stdin, Take, Terminal,
+        Output, Outputs, PatternKind, Plan, Reason, Route, Stdin, Take, Terminal,
     },
     report::{numbers, text::shell_words},
-    tree::{RelPath, scan::largest_directory},
+    tree::{RelPath, ignore, scan::largest_directory},
 };
 
 /// Values longer than this do not push the reasons of all other lines to the right.
@@ -177,6 +177,10 @@ fn what_runs(plan: &Plan, table: &mut Table) {
         OnLocked::Wait => "wait",
         OnLocked::Fail => "fail at once",
     });
+    let (age, size) = (&plan.recover.max_age, &plan.recover.max_size);
+    if [&age.reason, &size.reason].iter().any(|reason| !matches!(reason, Reason::Default { .. })) {
+        limits(["safe for", "safe size"], age, size, table);
+    }
     if plan.explain.value == Explain::Yes {
         table.decision("explain", &plan.explain, |_| "each file that travels");
     }
@@ -201,11 +205,20 @@ fn what_is_kept(plan: &Plan, table: &mut Table) {
             grace => span(*grace),
         });
     }
-    table.decision("max age", &workspace.max_age, |age| match age {
+    limits(["max age", "max size"], &workspace.max_age, &workspace.max_size, table);
+}
+
+fn limits(
+    [age, size]: [&'static str; 2],
+    max_age: &Decision<Duration>,
+    max_size: &Decision<u64>,
+    table: &mut Table,
+) {
+    table.decision(age, max_age, |age| match age {
         &Duration::ZERO => "no limit".to_owned(),
         age => span(*age),
     });
-    table.decision("max size", &workspace.max_size, |bytes| match bytes {
+    table.decision(size, max_size, |bytes| match bytes {
         0 => "no limit".to_owned(),
         bytes => memory(*bytes),
     });
@@ -215,10 +228,12 @@ fn what_goes_in(plan: &Plan, estimate: Option<&UploadEstimate>, table: &mut Tabl
     table.optional("name", plan.name.as_ref(), Clone::clone);
     table.decision("source", &plan.source, |path| path.to_string_lossy().into_owned());
     for pattern in &plan.ignore.patterns {
-        match pattern.value.strip_prefix('!') {
-            Some(kept) => table.row("takes in", kept.to_owned(), Some(pattern.reason.to_string())),
-            None => table.decision("leaves out", pattern, Clone::clone),
-        }
+        let (name, text) = match (ignore::parts(&pattern.value.text), pattern.value.kind) {
+            (("", text), PatternKind::Kept) => ("keeps", text),
+            (("", text), PatternKind::Excluded) => ("leaves out", text),
+            ((_, text), _) => ("takes in", text),
+        };
+        table.row(name, text.to_owned(), Some(pattern.reason.to_string()));
     }
     for output in &plan.ignore.outputs {
         let is_cache = plan.caches.iter().any(|cache| cache.value.below_source.as_ref() == Some(output));
@@ -250,7 +265,7 @@ fn what_goes_in(plan: &Plan, estimate: Option<&UploadEstimate>, table: &mut Tabl
         Route::Layer | Route::MountSource | Route::Mount | Route::Host => {}
     }
     for cache in &plan.caches {
-        table.decision("cache", cache, |cache| format!("{} at {}", cache.name, cache.path));
+        table.decision("cache", cache, |cache| format!("{} at {}", cache.called(), cache.path));
     }
     if let Some(Decision { value: scratch, reason }) = &plan.scratch {
         let reason = match reason {
@@ -403,7 +418,8 @@ mod tests {
 
     use super::*;
     use crate::plan::{
-        AgentUse, Endpoint, EnvVar, IgnorePlan, Output, PullPolicy, Reason, Take, WorkspacePlan,
+        AgentUse, Endpoint, EnvVar, IgnorePlan, Output, Pattern, PullPolicy, Reason, RecoverPlan, Take,
+        WorkspacePlan,
     };
 
     fn plan() -> Plan {
@@ -411,7 +427,8 @@ mod tests {
             Decision { value, reason: Reason::Default { why: "default" } }
         }
         let preset = Reason::Preset { name: "jekyll" };
-        let line = |line| Reason::File { path: PathBuf::from("/p/.dockerignore"), line: Some(line) };
+        let line = |line| Reason::File { path: PathBuf::from("/p/.fastbuildignore"), line: Some(line) };
+        let pattern = |text: &str, kind| Pattern { text: text.to_owned(), kind };
         Plan {
             name: None,
             command: ["jekyll", "build", "it's"].map(String::from).to_vec(),
@@ -424,8 +441,12 @@ mod tests {
             workdir: default("/workspace".into()),
             ignore: IgnorePlan {
                 patterns: vec![
-                    Decision { value: "vendor\u{1b}[2J".into(), reason: line(3) },
-                    Decision { value: "!vendor/keep".into(), reason: Reason::Flag { flag: "--include" } },
+                    Decision { value: pattern("**/.cache", PatternKind::Kept), reason: preset.clone() },
+                    Decision { value: pattern("vendor\u{1b}[2J", PatternKind::Excluded), reason: line(3) },
+                    Decision {
+                        value: pattern("!vendor/keep", PatternKind::Excluded),
+                        reason: Reason::Flag { flag: "--include" },
+                    },
                 ],
                 outputs: vec![RelPath::new(b"docs/_site".as_slice()).unwrap()],
             },
@@ -456,6 +477,7 @@ mod tests {
                 max_age: default(Duration::ZERO),
                 max_size: default(20 << 30),
             },
+            recover: RecoverPlan { max_age: default(Duration::ZERO), max_size: default(1 << 30) },
             lock: default(OnLocked::Wait),
             explain: Decision { value: Explain::Yes, reason: Reason::Flag { flag: "--explain" } },
             user: None,
@@ -505,7 +527,8 @@ mod tests {
         if locked   wait                                    (default)
         explain     each file that travels                  (--explain)
         source      /p                                      (default)
-        leaves out  vendor\u{1b}[2J                         (/p/.dockerignore:3)
+        keeps       **/.cache                               (preset jekyll)
+        leaves out  vendor\u{1b}[2J                         (/p/.fastbuildignore:3)
         takes in    vendor/keep                             (--include)
         leaves out  docs/_site                              (an output)
         route       layer                                   (default)

@@ -2,23 +2,29 @@
 //! [`crate::workspace::list`]; what is said goes to standard output.
 
 mod select;
-mod show;
+pub(super) mod show;
 
 use std::{
     io::{self, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use self::select::{here, named};
 use super::{
     Failure, PlanFormat, WorkspaceCommand,
-    args::{Earnest, InspectArgs, ListFormat, LsArgs, PruneArgs, RmArgs, ShellArgs, Where},
+    args::{
+        CleanArgs, Earnest, InspectArgs, ListFormat, LsArgs, PruneArgs, RmArgs, ShellArgs, UnkeepArgs, Where,
+    },
     print,
     run::execute,
 };
 use crate::{
-    build::{BuildError, Exit, shell, shell::Shell},
+    agent::protocol::Cleaned,
+    build::{
+        BuildError, Exit, shell,
+        shell::{Done, Errand, Shell},
+    },
     config::{Environment, Log, Presentation, Progress, WorkspaceSettings},
     engine::{Docker, Sizes, labels},
     plan::{self, Decision, Endpoint, Terminal, WorkspacePlan},
@@ -41,6 +47,7 @@ pub fn run(command: &WorkspaceCommand) -> Result<Exit, Failure> {
         WorkspaceCommand::Ls(args) => to_its_end(ls(args)),
         WorkspaceCommand::Inspect(args) => to_its_end(inspect(args)),
         WorkspaceCommand::Shell(args) => shell(args),
+        WorkspaceCommand::Unkeep(args) => unkeep(args),
         WorkspaceCommand::Rm(args) => to_its_end(rm(args)),
         WorkspaceCommand::Prune(args) => to_its_end(prune(args)),
     }
@@ -149,23 +156,65 @@ fn at_least_one<T>(found: Vec<T>) -> Option<Vec<T>> {
 
 /// Runs a shell, or a command, in this project's workspace; gives how to end.
 fn shell(args: &ShellArgs) -> Result<Exit, Failure> {
+    by_hand(&args.place, args.user.clone(), |_, environment| {
+        let terminal = if environment.terminals.is_ours() { Terminal::Allocate } else { Terminal::None };
+        Errand::Command { command: args.command.clone(), terminal }
+    })
+}
+
+/// Removes what only this project's workspace has.
+///
+/// # Errors
+/// As [`run`].
+pub fn clean(args: &CleanArgs) -> Result<Exit, Failure> {
+    by_hand(&args.place, None, |settings, _| {
+        let below = |path: &PathBuf| plan::below(&settings.source.value, &settings.started_in.join(path));
+        Errand::Clean(args.paths.iter().map(below).collect())
+    })
+}
+
+fn unkeep(args: &UnkeepArgs) -> Result<Exit, Failure> {
+    by_hand(&args.place, None, |_, _| Errand::Unkeep(args.patterns.clone()))
+}
+
+/// Does something in the workspace that was used last; gives how to end.
+fn by_hand(
+    place: &Where,
+    user: Option<String>,
+    errand: impl FnOnce(&WorkspaceSettings, &Environment) -> Errand,
+) -> Result<Exit, Failure> {
     let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
-    let settings = WorkspaceSettings::gather(&args.place.host, &args.place.source, &environment)?;
+    let settings = WorkspaceSettings::gather(&place.host, &place.source, &environment)?;
     let shell = Shell {
         engine: plan::decide_endpoint(settings.host.as_ref(), &environment)?.value,
         subdirectory: plan::below(&settings.source.value, &settings.started_in),
+        errand: errand(&settings, &environment),
         source: settings.source.value,
-        command: args.command.clone(),
-        user: args.user.clone(),
-        terminal: if environment.terminals.is_ours() { Terminal::Allocate } else { Terminal::None },
+        user,
     };
     let presentation = Presentation {
         progress: Decision::default(Progress::None, "the shell has the screen"),
         verbosity: Verbosity::Normal,
         log: Log::Off,
     };
-    let work = async |state: &State, reporter: &Reporter| shell::run(&shell, state, reporter).await;
-    execute(&presentation, &environment, work)
+    let mut said = String::new();
+    let work = async |state: &State, reporter: &Reporter| {
+        Ok(match shell::run(&shell, state, reporter).await? {
+            Done::Exit(exit) => exit,
+            Done::Cleaned(Cleaned { files, bytes }) => {
+                let what = numbers::counted(files, "path");
+                said = format!("removed {what} with {}\n", numbers::bytes(bytes));
+                Exit::Code(0)
+            }
+            Done::Unkept(patterns) => {
+                said = patterns.iter().map(|pattern| format!("{pattern} is kept no longer\n")).collect();
+                Exit::Code(0)
+            }
+        })
+    };
+    let exit = execute(&presentation, &environment, work)?;
+    print(said)?;
+    Ok(exit)
 }
 
 async fn ls(args: &LsArgs) -> Result<(), Failure> {

@@ -199,17 +199,30 @@ keys! {
     host: String = "host", TEXT;
     /// `progress = "plain"`
     progress: Progress = "progress", choice();
-    /// `keep = false`
-    keep: bool = "keep", SWITCH;
+    /// `keep = ["target"]`, paths and patterns below the file's directory.
+    keep: Vec<Decision<String>> = "keep", KEPT;
     /// `grace = "60s"`
     grace: Duration = "grace", SPAN;
     /// `[workspace]`
     workspace: WorkspaceKeys = "workspace", LIMITS;
+    /// `[recover]`
+    recover: RecoverKeys = "recover", SAFE_PLACE;
+}
+
+keys! {
+    /// The keys of `[recover]`.
+    RecoverKeys:
+    /// `max-age = "30d"`
+    max_age: Duration = "max-age", SPAN;
+    /// `max-size = "1g"`, or bytes.
+    max_size: u64 = "max-size", MEMORY;
 }
 
 keys! {
     /// The keys of `[workspace]`.
     WorkspaceKeys:
+    /// `keep = false`
+    keep: bool = "keep", SWITCH;
     /// `idle-stop = "1h"`
     idle_stop: Duration = "idle-stop", SPAN;
     /// `max-age = "30d"`
@@ -263,6 +276,13 @@ const ONE_OR_MORE: Form<Vec<Decision<String>>> = Form {
     },
 };
 
+/// The key was a switch before.
+const KEPT: Form<Vec<Decision<String>>> = Form {
+    expected: "a list of paths that stay in the workspace, such as [\"target\"] (whether the workspace itself stays is \
+               said below [workspace], by keep = true or false)",
+    ..ONE_OR_MORE
+};
+
 /// `NAME` or `NAME=VALUE`, each on its line.
 const ENV: Form<Vec<Decision<String>>> = Form {
     expected: "an array of \"NAME\" or \"NAME=VALUE\", or a table of NAME = \"VALUE\"",
@@ -296,8 +316,13 @@ const CPUS: Form<i64> = Form {
 };
 
 const LIMITS: Form<WorkspaceKeys> = Form {
-    expected: "a table of idle-stop, max-age and max-size",
+    expected: "a table of keep, idle-stop, max-age and max-size",
     read: |value, text| Some(WorkspaceKeys::read(value.get_ref().as_table()?, text).map_err(Refusal::Key)),
+};
+
+const SAFE_PLACE: Form<RecoverKeys> = Form {
+    expected: "a table of max-age and max-size",
+    read: |value, text| Some(RecoverKeys::read(value.get_ref().as_table()?, text).map_err(Refusal::Key)),
 };
 
 fn choice<T: Choice>() -> Form<T> {
@@ -419,7 +444,7 @@ impl ConfigFile {
     }
 }
 
-/// `seed_outputs` and `output` are as near as can be, whatever the letters' distance says.
+/// `no_ignore` and `output` are as near as can be, whatever the letters' distance says.
 fn nearest_key(given: &str, names: &[&'static str]) -> Option<&'static str> {
     nearest(&given.replace('_', "-"), names.iter().copied())
 }
@@ -469,9 +494,10 @@ cpus = 0.1
 isolation = "hyperv"
 host = "tcp://x:1"
 progress = "json"
-keep = false
+keep = ["target", "**/obj"]
 
 [workspace]
+keep = false
 idle-stop = 0
 max-age = "7d"
 max-size = "5g"
@@ -489,11 +515,12 @@ max-size = "5g"
         assert_eq!(keys.entrypoint.unwrap().value, "");
         assert_eq!(keys.progress.as_ref().unwrap().value, Progress::Json);
         assert_eq!(line_of(&keys.progress), Some(25));
-        assert!(!keys.keep.unwrap().value);
+        assert_eq!(keys.keep.unwrap().value.len(), 2);
         let workspace = keys.workspace.unwrap().value;
+        assert!(!workspace.keep.unwrap().value);
         assert_eq!(workspace.idle_stop.as_ref().unwrap().value, Duration::ZERO);
         assert_eq!(workspace.max_age.as_ref().unwrap().value, Duration::from_secs(7 * 24 * 3600));
-        assert_eq!(line_of(&workspace.max_size), Some(31));
+        assert_eq!(line_of(&workspace.max_size), Some(32));
     }
 
     #[test]
@@ -516,6 +543,11 @@ max-size = "5g"
             ("\nimge = \"x\"\n", "2:1: there is no key \"imge\"; did you mean image?"),
             ("output = []", "1:1: there is no key \"output\"; did you mean outputs?"),
             ("no_ignore = true", "1:1: there is no key \"no_ignore\"; did you mean no-ignore?"),
+            (
+                "keep = true",
+                "1:8: keep must be a list of paths that stay in the workspace, such as [\"target\"] (whether the \
+                 workspace itself stays is said below [workspace], by keep = true or false), and this is true or false",
+            ),
             ("é = 1\n", "1:1: "),
             ("image = 3", "1:9: image must be a string, and this is a whole number"),
             ("image = \"\"", "1:9: image: the value is empty"),

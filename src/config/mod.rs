@@ -12,7 +12,7 @@ pub mod docker;
 pub mod env_file;
 pub mod environment;
 pub mod file;
-mod ignore_file;
+pub mod ignore_file;
 pub mod preset;
 mod source;
 pub mod units;
@@ -34,9 +34,10 @@ use crate::{
     cli::{RunArgs, args::IgnoreRule},
     plan::{
         AgentUse, ApplyMode, Decision, EnvVar, Explain, IfThere, Isolation, Lifetime, OnFailure, OnLocked,
-        PullPolicy, Reason, Route, VolumeOption, WorkspacePlan,
+        Pattern, PatternKind, PullPolicy, Reason, RecoverPlan, Route, VolumeOption, WorkspacePlan, below,
     },
     report::Verbosity,
+    tree::ignore,
 };
 use devcontainer::{Devcontainer, DevcontainerError};
 use file::{FileError, Keys};
@@ -62,8 +63,8 @@ pub struct Settings {
     pub workdir: Option<Decision<String>>,
     /// The paths that come back; none means everything that the command changes.
     pub outputs: Option<Decision<Vec<OutputRequest>>>,
-    /// Ignore patterns, later ones win.
-    pub patterns: Vec<Decision<String>>,
+    /// What is kept and what is excluded, later ones win.
+    pub patterns: Vec<Decision<Pattern>>,
     /// The environment that crosses, later ones win.
     pub env: Vec<Decision<EnvVar>>,
     /// See [`OnFailure`].
@@ -112,6 +113,8 @@ pub struct Settings {
     pub agent: Decision<AgentUse>,
     /// See [`WorkspacePlan`].
     pub workspace: WorkspacePlan,
+    /// See [`RecoverPlan`].
+    pub recover: RecoverPlan,
     /// See [`OnLocked`].
     pub lock: Decision<OnLocked>,
     /// See [`Explain`].
@@ -124,10 +127,12 @@ pub struct Settings {
 /// See [`WorkspacePlan::grace`].
 pub const GRACE: Duration = Duration::from_secs(60);
 const IDLE_STOP: Duration = Duration::from_secs(60 * 60);
-/// How long a workspace is kept without a build.
+/// How long a workspace is kept without a build, and what was moved to the safe place.
 const MAX_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// How many bytes all workspaces of an engine may hold.
 const MAX_SIZE: u64 = 20 << 30;
+/// How many bytes the safe place may hold.
+const MAX_MOVED: u64 = 1 << 30;
 
 /// How a run is reported; no part of the plan, for it changes nothing that is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -376,6 +381,7 @@ impl Settings {
             caches: caches(args, &keys, directory.as_deref()),
             scratch: scratch(args, env, &keys, &place.started_in, directory.as_deref())?,
             workspace: workspace(args, env, &keys, &lifetime)?,
+            recover: recover(env, &keys)?,
             lifetime,
             agent: flag("--no-agent", args.no_agent.then_some(AgentUse::Refused))
                 .unwrap_or(Decision::default(AgentUse::Wanted, "it runs wherever it can")),
@@ -387,7 +393,15 @@ impl Settings {
                 .or(env.setting("FASTBUILD_WORKDIR", units::text)?)
                 .or(keys.workdir.clone()),
             outputs: outputs(args, &keys, directory.as_deref(), preset, &command)?,
-            patterns: patterns(args, &keys, &source.value, preset, &command)?,
+            patterns: patterns(
+                args,
+                &keys,
+                &place.started_in,
+                directory.as_deref(),
+                &source.value,
+                preset,
+                &command,
+            )?,
             env: environment(args, env, &keys, &place.started_in, directory.as_deref())?,
             on_failure: on_off(
                 [
@@ -540,30 +554,48 @@ fn outputs(
     Ok(known.map(|(preset, place)| by_preset(vec![request(&place.into())], preset)))
 }
 
-/// The preset's caches, then ignore file, `fastbuild.toml` and command line: the stronger source comes later and so wins.
+/// The preset's, then ignore file, `fastbuild.toml` and command line: the stronger source comes later and so wins.
 fn patterns(
     args: &RunArgs,
     keys: &Keys,
+    started_in: &Path,
+    file_directory: Option<&Path>,
     source: &Path,
     preset: Option<&'static Preset>,
     command: &[String],
-) -> Result<Vec<Decision<String>>, ConfigError> {
+) -> Result<Vec<Decision<Pattern>>, ConfigError> {
+    let (kept, excluded) = (
+        |text| Pattern { text, kind: PatternKind::Kept },
+        |text| Pattern { text, kind: PatternKind::Excluded },
+    );
     let building = preset.filter(|preset| preset.output(command).is_some());
-    let caches =
-        building.into_iter().flat_map(|preset| preset.caches.iter().map(move |cache| (preset, *cache)));
-    let mut patterns: Vec<_> = caches.map(|(preset, cache)| by_preset(cache.to_owned(), preset)).collect();
+    let of_preset =
+        building.into_iter().flat_map(|preset| preset.kept.iter().map(move |text| (preset, *text)));
+    let mut patterns: Vec<_> =
+        of_preset.map(|(preset, text)| by_preset(kept(text.to_owned()), preset)).collect();
     let no_ignore = on_off([("--no-ignore", args.no_ignore), ("--ignore", args.ignore)], &keys.no_ignore)
         .is_some_and(|no_ignore| no_ignore.value);
     if !no_ignore {
         patterns.extend(ignore_file::read(source)?);
     }
-    patterns.extend(keys.exclude.iter().flat_map(|list| list.value.iter().cloned()));
-    let exception = |include: &Decision<String>| include.clone().map(|pattern| format!("!{pattern}"));
-    patterns.extend(keys.include.iter().flat_map(|list| list.value.iter().map(exception)));
+    let of_file = |list: &'_ Option<Decision<Vec<Decision<String>>>>| -> Vec<_> {
+        list.iter().flat_map(|list| list.value.iter().cloned()).collect()
+    };
+    let root = file_directory.map(|directory| below(directory, source)).unwrap_or_default();
+    let kept_below = of_file(&keys.keep).into_iter().filter_map(|Decision { value, reason }| {
+        Some(Decision { value: kept(ignore::within(&value, &root)?), reason })
+    });
+    patterns.extend(kept_below);
+    patterns.extend(of_file(&keys.exclude).into_iter().map(|exclude| exclude.map(excluded)));
+    let exception = |pattern: String| excluded(format!("!{pattern}"));
+    patterns.extend(of_file(&keys.include).into_iter().map(|include| include.map(exception)));
     for rule in &args.rules.0 {
         let (flag, value, pattern) = match rule {
-            IgnoreRule::Exclude(pattern) => ("--exclude", pattern.clone(), pattern),
-            IgnoreRule::Include(pattern) => ("--include", format!("!{pattern}"), pattern),
+            IgnoreRule::Keep(pattern) => {
+                ("--keep-path", kept(ignore::from_below(pattern, &below(source, started_in))), pattern)
+            }
+            IgnoreRule::Exclude(pattern) => ("--exclude", excluded(pattern.clone()), pattern),
+            IgnoreRule::Include(pattern) => ("--include", exception(pattern.clone()), pattern),
         };
         units::text(pattern).map_err(|problem| ConfigError::Value { origin: flag.to_owned(), problem })?;
         patterns.push(Decision { value, reason: Reason::Flag { flag } });
@@ -628,7 +660,9 @@ fn host_value(name: &str, env: &Environment) -> Result<Option<String>, ConfigErr
 fn lifetime(args: &RunArgs, env: &Environment, keys: &Keys) -> Result<Decision<Lifetime>, ConfigError> {
     let value = |keep| if keep { Lifetime::Kept } else { Lifetime::OneRun };
     let asked = on_off([("--keep", args.keep), ("--no-keep", args.no_keep)], &None);
-    let asked = asked.or(env.setting("FASTBUILD_KEEP", units::switch)?).or_else(|| keys.keep.clone());
+    let asked = asked
+        .or(env.setting("FASTBUILD_KEEP", units::switch)?)
+        .or_else(|| keys.workspace.as_ref()?.value.keep.clone());
     Ok(match asked {
         Some(asked) => asked.map(value),
         // What a CI system keeps between jobs is its own affair, and a machine that is thrown away keeps nothing.
@@ -678,6 +712,20 @@ fn workspace_limits(env: &Environment, keys: &Keys) -> Result<WorkspacePlan, Con
             .setting("FASTBUILD_WORKSPACE_MAX_SIZE", units::memory)?
             .or(table.max_size)
             .unwrap_or(Decision::default(MAX_SIZE, "looked at once a day")),
+    })
+}
+
+fn recover(env: &Environment, keys: &Keys) -> Result<RecoverPlan, ConfigError> {
+    let table = keys.recover.as_ref().map(|table| table.value.clone()).unwrap_or_default();
+    Ok(RecoverPlan {
+        max_age: env
+            .setting("FASTBUILD_RECOVER_MAX_AGE", units::duration)?
+            .or(table.max_age)
+            .unwrap_or(Decision::default(MAX_AGE, "looked at once a day")),
+        max_size: env
+            .setting("FASTBUILD_RECOVER_MAX_SIZE", units::memory)?
+            .or(table.max_size)
+            .unwrap_or(Decision::default(MAX_MOVED, "looked at once a day")),
     })
 }
 

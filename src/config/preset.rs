@@ -11,9 +11,8 @@ pub struct Preset {
     pub image: &'static str,
     /// Where its products are.
     outputs: OutputRule,
-    /// Patterns of what its builds keep for the next one beside their products, and nobody else reads. Left out of the
-    /// sources, so that a workspace keeps its own.
-    pub caches: &'static [&'static str],
+    /// Patterns of what its builds keep for the next one beside their products, and nobody else reads.
+    pub kept: &'static [&'static str],
 }
 
 /// How a command line tells where the products go.
@@ -41,7 +40,7 @@ pub const PRESETS: &[Preset] = &[Preset {
         default: "_site",
     },
     // Keyed by content, and emptied by jekyll itself when the configuration changes.
-    caches: &["**/.jekyll-cache", "**/.sass-cache"],
+    kept: &["**/.jekyll-cache", "**/.sass-cache"],
 }];
 
 impl Preset {

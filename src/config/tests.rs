@@ -72,7 +72,7 @@ impl Project {
 
 /// Nothing that was found here decides.
 fn facts() -> Facts {
-    Facts { engine: Presence::Perhaps, command: None, here: Here::default() }
+    Facts { engine: Presence::Perhaps, command: None, here: Here::default(), tracked: Vec::new() }
 }
 
 fn why<T>(decision: &Decision<T>) -> String {
@@ -189,7 +189,7 @@ fn a_switch_of_the_file_is_taken_back_by_the_command_line() {
             "fastbuild.toml",
             "outputs-on-failure = true\noutputs = []\natomic = true\nstdin = true\ntty = true\nno-ignore = true",
         ),
-        (".dockerignore", "x"),
+        (".fastbuildignore", "x"),
     ]);
     let plan = project.plan("-i x -- make");
     assert_eq!(plan.on_failure.value, OnFailure::Collect);
@@ -244,18 +244,24 @@ fn variables_cross_only_when_named_and_later_ones_come_later() {
 #[test]
 fn patterns_are_joined_weakest_first() {
     let project = Project::new(&[
-        (".dockerignore", "# c\na\n!b"),
-        ("fastbuild.toml", "exclude = ['c']\ninclude = ['c/d']"),
+        (".fastbuildignore", "# c\na\n!b"),
+        (".dockerignore", "not read"),
+        ("fastbuild.toml", "exclude = ['c']\ninclude = ['c/d']\nkeep = ['k', '!k/x']"),
     ]);
     let patterns = |line: &str| -> Vec<_> {
         let plan = project.plan(line);
-        plan.ignore.patterns.iter().map(|p| format!("{} {}", p.value, why(p))).collect()
+        plan.ignore.patterns.iter().map(|p| format!("{} {}", p.value.text, why(p))).collect()
     };
-    let file = ["c fastbuild.toml:Some(1)", "!c/d fastbuild.toml:Some(2)"];
-    let flags = ["e --exclude", "!e/f --include", "g --exclude"];
-    let line = "-i x --exclude e --include e/f --exclude g";
-    let docker = ["a .dockerignore:Some(2)", "!b .dockerignore:Some(3)"];
-    assert_eq!(patterns(&format!("{line} -- make")), [&docker[..], &file, &flags].concat());
+    let file = [
+        "k fastbuild.toml:Some(3)",
+        "!k/x fastbuild.toml:Some(3)",
+        "c fastbuild.toml:Some(1)",
+        "!c/d fastbuild.toml:Some(2)",
+    ];
+    let flags = ["e --exclude", "!e/f --include", "l --keep-path", "g --exclude"];
+    let line = "-i x --exclude e --include e/f --keep-path l --exclude g";
+    let ignored = ["a .fastbuildignore:Some(2)", "!b .fastbuildignore:Some(3)"];
+    assert_eq!(patterns(&format!("{line} -- make")), [&ignored[..], &file, &flags].concat());
     assert_eq!(patterns(&format!("{line} --no-ignore -- make")), [&file[..], &flags].concat());
 }
 
@@ -286,22 +292,22 @@ fn a_file_above_the_named_root_still_counts() {
 }
 
 #[test]
-fn a_build_of_a_preset_leaves_its_caches_to_the_workspace() {
+fn a_build_of_a_preset_keeps_what_its_tool_leaves_for_the_next_one() {
     let project = Project::new(&[]);
     let patterns = |line: &str| -> Vec<_> {
         let plan = project.plan(line);
-        plan.ignore.patterns.iter().map(|pattern| (pattern.value.clone(), why(pattern))).collect()
+        plan.ignore.patterns.iter().map(|pattern| (pattern.value.text.clone(), why(pattern))).collect()
     };
     let preset = |pattern: &str| (pattern.to_owned(), "preset jekyll".to_owned());
-    let caches = vec![preset("**/.jekyll-cache"), preset("**/.sass-cache")];
-    assert_eq!(patterns("-- jekyll build"), caches);
-    let with_mine = [caches, vec![("!.sass-cache".to_owned(), "--include".to_owned())]].concat();
+    let kept = vec![preset("**/.jekyll-cache"), preset("**/.sass-cache")];
+    assert_eq!(patterns("-- jekyll build"), kept);
+    let with_mine = [kept, vec![("!.sass-cache".to_owned(), "--include".to_owned())]].concat();
     assert_eq!(
         patterns("--include .sass-cache -- jekyll build"),
         with_mine,
         "what is said by hand is stronger"
     );
-    // Here all that the command changes comes back, caches too.
+    // Here all that the command changes comes back.
     assert_eq!(patterns("-- jekyll new ."), []);
     assert_eq!(patterns("-i x -- make"), []);
 }
@@ -554,7 +560,7 @@ fn a_workspace_is_kept_unless_somebody_says_no() {
         (Lifetime::OneRun, "CI is set; --keep keeps a workspace there too".into())
     );
     assert_eq!(lifetime(&project, "--fresh").0, Lifetime::OneRun, "which is as fresh as can be");
-    project.write("fastbuild.toml", "keep = true");
+    project.write("fastbuild.toml", "workspace.keep = true");
     assert_eq!(lifetime(&project, ""), (Lifetime::Kept, "fastbuild.toml:Some(1)".into()));
     project = project.with_var("FASTBUILD_KEEP", "no");
     assert_eq!(lifetime(&project, ""), (Lifetime::OneRun, "FASTBUILD_KEEP".into()));
@@ -570,7 +576,7 @@ fn a_workspace_that_is_not_kept_cannot_be_started_over() {
     assert_eq!(project.plan("-i x --fresh -- make").workspace.if_there.value, IfThere::Fresh);
     let error = project.error("-i x --fresh --no-keep -- make");
     assert!(error.starts_with("--fresh starts the workspace over, and --no-keep says"), "{error}");
-    project.write("fastbuild.toml", "keep = false");
+    project.write("fastbuild.toml", "workspace.keep = false");
     let error = project.error("-i x --fresh -- make");
     assert!(error.contains("fastbuild.toml:1 says that none is kept"), "{error}");
 }

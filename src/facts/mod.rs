@@ -8,6 +8,7 @@
 //! | [`FileSharing`] | how Docker Desktop's virtual machine sees this machine's files |
 //! | [`space()`] | how much room there is |
 //! | [`responds()`] | whether a path answers at all |
+//! | [`tracked()`] | which files git tracks |
 //! | [`folds_case()`] | whether a directory takes `A` for `a` |
 //!
 //! Each has a pure half that takes text, so that what other machines say are rows of a table here. Nothing is written
@@ -18,6 +19,7 @@ mod case;
 mod ci;
 mod desktop;
 mod file_system;
+mod git;
 mod machine;
 pub mod patience;
 mod virtualization;
@@ -27,6 +29,7 @@ pub use case::{Case, folds_case};
 pub use ci::Ci;
 pub use desktop::FileSharing;
 pub use file_system::{Class, FileSystem, file_system, file_system_in};
+pub use git::tracked;
 pub use machine::{Machine, Wsl};
 pub use patience::{NoAnswer, responds};
 pub use virtualization::{Hypervisor, Virtualization};

@@ -13,12 +13,10 @@
 //! | file | what |
 //! |---|---|
 //! | `apply/steps.rs` | carries steps out and takes them back |
-//! | `apply/displaced.rs` | the user's files that were in the way |
 //! | `apply/atomic.rs` | `--atomic`: the whole new tree, and its exchange |
 //! | `apply/recover.rs` | what a run that died had begun |
 
 mod atomic;
-mod displaced;
 mod recover;
 mod steps;
 
@@ -31,12 +29,10 @@ use std::{
 
 pub use self::{
     atomic::Prepared,
-    displaced::Displaced,
     recover::{Recovered, recover},
 };
 use self::{
     atomic::{prepare_swap, rescue},
-    displaced::save_displaced,
     steps::{Attempt, Conflict, Done, Executor, Failed, Made, Undo},
 };
 use super::{
@@ -46,6 +42,7 @@ use super::{
     journal::{self, Journal},
     ops::{Action, Identity, Op},
     record::{Content, Record, Written},
+    safe::{Place, Why, save_displaced},
     stage::{Stage, Staged},
     target::{Target, Walk},
 };
@@ -69,7 +66,7 @@ pub struct Books {
     /// The record's place.
     pub record: PathBuf,
     /// Where the user's files go that are in the way.
-    pub displaced: PathBuf,
+    pub displaced: Place,
 }
 
 /// What an apply did.
@@ -101,9 +98,15 @@ pub fn apply(mut outputs: Vec<Staged>, mut record: Record, books: &Books) -> Res
         finish(&mut outputs, &done, &mut record, books)
             .map_err(|error| take_all_back(&mut outputs, undo, error))
     });
-    // Before the stages go: a journal without its stage would be taken for one that came to its end. Done, taken back,
-    // or torn with the stage kept: in no case is there something that a next start should finish.
-    Journal::remove(&books.journal).map_err(bookkeeping("remove", &books.journal))?;
+    // Before the stages go: a journal without its stage would be taken for one that came to its end. Done or taken back, there is
+    // nothing that a next start should finish. Torn, there is, and until then the stages are no leftovers.
+    match &applied {
+        Err(OutputError::Torn { .. }) => {
+            let torn = books.journal.with_file_name(format!("torn-{}", books.run));
+            std::fs::rename(&books.journal, torn).map_err(bookkeeping("rename", &books.journal))?;
+        }
+        _ => Journal::remove(&books.journal).map_err(bookkeeping("remove", &books.journal))?,
+    }
     applied
 }
 
@@ -128,7 +131,7 @@ fn bookkeeping(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Out
 /// For each output, how to take its steps back and what they left to be done.
 type CarriedOut = (Vec<Vec<Undo>>, Vec<Done>);
 
-fn carry_out(outputs: &mut [Staged], displaced: &Path) -> Result<CarriedOut, OutputError> {
+fn carry_out(outputs: &mut [Staged], displaced: &Place) -> Result<CarriedOut, OutputError> {
     let (mut undos, mut finished) = (Vec::new(), Vec::new());
     for index in 0..outputs.len() {
         let output = &mut outputs[index];
@@ -182,11 +185,12 @@ fn take_back(
     path: PathBuf,
     source: io::Error,
 ) -> OutputError {
-    for (output, undo) in outputs.iter_mut().zip(undos).rev() {
+    for (output, undo) in outputs.iter().zip(undos).rev() {
         let mut executor = Executor::new(&output.target, &output.stage, Attempt::First);
         if let Err(undo) = executor.take_back(undo) {
-            output.stage.keep();
-            return OutputError::Torn { what, path, undo, stage: output.stage.path.clone(), source };
+            let stage = output.stage.path.clone();
+            outputs.iter_mut().for_each(|output| output.stage.keep());
+            return OutputError::Torn { what, path, undo, stage, source };
         }
     }
     OutputError::TakenBack { what, path, source }
@@ -200,7 +204,7 @@ fn finish(
     books: &Books,
 ) -> Result<Outcome, OutputError> {
     let mut outcome = Outcome::default();
-    let (mut displaced, mut refused) = (0, 0);
+    let (mut displaced, mut refused) = (Vec::new(), 0);
     let nothing = Done::default();
     for (output, done) in outputs.iter_mut().zip(done.iter().chain(std::iter::repeat(&nothing))) {
         settle_directories(&output.target, &output.stage, done);
@@ -218,14 +222,16 @@ fn finish(
                 Side::Output => Stands::Build,
             },
         }));
-        displaced += done.displaced.len() as u64;
+        // Of products that gave way, conflicts tell.
+        let users = done.displaced.iter().filter(|displaced| displaced.why != Why::GaveWay);
+        displaced.extend(users.map(|displaced| output.target.absolute(&displaced.path)));
         refused += output.stage.refused.count();
     }
     if refused > 0 {
         outcome.warnings.push(Warning::ModesRefused { paths: refused });
     }
-    if displaced > 0 {
-        outcome.warnings.push(Warning::Displaced { files: displaced, to: books.displaced.clone() });
+    if !displaced.is_empty() {
+        outcome.warnings.push(books.displaced.warning(displaced));
     }
     record.save(&books.record).map_err(bookkeeping("write", &books.record))?;
     Ok(outcome)

@@ -16,8 +16,10 @@ use super::{
 use crate::{
     archive::reader::{IncomingKind, Naming, Reader},
     report::events::Amount,
+    sys::extents::Extents,
     tree::{
         RelPath, Timestamp,
+        links::Groups,
         node::{Node, NodeError, NodeKind},
         summary::Differing,
     },
@@ -40,23 +42,44 @@ pub fn stage(
     match staging.uploaded() {
         Some((uploaded, at)) => {
             let gone = gone(&files, &uploaded, &at);
-            files.retain(|(node, _)| is_as_sent(node, &uploaded, &at) != Some(true));
+            // What is gone has left its group, and does not part the others.
+            let is_there = |index: usize| {
+                let path = uploaded.manifest.entries()[index].path.strip_prefix(&at);
+                path.is_some_and(|path| position(&files, &path).is_some())
+            };
+            let groups = Groups::among(uploaded.manifest, is_there);
+            files.retain(|(node, _)| is_as_sent(node, &uploaded, &at, &groups) != Some(true));
             staging.expect(&mut nodes(&files), Listed::Changes)?;
             staging.expect_gone(&mut gone.into_iter().map(Ok))?;
         }
-        None => staging.expect(&mut nodes(&files), Listed::Buckets(&Differing::all(1)))?,
+        None => {
+            staging.expect(&mut nodes(&files), Listed::Buckets(&Differing::all(1)))?;
+            staging.expect_gone(&mut std::iter::empty())?;
+        }
     }
     let wanted = staging.wanted().nodes;
     for (node, at) in wanted.iter().filter_map(|number| files.get(*number as usize)) {
         let NodeKind::File { size, .. } = node.kind else { continue };
+        let is_wanted = |first: &&RelPath| {
+            position(&files, first).is_some_and(|first| wanted.binary_search(&(first as u32)).is_ok())
+        };
+        if let Some(first) = node.link.as_ref().filter(is_wanted) {
+            staging.take_linked(node.path.clone(), first)?;
+            continue;
+        }
         spool.seek(SeekFrom::Start(*at)).map_err(|error| staging.not_spooled(error))?;
-        staging.take_wanted(node.path.clone(), size, &mut (&spool).take(size), progress)?;
+        let content: (&mut dyn Read, _) = (&mut (&spool).take(size), &Extents::Unknown);
+        staging.take_wanted(node.path.clone(), size, content, progress)?;
     }
     Ok((staging.finish()?, amount))
 }
 
 /// In the order of trees, with where a file's content begins in the spool.
 type Files = BTreeMap<RelPath, (Node, u64)>;
+
+fn position(files: &[(Node, u64)], path: &RelPath) -> Option<usize> {
+    files.binary_search_by(|(node, _)| node.path.cmp(path)).ok()
+}
 
 fn nodes(files: &[(Node, u64)]) -> impl Iterator<Item = Result<Node, NodeError>> {
     files.iter().map(|(node, _)| Ok(node.clone()))
@@ -73,6 +96,7 @@ fn read(
     let mut reader = Reader::new(archive, naming, LIMITS);
     let mut files = Files::new();
     let mut amount = Amount::default();
+    let mut groups = BTreeMap::new();
     while let Some(entry) = reader.next_entry().map_err(|error| staging.refused(error))? {
         let mut at = amount.bytes;
         let kind = match entry.kind {
@@ -82,33 +106,47 @@ fn read(
             IncomingKind::HardLink { target } => match files.get(&target) {
                 Some((Node { kind: kind @ NodeKind::File { .. }, .. }, of)) => {
                     at = *of;
+                    let first = groups.get(&target).unwrap_or(&target).clone();
+                    groups.insert(entry.path.clone(), first);
                     kind.clone()
                 }
+                // Nothing that anybody goes by tells two names of a link from two links.
+                Some((Node { kind: kind @ NodeKind::Symlink { .. }, .. }, _)) => kind.clone(),
                 _ => return Err(staging.no_tree(entry.path, LINK_TO_NOTHING)),
             },
             IncomingKind::File { size } => {
-                staging.take_room(&entry.path, size)?;
-                let digest = staging.spool(&mut reader.data(), spool)?;
+                let made_long = spool.seek(SeekFrom::Start(at)).and_then(|_| spool.set_len(at + size));
+                made_long.map_err(|error| staging.not_spooled(error))?;
+                let content: (&mut dyn Read, _) = (&mut reader.data(), &Extents::Unknown);
+                let digest = staging.spool((&entry.path, size), content, &*spool)?;
                 amount.bytes += size;
                 NodeKind::File { size, digest }
             }
         };
         amount.files += 1;
         progress(amount);
-        let node = Node { path: entry.path.clone(), kind, mode: entry.mode, mtime: entry.mtime };
+        let node = Node { path: entry.path.clone(), kind, mode: entry.mode, mtime: entry.mtime, link: None };
         if files.insert(entry.path.clone(), (node, at)).is_some() {
             return Err(staging.no_tree(entry.path, "comes twice"));
+        }
+    }
+    for (path, first) in groups {
+        // Engines send a file under the first of its names. Where another one came first, it is two files.
+        if let Some((node, _)) = files.get_mut(&path).filter(|_| first < path) {
+            node.link = Some(first);
         }
     }
     Ok((files, amount))
 }
 
 /// Whether a path has what went in there; none where nothing did.
-fn is_as_sent(node: &Node, uploaded: &Uploaded<'_>, at: &RelPath) -> Option<bool> {
-    let at = uploaded.manifest.position(&at.append(&node.path))?;
-    let sent = Node::of(&uploaded.manifest.entries()[at], *uploaded.digests.get(at)?)?;
+fn is_as_sent(node: &Node, uploaded: &Uploaded<'_>, at: &RelPath, groups: &Groups) -> Option<bool> {
+    let index = uploaded.manifest.position(&at.append(&node.path))?;
+    let sent = Node::of(&uploaded.manifest.entries()[index], *uploaded.digests.get(index)?)?;
+    let link = groups.first_name(uploaded.manifest, index).and_then(|first| first.strip_prefix(at));
     // Engines cut times to seconds.
     let same_time = sent.mtime.secs == node.mtime.secs || sent.kind == NodeKind::Directory;
+    let same_time = same_time && link == node.link;
     Some(sent.kind == node.kind && sent.mode & 0o777 == node.mode & 0o777 && same_time)
 }
 
@@ -116,7 +154,13 @@ fn is_as_sent(node: &Node, uploaded: &Uploaded<'_>, at: &RelPath) -> Option<bool
 fn gone(files: &[(Node, u64)], uploaded: &Uploaded<'_>, at: &RelPath) -> Vec<Node> {
     let entries = uploaded.manifest.entries().iter();
     let went_in = entries.filter_map(|entry| entry.path.strip_prefix(at)).filter(|path| !path.is_root());
-    let gone = went_in.filter(|path| files.binary_search_by(|(node, _)| node.path.cmp(path)).is_err());
-    let node = |path: RelPath| Node { path, kind: NodeKind::Directory, mode: 0, mtime: Timestamp::default() };
+    let gone = went_in.filter(|path| position(files, path).is_none());
+    let node = |path: RelPath| Node {
+        path,
+        kind: NodeKind::Directory,
+        mode: 0,
+        mtime: Timestamp::default(),
+        link: None,
+    };
     gone.map(node).collect()
 }

@@ -21,6 +21,7 @@ use crate::{
     tree::{
         Digest, Entry, Kind, RelPath, Timestamp,
         ignore::Rules,
+        links::Groups,
         scan::{Scan, ScanOptions, scan},
         summary::{Differing, Summarizer, What, bucket_of, buckets_for},
     },
@@ -85,6 +86,11 @@ impl HostSide {
     /// How many buckets [`HostSide::summary`] has; one when it is empty.
     pub fn buckets(&self) -> usize {
         buckets_for(self.scan.manifest.entries().len())
+    }
+
+    /// What was found, by its paths below the output's root.
+    pub(super) fn manifest(&self) -> &crate::tree::Manifest {
+        &self.scan.manifest
     }
 
     /// What is at `path`, which is below the output's root: none when that is not known, and otherwise what a look there
@@ -168,14 +174,16 @@ impl HostSide {
     fn summarize(&mut self, recorded: &[Option<Digest>]) {
         let entries = self.scan.manifest.entries();
         let buckets = self.buckets();
-        let mut summarizer = Summarizer::new(buckets);
-        for ((entry, standing), digest) in entries.iter().zip(&self.standings).zip(recorded) {
+        let (mut summarizer, groups) = (Summarizer::new(buckets), Groups::of(&self.scan.manifest));
+        for (at, ((entry, standing), digest)) in entries.iter().zip(&self.standings).zip(recorded).enumerate()
+        {
             let what = match standing {
                 Standing::AsRecorded => What::of(&entry.kind, *digest),
                 // Equals nothing.
                 Standing::Unrecorded | Standing::Changed | Standing::Unsure => What::File(0, None),
             };
             summarizer.add(&entry.path, what, entry.mode & 0o777, Timestamp::default());
+            summarizer.link(&entry.path, groups.first_name(&self.scan.manifest, at));
         }
         self.summary = summarizer.finish().to_bytes();
         // There are at most as many buckets as that.

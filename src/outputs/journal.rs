@@ -15,8 +15,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    apply::Displaced,
     ops::{Identity, Op, lossless},
+    safe::{Displaced, Place},
 };
 use crate::tree::RelPath;
 
@@ -40,13 +40,23 @@ pub struct Entry<'a> {
     pub inside: Cow<'a, [Op]>,
     /// The user's files that a prepared tree leaves out, in the staging directory.
     pub displaced: Cow<'a, [Displaced]>,
-    /// What the old tree held when a prepared one was made from it, by path below the output's root.
-    pub linked: Vec<(Path, Identity)>,
+    /// What the old tree held when a prepared one was made from it, and what the prepared one has of that, by path below the
+    /// output's root.
+    pub linked: Vec<(Path, Linked)>,
 }
 
 /// A path in a list, byte for byte.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Path(#[serde(with = "lossless")] pub RelPath);
+
+/// A path of an old tree of which a new one was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Linked {
+    /// What the old one has.
+    pub old: Identity,
+    /// What was put into the new one for it: the same, or a copy.
+    pub new: Identity,
+}
 
 /// All outputs' steps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,8 +66,7 @@ pub struct Journal<'a> {
     /// The run that wrote it.
     pub run: String,
     /// Where the user's files go that are in the way.
-    #[serde(with = "native")]
-    pub displaced: PathBuf,
+    pub displaced: Place,
     /// One for each output.
     pub entries: Vec<Entry<'a>>,
 }
@@ -66,7 +75,7 @@ const VERSION: u32 = 4;
 
 impl<'a> Journal<'a> {
     /// A journal of this version.
-    pub fn new(run: String, displaced: PathBuf, entries: Vec<Entry<'a>>) -> Journal<'a> {
+    pub fn new(run: String, displaced: Place, entries: Vec<Entry<'a>>) -> Journal<'a> {
         Journal { version: VERSION, run, displaced, entries }
     }
 
@@ -98,7 +107,7 @@ impl<'a> Journal<'a> {
 }
 
 /// A path of the host's in JSON, byte for byte: serde's own form fails on names that are not UTF-8.
-mod native {
+pub(crate) mod native {
     use std::{
         ffi::OsString,
         path::{Path, PathBuf},

@@ -24,6 +24,7 @@ pub mod journal;
 mod modes;
 pub mod ops;
 pub mod record;
+pub mod safe;
 mod slots;
 pub mod stage;
 pub mod target;

@@ -8,17 +8,19 @@
 //! | file | what |
 //! |---|---|
 //! | `stage/delta.rs` | a list of nodes, then the contents that were asked for |
+//! | `stage/links.rs` | which names are one file |
 //! | [`dir`] | the staging directory and its place |
 
 mod delta;
 pub mod dir;
+mod links;
 #[cfg(all(test, unix))]
 mod tests;
 
 use std::{
     cell::OnceCell,
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Read, Seek, Write},
 };
 
 use sha2::{Digest as _, Sha256};
@@ -43,10 +45,15 @@ use crate::{
     archive::reader::{Limits, ReadError},
     plan::ApplyMode,
     report::events::{Amount, Applied, Warning},
-    sys::at::{self, Look},
+    sys::{
+        at::{self, Look},
+        extents::{self, Extents},
+    },
     tree::{
         Digest, Kind, Manifest, RelPath, Timestamp,
         ignore::{Rules, Verdict as Ignored},
+        links::Groups,
+        node::NodeKind,
         scan::STAGE_PREFIX,
     },
 };
@@ -57,7 +64,7 @@ const SMALL: u64 = 256 * 1024;
 /// Left free on the target's file system, in bytes, whatever a container sends; at most an eighth of what is free.
 const RESERVE: u64 = 64 * 1024 * 1024;
 
-/// An output of more entries than this is a bomb. Its bytes are counted where they are staged (`Staging::take_room`):
+/// An output of more entries than this is a bomb. Its bytes are counted as they are staged (`Staging::take_room`), without holes:
 /// what is only compared needs no disk, however much it is.
 pub const LIMITS: Limits = Limits { entries: 10_000_000, bytes: u64::MAX };
 
@@ -109,6 +116,8 @@ pub struct Staging<'a> {
     warnings: Vec<Warning>,
     /// Of the sources that were sent in this build, the newest mtime.
     newest: OnceCell<Timestamp>,
+    /// Which names of the output are one file here.
+    groups: OnceCell<Groups>,
     applied: Applied,
     received: Amount,
 }
@@ -207,6 +216,7 @@ impl<'a> Staging<'a> {
             ops: Vec::new(),
             warnings: Vec::new(),
             newest: OnceCell::new(),
+            groups: OnceCell::new(),
             applied: Applied::default(),
             received: Amount::default(),
         })
@@ -234,9 +244,9 @@ impl<'a> Staging<'a> {
         Ok(free - RESERVE.min(free / 8))
     }
 
-    /// Sets room aside for content that is about to be staged.
-    pub(super) fn take_room(&mut self, path: &RelPath, size: u64) -> Result<(), OutputError> {
-        self.room = self.room.checked_sub(size).ok_or_else(|| OutputError::DoesNotFit {
+    /// Sets room aside for `data` bytes of a file of this size.
+    fn take_room(&mut self, path: &RelPath, size: u64, data: u64) -> Result<(), OutputError> {
+        self.room = self.room.checked_sub(data).ok_or_else(|| OutputError::DoesNotFit {
             output: self.output.clone(),
             path: path.clone(),
             size,
@@ -272,15 +282,29 @@ impl<'a> Staging<'a> {
     }
 
     /// Writes data to the slot `number`; gives its digest.
-    fn stage_into(&mut self, number: u64, data: &mut dyn Read, mode: u32) -> Result<Digest, OutputError> {
+    fn stage_into(
+        &mut self,
+        number: u64,
+        (path, size): (&RelPath, u64),
+        (data, extents): (&mut dyn Read, &Extents),
+        mode: u32,
+    ) -> Result<Digest, OutputError> {
         let name = number.to_string();
-        let mut file = at::create_file_as(&self.stage.dir, name.as_bytes(), mode)
+        let file = at::create_file_as(&self.stage.dir, name.as_bytes(), mode)
+            .and_then(|file| file.set_len(size).map(|()| file))
             .map_err(host_error("make a file in", &self.stage.path))?;
-        self.spool(data, &mut file)
+        self.spool((path, size), (data, extents), &file)
     }
 
-    /// Writes data to a file on the target's file system; gives its digest.
-    pub(super) fn spool(&self, data: &mut dyn Read, file: &mut dyn Write) -> Result<Digest, OutputError> {
+    /// Writes what will be at `path` to a file on the target's file system that is long enough, and leaves its holes out; gives its
+    /// digest.
+    pub(super) fn spool(
+        &mut self,
+        (path, size): (&RelPath, u64),
+        (data, extents): (&mut dyn Read, &Extents),
+        file: impl Write + Seek,
+    ) -> Result<Digest, OutputError> {
+        let mut file = extents::Writer::new(file, extents);
         let mut hasher = Sha256::new();
         let mut buffer = vec![0; 256 * 1024];
         loop {
@@ -291,7 +315,9 @@ impl<'a> Staging<'a> {
                 Err(error) => return Err(self.broken_off(error)),
             };
             hasher.update(&buffer[..n]);
+            let stored = file.stored;
             file.write_all(&buffer[..n]).map_err(host_error("write to a file in", &self.stage.path))?;
+            self.take_room(path, size, file.stored - stored)?;
         }
         Ok(Digest(hasher.finalize().into()))
     }
@@ -599,14 +625,15 @@ impl<'a> Staging<'a> {
     }
 
     /// What is kept never travels.
-    fn refuse_kept(&self, path: &RelPath) -> Result<(), OutputError> {
-        let is_kept = |uploaded: Uploaded<'_>| {
-            self.scope != Scope::Elsewhere
-                && !path.is_root()
-                && uploaded.rules.verdict_of(&self.uploaded_at.append(path)) == Ignored::Ignored
+    fn refuse_kept(&self, path: &RelPath, kind: &NodeKind) -> Result<(), OutputError> {
+        let Some(uploaded) = self.uploaded.filter(|_| !path.is_root()) else { return Ok(()) };
+        let path = self.uploaded_at.append(path);
+        let is_kept = match kind {
+            NodeKind::Directory => uploaded.rules.bars(&path),
+            _ => uploaded.rules.verdict_of(&path) == Ignored::Ignored,
         };
-        match self.uploaded.is_some_and(is_kept) {
-            true => Err(self.no_tree(path.clone(), "is kept, and does not travel")),
+        match is_kept {
+            true => Err(self.no_tree(path, "is kept, and does not travel")),
             false => Ok(()),
         }
     }

@@ -111,13 +111,13 @@ pub fn native_join(base: &Path, path: &RelPath) -> PathBuf {
 }
 
 #[cfg(unix)]
-fn native_name(name: &[u8]) -> std::borrow::Cow<'_, std::ffi::OsStr> {
+pub(super) fn native_name(name: &[u8]) -> std::borrow::Cow<'_, std::ffi::OsStr> {
     use std::os::unix::ffi::OsStrExt as _;
     std::ffi::OsStr::from_bytes(name).into()
 }
 
 #[cfg(not(unix))]
-fn native_name(name: &[u8]) -> std::borrow::Cow<'_, std::ffi::OsStr> {
+pub(super) fn native_name(name: &[u8]) -> std::borrow::Cow<'_, std::ffi::OsStr> {
     std::ffi::OsString::from(String::from_utf8_lossy(name).into_owned()).into()
 }
 

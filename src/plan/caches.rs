@@ -1,4 +1,5 @@
-//! `--cache NAME:PATH` -> [`Cache`]: a directory that is kept in a named volume, across workspaces and projects. Pure.
+//! `--cache NAME:PATH`, `--cache shared:NAME:PATH` -> [`Cache`]: a directory that is kept in a named volume, across the
+//! workspaces of a project or of all. Pure.
 
 use std::fmt;
 
@@ -13,15 +14,40 @@ use crate::{
 /// The longest name: engines take 255 bytes, and fastbuild puts a prefix before it.
 const LONGEST: usize = 128;
 
+/// What a cache begins with that is for all projects.
+const SHARED: &str = "shared";
+
+/// Who has a cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sharing {
+    /// This project: what builds leave in it is made from its sources.
+    Project,
+    /// Every project that names it.
+    All,
+}
+
 /// A cache.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Cache {
-    /// What it is called on the engine, behind fastbuild's prefix. Two projects that use one name share it.
+    /// What it is called among those of its sharing.
     pub name: String,
+    /// Who has it.
+    pub sharing: Sharing,
     /// Where the command sees it.
     pub path: CachePath,
     /// Where that lies below the source root, when it does: no part of the sources then.
     pub below_source: Option<RelPath>,
+}
+
+impl Cache {
+    /// As it is asked for: `NAME`, or `shared:NAME`.
+    pub fn called(&self) -> String {
+        match self.sharing {
+            Sharing::Project => self.name.clone(),
+            Sharing::All => format!("{SHARED}:{}", self.name),
+        }
+    }
 }
 
 /// Where a cache lies in the container.
@@ -45,7 +71,10 @@ impl fmt::Display for CachePath {
 
 /// Why a cache is none.
 #[derive(Debug, thiserror::Error)]
-#[error("{reason}: {given:?}: {problem}; write NAME:PATH, such as cargo:~/.cargo or modules:node_modules")]
+#[error(
+    "{reason}: {given:?}: {problem}; write NAME:PATH for a cache of this project, such as \
+         modules:node_modules, or shared:NAME:PATH for one of all, such as shared:cargo:~/.cargo"
+)]
 pub struct CacheError {
     /// Who asked.
     pub reason: Reason,
@@ -87,6 +116,10 @@ fn resolve(
     let from = if *anchor == Anchor::Command { command } else { workdir };
     let refuse = |problem| CacheError { reason: asked.reason.clone(), given: given.clone(), problem };
     let (name, path) = given.split_once(':').ok_or_else(|| refuse("there is no colon in it"))?;
+    let (sharing, (name, path)) = match name {
+        SHARED => (Sharing::All, path.split_once(':').ok_or_else(|| refuse("a shared one has a name, too"))?),
+        _ => (Sharing::Project, (name, path)),
+    };
     check_name(name).map_err(&refuse)?;
     let (path, below_source) = if let Some(below) = path.strip_prefix("~/") {
         let below = RelPath::new(below.trim_end_matches('/').as_bytes())
@@ -105,7 +138,10 @@ fn resolve(
         }
         (CachePath::Absolute(path.to_string()), path.below(workdir))
     };
-    Ok(Decision { value: Cache { name: name.to_owned(), path, below_source }, reason: asked.reason.clone() })
+    Ok(Decision {
+        value: Cache { name: name.to_owned(), sharing, path, below_source },
+        reason: asked.reason.clone(),
+    })
 }
 
 fn check_name(name: &str) -> Result<(), &'static str> {
@@ -166,6 +202,14 @@ mod tests {
     }
 
     #[test]
+    fn a_cache_is_the_projects_unless_it_is_said_to_be_shared() {
+        let called =
+            |spec| resolved(&[spec]).map(|all| (all[0].value.called(), all[0].value.path.to_string()));
+        assert_eq!(called("shared:c:a:b").unwrap(), ("shared:c".to_owned(), "/w/sub/a:b".to_owned()));
+        assert_eq!(called("c:shared:b").unwrap(), ("c".to_owned(), "/w/sub/shared:b".to_owned()));
+    }
+
+    #[test]
     fn what_is_no_cache_is_told_by_what_is_wrong() {
         let long = format!("{}:x", "n".repeat(LONGEST + 1));
         let in_it = "the sources would lie in it";
@@ -179,6 +223,8 @@ mod tests {
             ("\u{e4}:x", "a name begins with a letter or a digit"),
             ("a\u{e4}:x", letters),
             (&long, "the name is too long"),
+            ("shared:x", "a shared one has a name, too"),
+            ("shared::x", "it has no name"),
             ("a:", "the command would start in it"),
             ("a:/", in_it),
             ("a:/w/", in_it),
@@ -201,6 +247,8 @@ mod tests {
     fn one_place_has_one_cache() {
         assert_eq!(resolved(&["a:x", "b:y", "a:./x"]).unwrap().len(), 2);
         assert_eq!(resolved(&["a:x", "a:y"]).unwrap().len(), 2);
-        assert_eq!(resolved(&["a:x", "b:x"]).unwrap_err().problem, "another cache lies there already");
+        for other in ["b:x", "shared:a:x"] {
+            assert_eq!(resolved(&["a:x", other]).unwrap_err().problem, "another cache lies there already");
+        }
     }
 }

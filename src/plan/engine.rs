@@ -170,6 +170,7 @@ mod tests {
             engine: Presence::Absent { why: "there is no /s".to_owned() },
             command: Some("/bin/jekyll".into()),
             here: Here { hindrance: None, source: ground("9p"), places: vec![place] },
+            tracked: Vec::new(),
         }
     }
 

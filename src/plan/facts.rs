@@ -12,6 +12,7 @@ use crate::{
     config::{Environment, Settings},
     facts::{self, FileSystem},
     sys::owner,
+    tree::RelPath,
 };
 
 /// What was found.
@@ -23,6 +24,8 @@ pub struct Facts {
     pub command: Option<PathBuf>,
     /// What this machine has for the build.
     pub here: Here,
+    /// Files below the source root that git tracks where a preset would keep its tool's own. Looked up only where one would.
+    pub tracked: Vec<RelPath>,
 }
 
 /// What this machine has for a build, and for one without a container.
@@ -70,12 +73,19 @@ impl Facts {
                 ..Here::default()
             },
             engine: endpoint.as_ref().map_or(Presence::Perhaps, presence),
+            tracked: facts::tracked(&settings.source.value, &presets_patterns(settings)),
         };
         if engine::decide(settings, env, &facts)?.value == Engine::Host {
             facts.here.places = places(settings, env);
         }
         Ok(facts)
     }
+}
+
+fn presets_patterns(settings: &Settings) -> Vec<&str> {
+    let of_preset =
+        settings.patterns.iter().filter(|pattern| matches!(pattern.reason, Reason::Preset { .. }));
+    of_preset.map(|pattern| pattern.value.text.as_str()).collect()
 }
 
 fn hindrance() -> Option<String> {

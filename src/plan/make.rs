@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    ApplyMode, CacheError, Decision, Endpoint, Engine, EngineError, Facts, IgnorePlan, Output, OutputError,
-    Outputs, Plan, Reason, Route, RouteError, Scratch, Stdin, Terminal, caches,
+    ApplyMode, CacheError, Decision, Endpoint, Engine, EngineError, EnvVar, Facts, IgnorePlan, Output,
+    OutputError, Outputs, Plan, Reason, Route, RouteError, Scratch, Stdin, Terminal, caches,
     container_path::ContainerPath,
     endpoint::BadEndpoint,
-    engine, facts, host_path,
+    engine, facts, host_path, kept,
     outputs::{self, Places},
     route, scratch,
 };
@@ -154,6 +154,7 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
     let outputs = outputs(settings, &places)?;
     refuse_wrong_exchange(settings, &subdirectory, &outputs.value)?;
     let route = route::decide(settings, &engine, &outputs.value, facts)?;
+    let git = git(&settings.source.value, route.value);
     let caches = caches::resolve_all(&settings.caches, &workdir_path, &command_directory)?;
     // What files and variables say of containers stands for other builds; what was typed has been refused.
     let in_container = engine.value != Engine::Host;
@@ -161,9 +162,13 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
     let mut left_out = taken_places(&outputs.value, &settings.source.value);
     left_out.extend(caches.iter().filter_map(|cache| cache.value.below_source.clone()));
     left_out.extend(own_places(settings, env));
+    let patterns = match route.value.is_mounted() {
+        true => settings.patterns.clone(),
+        false => kept::settle(&settings.patterns, &facts.tracked, &outputs, &settings.source.value)?,
+    };
     Ok(Plan {
         engine,
-        ignore: IgnorePlan { patterns: settings.patterns.clone(), outputs: left_out },
+        ignore: IgnorePlan { patterns, outputs: left_out },
         outputs,
         stdin: stdin(settings, terminal.value, env.terminals),
         terminal,
@@ -186,16 +191,36 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
         lifetime: settings.lifetime.clone(),
         agent: settings.agent.clone(),
         workspace: settings.workspace.clone(),
+        recover: settings.recover.clone(),
         lock: settings.lock.clone(),
         explain: settings.explain.clone(),
         user: settings.user.clone().filter(|_| in_container),
         entrypoint: settings.entrypoint.clone().filter(|_| in_container),
-        env: proxies.into_iter().chain(settings.env.iter().cloned()).collect(),
+        env: git.chain(proxies).chain(settings.env.iter().cloned()).collect(),
         network: settings.network.clone().filter(|_| in_container),
         memory: settings.memory.clone().filter(|_| in_container),
         nano_cpus: settings.nano_cpus.clone().filter(|_| in_container),
         isolation: settings.isolation.clone().filter(|_| in_container),
     })
+}
+
+/// What git is told in a build, where the source tree is a checkout. Its index says of each file what the host says of it, of which a
+/// copy has the size and the time alone; and nobody is to write the index for having looked.
+fn git(source: &Path, route: Route) -> impl Iterator<Item = Decision<EnvVar>> + use<> {
+    let variables = [
+        ("GIT_OPTIONAL_LOCKS", "0"),
+        ("GIT_CONFIG_COUNT", "2"),
+        ("GIT_CONFIG_KEY_0", "core.checkStat"),
+        ("GIT_CONFIG_VALUE_0", "minimal"),
+        ("GIT_CONFIG_KEY_1", "core.trustctime"),
+        ("GIT_CONFIG_VALUE_1", "false"),
+    ];
+    let is_copy = !route.is_mounted() && source.join(".git").exists();
+    let variable = |(name, value): (&str, &str)| EnvVar { name: name.to_owned(), value: value.to_owned() };
+    let why = "the source tree is a git checkout";
+    let decision =
+        move |variable| Decision { value: variable, reason: Reason::Found { why: why.to_owned() } };
+    variables.map(variable).into_iter().filter(move |_| is_copy).map(decision)
 }
 
 /// The image, where the engine has any.

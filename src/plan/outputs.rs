@@ -10,7 +10,7 @@ use std::{
 use fs_err as fs;
 
 use super::{
-    Output, Take,
+    Output, PatternKind, Reason, Take,
     container_path::{AboveRoot, ContainerPath},
     host_path,
 };
@@ -98,6 +98,25 @@ pub enum OutputError {
         spec: String,
         /// The file.
         host: PathBuf,
+    },
+    /// What is asked for is what is to stay where it is.
+    #[error(
+        "output {spec:?}: {path} is {} ({reason}), so it neither goes in nor comes back; name a path below it, take it out \
+         there, or say --include {path} to have it come and go like the sources",
+        match kind {
+            PatternKind::Kept => "kept in the workspace",
+            PatternKind::Excluded => "excluded",
+        }
+    )]
+    Kept {
+        /// As it was written.
+        spec: String,
+        /// Below the source root.
+        path: RelPath,
+        /// What it is.
+        kind: PatternKind,
+        /// Who says so.
+        reason: Reason,
     },
     /// Two outputs would be written over each other.
     #[error(

@@ -188,7 +188,8 @@ mod tests {
             panic!("{line}")
         };
         let settings = Settings::gather(&args, &env).unwrap();
-        let facts = Facts { engine: Presence::Perhaps, command: None, here: Here::default() };
+        let facts =
+            Facts { engine: Presence::Perhaps, command: None, here: Here::default(), tracked: Vec::new() };
         let engine = decide_engine(&settings, &env, &facts).unwrap();
         let outputs = match settings.outputs {
             Some(_) => Outputs::Named(Vec::new()),

@@ -200,6 +200,16 @@ pub enum Warning {
         /// What to do.
         hint: String,
     },
+    /// The project has a `.dockerignore` and no `.fastbuildignore`. Told once.
+    DockerignoreNotRead(
+        /// What it would have kept out.
+        Amount,
+    ),
+    /// This machine has something of its own at paths that are kept. Told once for each.
+    KeptHere {
+        /// Below the source root.
+        paths: Vec<RelPath>,
+    },
     /// A socket, fifo or device in the source tree was left out.
     Skipped {
         /// Below the source root.
@@ -248,10 +258,13 @@ pub enum Warning {
         /// Names in the source root at or below which something new stays in the workspace.
         made: Vec<RelPath>,
     },
-    /// Files that fastbuild had not written were in the way of products; their old versions were moved.
+    /// Files that fastbuild had not written were in the way of a build; their old versions were moved to the safe place.
     Displaced {
         /// How many.
         files: u64,
+        /// The first ten of them.
+        #[serde(serialize_with = "as_texts")]
+        paths: Vec<PathBuf>,
         /// The directory that holds them now.
         #[serde(serialize_with = "as_text")]
         to: PathBuf,
@@ -526,8 +539,13 @@ pub fn path_text(path: &Path) -> String {
     Escaped(path.as_os_str().as_encoded_bytes()).to_string()
 }
 
-fn as_text<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+/// For JSON.
+pub(crate) fn as_text<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&path_text(path))
+}
+
+fn as_texts<S: serde::Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(paths.iter().map(|path| path_text(path)))
 }
 
 fn as_seconds<S: serde::Serializer>(took: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

@@ -146,7 +146,14 @@ mod tests {
             (500, pulling("aa", "Downloading", 5, None)),
             (501, Event::BuildOutputBegins),
             (502, Event::Warned(Warning::OutputsLeft)),
-            (503, Event::Warned(Warning::Displaced { files: 2, to: "/s\x1b".into() })),
+            (
+                503,
+                Event::Warned(Warning::Displaced {
+                    files: 2,
+                    paths: vec!["/a\x1b".into()],
+                    to: "/s\x1b".into(),
+                }),
+            ),
             (6_210, finished(3, 6_210)),
         ];
         insta::assert_snapshot!(run(&events), @r#"
@@ -158,7 +165,7 @@ mod tests {
         {"fastbuild":2,"time":0.5,"event":"pull-progress","layer":"aa","status":"Downloading","current":5,"total":null}
         {"fastbuild":2,"time":0.501,"event":"build-output-begins"}
         {"fastbuild":2,"time":0.502,"event":"warned","warning":"outputs-left"}
-        {"fastbuild":2,"time":0.503,"event":"warned","warning":"displaced","files":2,"to":"/s\\u{1b}"}
+        {"fastbuild":2,"time":0.503,"event":"warned","warning":"displaced","files":2,"paths":["/a\\u{1b}"],"to":"/s\\u{1b}"}
         {"fastbuild":2,"time":6.21,"event":"finished","exit_code":3,"applied":null,"agent":null,"earlier":null,"took":6.21}
         "#);
     }

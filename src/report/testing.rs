@@ -251,7 +251,11 @@ fn warning() -> impl Strategy<Value = Warning> {
             more: 3,
             made: Vec::new()
         }),
-        (any::<u64>(), hostile_path()).prop_map(|(files, to)| Warning::Displaced { files, to }),
+        (any::<u64>(), hostile_path()).prop_map(|(files, to)| Warning::Displaced {
+            files,
+            paths: vec![to.clone()],
+            to
+        }),
         any::<u64>().prop_map(|paths| Warning::ModesRefused { paths }),
         hostile_text().prop_map(|container| Warning::LeftoverRemoved { container }),
         (hostile_text(), hostile_text()).prop_map(|(container, why)| Warning::NotRemoved { container, why }),

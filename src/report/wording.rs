@@ -40,6 +40,20 @@ pub fn sentence(warning: &Warning) -> String {
                 .to_owned()
         }
         Warning::Meant { hint } => hint.clone(),
+        Warning::DockerignoreNotRead(Amount { files, bytes: size }) => format!(
+            ".dockerignore is written for images and is not read: {} of what it names ({}) went in; `cp .dockerignore \
+             .fastbuildignore` leaves it out here too",
+            counted_as(*files, "entry", "entries"),
+            bytes(*size)
+        ),
+        Warning::KeptHere { paths } => {
+            let paths: Vec<_> = paths.iter().map(RelPath::to_string).collect();
+            format!(
+                "{} here {} this machine's own: the build has another one, which is kept in the workspace; neither is copied",
+                paths.join(", "),
+                if paths.len() == 1 { "is" } else { "are" }
+            )
+        }
         Warning::Skipped { path, special } => format!("{path} is a {}; it was not sent", kind(*special)),
         Warning::ReadOnlySources { path, line } => format!(
             "the command could not write {path}, for the sources are mounted read-only ({line}); if that is an output, name \
@@ -61,7 +75,7 @@ pub fn sentence(warning: &Warning) -> String {
             path_text(path)
         ),
         Warning::Beside { changed, more, made } => beside(changed, *more, made),
-        Warning::Displaced { files, to } => format!(
+        Warning::Displaced { files, to, .. } => format!(
             "{} not written by fastbuild {} in the way of the build's products; the old {} now in {}",
             counted(*files, "file"),
             if *files == 1 { "was" } else { "were" },
@@ -317,6 +331,7 @@ fn travelled(direction: Direction, path: &crate::tree::RelPath, why: Why) -> Str
         Why::Content => "content differs",
         Why::Mode => "mode differs",
         Why::Type => "type differs",
+        Why::Links => "hard links differ",
         Why::Mtime => "mtime differs",
         Why::Deleted => "deleted",
     };
@@ -373,7 +388,14 @@ pub fn line(sentence: &str) -> String {
 
 /// A warning's line, ready to print.
 pub fn warning_line(warning: &Warning) -> String {
-    line(&format!("warning: {}", sentence(warning)))
+    let mut lines = line(&format!("warning: {}", sentence(warning)));
+    if let Warning::Displaced { files, paths, .. } = warning {
+        lines.extend(paths.iter().map(|path| line(&format!("  {}", path_text(path)))));
+        let more = files.saturating_sub(paths.len() as u64);
+        lines.extend((more > 0).then(|| line(&format!("  and {} more", count(more)))));
+        lines += &line("`fastbuild recover ls` lists them, and `fastbuild recover get PATH` puts one back");
+    }
+    lines
 }
 
 /// How many warnings of one kind people read.
@@ -570,8 +592,12 @@ mod tests {
             Warning::Beside { changed: vec![path("package.json")], more: 0, made: Vec::new() },
             Warning::Beside { changed: vec![path("a"), path("b")], more: 7, made: vec![path("obj")] },
             Warning::Beside { changed: Vec::new(), more: 0, made: vec![path("a.o"), path("b.o")] },
-            Warning::Displaced { files: 1, to: "/state/old".into() },
-            Warning::Displaced { files: 1200, to: "/state/old".into() },
+            Warning::Displaced { files: 1, paths: vec!["/p/a".into()], to: "/state/old".into() },
+            Warning::Displaced {
+                files: 1200,
+                paths: vec!["/p/a".into(), "/p/b".into()],
+                to: "/state/old".into(),
+            },
             Warning::ModesRefused { paths: 1 },
             Warning::ModesRefused { paths: 1200 },
             Warning::LeftoverRemoved { container: container() },

@@ -5,6 +5,7 @@
 //! | [`at`] | one name in one open directory: look, rename, exchange, remove, never following a link |
 //! | `child` | other fastbuilds that are asked to end |
 //! | [`clock`] | the clock of a file system, and how finely it tells moments apart |
+//! | [`extents`] | where a file has data, and where holes |
 //! | `host` | name, kernel, room on the disk, what a name stands for |
 //! | [`metadata`] | directories read by handle, and what `lstat` says of their entries |
 //! | `mounts` | what is mounted where |
@@ -24,6 +25,7 @@ pub mod at;
 #[cfg(feature = "client")]
 pub mod child;
 pub mod clock;
+pub mod extents;
 pub mod host;
 pub mod metadata;
 #[cfg(feature = "client")]

@@ -18,6 +18,8 @@ pub struct Facts {
     pub mode: Option<u32>,
     /// The rest.
     pub stamp: Stamp,
+    /// What it takes on the disk, in bytes; less than its length where it has holes.
+    pub allocated: u64,
 }
 
 /// What lies at a path.
@@ -125,7 +127,11 @@ mod system {
             mtime: timestamp(metadata.mtime(), metadata.mtime_nsec()),
             ctime: timestamp(metadata.ctime(), metadata.ctime_nsec()),
         };
-        Facts { mode: Some(metadata.mode() & 0o7777), stamp }
+        Facts {
+            mode: Some(metadata.mode() & 0o7777),
+            stamp,
+            allocated: metadata.blocks().saturating_mul(512),
+        }
     }
 
     fn timestamp(secs: i64, nanos: i64) -> Timestamp {
@@ -158,7 +164,8 @@ mod system {
 
     pub(super) fn facts(metadata: &Metadata) -> Facts {
         let mtime = metadata.modified().map(timestamp).unwrap_or_default();
-        Facts { mode: None, stamp: Stamp { dev: 0, ino: 0, size: metadata.len(), mtime, ctime: mtime } }
+        let stamp = Stamp { dev: 0, ino: 0, size: metadata.len(), mtime, ctime: mtime };
+        Facts { mode: None, stamp, allocated: metadata.len() }
     }
 
     /// The scan makes paths from names that are valid Unicode there; any other is simply not found.

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::{
     Digest, Entry, Kind, Manifest, RelPath,
+    links::Groups,
     node::{Node, NodeKind},
 };
 
@@ -17,7 +18,7 @@ use super::{
 pub struct Delta {
     /// Paths that go, each with everything below it, none below another.
     pub deletes: Vec<RelPath>,
-    /// Entries that travel whole: new ones, other contents, kinds or link targets.
+    /// Entries that travel whole: new ones, other contents, kinds or link targets, and with any name of a file all of its names.
     pub puts: Vec<usize>,
     /// Files that are as long as at the far end, and of whose content nothing is known here; with what the far end has.
     /// [`Delta::resolve`] turns them into puts or forgets them.
@@ -49,6 +50,8 @@ pub enum Why {
     Mode,
     /// What it is: a file, a directory, a link.
     Type,
+    /// Which other names are the same file.
+    Links,
     /// The time of its last change.
     Mtime,
     /// Only the side that does not count has it. A directory stands for all that lies in it.
@@ -70,12 +73,19 @@ impl Delta {
             return;
         }
         let path = |at: &usize| &host.entries()[*at].path;
-        self.metas.retain(|at| puts.binary_search(at).is_err());
         self.changes.retain(|change| puts.binary_search_by(|at| path(at).cmp(&change.path)).is_err());
         self.changes.extend(puts.iter().map(|at| Change { path: path(at).clone(), why: Why::Content }));
         self.changes.sort_by(|a, b| a.path.cmp(&b.path));
         self.puts.extend(puts);
         self.puts.sort_unstable();
+        self.keep_together(&Groups::of(host));
+    }
+
+    /// Names of one file come as one file only when they come together.
+    fn keep_together(&mut self, groups: &Groups) {
+        groups.complete(&mut self.puts);
+        self.metas.retain(|at| self.puts.binary_search(at).is_err());
+        self.unsure.retain(|(at, _)| self.puts.binary_search(at).is_err());
     }
 
     fn change(&mut self, path: &RelPath, why: Why) {
@@ -99,10 +109,18 @@ impl Delta {
     }
 
     /// Both ends have the path.
-    fn compare(&mut self, at: usize, entry: &Entry, digest: Option<Digest>, far: &Node) {
+    fn compare(
+        &mut self,
+        at: usize,
+        entry: &Entry,
+        digest: Option<Digest>,
+        link: Option<&RelPath>,
+        far: &Node,
+    ) {
         match content(&entry.kind, digest, &far.kind) {
             Content::OtherKind => self.replace(at, entry),
             Content::Differs => self.put(at, entry, Why::Content),
+            _ if link != far.link.as_ref() => self.put(at, entry, Why::Links),
             Content::Unsure(far_digest) => {
                 self.unsure.push((at, far_digest));
                 self.compare_meta(at, entry, far);
@@ -161,7 +179,7 @@ pub fn delta<E>(
     in_bucket: &dyn Fn(&RelPath) -> bool,
     far: impl Iterator<Item = Result<Node, E>>,
 ) -> Result<Delta, E> {
-    let mut delta = Delta::default();
+    let (mut delta, groups) = (Delta::default(), Groups::of(host));
     let mut near = host.entries().iter().enumerate().filter(|(_, entry)| in_bucket(&entry.path)).peekable();
     // The path whose deletion takes along what lies below it.
     let mut going = None;
@@ -181,7 +199,7 @@ pub fn delta<E>(
             continue;
         }
         match same {
-            Some((at, entry)) => delta.compare(at, entry, digests[at], &node),
+            Some((at, entry)) => delta.compare(at, entry, digests[at], groups.first_name(host, at), &node),
             None => delta.delete(&node.path),
         }
         if delta.deletes.last() == Some(&node.path) {
@@ -191,6 +209,7 @@ pub fn delta<E>(
     for (at, entry) in near {
         delta.put(at, entry, Why::New);
     }
+    delta.keep_together(&groups);
     Ok(delta)
 }
 
@@ -220,6 +239,8 @@ mod tests {
         what: Is,
         mode: u32,
         mtime: i64,
+        /// Names with the same number are one file.
+        file: Option<u64>,
     }
 
     #[derive(Debug, Clone, PartialEq, Eq)]
@@ -237,10 +258,12 @@ mod tests {
         RelPath::new(text.as_bytes()).unwrap()
     }
 
-    /// `name/`, `name=content`, `name->target`, `name|` (a fifo); behind a space a mode, behind `@` an mtime.
+    /// `name/`, `name=content`, `name->target`, `name|` (a fifo); behind a space a mode, behind `@` an mtime, behind `#` a number
+    /// that names of one file share.
     fn tree(lines: &[&str]) -> Tree {
         let thing = |line: &&str| {
-            let (line, mtime) = line.split_once('@').map_or((*line, 0), |(l, t)| (l, t.parse().unwrap()));
+            let (line, file) = line.split_once('#').map_or((*line, None), |(l, f)| (l, f.parse().ok()));
+            let (line, mtime) = line.split_once('@').map_or((line, 0), |(l, t)| (l, t.parse().unwrap()));
             let (line, mode) = line
                 .split_once(' ')
                 .map_or((line, 0o644), |(l, mode)| (l, u32::from_str_radix(mode, 8).unwrap()));
@@ -255,7 +278,7 @@ mod tests {
                 let (name, content) = line.split_once('=').unwrap();
                 (name, Is::File(content.bytes().last().unwrap_or(0), content.len() as u64))
             };
-            (path(name), Thing { what, mode, mtime })
+            (path(name), Thing { what, mode, mtime, file })
         };
         lines.iter().map(thing).collect()
     }
@@ -292,10 +315,17 @@ mod tests {
             kind: kind(&thing.what),
             mode: thing.mode,
             mtime: time(thing.mtime),
-            stamp: Stamp::default(),
-            links: 1,
+            stamp: Stamp { ino: thing.file.unwrap_or(0), ..Stamp::default() },
+            links: 2,
         });
         (Manifest::from_entries(entries.collect()), host.map(|(_, thing)| digest_of(thing)).collect())
+    }
+
+    /// The first of the names that are the same file as `path`, when that is not the first itself.
+    fn first(tree: &Tree, path: &RelPath) -> Option<RelPath> {
+        let file = tree[path].file?;
+        let first = tree.iter().find(|(_, thing)| thing.file == Some(file))?.0;
+        (first != path).then(|| first.clone())
     }
 
     fn nodes(tree: &Tree) -> Vec<Node> {
@@ -309,6 +339,7 @@ mod tests {
             },
             mode: thing.mode,
             mtime: time(thing.mtime),
+            link: first(tree, path),
         };
         tree.iter().map(node).collect()
     }
@@ -360,6 +391,16 @@ mod tests {
             (&["a=1"], &["a/", "a/b/", "a/b/c=1", "a-b=1"], ["a a-b", "a", "", "a:Type a-b:Deleted"]),
             (&["a/", "a/b=1", "a-b=1"], &["a=1", "a-b=1"], ["a", "a a/b", "", "a:Type a/b:New"]),
             (&["a->x"], &["a/", "a/b=1"], ["a", "a", "", "a:Type"]),
+            // Names of one file travel together, and a name that is parted from it alone.
+            (&["a=1#1", "b=1#1"], &["a=1#7", "b=1#7"], ["", "", "", ""]),
+            (&["a=1#1"], &["a=1"], ["", "", "", ""]),
+            (&["a=1#1", "b=1#1", "c=1"], &["a=1", "b=1", "c=1"], ["", "a b", "", "b:Links"]),
+            (&["a=1", "b=1"], &["a=1#1", "b=1#1"], ["", "b", "", "b:Links"]),
+            (&["a=1", "b=1#1", "c=1#1"], &["a=1#1", "b=1#1", "c=1#1"], ["", "b c", "", "b:Links c:Links"]),
+            (&["a=1#1", "b=1#1"], &["a=1#1", "b=1#1", "c=1#1"], ["c", "", "", "c:Deleted"]),
+            (&["b=1#1", "c=1#1"], &["a=1#1", "b=1#1", "c=1#1"], ["a", "b c", "", "a:Deleted b:Links c:Links"]),
+            (&["a=1#1", "b=1#1"], &["a=1 755"], ["", "a b", "", "a:Mode b:New"]),
+            (&["a=1 755#1", "b=1 755#1"], &["a=1#1", "b=1#1"], ["", "", "a b", "a:Mode b:Mode"]),
             // What is below a deleted directory goes with it; its neighbours do not.
             (&["b=1"], &["a/", "a/x/", "a/x/y=1", "a/z=1", "a.c=1", "b=1"],
                 ["a a.c", "", "", "a:Deleted a.c:Deleted"]),
@@ -402,7 +443,10 @@ mod tests {
     fn what_was_not_asked_for_and_the_root_itself_change_nothing() {
         let (host, digests) = manifest(&tree(&["mine=1", "other=1"]));
         let mut far = nodes(&tree(&["mine=1", "other=2", "stray=1"]));
-        far.insert(0, Node { path: RelPath::root(), kind: NodeKind::Directory, mode: 0, mtime: time(9) });
+        far.insert(
+            0,
+            Node { path: RelPath::root(), kind: NodeKind::Directory, mode: 0, mtime: time(9), link: None },
+        );
         let asked = |at: &RelPath| *at == path("mine");
         let Ok(delta) = delta(&host, &digests, &asked, far.into_iter().map(Ok::<_, Infallible>));
         assert!(delta.is_empty(), "{delta:?}");
@@ -426,16 +470,30 @@ mod tests {
             Just(Is::Fifo),
         ];
         let mode = prop::sample::select(vec![0o644, 0o755]);
-        let thing = (what, mode, 0..2i64).prop_map(|(what, mode, mtime)| Thing { what, mode, mtime });
+        let thing = (what, mode, 0..2i64, prop::option::of(1..4u64));
+        let thing = thing.prop_map(|(what, mode, mtime, file)| Thing { what, mode, mtime, file });
         prop::collection::btree_map(at, thing, 0..14).prop_map(|mut tree| {
             // Whatever has something below it is a directory.
             let above: BTreeSet<_> = tree.keys().flat_map(parents).collect();
             for path in above {
-                let thing = tree.entry(path).or_insert(Thing { what: Is::Dir, mode: 0o755, mtime: 0 });
+                let thing =
+                    tree.entry(path).or_insert(Thing { what: Is::Dir, mode: 0o755, mtime: 0, file: None });
                 thing.what = Is::Dir;
             }
+            one_file_is_one(&mut tree);
             tree
         })
+    }
+
+    /// All names of one file have the same of everything.
+    fn one_file_is_one(tree: &mut Tree) {
+        let mut files = BTreeMap::new();
+        for thing in tree.values_mut() {
+            match (&thing.what, thing.file) {
+                (Is::File(..), Some(file)) => *thing = files.entry(file).or_insert(thing.clone()).clone(),
+                _ => thing.file = None,
+            }
+        }
     }
 
     fn parents(path: &RelPath) -> Vec<RelPath> {
@@ -448,26 +506,38 @@ mod tests {
             assert!(far.contains_key(gone), "nothing to delete at {gone}");
             far.retain(|path, _| path != gone && !is_below(path, gone));
         }
+        let (mut unused, mut made) = (100.., BTreeMap::new());
         for at in &delta.puts {
             let path = &entries[*at].path;
             let parent = path.parent().filter(|parent| !parent.is_root());
             assert!(parent.is_none_or(|parent| far[&parent].what == Is::Dir), "no directory for {path}");
-            far.insert(path.clone(), host[path].clone());
+            let new = unused.next().filter(|_| matches!(host[path].what, Is::File(..)));
+            let file = host[path].file.map_or(new, |file| *made.entry(file).or_insert(new));
+            far.insert(path.clone(), Thing { file, ..host[path].clone() });
         }
         for at in &delta.metas {
             let path = &entries[*at].path;
             let thing = far.get_mut(path).unwrap();
             (thing.mode, thing.mtime) = (host[path].mode, host[path].mtime);
         }
+        // A change of mode or time is one of the file.
+        let mut together = far.clone();
+        one_file_is_one(&mut together);
+        assert_eq!(*far, together);
     }
 
-    /// A tree as it matters: no fifos on the host's side, no modes of links.
+    /// A tree as it matters: no fifos on the host's side, no modes of links; which names are one file, and not which file.
     fn essence(tree: &Tree) -> Tree {
         let mut tree = tree.clone();
         tree.retain(|_, thing| thing.what != Is::Fifo);
         for thing in tree.values_mut().filter(|thing| matches!(thing.what, Is::Link(_))) {
             thing.mode = 0;
         }
+        let firsts: Vec<_> = tree.keys().map(|path| first(&tree, path)).collect();
+        let number =
+            |first: Option<RelPath>| first.and_then(|first| tree.keys().position(|path| *path == first));
+        let files: Vec<_> = firsts.into_iter().map(|first| number(first).map(|at| at as u64)).collect();
+        tree.values_mut().zip(files).for_each(|(thing, file)| thing.file = file);
         tree
     }
 
@@ -490,6 +560,7 @@ mod tests {
                     far.insert(path.clone(), thing.clone());
                 }
             }
+            one_file_is_one(&mut far);
             let (manifest, known) = manifest(&host);
             let digests: Vec<_> =
                 known.iter().zip(&unknown).map(|(digest, unknown)| digest.filter(|_| !unknown)).collect();
@@ -498,6 +569,7 @@ mod tests {
             let nodes = nodes(&far);
             for node in &nodes {
                 summarizer.add(&node.path, What::of_node(&node.kind), node.mode, node.mtime);
+                summarizer.link(&node.path, node.link.as_ref());
             }
             let differing = ours.differing(&summarizer.finish());
             let listed = nodes.into_iter().filter(|node| differing.holds(&node.path)).map(Ok::<_, Infallible>);

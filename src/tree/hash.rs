@@ -8,7 +8,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read as _},
+    io::{self, Read as _, Seek as _, SeekFrom},
     path::Path,
     sync::{
         Mutex, PoisonError,
@@ -21,6 +21,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Amount, Digest, Entry, Manifest};
 use crate::sys::{
+    extents::{Extents, Step, ZEROS},
     metadata::{self, Directory},
     pace::{Pace, processors},
     source_file::{self, Opened},
@@ -157,24 +158,42 @@ impl Work<'_> {
         if before.stamp != entry.stamp {
             return Ok(Outcome::Changed);
         }
-        let Some(digest) = self.read(&file, entry.stamp.size, piece)? else { return Ok(Outcome::Changed) };
+        let Some(digest) = self.read(&file, &Extents::of(&file, &before), entry.stamp.size, piece)? else {
+            return Ok(Outcome::Changed);
+        };
         let is_steady = source_file::facts(&file)?.stamp == entry.stamp;
         Ok(if is_steady { Outcome::Digest(digest) } else { Outcome::Changed })
     }
 
-    /// Hashes exactly `size` bytes; none when there are fewer. That there are no more, the stamp tells.
-    fn read(&self, mut file: &File, size: u64, piece: &mut [u8]) -> io::Result<Option<Digest>> {
+    /// Hashes exactly `size` bytes, of which holes are not read; none when there are fewer. That there are no more, the stamp tells.
+    fn read(
+        &self,
+        mut file: &File,
+        extents: &Extents,
+        size: u64,
+        piece: &mut [u8],
+    ) -> io::Result<Option<Digest>> {
         let mut hasher = Sha256::new();
         let mut left = size;
         while left > 0 {
             let length = usize::try_from(left).map_or(piece.len(), |left| left.min(piece.len()));
-            let read = match file.read(&mut piece[..length]) {
-                Ok(0) => return Ok(None),
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
+            let read = match extents.step(size - left, length) {
+                Step::Hole(length) => {
+                    let length = length.min(ZEROS.len());
+                    hasher.update(&ZEROS[..length]);
+                    file.seek(SeekFrom::Start(size - left + length as u64))?;
+                    length
+                }
+                Step::Data(length) => match file.read(&mut piece[..length]) {
+                    Ok(0) => return Ok(None),
+                    Ok(read) => {
+                        hasher.update(&piece[..read]);
+                        read
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) => return Err(error),
+                },
             };
-            hasher.update(&piece[..read]);
             left -= read as u64;
             self.bytes.fetch_add(read as u64, Ordering::Relaxed);
             if left > 0 {

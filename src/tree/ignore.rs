@@ -212,6 +212,18 @@ impl Rules {
         Verdict::Kept
     }
 
+    /// Whether the directory `path` is left out with all that could lie in it.
+    pub fn bars(&self, path: &RelPath) -> bool {
+        let mut at = self.top();
+        for name in path.components() {
+            at = match self.enter(&at, name) {
+                Enter::Kept(below) | Enter::ForExceptions(below) => below,
+                Enter::No => return true,
+            };
+        }
+        false
+    }
+
     /// Whether an exception can match something below an ignored directory. Only one that stands behind the pattern
     /// that ignores all of it can.
     fn can_take_back(&self, below: &Directory) -> bool {
@@ -226,6 +238,91 @@ impl Rules {
                 pattern.kind == PatternKind::Exception
                     && matches!(standing, Standing::Open(at) if pattern.is_alive(at))
             })
+    }
+}
+
+// ---- patterns as text ----------------------------------------------------------------------------------------------
+
+/// How a pattern stands to a path, taken alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// It matches the path, and no directory above it.
+    Itself,
+    /// It matches a directory above the path.
+    Above,
+    /// It can match something below the path.
+    Below,
+    /// Neither.
+    Nowhere,
+}
+
+/// How `pattern`, an exception or none, stands to `path`.
+///
+/// # Errors
+/// When the pattern cannot be read.
+pub fn reach(pattern: &str, path: &RelPath) -> Result<Reach, BadPattern> {
+    let rules = Rules::new([pattern])?;
+    let Some(pattern) = rules.patterns.first() else { return Ok(Reach::Nowhere) };
+    let mut at = pattern.start();
+    let mut names = path.components().peekable();
+    while let Some(name) = names.next() {
+        let end = pattern.feed(&at, name);
+        if pattern.accepts(&end) {
+            return Ok(if names.peek().is_some() { Reach::Above } else { Reach::Itself });
+        }
+        at = pattern.feed(&end, b"/");
+    }
+    Ok(if pattern.is_alive(&at) { Reach::Below } else { Reach::Nowhere })
+}
+
+/// The pattern that matches `path`, which is text, and nothing else.
+pub fn literal(path: &RelPath) -> String {
+    let mut pattern = String::new();
+    for c in String::from_utf8_lossy(path.as_bytes()).chars() {
+        match c {
+            '*' | '?' | '[' | ']' | '!' | '\\' => pattern.extend(['\\', c]),
+            // Blanks at the ends of a pattern do not count.
+            c if c.is_ascii_whitespace() => pattern.extend(['[', c, ']']),
+            c => pattern.push(c),
+        }
+    }
+    pattern
+}
+
+/// `!` or nothing, and the pattern itself.
+pub fn parts(pattern: &str) -> (&str, &str) {
+    let pattern = pattern.trim_ascii();
+    pattern.strip_prefix('!').map_or(("", pattern), |rest| ("!", rest.trim_ascii()))
+}
+
+/// `pattern`, said in the directory `below` the root, as a pattern of the root. One that begins with `/` is one already.
+pub fn from_below(pattern: &str, below: &RelPath) -> String {
+    match parts(pattern) {
+        (sign, rest) if !below.is_root() && !rest.starts_with('/') => {
+            format!("{sign}{}/{rest}", literal(below))
+        }
+        _ => pattern.to_owned(),
+    }
+}
+
+/// `pattern`, said in a directory above the root, as a pattern of the root, which lies there at `root`; none where it can match
+/// nothing below the root.
+pub fn within(pattern: &str, root: &RelPath) -> Option<String> {
+    let (sign, rest) = parts(pattern);
+    let mut names = rest.split('/').filter(|name| !matches!(*name, "" | ".")).peekable();
+    for directory in root.components() {
+        let directory = RelPath::new(directory).ok()?;
+        match names.peek() {
+            Some(&"**") => break,
+            Some(name) if matches!(reach(name, &directory), Ok(Reach::Itself)) => names.next(),
+            _ => return None,
+        };
+    }
+    let rest: Vec<_> = names.collect();
+    match (root.is_root(), rest.is_empty()) {
+        (true, _) => Some(pattern.to_owned()),
+        (false, true) => None,
+        (false, false) => Some(format!("{sign}{}", rest.join("/"))),
     }
 }
 
@@ -729,6 +826,16 @@ mod tests {
         for (patterns, dir, wanted) in cases {
             assert_eq!(enters(patterns, dir), *wanted, "{patterns:?} at {dir}");
         }
+    }
+
+    #[test]
+    fn a_pattern_of_one_path_matches_that_path_alone() {
+        for name in ["a*b", "a?", "[a]", "a\\b", " a ", "!a", "#a", "a\tb", "d/!e f/*"] {
+            let path = path(name.as_bytes());
+            assert_eq!(reach(&literal(&path), &path), Ok(Reach::Itself), "{name:?}");
+            assert_eq!(reach(&format!("!{}", literal(&path)), &path), Ok(Reach::Itself), "{name:?}");
+        }
+        assert!(!ignores(&[literal(&path(b"a*b")).as_bytes()], b"axb"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod delta;
 pub mod hash;
 pub mod ignore;
 pub mod index;
+pub mod links;
 pub mod node;
 pub mod path;
 pub mod scan;

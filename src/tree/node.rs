@@ -22,6 +22,8 @@ pub struct Node {
     pub mode: u32,
     /// Last change of the content.
     pub mtime: Timestamp,
+    /// For a further name of a file, the first one in this tree ([`super::links`]), which comes before it.
+    pub link: Option<RelPath>,
 }
 
 /// What a node is.
@@ -46,14 +48,14 @@ pub enum NodeKind {
 }
 
 impl Node {
-    /// An entry with the digest of its content, which must be known when it is a file.
+    /// An entry with the digest of its content, which must be known when it is a file. Other names of it are not known here.
     pub fn of(entry: &Entry, digest: Option<Digest>) -> Option<Node> {
         let kind = match &entry.kind {
             Kind::Directory => NodeKind::Directory,
             Kind::File { size } => NodeKind::File { size: *size, digest: digest? },
             Kind::Symlink { target } => NodeKind::Symlink { target: target.clone() },
         };
-        Some(Node { path: entry.path.clone(), kind, mode: entry.mode, mtime: entry.mtime })
+        Some(Node { path: entry.path.clone(), kind, mode: entry.mode, mtime: entry.mtime, link: None })
     }
 }
 
@@ -93,6 +95,7 @@ const SYMLINK: u8 = 3;
 const SOCKET: u8 = 4;
 const FIFO: u8 = 5;
 const DEVICE: u8 = 6;
+const FURTHER_NAME: u8 = 7;
 const END: u8 = 0;
 
 /// Writes nodes in order.
@@ -118,6 +121,7 @@ impl<W: Write> NodeWriter<W> {
         line.clear();
         line.push(match &node.kind {
             NodeKind::Directory => DIRECTORY,
+            NodeKind::File { .. } if node.link.is_some() => FURTHER_NAME,
             NodeKind::File { .. } => FILE,
             NodeKind::Symlink { .. } => SYMLINK,
             NodeKind::Special(super::Special::Socket) => SOCKET,
@@ -131,6 +135,9 @@ impl<W: Write> NodeWriter<W> {
             NodeKind::File { size, digest } => {
                 push_number(line, *size);
                 line.extend_from_slice(&digest.0);
+                if let Some(first) = &node.link {
+                    push_path(line, node.path.as_bytes(), first.as_bytes());
+                }
             }
             NodeKind::Symlink { target } => {
                 push_number(line, target.len() as u64);
@@ -197,12 +204,16 @@ impl<R: Read> NodeReader<R> {
         let mode = u32::try_from(read_number(&mut self.from, number)?).ok().filter(|mode| *mode <= 0o7777);
         let mode = mode.ok_or(NodeError::Malformed { number })?;
         let mtime = read_time(&mut self.from, number)?;
+        let mut link = None;
         let kind = match tag {
             DIRECTORY => NodeKind::Directory,
-            FILE => {
+            FILE | FURTHER_NAME => {
                 let size = read_number(&mut self.from, number)?;
                 let mut digest = [0; 32];
                 self.from.read_exact(&mut digest)?;
+                if tag == FURTHER_NAME {
+                    link = Some(self.first_name(&path)?);
+                }
                 NodeKind::File { size, digest: Digest(digest) }
             }
             SYMLINK => NodeKind::Symlink { target: self.text()?.into() },
@@ -212,7 +223,7 @@ impl<R: Read> NodeReader<R> {
             _ => return Err(NodeError::Malformed { number }),
         };
         self.last = Some(path.clone());
-        Ok(Some(Node { path, kind, mode, mtime }))
+        Ok(Some(Node { path, kind, mode, mtime, link }))
     }
 
     fn byte(&mut self) -> io::Result<u8> {
@@ -223,6 +234,14 @@ impl<R: Read> NodeReader<R> {
 
     fn text(&mut self) -> Result<Vec<u8>, NodeError> {
         read_text(&mut self.from, Vec::new(), self.number)
+    }
+
+    fn first_name(&mut self, name: &RelPath) -> Result<RelPath, NodeError> {
+        let number = self.number;
+        let bytes = read_path(&mut self.from, name.as_bytes(), number)?;
+        let first = RelPath::new(bytes).map_err(|why| NodeError::Path { number, why })?;
+        let is_before = !first.is_root() && first < *name;
+        is_before.then_some(first).ok_or(NodeError::Malformed { number })
     }
 
     fn path(&mut self) -> Result<RelPath, NodeError> {
@@ -320,11 +339,10 @@ mod tests {
             Just(NodeKind::Special(super::super::Special::Fifo)),
         ];
         let mtime = (any::<i64>(), 0..1_000_000_000u32).prop_map(|(secs, nanos)| Timestamp { secs, nanos });
-        (path, kind, 0..0o10000u32, mtime).prop_map(|(path, kind, mode, mtime)| Node {
-            path,
-            kind,
-            mode,
-            mtime,
+        (path, kind, 0..0o10000u32, mtime, any::<bool>()).prop_map(|(path, kind, mode, mtime, linked)| {
+            let first = RelPath::new([b"\x01".as_slice(), path.as_bytes()].concat()).unwrap();
+            let link = (linked && first < path && matches!(kind, NodeKind::File { .. })).then_some(first);
+            Node { path, kind, mode, mtime, link }
         })
     }
 
@@ -361,12 +379,25 @@ mod tests {
             kind: NodeKind::Directory,
             mode: 0o755,
             mtime: Timestamp::default(),
+            link: None,
         };
         for nodes in [[node("b"), node("a")], [node("a"), node("a")]] {
             let bytes = written(&nodes);
             let mut reader = NodeReader::new(bytes.as_slice());
             reader.next_node().unwrap();
             assert!(matches!(reader.next_node(), Err(NodeError::Order { number: 2, .. })));
+        }
+    }
+
+    #[test]
+    fn a_further_name_comes_behind_the_first() {
+        for first in ["b", "c", ""] {
+            let file = NodeKind::File { size: 0, digest: Digest([0; 32]) };
+            let link = RelPath::new(first.as_bytes()).unwrap();
+            let path = RelPath::new(b"b".as_slice()).unwrap();
+            let node = Node { path, kind: file, mode: 0, mtime: Timestamp::default(), link: Some(link) };
+            let read = NodeReader::new(written(&[node]).as_slice()).next_node();
+            assert!(matches!(read, Err(NodeError::Malformed { number: 1 })), "{first}: {read:?}");
         }
     }
 }

@@ -2,14 +2,14 @@
 //!
 //! Paths are dealt out to buckets by a hash of the path alone, so that both ends deal alike whatever they hold. Each bucket's
 //! hash covers everything that matters of its entries, in their order: path, kind, mode, mtime, size, content or
-//! target. An edit changes one bucket or two, and only those are listed. A sha256 is cut to sixteen bytes, which is
+//! target, and of which file it is a further name. An edit changes one bucket or two, and only those are listed. A sha256 is cut to sixteen bytes, which is
 //! still more than anybody could forge.
 //!
 //! A bucket with a file whose digest is not known has no hash, and differs from every other, of its like too.
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Digest, Kind, Manifest, RelPath, Timestamp, node::NodeKind};
+use super::{Digest, Kind, Manifest, RelPath, Timestamp, links::Groups, node::NodeKind};
 
 /// How many entries share a bucket, when the tree does not change.
 const PER_BUCKET: usize = 32;
@@ -122,6 +122,15 @@ impl Summarizer {
         }
     }
 
+    /// Says that the entry at `path`, which was taken last, is a further name of the file `first`, if there is one.
+    pub fn link(&mut self, path: &RelPath, first: Option<&RelPath>) {
+        let at = bucket_of(path, self.buckets.len());
+        let (Some(first), Some(bucket)) = (first, &mut self.buckets[at]) else { return };
+        bucket.update([5]);
+        bucket.update((first.as_bytes().len() as u64).to_le_bytes());
+        bucket.update(first.as_bytes());
+    }
+
     /// All entries have been taken. A bucket with a file of unknown content comes out as `UNKNOWN`, which
     /// [`Summary::differing`] takes for different from whatever the other end has.
     pub fn finish(self) -> Summary {
@@ -139,9 +148,10 @@ impl Summarizer {
 /// The summary of a tree, in so many buckets (a power of two). `digests` has one for each entry, or none where a file's
 /// content is not known.
 pub fn of(manifest: &Manifest, digests: &[Option<Digest>], buckets: usize) -> Summary {
-    let mut summarizer = Summarizer::new(buckets);
-    for (entry, digest) in manifest.entries().iter().zip(digests) {
+    let (mut summarizer, groups) = (Summarizer::new(buckets), Groups::of(manifest));
+    for (at, (entry, digest)) in manifest.entries().iter().zip(digests).enumerate() {
         summarizer.add(&entry.path, What::of(&entry.kind, *digest), entry.mode, entry.mtime);
+        summarizer.link(&entry.path, groups.first_name(manifest, at));
     }
     summarizer.finish()
 }
@@ -263,7 +273,17 @@ mod tests {
             (link("a/b", "abc"), None),
             (link("a/b", "abd"), None),
         ];
+        let (dev, ino) = (1, 2);
+        let linked =
+            |path: &str| Entry { stamp: Stamp { dev, ino, ..Stamp::default() }, links: 2, ..file(path, 3) };
+        let two = |a, b| of(&Manifest::from_entries(vec![a, b]), &[ONE, ONE], 1);
+        let pairs = [
+            two(linked("a"), linked("a/b")),
+            two(linked("a"), file("a/b", 3)),
+            two(linked("A"), linked("a/b")),
+        ];
         let mut all: Vec<Summary> = others.into_iter().map(|(entry, digest)| of_one(entry, digest)).collect();
+        all.extend(pairs);
         all.push(of_one(plain, ONE));
         all.push(of(&Manifest::default(), &[], 1));
         for (at, one) in all.iter().enumerate() {

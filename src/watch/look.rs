@@ -33,7 +33,7 @@ pub(super) struct Looked {
 /// # Errors
 /// A pattern that is none, and a source root that cannot be looked at.
 pub(super) fn look(plan: &Plan) -> Result<Looked, BuildError> {
-    let given = plan.ignore.patterns.iter().map(|pattern| pattern.value.clone());
+    let given = plan.ignore.lines().map(str::to_owned);
     let rules = Rules::new(given.chain(UNWATCHED.split_whitespace().map(|name| format!("**/{name}"))))?;
     let mut leave_out = plan.ignore.outputs.clone();
     let mut unreadable = Vec::new();

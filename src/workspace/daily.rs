@@ -9,7 +9,8 @@ use super::{
 };
 use crate::{
     engine::Docker,
-    plan::{Plan, WorkspacePlan},
+    outputs::safe::list as safe,
+    plan::{Plan, RecoverPlan, WorkspacePlan},
     report::{
         Reporter,
         events::{Event, Limit},
@@ -66,6 +67,19 @@ pub fn look_after_here(
         Ok(pruned) => tell(pruned, &reporter),
         Err(error) => tracing::warn!(%error, "could not look after the limits of scratch directories"),
     }))
+}
+
+/// The same for the safe place; what went is no news, for its limits are known and it was told of when it was moved.
+pub fn look_after_safe_place(state: &State, plan: &RecoverPlan) {
+    if !is_due(&state.pruned_path("the safe place"), now()) {
+        return;
+    }
+    let (state, max_age, max_size) = (state.clone(), plan.max_age.value, plan.max_size.value);
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = safe::prune(&state, safe::Limits { max_age, max_size }) {
+            tracing::warn!(%error, "could not look after the limits of the safe place");
+        }
+    });
 }
 
 fn tell(pruned: Pruned, reporter: &Reporter) {

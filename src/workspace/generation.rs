@@ -143,7 +143,7 @@ fn volume_options(plan: &Plan) -> Option<String> {
 
 fn caches(plan: &Plan) -> Option<String> {
     let caches: Vec<_> =
-        plan.caches.iter().map(|cache| format!("{}:{}", cache.value.name, cache.value.path)).collect();
+        plan.caches.iter().map(|cache| format!("{}:{}", cache.value.called(), cache.value.path)).collect();
     (!caches.is_empty()).then(|| caches.join(", "))
 }
 

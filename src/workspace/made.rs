@@ -10,7 +10,10 @@ use super::{
     wanted::aside,
 };
 use crate::{
-    agent::program,
+    agent::{
+        program,
+        protocol::{KEPT, name_for_root},
+    },
     engine::{ContainerFacts, ContainerId, Docker, EngineError, Life, Owned, StartError, labels},
     plan::{IfThere, Route},
     user,
@@ -229,18 +232,30 @@ async fn replace(
     }
 }
 
-/// Brings what one container has in the working directory into another one.
+/// Brings what one container has in the working directory, and the list of what of that is kept, into another one.
 async fn carry_over(
     docker: &Docker,
     wanted: &Wanted,
     from: &ContainerId,
     to: &ContainerId,
 ) -> Result<(), EngineError> {
+    let kept = name_for_root(KEPT, wanted.plan.workdir.value.as_bytes());
+    bring(docker, from, to, &format!("/.fastbuild/{kept}")).await?;
     // A volume is mounted in both, and what a tmpfs held went with its container.
     if wanted.plan.route.value != Route::Layer {
         return Ok(());
     }
     let directory = wanted.plan.workdir.value.as_str();
+    bring(docker, from, to, directory).await
+}
+
+/// Brings something that one container has into another one.
+async fn bring(
+    docker: &Docker,
+    from: &ContainerId,
+    to: &ContainerId,
+    directory: &str,
+) -> Result<(), EngineError> {
     let archive = match docker.get(from, directory).await {
         Err(EngineError::NotThere { .. }) => return Ok(()),
         archive => archive?,

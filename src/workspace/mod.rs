@@ -110,15 +110,16 @@ pub enum Why {
 /// # Errors
 /// When the state directory cannot keep its id.
 pub fn name(plan: &Plan, project: &Project, state: &State) -> Result<String, StateError> {
-    let (project_key, key) = (project.key(), Generation::key(plan));
-    Ok(match &plan.name {
-        Some(name) => format!("fastbuild-ws-{project_key}-{key}-{}{}", name.value, id_of(project)),
-        None => format!("fastbuild-ws-{project_key}-{key}-{}{}", state.id()?, id_of(project)),
-    })
+    Ok(format!("fastbuild-ws-{}-{}-{}", project.key(), Generation::key(plan), owner(plan, project, state)?))
 }
 
-fn id_of(project: &Project) -> String {
-    project.id().chars().take(6).collect()
+/// What tells a project from others with its source root: its name, else whose state directory it is.
+fn owner(plan: &Plan, project: &Project, state: &State) -> Result<String, StateError> {
+    let id: String = project.id().chars().take(6).collect();
+    Ok(match &plan.name {
+        Some(name) => format!("{}{id}", name.value),
+        None => format!("{}{id}", state.id()?),
+    })
 }
 
 /// A workspace with a session open in it.

@@ -3,26 +3,30 @@
 //! specification, and the volumes that have to be there before.
 //!
 //! A kept workspace's volume has the name of its container, and goes with it. A one-run container's volume has no name: the
-//! engine removes it with the container. A cache is named by whoever asks for it, and stays until it is pruned by that name.
+//! engine removes it with the container. A cache is named by whoever asks for it, and by its project where it is not shared; it
+//! stays until it is pruned.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{BETWEEN_LOOKS, Keeping, WorkspaceError, mark::now};
+use super::{BETWEEN_LOOKS, Keeping, WorkspaceError, mark::now, owner};
 use crate::{
     engine::{
         ContainerSpec, Docker, EngineError, Entrypoint, ImageFacts, Mount, MountAccess, Owned, Removed,
         VolumeContents, VolumeSpec, labels,
     },
     outputs::target::native_join,
-    plan::{CachePath, Output, Outputs, Plan, Route, VolumeOption},
+    plan::{CachePath, EnvVar, Output, Outputs, Plan, Route, Sharing, VolumeOption},
     state::{Project, Run, State, StateError, read_json, replace_json},
     user,
 };
 
-/// What the volume of a cache is called: this and the cache's own name.
+/// What the volume of a cache is called: this, the project where the cache is its own, and the cache's own name.
 pub const CACHE_PREFIX: &str = "fastbuild-cache-";
+
+/// The home of a user who has none, or the root, where only root can put anything: every image takes a directory there.
+const HOME: &str = "/tmp/home";
 
 /// How often, each time after [`BETWEEN_LOOKS`], a volume is removed that is in use.
 const LOOKS: u32 = 50;
@@ -37,6 +41,8 @@ pub struct Storage {
     /// What the driver of the volume in the working directory's place is told.
     options: Vec<VolumeOption>,
     caches: Vec<CacheVolume>,
+    /// What is to be the command's `HOME`, where its own would be no place for a cache.
+    home: Option<&'static str>,
     /// Directories that the build's user is to own, the outer ones first: engines make them, as root's.
     ways: Vec<String>,
 }
@@ -65,24 +71,30 @@ impl Storage {
         run: &Run,
     ) -> Result<Storage, WorkspaceError> {
         let name = keeping.name();
-        let owner = state.id()?;
+        let state_id = state.id()?;
+        let of_project = format!("{}-{}", project.key(), owner(plan, project, state)?);
         let in_home = plan.caches.iter().any(|cache| matches!(cache.value.path, CachePath::Home(_)));
-        let home = match in_home {
+        let found = match in_home {
             true => home(docker, plan, image, project, run).await?,
-            false => String::new(),
+            false => HOME.to_owned(),
         };
+        let home = is_no_home(&found).then_some(HOME);
         let caches = plan.caches.iter().map(|cache| CacheVolume {
             volume: VolumeSpec {
-                name: format!("{CACHE_PREFIX}{}", cache.value.name),
+                name: match cache.value.sharing {
+                    Sharing::Project => format!("{CACHE_PREFIX}{of_project}-{}", cache.value.name),
+                    Sharing::All => format!("{CACHE_PREFIX}{}", cache.value.name),
+                },
                 options: Vec::new(),
-                labels: labelled(&[(labels::TIER, labels::CACHE), (labels::STATE, &owner)]),
+                labels: labelled(&[(labels::TIER, labels::CACHE), (labels::STATE, &state_id)]),
             },
             path: match &cache.value.path {
                 CachePath::Absolute(path) => path.clone(),
-                CachePath::Home(below) => format!("{}/{below}", home.trim_end_matches('/')),
+                CachePath::Home(below) => format!("{}/{below}", home.unwrap_or(&found).trim_end_matches('/')),
             },
             own: match (&cache.value.path, &cache.value.below_source) {
-                (CachePath::Home(below), _) => below.split('/').count(),
+                // A home that is made is the user's, too.
+                (CachePath::Home(below), _) => below.split('/').count() + usize::from(home.is_some()),
                 (CachePath::Absolute(_), below) => {
                     below.as_ref().map_or(0, |below| below.components().count())
                 }
@@ -122,7 +134,7 @@ impl Storage {
             Route::Layer | Route::Host => {}
         }
         let ways = ways(plan, &caches);
-        Ok(Storage { places, volume, options, caches, ways })
+        Ok(Storage { places, volume, options, caches, home, ways })
     }
 
     /// For the container, the outer ones first.
@@ -134,6 +146,11 @@ impl Storage {
             options: Vec::new(),
         });
         self.places.iter().cloned().chain(caches).collect()
+    }
+
+    /// What the command's environment has whatever the plan says.
+    pub fn variables(&self) -> impl Iterator<Item = EnvVar> + use<> {
+        self.home.map(|home| EnvVar { name: "HOME".to_owned(), value: home.to_owned() }).into_iter()
     }
 
     /// Where the caches lie: absolute paths.
@@ -301,7 +318,11 @@ struct Note {
     home: String,
 }
 
-/// The home directory of the build's user: as the image sets it, else by its `/etc/passwd`, which only a container can be asked
+fn is_no_home(home: &str) -> bool {
+    !home.starts_with('/') || home.trim_matches('/').is_empty()
+}
+
+/// The home directory of the build's user: as the plan or the image sets it, else by its `/etc/passwd`, which only a container can be asked
 /// for; so that is noted.
 async fn home(
     docker: &Docker,
@@ -310,7 +331,10 @@ async fn home(
     project: &Project,
     run: &Run,
 ) -> Result<String, WorkspaceError> {
-    if let Some(set) = image.env.iter().find_map(|variable| variable.strip_prefix("HOME=")) {
+    let named = plan.env.iter().rev().find(|variable| variable.value.name == "HOME");
+    let of_plan = named.map(|variable| variable.value.value.as_str());
+    let of_image = || image.env.iter().find_map(|variable| variable.strip_prefix("HOME="));
+    if let Some(set) = of_plan.or_else(of_image) {
         return Ok(set.to_owned());
     }
     let user = plan.user.as_ref().map_or(&image.user, |user| &user.value);

@@ -4,6 +4,7 @@ use super::storage::Storage;
 use crate::{
     agent::protocol::{Home, User},
     engine::ImageFacts,
+    plan::EnvVar,
 };
 
 /// What a command finds where nothing in the plan says otherwise.
@@ -15,6 +16,8 @@ pub struct Surroundings {
     pub entrypoint: Vec<String>,
     /// Where its `HOME` comes from.
     pub home: Home,
+    /// What its environment has whatever the plan says.
+    pub env: Vec<EnvVar>,
     /// Directories that outlive what it runs in: absolute paths.
     pub caches: Vec<String>,
     /// See [`Storage::ways`].
@@ -28,6 +31,7 @@ impl Surroundings {
             user: User::Own,
             entrypoint: Vec::new(),
             home: Home::AsSet,
+            env: Vec::new(),
             caches: Vec::new(),
             ways: Vec::new(),
         }
@@ -40,6 +44,7 @@ impl Surroundings {
             user: User::Named(image.user.clone()),
             entrypoint: image.entrypoint.clone(),
             home: if sets_home { Home::AsSet } else { Home::OfUser },
+            env: storage.variables().collect(),
             caches: storage.cache_paths().map(str::to_owned).collect(),
             ways: storage.ways().to_vec(),
         }

@@ -25,7 +25,7 @@ use fastbuild::{
     },
     archive::{
         IncomingKind, Limits, Naming, Reader,
-        pack::{PackOptions, pack},
+        pack::{Holes, PackOptions, pack},
     },
     tree::{
         Digest, Kind as TreeKind, Manifest, RelPath, Timestamp,
@@ -345,7 +345,7 @@ impl Client {
     pub fn apply(&mut self, host: &Path, manifest: &Manifest, delta: &Delta) {
         self.request(&Request::Apply { deletes: delta.deletes.clone() });
         let mut archive = Vec::new();
-        let options = PackOptions { prefix: RelPath::root(), uid: 0, gid: 0, top: None };
+        let options = PackOptions { prefix: RelPath::root(), uid: 0, gid: 0, top: None, holes: Holes::Told };
         let select = &delta.puts;
         pack(host, manifest, select, &options, &mut archive, &|_| {}).unwrap();
         self.data(&archive);

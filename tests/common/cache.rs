@@ -20,32 +20,40 @@ impl Cache {
         &self.0
     }
 
-    /// `NAME:PATH`.
+    /// `NAME:PATH`: a project's own.
     pub fn at(&self, path: &str) -> String {
         format!("{}:{path}", self.0)
     }
 
-    /// Its volume's name.
-    pub fn volume(&self) -> String {
-        format!("fastbuild-cache-{}", self.0)
+    /// `shared:NAME:PATH`: for all projects.
+    pub fn shared_at(&self, path: &str) -> String {
+        format!("shared:{}:{path}", self.0)
     }
 
-    /// Whether the engine has it.
+    /// What fastbuild calls the volumes of that name, without its prefix: one for each project that has it, and the shared one.
+    pub fn volumes(&self) -> Vec<String> {
+        let filter = format!("name=fastbuild-cache-.*{}$", self.0);
+        let found = docker(&["volume", "ls", "--quiet", "--filter", &filter]);
+        found.lines().map(|name| name.trim_start_matches("fastbuild-cache-").to_owned()).collect()
+    }
+
+    /// Whether the engine has one.
     pub fn is_there(&self) -> bool {
-        let filter = format!("name={}", self.volume());
-        docker(&["volume", "ls", "--quiet", "--filter", &filter]).lines().any(|name| name == self.volume())
+        !self.volumes().is_empty()
     }
 }
 
 impl Drop for Cache {
     fn drop(&mut self) {
-        let filter = format!("volume={}", self.volume());
-        let users = Command::new("docker").args(["ps", "--all", "--quiet", "--filter", &filter]).output();
-        let users =
-            users.map(|users| String::from_utf8_lossy(&users.stdout).into_owned()).unwrap_or_default();
-        for container in users.lines() {
-            let _ = Command::new("docker").args(["rm", "--force", "--volumes", container]).output();
+        for volume in self.volumes().iter().map(|name| format!("fastbuild-cache-{name}")) {
+            let filter = format!("volume={volume}");
+            let users = Command::new("docker").args(["ps", "--all", "--quiet", "--filter", &filter]).output();
+            let users =
+                users.map(|users| String::from_utf8_lossy(&users.stdout).into_owned()).unwrap_or_default();
+            for container in users.lines() {
+                let _ = Command::new("docker").args(["rm", "--force", "--volumes", container]).output();
+            }
+            let _ = Command::new("docker").args(["volume", "rm", "--force", &volume]).output();
         }
-        let _ = Command::new("docker").args(["volume", "rm", "--force", &self.volume()]).output();
     }
 }

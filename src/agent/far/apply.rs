@@ -32,6 +32,8 @@ use crate::{
     sys::{
         self,
         at::{self, Look},
+        extents::{self, Extents},
+        source_file,
     },
     tree::{Digest, Entry, Kind, Manifest, RelPath, Timestamp},
     user::Ids,
@@ -71,6 +73,8 @@ pub(super) struct Applier {
     links: Vec<(RelPath, RelPath)>,
     /// Whose metadata have changed since they were scanned or written.
     stale: BTreeSet<RelPath>,
+    /// Names of files that have several, and are to get other metadata, by device and inode.
+    linked: BTreeMap<(u64, u64), Vec<Meta>>,
 }
 
 /// Where something is put.
@@ -118,6 +122,7 @@ impl Applier {
             written: Vec::new(),
             links: Vec::new(),
             stale: BTreeSet::new(),
+            linked: BTreeMap::new(),
         })
     }
 
@@ -161,13 +166,13 @@ impl Applier {
     /// Puts everything but hard links, and gives those.
     fn take(&mut self, data: impl Read, writers: &mut Writers) -> Result<Vec<(RelPath, RelPath)>, Failed> {
         let limits = Limits { entries: u64::MAX, bytes: u64::MAX };
-        let mut reader = Reader::new(data, Naming::Contents, limits).believing();
+        let mut reader = Reader::new(data, Naming::Contents, limits).believing().with_holes();
         let told = |error: ReadError| Failed { why: Failure::Protocol, detail: error.to_string() };
         let mut links = Vec::new();
         while let Some(incoming) = reader.next_entry().map_err(told)? {
             let put = match incoming.kind {
                 IncomingKind::Directory => self.put_directory(&incoming),
-                IncomingKind::File { size } => self.put_file(&incoming, size, reader.data(), writers),
+                IncomingKind::File { size } => self.put_file(&incoming, size, &mut reader, writers),
                 IncomingKind::Symlink { ref target } => self.put_symlink(&incoming, target),
                 IncomingKind::HardLink { ref target } => {
                     links.push((incoming.path.clone(), target.clone()));
@@ -185,6 +190,10 @@ impl Applier {
         for meta in metas {
             self.settle_one(meta.clone())
                 .map_err(|error| failed(&format!("could not set mode and time of {}", meta.path), &error))?;
+        }
+        for (_, names) in std::mem::take(&mut self.linked) {
+            let told = |error| failed(&format!("could not set mode and time of {}", names[0].path), &error);
+            self.settle_linked(&names).map_err(told)?;
         }
         self.settle_directories()
             .map_err(|error| failed("could not set modes and times of directories", &error))?;
@@ -274,19 +283,21 @@ impl Applier {
         &mut self,
         incoming: &Incoming,
         size: u64,
-        mut content: impl Read,
+        content: &mut Reader<impl Read>,
         writers: &mut Writers,
     ) -> io::Result<()> {
         let Incoming { path, mode, mtime, .. } = incoming;
         let Spot { dir, under, .. } = self.place(path)?;
         let under = (self.company == Company::Others).then(|| under.into_owned().into());
         let file = NewFile { dir, path: path.clone(), under, mode: *mode, mtime: *mtime };
-        if size > SMALL {
-            self.written.push(file.write(|file| copy(content, file), self.owner)?);
+        let extents = content.extents();
+        if size > SMALL || extents != Extents::whole(size) {
+            let written = file.write(|file| copy(content.data(), size, &extents, file), self.owner)?;
+            self.written.push(written);
             return Ok(());
         }
         let mut whole = Vec::with_capacity(size as usize);
-        content.read_to_end(&mut whole)?;
+        content.data().read_to_end(&mut whole)?;
         writers.write(file, whole)
     }
 
@@ -360,26 +371,44 @@ impl Applier {
                 at::set_mtime(&dir, name, meta.mtime)?;
             }
             Some(Kind::File { .. }) if look.mode == meta.mode && look.stamp.mtime == meta.mtime => {}
-            Some(Kind::File { .. }) => {
-                if look.links > 1 {
-                    self.part(&dir, &meta.path, name)?;
-                }
-                // Whoever changed it by hand, as root, may have made it anew.
-                self.give_away(&dir, name)?;
-                at::finish_by_name(&dir, name, meta.mode & 0o7777, meta.mtime)?;
+            Some(Kind::File { .. }) if look.links > 1 => {
+                self.linked.entry((look.stamp.dev, look.stamp.ino)).or_default().push(meta);
             }
+            Some(Kind::File { .. }) => self.finish(&dir, name, &meta)?,
             None => return Err(io::Error::other("it is neither file nor directory")),
         }
         Ok(())
     }
 
-    /// Gives a name a file of its own, for the other names of its present one may lie anywhere.
+    fn finish(&self, dir: &Dir, name: &[u8], meta: &Meta) -> io::Result<()> {
+        // Whoever changed it by hand, as root, may have made it anew.
+        self.give_away(dir, name)?;
+        at::finish_by_name(dir, name, meta.mode & 0o7777, meta.mtime)
+    }
+
+    /// Names of one file. Where it has others, which may lie anywhere, these are parted from them.
+    fn settle_linked(&mut self, names: &[Meta]) -> io::Result<()> {
+        let Some((first, others)) = names.split_first() else { return Ok(()) };
+        let (Some(parent), Some(name)) = (first.path.parent(), first.path.file_name()) else { return Ok(()) };
+        let dir = self.directory(&parent, Missing::Fail)?;
+        let links = at::look(&dir, name)?.map_or(0, |look| look.links);
+        if links > names.len() as u64 {
+            self.part(&dir, &first.path, name)?;
+            for other in others {
+                self.put_hard_link(&other.path, &first.path)?;
+            }
+        }
+        self.finish(&dir, name, first)
+    }
+
+    /// Gives a name a file of its own.
     fn part(&mut self, dir: &Dir, path: &RelPath, name: &[u8]) -> io::Result<()> {
-        let mut old = at::open_file(dir, name)?;
+        let old = at::open_file(dir, name)?.into_std();
+        let facts = source_file::facts(&old)?;
         self.touch(dir, path)?;
         at::remove_file(dir, name)?;
         let new = at::create_file(dir, name)?;
-        io::copy(&mut old, &mut &new)?;
+        copy(&old, facts.stamp.size, &Extents::of(&old, &facts), &new)?;
         own(&new, self.owner)
     }
 
@@ -542,7 +571,9 @@ fn open_up(dir: &Dir, mode: u32) -> io::Result<Option<u32>> {
     Ok(Some(mode & 0o7777))
 }
 
-fn copy(mut content: impl Read, mut file: &File) -> io::Result<Digest> {
+fn copy(mut content: impl Read, size: u64, extents: &Extents, file: &File) -> io::Result<Digest> {
+    file.set_len(size)?;
+    let mut file = extents::Writer::new(file, extents);
     let (mut hasher, mut buffer) = (Sha256::new(), vec![0; PIECE]);
     loop {
         let read = match content.read(&mut buffer) {

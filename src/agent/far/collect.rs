@@ -21,11 +21,12 @@ use super::{
 };
 use crate::{
     agent::protocol::{Beside, Extent, Failed, Failure, Follow, Products, Reply},
-    archive::pack::{PackOptions, TopEntry, pack},
+    archive::pack::{Holes, PackOptions, TopEntry, pack},
     tree::{
         Entry, Kind, Manifest, RelPath, Special, Timestamp,
         ignore::Rules,
         index::Index,
+        links::Groups,
         node::{Node, NodeKind, NodeWriter},
         summary::{Differing, Summarizer, Summary, What},
     },
@@ -168,7 +169,13 @@ impl Collected {
                 }
                 // Its own name is the one component.
                 Shape::Single { parent } => {
-                    let options = PackOptions { prefix: RelPath::root(), uid: 0, gid: 0, top: None };
+                    let options = PackOptions {
+                        prefix: RelPath::root(),
+                        uid: 0,
+                        gid: 0,
+                        top: None,
+                        holes: Holes::Told,
+                    };
                     send_archive(parent, &named.tree.manifest, &named.places, nodes, options, outbox)
                 }
                 Shape::Special => Err(nonsense("that does not travel")),
@@ -334,7 +341,7 @@ impl Workspace {
         let told = |error| failed("could not read what the command made", &error);
         tree.hash(path, &unknown).map_err(told)?;
         let (mode, mtime) = mode_and_mtime(metadata);
-        let top = Node { path: RelPath::root(), kind: NodeKind::Directory, mode, mtime };
+        let top = Node { path: RelPath::root(), kind: NodeKind::Directory, mode, mtime, link: None };
         Ok((tree, (Shape::Directory { root: path.to_owned(), top: TopEntry { mode, mtime } }, top)))
     }
 }
@@ -381,12 +388,18 @@ impl Over {
     fn send_changed(&self, after: &Tree, below: &RelPath, outbox: &Outbox) -> io::Result<Vec<Place>> {
         let mut writer = NodeWriter::new(io::BufWriter::with_capacity(64 << 10, outbox.data()));
         let mut places = Vec::new();
+        let groups = Groups::among(&after.manifest, |at| lies_in(&after.manifest, at, below));
+        let parted = Parted::find(&self.before, after, below);
         let mut candidates = self.candidates.iter().peekable();
         for thing in merged(&after.manifest, &after.specials) {
             let place = match &thing {
                 Thing::Entry(at, _) => {
                     let Some((at, was)) = candidates.next_if(|(place, _)| place == at) else { continue };
-                    if was.is_some_and(|was| self.is_same(was, after, *at)) {
+                    let is_same = |was| {
+                        self.is_same(was, after, *at)
+                            && parted.is_in_same_group(&self.before, was, after, *at, &groups)
+                    };
+                    if was.is_some_and(is_same) {
                         continue;
                     }
                     Place::Entry(*at as u32)
@@ -399,8 +412,9 @@ impl Over {
                 }
             };
             let Some(path) = thing.path().strip_prefix(below) else { continue };
-            if let Some(node) = thing.node(&after.digests) {
-                writer.write(&Node { path, ..node })?;
+            if let Some(node) = thing.node(after, &groups) {
+                let link = node.link.as_ref().and_then(|first| first.strip_prefix(below));
+                writer.write(&Node { path, link, ..node })?;
                 places.push(place);
             }
         }
@@ -465,6 +479,50 @@ impl Over {
     }
 }
 
+/// The groups of names below a path, as they were before a command: of those that are there still, as long as they are the same
+/// files. A name that has become another file has left its group, and is not to take the others along.
+struct Parted {
+    staying: Groups,
+    /// Of those that have become other files.
+    moved: Groups,
+    /// The files of `staying`.
+    files: HashSet<(u64, u64)>,
+}
+
+impl Parted {
+    fn find(before: &Tree, after: &Tree, below: &RelPath) -> Parted {
+        let entries = before.manifest.entries();
+        let is_staying = |was: usize| {
+            let entry = after.manifest.get(&entries[was].path).filter(|_| !before.is_leftover(was));
+            entry
+                .filter(|_| lies_in(&before.manifest, was, below))
+                .map(|now| file_of(now) == file_of(&entries[was]))
+        };
+        let linked =
+            (0..entries.len()).filter(|was| entries[*was].links > 1 && is_staying(*was) == Some(true));
+        Parted {
+            files: linked.map(|was| file_of(&entries[was])).collect(),
+            staying: Groups::among(&before.manifest, |was| is_staying(was) == Some(true)),
+            moved: Groups::among(&before.manifest, |was| is_staying(was) == Some(false)),
+        }
+    }
+
+    fn is_in_same_group(&self, before: &Tree, was: usize, after: &Tree, at: usize, now: &Groups) -> bool {
+        let (old, new) = (file_of(&before.manifest.entries()[was]), file_of(&after.manifest.entries()[at]));
+        let groups = if old == new { &self.staying } else { &self.moved };
+        let has_left = old != new && self.files.contains(&old);
+        !has_left && groups.first_name(&before.manifest, was) == now.first_name(&after.manifest, at)
+    }
+}
+
+fn file_of(entry: &Entry) -> (u64, u64) {
+    (entry.stamp.dev, entry.stamp.ino)
+}
+
+fn lies_in(manifest: &Manifest, at: usize, directory: &RelPath) -> bool {
+    manifest.entries()[at].path.strip_prefix(directory).is_some()
+}
+
 /// Whether an output is there, in more than what is kept in its place.
 fn is_made(after: &Tree, below: &RelPath, root: &Path) -> bool {
     if below.is_root() {
@@ -487,7 +545,7 @@ fn send_paths(paths: impl Iterator<Item = RelPath>, outbox: &Outbox) -> io::Resu
     let mut writer = NodeWriter::new(io::BufWriter::with_capacity(64 << 10, outbox.data()));
     for path in paths {
         let (kind, mtime) = (NodeKind::Directory, Timestamp::default());
-        writer.write(&Node { path, kind, mode: 0, mtime })?;
+        writer.write(&Node { path, kind, mode: 0, mtime, link: None })?;
     }
     finish_nodes(writer)
 }
@@ -550,7 +608,7 @@ fn found_directory(
     let mut tree = workspace::look(path, &view)?;
     let is_still = read_unknown(&mut tree, path, index)?;
     let (mode, mtime) = mode_and_mtime(metadata);
-    let top = Node { path: RelPath::root(), kind: NodeKind::Directory, mode, mtime };
+    let top = Node { path: RelPath::root(), kind: NodeKind::Directory, mode, mtime, link: None };
     let shape = Shape::Directory { root: path.to_owned(), top: TopEntry { mode, mtime } };
     Ok((is_still, (tree, (shape, top))))
 }
@@ -558,7 +616,7 @@ fn found_directory(
 fn found_single(path: &Path, metadata: &fs::Metadata, index: Option<&Path>) -> Result<Found, Failed> {
     let (mode, mtime) = mode_and_mtime(metadata);
     if let Some(special) = special(metadata) {
-        let node = Node { path: RelPath::root(), kind: NodeKind::Special(special), mode, mtime };
+        let node = Node { path: RelPath::root(), kind: NodeKind::Special(special), mode, mtime, link: None };
         return Ok((true, (Tree::default(), (Shape::Special, node))));
     }
     let told = |error: io::Error| failed(&format!("could not look at {path:?}"), &error);
@@ -569,14 +627,14 @@ fn found_single(path: &Path, metadata: &fs::Metadata, index: Option<&Path>) -> R
     let manifest = Manifest::from_entries(vec![entry]);
     let mut tree = Tree { digests: vec![None], manifest, ..Tree::default() };
     let is_still = read_unknown(&mut tree, parent, index)?;
-    let node = tree.things().next().and_then(|thing| thing.node(&tree.digests));
+    let node = tree.things().next().and_then(|thing| thing.node(&tree, &Groups::default()));
     let node = node.map(|node| Node { path: RelPath::root(), ..node });
     let shape = Shape::Single { parent: parent.to_owned() };
     match node {
         Some(node) => Ok((is_still, (tree, (shape, node)))),
         // It changed while it was read.
         None => {
-            let node = Node { path: RelPath::root(), kind: NodeKind::Directory, mode, mtime };
+            let node = Node { path: RelPath::root(), kind: NodeKind::Directory, mode, mtime, link: None };
             Ok((false, (tree, (shape, node))))
         }
     }
@@ -604,10 +662,11 @@ fn read_unknown(tree: &mut Tree, root: &Path, index: Option<&Path>) -> Result<bo
 
 /// As the host has it: without times, set-uid bits and what does not travel.
 fn product_summary(tree: &Tree, buckets: usize) -> Summary {
-    let mut summarizer = Summarizer::new(buckets);
-    for (entry, digest) in tree.manifest.entries().iter().zip(&tree.digests) {
+    let (mut summarizer, groups) = (Summarizer::new(buckets), tree.groups());
+    for (at, (entry, digest)) in tree.manifest.entries().iter().zip(&tree.digests).enumerate() {
         let what = What::of(&entry.kind, *digest);
         summarizer.add(&entry.path, what, entry.mode & 0o777, Timestamp::default());
+        summarizer.link(&entry.path, groups.first_name(&tree.manifest, at));
     }
     summarizer.finish()
 }
@@ -627,8 +686,9 @@ fn send_named(
         Shape::Special => Place::Nothing,
     }];
     if let Shape::Directory { .. } = shape {
+        let groups = tree.groups();
         for thing in tree.things().filter(|thing| differing.holds(thing.path())) {
-            let Some(node) = thing.node(&tree.digests) else { continue };
+            let Some(node) = thing.node(tree, &groups) else { continue };
             writer.write(&node)?;
             places.push(match thing {
                 Thing::Entry(at, _) => Place::Entry(at as u32),
@@ -663,7 +723,7 @@ fn mode_and_mtime(metadata: &fs::Metadata) -> (u32, Timestamp) {
 
 fn below(top: Option<TopEntry>) -> Result<PackOptions, Failed> {
     let prefix = RelPath::new(PREFIX).map_err(|why| nonsense(&why.to_string()))?;
-    Ok(PackOptions { prefix, uid: 0, gid: 0, top })
+    Ok(PackOptions { prefix, uid: 0, gid: 0, top, holes: Holes::Told })
 }
 
 /// Sends entries of the source tree, all at or below `below`, by their paths there.
@@ -678,7 +738,7 @@ fn send_below(root: &Path, below: &RelPath, entries: Vec<Entry>, outbox: &Outbox
     });
     let manifest = Manifest::from_entries(entries.collect());
     let options = match single {
-        true => PackOptions { prefix: RelPath::root(), uid: 0, gid: 0, top: None },
+        true => PackOptions { prefix: RelPath::root(), uid: 0, gid: 0, top: None, holes: Holes::Told },
         false => self::below(None)?,
     };
     let places: Vec<_> = (0..manifest.entries().len() as u32).map(Place::Entry).collect();

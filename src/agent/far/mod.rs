@@ -21,6 +21,8 @@
 //! | `outbox` | replies, data and output -> stdout |
 //! | `workspace` | the tree: opened, scanned, compared |
 //! | `turn` | who may be at work in the workspace at the same time, and who waits |
+//! | `clean` | what only the workspace has -> removed by hand |
+//! | `kept` | which paths the workspace keeps, whoever named them |
 //! | `leftovers` | which paths only the workspace has, and may keep |
 //! | `apply` | deletes, a tar stream and metadata -> the disk |
 //! | `command` | one run of the command, from outside |
@@ -31,12 +33,14 @@
 //! | `writers` | small files -> the disk |
 
 mod apply;
+mod clean;
 mod collect;
 mod command;
 mod exec;
 mod inbox;
 mod init;
 mod keep;
+mod kept;
 mod leftovers;
 mod measure;
 mod outbox;

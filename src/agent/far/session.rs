@@ -30,6 +30,7 @@ use signal_hook::consts::SIGUSR1;
 
 use super::{
     apply::{Applier, Halt},
+    clean,
     collect::Collected,
     command::Launched,
     failed,
@@ -323,8 +324,9 @@ impl Session {
                     Extent::Everything => room::below(&workspace.root)
                         .map_err(|error| failed("could not see what room there is", &error))?,
                 };
+                let kept = workspace.kept.clone();
                 self.workspace = Some(workspace);
-                self.reply(&Reply::Opened { uid: ids.uid, gid: ids.gid, room, others: outputs });
+                self.reply(&Reply::Opened { uid: ids.uid, gid: ids.gid, room, others: outputs, kept });
             }
             Request::Compare(compare) => opened(&mut self.workspace)?.compare(&compare, &self.outbox)?,
             Request::Apply { deletes } => self.apply(&deletes)?,
@@ -339,6 +341,14 @@ impl Session {
                 self.reply(&Reply::Beside(beside));
             }
             Request::Want { query, nodes } => self.want(query, &nodes)?,
+            Request::Clean { paths } => {
+                let cleaned = clean::clean(opened(&mut self.workspace)?, &paths)?;
+                self.reply(&Reply::Cleaned(cleaned));
+            }
+            Request::Unkeep(patterns) => {
+                let unkept = clean::unkeep(&opened(&mut self.workspace)?.root, &patterns)?;
+                self.reply(&Reply::Unkept(unkept));
+            }
             Request::Look { path } => {
                 let there = look(&path);
                 self.reply(&there);

@@ -25,15 +25,16 @@ use rustix::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{collect::Over, exec::Manners, failed, leftovers, outbox::Outbox, state_directory};
+use super::{collect::Over, exec::Manners, failed, kept, leftovers, outbox::Outbox, state_directory};
 use crate::{
-    agent::protocol::{Claim, Compare, Extent, Failed, Failure, Open, Reply, User},
+    agent::protocol::{Claim, Compare, Extent, Failed, Failure, Open, Reply, User, name_for_root},
     sys::{at, clock::Granularity},
     tree::{
         Digest, Entry, Kind, Manifest, RelPath, Special, Stamp, Timestamp,
         hash::hash_files,
         ignore::Rules,
         index::{HashedAt, Index},
+        links::Groups,
         node::{Node, NodeKind, NodeReader, NodeWriter},
         scan::{ScanError, ScanOptions, scan},
         summary::{Differing, Summarizer, Summary, What},
@@ -51,6 +52,8 @@ pub(super) struct Workspace {
     pub(super) account: Account,
     pub(super) manners: Manners,
     pub(super) view: View,
+    /// What the workspace keeps beside what the client names.
+    pub(super) kept: Vec<String>,
     pub(super) scope: Scope,
     /// Where caches lie, below the root or elsewhere.
     pub(super) caches: Vec<PathBuf>,
@@ -167,6 +170,14 @@ impl Workspace {
         below.extend(caches_below(&mounts(), &root));
         let mut view = View { rules, outputs: open.outputs, caches: below, extent: open.extent };
         let index = index_of(&root);
+        let mut kept = Vec::new();
+        if open.extent == Extent::Everything {
+            kept = kept::add(&root, &open.patterns, &view)?;
+            if !kept.is_empty() {
+                let all = kept.iter().chain(&open.patterns);
+                view.rules = Rules::new(all).map_err(|why| nonsense(&why.to_string()))?;
+            }
+        }
         let company = if others.is_some() { Company::Others } else { Company::Nobody };
         let tree = match (open.extent, others) {
             (Extent::Nothing, _) => State::Known(Tree::default()),
@@ -189,6 +200,7 @@ impl Workspace {
             account,
             manners,
             view,
+            kept,
             scope,
             caches,
             tree,
@@ -283,7 +295,8 @@ impl Workspace {
         let mut writer = io::BufWriter::new(fs::File::create(&beside)?);
         writer.write_all(&head)?;
         let mut writer = NodeWriter::new(writer);
-        for node in tree.things().filter_map(|thing| thing.node(&tree.digests)) {
+        let groups = tree.groups();
+        for node in tree.things().filter_map(|thing| thing.node(tree, &groups)) {
             writer.write(&node)?;
         }
         writer.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
@@ -342,7 +355,7 @@ impl Tree {
     fn of(host: Vec<Node>, outputs: &[RelPath]) -> Tree {
         let (mut entries, mut tree) = (Vec::new(), Tree::default());
         let is_output = |path: &RelPath| outputs.iter().any(|output| path.strip_prefix(output).is_some());
-        for Node { path, kind, mode, mtime } in host.into_iter().filter(|node| !is_output(&node.path)) {
+        for Node { path, kind, mode, mtime, link } in host.into_iter().filter(|node| !is_output(&node.path)) {
             let (kind, digest) = match kind {
                 NodeKind::Directory => (Kind::Directory, None),
                 NodeKind::File { size, digest } => (Kind::File { size }, Some(digest)),
@@ -352,7 +365,16 @@ impl Tree {
                     continue;
                 }
             };
-            entries.push(Entry { path, kind, mode, mtime, stamp: Stamp::default(), links: 1 });
+            let mut entry = Entry { path, kind, mode, mtime, stamp: Stamp::default(), links: 1 };
+            let first =
+                link.and_then(|link| entries.binary_search_by(|entry: &Entry| entry.path.cmp(&link)).ok());
+            if let Some(first) = first {
+                // A number that says which of them are one file, and nothing else.
+                entry.stamp.ino = first as u64 + 1;
+                entry.links = 2;
+                (entries[first].stamp, entries[first].links) = (entry.stamp, 2);
+            }
+            entries.push(entry);
             tree.digests.push(digest);
         }
         tree.manifest = Manifest::from_entries(entries);
@@ -363,6 +385,11 @@ impl Tree {
     pub(super) fn things(&self) -> impl Iterator<Item = Thing<'_>> {
         merged(&self.manifest, &self.specials)
             .filter(|thing| !matches!(thing, Thing::Entry(at, _) if self.is_leftover(*at)))
+    }
+
+    /// Which names of what the host has or had are one file.
+    pub(super) fn groups(&self) -> Groups {
+        Groups::among(&self.manifest, |at| !self.is_leftover(at))
     }
 
     /// The paths of those of them that lie at or below `path`, so that what lies in a directory comes before it.
@@ -393,15 +420,14 @@ impl Tree {
     }
 
     fn summary(&self, buckets: usize) -> Summary {
-        let mut summarizer = Summarizer::new(buckets);
+        let (mut summarizer, groups) = (Summarizer::new(buckets), self.groups());
         for thing in self.things() {
             match thing {
-                Thing::Entry(at, entry) => summarizer.add(
-                    &entry.path,
-                    What::of(&entry.kind, self.digests[at]),
-                    entry.mode,
-                    entry.mtime,
-                ),
+                Thing::Entry(at, entry) => {
+                    let what = What::of(&entry.kind, self.digests[at]);
+                    summarizer.add(&entry.path, what, entry.mode, entry.mtime);
+                    summarizer.link(&entry.path, groups.first_name(&self.manifest, at));
+                }
                 Thing::Special(path, _) => summarizer.add(path, What::Special, 0, Timestamp::default()),
             }
         }
@@ -410,9 +436,10 @@ impl Tree {
 
     fn send_nodes(&self, differing: &Differing, outbox: &Outbox) -> io::Result<()> {
         let mut writer = NodeWriter::new(io::BufWriter::with_capacity(64 << 10, outbox.data()));
+        let groups = self.groups();
         for thing in self.things().filter(|thing| differing.holds(thing.path())) {
             // A file that could not be read is as good as none: it will be replaced.
-            if let Some(node) = thing.node(&self.digests) {
+            if let Some(node) = thing.node(self, &groups) {
                 writer.write(&node)?;
             }
         }
@@ -474,14 +501,18 @@ impl Thing<'_> {
     }
 
     /// None for a file whose digest is not known.
-    pub(super) fn node(&self, digests: &[Option<Digest>]) -> Option<Node> {
+    pub(super) fn node(&self, tree: &Tree, groups: &Groups) -> Option<Node> {
         match self {
-            Thing::Entry(at, entry) => Node::of(entry, digests[*at]),
+            Thing::Entry(at, entry) => {
+                let link = groups.first_name(&tree.manifest, *at).cloned();
+                Some(Node { link, ..Node::of(entry, tree.digests[*at])? })
+            }
             Thing::Special(path, special) => Some(Node {
                 path: (*path).clone(),
                 kind: NodeKind::Special(*special),
                 mode: 0,
                 mtime: Timestamp::default(),
+                link: None,
             }),
         }
     }
@@ -707,8 +738,7 @@ pub(super) fn index_of(root: &Path) -> Option<PathBuf> {
 
 /// Where something about the tree at `root` is kept, beside the agent.
 pub(super) fn place_beside_agent(what: &str, root: &Path) -> Option<PathBuf> {
-    let name = Digest(Sha256::digest(root.as_os_str().as_bytes()).into()).to_string();
-    Some(state_directory()?.join(format!("{what}-{}", &name[..16])))
+    Some(state_directory()?.join(name_for_root(what, root.as_os_str().as_bytes())))
 }
 
 pub(super) fn nonsense(detail: &str) -> Failed {

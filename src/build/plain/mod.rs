@@ -26,7 +26,10 @@ use super::{
     warm::{HostTree, Sources, Tree, start_scan, upload::note},
 };
 use crate::{
-    archive::{pack::PackOptions, reader::Naming},
+    archive::{
+        pack::{Holes, PackOptions},
+        reader::Naming,
+    },
     engine::{Call, ContainerId, ContainerSpec, EngineError, Entrypoint, Operation, Owned, Removed, labels},
     outputs::{
         archived,
@@ -114,6 +117,9 @@ impl Plain<'_> {
         }
         let (tail, runner) = (Tail::default(), Runner { ids: made.ids, began: SystemTime::now() });
         let exit = command::run(self.site, &made.container, &tail, interrupts).await?;
+        if let Some(sources) = &sources {
+            sources.watcher.ended(exit.into());
+        }
         let left = match sources {
             Some(_) => mounted::Ended::Collect(Box::new(plan.clone())),
             None => mounted::ended(plan, exit.code(), tail, runner, reporter).await?,
@@ -149,13 +155,14 @@ impl Plain<'_> {
     fn spec(&self) -> Result<ContainerSpec, BuildError> {
         let Site { plan, image, run, project, state, .. } = self.site;
         let hiding = (!plan.route.value.is_mounted()).then(|| empty_volume(&plan.workdir.value));
+        let env = plan.env.iter().map(|variable| &variable.value);
         Ok(ContainerSpec {
             entrypoint: match &plan.entrypoint {
                 None => Entrypoint::OfImage,
                 Some(entrypoint) if entrypoint.value.is_empty() => Entrypoint::None,
                 Some(entrypoint) => Entrypoint::Program(entrypoint.value.clone()),
             },
-            env: plan.env.iter().map(|variable| variable.value.clone()).collect(),
+            env: env.cloned().chain(self.storage.variables()).collect(),
             user: plan.user.as_ref().map(|user| user.value.clone()),
             working_dir: plan.command_directory(),
             labels: labelled(&[
@@ -200,6 +207,7 @@ impl Plain<'_> {
             uid: made.ids.uid.into(),
             gid: made.ids.gid.into(),
             top: Some(top_entry(plan)?),
+            holes: Holes::Zeros,
         };
         let (mut scan, mut digests) = (Arc::new(host.scan), Arc::new(host.digests));
         let total = Amount { files: scan.manifest.entries().len() as u64, bytes: scan.manifest.bytes() };
@@ -213,7 +221,7 @@ impl Plain<'_> {
         tell_of_changes(&packed, &scan.manifest, reporter);
         phase.end(packed.amount);
         note(&mut scan, &mut digests, &packed);
-        Ok(Sources::sent(scan, Arc::unwrap_or_clone(digests), host.rules))
+        Ok(Sources::sent(scan, Arc::unwrap_or_clone(digests), host.rules, host.watcher))
     }
 
     /// Stages all outputs of `plan`; `sources` went in, or are mounted where there are none. Nothing of the host's is changed.

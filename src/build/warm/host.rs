@@ -1,13 +1,13 @@
 //! The host's source tree as it is now: scanned, with the digests that the index knows, and a summary to compare by.
 
-use super::super::{BuildError, sources};
+use super::super::{BuildError, meanwhile::Watcher, sources};
 use crate::{
     plan::{Engine, Plan},
     report::Reporter,
     state::Project,
     tree::{
-        Digest,
-        ignore::Rules,
+        Digest, Entry, Kind, Manifest, RelPath,
+        ignore::{Rules, Verdict},
         index::{HashedAt, Index},
         scan::Scan,
         summary::{self, Summary},
@@ -25,6 +25,8 @@ pub struct HostTree {
     pub summary: Summary,
     /// What is no part of it.
     pub rules: Rules,
+    /// To be told of the command's end.
+    pub watcher: Watcher,
     /// From when on digests that are computed for this tree may be believed.
     pub hashed_at: HashedAt,
 }
@@ -39,7 +41,8 @@ pub fn look(plan: &Plan, project: &Project, reporter: &Reporter) -> Result<HostT
         move || Index::load(&index)
     });
     let hashed_at = HashedAt::now(&plan.source.value);
-    let scan = sources::report_scan(plan, reporter)?;
+    let mut scan = sources::report_scan(plan, project, reporter)?;
+    let watcher = Watcher::show(project.edits_path(), &mut scan, &plan.source.value);
     let index = loading.join().map_err(|_| BuildError::Panicked)?;
     let digests = index.digests(&scan.manifest);
     if plan.engine.value != Engine::Host && index.is_of_another(&plan.source.value, &scan.manifest, &digests)
@@ -49,5 +52,40 @@ pub fn look(plan: &Plan, project: &Project, reporter: &Reporter) -> Result<HostT
     let rules = sources::rules(plan)?;
     let buckets = summary::buckets_for(scan.manifest.entries().len());
     let summary = summary::of(&scan.manifest, &digests, buckets);
-    Ok(HostTree { scan, digests, summary, rules, hashed_at })
+    Ok(HostTree { scan, digests, summary, rules, watcher, hashed_at })
+}
+
+impl HostTree {
+    /// Leaves out what the workspace keeps beside what the plan names.
+    ///
+    /// # Errors
+    /// A pattern that is none.
+    pub fn leave_out(&mut self, kept: &[String], plan: &Plan) -> Result<(), BuildError> {
+        if kept.is_empty() {
+            return Ok(());
+        }
+        self.rules = Rules::new(kept.iter().map(String::as_str).chain(plan.ignore.lines()))?;
+        let entries = std::mem::take(&mut self.scan.manifest).into_entries().into_iter();
+        let digests = std::mem::take(&mut self.digests).into_iter();
+        let is_synced = |path: &RelPath| self.rules.verdict_of(path) == Verdict::Kept;
+        let is_left = |(entry, _): &(Entry, _)| match entry.kind {
+            Kind::Directory => !self.rules.bars(&entry.path),
+            _ => is_synced(&entry.path),
+        };
+        let mut left: Vec<_> = entries.zip(digests).filter(is_left).collect();
+        // From the end: a directory that was entered for exceptions alone is there when any of them is.
+        for at in (0..left.len()).rev() {
+            let path = &left[at].0.path;
+            let leads = left.get(at + 1).is_some_and(|(next, _)| next.path.strip_prefix(path).is_some());
+            if !leads && !is_synced(path) {
+                left.remove(at);
+            }
+        }
+        let (entries, digests) = left.into_iter().unzip();
+        self.scan.skipped.retain(|(path, _)| is_synced(path));
+        (self.scan.manifest, self.digests) = (Manifest::from_entries(entries), digests);
+        let buckets = summary::buckets_for(self.scan.manifest.entries().len());
+        self.summary = summary::of(&self.scan.manifest, &self.digests, buckets);
+        Ok(())
+    }
 }

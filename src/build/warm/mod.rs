@@ -37,7 +37,7 @@ use crate::{
         protocol::{Blob, Claim, Extent, Input, Open, Reply, Request, Room, Run as Command, User},
     },
     outputs::record::Record,
-    plan::{Outputs, Plan, Stdin},
+    plan::{Lifetime, Outputs, Plan, Stdin},
     report::{
         Reporter,
         events::{self, Event, Warning},
@@ -136,6 +136,8 @@ pub(super) struct Opened {
     pub(super) room: Room,
     /// What others are making there, and is left alone.
     pub(super) others: Vec<RelPath>,
+    /// What it keeps beside what the plan names.
+    pub(super) kept: Vec<String>,
 }
 
 /// What the far end is told of the source tree.
@@ -147,7 +149,7 @@ fn open(plan: &Plan, surroundings: &Surroundings) -> Request {
             .user
             .as_ref()
             .map_or_else(|| surroundings.user.clone(), |user| User::Named(user.value.clone())),
-        patterns: plan.ignore.patterns.iter().map(|pattern| pattern.value.clone()).collect(),
+        patterns: plan.ignore.lines().map(str::to_owned).collect(),
         outputs: plan.ignore.outputs.clone(),
         extent: match plan.route.value.is_mounted() {
             true => Extent::Nothing,
@@ -218,8 +220,13 @@ impl Warm<'_> {
         if built.staged.is_some() {
             self.locks.begin_apply(self.reporter).await?;
         }
+        // Whose turn it is next may be of another state directory, which waits for the goodbye alone.
+        let is_awaited = self.plan.lifetime.value == Lifetime::Kept && built.changes_anything();
         let applying = built.put_in_place(record, self.locks, self.run, self.reporter);
-        let (applied, closed) = tokio::join!(applying, session.close());
+        let (applied, closed) = match is_awaited {
+            true => (applying.await, session.close().await),
+            false => tokio::join!(applying, session.close()),
+        };
         drop(undisturbed);
         let applied = applied?;
         let traffic = session.traffic();
@@ -243,7 +250,7 @@ impl Warm<'_> {
         interrupts: &mut Interrupts,
     ) -> Result<Built, BuildError> {
         let opened = |reply| match reply {
-            Reply::Opened { room, others, .. } => Ok(Opened { room, others }),
+            Reply::Opened { room, others, kept, .. } => Ok(Opened { room, others, kept }),
             other => Err(other),
         };
         let (opened, order) = interrupts.unless(self.locks.turn(session, opened, self.reporter)).await??;
@@ -255,7 +262,8 @@ impl Warm<'_> {
                 start_scan(self.plan, &self.locks.project, self.reporter)
             }
         };
-        let host = interrupts.unless(scanning).await???;
+        let mut host = interrupts.unless(scanning).await???;
+        host.leave_out(&opened.kept, self.plan)?;
         let hashed_at = host.hashed_at;
         let righting =
             upload::put_right(session, &mut self.workspace, self.plan, host, opened, self.reporter);
@@ -269,6 +277,7 @@ impl Warm<'_> {
 
         let looking = collect::look(self.plan, record);
         let ended = self.run_command(session, None, interrupts).await?;
+        sources.watcher.ended(ended.exit.into());
         let collecting = Collecting {
             session,
             plan: self.plan,
@@ -357,9 +366,10 @@ impl Warm<'_> {
             Some(entrypoint) => vec![entrypoint.value.clone()],
         };
         let blob = |text: &String| Blob::from(text.as_bytes());
+        let env = plan.env.iter().map(|env| &env.value).chain(&self.surroundings.env);
         Command {
             argv: entrypoint.iter().chain(&plan.command).map(blob).collect(),
-            env: plan.env.iter().map(|env| (blob(&env.value.name), blob(&env.value.value))).collect(),
+            env: env.map(|env| (blob(&env.name), blob(&env.value))).collect(),
             home: self.surroundings.home,
             directory: Blob::from(plan.command_directory().into_bytes()),
             terminal: command::size(plan.terminal.value),

@@ -1,4 +1,5 @@
-//! A command in a workspace as it is: nothing goes in, nothing comes back. For looking around by hand.
+//! Something that is done by hand in a workspace as it is: a command for looking around, or taking out what only it has. Nothing goes
+//! in, nothing comes back.
 //!
 //! It is a session like a build's, with the project's lock, and runs as the build's user in the working directory, both
 //! as the workspace was made with; what is in the workspace stays as it is, whatever has changed in the settings since.
@@ -14,7 +15,9 @@ use super::{command, let_go};
 use crate::{
     agent::{
         near::{Session, Settings},
-        protocol::{Blob, Claim, Client, Extent, Home, Input, Open, Reply, Request, Run as Command, User},
+        protocol::{
+            Blob, Claim, Cleaned, Client, Extent, Home, Input, Open, Reply, Request, Run as Command, User,
+        },
     },
     config::GRACE,
     engine::{ContainerFacts, Docker, Sizes, labels},
@@ -42,19 +45,44 @@ pub struct Shell {
     pub source: PathBuf,
     /// Where below the source root it starts.
     pub subdirectory: RelPath,
-    /// The command; a shell where it is empty.
-    pub command: Vec<String>,
     /// In place of the build's user.
     pub user: Option<String>,
-    /// Whether it has a terminal.
-    pub terminal: Terminal,
+    /// What is done.
+    pub errand: Errand,
 }
 
-/// Runs it; gives how fastbuild ends.
+/// What is done in a workspace by hand.
+#[derive(Debug, Clone)]
+pub enum Errand {
+    /// A command runs.
+    Command {
+        /// It; a shell where it is empty.
+        command: Vec<String>,
+        /// Whether it has a terminal.
+        terminal: Terminal,
+    },
+    /// Leftovers and what is kept are removed, at and below these paths; all of it, where there are none.
+    Clean(Vec<RelPath>),
+    /// These are kept no longer.
+    Unkeep(Vec<String>),
+}
+
+/// What came of it.
+#[derive(Debug, Clone)]
+pub enum Done {
+    /// How fastbuild ends, as the command did.
+    Exit(Exit),
+    /// What was removed.
+    Cleaned(Cleaned),
+    /// What was kept until now.
+    Unkept(Vec<String>),
+}
+
+/// Does it; gives what came of it.
 ///
 /// # Errors
 /// [`BuildError::NoWorkspace`], and when fastbuild, the engine or the agent could not do their part.
-pub async fn run(shell: &Shell, state: &State, reporter: &Reporter) -> Result<Exit, BuildError> {
+pub async fn run(shell: &Shell, state: &State, reporter: &Reporter) -> Result<Done, BuildError> {
     let mut interrupts = Interrupts::listen().map_err(BuildError::Signals)?;
     let project = state.project(&shell.source)?;
     let engine = shell.engine.to_string();
@@ -102,7 +130,7 @@ pub async fn run(shell: &Shell, state: &State, reporter: &Reporter) -> Result<Ex
         Found::Directory(known) => enter_here(shell, known, client, &mut interrupts).await,
     };
     let (mut workspace, mut session, command) = entered?;
-    let ended = in_session(&mut session, command, &locks, &mut interrupts, reporter).await;
+    let ended = in_session(&mut session, shell, command, &locks, &mut interrupts, reporter).await;
     let closed = match &ended {
         Ok(_) => session.close().await.map(|_| ()).map_err(BuildError::from),
         Err(_) => Ok(()),
@@ -219,24 +247,49 @@ fn opening(workdir: &str, user: User) -> Request {
 
 async fn in_session(
     session: &mut Session,
+    shell: &Shell,
     command: Command,
     locks: &Locks,
     interrupts: &mut Interrupts,
     reporter: &Reporter,
-) -> Result<Exit, BuildError> {
+) -> Result<Done, BuildError> {
     interrupts.suspension().tell(&session.sender);
     let opened = |reply| match reply {
         Reply::Opened { .. } => Ok(()),
         other => Err(other),
     };
     interrupts.unless(locks.turn(session, opened, reporter)).await??;
-    Ok(command::run(session, command, None, interrupts, reporter).await?.exit)
+    match &shell.errand {
+        Errand::Command { .. } => {
+            Ok(Done::Exit(command::run(session, command, None, interrupts, reporter).await?.exit))
+        }
+        Errand::Clean(paths) => {
+            session.send(&Request::Clean { paths: paths.clone() }).await?;
+            let cleaned = session.reply("that it is removed", |reply| match reply {
+                Reply::Cleaned(cleaned) => Ok(Done::Cleaned(cleaned)),
+                other => Err(other),
+            });
+            Ok(cleaned.await?)
+        }
+        Errand::Unkeep(patterns) => {
+            session.send(&Request::Unkeep(patterns.clone())).await?;
+            let unkept = session.reply("that it is kept no longer", |reply| match reply {
+                Reply::Unkept(unkept) => Ok(Done::Unkept(unkept)),
+                other => Err(other),
+            });
+            Ok(unkept.await?)
+        }
+    }
 }
 
 impl Shell {
     fn command(&self, workdir: &str, home: Home) -> Command {
-        let given = self.command.iter().map(|word| Blob::from(word.as_bytes()));
-        let argv = if self.command.is_empty() {
+        let (command, terminal) = match &self.errand {
+            Errand::Command { command, terminal } => (command.as_slice(), *terminal),
+            Errand::Clean(_) | Errand::Unkeep(_) => (&[][..], Terminal::None),
+        };
+        let given = command.iter().map(|word| Blob::from(word.as_bytes()));
+        let argv = if command.is_empty() {
             ANY_SHELL.iter().map(|word| Blob::from(word.as_bytes())).collect()
         } else {
             given.collect()
@@ -251,7 +304,7 @@ impl Shell {
             env: Vec::new(),
             home,
             directory: Blob::from(directory),
-            terminal: command::size(self.terminal),
+            terminal: super::command::size(terminal),
             stdin: Input::Forwarded,
         }
     }

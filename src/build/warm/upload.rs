@@ -4,11 +4,13 @@
 //! it cannot say without reading is read. Deletes travel as names, contents as a tar stream that
 //! [`crate::archive::pack`](mod@crate::archive::pack) writes, the rest as modes and times.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use super::{
     super::{
-        BuildError, Running, blocking, top_entry,
+        BuildError, Running, blocking,
+        meanwhile::Watcher,
+        top_entry,
         upload::{TRIES, all_arrived, start_packing, tell_of_changes},
     },
     Opened,
@@ -20,13 +22,14 @@ use crate::{
         near::Session,
         protocol::{Compare, Meta, Reply, Request},
     },
-    archive::pack::{PackOptions, Packed, TopEntry},
+    archive::pack::{Holes, PackOptions, Packed, TopEntry},
     outputs::stage::Uploaded,
     plan::{Explain, Plan},
     report::{
         Reporter,
         events::{Amount, Direction, Event, Phase},
     },
+    sys::source_file,
     tree::{
         Digest, Entry, Kind, Manifest, RelPath,
         delta::{self, Delta},
@@ -49,15 +52,17 @@ pub struct Sources {
     pub sent: Vec<usize>,
     /// What is no part of the tree.
     pub rules: Rules,
+    /// To be told of the command's end.
+    pub watcher: Watcher,
     /// Whether the index has to be written.
     pub learned: Learned,
 }
 
 impl Sources {
     /// Of a tree that was sent whole: what was read for it is not for the index.
-    pub fn sent(scan: Arc<Scan>, digests: Vec<Option<Digest>>, rules: Rules) -> Sources {
+    pub fn sent(scan: Arc<Scan>, digests: Vec<Option<Digest>>, rules: Rules, watcher: Watcher) -> Sources {
         let sent = (0..scan.manifest.entries().len()).collect();
-        Sources { scan, digests, sent, rules, learned: Learned::Nothing }
+        Sources { scan, digests, sent, rules, watcher, learned: Learned::Nothing }
     }
 
     /// For whoever holds products against it.
@@ -88,7 +93,7 @@ pub async fn put_right(
     opened: Opened,
     reporter: &Reporter,
 ) -> Result<Sources, BuildError> {
-    let HostTree { scan, digests, summary, rules, .. } = host;
+    let HostTree { scan, digests, summary, rules, watcher, .. } = host;
     let phase = Running::begin(Phase::Compare, None, reporter);
     let TopEntry { mode, mtime } = top_entry(plan)?;
     let known = digests.iter().flatten().count();
@@ -119,7 +124,8 @@ pub async fn put_right(
         true => Learned::Nothing,
         false => Learned::Something,
     };
-    Ok(Sources { scan: upload.scan, digests: Arc::unwrap_or_clone(upload.digests), sent, rules, learned })
+    let (scan, digests) = (upload.scan, Arc::unwrap_or_clone(upload.digests));
+    Ok(Sources { scan, digests, sent, rules, watcher, learned })
 }
 
 struct Upload<'a> {
@@ -184,7 +190,11 @@ impl Upload<'_> {
         let total = Amount { files: delta.puts.len() as u64, bytes: delta.puts.iter().map(size).sum() };
         let room = self.opened.room;
         let blocks = |index: &usize| size(index).next_multiple_of(room.block.max(1));
-        let needed = Amount { bytes: delta.puts.iter().map(blocks).sum(), ..total };
+        let mut needed = Amount { bytes: delta.puts.iter().map(blocks).sum(), ..total };
+        if needed.bytes > room.bytes {
+            // Holes and further names of a file take none.
+            needed.bytes = self.data(&delta.puts, room.block.max(1));
+        }
         if needed.bytes > room.bytes || room.files.is_some_and(|files| needed.files > files) {
             let (place, route) = (self.plan.workdir.value.clone(), self.plan.route.value);
             return Err(BuildError::NoRoom { place, route, needed, room });
@@ -213,6 +223,20 @@ impl Upload<'_> {
         Ok(())
     }
 
+    /// What the sources at these places take on the disk here, as far as that is less than their lengths.
+    fn data(&self, indices: &[usize], block: u64) -> u64 {
+        let (entries, mut seen) = (self.scan.manifest.entries(), HashSet::new());
+        let of = |index: &usize| {
+            let Entry { path, kind, stamp, links, .. } = &entries[*index];
+            let Kind::File { size } = *kind else { return 0 };
+            let is_further_name = *links > 1 && !seen.insert((stamp.dev, stamp.ino));
+            let facts = source_file::facts_at(&source_file::native(&self.plan.source.value, path));
+            let data = facts.map_or(size, |facts| facts.allocated.min(size));
+            if is_further_name { 0 } else { data.next_multiple_of(block) }
+        };
+        indices.iter().map(of).sum()
+    }
+
     async fn apply(
         &self,
         session: &mut Session,
@@ -221,7 +245,7 @@ impl Upload<'_> {
         metas: Vec<Meta>,
     ) -> Result<Packed, BuildError> {
         session.send(&Request::Apply { deletes }).await?;
-        let options = PackOptions { prefix: RelPath::root(), uid: 0, gid: 0, top: None };
+        let options = PackOptions { prefix: RelPath::root(), uid: 0, gid: 0, top: None, holes: Holes::Told };
         let root = &self.plan.source.value;
         let (packing, chunks) = start_packing(root, &self.scan, puts, &options, self.reporter);
         let (packed, sent) = tokio::join!(packing, session.send_data(chunks));

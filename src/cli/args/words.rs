@@ -50,6 +50,7 @@ impl RunArgs {
         words.values("--source", &self.source);
         for rule in &self.rules.0 {
             match rule {
+                IgnoreRule::Keep(pattern) => words.value("--keep-path", pattern),
                 IgnoreRule::Exclude(pattern) => words.value("--exclude", pattern),
                 IgnoreRule::Include(pattern) => words.value("--include", pattern),
             }
@@ -171,7 +172,7 @@ mod tests {
     #[test]
     fn words_are_read_as_what_they_were_made_of() {
         let lines = [
-            "--no-agent --grace 5s -i gcc:14 -w /src -e A=b -e C --env-file f -u me --entrypoint= -C dir --exclude a --include b --exclude -c \
+            "--no-agent --grace 5s -i gcc:14 -w /src -e A=b -e C --env-file f -u me --entrypoint= -C dir --exclude a --include b --keep-path d --exclude -c \
              --no-ignore --yes -o out:host -o /tmp/x --outputs-on-failure --atomic --keep --fresh \
              --no-wait --explain -- make -j2 -- all",
             "--route mount-source --fallback --cache cargo:~/.cargo --volume-opt type=nfs --volume-opt o=a,b=c \

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::Serialize;
 
 use crate::{
+    cli::aligned,
     plan::Route,
     report::{numbers, text::one_line},
     workspace::{
@@ -36,15 +37,7 @@ pub(super) fn volume(unused: &Unused) -> String {
 pub(super) fn table(all: &[Listed], now: u64) -> String {
     let mut rows = vec![HEADINGS.map(str::to_owned)];
     rows.extend(all.iter().map(|listed| row(listed, now)));
-    let mut widths = [0; HEADINGS.len()];
-    for row in &rows {
-        widths.iter_mut().zip(row).for_each(|(width, cell)| *width = (*width).max(cell.chars().count()));
-    }
-    let line = |row: &[String; HEADINGS.len()]| {
-        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        format!("{}\n", cells.join("  ").trim_end())
-    };
-    rows.iter().map(line).collect()
+    aligned(&rows)
 }
 
 fn row(listed: &Listed, now: u64) -> [String; HEADINGS.len()] {
@@ -90,7 +83,7 @@ fn since(then: u64, now: u64) -> Duration {
     Duration::from_secs(now.saturating_sub(then))
 }
 
-fn ago(then: u64, now: u64) -> String {
+pub(in crate::cli) fn ago(then: u64, now: u64) -> String {
     format!("{} ago", numbers::rough(since(then, now)))
 }
 
@@ -143,7 +136,7 @@ pub(super) fn json_list(all: &[Listed]) -> String {
     json(&all.iter().map(Row::of).collect::<Vec<_>>())
 }
 
-fn json(value: &impl Serialize) -> String {
+pub(in crate::cli) fn json(value: &impl Serialize) -> String {
     // Cannot fail: strings and numbers, and maps of strings.
     serde_json::to_string_pretty(value).map(|text| text + "\n").unwrap_or_default()
 }

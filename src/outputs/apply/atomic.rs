@@ -8,7 +8,6 @@ use std::{
 use cap_std::fs::Dir;
 
 use super::{
-    displaced::{Displaced, copy_entry},
     settle_directories,
     steps::{Attempt, Conflict, Done, Executor, Failed, StageName, Undo},
 };
@@ -17,8 +16,10 @@ use crate::{
         OutputError,
         decide::Side,
         host_error,
+        journal::Linked,
         modes::Refused,
         ops::{Action, Identity, Op, SHADOW},
+        safe::{Displaced, Why, copy_entry},
         stage::{Stage, Staged},
         target::{Target, Walk},
     },
@@ -33,7 +34,7 @@ pub struct Prepared {
     /// The steps that made it, by the paths that it will have.
     pub(super) inside: Vec<Op>,
     /// What the old tree held when its files were linked, by path below the output's root.
-    pub(super) linked: HashMap<RelPath, Identity>,
+    pub(super) linked: HashMap<RelPath, Linked>,
 }
 
 /// Builds an output's whole new tree in the stage, from hard links to what stays and slots for what is new, so that
@@ -90,7 +91,7 @@ pub(super) fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
         displaced: done
             .displaced
             .into_iter()
-            .map(|Displaced { path, name }| Displaced { path: in_place(&path), name })
+            .map(|displaced| Displaced { path: in_place(&displaced.path), ..displaced })
             .collect(),
         conflicts: done
             .conflicts
@@ -132,7 +133,7 @@ fn drop_replaced(output: &Staged) -> io::Result<()> {
 /// What [`link_tree`] found out.
 struct Links<'a> {
     /// What was there, by path.
-    old: &'a mut HashMap<RelPath, Identity>,
+    old: &'a mut HashMap<RelPath, Linked>,
     /// What is a copy in the new tree, because it could not be linked: original -> copy.
     copied: &'a mut HashMap<Identity, Identity>,
 }
@@ -155,77 +156,109 @@ fn link_tree(
         let Some(child_look) = at::look(&inner_from, &child)? else { continue };
         let child_path = path.join(&child).map_err(io::Error::other)?;
         let id = Identity::from(&child_look);
-        links.old.insert(child_path.clone(), id);
         match child_look.kind {
             Some(Kind::Directory) => link_tree(&inner_from, &child, &inner_to, &child, &child_path, links)?,
             _ => copy_entry(&inner_from, &child, &inner_to, &child)?,
         }
-        if let Some(copy) =
-            at::look(&inner_to, &child)?.map(|look| Identity::from(&look)).filter(|copy| *copy != id)
-        {
-            links.copied.insert(id, copy);
+        let new = at::look(&inner_to, &child)?.map_or(id, |look| Identity::from(&look));
+        links.old.insert(child_path, Linked { old: id, new });
+        if new != id {
+            links.copied.insert(id, new);
         }
     }
     // What this directory had is no product's mode: nobody is told of it.
     Refused::default().finish(to, to_name, look.mode, look.stamp.mtime)
 }
 
-/// After an exchange: what somebody wrote into the old tree between link and exchange is saved. Each move is noted in
-/// `undo`, behind the exchange: a run that is taken back throws the new tree away, and must find these files in the old
-/// one again.
+/// After an exchange: what somebody did to the old tree between link and exchange holds in the new one too. What he wrote is put
+/// where the new tree has nothing, or what the old one had; where it has a product, what he wrote is saved. What he deleted goes.
+/// Each move is noted in `undo`, behind the exchange: a run that is taken back throws the new tree away, and must find these files
+/// in the old one again. A second try, after a crash, finds in the old tree what the first one found.
 pub(super) fn rescue(
     target: &Target,
     root: &RelPath,
     stage: &mut Stage,
-    linked: &HashMap<RelPath, Identity>,
+    linked: &HashMap<RelPath, Linked>,
     done: &mut Done,
     undo: &mut Vec<Undo>,
 ) -> Result<(), OutputError> {
     if linked.is_empty() {
         return Ok(());
     }
-    let failed = host_error("look at the old files in", stage.path.clone());
+    let failed = |what: &'static str| host_error(what, stage.path.clone());
     let old = match at::open_dir(&stage.dir, SHADOW) {
         Ok(old) => old,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(error)),
+        Err(error) => return Err(failed("look at the old files in")(error)),
     };
+    let mut walk = Walk::new(&target.dir);
+    let mut deleted: BTreeMap<&RelPath, &Linked> = linked.iter().collect();
     let mut pending = vec![(RelPath::root(), old)];
-    let mut strays = Vec::new();
     while let Some((path, dir)) = pending.pop() {
-        for name in at::names(&dir).map_err(host_error("read", stage.path.clone()))? {
+        for name in at::names(&dir).map_err(failed("read"))? {
             let Ok(child) = path.join(&name) else { continue };
             let Ok(Some(look)) = at::look(&dir, &name) else { continue };
-            if linked.get(&child) != Some(&Identity::from(&look)) {
-                // Written to in place: the new tree has the same file, and with it the edit.
-                let new = Walk::new(&target.dir).look(&root.append(&child));
-                if look.kind != Some(Kind::Directory)
-                    && matches!(&new, Ok(Some(new)) if (new.stamp.dev, new.stamp.ino) == (look.stamp.dev, look.stamp.ino))
-                {
+            deleted.remove(&child);
+            let was = linked.get(&child);
+            let is_as_it_was = was.is_some_and(|was| was.old == Identity::from(&look));
+            let place = root.append(&child);
+            let new = walk.look(&place).ok().flatten();
+            if look.kind == Some(Kind::Directory) {
+                let has_both = matches!(&new, Some(Look { kind: Some(Kind::Directory), .. }));
+                if is_as_it_was || has_both {
+                    pending.push((child, at::open_dir(&dir, &name).map_err(failed("open"))?));
                     continue;
                 }
-                let number = stage.number().to_string().into_bytes();
-                at::rename_new(&dir, &name, &stage.dir, &number)
-                    .map_err(host_error("move a file in", stage.path.clone()))?;
-                undo.push(Undo::Rescued { path: child.clone(), name: StageName::of(&number) });
-                strays.push((root.append(&child), number));
-            } else if look.kind == Some(Kind::Directory) {
-                pending.push((
-                    child,
-                    at::open_dir(&dir, &name).map_err(host_error("open", stage.path.clone()))?,
-                ));
+            }
+            // Written to in place: the new tree has the same file, and with it the edit.
+            let is_there = |new: &Look| (new.stamp.dev, new.stamp.ino) == (look.stamp.dev, look.stamp.ino);
+            if is_as_it_was || new.as_ref().is_some_and(is_there) {
+                continue;
+            }
+            let number = StageName::Number(stage.number());
+            // So that the old tree has it still, where a file can have two names.
+            if at::hard_link(&dir, &name, &stage.dir, &number.bytes()).is_err() {
+                at::rename_new(&dir, &name, &stage.dir, &number.bytes()).map_err(failed("move a file in"))?;
+                undo.push(Undo::Rescued { path: child.clone(), name: number });
+            }
+            let is_old = |new: Look| was.is_some_and(|was| was.new == Identity::from(&new));
+            let put = walk.parent(&place).and_then(|(to, entry)| match new.map(is_old) {
+                None => at::rename_new(&stage.dir, &number.bytes(), to, entry)
+                    .map(|()| Undo::Put { path: place.clone(), name: number }),
+                Some(true) => {
+                    let spare = stage.number().to_string();
+                    at::exchange(&stage.dir, &number.bytes(), to, entry, spare.as_bytes())
+                        .map(|()| Undo::Exchanged { path: place.clone(), name: number })
+                }
+                Some(false) => Err(io::ErrorKind::AlreadyExists.into()),
+            });
+            match put {
+                Ok(step) => undo.push(step),
+                Err(_) => {
+                    let (name, why) = (number.bytes(), Why::ChangedMeanwhile);
+                    done.displaced.push(Displaced { path: place, name, why });
+                }
             }
         }
     }
-    let mut walk = Walk::new(&target.dir);
-    for (path, number) in strays {
-        let back = walk.parent(&path).and_then(|(dir, name)| at::rename_new(&stage.dir, &number, dir, name));
-        match back {
-            Ok(()) => undo.push(Undo::Put { path, name: StageName::of(&number) }),
-            Err(_) => {
-                done.displaced.push(Displaced { path, name: number });
-            }
+    // The deepest first.
+    for (path, was) in deleted.into_iter().rev() {
+        let place = root.append(path);
+        let Ok(Some(new)) = walk.look(&place) else { continue };
+        if was.new != Identity::from(&new) {
+            continue;
         }
+        let number = StageName::Number(stage.number());
+        let gone = walk.parent(&place).and_then(|(dir, name)| match new.kind {
+            Some(Kind::Directory) => {
+                at::remove_dir(dir, name).map(|()| Undo::RemovedDir { path: place.clone(), mode: new.mode })
+            }
+            _ => at::rename_new(dir, name, &stage.dir, &number.bytes())
+                .map(|()| Undo::TakenOut { path: place.clone(), name: number }),
+        });
+        // A directory in which there is something else stays.
+        undo.extend(gone.ok());
+        walk.forget();
     }
     Ok(())
 }

@@ -9,10 +9,8 @@ use std::{
 
 use super::{
     atomic::rescue,
-    bookkeeping,
-    displaced::{Displaced, save_displaced},
-    note, settle_directories,
-    steps::{Attempt, Executor, Failed},
+    bookkeeping, note, settle_directories,
+    steps::{Attempt, Executor},
 };
 use crate::{
     outputs::{
@@ -20,83 +18,101 @@ use crate::{
         journal::{self, Journal},
         ops::{Action, Identity, Op, Over, SHADOW, Slot},
         record::{Content, Record},
+        safe::{Displaced, Place, Why, save_displaced},
         stage::{Stage, digest_of},
-        target::Target,
+        target::{Target, Walk},
     },
     sys::at,
     tree::RelPath,
 };
 
 /// What [`recover`] did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recovered {
+    /// The run that had begun it.
+    pub run: String,
     /// Steps carried out now.
     pub files: u64,
-    /// Steps that could not be: their bytes were lost.
+    /// Steps that could not be: their bytes were lost, or the host is another one by now.
     pub lost: u64,
 }
 
-/// Finishes what a run that died had begun to put in place. The project's lock must be held.
+/// Finishes what a run that died had begun to put in place, as far as it can be, and removes the journal when `told` has noted it. The
+/// project's lock must be held. None when the journal is damaged or another version's: nothing was done then, and what its stage
+/// holds is anybody's guess.
 ///
 /// # Errors
-/// When a step fails; the journal stays, and the next start tries again.
-pub fn recover(journal_path: &Path, record_path: &Path) -> Result<Option<Recovered>, OutputError> {
-    let Some(journal) = Journal::load(journal_path) else {
-        // Damaged or of another version: nothing that can be carried out. Its stage is removed with its run's.
-        Journal::remove(journal_path).map_err(bookkeeping("remove", journal_path))?;
-        return Ok(None);
-    };
+/// When something of the user's cannot be moved to safety, or the books cannot be kept; the journal and the stages stay, and the next
+/// start tries again.
+pub fn recover(
+    journal_path: &Path,
+    record_path: &Path,
+    told: impl FnOnce(&Recovered) -> io::Result<()>,
+) -> Result<Option<Recovered>, OutputError> {
+    let Some(journal) = Journal::load(journal_path) else { return Ok(None) };
     let mut record = Record::load(record_path);
-    let mut recovered = Recovered { files: 0, lost: 0 };
+    let mut recovered = Recovered { run: journal.run.clone(), files: 0, lost: 0 };
     let mut stages = Vec::new();
     for entry in &journal.entries {
-        // Without its stage or its base there is nothing left to do: the run had come to its end, or somebody tidied up.
-        let (Ok(mut stage), Ok(target)) = (Stage::reopen(&entry.stage), Target::directory(&entry.base))
-        else {
-            continue;
+        // Without its stage there is nothing left to do: the run had come to its end, or somebody tidied up.
+        let mut stage = match Stage::reopen(&entry.stage) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            stage => stage.map_err(host_error("open", &entry.stage))?,
         };
         // It may hold the only copy of a file of the user's: it goes when all is done, and not by an error on the way.
         stage.keep();
-        let part = finish_entry(entry, &target, &mut stage, &journal.displaced, &mut record)?;
-        recovered.files += part.files;
-        recovered.lost += part.lost;
+        let target = Target::directory(&entry.base)?;
+        let (files, lost) = finish_entry(entry, &target, &mut stage, &journal.displaced, &mut record)?;
+        recovered.files += files;
+        recovered.lost += lost;
         stages.push(stage);
     }
     record.save(record_path).map_err(bookkeeping("write", record_path))?;
+    told(&recovered).map_err(bookkeeping("write beside", journal_path))?;
     Journal::remove(journal_path).map_err(bookkeeping("remove", journal_path))?;
     stages.iter_mut().for_each(Stage::release);
     Ok(Some(recovered))
 }
 
-/// Carries out what is missing of one output's steps.
+/// Carries out what is missing of one output's steps; gives how many it did, and how many cannot be done any more.
 fn finish_entry(
     entry: &journal::Entry<'_>,
     target: &Target,
     stage: &mut Stage,
-    displaced: &Path,
+    displaced: &Place,
     record: &mut Record,
-) -> Result<Recovered, OutputError> {
-    let (whole, lost): (Vec<_>, Vec<_>) = entry.ops.iter().cloned().partition(|op| is_whole(op, stage));
+) -> Result<(u64, u64), OutputError> {
+    let (whole, lost): (Vec<_>, Vec<_>) = entry
+        .ops
+        .iter()
+        .cloned()
+        .partition(|op| is_whole(op, stage) && !has_lost_its_tree(op, entry, target));
     let mut executor = Executor::new(target, stage, Attempt::Again);
-    executor.carry_out_all(&whole).map_err(|Failed { what, path, source }| OutputError::Host {
-        what,
-        path: target.absolute(&path),
-        source,
-    })?;
+    let mut lost = lost.len() as u64;
+    if executor.carry_out_all(&whole).is_err() {
+        // Somebody removed a directory, or put something in its place, or the disk is not what it was. What does not go is given
+        // up: the build can be run again, which it could not be if each start failed here.
+        lost += whole.iter().filter(|op| executor.carry_out(op).is_err()).count() as u64;
+    }
     let files = executor.undo.len() as u64;
     let mut undo = std::mem::take(&mut executor.undo);
     let mut done = executor.into_done();
     let linked = entry.linked.iter().map(|(path, id)| (path.0.clone(), *id)).collect();
     rescue(target, &entry.root, stage, &linked, &mut done, &mut undo)?;
-    let mut strays = strays(entry, &done.displaced, stage)
+    let strays = strays(entry, &done.displaced, stage)
         .map_err(host_error("look at the files in", stage.path.clone()))?;
-    // Products that give way to what somebody has written since.
-    let slots: HashSet<_> = strays.iter().map(|stray| stray.name.clone()).collect();
-    strays.extend(done.displaced.iter().filter(|product| !slots.contains(&product.name)).cloned());
     save_displaced(stage, &strays, target, displaced)?;
     settle_directories(target, stage, &done);
     note(record, target, stage, entry.ops.iter().chain(entry.inside.iter()), &done)?;
-    Ok(Recovered { files, lost: lost.len() as u64 })
+    Ok((files, lost))
+}
+
+/// Whether a whole tree waits to be exchanged for one that was there when it was made, and that somebody has removed since: what the new
+/// one has of it would come back with it.
+fn has_lost_its_tree(op: &Op, entry: &journal::Entry<'_>, target: &Target) -> bool {
+    matches!(op.action, Action::Swap { .. })
+        && !entry.linked.is_empty()
+        && matches!(Walk::new(&target.dir).look(&op.path), Ok(None))
 }
 
 /// What lies in the stage of a run that died and is neither a product nor anything that fastbuild knew: the user's files
@@ -106,7 +122,10 @@ fn strays(entry: &journal::Entry<'_>, displaced: &[Displaced], stage: &Stage) ->
     let mut slots = HashSet::new();
     let mut paths = HashMap::new();
     let mut names: HashMap<Vec<u8>, &RelPath> = HashMap::new();
+    // Versions that somebody has replaced or deleted since.
+    ours.extend(entry.linked.iter().flat_map(|(_, linked)| [linked.old, linked.new]));
     for op in entry.ops.iter() {
+        let mut why = Why::Replaced;
         let over = match &op.action {
             Action::Put { slot, over } => {
                 slots.insert((slot.id.dev, slot.id.ino));
@@ -115,30 +134,40 @@ fn strays(entry: &journal::Entry<'_>, displaced: &[Displaced], stage: &Stage) ->
             }
             Action::MakeDir { over, .. } => *over,
             Action::Delete { of } => Over::Known(*of),
-            Action::Remove { of } => Over::Stranger(*of),
+            Action::Remove { of } => {
+                why = Why::Deleted;
+                Over::Stranger(*of)
+            }
             _ => Over::Nothing,
         };
         match over {
             Over::Known(id) => drop(ours.insert(id)),
-            Over::Stranger(id) => drop(paths.insert(id, &op.path)),
+            Over::Stranger(id) => drop(paths.insert(id, (&op.path, why))),
             Over::Nothing | Over::EmptiedDir { .. } => {}
         }
     }
-    names.extend(
-        entry.displaced.iter().chain(displaced).map(|displaced| (displaced.name.clone(), &displaced.path)),
-    );
+    let known: HashMap<_, _> =
+        entry.displaced.iter().chain(displaced).map(|displaced| (&*displaced.name, displaced)).collect();
     let mut strays = Vec::new();
     for name in at::names(&stage.dir)? {
+        if let Some(displaced) = known.get(&*name) {
+            strays.push((*displaced).clone());
+            continue;
+        }
         let Some(look) = at::look(&stage.dir, &name)? else { continue };
         let id = Identity::from(&look);
         if &*name == SHADOW || ours.contains(&id) || slots.contains(&(id.dev, id.ino)) {
             continue;
         }
-        let path = match paths.get(&id).or_else(|| names.get(&*name)) {
-            Some(path) => (*path).clone(),
-            None => entry.root.join(&[b"unknown-", &*name].concat()).map_err(io::Error::other)?,
+        let (path, why) = match (paths.get(&id), names.get(&*name)) {
+            (Some((path, why)), _) => ((*path).clone(), *why),
+            (None, Some(path)) => ((*path).clone(), Why::ChangedMeanwhile),
+            (None, None) => {
+                let unknown = entry.root.join(&[b"unknown-", &*name].concat()).map_err(io::Error::other)?;
+                (unknown, Why::ChangedMeanwhile)
+            }
         };
-        strays.push(Displaced { path, name: name.into() });
+        strays.push(Displaced { path, name: name.into(), why });
     }
     Ok(strays)
 }

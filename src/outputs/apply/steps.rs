@@ -3,12 +3,12 @@
 
 use std::{collections::BTreeMap, io, thread};
 
-use super::displaced::Displaced;
 use crate::{
     outputs::{
         decide::Side,
         ops::{Action, Identity, Op, Over, SHADOW, Slot},
         record::Content,
+        safe::{Displaced, Why},
         stage::{Stage, digest_of},
         target::{Target, Walk},
     },
@@ -380,7 +380,7 @@ impl<'a> Executor<'a> {
         self.walk.forget();
         self.undo.push(Undo::Exchanged { path: path.clone(), name: StageName::of(&name) });
         if let Over::Stranger(_) = over {
-            self.displace(path, name);
+            self.displace(path, name, Why::Replaced);
         }
         Ok(())
     }
@@ -394,7 +394,7 @@ impl<'a> Executor<'a> {
         match (side, found) {
             (Side::Output, Some(found)) => match self.take_out(path, Identity::from(&found))? {
                 Some(name) => {
-                    self.displace(path, name);
+                    self.displace(path, name, Why::ChangedMeanwhile);
                     let (dir, entry) = self.walk.parent(path)?;
                     at::rename_new(&self.stage.dir, &slot.name(), dir, entry)?;
                     self.undo.push(Undo::Put { path: path.clone(), name: StageName::Number(slot.number) });
@@ -418,14 +418,14 @@ impl<'a> Executor<'a> {
         }
     }
 
-    fn displace(&mut self, path: &RelPath, name: Vec<u8>) {
-        self.done.displaced.push(Displaced { path: path.clone(), name });
+    fn displace(&mut self, path: &RelPath, name: Vec<u8>, why: Why) {
+        self.done.displaced.push(Displaced { path: path.clone(), name, why });
     }
 
     /// The host's version stays, and the build's goes to the safe place.
     fn give_way(&mut self, path: &RelPath, slot: &Slot) {
         self.done.given_way += 1;
-        self.displace(path, slot.name());
+        self.displace(path, slot.name(), Why::GaveWay);
     }
 
     fn conflict(&mut self, path: &RelPath, stands: Side) {
@@ -462,7 +462,8 @@ impl<'a> Executor<'a> {
                 }
                 match (taken, over) {
                     (Some(_), Over::Known(_)) if !is_late => {}
-                    (Some(name), _) => self.displace(path, name),
+                    (Some(name), _) if is_late => self.displace(path, name, Why::ChangedMeanwhile),
+                    (Some(name), _) => self.displace(path, name, Why::Replaced),
                     (None, _) => {
                         self.blocked.push(path.clone());
                         return Ok(());
@@ -523,7 +524,8 @@ impl<'a> Executor<'a> {
             self.conflict(path, if taken.is_some() { Side::Output } else { Side::Source });
         }
         if let Some(name) = taken.filter(|_| whose == Whose::Users || found != of) {
-            self.displace(path, name);
+            let why = if found == of { Why::Deleted } else { Why::ChangedMeanwhile };
+            self.displace(path, name, why);
         }
         Ok(())
     }

@@ -82,6 +82,7 @@ pub fn listing_of(products: &Nodes) -> Vec<Listing> {
             Node::Link(_) => 0o777,
         },
         mtime: Timestamp { secs: 1_500_000_000, nanos: 0 },
+        link: None,
     };
     let mut list: Vec<_> = products.iter().chain([(&top.0, &top.1)]).map(listing).collect();
     list.sort_by(|a, b| a.path.cmp(&b.path));
@@ -176,7 +177,11 @@ impl Host {
             run: format!("run{}", self.runs),
             journal: state.join("journal"),
             record: state.join("outputs"),
-            displaced: state.join("displaced"),
+            displaced: Place {
+                dir: state.join("displaced"),
+                index: state.join("moved"),
+                command: String::new(),
+            },
         }
     }
 
@@ -227,7 +232,7 @@ impl Host {
 
     /// Contents of the user's files that were moved to safety.
     pub fn displaced(&self) -> BTreeSet<String> {
-        contents(&read_tree(&self.books().displaced))
+        contents(&read_tree(&self.books().displaced.dir))
     }
 
     /// Somebody else's hands. What cannot be done is left.
@@ -335,6 +340,7 @@ impl WentIn {
             kind: NodeKind::Directory,
             mode: 0,
             mtime: Timestamp::default(),
+            link: None,
         };
         let mut gone: Vec<_> = gone.map(node).collect();
         gone.sort_by(|a, b| a.path.cmp(&b.path));
@@ -452,7 +458,7 @@ proptest! {
                 }
                 steps = staged.ops.len();
                 crash_after(&host, staged, done, done_again);
-                recover(&host.books().journal, &host.books().record).unwrap();
+                finish_dead(&host).unwrap();
                 host.assert_tidy();
                 prop_assert_eq!(host.tree(), whole.tree(), "after {} of {} steps", done, steps);
                 prop_assert_eq!(host.displaced(), whole.displaced(), "after {} of {} steps", done, steps);
@@ -581,25 +587,136 @@ fn a_step_that_fails_takes_all_outputs_back() {
     assert!(!host.output("second").exists());
 }
 
+/// The next start.
+fn finish_dead(host: &Host) -> Result<Option<Recovered>, OutputError> {
+    recover(&host.books().journal, &host.books().record, |_| Ok(()))
+}
+
 #[test]
-fn a_recovery_that_fails_keeps_the_users_files_for_the_next_one() {
+fn a_recovery_that_cannot_save_keeps_the_users_files_for_the_next_one() {
     let mut host = Host::new();
     fs::create_dir(host.output("out")).unwrap();
     host.edit(&Edit::Write("a".into(), "u-a".into()));
-    let staged = host.stage(&nodes([("a/x", file("p1")), ("z/x", file("p1"))]), ApplyMode::PerFile);
-    let steps =
-        staged.ops.iter().take_while(|op| op.path != RelPath::new(b"out/z".as_slice()).unwrap()).count();
-    crash_after(&host, staged, steps, 0);
-    // A file is in the safe place's place.
-    fs::write(host.books().displaced, "").unwrap();
+    let staged = host.stage(&nodes([("a", file("p1")), ("z", file("p1"))]), ApplyMode::PerFile);
+    crash_after(&host, staged, 1, 0);
+    // The next start meets a file where it has to make a directory, until somebody takes it away.
+    let dir = host.books().displaced.dir;
+    fs::write(&dir, "in the way").unwrap();
     for _ in 0..2 {
-        recover(&host.books().journal, &host.books().record).unwrap_err();
+        finish_dead(&host).unwrap_err();
     }
-    fs::remove_file(host.books().displaced).unwrap();
-    recover(&host.books().journal, &host.books().record).unwrap();
+    fs::remove_file(dir).unwrap();
+    finish_dead(&host).unwrap();
     host.assert_tidy();
     assert_eq!(host.displaced(), ["u-a".to_owned()].into());
-    assert_eq!(host.tree()["z/x"], file("p1"));
+    assert_eq!(host.tree(), nodes([("a", file("p1")), ("z", file("p1"))]));
+}
+
+#[test]
+fn a_recovery_goes_on_where_somebody_has_been_meanwhile() {
+    let in_the_way = Edit::Write("z".into(), "u-z".into());
+    let users = |more: &[&str]| -> BTreeSet<_> { more.iter().map(|content| (*content).to_owned()).collect() };
+    for (edit, tree, safe) in [
+        // What has no place any more is kept for whoever wants it.
+        (
+            in_the_way,
+            nodes([("a", file("p1")), ("b", file("p1")), ("z", file("u-z"))]),
+            users(&["u-a", "p1"]),
+        ),
+        (Edit::Remove("".into()), nodes([("b", file("p1")), ("z/x", file("p1"))]), users(&["u-a"])),
+    ] {
+        let mut host = Host::new();
+        fs::create_dir(host.output("out")).unwrap();
+        host.edit(&Edit::Write("a".into(), "u-a".into()));
+        let new = nodes([("a", file("p1")), ("b", file("p1")), ("z/x", file("p1"))]);
+        let staged = host.stage(&new, ApplyMode::PerFile);
+        let at_a = |op: &Op| op.path == RelPath::new(b"out/a".as_slice()).unwrap();
+        let steps = staged.ops.iter().position(at_a).unwrap() + 1;
+        crash_after(&host, staged, steps, 0);
+        host.edit(&Edit::Remove("z".into()));
+        host.edit(&edit);
+        finish_dead(&host).unwrap().unwrap();
+        host.assert_tidy();
+        assert_eq!((host.tree(), host.displaced()), (tree, safe));
+    }
+}
+
+/// Nobody can tell what a directory holds that somebody fills while it is about to be taken back.
+#[test]
+fn an_apply_that_is_torn_is_finished_by_the_next_start_and_costs_nothing() {
+    for _ in 0..20 {
+        let mut host = Host::new();
+        fs::create_dir(host.output("out")).unwrap();
+        host.edit(&Edit::Write("a".into(), "u-a".into()));
+        let mut new = nodes([("a", file("p1")), ("new/x", file("p1"))]);
+        (0..500).for_each(|number| add(&mut new, &format!("n{number}"), file("p1")));
+        let staged = host.stage(&new, ApplyMode::PerFile);
+        let books = host.books();
+        let stage = staged.stage.path.clone();
+        // The record cannot be written, so all is taken back; but for what is in the way of that.
+        let record = Books { record: host.output("canary"), ..books.clone() };
+        let users = host.path("new/u");
+        let user = std::thread::spawn(move || while fs::write(&users, "u-new").is_err() {});
+        let error = apply(vec![staged], host.record(), &record).unwrap_err();
+        if matches!(error, OutputError::TakenBack { .. }) {
+            // He came too late, and goes on until there is a place for him.
+            let _ = fs::create_dir(host.path("new"));
+            user.join().unwrap();
+            continue;
+        }
+        user.join().unwrap();
+        assert!(matches!(error, OutputError::Torn { .. }), "{error}");
+        assert!(stage.exists() && !books.journal.exists());
+        let torn = books.journal.with_file_name(format!("torn-{}", books.run));
+        recover(&torn, &books.record, |_| Ok(())).unwrap().unwrap();
+        host.assert_tidy();
+        add(&mut new, "new/u", file("u-new"));
+        assert_eq!(host.tree(), new);
+        assert_eq!(host.displaced(), ["u-a".to_owned()].into());
+        return;
+    }
+    panic!("nobody came in time");
+}
+
+#[test]
+fn an_exchange_that_comes_late_takes_over_what_the_user_did_meanwhile() {
+    let old = [("a", file("p0")), ("d/gone", file("u0")), ("d/moved", file("u1")), ("mine", file("u2"))];
+    let mut host = Host::new();
+    host.build(&nodes([("a", file("p0"))]), ApplyMode::Atomic);
+    for (path, node) in &old[1..] {
+        let Node::File(content, _) = node else { continue };
+        host.edit(&Edit::Write((*path).into(), content.clone()));
+    }
+    let mut new = nodes(old.clone());
+    new.insert("a".into(), file("p1"));
+    let mut staged = host.stage(&new, ApplyMode::Atomic);
+    prepare_swap(&mut staged).unwrap();
+    crash_after(&host, staged, 0, 0);
+    host.edit(&Edit::Remove("d/gone".into()));
+    fs::rename(host.path("d/moved"), host.path("moved")).unwrap();
+    // As editors save.
+    fs::write(host.path("mine.new"), "u-new").unwrap();
+    fs::rename(host.path("mine.new"), host.path("mine")).unwrap();
+    finish_dead(&host).unwrap();
+    host.assert_tidy();
+    let mut expected = nodes([("a", file("p1")), ("mine", file("u-new")), ("moved", file("u1"))]);
+    add(&mut expected, "d", Node::Dir(0o755));
+    assert_eq!(host.tree(), expected);
+    assert!(host.displaced().is_empty());
+}
+
+#[test]
+fn an_old_tree_that_the_user_removed_does_not_come_back_with_the_new_one() {
+    let mut host = Host::new();
+    host.build(&nodes([("a", file("p0"))]), ApplyMode::Atomic);
+    host.edit(&Edit::Write("mine".into(), "u0".into()));
+    let mut staged = host.stage(&nodes([("a", file("p1"))]), ApplyMode::Atomic);
+    prepare_swap(&mut staged).unwrap();
+    crash_after(&host, staged, 0, 0);
+    host.edit(&Edit::Remove("".into()));
+    assert_eq!(finish_dead(&host).unwrap().unwrap().lost, 1);
+    host.assert_tidy();
+    assert!(host.tree().is_empty());
 }
 
 #[test]
@@ -613,7 +730,7 @@ fn what_a_power_cut_took_from_the_stage_is_lost_and_not_put_in_place() {
     };
     crash_after(&host, staged, 0, 0);
     fs::write(slot, "").unwrap();
-    let recovered = recover(&host.books().journal, &host.books().record).unwrap().unwrap();
+    let recovered = finish_dead(&host).unwrap().unwrap();
     assert_eq!(recovered.lost, 1);
     assert_eq!(host.tree(), nodes([("a", file("p0")), ("b", file("p1"))]));
     assert!(host.displaced().is_empty());
@@ -630,7 +747,7 @@ fn an_exchange_keeps_what_was_written_to_the_old_tree_after_it_was_prepared() {
     host.edit(&Edit::Write("new".into(), "u-new".into()));
     fs::remove_file(host.path("a")).unwrap();
     host.edit(&Edit::Write("a".into(), "u-a".into()));
-    recover(&host.books().journal, &host.books().record).unwrap();
+    finish_dead(&host).unwrap();
     host.assert_tidy();
     assert_eq!(host.tree(), nodes([("a", file("p1")), ("b", file("p1")), ("new", file("u-new"))]));
     assert_eq!(host.displaced(), ["u-a".to_owned()].into());
@@ -684,7 +801,7 @@ fn strays_that_an_exchange_met_are_back_in_the_old_tree_when_they_cannot_be_save
     let mut host = Host::new();
     let staged = exchange_with_strays(&mut host);
     let before = (host.tree(), host.record());
-    fs::write(host.books().displaced, "a file where the directory should be").unwrap();
+    fs::write(host.books().displaced.dir, "a file where the directory should be").unwrap();
     let error = host.apply(vec![staged]).unwrap_err();
     assert!(matches!(error, OutputError::TakenBack { .. }), "{error}");
     assert_eq!((host.tree(), host.record()), before);

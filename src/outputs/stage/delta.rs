@@ -8,21 +8,23 @@
 //! The list is a claim like any other of the container's. So it has to make a tree: below each directory that it
 //! does not list must be one that was there before.
 
-use std::io::Read;
+use std::{collections::BTreeMap, io::Read};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{LIMITS, Meta, Product, SMALL, Scope, Staging};
+use super::{LIMITS, Meta, Product, SMALL, Scope, Settled, Staging, links::Linked};
 use crate::{
     archive::reader::{IncomingKind, Limits, Naming, Reader},
     outputs::{
-        OutputError, host_error,
+        OutputError,
+        decide::Verdict,
+        host_error,
         ops::Slot,
         record::Content,
         slots::{self, SmallFile},
     },
     report::events::{Amount, Warning},
-    sys::at,
+    sys::{at, extents::Extents},
     tree::{
         Digest, Kind, Manifest, RelPath,
         node::{Node, NodeError, NodeKind},
@@ -68,6 +70,8 @@ pub(super) struct Expected {
     unlisted: Vec<RelPath>,
     /// How many nodes there were, the root left out.
     nodes: u64,
+    /// The names that are said to be one file, by the first of them.
+    pub links: BTreeMap<RelPath, Linked>,
     /// The buckets that were listed, of a named output.
     differing: Option<Differing>,
     /// All that was listed; only where names have to be compared.
@@ -90,6 +94,17 @@ impl Expected {
     pub fn leaves_nothing_of(&self, manifest: &Manifest) -> bool {
         let is_gone = |path: &RelPath| self.gone.binary_search(path).is_ok();
         self.nodes == 0 && manifest.entries().iter().all(|entry| is_gone(&entry.path))
+    }
+
+    /// The contents of these slots need not be sent.
+    pub fn unawait(&mut self, is_here: &dyn Fn(u64) -> bool) {
+        let Expected { awaited, wanted, .. } = self;
+        let gone = awaited.iter().filter(|awaited| is_here(awaited.number));
+        wanted.amount.bytes -= gone.map(|awaited| awaited.size).sum::<u64>();
+        let mut of_slots = awaited.iter();
+        wanted.nodes.retain(|_| of_slots.next().is_some_and(|awaited| !is_here(awaited.number)));
+        awaited.retain(|awaited| !is_here(awaited.number));
+        wanted.amount.files = awaited.len() as u64;
     }
 
     /// Whether the host's file system cannot tell all names apart.
@@ -158,7 +173,7 @@ impl Staging<'_> {
         expected.gone = gone;
         match orphaning {
             Some(path) => Err(self.no_tree(path, "is said to be gone, and to hold something")),
-            None => Ok(()),
+            None => self.settle_links(),
         }
     }
 
@@ -173,11 +188,12 @@ impl Staging<'_> {
     /// [`OutputError::Refused`] and [`OutputError::NoTree`] when it is anything else; whatever the host's disk says.
     pub fn receive_wanted(&mut self, from: impl Read, progress: &dyn Fn(Amount)) -> Result<(), OutputError> {
         let limits = Limits { entries: self.expected_mut().awaited.len() as u64, ..LIMITS };
-        let mut reader = Reader::new(from, Naming::Prefixed, limits);
+        let mut reader = Reader::new(from, Naming::Prefixed, limits).with_holes();
         while let Some(entry) = reader.next_entry().map_err(|error| self.refused(error))? {
             match entry.kind {
                 IncomingKind::File { size } => {
-                    self.take_wanted(entry.path, size, &mut reader.data(), progress)?;
+                    let extents = reader.extents();
+                    self.take_wanted(entry.path, size, (&mut reader.data(), &extents), progress)?;
                 }
                 IncomingKind::HardLink { target } => self.take_linked(entry.path, &target)?,
                 _ => return Err(self.no_tree(entry.path, "is not what was announced")),
@@ -195,20 +211,22 @@ impl Staging<'_> {
         &mut self,
         path: RelPath,
         sent: u64,
-        data: &mut dyn Read,
+        (data, extents): (&mut dyn Read, &Extents),
         progress: &dyn Fn(Amount),
     ) -> Result<(), OutputError> {
         let Awaited { number, size, meta, .. } = self.next_awaited(&path)?;
         if sent != size {
             return Err(self.no_tree(path, "is not what was announced"));
         }
-        if size > SMALL {
+        let has_holes = matches!(extents, Extents::Ranges(_)) && *extents != Extents::whole(size);
+        if size > SMALL || has_holes {
             let mut data = super::Metered { data, done: self.received, progress };
-            let came = self.stage_into(number, &mut data, meta.mode)?;
+            let came = self.stage_into(number, (&path, size), (&mut data, extents), meta.mode)?;
             self.finish_file(number, meta)?;
             self.note_slot(number)?;
             return self.has_arrived(path, came);
         }
+        self.take_room(&path, size, size)?;
         let mut bytes = Vec::with_capacity(size as usize);
         data.read_to_end(&mut bytes).map_err(|error| self.broken_off(error))?;
         self.has_arrived(path, Digest(Sha256::digest(&bytes).into()))?;
@@ -241,7 +259,7 @@ impl Staging<'_> {
         }
     }
 
-    fn expected_mut(&mut self) -> &mut Expected {
+    pub(super) fn expected_mut(&mut self) -> &mut Expected {
         self.expected.get_or_insert_default()
     }
 
@@ -249,7 +267,6 @@ impl Staging<'_> {
     fn place(&mut self, open: &mut Open, node: &Node) -> Result<(), OutputError> {
         let path = &node.path;
         self.refuse_reserved(path)?;
-        self.refuse_kept(path)?;
         if path.components().count() > MAX_DEPTH {
             return Err(self.no_tree(path.clone(), "lies too deep"));
         }
@@ -309,8 +326,9 @@ impl Staging<'_> {
     }
 
     fn take_node(&mut self, node: Node, number: u32) -> Result<(), OutputError> {
-        let Node { path, kind, mode, mtime } = node;
+        let Node { path, kind, mode, mtime, link } = node;
         let meta = Meta { mode: mode & 0o777, mtime };
+        self.refuse_kept(&path, &kind)?;
         if path.is_root() && self.scope == Scope::SourceRoot && kind != NodeKind::Directory {
             return Err(self.no_tree(path, "is the working directory, and no directory any more"));
         }
@@ -329,7 +347,15 @@ impl Staging<'_> {
                 Err(self.no_tree(path, "is a symbolic link with a target that no link has"))
             }
             NodeKind::Symlink { target } => self.settle_symlink(path, meta, &target),
-            NodeKind::File { size, digest } => self.announce_file(path, meta, size, digest, number),
+            NodeKind::File { size, digest } => {
+                if let Some(first) = &link {
+                    let (what, mode) = (Content::File(digest), meta.mode);
+                    let group = self.expected_mut().links.entry(first.clone());
+                    let names = vec![first.clone()];
+                    group.or_insert(Linked { names, what, mode, size }).names.push(path.clone());
+                }
+                self.announce_file(path, meta, (size, digest), link.as_ref(), number)
+            }
             NodeKind::Special(special) => {
                 self.warnings.push(Warning::SpecialOutput { path, special });
                 Ok(())
@@ -342,16 +368,21 @@ impl Staging<'_> {
         &mut self,
         path: RelPath,
         meta: Meta,
-        size: u64,
-        digest: Digest,
+        (size, digest): (u64, Digest),
+        link: Option<&RelPath>,
         index: u32,
     ) -> Result<(), OutputError> {
         let what = Content::File(digest);
         let settled =
             self.hold_against_host(&path, Product { what: &what, mode: meta.mode, size: Some(size) })?;
+        let settled = match settled.verdict {
+            Verdict::AlreadyRight if self.is_parted(&path, link) => {
+                Settled { verdict: Verdict::Replace, ..settled }
+            }
+            _ => settled,
+        };
         let mut slot = None;
         if settled.needs_bytes() {
-            self.take_room(&path, size)?;
             let number = self.stage.number();
             slot = Some(Slot { number, id: slots::pending(number), what: what.clone() });
             let expected = self.expected_mut();
@@ -377,7 +408,11 @@ impl Staging<'_> {
     }
 
     /// Takes another name of a file that came before.
-    fn take_linked(&mut self, path: RelPath, target: &RelPath) -> Result<(), OutputError> {
+    pub(in super::super) fn take_linked(
+        &mut self,
+        path: RelPath,
+        target: &RelPath,
+    ) -> Result<(), OutputError> {
         let Awaited { number, size, .. } = self.next_awaited(&path)?;
         let expected = self.expected_mut();
         let before = &expected.awaited[..expected.arrived];
@@ -411,7 +446,7 @@ impl Staging<'_> {
     }
 
     /// A slot that was waited for is whole.
-    fn note_slot(&mut self, number: u64) -> Result<(), OutputError> {
+    pub(super) fn note_slot(&mut self, number: u64) -> Result<(), OutputError> {
         self.writers.note(number, self.slot_id(number)?);
         Ok(())
     }

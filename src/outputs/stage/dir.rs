@@ -33,7 +33,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    pub(super) fn make(path: PathBuf) -> io::Result<Stage> {
+    pub(in crate::outputs) fn make(path: PathBuf) -> io::Result<Stage> {
         let mut builder = std::fs::DirBuilder::new();
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);

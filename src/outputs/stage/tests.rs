@@ -34,7 +34,7 @@ fn listed(host: &Host, list: &[Listing]) -> Result<Vec<u32>, OutputError> {
 }
 
 fn node(at: &str, kind: NodeKind) -> Listing {
-    Listing { path: path(at), kind, mode: 0o755, mtime: Timestamp::default() }
+    Listing { path: path(at), kind, mode: 0o755, mtime: Timestamp::default(), link: None }
 }
 
 fn a_file(at: &str) -> Listing {

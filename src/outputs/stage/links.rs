@@ -1,0 +1,168 @@
+//! Names that are one file in the build -> names that are one file here.
+//!
+//! Names whose contents are needed come as one file by themselves. What is left: names that the build has parted, which get files of
+//! their own, and names that are to be other names of a file that is right here already, which is not written again for it. A file
+//! that has names outside of the tree is not linked to, and neither is one whose file system does not allow it: then a name is a
+//! file of its own.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Product, Scope, Staging};
+use crate::{
+    outputs::{
+        OutputError,
+        ops::{Action, Identity, Op, Over, Slot},
+        record::Content,
+        target::Walk,
+    },
+    plan::ApplyMode,
+    sys::at,
+    tree::{Manifest, RelPath, links::Groups},
+};
+
+/// Names of one file, as the build has them, and what it holds.
+#[derive(Debug)]
+pub(super) struct Linked {
+    pub names: Vec<RelPath>,
+    pub what: Content,
+    pub mode: u32,
+    pub size: u64,
+}
+
+/// What came out for names that are one file.
+#[derive(Default)]
+struct Settled {
+    /// Slots that are other names of files here.
+    here: HashSet<u64>,
+    /// Slots of names that are right as they are.
+    right: HashSet<u64>,
+    /// Names that are right but for being another file.
+    ops: Vec<Op>,
+}
+
+impl Staging<'_> {
+    /// What the host has, and where the output lies in it.
+    fn host_tree(&self) -> Option<(&Manifest, &RelPath)> {
+        match (self.scope, self.uploaded, &self.host) {
+            (Scope::SourceRoot | Scope::Synced, Some(uploaded), _) => {
+                Some((uploaded.manifest, &self.uploaded_at))
+            }
+            (_, _, Some(host)) => Some((host.manifest(), &self.target.prefix)),
+            _ => None,
+        }
+    }
+
+    /// The names in the output of the file that is at `path` here, the first one first; none when there is but one.
+    fn names_here(&self, path: &RelPath) -> Vec<RelPath> {
+        let Some((manifest, root)) = self.host_tree() else { return Vec::new() };
+        // What was looked at as a whole begins at the output.
+        let root = if std::ptr::eq(root, &self.uploaded_at) { root.clone() } else { RelPath::root() };
+        let below = |at: usize| manifest.entries()[at].path.strip_prefix(&root);
+        let groups = self.groups.get_or_init(|| Groups::among(manifest, |at| below(at).is_some()));
+        let at = manifest.position(&root.append(path));
+        at.map(|at| groups.names(at)).unwrap_or_default().into_iter().filter_map(below).collect()
+    }
+
+    /// Whether a file that is right but for that leaves the names that it has here; of the first of them it is not known yet.
+    pub(super) fn is_parted(&self, path: &RelPath, first: Option<&RelPath>) -> bool {
+        let names = self.names_here(path);
+        names.first().is_some_and(|here| here == path || Some(here) != first)
+    }
+
+    /// Makes names of one file of what can be one without being sent. Every list has been taken.
+    pub(super) fn settle_links(&mut self) -> Result<(), OutputError> {
+        let linked = std::mem::take(&mut self.expected_mut().links);
+        if linked.is_empty() || self.apply == ApplyMode::Atomic {
+            return Ok(());
+        }
+        let puts = self.ops.iter().filter_map(|op| match &op.action {
+            Action::Put { slot, .. } => Some((op.path.strip_prefix(&self.target.prefix)?, slot.number)),
+            _ => None,
+        });
+        let puts: HashMap<RelPath, u64> = puts.collect();
+        let mut settled = Settled::default();
+        for linked in linked.into_values() {
+            self.settle_group(&linked, &puts, &mut settled)?;
+        }
+        let Settled { here, right, ops } = settled;
+        self.expected_mut().unawait(&|number| here.contains(&number) || right.contains(&number));
+        let replaced: HashSet<_> = ops.iter().map(|op| &op.path).collect();
+        self.ops.retain(|op| match &op.action {
+            Action::Put { slot, .. } => !right.contains(&slot.number),
+            _ => !replaced.contains(&op.path),
+        });
+        let (right, put) = (right.len() as u64, ops.len() as u64);
+        self.applied.written = self.applied.written + put - right;
+        self.applied.unchanged = self.applied.unchanged + right - put;
+        self.ops.extend(ops);
+        Ok(())
+    }
+
+    fn settle_group(
+        &mut self,
+        linked: &Linked,
+        puts: &HashMap<RelPath, u64>,
+        settled: &mut Settled,
+    ) -> Result<(), OutputError> {
+        let Linked { names, what, mode, size } = linked;
+        let product = Product { what, mode: *mode, size: Some(*size) };
+        let mut right = Vec::new();
+        for name in names {
+            let seen = self.seen(name, Some(product))?;
+            right.push(seen.filter(|seen| seen.what.as_ref() == Some(what) && seen.mode & 0o777 == *mode));
+        }
+        let is_going = |name: &RelPath| {
+            let gone =
+                self.expected.as_ref().is_some_and(|expected| expected.gone.binary_search(name).is_ok());
+            gone || puts.contains_key(name) || names.contains(name)
+        };
+        let is_ours = |(name, links): (&RelPath, u64)| {
+            let here = self.names_here(name);
+            links <= here.len().max(1) as u64 && here.iter().all(is_going)
+        };
+        let found = names.iter().zip(&right).filter_map(|(name, seen)| Some((name, seen.as_ref()?)));
+        let Some((base, of)) = found.into_iter().find(|(name, seen)| is_ours((name, seen.links))) else {
+            return Ok(());
+        };
+        let of = of.id;
+        for (name, seen) in names.iter().zip(right) {
+            match (seen, puts.get(name)) {
+                (Some(seen), put) if (seen.id.dev, seen.id.ino) == (of.dev, of.ino) => {
+                    settled.right.extend(put)
+                }
+                (_, Some(number)) => {
+                    if self.link_here(base, of, *number) {
+                        self.note_slot(*number)?;
+                        settled.here.insert(*number);
+                    }
+                }
+                (Some(seen), None) => {
+                    let number = self.stage.number();
+                    if self.link_here(base, of, number) {
+                        let slot = Slot { number, id: of, what: what.clone() };
+                        let (side, over) = (self.side(Some(&seen)), Over::Known(seen.id));
+                        let path = self.target.prefix.append(name);
+                        settled.ops.push(Op { path, action: Action::Put { slot, over }, side });
+                    }
+                }
+                (None, None) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a slot another name of a file of the host's, if that is still the one that was seen.
+    fn link_here(&self, base: &RelPath, of: Identity, number: u64) -> bool {
+        let (name, dir) = (number.to_string(), &self.stage.dir);
+        let mut walk = Walk::new(&self.target.dir);
+        let place = self.target.prefix.append(base);
+        let linked =
+            walk.parent(&place).and_then(|(from, old)| at::hard_link(from, old, dir, name.as_bytes()));
+        let is_it = linked.is_ok() && self.slot_id(number).is_ok_and(|id| id == of);
+        if linked.is_ok() && !is_it {
+            // Somebody has changed it. What is there goes with the stage, unless the content comes first.
+            let _ = at::remove_file(dir, name.as_bytes());
+        }
+        is_it
+    }
+}

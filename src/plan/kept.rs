@@ -1,0 +1,110 @@
+//! What is kept or excluded against what has a claim on it: outputs below it, and files that git tracks where a preset would keep
+//! its tool's own. Pure.
+//!
+//! The longer path decides. An output below a kept path gets an exception behind the pattern that keeps it; a kept path below an
+//! output is one already, and stays so.
+
+use std::path::Path;
+
+use super::{Decision, Output, OutputError, Outputs, Pattern, PatternKind, Reason, host_path};
+use crate::tree::{
+    RelPath,
+    ignore::{self, Reach, Rules, Verdict},
+};
+
+/// The patterns with all exceptions that they need. `tracked` are git's files at places that presets keep. Where a pattern cannot
+/// be read, none is made; whoever looks at the tree tells.
+pub(super) fn settle(
+    patterns: &[Decision<Pattern>],
+    tracked: &[RelPath],
+    outputs: &Decision<Outputs>,
+    source: &Path,
+) -> Result<Vec<Decision<Pattern>>, OutputError> {
+    let mut patterns = with_tracked(patterns, tracked);
+    let Outputs::Named(named) = &outputs.value else { return Ok(patterns) };
+    for output in named {
+        // What goes elsewhere is taken out of what is kept, and stays there too.
+        let own = output.below_source.as_ref().filter(|below| !below.is_root());
+        if let Some(below) = own.filter(|own| host_path::join(source, own).as_ref() == Some(&output.host)) {
+            make_way(&mut patterns, below, output, &outputs.reason)?;
+        }
+    }
+    Ok(patterns)
+}
+
+/// What a preset's pattern keeps is synced where git tracks files in it; what is said behind it, by name, is stronger.
+fn with_tracked(patterns: &[Decision<Pattern>], tracked: &[RelPath]) -> Vec<Decision<Pattern>> {
+    let of_preset = patterns.iter().take_while(|pattern| is_presets(&pattern.reason)).count();
+    let (presets, others) = patterns.split_at(of_preset);
+    let mut all = presets.to_vec();
+    let found = "git tracks files there, so the preset does not keep it";
+    for pattern in presets {
+        for path in tracked.iter().flat_map(|file| std::iter::successors(Some(file.clone()), RelPath::parent))
+        {
+            let exception = Decision {
+                value: Pattern { text: format!("!{}", ignore::literal(&path)), kind: PatternKind::Kept },
+                reason: Reason::Found { why: found.to_owned() },
+            };
+            if ignore::reach(&pattern.value.text, &path) == Ok(Reach::Itself) && !all.contains(&exception) {
+                all.push(exception);
+            }
+        }
+    }
+    all.extend_from_slice(others);
+    all
+}
+
+fn is_presets(reason: &Reason) -> bool {
+    matches!(reason, Reason::Preset { .. })
+}
+
+/// Has `path`, where `output` lies, synced. A kept path below it stays kept.
+fn make_way(
+    patterns: &mut Vec<Decision<Pattern>>,
+    path: &RelPath,
+    output: &Output,
+    asked: &Reason,
+) -> Result<(), OutputError> {
+    let lines = || patterns.iter().map(|pattern| pattern.value.text.as_str());
+    let Ok(reaches) = lines().map(|line| ignore::reach(line, path)).collect::<Result<Vec<_>, _>>() else {
+        return Ok(());
+    };
+    let keeps = |at: &usize| matches!(reaches[*at], Reach::Itself | Reach::Above);
+    let is_exception = |at: &usize| !ignore::parts(&patterns[*at].value.text).0.is_empty();
+    let is_ignored = Rules::new(lines()).is_ok_and(|rules| rules.verdict_of(path) == Verdict::Ignored);
+    let last = (0..patterns.len()).rev().filter(keeps).find(|at| !is_exception(at));
+    let (true, Some(last)) = (is_ignored, last) else { return Ok(()) };
+    let in_force = (0..=last).rev().filter(keeps).take_while(|at| !is_exception(at));
+    let names_it = |at: &usize| {
+        let pattern = &patterns[*at];
+        let weaker = is_presets(&pattern.reason) && !is_presets(asked);
+        reaches[*at] == Reach::Itself && names_last(&pattern.value.text) && !weaker
+    };
+    if let Some(pattern) = in_force.clone().find(names_it).map(|at| &patterns[at]) {
+        return Err(OutputError::Kept {
+            spec: output.spec.clone(),
+            path: path.clone(),
+            kind: pattern.value.kind,
+            reason: pattern.reason.clone(),
+        });
+    }
+    let exception = Pattern { text: format!("!{}", ignore::literal(path)), ..patterns[last].value.clone() };
+    let mut behind = vec![Decision { value: exception, reason: asked.clone() }];
+    for at in (0..last).filter(|at| reaches[*at] == Reach::Below) {
+        let within = |text: &str| match ignore::parts(text) {
+            // As far as it concerns this output.
+            (sign, rest) if rest.starts_with("**/") => format!("{sign}{}/{rest}", ignore::literal(path)),
+            _ => text.to_owned(),
+        };
+        behind.push(patterns[at].clone().map(|Pattern { text, kind }| Pattern { text: within(&text), kind }));
+    }
+    patterns.splice(last + 1..last + 1, behind);
+    Ok(())
+}
+
+/// Whether the last component is a name: `target`, `**/target`, but neither `*` nor `*.o`, than which a path that is written out is
+/// the longer one.
+fn names_last(pattern: &str) -> bool {
+    let last = pattern.trim_ascii().trim_end_matches('/').rsplit('/').next();
+    last.is_some_and(|last| !last.contains(['*', '?', '[']))
+}
