@@ -258,15 +258,15 @@ impl<'a> Twins<'a> {
             let mut fastbuild = self.project.command();
             fastbuild.args(["--progress", "none", "--stdin"]).args(self.subject.options);
             fastbuild.args(build.outputs.iter().flat_map(|output| ["-o", output]));
-            fastbuild.args(build.kept.iter().flat_map(|kept| [KEEP_PATH, kept])).args(["--", "./.helper"]);
+            fastbuild
+                .args(build.kept.iter().flat_map(|kept| ["--keep-path", kept]))
+                .args(["--", "./.helper"]);
             fastbuild
         };
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         command
     }
 }
-
-const KEEP_PATH: &str = "--exclude";
 
 /// Tells the helper what to do; gives the listings before and after, or none where it ended too early.
 fn dialogue(

@@ -192,8 +192,9 @@ impl Workspace {
     }
 
     fn in_scope(&self, build: &Build, path: &[u8]) -> bool {
-        let named = build.outputs.iter().any(|output| is_within(path, output.as_bytes()));
-        (named || build.outputs.is_empty()) && !self.keeps(path) && path != steps::HELPER.as_bytes()
+        (is_named(build, path) || build.outputs.is_empty())
+            && !self.keeps(path)
+            && path != steps::HELPER.as_bytes()
     }
 
     /// Whether the host has what the command left, and times by which `make` decides as in the workspace.
@@ -206,21 +207,18 @@ impl Workspace {
         }
         let before =
             trees.mid.0.get(path).filter(|before| before.kind == 'f' && before.content == now.content);
-        match before {
-            _ if now.kind != 'f' || now.mtime == left.mtime => true,
-            // The same bytes: the file here stays as it is, unless a source that went up is newer.
-            Some(before) => {
-                let went_up = |path: &Bytes, node: &Node| {
-                    let is_there =
-                        !differ(self.left.0.get(path), Some(node)) || self.made_again.contains_key(path);
-                    node.kind == 'f' && !is_there && !self.keeps(path)
-                };
-                let newer = |node: &Node| node.mtime > before.mtime && node.mtime <= left.mtime;
-                let mut sources = trees.look.0.iter().filter(|(path, node)| went_up(path, node));
-                before.mtime == now.mtime && !sources.any(|(_, node)| newer(node))
-            }
-            None => false,
-        }
+        let Some(before) = before else { return now.kind != 'f' || now.mtime == left.mtime };
+        // The same bytes: the file here stays as it is, unless a source that went up is newer.
+        let newer = |node: &Node| node.mtime > before.mtime;
+        let went_up = |path: &Bytes, node: &Node| {
+            let is_there = !differ(self.left.0.get(path), Some(node)) || self.made_again.contains_key(path);
+            let is_source = !self.written.contains_key(path) && !is_named(build, path) && !self.keeps(path);
+            node.kind == 'f' && !is_there && is_source && node.mtime <= left.mtime
+        };
+        let mut sent = trees.look.0.iter().filter(|(path, node)| went_up(path, node));
+        let may = trees.look.0.values().any(|node| node.kind != 'd' && newer(node));
+        let must = sent.any(|(_, node)| newer(node));
+        now.mtime == before.mtime && !must || now.mtime == left.mtime && may || before.mtime == left.mtime
     }
 
     /// Rule 5: what a build took from the user, and what lost a conflict, is somewhere still.
@@ -301,6 +299,10 @@ impl Workspace {
         self.in_doubt.extend(left.0.keys().filter(by_both).cloned());
         self.left = if self.lifetime == Lifetime::Kept { left.clone() } else { Listing::default() };
     }
+}
+
+fn is_named(build: &Build, path: &[u8]) -> bool {
+    build.outputs.iter().any(|output| is_within(path, output.as_bytes()))
 }
 
 /// The time now, in nanoseconds since 1970.
