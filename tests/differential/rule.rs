@@ -162,7 +162,7 @@ impl Workspace {
             let right = if !comes_back || !self.in_scope(build, path) {
                 untouched || comes_back && is_way(build, path, there, at_last, now)
             } else if !meanwhile && built {
-                self.came_back(path, trees) || is_near_meanwhile(path, look, mid) && untouched
+                self.came_back(path, build, trees) || is_near_meanwhile(path, look, mid) && untouched
             } else if !meanwhile || !built {
                 untouched || is_near_meanwhile(path, look, mid) && alike(now, at_last)
             } else if is_near_meanwhile(path, look, mid)
@@ -198,7 +198,7 @@ impl Workspace {
     }
 
     /// Whether the host has what the command left, and times by which `make` decides as in the workspace.
-    fn came_back(&self, path: &Bytes, trees: &Trees<'_>) -> bool {
+    fn came_back(&self, path: &Bytes, build: &Build, trees: &Trees<'_>) -> bool {
         let (Some(now), Some(left)) = (trees.after.0.get(path), trees.left.0.get(path)) else {
             return trees.after.0.contains_key(path) == trees.left.0.contains_key(path);
         };
