@@ -7,7 +7,7 @@
 //! | `images`: the images of the demo, the examples and the tests | [`images`], [`debian`], [`busybox`] |
 //! | `demo`: the first of the README's two commands | [`demo`] |
 //! | `test`: the second; CI runs exactly this | [`mod@test`] |
-//! | `model`: the model test for as long as is asked for | [`model`] |
+//! | `differential`: random steps with fastbuild and on a bind mount, as many as are asked for | [`differential`] |
 //! | `kills`: builds that are killed at random, as often as is asked for | [`kills`] |
 //! | `lab`: the seed's experiments, on slow mounts | [`mod@lab`], [`mounts`] |
 //! | `bench`: fastbuild beside what people use instead | [`mod@bench`], [`site`], [`memory`] |
@@ -25,12 +25,12 @@ mod busybox;
 mod chromium;
 mod debian;
 mod demo;
+mod differential;
 mod engine;
 mod images;
 mod kills;
 mod lab;
 mod memory;
-mod model;
 #[path = "../../tests/common/mounts.rs"]
 mod mounts;
 #[cfg(unix)]
@@ -64,8 +64,8 @@ enum Task {
     Demo,
     /// Engine, images, formatting, lints, docs and all tests
     Test,
-    /// Let random edits and builds go on for some minutes, and hold each against the model
-    Model(model::Options),
+    /// Do random steps with fastbuild and on a bind mount, and hold one against the other
+    Differential(differential::Options),
     /// Kill builds at random moments, and hold that nothing is left and the next build is right
     Kills(kills::Options),
     /// Measure fastbuild beside what people use instead
@@ -84,7 +84,7 @@ async fn main() -> ExitCode {
         Task::Images => images::run().await,
         Task::Demo => demo::run().await,
         Task::Test => test::run().await,
-        Task::Model(options) => model::run(options).await,
+        Task::Differential(options) => differential::run(options).await,
         Task::Kills(options) => kills::run(options).await,
         Task::Bench(options) => bench::run(options).await,
         Task::Lab(options) => lab::run(options).await,

@@ -91,7 +91,7 @@ fn tests() -> Command {
     } else {
         command.args(["test", "--workspace", "--all-targets"]);
     }
-    // The same cases each time: whether a change lands must not depend on luck. `cargo xtask model` draws others.
+    // The same cases each time: whether a change lands must not depend on luck. `cargo xtask differential` draws others.
     if std::env::var_os(PROPERTY_SEED).is_none() {
         command.env(PROPERTY_SEED, "4");
     }

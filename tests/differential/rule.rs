@@ -1,0 +1,414 @@
+//! The mount's rule as a model: what a command has to see when it starts, and what the host has to hold when it has ended.
+//! It is written from the rule's text, and shares nothing with fastbuild.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
+
+use super::{
+    ops::{Bytes, Listing, Node, Op},
+    steps::{self, Build, End, short},
+};
+
+/// How long a workspace lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    Kept,
+    OneRun,
+}
+
+/// What is known of a workspace between two builds.
+pub struct Workspace {
+    lifetime: Lifetime,
+    /// The tree at the end of the last command.
+    left: Listing,
+    /// What is kept in it.
+    kept: BTreeSet<&'static str>,
+    /// What a command made in it that the host never had.
+    leftovers: BTreeSet<Bytes>,
+    /// What a killed build touched, and may have left as it was.
+    in_doubt: BTreeSet<Bytes>,
+    /// Files that were made again with the same bytes, as the host has them, with an older mtime.
+    made_again: BTreeMap<Bytes, Node>,
+    /// What changed on the host while a build ran, and the time that it has to be shown later than.
+    late: BTreeMap<Bytes, i128>,
+    /// What builds wrote on the host.
+    written: BTreeMap<Bytes, Node>,
+}
+
+/// The trees of one build.
+pub struct Trees<'a> {
+    /// The host's when fastbuild looked.
+    pub look: &'a Listing,
+    /// The host's when the command had ended, before anything came back.
+    pub mid: &'a Listing,
+    /// The host's when fastbuild had ended.
+    pub after: &'a Listing,
+    /// What the command saw, and what it left.
+    pub saw: &'a Listing,
+    pub left: &'a Listing,
+    /// When the build began, in nanoseconds since 1970.
+    pub began: i128,
+}
+
+impl Workspace {
+    pub fn new(lifetime: Lifetime) -> Workspace {
+        Workspace {
+            lifetime,
+            left: Listing::default(),
+            kept: BTreeSet::new(),
+            leftovers: BTreeSet::new(),
+            in_doubt: BTreeSet::new(),
+            made_again: BTreeMap::new(),
+            late: BTreeMap::new(),
+            written: BTreeMap::new(),
+        }
+    }
+
+    /// What a workspace was once told to keep, it keeps.
+    pub fn keep(&mut self, kept: &[&'static str]) {
+        if self.lifetime == Lifetime::OneRun {
+            self.kept.clear();
+        }
+        self.kept.extend(kept);
+    }
+
+    pub fn kept(&self) -> impl Iterator<Item = &'static str> {
+        self.kept.iter().copied()
+    }
+
+    pub fn keeps(&self, path: &[u8]) -> bool {
+        self.kept.iter().any(|kept| is_within(path, kept.as_bytes()))
+    }
+
+    /// Points 1, 2 and 5: whether the workspace's own file has to be there when the command starts.
+    pub fn stays(&self, path: &Bytes, host: &Listing) -> bool {
+        self.left.0.contains_key(path)
+            && (self.keeps(path) || self.leftovers.contains(path) && is_free(path, host))
+    }
+
+    /// Points 1, 2 and 5: what is wrong in what a command sees at its start.
+    pub fn wrong_at_start(&self, host: &Listing, saw: &Listing) -> Vec<String> {
+        let mut want: BTreeMap<_, _> = host.0.iter().filter(|(path, _)| !self.keeps(path)).collect();
+        for (path, node) in self.left.0.iter().filter(|(path, _)| self.stays(path, host)) {
+            want.insert(path, node);
+            for above in ancestors(path).filter_map(|above| self.left.0.get_key_value(above)) {
+                want.entry(above.0).or_insert(above.1);
+            }
+        }
+        let mut wrong = Vec::new();
+        let paths: BTreeSet<_> = want.keys().copied().chain(saw.0.keys()).collect();
+        for path in paths {
+            let right = match (want.get(path), saw.0.get(path)) {
+                (Some(want), Some(seen)) => same(want, seen) && self.is_time(path, host, want, seen),
+                // A directory that the host had may stay or go when all that is in it has gone.
+                (None, Some(seen)) => match self.left.0.get(path).filter(|_| is_free(path, host)) {
+                    Some(left) => same(left, seen) && (seen.kind == 'd' || self.in_doubt.contains(path)),
+                    None => seen.kind == 'd' && self.kept.iter().any(|kept| path == kept.as_bytes()),
+                },
+                _ => false,
+            };
+            if !right {
+                let late = self.late.get(path).map_or(String::new(), |late| format!(", later than {late}"));
+                let (want, saw) = (of(want.get(path).copied()) + &late, of(saw.0.get(path)));
+                wrong.push(format!("\"{}\": the command should see {want}, and saw {saw}", short(path)));
+            }
+        }
+        let synced = |path: &Bytes| host.0.contains_key(path) && !self.keeps(path);
+        wrong.extend(other_groups("at the start", saw, host, synced));
+        wrong.extend(other_groups("of leftovers", saw, &self.left, |path| self.stays(path, host)));
+        wrong
+    }
+
+    fn is_time(&self, path: &Bytes, host: &Listing, want: &Node, seen: &Node) -> bool {
+        if let (Some(late), 'f') = (self.late.get(path), seen.kind) {
+            return seen.mtime > *late;
+        }
+        // What lies in a directory changes its time; the host's count.
+        let is_own_directory = want.kind == 'd' && !host.0.contains_key(path);
+        let as_made = self.made_again.get(path) == Some(want)
+            && self.left.0.get(path).is_some_and(|left| left.mtime == seen.mtime);
+        is_own_directory || want.mtime == seen.mtime || as_made
+    }
+
+    /// The exit code of a build whose command ended so.
+    pub fn code(&self, build: &Build, left: &Listing) -> i32 {
+        let is_made = |output: &str| {
+            let mut below = left.0.keys().filter(|path| is_within(path, output.as_bytes())).peekable();
+            let is_empty = left.0.keys().all(|path| !is_below(path, output.as_bytes()));
+            below.peek().is_some()
+                && (is_empty || below.any(|path| path != output.as_bytes() && !self.keeps(path)))
+        };
+        match build.end {
+            End::Exit(0) if !build.outputs.iter().all(|output| is_made(output)) => 125,
+            End::Exit(code) => code,
+            End::Killed | End::ClientKilled => 128 + 9,
+        }
+    }
+
+    /// Points 3, 4 and 6: what is wrong on the host when a build has ended.
+    pub fn wrong_at_end(&self, build: &Build, trees: &Trees<'_>) -> Vec<String> {
+        let Trees { look, mid, after, saw, left, .. } = *trees;
+        let comes_back = self.code(build, left) == 0;
+        let mut wrong = Vec::new();
+        let paths: BTreeSet<_> = [mid, left, after].into_iter().flat_map(|tree| tree.0.keys()).collect();
+        for path in paths {
+            let [was, there, now] = [look, mid, after].map(|tree| tree.0.get(path));
+            let (at_first, at_last) = (saw.0.get(path), left.0.get(path));
+            let meanwhile = differ(was, there);
+            let built = differ(at_first, at_last) || at_last.is_some() && was.is_none();
+            let untouched = !differ(there, now) && (comes_back || there == now);
+            let right = if !comes_back || !self.in_scope(build, path) {
+                untouched || comes_back && is_way(build, path, there, at_last, now)
+            } else if !meanwhile && built {
+                self.came_back(path, build, trees) || is_near_meanwhile(path, look, mid) && untouched
+            } else if !meanwhile || !built {
+                untouched || is_near_meanwhile(path, look, mid) && alike(now, at_last)
+            } else if is_near_meanwhile(path, look, mid)
+                || self.written.contains_key(path) && was != self.written.get(path)
+            {
+                untouched || alike(now, at_last)
+            } else if !build.outputs.is_empty() || self.written.contains_key(path) {
+                alike(now, at_last)
+            } else {
+                untouched
+            };
+            if !right {
+                let nodes = [there, at_first, at_last, now].map(of);
+                let [there, at_first, at_last, now] = nodes;
+                let path = short(path);
+                wrong.push(format!(
+                    "\"{path}\": the host had {there}, the command saw {at_first} and left {at_last}, and now the host has {now}"
+                ));
+            }
+        }
+        if comes_back && look == mid {
+            let scope = |path: &Bytes| self.in_scope(build, path);
+            wrong.extend(other_groups("of what came back", after, left, scope));
+            wrong.extend(other_groups("beside what came back", after, mid, |path| !scope(path)));
+        }
+        wrong
+    }
+
+    fn in_scope(&self, build: &Build, path: &[u8]) -> bool {
+        (is_named(build, path) || build.outputs.is_empty())
+            && !self.keeps(path)
+            && path != steps::HELPER.as_bytes()
+    }
+
+    /// Whether the host has what the command left, and times by which `make` decides as in the workspace.
+    fn came_back(&self, path: &Bytes, build: &Build, trees: &Trees<'_>) -> bool {
+        let (Some(now), Some(left)) = (trees.after.0.get(path), trees.left.0.get(path)) else {
+            return trees.after.0.contains_key(path) == trees.left.0.contains_key(path);
+        };
+        if !alike(Some(now), Some(left)) || left.sparse && !now.sparse {
+            return false;
+        }
+        let before =
+            trees.mid.0.get(path).filter(|before| before.kind == 'f' && before.content == now.content);
+        let Some(before) = before else { return now.kind != 'f' || now.mtime == left.mtime };
+        // The same bytes: the file here stays as it is, unless a source that went up is newer.
+        let newer = |node: &Node| node.mtime > before.mtime;
+        let went_up = |path: &Bytes, node: &Node| {
+            let is_there = !differ(self.left.0.get(path), Some(node)) || self.made_again.contains_key(path);
+            let is_source = !self.written.contains_key(path) && !is_named(build, path) && !self.keeps(path);
+            node.kind == 'f' && !is_there && is_source && node.mtime <= left.mtime
+        };
+        let mut sent = trees.look.0.iter().filter(|(path, node)| went_up(path, node));
+        let may = trees.look.0.values().any(|node| node.kind != 'd' && newer(node));
+        let must = sent.any(|(_, node)| newer(node));
+        now.mtime == before.mtime && !must || now.mtime == left.mtime && may || before.mtime == left.mtime
+    }
+
+    /// Rule 5: what a build took from the user, and what lost a conflict, is somewhere still.
+    pub fn lost(&self, trees: &Trees<'_>, build: &Build, everywhere: &Listing) -> Vec<String> {
+        let Trees { look, mid, after, saw, left, .. } = *trees;
+        let there: BTreeSet<_> = everywhere.0.values().map(|node| (node.kind, &node.content)).collect();
+        let is_lost = |node: &Node| node.kind != 'd' && !there.contains(&(node.kind, &node.content));
+        let is_own =
+            |path: &Bytes, node: &Node| self.written.get(path).is_some_and(|own| own.content == node.content);
+        let users = mid.0.iter().filter(|(path, node)| !is_own(path, node));
+        let builds = left.0.iter().filter(|(path, node)| {
+            let meanwhile =
+                differ(look.0.get(*path), mid.0.get(*path)) && !alike(after.0.get(*path), Some(node));
+            self.in_scope(build, path) && meanwhile && !alike(saw.0.get(*path), Some(node))
+        });
+        let lost =
+            users.chain(builds.filter(|_| self.code(build, left) == 0)).filter(|(_, node)| is_lost(node));
+        lost.map(|(path, node)| format!("\"{}\": {} is lost", short(path), of(Some(node)))).collect()
+    }
+
+    /// What is known from now on.
+    pub fn end(&mut self, build: &Build, trees: &Trees<'_>) {
+        let Trees { look, mid, after, saw, left, began } = *trees;
+        let came_back = self.code(build, left) == 0;
+        let is_killed = matches!(build.end, End::Killed | End::ClientKilled);
+        self.made_again = left.0.iter().fold(BTreeMap::new(), |mut made, (path, node)| {
+            let (Some(now), 'f') = (after.0.get(path), node.kind) else { return made };
+            let again = came_back && self.in_scope(build, path) && alike(Some(now), Some(node));
+            let still = self.made_again.get(path) == Some(now) && saw.0.get(path) == Some(node);
+            if now.mtime != node.mtime && (again || still) {
+                made.insert(path.clone(), now.clone());
+            }
+            made
+        });
+        if came_back {
+            self.late.clear();
+            let paths: BTreeSet<_> =
+                saw.0.keys().chain(left.0.keys()).filter(|path| self.in_scope(build, path)).collect();
+            for path in paths {
+                let (at_last, now) = (left.0.get(path), after.0.get(path));
+                if differ(mid.0.get(path), now) && alike(at_last, now) {
+                    self.written.remove(path);
+                    self.written.extend(now.map(|now| (path.clone(), now.clone())));
+                }
+            }
+        }
+        self.written.retain(|path, _| after.0.contains_key(path));
+        let run = began..now();
+        let made =
+            left.0.iter().filter(|(path, node)| node.kind == 'f' && differ(saw.0.get(*path), Some(node)));
+        if let Some(last) = made.map(|(_, node)| node.mtime).filter(|mtime| run.contains(mtime)).max() {
+            let meanwhile = after.0.iter().filter(|(path, node)| {
+                mid.0.get(*path) == Some(node) && look.0.get(*path) != Some(node) && node.kind == 'f'
+            });
+            self.late.extend(meanwhile.map(|(path, _)| (path.clone(), last)));
+        }
+        let is_touched = |path: &Bytes| {
+            let at = |edit: &Bytes| is_within(path, edit) || is_within(edit, path);
+            build.ops.iter().any(|Op { path, other, .. }| at(path) || at(other))
+        };
+        let old = |path: &Bytes| self.leftovers.contains(path) && saw.0.get(path) == left.0.get(path);
+        let is_hosts = |path: &Bytes| look.0.contains_key(path) || after.0.contains_key(path);
+        let made = |path: &&Bytes| !self.keeps(path) && !is_hosts(path);
+        let made: BTreeSet<_> = left.0.keys().filter(made).cloned().collect();
+        self.in_doubt.clear();
+        if is_killed {
+            self.in_doubt = made.iter().filter(|path| old(path) && is_touched(path)).cloned().collect();
+            self.leftovers = made.into_iter().filter(|path| old(path) && !is_touched(path)).collect();
+        } else {
+            // The way to a leftover that the host had and deleted was made by nobody.
+            let is_way = |path: &Bytes| {
+                !self.leftovers.contains(path) && saw.0.get(path).is_some_and(|node| node.kind == 'd')
+            };
+            self.leftovers = made.into_iter().filter(|path| !is_way(path)).collect();
+        }
+        // Made by both: what becomes of the command's when the host's goes again is nobody's rule.
+        let by_both = |path: &&Bytes| !look.0.contains_key(*path) && mid.0.contains_key(*path);
+        self.in_doubt.extend(left.0.keys().filter(by_both).cloned());
+        self.left = if self.lifetime == Lifetime::Kept { left.clone() } else { Listing::default() };
+    }
+}
+
+fn is_named(build: &Build, path: &[u8]) -> bool {
+    build.outputs.iter().any(|output| is_within(path, output.as_bytes()))
+}
+
+/// The time now, in nanoseconds since 1970.
+pub fn now() -> i128 {
+    std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos() as i128)
+}
+
+/// In what a command's tree is other than on the mount; times of the run itself are alike.
+pub fn not_as_on_mount(one: &Listing, mount: &Listing, began: i128) -> Vec<String> {
+    let paths: BTreeSet<_> = one.0.keys().chain(mount.0.keys()).collect();
+    let differ = paths.into_iter().filter(|path| match (one.0.get(*path), mount.0.get(*path)) {
+        (Some(one), Some(mount)) => {
+            let is_time = one.mtime == mount.mtime || one.mtime >= began && mount.mtime >= began;
+            !same(one, mount) || one.kind != 'l' && !is_time
+        }
+        _ => true,
+    });
+    let told = |path: &Bytes| {
+        let (one, mount) = (of(one.0.get(path)), of(mount.0.get(path)));
+        format!("\"{}\": the command left {one}, and on the mount {mount}", short(path))
+    };
+    differ.map(told).chain(other_groups("at the command's end", one, mount, |_| true)).collect()
+}
+
+/// Whether the path is a directory above an output, made so that the output has a place.
+fn is_way(build: &Build, path: &[u8], there: Option<&Node>, left: Option<&Node>, now: Option<&Node>) -> bool {
+    let is_above = build.outputs.iter().any(|output| is_below(output.as_bytes(), path));
+    is_above && there.is_none() && alike(left, now)
+}
+
+/// Whether something above or below the path changed on the host while the build ran.
+fn is_near_meanwhile(path: &[u8], look: &Listing, mid: &Listing) -> bool {
+    let paths = look.0.keys().chain(mid.0.keys());
+    let mut changed = paths.filter(|path| differ(look.0.get(*path), mid.0.get(*path)));
+    changed.any(|other| is_below(other, path) || is_below(path, other))
+}
+
+/// Whether the host has nothing there and no file above it.
+fn is_free(path: &Bytes, host: &Listing) -> bool {
+    let is_file = |above: &[u8]| host.0.get(above).is_some_and(|node| node.kind != 'd');
+    !host.0.contains_key(path) && !ancestors(path).any(is_file)
+}
+
+fn is_within(path: &[u8], above: &[u8]) -> bool {
+    path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+}
+
+fn is_below(path: &[u8], above: &[u8]) -> bool {
+    path != above && is_within(path, above)
+}
+
+fn ancestors(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at])
+}
+
+/// The same but for times and other names; holes may not be filled.
+fn same(want: &Node, have: &Node) -> bool {
+    (want.kind, want.mode, &want.content) == (have.kind, have.mode, &have.content)
+        && (have.sparse || !want.sparse)
+}
+
+/// Another content, mode, or time of a file; other names do not count.
+fn differ(one: Option<&Node>, other: Option<&Node>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => {
+            (one.kind, one.mode, &one.content) != (other.kind, other.mode, &other.content)
+                || one.kind == 'f' && one.mtime != other.mtime
+        }
+        (one, other) => one.is_some() != other.is_some(),
+    }
+}
+
+/// The same but for times and set-uid bits, which need not cross.
+pub fn alike(one: Option<&Node>, other: Option<&Node>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => {
+            (one.kind, one.mode & 0o777, &one.content) == (other.kind, other.mode & 0o777, &other.content)
+        }
+        (one, other) => one.is_some() == other.is_some(),
+    }
+}
+
+/// Paths that are one file in one tree and not in the other, among those of a class.
+fn other_groups(what: &str, one: &Listing, other: &Listing, class: impl Fn(&Bytes) -> bool) -> Vec<String> {
+    let groups = |tree: &Listing| {
+        let mut groups = BTreeMap::<_, Vec<_>>::new();
+        for (path, node) in tree.0.iter().filter(|(path, node)| !node.group.is_empty() && class(path)) {
+            groups.entry(node.group.clone()).or_default().push(short(path));
+        }
+        groups.into_values().filter(|paths| paths.len() > 1).collect::<BTreeSet<_>>()
+    };
+    let (one, other) = (groups(one), groups(other));
+    let have = one.difference(&other).map(|paths| format!("one file {what}, and should not be: {paths:?}"));
+    let lack = other.difference(&one).map(|paths| format!("not one file {what}, and should be: {paths:?}"));
+    have.chain(lack).collect()
+}
+
+/// A node for people.
+fn of(node: Option<&Node>) -> String {
+    let Some(Node { kind, mode, mtime, content, .. }) = node else { return String::from("nothing") };
+    let content = match kind {
+        'f' => content.iter().fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        }),
+        _ => short(content),
+    };
+    format!("({kind} {mode:04o} {mtime} {content})")
+}
