@@ -66,12 +66,12 @@ impl Workspace {
         }
     }
 
-    /// What a workspace was once told to keep, it keeps.
-    pub fn keep(&mut self, kept: &[&'static str]) {
-        if self.lifetime == Lifetime::OneRun {
-            self.kept.clear();
-        }
-        self.kept.extend(kept);
+    /// What a workspace was once told to keep, it keeps as long as there is something of it.
+    pub fn keep(&mut self, named: &[&'static str]) {
+        let left = &self.left.0;
+        let is_there = |kept: &str| left.keys().any(|path| is_within(path, kept.as_bytes()));
+        self.kept.retain(|kept| named.contains(kept) || is_there(kept));
+        self.kept.extend(named);
     }
 
     pub fn kept(&self) -> impl Iterator<Item = &'static str> {
