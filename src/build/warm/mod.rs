@@ -264,6 +264,13 @@ impl Warm<'_> {
         };
         let mut host = interrupts.unless(scanning).await???;
         host.leave_out(&opened.kept, self.plan)?;
+        let mut names = opened.kept.clone();
+        names.retain(|name| {
+            !name.starts_with('!') && self.locks.project.is_first_said(&format!("{name} stays"))
+        });
+        if !names.is_empty() {
+            self.reporter.emit(Event::Warned(Warning::StillKept { names }));
+        }
         let hashed_at = host.hashed_at;
         let righting =
             upload::put_right(session, &mut self.workspace, self.plan, host, opened, self.reporter);
