@@ -28,6 +28,7 @@ pub mod reaper;
 mod recover;
 pub mod sources;
 mod suspend;
+pub mod trust;
 mod upload;
 mod warm;
 
@@ -106,6 +107,7 @@ async fn carry_out(
         source: plan.source.value.clone(),
         command: plan.command.clone(),
     });
+    trust::check(plan, state)?;
     places::check(plan, reporter)?;
     let project = state.project(&plan.source.value)?;
     let locks = held.insert(Locks::take(plan, share, &project, state, &mut interrupts, reporter).await?);

@@ -259,6 +259,7 @@ impl Warm<'_> {
         };
         let mut host = interrupts.unless(scanning).await???;
         host.leave_out(&opened.kept, self.plan)?;
+        host.know_products(self.plan, record);
         let hashed_at = host.hashed_at;
         let righting =
             upload::put_right(session, &mut self.workspace, self.plan, host, opened, self.reporter);
