@@ -291,6 +291,7 @@ impl Warm<'_> {
         if !names.is_empty() {
             self.reporter.emit(Event::Warned(Warning::StillKept { names }));
         }
+        host.know_products(self.plan, record);
         let hashed_at = host.hashed_at;
         let righting =
             upload::put_right(session, &mut self.workspace, self.plan, host, opened, self.reporter);
