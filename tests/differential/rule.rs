@@ -31,7 +31,7 @@ pub struct Workspace {
     in_doubt: BTreeSet<Bytes>,
     /// Files that were made again with the same bytes, as the host has them, with an older mtime.
     made_again: BTreeMap<Bytes, Node>,
-    /// What changed on the host while a build ran, and the time that it has to be shown later than.
+    /// What changed on the host while a build ran, and the time that it has to be shown later than. Any later time is right.
     late: BTreeMap<Bytes, i128>,
     /// What builds wrote on the host.
     written: BTreeMap<Bytes, Node>,
@@ -122,8 +122,8 @@ impl Workspace {
     }
 
     fn is_time(&self, path: &Bytes, host: &Listing, want: &Node, seen: &Node) -> bool {
-        if let (Some(late), 'f') = (self.late.get(path), seen.kind) {
-            return seen.mtime > *late;
+        if let Some(late) = self.late.get(path) {
+            return seen.kind != 'f' || seen.mtime > *late;
         }
         // What lies in a directory changes its time; the host's count.
         let is_own_directory = want.kind == 'd' && !host.0.contains_key(path);
@@ -269,12 +269,11 @@ impl Workspace {
         let run = began..now();
         let made =
             left.0.iter().filter(|(path, node)| node.kind == 'f' && differ(saw.0.get(*path), Some(node)));
-        if let Some(last) = made.map(|(_, node)| node.mtime).filter(|mtime| run.contains(mtime)).max() {
-            let meanwhile = after.0.iter().filter(|(path, node)| {
-                mid.0.get(*path) == Some(node) && look.0.get(*path) != Some(node) && node.kind == 'f'
-            });
-            self.late.extend(meanwhile.map(|(path, _)| (path.clone(), last)));
-        }
+        let last = made.map(|(_, node)| node.mtime).filter(|mtime| run.contains(mtime)).max();
+        let meanwhile = after.0.iter().filter(|(path, node)| {
+            mid.0.get(*path) == Some(node) && look.0.get(*path) != Some(node) && node.kind != 'd'
+        });
+        self.late.extend(meanwhile.map(|(path, _)| (path.clone(), last.unwrap_or(i128::MIN))));
         let is_touched = |path: &Bytes| {
             let at = |edit: &Bytes| is_within(path, edit) || is_within(edit, path);
             build.ops.iter().any(|Op { path, other, .. }| at(path) || at(other))
