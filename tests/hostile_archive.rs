@@ -366,8 +366,8 @@ fn a_bomb_ends_where_the_disk_would() {
     for (what, archive, said) in [
         // What is zeros takes no room, so nothing is refused for what it claims to be.
         ("one that claims 4 TiB", out(&[huge]), "stopped coming"),
-        ("40 of 1 MiB", out(&many), "no space for the products"),
-        ("400 of 100 KiB", out(&small), "no space for the products"),
+        ("40 of 1 MiB", out(&many), "no space"),
+        ("400 of 100 KiB", out(&small), "no space"),
     ] {
         let ended = collect(&project, &["-o", &output], archive);
         ended.exits(125).says(&[said]);
