@@ -8,6 +8,7 @@
 //! STATE/projects/<key>/outputs     what fastbuild wrote on the host (crate::outputs::record)
 //! STATE/projects/<key>/index       what the sources hold (crate::tree::index)
 //! STATE/projects/<key>/journal     an apply that is under way (crate::outputs::journal)
+//! STATE/projects/<key>/trusted     what the settings file was when it was trusted (crate::build::trust)
 //! STATE/projects/<key>/told        what its builds have said once and do not say again
 //! STATE/projects/<key>/workspace-* the project's workspace on one engine (crate::workspace)
 //! STATE/pruned-*                   when workspaces on one engine were last pruned (crate::workspace::daily)
@@ -368,6 +369,11 @@ impl Project {
     /// When builds did not see what was changed here.
     pub fn edits_path(&self) -> PathBuf {
         self.dir.join("edits")
+    }
+
+    /// What the settings file was when it was trusted (crate::build::trust).
+    pub fn trusted_path(&self) -> PathBuf {
+        self.dir.join("trusted")
     }
 
     /// The journal of an apply.

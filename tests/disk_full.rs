@@ -96,7 +96,7 @@ fn a_state_directory_that_cannot_be_written_is_told_before_anything_runs() {
 fn a_state_directory_that_fills_at_any_moment_leaves_all_or_nothing() {
     let mut outcomes = Vec::new();
     // One inode more each time: the run gets a little further.
-    for inodes in 3..20 {
+    for inodes in 3..32 {
         let project = Project::new();
         project.write("source", "text");
         let disk =

@@ -124,6 +124,7 @@ fn the_rest() -> Vec<(u64, Event)> {
         Warning::Conflict { path: PathBuf::from("a"), stands: fastbuild::report::events::Stands::Host },
         Warning::Beside { changed: Vec::new(), more: 0, made: Vec::new() },
         Warning::ClocksDiffer { seconds: 3 },
+        Warning::StillKept { names: Vec::new() },
         Warning::NotWritable { path: PathBuf::from("a") },
         Warning::Displaced { files: 1, paths: Vec::new(), to: PathBuf::from("a") },
         Warning::ModesRefused { paths: 1 },

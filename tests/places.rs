@@ -168,3 +168,36 @@ fn what_comes_back_gets_the_group_that_a_set_gid_directory_hands_on() {
         }
     }
 }
+
+#[test]
+fn a_product_that_its_owner_may_not_read_is_compared_and_replaced() {
+    for options in [&["--no-keep"][..], &["--keep"], &["--no-agent"], &["--no-keep", "-o", "rootfs:there"]] {
+        let project = Project::new().keeping(Keep::Yes);
+        let output = if options.contains(&"-o") { &[][..] } else { &["-o", "rootfs"] };
+        let place = if output.is_empty() { "there/etc" } else { "rootfs/etc" };
+        for content in [1, 1, 2] {
+            let script = format!(
+                "mkdir -p rootfs/etc; rm -f rootfs/etc/shadow; echo {content} > rootfs/etc/shadow; chmod 000 rootfs/etc/shadow"
+            );
+            let ended = as_guest(&project, &["."], &[options, output].concat(), &script);
+            assert!(!ended.exits(0).err().contains("warning"), "{options:?} {ended}");
+            assert_eq!(project.read(format!("{place}/shadow")), format!("{content}\n"), "{options:?}");
+            assert_eq!(fs::read_dir(project.path(place)).unwrap().count(), 1, "{options:?}");
+        }
+    }
+}
+
+#[test]
+fn sources_that_cannot_be_read_are_all_named_with_what_leaves_them_out() {
+    for options in [&["--no-keep"][..], &["--keep"], &["--no-agent"]] {
+        let project = Project::new().keeping(Keep::Yes);
+        project.write("a/key", "").write("b", "").write("c", "");
+        for path in ["a/key", "b"] {
+            fs::set_permissions(project.path(path), fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        let ended = as_guest(&project, &["."], options, "true");
+        ended.exits(125).says(&["2 sources cannot be read", "a/key, b", "--exclude a/key --exclude b"]);
+        let left_out = [options, &["--exclude", "a/key", "--exclude", "b"]].concat();
+        as_guest(&project, &["."], &left_out, "true").exits(0);
+    }
+}

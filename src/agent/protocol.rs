@@ -132,6 +132,8 @@ pub enum Request {
         /// The path.
         path: Blob,
     },
+    /// What was collected has not come back: the build has failed after its command. It stays for the next one.
+    LeftThere,
     /// Removes leftovers and what is kept, at and below these paths; all of it, where there are none. Answered by [`Reply::Cleaned`].
     Clean {
         /// The paths, below the source root.

@@ -17,7 +17,7 @@ use crate::{
         numbers::{bytes, count, counted},
     },
     state::{Holder, StateError},
-    tree::scan::ScanError,
+    tree::{RelPath, scan::ScanError},
     user::UserError,
     workspace::{WithoutAgent, WorkspaceError},
 };
@@ -117,6 +117,28 @@ pub enum BuildError {
         path: String,
         /// What is there instead.
         there: Option<Listing>,
+    },
+    /// A project's file brings a product to a place outside of the project, and nobody has trusted it.
+    #[error(
+        "output {spec:?} of {by} goes to {host:?}, outside of the project; a project's file alone may not decide that"
+    )]
+    Untrusted {
+        /// As it was asked for.
+        spec: String,
+        /// Where it goes.
+        host: PathBuf,
+        /// The file and the line.
+        by: Reason,
+    },
+    /// Sources that this user may not read.
+    #[error(
+        "{} cannot be read by this user: {}",
+        counted(paths.len() as u64, "source"),
+        paths.iter().map(RelPath::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    Unreadable {
+        /// All of them.
+        paths: Vec<RelPath>,
     },
     /// Without `-o`, a command changed what this user may not write.
     #[error(
@@ -312,6 +334,13 @@ impl BuildError {
             BuildError::Locked { .. } => Some("wait for it to end, or leave out --no-wait".to_owned()),
             BuildError::User(_) => {
                 Some("name a user that the image has with -u/--user, or one by number, such as -u 1000:1000".to_owned())
+            }
+            BuildError::Untrusted { .. } => Some(
+                "say it on the command line with -o, or trust the file as it is now: fastbuild trust".to_owned(),
+            ),
+            BuildError::Unreadable { paths } => {
+                let options: Vec<_> = paths.iter().map(|path| format!("--exclude {path}")).collect();
+                Some(format!("make them readable, or leave them out: {}", options.join(" ")))
             }
             BuildError::NotBroughtBack { .. } => {
                 Some("name a place that can be written: -o PATH:HOST".to_owned())

@@ -28,6 +28,7 @@ pub mod reaper;
 mod recover;
 pub mod sources;
 mod suspend;
+pub mod trust;
 mod upload;
 mod warm;
 
@@ -108,6 +109,7 @@ async fn carry_out(
         source: plan.source.value.clone(),
         command: plan.command.clone(),
     });
+    trust::check(plan, state)?;
     places::check(plan, reporter)?;
     workspace::daily::look_after_safe_place(state, &plan.recover);
     let project = state.project(&plan.source.value)?;

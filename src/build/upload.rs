@@ -1,6 +1,6 @@
 //! Manifest -> a tar stream: packed on a blocking thread, sent as it is packed.
 
-use std::{path::Path, sync::Arc};
+use std::{fs::File, io, path::Path, sync::Arc};
 
 use futures_util::Stream;
 
@@ -10,15 +10,43 @@ use super::{
 };
 use crate::{
     archive::pack::{PackError, PackOptions, Packed, pack},
+    outputs::target::native_join,
     report::{
         Reporter,
         events::{Event, Phase, Warning},
     },
-    tree::{Manifest, scan::Scan},
+    tree::{Digest, Entry, Kind, Manifest, scan::Scan},
 };
 
 /// How often a file that changes while it is sent is sent again.
 pub(super) const TRIES: usize = 3;
+
+/// Takes out of `puts` the products that this user may not read: what they hold is known from when they came back, so that they are
+/// compared and replaced without that. Only what its mode may hide is opened.
+///
+/// # Errors
+/// [`BuildError::Unreadable`] with all sources that cannot be read.
+pub(super) fn leave_out_unreadable(
+    root: &Path,
+    manifest: &Manifest,
+    digests: &[Option<Digest>],
+    puts: &mut Vec<usize>,
+) -> Result<(), BuildError> {
+    const EVERYBODY_READS: u32 = 0o004;
+    let entries = manifest.entries();
+    let mut paths = Vec::new();
+    puts.retain(|index| {
+        let Entry { path, kind, mode, .. } = &entries[*index];
+        let may_be_hidden = matches!(kind, Kind::File { .. }) && mode & EVERYBODY_READS == 0;
+        let is_denied = |error: io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+        let is_unreadable = may_be_hidden && File::open(native_join(root, path)).is_err_and(is_denied);
+        if is_unreadable && digests[*index].is_none() {
+            paths.push(path.clone());
+        }
+        !is_unreadable
+    });
+    if paths.is_empty() { Ok(()) } else { Err(BuildError::Unreadable { paths }) }
+}
 
 /// Packs the entries at `indices` on a blocking thread; gives what will come of it, and the stream.
 pub(super) fn start_packing(

@@ -23,6 +23,7 @@ pub use bench::{BenchArgs, Parts};
 
 use super::OWN_FAILURE;
 use crate::{
+    build::trust::Trust,
     config::{EngineChoice, Progress, RouteChoice, choices::choose, units},
     plan::{Isolation, PullPolicy},
     workspace::list::Caches,
@@ -52,6 +53,8 @@ pub enum Command {
     Recover(RecoverCommand),
     /// Remove what only a workspace has.
     Clean(CleanArgs),
+    /// Trust a project's file, or take that back.
+    Trust(TrustArgs),
     /// Say what may cost time here, and what to do about it.
     Doctor(DoctorArgs),
     /// Not for people: look at a path, which may take for ever.
@@ -111,7 +114,8 @@ const USAGE: &str = "fastbuild [run] [OPTIONS] -- COMMAND…
        fastbuild doctor [OPTIONS] [--json]
        fastbuild workspace ls|inspect|shell|unkeep|rm|prune [OPTIONS]
        fastbuild clean [OPTIONS] PATH…|--all
-       fastbuild recover ls|get|rm [OPTIONS]";
+       fastbuild recover ls|get|rm [OPTIONS]
+       fastbuild trust [--revoke] [-C DIR]";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -233,6 +237,9 @@ enum Sub {
     /// Remove what only this project's workspace has: what is kept there, and what builds left beside their outputs
     #[command(args_override_self = true)]
     Clean(CleanArgs),
+    /// Let this project's fastbuild.toml, as it is now, bring outputs to places outside of the project
+    #[command(args_override_self = true)]
+    Trust(TrustArgs),
     /// Say what may cost time on this machine, with its engine and where the sources lie, and what to do about it
     #[command(after_help = DIAGNOSIS, args_override_self = true)]
     Doctor(DoctorArgs),
@@ -437,6 +444,17 @@ pub struct UnkeepArgs {
     /// Where.
     #[command(flatten)]
     pub place: Where,
+}
+
+/// What `fastbuild trust` takes.
+#[derive(Debug, Clone, Args)]
+pub struct TrustArgs {
+    /// Trust it no longer
+    #[arg(long = "revoke", action = ArgAction::SetTrue, value_parser = either(Trust::Revoke, Trust::Give))]
+    pub trust: Trust,
+    /// Where the file is looked for, upwards from there [default: the current directory]
+    #[arg(short = 'C', long, value_name = "DIR")]
+    pub source: Option<PathBuf>,
 }
 
 /// What `fastbuild clean` takes.
@@ -746,6 +764,7 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageError
         Some(Sub::Workspace { command }) => Command::Workspace(command),
         Some(Sub::Recover { command }) => Command::Recover(command),
         Some(Sub::Clean(clean)) => Command::Clean(clean),
+        Some(Sub::Trust(trust)) => Command::Trust(trust),
         Some(Sub::Plan(plan)) => Command::Plan(plan),
         Some(Sub::Doctor(doctor)) => Command::Doctor(doctor),
         Some(Sub::Ask { words }) => Command::Ask(words),
@@ -813,7 +832,7 @@ fn is_subcommand(word: &OsStr) -> bool {
 }
 
 fn has_own_grammar(word: &OsStr) -> bool {
-    ["workspace", "clean", "recover", "doctor", "__ask", "__reap"].iter().any(|name| word == *name)
+    ["workspace", "clean", "recover", "trust", "doctor", "__ask", "__reap"].iter().any(|name| word == *name)
 }
 
 fn before_dashes(rest: &[OsString]) -> UsageError {

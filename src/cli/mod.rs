@@ -6,6 +6,7 @@ pub mod doctor;
 pub mod plan;
 pub mod recover;
 pub mod run;
+pub mod trust;
 pub mod watch;
 pub mod workspace;
 
@@ -92,6 +93,12 @@ pub enum Failure {
         /// Source root and holder of each.
         in_use: Vec<(String, Option<Holder>)>,
     },
+    /// There is nothing to trust.
+    #[error("there is no fastbuild.toml in {start:?} or above it")]
+    NoFile {
+        /// Where the search began.
+        start: PathBuf,
+    },
     /// A bench.
     #[error(transparent)]
     Bench(#[from] BenchError),
@@ -169,6 +176,7 @@ fn parse_and_run(argv: Vec<OsString>) -> ExitCode {
         Command::Clean(args) => workspace::clean(&args).map(|code| run::exit(code)),
         Command::Plan(args) => plan::run(&args),
         Command::Bench(args) => bench::run(&args).map(|code| run::exit(code)),
+        Command::Trust(args) => trust::run(&args),
         Command::Doctor(args) => doctor::run(&args).map(|code| run::exit(code)),
         Command::Ask(words) => return if patience::main(&words).is_ok() { 0 } else { OWN_FAILURE }.into(),
         Command::Reap(words) => return if reaper::main(words).is_ok() { 0 } else { OWN_FAILURE }.into(),

@@ -50,7 +50,7 @@ use crate::{
         extents::{self, Extents},
     },
     tree::{
-        Digest, Kind, Manifest, RelPath, Timestamp,
+        Digest, Entry, Kind, Manifest, RelPath, Timestamp,
         ignore::{Rules, Verdict as Ignored},
         links::Groups,
         node::NodeKind,
@@ -345,6 +345,11 @@ impl<'a> Staging<'a> {
     fn settle_directory(&mut self, path: RelPath, meta: Meta) -> Result<(), OutputError> {
         // The source root is the user's own directory, whatever mode the engine gave its copy.
         if path.is_root() && self.scope == Scope::SourceRoot {
+            return Ok(());
+        }
+        let is_sent = |sent: &Entry| sent.kind == Kind::Directory && sent.mode & 0o777 == meta.mode;
+        let sent = self.uploaded.and_then(|uploaded| uploaded.manifest.get(&self.uploaded_at.append(&path)));
+        if self.scope == Scope::Safe && sent.is_some_and(is_sent) {
             return Ok(());
         }
         let product = Product { what: &Content::Directory, mode: meta.mode, size: None };

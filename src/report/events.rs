@@ -249,6 +249,11 @@ pub enum Warning {
         /// Whose version stands.
         stands: Stands,
     },
+    /// The workspace keeps what an earlier build named, and this one does not.
+    StillKept {
+        /// As it was named then.
+        names: Vec<String>,
+    },
     /// The clock where the build runs is not this machine's. Times of files are told by this machine's.
     ClocksDiffer {
         /// By how many seconds it is ahead.

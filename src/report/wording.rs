@@ -74,6 +74,10 @@ pub fn sentence(warning: &Warning) -> String {
             "{} was changed here while the build ran; the build's version stands, and the other is in the safe place",
             path_text(path)
         ),
+        Warning::StillKept { names } => format!(
+            "the workspace still keeps {}, which this build does not name; `fastbuild workspace unkeep` ends that",
+            names.join(", ")
+        ),
         Warning::ClocksDiffer { seconds } => format!(
             "the clock where the build runs is {} {} this machine's; files that come back have this machine's time",
             counted(seconds.unsigned_abs(), "second"),
@@ -601,6 +605,8 @@ mod tests {
             Warning::Beside { changed: vec![path("a"), path("b")], more: 7, made: vec![path("obj")] },
             Warning::Beside { changed: Vec::new(), more: 0, made: vec![path("a.o"), path("b.o")] },
             Warning::NotWritable { path: "/p".into() },
+            Warning::StillKept { names: vec!["target".to_owned(), "node_modules".to_owned()] },
+            Warning::ClocksDiffer { seconds: -120 },
             Warning::Displaced { files: 1, paths: vec!["/p/a".into()], to: "/state/old".into() },
             Warning::Displaced {
                 files: 1200,
@@ -631,6 +637,9 @@ mod tests {
         the command changed package.json, which no output brings back: the next build starts with what is here; name it with -o, or leave -o out, to have it
         the command changed a, b and 7 more, which no output brings back: the next build starts with what is here; name it with -o, or leave -o out, to have it; new in the workspace, and brought back by no output: obj; the next builds find it there
         new in the workspace, and brought back by no output: a.o, b.o; the next builds find it there
+        /p may not be written by this user: what the command changes goes to the safe place, and is an error then
+        the workspace still keeps target, node_modules, which this build does not name; `fastbuild workspace unkeep` ends that
+        the clock where the build runs is 120 seconds behind this machine's; files that come back have this machine's time
         1 file gave way and is now in the safe place, /state/old
         1,200 files gave way and are now in the safe place, /state/old
         1 product has another mode than in the build: the file system or the owner lets nobody change it there

@@ -58,6 +58,12 @@ impl Ours {
         self.at(path, &self.before).is_some() && self.at(path, &self.after).is_none()
     }
 
+    /// Whether a new directory was made for what fastbuild wrote into it: the place of a volume, on route `mount-source`.
+    fn needed(&self, made: &Entry) -> bool {
+        let place = join_host_path(&self.root, &made.path).filter(|_| made.kind == Kind::Directory);
+        place.is_some_and(|place: PathBuf| self.after.below(&place).next().is_some())
+    }
+
     fn at(&self, path: &RelPath, record: &Record) -> Option<Written> {
         join_host_path(&self.root, path).and_then(|path: PathBuf| record.get(Path::new(&path)))
     }
@@ -83,7 +89,7 @@ pub(super) fn difference(
         let new = if order.is_ge() { new.next() } else { None };
         let path = match (old, new) {
             (Some(gone), None) => (!ours.deleted(&gone.path)).then_some(&gone.path),
-            (None, Some(made)) => (!ours.wrote(made, contents)).then_some(&made.path),
+            (None, Some(made)) => (!ours.wrote(made, contents) && !ours.needed(made)).then_some(&made.path),
             (Some(old), Some(new)) => {
                 (differ(old, new, contents) && !ours.wrote(new, contents)).then_some(&new.path)
             }

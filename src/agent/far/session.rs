@@ -343,6 +343,7 @@ impl Session {
                 self.reply(&Reply::Beside(beside));
             }
             Request::Want { query, nodes } => self.want(query, &nodes)?,
+            Request::LeftThere => opened(&mut self.workspace)?.brought_back.clear(),
             Request::Clean { paths } => {
                 let cleaned = clean::clean(opened(&mut self.workspace)?, &paths)?;
                 self.reply(&Reply::Cleaned(cleaned));

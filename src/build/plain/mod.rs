@@ -22,7 +22,7 @@ use super::{
     mounted, own_place, places,
     reaper::{Duty, Reaper},
     top_entry,
-    upload::{all_arrived, start_packing, tell_of_changes},
+    upload::{all_arrived, leave_out_unreadable, start_packing, tell_of_changes},
     warm::{HostTree, Sources, Tree, start_scan, upload::note},
 };
 use crate::{
@@ -106,7 +106,8 @@ impl Plain<'_> {
         let mut sources = None;
         match scanning {
             Some(scanning) => {
-                let host = interrupts.unless(scanning).await???;
+                let mut host = interrupts.unless(scanning).await???;
+                host.know_products(plan, &self.site.record);
                 sources = Some(interrupts.unless(self.upload(&made, host)).await??);
                 self.site.locks.tree_was_sent();
             }
@@ -212,7 +213,8 @@ impl Plain<'_> {
         let (mut scan, mut digests) = (Arc::new(host.scan), Arc::new(host.digests));
         let total = Amount { files: scan.manifest.entries().len() as u64, bytes: scan.manifest.bytes() };
         let phase = Running::begin(Phase::Upload, Some(total), reporter);
-        let all = (0..scan.manifest.entries().len()).collect();
+        let mut all = (0..scan.manifest.entries().len()).collect();
+        leave_out_unreadable(&plan.source.value, &scan.manifest, &digests, &mut all)?;
         let (packing, chunks) = start_packing(&plan.source.value, &scan, all, &options, reporter);
         // An engine takes names below "/" whatever their links point to; below any other directory it refuses relative
         // links that lead out of it.

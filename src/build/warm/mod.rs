@@ -213,7 +213,14 @@ impl Warm<'_> {
             }
             other => other,
         };
-        let mut built = built?;
+        let mut built = match built {
+            // Its command has ended, and what it made is there for the next build.
+            Err(error @ (BuildError::MissingOutput { .. } | BuildError::Output(_))) => {
+                Self::leave_products(&mut session).await;
+                return Err(error);
+            }
+            built => built?,
+        };
         let (exit, defect) = (built.exit, built.defect.take());
         let undisturbed = interrupts.suspension().undisturbed().await;
         // Before the goodbye: whose turn it is next looks at the tree when this is done with it.
@@ -224,7 +231,13 @@ impl Warm<'_> {
         let is_awaited = self.plan.lifetime.value == Lifetime::Kept && built.changes_anything();
         let applying = built.put_in_place(record, self.plan, self.locks, self.run, self.reporter);
         let (applied, closed) = match is_awaited {
-            true => (applying.await, session.close().await),
+            true => {
+                let applied = applying.await;
+                if applied.is_err() {
+                    Self::leave_products(&mut session).await;
+                }
+                (applied, session.close().await)
+            }
             false => tokio::join!(applying, session.close()),
         };
         drop(undisturbed);
@@ -240,6 +253,13 @@ impl Warm<'_> {
         };
         let agent = events::AgentCost { sent: traffic.sent, received: traffic.received, peak_memory };
         Ok((Finished { exit, applied, agent: Some(agent), defect }, goodbye))
+    }
+
+    /// Says that nothing comes back. When that is not heard, the next build makes it again.
+    async fn leave_products(session: &mut Session) {
+        if session.send(&Request::LeftThere).await.is_ok() {
+            let _ = session.close().await;
+        }
     }
 
     async fn until_staged(
@@ -264,6 +284,14 @@ impl Warm<'_> {
         };
         let mut host = interrupts.unless(scanning).await???;
         host.leave_out(&opened.kept, self.plan)?;
+        let mut names = opened.kept.clone();
+        names.retain(|name| {
+            !name.starts_with('!') && self.locks.project.is_first_said(&format!("{name} stays"))
+        });
+        if !names.is_empty() {
+            self.reporter.emit(Event::Warned(Warning::StillKept { names }));
+        }
+        host.know_products(self.plan, record);
         let hashed_at = host.hashed_at;
         let righting =
             upload::put_right(session, &mut self.workspace, self.plan, host, opened, self.reporter);

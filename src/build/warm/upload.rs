@@ -11,7 +11,7 @@ use super::{
         BuildError, Running, blocking,
         meanwhile::Watcher,
         top_entry,
-        upload::{TRIES, all_arrived, start_packing, tell_of_changes},
+        upload::{TRIES, all_arrived, leave_out_unreadable, start_packing, tell_of_changes},
     },
     Opened,
     host::HostTree,
@@ -109,6 +109,7 @@ pub async fn put_right(
     let mut upload = Upload { plan, reporter, opened, scan: Arc::new(scan), digests: Arc::new(digests) };
     let mut delta = upload.delta(session, differing).await?;
     upload.settle_unsure(&mut delta).await?;
+    leave_out_unreadable(&plan.source.value, &upload.scan.manifest, &upload.digests, &mut delta.puts)?;
     upload.leave_to_others(&mut delta);
     phase.end(Amount { files: upload.scan.manifest.entries().len() as u64, bytes: 0 });
     if plan.explain.value == Explain::Yes {

@@ -1,0 +1,26 @@
+//! `fastbuild trust`: a project's file may bring products to places outside of the project.
+
+use super::{Failure, args::TrustArgs, print};
+use crate::{
+    build::trust::{Trust, trust},
+    config::{ConfigError, Environment, file::ConfigFile},
+    state::State,
+};
+
+/// Trusts the nearest file as it is now, or takes that back.
+///
+/// # Errors
+/// When there is no file, and what keeps the state from being written.
+pub fn run(args: &TrustArgs) -> Result<(), Failure> {
+    let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
+    let start = args.source.as_ref().map_or_else(|| environment.cwd.clone(), |dir| environment.cwd.join(dir));
+    let missing = || Failure::NoFile { start: start.clone() };
+    let directory = start.canonicalize().map_err(|_| missing())?;
+    let file = ConfigFile::find_upwards(&directory).map_err(ConfigError::from)?.ok_or_else(missing)?.path;
+    trust(&file, args.trust, &State::open(environment.state_dir()?)?)?;
+    let said = match args.trust {
+        Trust::Give => "is trusted as it is now; with any change to it that ends",
+        Trust::Revoke => "is trusted no longer",
+    };
+    print(format!("{} {said}\n", file.to_string_lossy()))
+}
