@@ -162,10 +162,10 @@ impl Workspace {
             let right = if !comes_back || !self.in_scope(build, path) {
                 untouched || comes_back && is_way(build, path, there, at_last, now)
             } else if !meanwhile && built {
-                self.came_back(path, build, trees) || is_near_meanwhile(path, look, mid) && untouched
+                self.came_back(path, build, trees) || is_near_meanwhile(path, trees) && untouched
             } else if !meanwhile || !built {
-                untouched || is_near_meanwhile(path, look, mid) && alike(now, at_last)
-            } else if is_near_meanwhile(path, look, mid)
+                untouched || is_near_meanwhile(path, trees) && alike(now, at_last)
+            } else if is_near_meanwhile(path, trees)
                 || self.written.contains_key(path) && was != self.written.get(path)
             {
                 untouched || alike(now, at_last)
@@ -269,6 +269,8 @@ impl Workspace {
         let run = began..now();
         let made =
             left.0.iter().filter(|(path, node)| node.kind == 'f' && differ(saw.0.get(*path), Some(node)));
+        // What a killed build made goes, but for what is kept.
+        let made = made.filter(|(path, _)| !is_killed || self.keeps(path));
         let last = made.map(|(_, node)| node.mtime).filter(|mtime| run.contains(mtime)).max();
         let meanwhile = after.0.iter().filter(|(path, node)| {
             mid.0.get(*path) == Some(node) && look.0.get(*path) != Some(node) && node.kind != 'd'
@@ -332,11 +334,14 @@ fn is_way(build: &Build, path: &[u8], there: Option<&Node>, left: Option<&Node>,
     is_above && there.is_none() && alike(left, now)
 }
 
-/// Whether something above or below the path changed on the host while the build ran.
-fn is_near_meanwhile(path: &[u8], look: &Listing, mid: &Listing) -> bool {
+/// Whether something above or below the path changed on the host while the build ran, or what changed there lay in a directory that
+/// the build put something else in place of.
+fn is_near_meanwhile(path: &[u8], trees: &Trees<'_>) -> bool {
+    let Trees { look, mid, left, .. } = *trees;
     let paths = look.0.keys().chain(mid.0.keys());
     let mut changed = paths.filter(|path| differ(look.0.get(*path), mid.0.get(*path)));
-    changed.any(|other| is_below(other, path) || is_below(path, other))
+    let is_gone = |above: &[u8]| left.0.get(above).is_some_and(|node| node.kind != 'd');
+    changed.any(|other| is_below(other, path) || is_below(path, other)) || ancestors(path).any(is_gone)
 }
 
 /// Whether the host has nothing there and no file above it.
