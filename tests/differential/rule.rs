@@ -122,7 +122,7 @@ impl Workspace {
     }
 
     fn is_time(&self, path: &Bytes, host: &Listing, want: &Node, seen: &Node) -> bool {
-        if let Some(late) = self.late.get(path) {
+        if let Some(late) = self.late.get(path).filter(|_| !self.keeps(path)) {
             return seen.kind != 'f' || seen.mtime > *late;
         }
         // What lies in a directory changes its time; the host's count.
@@ -164,7 +164,9 @@ impl Workspace {
             } else if !meanwhile && built {
                 self.came_back(path, build, trees) || is_near_meanwhile(path, trees) && untouched
             } else if !meanwhile || !built {
-                untouched || is_near_meanwhile(path, trees) && alike(now, at_last)
+                // A directory that went meanwhile is made again for what comes back in it.
+                let is_place = at_last.is_some_and(|node| node.kind == 'd') && alike(now, at_last);
+                untouched || is_place || is_near_meanwhile(path, trees) && alike(now, at_last)
             } else if is_near_meanwhile(path, trees)
                 || self.written.contains_key(path) && was != self.written.get(path)
             {
