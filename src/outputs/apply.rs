@@ -3,7 +3,7 @@
 //! Each step is one rename (or mkdir, rmdir, chmod) below directory handles and can be taken back: a file that is
 //! replaced is *exchanged* with its slot, a file that is deleted is renamed into the staging directory. What comes out
 //! of an exchange is looked at before anything else happens. If somebody has changed it since it was compared, one of the two versions
-//! gives way and goes to the safe place ([`Side`](super::decide::Side)). So no edit of the user's is lost to the moment between look
+//! gives way and goes to the safe place ([`Side`]). So no edit of the user's is lost to the moment between look
 //! and rename.
 //!
 //! When a step fails, all steps before it are taken back. When fastbuild dies, the journal has the steps that are
