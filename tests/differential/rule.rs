@@ -32,7 +32,8 @@ pub struct Workspace {
     /// Files that were made again with the same bytes, as the host has them, with an older mtime.
     made_again: BTreeMap<Bytes, Node>,
     /// What changed on the host while a build ran, and the time that it has to be shown later than. Any later time is right.
-    late: BTreeMap<Bytes, i128>,
+    /// Who edits it once more afterwards may give it any time by hand.
+    late: BTreeMap<Bytes, (i128, Node)>,
     /// What builds wrote on the host.
     written: BTreeMap<Bytes, Node>,
 }
@@ -110,7 +111,8 @@ impl Workspace {
                 _ => false,
             };
             if !right {
-                let late = self.late.get(path).map_or(String::new(), |late| format!(", later than {late}"));
+                let late =
+                    self.late.get(path).map_or(String::new(), |(late, _)| format!(", later than {late}"));
                 let (want, saw) = (of(want.get(path).copied()) + &late, of(saw.0.get(path)));
                 wrong.push(format!("\"{}\": the command should see {want}, and saw {saw}", short(path)));
             }
@@ -122,8 +124,9 @@ impl Workspace {
     }
 
     fn is_time(&self, path: &Bytes, host: &Listing, want: &Node, seen: &Node) -> bool {
-        if let Some(late) = self.late.get(path).filter(|_| !self.keeps(path)) {
-            return seen.kind != 'f' || seen.mtime > *late;
+        if let Some((late, noted)) = self.late.get(path).filter(|_| !self.keeps(path)) {
+            let by_hand = host.0.get(path) != Some(noted) && want.mtime == seen.mtime;
+            return seen.kind != 'f' || seen.mtime > *late || by_hand;
         }
         // What lies in a directory changes its time; the host's count.
         let is_own_directory = want.kind == 'd' && !host.0.contains_key(path);
@@ -218,7 +221,7 @@ impl Workspace {
             node.kind == 'f' && !is_there && is_source && node.mtime <= left.mtime
         };
         let mut sent = trees.look.0.iter().filter(|(path, node)| went_up(path, node));
-        let may = trees.look.0.values().any(|node| node.kind != 'd' && newer(node));
+        let may = !self.late.is_empty() || trees.look.0.values().any(|node| node.kind != 'd' && newer(node));
         let must = sent.any(|(_, node)| newer(node));
         now.mtime == before.mtime && !must || now.mtime == left.mtime && may || before.mtime == left.mtime
     }
@@ -277,7 +280,8 @@ impl Workspace {
         let meanwhile = after.0.iter().filter(|(path, node)| {
             mid.0.get(*path) == Some(node) && look.0.get(*path) != Some(node) && node.kind != 'd'
         });
-        self.late.extend(meanwhile.map(|(path, _)| (path.clone(), last.unwrap_or(i128::MIN))));
+        let last = last.unwrap_or(i128::MIN);
+        self.late.extend(meanwhile.map(|(path, node)| (path.clone(), (last, node.clone()))));
         let is_touched = |path: &Bytes| {
             let at = |edit: &Bytes| is_within(path, edit) || is_within(edit, path);
             build.ops.iter().any(|Op { path, other, .. }| at(path) || at(other))

@@ -233,7 +233,8 @@ impl Warm<'_> {
         let (applied, closed) = match is_awaited {
             true => {
                 let applied = applying.await;
-                if applied.is_err() {
+                // Where nothing can be written, it is in the safe place.
+                if matches!(applied, Err(BuildError::Output(_))) {
                     Self::leave_products(&mut session).await;
                 }
                 (applied, session.close().await)
