@@ -344,7 +344,7 @@ impl<'a> Staging<'a> {
 
     fn settle_directory(&mut self, path: RelPath, meta: Meta) -> Result<(), OutputError> {
         // The source root is the user's own directory, whatever mode the engine gave its copy.
-        if path.is_root() && self.scope == Scope::SourceRoot {
+        if path.is_root() && matches!(self.scope, Scope::SourceRoot | Scope::Safe) {
             return Ok(());
         }
         let is_sent = |sent: &Entry| sent.kind == Kind::Directory && sent.mode & 0o777 == meta.mode;
