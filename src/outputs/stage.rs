@@ -529,14 +529,15 @@ impl<'a> Staging<'a> {
     }
 
     /// Whether a file that the build made again with the same bytes gets the build's mtime: a source that went up in this build is newer
-    /// than the file is here, so that whoever goes by times would make it each time.
+    /// than the file is here, or somebody has touched the product, so that whoever goes by times would make it each time.
     fn is_to_be_touched(&self, path: &RelPath, seen: &Seen, mtime: Timestamp) -> bool {
         let Some(uploaded) = self.uploaded.filter(|_| matches!(seen.what, Some(Content::File(_)))) else {
             return false;
         };
         let shown = uploaded.manifest.get(&self.uploaded_at.append(path)).map(|entry| entry.mtime);
+        let was_touched = seen.is_output && seen.whose == HostHad::Users;
         shown.is_some_and(|shown| shown != mtime)
-            && *self.newest.get_or_init(|| self.newest(&uploaded)) > seen.mtime
+            && (was_touched || *self.newest.get_or_init(|| self.newest(&uploaded)) > seen.mtime)
     }
 
     fn newest(&self, uploaded: &Uploaded<'_>) -> Timestamp {
