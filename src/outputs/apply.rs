@@ -44,12 +44,15 @@ use super::{
     record::{Content, Record, Written},
     safe::{Place, Why, save_displaced},
     stage::{Stage, Staged},
-    target::{Target, Walk},
+    target::Target,
 };
 use crate::{
     plan::ApplyMode,
     report::events::{Applied, Stands, Warning},
-    sys::at::{self, Look},
+    sys::{
+        at::{self, Look},
+        walk::Walk,
+    },
     tree::{Kind, RelPath},
 };
 

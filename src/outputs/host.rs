@@ -10,13 +10,14 @@ use super::{
     OutputError, host_error,
     record::{Content, Record, Written},
     stage::digest_of,
-    target::{Target, Walk},
+    target::Target,
 };
 use crate::{
     sys::{
         self,
         at::{self, Look},
         clock::Granularity,
+        walk::Walk,
     },
     tree::{
         Digest, Entry, Kind, RelPath, Timestamp,

@@ -39,7 +39,7 @@ use super::{
     ops::{Action, Identity, Op, Over, Slot},
     record::{Content, Record},
     slots::SlotWriters,
-    target::{Target, Walk},
+    target::Target,
 };
 use crate::{
     archive::reader::{Limits, ReadError},
@@ -48,6 +48,7 @@ use crate::{
     sys::{
         at::{self, Look},
         extents::{self, Extents},
+        walk::Walk,
     },
     tree::{
         Digest, Entry, Kind, Manifest, RelPath, Timestamp,

@@ -1,7 +1,7 @@
 //! Where an output goes: a directory handle, and the path below it.
 //!
 //! Everything above the handle is the user's own choice and resolved as the system does; everything below it is walked
-//! one component at a time without following a link.
+//! one component at a time without following a link ([`Walk`](crate::sys::walk::Walk)).
 
 use std::{
     io,
@@ -14,13 +14,7 @@ use super::{
     OutputError, host_error,
     record::{Content, Record},
 };
-use crate::{
-    sys::{
-        self,
-        at::{self, Look},
-    },
-    tree::RelPath,
-};
+use crate::tree::RelPath;
 
 /// An output's place on the host.
 #[derive(Debug)]
@@ -119,85 +113,4 @@ pub(super) fn native_name(name: &[u8]) -> std::borrow::Cow<'_, std::ffi::OsStr> 
 #[cfg(not(unix))]
 pub(super) fn native_name(name: &[u8]) -> std::borrow::Cow<'_, std::ffi::OsStr> {
     std::ffi::OsString::from(String::from_utf8_lossy(name).into_owned()).into()
-}
-
-/// Opens parent directories below a handle, remembering the last one: trees come in order, so the next path mostly
-/// lies in the same directory or below it. Only one handle is held, whatever the depth.
-#[derive(Debug)]
-pub struct Walk<'a> {
-    root: &'a Dir,
-    here: Option<(RelPath, Dir)>,
-}
-
-impl<'a> Walk<'a> {
-    /// Starts at `root`.
-    pub fn new(root: &'a Dir) -> Walk<'a> {
-        Walk { root, here: None }
-    }
-
-    /// The handle of the directory `path`.
-    ///
-    /// # Errors
-    /// `NotFound` or `NotADirectory` when it is not there, and an error for a link on the way, which is never followed.
-    pub fn open(&mut self, path: &RelPath) -> io::Result<&Dir> {
-        if path.is_root() {
-            return Ok(self.root);
-        }
-        let tail = match &self.here {
-            Some((here, _)) => path.strip_prefix(here),
-            None => None,
-        };
-        let opened = match tail {
-            Some(tail) if tail.is_root() => None,
-            Some(tail) => {
-                let from = self.here.as_ref().map_or(self.root, |(_, dir)| dir);
-                Some(descend(from, &tail)?)
-            }
-            None => Some(descend(self.root, path)?),
-        };
-        if let Some(dir) = opened {
-            self.here = Some((path.clone(), dir));
-        }
-        Ok(self.here.as_ref().map_or(self.root, |(_, dir)| dir))
-    }
-
-    /// The handle of the directory that holds `path`, and the name in it.
-    ///
-    /// # Errors
-    /// As [`Walk::open`]; `InvalidInput` for the root, which no directory below the handle holds.
-    pub fn parent<'p>(&mut self, path: &'p RelPath) -> io::Result<(&Dir, &'p [u8])> {
-        let root = || io::Error::new(io::ErrorKind::InvalidInput, "the root has no parent");
-        let parent = path.parent().ok_or_else(root)?;
-        let name = path.file_name().ok_or_else(root)?;
-        Ok((self.open(&parent)?, name))
-    }
-
-    /// Looks at `path`; `None` when it or a directory on the way is missing, or when something on the way is a file or
-    /// a link.
-    ///
-    /// # Errors
-    /// Whatever else the system says.
-    pub fn look(&mut self, path: &RelPath) -> io::Result<Option<Look>> {
-        match self.parent(path) {
-            Ok((dir, name)) => at::look(dir, name),
-            Err(error) if sys::is_absence(&error) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Forgets the remembered handle: directories were renamed.
-    pub fn forget(&mut self) {
-        self.here = None;
-    }
-}
-
-fn descend(from: &Dir, path: &RelPath) -> io::Result<Dir> {
-    let mut here: Option<Dir> = None;
-    for component in path.components() {
-        here = Some(at::open_dir(here.as_ref().unwrap_or(from), component)?);
-    }
-    match here {
-        Some(dir) => Ok(dir),
-        None => from.try_clone(),
-    }
 }

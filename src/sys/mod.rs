@@ -15,6 +15,7 @@
 //! | [`source_file`] | a source file opened for reading, and what the system says of it |
 //! | [`stdin`] | standard input, looked at and not read |
 //! | [`terminal`] | foreground, raw mode, size, and changes of the size |
+//! | [`walk`] | paths below one open directory, never following a link |
 
 #[cfg(unix)]
 #[path = "at_unix.rs"]
@@ -44,6 +45,7 @@ pub mod terminal;
 #[cfg(all(not(unix), feature = "client"))]
 #[path = "terminal_portable.rs"]
 pub mod terminal;
+pub mod walk;
 
 use crate::tree::{Kind, Stamp};
 

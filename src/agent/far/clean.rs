@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     agent::protocol::{Cleaned, Extent, Failed},
-    sys::at,
+    sys::{at, walk::Walk},
     tree::{
         Entry, Kind, RelPath,
         ignore::{Rules, Verdict},
@@ -40,10 +40,11 @@ pub(super) fn clean(workspace: &Workspace, paths: &[RelPath]) -> Result<Cleaned,
     let told = |path: &RelPath, error: io::Error| failed(&format!("could not remove {path}"), &error);
     let top = Dir::open_ambient_dir(root, cap_std::ambient_authority())
         .map_err(|error| told(&RelPath::root(), error))?;
+    let mut walk = Walk::new(&top);
     let mut cleaned = Cleaned::default();
     // What lies in a directory comes behind it, and goes first.
     for entry in manifest.entries().iter().rev().filter(is_only_here) {
-        if remove(&top, entry).map_err(|error| told(&entry.path, error))? {
+        if remove(&mut walk, entry).map_err(|error| told(&entry.path, error))? {
             cleaned.files += 1;
             cleaned.bytes += if let Kind::File { size } = entry.kind { size } else { 0 };
         }
@@ -55,15 +56,11 @@ pub(super) fn clean(workspace: &Workspace, paths: &[RelPath]) -> Result<Cleaned,
 }
 
 /// Says whether it went. A directory goes only when nothing is left in it.
-fn remove(top: &Dir, entry: &Entry) -> io::Result<bool> {
-    let (Some(parent), Some(name)) = (entry.path.parent(), entry.path.file_name()) else { return Ok(false) };
-    let mut dir = top.try_clone()?;
-    for component in parent.components() {
-        dir = at::open_dir(&dir, component)?;
-    }
+fn remove(walk: &mut Walk<'_>, entry: &Entry) -> io::Result<bool> {
+    let (dir, name) = walk.parent(&entry.path)?;
     let removed = match entry.kind {
-        Kind::Directory => at::remove_dir(&dir, name),
-        _ => at::remove_file(&dir, name),
+        Kind::Directory => at::remove_dir(dir, name),
+        _ => at::remove_file(dir, name),
     };
     match removed {
         Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(false),

@@ -8,8 +8,8 @@ use cap_std::fs::Dir;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::{
-    sys::{at, clock},
-    tree::{Entry, Kind, RelPath, Timestamp},
+    sys::{at, clock, walk::Walk},
+    tree::{Entry, Kind, Timestamp},
 };
 
 /// By how much two readings of clocks may differ by themselves, in nanoseconds: file systems take the time of the last tick.
@@ -63,23 +63,16 @@ impl Shift {
     /// The system's.
     pub(super) fn apply<'a>(&self, root: &Path, entries: impl Iterator<Item = &'a Entry>) -> io::Result<()> {
         let top = Dir::open_ambient_dir(root, cap_std::ambient_authority())?;
+        let mut walk = Walk::new(&top);
         for Entry { path, kind, mtime, .. } in entries {
             let mtime = nanos(*mtime);
             if matches!(kind, Kind::File { .. }) && (self.from..=self.until).contains(&mtime) {
-                set(&top, path, timestamp(self.all.unwrap_or(mtime - self.ahead)))?;
+                let (dir, name) = walk.parent(path)?;
+                at::set_mtime(dir, name, timestamp(self.all.unwrap_or(mtime - self.ahead)))?;
             }
         }
         Ok(())
     }
-}
-
-fn set(top: &Dir, path: &RelPath, mtime: Timestamp) -> io::Result<()> {
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
-    let mut dir = top.try_clone()?;
-    for component in parent.components() {
-        dir = at::open_dir(&dir, component)?;
-    }
-    at::set_mtime(&dir, name, mtime)
 }
 
 fn steady() -> i128 {

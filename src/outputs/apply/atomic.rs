@@ -21,9 +21,12 @@ use crate::{
         ops::{Action, Identity, Op, SHADOW},
         safe::{Displaced, Why, copy_entry},
         stage::{Stage, Staged},
-        target::{Target, Walk},
+        target::Target,
     },
-    sys::at::{self, Look},
+    sys::{
+        at::{self, Look},
+        walk::Walk,
+    },
     tree::{Kind, RelPath},
 };
 

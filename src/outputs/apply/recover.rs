@@ -20,9 +20,9 @@ use crate::{
         record::{Content, Record},
         safe::{Displaced, Place, Why, save_displaced},
         stage::{Stage, digest_of},
-        target::{Target, Walk},
+        target::Target,
     },
-    sys::at,
+    sys::{at, walk::Walk},
     tree::RelPath,
 };
 

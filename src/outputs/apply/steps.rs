@@ -10,11 +10,12 @@ use crate::{
         record::Content,
         safe::{Displaced, Why},
         stage::{Stage, digest_of},
-        target::{Target, Walk},
+        target::Target,
     },
     sys::{
         at::{self, Look},
         pace::Pace,
+        walk::Walk,
     },
     tree::{Kind, RelPath, Timestamp},
 };

@@ -9,14 +9,11 @@ use std::{
 use cap_std::{ambient_authority, fs::Dir};
 
 use crate::{
-    outputs::{
-        OutputError, host_error,
-        modes::Refused,
-        target::{Target, Walk},
-    },
+    outputs::{OutputError, host_error, modes::Refused, target::Target},
     sys::{
         at::{self, Look},
         owner::{self, NotOwn},
+        walk::Walk,
     },
     tree::{Kind, Timestamp, scan::STAGE_PREFIX},
 };

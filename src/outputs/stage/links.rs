@@ -13,10 +13,9 @@ use crate::{
         OutputError,
         ops::{Action, Identity, Op, Over, Slot},
         record::Content,
-        target::Walk,
     },
     plan::ApplyMode,
-    sys::at,
+    sys::{at, walk::Walk},
     tree::{Manifest, RelPath, links::Groups},
 };
 
