@@ -878,8 +878,7 @@ fn clock_ahead(asked: SystemTime, heard: SystemTime, theirs: Timestamp) -> i64 {
     let since =
         |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i128);
     let (asked, heard) = (since(asked), since(heard));
-    let theirs = i128::from(theirs.secs) * 1_000_000_000 + i128::from(theirs.nanos);
-    let ahead = theirs - (asked + heard) / 2;
+    let ahead = theirs.as_nanos() - (asked + heard) / 2;
     match ahead.abs() > HARMLESS + (heard - asked).abs() / 2 {
         true => i64::try_from(ahead).unwrap_or_default(),
         false => 0,

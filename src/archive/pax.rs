@@ -143,7 +143,7 @@ fn digits(number: usize) -> usize {
 
 /// `-1.5` for half a second before 23:59:59 of the last day of 1969.
 fn format_time(time: Timestamp) -> String {
-    let nanos = i128::from(time.secs) * 1_000_000_000 + i128::from(time.nanos);
+    let nanos = time.as_nanos();
     let (sign, nanos) = (if nanos < 0 { "-" } else { "" }, nanos.unsigned_abs());
     let text = format!("{sign}{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
@@ -163,11 +163,7 @@ pub(super) fn parse_time(text: &[u8]) -> Option<Timestamp> {
     }
     let digit = |at: usize| i128::from(fraction.get(at).map_or(0, |digit| digit - b'0'));
     let nanos = whole * 1_000_000_000 + (0..9).fold(0, |sum, at| sum * 10 + digit(at));
-    let nanos = if negative { -nanos } else { nanos };
-    Some(Timestamp {
-        secs: i64::try_from(nanos.div_euclid(1_000_000_000)).ok()?,
-        nanos: u32::try_from(nanos.rem_euclid(1_000_000_000)).ok()?,
-    })
+    Timestamp::from_nanos(if negative { -nanos } else { nanos })
 }
 
 /// The value of a [`HOLES`] record: where the file has data, and its length. None when it is no such value.

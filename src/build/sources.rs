@@ -14,7 +14,7 @@ use crate::{
     state::Project,
     tree::{
         Entry, Kind, Manifest, RelPath,
-        ignore::{self, Reach, Rules, Verdict},
+        ignore::{self, Reach, Rules},
         scan::{Scan, ScanOptions, scan},
     },
 };
@@ -88,8 +88,7 @@ fn by_dockerignore(plan: &Plan, project: &Project, scan: &Scan) -> Option<Amount
     }
     let lines = fs::read(root.join(DOCKERS)).ok()?;
     let rules = Rules::new(ignore::lines(&lines).map(|(_, line)| line)).unwrap_or_default();
-    let ignored =
-        scan.manifest.entries().iter().filter(|entry| rules.verdict_of(&entry.path) == Verdict::Ignored);
+    let ignored = scan.manifest.entries().iter().filter(|entry| rules.ignores(&entry.path));
     let size = |kind: &Kind| if let Kind::File { size } = kind { *size } else { 0 };
     Some(ignored.fold(Amount::default(), |sum, entry| sum + Amount { files: 1, bytes: size(&entry.kind) }))
 }
@@ -111,6 +110,6 @@ fn kept_here(plan: &Plan) -> Vec<RelPath> {
             !found.is_dir() || fs::read_dir(&place).is_ok_and(|mut entries| entries.next().is_some())
         })
     };
-    let is_kept = |path: &RelPath| !path.is_root() && rules.verdict_of(path) == Verdict::Ignored;
+    let is_kept = |path: &RelPath| !path.is_root() && rules.ignores(path);
     paths.filter(|path| is_kept(path) && is_whole(path) && is_here(path)).collect()
 }

@@ -51,10 +51,7 @@ use crate::{
         walk::Walk,
     },
     tree::{
-        Digest, Entry, Kind, Manifest, RelPath, Timestamp,
-        ignore::{Rules, Verdict as Ignored},
-        links::Groups,
-        node::NodeKind,
+        Digest, Entry, Kind, Manifest, RelPath, Timestamp, ignore::Rules, links::Groups, node::NodeKind,
         scan::STAGE_PREFIX,
     },
 };
@@ -645,7 +642,7 @@ impl<'a> Staging<'a> {
         let path = self.uploaded_at.append(path);
         let is_kept = match kind {
             NodeKind::Directory => uploaded.rules.bars(&path),
-            _ => uploaded.rules.verdict_of(&path) == Ignored::Ignored,
+            _ => uploaded.rules.ignores(&path),
         };
         match is_kept {
             true => Err(self.no_tree(path, "is kept, and does not travel")),

@@ -9,7 +9,7 @@ use std::path::Path;
 use super::{Decision, Output, OutputError, Outputs, Pattern, PatternKind, Reason, host_path};
 use crate::tree::{
     RelPath,
-    ignore::{self, Reach, Rules, Verdict},
+    ignore::{self, Reach, Rules},
 };
 
 /// The patterns with all exceptions that they need. `tracked` are git's files at places that presets keep. Where a pattern cannot
@@ -71,7 +71,7 @@ fn make_way(
     };
     let keeps = |at: &usize| matches!(reaches[*at], Reach::Itself | Reach::Above);
     let is_exception = |at: &usize| !ignore::parts(&patterns[*at].value.text).0.is_empty();
-    let is_ignored = Rules::new(lines()).is_ok_and(|rules| rules.verdict_of(path) == Verdict::Ignored);
+    let is_ignored = Rules::new(lines()).is_ok_and(|rules| rules.ignores(path));
     let last = (0..patterns.len()).rev().filter(keeps).find(|at| !is_exception(at));
     let (true, Some(last)) = (is_ignored, last) else { return Ok(()) };
     let in_force = (0..=last).rev().filter(keeps).take_while(|at| !is_exception(at));

@@ -212,6 +212,11 @@ impl Rules {
         Verdict::Kept
     }
 
+    /// Whether `path` is ignored.
+    pub fn ignores(&self, path: &RelPath) -> bool {
+        self.verdict_of(path) == Verdict::Ignored
+    }
+
     /// Whether the directory `path` is left out with all that could lie in it.
     pub fn bars(&self, path: &RelPath) -> bool {
         let mut at = self.top();

@@ -19,6 +19,9 @@ use serde::{Deserialize, Serialize};
 
 pub use path::RelPath;
 
+/// In a second.
+const NANOS: i128 = 1_000_000_000;
+
 /// A moment as file systems keep it: seconds since 1970 (negative before), and nanoseconds within that second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Timestamp {
@@ -29,6 +32,17 @@ pub struct Timestamp {
 }
 
 impl Timestamp {
+    /// In nanoseconds since the epoch.
+    pub fn as_nanos(self) -> i128 {
+        i128::from(self.secs) * NANOS + i128::from(self.nanos)
+    }
+
+    /// What [`Timestamp::as_nanos`] gave; none for a moment that is too far away.
+    pub fn from_nanos(nanos: i128) -> Option<Timestamp> {
+        let secs = i64::try_from(nanos.div_euclid(NANOS)).ok()?;
+        Some(Timestamp { secs, nanos: u32::try_from(nanos.rem_euclid(NANOS)).ok()? })
+    }
+
     /// The moment that lies `span` before this one.
     pub fn before_by(self, span: Duration) -> Timestamp {
         let secs = self.secs.saturating_sub_unsigned(span.as_secs());

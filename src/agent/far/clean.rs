@@ -11,10 +11,7 @@ use super::{
 use crate::{
     agent::protocol::{Cleaned, Extent, Failed},
     sys::{at, walk::Walk},
-    tree::{
-        Entry, Kind, RelPath,
-        ignore::{Rules, Verdict},
-    },
+    tree::{Entry, Kind, RelPath, ignore::Rules},
 };
 
 /// Removes it at and below `paths`; all of it, where there are none.
@@ -33,7 +30,7 @@ pub(super) fn clean(workspace: &Workspace, paths: &[RelPath]) -> Result<Cleaned,
     let is_only_here = |entry: &&Entry| {
         let is_kept = match entry.kind {
             Kind::Directory => rules.bars(&entry.path),
-            _ => rules.verdict_of(&entry.path) == Verdict::Ignored,
+            _ => rules.ignores(&entry.path),
         };
         is_meant(&entry.path) && (is_kept || left.contains(&entry.path))
     };

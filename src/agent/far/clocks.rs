@@ -38,12 +38,12 @@ pub(super) struct Shift {
 impl Span {
     /// From now on.
     pub(super) fn begin(ahead: i64) -> Span {
-        Span { began: nanos(clock::file_system_now()), steady: steady(), ahead: ahead.into() }
+        Span { began: clock::file_system_now().as_nanos(), steady: steady(), ahead: ahead.into() }
     }
 
     /// Until now; none where the clocks agree.
     pub(super) fn end(self) -> Option<Shift> {
-        let until = nanos(clock::file_system_now());
+        let until = clock::file_system_now().as_nanos();
         let took = steady() - self.steady;
         let jump = until - self.began - took;
         let has_jumped = jump.abs() > HARMLESS;
@@ -65,10 +65,13 @@ impl Shift {
         let top = Dir::open_ambient_dir(root, cap_std::ambient_authority())?;
         let mut walk = Walk::new(&top);
         for Entry { path, kind, mtime, .. } in entries {
-            let mtime = nanos(*mtime);
-            if matches!(kind, Kind::File { .. }) && (self.from..=self.until).contains(&mtime) {
+            let mtime = mtime.as_nanos();
+            if matches!(kind, Kind::File { .. })
+                && (self.from..=self.until).contains(&mtime)
+                && let Some(moved) = Timestamp::from_nanos(self.all.unwrap_or(mtime - self.ahead))
+            {
                 let (dir, name) = walk.parent(path)?;
-                at::set_mtime(dir, name, timestamp(self.all.unwrap_or(mtime - self.ahead)))?;
+                at::set_mtime(dir, name, moved)?;
             }
         }
         Ok(())
@@ -78,13 +81,4 @@ impl Shift {
 fn steady() -> i128 {
     let now = clock_gettime(ClockId::Boottime);
     i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)
-}
-
-fn nanos(time: Timestamp) -> i128 {
-    i128::from(time.secs) * 1_000_000_000 + i128::from(time.nanos)
-}
-
-fn timestamp(nanos: i128) -> Timestamp {
-    let secs = i64::try_from(nanos.div_euclid(1_000_000_000)).unwrap_or_default();
-    Timestamp { secs, nanos: nanos.rem_euclid(1_000_000_000) as u32 }
 }

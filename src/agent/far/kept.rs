@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     agent::protocol::{Failed, KEPT, decode, encode},
-    tree::ignore::{Rules, Verdict},
+    tree::ignore::Rules,
 };
 
 /// Adds `patterns` to the set of the tree at `root`, and gives those that stand before them.
@@ -28,7 +28,7 @@ pub(super) fn add(root: &Path, patterns: &[String], view: &View) -> Result<Vec<S
         earlier.retain(|pattern| {
             let rules = Rules::new([pattern]).unwrap_or_else(|_| Rules::none());
             let mut entries = tree.manifest.entries().iter();
-            is_exception(pattern) || entries.any(|entry| rules.verdict_of(&entry.path) == Verdict::Ignored)
+            is_exception(pattern) || entries.any(|entry| rules.ignores(&entry.path))
         });
     }
     // An exception to nothing says nothing.

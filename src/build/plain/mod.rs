@@ -38,7 +38,7 @@ use crate::{
     },
     plan::{Output, Outputs, Plan, Take},
     report::events::{Amount, Event, Phase, Warning},
-    tree::{RelPath, ignore::Verdict, path::BadPath},
+    tree::{RelPath, path::BadPath},
     user,
     workspace::{
         Keeping,
@@ -306,9 +306,8 @@ impl Plain<'_> {
             let options = StagingOptions { run: &run, record: &record, apply };
             let staging = Staging::begin(&spec, number, target, scope, None, uploaded.clone(), options)?;
             let is_left_out = |path: &RelPath| {
-                let is_kept = |(uploaded, at): &(Uploaded<'_>, RelPath)| {
-                    uploaded.rules.verdict_of(&at.append(path)) == Verdict::Ignored
-                };
+                let is_kept =
+                    |(uploaded, at): &(Uploaded<'_>, RelPath)| uploaded.rules.ignores(&at.append(path));
                 uploaded.as_ref().is_some_and(is_kept)
                     || caches.iter().any(|cache| path.strip_prefix(cache).is_some())
             };

@@ -11,7 +11,7 @@ use crate::{
     state::Project,
     tree::{
         Digest, Entry, Kind, Manifest, RelPath,
-        ignore::{Rules, Verdict},
+        ignore::Rules,
         index::{HashedAt, Index},
         scan::Scan,
         summary::{self, Summary},
@@ -92,7 +92,7 @@ impl HostTree {
         self.rules = Rules::new(kept.iter().map(String::as_str).chain(plan.ignore.lines()))?;
         let entries = std::mem::take(&mut self.scan.manifest).into_entries().into_iter();
         let digests = std::mem::take(&mut self.digests).into_iter();
-        let is_synced = |path: &RelPath| self.rules.verdict_of(path) == Verdict::Kept;
+        let is_synced = |path: &RelPath| !self.rules.ignores(path);
         let is_left = |(entry, _): &(Entry, _)| match entry.kind {
             Kind::Directory => !self.rules.bars(&entry.path),
             _ => is_synced(&entry.path),
