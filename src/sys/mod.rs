@@ -47,6 +47,12 @@ pub mod terminal;
 pub mod terminal;
 pub mod walk;
 
+use std::{
+    fs::{self, File},
+    io,
+    path::Path,
+};
+
 use crate::tree::{Kind, Stamp};
 
 /// What a name is, as `lstat` says.
@@ -62,15 +68,32 @@ pub struct Look {
     pub links: u64,
 }
 
+/// Writes a file of fastbuild's own beside `path`, and puts it in its place when it is whole. It asks for no more than a temporary
+/// file of this process's number: where many come and go, and dead ones are to be swept, there is `state::replace_file`.
+///
+/// # Errors
+/// The system's; the old file is then as it was.
+pub fn replace_file(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".new-{}", std::process::id()));
+    let written =
+        File::create(&beside).and_then(|mut file| write(&mut file)).and_then(|()| fs::rename(&beside, path));
+    if written.is_err() {
+        // Best effort: what failed is the news.
+        let _ = fs::remove_file(&beside);
+    }
+    written
+}
+
 /// What opening a directory says when something on the way is missing or is no directory (a link among them).
-pub fn is_absence(error: &std::io::Error) -> bool {
-    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
+pub fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
         || at::is_link_refusal(error)
 }
 
 /// The number by which Linux names the kind of file system at `path` (`statfs(2)`); none when it does not say.
 #[cfg(target_os = "linux")]
 #[allow(clippy::unnecessary_cast, reason = "the field's width differs between architectures")]
-fn file_system_magic(path: &std::path::Path) -> Option<u32> {
+fn file_system_magic(path: &Path) -> Option<u32> {
     rustix::fs::statfs(path).ok().map(|found| found.f_type as u32)
 }

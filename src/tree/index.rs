@@ -16,7 +16,7 @@
 //! puts the mtime back cannot be seen. Neighbours: [`super::scan`](mod@super::scan) makes manifests, [`super::hash`] hashes.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Read as _, Write as _},
     path::Path,
     time::Duration,
@@ -31,6 +31,7 @@ use super::{
     path::{self, RelPath},
 };
 use crate::sys::{
+    self,
     clock::{self, Granularity},
     metadata::Directory,
     source_file::{self, Opened},
@@ -228,16 +229,7 @@ impl Index {
     ) -> io::Result<()> {
         let ages = ages(path, manifest, digests, hashed_at);
         let bytes = encode(manifest, digests, &ages, whose);
-        let mut beside = path.as_os_str().to_owned();
-        beside.push(format!(".new-{}", std::process::id()));
-        let written = File::create(&beside)
-            .and_then(|mut file| file.write_all(&bytes))
-            .and_then(|()| fs::rename(&beside, path));
-        if written.is_err() {
-            // Best effort: what failed is the news.
-            let _ = fs::remove_file(&beside);
-        }
-        written
+        sys::replace_file(path, |file| file.write_all(&bytes))
     }
 
     /// Calls `each` for every file of `manifest` that has its whole stamp here.
@@ -413,6 +405,8 @@ impl<'a> Records<'a> {
 #[cfg(test)]
 mod tests {
     use tempfile::TempDir;
+
+    use std::fs;
 
     use super::*;
     use crate::tree::{Entry, RelPath};

@@ -4,7 +4,11 @@
 //! In: a client's patterns. Out: those of earlier clients that it does not name. A pattern in whose place there is nothing is dropped,
 //! for nothing of it can be lost. The set lies in a file beside the agent, and goes along when the workspace is made anew.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::Path,
+};
 
 use super::{
     failed,
@@ -12,6 +16,7 @@ use super::{
 };
 use crate::{
     agent::protocol::{Failed, KEPT, decode, encode},
+    sys,
     tree::ignore::Rules,
 };
 
@@ -56,9 +61,7 @@ fn read(place: &Path) -> Vec<String> {
 }
 
 fn write(place: &Path, set: &[String]) -> io::Result<()> {
-    let beside = place.with_extension("new");
-    fs::write(&beside, encode(&set))?;
-    fs::rename(beside, place)
+    sys::replace_file(place, |file| file.write_all(&encode(&set)))
 }
 
 /// Takes patterns out of the set of the tree at `root`; gives those that were in it.

@@ -7,7 +7,8 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs, io,
+    fs,
+    io::{self, Write as _},
     path::Path,
 };
 
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::workspace::place_beside_agent;
 use crate::{
     agent::protocol::{Blob, decode, encode},
+    sys,
     tree::{Kind, Manifest, RelPath, Stamp},
 };
 
@@ -70,7 +72,5 @@ pub(super) fn save(root: &Path, manifest: &Manifest, is_left: impl Fn(usize) -> 
     if fs::read(&place).is_ok_and(|there| there == bytes) {
         return Ok(());
     }
-    let beside = place.with_extension("new");
-    fs::write(&beside, bytes)?;
-    fs::rename(beside, place)
+    sys::replace_file(&place, |file| file.write_all(&bytes))
 }

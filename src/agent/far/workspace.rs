@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     agent::protocol::{Claim, Compare, Extent, Failed, Failure, Open, Reply, User, name_for_root},
-    sys::{at, clock::Granularity},
+    sys::{self, at, clock::Granularity},
     tree::{
         Digest, Entry, Kind, Manifest, RelPath, Special, Stamp, Timestamp,
         hash::hash_files,
@@ -296,16 +296,16 @@ impl Workspace {
             return Ok(());
         }
         let State::Known(tree) = &self.tree else { return Ok(()) };
-        let beside = path.with_extension("new");
-        let mut writer = io::BufWriter::new(fs::File::create(&beside)?);
-        writer.write_all(&head)?;
-        let mut writer = NodeWriter::new(writer);
-        let groups = tree.groups();
-        for node in tree.things().filter_map(|thing| thing.node(tree, &groups)) {
-            writer.write(&node)?;
-        }
-        writer.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
-        fs::rename(&beside, &path)
+        sys::replace_file(&path, |file| {
+            let mut writer = io::BufWriter::new(file);
+            writer.write_all(&head)?;
+            let mut writer = NodeWriter::new(writer);
+            let groups = tree.groups();
+            for node in tree.things().filter_map(|thing| thing.node(tree, &groups)) {
+                writer.write(&node)?;
+            }
+            writer.finish()?.flush()
+        })
     }
 
     /// Whether nobody else has put the tree right since this client did, nor was at work there.
