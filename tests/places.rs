@@ -36,6 +36,18 @@ fn a_trailing_slash_follows_a_link_to_a_directory() {
 }
 
 #[test]
+fn a_link_to_a_directory_is_followed_whatever_it_is_called() {
+    for keep in KEEPS {
+        let project = Project::new().keeping(keep);
+        let script =
+            "mkdir -p build-1; echo x > build-1/x; ln -sfn build-1 'o\\dd'; ln -sfn build-1 'two\nlines'";
+        project.sh(&["-o", "o\\dd/", "-o", "two\nlines/"], script).exits(0);
+        assert_eq!(project.read("o\\dd/x"), "x\n", "{keep:?}");
+        assert_eq!(project.read("two\nlines/x"), "x\n", "{keep:?}");
+    }
+}
+
+#[test]
 fn a_directory_named_with_a_slash_is_synced_as_one_without() {
     for keep in KEEPS {
         let project = Project::new().keeping(keep);

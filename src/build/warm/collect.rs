@@ -203,7 +203,7 @@ impl Collecting<'_> {
                 Ok(Some(differing.ok_or_else(|| nonsense("buckets that do not fit the summary"))?))
             }
             (Products::Missing, Query::Changes { below, take: take @ Follow::Contents }) => {
-                let path = format!("{}/{below}", self.plan.workdir.value).into_bytes().into();
+                let path = self.at_far_end(below);
                 let summary = Blob::from(b"".as_slice());
                 wanted.query = Query::Named { path, take: *take, summary };
                 (wanted.scope, wanted.uploaded_at) = (Scope::Elsewhere, None);
@@ -211,9 +211,7 @@ impl Collecting<'_> {
             }
             (Products::Missing, query) => {
                 let path = match query {
-                    Query::Changes { below, .. } => {
-                        format!("{}/{below}", self.plan.workdir.value).into_bytes().into()
-                    }
+                    Query::Changes { below, .. } => self.at_far_end(below),
                     Query::Named { path, .. } => path.clone(),
                 };
                 let there = self.list_around(path.clone()).await?;
@@ -221,6 +219,11 @@ impl Collecting<'_> {
                 Err(BuildError::MissingOutput { spec: wanted.spec.clone(), path, there: Some(there) })
             }
         }
+    }
+
+    /// The absolute path of `below` in the workspace.
+    fn at_far_end(&self, below: &RelPath) -> Blob {
+        Blob::from([self.plan.workdir.value.as_bytes(), b"/", below.as_bytes()].concat())
     }
 
     async fn list_around(&mut self, path: Blob) -> Result<Listing, BuildError> {

@@ -216,7 +216,8 @@ impl Warm<'_> {
         let mut built = match built {
             // Its command has ended, and what it made is there for the next build.
             Err(error @ (BuildError::MissingOutput { .. } | BuildError::Output(_))) => {
-                Self::leave_products(&mut session).await;
+                Self::leave_products(&session).await;
+                let _ = session.close().await;
                 return Err(error);
             }
             built => built?,
@@ -235,7 +236,7 @@ impl Warm<'_> {
                 let applied = applying.await;
                 // Where nothing can be written, it is in the safe place.
                 if matches!(applied, Err(BuildError::Output(_))) {
-                    Self::leave_products(&mut session).await;
+                    Self::leave_products(&session).await;
                 }
                 (applied, session.close().await)
             }
@@ -257,10 +258,8 @@ impl Warm<'_> {
     }
 
     /// Says that nothing comes back. When that is not heard, the next build makes it again.
-    async fn leave_products(session: &mut Session) {
-        if session.send(&Request::LeftThere).await.is_ok() {
-            let _ = session.close().await;
-        }
+    async fn leave_products(session: &Session) {
+        let _ = session.sender.send(&Request::LeftThere).await;
     }
 
     async fn until_staged(
