@@ -35,8 +35,18 @@ pub struct Op {
     pub len: usize,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verb {
+macro_rules! verbs {
+    ($($(#[$doc:meta])* $verb:ident,)*) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Verb {
+            $($(#[$doc])* $verb,)*
+        }
+
+        const VERBS: &[Verb] = &[$(Verb::$verb),*];
+    };
+}
+
+verbs! {
     /// The file gets this content in place, and its directories are made.
     Write,
     /// As `Write`, by a file beside it and a rename.
@@ -65,25 +75,6 @@ pub enum Verb {
     Hardlink,
 }
 
-const VERBS: [Verb; 13] = {
-    use Verb::*;
-    [
-        Write,
-        Replace,
-        Append,
-        Stealth,
-        StealthReplace,
-        Hole,
-        Chmod,
-        Touch,
-        Rename,
-        Remove,
-        Mkdir,
-        Symlink,
-        Hardlink,
-    ]
-};
-
 /// A path, or a link's target.
 pub type Bytes = Vec<u8>;
 
@@ -108,7 +99,7 @@ impl Op {
     pub fn parse(line: &str) -> Option<Op> {
         let words: Vec<_> = line.split(' ').collect();
         let [verb, path, other, number, len] = words[..] else { return None };
-        let verb = VERBS.into_iter().find(|known| format!("{known:?}") == verb)?;
+        let verb = *VERBS.iter().find(|known| format!("{known:?}") == verb)?;
         let (path, other) = (from_hex(path)?, from_hex(other)?);
         Some(Op { verb, path, other, number: number.parse().ok()?, len: len.parse().ok()? })
     }

@@ -158,11 +158,10 @@ impl Collected {
             Collected::Changes { below: path, places } => {
                 let mut wanted = Vec::new();
                 for node in nodes {
-                    let place = usize::try_from(*node).ok().and_then(|node| places.get(node));
-                    let Some(Place::Entry(at)) = place else {
+                    let Some(Place::Entry(at)) = place_of(*node, places) else {
                         return Err(nonsense("that node has no content"));
                     };
-                    wanted.push(workspace.tree()?.manifest.entries()[*at as usize].clone());
+                    wanted.push(workspace.tree()?.manifest.entries()[at as usize].clone());
                 }
                 send_below(&root, path, wanted, outbox)
             }
@@ -172,13 +171,7 @@ impl Collected {
                 }
                 // Its own name is the one component.
                 Shape::Single { parent } => {
-                    let options = PackOptions {
-                        prefix: RelPath::root(),
-                        uid: 0,
-                        gid: 0,
-                        top: None,
-                        holes: Holes::Told,
-                    };
+                    let options = pack_options(RelPath::root(), None);
                     send_archive(parent, &named.tree.manifest, &named.places, nodes, options, outbox)
                 }
                 Shape::Special => Err(nonsense("that does not travel")),
@@ -739,7 +732,16 @@ fn mode_and_mtime(metadata: &fs::Metadata) -> (u32, Timestamp) {
 
 fn below(top: Option<TopEntry>) -> Result<PackOptions, Failed> {
     let prefix = RelPath::new(PREFIX).map_err(|why| nonsense(&why.to_string()))?;
-    Ok(PackOptions { prefix, uid: 0, gid: 0, top, holes: Holes::Told })
+    Ok(pack_options(prefix, top))
+}
+
+fn pack_options(prefix: RelPath, top: Option<TopEntry>) -> PackOptions {
+    PackOptions { prefix, uid: 0, gid: 0, top, holes: Holes::Told }
+}
+
+/// Which entry the node `number` of a list was.
+fn place_of(number: u32, places: &[Place]) -> Option<Place> {
+    places.get(usize::try_from(number).ok()?).copied()
 }
 
 /// Sends entries of the source tree, all at or below `below`, by their paths there.
@@ -754,7 +756,7 @@ fn send_below(root: &Path, below: &RelPath, entries: Vec<Entry>, outbox: &Outbox
     });
     let manifest = Manifest::from_entries(entries.collect());
     let options = match single {
-        true => PackOptions { prefix: RelPath::root(), uid: 0, gid: 0, top: None, holes: Holes::Told },
+        true => pack_options(RelPath::root(), None),
         false => self::below(None)?,
     };
     let places: Vec<_> = (0..manifest.entries().len() as u32).map(Place::Entry).collect();
@@ -773,8 +775,8 @@ fn send_archive(
     let mut wanted = Vec::with_capacity(nodes.len());
     let mut top = None;
     for &node in nodes {
-        match usize::try_from(node).ok().and_then(|node| places.get(node)) {
-            Some(Place::Entry(at)) => wanted.push(*at as usize),
+        match place_of(node, places) {
+            Some(Place::Entry(at)) => wanted.push(at as usize),
             Some(Place::Top) => top = options.top,
             _ => return Err(nonsense("that node has no content")),
         }
