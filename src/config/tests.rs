@@ -72,7 +72,13 @@ impl Project {
 
 /// Nothing that was found here decides.
 fn facts() -> Facts {
-    Facts { engine: Presence::Perhaps, command: None, here: Here::default(), tracked: Vec::new() }
+    Facts {
+        engine: Presence::Perhaps,
+        command: None,
+        here: Here::default(),
+        tracked: Vec::new(),
+        is_checkout: false,
+    }
 }
 
 fn why<T>(decision: &Decision<T>) -> String {

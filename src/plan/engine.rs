@@ -171,6 +171,7 @@ mod tests {
             command: Some("/bin/jekyll".into()),
             here: Here { hindrance: None, source: ground("9p"), places: vec![place] },
             tracked: Vec::new(),
+            is_checkout: false,
         }
     }
 

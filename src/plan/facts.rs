@@ -26,6 +26,8 @@ pub struct Facts {
     pub here: Here,
     /// Files below the source root that git tracks where a preset would keep its tool's own. Looked up only where one would.
     pub tracked: Vec<RelPath>,
+    /// Whether the source root is a checkout of git.
+    pub is_checkout: bool,
 }
 
 /// What this machine has for a build, and for one without a container.
@@ -74,6 +76,7 @@ impl Facts {
             },
             engine: endpoint.as_ref().map_or(Presence::Perhaps, presence),
             tracked: facts::tracked(&settings.source.value, &presets_patterns(settings)),
+            is_checkout: settings.source.value.join(".git").exists(),
         };
         if engine::decide(settings, env, &facts)?.value == Engine::Host {
             facts.here.places = places(settings, env);

@@ -154,7 +154,6 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
     let outputs = outputs(settings, &places)?;
     refuse_wrong_exchange(settings, &subdirectory, &outputs.value)?;
     let route = route::decide(settings, &engine, &outputs.value, facts)?;
-    let git = git(&settings.source.value, route.value);
     let caches = caches::resolve_all(&settings.caches, &workdir_path, &command_directory)?;
     // What files and variables say of containers stands for other builds; what was typed has been refused.
     let in_container = engine.value != Engine::Host;
@@ -166,6 +165,7 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
         true => settings.patterns.clone(),
         false => kept::settle(&settings.patterns, &facts.tracked, &outputs, &settings.source.value)?,
     };
+    let git = (facts.is_checkout && !route.value.is_mounted()).then(git);
     Ok(Plan {
         engine,
         ignore: IgnorePlan { patterns, outputs: left_out },
@@ -196,7 +196,7 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
         explain: settings.explain.clone(),
         user: settings.user.clone().filter(|_| in_container),
         entrypoint: settings.entrypoint.clone().filter(|_| in_container),
-        env: git.chain(proxies).chain(settings.env.iter().cloned()).collect(),
+        env: git.into_iter().flatten().chain(proxies).chain(settings.env.iter().cloned()).collect(),
         network: settings.network.clone().filter(|_| in_container),
         memory: settings.memory.clone().filter(|_| in_container),
         nano_cpus: settings.nano_cpus.clone().filter(|_| in_container),
@@ -206,7 +206,7 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
 
 /// What git is told in a build, where the source tree is a checkout. Its index says of each file what the host says of it, of which a
 /// copy has the size and the time alone; and nobody is to write the index for having looked.
-fn git(source: &Path, route: Route) -> impl Iterator<Item = Decision<EnvVar>> + use<> {
+fn git() -> impl Iterator<Item = Decision<EnvVar>> {
     let variables = [
         ("GIT_OPTIONAL_LOCKS", "0"),
         ("GIT_CONFIG_COUNT", "2"),
@@ -215,12 +215,11 @@ fn git(source: &Path, route: Route) -> impl Iterator<Item = Decision<EnvVar>> + 
         ("GIT_CONFIG_KEY_1", "core.trustctime"),
         ("GIT_CONFIG_VALUE_1", "false"),
     ];
-    let is_copy = !route.is_mounted() && source.join(".git").exists();
     let variable = |(name, value): (&str, &str)| EnvVar { name: name.to_owned(), value: value.to_owned() };
     let why = "the source tree is a git checkout";
     let decision =
         move |variable| Decision { value: variable, reason: Reason::Found { why: why.to_owned() } };
-    variables.map(variable).into_iter().filter(move |_| is_copy).map(decision)
+    variables.map(variable).into_iter().map(decision)
 }
 
 /// The image, where the engine has any.

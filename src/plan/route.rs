@@ -188,8 +188,13 @@ mod tests {
             panic!("{line}")
         };
         let settings = Settings::gather(&args, &env).unwrap();
-        let facts =
-            Facts { engine: Presence::Perhaps, command: None, here: Here::default(), tracked: Vec::new() };
+        let facts = Facts {
+            engine: Presence::Perhaps,
+            command: None,
+            here: Here::default(),
+            tracked: Vec::new(),
+            is_checkout: false,
+        };
         let engine = decide_engine(&settings, &env, &facts).unwrap();
         let outputs = match settings.outputs {
             Some(_) => Outputs::Named(Vec::new()),
