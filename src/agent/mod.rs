@@ -5,8 +5,8 @@
 //!   ----------------                                    -------------------
 //!   filler, MAGIC, Hello{nonce}        ------------->   init (PID 1) sees its stdin readable, starts a session
 //!                                      <-------------   Welcome{nonce}
-//!   Open{root, user, rules}            ------------->   scan, digests from the index
-//!   (scans the host meanwhile)
+//!   Open{root, user, rules, claim}     ------------->   scan, digests from the index
+//!   (scans the host meanwhile)         <-------------   Opened{room, kept}, when it is this client's turn
 //!   Compare{one hash per bucket}       ------------->
 //!                                      <-------------   Differing + nodes of the buckets that differ
 //!   Apply{deletes} + tar + Settle      ------------->   put right, by directory handles
@@ -14,12 +14,17 @@
 //!   Run{argv, env, ...}                ------------->   as the build's user, in a session of its own
 //!   Stdin, Signal, Resize, Heartbeat   ------------->
 //!                                      <-------------   stdout and stderr as they come, Exited
-//!   Collect{outputs}                   ------------->   scan again
-//!                                      <-------------   Products + nodes
+//!   Collect{an output}                 ------------->   scan again, once for all outputs
+//!                                      <-------------   Products + nodes + what is gone
 //!   Want{indices}                      ------------->
 //!                                      <-------------   tar
-//!   Bye                                ------------->   the index is written, the session's process ends
+//!   (the same for each output)
+//!   Beside                             ------------->   where outputs are named
+//!                                      <-------------   Beside{changed, made}
+//!   Bye                                ------------->   index and leftovers are written, the session's process ends
 //! ```
+//!
+//! `LeftThere` comes before `Bye` where the products did not reach the host. Whoever cleans up by hand says Open, Clean or Unkeep, Bye.
 //!
 //! [`frame`] is the wire: frames with a checksum, and how each end finds its place behind what a dead client left.
 //! [`protocol`] is what the frames say. Both are pure. The far end is one small static program without any need of the
