@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::Exit;
 use crate::{
     state::replace_file,
-    sys::{clock::Granularity, metadata},
+    sys::clock::{self, Granularity},
     tree::{Kind, Manifest, Timestamp, scan::Scan},
 };
 
@@ -83,7 +83,7 @@ impl Watcher {
     }
 
     fn note(&self, came: Came) -> io::Result<()> {
-        let own = Blind { from: self.looked_at, until: metadata::now() };
+        let own = Blind { from: self.looked_at, until: clock::stamped_by_now() };
         match came {
             // Builds that ran beside this one may have written too; those that it saw are done with.
             Came::Well => {

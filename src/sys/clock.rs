@@ -54,6 +54,12 @@ pub fn file_system_now() -> Timestamp {
     return super::metadata::now();
 }
 
+/// The latest stamp that a change before this moment can have. Kernels since Linux 6.13 give a file that somebody has looked at a finer time
+/// than that of the last tick.
+pub fn stamped_by_now() -> Timestamp {
+    super::metadata::now().max(file_system_now())
+}
+
 #[cfg(test)]
 #[cfg(target_os = "linux")]
 mod tests {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     state::{self, State},
-    sys::{clock, metadata},
+    sys::clock,
     tree::{Entry, Timestamp},
 };
 
@@ -91,8 +91,7 @@ impl Rounds {
 
     /// It is over.
     pub(super) fn build_ended(&mut self) {
-        // Times of files may be finer than the clock by which they are coarse.
-        self.note(&Line::Ended { at: metadata::now().max(clock::file_system_now()) });
+        self.note(&Line::Ended { at: clock::stamped_by_now() });
     }
 
     fn note(&mut self, line: &Line) {

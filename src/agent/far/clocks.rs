@@ -43,7 +43,7 @@ impl Span {
 
     /// Until now; none where the clocks agree.
     pub(super) fn end(self) -> Option<Shift> {
-        let until = clock::file_system_now().as_nanos();
+        let until = clock::stamped_by_now().as_nanos();
         let took = steady() - self.steady;
         let jump = until - self.began - took;
         let has_jumped = jump.abs() > HARMLESS;

@@ -537,7 +537,7 @@ fn ending(exited: &Reply) -> Ending {
 /// Waits until whatever is written from now on gets a later ctime than anything that is there.
 fn wait_for_tick(newest: crate::tree::Timestamp) {
     // What lies in the future was stamped by a clock that has been set back since; nothing can be waited for there.
-    if newest > clock::file_system_now() {
+    if newest > clock::stamped_by_now() {
         return;
     }
     // A clock's tick is no event.
