@@ -23,7 +23,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::tree::RelPath;
+use crate::tree::{RelPath, ignore::Rules};
 
 pub use caches::{Cache, CacheError, CachePath, Sharing};
 pub use endpoint::{BadEndpoint, decide as decide_endpoint};
@@ -332,6 +332,18 @@ pub struct Output {
     pub host: PathBuf,
     /// Where `container` lies below the source root, when it does.
     pub below_source: Option<RelPath>,
+    /// Of the source root, the patterns of what comes back, in the syntax of ignore rules; all does where there are none. They are said to
+    /// be one output, so that a path is in one place.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub only: Vec<String>,
+}
+
+impl Output {
+    /// Whether a path of the source tree is part of it.
+    pub fn holds(&self, path: &RelPath) -> bool {
+        let below = self.below_source.as_ref().is_some_and(|below| path.strip_prefix(below).is_some());
+        below && (self.only.is_empty() || Rules::new(&self.only).is_ok_and(|only| only.ignores(path)))
+    }
 }
 
 /// `PATH`, `PATH/` or `PATH/.`.

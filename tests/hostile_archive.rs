@@ -396,7 +396,7 @@ fn receive(
     apply_mode: ApplyMode,
 ) -> Result<Outcome, OutputError> {
     let record = Record::default();
-    let options = StagingOptions { run: "0123456789ab", record: &record, apply: apply_mode };
+    let options = StagingOptions { run: "0123456789ab", record: &record, apply: apply_mode, only: None };
     let place = Target::named(target)?;
     let host = HostSide::look(&place, &record)?;
     let staging = Staging::begin("out", 0, place, Scope::Elsewhere, host, None, options)?;

@@ -48,6 +48,81 @@ fn a_link_to_a_directory_is_followed_whatever_it_is_called() {
 }
 
 #[test]
+fn a_pattern_brings_back_what_it_matches_and_the_way_there() {
+    for keep in KEEPS {
+        let project = Project::new().keeping(keep);
+        project.write("a.c", "").write("old.o", "").write("sub/b.c", "").write("sub/gone.o", "");
+        let script = "echo a > a.o; echo b > sub/b.o; echo > a.log; echo more >> a.c; rm sub/gone.o
+            mkdir -p new/way empty; echo c > new/way/c.o; echo > new/way/c.log; mkdir all.o; echo > all.o/x";
+        let ended = project.sh(&["-o", "**/*.o"], script);
+        ended.exits(0).says(&["a.c", "a.log", "empty"]);
+        let there = project.tree().paths();
+        let expected = [
+            "a.c",
+            "a.o",
+            "all.o",
+            "all.o/x",
+            "new",
+            "new/way",
+            "new/way/c.o",
+            "old.o",
+            "sub",
+            "sub/b.c",
+            "sub/b.o",
+        ];
+        assert_eq!(there, expected, "{keep:?}");
+        assert_eq!(project.read("a.c"), "", "{keep:?}");
+        if keep == Keep::Yes {
+            // What did not match is a leftover, and what did is the host's.
+            fs::remove_file(project.path("a.o")).unwrap();
+            let left = project.sh(&["-o", "*.log"], "ls a.o new/way/c.log").exits(1).out();
+            assert_eq!(left, "new/way/c.log\n");
+            project.sh(&["-o", "*.log"], "true").exits(0);
+            assert!(project.has("a.log") && !project.has("new/way/c.log"));
+        }
+    }
+}
+
+#[test]
+fn patterns_stand_beside_other_outputs_and_each_has_to_match_something() {
+    for keep in KEEPS {
+        let project = Project::new().keeping(keep);
+        let script = "mkdir -p dist/deep; echo > dist/deep/x.o; echo > dist/y; echo > z.o; echo > z.a";
+        project.sh(&["-o", "**/*.o", "-o", "dist"], script).exits(0);
+        assert_eq!(
+            project.tree().paths(),
+            ["dist", "dist/deep", "dist/deep/x.o", "dist/y", "z.o"],
+            "{keep:?}"
+        );
+        let ended = project.sh(&["-o", "*.o", "-o", "*.so"], "echo more > z.o");
+        ended.exits(125).says(&["the build did not make \"*.so\""]);
+        assert_eq!(project.read("z.o"), "\n", "nothing came back, {keep:?}");
+        project.assert_nothing_left();
+    }
+}
+
+#[test]
+fn what_is_called_like_a_pattern_is_no_pattern() {
+    for keep in KEEPS {
+        let project = Project::new().keeping(keep);
+        project.sh(&["-o", "[id].js"], "echo > '[id].js'; echo > i.js").exits(0);
+        assert_eq!(project.tree().paths(), ["[id].js"], "made by the command, {keep:?}");
+        project.sh(&["-o", "[id].js"], "echo 2 > '[id].js'; echo 2 > d.js").exits(0);
+        assert_eq!(project.tree().paths(), ["[id].js"], "here before, {keep:?}");
+        project.sh(&["-o", "[ab].js"], "echo > a.js; echo > c.js").exits(0);
+        assert_eq!(project.tree().paths(), ["[id].js", "a.js"], "a pattern, {keep:?}");
+    }
+}
+
+#[test]
+fn a_pattern_takes_nothing_out_of_what_is_kept() {
+    let project = Project::new().keeping(Keep::Yes);
+    let script = "mkdir -p target; echo > target/x.o; echo > y.o";
+    project.sh(&["--keep-path", "target", "-o", "**/*.o"], script).exits(0);
+    assert_eq!(project.tree().paths(), ["y.o"]);
+}
+
+#[test]
 fn a_directory_named_with_a_slash_is_synced_as_one_without() {
     for keep in KEEPS {
         let project = Project::new().keeping(keep);

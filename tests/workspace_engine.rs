@@ -155,6 +155,7 @@ fn open_request() -> Request {
         caches: Vec::new(),
         ways: Vec::new(),
         claim: Claim::Everything,
+        only: Vec::new(),
     }))
 }
 

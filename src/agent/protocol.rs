@@ -167,6 +167,9 @@ pub struct Open {
     pub ways: Vec<Blob>,
     /// What of it is this client's alone.
     pub claim: Claim,
+    /// Where the root is one of the outputs: patterns of what comes back of it. All does where there are none. A pattern that is the name of
+    /// something there means that alone.
+    pub only: Vec<String>,
 }
 
 /// What of the workspace is a client's alone.
@@ -417,6 +420,8 @@ pub enum Reply {
 /// See [`Reply::Products`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Products {
+    /// Nothing is there that this one of [`Open::only`] matches.
+    Unmatched(String),
     /// The path is there.
     There {
         /// As in [`Reply::Differing`], for as many buckets as the query's summary has (one, when that is empty); empty for

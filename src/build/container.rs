@@ -24,7 +24,7 @@ use crate::{
     },
     engine::{ContainerFacts, Docker, EngineError, ImageFacts, Removed},
     outputs::record::Record,
-    plan::{AgentUse, Lifetime, OnDocker, Plan, Route},
+    plan::{AgentUse, Lifetime, OnDocker, Output, Outputs, Plan, Route},
     report::{
         Reporter,
         events::{Amount, Event, Phase, Warning},
@@ -169,6 +169,11 @@ impl Site<'_> {
         if matches!(self.plan.route.value, Route::Tmpfs | Route::Volume) {
             let route = self.plan.route.value;
             return (Err(BuildError::RouteNeedsAgent { route, why }), Left::Nothing);
+        }
+        if let Outputs::Named(named) = &self.plan.outputs.value
+            && let Some(Output { spec, .. }) = named.iter().find(|output| !output.only.is_empty())
+        {
+            return (Err(BuildError::PatternNeedsAgent { spec: spec.clone(), why }), Left::Nothing);
         }
         self.reporter.emit(Event::WithoutAgent { why: (&why).into(), detail: why.to_string() });
         plain::run(self, &storage, tree, interrupts).await

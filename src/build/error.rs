@@ -187,6 +187,15 @@ pub enum BuildError {
         #[source]
         why: WithoutAgent,
     },
+    /// Patterns, and a container without the agent.
+    #[error("output {spec:?} is a pattern, and needs fastbuild's agent in the container: {why}")]
+    PatternNeedsAgent {
+        /// As it was written.
+        spec: String,
+        /// What keeps it from there.
+        #[source]
+        why: WithoutAgent,
+    },
     /// Whoever read the build's output stopped.
     #[error("could not pass on the build's output: {0}")]
     OutputClosed(io::Error),
@@ -350,6 +359,7 @@ impl BuildError {
             }
             BuildError::NoRoom { route, .. } => Some(no_room_advice(*route).to_owned()),
             BuildError::RouteNeedsAgent { .. } => Some("take --route layer".to_owned()),
+            BuildError::PatternNeedsAgent { .. } => Some("name files and directories with -o".to_owned()),
             BuildError::Output(error) | BuildError::Recover(error) => error.advice(),
             _ => None,
         }

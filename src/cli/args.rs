@@ -75,6 +75,17 @@ pub enum UsageError {
          shows more)"
     )]
     NoCommand,
+    /// A word behind an output, as a shell leaves them when it has looked up a pattern.
+    #[error(
+        "{word:?} stands before `--`, and behind an output: if that was a pattern, quote it, so that the shell leaves it alone, as \
+         in `fastbuild -o '**/*.o' -- {line}`; otherwise name each output with -o"
+    )]
+    BehindOutput {
+        /// The word.
+        word: String,
+        /// The command.
+        line: String,
+    },
     /// A word where only options can be.
     #[error("{word:?} stands before `--`: write the command after it, as in `fastbuild [OPTIONS] -- {line}`")]
     BeforeDashes {
@@ -570,7 +581,8 @@ pub struct RunArgs {
 
     /// Path that comes back, and what it becomes here (may be repeated) [default: the preset's, else all changes]
     ///
-    /// A relative PATH starts at the command's directory. `PATH/` follows a link to a directory, `PATH/.`
+    /// A relative PATH starts at the command's directory. A PATH with `*`, `?` or `[` is a pattern, as those of ignore files are
+    /// (`**/*.o`, quoted), unless there is something that is called so. `PATH/` follows a link to a directory, `PATH/.`
     /// means the contents of PATH, `HOST/` (and a HOST that ends in `.` or `..`) means into HOST. Without HOST, what lies below the source root comes back in its place,
     /// anything else by its name into the current directory. The first colon divides, but for one of a drive letter
     /// with a backslash (C:\out).
@@ -817,7 +829,7 @@ fn subcommand_first(mut argv: Vec<OsString>) -> Result<Vec<OsString>, UsageError
                 let of_one = argv.get(at).is_some_and(|next| is_subcommand(next) || has_own_grammar(next));
                 argv.insert(if of_one { at + 1 } else { at }, "--help".into());
             }
-            Word::Plain => return Err(before_dashes(&argv[at..])),
+            Word::Plain => return Err(before_dashes(&argv, at)),
         }
     }
     if let Some(at) = subcommand {
@@ -835,9 +847,20 @@ fn has_own_grammar(word: &OsStr) -> bool {
     ["workspace", "clean", "recover", "trust", "doctor", "__ask", "__reap"].iter().any(|name| word == *name)
 }
 
-fn before_dashes(rest: &[OsString]) -> UsageError {
-    let shown: Vec<_> = rest.iter().map(|word| word.to_string_lossy()).filter(|word| word != "--").collect();
-    UsageError::BeforeDashes { word: rest[0].to_string_lossy().into_owned(), line: shown.join(" ") }
+fn before_dashes(argv: &[OsString], at: usize) -> UsageError {
+    let text =
+        |words: &[OsString]| words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
+    let word = argv[at].to_string_lossy().into_owned();
+    let dashes = argv.iter().skip(at).position(|word| word == "--").map(|behind| at + behind);
+    let is_output = at >= 2 && (argv[at - 2] == "-o" || argv[at - 2] == "--output");
+    match dashes {
+        Some(dashes) if is_output => UsageError::BehindOutput { word, line: text(&argv[dashes + 1..]) },
+        Some(dashes) => {
+            let line = [&argv[at..dashes], &argv[dashes + 1..]].concat();
+            UsageError::BeforeDashes { word, line: text(&line) }
+        }
+        None => UsageError::BeforeDashes { word, line: text(&argv[at..]) },
+    }
 }
 
 /// What a word before `--` is.
@@ -1066,13 +1089,14 @@ mod tests {
 
     #[test]
     fn wrong_usage_exits_with_125_and_says_what_to_write() {
-        let cases: [(&[&str], &str); 12] = [
+        let cases: [(&[&str], &str); 13] = [
             (&[], "there is no command to run"),
             (&["--"], "there is no command to run"),
             (&["plan", "-i", "x"], "there is no command to run"),
             (&["make", "all"], "as in `fastbuild [OPTIONS] -- make all`"),
             (&["run", "make", "--", "all"], "as in `fastbuild [OPTIONS] -- make all`"),
             (&["-i", "img", "plan", "make"], "\"make\" stands before `--`"),
+            (&["-o", "a.o", "b.o", "--", "make", "x"], "as in `fastbuild -o '**/*.o' -- make x`"),
             (&["--imge", "x", "--", "y"], "a similar argument exists: '--image'"),
             (
                 &["--pull", "nevr", "--", "y"],

@@ -324,6 +324,10 @@ fn write_hint(directory: &RelPath, bytes: u64, out: &mut impl Write) -> io::Resu
 }
 
 fn product(output: &Output) -> String {
+    if !output.only.is_empty() {
+        let patterns = output.only.iter().filter(|pattern| !pattern.starts_with('!'));
+        return format!("what matches {}", shell_words(&patterns.cloned().collect::<Vec<_>>()));
+    }
     let tail = match output.take {
         Take::Itself => "",
         Take::Directory => "/",
@@ -461,6 +465,7 @@ mod tests {
                     take: Take::Itself,
                     host: PathBuf::from("/p/docs/_site"),
                     below_source: Some(RelPath::new(b"docs/_site".as_slice()).unwrap()),
+                    only: Vec::new(),
                 }]),
                 reason: preset,
             },

@@ -99,6 +99,7 @@ pub struct Staging<'a> {
     target: Target,
     scope: Scope,
     apply: ApplyMode,
+    only: Option<&'a Rules>,
     uploaded: Option<Uploaded<'a>>,
     /// The manifest's path of the output's root.
     uploaded_at: RelPath,
@@ -176,6 +177,8 @@ pub struct StagingOptions<'a> {
     pub record: &'a Record,
     /// How outputs are put in place.
     pub apply: ApplyMode,
+    /// What of the output's place was asked for, where that is not all.
+    pub only: Option<&'a Rules>,
 }
 
 impl<'a> Staging<'a> {
@@ -207,6 +210,7 @@ impl<'a> Staging<'a> {
             target,
             scope,
             apply: options.apply,
+            only: options.only,
             uploaded,
             uploaded_at,
             record: options.record,

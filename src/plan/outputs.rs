@@ -1,5 +1,6 @@
 //! `PATH[:HOST]` -> [`Output`]: which container path becomes which host path. The grammar is [`parse`]; the host is only
-//! looked at, so that a target which could not be put in place is refused before the build and not after it.
+//! looked at, so that a target which could not be put in place is refused before the build and not after it. All patterns
+//! together are one output, of the source root.
 
 use std::{
     ffi::OsStr,
@@ -16,7 +17,10 @@ use super::{
 };
 use crate::{
     config::{Anchor, OutputRequest},
-    tree::RelPath,
+    tree::{
+        RelPath,
+        ignore::{self, BadPattern, Rules},
+    },
 };
 
 /// What outputs are relative to.
@@ -116,6 +120,25 @@ pub enum OutputError {
         /// Who says so.
         reason: Reason,
     },
+    /// A pattern that cannot be read.
+    #[error("output {spec:?}: {why}")]
+    BadPattern {
+        /// As it was written.
+        spec: String,
+        /// What is wrong with it.
+        why: BadPattern,
+    },
+    /// A pattern of what is no source tree.
+    #[error(
+        "output {spec:?} is a pattern, and those select from the source tree: {workdir} in the container; name a directory, \
+         or a pattern without \"..\" that lies there"
+    )]
+    PatternElsewhere {
+        /// As it was written.
+        spec: String,
+        /// The source root's place in the container.
+        workdir: String,
+    },
     /// Two outputs would be written over each other.
     #[error(
         "outputs {first:?} and {second:?} would both be put into {host:?}; give each a HOST of its own that lies \
@@ -133,10 +156,75 @@ pub enum OutputError {
 
 /// Understands every request.
 pub(super) fn resolve(requests: &[OutputRequest], places: &Places<'_>) -> Result<Vec<Output>, OutputError> {
-    let outputs =
-        requests.iter().map(|request| resolve_one(request, places)).collect::<Result<Vec<_>, _>>()?;
+    let (mut outputs, mut patterns) = (Vec::new(), Vec::new());
+    for request in requests {
+        match pattern(request, places)? {
+            Some(pattern) => patterns.push(pattern),
+            None => outputs.push(resolve_one(request, places)?),
+        }
+    }
     refuse_overlaps(&outputs)?;
+    outputs.extend(matching_all(patterns, &outputs, places));
     Ok(outputs)
+}
+
+/// The pattern of the source root that a request is; none where it names one path. What exists as it is written is no pattern.
+fn pattern(request: &OutputRequest, places: &Places<'_>) -> Result<Option<String>, OutputError> {
+    let Spec { path, take: Take::Itself | Take::Directory, host: None } = parse(&request.spec)? else {
+        return Ok(None);
+    };
+    let (directory, base) = match &request.anchor {
+        Anchor::Command => (places.command.below(places.workdir), places.started_in),
+        Anchor::File(directory) => (Some(RelPath::root()), directory.as_path()),
+    };
+    if !path.contains(['*', '?', '[']) || base.join(&path).symlink_metadata().is_ok() {
+        return Ok(None);
+    }
+    let spec = || request.spec.to_string_lossy().into_owned();
+    // An ignore rule that begins so is an exception.
+    let escaped = if path.starts_with('!') { format!("\\{path}") } else { path };
+    let below = match escaped.strip_prefix('/') {
+        _ if escaped.split('/').any(|name| name == "..") => None,
+        Some(_) => {
+            let below = escaped.strip_prefix(places.workdir.to_string().trim_end_matches('/'));
+            below.and_then(|below| below.strip_prefix('/')).map(str::to_owned)
+        }
+        None => directory.map(|directory| ignore::from_below(&escaped, &directory)),
+    };
+    let Some(pattern) = below else {
+        return Err(OutputError::PatternElsewhere { spec: spec(), workdir: places.workdir.to_string() });
+    };
+    match Rules::new([&pattern]) {
+        Ok(_) => Ok(Some(pattern)),
+        Err(why) => Err(OutputError::BadPattern { spec: spec(), why }),
+    }
+}
+
+/// The output that patterns are; what another one brings to its own place is none of it.
+fn matching_all(mut patterns: Vec<String>, others: &[Output], places: &Places<'_>) -> Option<Output> {
+    let own = |output: &Output| {
+        let below = output.below_source.clone()?;
+        (host_path::join(places.source, &below).as_ref() == Some(&output.host)).then_some(below)
+    };
+    let others: Vec<_> = others.iter().filter_map(own).collect();
+    if patterns.is_empty() || others.iter().any(RelPath::is_root) {
+        return None;
+    }
+    let spec = patterns.join(" ");
+    // What is not matched itself may hold what is.
+    let whole = |other: &RelPath| {
+        let name = ignore::literal(other);
+        [format!("!{name}"), format!("!{name}/**")]
+    };
+    patterns.extend(others.iter().flat_map(whole));
+    Some(Output {
+        spec,
+        container: places.workdir.to_string(),
+        take: Take::Itself,
+        host: places.source.to_owned(),
+        below_source: Some(RelPath::root()),
+        only: patterns,
+    })
 }
 
 /// A request's two halves.
@@ -228,7 +316,14 @@ fn resolve_one(request: &OutputRequest, places: &Places<'_>) -> Result<Output, O
     };
     let host = settle(host, &spec)?;
     check_target(&host, parsed.take, &container, &spec)?;
-    Ok(Output { spec, container: container.to_string(), take: parsed.take, host, below_source })
+    Ok(Output {
+        spec,
+        container: container.to_string(),
+        take: parsed.take,
+        host,
+        below_source,
+        only: Vec::new(),
+    })
 }
 
 fn into(directory: &Path, container: &ContainerPath, take: Take, spec: &str) -> Result<PathBuf, OutputError> {
@@ -441,6 +536,26 @@ mod tests {
             assert!(error.contains(said), "{spec} said {error}");
         }
         assert!(disk.resolve(&["x:file"], &Anchor::Command).is_ok(), "a file may become a file");
+    }
+
+    #[test]
+    fn patterns_are_one_output_of_the_source_root_without_what_others_bring() {
+        let disk = Disk::new();
+        fs::write(disk.path("root/sub/[id].js"), "").unwrap();
+        let specs = ["**/*.o", "dist", "/workspace/lib?.so", "[id].js", "!x*", "/workspace/x:../y"];
+        let outputs = disk.resolve(&specs, &Anchor::Command).unwrap();
+        let named: Vec<_> = outputs.iter().map(|output| output.container.as_str()).collect();
+        assert_eq!(named, ["/workspace/sub/dist", "/workspace/sub/[id].js", "/workspace/x", "/workspace"]);
+        let all = &outputs[3];
+        assert_eq!((&all.host, all.below_source.as_ref()), (&disk.path("root"), Some(&RelPath::root())));
+        let others = ["!sub/dist", "!sub/dist/**", r"!sub/\[id\].js", r"!sub/\[id\].js/**"];
+        assert_eq!(all.only, [&["sub/**/*.o", "lib?.so", r"sub/\!x*"][..], &others].concat());
+        assert!(outputs[..3].iter().all(|output| output.only.is_empty()));
+        assert_eq!(disk.resolve(&["*.o", ".."], &Anchor::Command).unwrap().len(), 1, "all is more");
+        for spec in ["../*.o", "/out/*.o", "/workspace/../*.o"] {
+            assert!(disk.error(&[spec]).contains("select from the source tree: /workspace"), "{spec}");
+        }
+        assert!(disk.error(&["a[b"]).contains("a[b"));
     }
 
     #[test]

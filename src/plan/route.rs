@@ -21,8 +21,8 @@ pub enum RouteError {
     },
     /// A read-only source with nowhere to write to.
     #[error(
-        "{reason} mounts the sources read-only and lays the outputs over them, and no output is named; name the \
-         directories that the command writes with -o, or take --route layer or mount"
+        "{reason} mounts the sources read-only and lays the outputs over them; name each directory that the command writes \
+         with -o (a pattern names none), or take --route layer or mount"
     )]
     NothingToWrite {
         /// Who asked.
@@ -112,6 +112,9 @@ fn refuse_what_cannot_be(
     }
     match (route.value, outputs) {
         (Route::MountSource, Outputs::Everything) => Err(RouteError::NothingToWrite { reason: reason() }),
+        (Route::MountSource, Outputs::Named(named)) if named.iter().any(|output| !output.only.is_empty()) => {
+            Err(RouteError::NothingToWrite { reason: reason() })
+        }
         _ => Ok(()),
     }
 }

@@ -73,8 +73,5 @@ impl Mounted {
 
 fn is_output(plan: &Plan, path: &RelPath) -> bool {
     let Outputs::Named(named) = &plan.outputs.value else { return false };
-    named
-        .iter()
-        .filter_map(|output| output.below_source.as_ref())
-        .any(|output| path.strip_prefix(output).is_some())
+    named.iter().any(|output| output.holds(path))
 }

@@ -314,6 +314,7 @@ impl Client {
             caches: Vec::new(),
             ways: Vec::new(),
             claim: view.claim.clone(),
+            only: Vec::new(),
         })));
         self.reply()
     }

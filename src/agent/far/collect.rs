@@ -91,8 +91,14 @@ impl Collected {
     ) -> Result<Collected, Failed> {
         workspace.look_at_end(Contents::Read)?;
         workspace.brought_back.push(below.clone());
-        let root = workspace.root.clone();
+        let (root, scope, only) = (workspace.root.clone(), workspace.scope.clone(), workspace.only.clone());
+        let selected = scope.selected_of(&below);
         let (over, after) = workspace.seen_at_end()?;
+        let unmatched = only.into_iter().find(|pattern| selected.is_some() && !is_matched(after, pattern));
+        if let Some(pattern) = unmatched {
+            let _ = outbox.reply(&Reply::Products(Products::Unmatched(pattern)));
+            return Ok(Collected::Missing);
+        }
         let found = after.manifest.get(&below).filter(|_| take == Follow::Contents);
         if found.is_some_and(|entry| entry.kind != Kind::Directory) || !is_made(after, &below, &root) {
             let _ = outbox.reply(&Reply::Products(Products::Missing));
@@ -101,8 +107,8 @@ impl Collected {
         let there = Products::There { differing: Vec::new().into(), hashed: after.hashed };
         outbox.reply_before_data(&Reply::Products(there));
         // A write that fails means that the client is gone, which the inbox tells.
-        let places = over.send_changed(after, &below, outbox).unwrap_or_default();
-        let _ = over.send_gone(Gone::OfHost, &below, outbox);
+        let places = over.send_changed(after, (&below, selected), outbox).unwrap_or_default();
+        let _ = over.send_gone(Gone::OfHost, (&below, selected), outbox);
         Ok(Collected::Changes { below, places })
     }
 
@@ -136,7 +142,7 @@ impl Collected {
         outbox.reply_before_data(&Reply::Products(there));
         let places = send_named(&root, &tree, &shape, &differing, outbox).unwrap_or_default();
         let _ = match (below, &workspace.over) {
-            (Some(below), Some(over)) => over.send_gone(Gone::All, &below, outbox),
+            (Some(below), Some(over)) => over.send_gone(Gone::All, (&below, None), outbox),
             _ => send_paths(std::iter::empty(), outbox),
         };
         Ok(Collected::Named(Box::new(Named { tree, shape, places, index })))
@@ -239,8 +245,9 @@ impl Workspace {
             (Company::Others, Some(index)) => Index::load(&index),
             _ => Index::default(),
         };
-        let (after, (candidates, deleted)) = settled(|| {
+        let (after, (candidates, deleted, scope)) = settled(|| {
             let mut after = workspace::look(&self.root, &self.view)?;
+            let scope = self.scope.with_names(&self.only, &after.manifest)?;
             if self.company == Company::Others {
                 after.digests = known.digests(&after.manifest);
             }
@@ -249,8 +256,7 @@ impl Workspace {
             let is_asked_for = |(at, was): &&(usize, Option<usize>)| {
                 matches!(entries[*at].kind, Kind::File { .. })
                     && after.digests[*at].is_none()
-                    && (self.scope.holds(&entries[*at].path)
-                        || was.is_some_and(|was| !before.is_leftover(was)))
+                    && (scope.holds(&entries[*at].path) || was.is_some_and(|was| !before.is_leftover(was)))
             };
             let to_read: Vec<_> = match contents {
                 Contents::Read => candidates.iter().filter(is_asked_for).map(|(at, _)| *at).collect(),
@@ -259,8 +265,9 @@ impl Workspace {
             let moving = after
                 .hash(&self.root, &to_read)
                 .map_err(|error| failed("could not read what the command made", &error))?;
-            Ok((moving.is_empty(), (after, (candidates, deleted))))
+            Ok((moving.is_empty(), (after, (candidates, deleted, scope))))
         })?;
+        self.scope = scope;
         let unsaved = after.unsaved || before.unsaved || !candidates.is_empty() || !deleted.is_empty();
         self.put_tree(Tree { unsaved, ..after });
         self.over = Some(Over { before, candidates, deleted });
@@ -301,7 +308,7 @@ impl Workspace {
         if self.ending != Ending::ByItself || self.look_at_end(Contents::Leave).is_err() || !self.is_alone() {
             return Ok(());
         }
-        let (root, back) = (self.root.clone(), self.brought_back.clone());
+        let (root, back, scope) = (self.root.clone(), self.brought_back.clone(), self.scope.clone());
         let Ok((over, after)) = self.seen_at_end() else { return Ok(()) };
         let candidates = &over.candidates;
         leftovers::save(&root, &after.manifest, |at| {
@@ -311,7 +318,11 @@ impl Workspace {
                 None => true,
                 Some(was) => over.before.is_leftover(was),
             });
-            is_only_here && !back.iter().any(|back| path.strip_prefix(back).is_some())
+            let came_back = |back: &RelPath| {
+                let is_meant = scope.selected_of(back).is_none_or(|selected| selected.ignores(path));
+                path.strip_prefix(back).is_some() && is_meant
+            };
+            is_only_here && !back.iter().any(came_back)
         })
     }
 
@@ -393,12 +404,22 @@ fn compare(before: &Tree, after: &mut Tree) -> (Vec<(usize, Option<usize>)>, Vec
 }
 
 impl Over {
-    /// Sends the nodes of what has changed indeed, by their paths below `below`.
-    fn send_changed(&self, after: &Tree, below: &RelPath, outbox: &Outbox) -> io::Result<Vec<Place>> {
+    /// Sends the nodes of what has changed indeed, and is selected, by their paths below `below`.
+    fn send_changed(
+        &self,
+        after: &Tree,
+        (below, selected): (&RelPath, Option<&Rules>),
+        outbox: &Outbox,
+    ) -> io::Result<Vec<Place>> {
         let mut writer = NodeWriter::new(io::BufWriter::with_capacity(64 << 10, outbox.data()));
         let mut places = Vec::new();
         let groups = Groups::among(&after.manifest, |at| lies_in(&after.manifest, at, below));
         let parted = Parted::find(&self.before, after, below);
+        let ways = selected.map(|selected| self.ways(after, selected)).unwrap_or_default();
+        let is_meant = |path: &RelPath, was: Option<usize>| {
+            let is_here_alone = || was.is_none_or(|was| self.before.is_leftover(was));
+            selected.is_none_or(|selected| selected.ignores(path) || is_here_alone() && ways.contains(path))
+        };
         let mut candidates = self.candidates.iter().peekable();
         for thing in merged(&after.manifest, &after.specials) {
             let place = match &thing {
@@ -408,13 +429,14 @@ impl Over {
                         self.is_same(was, after, *at)
                             && parted.is_in_same_group(&self.before, was, after, *at, &groups)
                     };
-                    if was.is_some_and(is_same) {
+                    if was.is_some_and(is_same) || !is_meant(thing.path(), *was) {
                         continue;
                     }
                     Place::Entry(*at as u32)
                 }
                 Thing::Special(path, special) => {
-                    if self.before.specials.iter().any(|(old, kind)| old == *path && kind == special) {
+                    let is_same = |(old, kind): &(RelPath, Special)| old == *path && kind == special;
+                    if self.before.specials.iter().any(is_same) || !is_meant(path, None) {
                         continue;
                     }
                     Place::Nothing
@@ -431,9 +453,22 @@ impl Over {
         Ok(places)
     }
 
-    /// Sends the paths below `below` that are gone.
-    fn send_gone(&self, which: Gone, below: &RelPath, outbox: &Outbox) -> io::Result<()> {
-        let below = self.gone(which).filter_map(|path| path.strip_prefix(below));
+    /// The directories that lead to what is selected of what may have changed.
+    fn ways(&self, after: &Tree, selected: &Rules) -> HashSet<RelPath> {
+        let changed = self.candidates.iter().map(|(at, _)| &after.manifest.entries()[*at].path);
+        let meant = changed.filter(|path| selected.ignores(path));
+        meant.flat_map(|path| std::iter::successors(path.parent(), RelPath::parent)).collect()
+    }
+
+    /// Sends the paths below `below` that are gone, and are selected.
+    fn send_gone(
+        &self,
+        which: Gone,
+        (below, selected): (&RelPath, Option<&Rules>),
+        outbox: &Outbox,
+    ) -> io::Result<()> {
+        let gone = self.gone(which).filter(|path| selected.is_none_or(|selected| selected.ignores(path)));
+        let below = gone.filter_map(|path| path.strip_prefix(below));
         send_paths(below.filter(|path| !path.is_root()), outbox)
     }
 
@@ -480,7 +515,7 @@ impl Over {
         // A directory that only leads to an output is named by the output.
         let is_way = |path: &RelPath| match scope {
             Scope::Everything => false,
-            Scope::Below(outputs) => outputs.iter().any(|output| output.strip_prefix(path).is_some()),
+            Scope::Below { outputs, .. } => outputs.iter().any(|output| output.strip_prefix(path).is_some()),
         };
         let made: BTreeSet<_> =
             new.filter(|path| !scope.holds(path) && !is_way(path)).filter_map(top).collect();
@@ -530,6 +565,17 @@ fn file_of(entry: &Entry) -> (u64, u64) {
 
 fn lies_in(manifest: &Manifest, at: usize, directory: &RelPath) -> bool {
     manifest.entries()[at].path.strip_prefix(directory).is_some()
+}
+
+/// Whether anything is there that `pattern` matches, or is called so.
+fn is_matched(after: &Tree, pattern: &str) -> bool {
+    let is_name = RelPath::new(pattern.as_bytes()).is_ok_and(|path| after.manifest.get(&path).is_some());
+    let paths = after.manifest.entries().iter().map(|entry| &entry.path);
+    let mut paths = paths.chain(after.specials.iter().map(|(path, _)| path));
+    // What takes something out of the others matches nothing by itself, and is not missing.
+    is_name
+        || pattern.starts_with('!')
+        || Rules::new([pattern]).is_ok_and(|pattern| paths.any(|path| pattern.ignores(path)))
 }
 
 /// Whether an output is there, in more than what is kept in its place.

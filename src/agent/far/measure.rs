@@ -160,7 +160,9 @@ mod tests {
         let mut told = Vec::new();
         serve(&Signals::default(), &mut asked.as_slice(), &mut told).unwrap();
         let mut told = told.as_slice();
-        let mut answers = std::iter::from_fn(|| wire::read::<Told>(&mut told).unwrap());
+        let all = std::iter::from_fn(|| wire::read::<Told>(&mut told).unwrap());
+        // A machine with other work to do tells how far it is.
+        let mut answers = all.filter(|told| !matches!(told, Told::Moved(_)));
         assert!(matches!(answers.next(), Some(Told::Done(figures)) if figures.sizes == tiny));
         assert!(matches!(answers.next(), Some(Told::Failed(Problem::NoMemory { .. }))));
         assert_eq!(answers.next(), None);

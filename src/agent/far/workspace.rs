@@ -34,7 +34,7 @@ use crate::{
     tree::{
         Digest, Entry, Kind, Manifest, RelPath, Special, Stamp, Timestamp,
         hash::hash_files,
-        ignore::Rules,
+        ignore::{self, Rules},
         index::{HashedAt, Index, Whose},
         links::Groups,
         node::{Node, NodeKind, NodeReader, NodeWriter},
@@ -57,6 +57,8 @@ pub(super) struct Workspace {
     /// What the workspace keeps beside what the client names.
     pub(super) kept: Vec<String>,
     pub(super) scope: Scope,
+    /// See [`Open::only`].
+    pub(super) only: Vec<String>,
     /// Where caches lie, below the root or elsewhere.
     pub(super) caches: Vec<PathBuf>,
     tree: State,
@@ -76,11 +78,14 @@ pub(super) struct Workspace {
 }
 
 /// Which of the tree's changes come back.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) enum Scope {
     Everything,
-    /// Those at and below these.
-    Below(Vec<RelPath>),
+    /// Those at and below these, and those that are selected.
+    Below {
+        outputs: Vec<RelPath>,
+        selected: Rules,
+    },
 }
 
 /// How the command ended.
@@ -157,7 +162,7 @@ impl Workspace {
             User::Named(spec) => (account_of(spec)?, Manners::OfEngines),
             User::Own => (own_account(), Manners::OfAgent),
         };
-        let scope = Scope::of(&open.claim, &root);
+        let scope = Scope::of(&open, &root)?;
         let rules = Rules::new(&open.patterns).map_err(|why| nonsense(&why.to_string()))?;
         if open.extent != Extent::Nothing {
             make_root(&root, &account)?;
@@ -206,6 +211,7 @@ impl Workspace {
             view,
             kept,
             scope,
+            only: open.only,
             caches,
             tree,
             index,
@@ -284,7 +290,8 @@ impl Workspace {
     /// Notes what the host has, now that the tree is that, for who comes while the command runs. Builds whose outputs are not named have
     /// no company.
     pub(super) fn note_host(&mut self) -> io::Result<()> {
-        let (Some(path), Some(host), Scope::Below(_)) = (host_of(&self.root), self.host, &self.scope) else {
+        let (Some(path), Some(host), Scope::Below { .. }) = (host_of(&self.root), self.host, &self.scope)
+        else {
             return Ok(());
         };
         // What others make is missing.
@@ -312,10 +319,12 @@ impl Workspace {
     pub(super) fn is_alone(&self) -> bool {
         self.company == Company::Nobody
             && match (&self.scope, self.host, host_of(&self.root)) {
-                (Scope::Below(_), Some(host), Some(noted)) => fs::File::open(noted).is_ok_and(|mut file| {
-                    let mut head = [0; 32];
-                    file.read_exact(&mut head).is_ok() && head == host.0
-                }),
+                (Scope::Below { .. }, Some(host), Some(noted)) => {
+                    fs::File::open(noted).is_ok_and(|mut file| {
+                        let mut head = [0; 32];
+                        file.read_exact(&mut head).is_ok() && head == host.0
+                    })
+                }
                 _ => true,
             }
     }
@@ -650,22 +659,47 @@ fn without_bare_ways(manifest: Manifest, caches: &[RelPath]) -> Manifest {
 }
 
 impl Scope {
-    fn of(claim: &Claim, root: &Path) -> Scope {
-        let Claim::Outputs(outputs) = claim else { return Scope::Everything };
+    fn of(open: &Open, root: &Path) -> Result<Scope, Failed> {
+        let Claim::Outputs(outputs) = &open.claim else { return Ok(Scope::Everything) };
         let outputs: Vec<_> =
             outputs.iter().map(|path| PathBuf::from(std::ffi::OsStr::from_bytes(path))).collect();
-        match outputs.iter().any(|output| output == root) {
+        Ok(match outputs.iter().any(|output| output == root) && open.only.is_empty() {
             true => Scope::Everything,
-            false => Scope::Below(caches_below(&outputs, root)),
+            false => Scope::Below { outputs: caches_below(&outputs, root), selected: selected(&open.only)? },
+        })
+    }
+
+    /// The same where patterns that are names in `tree` mean these alone; `only` are the patterns.
+    pub(super) fn with_names(&self, only: &[String], tree: &Manifest) -> Result<Scope, Failed> {
+        let Scope::Below { outputs, .. } = self else { return Ok(Scope::Everything) };
+        let name = |pattern: &String| {
+            let path = RelPath::new(pattern.as_bytes()).ok().filter(|path| tree.get(path).is_some());
+            path.map_or_else(|| pattern.clone(), |path| ignore::literal(&path))
+        };
+        let selected = selected(&only.iter().map(name).collect::<Vec<_>>())?;
+        Ok(Scope::Below { outputs: outputs.clone(), selected })
+    }
+
+    /// Of a query for the root: what of it is meant; all is where this is none.
+    pub(super) fn selected_of(&self, below: &RelPath) -> Option<&Rules> {
+        match self {
+            Scope::Below { selected, .. } if below.is_root() => Some(selected),
+            _ => None,
         }
     }
 
     pub(super) fn holds(&self, path: &RelPath) -> bool {
         match self {
             Scope::Everything => true,
-            Scope::Below(outputs) => outputs.iter().any(|output| path.strip_prefix(output).is_some()),
+            Scope::Below { outputs, selected } => {
+                outputs.iter().any(|output| path.strip_prefix(output).is_some()) || selected.ignores(path)
+            }
         }
     }
+}
+
+fn selected(patterns: &[String]) -> Result<Rules, Failed> {
+    Rules::new(patterns).map_err(|why| nonsense(&why.to_string()))
 }
 
 /// Whether `path` lies below `directory`, at any depth.

@@ -240,6 +240,7 @@ impl Plain<'_> {
             take: Take::Itself,
             host: plan.source.value.clone(),
             below_source: Some(RelPath::root()),
+            only: Vec::new(),
         };
         let outputs = match &plan.outputs.value {
             Outputs::Everything => slice::from_ref(&whole),
@@ -303,7 +304,7 @@ impl Plain<'_> {
         let (sender, reader) = channel::to_blocking();
         let staging = blocking(move || {
             let uploaded = sources.as_ref().map(|sources| sources.uploaded()).zip(own);
-            let options = StagingOptions { run: &run, record: &record, apply };
+            let options = StagingOptions { run: &run, record: &record, apply, only: None };
             let staging = Staging::begin(&spec, number, target, scope, None, uploaded.clone(), options)?;
             let is_left_out = |path: &RelPath| {
                 let is_kept =

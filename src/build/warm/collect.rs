@@ -38,7 +38,12 @@ use crate::{
         events::{Amount, Direction, Event, Phase, Warning, Why},
     },
     state::{Project, Run},
-    tree::{RelPath, path::Escaped, summary::Differing},
+    tree::{
+        RelPath,
+        ignore::{self, Rules},
+        path::Escaped,
+        summary::Differing,
+    },
 };
 
 /// What the host has in the outputs' places, being looked at.
@@ -80,6 +85,8 @@ struct Wanted {
     /// Where its target lies in the source tree, if it does.
     uploaded_at: Option<RelPath>,
     host: Option<HostSide>,
+    /// What of it was asked for, where that is not all.
+    only: Option<Rules>,
 }
 
 impl Collecting<'_> {
@@ -123,13 +130,15 @@ impl Collecting<'_> {
                 RelPath::root(),
                 Take::Itself,
                 &self.plan.source.value,
+                None,
             )?]);
         };
         let mut all = Vec::new();
         for (output, looking) in outputs.iter().zip(looking.0) {
             all.push(match (own_place(output, self.plan), looking) {
                 (Some(below), _) => {
-                    self.own(output.spec.clone(), below.clone(), output.take, &output.host)?
+                    let (below, only) = (below.clone(), selected(&output.only)?);
+                    self.own(output.spec.clone(), below, output.take, &output.host, only)?
                 }
                 (None, Some(looking)) => Self::elsewhere(output, looking.await??)?,
                 (None, None) => Self::elsewhere(output, None)?,
@@ -139,10 +148,17 @@ impl Collecting<'_> {
     }
 
     /// What lies at `below` in the source tree, which is `host` here.
-    fn own(&self, spec: String, below: RelPath, take: Take, host: &Path) -> Result<Wanted, BuildError> {
+    fn own(
+        &self,
+        spec: String,
+        below: RelPath,
+        take: Take,
+        host: &Path,
+        only: Option<Rules>,
+    ) -> Result<Wanted, BuildError> {
         let (scope, target) = places::of_sources(&below, host, &self.project.displaced_dir(&self.run.id))?;
         let query = Query::Changes { below: below.clone(), take: take.into() };
-        Ok(Wanted { spec, query, scope, target, uploaded_at: Some(below), host: None })
+        Ok(Wanted { spec, query, scope, target, uploaded_at: Some(below), host: None, only })
     }
 
     fn elsewhere(output: &Output, host: Option<HostSide>) -> Result<Wanted, BuildError> {
@@ -152,7 +168,7 @@ impl Collecting<'_> {
             summary: Blob::from(host.as_ref().map_or(b"".as_slice(), HostSide::summary)),
         };
         let (spec, target) = (output.spec.clone(), Target::named(&output.host)?);
-        Ok(Wanted { spec, query, scope: Scope::Elsewhere, target, uploaded_at: None, host })
+        Ok(Wanted { spec, query, scope: Scope::Elsewhere, target, uploaded_at: None, host, only: None })
     }
 
     async fn collect_one(
@@ -209,6 +225,11 @@ impl Collecting<'_> {
                 (wanted.scope, wanted.uploaded_at) = (Scope::Elsewhere, None);
                 Box::pin(self.ask(wanted)).await
             }
+            (Products::Unmatched(pattern), _) => {
+                let path = format!("{}/{pattern}", self.plan.workdir.value);
+                let there = self.list_around(Blob::from(path.as_bytes())).await?;
+                Err(BuildError::MissingOutput { spec: pattern, path, there: Some(there) })
+            }
             (Products::Missing, query) => {
                 let path = match query {
                     Query::Changes { below, .. } => self.at_far_end(below),
@@ -254,8 +275,8 @@ impl Collecting<'_> {
         let (run, apply, reporter) = (self.run.id.clone(), self.plan.apply.value, self.reporter.clone());
         let staging = blocking(move || {
             let uploaded = sources.as_ref().map(|sources| sources.uploaded()).zip(wanted.uploaded_at);
-            let options = StagingOptions { run: &run, record: &record, apply };
-            let Wanted { spec, scope, target, host, .. } = wanted;
+            let Wanted { spec, scope, target, host, only, .. } = wanted;
+            let options = StagingOptions { run: &run, record: &record, apply, only: only.as_ref() };
             let mut staging = Staging::begin(&spec, number, target, scope, host, uploaded, options)?;
             let mut piece = || pieces.blocking_recv().ok_or(BuildError::Panicked);
             match &differing {
@@ -300,6 +321,14 @@ impl Collecting<'_> {
             self.reporter.emit(Event::Travelled { direction: Direction::Down, path, why });
         }
     }
+}
+
+/// What patterns select at most: the far end knows which of them are names of something there.
+fn selected(patterns: &[String]) -> Result<Option<Rules>, BuildError> {
+    let paths = patterns.iter().filter_map(|pattern| RelPath::new(pattern.as_bytes()).ok());
+    let names: Vec<_> = paths.map(|path| ignore::literal(&path)).collect();
+    let rules = Rules::new(names.iter().chain(patterns)).map_err(nonsense)?;
+    Ok((!patterns.is_empty()).then_some(rules))
 }
 
 impl From<Take> for Follow {

@@ -163,6 +163,10 @@ fn open(plan: &Plan, surroundings: &Surroundings) -> Request {
                 Claim::Outputs(outputs.iter().map(|output| Blob::from(output.container.as_bytes())).collect())
             }
         },
+        only: match &plan.outputs.value {
+            Outputs::Everything => Vec::new(),
+            Outputs::Named(outputs) => outputs.iter().flat_map(|output| output.only.clone()).collect(),
+        },
     }))
 }
 

@@ -242,6 +242,7 @@ fn opening(workdir: &str, user: User) -> Request {
         caches: Vec::new(),
         ways: Vec::new(),
         claim: Claim::Everything,
+        only: Vec::new(),
     }))
 }
 

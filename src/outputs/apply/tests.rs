@@ -193,7 +193,7 @@ impl Host {
     fn stage_at(&mut self, name: &str, products: &Nodes, mode: ApplyMode) -> Staged {
         self.runs += 1;
         let (record, run) = (self.record(), self.books().run);
-        let options = StagingOptions { run: &run, record: &record, apply: mode };
+        let options = StagingOptions { run: &run, record: &record, apply: mode, only: None };
         let target = Target::named(&self.output(name)).unwrap();
         let went_in = WentIn::of(&self.base(), &[]);
         let at = RelPath::new(name.as_bytes()).unwrap();
@@ -523,7 +523,7 @@ fn of_a_source_that_is_edited_meanwhile_the_hosts_version_stands() {
         nodes([("replaced", file("p1")), ("new", file("p1")), ("gone", file("p1")), ("d", file("p2"))]);
     built.insert("same".into(), file("p3"));
     let (record, run) = (host.record(), host.books().run);
-    let options = StagingOptions { run: &run, record: &record, apply: ApplyMode::PerFile };
+    let options = StagingOptions { run: &run, record: &record, apply: ApplyMode::PerFile, only: None };
     let target = Target::directory(&host.path("").canonicalize().unwrap()).unwrap();
     let staged =
         went_in.stage("/w", target, Scope::SourceRoot, RelPath::root(), (&had, &built), options).unwrap();

@@ -141,6 +141,10 @@ impl Staging<'_> {
                 return Err(self.no_tree(node.path, "is one too many"));
             }
             self.place(&mut open, &node)?;
+            let leads_on = node.kind == NodeKind::Directory && self.uploaded_kind(&node.path).is_none();
+            if !leads_on {
+                self.refuse_unasked(&node.path)?;
+            }
             self.take_node(node, number)?;
             number += 1;
         }
@@ -166,6 +170,7 @@ impl Staging<'_> {
                 return Err(self.no_tree(path, "cannot be gone"));
             }
             self.refuse_reserved(&path)?;
+            self.refuse_unasked(&path)?;
             gone.push(path);
         }
         let expected = self.expected_mut();
@@ -174,6 +179,13 @@ impl Staging<'_> {
         match orphaning {
             Some(path) => Err(self.no_tree(path, "is said to be gone, and to hold something")),
             None => self.settle_links(),
+        }
+    }
+
+    fn refuse_unasked(&self, path: &RelPath) -> Result<(), OutputError> {
+        match self.only.is_none_or(|only| only.ignores(path)) {
+            true => Ok(()),
+            false => Err(self.no_tree(path.clone(), "was not asked for")),
         }
     }
 

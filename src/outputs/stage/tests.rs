@@ -17,7 +17,7 @@ fn path(text: &str) -> RelPath {
 }
 
 fn options<'a>(record: &'a Record, run: &'a str) -> StagingOptions<'a> {
-    StagingOptions { run, record, apply: ApplyMode::PerFile }
+    StagingOptions { run, record, apply: ApplyMode::PerFile, only: None }
 }
 
 /// Lists `list` for the output `out` and gives what was wanted, or why it was refused.
@@ -47,6 +47,32 @@ fn a_directory(at: &str) -> Listing {
 
 fn a_link(at: &str, target: &str) -> Listing {
     node(at, NodeKind::Symlink { target: target.as_bytes().into() })
+}
+
+#[test]
+fn what_was_not_asked_for_is_refused() {
+    let host = Host::new();
+    let record = host.record();
+    let only = Rules::new(["**/*.o", "!dist", "!dist/**"]).unwrap();
+    let take = |list: &[Listing], gone: &[Listing]| {
+        let target = Target::named(&host.output("out")).unwrap();
+        let options = StagingOptions { only: Some(&only), ..options(&record, "run") };
+        let mut staging = Staging::begin("out", 0, target, Scope::Synced, None, None, options).unwrap();
+        staging.expect(&mut NodeReader::new(&*wire(list)), Listed::Changes)?;
+        staging.expect_gone(&mut NodeReader::new(&*wire(gone)))
+    };
+    let fine = take(&[a_directory("a"), a_file("a/b.o"), a_file("c.o")], &[a_directory("d/e.o")]);
+    assert!(fine.is_ok(), "{fine:?}");
+    for (list, gone) in [
+        (&[a_file("a.c")][..], &[][..]),
+        (&[a_link("a", "b.o")], &[]),
+        (&[a_directory("dist"), a_file("dist/a.o")], &[]),
+        (&[], &[a_directory("a.c")]),
+        (&[], &[a_directory("dist/a.o")]),
+    ] {
+        let refused = take(list, gone);
+        assert!(matches!(refused, Err(OutputError::NoTree { .. })), "{list:?} {gone:?}: {refused:?}");
+    }
 }
 
 #[test]
