@@ -14,6 +14,7 @@ mod make;
 mod outputs;
 mod route;
 mod scratch;
+pub mod standing;
 
 use std::{
     fmt,

@@ -9,6 +9,7 @@
 //! STATE/projects/<key>/index       what the sources hold (crate::tree::index)
 //! STATE/projects/<key>/journal     an apply that is under way (crate::outputs::journal)
 //! STATE/projects/<key>/trusted     what the settings file was when it was trusted (crate::build::trust)
+//! STATE/projects/<key>/history     what went up and came back, and for which commands (crate::build::history)
 //! STATE/projects/<key>/told        what its builds have said once and do not say again
 //! STATE/projects/<key>/workspace-* the project's workspace on one engine (crate::workspace)
 //! STATE/pruned-*                   when workspaces on one engine were last pruned (crate::workspace::daily)
@@ -371,6 +372,11 @@ impl Project {
         self.dir.join("edits")
     }
 
+    /// What went up and came back, and for which commands (crate::build::history).
+    pub fn history_path(&self) -> PathBuf {
+        self.dir.join("history")
+    }
+
     /// What the settings file was when it was trusted (crate::build::trust).
     pub fn trusted_path(&self) -> PathBuf {
         self.dir.join("trusted")
@@ -411,8 +417,14 @@ impl Project {
     /// # Errors
     /// When the state directory does not take it.
     pub fn begin_anew(&self) -> Result<(), StateError> {
-        let known =
-            [self.record_path(), self.index_path(), self.edits_path(), self.home_path(), self.told_path()];
+        let known = [
+            self.record_path(),
+            self.index_path(),
+            self.edits_path(),
+            self.home_path(),
+            self.told_path(),
+            self.history_path(),
+        ];
         for path in known {
             match std::fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -664,6 +676,40 @@ pub fn replace_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
 /// What [`replace_json`] wrote; none when there is nothing, or nothing of that form.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+/// Adds a value as a line of JSON to the file at `path`, in one write.
+///
+/// # Errors
+/// Whatever the file system says.
+pub fn append_line(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let line = [serde_json::to_vec(value)?, b"\n".to_vec()].concat();
+    File::options().append(true).create(true).open(path)?.write_all(&line)
+}
+
+/// [`replace_file`] with lines as [`append_line`] writes them.
+///
+/// # Errors
+/// Whatever the file system says.
+pub fn replace_lines(path: &Path, values: &[impl Serialize]) -> io::Result<()> {
+    replace_file(path, |out| {
+        values.iter().try_for_each(|value| {
+            serde_json::to_writer(&mut *out, value)?;
+            out.write_all(b"\n")
+        })
+    })
+}
+
+/// What [`append_line`] wrote, none where there is no file; what is no such line, as one that was cut short, counts for nothing.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn read_lines<T: DeserializeOwned>(path: &Path) -> io::Result<Vec<T>> {
+    let text = match std::fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        text => text?,
+    };
+    Ok(text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
 }
 
 pub(crate) fn open_lock(path: &Path) -> io::Result<File> {

@@ -6,8 +6,7 @@
 //! entries. When a file was last changed is its ctime's to tell. Doing too much is right, too little is not.
 
 use std::{
-    fs::File,
-    io::{self, Write as _},
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Exit;
 use crate::{
-    state::replace_file,
+    state::{append_line, read_lines, replace_lines},
     sys::clock::{self, Granularity},
     tree::{Kind, Manifest, Timestamp, scan::Scan},
 };
@@ -55,7 +54,7 @@ impl Watcher {
     /// Shows what was changed while earlier builds' commands ran as later than all that they made. `place` is the project's list of
     /// those.
     pub(super) fn show(place: PathBuf, scan: &mut Scan, root: &Path) -> Watcher {
-        let earlier = read(&place);
+        let earlier: Vec<Blind> = read_lines(&place).unwrap_or_default();
         if !earlier.is_empty() {
             // Where this machine's clock stamps changes, one that comes after the look is never stamped earlier.
             let blur = match Granularity::of(root) {
@@ -87,33 +86,20 @@ impl Watcher {
         match came {
             // Builds that ran beside this one may have written too; those that it saw are done with.
             Came::Well => {
-                let mut all = read(&self.place);
+                let mut all: Vec<Blind> = read_lines(&self.place)?;
                 all.retain(|blind| !self.earlier.contains(blind));
                 all.push(own);
-                replace_file(&self.place, |to| all.iter().try_for_each(|blind| write(to, blind)))
+                replace_lines(&self.place, &all)
             }
-            Came::Badly => {
-                let mut line = Vec::new();
-                write(&mut line, &own)?;
-                File::options().append(true).create(true).open(&self.place)?.write_all(&line)
-            }
+            Came::Badly => append_line(&self.place, &own),
         }
     }
 }
 
-/// One line for each; what is no line counts for nothing.
-fn read(place: &Path) -> Vec<Blind> {
-    let text = std::fs::read_to_string(place).unwrap_or_default();
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
-}
-
-fn write(to: &mut dyn io::Write, blind: &Blind) -> io::Result<()> {
-    serde_json::to_writer(&mut *to, blind)?;
-    to.write_all(b"\n")
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
     use crate::tree::{
         ignore::Rules,

@@ -15,6 +15,7 @@ mod container;
 mod ending;
 mod error;
 mod heal;
+pub mod history;
 mod image;
 mod interrupt;
 mod leftovers;
@@ -40,6 +41,7 @@ use tokio::sync::oneshot;
 
 pub use ending::Exit;
 pub use error::BuildError;
+use history::Moved;
 pub use interrupt::{Interrupted, Interrupts, Signal};
 use locks::{Locks, Share};
 pub use suspend::Suspension;
@@ -225,6 +227,7 @@ impl Built {
         reporter: &Reporter,
     ) -> Result<Option<Applied>, BuildError> {
         let Built { staged: Some(mut staged), .. } = self else { return Ok(None) };
+        let moved = Moved::down(&staged, &plan.source.value);
         let not_brought_back = places::not_brought_back(&staged, plan);
         let project = &locks.project;
         locks.begin_apply(reporter).await?;
@@ -252,6 +255,7 @@ impl Built {
             reporter.emit(Event::Warned(warning));
         }
         phase.end(Amount { files: applied.written + applied.deleted, bytes: 0 });
+        moved.into_iter().for_each(|moved| moved.note(project, &plan.command));
         not_brought_back.map_or(Ok(Some(applied)), Err)
     }
 }

@@ -3,8 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs::File,
-    io::{self, Write as _},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -21,7 +20,7 @@ use crate::{
         Reporter,
         events::{Event, Warning},
     },
-    state::{BY_HAND, DeadRun, Placeholder, Project, State, StateError},
+    state::{BY_HAND, DeadRun, Placeholder, Project, State, StateError, append_line, read_lines},
     tree::scan::STAGE_PREFIX,
 };
 
@@ -110,15 +109,16 @@ pub fn put_right(project: &Project, state: &State) -> Result<(), BuildError> {
 }
 
 fn note(project: &Project, note: &Note) -> io::Result<()> {
-    let mut file = File::options().create(true).append(true).open(project.untold_path())?;
-    file.write_all(&[serde_json::to_vec(note)?, b"\n".to_vec()].concat())
+    append_line(&project.untold_path(), note)
 }
 
 fn tell(project: &Project, reporter: &Reporter) -> Result<(), BuildError> {
     let path = project.untold_path();
-    let Ok(text) = std::fs::read(&path) else { return Ok(()) };
+    if !path.exists() {
+        return Ok(());
+    }
     let mut moved = BTreeSet::new();
-    for note in text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()) {
+    for note in read_lines(&path).map_err(StateError::at("read", &path))? {
         match note {
             Note::Finished { files, lost } => {
                 reporter.emit(Event::Warned(Warning::Recovered { files, lost }));

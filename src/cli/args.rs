@@ -55,6 +55,8 @@ pub enum Command {
     Clean(CleanArgs),
     /// Trust a project's file, or take that back.
     Trust(TrustArgs),
+    /// Say what builds do with paths.
+    Why(Box<WhyArgs>),
     /// Say what may cost time here, and what to do about it.
     Doctor(DoctorArgs),
     /// Not for people: look at a path, which may take for ever.
@@ -126,6 +128,7 @@ const USAGE: &str = "fastbuild [run] [OPTIONS] -- COMMAND…
        fastbuild workspace ls|inspect|shell|unkeep|rm|prune [OPTIONS]
        fastbuild clean [OPTIONS] PATH…|--all
        fastbuild recover ls|get|rm [OPTIONS]
+       fastbuild why [OPTIONS] PATH… [-- COMMAND…]
        fastbuild trust [--revoke] [-C DIR]";
 
 const EXAMPLES: &str = "\
@@ -147,6 +150,9 @@ Without a command, the disk alone is measured: a large file and many small ones 
 container its layer, a tmpfs, a volume and a mount of the source directory. With one, the command is run on each route \
 as well, in copies of the source tree, after an edit each time; the source tree itself is not touched. Everything \
 that this makes is removed, when it is interrupted too.";
+
+const EXPLAINING: &str = "\
+What decides is what a build of COMMAND with the same options would go by; without it, no preset counts. No image or engine is needed.";
 
 const DIAGNOSIS: &str = "\
 Nothing is changed, and no command, image or engine is needed. Exit codes: 0 when there is nothing to advise, 1 when \
@@ -251,6 +257,13 @@ enum Sub {
     /// Let this project's fastbuild.toml, as it is now, bring outputs to places outside of the project
     #[command(args_override_self = true)]
     Trust(TrustArgs),
+    /// Say what builds do with a path, who says so, and when it last went up and came back
+    #[command(
+        override_usage = "fastbuild why [OPTIONS] PATH… [-- COMMAND…]",
+        after_help = EXPLAINING,
+        args_override_self = true
+    )]
+    Why(Box<WhyArgs>),
     /// Say what may cost time on this machine, with its engine and where the sources lie, and what to do about it
     #[command(after_help = DIAGNOSIS, args_override_self = true)]
     Doctor(DoctorArgs),
@@ -280,6 +293,32 @@ pub struct PlanArgs {
     /// The run that is planned.
     #[command(flatten)]
     pub run: RunArgs,
+}
+
+/// What `fastbuild why` takes.
+#[derive(Debug, Clone, Args)]
+pub struct WhyArgs {
+    /// Files and directories, here or gone
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Print an array of JSON objects
+    #[arg(long = "json", action = ArgAction::SetTrue, value_parser = either(PlanFormat::Json, PlanFormat::Text))]
+    pub format: PlanFormat,
+    /// The run that is asked about.
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+impl WhyArgs {
+    /// That run. Which image it has makes no difference, nor which command where none is named.
+    pub fn as_run(&self) -> RunArgs {
+        let mut run = self.run.clone();
+        if run.command.is_empty() {
+            run.command.push("true".into());
+        }
+        run.image.get_or_insert_with(|| "none".to_owned());
+        run
+    }
 }
 
 /// What `fastbuild plan` prints.
@@ -777,6 +816,7 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageError
         Some(Sub::Recover { command }) => Command::Recover(command),
         Some(Sub::Clean(clean)) => Command::Clean(clean),
         Some(Sub::Trust(trust)) => Command::Trust(trust),
+        Some(Sub::Why(why)) => Command::Why(why),
         Some(Sub::Plan(plan)) => Command::Plan(plan),
         Some(Sub::Doctor(doctor)) => Command::Doctor(doctor),
         Some(Sub::Ask { words }) => Command::Ask(words),
@@ -844,7 +884,9 @@ fn is_subcommand(word: &OsStr) -> bool {
 }
 
 fn has_own_grammar(word: &OsStr) -> bool {
-    ["workspace", "clean", "recover", "trust", "doctor", "__ask", "__reap"].iter().any(|name| word == *name)
+    ["workspace", "clean", "recover", "trust", "why", "doctor", "__ask", "__reap"]
+        .iter()
+        .any(|name| word == *name)
 }
 
 fn before_dashes(argv: &[OsString], at: usize) -> UsageError {

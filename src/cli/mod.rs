@@ -8,6 +8,7 @@ pub mod recover;
 pub mod run;
 pub mod trust;
 pub mod watch;
+pub mod why;
 pub mod workspace;
 
 use std::{
@@ -177,6 +178,7 @@ fn parse_and_run(argv: Vec<OsString>) -> ExitCode {
         Command::Plan(args) => plan::run(&args),
         Command::Bench(args) => bench::run(&args).map(|code| run::exit(code)),
         Command::Trust(args) => trust::run(&args),
+        Command::Why(args) => why::run(&args),
         Command::Doctor(args) => doctor::run(&args).map(|code| run::exit(code)),
         Command::Ask(words) => return if patience::main(&words).is_ok() { 0 } else { OWN_FAILURE }.into(),
         Command::Reap(words) => return if reaper::main(words).is_ok() { 0 } else { OWN_FAILURE }.into(),

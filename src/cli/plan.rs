@@ -15,7 +15,7 @@ use crate::{
     config::choices::name_of,
     plan::{
         ApplyMode, Decision, Endpoint, Engine, Explain, Fallback, IfThere, Lifetime, OnFailure, OnLocked,
-        Output, Outputs, PatternKind, Plan, Reason, Route, Stdin, Take, Terminal,
+        Output, Outputs, PatternKind, Plan, Reason, Route, Stdin, Take, Terminal, standing::left_out,
     },
     report::{numbers, text::shell_words},
     tree::{RelPath, ignore, scan::largest_directory},
@@ -236,15 +236,7 @@ fn what_goes_in(plan: &Plan, estimate: Option<&UploadEstimate>, table: &mut Tabl
         table.row(name, text.to_owned(), Some(pattern.reason.to_string()));
     }
     for output in &plan.ignore.outputs {
-        let is_cache = plan.caches.iter().any(|cache| cache.value.below_source.as_ref() == Some(output));
-        let is_output = matches!(&plan.outputs.value, Outputs::Named(named)
-            if named.iter().any(|named| named.below_source.as_ref() == Some(output)));
-        let why = match (is_cache, is_output) {
-            (true, _) => "a cache",
-            (false, true) => "an output",
-            (false, false) => "fastbuild's own",
-        };
-        table.row("leaves out", output.to_string(), Some(why.to_owned()));
+        table.row("leaves out", output.to_string(), Some(left_out(output, plan).name().to_owned()));
     }
     table.decision("route", &plan.route, Route::to_string);
     if plan.route.value.is_mounted() {

@@ -12,8 +12,7 @@
 pub mod list;
 
 use std::{
-    fs::File,
-    io::{self, Write as _},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -29,7 +28,7 @@ use super::{
 };
 use crate::{
     report::events::Warning,
-    state::{Project, own_command_line},
+    state::{Project, append_line, own_command_line},
     sys::{self, at, metadata::now},
     tree::{Kind, RelPath, Timestamp},
 };
@@ -114,9 +113,7 @@ impl Place {
         let Some(free) = free_name(from, name, &dir, file_name)? else { return Ok(()) };
         place.push(native_name(&free));
         let (path, command) = (path.to_owned(), self.command.clone());
-        let line = serde_json::to_vec(&Line { place, path, moved: now(), why, command })?;
-        let mut index = File::options().create(true).append(true).open(&self.index)?;
-        index.write_all(&[line, b"\n".to_vec()].concat())?;
+        append_line(&self.index, &Line { place, path, moved: now(), why, command })?;
         let is_directory =
             at::look(from, name)?.is_some_and(|look| matches!(look.kind, Some(Kind::Directory)));
         if !is_directory && at::hard_link(from, name, &dir, &free).is_ok() {

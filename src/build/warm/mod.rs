@@ -27,6 +27,7 @@ use super::{
     container::dismiss,
     detached,
     heal::{Runner, Tail},
+    history::Moved,
     locks::{Locks, Order},
     mounted::{self, Ended as EndedMounted},
     reaper::Reaper,
@@ -305,6 +306,7 @@ impl Warm<'_> {
         };
         self.locks.tree_was_sent();
         let sources = Arc::new(sources);
+        Moved::up(&sources).note(&self.locks.project, &self.plan.command);
         let saving = self.save_index(&sources, hashed_at, record);
 
         let looking = collect::look(self.plan, record);

@@ -17,7 +17,7 @@ use crate::{
         target::Target,
     },
     report::events::as_text,
-    state::{Project, State, StateError},
+    state::{Project, State, StateError, read_lines},
     sys::{
         at::{self, Look},
         metadata,
@@ -118,14 +118,9 @@ pub fn of_run(run: &Place) -> Result<Vec<Entry>, StateError> {
 }
 
 fn read(dir: &Path, index: &Path) -> io::Result<Vec<Entry>> {
-    let text = match fs::read(index) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        text => text?,
-    };
-    let lines =
-        text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Line>(line).ok());
+    let lines: Vec<Line> = read_lines(index)?;
     // A line may be of what never came, or was put back.
-    let mut told: BTreeMap<_, _> = lines.map(|line| (dir.join(&line.place), line)).collect();
+    let mut told: BTreeMap<_, _> = lines.into_iter().map(|line| (dir.join(&line.place), line)).collect();
     told.retain(|place, _| place.starts_with(dir) && place.symlink_metadata().is_ok());
     let mut untold = Vec::new();
     find_untold(dir, &told, &mut untold)?;
