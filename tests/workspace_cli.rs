@@ -31,6 +31,27 @@ fn json(ended: &Ended) -> serde_json::Value {
 }
 
 #[test]
+fn what_only_a_workspace_has_is_weighed_in_the_list_and_remembered_for_the_plan() {
+    let project = Project::new();
+    let plan = || json(&project.fastbuild(["plan", "--keep", "--json", "-i", BUSYBOX, "--", "x"]));
+    assert!(plan()["held"].is_null(), "nobody has asked yet");
+    let script = "mkdir target; head -c 70000 /dev/zero > target/x; head -c 300 /dev/zero > left; echo > out";
+    project.write("src", "is no part of it");
+    project.sh(&["--keep", "--keep-path", "target", "-o", "out"], script).exits(0);
+    let name = own_name(&project).unwrap();
+    let all = json(&workspace(&project, &["ls", "--json"]));
+    let own = all.as_array().unwrap().iter().find(|one| one["name"] == name.as_str()).unwrap();
+    let held = serde_json::json!({ "kept": 70000, "leftovers": 300 });
+    assert_eq!(own["held"], held);
+    assert_eq!(plan()["held"], held);
+    project.sh(&["--keep", "--keep-path", "target", "-o", "out"], "true").exits(0);
+    assert_eq!(plan()["held"], held, "a build forgets nothing");
+    project.fastbuild(["clean", "--all"]).exits(0);
+    let shown = workspace(&project, &["inspect"]);
+    assert!(shown.exits(0).out().contains("0 B kept, 0 B left beside outputs"), "{shown}");
+}
+
+#[test]
 fn a_kept_workspace_is_listed_and_shown() {
     let project = Project::new();
     let name = kept(&project);

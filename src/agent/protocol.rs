@@ -443,6 +443,15 @@ pub struct Cleaned {
     pub bytes: u64,
 }
 
+/// What only a workspace has, in bytes of its files: what `agent weigh` writes, [`encode`]d.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// What is kept there.
+    pub kept: u64,
+    /// What builds left beside their outputs.
+    pub leftovers: u64,
+}
+
 /// See [`Request::Beside`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Beside {

@@ -8,8 +8,9 @@ use std::{
 
 use serde::Serialize;
 
-use super::{Failure, PlanArgs, PlanFormat, run};
+use super::{Failure, PlanArgs, PlanFormat, run, workspace::show};
 use crate::{
+    agent::protocol::Held,
     build::sources,
     config::Environment,
     config::choices::name_of,
@@ -18,7 +19,9 @@ use crate::{
         Output, Outputs, PatternKind, Plan, Reason, Route, Stdin, Take, Terminal, standing::left_out,
     },
     report::{numbers, text::shell_words},
+    state::{State, project_key},
     tree::{RelPath, ignore, scan::largest_directory},
+    workspace::{Mark, mark::now},
 };
 
 /// Values longer than this do not push the reasons of all other lines to the right.
@@ -35,6 +38,15 @@ pub struct UploadEstimate {
     pub bytes: u64,
     /// The top-level directory that holds the most bytes, and how many.
     pub largest: Option<(RelPath, u64)>,
+}
+
+/// What was looked at for a plan.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// What a build would send into an empty workspace.
+    pub upload: Option<UploadEstimate>,
+    /// What only the workspace had, and when, in seconds since 1970.
+    pub held: Option<(Held, u64)>,
 }
 
 impl UploadEstimate {
@@ -56,9 +68,23 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
         true => None,
         false => Some(estimate(&plan)?),
     };
+    let seen = Seen { upload: estimate, held: held(&plan, &environment)? };
     let mut shown = Vec::new();
-    print(&plan, estimate.as_ref(), args.format, &mut shown).map_err(Failure::Stdout)?;
+    print(&plan, &seen, args.format, &mut shown).map_err(Failure::Stdout)?;
     super::print(shown)
+}
+
+/// What the workspace that was used last had when somebody last asked.
+fn held(plan: &Plan, environment: &Environment) -> Result<Option<(Held, u64)>, Failure> {
+    let root = environment.state_dir()?;
+    if plan.lifetime.value == Lifetime::OneRun || !root.exists() {
+        return Ok(None);
+    }
+    let Some(project) = State::open(root)?.known_project(&project_key(&plan.source.value)) else {
+        return Ok(None);
+    };
+    let marks = project.workspaces()?.into_iter().filter_map(|path| Mark::load(&path));
+    Ok(marks.max_by_key(|mark| mark.last_used).and_then(|mark| mark.held))
 }
 
 fn estimate(plan: &Plan) -> Result<UploadEstimate, Failure> {
@@ -103,15 +129,10 @@ fn outputs_are_sources(plan: &Plan) -> bool {
 ///
 /// # Errors
 /// When `out` cannot be written to.
-pub fn print(
-    plan: &Plan,
-    estimate: Option<&UploadEstimate>,
-    format: PlanFormat,
-    out: &mut impl Write,
-) -> io::Result<()> {
+pub fn print(plan: &Plan, seen: &Seen, format: PlanFormat, out: &mut impl Write) -> io::Result<()> {
     match format {
-        PlanFormat::Json => json(plan, estimate, out),
-        PlanFormat::Text => text(plan, estimate, out),
+        PlanFormat::Json => json(plan, seen, out),
+        PlanFormat::Text => text(plan, seen, out),
     }
 }
 
@@ -121,16 +142,23 @@ struct Document<'a> {
     #[serde(flatten)]
     plan: &'a Plan,
     upload: Option<&'a UploadEstimate>,
+    /// What only the workspace had when somebody last asked.
+    held: Option<Held>,
 }
 
-fn json(plan: &Plan, estimate: Option<&UploadEstimate>, out: &mut impl Write) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *out, &Document { plan, upload: estimate })?;
+fn json(plan: &Plan, seen: &Seen, out: &mut impl Write) -> io::Result<()> {
+    let held = seen.held.map(|(held, _)| held);
+    serde_json::to_writer_pretty(&mut *out, &Document { plan, upload: seen.upload.as_ref(), held })?;
     writeln!(out)
 }
 
-fn text(plan: &Plan, estimate: Option<&UploadEstimate>, out: &mut impl Write) -> io::Result<()> {
+fn text(plan: &Plan, seen: &Seen, out: &mut impl Write) -> io::Result<()> {
+    let estimate = seen.upload.as_ref();
     let mut table = Table::default();
     what_runs(plan, &mut table);
+    if let Some((held, at)) = seen.held {
+        table.row("has alone", show::held(held), Some(format!("as it was {}", show::ago(at, now()))));
+    }
     what_goes_in(plan, estimate, &mut table);
     what_comes_back(plan, &mut table);
     what_limits(plan, &mut table);
@@ -501,15 +529,15 @@ mod tests {
         UploadEstimate { files: 7, bytes, largest: Some((directory, largest)) }
     }
 
-    fn printed(estimate: Option<&UploadEstimate>, format: PlanFormat) -> String {
+    fn printed(upload: Option<UploadEstimate>, format: PlanFormat) -> String {
         let mut out = Vec::new();
-        print(&plan(), estimate, format, &mut out).unwrap();
+        print(&plan(), &Seen { upload, held: None }, format, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 
     #[test]
     fn a_plan_is_a_decision_a_line_with_its_reason() {
-        insta::assert_snapshot!(printed(Some(&estimate(60 << 20, 100 << 20)), PlanFormat::Text), @r"
+        insta::assert_snapshot!(printed(Some(estimate(60 << 20, 100 << 20)), PlanFormat::Text), @r"
         command     jekyll build 'it'\''s'
         engine      unix:///var/run/docker.sock             (default)
         image       jekyll:4                                (preset jekyll)
@@ -560,7 +588,7 @@ mod tests {
             assert!(text.contains("TOKEN") && !text.contains("hunter2"), "{text}");
         }
         let value: serde_json::Value =
-            serde_json::from_str(&printed(Some(&estimate(1, 2)), PlanFormat::Json)).unwrap();
+            serde_json::from_str(&printed(Some(estimate(1, 2)), PlanFormat::Json)).unwrap();
         assert_eq!(value["image"]["value"], "jekyll:4");
         assert_eq!(value["image"]["reason"]["from"], "preset");
         assert_eq!(value["upload"]["bytes"], 2);
@@ -576,7 +604,7 @@ mod tests {
         plan.source.reason = Reason::File { path: plan.source.value.clone(), line: None };
         for format in [PlanFormat::Json, PlanFormat::Text] {
             let mut out = Vec::new();
-            print(&plan, None, format, &mut out).unwrap();
+            print(&plan, &Seen::default(), format, &mut out).unwrap();
             assert!(String::from_utf8(out).unwrap().contains("/p\u{fffd}"));
         }
     }

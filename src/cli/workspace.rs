@@ -108,7 +108,11 @@ impl Place {
             note(&format!("without those on {}: {why}", self.engine));
             return Ok(here);
         }
-        let mut all = list::list(&self.docker().await?, &self.state, &self.engine, sizes).await?;
+        let docker = self.docker().await?;
+        let mut all = list::list(&docker, &self.state, &self.engine, sizes).await?;
+        if matches!(sizes, Sizes::Measure) {
+            list::weigh(&docker, &self.state, &self.engine, &mut all).await;
+        }
         all.extend(here);
         Ok(all)
     }

@@ -8,6 +8,7 @@ use super::{
     scratch::{self, Known, Life},
 };
 use crate::{
+    agent::protocol::Held,
     engine::{
         ContainerId, ContainerSummary, Docker, EngineError, Owned, Removed, Sizes, VolumeFacts, labels,
     },
@@ -57,6 +58,10 @@ pub struct Listed {
     pub size: Option<u64>,
     /// What it was made on beside its layer, where that holds the sources.
     pub beside: Option<Route>,
+    /// What only it has; none where nobody asked, or it cannot tell.
+    pub held: Option<Held>,
+    /// Its tree's place.
+    pub workdir: String,
 }
 
 /// What a workspace is.
@@ -184,14 +189,37 @@ impl Listed {
             last_used: mark.map_or(made, |mark| mark.last_used.max(made)),
             size: container.size,
             beside: beside(&label(labels::GENERATION)),
+            held: None,
+            workdir: workdir(&label(labels::GENERATION)).unwrap_or_default(),
         }
     }
+}
+
+fn workdir(generation: &str) -> Option<String> {
+    Generation::from_label(generation)?.get("working directory").map(ToOwned::to_owned)
 }
 
 fn beside(generation: &str) -> Option<Route> {
     let made_with = Generation::from_label(generation)?;
     let route = made_with.get("route")?;
     [Route::Tmpfs, Route::Volume].into_iter().find(|one| one.name() == route)
+}
+
+/// Asks those of this state directory's that run what only they have, and notes it for `fastbuild plan`.
+pub async fn weigh(docker: &Docker, state: &State, engine: &str, all: &mut [Listed]) {
+    let ours = all.iter_mut().filter(|one| one.owner == Owner::Here && one.state == "running");
+    let weighing = ours.map(async |one| {
+        let Place::Container(container) = &one.place else { return };
+        one.held = super::weigh(docker, container, &one.workdir).await;
+        let path = state.known_project(&one.project).map(|project| project.workspace_path(engine, &one.name));
+        let mark = path.as_deref().and_then(Mark::load).filter(|mark| mark.container == container.as_str());
+        if let (Some(path), Some(mark), Some(held)) = (path, mark, one.held)
+            && let Err(error) = mark.note_held(&path, held)
+        {
+            tracing::warn!(%error, "could not note what only a workspace has");
+        }
+    });
+    futures_util::future::join_all(weighing).await;
 }
 
 /// All scratch directories of this state directory's projects, the last used first. Blocks the thread, for as long as a walk
@@ -221,6 +249,8 @@ impl Listed {
             image: String::new(),
             size: matches!(sizes, Sizes::Measure).then(|| known.size()),
             beside: None,
+            held: None,
+            workdir: String::new(),
             last_used: last_used.max(made),
             name,
             source,
@@ -484,6 +514,8 @@ mod tests {
             last_used,
             size,
             beside: None,
+            held: None,
+            workdir: String::new(),
         }
     }
 

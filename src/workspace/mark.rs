@@ -8,7 +8,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::state::{StateError, read_json, replace_json};
+use crate::{
+    agent::protocol::Held,
+    state::{StateError, read_json, replace_json},
+};
 
 /// The version of the file's form; another one is thrown away.
 const VERSION: u32 = 2;
@@ -31,6 +34,9 @@ pub struct Mark {
     pub made: u64,
     /// When a build last ended there, in seconds since 1970.
     pub last_used: u64,
+    /// What only the workspace had when somebody last asked, and when that was, in seconds since 1970.
+    #[serde(default)]
+    pub held: Option<(Held, u64)>,
 }
 
 impl Mark {
@@ -46,6 +52,7 @@ impl Mark {
             source: source.to_string_lossy().into_owned(),
             made: now,
             last_used: now,
+            held: None,
         }
     }
 
@@ -61,6 +68,22 @@ impl Mark {
     /// When the state directory does not take it.
     pub fn save(&mut self, path: &Path) -> Result<(), StateError> {
         self.last_used = now();
+        // Somebody may have asked meanwhile.
+        self.held =
+            Mark::load(path).filter(|there| there.container == self.container).and_then(|there| there.held);
+        self.write(path)
+    }
+
+    /// Notes what only the workspace has, in the mark at `path`.
+    ///
+    /// # Errors
+    /// When the state directory does not take it.
+    pub fn note_held(mut self, path: &Path, held: Held) -> Result<(), StateError> {
+        self.held = Some((held, now()));
+        self.write(path)
+    }
+
+    fn write(&self, path: &Path) -> Result<(), StateError> {
         replace_json(path, self).map_err(StateError::at("write", path))
     }
 }

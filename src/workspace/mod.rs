@@ -56,13 +56,14 @@ use crate::{
     agent::{
         near::{Duplex, Session, SessionError, Settings},
         program,
-        protocol::Request,
+        protocol::{Held, Request, decode},
     },
     engine::{
         Attached, Call, Cause, ContainerFacts, ContainerId, ContainerState, Docker, EngineError, Life,
         Obituary, Operation, Owned, Reach, Removed, Serves, StartError, labels,
     },
     plan::{Plan, Stdin, Terminal},
+    report::events::Stream,
     state::{Project, State, StateError},
 };
 
@@ -71,6 +72,9 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 /// How long the agent may take to end a session, and what runs in it that cannot be killed.
 const FREEING: Duration = Duration::from_secs(15);
+
+/// How long a workspace may take to tell how much only it has.
+const WEIGHING: Duration = Duration::from_secs(30);
 
 /// How long a one-run container may take to go by itself before it is removed.
 const ENDS_BY_ITSELF: Duration = Duration::from_secs(20);
@@ -568,6 +572,22 @@ impl Container {
 
 fn gone(name: &str) -> EngineError {
     EngineError::NoSuchContainer { call: Call::new(Operation::Attach, name) }
+}
+
+/// How much only the workspace has whose tree lies at `workdir`; none where it does not run, or its agent cannot tell. A build may be at
+/// work there.
+pub(crate) async fn weigh(docker: &Docker, container: &ContainerId, workdir: &str) -> Option<Held> {
+    let weighing = async {
+        let mut output = docker.exec(container, &[program::PATH, "weigh", workdir]).await.ok()?.output;
+        let mut told = Vec::new();
+        while let Some((stream, bytes)) = output.next().await.ok()? {
+            if stream == Stream::Stdout {
+                told.extend_from_slice(&bytes);
+            }
+        }
+        decode(&told).ok()
+    };
+    timeout(WEIGHING, weighing).await.ok().flatten()
 }
 
 /// Ends the session of a run whose client is gone, with everything that runs in it, and waits until it is over. A workspace that is gone

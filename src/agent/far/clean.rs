@@ -1,18 +1,61 @@
-//! What only the workspace has -> removed by hand: leftovers, and what is kept.
+//! What only the workspace has -> weighed, or removed by hand: leftovers, and what is kept.
 
-use std::{io, path::Path};
+use std::{collections::HashSet, io, path::Path};
 
 use cap_std::fs::Dir;
 
 use super::{
     failed, kept, leftovers,
-    workspace::{Workspace, look},
+    workspace::{View, Workspace, caches_below, look, mounts},
 };
 use crate::{
-    agent::protocol::{Cleaned, Extent, Failed},
+    agent::protocol::{Cleaned, Extent, Failed, Held},
     sys::{at, walk::Walk},
-    tree::{Entry, Kind, RelPath, ignore::Rules},
+    tree::{Entry, Kind, Manifest, RelPath, ignore::Rules},
 };
+
+/// All that lies there, and what of it the host has not.
+struct There {
+    manifest: Manifest,
+    kept: Rules,
+    left: HashSet<RelPath>,
+}
+
+impl There {
+    fn look(root: &Path, view: View) -> Result<There, Failed> {
+        let view = View { rules: Rules::none(), extent: Extent::Everything, ..view };
+        let manifest = look(root, &view)?.manifest;
+        let kept = Rules::new(kept::set(root)).unwrap_or_else(|_| Rules::none());
+        Ok(There { left: leftovers::find(root, &manifest), manifest, kept })
+    }
+
+    fn is_kept(&self, entry: &Entry) -> bool {
+        match entry.kind {
+            Kind::Directory => self.kept.bars(&entry.path),
+            _ => self.kept.ignores(&entry.path),
+        }
+    }
+}
+
+/// How much that is.
+///
+/// # Errors
+/// When the tree cannot be looked at.
+pub(super) fn weigh(root: &Path) -> Result<Held, Failed> {
+    let caches = caches_below(&mounts(), root);
+    let view = View { rules: Rules::none(), outputs: Vec::new(), caches, extent: Extent::Everything };
+    let there = There::look(root, view)?;
+    let mut held = Held::default();
+    for entry in there.manifest.entries() {
+        let Kind::File { size } = entry.kind else { continue };
+        match (there.is_kept(entry), there.left.contains(&entry.path)) {
+            (true, _) => held.kept += size,
+            (false, true) => held.leftovers += size,
+            (false, false) => {}
+        }
+    }
+    Ok(held)
+}
 
 /// Removes it at and below `paths`; all of it, where there are none.
 ///
@@ -20,35 +63,26 @@ use crate::{
 /// When the tree cannot be looked at or changed.
 pub(super) fn clean(workspace: &Workspace, paths: &[RelPath]) -> Result<Cleaned, Failed> {
     let root = &workspace.root;
-    let mut view = workspace.view.clone();
-    (view.rules, view.extent) = (Rules::none(), Extent::Everything);
-    let manifest = look(root, &view)?.manifest;
-    let rules = Rules::new(kept::set(root)).unwrap_or_else(|_| Rules::none());
-    let left = leftovers::find(root, &manifest);
+    let there = There::look(root, workspace.view.clone())?;
     let is_meant =
         |path: &RelPath| paths.is_empty() || paths.iter().any(|meant| path.strip_prefix(meant).is_some());
-    let is_only_here = |entry: &&Entry| {
-        let is_kept = match entry.kind {
-            Kind::Directory => rules.bars(&entry.path),
-            _ => rules.ignores(&entry.path),
-        };
-        is_meant(&entry.path) && (is_kept || left.contains(&entry.path))
-    };
+    let is_only_here =
+        |entry: &&Entry| is_meant(&entry.path) && (there.is_kept(entry) || there.left.contains(&entry.path));
     let told = |path: &RelPath, error: io::Error| failed(&format!("could not remove {path}"), &error);
     let top = Dir::open_ambient_dir(root, cap_std::ambient_authority())
         .map_err(|error| told(&RelPath::root(), error))?;
     let mut walk = Walk::new(&top);
     let mut cleaned = Cleaned::default();
     // What lies in a directory comes behind it, and goes first.
-    for entry in manifest.entries().iter().rev().filter(is_only_here) {
+    let entries = there.manifest.entries();
+    for entry in entries.iter().rev().filter(is_only_here) {
         if remove(&mut walk, entry).map_err(|error| told(&entry.path, error))? {
             cleaned.files += 1;
             cleaned.bytes += if let Kind::File { size } = entry.kind { size } else { 0 };
         }
     }
-    let entries = manifest.entries();
-    let stays = |at: usize| left.contains(&entries[at].path) && !is_meant(&entries[at].path);
-    leftovers::save(root, &manifest, stays).map_err(|error| told(&RelPath::root(), error))?;
+    let stays = |at: usize| there.left.contains(&entries[at].path) && !is_meant(&entries[at].path);
+    leftovers::save(root, &there.manifest, stays).map_err(|error| told(&RelPath::root(), error))?;
     Ok(cleaned)
 }
 

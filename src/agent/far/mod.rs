@@ -7,6 +7,7 @@
 //! | `session` | serves one client after the other on stdin and stdout, see [`super`] for the dialogue |
 //! | `exec` | becomes the command: gives up privileges, takes a terminal, and executes |
 //! | `measure` | measures directories as it is asked to on stdin, for `fastbuild bench`; see [`crate::measure`] |
+//! | `weigh` | writes how much only the workspace at a path has |
 //! | `end` | ends the session of a run whose client is dead |
 //! | `keep` | in the place of `init` where there is no container: one session, and nobody of it is left behind |
 //!
@@ -22,7 +23,7 @@
 //! | `workspace` | the tree: opened, scanned, compared |
 //! | `turn` | who may be at work in the workspace at the same time, and who waits |
 //! | `clocks` | the times that a command gave -> the host's time |
-//! | `clean` | what only the workspace has -> removed by hand |
+//! | `clean` | what only the workspace has -> weighed, or removed by hand |
 //! | `kept` | which paths the workspace keeps, whoever named them |
 //! | `leftovers` | which paths only the workspace has, and may keep |
 //! | `apply` | deletes, a tar stream and metadata -> the disk |
@@ -54,10 +55,15 @@ mod turn;
 mod workspace;
 mod writers;
 
-use std::{ffi::OsString, io, path::PathBuf, process::ExitCode};
+use std::{
+    ffi::OsString,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use self::init::Lifetime;
-use super::protocol::{Failed, Failure};
+use super::protocol::{Failed, Failure, encode};
 
 /// The agent's `main`.
 pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -70,6 +76,14 @@ pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some("exec") => exec::run(),
         Some("measure") => measure::run(),
         Some("keep") => keep::run(),
+        Some("weigh") => {
+            let held = words.get(1).map(|root| clean::weigh(Path::new(root)));
+            match held.map(|held| held.map(|held| io::stdout().write_all(&encode(&held)))) {
+                Some(Ok(Ok(()))) => ExitCode::SUCCESS,
+                Some(_) => ExitCode::FAILURE,
+                None => ExitCode::from(USAGE),
+            }
+        }
         Some("end") => match word(1).map(turn::end) {
             Some(Ok(())) => ExitCode::SUCCESS,
             Some(Err(_)) => ExitCode::FAILURE,

@@ -609,7 +609,7 @@ pub(super) fn look(root: &Path, view: &View) -> Result<Tree, Failed> {
 }
 
 /// Where something is mounted.
-fn mounts() -> Vec<PathBuf> {
+pub(super) fn mounts() -> Vec<PathBuf> {
     let table = fs::read("/proc/self/mounts").unwrap_or_default();
     let place =
         |line: &[u8]| Some(PathBuf::from(OsString::from_vec(unescaped(line.split(|b| *b == b' ').nth(1)?))));

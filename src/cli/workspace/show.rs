@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::Serialize;
 
 use crate::{
+    agent::protocol::Held,
     cli::aligned,
     plan::Route,
     report::{numbers, text::one_line},
@@ -16,7 +17,8 @@ use crate::{
     },
 };
 
-const HEADINGS: [&str; 8] = ["SOURCE", "ENGINE", "IMAGE", "STATE", "SIZE", "AGE", "USED", "NAME"];
+const HEADINGS: [&str; 10] =
+    ["SOURCE", "ENGINE", "IMAGE", "STATE", "SIZE", "KEPT", "LEFT", "AGE", "USED", "NAME"];
 
 /// A workspace in a sentence.
 pub(super) fn title(listed: &Listed) -> String {
@@ -47,6 +49,8 @@ fn row(listed: &Listed, now: u64) -> [String; HEADINGS.len()] {
         image(listed).to_owned(),
         state(listed).to_owned(),
         size(listed, "?"),
+        listed.held.map_or_else(|| "-".to_owned(), |held| numbers::bytes(held.kept)),
+        listed.held.map_or_else(|| "-".to_owned(), |held| numbers::bytes(held.leftovers)),
         numbers::rough(since(listed.made, now)),
         ago(listed.last_used, now),
         listed.name.clone(),
@@ -61,6 +65,11 @@ fn size(listed: &Listed, unknown: &str) -> String {
         Some(route) => format!("{layer} + {route}"),
         None => layer,
     }
+}
+
+/// What only a workspace has.
+pub(in crate::cli) fn held(Held { kept, leftovers }: Held) -> String {
+    format!("{} kept, {} left beside outputs", numbers::bytes(kept), numbers::bytes(leftovers))
 }
 
 fn image(listed: &Listed) -> &str {
@@ -103,6 +112,9 @@ struct Row<'a> {
     size: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     beside: Option<Route>,
+    /// Of that, what only it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held: Option<Held>,
 }
 
 impl<'a> Row<'a> {
@@ -127,6 +139,7 @@ impl<'a> Row<'a> {
             last_used: listed.last_used,
             size: listed.size,
             beside: listed.beside,
+            held: listed.held,
         }
     }
 }
@@ -162,6 +175,7 @@ impl Facts<'_> {
             ("image", image(listed).to_owned()),
             ("state", state(listed).to_owned()),
             ("size", size(listed, "unknown")),
+            ("only there", listed.held.map_or_else(|| "unknown".to_owned(), held)),
             ("made", format!("{}, by fastbuild {}", ago(listed.made, now), listed.version)),
             ("last used", ago(listed.last_used, now)),
         ];
@@ -212,6 +226,8 @@ pub(super) mod tests {
             last_used: 90_000,
             size: Some(20_100_000),
             beside: None,
+            held: Some(Held { kept: 12_300_000, leftovers: 3_400 }),
+            workdir: "/workspace".to_owned(),
         }
     }
 
@@ -219,16 +235,16 @@ pub(super) mod tests {
     fn a_list_is_a_table_that_fits_its_columns() {
         let mut stopped = workspace("fastbuild-ws-2", "/home/me/\u{1b}[2Jx", Owner::Elsewhere);
         (stopped.state, stopped.size, stopped.last_used) = ("exited".to_owned(), None, 1_000);
-        stopped.beside = Some(Route::Tmpfs);
+        (stopped.beside, stopped.held) = (Some(Route::Tmpfs), None);
         let mut here = workspace("/c/00ff", "/home/me/blog", Owner::Here);
         (here.image, here.place, here.state) =
             (String::new(), Place::Directory("/c/00ff".into()), "idle".to_owned());
         let all = [workspace("fastbuild-ws-1", "/home/me/blog", Owner::Here), stopped, here];
         insta::assert_snapshot!(table(&all, 90_120), @r"
-        SOURCE                           ENGINE  IMAGE     STATE    SIZE       AGE  USED    NAME
-        /home/me/blog                    docker  ruby:3.3  running  20.1 MB    1d   2m ago  fastbuild-ws-1
-        /home/me/\u{1b}[2Jx (elsewhere)  docker  ruby:3.3  stopped  ? + tmpfs  1d   1d ago  fastbuild-ws-2
-        /home/me/blog                    host    -         idle     20.1 MB    1d   2m ago  /c/00ff
+        SOURCE                           ENGINE  IMAGE     STATE    SIZE       KEPT     LEFT    AGE  USED    NAME
+        /home/me/blog                    docker  ruby:3.3  running  20.1 MB    12.3 MB  3.4 kB  1d   2m ago  fastbuild-ws-1
+        /home/me/\u{1b}[2Jx (elsewhere)  docker  ruby:3.3  stopped  ? + tmpfs  -        -       1d   1d ago  fastbuild-ws-2
+        /home/me/blog                    host    -         idle     20.1 MB    12.3 MB  3.4 kB  1d   2m ago  /c/00ff
         ");
         assert_eq!(table(&[], 0).lines().count(), 1);
     }
@@ -246,6 +262,7 @@ pub(super) mod tests {
         image         ruby:3.3
         state         running
         size          20.1 MB
+        only there    12.3 MB kept, 3.4 kB left beside outputs
         made          1d ago, by fastbuild 0.1.0
         last used     2m ago
         started       2026-01-01T00:00:00Z
