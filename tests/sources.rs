@@ -19,6 +19,7 @@ use std::{
 };
 
 use common::{Ended, FILLED, Keep, NONROOT, Project, Tree, eventually};
+use rustix::fs::{Mode, OFlags};
 
 fn chmod(path: impl AsRef<Path>, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -530,4 +531,20 @@ fn a_tree_that_changes_while_it_is_uploaded_does_not_break_the_build() {
     let count: u32 = project.read("out").trim().parse().unwrap();
     assert!((1000..=2002).contains(&count), "{count}");
     project.assert_nothing_left();
+}
+
+#[test]
+fn what_no_program_could_open_by_name_is_one_short_error_before_the_build() {
+    for keep in [Keep::No, Keep::Yes] {
+        let project = Project::new().keeping(keep);
+        let mut at = rustix::fs::open(project.root(), OFlags::DIRECTORY, Mode::empty()).unwrap();
+        for name in std::iter::once("deep".to_owned()).chain(std::iter::repeat_n("d".repeat(200), 25)) {
+            rustix::fs::mkdirat(&at, &*name, Mode::from_raw_mode(0o755)).unwrap();
+            at = rustix::fs::openat(&at, &*name, OFlags::DIRECTORY, Mode::empty()).unwrap();
+        }
+        let ended = project.sh(&[], "echo ran");
+        ended.exits(125).says(&["paths of the source tree are too long", "\"deep\"", "--exclude deep"]);
+        assert!(ended.err().len() < 500 && ended.out().is_empty(), "{ended}");
+        project.sh(&["--exclude", "deep"], "test ! -e deep").exits(0);
+    }
 }

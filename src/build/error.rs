@@ -14,7 +14,8 @@ use crate::{
     plan::{Reason, Route},
     report::{
         events::Amount,
-        numbers::{bytes, count, counted},
+        numbers::{bytes, count, counted, counted_as},
+        text::shell_words,
     },
     state::{Holder, StateError},
     tree::{RelPath, scan::ScanError},
@@ -139,6 +140,23 @@ pub enum BuildError {
     Unreadable {
         /// All of them.
         paths: Vec<RelPath>,
+    },
+    /// Sources whose names are longer than what programs can open, here or in the workspace.
+    #[error(
+        "{} too long to be opened by name: the first has {length} bytes, of at most {limit} with the directory before it, and lies \
+         in {:?}",
+        counted_as(*paths, "path of the source tree is", "paths of the source tree are"),
+        top.to_string()
+    )]
+    TooLong {
+        /// How many.
+        paths: u64,
+        /// Of the first one, in bytes.
+        length: usize,
+        /// What the system takes.
+        limit: usize,
+        /// The directory of the source root's that it lies in.
+        top: RelPath,
     },
     /// Without `-o`, a command changed what this user may not write.
     #[error(
@@ -350,6 +368,9 @@ impl BuildError {
             BuildError::Unreadable { paths } => {
                 let options: Vec<_> = paths.iter().map(|path| format!("--exclude {path}")).collect();
                 Some(format!("make them readable, or leave them out: {}", options.join(" ")))
+            }
+            BuildError::TooLong { top, .. } => {
+                Some(format!("shorten it, or leave it out: --exclude {}", shell_words(&[top.to_string()])))
             }
             BuildError::NotBroughtBack { .. } => {
                 Some("name a place that can be written: -o PATH:HOST".to_owned())

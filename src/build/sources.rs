@@ -12,12 +12,16 @@ use crate::{
         events::{Amount, Event, Phase, Warning},
     },
     state::Project,
+    sys::LONGEST_PATH,
     tree::{
         Entry, Kind, Manifest, RelPath,
         ignore::{self, Reach, Rules},
         scan::{Scan, ScanOptions, scan},
     },
 };
+
+/// The longest path that a Linux container's programs can open, in bytes.
+const LONGEST_THERE: usize = 4095;
 
 /// Reads the metadata of everything that a build of this plan sends into a new workspace.
 ///
@@ -28,7 +32,27 @@ pub fn look(plan: &Plan, progress: &(dyn Fn(Amount) + Sync)) -> Result<Scan, Bui
     let options = ScanOptions { rules: &rules, leave_out: &plan.ignore.outputs, progress };
     let mut found = scan(&plan.source.value, &options)?;
     leave_out_locks(&mut found.manifest);
+    refuse_too_long(&found.manifest, plan)?;
     Ok(found)
+}
+
+/// What a walk from directory to directory finds, and no program opens by its name.
+fn refuse_too_long(manifest: &Manifest, plan: &Plan) -> Result<(), BuildError> {
+    let before = |root: usize| root + "/".len();
+    let here = LONGEST_PATH.saturating_sub(before(plan.source.value.as_os_str().len()));
+    let there = LONGEST_THERE.saturating_sub(before(plan.workdir.value.len()));
+    let mut long = manifest
+        .entries()
+        .iter()
+        .map(|entry| &entry.path)
+        .filter(|path| path.as_bytes().len() > here.min(there));
+    let Some(first) = long.next() else { return Ok(()) };
+    Err(BuildError::TooLong {
+        length: first.as_bytes().len(),
+        limit: if here < there { LONGEST_PATH } else { LONGEST_THERE },
+        top: first.components().next().and_then(|top| RelPath::new(top).ok()).unwrap_or_default(),
+        paths: 1 + long.count() as u64,
+    })
 }
 
 /// A lock of git's is about this machine's processes, and would stop those of the build.

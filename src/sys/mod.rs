@@ -55,6 +55,13 @@ use std::{
 
 use crate::tree::{Kind, Stamp};
 
+/// The longest path that this system opens, in bytes: `PATH_MAX` without its end.
+pub const LONGEST_PATH: usize = match () {
+    () if cfg!(target_os = "linux") => 4095,
+    () if cfg!(windows) => 32_766,
+    () => 1023,
+};
+
 /// What a name is, as `lstat` says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Look {

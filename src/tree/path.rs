@@ -158,6 +158,17 @@ impl PartialOrd for RelPath {
 
 /// For people: the path with control characters and invalid UTF-8 escaped, so that a name cannot move the cursor or
 /// forge a line of the report.
+impl RelPath {
+    /// For a message: of a very long one, the beginning and how long it is.
+    pub fn brief(&self) -> String {
+        const SHOWN: usize = 200;
+        match self.0.len() {
+            ..=SHOWN => self.to_string(),
+            length => format!("{}… ({length} bytes)", Escaped(&self.0[..SHOWN])),
+        }
+    }
+}
+
 impl fmt::Display for RelPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_root() { f.write_str(".") } else { fmt::Display::fmt(&Escaped(&self.0), f) }

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     agent::protocol::{Beside, Extent, Failed, Failure, Follow, Products, Reply},
     archive::pack::{Holes, PackOptions, TopEntry, pack},
+    sys::LONGEST_PATH,
     tree::{
         Entry, Kind, Manifest, RelPath, Special, Timestamp,
         ignore::Rules,
@@ -828,6 +829,12 @@ fn send_archive(
         }
     }
     options.top = top;
+    let most = LONGEST_PATH.saturating_sub(root.as_os_str().len() + 1);
+    let mut paths = wanted.iter().map(|at| &manifest.entries()[*at].path);
+    if let Some(path) = paths.find(|path| path.as_bytes().len() > most) {
+        let detail = format!("{} is too long to be opened by name", path.brief());
+        return Err(Failed { why: Failure::Other, detail });
+    }
     let mut data = outbox.data();
     match pack(root, manifest, &wanted, &options, &mut data, &|_| {}) {
         Ok(packed) if packed.vanished.is_empty() && packed.unstable.is_empty() => end(DataOut::finish, data),

@@ -494,7 +494,7 @@ impl Tree {
             None => Ok(hashed.changed),
             Some((at, error)) => {
                 let path = &self.manifest.entries()[at].path;
-                Err(io::Error::new(error.kind(), format!("could not read {path}: {error}")))
+                Err(io::Error::new(error.kind(), format!("could not read {}: {error}", path.brief())))
             }
         }
     }
