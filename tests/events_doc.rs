@@ -116,7 +116,7 @@ fn a_build() -> Vec<(u64, Event)> {
 fn the_rest() -> Vec<(u64, Event)> {
     let path = || RelPath::new(b"a".as_slice()).unwrap();
     let warnings = vec![
-        Warning::ReadOnlySources { path: path(), line: String::new() },
+        Warning::ReadOnlySources { path: Some(path()), line: String::new() },
         Warning::Vanished { path: path() },
         Warning::Unstable { path: path() },
         Warning::SpecialOutput { path: path(), special: Special::Fifo },

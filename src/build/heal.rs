@@ -65,7 +65,7 @@ pub enum Defect {
 
 impl Defect {
     /// The words of the C library and of interpreters, which quote the name.
-    const WORDS: [(&str, Defect); 12] = [
+    const WORDS: [(&str, Defect); 13] = [
         ("Operation not permitted", Defect::NotPermitted),
         ("operation not permitted", Defect::NotPermitted),
         ("EPERM", Defect::NotPermitted),
@@ -77,6 +77,7 @@ impl Defect {
         ("Stale file handle", Defect::Stale),
         ("ESTALE", Defect::Stale),
         ("Read-only file system", Defect::ReadOnly),
+        ("read-only file system", Defect::ReadOnly),
         ("EROFS", Defect::ReadOnly),
     ];
 
@@ -117,6 +118,75 @@ pub fn marks(text: &str, names: &Names<'_>) -> Vec<Mark> {
     lines.filter_map(mark).collect()
 }
 
+/// Something that a command could not write where the tree is read-only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unwritten {
+    /// Below the source root; none where it is not told, or not to be told from the other words.
+    pub path: Option<RelPath>,
+    /// The line, shortened.
+    pub line: String,
+}
+
+/// What was not written, by the last line that names it, else by the last one that tells of the error. What lies elsewhere does not count.
+pub fn unwritten(text: &str, names: &Names<'_>) -> Option<Unwritten> {
+    let lines: Vec<_> = text.lines().rev().take(LINES).collect();
+    let mut without_name = None;
+    for (at, line) in lines.iter().enumerate() {
+        let Some((before, after)) = around_error(line) else { continue };
+        let shown = || line.trim().chars().take(TOLD).collect();
+        let word = name_of_unwritten(before, after);
+        if word.is_some_and(|word| names.lies_elsewhere(word)) {
+            continue;
+        }
+        let new = |word: &str| {
+            names.below(word).filter(|path| path.parent().is_some_and(|above| (names.exists)(&above)))
+        };
+        // Cargo tells what it tried on the lines before.
+        let told = if before.trim().is_empty() { 5 } else { 1 };
+        let mut around = lines[at..].iter().take(told).flat_map(|line| words(line));
+        match word.and_then(new).or_else(|| around.find_map(|word| names.path(word))) {
+            None => without_name = without_name.or_else(|| Some(Unwritten { path: None, line: shown() })),
+            path => return Some(Unwritten { path, line: shown() }),
+        }
+    }
+    without_name
+}
+
+/// What stands before and behind the words for a read-only file system.
+fn around_error(line: &str) -> Option<(&str, &str)> {
+    let words =
+        Defect::WORDS.iter().filter(|(_, defect)| *defect == Defect::ReadOnly).map(|(words, _)| *words);
+    let first = words.filter_map(|words| Some((line.find(words)?, words))).min()?;
+    Some((&line[..first.0], &line[first.0 + first.1.len()..]))
+}
+
+/// The name is quoted, stands behind the error as Python, node and Ruby have it, or is the last word before it.
+fn name_of_unwritten<'a>(before: &'a str, after: &'a str) -> Option<&'a str> {
+    let behind = quoted(after).or_else(|| words(after.split_once(" - ")?.1).next());
+    let mut parts: Vec<_> = before.trim_end_matches([' ', ':', '(']).split(": ").collect();
+    // tar tells what it could not do behind the name.
+    if parts.len() > 1 {
+        parts.pop_if(|part| part.starts_with("Cannot "));
+    }
+    let part = parts.pop()?;
+    let last = || {
+        let all: Vec<_> = words(part).collect();
+        let last = all.iter().rfind(|word| word.contains(['.', '/'])).or(all.last())?;
+        let is_name = !["failed", "rror", "xception"].iter().any(|end| last.ends_with(end))
+            && !part.ends_with([')', ']']);
+        // Alone at the beginning of a line stands who tells.
+        (is_name && (all.len() > 1 || !parts.is_empty())).then_some(*last)
+    };
+    behind.or_else(|| quoted(part)).or_else(last)
+}
+
+/// The last name in quotes.
+fn quoted(text: &str) -> Option<&str> {
+    let (head, tail) = text.rsplit_once(['\'', '’'])?;
+    let (_, name) = head.rsplit_once(['\'', '‘', '`'])?;
+    (!tail.starts_with(char::is_alphanumeric)).then_some(name)
+}
+
 /// What could be a path: between blanks, quotes, brackets; without a colon or a full stop behind it.
 fn words(line: &str) -> impl Iterator<Item = &str> {
     let divides = |c: char| {
@@ -132,19 +202,32 @@ fn words(line: &str) -> impl Iterator<Item = &str> {
 impl Names<'_> {
     /// The path below the source root that a word names, if it names one that could be there: itself, or its directory.
     fn path(&self, word: &str) -> Option<RelPath> {
-        let below = match word.strip_prefix(self.workdir) {
-            Some("") => return Some(RelPath::root()),
-            Some(below) => RelPath::new(below.strip_prefix('/')?.as_bytes()).ok()?,
-            None if word.starts_with('/') => return None,
-            None => {
-                let word = word.strip_prefix("./").unwrap_or(word);
-                self.directory.append(&RelPath::new(word.as_bytes()).ok().filter(|path| !path.is_root())?)
-            }
-        };
+        let below = self.below(word)?;
         let is_certain = word.starts_with('/');
         let is_there =
             (self.exists)(&below) || is_certain && below.parent().is_none_or(|above| (self.exists)(&above));
         is_there.then_some(below)
+    }
+}
+
+impl Names<'_> {
+    /// The path below the source root that a word would be, there or not.
+    fn below(&self, word: &str) -> Option<RelPath> {
+        let word = word.replace("/./", "/");
+        match word.strip_prefix(self.workdir) {
+            Some("") => Some(RelPath::root()),
+            Some(below) => RelPath::new(below.strip_prefix('/')?.as_bytes()).ok(),
+            None if word.starts_with('/') => None,
+            None => {
+                let path = RelPath::new(word.strip_prefix("./").unwrap_or(&word).as_bytes()).ok()?;
+                (!path.is_root()).then(|| self.directory.append(&path))
+            }
+        }
+    }
+
+    fn lies_elsewhere(&self, word: &str) -> bool {
+        let is_end = |rest: &str| rest.is_empty() || rest.starts_with('/');
+        word.starts_with('/') && !word.strip_prefix(self.workdir).is_some_and(is_end)
     }
 }
 
@@ -233,24 +316,22 @@ pub enum Blame {
 /// The mark of the mount's own defect in what a failed command wrote, if there is one.
 pub fn diagnose(tail: &Tail, plan: &Plan, runner: &Runner, file_system: Option<&FileSystem>) -> Option<Mark> {
     let class = file_system.map_or(Class::Unknown, |found| found.class);
-    found(tail, plan).into_iter().find(|mark| {
+    found(tail, plan, marks).into_iter().find(|mark| {
         let scene = Scene::look(mark, &plan.source.value, class, runner);
         blame(mark.defect, &scene) == Blame::Mount
     })
 }
 
-/// A path that a failed command would have written to, and the mount is read-only.
-pub fn read_only(tail: &Tail, plan: &Plan) -> Option<Mark> {
-    found(tail, plan).into_iter().find(|mark| mark.defect == Defect::ReadOnly)
+/// What a failed command would have written, where the mount is read-only.
+pub fn read_only(tail: &Tail, plan: &Plan) -> Option<Unwritten> {
+    found(tail, plan, unwritten)
 }
 
-fn found(tail: &Tail, plan: &Plan) -> Vec<Mark> {
+fn found<T>(tail: &Tail, plan: &Plan, find: impl FnOnce(&str, &Names<'_>) -> T) -> T {
     let root = &plan.source.value;
     let exists = |path: &RelPath| fs::symlink_metadata(native_join(root, path)).is_ok();
-    marks(
-        &tail.text(),
-        &Names { workdir: &plan.workdir.value, directory: &plan.subdirectory, exists: &exists },
-    )
+    let names = Names { workdir: &plan.workdir.value, directory: &plan.subdirectory, exists: &exists };
+    find(&tail.text(), &names)
 }
 
 impl Scene {
@@ -390,6 +471,71 @@ mod tests {
         }
         let trace = format!("x /workspace/docs/a: Input/output error\n{}", "\tfrom somewhere\n".repeat(60));
         assert_eq!(marks_of(&trace).len(), 1, "the trace of calls stands behind it");
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_named_as_tools_name_it_and_told_without_a_name_otherwise() {
+        let there = ["docs", "docs/sub", "docs/output", "docs/a.c"];
+        let exists = |path: &RelPath| path.is_root() || there.contains(&&*path.to_string());
+        let names = Names { workdir: "/workspace", directory: &path("docs"), exists: &exists };
+        let named = |text: &str| unwritten(text, &names).map(|found| found.path.map(|path| path.to_string()));
+        let cases = [
+            ("mkdir: cannot create directory ‘build’: Read-only file system", "docs/build"),
+            ("mkdir: can't create directory 'build': Read-only file system", "docs/build"),
+            ("sh: 1: cannot create log: Read-only file system", "docs/log"),
+            ("/bin/sh: can't create sub/log.txt: Read-only file system", "docs/sub/log.txt"),
+            ("bash: line 1: log.txt: Read-only file system", "docs/log.txt"),
+            ("touch: x: Read-only file system", "docs/x"),
+            ("mv: cannot move 'a.c' to 'b.c': Read-only file system", "docs/b.c"),
+            ("tar: x: Cannot open: Read-only file system", "docs/x"),
+            ("OSError: [Errno 30] Read-only file system: 'build'", "docs/build"),
+            ("Fatal error: can't create a.o: Read-only file system", "docs/a.o"),
+            ("/usr/bin/ld: cannot open output file a.out: Read-only file system", "docs/a.out"),
+            ("a.c:1:1: fatal error: opening dependency file x.d: Read-only file system", "docs/x.d"),
+            ("cc1: fatal error: cannot open ‘a.s’ for writing: Read-only file system", "docs/a.s"),
+            ("Error: EROFS: read-only file system, mkdir 'build'\n  code: 'EROFS',", "docs/build"),
+            ("open build: read-only file system", "docs/build"),
+            ("Cannot open x.pl: Read-only file system at -e line 1.", "docs/x.pl"),
+            ("  failed to make directory '/workspace/./x': Read-only file system; class=Os (2)", "x"),
+            ("mkdir /workspace/docs/sub/x: read-only file system", "docs/sub/x"),
+            ("error: could not write output to a.o: Read-only file system", "docs/a.o"),
+            (
+                "error: failed to write /workspace/docs/Cargo.lock\n\nCaused by:\n  Read-only file system (os error 30)",
+                "docs/Cargo.lock",
+            ),
+            ("-e:1:in `mkdir': Read-only file system @ dir_s_mkdir - build (Errno::EROFS)", "docs/build"),
+            ("java.nio.file.FileSystemException: build: Read-only file system", "docs/build"),
+            (
+                "Exception in thread \"main\" java.io.FileNotFoundException: x.txt (Read-only file system)",
+                "docs/x.txt",
+            ),
+            (
+                "fatal: Unable to create '/workspace/docs/index.lock': Read-only file system",
+                "docs/index.lock",
+            ),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(named(line), Some(Some(expected.to_owned())), "{line}");
+        }
+        for line in [
+            "CMake Error: : System Error: Read-only file system",
+            "Exception in thread \"main\" java.io.IOException: Read-only file system",
+            "OSError: [Errno 30] Read-only file system",
+            "PHP Warning:  mkdir(): Read-only file system in x.php on line 3",
+            "mkdir failed: Read-only file system at -e line 1.",
+            "Error: EROFS: read-only file system, write",
+            "touch: far/away: Read-only file system",
+            "touch: '/workspace/docs/../x': Read-only file system",
+        ] {
+            assert_eq!(named(line), Some(None), "{line}");
+        }
+        for line in [
+            "sh: cannot create /proc/sys/kernel/x: Read-only file system",
+            "OSError: [Errno 30] Read-only file system: '/etc/x'",
+            "touch: x: Permission denied",
+        ] {
+            assert_eq!(named(line), None, "{line}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{fs, io, path::Path, time::Duration};
 use super::{
     BuildError, detached,
     error::Listing,
-    heal::{self, Mark, Runner, Tail},
+    heal::{self, Mark, Runner, Tail, Unwritten},
 };
 use crate::{
     engine::{ContainerId, Docker, PathKind},
@@ -84,8 +84,11 @@ async fn diagnose(
     let looking = detached(move || {
         let lies_on = facts::file_system(&plan.source.value);
         let defect = heal::diagnose(&tail, &plan, &runner, lies_on.as_ref());
-        let read_only = heal::read_only(&tail, &plan).filter(|_| plan.route.value == Route::MountSource);
-        if let (None, Some(Mark { path, line, .. })) = (&defect, read_only) {
+        let read_only = match plan.route.value {
+            Route::MountSource => heal::read_only(&tail, &plan),
+            _ => None,
+        };
+        if let (None, Some(Unwritten { path, line })) = (&defect, read_only) {
             reporter.emit(Event::Warned(Warning::ReadOnlySources { path, line }));
         }
         defect

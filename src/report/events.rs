@@ -219,8 +219,8 @@ pub enum Warning {
     },
     /// The command failed after it had tried to write to sources that are mounted read-only.
     ReadOnlySources {
-        /// Below the source root.
-        path: RelPath,
+        /// Below the source root; none where that cannot be told from what it wrote.
+        path: Option<RelPath>,
         /// What it wrote of that.
         line: String,
     },

@@ -55,10 +55,13 @@ pub fn sentence(warning: &Warning) -> String {
             )
         }
         Warning::Skipped { path, special } => format!("{path} is a {}; it was not sent", kind(*special)),
-        Warning::ReadOnlySources { path, line } => format!(
-            "the command could not write {path}, for the sources are mounted read-only ({line}); if that is an output, name \
-             its directory with -o; --route layer or mount lets it write anywhere"
-        ),
+        Warning::ReadOnlySources { path, line } => {
+            let what = path.as_ref().map_or_else(|| "something".to_owned(), RelPath::to_string);
+            format!(
+                "the command could not write {what}, for the sources are mounted read-only ({line}); -o names \
+                 the directory of an output, --keep-path one that is the build's own; --route layer or mount lets it write anywhere"
+            )
+        }
         Warning::Vanished { path } => format!("{path} was deleted while it was being read; it was not sent"),
         Warning::Unstable { path } => {
             format!("{path} kept changing while it was sent; the build may have seen an unfinished version")
