@@ -172,8 +172,8 @@ pub enum BuildError {
         /// The safe place that has them; none where the command only deleted.
         to: Option<PathBuf>,
     },
-    /// A volume cannot be laid over an output.
-    #[error("output {spec:?}: no volume can be laid over {host:?}, as --route mount-source does: {error}")]
+    /// A volume cannot be laid over an output or a cache in the host's own tree.
+    #[error("{spec:?}: no volume can be laid over {host:?}, as a mounted source tree needs it: {error}")]
     NotLaidOver {
         /// As it was asked for.
         spec: String,
@@ -376,7 +376,7 @@ impl BuildError {
                 Some("name a place that can be written: -o PATH:HOST".to_owned())
             }
             BuildError::NotLaidOver { .. } => {
-                Some("that needs outputs that are directories; name those with -o, or take --route layer".to_owned())
+                Some("that needs a directory, or a place for one; name that, or take --route layer".to_owned())
             }
             BuildError::NoRoom { route, .. } => Some(no_room_advice(*route).to_owned()),
             BuildError::RouteNeedsAgent { .. } => Some("take --route layer".to_owned()),

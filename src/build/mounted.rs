@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | the source tree | the host's, read and written | the host's, read-only |
 //! | an output below it | the host's | an anonymous volume; comes back as from any container |
+//! | a kept path below it | the host's | an anonymous volume |
 //! | an output elsewhere, or with another HOST | comes back as from any container | the same |
 
 use std::{fs, io, path::Path, time::Duration};
@@ -18,7 +19,7 @@ use crate::{
     engine::{ContainerId, Docker, PathKind},
     facts,
     outputs::target::native_join,
-    plan::{OnFailure, Output, Outputs, Plan, Route},
+    plan::{Decision, OnFailure, Output, Outputs, Plan, Route},
     report::{
         Reporter,
         events::{Event, Warning},
@@ -179,21 +180,28 @@ impl Placeholders {
     /// # Errors
     /// [`BuildError::NotLaidOver`] where something else than a directory is in the place.
     pub fn make(plan: &Plan, run: &Run) -> Result<Placeholders, BuildError> {
-        let mut made = Placeholders::default();
-        for (output, place) in laid_over(plan) {
-            let wrong = |error: io::Error| BuildError::NotLaidOver {
-                spec: output.spec.clone(),
-                host: place.clone(),
-                error,
-            };
+        let (mut made, root) = (Placeholders::default(), &plan.source.value);
+        if !plan.route.value.is_mounted() {
+            return Ok(made);
+        }
+        let outputs = laid_over(plan).map(|(output, place)| (output.spec.clone(), place));
+        let caches = plan.caches.iter().filter_map(|Decision { value: cache, .. }| {
+            Some((cache.called(), native_join(root, cache.below_source.as_ref()?)))
+        });
+        for (spec, place) in outputs.chain(caches) {
+            let wrong = |error: io::Error| BuildError::NotLaidOver { spec, host: place.clone(), error };
             match fs::symlink_metadata(&place) {
                 Ok(found) if found.is_dir() => {}
                 Ok(_) => return Err(wrong(io::ErrorKind::NotADirectory.into())),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    made.make_way(&place, &plan.source.value, run).map_err(wrong)?;
+                    made.make_way(&place, root, run).map_err(wrong)?;
                 }
                 Err(error) => return Err(wrong(error)),
             }
+        }
+        for kept in plan.kept_over() {
+            // Where that cannot be, nothing is laid over, and the command hears of a read-only tree.
+            let _ = made.make_way(&native_join(root, &kept.value), root, run);
         }
         Ok(made)
     }

@@ -6,7 +6,7 @@ use super::{BuildError, Running};
 use crate::{
     config::ignore_file,
     outputs::target::native_join,
-    plan::{PatternKind, Plan},
+    plan::Plan,
     report::{
         Reporter,
         events::{Amount, Event, Phase, Warning},
@@ -15,7 +15,7 @@ use crate::{
     sys::LONGEST_PATH,
     tree::{
         Entry, Kind, Manifest, RelPath,
-        ignore::{self, Reach, Rules},
+        ignore::{self, Rules},
         scan::{Scan, ScanOptions, scan},
     },
 };
@@ -117,23 +117,13 @@ fn by_dockerignore(plan: &Plan, project: &Project, scan: &Scan) -> Option<Amount
     Some(ignored.fold(Amount::default(), |sum, entry| sum + Amount { files: 1, bytes: size(&entry.kind) }))
 }
 
-/// Paths kept by name, with all that lies below them, where this machine has something of its own.
+/// Kept paths where this machine has something of its own.
 fn kept_here(plan: &Plan) -> Vec<RelPath> {
-    let Ok(rules) = Rules::new(plan.ignore.lines()) else { return Vec::new() };
-    let kept = plan.ignore.patterns.iter().filter(|pattern| pattern.value.kind == PatternKind::Kept);
-    // `**/node_modules` is first of all the one at the top.
-    let names = kept.map(|pattern| pattern.value.text.trim_start_matches("**/").trim_matches('/'));
-    let paths = names.filter_map(|name| RelPath::new(name.as_bytes()).ok());
-    let is_whole = |path: &RelPath| {
-        let mut exceptions = plan.ignore.lines().filter(|line| line.starts_with('!'));
-        !exceptions.any(|exception| ignore::reach(exception, path) == Ok(Reach::Below))
-    };
     let is_here = |path: &RelPath| {
         let place: PathBuf = native_join(&plan.source.value, path);
         place.symlink_metadata().is_ok_and(|found| {
             !found.is_dir() || fs::read_dir(&place).is_ok_and(|mut entries| entries.next().is_some())
         })
     };
-    let is_kept = |path: &RelPath| !path.is_root() && rules.ignores(path);
-    paths.filter(|path| is_kept(path) && is_whole(path) && is_here(path)).collect()
+    plan.kept_places().into_iter().map(|kept| kept.value).filter(is_here).collect()
 }

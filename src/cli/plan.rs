@@ -16,7 +16,7 @@ use crate::{
     config::choices::name_of,
     plan::{
         ApplyMode, Decision, Endpoint, Engine, Explain, Fallback, IfThere, Lifetime, OnFailure, OnLocked,
-        Output, Outputs, PatternKind, Plan, Reason, Route, Stdin, Take, Terminal, standing::left_out,
+        Output, Outputs, Pattern, PatternKind, Plan, Reason, Route, Stdin, Take, Terminal, standing::left_out,
     },
     report::{numbers, text::shell_words},
     state::{State, project_key},
@@ -104,7 +104,9 @@ fn as_it_runs(mut plan: Plan) -> Plan {
     }
     plan.lifetime =
         Decision::default(Lifetime::OneRun, "where the sources are mounted, no workspace is kept");
-    plan.ignore.patterns.clear();
+    let kept = plan.kept_over().into_iter();
+    let pattern = |path: RelPath| Pattern { text: ignore::literal(&path), kind: PatternKind::Kept };
+    plan.ignore.patterns = kept.map(|place| place.map(pattern)).collect();
     if plan.route.value == Route::Mount {
         plan.ignore.outputs.clear();
         if let Reason::Default { why } = &mut plan.on_failure.reason {
@@ -446,8 +448,7 @@ mod tests {
 
     use super::*;
     use crate::plan::{
-        AgentUse, Endpoint, EnvVar, IgnorePlan, Output, Pattern, PullPolicy, Reason, RecoverPlan, Take,
-        WorkspacePlan,
+        AgentUse, Endpoint, EnvVar, IgnorePlan, Output, PullPolicy, Reason, RecoverPlan, Take, WorkspacePlan,
     };
 
     fn plan() -> Plan {

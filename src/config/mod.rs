@@ -569,10 +569,14 @@ fn patterns(
         |text| Pattern { text, kind: PatternKind::Excluded },
     );
     let building = preset.filter(|preset| preset.output(command).is_some());
-    let of_preset =
-        building.into_iter().flat_map(|preset| preset.kept.iter().map(move |text| (preset, *text)));
-    let mut patterns: Vec<_> =
-        of_preset.map(|(preset, text)| by_preset(kept(text.to_owned()), preset)).collect();
+    let of_preset = building.into_iter().flat_map(|preset| {
+        let of_root = |text: String| match text.starts_with("**/") {
+            true => text,
+            false => ignore::from_below(&text, &below(source, started_in)),
+        };
+        preset.kept(command).map(move |text| by_preset(kept(of_root(text)), preset))
+    });
+    let mut patterns: Vec<_> = of_preset.collect();
     let no_ignore = on_off([("--no-ignore", args.no_ignore), ("--ignore", args.ignore)], &keys.no_ignore)
         .is_some_and(|no_ignore| no_ignore.value);
     if !no_ignore {

@@ -11,8 +11,8 @@ pub struct Preset {
     pub image: &'static str,
     /// Where its products are.
     outputs: OutputRule,
-    /// Patterns of what its builds keep for the next one beside their products, and nobody else reads.
-    pub kept: &'static [&'static str],
+    /// Names of what its builds keep for the next one beside their sources, and nobody else reads.
+    kept: &'static [&'static str],
 }
 
 /// How a command line tells where the products go.
@@ -22,6 +22,8 @@ struct OutputRule {
     subcommands: &'static [&'static str],
     /// Options that name the place, short ones with their value attached or apart, long ones with `=` or apart.
     options: &'static [&'static str],
+    /// Options that name the place of the sources.
+    sources: &'static [&'static str],
     /// Other options that take a value, which must not be read as the subcommand.
     valued: &'static [&'static str],
     /// The place when no option names one.
@@ -36,11 +38,12 @@ pub const PRESETS: &[Preset] = &[Preset {
     outputs: OutputRule {
         subcommands: &["build", "b"],
         options: &["-d", "--destination"],
-        valued: &["-s", "--source", "-p", "--plugins", "--layouts", "--config", "-b", "--baseurl"],
+        sources: &["-s", "--source"],
+        valued: &["-p", "--plugins", "--layouts", "--config", "-b", "--baseurl"],
         default: "_site",
     },
     // Keyed by content, and emptied by jekyll itself when the configuration changes.
-    kept: &["**/.jekyll-cache", "**/.sass-cache"],
+    kept: &[".jekyll-cache", ".sass-cache"],
 }];
 
 impl Preset {
@@ -59,12 +62,34 @@ impl Preset {
         while let Some(word) = words.next() {
             if let Some(named) = option_value(word, rule.options, &mut words) {
                 place = Some(named);
-            } else if option_value(word, rule.valued, &mut words).is_none() && !word.starts_with('-') {
+            } else if option_value(word, rule.valued, &mut words).is_none()
+                && option_value(word, rule.sources, &mut words).is_none()
+                && !word.starts_with('-')
+            {
                 subcommand.get_or_insert(word);
             }
         }
         let makes_products = rule.subcommands.contains(&subcommand?);
         makes_products.then(|| place.unwrap_or(rule.default).to_owned())
+    }
+
+    /// Patterns of what its builds keep, relative to the command's directory: wherever its names are, and first of all beside the sources
+    /// that the command names.
+    pub fn kept(&self, command: &[String]) -> impl Iterator<Item = String> {
+        let mut words = self.arguments(command).unwrap_or_default().iter().map(String::as_str);
+        let mut source = None;
+        while let Some(word) = words.next() {
+            source = option_value(word, self.outputs.sources, &mut words).or(source);
+        }
+        let beside = source
+            .filter(|source| !source.starts_with('/'))
+            .map(|source| source.trim_end_matches('/').to_owned());
+        let anywhere = self.kept.iter().map(|name| format!("**/{name}"));
+        anywhere.chain(
+            beside
+                .into_iter()
+                .flat_map(|source| self.kept.iter().map(move |name| format!("{source}/{name}"))),
+        )
     }
 
     /// What follows the tool's own words.
@@ -130,6 +155,17 @@ mod tests {
         for (line, expected) in cases {
             assert_eq!(output(line).as_deref(), expected, "{line}");
         }
+    }
+
+    #[test]
+    fn jekyll_keeps_its_caches_beside_the_sources_that_the_command_names() {
+        let kept = |line: &str| {
+            let command: Vec<String> = line.split(' ').map(String::from).collect();
+            Preset::of(&command).unwrap().kept(&command).collect::<Vec<_>>()
+        };
+        assert_eq!(kept("jekyll build"), ["**/.jekyll-cache", "**/.sass-cache"]);
+        assert_eq!(kept("jekyll build -s docs/")[2..], ["docs/.jekyll-cache", "docs/.sass-cache"]);
+        assert_eq!(kept("jekyll b --source=a")[2..], ["a/.jekyll-cache", "a/.sass-cache"]);
     }
 
     #[test]

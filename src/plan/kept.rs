@@ -2,11 +2,12 @@
 //! its tool's own. Pure.
 //!
 //! The longer path decides. An output below a kept path gets an exception behind the pattern that keeps it; a kept path below an
-//! output is one already, and stays so.
+//! output is one already, and stays so. Where the sources are mounted read-only, a kept path that is written out is a volume laid over them
+//! ([`Plan::kept_over`]).
 
 use std::path::Path;
 
-use super::{Decision, Output, OutputError, Outputs, Pattern, PatternKind, Reason, host_path};
+use super::{Decision, Output, OutputError, Outputs, Pattern, PatternKind, Plan, Reason, Route, host_path};
 use crate::tree::{
     RelPath,
     ignore::{self, Reach, Rules},
@@ -33,7 +34,7 @@ pub(super) fn settle(
 }
 
 /// What a preset's pattern keeps is synced where git tracks files in it; what is said behind it, by name, is stronger.
-fn with_tracked(patterns: &[Decision<Pattern>], tracked: &[RelPath]) -> Vec<Decision<Pattern>> {
+pub(super) fn with_tracked(patterns: &[Decision<Pattern>], tracked: &[RelPath]) -> Vec<Decision<Pattern>> {
     let of_preset = patterns.iter().take_while(|pattern| is_presets(&pattern.reason)).count();
     let (presets, others) = patterns.split_at(of_preset);
     let mut all = presets.to_vec();
@@ -52,6 +53,52 @@ fn with_tracked(patterns: &[Decision<Pattern>], tracked: &[RelPath]) -> Vec<Deci
     }
     all.extend_from_slice(others);
     all
+}
+
+impl Plan {
+    /// The kept paths that are written out, and of which no rule takes anything back. `**/target` is first of all the one where the command
+    /// runs.
+    pub fn kept_places(&self) -> Vec<Decision<RelPath>> {
+        let lines = || self.ignore.lines();
+        let Ok(rules) = Rules::new(lines()) else { return Vec::new() };
+        let place = |pattern: &Decision<Pattern>| {
+            let text = pattern.value.text.as_str();
+            let is_written_out = |text: &&str| !text.contains(['*', '?', '[']);
+            let name =
+                |text| RelPath::new(Some(text).filter(is_written_out)?.trim_matches('/').as_bytes()).ok();
+            let path = match text.strip_prefix("**/") {
+                Some(anywhere) => self.subdirectory.append(&name(anywhere)?),
+                None => name(text)?,
+            };
+            let is_taken_back =
+                |line: &str| line.starts_with('!') && ignore::reach(line, &path) == Ok(Reach::Below);
+            let is_whole = rules.ignores(&path) && !lines().any(is_taken_back);
+            let is_kept = pattern.value.kind == PatternKind::Kept && !path.is_root() && is_whole;
+            is_kept.then(|| Decision { value: path, reason: pattern.reason.clone() })
+        };
+        let mut places: Vec<_> = self.ignore.patterns.iter().filter_map(place).collect();
+        places.sort_by(|one, other| one.value.cmp(&other.value));
+        places.dedup_by(|one, other| one.value == other.value);
+        places
+    }
+
+    /// Those that lie in volumes of their own over a source tree that is mounted read-only. Outputs and caches lie in theirs.
+    pub fn kept_over(&self) -> Vec<Decision<RelPath>> {
+        if self.route.value != Route::MountSource {
+            return Vec::new();
+        }
+        let outputs = match &self.outputs.value {
+            Outputs::Named(named) => named.as_slice(),
+            Outputs::Everything => &[],
+        };
+        let is_output =
+            |path: &RelPath| outputs.iter().any(|output| output.below_source.as_ref() == Some(path));
+        let caches = || self.caches.iter().filter_map(|cache| cache.value.below_source.as_ref());
+        let is_cached = |path: &RelPath| caches().any(|cache| path.strip_prefix(cache).is_some());
+        let mut places = self.kept_places();
+        places.retain(|Decision { value: path, .. }| !is_output(path) && !is_cached(path));
+        places
+    }
 }
 
 fn is_presets(reason: &Reason) -> bool {

@@ -162,7 +162,7 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
     left_out.extend(caches.iter().filter_map(|cache| cache.value.below_source.clone()));
     left_out.extend(own_places(settings, env));
     let patterns = match route.value.is_mounted() {
-        true => settings.patterns.clone(),
+        true => kept::with_tracked(&settings.patterns, &facts.tracked),
         false => kept::settle(&settings.patterns, &facts.tracked, &outputs, &settings.source.value)?,
     };
     let git = (facts.is_checkout && !route.value.is_mounted()).then(git);

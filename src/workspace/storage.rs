@@ -19,6 +19,7 @@ use crate::{
     outputs::target::native_join,
     plan::{CachePath, EnvVar, Output, Outputs, Plan, Route, Sharing, VolumeOption},
     state::{Project, Run, State, StateError, read_json, replace_json},
+    tree::RelPath,
     user,
 };
 
@@ -49,7 +50,8 @@ pub struct Storage {
 
 #[derive(Debug, Clone)]
 struct CacheVolume {
-    volume: VolumeSpec,
+    /// None for a kept path over a source tree that is mounted: its volume goes with the container.
+    volume: Option<VolumeSpec>,
     path: String,
     /// How many components of the path lie below what is the user's anyway: the working directory or his home; none where it lies in
     /// neither.
@@ -80,14 +82,14 @@ impl Storage {
         };
         let home = is_no_home(&found).then_some(HOME);
         let caches = plan.caches.iter().map(|cache| CacheVolume {
-            volume: VolumeSpec {
+            volume: Some(VolumeSpec {
                 name: match cache.value.sharing {
                     Sharing::Project => format!("{CACHE_PREFIX}{of_project}-{}", cache.value.name),
                     Sharing::All => format!("{CACHE_PREFIX}{}", cache.value.name),
                 },
                 options: Vec::new(),
                 labels: labelled(&[(labels::TIER, labels::CACHE), (labels::STATE, &state_id)]),
-            },
+            }),
             path: match &cache.value.path {
                 CachePath::Absolute(path) => path.clone(),
                 CachePath::Home(below) => format!("{}/{below}", home.unwrap_or(&found).trim_end_matches('/')),
@@ -100,8 +102,15 @@ impl Storage {
                 }
             },
         });
-        let caches: Vec<_> = caches.collect();
         let target = plan.workdir.value.clone();
+        // Where a directory could be made for it, see `Placeholders`.
+        let is_there = |path: &RelPath| {
+            let place = native_join(&plan.source.value, path);
+            place.symlink_metadata().is_ok_and(|found| found.is_dir())
+        };
+        let kept = plan.kept_over().into_iter().map(|kept| kept.value).filter(is_there);
+        let kept = kept.map(|kept| CacheVolume { volume: None, path: format!("{target}/{kept}"), own: 0 });
+        let caches: Vec<_> = caches.chain(kept).collect();
         let (mut places, mut volume, mut options) = (Vec::new(), None, Vec::new());
         match plan.route.value {
             Route::Tmpfs => {
@@ -140,7 +149,7 @@ impl Storage {
     /// For the container, the outer ones first.
     pub fn mounts(&self) -> Vec<Mount> {
         let caches = self.caches.iter().map(|cache| Mount::Volume {
-            name: Some(cache.volume.name.clone()),
+            name: cache.volume.as_ref().map(|volume| volume.name.clone()),
             target: cache.path.clone(),
             contents: VolumeContents::OfImage,
             options: Vec::new(),
@@ -174,8 +183,8 @@ impl Storage {
     /// # Errors
     /// What befalls every request, and what a volume driver says; [`WorkspaceError::Foreign`].
     pub async fn provide(&self, docker: &Docker) -> Result<(), WorkspaceError> {
-        for cache in &self.caches {
-            docker.create_volume(&cache.volume).await?;
+        for volume in self.caches.iter().filter_map(|cache| cache.volume.as_ref()) {
+            docker.create_volume(volume).await?;
         }
         if let Some(volume) = &self.volume {
             // What a run left that was killed before it had a container: an engine would keep its contents, and its options.
@@ -403,11 +412,7 @@ mod tests {
 
     #[test]
     fn the_ways_to_caches_are_those_below_what_is_the_users() {
-        let cache = |path: &str, own| CacheVolume {
-            volume: VolumeSpec { name: String::new(), options: Vec::new(), labels: BTreeMap::new() },
-            path: path.to_owned(),
-            own,
-        };
+        let cache = |path: &str, own| CacheVolume { volume: None, path: path.to_owned(), own };
         let caches = [
             cache("/workspace/a/b/c", 3),
             cache("/workspace/a/d", 2),
