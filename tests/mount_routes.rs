@@ -2,10 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "common/cache.rs"]
+mod cache;
 mod common;
 
-use std::{fs, os::unix::fs::MetadataExt as _};
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink},
+};
 
+use cache::Cache;
 use common::{Project, docker, read_until};
 
 /// What is mounted below the working directory, a line each.
@@ -58,6 +64,119 @@ fn on_mount_an_output_that_is_in_its_place_stays_and_any_other_comes_back() {
         .exits(0);
     assert_eq!(project.tree().paths(), ["elsewhere", "far", "here", "out", "out/new"]);
     assert_eq!((project.read("here"), project.read("far")), ("2\n".into(), "3\n".into()));
+}
+
+#[test]
+fn what_a_command_makes_and_changes_in_the_mounted_tree_belongs_to_whoever_runs_fastbuild() {
+    let project = Project::new();
+    let outside = project.outside().join("outside");
+    project
+        .write("a", "a")
+        .write("foreign", "f")
+        .write("written", "w")
+        .write("shared", "s")
+        .write("group/x", "x")
+        .write("own-group", "g");
+    fs::write(&outside, "o").unwrap();
+    fs::hard_link(project.path("shared"), project.outside().join("other-name")).unwrap();
+    project.as_nobody(&["--route", "mount"], "true").exits(0);
+    for path in ["foreign", "written", "shared"] {
+        chown(project.path(path), Some(1), Some(1)).unwrap();
+    }
+    for path in ["group", "own-group"] {
+        chown(project.path(path), None, Some(77)).unwrap();
+    }
+    fs::set_permissions(project.path("group"), fs::Permissions::from_mode(0o2775)).unwrap();
+    chown(&outside, Some(1), Some(1)).unwrap();
+    let script = "mkdir -p out/deep; cp a out/deep/a; chmod 4750 out/deep/a; ln out/deep/a out/b; ln -s ../../outside out/link; \
+                  mkfifo out/fifo; echo >>written; echo >>shared; echo >>own-group; touch group/made; chown 5:5 a; exit 3";
+    project.still_as_nobody(&["--route", "mount"], script).exits(3);
+    let owner = |path: &str| {
+        let found = project.path(path).symlink_metadata().unwrap();
+        (found.uid(), found.gid())
+    };
+    for path in ["out", "out/deep", "out/deep/a", "out/b", "out/link", "out/fifo", "written", "a"] {
+        assert_eq!(owner(path), (65534, 65534), "{path}");
+    }
+    assert_eq!(owner("group/made"), (65534, 77), "the directory hands its group on");
+    assert_eq!(owner("own-group"), (65534, 77), "it was the user's, with a group of his choice");
+    assert_eq!(owner("foreign"), (1, 1), "it was not touched");
+    assert_eq!(owner("shared"), (1, 1), "it has a name that is not of this tree");
+    assert_eq!(owner("../outside"), (1, 1), "links are not followed");
+    let mode = |path: &str| project.path(path).symlink_metadata().unwrap().mode() & 0o7777;
+    assert_eq!((mode("out/deep/a"), mode("group")), (0o750, 0o2775));
+    // And any other route goes on from there.
+    project.still_as_nobody(&["-q", "-o", "out"], "rm out/fifo; echo 2 >out/deep/a").exits(0);
+    assert_eq!(project.read("out/deep/a"), "2\n");
+    project.assert_nothing_left();
+}
+
+#[test]
+fn a_cache_in_a_mounted_tree_is_the_builds_and_leaves_no_directory_here() {
+    let project = Project::new();
+    project.write("a", "a").write("there/x", "the host's");
+    for route in ["mount", "mount-source"] {
+        let cache = Cache::new(&project, route);
+        let places = [cache.at("deep/modules"), cache.shared_at("there")];
+        let options = ["--route", route, "-o", "out", "--cache", &places[0], "--cache", &places[1]];
+        let script = "mkdir -p out; cat deep/modules/kept 2>/dev/null; ls there; echo $0 >deep/modules/kept; echo >out/$0";
+        assert_eq!(project.as_nobody(&options, script).exits(0).out(), "", "{route}");
+        assert_eq!(project.as_nobody(&options, script).exits(0).out(), "sh\n", "{route}");
+        assert_eq!(project.tree().paths(), ["a", "out", "out/sh", "there", "there/x"], "{route}");
+        assert_eq!(project.path("there/x").metadata().unwrap().uid(), 65534);
+        project.assert_nothing_left();
+    }
+    project.write("file", "f");
+    let ended = project.sh(&["--route", "mount-source", "-o", "out", "--cache", "c:file"], "true");
+    ended.exits(125).says(&["\"c\"", "laid over", "file", "--route layer"]);
+}
+
+#[test]
+fn what_is_kept_lies_over_sources_that_are_mounted_read_only() {
+    let project = Project::new();
+    project.write("a", "a").write("target/mine", "the host's").write("lib/x", "x").write("state", "a file");
+    project.write(
+        "fastbuild.toml",
+        "keep = [\"target\", \"lib/gen\", \"**/tmp\", \"state\", \"dist/cache\", \"*.log\"]\n",
+    );
+    let before = project.tree();
+    let options = ["--route", "mount-source", "-o", "dist", "-o", "target/app"];
+    let script = "ls target; for d in target lib/gen tmp dist/cache; do echo >$d/new || exit 1; done; cat state; echo >dist/a; \
+                  echo >target/app/b";
+    assert_eq!(project.sh(&options, script).exits(0).out(), "app\na file");
+    let made: Vec<_> =
+        project.tree().paths().into_iter().filter(|path| !before.paths().contains(path)).collect();
+    assert_eq!(made, ["dist", "dist/a", "target/app", "target/app/b"]);
+    assert_eq!(project.read("target/mine"), "the host's");
+    project.sh(&options, "echo >state").exits(1).says(&["could not write state", "--route layer"]);
+    let plan = project.fastbuild(["plan"].iter().chain(&options).chain(&["--", "sh"]));
+    let plan = plan.exits(0).out();
+    let kept: Vec<_> =
+        plan.lines().filter_map(|line| line.strip_prefix("keeps ")?.split_whitespace().next()).collect();
+    assert_eq!(kept, ["dist/cache", "lib/gen", "state", "target", "tmp"]);
+    project.assert_nothing_left();
+}
+
+#[test]
+fn what_a_preset_keeps_lies_over_mounted_sources_unless_git_tracks_files_there() {
+    let project = Project::new();
+    project.write("bin/jekyll", "#!/bin/sh\necho >$3/.jekyll-cache/x && echo >_site/made\n");
+    project.write("docs/index.html", "");
+    fs::set_permissions(project.path("bin/jekyll"), fs::Permissions::from_mode(0o755)).unwrap();
+    let build = |source: &str| {
+        project.fastbuild(["--route", "mount-source", "--", "bin/jekyll", "build", "-s", source])
+    };
+    for source in [".", "docs"] {
+        build(source).exits(0);
+    }
+    let made = ["_site", "_site/made", "bin", "bin/jekyll", "docs", "docs/index.html"];
+    assert_eq!(project.tree().paths(), made);
+    project.write("docs/.jekyll-cache/tracked", "t");
+    for args in [&["init", "-q"][..], &["add", "docs"]] {
+        let git = std::process::Command::new("git").args(args).current_dir(project.root()).status();
+        assert!(git.unwrap().success());
+    }
+    build("docs").exits(1).says(&["could not write docs/.jekyll-cache/x"]);
 }
 
 #[test]
@@ -136,6 +255,8 @@ fn a_write_beside_the_outputs_is_told_with_its_path_and_the_host_stays_as_it_was
         ("echo y >cache/x", "cache/x"),
         ("cd cache && touch /workspace/new", "new"),
         ("rm -r cache", "cache"),
+        ("mkdir build", "build"),
+        ("echo x >log.txt", "log.txt"),
     ] {
         let ended = project.sh(&["--route", "mount-source", "-o", "dist"], script);
         ended.exits(1).says(&[
@@ -163,7 +284,7 @@ fn the_images_own_user_can_write_its_outputs() {
 fn an_output_that_is_no_directory_cannot_be_laid_over() {
     let project = Project::new();
     project.write("file", "f");
-    std::os::unix::fs::symlink("file", project.path("link")).unwrap();
+    symlink("file", project.path("link")).unwrap();
     let before = project.tree();
     project
         .sh(&["--route", "mount-source", "-o", "file"], "true")

@@ -169,6 +169,7 @@ fn run_request(script: &str) -> Request {
         terminal: None,
         stdin: Input::Empty,
         clock_ahead: 0,
+        owner: None,
     }))
 }
 

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use crate::tree::{Digest, RelPath, Timestamp};
 
 /// The version of all of this. A workspace whose agent speaks another one is made anew.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 
 /// A message that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -272,6 +272,19 @@ pub struct Run {
     /// How far the far clock is ahead of the near one, in nanoseconds; zero where they agree. The mtimes that the command gives are moved
     /// by that much, so that they are the near clock's.
     pub clock_ahead: i64,
+    /// Whose everything is to be that the command makes or changes below the source root, where that is the host's own tree.
+    pub owner: Option<Owner>,
+}
+
+/// See [`Run::owner`]. All numbers are the host's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// The user.
+    pub uid: u32,
+    /// The user's group.
+    pub gid: u32,
+    /// Whose the source root is, which shows whether the far end sees the host's users.
+    pub of_root: u32,
 }
 
 /// See [`Run::home`].

@@ -16,6 +16,7 @@ use super::{
     heal::{self, Mark, Runner, Tail, Unwritten},
 };
 use crate::{
+    agent::protocol::Owner,
     engine::{ContainerId, Docker, PathKind},
     facts,
     outputs::target::native_join,
@@ -25,6 +26,7 @@ use crate::{
         events::{Event, Warning},
     },
     state::{Placeholder, Run},
+    sys,
     workspace::{WorkspaceError, storage::laid_over},
 };
 
@@ -118,6 +120,12 @@ pub(super) async fn refuse_other_tree(
     }
     let detail = format!("what it sees there has no {name:?} of {size} bytes");
     Err(WorkspaceError::NotMounted { path: path.clone(), detail }.into())
+}
+
+/// Whose everything is to be that the command makes in the source tree; none where that is not the host's own, or knows no owners.
+pub(super) fn owner(plan: &Plan) -> Option<Owner> {
+    let (uid, gid) = sys::owner::ids().filter(|_| plan.route.value == Route::Mount)?;
+    Some(Owner { uid, gid, of_root: sys::owner::of(&plan.source.value)? })
 }
 
 /// The plan without the outputs that are in their places when the command has ended.

@@ -72,13 +72,15 @@ pub fn look_at_file(file: &File) -> io::Result<Look> {
     Ok(Look { kind: Some(kind), mode: stat.st_mode & 0o7777, stamp: stamp(&stat), links: links(&stat) })
 }
 
+/// How many names what was looked at has.
 #[allow(clippy::unnecessary_cast, reason = "the widths differ between systems")]
-fn links(stat: &Stat) -> u64 {
+pub fn links(stat: &Stat) -> u64 {
     stat.st_nlink as u64
 }
 
+/// The stamp of what was looked at.
 #[allow(clippy::unnecessary_cast, reason = "the widths differ between systems")]
-fn stamp(stat: &Stat) -> Stamp {
+pub fn stamp(stat: &Stat) -> Stamp {
     let time = |secs: i64, nanos: i64| Timestamp { secs, nanos: nanos as u32 };
     Stamp {
         dev: stat.st_dev as u64,

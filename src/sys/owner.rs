@@ -43,6 +43,15 @@ pub fn ids() -> Option<(u32, u32)> {
     return None;
 }
 
+/// The number of the user whom `path` belongs to; none where it is not there, or the system has no such numbers.
+#[cfg_attr(not(unix), allow(unused_variables, reason = "only Unix has owners"))]
+pub fn of(path: &Path) -> Option<u32> {
+    #[cfg(unix)]
+    return path.metadata().ok().map(|found| std::os::unix::fs::MetadataExt::uid(&found));
+    #[cfg(not(unix))]
+    return None;
+}
+
 /// Whose a directory may be.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Whose {

@@ -135,6 +135,7 @@ pub fn run(argv: &[&str], directory: &Path) -> Run {
         terminal: None,
         stdin: Input::Empty,
         clock_ahead: 0,
+        owner: None,
     }
 }
 

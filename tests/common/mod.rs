@@ -227,10 +227,15 @@ impl Project {
     /// Runs `fastbuild OPTIONS… -- sh -c SCRIPT` as an ordinary user that may talk to the engine. The project becomes that
     /// user's.
     pub fn as_nobody(&self, options: &[&str], script: &str) -> Ended {
-        const NOBODY: &str = "65534";
-        let group = fs::metadata(SOCKET).unwrap().gid().to_string();
         let own = Command::new("chown").args(["-hR", "65534:65534"]).arg(self.outside()).status().unwrap();
         assert!(own.success());
+        self.still_as_nobody(options, script)
+    }
+
+    /// The same, with everything whose it is.
+    pub fn still_as_nobody(&self, options: &[&str], script: &str) -> Ended {
+        const NOBODY: &str = "65534";
+        let group = fs::metadata(SOCKET).unwrap().gid().to_string();
         let as_root = self.command();
         let mut command = Command::new("setpriv");
         command.args(["--reuid", NOBODY, "--regid", NOBODY, "--groups", &group]).arg(as_root.get_program());

@@ -29,6 +29,7 @@
 //! | `apply` | deletes, a tar stream and metadata -> the disk |
 //! | `command` | one run of the command, from outside |
 //! | `collect` | what the command made |
+//! | `owners` | what the command made in the host's own tree -> its user's |
 //! | `processes` | killing and reaping |
 //! | `pause` | stopping, and taking up again |
 //! | `room` | what the place of the tree can take yet |
@@ -47,6 +48,7 @@ mod kept;
 mod leftovers;
 mod measure;
 mod outbox;
+mod owners;
 mod pause;
 mod processes;
 mod room;

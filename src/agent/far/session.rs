@@ -39,6 +39,7 @@ use super::{
     init::{self, Lifetime},
     keep,
     outbox::Outbox,
+    owners::Giving,
     processes, room,
     turn::{Ahead, Ask, Turn},
     workspace::{Ending, Others, Workspace, caches_below, nonsense, read_host, root_of},
@@ -455,6 +456,13 @@ impl Session {
         let newest = workspace.tree()?.manifest.entries().iter().map(|entry| entry.stamp.ctime).max();
         wait_for_tick(newest.unwrap_or_default());
         workspace.span = Some(Span::begin(run.clock_ahead));
+        let giving =
+            run.owner.as_ref().and_then(|owner| Giving::begin(owner, &workspace.root, workspace.account.ids));
+        let give = |workspace: &Workspace| {
+            if let Some(giving) = &giving {
+                giving.give(&workspace.root, &workspace.view.caches);
+            }
+        };
         let launched = match Launched::start(run, &workspace.account, workspace.manners) {
             Ok(launched) => launched,
             Err(not_started) => {
@@ -474,6 +482,7 @@ impl Session {
                 Err(Event::CommandOver(status)) => {
                     let exited = running.finish(status);
                     workspace.ending = ending(&exited);
+                    give(workspace);
                     let _ = self.outbox.reply(&exited);
                     return Ok(());
                 }
@@ -491,6 +500,7 @@ impl Session {
             }
         };
         running.abandon();
+        give(workspace);
         Err(stop)
     }
 
@@ -535,7 +545,7 @@ fn ending(exited: &Reply) -> Ending {
 }
 
 /// Waits until whatever is written from now on gets a later ctime than anything that is there.
-fn wait_for_tick(newest: crate::tree::Timestamp) {
+pub(super) fn wait_for_tick(newest: crate::tree::Timestamp) {
     // What lies in the future was stamped by a clock that has been set back since; nothing can be waited for there.
     if newest > clock::stamped_by_now() {
         return;

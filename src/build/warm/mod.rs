@@ -426,6 +426,7 @@ impl Warm<'_> {
                 Stdin::Empty => Input::Empty,
             },
             clock_ahead,
+            owner: mounted::owner(plan),
         }
     }
 }

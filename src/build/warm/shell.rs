@@ -308,6 +308,7 @@ impl Shell {
             terminal: super::command::size(terminal),
             stdin: Input::Forwarded,
             clock_ahead: 0,
+            owner: None,
         }
     }
 }
