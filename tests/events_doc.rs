@@ -123,6 +123,7 @@ fn the_rest() -> Vec<(u64, Event)> {
         Warning::SpecialOutput { path: path(), special: Special::Device },
         Warning::Conflict { path: PathBuf::from("a"), stands: fastbuild::report::events::Stands::Host },
         Warning::Beside { changed: Vec::new(), more: 0, made: Vec::new() },
+        Warning::GitLocked { repository: PathBuf::from("a"), lock: PathBuf::from("a"), paths: 1 },
         Warning::ClocksDiffer { seconds: 3 },
         Warning::StillKept { names: Vec::new() },
         Warning::NotWritable { path: PathBuf::from("a") },

@@ -57,14 +57,10 @@ fn refuse_too_long(manifest: &Manifest, plan: &Plan) -> Result<(), BuildError> {
 
 /// A lock of git's is about this machine's processes, and would stop those of the build.
 fn leave_out_locks(manifest: &mut Manifest) {
-    let Ok(git) = RelPath::new(b".git".as_slice()) else { return };
-    if manifest.position(&git).is_none() {
-        return;
-    }
     let is_lock = |entry: &Entry| {
         entry.path.as_bytes().ends_with(b".lock")
             && entry.kind != Kind::Directory
-            && entry.path.strip_prefix(&git).is_some()
+            && entry.path.components().any(|name| name == b".git")
     };
     if manifest.entries().iter().any(is_lock) {
         let mut entries = std::mem::take(manifest).into_entries();

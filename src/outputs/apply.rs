@@ -14,9 +14,11 @@
 //! |---|---|
 //! | `apply/steps.rs` | carries steps out and takes them back |
 //! | `apply/atomic.rs` | `--atomic`: the whole new tree, and its exchange |
+//! | `apply/git.rs` | what waits for git |
 //! | `apply/recover.rs` | what a run that died had begun |
 
 mod atomic;
+mod git;
 mod recover;
 mod steps;
 
@@ -88,11 +90,12 @@ pub struct Outcome {
 /// rest lies.
 pub fn apply(mut outputs: Vec<Staged>, mut record: Record, books: &Books) -> Result<Outcome, OutputError> {
     for output in &mut outputs {
+        git::hold_back(output);
         if output.apply == ApplyMode::Atomic {
             prepare_swap(output)?;
         }
     }
-    if outputs.iter().all(|output| output.ops.is_empty()) {
+    if outputs.iter().all(|output| output.ops.is_empty() && output.prepared.done.displaced.is_empty()) {
         return finish(&mut outputs, &[], &mut record, books);
     }
     journal_of(&outputs, books).commit(&books.journal).map_err(bookkeeping("write", &books.journal))?;

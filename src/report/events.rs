@@ -195,7 +195,7 @@ pub enum Warning {
     InputWaiting,
     /// In CI, the workspace that is kept is found again only from here.
     NotFoundAgain,
-    /// The command failed, and its words look as if they were meant otherwise.
+    /// The command failed, and its words look as if they were meant otherwise, or its git finds no repository.
     Meant {
         /// What to do.
         hint: String,
@@ -248,6 +248,17 @@ pub enum Warning {
         path: PathBuf,
         /// Whose version stands.
         stands: Stands,
+    },
+    /// Git is at work here, so nothing of the repository was brought back: it is in the safe place.
+    GitLocked {
+        /// The `.git`.
+        #[serde(serialize_with = "as_text")]
+        repository: PathBuf,
+        /// The lock.
+        #[serde(serialize_with = "as_text")]
+        lock: PathBuf,
+        /// How many paths the command changed there.
+        paths: u64,
     },
     /// The workspace keeps what an earlier build named, and this one does not.
     StillKept {

@@ -15,7 +15,7 @@ use super::{
         Noticing, Phase, Reached, Special, Stands, WaitsFor, Warning, Why, path_text,
     },
     numbers::{bytes, count, counted, counted_as, fine_seconds, seconds},
-    text::{indented, one_line},
+    text::{indented, one_line, shell_words},
 };
 use crate::{
     plan::{Fallback, Route},
@@ -76,6 +76,14 @@ pub fn sentence(warning: &Warning) -> String {
         Warning::Conflict { path, stands: Stands::Build } => format!(
             "{} was changed here while the build ran; the build's version stands, and the other is in the safe place",
             path_text(path)
+        ),
+        Warning::GitLocked { repository, lock, paths } => format!(
+            "git is at work here ({}), so {} that the command changed in {} did not come back; when it is done (or the lock \
+             is removed, if no git runs), `fastbuild recover get {}` brings the files",
+            path_text(lock),
+            counted(*paths, "path"),
+            path_text(repository),
+            shell_words(&[path_text(repository)]),
         ),
         Warning::StillKept { names } => format!(
             "the workspace still keeps {}, which this build does not name; `fastbuild workspace unkeep` ends that",

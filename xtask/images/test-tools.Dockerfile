@@ -1,8 +1,8 @@
-# What the tests' real builds need: a Rust compiler, npm with a bundler, and the sources of a C project in /usr/src/lua.
+# What the tests' real builds need: a Rust compiler, git, npm with a bundler, and the sources of a C project in /usr/src/lua.
 # xtask makes it; by hand: docker build -t fastbuild/test-tools - < xtask/images/test-tools.Dockerfile
 FROM debian:bookworm-slim
 RUN apt-get update \
- && apt-get install -y --no-install-recommends cargo esbuild gcc libc6-dev make npm rustc \
+ && apt-get install -y --no-install-recommends cargo esbuild gcc git libc6-dev make npm rustc \
  && sed -i 's/^Types: deb$/Types: deb-src/' /etc/apt/sources.list.d/debian.sources \
  && apt-get update \
  && mkdir /usr/src/lua \

@@ -71,7 +71,7 @@ const TEST_TOOLS: Image = Image {
     contents: Contents::Packages {
         dockerfile: "xtask/images/test-tools.Dockerfile",
         base: "debian:bookworm-slim",
-        packages: &["cargo", "esbuild", "gcc", "libc6-dev", "make", "npm", "rustc"],
+        packages: &["cargo", "esbuild", "gcc", "git", "libc6-dev", "make", "npm", "rustc"],
         source: Some(Source { package: "lua5.4", dir: "/usr/src/lua" }),
     },
     config: &[

@@ -88,6 +88,7 @@ pub(super) fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
     let done = executor.into_done();
     settle_directories(&shadow, &output.stage, &done);
     output.prepared.inside = inside;
+    let held_back = std::mem::take(&mut output.prepared.done);
     output.prepared.done = Done {
         made: Vec::new(),
         loosened: BTreeMap::new(),
@@ -104,6 +105,7 @@ pub(super) fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
         parents: done.parents.iter().map(in_place).collect(),
         ..done
     };
+    output.prepared.done.absorb(held_back);
     output.ops = outside;
     drop_replaced(output).map_err(failed("remove a file in", &output.stage))?;
     let look =
