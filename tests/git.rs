@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
 
 use common::{Keep, Project};
 
@@ -99,4 +99,44 @@ fn while_git_is_at_work_here_nothing_of_its_repository_comes_back_or_is_lost() {
         project.sh(&["-q"], "echo newer >.git/index").exits(0);
         assert_eq!(project.read(".git/index"), "newer\n");
     }
+}
+
+#[test]
+fn a_repository_that_lies_elsewhere_is_said_to_be_missing_in_the_build() {
+    let project = Project::new();
+    let main = project.outside().join("main");
+    checkout(&main);
+    fs::remove_dir(project.root()).unwrap();
+    git(&main, &["worktree", "add", "-q", project.root().to_str().unwrap()]);
+    let said = |project: &Project, parts: &[&str]| {
+        let plan = project.fastbuild(["plan", "--", "make"]).exits(0).out();
+        let ended = project.sh(&[], "exit 3");
+        for part in parts {
+            assert!(plan.contains(part), "{plan}");
+        }
+        ended.exits(3).says(parts);
+    };
+    said(&project, &[".git", "/main/.git/worktrees/", "-e"]);
+    for options in [&["-q"][..], &[]] {
+        let again = project.sh(options, "exit 3").err();
+        assert!(!again.contains(".git"), "it is said once: {again}");
+    }
+
+    let linked = Project::new();
+    symlink(main.join(".git"), linked.path(".git")).unwrap();
+    said(&linked, &[".git", "/main/.git"]);
+
+    let borrowing = Project::new();
+    fs::remove_dir(borrowing.root()).unwrap();
+    git(&main, &["clone", "-q", "--shared", ".", borrowing.root().to_str().unwrap()]);
+    said(&borrowing, &["objects", "/main/.git/objects", "git repack -a -d"]);
+
+    let whole = Project::new();
+    checkout(&whole.root());
+    let below = |path: &str| whole.path(path);
+    fs::create_dir(below("sub")).unwrap();
+    fs::rename(below(".git"), below("sub/repository")).unwrap();
+    fs::write(below(".git"), "gitdir: sub/repository\n").unwrap();
+    let failed = whole.sh(&[], "exit 3").exits(3).err();
+    assert!(!failed.contains(".git"), "{failed}");
 }

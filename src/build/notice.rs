@@ -1,12 +1,13 @@
 //! What is worth a line around a build and changes nothing of it: that it runs on this machine because no engine is there, that
-//! input waits which nobody reads, that the next CI job will not find the workspace again, and what a command that could not be
-//! run probably was meant to be.
+//! input waits which nobody reads, that the next CI job will not find the workspace again, what a command that could not be
+//! run probably was meant to be, and that git finds no repository.
 
 use std::{fs::File, io::Read as _, path::Path};
 
 use crate::{
     config::Environment,
     engine::words,
+    facts::{self, Elsewhere},
     plan::{Engine, Lifetime, Plan, Reason, Stdin},
     report::{
         Reporter,
@@ -45,9 +46,31 @@ pub fn after(plan: &Plan, exit_code: u8, state: &State, reporter: &Reporter) {
         let script = crlf_script(plan).filter(|_| exit_code != 0)?;
         Some(format!("{}: {}", path_text(script), words::CR_LF))
     });
+    let hint = hint.or_else(|| {
+        let hint = of_repository(plan).filter(|_| exit_code != 0)?;
+        state.project(&plan.source.value).is_ok_and(|project| project.is_first_said(&hint)).then_some(hint)
+    });
     if let Some(hint) = hint {
         reporter.emit(Event::Warned(Warning::Meant { hint }));
     }
+}
+
+/// That the repository of the sources is not in the build, as it lies elsewhere on this machine.
+pub fn of_repository(plan: &Plan) -> Option<String> {
+    // Without a container, what lies elsewhere is there.
+    let elsewhere = facts::elsewhere(&plan.source.value).filter(|_| plan.engine.value != Engine::Host)?;
+    Some(match elsewhere {
+        Elsewhere::Repository(path) => format!(
+            ".git leads out of the source tree, to {}, so that git finds no repository in the build: hand over what is needed of \
+             it, as in `fastbuild -e VERSION=\"$(git describe)\" …`, or build in a clone",
+            path_text(&path)
+        ),
+        Elsewhere::Objects(path) => format!(
+            ".git borrows objects from {}, outside of the source tree, which git does not find in the build: `git repack -a -d && \
+             rm .git/objects/info/alternates` copies them here",
+            path_text(&path)
+        ),
+    })
 }
 
 /// A workspace that is kept is found again by this state directory, or by the project's name.

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{Failure, PlanArgs, PlanFormat, run, workspace::show};
 use crate::{
     agent::protocol::Held,
-    build::sources,
+    build::{notice, sources},
     config::Environment,
     config::choices::name_of,
     plan::{
@@ -165,6 +165,9 @@ fn text(plan: &Plan, seen: &Seen, out: &mut impl Write) -> io::Result<()> {
     what_comes_back(plan, &mut table);
     what_limits(plan, &mut table);
     table.write(out)?;
+    if let Some(hint) = notice::of_repository(plan) {
+        writeln!(out, "\n{}", harmless(hint))?;
+    }
     match estimate.and_then(UploadEstimate::dominant) {
         Some((directory, bytes)) => write_hint(directory, *bytes, out),
         None => Ok(()),

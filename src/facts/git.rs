@@ -1,7 +1,9 @@
-//! Which files of a tree git tracks: the user's own git is asked, for it alone knows all forms of its index.
+//! Which files of a tree git tracks: the user's own git is asked, for it alone knows all forms of its index. And what of a repository lies
+//! outside of the tree.
 
 use std::{
-    path::Path,
+    fs,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -34,4 +36,27 @@ pub fn tracked(root: &Path, patterns: &[&str]) -> Vec<RelPath> {
         .filter_map(|path| RelPath::new(path).ok())
         .filter(|p| !p.is_root())
         .collect()
+}
+
+/// What of a source tree's repository lies outside of the tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// All of it: `.git` is a link, or the file of a worktree or submodule.
+    Repository(PathBuf),
+    /// Objects that it borrows from another one.
+    Objects(PathBuf),
+}
+
+/// What of the repository in `root` lies outside of it; none where there is none.
+pub fn elsewhere(root: &Path) -> Option<Elsewhere> {
+    let root = root.canonicalize().ok()?;
+    let outside = |path: &Path| path.canonicalize().ok().filter(|path| !path.starts_with(&root));
+    let named = fs::read_to_string(root.join(".git")).unwrap_or_default();
+    let git = root.join(named.strip_prefix("gitdir:").map_or(".git", str::trim));
+    if let Some(path) = outside(&git) {
+        return Some(Elsewhere::Repository(path));
+    }
+    let objects = git.join("objects");
+    let borrowed = fs::read_to_string(objects.join("info/alternates")).ok()?;
+    borrowed.lines().find_map(|line| outside(&objects.join(line))).map(Elsewhere::Objects)
 }

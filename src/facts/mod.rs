@@ -8,7 +8,7 @@
 //! | [`FileSharing`] | how Docker Desktop's virtual machine sees this machine's files |
 //! | [`space()`] | how much room there is |
 //! | [`responds()`] | whether a path answers at all |
-//! | [`tracked()`] | which files git tracks |
+//! | [`tracked()`], [`elsewhere()`] | which files git tracks, and what of a repository lies outside of the tree |
 //! | [`folds_case()`] | whether a directory takes `A` for `a` |
 //!
 //! Each has a pure half that takes text, so that what other machines say are rows of a table here. Nothing is written
@@ -29,7 +29,7 @@ pub use case::{Case, folds_case};
 pub use ci::Ci;
 pub use desktop::FileSharing;
 pub use file_system::{Class, FileSystem, file_system, file_system_in};
-pub use git::tracked;
+pub use git::{Elsewhere, elsewhere, tracked};
 pub use machine::{Machine, Wsl};
 pub use patience::{NoAnswer, responds};
 pub use virtualization::{Hypervisor, Virtualization};
