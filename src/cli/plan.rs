@@ -16,7 +16,8 @@ use crate::{
     config::choices::name_of,
     plan::{
         ApplyMode, Decision, Endpoint, Engine, Explain, Fallback, IfThere, Lifetime, OnFailure, OnLocked,
-        Output, Outputs, Pattern, PatternKind, Plan, Reason, Route, Stdin, Take, Terminal, standing::left_out,
+        Output, Outputs, Pattern, PatternKind, Plan, Reason, Route, Stdin, Take, Terminal,
+        standing::left_out,
     },
     report::{numbers, text::shell_words},
     state::{State, project_key},
