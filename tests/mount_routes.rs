@@ -290,7 +290,10 @@ fn an_output_that_is_no_directory_cannot_be_laid_over() {
         .sh(&["--route", "mount-source", "-o", "file"], "true")
         .exits(125)
         .says(&["laid over", "--route layer"]);
-    project.sh(&["--route", "mount-source"], "true").exits(125).says(&["no output is named", "-o"]);
+    project
+        .sh(&["--route", "mount-source"], "true")
+        .exits(125)
+        .says(&["name each directory that the command writes", "-o"]);
     assert!(project.tree() == before);
     project.assert_nothing_left();
 }

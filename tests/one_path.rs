@@ -129,7 +129,10 @@ fn named_outputs_are_what_the_command_made() {
 fn without_named_outputs_all_changes_come_back() {
     everywhere(|cell, project| {
         if cell.is_read_only() {
-            project.sh(&cell.options(&[]), "true").exits(125).says(&["no output is named"]);
+            project
+                .sh(&cell.options(&[]), "true")
+                .exits(125)
+                .says(&["name each directory that the command writes"]);
             return;
         }
         let script = format!(

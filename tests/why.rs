@@ -17,10 +17,13 @@ fn a_path_is_what_options_and_files_make_of_it_and_that_is_said() {
         .write("fastbuild.toml", "keep = [\"target\"]\noutputs = [\"out\", \"lib:got\"]\n")
         .write("src/a", "");
     let options = ["--exclude", "*.log", "--cache", "c:store"];
-    let paths = ["src/a", "out/x", "target/x", "a.log", "got/x", "store/x", "/else/where"];
+    let paths = ["src/a", "out/x", "target/x", "a.log", "got/x", "store/x", ".git/index.lock", "/else/where"];
     let known = why(&project, &[&options[..], &paths].concat());
     let kinds: Vec<_> = known.iter().map(|known| known["kind"].as_str().unwrap()).collect();
-    assert_eq!(kinds, ["synced", "synced", "kept", "excluded", "left out", "left out", "outside"]);
+    assert_eq!(
+        kinds,
+        ["synced", "synced", "kept", "excluded", "left out", "left out", "left out", "outside"]
+    );
     let because = |at: usize| known[at]["because"].as_str().unwrap();
     assert!(because(0).contains("beside what comes back: out, lib:got"), "{}", because(0));
     assert!(

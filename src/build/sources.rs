@@ -6,7 +6,7 @@ use super::{BuildError, Running};
 use crate::{
     config::ignore_file,
     outputs::target::native_join,
-    plan::Plan,
+    plan::{Plan, standing::is_git_lock},
     report::{
         Reporter,
         events::{Amount, Event, Phase, Warning},
@@ -55,13 +55,9 @@ fn refuse_too_long(manifest: &Manifest, plan: &Plan) -> Result<(), BuildError> {
     })
 }
 
-/// A lock of git's is about this machine's processes, and would stop those of the build.
+/// See [`crate::plan::standing::NoSource::GitLock`].
 fn leave_out_locks(manifest: &mut Manifest) {
-    let is_lock = |entry: &Entry| {
-        entry.path.as_bytes().ends_with(b".lock")
-            && entry.kind != Kind::Directory
-            && entry.path.components().any(|name| name == b".git")
-    };
+    let is_lock = |entry: &Entry| entry.kind != Kind::Directory && is_git_lock(&entry.path);
     if manifest.entries().iter().any(is_lock) {
         let mut entries = std::mem::take(manifest).into_entries();
         entries.retain(|entry| !is_lock(entry));

@@ -118,6 +118,7 @@ fn kind(standing: &Standing<'_>, plan: &Plan) -> (&'static str, String) {
                 NoSource::Cache => "it is a cache, with storage of its own",
                 NoSource::OutputsPlace => "what comes back from elsewhere is put there, and never goes up",
                 NoSource::Own => "it is fastbuild's own",
+                NoSource::GitLock => "it is a lock of git's, for this machine alone",
             };
             ("left out", why.to_owned())
         }

@@ -28,6 +28,8 @@ pub enum NoSource {
     OutputsPlace,
     /// State, or a scratch directory.
     Own,
+    /// It is about this machine's processes, and would stop those of the build.
+    GitLock,
 }
 
 impl NoSource {
@@ -37,6 +39,7 @@ impl NoSource {
             NoSource::Cache => "a cache",
             NoSource::OutputsPlace => "an output",
             NoSource::Own => "fastbuild's own",
+            NoSource::GitLock => "a lock of git's",
         }
     }
 }
@@ -60,6 +63,9 @@ pub fn standing<'a>(path: &RelPath, plan: &'a Plan) -> Standing<'a> {
     if let Some(place) = plan.ignore.outputs.iter().find(|place| path.strip_prefix(place).is_some()) {
         return Standing::LeftOut(left_out(place, plan));
     }
+    if is_git_lock(path) {
+        return Standing::LeftOut(NoSource::GitLock);
+    }
     let is_ignored = Rules::new(plan.ignore.lines()).is_ok_and(|rules| rules.ignores(path));
     let matches = |pattern: &&Decision<Pattern>| {
         let text = &pattern.value.text;
@@ -73,6 +79,11 @@ pub fn standing<'a>(path: &RelPath, plan: &'a Plan) -> Standing<'a> {
         Outputs::Everything => Back::All,
         Outputs::Named(named) => named.iter().find(|output| output.holds(path)).map_or(Back::No, Back::With),
     })
+}
+
+/// Whether a path is where git has a lock; a directory of such a name is none.
+pub fn is_git_lock(path: &RelPath) -> bool {
+    path.as_bytes().ends_with(b".lock") && path.components().any(|name| name == b".git")
 }
 
 /// What a path is that [`super::IgnorePlan::outputs`] leaves out.
