@@ -12,6 +12,8 @@ pub enum What {
     Exec,
     /// Nothing changed since the last build.
     KeptNoop,
+    /// The same beside as many products as there are sources.
+    KeptProducts,
     /// One file was edited.
     KeptOne,
     /// A hundred files were edited.
@@ -65,6 +67,7 @@ impl What {
         match self {
             What::Exec => "`docker exec`, sources there already",
             What::KeptNoop => "fastbuild, nothing changed",
+            What::KeptProducts => "fastbuild, nothing changed, `-o` of as many products",
             What::KeptOne => "fastbuild, one file edited",
             What::KeptHundred => "fastbuild, 100 files edited",
             What::KeptCheckout => "fastbuild, `git checkout`, a third of the files",
@@ -91,6 +94,7 @@ impl What {
         match self {
             What::Exec => "docker exec",
             What::KeptNoop => "fastbuild, no change",
+            What::KeptProducts => "fastbuild, products",
             What::KeptOne => "fastbuild, 1 edit",
             What::KeptHundred => "fastbuild, 100 edits",
             What::KeptCheckout => "fastbuild, git checkout",
@@ -122,6 +126,7 @@ impl What {
         match self {
             What::Exec
             | What::KeptNoop
+            | What::KeptProducts
             | What::KeptOne
             | What::KeptHundred
             | What::KeptProduct

@@ -76,6 +76,7 @@ fn of_true(table: &Table) -> Vec<Figure> {
     };
     let mut figures = vec![
         against_exec(table),
+        ratio("as many products with `-o`, against none", What::KeptProducts, What::KeptNoop, 1.3),
         added("one edited file adds to that", What::KeptOne),
         added("one changed product adds to that", What::KeptProduct),
         ratio("whole tree up, against `tar` piped in", What::Upload, What::UploadTar, 1.0),

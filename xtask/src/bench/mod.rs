@@ -316,7 +316,8 @@ fn table(
 /// The trees and containers of one table. Contenders that would disturb each other have their own.
 struct Ground<'a> {
     kept: Project<'a>,
-    /// These four are there for a command of which everything comes back, where somebody wants them.
+    /// These five are there for a command of which everything comes back, where somebody wants them.
+    products: Option<Project<'a>>,
     git: Option<Project<'a>>,
     first: Option<Project<'a>>,
     upload: Option<Project<'a>>,
@@ -343,6 +344,7 @@ impl<'a> Ground<'a> {
         let mounted = stage.tree("mounted")?;
         Ok(Ground {
             kept: Project::new(stage, "kept")?,
+            products: project("products", &[What::KeptProducts])?,
             git: project("git", &[What::KeptCheckout])?,
             first: project("first", &[What::First, What::FirstTar])?,
             upload: project("upload", &[What::Upload, What::UploadTar])?,
@@ -363,6 +365,9 @@ impl<'a> Ground<'a> {
         contenders.push(ours::one_run(stage, &self.kept));
         if stage.workload.output.is_none() {
             contenders.extend(ours::kept_further(stage, &self.kept));
+        }
+        if let Some(project) = &self.products {
+            contenders.push(ours::products(project)?);
         }
         if let Some(project) = &self.git {
             contenders.push(ours::checkout(stage, project)?);

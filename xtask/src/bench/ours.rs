@@ -53,6 +53,18 @@ pub fn kept_further<'a>(stage: &'a Stage, project: &'a Project<'a>) -> Vec<Conte
     vec![hundred, product]
 }
 
+/// Builds that find all of their products up to date, as many as the tree has files.
+///
+/// # Errors
+/// When the first build fails.
+pub fn products<'a>(project: &'a Project<'a>) -> Result<Contender<'a>> {
+    let output = ["--output", "out"];
+    project.fastbuild(&output, &["sh", "-c", "cp -a . ../copy && mv ../copy out"])?;
+    ensure!(project.tree.join("out").is_dir(), "no products came back");
+    Ok(Contender::of(project, What::KeptProducts, move |_| project.fastbuild(&output, &["true"]))
+        .verified(move |_| project.last().by_agent()))
+}
+
 fn went_up(stage: &Stage, project: &Project<'_>, paths: &[String]) -> Result<()> {
     project.last().by_agent()?;
     project.find_workspace()?;
