@@ -4,8 +4,13 @@
 //!
 //! In: for each build, from when to when it was blind: from its look at the tree to the end of its command. Out: the mtimes of a scan's
 //! entries. When a file was last changed is its ctime's to tell. Doing too much is right, too little is not.
+//!
+//! A file below a directory that was renamed keeps its ctime. It is known by its path, which the index of what was seen last does
+//! not have, and by a directory above it that has changed since. The next look writes the index, so what is found is noted.
 
 use std::{
+    cell::LazyCell,
+    collections::HashMap,
     fs::File,
     io::{self, Write as _},
     path::{Path, PathBuf},
@@ -18,7 +23,7 @@ use super::Exit;
 use crate::{
     state::replace_file,
     sys::clock::{self, Granularity},
-    tree::{Kind, Manifest, Timestamp, scan::Scan},
+    tree::{Entry, Kind, Manifest, Timestamp, index::Index, scan::Scan},
 };
 
 /// When a build did not see what was changed here.
@@ -26,6 +31,9 @@ use crate::{
 struct Blind {
     from: Timestamp,
     until: Timestamp,
+    /// The inode of a directory that was renamed in that time: what lies below it is meant, and nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    moved: Option<u64>,
 }
 
 /// How a command came out.
@@ -48,31 +56,34 @@ impl From<Exit> for Came {
 pub(super) struct Watcher {
     place: PathBuf,
     earlier: Vec<Blind>,
+    /// Renamed directories that this look has found.
+    moved: Vec<Blind>,
     looked_at: Timestamp,
 }
 
 impl Watcher {
     /// Shows what was changed while earlier builds' commands ran as later than all that they made. `place` is the project's list of
-    /// those.
-    pub(super) fn show(place: PathBuf, scan: &mut Scan, root: &Path) -> Watcher {
+    /// those, `index` what the latest of them saw.
+    pub(super) fn show(place: PathBuf, scan: &mut Scan, root: &Path, index: &Index) -> Watcher {
         let earlier = read(&place);
+        let mut moved = Vec::new();
         if !earlier.is_empty() {
             // Where this machine's clock stamps changes, one that comes after the look is never stamped earlier.
             let blur = match Granularity::of(root) {
                 Granularity::Tick => Duration::ZERO,
                 Granularity::Coarse => Granularity::Coarse.span(),
             };
+            let later = later(&scan.manifest, &earlier, blur, index, &mut moved);
             let mut entries = std::mem::take(&mut scan.manifest).into_entries();
-            for entry in entries.iter_mut().filter(|entry| entry.kind != Kind::Directory) {
-                let changed = entry.stamp.ctime;
-                let blind = earlier
-                    .iter()
-                    .filter(|blind| blind.from.before_by(blur) <= changed && changed <= blind.until);
-                entry.mtime = blind.map(|blind| blind.until).fold(entry.mtime, Timestamp::max);
+            for (at, entry) in
+                entries.iter_mut().enumerate().filter(|(_, entry)| entry.kind != Kind::Directory)
+            {
+                entry.mtime =
+                    later.get(&file_of(at, entry)).copied().map_or(entry.mtime, |time| time.max(entry.mtime));
             }
             scan.manifest = Manifest::from_entries(entries);
         }
-        Watcher { place, earlier, looked_at: scan.looked_at }
+        Watcher { place, earlier, moved, looked_at: scan.looked_at }
     }
 
     /// Notes that the command has ended, now.
@@ -83,7 +94,7 @@ impl Watcher {
     }
 
     fn note(&self, came: Came) -> io::Result<()> {
-        let own = Blind { from: self.looked_at, until: clock::stamped_by_now() };
+        let own = Blind { from: self.looked_at, until: clock::stamped_by_now(), moved: None };
         match came {
             // Builds that ran beside this one may have written too; those that it saw are done with.
             Came::Well => {
@@ -93,11 +104,64 @@ impl Watcher {
                 replace_file(&self.place, |to| all.iter().try_for_each(|blind| write(to, blind)))
             }
             Came::Badly => {
-                let mut line = Vec::new();
-                write(&mut line, &own)?;
-                File::options().append(true).create(true).open(&self.place)?.write_all(&line)
+                let mut lines = Vec::new();
+                self.moved.iter().chain([&own]).try_for_each(|blind| write(&mut lines, blind))?;
+                File::options().append(true).create(true).open(&self.place)?.write_all(&lines)
             }
         }
+    }
+}
+
+/// What is shown later, and when that is: all names of a file at the same time. Renamed directories that are found go to `moved`.
+fn later(
+    manifest: &Manifest,
+    earlier: &[Blind],
+    blur: Duration,
+    index: &Index,
+    moved: &mut Vec<Blind>,
+) -> HashMap<(u64, u64), Timestamp> {
+    let noted = LazyCell::new(|| index.noted_digests(manifest));
+    let (mut above, mut later) = (Vec::<&Entry>::new(), HashMap::new());
+    for (at, entry) in manifest.entries().iter().enumerate() {
+        above.truncate(entry.path.components().count().saturating_sub(1));
+        if entry.kind == Kind::Directory {
+            above.push(entry);
+            continue;
+        }
+        let changed = entry.stamp.ctime;
+        for blind in earlier {
+            let from = blind.from.before_by(blur);
+            let renamed = || {
+                let is_file = matches!(entry.kind, Kind::File { .. });
+                let directory = above.iter().rev().find(|directory| directory.stamp.ctime >= from);
+                directory
+                    .filter(|found| found.stamp.ino != 0 && is_file && changed < from && noted[at].is_none())
+            };
+            let is_meant = match blind.moved {
+                Some(ino) => above.iter().any(|directory| directory.stamp.ino == ino),
+                None if from <= changed => changed <= blind.until,
+                None => renamed().is_some_and(|directory| {
+                    let found = Blind { moved: Some(directory.stamp.ino), ..*blind };
+                    if !moved.contains(&found) {
+                        moved.push(found);
+                    }
+                    true
+                }),
+            };
+            if is_meant {
+                let time = later.entry(file_of(at, entry)).or_insert(blind.until);
+                *time = blind.until.max(*time);
+            }
+        }
+    }
+    later
+}
+
+/// Device and inode; the place where the system has none.
+fn file_of(at: usize, entry: &Entry) -> (u64, u64) {
+    match entry.stamp.ino {
+        0 => (u64::MAX, at as u64),
+        ino => (entry.stamp.dev, ino),
     }
 }
 
@@ -116,7 +180,9 @@ fn write(to: &mut dyn io::Write, blind: &Blind) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::tree::{
+        Digest,
         ignore::Rules,
+        index::{HashedAt, Whose},
         scan::{ScanOptions, scan},
     };
 
@@ -129,7 +195,7 @@ mod tests {
         let (home, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let place = || home.path().join("edits");
         let file = root.path().join("file");
-        let show = |scan: &mut Scan| Watcher::show(place(), scan, root.path());
+        let show = |scan: &mut Scan| Watcher::show(place(), scan, root.path(), &Index::default());
         let first = show(&mut look(root.path()));
         std::fs::write(&file, "edited").unwrap();
         File::open(&file).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
@@ -153,10 +219,42 @@ mod tests {
     #[test]
     fn a_build_beside_another_one_does_not_take_away_what_that_one_did_not_see() {
         let (home, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let watcher = || Watcher::show(home.path().join("edits"), &mut look(root.path()), root.path());
+        let index = Index::default();
+        let watcher =
+            || Watcher::show(home.path().join("edits"), &mut look(root.path()), root.path(), &index);
         let (one, other) = (watcher(), watcher());
         one.ended(Came::Well);
         other.ended(Came::Well);
         assert_eq!(watcher().earlier.len(), 2);
+    }
+
+    #[test]
+    fn what_was_moved_with_its_directory_while_a_command_ran_is_shown_as_later_and_its_neighbours_are_not() {
+        let (home, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (edits, index) = (home.path().join("edits"), home.path().join("index"));
+        let path = |path: &str| root.path().join(path);
+        std::fs::create_dir_all(path("here/deep")).unwrap();
+        std::fs::create_dir(path("there")).unwrap();
+        ["here/deep/moved", "there/stays"].iter().for_each(|file| std::fs::write(path(file), file).unwrap());
+        std::fs::hard_link(path("here/deep/moved"), path("other name")).unwrap();
+        let show = || {
+            let written = clock::file_system_now();
+            while clock::file_system_now() == written {}
+            let (mut scan, hashed_at) = (look(root.path()), HashedAt::now(root.path()));
+            let watcher = Watcher::show(edits.clone(), &mut scan, root.path(), &Index::load(&index));
+            let digests = vec![Some(Digest([1; 32])); scan.manifest.entries().len()];
+            Index::save(&index, &scan.manifest, &digests, &hashed_at, &|_| Whose::Users).unwrap();
+            let later = scan.manifest.entries().iter().filter(|entry| entry.mtime > entry.stamp.mtime);
+            (watcher, later.map(|entry| entry.path.to_string()).collect::<Vec<_>>())
+        };
+        let (first, _) = show();
+        std::fs::rename(path("here"), path("there/here")).unwrap();
+        first.ended(Came::Well);
+        for came in [Came::Badly, Came::Well] {
+            let (watcher, later) = show();
+            assert_eq!(later, ["other name", "there/here/deep/moved"], "{came:?}");
+            watcher.ended(came);
+        }
+        assert!(show().1.is_empty());
     }
 }

@@ -46,8 +46,8 @@ pub fn look(plan: &Plan, project: &Project, reporter: &Reporter) -> Result<HostT
     });
     let hashed_at = HashedAt::now(&plan.source.value);
     let mut scan = sources::report_scan(plan, project, reporter)?;
-    let watcher = Watcher::show(project.edits_path(), &mut scan, &plan.source.value);
     let index = loading.join().map_err(|_| BuildError::Panicked)?;
+    let watcher = Watcher::show(project.edits_path(), &mut scan, &plan.source.value, &index);
     let digests = index.digests(&scan.manifest);
     if plan.engine.value != Engine::Host && index.is_of_another(&plan.source.value, &scan.manifest, &digests)
     {
