@@ -155,6 +155,7 @@ impl Staged {
                 continue;
             }
             let now = Identity::from(&look);
+            op.ctime = Some(look.stamp.ctime);
             match &mut op.action {
                 Action::Put { over: over @ (Over::Nothing | Over::Known(_) | Over::Stranger(_)), .. } => {
                     *over = Over::Known(now);
@@ -438,6 +439,7 @@ impl<'a> Staging<'a> {
             id: look.into(),
             mode: look.mode,
             mtime: look.stamp.mtime,
+            ctime: look.stamp.ctime,
             links: look.links,
             what,
             is_output: written.is_some(),
@@ -492,6 +494,7 @@ impl<'a> Staging<'a> {
     fn plan_step(&mut self, path: &RelPath, meta: Meta, settled: Settled, slot: Option<Slot>) {
         let place = self.target.prefix.append(path);
         let side = self.side(settled.seen.as_ref());
+        let ctime = settled.seen.as_ref().map(|seen| seen.ctime);
         let over = settled.over();
         let action = match (settled.verdict, settled.seen, slot) {
             (Verdict::AlreadyRight, Some(seen), _) if self.is_to_be_touched(path, &seen, meta.mtime) => {
@@ -515,7 +518,7 @@ impl<'a> Staging<'a> {
             Action::Touch { .. } => self.applied.unchanged += 1,
             _ => self.applied.written += 1,
         }
-        self.ops.push(Op { path: place, action, side });
+        self.ops.push(Op { path: place, action, side, ctime });
     }
 
     /// Whose version stands when somebody changes the path here meanwhile.
@@ -631,7 +634,8 @@ impl<'a> Staging<'a> {
             };
             self.applied.deleted += 1;
             let side = self.side(Some(&seen));
-            self.ops.push(Op { path: self.target.prefix.append(&path), action, side });
+            let path = self.target.prefix.append(&path);
+            self.ops.push(Op { path, action, side, ctime: Some(seen.ctime) });
         }
         Ok(())
     }
@@ -680,6 +684,7 @@ struct Seen {
     what: Option<Content>,
     mode: u32,
     mtime: Timestamp,
+    ctime: Timestamp,
     links: u64,
     /// Whether a build wrote something there before.
     is_output: bool,

@@ -265,13 +265,13 @@ impl<'a> Executor<'a> {
         }
         let (what, done) = match &op.action {
             Action::MakeDir { mode, mtime, over } => {
-                ("make the directory", self.make_dir(path, *mode, *mtime, *over, side))
+                ("make the directory", self.make_dir(op, (*mode, *mtime), *over, side))
             }
-            Action::Put { slot, over } => ("put", self.put(path, slot, *over, side)),
+            Action::Put { slot, over } => ("put", self.put(op, slot, *over, side)),
             Action::SetMode { mode, was, of } => ("set the mode of", self.set_mode(path, *mode, *was, *of)),
             Action::Touch { mtime, was, of } => ("set the time of", self.touch(path, *mtime, *was, *of)),
-            Action::Delete { of } => ("delete", self.delete(path, *of, Whose::Builds, side)),
-            Action::Remove { of } => ("move to the safe place", self.delete(path, *of, Whose::Users, side)),
+            Action::Delete { of } => ("delete", self.delete(op, *of, Whose::Builds, side)),
+            Action::Remove { of } => ("move to the safe place", self.delete(op, *of, Whose::Users, side)),
             Action::RemoveDir { mode } => ("remove the directory", self.remove_dir(path, *mode).map(drop)),
             Action::Swap { shadow } => ("exchange", self.swap(path, *shadow)),
         };
@@ -290,8 +290,8 @@ impl<'a> Executor<'a> {
         self.walk.look(path)
     }
 
-    fn put(&mut self, path: &RelPath, slot: &Slot, over: Over, side: Side) -> io::Result<()> {
-        let name = slot.name();
+    fn put(&mut self, op: &Op, slot: &Slot, over: Over, side: Side) -> io::Result<()> {
+        let (path, name) = (&op.path, slot.name());
         if self.attempt == Attempt::Again {
             let staged = at::look(&self.stage.dir, &name)?;
             if staged.is_none_or(|look| !slot.is(&look)) {
@@ -306,14 +306,13 @@ impl<'a> Executor<'a> {
                 Removed::Gone => self.put_new(path, slot, side),
                 Removed::NotEmpty => self.settle_conflict(path, slot, side),
             },
-            Over::Known(expected) | Over::Stranger(expected) => {
-                let found = self.look(path)?.map(|look| Identity::from(&look));
-                match (found, side) {
-                    (Some(found), _) if found == expected => self.replace(path, slot, expected, over, side),
-                    (None, Side::Output) => self.put_new(path, slot, side),
-                    _ => self.settle_conflict(path, slot, side),
+            Over::Known(expected) | Over::Stranger(expected) => match (self.look(path)?, side) {
+                (Some(found), _) if op.has_met(&found, expected) => {
+                    self.replace(path, slot, expected, over, side)
                 }
-            }
+                (None, Side::Output) => self.put_new(path, slot, side),
+                _ => self.settle_conflict(path, slot, side),
+            },
         }
     }
 
@@ -455,12 +454,12 @@ impl<'a> Executor<'a> {
 
     fn make_dir(
         &mut self,
-        path: &RelPath,
-        mode: u32,
-        mtime: Timestamp,
+        op: &Op,
+        (mode, mtime): (u32, Timestamp),
         over: Over,
         side: Side,
     ) -> io::Result<()> {
+        let path = &op.path;
         match self.look(path)? {
             Some(Look { kind: Some(Kind::Directory), .. }) => {
                 // Made before a crash, which came before it got its mode.
@@ -469,10 +468,10 @@ impl<'a> Executor<'a> {
                 }
                 return Ok(());
             }
-            Some(found) => {
-                let found = Identity::from(&found);
+            Some(look) => {
+                let found = Identity::from(&look);
                 let (taken, is_late) = match (over, side) {
-                    (Over::Known(expected) | Over::Stranger(expected), _) if expected == found => {
+                    (Over::Known(expected) | Over::Stranger(expected), _) if op.has_met(&look, expected) => {
                         (self.take_out(path, found)?, false)
                     }
                     (_, Side::Output) => (self.take_out(path, found)?, true),
@@ -530,22 +529,23 @@ impl<'a> Executor<'a> {
         Ok(Some(name))
     }
 
-    fn delete(&mut self, path: &RelPath, of: Identity, whose: Whose, side: Side) -> io::Result<()> {
-        let Some(found) = self.look(path)? else { return Ok(()) };
-        let found = Identity::from(&found);
+    fn delete(&mut self, op: &Op, of: Identity, whose: Whose, side: Side) -> io::Result<()> {
+        let path = &op.path;
+        let Some(look) = self.look(path)? else { return Ok(()) };
+        let (found, is_same) = (Identity::from(&look), op.has_met(&look, of));
         let taken = match side {
-            _ if found == of => self.take_out(path, of)?,
+            _ if is_same => self.take_out(path, of)?,
             Side::Output => self.take_out(path, found)?,
             Side::Source => None,
         };
         if taken.is_none() {
             self.done.stayed += 1;
         }
-        if taken.is_none() || found != of {
+        if taken.is_none() || !is_same {
             self.conflict(path, if taken.is_some() { Side::Output } else { Side::Source });
         }
-        if let Some(name) = taken.filter(|_| whose == Whose::Users || found != of) {
-            let why = if found == of { Why::Deleted } else { Why::ChangedMeanwhile };
+        if let Some(name) = taken.filter(|_| whose == Whose::Users || !is_same) {
+            let why = if is_same { Why::Deleted } else { Why::ChangedMeanwhile };
             self.displace(path, name, why);
         }
         Ok(())

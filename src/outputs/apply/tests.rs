@@ -511,6 +511,23 @@ fn of_an_output_that_is_edited_meanwhile_the_builds_version_stands() {
 }
 
 #[test]
+fn an_edit_that_keeps_size_and_mtime_is_one() {
+    let mut host = host_with(&nodes([("replaced", file("p0")), ("deleted", file("p0"))]), &[]);
+    let staged = host.stage(&nodes([("replaced", file("p1"))]), ApplyMode::PerFile);
+    for (path, edit) in [("replaced", "u1"), ("deleted", "u2")] {
+        let was = host.path(path).metadata().unwrap();
+        // Until the clock has ticked.
+        while was.ctime_nsec() == host.path(path).metadata().unwrap().ctime_nsec() {
+            fs::write(host.path(path), edit).unwrap();
+            fs::File::open(host.path(path)).unwrap().set_modified(was.modified().unwrap()).unwrap();
+        }
+    }
+    let outcome = host.apply(vec![staged]).unwrap();
+    assert_eq!((host.tree(), outcome.applied.conflicts), (nodes([("replaced", file("p1"))]), 2));
+    assert_eq!(host.displaced(), ["u1", "u2"].map(str::to_owned).into());
+}
+
+#[test]
 fn of_a_source_that_is_edited_meanwhile_the_hosts_version_stands() {
     let mut host = Host::new();
     fs::create_dir(host.output("out")).unwrap();

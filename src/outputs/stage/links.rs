@@ -141,7 +141,8 @@ impl Staging<'_> {
                         let slot = Slot { number, id: of, what: what.clone() };
                         let (side, over) = (self.side(Some(&seen)), Over::Known(seen.id));
                         let path = self.target.prefix.append(name);
-                        settled.ops.push(Op { path, action: Action::Put { slot, over }, side });
+                        let ctime = Some(seen.ctime);
+                        settled.ops.push(Op { path, action: Action::Put { slot, over }, side, ctime });
                     }
                 }
                 (None, None) => {}
