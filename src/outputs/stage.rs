@@ -541,6 +541,13 @@ impl<'a> Staging<'a> {
             && (was_touched || *self.newest.get_or_init(|| self.newest(&uploaded)) > seen.mtime)
     }
 
+    /// Whether a file that gets another mtime has names outside of the output, which are not to get it.
+    fn would_touch_others(&self, path: &RelPath, settled: &Settled, mtime: Timestamp) -> bool {
+        let has_others = |seen: &&Seen| seen.links > self.names_here(path).len().max(1) as u64;
+        let seen = settled.seen.as_ref().filter(has_others);
+        seen.is_some_and(|seen| self.is_to_be_touched(path, seen, mtime))
+    }
+
     fn newest(&self, uploaded: &Uploaded<'_>) -> Timestamp {
         let entries = uploaded.manifest.entries();
         let is_product = |path: &RelPath| {

@@ -52,7 +52,7 @@ impl Staging<'_> {
     }
 
     /// The names in the output of the file that is at `path` here, the first one first; none when there is but one.
-    fn names_here(&self, path: &RelPath) -> Vec<RelPath> {
+    pub(super) fn names_here(&self, path: &RelPath) -> Vec<RelPath> {
         let Some((manifest, root)) = self.host_tree() else { return Vec::new() };
         // What was looked at as a whole begins at the output.
         let root = if std::ptr::eq(root, &self.uploaded_at) { root.clone() } else { RelPath::root() };
