@@ -389,6 +389,16 @@ fn compare(before: &Tree, after: &mut Tree) -> (Vec<(usize, Option<usize>)>, Vec
         }
     }
     deleted.extend(at..old.len());
+    // A directory that was renamed gives a file another name, which does not show in the stamp of those that it had.
+    let is_linked = |entry: &Entry| entry.links > 1 && matches!(entry.kind, Kind::File { .. });
+    let named = candidates.iter().filter(|(_, was)| was.is_none()).map(|(place, _)| &new[*place]);
+    let named: HashSet<_> = named.filter(|entry| is_linked(entry)).map(file_of).collect();
+    if !named.is_empty() {
+        let known: HashSet<_> = candidates.iter().map(|(place, _)| *place).collect();
+        let others = (0..new.len()).filter(|at| named.contains(&file_of(&new[*at])) && !known.contains(at));
+        candidates.extend(others.map(|at| (at, before.manifest.position(&new[at].path))));
+        candidates.sort_unstable();
+    }
     (candidates, deleted)
 }
 
