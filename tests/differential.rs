@@ -76,7 +76,8 @@ const KEPT: Subject = Subject {
 
 #[test]
 fn a_second_bind_mount_is_as_a_bind_mount() {
-    go(&Subject { place: Place::Mount, mix: Mix::AsOnMount, ..KEPT }, 1);
+    let lifetime = Lifetime::Mount;
+    go(&Subject { place: Place::Mount, lifetime, mix: Mix::AsOnMount, ..KEPT }, 1);
 }
 
 #[test]

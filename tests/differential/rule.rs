@@ -16,6 +16,8 @@ use super::{
 pub enum Lifetime {
     Kept,
     OneRun,
+    /// There is no workspace, but the mount itself.
+    Mount,
 }
 
 /// What is known of a workspace between two builds.
@@ -34,6 +36,8 @@ pub struct Workspace {
     /// What changed on the host while a build ran, and the time that it has to be shown later than. Any later time is right.
     /// Who edits it once more afterwards may give it any time by hand.
     late: BTreeMap<Bytes, (i128, Node)>,
+    /// What was written on the host while a build ran, and is as it was before. It may be shown later too.
+    may_be_late: BTreeSet<Bytes>,
     /// What builds wrote on the host.
     written: BTreeMap<Bytes, Node>,
 }
@@ -63,6 +67,7 @@ impl Workspace {
             in_doubt: BTreeSet::new(),
             made_again: BTreeMap::new(),
             late: BTreeMap::new(),
+            may_be_late: BTreeSet::new(),
             written: BTreeMap::new(),
         }
     }
@@ -130,9 +135,12 @@ impl Workspace {
         }
         // What lies in a directory changes its time; the host's count.
         let is_own_directory = want.kind == 'd' && !host.0.contains_key(path);
+        // Hard links to links come back as links each, and are one in the workspace still.
+        let is_linked = want.kind == 'l' && self.left.0.get(path).is_some_and(|left| !left.group.is_empty());
         let as_made = self.made_again.get(path) == Some(want)
             && self.left.0.get(path).is_some_and(|left| left.mtime == seen.mtime);
-        is_own_directory || want.mtime == seen.mtime || as_made
+        let may_be_late = self.may_be_late.contains(path) && seen.mtime > want.mtime;
+        is_own_directory || is_linked || want.mtime == seen.mtime || as_made || may_be_late
     }
 
     /// The exit code of a build whose command ended so.
@@ -160,7 +168,9 @@ impl Workspace {
             let [was, there, now] = [look, mid, after].map(|tree| tree.0.get(path));
             let (at_first, at_last) = (saw.0.get(path), left.0.get(path));
             let meanwhile = differ(was, there);
-            let built = differ(at_first, at_last) || at_last.is_some() && was.is_none();
+            // A directory that the host had and deleted may be there as the way to what is kept.
+            let is_new = |node: &Node| was.is_none() && (node.kind != 'd' || self.leftovers.contains(path));
+            let built = differ(at_first, at_last) || at_last.is_some_and(is_new);
             let untouched = !differ(there, now) && (comes_back || there == now);
             let right = if !comes_back || !self.in_scope(build, path) {
                 untouched || comes_back && is_way(build, path, there, at_last, now)
@@ -190,7 +200,13 @@ impl Workspace {
         }
         if comes_back && look == mid {
             let scope = |path: &Bytes| self.in_scope(build, path);
-            wrong.extend(other_groups("of what came back", after, left, scope));
+            // Each output comes back by itself: names in two of them are files each.
+            let outputs = if build.outputs.is_empty() { &[""] } else { build.outputs };
+            for output in outputs {
+                let in_output =
+                    |path: &Bytes| scope(path) && (output.is_empty() || is_within(path, output.as_bytes()));
+                wrong.extend(other_groups("of what came back", after, left, in_output));
+            }
             wrong.extend(other_groups("beside what came back", after, mid, |path| !scope(path)));
         }
         wrong
@@ -221,7 +237,9 @@ impl Workspace {
             node.kind == 'f' && !is_there && is_source && node.mtime <= left.mtime
         };
         let mut sent = trees.look.0.iter().filter(|(path, node)| went_up(path, node));
-        let may = !self.late.is_empty() || trees.look.0.values().any(|node| node.kind != 'd' && newer(node));
+        let may = self.lifetime == Lifetime::Mount
+            || !self.late.is_empty()
+            || trees.look.0.values().any(|node| node.kind != 'd' && newer(node));
         let must = sent.any(|(_, node)| newer(node));
         now.mtime == before.mtime && !must || now.mtime == left.mtime && may || before.mtime == left.mtime
     }
@@ -260,6 +278,7 @@ impl Workspace {
         });
         if came_back {
             self.late.clear();
+            self.may_be_late.clear();
             let paths: BTreeSet<_> =
                 saw.0.keys().chain(left.0.keys()).filter(|path| self.in_scope(build, path)).collect();
             for path in paths {
@@ -282,10 +301,12 @@ impl Workspace {
         });
         let last = last.unwrap_or(i128::MIN);
         self.late.extend(meanwhile.map(|(path, node)| (path.clone(), (last, node.clone()))));
-        let is_touched = |path: &Bytes| {
-            let at = |edit: &Bytes| is_within(path, edit) || is_within(edit, path);
-            build.ops.iter().any(|Op { path, other, .. }| at(path) || at(other))
+        let is_touched = |path: &Bytes| is_touched_by(&build.ops, path);
+        let written = |(path, node): &(&Bytes, &Node)| {
+            let names = mid.0.iter().filter(|(_, other)| !node.group.is_empty() && other.group == node.group);
+            names.map(|(name, _)| name).chain([*path]).any(|path| is_touched_by(&build.during, path))
         };
+        self.may_be_late.extend(mid.0.iter().filter(written).map(|(path, _)| path.clone()));
         let old = |path: &Bytes| self.leftovers.contains(path) && saw.0.get(path) == left.0.get(path);
         let is_hosts = |path: &Bytes| look.0.contains_key(path) || after.0.contains_key(path);
         let made = |path: &&Bytes| !self.keeps(path) && !is_hosts(path);
@@ -304,8 +325,20 @@ impl Workspace {
         // Made by both: what becomes of the command's when the host's goes again is nobody's rule.
         let by_both = |path: &&Bytes| !look.0.contains_key(*path) && mid.0.contains_key(*path);
         self.in_doubt.extend(left.0.keys().filter(by_both).cloned());
-        self.left = if self.lifetime == Lifetime::Kept { left.clone() } else { Listing::default() };
+        // What gave way to something of the host's is in the safe place.
+        let (gave_way, leftovers) = std::mem::take(&mut self.leftovers)
+            .into_iter()
+            .partition::<BTreeSet<_>, _>(|path| came_back && self.in_scope(build, path));
+        self.leftovers = leftovers;
+        self.in_doubt.extend(gave_way);
+        self.left = if self.lifetime == Lifetime::OneRun { Listing::default() } else { left.clone() };
     }
+}
+
+/// Whether edits are at, above or below a path.
+fn is_touched_by(ops: &[Op], path: &[u8]) -> bool {
+    let at = |edit: &Bytes| is_within(path, edit) || is_within(edit, path);
+    ops.iter().any(|Op { path, other, .. }| at(path) || at(other))
 }
 
 fn is_named(build: &Build, path: &[u8]) -> bool {
@@ -399,7 +432,8 @@ pub fn alike(one: Option<&Node>, other: Option<&Node>) -> bool {
 fn other_groups(what: &str, one: &Listing, other: &Listing, class: impl Fn(&Bytes) -> bool) -> Vec<String> {
     let groups = |tree: &Listing| {
         let mut groups = BTreeMap::<_, Vec<_>>::new();
-        for (path, node) in tree.0.iter().filter(|(path, node)| !node.group.is_empty() && class(path)) {
+        let is_file = |node: &Node| node.kind == 'f' && !node.group.is_empty();
+        for (path, node) in tree.0.iter().filter(|(path, node)| is_file(node) && class(path)) {
             groups.entry(node.group.clone()).or_default().push(short(path));
         }
         groups.into_values().filter(|paths| paths.len() > 1).collect::<BTreeSet<_>>()
