@@ -494,6 +494,12 @@ impl Applier {
                 self.refresh(&mut all[at].0)?;
             }
         }
+        // Another name of theirs may have gone, which is a change of the file.
+        for (entry, ..) in &mut all {
+            if entry.links > 1 && leftovers.contains(&entry.path) {
+                self.refresh(entry)?;
+            }
+        }
 
         let fresh = all.iter().enumerate().filter(|(_, (.., fresh))| *fresh).map(|(at, _)| at).collect();
         let digests = all.iter().map(|(_, digest, _)| *digest).collect();
