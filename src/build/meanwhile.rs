@@ -19,11 +19,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::Exit;
 use crate::{
     state::replace_file,
     sys::clock::{self, Granularity},
-    tree::{Entry, Kind, Manifest, Timestamp, index::Index, scan::Scan},
+    tree::{Entry, Kind, Manifest, Stamp, Timestamp, index::Index, scan::Scan},
 };
 
 /// When a build did not see what was changed here.
@@ -34,21 +33,6 @@ struct Blind {
     /// The inode of a directory that was renamed in that time: what lies below it is meant, and nothing else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     moved: Option<u64>,
-}
-
-/// How a command came out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Came {
-    /// What it saw is built.
-    Well,
-    /// Who comes next is shown the same again.
-    Badly,
-}
-
-impl From<Exit> for Came {
-    fn from(exit: Exit) -> Came {
-        if exit.code() == 0 { Came::Well } else { Came::Badly }
-    }
 }
 
 /// A build that looks at its sources, and later ends.
@@ -87,27 +71,26 @@ impl Watcher {
     }
 
     /// Notes that the command has ended, now.
-    pub(super) fn ended(&self, came: Came) {
-        if let Err(error) = self.note(came) {
-            tracing::warn!(path = ?self.place, %error, "could not note when a build did not see its sources");
-        }
+    pub(super) fn ended(&self) {
+        let own = Blind { from: self.looked_at, until: clock::stamped_by_now(), moved: None };
+        let mut lines = Vec::new();
+        let lines =
+            self.moved.iter().chain([&own]).try_for_each(|blind| write(&mut lines, blind)).map(|()| lines);
+        let file = || File::options().append(true).create(true).open(&self.place);
+        self.tell(lines.and_then(|lines| file()?.write_all(&lines)));
     }
 
-    fn note(&self, came: Came) -> io::Result<()> {
-        let own = Blind { from: self.looked_at, until: clock::stamped_by_now(), moved: None };
-        match came {
-            // Builds that ran beside this one may have written too; those that it saw are done with.
-            Came::Well => {
-                let mut all = read(&self.place);
-                all.retain(|blind| !self.earlier.contains(blind));
-                all.push(own);
-                replace_file(&self.place, |to| all.iter().try_for_each(|blind| write(to, blind)))
-            }
-            Came::Badly => {
-                let mut lines = Vec::new();
-                self.moved.iter().chain([&own]).try_for_each(|blind| write(&mut lines, blind))?;
-                File::options().append(true).create(true).open(&self.place)?.write_all(&lines)
-            }
+    /// Notes that what the command saw is built, and its products are in place. Builds that ran beside this one may have noted
+    /// something too; what this one saw is done with.
+    pub(super) fn built(&self) {
+        let mut all = read(&self.place);
+        all.retain(|blind| !self.earlier.contains(blind) && !self.moved.contains(blind));
+        self.tell(replace_file(&self.place, |to| all.iter().try_for_each(|blind| write(to, blind))));
+    }
+
+    fn tell(&self, noted: io::Result<()>) {
+        if let Err(error) = noted {
+            tracing::warn!(path = ?self.place, %error, "could not note when a build did not see its sources");
         }
     }
 }
@@ -120,28 +103,26 @@ fn later(
     index: &Index,
     moved: &mut Vec<Blind>,
 ) -> HashMap<(u64, u64), Timestamp> {
-    let noted = LazyCell::new(|| index.noted_digests(manifest));
-    let (mut above, mut later) = (Vec::<&Entry>::new(), HashMap::new());
-    for (at, entry) in manifest.entries().iter().enumerate() {
-        above.truncate(entry.path.components().count().saturating_sub(1));
-        if entry.kind == Kind::Directory {
-            above.push(entry);
-            continue;
-        }
-        let changed = entry.stamp.ctime;
+    let entries = manifest.entries();
+    let known = LazyCell::new(|| known(manifest, index));
+    let mut later = HashMap::new();
+    walk(manifest, |at, above| {
+        let (entry, changed) = (&entries[at], entries[at].stamp.ctime);
         for blind in earlier {
             let from = blind.from.before_by(blur);
             let renamed = || {
-                let is_file = matches!(entry.kind, Kind::File { .. });
-                let directory = above.iter().rev().find(|directory| directory.stamp.ctime >= from);
-                directory
-                    .filter(|found| found.stamp.ino != 0 && is_file && changed < from && noted[at].is_none())
+                let is_new = |directory: &&usize| {
+                    let Stamp { ino, ctime, .. } = entries[**directory].stamp;
+                    ino != 0 && ctime >= from && !known[**directory]
+                };
+                let may_have_moved = changed < from && matches!(entry.kind, Kind::File { .. });
+                above.iter().rev().find(is_new).filter(|_| may_have_moved && !known[at])
             };
             let is_meant = match blind.moved {
-                Some(ino) => above.iter().any(|directory| directory.stamp.ino == ino),
+                Some(ino) => above.iter().any(|directory| entries[*directory].stamp.ino == ino),
                 None if from <= changed => changed <= blind.until,
                 None => renamed().is_some_and(|directory| {
-                    let found = Blind { moved: Some(directory.stamp.ino), ..*blind };
+                    let found = Blind { moved: Some(entries[*directory].stamp.ino), ..*blind };
                     if !moved.contains(&found) {
                         moved.push(found);
                     }
@@ -153,8 +134,32 @@ fn later(
                 *time = blind.until.max(*time);
             }
         }
-    }
+    });
     later
+}
+
+/// Of each file, whether the index has it; of each directory, whether it has anything below it.
+fn known(manifest: &Manifest, index: &Index) -> Vec<bool> {
+    let noted = index.noted_digests(manifest);
+    let mut known = vec![false; noted.len()];
+    walk(manifest, |at, above| {
+        if noted[at].is_some() {
+            above.iter().chain([&at]).for_each(|at| known[*at] = true);
+        }
+    });
+    known
+}
+
+/// Calls `each` for all but directories, with those above.
+fn walk(manifest: &Manifest, mut each: impl FnMut(usize, &[usize])) {
+    let mut above = Vec::new();
+    for (at, entry) in manifest.entries().iter().enumerate() {
+        above.truncate(entry.path.components().count().saturating_sub(1));
+        match entry.kind {
+            Kind::Directory => above.push(at),
+            _ => each(at, &above),
+        }
+    }
 }
 
 /// Device and inode; the place where the system has none.
@@ -199,18 +204,20 @@ mod tests {
         let first = show(&mut look(root.path()));
         std::fs::write(&file, "edited").unwrap();
         File::open(&file).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
-        first.ended(Came::Well);
+        first.ended();
+        first.built();
 
         let mut seen = look(root.path());
         let second = show(&mut seen);
         assert!(seen.manifest.entries()[0].mtime > first.looked_at);
-        second.ended(Came::Badly);
+        second.ended();
         let mut seen = look(root.path());
         let mut third = show(&mut seen);
         assert!(seen.manifest.entries()[0].mtime > first.looked_at);
         // As if it had come later.
         third.looked_at.secs += 60;
-        third.ended(Came::Well);
+        third.ended();
+        third.built();
         let mut seen = look(root.path());
         show(&mut seen);
         assert_eq!(seen.manifest.entries()[0].mtime, Timestamp::default());
@@ -223,8 +230,8 @@ mod tests {
         let watcher =
             || Watcher::show(home.path().join("edits"), &mut look(root.path()), root.path(), &index);
         let (one, other) = (watcher(), watcher());
-        one.ended(Came::Well);
-        other.ended(Came::Well);
+        [&one, &other].iter().for_each(|build| build.ended());
+        [&one, &other].iter().for_each(|build| build.built());
         assert_eq!(watcher().earlier.len(), 2);
     }
 
@@ -248,13 +255,16 @@ mod tests {
             (watcher, later.map(|entry| entry.path.to_string()).collect::<Vec<_>>())
         };
         let (first, _) = show();
+
         std::fs::rename(path("here"), path("there/here")).unwrap();
-        first.ended(Came::Well);
-        for came in [Came::Badly, Came::Well] {
+        first.ended();
+        first.built();
+        for _ in 0..2 {
             let (watcher, later) = show();
-            assert_eq!(later, ["other name", "there/here/deep/moved"], "{came:?}");
-            watcher.ended(came);
+            assert_eq!(later, ["other name", "there/here/deep/moved"]);
+            watcher.ended();
         }
+        show().0.built();
         assert!(show().1.is_empty());
     }
 }
