@@ -435,7 +435,7 @@ impl Applier {
                 rustix::fs::fchmod(&*dir, Mode::from_raw_mode(mode))?;
             }
             rustix::fs::futimens(&*dir, &at::mtime_alone(mtime))?;
-            if !path.is_root() {
+            if made.contains(&path) && !path.is_root() {
                 self.stale.insert(path);
             }
         }

@@ -391,7 +391,8 @@ fn compare(before: &Tree, after: &mut Tree) -> (Vec<(usize, Option<usize>)>, Vec
     deleted.extend(at..old.len());
     // A directory that was renamed gives a file another name, which does not show in the stamp of those that it had.
     let is_linked = |entry: &Entry| entry.links > 1 && matches!(entry.kind, Kind::File { .. });
-    let named = candidates.iter().filter(|(_, was)| was.is_none()).map(|(place, _)| &new[*place]);
+    let named = candidates.iter().filter(|(_, was)| was.is_none_or(|was| before.is_leftover(was)));
+    let named = named.map(|(place, _)| &new[*place]);
     let named: HashSet<_> = named.filter(|entry| is_linked(entry)).map(file_of).collect();
     if !named.is_empty() {
         let known: HashSet<_> = candidates.iter().map(|(place, _)| *place).collect();
