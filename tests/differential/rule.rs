@@ -38,6 +38,8 @@ pub struct Workspace {
     late: BTreeMap<Bytes, (i128, Node)>,
     /// What was written on the host while a build ran, and is as it was before. It may be shown later too.
     may_be_late: BTreeSet<Bytes>,
+    /// The host's tree when the last command had ended, and what was no part of it.
+    looked_at: (Listing, BTreeSet<&'static str>),
     /// What builds wrote on the host.
     written: BTreeMap<Bytes, Node>,
 }
@@ -68,6 +70,7 @@ impl Workspace {
             made_again: BTreeMap::new(),
             late: BTreeMap::new(),
             may_be_late: BTreeSet::new(),
+            looked_at: (Listing::default(), BTreeSet::new()),
             written: BTreeMap::new(),
         }
     }
@@ -139,8 +142,19 @@ impl Workspace {
         let is_linked = want.kind == 'l' && self.left.0.get(path).is_some_and(|left| !left.group.is_empty());
         let as_made = self.made_again.get(path) == Some(want)
             && self.left.0.get(path).is_some_and(|left| left.mtime == seen.mtime);
-        let may_be_late = self.may_be_late.contains(path) && seen.mtime > want.mtime;
+        let may_be_late = self.may_be_late.contains(path) || self.has_come(path, want);
+        let may_be_late = may_be_late && seen.mtime > want.mtime;
         is_own_directory || is_linked || want.mtime == seen.mtime || as_made || may_be_late
+    }
+
+    /// Whether the last build did not see a file because it was elsewhere, or kept. It cannot be told when that ended, and doing too
+    /// much is right.
+    fn has_come(&self, path: &Bytes, node: &Node) -> bool {
+        let (last, kept) = &self.looked_at;
+        let is_it = |other: &Node| (&other.content, other.mtime) == (&node.content, node.mtime);
+        let was_elsewhere = !last.0.get(path).is_some_and(is_it) && last.0.values().any(is_it);
+        // All names of a file are shown alike.
+        was_elsewhere || !node.group.is_empty() || kept.iter().any(|kept| is_within(path, kept.as_bytes()))
     }
 
     /// The exit code of a build whose command ended so.
@@ -177,8 +191,9 @@ impl Workspace {
             } else if !meanwhile && built {
                 self.came_back(path, build, trees) || is_near_meanwhile(path, trees) && untouched
             } else if !meanwhile || !built {
-                // A directory that went meanwhile is made again for what comes back in it.
-                let is_place = at_last.is_some_and(|node| node.kind == 'd') && alike(now, at_last);
+                // A directory that went is made again for what comes back in it, as anybody would make it.
+                let is_place = [now, at_last].iter().all(|node| node.is_some_and(|node| node.kind == 'd'));
+                let is_place = is_place && there.is_none();
                 untouched || is_place || is_near_meanwhile(path, trees) && alike(now, at_last)
             } else if is_near_meanwhile(path, trees)
                 || self.written.contains_key(path) && was != self.written.get(path)
@@ -221,14 +236,23 @@ impl Workspace {
     /// Whether the host has what the command left, and times by which `make` decides as in the workspace.
     fn came_back(&self, path: &Bytes, build: &Build, trees: &Trees<'_>) -> bool {
         let (Some(now), Some(left)) = (trees.after.0.get(path), trees.left.0.get(path)) else {
-            return trees.after.0.contains_key(path) == trees.left.0.contains_key(path);
+            // The host's own of what is kept keeps its directory.
+            let holds_kept = || trees.after.0.keys().any(|other| is_below(other, path) && self.keeps(other));
+            return !trees.left.0.contains_key(path) && (!trees.after.0.contains_key(path) || holds_kept());
         };
         if !alike(Some(now), Some(left)) || left.sparse && !now.sparse {
             return false;
         }
         let before =
             trees.mid.0.get(path).filter(|before| before.kind == 'f' && before.content == now.content);
-        let Some(before) = before else { return now.kind != 'f' || now.mtime == left.mtime };
+        // Another name of a file that is right here has its time.
+        let is_older_name = |(other, node): (&Bytes, &Node)| {
+            let is_it = |was: &Node| (&was.content, was.mtime) == (&node.content, node.mtime);
+            !now.group.is_empty() && node.group == now.group && trees.mid.0.get(other).is_some_and(is_it)
+        };
+        let Some(before) = before else {
+            return now.kind != 'f' || now.mtime == left.mtime || trees.after.0.iter().any(is_older_name);
+        };
         // The same bytes: the file here stays as it is, unless a source that went up is newer.
         let newer = |node: &Node| node.mtime > before.mtime;
         let went_up = |path: &Bytes, node: &Node| {
@@ -237,7 +261,9 @@ impl Workspace {
             node.kind == 'f' && !is_there && is_source && node.mtime <= left.mtime
         };
         let mut sent = trees.look.0.iter().filter(|(path, node)| went_up(path, node));
+        // A file with several names is made anew for a new mode, or when a name leaves it.
         let may = self.lifetime == Lifetime::Mount
+            || !before.group.is_empty()
             || !self.late.is_empty()
             || trees.look.0.values().any(|node| node.kind != 'd' && newer(node));
         let must = sent.any(|(_, node)| newer(node));
@@ -255,7 +281,9 @@ impl Workspace {
         let builds = left.0.iter().filter(|(path, node)| {
             let meanwhile =
                 differ(look.0.get(*path), mid.0.get(*path)) && !alike(after.0.get(*path), Some(node));
-            self.in_scope(build, path) && meanwhile && !alike(saw.0.get(*path), Some(node))
+            self.in_scope(build, path)
+                && meanwhile
+                && saw.0.get(*path).is_none_or(|saw| saw.content != node.content)
         });
         let lost =
             users.chain(builds.filter(|_| self.code(build, left) == 0)).filter(|(_, node)| is_lost(node));
@@ -279,6 +307,13 @@ impl Workspace {
         if came_back {
             self.late.clear();
             self.may_be_late.clear();
+        } else {
+            let come = look.0.iter().filter(|(path, node)| self.has_come(path, node));
+            let come: Vec<_> = come.map(|(path, _)| path.clone()).collect();
+            self.may_be_late.extend(come);
+        }
+        self.looked_at = (mid.clone(), self.kept.clone());
+        if came_back {
             let paths: BTreeSet<_> =
                 saw.0.keys().chain(left.0.keys()).filter(|path| self.in_scope(build, path)).collect();
             for path in paths {
