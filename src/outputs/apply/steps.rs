@@ -268,8 +268,8 @@ impl<'a> Executor<'a> {
                 ("make the directory", self.make_dir(op, (*mode, *mtime), *over, side))
             }
             Action::Put { slot, over } => ("put", self.put(op, slot, *over, side)),
-            Action::SetMode { mode, was, of } => ("set the mode of", self.set_mode(path, *mode, *was, *of)),
-            Action::Touch { mtime, was, of } => ("set the time of", self.touch(path, *mtime, *was, *of)),
+            Action::SetMode { mode, was, of } => ("set the mode of", self.set_mode(op, *mode, *was, *of)),
+            Action::Touch { mtime, was, of } => ("set the time of", self.touch(op, *mtime, *was, *of)),
             Action::Delete { of } => ("delete", self.delete(op, *of, Whose::Builds, side)),
             Action::Remove { of } => ("move to the safe place", self.delete(op, *of, Whose::Users, side)),
             Action::RemoveDir { mode } => ("remove the directory", self.remove_dir(path, *mode).map(drop)),
@@ -570,10 +570,15 @@ impl<'a> Executor<'a> {
         }
     }
 
-    fn set_mode(&mut self, path: &RelPath, mode: u32, was: u32, of: Identity) -> io::Result<()> {
+    fn set_mode(&mut self, op: &Op, mode: u32, was: u32, of: Identity) -> io::Result<()> {
+        let path = &op.path;
         let mode = match self.look(path)? {
             Some(Look { kind: Some(Kind::Directory), mode: found, .. }) => mode | found & at::SET_GROUP,
-            Some(found) if Identity::from(&found) == of => mode,
+            Some(found) if op.has_met(&found, of) => mode,
+            Some(found) if found.mode & 0o777 != mode => {
+                self.conflict(path, Side::Source);
+                return Ok(());
+            }
             _ => return Ok(()),
         };
         let (dir, entry) = self.walk.parent(path)?;
@@ -587,8 +592,9 @@ impl<'a> Executor<'a> {
         Ok(())
     }
 
-    fn touch(&mut self, path: &RelPath, mtime: Timestamp, was: Timestamp, of: Identity) -> io::Result<()> {
-        if self.look(path)?.is_some_and(|found| Identity::from(&found) == of) {
+    fn touch(&mut self, op: &Op, mtime: Timestamp, was: Timestamp, of: Identity) -> io::Result<()> {
+        let path = &op.path;
+        if self.look(path)?.is_some_and(|found| op.has_met(&found, of)) {
             let (dir, entry) = self.walk.parent(path)?;
             at::set_mtime(dir, entry, mtime)?;
             self.undo.push(Undo::Time { path: path.clone(), was });
