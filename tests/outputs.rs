@@ -719,6 +719,14 @@ fn a_file_in_the_place_of_an_exchanged_directory_moves_to_safety_what_the_user_h
 }
 
 #[test]
+fn an_exchanged_directory_gets_the_directories_above_it() {
+    let project = Project::new();
+    project.sh(&["-q", "--atomic", "-o", "a/b/out"], "mkdir -p a/b/out; echo 1 > a/b/out/f").exits(0);
+    assert_eq!(project.read("a/b/out/f"), "1\n");
+    project.assert_nothing_left();
+}
+
+#[test]
 fn an_exchanged_directory_may_become_a_file() {
     let project = Project::new();
     project.sh(&["-q", "--atomic", "-o", "out"], "mkdir out; echo 1 > out/made").exits(0);

@@ -333,17 +333,7 @@ impl<'a> Executor<'a> {
     }
 
     fn put_new(&mut self, path: &RelPath, slot: &Slot, side: Side) -> io::Result<()> {
-        let put = |executor: &mut Self| {
-            let (dir, entry) = executor.walk.parent(path)?;
-            at::rename_new(&executor.stage.dir, &slot.name(), dir, entry)
-        };
-        let done = match put(self) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.make_parents(path).and_then(|()| put(self))
-            }
-            done => done,
-        };
-        match done {
+        match self.rename_in(path, &slot.name()) {
             Ok(()) => {
                 self.undo.push(Undo::Put { path: path.clone(), name: StageName::Number(slot.number) });
                 Ok(())
@@ -358,6 +348,20 @@ impl<'a> Executor<'a> {
                 Ok(())
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Renames what has this name in the stage to `path`, where nothing is.
+    fn rename_in(&mut self, path: &RelPath, name: &[u8]) -> io::Result<()> {
+        let put = |executor: &mut Self| {
+            let (dir, entry) = executor.walk.parent(path)?;
+            at::rename_new(&executor.stage.dir, name, dir, entry)
+        };
+        match put(self) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.make_parents(path).and_then(|()| put(self))
+            }
+            done => done,
         }
     }
 
@@ -614,15 +618,14 @@ impl<'a> Executor<'a> {
             at::set_mode(&self.stage.dir, SHADOW, prepared.mode | WRITABLE)?;
         }
         let spare = self.stage.number().to_string();
-        let found = self.look(path)?;
-        let (dir, entry) = self.walk.parent(path)?;
-        match found {
+        match self.look(path)? {
             Some(_) => {
+                let (dir, entry) = self.walk.parent(path)?;
                 at::exchange(&self.stage.dir, SHADOW, dir, entry, spare.as_bytes())?;
                 self.undo.push(Undo::Exchanged { path: path.clone(), name: StageName::Shadow });
             }
             None => {
-                at::rename_new(&self.stage.dir, SHADOW, dir, entry)?;
+                self.rename_in(path, SHADOW)?;
                 self.undo.push(Undo::Put { path: path.clone(), name: StageName::Shadow });
             }
         }
