@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Product, Scope, Staging};
+use super::{Product, Scope, Seen, Staging};
 use crate::{
     outputs::{
         OutputError,
@@ -108,7 +108,11 @@ impl Staging<'_> {
         let mut right = Vec::new();
         for name in names {
             let seen = self.seen(name, Some(product))?;
-            right.push(seen.filter(|seen| seen.what.as_ref() == Some(what) && seen.mode & 0o777 == *mode));
+            // One that has no other name gets the mode in its place.
+            let is_right = |seen: &Seen| {
+                seen.what.as_ref() == Some(what) && (seen.mode & 0o777 == *mode || seen.links == 1)
+            };
+            right.push(seen.filter(is_right));
         }
         let is_going = |name: &RelPath| {
             let gone =
