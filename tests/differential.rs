@@ -65,6 +65,9 @@ enum Place {
     Mount,
 }
 
+/// Where outputs go that do not come back to their own places.
+const ELSEWHERE: &str = "elsewhere";
+
 const KEPT: Subject = Subject {
     place: Place::Image(BUSYBOX),
     lifetime: Lifetime::Kept,
@@ -200,19 +203,22 @@ impl<'a> Twins<'a> {
             Place::Mount => Project::new(),
         };
         fs::copy(helper(), project.path(HELPER)).unwrap();
+        fs::create_dir(project.outside().join(ELSEWHERE)).unwrap();
         Twins { subject, project, mount: Mount::new(), workspace: Workspace::new(subject.lifetime) }
     }
 
     fn build(&mut self, build: &Build) -> Result<(), String> {
         let root = self.project.root();
         let look = Listing::of(&root).unwrap();
+        let elsewhere = || Listing::of(&self.project.outside().join(ELSEWHERE)).unwrap();
+        let elsewhere_before = elsewhere();
         // A file's time is that of the clock's last tick.
         let began = rule::now() - 10_000_000;
         let mut mid = look.clone();
         self.mount.take(&root);
         self.workspace.keep(build.kept);
         let said = self.mount.dir.path().join("stderr");
-        let mut child = self.start(build).stderr(fs::File::create(&said).unwrap()).spawn().unwrap();
+        let mut child = self.start(build, &look).stderr(fs::File::create(&said).unwrap()).spawn().unwrap();
         let mut ends = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
         let ran = dialogue(&mut ends, build, || {
             build.during.iter().for_each(|op| op.apply(&root));
@@ -239,17 +245,20 @@ impl<'a> Twins<'a> {
         let expected = self.workspace.code(build, &left);
         wrong.extend((code != expected).then(|| format!("exit {code}, and not {expected}")));
         wrong.extend(self.workspace.wrong_at_end(build, &trees));
+        wrong.extend(self.workspace.wrong_elsewhere(build, (&saw, &left), &elsewhere_before, &elsewhere()));
         if self.subject.place != Place::Mount {
             // What a workspace holds is not given back.
             let mut everywhere = Listing::of(&self.project.outside()).unwrap();
-            everywhere.0.retain(|path, _| !path.starts_with(b"scratch"));
+            everywhere
+                .0
+                .retain(|path, _| !path.starts_with(b"scratch") && !path.starts_with(ELSEWHERE.as_bytes()));
             wrong.extend(self.workspace.lost(&trees, build, &everywhere));
         }
         self.workspace.end(build, &trees);
         if wrong.is_empty() { Ok(()) } else { Err(format!("{}\n{}", wrong.join("\n"), said())) }
     }
 
-    fn start(&self, build: &Build) -> Command {
+    fn start(&self, build: &Build, look: &Listing) -> Command {
         let mut command = if self.subject.place == Place::Mount {
             let mut docker = Command::new("docker");
             let volume = format!("{}:/workspace", self.project.root().to_str().unwrap());
@@ -259,6 +268,14 @@ impl<'a> Twins<'a> {
             let mut fastbuild = self.project.command();
             fastbuild.args(["--progress", "none", "--stdin"]).args(self.subject.options);
             fastbuild.args(build.outputs.iter().flat_map(|output| ["-o", output]));
+            if let Some(path) = build.elsewhere {
+                let place = self.project.outside().join(ELSEWHERE).join("made");
+                fastbuild.args(["-o", &format!("{path}:{}", place.to_str().unwrap())]);
+            }
+            // What is exchanged are directories.
+            let is_no_file =
+                |output: &&str| look.0.get(output.as_bytes()).is_none_or(|node| node.kind == 'd');
+            fastbuild.args((build.atomic && build.outputs.iter().all(is_no_file)).then_some("--atomic"));
             fastbuild
                 .args(build.kept.iter().flat_map(|kept| ["--keep-path", kept]))
                 .args(["--", "./.helper"]);

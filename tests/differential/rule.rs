@@ -42,6 +42,8 @@ pub struct Workspace {
     looked_at: (Listing, BTreeSet<&'static str>),
     /// What builds wrote on the host.
     written: BTreeMap<Bytes, Node>,
+    /// Where they ever did: what the user has there later counts as a product still.
+    places: BTreeSet<Bytes>,
 }
 
 /// The trees of one build.
@@ -72,6 +74,7 @@ impl Workspace {
             may_be_late: BTreeSet::new(),
             looked_at: (Listing::default(), BTreeSet::new()),
             written: BTreeMap::new(),
+            places: BTreeSet::new(),
         }
     }
 
@@ -166,7 +169,9 @@ impl Workspace {
                 && (is_empty || below.any(|path| path != output.as_bytes() && !self.keeps(path)))
         };
         match build.end {
-            End::Exit(0) if !build.outputs.iter().all(|output| is_made(output)) => 125,
+            End::Exit(0) if !build.outputs.iter().chain(&build.elsewhere).all(|output| is_made(output)) => {
+                125
+            }
             End::Exit(code) => code,
             End::Killed | End::ClientKilled => 128 + 9,
         }
@@ -196,13 +201,18 @@ impl Workspace {
                 let is_place = is_place && there.is_none();
                 untouched || is_place || is_near_meanwhile(path, trees) && alike(now, at_last)
             } else if is_near_meanwhile(path, trees)
-                || self.written.contains_key(path) && was != self.written.get(path)
+                || self.places.contains(path) && was != self.written.get(path)
             {
                 untouched || alike(now, at_last)
             } else if !build.outputs.is_empty() || self.written.contains_key(path) {
-                alike(now, at_last)
+                // Where only the mode was changed there is no content to put.
+                let is_mode_alone =
+                    at_first.zip(at_last).is_some_and(|(one, other)| one.content == other.content);
+                alike(now, at_last) || is_mode_alone && untouched
             } else {
-                untouched
+                // A directory that both took away is in nobody's way.
+                let both = there.is_none() && was.is_some_and(|node| node.kind == 'd');
+                untouched || both && alike(now, at_last)
             };
             if !right {
                 let nodes = [there, at_first, at_last, now].map(of);
@@ -216,7 +226,12 @@ impl Workspace {
         if comes_back && look == mid {
             let scope = |path: &Bytes| self.in_scope(build, path);
             // Each output comes back by itself: names in two of them are files each.
-            let outputs = if build.outputs.is_empty() { &[""] } else { build.outputs };
+            // With an exchange, a name of a file that is right here is a file of its own.
+            let outputs = match build.outputs {
+                _ if build.atomic => &[],
+                [] => [""].as_slice(),
+                outputs => outputs,
+            };
             for output in outputs {
                 let in_output =
                     |path: &Bytes| scope(path) && (output.is_empty() || is_within(path, output.as_bytes()));
@@ -225,6 +240,42 @@ impl Workspace {
             wrong.extend(other_groups("beside what came back", after, mid, |path| !scope(path)));
         }
         wrong
+    }
+
+    /// What is wrong in the other place, which gets what the command left and loses what it deleted. What it had else stays, with
+    /// its directories, their modes and times.
+    pub fn wrong_elsewhere(
+        &self,
+        build: &Build,
+        (saw, left): (&Listing, &Listing),
+        before: &Listing,
+        after: &Listing,
+    ) -> Vec<String> {
+        let output = build.elsewhere.filter(|_| self.code(build, left) == 0);
+        let there = |tree: &Listing| {
+            let below = |path: &Bytes| {
+                let below = output.filter(|output| is_within(path, output.as_bytes()))?;
+                Some([b"made", &path[below.len()..]].concat())
+            };
+            let made = tree.0.iter().filter_map(|(path, node)| Some((below(path)?, node.clone())));
+            made.collect::<BTreeMap<_, _>>()
+        };
+        let (saw, want) = (there(saw), there(left));
+        let stays = |path: &Bytes| !want.contains_key(path) && !saw.contains_key(path);
+        let paths: BTreeSet<_> = want.keys().chain(after.0.keys()).chain(before.0.keys()).collect();
+        let is_right = |path: &Bytes| match (want.get(path), after.0.get(path)) {
+            (None, have) if stays(path) => have.is_none() || alike(have, before.0.get(path)),
+            (want, Some(have)) if have.kind == 'd' => {
+                want.is_some_and(|want| want.kind == 'd')
+                    || after.0.keys().any(|other| is_below(other, path) && stays(other))
+            }
+            (want, have) => alike(want, have),
+        };
+        let told = |path: &Bytes| {
+            let (want, have) = (of(want.get(path)), of(after.0.get(path)));
+            format!("elsewhere, \"{}\" should be {want}, and is {have}", short(path))
+        };
+        paths.into_iter().filter(|path| !is_right(path)).map(told).collect()
     }
 
     fn in_scope(&self, build: &Build, path: &[u8]) -> bool {
@@ -257,13 +308,15 @@ impl Workspace {
         let newer = |node: &Node| node.mtime > before.mtime;
         let went_up = |path: &Bytes, node: &Node| {
             let is_there = !differ(self.left.0.get(path), Some(node)) || self.made_again.contains_key(path);
-            let is_source = !self.written.contains_key(path) && !is_named(build, path) && !self.keeps(path);
+            let is_source = !self.places.contains(path) && !is_named(build, path) && !self.keeps(path);
             node.kind == 'f' && !is_there && is_source && node.mtime <= left.mtime
         };
         let mut sent = trees.look.0.iter().filter(|(path, node)| went_up(path, node));
         // A file with several names is made anew for a new mode, or when a name leaves it.
         let may = self.lifetime == Lifetime::Mount
+            || build.atomic
             || !before.group.is_empty()
+            || self.places.contains(path) && differ(self.written.get(path), Some(before))
             || !self.late.is_empty()
             || trees.look.0.values().any(|node| node.kind != 'd' && newer(node));
         let must = sent.any(|(_, node)| newer(node));
@@ -320,6 +373,7 @@ impl Workspace {
                 let (at_last, now) = (left.0.get(path), after.0.get(path));
                 if differ(mid.0.get(path), now) && alike(at_last, now) {
                     self.written.remove(path);
+                    self.places.insert(path.clone());
                     self.written.extend(now.map(|now| (path.clone(), now.clone())));
                 }
             }
