@@ -824,6 +824,9 @@ fn names_that_the_build_links_or_parts_are_one_file_or_two_here() {
                 ("echo two > c", "abcd", "abcc", "ab"),
                 ("ln -f c a; ln -f c b", "abcd", "aaaa", ""),
                 ("rm a", "bcd", "bbb", "bcd"),
+                ("echo s > s", "s", "s", ""),
+                ("ln s r; chmod 640 s", "rs", "rr", "s"),
+                ("ln s t", "rst", "rrr", "rs"),
             ];
             for (script, names, wanted, same) in steps {
                 let before: Vec<_> = same

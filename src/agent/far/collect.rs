@@ -390,10 +390,7 @@ fn compare(before: &Tree, after: &mut Tree) -> (Vec<(usize, Option<usize>)>, Vec
     }
     deleted.extend(at..old.len());
     // A directory that was renamed gives a file another name, which does not show in the stamp of those that it had.
-    let is_linked = |entry: &Entry| entry.links > 1 && matches!(entry.kind, Kind::File { .. });
-    let named = candidates.iter().filter(|(_, was)| was.is_none_or(|was| before.is_leftover(was)));
-    let named = named.map(|(place, _)| &new[*place]);
-    let named: HashSet<_> = named.filter(|entry| is_linked(entry)).map(file_of).collect();
+    let named = named_anew(&candidates, before, new);
     if !named.is_empty() {
         let known: HashSet<_> = candidates.iter().map(|(place, _)| *place).collect();
         let others = (0..new.len()).filter(|at| named.contains(&file_of(&new[*at])) && !known.contains(at));
@@ -403,6 +400,17 @@ fn compare(before: &Tree, after: &mut Tree) -> (Vec<(usize, Option<usize>)>, Vec
     (candidates, deleted)
 }
 
+/// Files of several names that have one which the host does not have.
+fn named_anew(
+    candidates: &[(usize, Option<usize>)],
+    before: &Tree,
+    entries: &[Entry],
+) -> HashSet<(u64, u64)> {
+    let anew = candidates.iter().filter(|(_, was)| was.is_none_or(|was| before.is_leftover(was)));
+    let linked = anew.map(|(place, _)| &entries[*place]).filter(|entry| entry.links > 1);
+    linked.filter(|entry| matches!(entry.kind, Kind::File { .. })).map(file_of).collect()
+}
+
 impl Over {
     /// Sends the nodes of what has changed indeed, by their paths below `below`.
     fn send_changed(&self, after: &Tree, below: &RelPath, outbox: &Outbox) -> io::Result<Vec<Place>> {
@@ -410,6 +418,8 @@ impl Over {
         let mut places = Vec::new();
         let groups = Groups::among(&after.manifest, |at| lies_in(&after.manifest, at, below));
         let parted = Parted::find(&self.before, after, below);
+        // The host has to know all names of a file to give it another one.
+        let named = named_anew(&self.candidates, &self.before, after.manifest.entries());
         let mut candidates = self.candidates.iter().peekable();
         for thing in merged(&after.manifest, &after.specials) {
             let place = match &thing {
@@ -417,6 +427,7 @@ impl Over {
                     let Some((at, was)) = candidates.next_if(|(place, _)| place == at) else { continue };
                     let is_same = |was| {
                         self.is_same(was, after, *at)
+                            && !named.contains(&file_of(&after.manifest.entries()[*at]))
                             && parted.is_in_same_group(&self.before, was, after, *at, &groups)
                     };
                     if was.is_some_and(is_same) {
