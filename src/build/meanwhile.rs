@@ -6,7 +6,8 @@
 //! entries. When a file was last changed is its ctime's to tell. Doing too much is right, too little is not.
 //!
 //! A file below a directory that was renamed keeps its ctime. It is known by its path, which the index of what was seen last does
-//! not have, and by a directory above it that has changed since. The next look writes the index, so what is found is noted.
+//! not have, and by a directory above it that has changed since and of which the index has nothing. The next look writes the index,
+//! so what is found is noted at once.
 
 use std::{
     cell::LazyCell,
@@ -40,8 +41,6 @@ struct Blind {
 pub(super) struct Watcher {
     place: PathBuf,
     earlier: Vec<Blind>,
-    /// Renamed directories that this look has found.
-    moved: Vec<Blind>,
     looked_at: Timestamp,
 }
 
@@ -49,15 +48,17 @@ impl Watcher {
     /// Shows what was changed while earlier builds' commands ran as later than all that they made. `place` is the project's list of
     /// those, `index` what the latest of them saw.
     pub(super) fn show(place: PathBuf, scan: &mut Scan, root: &Path, index: &Index) -> Watcher {
-        let earlier = read(&place);
-        let mut moved = Vec::new();
-        if !earlier.is_empty() {
+        let mut watcher = Watcher { earlier: read(&place), place, looked_at: scan.looked_at };
+        if !watcher.earlier.is_empty() {
             // Where this machine's clock stamps changes, one that comes after the look is never stamped earlier.
             let blur = match Granularity::of(root) {
                 Granularity::Tick => Duration::ZERO,
                 Granularity::Coarse => Granularity::Coarse.span(),
             };
-            let later = later(&scan.manifest, &earlier, blur, index, &mut moved);
+            let (later, moved) = later(&scan.manifest, &watcher.earlier, blur, index);
+            // Before anybody writes the index.
+            watcher.note(&moved);
+            watcher.earlier.extend(moved);
             let mut entries = std::mem::take(&mut scan.manifest).into_entries();
             for (at, entry) in
                 entries.iter_mut().enumerate().filter(|(_, entry)| entry.kind != Kind::Directory)
@@ -67,15 +68,18 @@ impl Watcher {
             }
             scan.manifest = Manifest::from_entries(entries);
         }
-        Watcher { place, earlier, moved, looked_at: scan.looked_at }
+        watcher
     }
 
     /// Notes that the command has ended, now.
     pub(super) fn ended(&self) {
         let own = Blind { from: self.looked_at, until: clock::stamped_by_now(), moved: None };
+        self.note(&[own]);
+    }
+
+    fn note(&self, blind: &[Blind]) {
         let mut lines = Vec::new();
-        let lines =
-            self.moved.iter().chain([&own]).try_for_each(|blind| write(&mut lines, blind)).map(|()| lines);
+        let lines = blind.iter().try_for_each(|blind| write(&mut lines, blind)).map(|()| lines);
         let file = || File::options().append(true).create(true).open(&self.place);
         self.tell(lines.and_then(|lines| file()?.write_all(&lines)));
     }
@@ -84,7 +88,7 @@ impl Watcher {
     /// something too; what this one saw is done with.
     pub(super) fn built(&self) {
         let mut all = read(&self.place);
-        all.retain(|blind| !self.earlier.contains(blind) && !self.moved.contains(blind));
+        all.retain(|blind| !self.earlier.contains(blind));
         self.tell(replace_file(&self.place, |to| all.iter().try_for_each(|blind| write(to, blind))));
     }
 
@@ -95,17 +99,16 @@ impl Watcher {
     }
 }
 
-/// What is shown later, and when that is: all names of a file at the same time. Renamed directories that are found go to `moved`.
+/// What is shown later, and when that is: all names of a file at the same time. With it, renamed directories that were found.
 fn later(
     manifest: &Manifest,
     earlier: &[Blind],
     blur: Duration,
     index: &Index,
-    moved: &mut Vec<Blind>,
-) -> HashMap<(u64, u64), Timestamp> {
+) -> (HashMap<(u64, u64), Timestamp>, Vec<Blind>) {
     let entries = manifest.entries();
     let known = LazyCell::new(|| known(manifest, index));
-    let mut later = HashMap::new();
+    let (mut later, mut moved) = (HashMap::new(), Vec::new());
     walk(manifest, |at, above| {
         let (entry, changed) = (&entries[at], entries[at].stamp.ctime);
         for blind in earlier {
@@ -135,7 +138,7 @@ fn later(
             }
         }
     });
-    later
+    (later, moved)
 }
 
 /// Of each file, whether the index has it; of each directory, whether it has anything below it.
@@ -259,10 +262,10 @@ mod tests {
         std::fs::rename(path("here"), path("there/here")).unwrap();
         first.ended();
         first.built();
+        // The first of them is killed.
         for _ in 0..2 {
-            let (watcher, later) = show();
+            let (_, later) = show();
             assert_eq!(later, ["other name", "there/here/deep/moved"]);
-            watcher.ended();
         }
         show().0.built();
         assert!(show().1.is_empty());
