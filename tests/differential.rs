@@ -23,6 +23,7 @@ mod rule;
 mod steps;
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     fmt::Write as _,
     fs,
@@ -39,7 +40,7 @@ use std::{
 };
 
 use common::{BUSYBOX, EMPTY, Ended, NONROOT, Project};
-use ops::{Listing, Op};
+use ops::{Bytes, Listing, Op};
 use random::Random;
 use rule::{Lifetime, Trees, Workspace};
 use steps::{Build, End, HELPER, Mix, Modes, Step};
@@ -217,6 +218,7 @@ impl<'a> Twins<'a> {
         let mut mid = look.clone();
         self.mount.take(&root);
         self.workspace.keep(build.kept);
+        let shared = self.shared(&look);
         let said = self.mount.dir.path().join("stderr");
         let mut child = self.start(build, &look).stderr(fs::File::create(&said).unwrap()).spawn().unwrap();
         let mut ends = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
@@ -241,7 +243,8 @@ impl<'a> Twins<'a> {
             assert_eq!(started, [""; 0], "the mount was not made what the command saw");
             wrong.extend(rule::not_as_on_mount(&left, &mount_left, began));
         }
-        let trees = Trees { look: &look, mid: &mid, after: &after, saw: &saw, left: &left, began };
+        let trees =
+            Trees { look: &look, shared: &shared, mid: &mid, after: &after, saw: &saw, left: &left, began };
         let expected = self.workspace.code(build, &left);
         wrong.extend((code != expected).then(|| format!("exit {code}, and not {expected}")));
         wrong.extend(self.workspace.wrong_at_end(build, &trees));
@@ -256,6 +259,17 @@ impl<'a> Twins<'a> {
         }
         self.workspace.end(build, &trees);
         if wrong.is_empty() { Ok(()) } else { Err(format!("{}\n{}", wrong.join("\n"), said())) }
+    }
+
+    /// Files of the host's that have names which are kept, or lie outside of the tree.
+    fn shared(&self, look: &Listing) -> BTreeSet<Bytes> {
+        let mut files = BTreeMap::<_, (u64, Vec<&Bytes>)>::new();
+        for path in look.0.keys().filter(|path| !self.workspace.keeps(path)) {
+            let found = self.project.root().join(OsStr::from_bytes(path)).symlink_metadata().unwrap();
+            files.entry((found.dev(), found.ino())).or_insert((found.nlink(), Vec::new())).1.push(path);
+        }
+        let shared = files.into_values().filter(|(links, names)| *links > names.len() as u64);
+        shared.flat_map(|(_, names)| names).cloned().collect()
     }
 
     fn start(&self, build: &Build, look: &Listing) -> Command {

@@ -50,6 +50,8 @@ pub struct Workspace {
 pub struct Trees<'a> {
     /// The host's when fastbuild looked.
     pub look: &'a Listing,
+    /// Of that, files that have names outside of it. They are not linked to.
+    pub shared: &'a BTreeSet<Bytes>,
     /// The host's when the command had ended, before anything came back.
     pub mid: &'a Listing,
     /// The host's when fastbuild had ended.
@@ -224,7 +226,7 @@ impl Workspace {
             }
         }
         if comes_back && look == mid {
-            let scope = |path: &Bytes| self.in_scope(build, path);
+            let scope = |path: &Bytes| self.in_scope(build, path) && !trees.shared.contains(path);
             // Each output comes back by itself: names in two of them are files each.
             // With an exchange, a name of a file that is right here is a file of its own.
             let outputs = match build.outputs {
@@ -237,7 +239,8 @@ impl Workspace {
                     |path: &Bytes| scope(path) && (output.is_empty() || is_within(path, output.as_bytes()));
                 wrong.extend(other_groups("of what came back", after, left, in_output));
             }
-            wrong.extend(other_groups("beside what came back", after, mid, |path| !scope(path)));
+            let is_beside = |path: &Bytes| !self.in_scope(build, path);
+            wrong.extend(other_groups("beside what came back", after, mid, is_beside));
         }
         wrong
     }
@@ -345,7 +348,7 @@ impl Workspace {
 
     /// What is known from now on.
     pub fn end(&mut self, build: &Build, trees: &Trees<'_>) {
-        let Trees { look, mid, after, saw, left, began } = *trees;
+        let Trees { look, mid, after, saw, left, began, .. } = *trees;
         let came_back = self.code(build, left) == 0;
         let is_killed = matches!(build.end, End::Killed | End::ClientKilled);
         self.made_again = left.0.iter().fold(BTreeMap::new(), |mut made, (path, node)| {
