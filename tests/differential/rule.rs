@@ -212,8 +212,9 @@ impl Workspace {
                     at_first.zip(at_last).is_some_and(|(one, other)| one.content == other.content);
                 alike(now, at_last) || is_mode_alone && untouched
             } else {
-                // A directory that both took away is in nobody's way.
-                let both = there.is_none() && was.is_some_and(|node| node.kind == 'd');
+                // What both took away, the command for something of another kind, is in nobody's way.
+                let kinds = [was, at_last].map(|node| node.map(|node| node.kind));
+                let both = there.is_none() && kinds[0] != kinds[1];
                 untouched || both && alike(now, at_last)
             };
             if !right {
