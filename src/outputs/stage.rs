@@ -496,11 +496,19 @@ impl<'a> Staging<'a> {
         let side = self.side(settled.seen.as_ref());
         let ctime = settled.seen.as_ref().map(|seen| seen.ctime);
         let over = settled.over();
+        let stays = settled.seen.as_ref().filter(|_| !settled.needs_bytes());
+        let touched = stays.filter(|seen| self.is_to_be_touched(path, seen, meta.mtime));
+        let touch = touched.map(|seen| Action::Touch { mtime: meta.mtime, was: seen.mtime, of: seen.id });
         let action = match (settled.verdict, settled.seen, slot) {
-            (Verdict::AlreadyRight, Some(seen), _) if self.is_to_be_touched(path, &seen, meta.mtime) => {
-                Action::Touch { mtime: meta.mtime, was: seen.mtime, of: seen.id }
+            (Verdict::AlreadyRight, Some(_), _) if touch.is_some() => {
+                self.applied.unchanged += 1;
+                self.ops.extend(touch.map(|action| Op { path: place, action, side, ctime }));
+                return;
             }
             (Verdict::SetMode, Some(seen), _) => {
+                // The step before it changes the ctime.
+                let touch = touch.map(|action| Op { path: place.clone(), action, side, ctime: None });
+                self.ops.extend(touch);
                 Action::SetMode { mode: meta.mode, was: seen.mode, of: seen.id }
             }
             (Verdict::Put | Verdict::Replace | Verdict::Displace, _, Some(slot)) => {
@@ -514,10 +522,7 @@ impl<'a> Staging<'a> {
                 return;
             }
         };
-        match action {
-            Action::Touch { .. } => self.applied.unchanged += 1,
-            _ => self.applied.written += 1,
-        }
+        self.applied.written += 1;
         self.ops.push(Op { path: place, action, side, ctime });
     }
 
@@ -736,16 +741,17 @@ impl Settled {
     }
 }
 
-/// The order of steps: directories and files from the top down, then modes, then deletes from the bottom up, and last
+/// The order of steps: directories and files from the top down, then modes, then times, then deletes from the bottom up, and last
 /// what takes the place of a directory that those deletes have emptied.
 fn turn(op: &Op) -> u8 {
     match &op.action {
         Action::MakeDir { .. }
         | Action::Put { over: Over::Nothing | Over::Known(_) | Over::Stranger(_), .. } => 0,
-        Action::SetMode { .. } | Action::Touch { .. } => 1,
-        Action::Delete { .. } | Action::Remove { .. } | Action::RemoveDir { .. } => 2,
-        Action::Put { over: Over::EmptiedDir { .. }, .. } => 3,
-        Action::Swap { .. } => 4,
+        Action::SetMode { .. } => 1,
+        Action::Touch { .. } => 2,
+        Action::Delete { .. } | Action::Remove { .. } | Action::RemoveDir { .. } => 3,
+        Action::Put { over: Over::EmptiedDir { .. }, .. } => 4,
+        Action::Swap { .. } => 5,
     }
 }
 
