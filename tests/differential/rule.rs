@@ -410,8 +410,10 @@ impl Workspace {
             self.leftovers = made.into_iter().filter(|path| old(path) && !is_touched(path)).collect();
         } else {
             // The way to a leftover that the host had and deleted was made by nobody.
+            let is_directory =
+                |tree: &Listing, path: &Bytes| tree.0.get(path).is_some_and(|node| node.kind == 'd');
             let is_way = |path: &Bytes| {
-                !self.leftovers.contains(path) && saw.0.get(path).is_some_and(|node| node.kind == 'd')
+                !self.leftovers.contains(path) && is_directory(saw, path) && is_directory(left, path)
             };
             self.leftovers = made.into_iter().filter(|path| !is_way(path)).collect();
         }
