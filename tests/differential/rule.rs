@@ -236,8 +236,15 @@ impl Workspace {
                 outputs => outputs,
             };
             for output in outputs {
-                let in_output =
-                    |path: &Bytes| scope(path) && (output.is_empty() || is_within(path, output.as_bytes()));
+                let is_in = |path: &Bytes| output.is_empty() || is_within(path, output.as_bytes());
+                // One that has a name beside the output is not linked to either.
+                let is_beside = |group: &Bytes| {
+                    let names = look.0.iter().filter(|(_, node)| !group.is_empty() && node.group == *group);
+                    names.map(|(name, _)| name).any(|name| !is_in(name))
+                };
+                let in_output = |path: &Bytes| {
+                    scope(path) && is_in(path) && !look.0.get(path).is_some_and(|node| is_beside(&node.group))
+                };
                 wrong.extend(other_groups("of what came back", after, left, in_output));
             }
             let is_beside = |path: &Bytes| !self.in_scope(build, path);
@@ -375,7 +382,10 @@ impl Workspace {
                 saw.0.keys().chain(left.0.keys()).filter(|path| self.in_scope(build, path)).collect();
             for path in paths {
                 let (at_last, now) = (left.0.get(path), after.0.get(path));
-                if differ(mid.0.get(path), now) && alike(at_last, now) {
+                // A mode alone makes nobody's file a build's.
+                let is_same = |was: &&Node| now.is_some_and(|now| now.content == was.content);
+                let is_users = mid.0.get(path).filter(is_same).is_some() && !self.written.contains_key(path);
+                if !is_users && differ(mid.0.get(path), now) && alike(at_last, now) {
                     self.written.remove(path);
                     self.places.insert(path.clone());
                     self.written.extend(now.map(|now| (path.clone(), now.clone())));
