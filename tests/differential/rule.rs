@@ -38,7 +38,7 @@ pub struct Workspace {
     late: BTreeMap<Bytes, (i128, Node)>,
     /// What was written on the host while a build ran, and is as it was before. It may be shown later too.
     may_be_late: BTreeSet<Bytes>,
-    /// The host's tree when the last command had ended, and what was no part of it.
+    /// The host's tree when the last build had ended, and what was no part of it.
     looked_at: (Listing, BTreeSet<&'static str>),
     /// What builds wrote on the host.
     written: BTreeMap<Bytes, Node>,
@@ -376,7 +376,7 @@ impl Workspace {
             let come: Vec<_> = come.map(|(path, _)| path.clone()).collect();
             self.may_be_late.extend(come);
         }
-        self.looked_at = (mid.clone(), self.kept.clone());
+        self.looked_at = (after.clone(), self.kept.clone());
         if came_back {
             let paths: BTreeSet<_> =
                 saw.0.keys().chain(left.0.keys()).filter(|path| self.in_scope(build, path)).collect();
