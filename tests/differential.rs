@@ -23,6 +23,7 @@ mod rule;
 mod steps;
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     fmt::Write as _,
     fs,
@@ -39,7 +40,7 @@ use std::{
 };
 
 use common::{BUSYBOX, EMPTY, Ended, NONROOT, Project};
-use ops::{Listing, Op};
+use ops::{Bytes, Listing, Op};
 use random::Random;
 use rule::{Lifetime, Trees, Workspace};
 use steps::{Build, End, HELPER, Mix, Modes, Step};
@@ -65,6 +66,9 @@ enum Place {
     Mount,
 }
 
+/// Where outputs go that do not come back to their own places.
+const ELSEWHERE: &str = "elsewhere";
+
 const KEPT: Subject = Subject {
     place: Place::Image(BUSYBOX),
     lifetime: Lifetime::Kept,
@@ -76,7 +80,8 @@ const KEPT: Subject = Subject {
 
 #[test]
 fn a_second_bind_mount_is_as_a_bind_mount() {
-    go(&Subject { place: Place::Mount, mix: Mix::AsOnMount, ..KEPT }, 1);
+    let lifetime = Lifetime::Mount;
+    go(&Subject { place: Place::Mount, lifetime, mix: Mix::AsOnMount, ..KEPT }, 1);
 }
 
 #[test]
@@ -199,19 +204,23 @@ impl<'a> Twins<'a> {
             Place::Mount => Project::new(),
         };
         fs::copy(helper(), project.path(HELPER)).unwrap();
+        fs::create_dir(project.outside().join(ELSEWHERE)).unwrap();
         Twins { subject, project, mount: Mount::new(), workspace: Workspace::new(subject.lifetime) }
     }
 
     fn build(&mut self, build: &Build) -> Result<(), String> {
         let root = self.project.root();
         let look = Listing::of(&root).unwrap();
+        let elsewhere = || Listing::of(&self.project.outside().join(ELSEWHERE)).unwrap();
+        let elsewhere_before = elsewhere();
         // A file's time is that of the clock's last tick.
         let began = rule::now() - 10_000_000;
         let mut mid = look.clone();
         self.mount.take(&root);
         self.workspace.keep(build.kept);
+        let shared = self.shared(&look);
         let said = self.mount.dir.path().join("stderr");
-        let mut child = self.start(build).stderr(fs::File::create(&said).unwrap()).spawn().unwrap();
+        let mut child = self.start(build, &look).stderr(fs::File::create(&said).unwrap()).spawn().unwrap();
         let mut ends = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
         let ran = dialogue(&mut ends, build, || {
             build.during.iter().for_each(|op| op.apply(&root));
@@ -234,21 +243,36 @@ impl<'a> Twins<'a> {
             assert_eq!(started, [""; 0], "the mount was not made what the command saw");
             wrong.extend(rule::not_as_on_mount(&left, &mount_left, began));
         }
-        let trees = Trees { look: &look, mid: &mid, after: &after, saw: &saw, left: &left, began };
+        let trees =
+            Trees { look: &look, shared: &shared, mid: &mid, after: &after, saw: &saw, left: &left, began };
         let expected = self.workspace.code(build, &left);
         wrong.extend((code != expected).then(|| format!("exit {code}, and not {expected}")));
         wrong.extend(self.workspace.wrong_at_end(build, &trees));
+        wrong.extend(self.workspace.wrong_elsewhere(build, (&saw, &left), &elsewhere_before, &elsewhere()));
         if self.subject.place != Place::Mount {
             // What a workspace holds is not given back.
             let mut everywhere = Listing::of(&self.project.outside()).unwrap();
-            everywhere.0.retain(|path, _| !path.starts_with(b"scratch"));
+            everywhere
+                .0
+                .retain(|path, _| !path.starts_with(b"scratch") && !path.starts_with(ELSEWHERE.as_bytes()));
             wrong.extend(self.workspace.lost(&trees, build, &everywhere));
         }
         self.workspace.end(build, &trees);
         if wrong.is_empty() { Ok(()) } else { Err(format!("{}\n{}", wrong.join("\n"), said())) }
     }
 
-    fn start(&self, build: &Build) -> Command {
+    /// Files of the host's that have names which are kept, or lie outside of the tree.
+    fn shared(&self, look: &Listing) -> BTreeSet<Bytes> {
+        let mut files = BTreeMap::<_, (u64, Vec<&Bytes>)>::new();
+        for path in look.0.keys().filter(|path| !self.workspace.keeps(path)) {
+            let found = self.project.root().join(OsStr::from_bytes(path)).symlink_metadata().unwrap();
+            files.entry((found.dev(), found.ino())).or_insert((found.nlink(), Vec::new())).1.push(path);
+        }
+        let shared = files.into_values().filter(|(links, names)| *links > names.len() as u64);
+        shared.flat_map(|(_, names)| names).cloned().collect()
+    }
+
+    fn start(&self, build: &Build, look: &Listing) -> Command {
         let mut command = if self.subject.place == Place::Mount {
             let mut docker = Command::new("docker");
             let volume = format!("{}:/workspace", self.project.root().to_str().unwrap());
@@ -258,6 +282,14 @@ impl<'a> Twins<'a> {
             let mut fastbuild = self.project.command();
             fastbuild.args(["--progress", "none", "--stdin"]).args(self.subject.options);
             fastbuild.args(build.outputs.iter().flat_map(|output| ["-o", output]));
+            if let Some(path) = build.elsewhere {
+                let place = self.project.outside().join(ELSEWHERE).join("made");
+                fastbuild.args(["-o", &format!("{path}:{}", place.to_str().unwrap())]);
+            }
+            // What is exchanged are directories.
+            let is_no_file =
+                |output: &&str| look.0.get(output.as_bytes()).is_none_or(|node| node.kind == 'd');
+            fastbuild.args((build.atomic && build.outputs.iter().all(is_no_file)).then_some("--atomic"));
             fastbuild
                 .args(build.kept.iter().flat_map(|kept| ["--keep-path", kept]))
                 .args(["--", "./.helper"]);

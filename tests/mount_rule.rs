@@ -232,6 +232,47 @@ fn what_the_host_has_takes_a_leftovers_place() {
 }
 
 #[test]
+fn a_leftover_stays_when_another_name_of_it_goes() {
+    where_it_stays(|project| {
+        project.write("source", "old");
+        project.sh(&["-q", "-o", "app"], "ln source leftover; touch app").exits(0);
+        project.write("source", "new");
+        // So that nobody notes it once more.
+        project.sh(&[], "kill -9 $$").exits(137);
+        assert_eq!(project.sh(&["-q", "-o", "app"], "cat source leftover").exits(0).out(), "newold");
+    });
+}
+
+#[test]
+fn a_file_that_a_command_moves_with_its_directory_stays_one_with_its_other_names() {
+    everywhere(|project| {
+        project.write("z", "one file");
+        fs::create_dir(project.path("old")).unwrap();
+        fs::hard_link(project.path("z"), project.path("old/name")).unwrap();
+        project.sh(&["-q"], "mv old new").exits(0);
+        let inodes = ["z", "new/name"].map(|path| fs::metadata(project.path(path)).unwrap().ino());
+        assert_eq!((inodes[0], project.has("old")), (inodes[1], false));
+    });
+}
+
+#[test]
+fn a_product_that_gets_a_new_time_does_not_hand_it_to_a_name_beside_the_outputs() {
+    everywhere(|project| {
+        project.write("out/product", "as it was").write("source", "");
+        let mtime = |path: &str| fs::metadata(project.path(path)).unwrap().modified().unwrap();
+        fs::File::open(project.path("out/product")).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        fs::hard_link(project.path("out/product"), project.path("other")).unwrap();
+        project.write("out/alone", "");
+        fs::File::open(project.path("out/alone")).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        project.sh(&["-q", "-o", "out"], "touch out/*; chmod 755 out/alone").exits(0);
+        assert_eq!(mtime("other"), SystemTime::UNIX_EPOCH);
+        for product in ["out/product", "out/alone"] {
+            assert!(mtime(product) > SystemTime::UNIX_EPOCH, "{product}");
+        }
+    });
+}
+
+#[test]
 fn what_a_build_made_that_was_ended_by_sigkill_goes() {
     where_it_stays(|project| {
         project.sh(&["-q", "-o", "app"], "echo whole > whole; touch app").exits(0);

@@ -102,6 +102,19 @@ fn patterns_stand_beside_other_outputs_and_each_has_to_match_something() {
 }
 
 #[test]
+fn of_a_file_with_several_names_those_that_match_come_back_as_one_file() {
+    for keep in KEEPS {
+        let project = Project::new().keeping(keep);
+        let script = "echo x > a; ln a b.o; ln a c.o; ln a d.txt";
+        project.sh(&["-o", "*.o"], script).exits(0);
+        assert_eq!(project.tree().paths(), ["b.o", "c.o"], "{keep:?}");
+        let inode = |name: &str| project.path(name).metadata().unwrap().ino();
+        assert_eq!(inode("b.o"), inode("c.o"), "{keep:?}");
+        project.assert_nothing_left();
+    }
+}
+
+#[test]
 fn what_is_called_like_a_pattern_is_no_pattern() {
     for keep in KEEPS {
         let project = Project::new().keeping(keep);

@@ -4,8 +4,14 @@
 //!
 //! In: for each build, from when to when it was blind: from its look at the tree to the end of its command. Out: the mtimes of a scan's
 //! entries. When a file was last changed is its ctime's to tell. Doing too much is right, too little is not.
+//!
+//! A file below a directory that was renamed keeps its ctime. It is known by its path, which the index of what was seen last does
+//! not have, and by a directory above it that has changed since and of which the index has nothing. The next look writes the index,
+//! so what is found is noted at once.
 
 use std::{
+    cell::LazyCell,
+    collections::HashMap,
     io,
     path::{Path, PathBuf},
     time::Duration,
@@ -13,86 +19,172 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::Exit;
 use crate::{
     state::{append_line, read_lines, replace_lines},
     sys::clock::{self, Granularity},
-    tree::{Kind, Manifest, Timestamp, scan::Scan},
+    tree::{Entry, Kind, Manifest, Stamp, Timestamp, index::Index, scan::Scan},
 };
 
 /// When a build did not see what was changed here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Blind {
     from: Timestamp,
-    until: Timestamp,
-}
-
-/// How a command came out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Came {
-    /// What it saw is built.
-    Well,
-    /// Who comes next is shown the same again.
-    Badly,
-}
-
-impl From<Exit> for Came {
-    fn from(exit: Exit) -> Came {
-        if exit.code() == 0 { Came::Well } else { Came::Badly }
-    }
+    /// None while the command runs.
+    until: Option<Timestamp>,
+    /// The inode of a directory that was renamed in that time: what lies below it is meant, and nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    moved: Option<u64>,
 }
 
 /// A build that looks at its sources, and later ends.
 #[derive(Debug)]
 pub(super) struct Watcher {
     place: PathBuf,
-    earlier: Vec<Blind>,
+    /// What was noted when this build looked.
+    noted: Vec<Blind>,
     looked_at: Timestamp,
 }
 
 impl Watcher {
     /// Shows what was changed while earlier builds' commands ran as later than all that they made. `place` is the project's list of
-    /// those.
-    pub(super) fn show(place: PathBuf, scan: &mut Scan, root: &Path) -> Watcher {
-        let earlier: Vec<Blind> = read_lines(&place).unwrap_or_default();
+    /// those, `index` what the latest of them saw.
+    pub(super) fn show(place: PathBuf, scan: &mut Scan, root: &Path, index: &Index) -> Watcher {
+        let noted: Vec<Blind> = read_lines(&place).unwrap_or_default();
+        let mut watcher = Watcher { noted, place, looked_at: scan.looked_at };
+        let earlier = ended(&watcher.noted, scan.looked_at);
         if !earlier.is_empty() {
             // Where this machine's clock stamps changes, one that comes after the look is never stamped earlier.
             let blur = match Granularity::of(root) {
                 Granularity::Tick => Duration::ZERO,
                 Granularity::Coarse => Granularity::Coarse.span(),
             };
+            let (later, moved) = later(&scan.manifest, &earlier, blur, index);
+            // Before anybody writes the index.
+            watcher.note(&moved);
+            watcher.noted.extend(moved);
             let mut entries = std::mem::take(&mut scan.manifest).into_entries();
-            for entry in entries.iter_mut().filter(|entry| entry.kind != Kind::Directory) {
-                let changed = entry.stamp.ctime;
-                let blind = earlier
-                    .iter()
-                    .filter(|blind| blind.from.before_by(blur) <= changed && changed <= blind.until);
-                entry.mtime = blind.map(|blind| blind.until).fold(entry.mtime, Timestamp::max);
+            for (at, entry) in
+                entries.iter_mut().enumerate().filter(|(_, entry)| entry.kind != Kind::Directory)
+            {
+                entry.mtime =
+                    later.get(&file_of(at, entry)).copied().map_or(entry.mtime, |time| time.max(entry.mtime));
             }
             scan.manifest = Manifest::from_entries(entries);
         }
-        Watcher { place, earlier, looked_at: scan.looked_at }
+        // A build that is killed notes nothing at its end.
+        watcher.note(&[watcher.own(None)]);
+        watcher
+    }
+
+    fn own(&self, until: Option<Timestamp>) -> Blind {
+        Blind { from: self.looked_at, until, moved: None }
     }
 
     /// Notes that the command has ended, now.
-    pub(super) fn ended(&self, came: Came) {
-        if let Err(error) = self.note(came) {
+    pub(super) fn ended(&self) {
+        self.note(&[self.own(Some(clock::stamped_by_now()))]);
+    }
+
+    fn note(&self, blind: &[Blind]) {
+        self.tell(blind.iter().try_for_each(|blind| append_line(&self.place, blind)));
+    }
+
+    /// Notes that what the command saw is built, and its products are in place. Builds that ran beside this one may have noted
+    /// something too; what this one saw is done with.
+    pub(super) fn built(&self) {
+        let left = read_lines(&self.place).and_then(|mut all: Vec<Blind>| {
+            all.retain(|blind| !self.noted.contains(blind) && *blind != self.own(None));
+            replace_lines(&self.place, &all)
+        });
+        self.tell(left);
+    }
+
+    fn tell(&self, noted: io::Result<()>) {
+        if let Err(error) = noted {
             tracing::warn!(path = ?self.place, %error, "could not note when a build did not see its sources");
         }
     }
+}
 
-    fn note(&self, came: Came) -> io::Result<()> {
-        let own = Blind { from: self.looked_at, until: clock::stamped_by_now() };
-        match came {
-            // Builds that ran beside this one may have written too; those that it saw are done with.
-            Came::Well => {
-                let mut all: Vec<Blind> = read_lines(&self.place)?;
-                all.retain(|blind| !self.earlier.contains(blind));
-                all.push(own);
-                replace_lines(&self.place, &all)
+/// The times that are over. A build that was killed saw nothing until now; of one that runs yet, it is the same for the time being.
+fn ended(noted: &[Blind], now: Timestamp) -> Vec<Blind> {
+    let has_end = |open: &Blind| noted.iter().any(|blind| blind.from == open.from && blind.until.is_some());
+    let over = noted.iter().filter(|blind| blind.until.is_some() || !has_end(blind));
+    over.map(|blind| Blind { until: blind.until.or(Some(now)), ..*blind }).collect()
+}
+
+/// What is shown later, and when that is: all names of a file at the same time. With it, renamed directories that were found.
+fn later(
+    manifest: &Manifest,
+    earlier: &[Blind],
+    blur: Duration,
+    index: &Index,
+) -> (HashMap<(u64, u64), Timestamp>, Vec<Blind>) {
+    let entries = manifest.entries();
+    let known = LazyCell::new(|| known(manifest, index));
+    let (mut later, mut moved) = (HashMap::new(), Vec::new());
+    walk(manifest, |at, above| {
+        let (entry, changed) = (&entries[at], entries[at].stamp.ctime);
+        for blind in earlier {
+            let Some(until) = blind.until else { continue };
+            let from = blind.from.before_by(blur);
+            let renamed = || {
+                let is_new = |directory: &&usize| {
+                    let Stamp { ino, ctime, .. } = entries[**directory].stamp;
+                    ino != 0 && ctime >= from && !known[**directory]
+                };
+                let may_have_moved = changed < from && matches!(entry.kind, Kind::File { .. });
+                above.iter().rev().find(is_new).filter(|_| may_have_moved && !known[at])
+            };
+            let is_meant = match blind.moved {
+                Some(ino) => above.iter().any(|directory| entries[*directory].stamp.ino == ino),
+                None if from <= changed => changed <= until,
+                None => renamed().is_some_and(|directory| {
+                    let found = Blind { moved: Some(entries[*directory].stamp.ino), ..*blind };
+                    if !moved.contains(&found) {
+                        moved.push(found);
+                    }
+                    true
+                }),
+            };
+            if is_meant {
+                let time = later.entry(file_of(at, entry)).or_insert(until);
+                *time = until.max(*time);
             }
-            Came::Badly => append_line(&self.place, &own),
         }
+    });
+    (later, moved)
+}
+
+/// Of each file, whether the index has it; of each directory, whether it has anything below it.
+fn known(manifest: &Manifest, index: &Index) -> Vec<bool> {
+    let noted = index.noted_digests(manifest);
+    let mut known = vec![false; noted.len()];
+    walk(manifest, |at, above| {
+        if noted[at].is_some() {
+            above.iter().chain([&at]).for_each(|at| known[*at] = true);
+        }
+    });
+    known
+}
+
+/// Calls `each` for all but directories, with those above.
+fn walk(manifest: &Manifest, mut each: impl FnMut(usize, &[usize])) {
+    let mut above = Vec::new();
+    for (at, entry) in manifest.entries().iter().enumerate() {
+        above.truncate(entry.path.components().count().saturating_sub(1));
+        match entry.kind {
+            Kind::Directory => above.push(at),
+            _ => each(at, &above),
+        }
+    }
+}
+
+/// Device and inode; the place where the system has none.
+fn file_of(at: usize, entry: &Entry) -> (u64, u64) {
+    match entry.stamp.ino {
+        0 => (u64::MAX, at as u64),
+        ino => (entry.stamp.dev, ino),
     }
 }
 
@@ -102,7 +194,9 @@ mod tests {
 
     use super::*;
     use crate::tree::{
+        Digest,
         ignore::Rules,
+        index::{HashedAt, Whose},
         scan::{ScanOptions, scan},
     };
 
@@ -115,22 +209,24 @@ mod tests {
         let (home, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let place = || home.path().join("edits");
         let file = root.path().join("file");
-        let show = |scan: &mut Scan| Watcher::show(place(), scan, root.path());
+        let show = |scan: &mut Scan| Watcher::show(place(), scan, root.path(), &Index::default());
         let first = show(&mut look(root.path()));
         std::fs::write(&file, "edited").unwrap();
         File::open(&file).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
-        first.ended(Came::Well);
+        first.ended();
+        first.built();
 
         let mut seen = look(root.path());
         let second = show(&mut seen);
         assert!(seen.manifest.entries()[0].mtime > first.looked_at);
-        second.ended(Came::Badly);
+        second.ended();
         let mut seen = look(root.path());
         let mut third = show(&mut seen);
         assert!(seen.manifest.entries()[0].mtime > first.looked_at);
         // As if it had come later.
         third.looked_at.secs += 60;
-        third.ended(Came::Well);
+        third.ended();
+        third.built();
         let mut seen = look(root.path());
         show(&mut seen);
         assert_eq!(seen.manifest.entries()[0].mtime, Timestamp::default());
@@ -139,10 +235,45 @@ mod tests {
     #[test]
     fn a_build_beside_another_one_does_not_take_away_what_that_one_did_not_see() {
         let (home, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let watcher = || Watcher::show(home.path().join("edits"), &mut look(root.path()), root.path());
+        let index = Index::default();
+        let watcher =
+            || Watcher::show(home.path().join("edits"), &mut look(root.path()), root.path(), &index);
         let (one, other) = (watcher(), watcher());
-        one.ended(Came::Well);
-        other.ended(Came::Well);
-        assert_eq!(watcher().earlier.len(), 2);
+        [&one, &other].iter().for_each(|build| build.ended());
+        [&one, &other].iter().for_each(|build| build.built());
+        assert_eq!(ended(&watcher().noted, Timestamp::default()).len(), 2);
+    }
+
+    #[test]
+    fn what_was_moved_with_its_directory_while_a_command_ran_is_shown_as_later_and_its_neighbours_are_not() {
+        let (home, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (edits, index) = (home.path().join("edits"), home.path().join("index"));
+        let path = |path: &str| root.path().join(path);
+        std::fs::create_dir_all(path("here/deep")).unwrap();
+        std::fs::create_dir(path("there")).unwrap();
+        ["here/deep/moved", "there/stays"].iter().for_each(|file| std::fs::write(path(file), file).unwrap());
+        std::fs::hard_link(path("here/deep/moved"), path("other name")).unwrap();
+        let show = || {
+            let written = clock::stamped_by_now();
+            while clock::file_system_now() <= written {}
+            let (mut scan, hashed_at) = (look(root.path()), HashedAt::now(root.path()));
+            let watcher = Watcher::show(edits.clone(), &mut scan, root.path(), &Index::load(&index));
+            let digests = vec![Some(Digest([1; 32])); scan.manifest.entries().len()];
+            Index::save(&index, &scan.manifest, &digests, &hashed_at, &|_| Whose::Users).unwrap();
+            let later = scan.manifest.entries().iter().filter(|entry| entry.mtime > entry.stamp.mtime);
+            (watcher, later.map(|entry| entry.path.to_string()).collect::<Vec<_>>())
+        };
+        let (first, _) = show();
+
+        std::fs::rename(path("here"), path("there/here")).unwrap();
+        first.ended();
+        first.built();
+        // The first of them is killed.
+        for _ in 0..2 {
+            let (_, later) = show();
+            assert_eq!(later, ["other name", "there/here/deep/moved"]);
+        }
+        show().0.built();
+        assert!(show().1.is_empty());
     }
 }

@@ -44,6 +44,7 @@ pub use error::BuildError;
 use history::Moved;
 pub use interrupt::{Interrupted, Interrupts, Signal};
 use locks::{Locks, Share};
+use meanwhile::Watcher;
 pub use suspend::Suspension;
 
 use crate::{
@@ -184,6 +185,8 @@ struct Built {
     /// None when the products stay where they are.
     staged: Option<Vec<Staged>>,
     defect: Option<heal::Mark>,
+    /// To be told that all is in place; none where the host's tree is mounted.
+    watcher: Option<Arc<Watcher>>,
 }
 
 impl Built {
@@ -199,13 +202,13 @@ impl Built {
             if matches!(exit, Exit::Code(_)) {
                 reporter.emit(Event::Warned(Warning::OutputsLeft));
             }
-            Ok(Built { exit, staged: None, defect: None })
+            Ok(Built { exit, staged: None, defect: None, watcher: None })
         };
         if exit.code() != 0 && plan.on_failure.value == OnFailure::Leave {
             return left();
         }
         match (collecting.await?, exit.code()) {
-            (Ok(staged), _) => Ok(Built { exit, staged: Some(staged), defect: None }),
+            (Ok(staged), _) => Ok(Built { exit, staged: Some(staged), defect: None, watcher: None }),
             // The command's failure is the news; that it did not get as far as its products is no surprise.
             (Err(BuildError::MissingOutput { .. }), 1..) => left(),
             (Err(error), _) => Err(error),
@@ -226,7 +229,7 @@ impl Built {
         run: &Run,
         reporter: &Reporter,
     ) -> Result<Option<Applied>, BuildError> {
-        let Built { staged: Some(mut staged), .. } = self else { return Ok(None) };
+        let Built { exit, staged: Some(mut staged), watcher, .. } = self else { return Ok(None) };
         let moved = Moved::down(&staged, &plan.source.value);
         let not_brought_back = places::not_brought_back(&staged, plan);
         let project = &locks.project;
@@ -251,6 +254,9 @@ impl Built {
         let applied = applying.await;
         locks.end_apply();
         let Outcome { applied, warnings } = applied??;
+        if let Some(watcher) = watcher.filter(|_| exit.code() == 0) {
+            watcher.built();
+        }
         for warning in warnings {
             reporter.emit(Event::Warned(warning));
         }

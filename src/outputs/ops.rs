@@ -21,6 +21,17 @@ pub struct Op {
     pub action: Action,
     /// Whose version stands when the path is not what the step expects: somebody has changed it since.
     pub side: Side,
+    /// The ctime of what the step expects, which tells of an edit that put size and mtime back. None where it is not known.
+    #[serde(default)]
+    pub ctime: Option<Timestamp>,
+}
+
+impl Op {
+    /// Whether the step has met what it expects, which is `of`. Each step at one name of a file changes the ctime of all of them.
+    pub fn has_met(&self, found: &Look, of: Identity) -> bool {
+        let is_same_time = self.ctime.is_none_or(|ctime| ctime == found.stamp.ctime);
+        Identity::from(found) == of && (found.links > 1 || is_same_time)
+    }
 }
 
 /// What a step does.

@@ -156,6 +156,7 @@ impl Staged {
                 continue;
             }
             let now = Identity::from(&look);
+            op.ctime = Some(look.stamp.ctime);
             match &mut op.action {
                 Action::Put { over: over @ (Over::Nothing | Over::Known(_) | Over::Stranger(_)), .. } => {
                     *over = Over::Known(now);
@@ -442,6 +443,7 @@ impl<'a> Staging<'a> {
             id: look.into(),
             mode: look.mode,
             mtime: look.stamp.mtime,
+            ctime: look.stamp.ctime,
             links: look.links,
             what,
             is_output: written.is_some(),
@@ -496,12 +498,21 @@ impl<'a> Staging<'a> {
     fn plan_step(&mut self, path: &RelPath, meta: Meta, settled: Settled, slot: Option<Slot>) {
         let place = self.target.prefix.append(path);
         let side = self.side(settled.seen.as_ref());
+        let ctime = settled.seen.as_ref().map(|seen| seen.ctime);
         let over = settled.over();
+        let stays = settled.seen.as_ref().filter(|_| !settled.needs_bytes());
+        let touched = stays.filter(|seen| self.is_to_be_touched(path, seen, meta.mtime));
+        let touch = touched.map(|seen| Action::Touch { mtime: meta.mtime, was: seen.mtime, of: seen.id });
         let action = match (settled.verdict, settled.seen, slot) {
-            (Verdict::AlreadyRight, Some(seen), _) if self.is_to_be_touched(path, &seen, meta.mtime) => {
-                Action::Touch { mtime: meta.mtime, was: seen.mtime, of: seen.id }
+            (Verdict::AlreadyRight, Some(_), _) if touch.is_some() => {
+                self.applied.unchanged += 1;
+                self.ops.extend(touch.map(|action| Op { path: place, action, side, ctime }));
+                return;
             }
             (Verdict::SetMode, Some(seen), _) => {
+                // The step before it changes the ctime.
+                let touch = touch.map(|action| Op { path: place.clone(), action, side, ctime: None });
+                self.ops.extend(touch);
                 Action::SetMode { mode: meta.mode, was: seen.mode, of: seen.id }
             }
             (Verdict::Put | Verdict::Replace | Verdict::Displace, _, Some(slot)) => {
@@ -515,11 +526,8 @@ impl<'a> Staging<'a> {
                 return;
             }
         };
-        match action {
-            Action::Touch { .. } => self.applied.unchanged += 1,
-            _ => self.applied.written += 1,
-        }
-        self.ops.push(Op { path: place, action, side });
+        self.applied.written += 1;
+        self.ops.push(Op { path: place, action, side, ctime });
     }
 
     /// Whose version stands when somebody changes the path here meanwhile.
@@ -540,6 +548,13 @@ impl<'a> Staging<'a> {
         let was_touched = seen.is_output && seen.whose == HostHad::Users;
         shown.is_some_and(|shown| shown != mtime)
             && (was_touched || *self.newest.get_or_init(|| self.newest(&uploaded)) > seen.mtime)
+    }
+
+    /// Whether a file that gets another mtime has names outside of the output, which are not to get it.
+    fn would_touch_others(&self, path: &RelPath, settled: &Settled, mtime: Timestamp) -> bool {
+        let has_others = |seen: &&Seen| seen.links > self.names_here(path).len().max(1) as u64;
+        let seen = settled.seen.as_ref().filter(has_others);
+        seen.is_some_and(|seen| self.is_to_be_touched(path, seen, mtime))
     }
 
     fn newest(&self, uploaded: &Uploaded<'_>) -> Timestamp {
@@ -635,7 +650,8 @@ impl<'a> Staging<'a> {
             };
             self.applied.deleted += 1;
             let side = self.side(Some(&seen));
-            self.ops.push(Op { path: self.target.prefix.append(&path), action, side });
+            let path = self.target.prefix.append(&path);
+            self.ops.push(Op { path, action, side, ctime: Some(seen.ctime) });
         }
         Ok(())
     }
@@ -684,6 +700,7 @@ struct Seen {
     what: Option<Content>,
     mode: u32,
     mtime: Timestamp,
+    ctime: Timestamp,
     links: u64,
     /// Whether a build wrote something there before.
     is_output: bool,
@@ -728,16 +745,17 @@ impl Settled {
     }
 }
 
-/// The order of steps: directories and files from the top down, then modes, then deletes from the bottom up, and last
+/// The order of steps: directories and files from the top down, then modes, then times, then deletes from the bottom up, and last
 /// what takes the place of a directory that those deletes have emptied.
 fn turn(op: &Op) -> u8 {
     match &op.action {
         Action::MakeDir { .. }
         | Action::Put { over: Over::Nothing | Over::Known(_) | Over::Stranger(_), .. } => 0,
-        Action::SetMode { .. } | Action::Touch { .. } => 1,
-        Action::Delete { .. } | Action::Remove { .. } | Action::RemoveDir { .. } => 2,
-        Action::Put { over: Over::EmptiedDir { .. }, .. } => 3,
-        Action::Swap { .. } => 4,
+        Action::SetMode { .. } => 1,
+        Action::Touch { .. } => 2,
+        Action::Delete { .. } | Action::Remove { .. } | Action::RemoveDir { .. } => 3,
+        Action::Put { over: Over::EmptiedDir { .. }, .. } => 4,
+        Action::Swap { .. } => 5,
     }
 }
 

@@ -16,6 +16,8 @@ use super::{
 pub enum Lifetime {
     Kept,
     OneRun,
+    /// There is no workspace, but the mount itself.
+    Mount,
 }
 
 /// What is known of a workspace between two builds.
@@ -34,14 +36,25 @@ pub struct Workspace {
     /// What changed on the host while a build ran, and the time that it has to be shown later than. Any later time is right.
     /// Who edits it once more afterwards may give it any time by hand.
     late: BTreeMap<Bytes, (i128, Node)>,
+    /// What was written on the host while a build ran, and is as it was before. It may be shown later too.
+    may_be_late: BTreeSet<Bytes>,
+    /// Whether a client was killed and no build has succeeded since: when its command ended is not noted, so all that is written
+    /// here until the next look may be shown later.
+    has_no_end: bool,
+    /// The host's tree when the last build had ended, and what was no part of it.
+    looked_at: (Listing, BTreeSet<&'static str>),
     /// What builds wrote on the host.
     written: BTreeMap<Bytes, Node>,
+    /// Where they ever did: what the user has there later counts as a product still.
+    places: BTreeSet<Bytes>,
 }
 
 /// The trees of one build.
 pub struct Trees<'a> {
     /// The host's when fastbuild looked.
     pub look: &'a Listing,
+    /// Of that, files that have names outside of it. They are not linked to.
+    pub shared: &'a BTreeSet<Bytes>,
     /// The host's when the command had ended, before anything came back.
     pub mid: &'a Listing,
     /// The host's when fastbuild had ended.
@@ -63,7 +76,11 @@ impl Workspace {
             in_doubt: BTreeSet::new(),
             made_again: BTreeMap::new(),
             late: BTreeMap::new(),
+            may_be_late: BTreeSet::new(),
+            has_no_end: false,
+            looked_at: (Listing::default(), BTreeSet::new()),
             written: BTreeMap::new(),
+            places: BTreeSet::new(),
         }
     }
 
@@ -130,9 +147,23 @@ impl Workspace {
         }
         // What lies in a directory changes its time; the host's count.
         let is_own_directory = want.kind == 'd' && !host.0.contains_key(path);
+        // Hard links to links come back as links each, and are one in the workspace still.
+        let is_linked = want.kind == 'l' && self.left.0.get(path).is_some_and(|left| !left.group.is_empty());
         let as_made = self.made_again.get(path) == Some(want)
             && self.left.0.get(path).is_some_and(|left| left.mtime == seen.mtime);
-        is_own_directory || want.mtime == seen.mtime || as_made
+        let may_be_late = self.may_be_late.contains(path) || self.has_no_end || self.has_come(path, want);
+        let may_be_late = may_be_late && seen.mtime > want.mtime;
+        is_own_directory || is_linked || want.mtime == seen.mtime || as_made || may_be_late
+    }
+
+    /// Whether the last build did not see a file because it was elsewhere, or kept. It cannot be told when that ended, and doing too
+    /// much is right.
+    fn has_come(&self, path: &Bytes, node: &Node) -> bool {
+        let (last, kept) = &self.looked_at;
+        let is_it = |other: &Node| (&other.content, other.mtime) == (&node.content, node.mtime);
+        let was_elsewhere = !last.0.get(path).is_some_and(is_it) && last.0.values().any(is_it);
+        // All names of a file are shown alike.
+        was_elsewhere || !node.group.is_empty() || kept.iter().any(|kept| is_within(path, kept.as_bytes()))
     }
 
     /// The exit code of a build whose command ended so.
@@ -144,7 +175,9 @@ impl Workspace {
                 && (is_empty || below.any(|path| path != output.as_bytes() && !self.keeps(path)))
         };
         match build.end {
-            End::Exit(0) if !build.outputs.iter().all(|output| is_made(output)) => 125,
+            End::Exit(0) if !build.outputs.iter().chain(&build.elsewhere).all(|output| is_made(output)) => {
+                125
+            }
             End::Exit(code) => code,
             End::Killed | End::ClientKilled => 128 + 9,
         }
@@ -160,24 +193,33 @@ impl Workspace {
             let [was, there, now] = [look, mid, after].map(|tree| tree.0.get(path));
             let (at_first, at_last) = (saw.0.get(path), left.0.get(path));
             let meanwhile = differ(was, there);
-            let built = differ(at_first, at_last) || at_last.is_some() && was.is_none();
+            // A directory that the host had and deleted may be there as the way to what is kept.
+            let is_new = |node: &Node| was.is_none() && (node.kind != 'd' || self.leftovers.contains(path));
+            let built = differ(at_first, at_last) || at_last.is_some_and(is_new);
             let untouched = !differ(there, now) && (comes_back || there == now);
             let right = if !comes_back || !self.in_scope(build, path) {
                 untouched || comes_back && is_way(build, path, there, at_last, now)
             } else if !meanwhile && built {
                 self.came_back(path, build, trees) || is_near_meanwhile(path, trees) && untouched
             } else if !meanwhile || !built {
-                // A directory that went meanwhile is made again for what comes back in it.
-                let is_place = at_last.is_some_and(|node| node.kind == 'd') && alike(now, at_last);
+                // A directory that went is made again for what comes back in it, as anybody would make it.
+                let is_place = [now, at_last].iter().all(|node| node.is_some_and(|node| node.kind == 'd'));
+                let is_place = is_place && there.is_none();
                 untouched || is_place || is_near_meanwhile(path, trees) && alike(now, at_last)
             } else if is_near_meanwhile(path, trees)
-                || self.written.contains_key(path) && was != self.written.get(path)
+                || self.places.contains(path) && was != self.written.get(path)
             {
                 untouched || alike(now, at_last)
             } else if !build.outputs.is_empty() || self.written.contains_key(path) {
-                alike(now, at_last)
+                // Where only the mode was changed there is no content to put.
+                let is_mode_alone =
+                    at_first.zip(at_last).is_some_and(|(one, other)| one.content == other.content);
+                alike(now, at_last) || is_mode_alone && untouched
             } else {
-                untouched
+                // What both took away, the command for something of another kind, is in nobody's way.
+                let kinds = [was, at_last].map(|node| node.map(|node| node.kind));
+                let both = there.is_none() && kinds[0] != kinds[1];
+                untouched || both && alike(now, at_last)
             };
             if !right {
                 let nodes = [there, at_first, at_last, now].map(of);
@@ -189,11 +231,66 @@ impl Workspace {
             }
         }
         if comes_back && look == mid {
-            let scope = |path: &Bytes| self.in_scope(build, path);
-            wrong.extend(other_groups("of what came back", after, left, scope));
-            wrong.extend(other_groups("beside what came back", after, mid, |path| !scope(path)));
+            let scope = |path: &Bytes| self.in_scope(build, path) && !trees.shared.contains(path);
+            // Each output comes back by itself: names in two of them are files each.
+            // With an exchange, a name of a file that is right here is a file of its own.
+            let outputs = match build.outputs {
+                _ if build.atomic => &[],
+                [] => [""].as_slice(),
+                outputs => outputs,
+            };
+            for output in outputs {
+                let is_in = |path: &Bytes| output.is_empty() || is_within(path, output.as_bytes());
+                // One that has a name beside the output is not linked to either.
+                let is_beside = |group: &Bytes| {
+                    let names = look.0.iter().filter(|(_, node)| !group.is_empty() && node.group == *group);
+                    names.map(|(name, _)| name).any(|name| !is_in(name))
+                };
+                let in_output = |path: &Bytes| {
+                    scope(path) && is_in(path) && !look.0.get(path).is_some_and(|node| is_beside(&node.group))
+                };
+                wrong.extend(other_groups("of what came back", after, left, in_output));
+            }
+            let is_beside = |path: &Bytes| !self.in_scope(build, path);
+            wrong.extend(other_groups("beside what came back", after, mid, is_beside));
         }
         wrong
+    }
+
+    /// What is wrong in the other place, which gets what the command left and loses what it deleted. What it had else stays, with
+    /// its directories, their modes and times.
+    pub fn wrong_elsewhere(
+        &self,
+        build: &Build,
+        (saw, left): (&Listing, &Listing),
+        before: &Listing,
+        after: &Listing,
+    ) -> Vec<String> {
+        let output = build.elsewhere.filter(|_| self.code(build, left) == 0);
+        let there = |tree: &Listing| {
+            let below = |path: &Bytes| {
+                let below = output.filter(|output| is_within(path, output.as_bytes()))?;
+                Some([b"made", &path[below.len()..]].concat())
+            };
+            let made = tree.0.iter().filter_map(|(path, node)| Some((below(path)?, node.clone())));
+            made.collect::<BTreeMap<_, _>>()
+        };
+        let (saw, want) = (there(saw), there(left));
+        let stays = |path: &Bytes| !want.contains_key(path) && !saw.contains_key(path);
+        let paths: BTreeSet<_> = want.keys().chain(after.0.keys()).chain(before.0.keys()).collect();
+        let is_right = |path: &Bytes| match (want.get(path), after.0.get(path)) {
+            (None, have) if stays(path) => have.is_none() || alike(have, before.0.get(path)),
+            (want, Some(have)) if have.kind == 'd' => {
+                want.is_some_and(|want| want.kind == 'd')
+                    || after.0.keys().any(|other| is_below(other, path) && stays(other))
+            }
+            (want, have) => alike(want, have),
+        };
+        let told = |path: &Bytes| {
+            let (want, have) = (of(want.get(path)), of(after.0.get(path)));
+            format!("elsewhere, \"{}\" should be {want}, and is {have}", short(path))
+        };
+        paths.into_iter().filter(|path| !is_right(path)).map(told).collect()
     }
 
     fn in_scope(&self, build: &Build, path: &[u8]) -> bool {
@@ -205,23 +302,39 @@ impl Workspace {
     /// Whether the host has what the command left, and times by which `make` decides as in the workspace.
     fn came_back(&self, path: &Bytes, build: &Build, trees: &Trees<'_>) -> bool {
         let (Some(now), Some(left)) = (trees.after.0.get(path), trees.left.0.get(path)) else {
-            return trees.after.0.contains_key(path) == trees.left.0.contains_key(path);
+            // The host's own of what is kept keeps its directory.
+            let holds_kept = || trees.after.0.keys().any(|other| is_below(other, path) && self.keeps(other));
+            return !trees.left.0.contains_key(path) && (!trees.after.0.contains_key(path) || holds_kept());
         };
         if !alike(Some(now), Some(left)) || left.sparse && !now.sparse {
             return false;
         }
         let before =
             trees.mid.0.get(path).filter(|before| before.kind == 'f' && before.content == now.content);
-        let Some(before) = before else { return now.kind != 'f' || now.mtime == left.mtime };
+        // Another name of a file that is right here has its time.
+        let is_older_name = |(other, node): (&Bytes, &Node)| {
+            let is_it = |was: &Node| (&was.content, was.mtime) == (&node.content, node.mtime);
+            !now.group.is_empty() && node.group == now.group && trees.mid.0.get(other).is_some_and(is_it)
+        };
+        let Some(before) = before else {
+            return now.kind != 'f' || now.mtime == left.mtime || trees.after.0.iter().any(is_older_name);
+        };
         // The same bytes: the file here stays as it is, unless a source that went up is newer.
         let newer = |node: &Node| node.mtime > before.mtime;
         let went_up = |path: &Bytes, node: &Node| {
             let is_there = !differ(self.left.0.get(path), Some(node)) || self.made_again.contains_key(path);
-            let is_source = !self.written.contains_key(path) && !is_named(build, path) && !self.keeps(path);
+            let is_source = !self.places.contains(path) && !is_named(build, path) && !self.keeps(path);
             node.kind == 'f' && !is_there && is_source && node.mtime <= left.mtime
         };
         let mut sent = trees.look.0.iter().filter(|(path, node)| went_up(path, node));
-        let may = !self.late.is_empty() || trees.look.0.values().any(|node| node.kind != 'd' && newer(node));
+        // A file with several names is made anew for a new mode, or when a name leaves it.
+        let may = self.lifetime == Lifetime::Mount
+            || build.atomic
+            || !before.group.is_empty()
+            || self.places.contains(path) && differ(self.written.get(path), Some(before))
+            || !self.late.is_empty()
+            || self.has_no_end
+            || trees.look.0.values().any(|node| node.kind != 'd' && newer(node));
         let must = sent.any(|(_, node)| newer(node));
         now.mtime == before.mtime && !must || now.mtime == left.mtime && may || before.mtime == left.mtime
     }
@@ -237,7 +350,9 @@ impl Workspace {
         let builds = left.0.iter().filter(|(path, node)| {
             let meanwhile =
                 differ(look.0.get(*path), mid.0.get(*path)) && !alike(after.0.get(*path), Some(node));
-            self.in_scope(build, path) && meanwhile && !alike(saw.0.get(*path), Some(node))
+            self.in_scope(build, path)
+                && meanwhile
+                && saw.0.get(*path).is_none_or(|saw| saw.content != node.content)
         });
         let lost =
             users.chain(builds.filter(|_| self.code(build, left) == 0)).filter(|(_, node)| is_lost(node));
@@ -246,7 +361,7 @@ impl Workspace {
 
     /// What is known from now on.
     pub fn end(&mut self, build: &Build, trees: &Trees<'_>) {
-        let Trees { look, mid, after, saw, left, began } = *trees;
+        let Trees { look, mid, after, saw, left, began, .. } = *trees;
         let came_back = self.code(build, left) == 0;
         let is_killed = matches!(build.end, End::Killed | End::ClientKilled);
         self.made_again = left.0.iter().fold(BTreeMap::new(), |mut made, (path, node)| {
@@ -258,14 +373,27 @@ impl Workspace {
             }
             made
         });
+        self.has_no_end = !came_back && (self.has_no_end || build.end == End::ClientKilled);
         if came_back {
             self.late.clear();
+            self.may_be_late.clear();
+        } else {
+            let come = look.0.iter().filter(|(path, node)| self.has_come(path, node));
+            let come: Vec<_> = come.map(|(path, _)| path.clone()).collect();
+            self.may_be_late.extend(come);
+        }
+        self.looked_at = (after.clone(), self.kept.clone());
+        if came_back {
             let paths: BTreeSet<_> =
                 saw.0.keys().chain(left.0.keys()).filter(|path| self.in_scope(build, path)).collect();
             for path in paths {
                 let (at_last, now) = (left.0.get(path), after.0.get(path));
-                if differ(mid.0.get(path), now) && alike(at_last, now) {
+                // A mode alone makes nobody's file a build's.
+                let is_same = |was: &&Node| now.is_some_and(|now| now.content == was.content);
+                let is_users = mid.0.get(path).filter(is_same).is_some() && !self.written.contains_key(path);
+                if !is_users && differ(mid.0.get(path), now) && alike(at_last, now) {
                     self.written.remove(path);
+                    self.places.insert(path.clone());
                     self.written.extend(now.map(|now| (path.clone(), now.clone())));
                 }
             }
@@ -282,10 +410,12 @@ impl Workspace {
         });
         let last = last.unwrap_or(i128::MIN);
         self.late.extend(meanwhile.map(|(path, node)| (path.clone(), (last, node.clone()))));
-        let is_touched = |path: &Bytes| {
-            let at = |edit: &Bytes| is_within(path, edit) || is_within(edit, path);
-            build.ops.iter().any(|Op { path, other, .. }| at(path) || at(other))
+        let is_touched = |path: &Bytes| is_touched_by(&build.ops, path);
+        let written = |(path, node): &(&Bytes, &Node)| {
+            let names = mid.0.iter().filter(|(_, other)| !node.group.is_empty() && other.group == node.group);
+            names.map(|(name, _)| name).chain([*path]).any(|path| is_touched_by(&build.during, path))
         };
+        self.may_be_late.extend(mid.0.iter().filter(written).map(|(path, _)| path.clone()));
         let old = |path: &Bytes| self.leftovers.contains(path) && saw.0.get(path) == left.0.get(path);
         let is_hosts = |path: &Bytes| look.0.contains_key(path) || after.0.contains_key(path);
         let made = |path: &&Bytes| !self.keeps(path) && !is_hosts(path);
@@ -296,16 +426,30 @@ impl Workspace {
             self.leftovers = made.into_iter().filter(|path| old(path) && !is_touched(path)).collect();
         } else {
             // The way to a leftover that the host had and deleted was made by nobody.
+            let is_directory =
+                |tree: &Listing, path: &Bytes| tree.0.get(path).is_some_and(|node| node.kind == 'd');
             let is_way = |path: &Bytes| {
-                !self.leftovers.contains(path) && saw.0.get(path).is_some_and(|node| node.kind == 'd')
+                !self.leftovers.contains(path) && is_directory(saw, path) && is_directory(left, path)
             };
             self.leftovers = made.into_iter().filter(|path| !is_way(path)).collect();
         }
         // Made by both: what becomes of the command's when the host's goes again is nobody's rule.
         let by_both = |path: &&Bytes| !look.0.contains_key(*path) && mid.0.contains_key(*path);
         self.in_doubt.extend(left.0.keys().filter(by_both).cloned());
-        self.left = if self.lifetime == Lifetime::Kept { left.clone() } else { Listing::default() };
+        // What gave way to something of the host's is in the safe place.
+        let (gave_way, leftovers) = std::mem::take(&mut self.leftovers)
+            .into_iter()
+            .partition::<BTreeSet<_>, _>(|path| came_back && self.in_scope(build, path));
+        self.leftovers = leftovers;
+        self.in_doubt.extend(gave_way);
+        self.left = if self.lifetime == Lifetime::OneRun { Listing::default() } else { left.clone() };
     }
+}
+
+/// Whether edits are at, above or below a path.
+fn is_touched_by(ops: &[Op], path: &[u8]) -> bool {
+    let at = |edit: &Bytes| is_within(path, edit) || is_within(edit, path);
+    ops.iter().any(|Op { path, other, .. }| at(path) || at(other))
 }
 
 fn is_named(build: &Build, path: &[u8]) -> bool {
@@ -399,7 +543,8 @@ pub fn alike(one: Option<&Node>, other: Option<&Node>) -> bool {
 fn other_groups(what: &str, one: &Listing, other: &Listing, class: impl Fn(&Bytes) -> bool) -> Vec<String> {
     let groups = |tree: &Listing| {
         let mut groups = BTreeMap::<_, Vec<_>>::new();
-        for (path, node) in tree.0.iter().filter(|(path, node)| !node.group.is_empty() && class(path)) {
+        let is_file = |node: &Node| node.kind == 'f' && !node.group.is_empty();
+        for (path, node) in tree.0.iter().filter(|(path, node)| is_file(node) && class(path)) {
             groups.entry(node.group.clone()).or_default().push(short(path));
         }
         groups.into_values().filter(|paths| paths.len() > 1).collect::<BTreeSet<_>>()

@@ -20,6 +20,10 @@ pub enum Step {
 pub struct Build {
     /// All changes come back when empty.
     pub outputs: &'static [&'static str],
+    /// What comes back to another place.
+    pub elsewhere: Option<&'static str>,
+    /// Whether the outputs' directories are exchanged.
+    pub atomic: bool,
     pub kept: &'static [&'static str],
     /// What the command does.
     pub ops: Vec<Op>,
@@ -118,6 +122,7 @@ impl Maker {
             2 | 3 if any => &["out", "d/made"],
             _ => &[],
         };
+        let elsewhere = (outputs == ["out"] && self.random.chance(40)).then_some("d/made");
         let kept: &[&str] = match self.random.below(3) {
             0 if self.mix == Mix::Kept => &["k"],
             1 if self.mix == Mix::Kept => &["k", "out/k"],
@@ -125,7 +130,7 @@ impl Maker {
         };
         let count = self.random.below(10);
         let mut ops = self.edits(count, &["", "", "d/", "out/", "out/", "d/made/", "k/", "out/k/"]);
-        for output in outputs {
+        for output in outputs.iter().copied().chain(elsewhere) {
             if self.random.chance(90) {
                 let verb = if self.random.chance(20) { Verb::Mkdir } else { Verb::Write };
                 let file: &[u8] = if verb == Verb::Mkdir { b"" } else { b"/always" };
@@ -135,13 +140,14 @@ impl Maker {
         }
         let count = if any && self.random.chance(15) { 1 + self.random.below(3) } else { 0 };
         let during = self.edits(count, &["", "out/"]);
+        let atomic = !outputs.is_empty() && during.is_empty() && self.random.chance(20);
         let end = match self.random.below(20) {
             0..3 if any => End::Exit(1),
             3 if any => End::Killed,
             4 if any => End::ClientKilled,
             _ => End::Exit(0),
         };
-        Build { outputs, kept, ops, during, end }
+        Build { outputs, elsewhere, atomic, kept, ops, during, end }
     }
 
     fn edits(&mut self, count: usize, below: &[&str]) -> Vec<Op> {
@@ -254,8 +260,9 @@ impl fmt::Display for Step {
         };
         match self {
             Step::Host(ops) => write!(f, "host edits").and_then(|()| list(f, "host", ops)),
-            Step::Build(Build { outputs, kept, ops, during, end }) => {
-                write!(f, "build, outputs {outputs:?}, kept {kept:?}, {end:?}")?;
+            Step::Build(Build { outputs, elsewhere, atomic, kept, ops, during, end }) => {
+                write!(f, "build, outputs {outputs:?}, elsewhere {elsewhere:?}, atomic {atomic}")?;
+                write!(f, ", kept {kept:?}, {end:?}")?;
                 list(f, "command", &ops[..ops.len() / 2])?;
                 list(f, "host meanwhile", during)?;
                 list(f, "command", &ops[ops.len() / 2..])

@@ -435,7 +435,7 @@ impl Applier {
                 rustix::fs::fchmod(&*dir, Mode::from_raw_mode(mode))?;
             }
             rustix::fs::futimens(&*dir, &at::mtime_alone(mtime))?;
-            if !path.is_root() {
+            if made.contains(&path) && !path.is_root() {
                 self.stale.insert(path);
             }
         }
@@ -492,6 +492,12 @@ impl Applier {
         for path in std::mem::take(&mut self.stale) {
             if let Ok(at) = all.binary_search_by(|(entry, ..)| entry.path.cmp(&path)) {
                 self.refresh(&mut all[at].0)?;
+            }
+        }
+        // Another name of theirs may have gone, which is a change of the file.
+        for (entry, ..) in &mut all {
+            if entry.links > 1 && leftovers.contains(&entry.path) {
+                self.refresh(entry)?;
             }
         }
 

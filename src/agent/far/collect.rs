@@ -401,7 +401,26 @@ fn compare(before: &Tree, after: &mut Tree) -> (Vec<(usize, Option<usize>)>, Vec
         }
     }
     deleted.extend(at..old.len());
+    // A directory that was renamed gives a file another name, which does not show in the stamp of those that it had.
+    let named = named_anew(&candidates, before, new);
+    if !named.is_empty() {
+        let known: HashSet<_> = candidates.iter().map(|(place, _)| *place).collect();
+        let others = (0..new.len()).filter(|at| named.contains(&file_of(&new[*at])) && !known.contains(at));
+        candidates.extend(others.map(|at| (at, before.manifest.position(&new[at].path))));
+        candidates.sort_unstable();
+    }
     (candidates, deleted)
+}
+
+/// Files of several names that have one which the host does not have.
+fn named_anew(
+    candidates: &[(usize, Option<usize>)],
+    before: &Tree,
+    entries: &[Entry],
+) -> HashSet<(u64, u64)> {
+    let anew = candidates.iter().filter(|(_, was)| was.is_none_or(|was| before.is_leftover(was)));
+    let linked = anew.map(|(place, _)| &entries[*place]).filter(|entry| entry.links > 1);
+    linked.filter(|entry| matches!(entry.kind, Kind::File { .. })).map(file_of).collect()
 }
 
 impl Over {
@@ -414,13 +433,18 @@ impl Over {
     ) -> io::Result<Vec<Place>> {
         let mut writer = NodeWriter::new(io::BufWriter::with_capacity(64 << 10, outbox.data()));
         let mut places = Vec::new();
-        let groups = Groups::among(&after.manifest, |at| lies_in(&after.manifest, at, below));
-        let parted = Parted::find(&self.before, after, below);
+        let is_asked = |path: &RelPath| {
+            path.strip_prefix(below).is_some() && selected.is_none_or(|selected| selected.ignores(path))
+        };
+        let groups = Groups::among(&after.manifest, |at| is_asked(&after.manifest.entries()[at].path));
+        let parted = Parted::find(&self.before, after, is_asked);
         let ways = selected.map(|selected| self.ways(after, selected)).unwrap_or_default();
         let is_meant = |path: &RelPath, was: Option<usize>| {
             let is_here_alone = || was.is_none_or(|was| self.before.is_leftover(was));
             selected.is_none_or(|selected| selected.ignores(path) || is_here_alone() && ways.contains(path))
         };
+        // The host has to know all names of a file to give it another one.
+        let named = named_anew(&self.candidates, &self.before, after.manifest.entries());
         let mut candidates = self.candidates.iter().peekable();
         for thing in merged(&after.manifest, &after.specials) {
             let place = match &thing {
@@ -428,6 +452,7 @@ impl Over {
                     let Some((at, was)) = candidates.next_if(|(place, _)| place == at) else { continue };
                     let is_same = |was| {
                         self.is_same(was, after, *at)
+                            && !named.contains(&file_of(&after.manifest.entries()[*at]))
                             && parted.is_in_same_group(&self.before, was, after, *at, &groups)
                     };
                     if was.is_some_and(is_same) || !is_meant(thing.path(), *was) {
@@ -535,13 +560,12 @@ struct Parted {
 }
 
 impl Parted {
-    fn find(before: &Tree, after: &Tree, below: &RelPath) -> Parted {
+    fn find(before: &Tree, after: &Tree, is_asked: impl Fn(&RelPath) -> bool) -> Parted {
         let entries = before.manifest.entries();
         let is_staying = |was: usize| {
-            let entry = after.manifest.get(&entries[was].path).filter(|_| !before.is_leftover(was));
-            entry
-                .filter(|_| lies_in(&before.manifest, was, below))
-                .map(|now| file_of(now) == file_of(&entries[was]))
+            let path = &entries[was].path;
+            let entry = after.manifest.get(path).filter(|_| !before.is_leftover(was) && is_asked(path));
+            entry.map(|now| file_of(now) == file_of(&entries[was]))
         };
         let linked =
             (0..entries.len()).filter(|was| entries[*was].links > 1 && is_staying(*was) == Some(true));
@@ -562,10 +586,6 @@ impl Parted {
 
 fn file_of(entry: &Entry) -> (u64, u64) {
     (entry.stamp.dev, entry.stamp.ino)
-}
-
-fn lies_in(manifest: &Manifest, at: usize, directory: &RelPath) -> bool {
-    manifest.entries()[at].path.strip_prefix(directory).is_some()
 }
 
 /// Whether anything is there that `pattern` matches, or is called so.

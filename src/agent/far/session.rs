@@ -437,11 +437,11 @@ impl Session {
     fn settle(&mut self, applier: Applier, metas: Vec<Meta>) -> Result<(), Stop> {
         let workspace = opened(&mut self.workspace)?;
         let tree = workspace.take_tree()?;
-        let leftovers = tree.leftovers.len();
+        let had_leftovers = !tree.leftovers.is_empty();
         let tree = applier.settle(metas, tree)?;
-        let same = tree.leftovers.len() == leftovers;
+        let has_leftovers = !tree.leftovers.is_empty();
         workspace.put_tree(tree);
-        if !same {
+        if had_leftovers || has_leftovers {
             let listed = workspace.list_leftovers();
             listed.map_err(|error| failed("could not list what only the workspace has", &error))?;
         }

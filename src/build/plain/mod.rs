@@ -118,18 +118,19 @@ impl Plain<'_> {
         }
         let (tail, runner) = (Tail::default(), Runner { ids: made.ids, began: SystemTime::now() });
         let exit = command::run(self.site, &made.container, &tail, interrupts).await?;
-        if let Some(sources) = &sources {
-            sources.watcher.ended(exit.into());
+        let watcher = sources.as_ref().map(|sources| Arc::clone(&sources.watcher));
+        if let Some(watcher) = &watcher {
+            watcher.ended();
         }
         let left = match sources {
             Some(_) => mounted::Ended::Collect(Box::new(plan.clone())),
             None => mounted::ended(plan, exit.code(), tail, runner, reporter).await?,
         };
         match left {
-            mounted::Ended::AllIsHere { defect } => Ok(Built { exit, staged: None, defect }),
+            mounted::Ended::AllIsHere { defect } => Ok(Built { exit, staged: None, defect, watcher: None }),
             mounted::Ended::Collect(left) => {
                 let collecting = interrupts.unless(self.collect(&left, &made, sources.map(Arc::new)));
-                Built::after(exit, plan, reporter, collecting).await
+                Ok(Built { watcher, ..Built::after(exit, plan, reporter, collecting).await? })
             }
         }
     }

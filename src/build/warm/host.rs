@@ -1,5 +1,7 @@
 //! The host's source tree as it is now: scanned, with the digests that the index knows, and a summary to compare by.
 
+use std::{collections::HashSet, sync::Arc};
+
 use super::super::{BuildError, meanwhile::Watcher, sources};
 use crate::{
     outputs::{
@@ -30,7 +32,7 @@ pub struct HostTree {
     /// What is no part of it.
     pub rules: Rules,
     /// To be told of the command's end.
-    pub watcher: Watcher,
+    pub watcher: Arc<Watcher>,
     /// From when on digests that are computed for this tree may be believed.
     pub hashed_at: HashedAt,
 }
@@ -46,8 +48,8 @@ pub fn look(plan: &Plan, project: &Project, reporter: &Reporter) -> Result<HostT
     });
     let hashed_at = HashedAt::now(&plan.source.value);
     let mut scan = sources::report_scan(plan, project, reporter)?;
-    let watcher = Watcher::show(project.edits_path(), &mut scan, &plan.source.value);
     let index = loading.join().map_err(|_| BuildError::Panicked)?;
+    let watcher = Watcher::show(project.edits_path(), &mut scan, &plan.source.value, &index);
     let digests = index.digests(&scan.manifest);
     if plan.engine.value != Engine::Host && index.is_of_another(&plan.source.value, &scan.manifest, &digests)
     {
@@ -56,24 +58,41 @@ pub fn look(plan: &Plan, project: &Project, reporter: &Reporter) -> Result<HostT
     let rules = sources::rules(plan)?;
     let buckets = summary::buckets_for(scan.manifest.entries().len());
     let summary = summary::of(&scan.manifest, &digests, buckets);
-    Ok(HostTree { scan, digests, summary, rules, watcher, hashed_at })
+    Ok(HostTree { scan, digests, summary, rules, watcher: Arc::new(watcher), hashed_at })
 }
 
 impl HostTree {
-    /// Takes from the record what products hold that nobody but root may read.
+    /// Takes from the record what products hold that nobody but root may read, and which files are products that were put in place in the
+    /// tick of their command's end: nobody has changed those while it ran.
     pub fn know_products(&mut self, plan: &Plan, record: &Record) {
         const READS: u32 = 0o444;
+        let is_late = |entry: &Entry| entry.kind != Kind::Directory && entry.mtime != entry.stamp.mtime;
         let mut is_changed = false;
+        let mut own = HashSet::new();
         for (entry, digest) in self.scan.manifest.entries().iter().zip(&mut self.digests) {
-            if digest.is_some() || entry.mode & READS != 0 {
+            let is_unknown = digest.is_none() && entry.mode & READS == 0;
+            if !is_unknown && !is_late(entry) {
                 continue;
             }
             match record.get(&native_join(&plan.source.value, &entry.path)) {
-                Some(Written { what: Content::File(known), stamp, .. }) if stamp == entry.stamp => {
-                    (*digest, is_changed) = (Some(known), true);
+                Some(Written { what, stamp, .. }) if stamp == entry.stamp => {
+                    if let (Content::File(known), true) = (what, is_unknown) {
+                        (*digest, is_changed) = (Some(known), true);
+                    }
+                    own.extend((stamp.ino != 0 && is_late(entry)).then_some((stamp.dev, stamp.ino)));
                 }
                 _ => {}
             }
+        }
+        if !own.is_empty() {
+            is_changed = true;
+            let mut entries = std::mem::take(&mut self.scan.manifest).into_entries();
+            // With all names of such a file.
+            for entry in entries.iter_mut().filter(|entry| own.contains(&(entry.stamp.dev, entry.stamp.ino)))
+            {
+                entry.mtime = entry.stamp.mtime;
+            }
+            self.scan.manifest = Manifest::from_entries(entries);
         }
         if is_changed {
             let buckets = summary::buckets_for(self.scan.manifest.entries().len());

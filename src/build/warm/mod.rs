@@ -311,7 +311,8 @@ impl Warm<'_> {
 
         let looking = collect::look(self.plan, record);
         let ended = self.run_command(session, None, interrupts).await?;
-        sources.watcher.ended(ended.exit.into());
+        sources.watcher.ended();
+        let watcher = Some(Arc::clone(&sources.watcher));
         let collecting = Collecting {
             session,
             plan: self.plan,
@@ -324,7 +325,7 @@ impl Warm<'_> {
         let collecting = interrupts.unless(collecting.collect(looking));
         let built = Built::after(ended.exit, self.plan, self.reporter, collecting).await?;
         saving.await?;
-        Ok(built)
+        Ok(Built { watcher, ..built })
     }
 
     /// As for sources that are sent, from an open session to staged products.
@@ -343,7 +344,7 @@ impl Warm<'_> {
         let exit = self.run_command(session, Some(&tail), interrupts).await?.exit;
         let plan = match mounted::ended(self.plan, exit.code(), tail, runner, self.reporter).await? {
             EndedMounted::AllIsHere { defect } => {
-                return Ok(Built { exit, staged: None, defect });
+                return Ok(Built { exit, staged: None, defect, watcher: None });
             }
             EndedMounted::Collect(plan) => plan,
         };

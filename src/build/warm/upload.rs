@@ -53,14 +53,19 @@ pub struct Sources {
     /// What is no part of the tree.
     pub rules: Rules,
     /// To be told of the command's end.
-    pub watcher: Watcher,
+    pub watcher: Arc<Watcher>,
     /// Whether the index has to be written.
     pub learned: Learned,
 }
 
 impl Sources {
     /// Of a tree that was sent whole: what was read for it is not for the index.
-    pub fn sent(scan: Arc<Scan>, digests: Vec<Option<Digest>>, rules: Rules, watcher: Watcher) -> Sources {
+    pub fn sent(
+        scan: Arc<Scan>,
+        digests: Vec<Option<Digest>>,
+        rules: Rules,
+        watcher: Arc<Watcher>,
+    ) -> Sources {
         let sent = vec![true; scan.manifest.entries().len()];
         Sources { scan, digests, sent, rules, watcher, learned: Learned::Nothing }
     }

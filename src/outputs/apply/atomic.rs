@@ -78,7 +78,8 @@ pub(super) fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
     let moved = inside.iter().cloned().map(|mut op| {
         op.action.translate(&copied);
         let tail = op.path.strip_prefix(&root).unwrap_or_default();
-        Op { path: shadow_root.append(&tail), ..op }
+        // Linking has changed it.
+        Op { path: shadow_root.append(&tail), ctime: None, ..op }
     });
     let in_place = |path: &RelPath| root.append(&path.strip_prefix(&shadow_root).unwrap_or_default());
     let mut executor = Executor::new(&shadow, &output.stage, Attempt::First);
@@ -112,7 +113,7 @@ pub(super) fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
         at::look(&output.stage.dir, SHADOW).map_err(failed("look at the new tree in", &output.stage))?;
     if let Some(look) = look {
         let action = Action::Swap { shadow: look.stamp.ino };
-        output.ops.push(Op { path: root, action, side: Side::Output });
+        output.ops.push(Op { path: root, action, side: Side::Output, ctime: None });
     }
     Ok(())
 }

@@ -265,13 +265,13 @@ impl<'a> Executor<'a> {
         }
         let (what, done) = match &op.action {
             Action::MakeDir { mode, mtime, over } => {
-                ("make the directory", self.make_dir(path, *mode, *mtime, *over, side))
+                ("make the directory", self.make_dir(op, (*mode, *mtime), *over, side))
             }
-            Action::Put { slot, over } => ("put", self.put(path, slot, *over, side)),
-            Action::SetMode { mode, was, of } => ("set the mode of", self.set_mode(path, *mode, *was, *of)),
-            Action::Touch { mtime, was, of } => ("set the time of", self.touch(path, *mtime, *was, *of)),
-            Action::Delete { of } => ("delete", self.delete(path, *of, Whose::Builds, side)),
-            Action::Remove { of } => ("move to the safe place", self.delete(path, *of, Whose::Users, side)),
+            Action::Put { slot, over } => ("put", self.put(op, slot, *over, side)),
+            Action::SetMode { mode, was, of } => ("set the mode of", self.set_mode(op, *mode, *was, *of)),
+            Action::Touch { mtime, was, of } => ("set the time of", self.touch(op, *mtime, *was, *of)),
+            Action::Delete { of } => ("delete", self.delete(op, *of, Whose::Builds, side)),
+            Action::Remove { of } => ("move to the safe place", self.delete(op, *of, Whose::Users, side)),
             Action::RemoveDir { mode } => ("remove the directory", self.remove_dir(path, *mode).map(drop)),
             Action::Swap { shadow } => ("exchange", self.swap(path, *shadow)),
         };
@@ -290,8 +290,8 @@ impl<'a> Executor<'a> {
         self.walk.look(path)
     }
 
-    fn put(&mut self, path: &RelPath, slot: &Slot, over: Over, side: Side) -> io::Result<()> {
-        let name = slot.name();
+    fn put(&mut self, op: &Op, slot: &Slot, over: Over, side: Side) -> io::Result<()> {
+        let (path, name) = (&op.path, slot.name());
         if self.attempt == Attempt::Again {
             let staged = at::look(&self.stage.dir, &name)?;
             if staged.is_none_or(|look| !slot.is(&look)) {
@@ -306,14 +306,13 @@ impl<'a> Executor<'a> {
                 Removed::Gone => self.put_new(path, slot, side),
                 Removed::NotEmpty => self.settle_conflict(path, slot, side),
             },
-            Over::Known(expected) | Over::Stranger(expected) => {
-                let found = self.look(path)?.map(|look| Identity::from(&look));
-                match (found, side) {
-                    (Some(found), _) if found == expected => self.replace(path, slot, expected, over, side),
-                    (None, Side::Output) => self.put_new(path, slot, side),
-                    _ => self.settle_conflict(path, slot, side),
+            Over::Known(expected) | Over::Stranger(expected) => match (self.look(path)?, side) {
+                (Some(found), _) if op.has_met(&found, expected) => {
+                    self.replace(path, slot, expected, over, side)
                 }
-            }
+                (None, Side::Output) => self.put_new(path, slot, side),
+                _ => self.settle_conflict(path, slot, side),
+            },
         }
     }
 
@@ -334,17 +333,7 @@ impl<'a> Executor<'a> {
     }
 
     fn put_new(&mut self, path: &RelPath, slot: &Slot, side: Side) -> io::Result<()> {
-        let put = |executor: &mut Self| {
-            let (dir, entry) = executor.walk.parent(path)?;
-            at::rename_new(&executor.stage.dir, &slot.name(), dir, entry)
-        };
-        let done = match put(self) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.make_parents(path).and_then(|()| put(self))
-            }
-            done => done,
-        };
-        match done {
+        match self.rename_in(path, &slot.name()) {
             Ok(()) => {
                 self.undo.push(Undo::Put { path: path.clone(), name: StageName::Number(slot.number) });
                 Ok(())
@@ -359,6 +348,20 @@ impl<'a> Executor<'a> {
                 Ok(())
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Renames what has this name in the stage to `path`, where nothing is.
+    fn rename_in(&mut self, path: &RelPath, name: &[u8]) -> io::Result<()> {
+        let put = |executor: &mut Self| {
+            let (dir, entry) = executor.walk.parent(path)?;
+            at::rename_new(&executor.stage.dir, name, dir, entry)
+        };
+        match put(self) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.make_parents(path).and_then(|()| put(self))
+            }
+            done => done,
         }
     }
 
@@ -455,12 +458,12 @@ impl<'a> Executor<'a> {
 
     fn make_dir(
         &mut self,
-        path: &RelPath,
-        mode: u32,
-        mtime: Timestamp,
+        op: &Op,
+        (mode, mtime): (u32, Timestamp),
         over: Over,
         side: Side,
     ) -> io::Result<()> {
+        let path = &op.path;
         match self.look(path)? {
             Some(Look { kind: Some(Kind::Directory), .. }) => {
                 // Made before a crash, which came before it got its mode.
@@ -469,10 +472,10 @@ impl<'a> Executor<'a> {
                 }
                 return Ok(());
             }
-            Some(found) => {
-                let found = Identity::from(&found);
+            Some(look) => {
+                let found = Identity::from(&look);
                 let (taken, is_late) = match (over, side) {
-                    (Over::Known(expected) | Over::Stranger(expected), _) if expected == found => {
+                    (Over::Known(expected) | Over::Stranger(expected), _) if op.has_met(&look, expected) => {
                         (self.take_out(path, found)?, false)
                     }
                     (_, Side::Output) => (self.take_out(path, found)?, true),
@@ -530,22 +533,23 @@ impl<'a> Executor<'a> {
         Ok(Some(name))
     }
 
-    fn delete(&mut self, path: &RelPath, of: Identity, whose: Whose, side: Side) -> io::Result<()> {
-        let Some(found) = self.look(path)? else { return Ok(()) };
-        let found = Identity::from(&found);
+    fn delete(&mut self, op: &Op, of: Identity, whose: Whose, side: Side) -> io::Result<()> {
+        let path = &op.path;
+        let Some(look) = self.look(path)? else { return Ok(()) };
+        let (found, is_same) = (Identity::from(&look), op.has_met(&look, of));
         let taken = match side {
-            _ if found == of => self.take_out(path, of)?,
+            _ if is_same => self.take_out(path, of)?,
             Side::Output => self.take_out(path, found)?,
             Side::Source => None,
         };
         if taken.is_none() {
             self.done.stayed += 1;
         }
-        if taken.is_none() || found != of {
+        if taken.is_none() || !is_same {
             self.conflict(path, if taken.is_some() { Side::Output } else { Side::Source });
         }
-        if let Some(name) = taken.filter(|_| whose == Whose::Users || found != of) {
-            let why = if found == of { Why::Deleted } else { Why::ChangedMeanwhile };
+        if let Some(name) = taken.filter(|_| whose == Whose::Users || !is_same) {
+            let why = if is_same { Why::Deleted } else { Why::ChangedMeanwhile };
             self.displace(path, name, why);
         }
         Ok(())
@@ -570,10 +574,15 @@ impl<'a> Executor<'a> {
         }
     }
 
-    fn set_mode(&mut self, path: &RelPath, mode: u32, was: u32, of: Identity) -> io::Result<()> {
+    fn set_mode(&mut self, op: &Op, mode: u32, was: u32, of: Identity) -> io::Result<()> {
+        let path = &op.path;
         let mode = match self.look(path)? {
             Some(Look { kind: Some(Kind::Directory), mode: found, .. }) => mode | found & at::SET_GROUP,
-            Some(found) if Identity::from(&found) == of => mode,
+            Some(found) if op.has_met(&found, of) => mode,
+            Some(found) if found.mode & 0o777 != mode => {
+                self.conflict(path, Side::Source);
+                return Ok(());
+            }
             _ => return Ok(()),
         };
         let (dir, entry) = self.walk.parent(path)?;
@@ -587,8 +596,9 @@ impl<'a> Executor<'a> {
         Ok(())
     }
 
-    fn touch(&mut self, path: &RelPath, mtime: Timestamp, was: Timestamp, of: Identity) -> io::Result<()> {
-        if self.look(path)?.is_some_and(|found| Identity::from(&found) == of) {
+    fn touch(&mut self, op: &Op, mtime: Timestamp, was: Timestamp, of: Identity) -> io::Result<()> {
+        let path = &op.path;
+        if self.look(path)?.is_some_and(|found| op.has_met(&found, of)) {
             let (dir, entry) = self.walk.parent(path)?;
             at::set_mtime(dir, entry, mtime)?;
             self.undo.push(Undo::Time { path: path.clone(), was });
@@ -608,15 +618,14 @@ impl<'a> Executor<'a> {
             at::set_mode(&self.stage.dir, SHADOW, prepared.mode | WRITABLE)?;
         }
         let spare = self.stage.number().to_string();
-        let found = self.look(path)?;
-        let (dir, entry) = self.walk.parent(path)?;
-        match found {
+        match self.look(path)? {
             Some(_) => {
+                let (dir, entry) = self.walk.parent(path)?;
                 at::exchange(&self.stage.dir, SHADOW, dir, entry, spare.as_bytes())?;
                 self.undo.push(Undo::Exchanged { path: path.clone(), name: StageName::Shadow });
             }
             None => {
-                at::rename_new(&self.stage.dir, SHADOW, dir, entry)?;
+                self.rename_in(path, SHADOW)?;
                 self.undo.push(Undo::Put { path: path.clone(), name: StageName::Shadow });
             }
         }

@@ -511,6 +511,27 @@ fn of_an_output_that_is_edited_meanwhile_the_builds_version_stands() {
 }
 
 #[test]
+fn an_edit_that_keeps_size_and_mtime_is_one() {
+    let had = ["replaced", "deleted", "mode"].map(|path| (path, file("p0")));
+    let mut host = host_with(&nodes(had), &[]);
+    let made = nodes([("replaced", file("p1")), ("mode", Node::File("p0".into(), 0o755))]);
+    let staged = host.stage(&made, ApplyMode::PerFile);
+    for (path, edit) in [("replaced", "u1"), ("deleted", "u2"), ("mode", "u3")] {
+        let was = host.path(path).metadata().unwrap();
+        // Until the clock has ticked.
+        while was.ctime_nsec() == host.path(path).metadata().unwrap().ctime_nsec() {
+            fs::write(host.path(path), edit).unwrap();
+            fs::File::open(host.path(path)).unwrap().set_modified(was.modified().unwrap()).unwrap();
+        }
+    }
+    let outcome = host.apply(vec![staged]).unwrap();
+    // There is nothing to put for a mode alone.
+    let left = nodes([("replaced", file("p1")), ("mode", file("u3"))]);
+    assert_eq!((host.tree(), outcome.applied.conflicts), (left, 3));
+    assert_eq!(host.displaced(), ["u1", "u2"].map(str::to_owned).into());
+}
+
+#[test]
 fn of_a_source_that_is_edited_meanwhile_the_hosts_version_stands() {
     let mut host = Host::new();
     fs::create_dir(host.output("out")).unwrap();

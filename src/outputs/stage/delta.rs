@@ -388,7 +388,9 @@ impl Staging<'_> {
         let settled =
             self.hold_against_host(&path, Product { what: &what, mode: meta.mode, size: Some(size) })?;
         let settled = match settled.verdict {
-            Verdict::AlreadyRight if self.is_parted(&path, link) => {
+            Verdict::AlreadyRight
+                if self.is_parted(&path, link) || self.would_touch_others(&path, &settled, meta.mtime) =>
+            {
                 Settled { verdict: Verdict::Replace, ..settled }
             }
             _ => settled,

@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Product, Scope, Staging};
+use super::{Product, Scope, Seen, Staging};
 use crate::{
     outputs::{
         OutputError,
@@ -16,7 +16,7 @@ use crate::{
     },
     plan::ApplyMode,
     sys::{at, walk::Walk},
-    tree::{Manifest, RelPath, links::Groups},
+    tree::{Manifest, RelPath, Timestamp, links::Groups},
 };
 
 /// Names of one file, as the build has them, and what it holds.
@@ -52,7 +52,7 @@ impl Staging<'_> {
     }
 
     /// The names in the output of the file that is at `path` here, the first one first; none when there is but one.
-    fn names_here(&self, path: &RelPath) -> Vec<RelPath> {
+    pub(super) fn names_here(&self, path: &RelPath) -> Vec<RelPath> {
         let Some((manifest, root)) = self.host_tree() else { return Vec::new() };
         // What was looked at as a whole begins at the output.
         let root = if std::ptr::eq(root, &self.uploaded_at) { root.clone() } else { RelPath::root() };
@@ -108,7 +108,11 @@ impl Staging<'_> {
         let mut right = Vec::new();
         for name in names {
             let seen = self.seen(name, Some(product))?;
-            right.push(seen.filter(|seen| seen.what.as_ref() == Some(what) && seen.mode & 0o777 == *mode));
+            // One that has no other name gets the mode in its place.
+            let is_right = |seen: &Seen| {
+                seen.what.as_ref() == Some(what) && (seen.mode & 0o777 == *mode || seen.links == 1)
+            };
+            right.push(seen.filter(is_right));
         }
         let is_going = |name: &RelPath| {
             let gone =
@@ -123,25 +127,26 @@ impl Staging<'_> {
         let Some((base, of)) = found.into_iter().find(|(name, seen)| is_ours((name, seen.links))) else {
             return Ok(());
         };
-        let of = of.id;
+        let (of, ctime) = (of.id, of.ctime);
         for (name, seen) in names.iter().zip(right) {
             match (seen, puts.get(name)) {
                 (Some(seen), put) if (seen.id.dev, seen.id.ino) == (of.dev, of.ino) => {
                     settled.right.extend(put)
                 }
                 (_, Some(number)) => {
-                    if self.link_here(base, of, *number) {
+                    if self.link_here(base, (of, ctime), *number) {
                         self.note_slot(*number)?;
                         settled.here.insert(*number);
                     }
                 }
                 (Some(seen), None) => {
                     let number = self.stage.number();
-                    if self.link_here(base, of, number) {
+                    if self.link_here(base, (of, ctime), number) {
                         let slot = Slot { number, id: of, what: what.clone() };
                         let (side, over) = (self.side(Some(&seen)), Over::Known(seen.id));
                         let path = self.target.prefix.append(name);
-                        settled.ops.push(Op { path, action: Action::Put { slot, over }, side });
+                        let ctime = Some(seen.ctime);
+                        settled.ops.push(Op { path, action: Action::Put { slot, over }, side, ctime });
                     }
                 }
                 (None, None) => {}
@@ -151,10 +156,17 @@ impl Staging<'_> {
     }
 
     /// Makes a slot another name of a file of the host's, if that is still the one that was seen.
-    fn link_here(&self, base: &RelPath, of: Identity, number: u64) -> bool {
+    fn link_here(&self, base: &RelPath, (of, ctime): (Identity, Timestamp), number: u64) -> bool {
         let (name, dir) = (number.to_string(), &self.stage.dir);
         let mut walk = Walk::new(&self.target.dir);
         let place = self.target.prefix.append(base);
+        // Before, for a link changes the ctime, which tells the next build of an edit.
+        let found = walk.look(&place).ok().flatten();
+        if !found.is_some_and(|found| {
+            Identity::from(&found) == of && (found.links > 1 || found.stamp.ctime == ctime)
+        }) {
+            return false;
+        }
         let linked =
             walk.parent(&place).and_then(|(from, old)| at::hard_link(from, old, dir, name.as_bytes()));
         let is_it = linked.is_ok() && self.slot_id(number).is_ok_and(|id| id == of);
