@@ -138,7 +138,8 @@ fn later(
             };
             let is_meant = match blind.moved {
                 Some(ino) => above.iter().any(|directory| entries[*directory].stamp.ino == ino),
-                None if from <= changed => changed <= until,
+                // A mode or a name that it was given later moves the ctime, and not when it was written.
+                None if from <= changed => changed <= until || (from..=until).contains(&entry.stamp.mtime),
                 None => renamed().is_some_and(|directory| {
                     let found = Blind { moved: Some(entries[*directory].stamp.ino), ..*blind };
                     if !moved.contains(&found) {
@@ -230,6 +231,42 @@ mod tests {
         let mut seen = look(root.path());
         show(&mut seen);
         assert_eq!(seen.manifest.entries()[0].mtime, Timestamp::default());
+    }
+
+    #[test]
+    fn an_edit_that_gets_another_name_afterwards_or_whose_build_is_killed_is_shown_as_later() {
+        let (home, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let show =
+            |scan: &mut Scan| Watcher::show(home.path().join("edits"), scan, root.path(), &Index::default());
+        let tick = || {
+            let now = clock::stamped_by_now();
+            while clock::file_system_now() <= now {}
+        };
+        let is_later = || {
+            tick();
+            let mut seen = look(root.path());
+            let watcher = show(&mut seen);
+            (seen.manifest.entries().iter().all(|entry| entry.mtime > entry.stamp.mtime), watcher)
+        };
+        let file = root.path().join("file");
+        let first = show(&mut look(root.path()));
+        std::fs::write(&file, "edited").unwrap();
+        first.ended();
+        tick();
+        std::fs::hard_link(&file, root.path().join("other name")).unwrap();
+        let (later, second) = is_later();
+        assert!(later);
+        second.ended();
+        second.built();
+
+        let (later, _killed) = is_later();
+        assert!(!later);
+        std::fs::write(&file, "edited while a build ran that was killed").unwrap();
+        let (later, last) = is_later();
+        assert!(later);
+        last.ended();
+        last.built();
+        assert!(!is_later().0);
     }
 
     #[test]

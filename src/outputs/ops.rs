@@ -1,7 +1,7 @@
 //! The steps that change the host, as data: [`super::stage`] makes them, [`super::journal`] keeps them, [`super::apply`]
 //! carries them out. Each can be tried again after a crash and finds out by itself whether it was done.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, num::NonZeroI64};
 
 use serde::{Deserialize, Serialize};
 
@@ -23,13 +23,24 @@ pub struct Op {
     pub side: Side,
     /// The ctime of what the step expects, which tells of an edit that put size and mtime back. None where it is not known.
     #[serde(default)]
-    pub ctime: Option<Timestamp>,
+    pub ctime: Option<ChangeTime>,
+}
+
+/// A ctime, in nanoseconds since 1970. There may be a step for each of a million files, so it is small.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeTime(NonZeroI64);
+
+impl ChangeTime {
+    /// None where it does not fit, before 1678 and after 2262.
+    pub fn of(ctime: Timestamp) -> Option<ChangeTime> {
+        i64::try_from(ctime.as_nanos()).ok().and_then(NonZeroI64::new).map(ChangeTime)
+    }
 }
 
 impl Op {
     /// Whether the step has met what it expects, which is `of`. Each step at one name of a file changes the ctime of all of them.
     pub fn has_met(&self, found: &Look, of: Identity) -> bool {
-        let is_same_time = self.ctime.is_none_or(|ctime| ctime == found.stamp.ctime);
+        let is_same_time = self.ctime.is_none_or(|ctime| Some(ctime) == ChangeTime::of(found.stamp.ctime));
         Identity::from(found) == of && (found.links > 1 || is_same_time)
     }
 }
@@ -97,16 +108,16 @@ pub enum Action {
 /// The name of the prepared tree in the staging directory.
 pub const SHADOW: &[u8] = b"tree";
 
-/// What may be in a step's way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What may be in a step's way. Most new files have nothing there, so what may be lies apart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Over {
     /// Nothing.
     Nothing,
     /// What a build wrote, which may be thrown away.
-    Known(Identity),
+    Known(Box<Identity>),
     /// Something of the user's, which is moved to the safe place.
-    Stranger(Identity),
+    Stranger(Box<Identity>),
     /// A directory that the deletes before will have emptied.
     EmptiedDir {
         /// Its permission bits.
@@ -175,8 +186,8 @@ impl Action {
     pub fn translate(&mut self, copies: &HashMap<Identity, Identity>) {
         let id = match self {
             Action::MakeDir { over: Over::Known(id) | Over::Stranger(id), .. }
-            | Action::Put { over: Over::Known(id) | Over::Stranger(id), .. }
-            | Action::SetMode { of: id, .. }
+            | Action::Put { over: Over::Known(id) | Over::Stranger(id), .. } => &mut **id,
+            Action::SetMode { of: id, .. }
             | Action::Touch { of: id, .. }
             | Action::Delete { of: id }
             | Action::Remove { of: id } => id,

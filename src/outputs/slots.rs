@@ -88,6 +88,8 @@ impl SlotWriters {
             drop(jobs);
             for thread in threads {
                 match thread.join() {
+                    // The usual one thread's list is the whole.
+                    Ok(Ok(written)) if self.written.is_empty() => self.written = written,
                     Ok(Ok(written)) => self.written.extend(written),
                     Ok(Err(error)) => failure = failure.or(Some(error)),
                     Err(panic) => std::panic::resume_unwind(panic),

@@ -36,7 +36,7 @@ use super::{
     fold::same_when_folded,
     host::HostSide,
     host_error,
-    ops::{Action, Identity, Op, Over, Slot},
+    ops::{Action, ChangeTime, Identity, Op, Over, Slot},
     record::{Content, Record},
     slots::SlotWriters,
     target::Target,
@@ -156,10 +156,10 @@ impl Staged {
                 continue;
             }
             let now = Identity::from(&look);
-            op.ctime = Some(look.stamp.ctime);
+            op.ctime = ChangeTime::of(look.stamp.ctime);
             match &mut op.action {
                 Action::Put { over: over @ (Over::Nothing | Over::Known(_) | Over::Stranger(_)), .. } => {
-                    *over = Over::Known(now);
+                    *over = Over::Known(now.into());
                 }
                 Action::Delete { of } => *of = now,
                 Action::Remove { of } if *of != now => op.action = Action::Delete { of: now },
@@ -498,7 +498,7 @@ impl<'a> Staging<'a> {
     fn plan_step(&mut self, path: &RelPath, meta: Meta, settled: Settled, slot: Option<Slot>) {
         let place = self.target.prefix.append(path);
         let side = self.side(settled.seen.as_ref());
-        let ctime = settled.seen.as_ref().map(|seen| seen.ctime);
+        let ctime = settled.seen.as_ref().and_then(|seen| ChangeTime::of(seen.ctime));
         let over = settled.over();
         let stays = settled.seen.as_ref().filter(|_| !settled.needs_bytes());
         let touched = stays.filter(|seen| self.is_to_be_touched(path, seen, meta.mtime));
@@ -604,6 +604,9 @@ impl<'a> Staging<'a> {
                 slot.id = self.writers.settled(slot.id);
             }
         }
+        // Of many products that is much, and the deletes are to come.
+        self.writers = SlotWriters::default();
+        self.expected_mut().forget_arrived();
         Ok(())
     }
 
@@ -651,7 +654,7 @@ impl<'a> Staging<'a> {
             self.applied.deleted += 1;
             let side = self.side(Some(&seen));
             let path = self.target.prefix.append(&path);
-            self.ops.push(Op { path, action, side, ctime: Some(seen.ctime) });
+            self.ops.push(Op { path, action, side, ctime: ChangeTime::of(seen.ctime) });
         }
         Ok(())
     }
@@ -738,8 +741,8 @@ impl Settled {
                 Verdict::Replace | Verdict::Displace,
                 Some(Seen { what: Some(Content::Directory), mode, .. }),
             ) => Over::EmptiedDir { mode: *mode },
-            (Verdict::Displace, Some(seen)) => Over::Stranger(seen.id),
-            (Verdict::Replace, Some(seen)) => Over::Known(seen.id),
+            (Verdict::Displace, Some(seen)) => Over::Stranger(seen.id.into()),
+            (Verdict::Replace, Some(seen)) => Over::Known(seen.id.into()),
             _ => Over::Nothing,
         }
     }

@@ -50,6 +50,7 @@ pub fn look(plan: &Plan, project: &Project, reporter: &Reporter) -> Result<HostT
     let mut scan = sources::report_scan(plan, project, reporter)?;
     let index = loading.join().map_err(|_| BuildError::Panicked)?;
     let watcher = Watcher::show(project.edits_path(), &mut scan, &plan.source.value, &index);
+    leave_products(&mut scan.manifest, plan, project);
     let digests = index.digests(&scan.manifest);
     if plan.engine.value != Engine::Host && index.is_of_another(&plan.source.value, &scan.manifest, &digests)
     {
@@ -61,38 +62,46 @@ pub fn look(plan: &Plan, project: &Project, reporter: &Reporter) -> Result<HostT
     Ok(HostTree { scan, digests, summary, rules, watcher: Arc::new(watcher), hashed_at })
 }
 
+/// Gives products their own times back that are shown as later: what a build made and put in place is no edit beside it.
+fn leave_products(manifest: &mut Manifest, plan: &Plan, project: &Project) {
+    let is_late = |entry: &Entry| entry.kind != Kind::Directory && entry.mtime != entry.stamp.mtime;
+    let mut late = manifest.entries().iter().filter(|entry| is_late(entry)).peekable();
+    if late.peek().is_none() {
+        return;
+    }
+    let record = Record::load(&project.record_path());
+    let is_product = |entry: &&Entry| {
+        let written = record.get(&native_join(&plan.source.value, &entry.path));
+        written.is_some_and(|written| written.stamp == entry.stamp)
+    };
+    let file = |entry: &Entry| (entry.stamp.dev, entry.stamp.ino);
+    let own: HashSet<_> = late.filter(is_product).map(file).filter(|(_, ino)| *ino != 0).collect();
+    if own.is_empty() {
+        return;
+    }
+    let mut entries = std::mem::take(manifest).into_entries();
+    // With all names of such a file.
+    for entry in entries.iter_mut().filter(|entry| own.contains(&file(entry))) {
+        entry.mtime = entry.stamp.mtime;
+    }
+    *manifest = Manifest::from_entries(entries);
+}
+
 impl HostTree {
-    /// Takes from the record what products hold that nobody but root may read, and which files are products that were put in place in the
-    /// tick of their command's end: nobody has changed those while it ran.
+    /// Takes from the record what products hold that nobody but root may read.
     pub fn know_products(&mut self, plan: &Plan, record: &Record) {
         const READS: u32 = 0o444;
-        let is_late = |entry: &Entry| entry.kind != Kind::Directory && entry.mtime != entry.stamp.mtime;
         let mut is_changed = false;
-        let mut own = HashSet::new();
         for (entry, digest) in self.scan.manifest.entries().iter().zip(&mut self.digests) {
-            let is_unknown = digest.is_none() && entry.mode & READS == 0;
-            if !is_unknown && !is_late(entry) {
+            if digest.is_some() || entry.mode & READS != 0 {
                 continue;
             }
             match record.get(&native_join(&plan.source.value, &entry.path)) {
-                Some(Written { what, stamp, .. }) if stamp == entry.stamp => {
-                    if let (Content::File(known), true) = (what, is_unknown) {
-                        (*digest, is_changed) = (Some(known), true);
-                    }
-                    own.extend((stamp.ino != 0 && is_late(entry)).then_some((stamp.dev, stamp.ino)));
+                Some(Written { what: Content::File(known), stamp, .. }) if stamp == entry.stamp => {
+                    (*digest, is_changed) = (Some(known), true);
                 }
                 _ => {}
             }
-        }
-        if !own.is_empty() {
-            is_changed = true;
-            let mut entries = std::mem::take(&mut self.scan.manifest).into_entries();
-            // With all names of such a file.
-            for entry in entries.iter_mut().filter(|entry| own.contains(&(entry.stamp.dev, entry.stamp.ino)))
-            {
-                entry.mtime = entry.stamp.mtime;
-            }
-            self.scan.manifest = Manifest::from_entries(entries);
         }
         if is_changed {
             let buckets = summary::buckets_for(self.scan.manifest.entries().len());

@@ -130,19 +130,19 @@ fn strays(entry: &journal::Entry<'_>, displaced: &[Displaced], stage: &Stage) ->
             Action::Put { slot, over } => {
                 slots.insert((slot.id.dev, slot.id.ino));
                 names.insert(slot.name(), &op.path);
-                *over
+                over.clone()
             }
-            Action::MakeDir { over, .. } => *over,
-            Action::Delete { of } => Over::Known(*of),
+            Action::MakeDir { over, .. } => over.clone(),
+            Action::Delete { of } => Over::Known((*of).into()),
             Action::Remove { of } => {
                 why = Why::Deleted;
-                Over::Stranger(*of)
+                Over::Stranger((*of).into())
             }
             _ => Over::Nothing,
         };
         match over {
-            Over::Known(id) => drop(ours.insert(id)),
-            Over::Stranger(id) => drop(paths.insert(id, (&op.path, why))),
+            Over::Known(id) => drop(ours.insert(*id)),
+            Over::Stranger(id) => drop(paths.insert(*id, (&op.path, why))),
             Over::Nothing | Over::EmptiedDir { .. } => {}
         }
     }

@@ -265,9 +265,9 @@ impl<'a> Executor<'a> {
         }
         let (what, done) = match &op.action {
             Action::MakeDir { mode, mtime, over } => {
-                ("make the directory", self.make_dir(op, (*mode, *mtime), *over, side))
+                ("make the directory", self.make_dir(op, (*mode, *mtime), over, side))
             }
-            Action::Put { slot, over } => ("put", self.put(op, slot, *over, side)),
+            Action::Put { slot, over } => ("put", self.put(op, slot, over, side)),
             Action::SetMode { mode, was, of } => ("set the mode of", self.set_mode(op, *mode, *was, *of)),
             Action::Touch { mtime, was, of } => ("set the time of", self.touch(op, *mtime, *was, *of)),
             Action::Delete { of } => ("delete", self.delete(op, *of, Whose::Builds, side)),
@@ -290,7 +290,7 @@ impl<'a> Executor<'a> {
         self.walk.look(path)
     }
 
-    fn put(&mut self, op: &Op, slot: &Slot, over: Over, side: Side) -> io::Result<()> {
+    fn put(&mut self, op: &Op, slot: &Slot, over: &Over, side: Side) -> io::Result<()> {
         let (path, name) = (&op.path, slot.name());
         if self.attempt == Attempt::Again {
             let staged = at::look(&self.stage.dir, &name)?;
@@ -302,13 +302,13 @@ impl<'a> Executor<'a> {
         self.hand_group_on(path, &name);
         match over {
             Over::Nothing => self.put_new(path, slot, side),
-            Over::EmptiedDir { mode } => match self.remove_dir(path, mode)? {
+            Over::EmptiedDir { mode } => match self.remove_dir(path, *mode)? {
                 Removed::Gone => self.put_new(path, slot, side),
                 Removed::NotEmpty => self.settle_conflict(path, slot, side),
             },
             Over::Known(expected) | Over::Stranger(expected) => match (self.look(path)?, side) {
-                (Some(found), _) if op.has_met(&found, expected) => {
-                    self.replace(path, slot, expected, over, side)
+                (Some(found), _) if op.has_met(&found, **expected) => {
+                    self.replace(path, slot, **expected, over, side)
                 }
                 (None, Side::Output) => self.put_new(path, slot, side),
                 _ => self.settle_conflict(path, slot, side),
@@ -390,7 +390,7 @@ impl<'a> Executor<'a> {
         path: &RelPath,
         slot: &Slot,
         expected: Identity,
-        over: Over,
+        over: &Over,
         side: Side,
     ) -> io::Result<()> {
         let (name, spare) = (slot.name(), self.stage.number().to_string());
@@ -460,7 +460,7 @@ impl<'a> Executor<'a> {
         &mut self,
         op: &Op,
         (mode, mtime): (u32, Timestamp),
-        over: Over,
+        over: &Over,
         side: Side,
     ) -> io::Result<()> {
         let path = &op.path;
@@ -475,7 +475,9 @@ impl<'a> Executor<'a> {
             Some(look) => {
                 let found = Identity::from(&look);
                 let (taken, is_late) = match (over, side) {
-                    (Over::Known(expected) | Over::Stranger(expected), _) if op.has_met(&look, expected) => {
+                    (Over::Known(expected) | Over::Stranger(expected), _)
+                        if op.has_met(&look, **expected) =>
+                    {
                         (self.take_out(path, found)?, false)
                     }
                     (_, Side::Output) => (self.take_out(path, found)?, true),

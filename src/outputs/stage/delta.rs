@@ -107,6 +107,11 @@ impl Expected {
         wanted.amount.files = awaited.len() as u64;
     }
 
+    /// Forgets what has come.
+    pub fn forget_arrived(&mut self) {
+        self.awaited = Vec::new();
+    }
+
     /// Whether the host's file system cannot tell all names apart.
     pub fn compares_names(&self) -> bool {
         self.names.is_some()
