@@ -138,8 +138,7 @@ fn later(
             };
             let is_meant = match blind.moved {
                 Some(ino) => above.iter().any(|directory| entries[*directory].stamp.ino == ino),
-                // A mode or a name that it was given later moves the ctime, and not when it was written.
-                None if from <= changed => changed <= until || (from..=until).contains(&entry.stamp.mtime),
+                None if from <= changed => changed <= until,
                 None => renamed().is_some_and(|directory| {
                     let found = Blind { moved: Some(entries[*directory].stamp.ino), ..*blind };
                     if !moved.contains(&found) {
@@ -234,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn an_edit_that_gets_another_name_afterwards_or_whose_build_is_killed_is_shown_as_later() {
+    fn an_edit_during_a_build_that_is_killed_is_shown_as_later() {
         let (home, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let show =
             |scan: &mut Scan| Watcher::show(home.path().join("edits"), scan, root.path(), &Index::default());
@@ -252,8 +251,6 @@ mod tests {
         let first = show(&mut look(root.path()));
         std::fs::write(&file, "edited").unwrap();
         first.ended();
-        tick();
-        std::fs::hard_link(&file, root.path().join("other name")).unwrap();
         let (later, second) = is_later();
         assert!(later);
         second.ended();
