@@ -134,8 +134,9 @@ fn the_longer_path_decides_between_what_is_kept_and_what_comes_back() {
         ),
         ("-o build/app --exclude build", &[("build/app", Synced), ("build/x", Ignored)]),
         ("-o build/app/. --keep-path build", &[("build/app/x", Synced), ("build/x", Ignored)]),
-        ("-o build/a*p --keep-path build", &[("build/a*p", Synced), ("build/axp", Ignored)]),
-        ("-o build/[a] --keep-path build", &[("build/[a]", Synced), ("build/a", Ignored)]),
+        // A pattern selects what comes back, and takes nothing out of what is kept.
+        ("-o build/a*p --keep-path build", &[("build/a*p", Ignored), ("build/axp", Ignored)]),
+        ("-o build/[a] --keep-path build", &[("build/[a]", Ignored), ("build/a", Ignored)]),
         ("-o ./build//!a --keep-path ./build/", &[("build/!a", Synced), ("build/a", Ignored)]),
         // A longer one in the output stays kept, wherever it stands in the order.
         (
