@@ -6,7 +6,7 @@
 //! entries. When a file was last changed is its ctime's to tell. Doing too much is right, too little is not.
 //!
 //! A file below a directory that was renamed keeps its ctime. It is known by its path, which the index of what was seen last does
-//! not have, and by a directory above it that has changed since and of which the index has nothing. The next look writes the index,
+//! not have, and by a directory above it that changed in that time and of which the index has nothing. The next look writes the index,
 //! so what is found is noted at once.
 
 use std::{
@@ -131,7 +131,7 @@ fn later(
             let renamed = || {
                 let is_new = |directory: &&usize| {
                     let Stamp { ino, ctime, .. } = entries[**directory].stamp;
-                    ino != 0 && ctime >= from && !known[**directory]
+                    ino != 0 && (from..=until).contains(&ctime) && !known[**directory]
                 };
                 let may_have_moved = changed < from && matches!(entry.kind, Kind::File { .. });
                 above.iter().rev().find(is_new).filter(|_| may_have_moved && !known[at])
