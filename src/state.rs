@@ -621,11 +621,8 @@ impl Run {
     }
 
     fn note(&self, note: &Note) -> Result<(), StateError> {
-        let written = serde_json::to_vec(note).map_err(io::Error::from).and_then(|mut line| {
-            line.push(b'\n');
-            self.file.lock().unwrap_or_else(PoisonError::into_inner).write_all(&line)
-        });
-        written.map_err(StateError::at("write", &self.path))
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        write_line(&mut *file, note).map_err(StateError::at("write", &self.path))
     }
 
     /// Ends the run well: nothing of it is left on any engine.
@@ -678,13 +675,22 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
-/// Adds a value as a line of JSON to the file at `path`, in one write.
+/// Writes a value as a line of JSON, in one write.
+///
+/// # Errors
+/// Whatever the file system says.
+pub fn write_line(to: &mut (impl Write + ?Sized), value: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    to.write_all(&line)
+}
+
+/// [`write_line`] at the end of the file at `path`.
 ///
 /// # Errors
 /// Whatever the file system says.
 pub fn append_line(path: &Path, value: &impl Serialize) -> io::Result<()> {
-    let line = [serde_json::to_vec(value)?, b"\n".to_vec()].concat();
-    File::options().append(true).create(true).open(path)?.write_all(&line)
+    write_line(&mut File::options().append(true).create(true).open(path)?, value)
 }
 
 /// [`replace_file`] with lines as [`append_line`] writes them.
@@ -692,15 +698,15 @@ pub fn append_line(path: &Path, value: &impl Serialize) -> io::Result<()> {
 /// # Errors
 /// Whatever the file system says.
 pub fn replace_lines(path: &Path, values: &[impl Serialize]) -> io::Result<()> {
-    replace_file(path, |out| {
-        values.iter().try_for_each(|value| {
-            serde_json::to_writer(&mut *out, value)?;
-            out.write_all(b"\n")
-        })
-    })
+    replace_file(path, |out| values.iter().try_for_each(|value| write_line(out, value)))
 }
 
-/// What [`append_line`] wrote, none where there is no file; what is no such line, as one that was cut short, counts for nothing.
+/// The values of such lines. What is none, as one that was cut short, counts for nothing.
+pub fn parse_lines<T: DeserializeOwned>(text: &[u8]) -> impl Iterator<Item = T> {
+    text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok())
+}
+
+/// [`parse_lines`] of the file at `path`; none where there is no file.
 ///
 /// # Errors
 /// When the file cannot be read.
@@ -709,7 +715,7 @@ pub fn read_lines<T: DeserializeOwned>(path: &Path) -> io::Result<Vec<T>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         text => text?,
     };
-    Ok(text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
+    Ok(parse_lines(&text).collect())
 }
 
 pub(crate) fn open_lock(path: &Path) -> io::Result<File> {

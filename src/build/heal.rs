@@ -208,9 +208,7 @@ impl Names<'_> {
             (self.exists)(&below) || is_certain && below.parent().is_none_or(|above| (self.exists)(&above));
         is_there.then_some(below)
     }
-}
 
-impl Names<'_> {
     /// The path below the source root that a word would be, there or not.
     fn below(&self, word: &str) -> Option<RelPath> {
         let word = word.replace("/./", "/");

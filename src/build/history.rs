@@ -73,21 +73,16 @@ pub enum Named {
 }
 
 impl Moved {
-    fn of(travel: Travel, names: impl Iterator<Item = Vec<u8>>) -> Moved {
-        let mut moved = Moved { travel, paths: Vec::new(), more: 0 };
-        for name in names {
-            match moved.paths.len() < MOST_NAMED {
-                true => moved.paths.push(PathText::from(name.as_slice())),
-                false => moved.more += 1,
-            }
-        }
-        moved
+    fn of<T>(travel: Travel, mut all: impl Iterator<Item = T>, name: impl Fn(T) -> Vec<u8>) -> Moved {
+        let named = all.by_ref().take(MOST_NAMED);
+        let paths = named.map(|one| PathText::from(name(one).as_slice())).collect();
+        Moved { travel, paths, more: all.count() as u64 }
     }
 
     /// What was sent.
     pub(super) fn up(sources: &Sources) -> Moved {
         let sent = sources.scan.manifest.entries().iter().zip(&sources.sent).filter(|(_, sent)| **sent);
-        Moved::of(Travel::Up, sent.map(|(entry, _)| entry.path.as_bytes().to_owned()))
+        Moved::of(Travel::Up, sent, |(entry, _)| entry.path.as_bytes().to_owned())
     }
 
     /// What steps bring back, and what they delete.
@@ -98,7 +93,7 @@ impl Moved {
         [(Travel::Down, false), (Travel::Deleted, true)].map(|(travel, is_meant)| {
             let steps = staged.iter().flat_map(|output| output.ops.iter().map(move |op| (output, op)));
             let meant = steps.filter(|(_, op)| deletes(&op.action) == is_meant);
-            Moved::of(travel, meant.map(|(output, op)| name_of(&output.target.absolute(&op.path), source)))
+            Moved::of(travel, meant, |(output, op)| name_of(&output.target.absolute(&op.path), source))
         })
     }
 
@@ -162,10 +157,11 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let source = Path::new("/src");
         let project = State::open(home.path().join("state")).unwrap().project(source).unwrap();
-        let names = |names: &[&[u8]]| names.iter().map(|name| name.to_vec()).collect::<Vec<_>>().into_iter();
-        Moved::of(Travel::Up, (0..=MOST_NAMED).map(|n| format!("many/{n}").into_bytes())).note(&project, &[]);
-        Moved::of(Travel::Down, names(&[b"out/\xff", b"/else/where"])).note(&project, &["make".to_owned()]);
-        Moved::of(Travel::Down, names(&[])).note(&project, &[]);
+        let many = Moved::of(Travel::Up, 0..=MOST_NAMED, |n| format!("many/{n}").into_bytes());
+        let some = |names: &[&[u8]]| Moved::of(Travel::Down, names.iter(), |name| name.to_vec());
+        many.note(&project, &[]);
+        some(&[b"out/\xff", b"/else/where"]).note(&project, &["make".to_owned()]);
+        some(&[]).note(&project, &[]);
         let named = |path: &str, travel| {
             last(&project, source, Path::new(path), travel).unwrap().map(|trip| trip.named)
         };

@@ -7,7 +7,7 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    io::{self, Seek as _, Write as _},
+    io::{self, Seek as _},
     path::{Path, PathBuf},
 };
 
@@ -95,10 +95,7 @@ impl Rounds {
     }
 
     fn note(&mut self, line: &Line) {
-        let noted = serde_json::to_vec(line).map_err(io::Error::from).and_then(|mut line| {
-            line.push(b'\n');
-            self.file.write_all(&line)
-        });
+        let noted = state::write_line(&mut self.file, line);
         self.warn_of(noted);
     }
 
@@ -131,12 +128,10 @@ fn rounds_in(path: &Path) -> Vec<Round> {
         return Vec::new();
     }
     let mut rounds: Vec<Round> = Vec::new();
-    for line in lines.split(|&byte| byte == b'\n') {
-        match serde_json::from_slice(line) {
-            Ok(Line::Began { at, through }) => rounds.push(Round { began: at, ended: None, through }),
-            Ok(Line::Ended { at }) => rounds.iter_mut().for_each(|round| _ = round.ended.get_or_insert(at)),
-            // The end of the file, or a line that is being written.
-            Err(_) => {}
+    for line in state::parse_lines(&lines) {
+        match line {
+            Line::Began { at, through } => rounds.push(Round { began: at, ended: None, through }),
+            Line::Ended { at } => rounds.iter_mut().for_each(|round| _ = round.ended.get_or_insert(at)),
         }
     }
     rounds

@@ -17,7 +17,8 @@ use super::{
     failed, leftovers,
     outbox::{DataOut, Outbox},
     workspace::{
-        self, Company, Ending, Scope, Thing, Tree, View, Workspace, finish_nodes, index_of, merged, nonsense,
+        self, Company, Ending, Scope, Thing, Tree, View, Workspace, finish_nodes, index_of, merged, name_in,
+        nonsense,
     },
 };
 use crate::{
@@ -590,11 +591,10 @@ fn file_of(entry: &Entry) -> (u64, u64) {
 
 /// Whether anything is there that `pattern` matches, or is called so.
 fn is_matched(after: &Tree, pattern: &str) -> bool {
-    let is_name = RelPath::new(pattern.as_bytes()).is_ok_and(|path| after.manifest.get(&path).is_some());
     let paths = after.manifest.entries().iter().map(|entry| &entry.path);
     let mut paths = paths.chain(after.specials.iter().map(|(path, _)| path));
     // What takes something out of the others matches nothing by itself, and is not missing.
-    is_name
+    name_in(pattern, &after.manifest).is_some()
         || pattern.starts_with('!')
         || Rules::new([pattern]).is_ok_and(|pattern| paths.any(|path| pattern.ignores(path)))
 }

@@ -673,8 +673,7 @@ impl Scope {
     pub(super) fn with_names(&self, only: &[String], tree: &Manifest) -> Result<Scope, Failed> {
         let Scope::Below { outputs, .. } = self else { return Ok(Scope::Everything) };
         let name = |pattern: &String| {
-            let path = RelPath::new(pattern.as_bytes()).ok().filter(|path| tree.get(path).is_some());
-            path.map_or_else(|| pattern.clone(), |path| ignore::literal(&path))
+            name_in(pattern, tree).map_or_else(|| pattern.clone(), |path| ignore::literal(&path))
         };
         let selected = selected(&only.iter().map(name).collect::<Vec<_>>())?;
         Ok(Scope::Below { outputs: outputs.clone(), selected })
@@ -696,6 +695,11 @@ impl Scope {
             }
         }
     }
+}
+
+/// What is called like a pattern.
+pub(super) fn name_in(pattern: &str, tree: &Manifest) -> Option<RelPath> {
+    RelPath::new(pattern.as_bytes()).ok().filter(|path| tree.get(path).is_some())
 }
 
 fn selected(patterns: &[String]) -> Result<Rules, Failed> {

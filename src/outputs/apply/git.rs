@@ -19,7 +19,11 @@ use crate::{
 pub(super) fn hold_back(output: &mut Staged) {
     let mut locks = HashMap::new();
     let (target, done) = (&output.target, &mut output.prepared.done);
+    let is_inside = repository_of(&target.base).is_some();
     output.ops.retain(|op| {
+        if !is_inside && op.path.components().all(|name| name != b".git") {
+            return true;
+        }
         let Some(repository) = repository_of(&target.absolute(&op.path)) else { return true };
         let (lock, held) = locks.entry(repository).or_insert_with_key(|path| (lock_in(path), 0));
         if lock.is_none() {

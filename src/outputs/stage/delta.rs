@@ -146,9 +146,11 @@ impl Staging<'_> {
                 return Err(self.no_tree(node.path, "is one too many"));
             }
             self.place(&mut open, &node)?;
-            let leads_on = node.kind == NodeKind::Directory && self.uploaded_kind(&node.path).is_none();
-            if !leads_on {
-                self.refuse_unasked(&node.path)?;
+            let is_new_directory =
+                || node.kind == NodeKind::Directory && self.uploaded_kind(&node.path).is_none();
+            // It may lead to what was asked for.
+            if !(self.is_asked_for(&node.path) || is_new_directory()) {
+                return Err(self.not_asked_for(node.path));
             }
             self.take_node(node, number)?;
             number += 1;
@@ -175,7 +177,9 @@ impl Staging<'_> {
                 return Err(self.no_tree(path, "cannot be gone"));
             }
             self.refuse_reserved(&path)?;
-            self.refuse_unasked(&path)?;
+            if !self.is_asked_for(&path) {
+                return Err(self.not_asked_for(path));
+            }
             gone.push(path);
         }
         let expected = self.expected_mut();
@@ -187,11 +191,12 @@ impl Staging<'_> {
         }
     }
 
-    fn refuse_unasked(&self, path: &RelPath) -> Result<(), OutputError> {
-        match self.only.is_none_or(|only| only.ignores(path)) {
-            true => Ok(()),
-            false => Err(self.no_tree(path.clone(), "was not asked for")),
-        }
+    fn is_asked_for(&self, path: &RelPath) -> bool {
+        self.only.is_none_or(|only| only.ignores(path))
+    }
+
+    fn not_asked_for(&self, path: RelPath) -> OutputError {
+        self.no_tree(path, "was not asked for")
     }
 
     /// The contents to ask for, after all lists were taken.
