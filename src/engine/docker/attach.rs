@@ -14,14 +14,14 @@ use std::{
 use bollard::models::ExecConfig;
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderValue, Request, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::{body::Incoming, upgrade::Upgraded};
+use http_body_util::Full;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf};
 
 use super::{
     ContainerId, Docker, EngineError,
-    connect::{DialError, WireError},
+    answer::{detail, refused},
     failed,
 };
 use crate::{
@@ -32,9 +32,6 @@ use crate::{
 
 /// How much is read at once: a pipe's capacity on Linux, which is what a busy process has ready.
 const CHUNK: usize = 64 * 1024;
-
-/// How much of an error answer is read.
-const MAX_ANSWER: usize = 64 * 1024;
 
 /// With a terminal, engines look for a key sequence that detaches, cannot be told not to, and hold its first key back
 /// until the next one is pressed. The default begins with Ctrl-P, which shells and editors use every minute. Nobody
@@ -153,8 +150,14 @@ impl Docker {
             Ok(response) => response,
             Err(error) => return Err(EngineError::Gone { call, detail: detail(error) }),
         };
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Err(refused(call, response).await);
+        match response.status() {
+            StatusCode::SWITCHING_PROTOCOLS => {}
+            // Engines that upgrade without saying so are older than [`Docker`] takes.
+            status if status.is_success() => {
+                let message = format!("status {} in place of a raw connection", status.as_u16());
+                return Err(EngineError::BadAnswer { call, message });
+            }
+            _ => return Err(refused(call, response).await),
         }
         let upgraded = hyper::upgrade::on(response)
             .await
@@ -181,36 +184,6 @@ fn upgrade_request(path: &str, body: Full<Bytes>) -> Request<Full<Bytes>> {
     request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     request.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("tcp"));
     request
-}
-
-fn detail(error: WireError) -> String {
-    match error {
-        WireError::Dial(DialError::Lookup(error) | DialError::Connect(error)) => chain(&error),
-        WireError::Http(error) => chain(&error),
-    }
-}
-
-/// An answer that does not upgrade. Engines that upgrade without saying so (status 200) are older than [`Docker`]
-/// takes.
-async fn refused(call: Call, response: http::Response<Incoming>) -> EngineError {
-    #[derive(serde::Deserialize)]
-    struct Answer {
-        message: String,
-    }
-    let status = response.status();
-    if status.is_success() {
-        let message = format!("status {} in place of a raw connection", status.as_u16());
-        return EngineError::BadAnswer { call, message };
-    }
-    match Limited::new(response.into_body(), MAX_ANSWER).collect().await {
-        Ok(body) => {
-            let body = body.to_bytes();
-            let message = serde_json::from_slice::<Answer>(&body)
-                .map_or_else(|_| String::from_utf8_lossy(&body).into_owned(), |answer| answer.message);
-            EngineError::from_answer(call, status.as_u16(), &message)
-        }
-        Err(error) => EngineError::Gone { call, detail: chain(error.as_ref()) },
-    }
 }
 
 impl AttachOutput {

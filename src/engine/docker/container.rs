@@ -9,18 +9,19 @@ use std::{
 use bollard::{
     errors::Error as BollardError,
     models::{
-        ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, ContainerUpdateBody,
-        HealthConfig, HostConfig, HostConfigIsolationEnum, HostConfigLogConfig, Mount as MountBody,
-        MountType, MountVolumeOptions, MountVolumeOptionsDriverConfig,
+        ContainerCreateBody, ContainerUpdateBody, HealthConfig, HostConfig, HostConfigIsolationEnum,
+        HostConfigLogConfig, Mount as MountBody, MountType, MountVolumeOptions,
+        MountVolumeOptionsDriverConfig,
     },
     query_parameters::{
-        CreateContainerOptionsBuilder, EventsOptionsBuilder, InspectContainerOptions,
-        KillContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
+        CreateContainerOptionsBuilder, EventsOptionsBuilder, KillContainerOptionsBuilder,
+        ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
         RenameContainerOptionsBuilder, ResizeContainerTTYOptionsBuilder, RestartContainerOptionsBuilder,
         StartContainerOptions, WaitContainerOptionsBuilder,
     },
 };
 use futures_util::StreamExt;
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
 use super::{Docker, EngineError, Owned, failed, owned::carries, removed};
 use crate::{
@@ -341,13 +342,12 @@ impl Docker {
         let inspected = self.inspect(id).await;
         // Somebody removes it. One that goes by itself after a start that failed has another story.
         if matches!(error, EngineError::Api { status: 409, .. })
-            && inspected.as_ref().map_or(true, |found| found.state.as_ref().is_some_and(is_removing))
+            && inspected.as_ref().map_or(true, |found| found.state.life() == Life::Dead)
         {
             return StartError::Other(EngineError::NoSuchContainer { call: Call::new(Operation::Start, id) });
         }
         let inspected = inspected.unwrap_or_default();
-        let exit_code = inspected.state.and_then(|state| state.exit_code);
-        why_not_started(inspected.path.unwrap_or_default(), exit_code, error)
+        why_not_started(inspected.path, inspected.state.exit_code, error)
     }
 
     /// Waits for the end of a process that [`Docker::start`] has started; gives its exit code.
@@ -460,13 +460,13 @@ impl Docker {
     /// # Errors
     /// What befalls every request.
     pub async fn state(&self, id: &ContainerId) -> Result<ContainerState, EngineError> {
-        let state = self.inspect(id).await?.state.unwrap_or_default();
+        let state = self.inspect(id).await?.state;
         Ok(ContainerState {
-            running: state.running.unwrap_or(false),
-            removing: is_removing(&state),
+            running: state.running,
+            removing: state.life() == Life::Dead,
             exit_code: state.exit_code.unwrap_or(0),
-            oom_killed: state.oom_killed.unwrap_or(false),
-            error: plain(&state.error.unwrap_or_default()),
+            oom_killed: state.oom_killed,
+            error: plain(&state.error),
         })
     }
 
@@ -569,31 +569,23 @@ impl Docker {
             .size(sizes == Sizes::Measure)
             .filters(&filters)
             .build();
-        let found = self
-            .client
-            .list_containers(Some(options))
-            .await
-            .map_err(failed(Call::new(Operation::List, "")))?;
+        let call = Call::new(Operation::List, "");
+        let query = serde_urlencoded::to_string(options)
+            .map_err(|error| EngineError::BadAnswer { call: call.clone(), message: error.to_string() })?;
+        let found: Vec<Listed> = self.ask(call, &format!("/containers/json?{query}")).await?;
         let found = found.into_iter().map(ContainerSummary::from);
         let is_meant =
             |found: &ContainerSummary| found.name.starts_with("fastbuild-") && carries(&found.labels, labels);
         Ok(found.filter(is_meant).collect())
     }
 
-    async fn inspect(&self, id: &ContainerId) -> Result<ContainerInspectResponse, EngineError> {
-        self.client
-            .inspect_container(id.as_str(), None::<InspectContainerOptions>)
-            .await
-            .map_err(failed(Call::new(Operation::InspectContainer, id)))
+    async fn inspect(&self, id: &ContainerId) -> Result<Inspected, EngineError> {
+        let path = format!("/containers/{}/json", id.as_str());
+        self.ask(Call::new(Operation::InspectContainer, id), &path).await
     }
 }
 
 /// Docker says 409; Podman, and older Dockers for some requests, 500.
-fn is_removing(state: &bollard::models::ContainerState) -> bool {
-    use ContainerStateStatusEnum as Status;
-    matches!(state.status, Some(Status::REMOVING | Status::DEAD))
-}
-
 fn is_not_running(error: &BollardError) -> bool {
     let BollardError::DockerResponseServerError { status_code: 409 | 500, message } = error else {
         return false;
@@ -727,43 +719,144 @@ fn volume_labels(of_container: &BTreeMap<String, String>) -> HashMap<String, Str
     of_container.clone().into_iter().chain([tier]).collect()
 }
 
-impl From<ContainerInspectResponse> for ContainerFacts {
-    fn from(found: ContainerInspectResponse) -> ContainerFacts {
-        use ContainerStateStatusEnum as Status;
-        let state = found.state.unwrap_or_default();
-        ContainerFacts {
-            id: ContainerId(found.id.unwrap_or_default()),
-            labels: found.config.and_then(|config| config.labels).into_iter().flatten().collect(),
-            life: match state.status {
-                Some(Status::CREATED) => Life::Created,
-                Some(Status::RUNNING | Status::RESTARTING | Status::STOPPING) => Life::Running,
-                Some(Status::PAUSED) => Life::Paused,
-                Some(Status::EXITED) => Life::Exited,
-                Some(Status::REMOVING | Status::DEAD) => Life::Dead,
-                // Podman has words of its own ("configured", "stopped").
-                Some(Status::EMPTY) | None if state.running.unwrap_or(false) => Life::Running,
-                Some(Status::EMPTY) | None => Life::Exited,
-            },
-            image: found.image.unwrap_or_default(),
-            limits: found.host_config.map_or_else(Limits::default, |host| Limits {
-                memory: host.memory.and_then(|bytes| u64::try_from(bytes).ok()).filter(|bytes| *bytes > 0),
-                nano_cpus: host.nano_cpus.filter(|nano| *nano > 0),
-            }),
-            started_at: state.started_at.unwrap_or_default(),
+/// An engine's answer about one container. What an engine leaves out, or has as `null`, is as a new container has it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Inspected {
+    id: String,
+    image: String,
+    path: String,
+    #[serde(deserialize_with = "or_default")]
+    config: Configured,
+    #[serde(deserialize_with = "or_default")]
+    host_config: Allowed,
+    #[serde(deserialize_with = "or_default")]
+    state: InspectedState,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Configured {
+    #[serde(deserialize_with = "or_default")]
+    labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Allowed {
+    memory: Option<i64>,
+    nano_cpus: Option<i64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct InspectedState {
+    status: String,
+    running: bool,
+    exit_code: Option<i64>,
+    #[serde(rename = "OOMKilled")]
+    oom_killed: bool,
+    #[serde(deserialize_with = "or_default")]
+    error: String,
+    #[serde(deserialize_with = "or_default")]
+    started_at: String,
+}
+
+/// One container of a listing.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Listed {
+    id: String,
+    #[serde(deserialize_with = "or_default")]
+    names: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    labels: BTreeMap<String, String>,
+    state: String,
+    created: i64,
+    size_rw: Option<i64>,
+}
+
+/// Go writes an empty list, map or pointer as `null`.
+fn or_default<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(from: D) -> Result<T, D::Error> {
+    Option::<T>::deserialize(from).map(Option::unwrap_or_default)
+}
+
+impl InspectedState {
+    fn life(&self) -> Life {
+        match self.status.as_str() {
+            "created" => Life::Created,
+            "running" | "restarting" | "stopping" => Life::Running,
+            "paused" => Life::Paused,
+            "exited" => Life::Exited,
+            "removing" | "dead" => Life::Dead,
+            // Podman's own are "configured", "initialized" and "stopped".
+            _ if self.running => Life::Running,
+            _ => Life::Exited,
         }
     }
 }
 
-impl From<bollard::models::ContainerSummary> for ContainerSummary {
-    fn from(found: bollard::models::ContainerSummary) -> ContainerSummary {
-        let name = found.names.into_iter().flatten().next().unwrap_or_default();
+impl From<Inspected> for ContainerFacts {
+    fn from(found: Inspected) -> ContainerFacts {
+        let Allowed { memory, nano_cpus } = found.host_config;
+        ContainerFacts {
+            life: found.state.life(),
+            id: ContainerId(found.id),
+            labels: found.config.labels,
+            image: found.image,
+            limits: Limits {
+                memory: memory.and_then(|bytes| u64::try_from(bytes).ok()).filter(|bytes| *bytes > 0),
+                nano_cpus: nano_cpus.filter(|nano| *nano > 0),
+            },
+            started_at: found.state.started_at,
+        }
+    }
+}
+
+impl From<Listed> for ContainerSummary {
+    fn from(found: Listed) -> ContainerSummary {
+        let name = found.names.into_iter().next().unwrap_or_default();
         ContainerSummary {
-            id: ContainerId(found.id.unwrap_or_default()),
+            id: ContainerId(found.id),
             name: name.trim_start_matches('/').to_owned(),
-            labels: found.labels.into_iter().flatten().collect(),
-            state: found.state.map(|state| state.to_string()).unwrap_or_default(),
-            created: found.created.unwrap_or(0),
+            labels: found.labels,
+            state: found.state,
+            created: found.created,
             size: found.size_rw.and_then(|size| u64::try_from(size).ok()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_is_read_in_each_engines_words() {
+        let facts = |status: &str, running: bool| {
+            let found = serde_json::json!({
+                "Id": "c", "Image": "sha256:i", "Path": "sh", "Config": {"Labels": null}, "HostConfig": {"Memory": 0},
+                "State": {"Status": status, "Running": running, "ExitCode": 3, "StartedAt": "0001-01-01T00:00:00Z"},
+            });
+            ContainerFacts::from(serde_json::from_value::<Inspected>(found).unwrap())
+        };
+        assert_eq!(facts("created", false).life, Life::Created);
+        assert_eq!(facts("stopping", true).life, Life::Running);
+        assert_eq!(facts("stopped", false).life, Life::Exited);
+        assert_eq!(facts("a word of tomorrow's", true).life, Life::Running);
+        assert_eq!(facts("removing", false).life, Life::Dead);
+        assert_eq!(facts("exited", false).limits, Limits::default());
+    }
+
+    #[test]
+    fn a_word_that_nobody_knows_costs_no_listing() {
+        let found = serde_json::json!([
+            {"Id": "a", "Names": ["/fastbuild-a"], "Labels": null, "State": "stopped", "Created": 7},
+            {"Id": "b", "Names": null, "Labels": {"k": "v"}, "State": "exited", "Created": 8, "SizeRw": 9},
+        ]);
+        let found: Vec<Listed> = serde_json::from_value(found).unwrap();
+        let found: Vec<_> = found.into_iter().map(ContainerSummary::from).collect();
+        assert_eq!((found[0].name.as_str(), found[0].state.as_str()), ("fastbuild-a", "stopped"));
+        assert_eq!((found[1].name.as_str(), found[1].size), ("", Some(9)));
     }
 }
