@@ -11,7 +11,7 @@ mod warm;
 
 use std::{
     fs,
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt},
     process::{Command, Stdio},
     time::SystemTime,
 };
@@ -134,6 +134,26 @@ fn what_a_command_deletes_is_deleted_here_and_the_users_own_is_in_the_safe_place
         let safe: Vec<_> = project.safe().into_iter().map(|(path, _)| path).collect();
         assert_eq!(safe, ["docs/intro.md", "src/a", "src/b"]);
     });
+}
+
+#[test]
+fn a_users_file_that_got_another_mode_or_name_from_a_command_is_the_users_still() {
+    let cases: [(&[&str], &str); 3] = [
+        (&["--atomic"], "chmod 600 out/own"),
+        (&[], "chmod 600 out/own"),
+        (&[], "rm out/name; ln out/own out/name"),
+    ];
+    for (options, command) in cases {
+        everywhere(|project| {
+            project.write("out/own", "by hand").write("out/name", "by hand");
+            fs::hard_link(project.path("out/own"), project.path("out/other")).unwrap();
+            project.sh(&[&["-q", "-o", "out"], options].concat(), command).exits(0);
+            project.sh(&["-q", "-o", "out"], "rm -rf out; mkdir out; echo x > out/made").exits(0);
+            assert_eq!(project.tree().paths(), ["out", "out/made"]);
+            let safe: Vec<_> = project.safe().into_iter().map(|(path, _)| path).collect();
+            assert_eq!(safe, ["out/name", "out/other", "out/own"], "{command}");
+        });
+    }
 }
 
 #[test]
@@ -304,6 +324,8 @@ fn make_settles_here_and_in_the_next_build_when_it_makes_the_same_bytes_again() 
         let (before, b) = (inodes(), mtime("b.o"));
         fs::File::open(project.path("a.c")).unwrap().set_modified(SystemTime::now()).unwrap();
         tick(&project);
+        // It goes up for a build that fails.
+        project.sh(&["-q"], "exit 3").exits(3);
         let ended = project.sh(&["-q"], "make");
         assert_eq!(ended.exits(0).out(), "cp a.c a.o\ncat a.o b.o > app\n");
         assert_eq!((inodes(), mtime("b.o")), (before, b), "{keep:?}: the same files, and b.o was not made");
@@ -334,7 +356,18 @@ fn an_edit_made_here_while_a_command_runs_is_compiled_by_the_next_build() {
     // By times, to the nanosecond.
     let make = "if [ ! -e x.o ] || stat -c '%y %n' x.c x.o | sort | tail -n 1 | grep -q 'x.c$'; \
                 then cp x.c x.o; echo made; fi";
-    for options in [["-q"].as_slice(), &["-q", "-o", "x.o"]] {
+    // A name or a mode that it gets afterwards hides nothing.
+    let nothing = |_: &Project| {};
+    let chmod = |project: &Project| {
+        fs::set_permissions(project.path("x.c"), PermissionsExt::from_mode(0o640)).unwrap();
+    };
+    let link = |project: &Project| {
+        fs::hard_link(project.path("x.c"), project.path("other")).unwrap();
+        fs::remove_file(project.path("other")).unwrap();
+    };
+    let all: &[_] = &["-q"];
+    let cases = [(all, nothing as fn(&Project)), (&["-q", "-o", "x.o"], chmod), (all, link)];
+    for (options, afterwards) in cases {
         everywhere(|project| {
             project.write("x.c", "one");
             tick(project);
@@ -343,6 +376,8 @@ fn an_edit_made_here_while_a_command_runs_is_compiled_by_the_next_build() {
             tick(project);
             assert_eq!(gated.go_on().exits(0).out(), "made\n");
             assert_eq!(project.read("x.o"), "one");
+            tick(project);
+            afterwards(project);
             assert_eq!(project.sh(options, make).exits(0).out(), "made\n");
             assert_eq!((project.read("x.c"), project.read("x.o")), ("two".into(), "two".into()));
             assert_eq!(project.sh(options, make).exits(0).out(), "", "and only once");

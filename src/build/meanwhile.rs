@@ -3,15 +3,17 @@
 //! read the edit itself, or seen it as later than its product. The files here are not touched.
 //!
 //! In: for each build, from when to when it was blind: from its look at the tree to the end of its command. Out: the mtimes of a scan's
-//! entries. When a file was last changed is its ctime's to tell. Doing too much is right, too little is not.
+//! entries. When a file was last changed is its ctime's to tell; what was linked or renamed since, or given another mode, has a later
+//! one, and is known by an mtime of that time. Doing too much is right, too little is not; but what a build made and put in place is
+//! no edit beside it, and is known by the record.
 //!
 //! A file below a directory that was renamed keeps its ctime. It is known by its path, which the index of what was seen last does
-//! not have, and by a directory above it that changed in that time and of which the index has nothing. The next look writes the index,
-//! so what is found is noted at once.
+//! not have, and by a directory above it that has changed since then. The next look writes the index, so whatever is found by what that
+//! does not have is noted at once.
 
 use std::{
     cell::LazyCell,
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     path::{Path, PathBuf},
     time::Duration,
@@ -20,6 +22,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    outputs::{
+        record::{Record, Written},
+        target::native_join,
+    },
     state::{append_line, read_lines, replace_lines},
     sys::clock::{self, Granularity},
     tree::{Entry, Kind, Manifest, Stamp, Timestamp, index::Index, scan::Scan},
@@ -31,7 +37,8 @@ struct Blind {
     from: Timestamp,
     /// None while the command runs.
     until: Option<Timestamp>,
-    /// The inode of a directory that was renamed in that time: what lies below it is meant, and nothing else.
+    /// The inode of a directory that was renamed in that time, or of a file that was written and is linked, renamed or of another mode
+    /// since: it is meant with what lies below it, and nothing else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     moved: Option<u64>,
 }
@@ -47,8 +54,14 @@ pub(super) struct Watcher {
 
 impl Watcher {
     /// Shows what was changed while earlier builds' commands ran as later than all that they made. `place` is the project's list of
-    /// those, `index` what the latest of them saw.
-    pub(super) fn show(place: PathBuf, scan: &mut Scan, root: &Path, index: &Index) -> Watcher {
+    /// those, `index` what the latest of them saw, `record` what they wrote here.
+    pub(super) fn show(
+        place: PathBuf,
+        scan: &mut Scan,
+        root: &Path,
+        index: &Index,
+        record: impl FnOnce() -> Record,
+    ) -> Watcher {
         let noted: Vec<Blind> = read_lines(&place).unwrap_or_default();
         let mut watcher = Watcher { noted, place, looked_at: scan.looked_at };
         let earlier = ended(&watcher.noted, scan.looked_at);
@@ -58,7 +71,17 @@ impl Watcher {
                 Granularity::Tick => Duration::ZERO,
                 Granularity::Coarse => Granularity::Coarse.span(),
             };
-            let (later, moved) = later(&scan.manifest, &earlier, blur, index);
+            let mut edits = edits(&scan.manifest, &earlier, blur, index);
+            if !edits.is_empty() {
+                leave_products(&mut edits, scan.manifest.entries(), root, &record());
+            }
+            let mut later = HashMap::<File, Timestamp>::new();
+            let mut moved = Vec::new();
+            for Edit { at, until, note, .. } in edits {
+                let time = later.entry(file_of(at, &scan.manifest.entries()[at])).or_insert(until);
+                *time = until.max(*time);
+                moved.extend(note.filter(|note| !moved.contains(note)));
+            }
             // Before anybody writes the index.
             watcher.note(&moved);
             watcher.noted.extend(moved);
@@ -113,59 +136,87 @@ fn ended(noted: &[Blind], now: Timestamp) -> Vec<Blind> {
     over.map(|blind| Blind { until: blind.until.or(Some(now)), ..*blind }).collect()
 }
 
-/// What is shown later, and when that is: all names of a file at the same time. With it, renamed directories that were found.
-fn later(
-    manifest: &Manifest,
-    earlier: &[Blind],
-    blur: Duration,
-    index: &Index,
-) -> (HashMap<(u64, u64), Timestamp>, Vec<Blind>) {
-    let entries = manifest.entries();
-    let known = LazyCell::new(|| known(manifest, index));
-    let (mut later, mut moved) = (HashMap::new(), Vec::new());
-    walk(manifest, |at, above| {
-        let (entry, changed) = (&entries[at], entries[at].stamp.ctime);
-        for blind in earlier {
-            let Some(until) = blind.until else { continue };
-            let from = blind.from.before_by(blur);
-            let renamed = || {
-                let is_new = |directory: &&usize| {
-                    let Stamp { ino, ctime, .. } = entries[**directory].stamp;
-                    ino != 0 && (from..=until).contains(&ctime) && !known[**directory]
-                };
-                let may_have_moved = changed < from && matches!(entry.kind, Kind::File { .. });
-                above.iter().rev().find(is_new).filter(|_| may_have_moved && !known[at])
-            };
-            let is_meant = match blind.moved {
-                Some(ino) => above.iter().any(|directory| entries[*directory].stamp.ino == ino),
-                None if from <= changed => changed <= until,
-                None => renamed().is_some_and(|directory| {
-                    let found = Blind { moved: Some(entries[*directory].stamp.ino), ..*blind };
-                    if !moved.contains(&found) {
-                        moved.push(found);
-                    }
-                    true
-                }),
-            };
-            if is_meant {
-                let time = later.entry(file_of(at, entry)).or_insert(until);
-                *time = until.max(*time);
-            }
-        }
-    });
-    (later, moved)
+/// What tells that a file was changed in a build's time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sign {
+    /// When it was last changed, or moved.
+    Changed,
+    /// When it was last written; it was changed in another way since.
+    Written,
 }
 
-/// Of each file, whether the index has it; of each directory, whether it has anything below it.
-fn known(manifest: &Manifest, index: &Index) -> Vec<bool> {
-    let noted = index.noted_digests(manifest);
-    let mut known = vec![false; noted.len()];
+/// A file that was changed in a build's time.
+#[derive(Debug, Clone, Copy)]
+struct Edit {
+    /// The entry.
+    at: usize,
+    sign: Sign,
+    /// The end of that time.
+    until: Timestamp,
+    /// What is to be noted of it.
+    note: Option<Blind>,
+}
+
+fn edits(manifest: &Manifest, earlier: &[Blind], blur: Duration, index: &Index) -> Vec<Edit> {
+    let entries = manifest.entries();
+    // Exactly as the last look saw it.
+    let known = LazyCell::new(|| {
+        Vec::from_iter(index.noted_digests(manifest).into_iter().map(|noted| noted.is_some()))
+    });
+    let mut edits = Vec::new();
     walk(manifest, |at, above| {
-        if noted[at].is_some() {
-            above.iter().chain([&at]).for_each(|at| known[*at] = true);
+        let (entry, Stamp { ctime: changed, mtime: written, .. }) = (&entries[at], entries[at].stamp);
+        for blind in earlier {
+            let Some(until) = blind.until else { continue };
+            let time = blind.from.before_by(blur)..=until;
+            let renamed = || {
+                let has_changed = |directory: &&usize| {
+                    let Stamp { ino, ctime, .. } = entries[**directory].stamp;
+                    ino != 0 && *time.start() <= ctime
+                };
+                let may_have_moved = changed < *time.start() && matches!(entry.kind, Kind::File { .. });
+                above.iter().rev().find(has_changed).filter(|_| may_have_moved && !known[at])
+            };
+            let note = |ino: u64| (ino != 0).then_some(Blind { moved: Some(ino), ..*blind });
+            let (sign, note) = if let Some(moved) = blind.moved {
+                let is_below = || above.iter().any(|directory| entries[*directory].stamp.ino == moved);
+                if entry.stamp.ino == moved {
+                    (Sign::Written, None)
+                } else if is_below() {
+                    (Sign::Changed, None)
+                } else {
+                    continue;
+                }
+            } else if time.contains(&changed) {
+                (Sign::Changed, None)
+            } else if changed > until && time.contains(&written) && !known[at] {
+                (Sign::Written, note(entry.stamp.ino))
+            } else if let Some(directory) = renamed() {
+                (Sign::Changed, note(entries[*directory].stamp.ino))
+            } else {
+                continue;
+            };
+            edits.push(Edit { at, sign, until, note });
         }
     });
-    known
+    edits
+}
+
+/// Takes away what a build wrote here, under all its names. What was changed in one build's time may have been written in an earlier one's.
+fn leave_products(edits: &mut Vec<Edit>, entries: &[Entry], root: &Path, record: &Record) {
+    let file = |edit: &Edit| file_of(edit.at, &entries[edit.at]);
+    let is_changed = |edit: &&Edit| edit.sign == Sign::Changed;
+    let changed: HashSet<_> = edits.iter().filter(is_changed).map(file).collect();
+    let is_product = |edit: &&Edit| {
+        let now = entries[edit.at].stamp;
+        let written = record.get(&native_join(root, &entries[edit.at].path));
+        written.is_some_and(|Written { stamp, .. }| match changed.contains(&file(edit)) {
+            true => stamp == now,
+            false => (stamp.size, stamp.mtime) == (now.size, now.mtime),
+        })
+    };
+    let products: HashSet<_> = edits.iter().filter(is_product).map(file).collect();
+    edits.retain(|edit| !products.contains(&file(edit)));
 }
 
 /// Calls `each` for all but directories, with those above.
@@ -181,7 +232,9 @@ fn walk(manifest: &Manifest, mut each: impl FnMut(usize, &[usize])) {
 }
 
 /// Device and inode; the place where the system has none.
-fn file_of(at: usize, entry: &Entry) -> (u64, u64) {
+type File = (u64, u64);
+
+fn file_of(at: usize, entry: &Entry) -> File {
     match entry.stamp.ino {
         0 => (u64::MAX, at as u64),
         ino => (entry.stamp.dev, ino),
@@ -190,8 +243,6 @@ fn file_of(at: usize, entry: &Entry) -> (u64, u64) {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
-
     use super::*;
     use crate::tree::{
         Digest,
@@ -209,10 +260,11 @@ mod tests {
         let (home, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let place = || home.path().join("edits");
         let file = root.path().join("file");
-        let show = |scan: &mut Scan| Watcher::show(place(), scan, root.path(), &Index::default());
+        let show =
+            |scan: &mut Scan| Watcher::show(place(), scan, root.path(), &Index::default(), Record::default);
         let first = show(&mut look(root.path()));
         std::fs::write(&file, "edited").unwrap();
-        File::open(&file).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        std::fs::File::open(&file).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
         first.ended();
         first.built();
 
@@ -235,8 +287,9 @@ mod tests {
     #[test]
     fn an_edit_during_a_build_that_is_killed_is_shown_as_later() {
         let (home, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let show =
-            |scan: &mut Scan| Watcher::show(home.path().join("edits"), scan, root.path(), &Index::default());
+        let show = |scan: &mut Scan| {
+            Watcher::show(home.path().join("edits"), scan, root.path(), &Index::default(), Record::default)
+        };
         let tick = || {
             let now = clock::stamped_by_now();
             while clock::file_system_now() <= now {}
@@ -270,8 +323,15 @@ mod tests {
     fn a_build_beside_another_one_does_not_take_away_what_that_one_did_not_see() {
         let (home, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let index = Index::default();
-        let watcher =
-            || Watcher::show(home.path().join("edits"), &mut look(root.path()), root.path(), &index);
+        let watcher = || {
+            Watcher::show(
+                home.path().join("edits"),
+                &mut look(root.path()),
+                root.path(),
+                &index,
+                Record::default,
+            )
+        };
         let (one, other) = (watcher(), watcher());
         [&one, &other].iter().for_each(|build| build.ended());
         [&one, &other].iter().for_each(|build| build.built());
@@ -291,7 +351,8 @@ mod tests {
             let written = clock::stamped_by_now();
             while clock::file_system_now() <= written {}
             let (mut scan, hashed_at) = (look(root.path()), HashedAt::now(root.path()));
-            let watcher = Watcher::show(edits.clone(), &mut scan, root.path(), &Index::load(&index));
+            let watcher =
+                Watcher::show(edits.clone(), &mut scan, root.path(), &Index::load(&index), Record::default);
             let digests = vec![Some(Digest([1; 32])); scan.manifest.entries().len()];
             Index::save(&index, &scan.manifest, &digests, &hashed_at, &|_| Whose::Users).unwrap();
             let later = scan.manifest.entries().iter().filter(|entry| entry.mtime > entry.stamp.mtime);

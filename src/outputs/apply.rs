@@ -42,7 +42,7 @@ use super::{
     decide::Side,
     host_error,
     journal::{self, Journal},
-    ops::{Action, Identity, Op},
+    ops::{Action, Identity, Op, Over},
     record::{Content, Record, Written},
     safe::{Place, Why, save_displaced},
     stage::{Stage, Staged},
@@ -293,6 +293,8 @@ fn note<'a>(
         let look = walk.look(path).ok().flatten();
         let id = look.as_ref().map(Identity::from);
         let what = match action {
+            // A mode or another name alone makes nobody's file a build's.
+            Action::Put { over: Over::Same(_), .. } => None,
             Action::Put { slot, .. } if id == Some(slot.id) => Some(slot.what.clone()),
             Action::MakeDir { .. } => Some(Content::Directory),
             // What a build wrote is a build's still.

@@ -116,6 +116,8 @@ pub enum Over {
     Nothing,
     /// What a build wrote, which may be thrown away.
     Known(Box<Identity>),
+    /// A file of the user's with the same content, which may be thrown away. What is put in its place is his still.
+    Same(Box<Identity>),
     /// Something of the user's, which is moved to the safe place.
     Stranger(Box<Identity>),
     /// A directory that the deletes before will have emptied.
@@ -186,7 +188,7 @@ impl Action {
     pub fn translate(&mut self, copies: &HashMap<Identity, Identity>) {
         let id = match self {
             Action::MakeDir { over: Over::Known(id) | Over::Stranger(id), .. }
-            | Action::Put { over: Over::Known(id) | Over::Stranger(id), .. } => &mut **id,
+            | Action::Put { over: Over::Known(id) | Over::Same(id) | Over::Stranger(id), .. } => &mut **id,
             Action::SetMode { of: id, .. }
             | Action::Touch { of: id, .. }
             | Action::Delete { of: id }

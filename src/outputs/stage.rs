@@ -73,8 +73,6 @@ pub struct Uploaded<'a> {
     pub manifest: &'a Manifest,
     /// The digest of each file; none for one that did not go in.
     pub digests: &'a [Option<Digest>],
-    /// Whether each entry was sent in this build.
-    pub sent: &'a [bool],
     /// What is no part of it.
     pub rules: &'a Rules,
 }
@@ -115,7 +113,7 @@ pub struct Staging<'a> {
     expected: Option<delta::Expected>,
     ops: Vec<Op>,
     warnings: Vec<Warning>,
-    /// Of the sources that were sent in this build, the newest mtime.
+    /// Of the sources, the newest mtime.
     newest: OnceCell<Timestamp>,
     /// Which names of the output are one file here.
     groups: OnceCell<Groups>,
@@ -158,7 +156,7 @@ impl Staged {
             let now = Identity::from(&look);
             op.ctime = ChangeTime::of(look.stamp.ctime);
             match &mut op.action {
-                Action::Put { over: over @ (Over::Nothing | Over::Known(_) | Over::Stranger(_)), .. } => {
+                Action::Put { over, .. } if !matches!(over, Over::EmptiedDir { .. }) => {
                     *over = Over::Known(now.into());
                 }
                 Action::Delete { of } => *of = now,
@@ -538,8 +536,7 @@ impl<'a> Staging<'a> {
         }
     }
 
-    /// Whether a file that the build made again with the same bytes gets the build's mtime: a source that went up in this build is newer
-    /// than the file is here, or somebody has touched the product, so that whoever goes by times would make it each time.
+    /// Whether a file that the build made again with the same bytes gets the build's mtime: a source is newer than the file is here, or somebody has touched the product, so that whoever goes by times would make it each time.
     fn is_to_be_touched(&self, path: &RelPath, seen: &Seen, mtime: Timestamp) -> bool {
         let Some(uploaded) = self.uploaded.filter(|_| matches!(seen.what, Some(Content::File(_)))) else {
             return false;
@@ -564,8 +561,8 @@ impl<'a> Staging<'a> {
             self.scope == Scope::Synced && place.is_some()
                 || place.is_some_and(|place| self.record.get(&self.target.absolute(&place)).is_some())
         };
-        let sent = entries.iter().zip(uploaded.sent).filter_map(|(entry, sent)| sent.then_some(entry));
-        let sources = sent.filter(|entry| entry.kind != Kind::Directory && !is_product(&entry.path));
+        let sources =
+            entries.iter().filter(|entry| entry.kind != Kind::Directory && !is_product(&entry.path));
         sources.map(|entry| entry.mtime).max().unwrap_or(Timestamp { secs: i64::MIN, nanos: 0 })
     }
 
@@ -709,6 +706,16 @@ struct Seen {
     is_output: bool,
 }
 
+impl Seen {
+    /// For what replaces it with the same content, or with other content of a build's.
+    fn over_same(&self) -> Over {
+        match self.whose {
+            HostHad::Users => Over::Same(self.id.into()),
+            _ => Over::Known(self.id.into()),
+        }
+    }
+}
+
 /// What a product is told to be, beside its content.
 #[derive(Debug, Clone, Copy)]
 struct Meta {
@@ -742,7 +749,7 @@ impl Settled {
                 Some(Seen { what: Some(Content::Directory), mode, .. }),
             ) => Over::EmptiedDir { mode: *mode },
             (Verdict::Displace, Some(seen)) => Over::Stranger(seen.id.into()),
-            (Verdict::Replace, Some(seen)) => Over::Known(seen.id.into()),
+            (Verdict::Replace, Some(seen)) => seen.over_same(),
             _ => Over::Nothing,
         }
     }
@@ -753,7 +760,7 @@ impl Settled {
 fn turn(op: &Op) -> u8 {
     match &op.action {
         Action::MakeDir { .. }
-        | Action::Put { over: Over::Nothing | Over::Known(_) | Over::Stranger(_), .. } => 0,
+        | Action::Put { over: Over::Nothing | Over::Known(_) | Over::Same(_) | Over::Stranger(_), .. } => 0,
         Action::SetMode { .. } => 1,
         Action::Touch { .. } => 2,
         Action::Delete { .. } | Action::Remove { .. } | Action::RemoveDir { .. } => 3,

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
+    ops::Range,
 };
 
 use super::{
@@ -41,6 +42,8 @@ pub struct Workspace {
     /// Whether a client was killed and no build has succeeded since: when its command ended is not noted, so all that is written
     /// here until the next look may be shown later.
     has_no_end: bool,
+    /// From when to when builds were blind, since one has succeeded that saw all edits of the time before.
+    blind: Range<i128>,
     /// The host's tree when the last build had ended, and what was no part of it.
     looked_at: (Listing, BTreeSet<&'static str>),
     /// What builds wrote on the host.
@@ -78,6 +81,7 @@ impl Workspace {
             late: BTreeMap::new(),
             may_be_late: BTreeSet::new(),
             has_no_end: false,
+            blind: i128::MAX..i128::MAX,
             looked_at: (Listing::default(), BTreeSet::new()),
             written: BTreeMap::new(),
             places: BTreeSet::new(),
@@ -151,9 +155,17 @@ impl Workspace {
         let is_linked = want.kind == 'l' && self.left.0.get(path).is_some_and(|left| !left.group.is_empty());
         let as_made = self.made_again.get(path) == Some(want)
             && self.left.0.get(path).is_some_and(|left| left.mtime == seen.mtime);
-        let may_be_late = self.may_be_late.contains(path) || self.has_no_end || self.has_come(path, want);
+        let may_be_late =
+            self.may_be_late.contains(path) || self.has_no_end || self.may_have_been_missed(path, want);
         let may_be_late = may_be_late && seen.mtime > want.mtime;
         is_own_directory || is_linked || want.mtime == seen.mtime || as_made || may_be_late
+    }
+
+    /// Whether it cannot be told that builds saw what was done to a file: it has come, or was changed since and had been written in that
+    /// time.
+    fn may_have_been_missed(&self, path: &Bytes, node: &Node) -> bool {
+        let is_other = self.looked_at.0.0.get(path) != Some(node);
+        self.has_come(path, node) || is_other && self.blind.contains(&node.mtime)
     }
 
     /// Whether the last build did not see a file because it was elsewhere, or kept. It cannot be told when that ended, and doing too
@@ -200,7 +212,9 @@ impl Workspace {
             let right = if !comes_back || !self.in_scope(build, path) {
                 untouched || comes_back && is_way(build, path, there, at_last, now)
             } else if !meanwhile && built {
-                self.came_back(path, build, trees) || is_near_meanwhile(path, trees) && untouched
+                // A file that was replaced by one that looks the same may count as an edit.
+                let is_near = is_near_meanwhile(path, trees) || is_touched_meanwhile(build, path, look);
+                self.came_back(path, build, trees) || is_near && untouched
             } else if !meanwhile || !built {
                 // A directory that went is made again for what comes back in it, as anybody would make it.
                 let is_place = [now, at_last].iter().all(|node| node.is_some_and(|node| node.kind == 'd'));
@@ -319,23 +333,24 @@ impl Workspace {
         let Some(before) = before else {
             return now.kind != 'f' || now.mtime == left.mtime || trees.after.0.iter().any(is_older_name);
         };
-        // The same bytes: the file here stays as it is, unless a source that went up is newer.
+        // The same bytes: the file here stays as it is, unless a source is newer.
         let newer = |node: &Node| node.mtime > before.mtime;
-        let went_up = |path: &Bytes, node: &Node| {
-            let is_there = !differ(self.left.0.get(path), Some(node)) || self.made_again.contains_key(path);
-            let is_source = !self.places.contains(path) && !is_named(build, path) && !self.keeps(path);
-            node.kind == 'f' && !is_there && is_source && node.mtime <= left.mtime
+        let is_source = |path: &Bytes, node: &Node| {
+            let is_product = self.places.contains(path) || is_named(build, path) || self.keeps(path);
+            node.kind == 'f' && !is_product && node.mtime <= left.mtime
         };
-        let mut sent = trees.look.0.iter().filter(|(path, node)| went_up(path, node));
+        let mut sources = trees.look.0.iter().filter(|(path, node)| is_source(path, node));
         // A file with several names is made anew for a new mode, or when a name leaves it.
         let may = self.lifetime == Lifetime::Mount
             || build.atomic
             || !before.group.is_empty()
             || self.places.contains(path) && differ(self.written.get(path), Some(before))
             || !self.late.is_empty()
+            || !self.may_be_late.is_empty()
             || self.has_no_end
+            || trees.look.0.iter().any(|(path, node)| self.may_have_been_missed(path, node))
             || trees.look.0.values().any(|node| node.kind != 'd' && newer(node));
-        let must = sent.any(|(_, node)| newer(node));
+        let must = sources.any(|(_, node)| newer(node));
         now.mtime == before.mtime && !must || now.mtime == left.mtime && may || before.mtime == left.mtime
     }
 
@@ -373,6 +388,7 @@ impl Workspace {
             }
             made
         });
+        self.blind = if came_back { began } else { self.blind.start.min(began) }..now();
         self.has_no_end = !came_back && (self.has_no_end || build.end == End::ClientKilled);
         if came_back {
             self.late.clear();
@@ -409,18 +425,32 @@ impl Workspace {
             mid.0.get(*path) == Some(node) && look.0.get(*path) != Some(node) && node.kind != 'd'
         });
         let last = last.unwrap_or(i128::MIN);
-        self.late.extend(meanwhile.map(|(path, node)| (path.clone(), (last, node.clone()))));
-        let is_touched = |path: &Bytes| is_touched_by(&build.ops, path);
-        let written = |(path, node): &(&Bytes, &Node)| {
-            let names = mid.0.iter().filter(|(_, other)| !node.group.is_empty() && other.group == node.group);
-            names.map(|(name, _)| name).chain([*path]).any(|path| is_touched_by(&build.during, path))
+        // A name that a file got which a build wrote is no edit of it.
+        let is_written = |node: &Node| {
+            let is_name = |name: &Bytes| after.0.get(name).is_some_and(|now| now.group == node.group);
+            let is_it = |own: &Node| (&own.content, own.mtime) == (&node.content, node.mtime);
+            !node.group.is_empty() && self.written.iter().any(|(name, own)| is_it(own) && is_name(name))
         };
-        self.may_be_late.extend(mid.0.iter().filter(written).map(|(path, _)| path.clone()));
-        let old = |path: &Bytes| self.leftovers.contains(path) && saw.0.get(path) == left.0.get(path);
+        let (renamed, meanwhile): (Vec<_>, Vec<_>) = meanwhile.partition(|(_, node)| is_written(node));
+        self.may_be_late.extend(renamed.into_iter().map(|(path, _)| path.clone()));
+        self.late.extend(meanwhile.into_iter().map(|(path, node)| (path.clone(), (last, node.clone()))));
+        let is_touched = |path: &Bytes| is_touched_by(&build.ops, path);
+        let written = mid.0.keys().filter(|path| is_touched_meanwhile(build, path, mid));
+        self.may_be_late.extend(written.cloned());
+        // Made again with the same bytes.
+        let touched = after.0.iter().filter(|(path, now)| {
+            let was = mid.0.get(*path);
+            was.is_some_and(|was| was.content == now.content && was.mtime != now.mtime)
+        });
+        self.may_be_late.extend(touched.map(|(path, _)| path.clone()));
+        let doubted = std::mem::take(&mut self.in_doubt);
+        let was_there = |path: &Bytes| {
+            self.leftovers.contains(path) || doubted.contains(path) && saw.0.contains_key(path)
+        };
+        let old = |path: &Bytes| was_there(path) && saw.0.get(path) == left.0.get(path);
         let is_hosts = |path: &Bytes| look.0.contains_key(path) || after.0.contains_key(path);
         let made = |path: &&Bytes| !self.keeps(path) && !is_hosts(path);
         let made: BTreeSet<_> = left.0.keys().filter(made).cloned().collect();
-        self.in_doubt.clear();
         if is_killed {
             self.in_doubt = made.iter().filter(|path| old(path) && is_touched(path)).cloned().collect();
             self.leftovers = made.into_iter().filter(|path| old(path) && !is_touched(path)).collect();
@@ -450,6 +480,13 @@ impl Workspace {
 fn is_touched_by(ops: &[Op], path: &[u8]) -> bool {
     let at = |edit: &Bytes| is_within(path, edit) || is_within(edit, path);
     ops.iter().any(|Op { path, other, .. }| at(path) || at(other))
+}
+
+/// The same of all names of a file, and of what was done while the command ran.
+fn is_touched_meanwhile(build: &Build, path: &Bytes, tree: &Listing) -> bool {
+    let group = tree.0.get(path).map_or(&[][..], |node| &node.group);
+    let names = tree.0.iter().filter(|(_, other)| !group.is_empty() && other.group == group);
+    names.map(|(name, _)| name).chain([path]).any(|path| is_touched_by(&build.during, path))
 }
 
 fn is_named(build: &Build, path: &[u8]) -> bool {

@@ -1,6 +1,6 @@
 //! The host's source tree as it is now: scanned, with the digests that the index knows, and a summary to compare by.
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use super::super::{BuildError, meanwhile::Watcher, sources};
 use crate::{
@@ -49,8 +49,8 @@ pub fn look(plan: &Plan, project: &Project, reporter: &Reporter) -> Result<HostT
     let hashed_at = HashedAt::now(&plan.source.value);
     let mut scan = sources::report_scan(plan, project, reporter)?;
     let index = loading.join().map_err(|_| BuildError::Panicked)?;
-    let watcher = Watcher::show(project.edits_path(), &mut scan, &plan.source.value, &index);
-    leave_products(&mut scan.manifest, plan, project);
+    let record = || Record::load(&project.record_path());
+    let watcher = Watcher::show(project.edits_path(), &mut scan, &plan.source.value, &index, record);
     let digests = index.digests(&scan.manifest);
     if plan.engine.value != Engine::Host && index.is_of_another(&plan.source.value, &scan.manifest, &digests)
     {
@@ -60,31 +60,6 @@ pub fn look(plan: &Plan, project: &Project, reporter: &Reporter) -> Result<HostT
     let buckets = summary::buckets_for(scan.manifest.entries().len());
     let summary = summary::of(&scan.manifest, &digests, buckets);
     Ok(HostTree { scan, digests, summary, rules, watcher: Arc::new(watcher), hashed_at })
-}
-
-/// Gives products their own times back that are shown as later: what a build made and put in place is no edit beside it.
-fn leave_products(manifest: &mut Manifest, plan: &Plan, project: &Project) {
-    let is_late = |entry: &Entry| entry.kind != Kind::Directory && entry.mtime != entry.stamp.mtime;
-    let mut late = manifest.entries().iter().filter(|entry| is_late(entry)).peekable();
-    if late.peek().is_none() {
-        return;
-    }
-    let record = Record::load(&project.record_path());
-    let is_product = |entry: &&Entry| {
-        let written = record.get(&native_join(&plan.source.value, &entry.path));
-        written.is_some_and(|written| written.stamp == entry.stamp)
-    };
-    let file = |entry: &Entry| (entry.stamp.dev, entry.stamp.ino);
-    let own: HashSet<_> = late.filter(is_product).map(file).filter(|(_, ino)| *ino != 0).collect();
-    if own.is_empty() {
-        return;
-    }
-    let mut entries = std::mem::take(manifest).into_entries();
-    // With all names of such a file.
-    for entry in entries.iter_mut().filter(|entry| own.contains(&file(entry))) {
-        entry.mtime = entry.stamp.mtime;
-    }
-    *manifest = Manifest::from_entries(entries);
 }
 
 impl HostTree {

@@ -72,8 +72,8 @@ impl Sources {
 
     /// For whoever holds products against it.
     pub fn uploaded(&self) -> Uploaded<'_> {
-        let Sources { scan, digests, sent, rules, .. } = self;
-        Uploaded { manifest: &scan.manifest, digests, sent, rules }
+        let Sources { scan, digests, rules, .. } = self;
+        Uploaded { manifest: &scan.manifest, digests, rules }
     }
 }
 

@@ -15,9 +15,9 @@ use bollard::{
     },
     query_parameters::{
         CreateContainerOptionsBuilder, EventsOptionsBuilder, KillContainerOptionsBuilder,
-        ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
-        RenameContainerOptionsBuilder, ResizeContainerTTYOptionsBuilder, RestartContainerOptionsBuilder,
-        StartContainerOptions, WaitContainerOptionsBuilder,
+        ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, RenameContainerOptionsBuilder,
+        ResizeContainerTTYOptionsBuilder, RestartContainerOptionsBuilder, StartContainerOptions,
+        WaitContainerOptionsBuilder,
     },
 };
 use futures_util::StreamExt;

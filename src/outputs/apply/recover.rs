@@ -141,7 +141,7 @@ fn strays(entry: &journal::Entry<'_>, displaced: &[Displaced], stage: &Stage) ->
             _ => Over::Nothing,
         };
         match over {
-            Over::Known(id) => drop(ours.insert(*id)),
+            Over::Known(id) | Over::Same(id) => drop(ours.insert(*id)),
             Over::Stranger(id) => drop(paths.insert(*id, (&op.path, why))),
             Over::Nothing | Over::EmptiedDir { .. } => {}
         }

@@ -173,9 +173,7 @@ impl<'a> Executor<'a> {
     /// Carries steps out: directories first, from the top down; then what goes into them, in any order; then the rest
     /// in the order that it has.
     pub fn carry_out_all(&mut self, ops: &[Op]) -> Result<(), Failed> {
-        let is_put = |op: &&Op| {
-            matches!(op.action, Action::Put { over: Over::Nothing | Over::Known(_) | Over::Stranger(_), .. })
-        };
+        let is_put = |op: &&Op| matches!(&op.action, Action::Put { over, .. } if !matches!(over, Over::EmptiedDir { .. }));
         let is_directory = |op: &&Op| matches!(op.action, Action::MakeDir { .. });
         let puts: Vec<&Op> = ops.iter().filter(is_put).collect();
         ops.iter().filter(is_directory).try_for_each(|op| self.carry_out(op))?;
@@ -306,13 +304,15 @@ impl<'a> Executor<'a> {
                 Removed::Gone => self.put_new(path, slot, side),
                 Removed::NotEmpty => self.settle_conflict(path, slot, side),
             },
-            Over::Known(expected) | Over::Stranger(expected) => match (self.look(path)?, side) {
-                (Some(found), _) if op.has_met(&found, **expected) => {
-                    self.replace(path, slot, **expected, over, side)
+            Over::Known(expected) | Over::Same(expected) | Over::Stranger(expected) => {
+                match (self.look(path)?, side) {
+                    (Some(found), _) if op.has_met(&found, **expected) => {
+                        self.replace(path, slot, **expected, over, side)
+                    }
+                    (None, Side::Output) => self.put_new(path, slot, side),
+                    _ => self.settle_conflict(path, slot, side),
                 }
-                (None, Side::Output) => self.put_new(path, slot, side),
-                _ => self.settle_conflict(path, slot, side),
-            },
+            }
         }
     }
 

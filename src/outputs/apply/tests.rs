@@ -326,7 +326,7 @@ impl WentIn {
         options: StagingOptions<'_>,
     ) -> Result<Staged, OutputError> {
         let WentIn { scan, digests, rules } = self;
-        let uploaded = Uploaded { manifest: &scan.manifest, digests, sent: &[], rules };
+        let uploaded = Uploaded { manifest: &scan.manifest, digests, rules };
         let mut staging = Staging::begin(name, 0, target, scope, None, Some((uploaded, at)), options)?;
         let is_other = |(path, node): &(&String, &Node)| before.get(*path) != Some(node);
         let changed: Nodes =

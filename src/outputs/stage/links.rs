@@ -11,7 +11,7 @@ use super::{Product, Scope, Seen, Staging};
 use crate::{
     outputs::{
         OutputError,
-        ops::{Action, ChangeTime, Identity, Op, Over, Slot},
+        ops::{Action, ChangeTime, Identity, Op, Slot},
         record::Content,
     },
     plan::ApplyMode,
@@ -143,7 +143,7 @@ impl Staging<'_> {
                     let number = self.stage.number();
                     if self.link_here(base, (of, ctime), number) {
                         let slot = Slot { number, id: of, what: what.clone() };
-                        let (side, over) = (self.side(Some(&seen)), Over::Known(seen.id.into()));
+                        let (side, over) = (self.side(Some(&seen)), seen.over_same());
                         let path = self.target.prefix.append(name);
                         let ctime = ChangeTime::of(seen.ctime);
                         settled.ops.push(Op { path, action: Action::Put { slot, over }, side, ctime });
