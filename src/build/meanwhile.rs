@@ -32,15 +32,15 @@ use crate::{
 };
 
 /// When a build did not see what was changed here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Blind {
     from: Timestamp,
     /// None while the command runs.
     until: Option<Timestamp>,
-    /// The inode of a directory that was renamed in that time, or of a file that was written and is linked, renamed or of another mode
-    /// since: it is meant with what lies below it, and nothing else.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    moved: Option<u64>,
+    /// The inodes of files that were changed in that time as far as can be told by what the index does not have: they are meant, and
+    /// nothing else. Without any, all are that were.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    files: Vec<u64>,
 }
 
 /// A build that looks at its sources, and later ends.
@@ -76,15 +76,18 @@ impl Watcher {
                 leave_products(&mut edits, scan.manifest.entries(), root, &record());
             }
             let mut later = HashMap::<File, Timestamp>::new();
-            let mut moved = Vec::new();
-            for Edit { at, until, note, .. } in edits {
-                let time = later.entry(file_of(at, &scan.manifest.entries()[at])).or_insert(until);
+            let mut found = vec![Vec::new(); earlier.len()];
+            for Edit { at, blind, by_index, until, .. } in edits {
+                let entry = &scan.manifest.entries()[at];
+                let time = later.entry(file_of(at, entry)).or_insert(until);
                 *time = until.max(*time);
-                moved.extend(note.filter(|note| !moved.contains(note)));
+                found[blind].extend((by_index && entry.stamp.ino != 0).then_some(entry.stamp.ino));
             }
+            let found = earlier.iter().zip(found).filter(|(_, files)| !files.is_empty());
+            let found: Vec<_> = found.map(|(blind, files)| Blind { files, ..blind.clone() }).collect();
             // Before anybody writes the index.
-            watcher.note(&moved);
-            watcher.noted.extend(moved);
+            watcher.note(&found);
+            watcher.noted.extend(found);
             let mut entries = std::mem::take(&mut scan.manifest).into_entries();
             for (at, entry) in
                 entries.iter_mut().enumerate().filter(|(_, entry)| entry.kind != Kind::Directory)
@@ -100,7 +103,7 @@ impl Watcher {
     }
 
     fn own(&self, until: Option<Timestamp>) -> Blind {
-        Blind { from: self.looked_at, until, moved: None }
+        Blind { from: self.looked_at, until, files: Vec::new() }
     }
 
     /// Notes that the command has ended, now.
@@ -133,7 +136,7 @@ impl Watcher {
 fn ended(noted: &[Blind], now: Timestamp) -> Vec<Blind> {
     let has_end = |open: &Blind| noted.iter().any(|blind| blind.from == open.from && blind.until.is_some());
     let over = noted.iter().filter(|blind| blind.until.is_some() || !has_end(blind));
-    over.map(|blind| Blind { until: blind.until.or(Some(now)), ..*blind }).collect()
+    over.map(|blind| Blind { until: blind.until.or(Some(now)), ..blind.clone() }).collect()
 }
 
 /// What tells that a file was changed in a build's time.
@@ -151,10 +154,12 @@ struct Edit {
     /// The entry.
     at: usize,
     sign: Sign,
-    /// The end of that time.
+    /// Which of those times it was.
+    blind: usize,
+    /// Its end.
     until: Timestamp,
-    /// What is to be noted of it.
-    note: Option<Blind>,
+    /// Whether it is known by what the index does not have.
+    by_index: bool,
 }
 
 fn edits(manifest: &Manifest, earlier: &[Blind], blur: Duration, index: &Index) -> Vec<Edit> {
@@ -163,40 +168,34 @@ fn edits(manifest: &Manifest, earlier: &[Blind], blur: Duration, index: &Index) 
     let known = LazyCell::new(|| {
         Vec::from_iter(index.noted_digests(manifest).into_iter().map(|noted| noted.is_some()))
     });
+    let meant: Vec<HashSet<_>> = earlier.iter().map(|blind| blind.files.iter().copied().collect()).collect();
     let mut edits = Vec::new();
     walk(manifest, |at, above| {
-        let (entry, Stamp { ctime: changed, mtime: written, .. }) = (&entries[at], entries[at].stamp);
-        for blind in earlier {
-            let Some(until) = blind.until else { continue };
-            let time = blind.from.before_by(blur)..=until;
-            let renamed = || {
-                let has_changed = |directory: &&usize| {
-                    let Stamp { ino, ctime, .. } = entries[**directory].stamp;
-                    ino != 0 && *time.start() <= ctime
-                };
-                let may_have_moved = changed < *time.start() && matches!(entry.kind, Kind::File { .. });
-                above.iter().rev().find(has_changed).filter(|_| may_have_moved && !known[at])
+        let (entry, Stamp { ctime: changed, mtime: written, ino, .. }) = (&entries[at], entries[at].stamp);
+        for (blind, (Blind { from, until, .. }, meant)) in earlier.iter().zip(&meant).enumerate() {
+            let Some(until) = *until else { continue };
+            let time = from.before_by(blur)..=until;
+            let may_have_moved = || {
+                let has_changed = |directory: &usize| time.start() <= &entries[*directory].stamp.ctime;
+                changed < *time.start()
+                    && matches!(entry.kind, Kind::File { .. })
+                    && above.iter().any(has_changed)
             };
-            let note = |ino: u64| (ino != 0).then_some(Blind { moved: Some(ino), ..*blind });
-            let (sign, note) = if let Some(moved) = blind.moved {
-                let is_below = || above.iter().any(|directory| entries[*directory].stamp.ino == moved);
-                if entry.stamp.ino == moved {
-                    (Sign::Written, None)
-                } else if is_below() {
-                    (Sign::Changed, None)
-                } else {
-                    continue;
+            let (sign, by_index) = if !meant.is_empty() {
+                match meant.contains(&ino) {
+                    true => (Sign::Written, false),
+                    false => continue,
                 }
             } else if time.contains(&changed) {
-                (Sign::Changed, None)
+                (Sign::Changed, false)
             } else if changed > until && time.contains(&written) && !known[at] {
-                (Sign::Written, note(entry.stamp.ino))
-            } else if let Some(directory) = renamed() {
-                (Sign::Changed, note(entries[*directory].stamp.ino))
+                (Sign::Written, true)
+            } else if may_have_moved() && !known[at] {
+                (Sign::Changed, true)
             } else {
                 continue;
             };
-            edits.push(Edit { at, sign, until, note });
+            edits.push(Edit { at, sign, blind, until, by_index });
         }
     });
     edits

@@ -228,7 +228,9 @@ impl Workspace {
                 // Where only the mode was changed there is no content to put.
                 let is_mode_alone =
                     at_first.zip(at_last).is_some_and(|(one, other)| one.content == other.content);
-                alike(now, at_last) || is_mode_alone && untouched
+                // A directory that went is nobody's file, which somebody has put in its place.
+                let is_in_place = was.is_some_and(|was| was.kind == 'd') && at_last.is_none();
+                alike(now, at_last) || (is_mode_alone || is_in_place) && untouched
             } else {
                 // What both took away, the command for something of another kind, is in nobody's way.
                 let kinds = [was, at_last].map(|node| node.map(|node| node.kind));
@@ -442,7 +444,9 @@ impl Workspace {
             let was = mid.0.get(*path);
             was.is_some_and(|was| was.content == now.content && was.mtime != now.mtime)
         });
-        self.may_be_late.extend(touched.map(|(path, _)| path.clone()));
+        // Written in the clock's tick in which fastbuild looked.
+        let just_before = look.0.iter().filter(|(_, node)| node.mtime >= began);
+        self.may_be_late.extend(touched.chain(just_before).map(|(path, _)| path.clone()));
         let doubted = std::mem::take(&mut self.in_doubt);
         let was_there = |path: &Bytes| {
             self.leftovers.contains(path) || doubted.contains(path) && saw.0.contains_key(path)
