@@ -30,9 +30,11 @@ fn main() {
         "src/bin",
         "src/agent",
         "src/archive",
+        "src/entry",
         "src/measure.rs",
         "src/measure",
         "src/sys",
+        "src/text",
         "src/tree",
         "src/user.rs",
     ] {

@@ -29,6 +29,8 @@
 pub mod agent;
 pub mod archive;
 #[cfg(feature = "client")]
+pub mod args;
+#[cfg(feature = "client")]
 pub mod bench;
 #[cfg(feature = "client")]
 pub mod build;
@@ -40,6 +42,9 @@ pub mod config;
 pub mod doctor;
 #[cfg(feature = "client")]
 pub mod engine;
+pub mod entry;
+#[cfg(feature = "client")]
+pub mod environment;
 #[cfg(feature = "client")]
 pub mod facts;
 pub mod measure;
@@ -50,8 +55,11 @@ pub mod plan;
 #[cfg(feature = "client")]
 pub mod report;
 #[cfg(feature = "client")]
+pub mod spec;
+#[cfg(feature = "client")]
 pub mod state;
 pub mod sys;
+pub mod text;
 pub mod tree;
 pub mod user;
 #[cfg(feature = "client")]

@@ -38,7 +38,7 @@ use cap_std::{ambient_authority, fs::Dir};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
-use crate::{sys::at::look_at, tree::Stamp};
+use crate::{entry::Stamp, sys::at::look_at};
 
 /// The engine of a run that brings something back from the safe place.
 pub const BY_HAND: &str = "recover";

@@ -29,6 +29,7 @@ use self::{
 };
 use crate::{
     build::{self, BuildError, Exit, Interrupted, Interrupts, Signal},
+    entry::RelPath,
     outputs::record::Record,
     plan::Plan,
     report::{
@@ -36,7 +37,7 @@ use crate::{
         events::{Event, Warning},
     },
     state::{State, StateError},
-    tree::{Digest, Entry, Manifest, RelPath, hash::hash_files, index::Index},
+    tree::{Digest, Entry, Manifest, hash::hash_files, index::Index},
 };
 
 /// How many of the paths that changed are named.

@@ -20,8 +20,12 @@ use fastbuild::{
         Blob, Failure, Follow, Hello, Home, Input, NoStart, NotStarted, PROTOCOL, Reply, Request, Run,
         STDIN_WINDOW, Size, Status,
     },
+    entry::Special,
     sys::process::{State, look},
-    tree::{Special, node::NodeKind, summary, summary::Summarizer},
+    tree::{
+        node::NodeKind,
+        summary::{self, Summarizer},
+    },
 };
 use rustix::process::{Pid, test_kill_process};
 
@@ -258,7 +262,7 @@ fn an_upload_that_breaks_off_is_made_good_by_the_next_one() {
     client.request(&Request::Apply { deletes: delta.deletes });
     let mut archive = Vec::new();
     let options = fastbuild::archive::PackOptions {
-        prefix: fastbuild::tree::RelPath::root(),
+        prefix: fastbuild::entry::RelPath::root(),
         uid: 0,
         gid: 0,
         top: None,
@@ -655,7 +659,7 @@ fn named_products_are_compared_with_what_the_host_has() {
     let mut summarizer = Summarizer::new(4);
     for node in all.iter().skip(1).filter(|node| !matches!(node.kind, NodeKind::Special(_))) {
         let what = summary::What::of_node(&node.kind);
-        summarizer.add(&node.path, what, node.mode & 0o777, fastbuild::tree::Timestamp::default());
+        summarizer.add(&node.path, what, node.mode & 0o777, fastbuild::entry::Timestamp::default());
     }
     let same = client.named(&out, Follow::Contents, Some(&summarizer.finish())).unwrap();
     assert_eq!(same.iter().map(|node| node.path.to_string()).collect::<Vec<_>>(), ["."]);

@@ -23,8 +23,8 @@ use fastbuild::{
     },
     engine::{Docker, labels},
     measure::{Sizes, wire::Medium},
-    plan::{Endpoint, Route},
     report::{Mode, Shows, Streams, Verbosity, meter::Meter},
+    spec::{Endpoint, Route},
     state::State,
 };
 use indicatif::ProgressDrawTarget;

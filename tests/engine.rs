@@ -17,8 +17,7 @@ use fastbuild::{
         Attached, ContainerId, ContainerSpec, Delivery, Docker, EngineError, Entrypoint, Owned, PathKind,
         Removed, Sizes, StartError,
     },
-    plan::{Endpoint, EnvVar, Stdin, Terminal},
-    report::events::Stream,
+    spec::{Endpoint, EnvVar, Stdin, Stream, Terminal},
 };
 use futures_util::{StreamExt, stream};
 use tokio::{

@@ -10,17 +10,17 @@ use std::{
 };
 
 use fastbuild::{
-    plan::{Fallback, Route},
+    entry::{Amount, RelPath},
     report::{
         Renderer as _, Verbosity,
         events::{
-            AgentCost, Amount, Applied, Changed, Direction, Earlier, Event, Failure, Holding, Limit,
-            MadeBecause, Noticing, Phase, Reached, Special, WaitsFor, Warning, Why, WithoutAgent,
+            AgentCost, Applied, Changed, Direction, Earlier, Event, Failure, Holding, Limit, MadeBecause,
+            Noticing, Phase, Reached, Special, WaitsFor, Warning, Why, WithoutAgent,
         },
         json::Json,
         own::{LineState, Own},
     },
-    tree::RelPath,
+    spec::{Fallback, Route},
 };
 
 #[derive(Clone, Default)]

@@ -32,7 +32,7 @@ use fastbuild::{
         stage::{Scope, Staging, StagingOptions},
         target::Target,
     },
-    plan::ApplyMode,
+    spec::ApplyMode,
 };
 use proptest::prelude::*;
 use proxy::{Fault, Proxy, Which};

@@ -8,9 +8,9 @@ mod common;
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
 use common::{Ended, Keep, Project};
-use fastbuild::tree::{
-    RelPath,
-    ignore::{Rules, Verdict},
+use fastbuild::{
+    entry::RelPath,
+    tree::ignore::{Rules, Verdict},
 };
 
 fn kept() -> Project {

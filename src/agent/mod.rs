@@ -31,6 +31,8 @@
 //! image; it is the same crate, built without what talks to engines and people.
 
 #[cfg(unix)]
+#[cfg(feature = "client")]
+pub mod channel;
 pub mod far;
 pub mod frame;
 #[cfg(feature = "client")]

@@ -31,17 +31,15 @@ use super::{
     protocol::{self, BadMessage, Client, Failed, Failure, Hello, PROTOCOL, Reply, Request, Welcome},
 };
 use crate::{
-    build::channel::{self, Chunk, ChunkReader},
+    agent::channel::{self, Chunk, ChunkReader},
     engine::{AttachInput, AttachOutput, EngineError},
-    report::events::Stream,
-    tree::{Timestamp, path::Escaped},
+    entry::Timestamp,
+    spec::{SILENCE, Stream},
+    text::Escaped,
 };
 
 /// How often the far end hears that the client lives.
 const HEARTBEAT: Duration = Duration::from_secs(2);
-
-/// How long the far end waits for a sign of life before it ends the build, where the engine is on this machine.
-pub const SILENCE: Duration = Duration::from_secs(15);
 
 /// How long a Welcome may take before the greeting is repeated: one may be swallowed by the session of a dead client that
 /// is just being ended.

@@ -9,7 +9,10 @@
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
-use crate::tree::{Digest, RelPath, Timestamp};
+use crate::{
+    entry::{RelPath, Timestamp},
+    tree::Digest,
+};
 
 /// The version of all of this. A workspace whose agent speaks another one is made anew.
 pub const PROTOCOL: u32 = 6;

@@ -22,8 +22,9 @@ use super::{
     prefetch::{Fetched, Job, Piece, Steadiness, Task, Window},
 };
 use crate::{
+    entry::{Amount, Kind, RelPath, Stamp, Timestamp},
     sys::{extents::Extents, source_file::Facts},
-    tree::{Amount, Digest, Entry, Kind, Manifest, RelPath, Stamp, Timestamp, links::Groups},
+    tree::{Digest, Entry, Manifest, links::Groups},
 };
 
 /// What the far end is told beside the tree itself.

@@ -7,8 +7,8 @@
 use tar::{EntryType, Header};
 
 use crate::{
+    entry::Timestamp,
     sys::extents::{Extents, MOST_RANGES},
-    tree::Timestamp,
 };
 
 /// The unit of a tar stream, in bytes.

@@ -24,11 +24,12 @@ use sha2::{Digest as _, Sha256};
 
 use super::pack::{Holes, PackError};
 use crate::{
+    entry::Kind,
     sys::{
         extents::{Extents, Step, ZEROS},
         source_file::{self, Facts, Opened},
     },
-    tree::{Digest, Entry, Kind, Manifest},
+    tree::{Digest, Entry, Manifest},
 };
 
 /// Files up to this many bytes are read whole before their header is written.

@@ -26,11 +26,9 @@ use super::{
     pax::{self, BLOCK},
 };
 use crate::{
+    entry::{RelPath, Special, Timestamp, path::BadPath},
     sys::extents::{Extents, Step},
-    tree::{
-        RelPath, Special, Timestamp,
-        path::{BadPath, Escaped},
-    },
+    text::Escaped,
 };
 
 /// How the names of a stream relate to the output.

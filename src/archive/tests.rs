@@ -11,7 +11,7 @@ use sha2::Digest as _;
 use tar::EntryType;
 
 use super::{pax::Outgoing, *};
-use crate::tree::{Amount, RelPath, Special, Timestamp, path::BadPath};
+use crate::entry::{Amount, RelPath, Special, Timestamp, path::BadPath};
 
 const LIMITS: Limits = Limits { entries: 10_000, bytes: 1 << 30 };
 const TOP: TopEntry = TopEntry { mode: 0o750, mtime: Timestamp { secs: 1_600_000_000, nanos: 0 } };
@@ -54,8 +54,9 @@ mod round_trip {
 
     use super::*;
     use crate::{
+        entry::Kind,
         sys::source_file,
-        tree::{Entry, Kind, Manifest},
+        tree::{Entry, Manifest},
     };
 
     fn options() -> PackOptions {

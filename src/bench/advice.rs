@@ -10,7 +10,10 @@ use super::{
     figures::{self, times},
     report::{DiskFigures, Place, Report, RouteRow, Samples},
 };
-use crate::{config::EngineChoice, plan::Route, report::numbers};
+use crate::{
+    spec::{EngineChoice, Route},
+    text::numbers,
+};
 
 /// A route that takes at most this many times as long as the fastest is as good as it.
 const NEAR: f64 = 1.1;

@@ -38,7 +38,7 @@ use crate::{
     engine::{self, ContainerId, Docker, EngineError, Owned, labels},
     measure::Sizes,
     outputs::stage::remove_stage,
-    plan::Endpoint,
+    spec::Endpoint,
     state::{Project, Run, State, StateError, is_run_id, read_json, replace_json},
     sys::child::ask_other_to_end,
     tree::scan::STAGE_PREFIX,
@@ -313,6 +313,12 @@ pub async fn sweep(docker: Option<&Docker>, address: &str, state: &State) -> Res
         result = result.and(swept);
     }
     result
+}
+
+/// The same, for the reaper: whether all went.
+pub async fn sweep_at(engine: &Endpoint, state: &State) -> bool {
+    let docker = Docker::connect(engine).await.ok();
+    sweep(docker.as_ref(), &engine.to_string(), state).await.is_ok()
 }
 
 /// By the labels alone, for the state directory may have forgotten.

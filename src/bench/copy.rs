@@ -15,14 +15,14 @@ use cap_std::{ambient_authority, fs::Dir};
 
 use super::belongings::Belongings;
 use crate::{
-    plan::join_host_path,
+    entry::{Amount, Kind, RelPath, host_path},
     sys::{
         at,
         host::{self, Space},
         metadata,
     },
     tree::{
-        Amount, Entry, Kind, RelPath,
+        Entry,
         ignore::{BadPattern, Rules},
         scan::{Scan, ScanError, ScanOptions, scan},
     },
@@ -175,7 +175,7 @@ fn at_entry(entry: &Entry) -> impl FnOnce(io::Error) -> CopyError {
 }
 
 fn path_of(root: &Path, entry: &Entry) -> io::Result<PathBuf> {
-    join_host_path(root, &entry.path).ok_or_else(|| io::ErrorKind::InvalidFilename.into())
+    host_path::join(root, &entry.path).ok_or_else(|| io::ErrorKind::InvalidFilename.into())
 }
 
 fn parent_of(path: &Path) -> io::Result<Dir> {
@@ -233,7 +233,7 @@ mod tests {
 
     use super::*;
 
-    fn look(root: &Path) -> Vec<(RelPath, Kind, u32, crate::tree::Timestamp)> {
+    fn look(root: &Path) -> Vec<(RelPath, Kind, u32, crate::entry::Timestamp)> {
         let scan = Original::look(root).unwrap().scan;
         let entries = scan.manifest.into_entries().into_iter();
         entries.map(|entry| (entry.path, entry.kind, entry.mode, entry.mtime)).collect()

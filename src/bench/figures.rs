@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::report::{DiskFigures, Measured, Report, Samples};
-use crate::report::numbers;
+use crate::text::numbers;
 
 /// What the disk part does in each place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,15 +14,13 @@ use self::bars::{Bar, Bars, Outcome};
 use super::{
     advice::{self, Choice},
     figures::{Amounts, Op, absence},
-    report::{DiskRow, Extent, Report, Source},
+    report::{DiskRow, Report, Source},
     table::{ONLY_DISK, first_run},
 };
 use crate::{
-    plan::Route,
-    report::{
-        numbers,
-        text::{one_line, shell_words},
-    },
+    args::Extent,
+    spec::Route,
+    text::{numbers, one_line, shell_words},
 };
 
 const STYLE: &str = include_str!("page.css");

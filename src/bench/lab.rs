@@ -17,8 +17,7 @@ use crate::{
         Figures, Problem, Progress, Sizes,
         wire::{self, Ask, Medium, Told},
     },
-    plan::{Stdin, Terminal},
-    report::events::Stream,
+    spec::{Stdin, Stream, Terminal},
     state::StateError,
     workspace::agent_archive,
 };

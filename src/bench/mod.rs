@@ -31,4 +31,4 @@ pub mod table;
 pub mod work;
 
 pub use advice::Choice;
-pub use report::{DiskFigures, DiskRow, Extent, FORMAT, Measured, Place, Report, RouteRow, Samples, Source};
+pub use report::{DiskFigures, DiskRow, FORMAT, Measured, Place, Report, RouteRow, Samples, Source};

@@ -7,7 +7,7 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::Route;
+use crate::{args::Extent, spec::Route};
 
 /// The version of the JSON format. Within a version fields and values may be added.
 pub const FORMAT: u32 = 1;
@@ -46,16 +46,6 @@ pub struct Source {
     pub files: u64,
     /// Their content in bytes.
     pub bytes: u64,
-}
-
-/// How much was measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Extent {
-    /// `--quick`: less data and fewer rounds.
-    Quick,
-    /// All of it.
-    Full,
 }
 
 /// One place of the disk part.

@@ -23,12 +23,16 @@ use super::{
     report::{Measured, RouteRow, Samples},
 };
 use crate::{
+    args::RunArgs,
     build::{Interrupted, Interrupts},
-    cli::RunArgs,
-    config::{Environment, Settings},
+    config::Settings,
     engine::Docker,
-    plan::{self, Facts, Output, Outputs, Plan, PullPolicy, Route, Take},
-    report::{meter::Meter, numbers},
+    entry::host_path,
+    environment::Environment,
+    plan::{self, Facts, Output, Outputs, Plan, Take},
+    report::meter::Meter,
+    spec::{PullPolicy, Route},
+    text::numbers,
 };
 
 /// What is measured, and how often.
@@ -290,7 +294,7 @@ fn outputs(plan: &Plan, source: &Path, copy: &Path, elsewhere: &Path) -> Vec<OsS
             Ok(below) => copy.join(below),
             Err(_) => elsewhere.join(number.to_string()),
         };
-        let below = output.below_source.as_ref().and_then(|below| plan::join_host_path(&up, below));
+        let below = output.below_source.as_ref().and_then(|below| host_path::join(&up, below));
         let mut option = match below {
             Some(path) if path.as_os_str().is_empty() => OsString::from("."),
             Some(path) => path.into_os_string(),

@@ -7,7 +7,7 @@ use std::{
 
 use toml_edit::{DocumentMut, TomlError, value};
 
-use crate::{plan::Route, tree::scan::STAGE_PREFIX};
+use crate::{spec::Route, tree::scan::STAGE_PREFIX};
 
 /// What was done.
 #[derive(Debug, Clone, PartialEq, Eq)]

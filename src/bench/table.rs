@@ -10,7 +10,7 @@ use super::{
     figures::{Amounts, Op, absence, seconds, spread, times},
     report::{DiskRow, Place, Report, RouteRow},
 };
-use crate::{plan::Route, report::text::one_line};
+use crate::{spec::Route, text::one_line};
 
 /// Said of a report without a command.
 pub(super) const ONLY_DISK: &str =

@@ -17,20 +17,23 @@ use super::{
     belongings::{self, Belongings},
     copy::{CopyError, Original},
     disk::{Containers, Disk, PLACES, Rounds, on_this_machine},
-    report::{DiskRow, Extent, RouteRow},
+    report::{DiskRow, RouteRow},
     routes::Routes,
 };
 use crate::{
+    args::{BenchArgs, Extent, Parts},
     build::{Interrupted, Interrupts},
-    cli::args::{BenchArgs, Parts},
-    config::{EngineChoice, Environment, Settings},
+    config::Settings,
     engine::Docker,
+    environment::Environment,
     facts::{self, Machine},
     measure::{Figures, Sizes, Small},
-    plan::{self, Endpoint, PlanError, Route},
-    report::{meter::Meter, numbers},
+    plan::{self, PlanError},
+    report::meter::Meter,
+    spec::{self, Endpoint, EngineChoice, Route},
     state::{State, StateError},
     sys::host,
+    text::numbers,
 };
 
 /// What `--quick` is to take at most, less what it takes to tidy up.
@@ -237,7 +240,7 @@ impl Work<'_> {
             Ok(docker) => Containers::On {
                 docker,
                 image: image.as_ref(),
-                no_mounts: plan::is_elsewhere(&self.found.endpoint).then(|| {
+                no_mounts: spec::is_elsewhere(&self.found.endpoint).then(|| {
                     format!(
                         "the engine at {} is on another machine, which does not see this one's files",
                         self.found.endpoint

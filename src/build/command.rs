@@ -17,8 +17,9 @@ use crate::{
     engine::Delivery,
     report::{
         Reporter,
-        events::{Event, Stream, Warning},
+        events::{Event, Warning},
     },
+    spec::Stream,
     sys::terminal,
 };
 

@@ -23,12 +23,14 @@ use crate::{
         protocol::Failure,
     },
     engine::{ContainerFacts, Docker, EngineError, ImageFacts, Removed},
+    entry::Amount,
     outputs::record::Record,
-    plan::{AgentUse, Lifetime, OnDocker, Output, Outputs, Plan, Route},
+    plan::{OnDocker, Output, Outputs, Plan},
     report::{
         Reporter,
-        events::{Amount, Event, Phase, Warning},
+        events::{Event, Phase, Warning},
     },
+    spec::{AgentUse, Lifetime, Route},
     state::{Project, Run, State},
     workspace::{
         self, How, Keeping, Line, Surroundings, Wanted, Why, WithoutAgent, Workspace, WorkspaceError, daily,

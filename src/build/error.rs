@@ -10,15 +10,15 @@ use crate::{
     agent::{near::SessionError, protocol::Room},
     archive::pack::PackError,
     engine::{EngineError, StartError},
+    entry::{Amount, RelPath},
     outputs::OutputError,
-    plan::{Reason, Route},
-    report::{
-        events::Amount,
-        numbers::{bytes, count, counted, counted_as},
-        text::shell_words,
-    },
+    spec::{Reason, Route},
     state::{Holder, StateError},
-    tree::{RelPath, scan::ScanError},
+    text::{
+        numbers::{bytes, count, counted, counted_as},
+        shell_words,
+    },
+    tree::scan::ScanError,
     user::UserError,
     workspace::{WithoutAgent, WorkspaceError},
 };

@@ -14,10 +14,11 @@ use std::{
 };
 
 use crate::{
+    entry::RelPath,
     facts::{Class, FileSystem},
     outputs::target::native_join,
     plan::Plan,
-    tree::{RelPath, scan::STAGE_PREFIX},
+    tree::scan::STAGE_PREFIX,
     user::{Ids, ROOT},
 };
 

@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use super::warm::upload::Sources;
 use crate::{
+    entry::Timestamp,
     outputs::{
         ops::{Action, PathText},
         stage::Staged,
     },
-    report::text::shell_words,
     state::{Project, append_line, read_lines, replace_file},
     sys::metadata,
-    tree::Timestamp,
+    text::shell_words,
 };
 
 /// How many paths a line names.

@@ -3,11 +3,13 @@
 use super::{BuildError, Running};
 use crate::{
     engine::{Docker, EngineError, ImageFacts},
-    plan::{Plan, PullPolicy},
+    entry::Amount,
+    plan::Plan,
     report::{
         Reporter,
-        events::{Amount, Event, Phase},
+        events::{Event, Phase},
     },
+    spec::PullPolicy,
 };
 
 /// Finds the image on the engine, or makes the engine fetch it.

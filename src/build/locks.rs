@@ -28,11 +28,12 @@ use crate::{
         near::Session,
         protocol::{Client, Conflict, Reply},
     },
-    plan::{Engine, Lifetime, OnLocked, Plan},
+    plan::{Engine, Plan},
     report::{
         Reporter,
         events::{Event, Holding, WaitsFor},
     },
+    spec::{Lifetime, OnLocked},
     state::{Held, Holder, Lock, Project, Run, State, StateError, own_command_line},
     sys::process::is_stopped,
     workspace::{self, Line},

@@ -22,13 +22,14 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    entry::{Kind, Stamp, Timestamp},
     outputs::{
         record::{Record, Written},
         target::native_join,
     },
     state::{append_line, read_lines, replace_lines},
     sys::clock::{self, Granularity},
-    tree::{Entry, Kind, Manifest, Stamp, Timestamp, index::Index, scan::Scan},
+    tree::{Entry, Manifest, index::Index, scan::Scan},
 };
 
 /// When a build did not see what was changed here.

@@ -9,7 +9,6 @@
 //! (`warm`). What may be cut off by a signal is; what must not be (putting products in place) is not.
 //! Events tell all along; nothing here prints.
 
-pub(crate) mod channel;
 mod command;
 mod container;
 mod ending;
@@ -49,6 +48,7 @@ pub use suspend::Suspension;
 
 use crate::{
     archive::pack::TopEntry,
+    entry::{Amount, RelPath},
     outputs::{
         apply::{self, Books, Outcome},
         record::Record,
@@ -56,14 +56,14 @@ use crate::{
         stage::Staged,
         target::{Target, native_join, refuse_strange_link},
     },
-    plan::{Fallback, OnFailure, Output, Outputs, Plan, Take},
+    plan::{Output, Outputs, Plan, Take},
     report::{
         Reporter,
-        events::{AgentCost, Amount, Applied, Earlier, Event, Phase, Warning},
+        events::{AgentCost, Applied, Earlier, Event, Phase, Warning},
     },
+    spec::{Fallback, OnFailure},
     state::{Run, State},
     sys::at,
-    tree::RelPath,
     workspace,
 };
 

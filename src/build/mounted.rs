@@ -20,11 +20,12 @@ use crate::{
     engine::{ContainerId, Docker, PathKind},
     facts,
     outputs::target::native_join,
-    plan::{Decision, OnFailure, Output, Outputs, Plan, Route},
+    plan::{Output, Outputs, Plan},
     report::{
         Reporter,
         events::{Event, Warning},
     },
+    spec::{Decision, OnFailure, Route},
     state::{Placeholder, Run},
     sys,
     workspace::{WorkspaceError, storage::laid_over},

@@ -5,14 +5,15 @@
 use std::{fs::File, io::Read as _, path::Path};
 
 use crate::{
-    config::Environment,
     engine::words,
+    environment::Environment,
     facts::{self, Elsewhere},
-    plan::{Engine, Lifetime, Plan, Reason, Stdin},
+    plan::{Engine, Plan},
     report::{
         Reporter,
         events::{Event, Warning, path_text},
     },
+    spec::{Lifetime, Reason, Stdin},
     state::State,
     sys::stdin,
 };
@@ -100,7 +101,7 @@ fn crlf_script(plan: &Plan) -> Option<&Path> {
     let (first, second) = (plan.command.first()?, plan.command.get(1));
     let is_shell = first.rsplit('/').next().is_some_and(|name| SHELLS.contains(&name));
     let script = Path::new(second.filter(|_| is_shell).unwrap_or(first));
-    let directory = crate::plan::join_host_path(&plan.source.value, &plan.subdirectory)?;
+    let directory = crate::entry::host_path::join(&plan.source.value, &plan.subdirectory)?;
     let mut start = Vec::new();
     // As much as the kernel reads of it.
     let file = File::open(directory.join(script)).ok()?;

@@ -7,18 +7,19 @@ use std::path::Path;
 
 use super::{BuildError, own_place};
 use crate::{
+    entry::RelPath,
     outputs::{
         OutputError,
         stage::{Scope, Staged, refuse_unwritable},
         target::Target,
     },
-    plan::{Outputs, Plan, Route},
+    plan::{Outputs, Plan},
     report::{
         Reporter,
         events::{Event, Warning},
     },
+    spec::Route,
     sys::at,
-    tree::RelPath,
 };
 
 /// Makes sure that each named output can be put in its place; says so where the source root cannot be written.

@@ -19,9 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use super::BuildError;
 use crate::{
-    bench::belongings,
     engine::{ContainerId, Docker, Owned, Removed},
-    plan::Endpoint,
+    spec::Endpoint,
     state::State,
     workspace::{self, WorkspaceError, scratch, storage::remove_volumes},
 };
@@ -118,11 +117,11 @@ impl Reaper {
     }
 }
 
-/// The reaper's own main.
+/// The reaper's own main. `sweep` removes what dead benches left on an engine and here, and says whether it could.
 ///
 /// # Errors
 /// When what the run left cannot be removed now; the next start tries again. Nobody reads it but a debugger.
-pub fn main(args: Vec<OsString>) -> Result<(), BuildError> {
+pub fn main(args: Vec<OsString>, sweep: impl AsyncFn(&Endpoint, &State) -> bool) -> Result<(), BuildError> {
     let Some(charge) = Charge::parse(args) else { return Ok(()) };
     let mut word = Vec::new();
     // An error is an end as well: the other side is gone.
@@ -141,7 +140,7 @@ pub fn main(args: Vec<OsString>) -> Result<(), BuildError> {
         Duty::Free(workspace) => charge.free_workspace(workspace, &runtime),
         Duty::Keep => charge.finish_here(None),
         Duty::Clear(scratch) => charge.finish_here(Some(scratch)),
-        Duty::Sweep(engine) => charge.sweep(engine, &runtime),
+        Duty::Sweep(engine) => charge.sweep(engine, sweep, &runtime),
     }
 }
 
@@ -211,16 +210,18 @@ impl Charge {
 
     /// Removes what the bench made. The builds that it measured may not know yet, and make something more: so it is looked
     /// again and again for a while.
-    fn sweep(&self, engine: &Endpoint, runtime: &tokio::runtime::Runtime) -> Result<(), BuildError> {
+    fn sweep(
+        &self,
+        engine: &Endpoint,
+        sweep: impl AsyncFn(&Endpoint, &State) -> bool,
+        runtime: &tokio::runtime::Runtime,
+    ) -> Result<(), BuildError> {
         let state = State::open(self.state.clone())?;
         state.await_end_of_run(&self.run);
-        let address = engine.to_string();
         let swept = runtime.block_on(async {
             let mut swept = OnEngine::Perhaps;
             for _ in 0..LOOKS {
-                let docker = Docker::connect(engine).await.ok();
-                let done = belongings::sweep(docker.as_ref(), &address, &state).await;
-                swept = if done.is_ok() { OnEngine::Nothing } else { OnEngine::Perhaps };
+                swept = if sweep(engine, &state).await { OnEngine::Nothing } else { OnEngine::Perhaps };
                 tokio::time::sleep(BETWEEN_LOOKS).await;
             }
             swept

@@ -5,16 +5,17 @@ use std::{fs, path::PathBuf};
 use super::{BuildError, Running};
 use crate::{
     config::ignore_file,
+    entry::{Amount, Kind, RelPath},
     outputs::target::native_join,
     plan::{Plan, standing::is_git_lock},
     report::{
         Reporter,
-        events::{Amount, Event, Phase, Warning},
+        events::{Event, Phase, Warning},
     },
     state::Project,
     sys::LONGEST_PATH,
     tree::{
-        Entry, Kind, Manifest, RelPath,
+        Entry, Manifest,
         ignore::{self, Rules},
         scan::{Scan, ScanOptions, scan},
     },

@@ -10,18 +10,11 @@ use sha2::{Digest as _, Sha256};
 
 use super::BuildError;
 use crate::{
-    plan::{Outputs, Plan, Reason},
+    args::Trust,
+    plan::{Outputs, Plan},
+    spec::Reason,
     state::{State, StateError},
 };
-
-/// What becomes of the trust in a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trust {
-    /// It is trusted as it is now.
-    Give,
-    /// It is trusted no longer.
-    Revoke,
-}
 
 /// Refuses an output of a file that nobody has trusted, where it goes outside of the project.
 ///

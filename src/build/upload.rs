@@ -4,18 +4,17 @@ use std::{fs::File, io, path::Path, sync::Arc};
 
 use futures_util::Stream;
 
-use super::{
-    BuildError, blocking,
-    channel::{self, Chunk},
-};
+use super::{BuildError, blocking};
 use crate::{
+    agent::channel::{self, Chunk},
     archive::pack::{PackError, PackOptions, Packed, pack},
+    entry::Kind,
     outputs::target::native_join,
     report::{
         Reporter,
         events::{Event, Phase, Warning},
     },
-    tree::{Digest, Entry, Kind, Manifest, scan::Scan},
+    tree::{Digest, Entry, Manifest, scan::Scan},
 };
 
 /// How often a file that changes while it is sent is sent again.

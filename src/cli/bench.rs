@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use super::{
-    Failure,
-    args::{BenchArgs, PlanFormat},
-    print,
+    Failure, print,
     run::{await_root, meter},
 };
 use crate::{
+    args::{BenchArgs, PlanFormat},
     bench::{
         Choice, Report, advice, html, json,
         save::{Saved, save},
@@ -16,8 +15,10 @@ use crate::{
         work::{self, BenchError, Request},
     },
     build::{Exit, Interrupted, Interrupts},
-    config::{Environment, Settings, file},
+    config::{Settings, file},
+    environment::Environment,
     report::meter::Meter,
+    spec::PROJECT_FILE,
     state::State,
 };
 
@@ -79,7 +80,7 @@ fn keep(report: &Report, settings: &Settings, meter: &Meter) -> Result<(), Failu
         return Ok(());
     };
     let found = file::ConfigFile::find_upwards(source).map_err(crate::config::ConfigError::from)?;
-    let path = found.map_or_else(|| source.join(file::NAME), |found| found.path);
+    let path = found.map_or_else(|| source.join(PROJECT_FILE), |found| found.path);
     let Saved { path, before } = save(&path, route)?;
     let was = match before {
         Some(before) if before == route.name() => " (as it was)".to_owned(),

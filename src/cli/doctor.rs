@@ -24,10 +24,11 @@
 
 mod show;
 
-use super::{DoctorArgs, Failure, PlanFormat, print};
+use super::{Failure, print};
 use crate::{
-    config::Environment,
+    args::{DoctorArgs, PlanFormat},
     doctor::{self, Severity},
+    environment::Environment,
 };
 
 /// What it exits with when there is something to advise.

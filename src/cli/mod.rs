@@ -1,6 +1,5 @@
 //! The command line: what users type -> [`args::Cli`] -> one file per command. Thin: nothing is decided here.
 
-pub mod args;
 pub mod bench;
 pub mod doctor;
 pub mod plan;
@@ -18,12 +17,9 @@ use std::{
     process::ExitCode,
 };
 
-pub use args::{
-    Cli, Command, DoctorArgs, PlanArgs, PlanFormat, RecoverCommand, RunArgs, UsageError, WorkspaceCommand,
-};
-
 use crate::{
-    bench::{save::SaveError, work::BenchError},
+    args::{self, Command, OWN_FAILURE},
+    bench::{belongings, save::SaveError, work::BenchError},
     build::reaper,
     config::{ConfigError, NoStateDirectory},
     facts::{NoAnswer, patience},
@@ -33,9 +29,6 @@ use crate::{
     state::{Holder, StateError},
     workspace::WorkspaceError,
 };
-
-/// What fastbuild's own failures exit with, as Docker has it.
-const OWN_FAILURE: u8 = 125;
 
 /// What kept fastbuild from knowing what to do. A build that began fails with [`crate::build::BuildError`].
 #[derive(Debug, thiserror::Error)]
@@ -181,7 +174,9 @@ fn parse_and_run(argv: Vec<OsString>) -> ExitCode {
         Command::Why(args) => why::run(&args),
         Command::Doctor(args) => doctor::run(&args).map(|code| run::exit(code)),
         Command::Ask(words) => return if patience::main(&words).is_ok() { 0 } else { OWN_FAILURE }.into(),
-        Command::Reap(words) => return if reaper::main(words).is_ok() { 0 } else { OWN_FAILURE }.into(),
+        Command::Reap(words) => {
+            return if reaper::main(words, belongings::sweep_at).is_ok() { 0 } else { OWN_FAILURE }.into();
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,20 +8,21 @@ use std::{
 
 use serde::Serialize;
 
-use super::{Failure, PlanArgs, PlanFormat, run, workspace::show};
+use super::{Failure, run, workspace::show};
 use crate::{
     agent::protocol::Held,
+    args::{PlanArgs, PlanFormat},
     build::{notice, sources},
-    config::Environment,
-    config::choices::name_of,
-    plan::{
-        ApplyMode, Decision, Endpoint, Engine, Explain, Fallback, IfThere, Lifetime, OnFailure, OnLocked,
-        Output, Outputs, Pattern, PatternKind, Plan, Reason, Route, Stdin, Take, Terminal,
-        standing::left_out,
+    entry::RelPath,
+    environment::Environment,
+    plan::{Engine, Output, Outputs, Plan, Take, standing::left_out},
+    spec::{
+        ApplyMode, Decision, Endpoint, Explain, Fallback, IfThere, Lifetime, OnFailure, OnLocked, Pattern,
+        PatternKind, Reason, Route, Stdin, Terminal, choices::name_of,
     },
-    report::{numbers, text::shell_words},
     state::{State, project_key},
-    tree::{RelPath, ignore, scan::largest_directory},
+    text::{numbers, shell_words},
+    tree::{ignore, scan::largest_directory},
     workspace::{Mark, mark::now},
 };
 
@@ -451,8 +452,9 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::plan::{
-        AgentUse, Endpoint, EnvVar, IgnorePlan, Output, PullPolicy, Reason, RecoverPlan, Take, WorkspacePlan,
+    use crate::{
+        plan::{IgnorePlan, Output, Take},
+        spec::{AgentUse, Endpoint, EnvVar, PullPolicy, Reason, RecoverPlan, WorkspacePlan},
     };
 
     fn plan() -> Plan {
@@ -620,7 +622,7 @@ mod tests {
             [(3 << 29, "1.5g"), (512 << 20, "512m"), (1 << 30, "1g"), (6 << 20, "6m"), (1023, "1023b")];
         for (bytes, text) in cases {
             assert_eq!(memory(bytes), text);
-            assert_eq!(crate::config::units::memory(text), Ok(bytes), "and comes back as it was");
+            assert_eq!(crate::spec::units::memory(text), Ok(bytes), "and comes back as it was");
         }
     }
 
@@ -628,7 +630,7 @@ mod tests {
     fn lengths_of_time_are_shown_as_they_could_be_typed() {
         for (seconds, text) in [(90, "90s"), (900, "15m"), (5400, "90m"), (43_200, "12h"), (604_800, "7d")] {
             assert_eq!(span(Duration::from_secs(seconds)), text);
-            assert_eq!(crate::config::units::duration(text), Ok(Duration::from_secs(seconds)));
+            assert_eq!(crate::spec::units::duration(text), Ok(Duration::from_secs(seconds)));
         }
     }
 

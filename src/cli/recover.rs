@@ -8,13 +8,13 @@ use std::{
 };
 
 use super::{
-    Failure, RecoverCommand, aligned,
-    args::{ForgetArgs, GetArgs, ListFormat, MovedArgs},
-    print,
+    Failure, aligned, print,
     workspace::show::{ago, json},
 };
 use crate::{
-    config::{Environment, WorkspaceSettings},
+    args::{ForgetArgs, GetArgs, ListFormat, MovedArgs, RecoverCommand},
+    config::WorkspaceSettings,
+    environment::Environment,
     outputs::{
         safe::{
             Place, Why,
@@ -22,12 +22,12 @@ use crate::{
         },
         target::Target,
     },
-    report::{
-        events::path_text,
-        numbers::{bytes, counted},
-        text::one_line,
-    },
+    report::events::path_text,
     state::{BY_HAND, Project, State, StateError, project_key},
+    text::{
+        numbers::{bytes, counted},
+        one_line,
+    },
     tree::scan::STAGE_PREFIX,
     workspace::mark::now,
 };

@@ -9,16 +9,18 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-use super::{Failure, RunArgs};
+use super::Failure;
 #[cfg(unix)]
-use crate::sys;
 use crate::{
+    args::RunArgs,
     build::{self, BuildError, Exit, notice},
-    config::{Environment, Log, Presentation, Settings},
+    config::{Log, Presentation, Settings},
+    environment::Environment,
     facts,
     plan::{self, Plan},
     report::{Mode, Reporter, Streams, Surroundings, meter::Meter},
     state::State,
+    sys,
 };
 
 /// How long the source root's file system may take to answer.

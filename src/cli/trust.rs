@@ -1,9 +1,11 @@
 //! `fastbuild trust`: a project's file may bring products to places outside of the project.
 
-use super::{Failure, args::TrustArgs, print};
+use super::{Failure, print};
 use crate::{
-    build::trust::{Trust, trust},
-    config::{ConfigError, Environment, file::ConfigFile},
+    args::{Trust, TrustArgs},
+    build::trust::trust,
+    config::{ConfigError, file::ConfigFile},
+    environment::Environment,
     state::State,
 };
 

@@ -1,12 +1,13 @@
 //! `fastbuild watch`: settings and plan of each build, and [`watch::run`].
 
 use super::{
-    Failure, RunArgs,
+    Failure,
     run::{self, execute},
 };
 use crate::{
+    args::RunArgs,
     build::{Exit, notice},
-    config::Environment,
+    environment::Environment,
     report::Reporter,
     state::State,
     watch,

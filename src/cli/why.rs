@@ -5,27 +5,27 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{
-    Failure, PlanFormat, aligned,
-    args::WhyArgs,
-    print, run,
+    Failure, aligned, print, run,
     workspace::show::{ago, json},
 };
 use crate::{
+    args::{PlanFormat, WhyArgs},
     build::history::{self, Named, Travel},
-    config::Environment,
+    entry::{RelPath, Timestamp},
+    environment::Environment,
     outputs::{record::Record, target::Target},
     plan::{
-        Outputs, PatternKind, Plan,
+        Outputs, Plan,
         standing::{Back, NoSource, Standing, standing},
     },
-    report::{
-        events::path_text,
-        numbers::{bytes, count},
-        text::one_line,
-    },
+    report::events::path_text,
+    spec::PatternKind,
     state::{State, StateError, project_key},
     sys::source_file,
-    tree::{RelPath, Timestamp},
+    text::{
+        numbers::{bytes, count},
+        one_line,
+    },
     workspace::mark::now,
 };
 

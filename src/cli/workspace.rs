@@ -11,25 +11,26 @@ use std::{
 };
 
 use self::select::{here, named};
-use super::{
-    Failure, PlanFormat, WorkspaceCommand,
-    args::{
-        CleanArgs, Earnest, InspectArgs, ListFormat, LsArgs, PruneArgs, RmArgs, ShellArgs, UnkeepArgs, Where,
-    },
-    print,
-    run::execute,
-};
+use super::{Failure, print, run::execute};
 use crate::{
     agent::protocol::Cleaned,
-    build::{
-        BuildError, Exit, shell,
-        shell::{Done, Errand, Shell},
+    args::{
+        Caches, CleanArgs, Earnest, InspectArgs, ListFormat, LsArgs, PlanFormat, PruneArgs, RmArgs,
+        ShellArgs, UnkeepArgs, Where, WorkspaceCommand,
     },
-    config::{Environment, Log, Presentation, Progress, WorkspaceSettings},
+    build::{
+        BuildError, Exit,
+        shell::{self, Done, Errand, Shell},
+    },
+    config::{Log, Presentation, WorkspaceSettings},
     engine::{Docker, Sizes, labels},
-    plan::{self, Decision, Endpoint, Terminal, WorkspacePlan},
-    report::{Reporter, Verbosity, numbers, text::one_line},
+    entry::host_path,
+    environment::Environment,
+    plan,
+    report::{Reporter, Verbosity},
+    spec::{Decision, Endpoint, Progress, Terminal, WorkspacePlan},
     state::State,
+    text::{numbers, one_line},
     workspace::{
         Generation, WorkspaceError, daily,
         list::{self, Limits, Listed, Outlived, Owner, Removal, Unused},
@@ -128,7 +129,7 @@ impl Place {
     }
 
     /// The volumes that no container has. What an engine has that does not answer was told of by [`Place::list`].
-    async fn unused_volumes(&self, caches: list::Caches) -> Result<Vec<Unused>, WorkspaceError> {
+    async fn unused_volumes(&self, caches: Caches) -> Result<Vec<Unused>, WorkspaceError> {
         match &self.docker {
             Engine::Answers(docker) => list::unused_volumes(docker, &self.state, caches).await,
             Engine::IsSilent(_) => Ok(Vec::new()),
@@ -172,7 +173,8 @@ fn shell(args: &ShellArgs) -> Result<Exit, Failure> {
 /// As [`run`].
 pub fn clean(args: &CleanArgs) -> Result<Exit, Failure> {
     by_hand(&args.place, None, |settings, _| {
-        let below = |path: &PathBuf| plan::below(&settings.source.value, &settings.started_in.join(path));
+        let below =
+            |path: &PathBuf| host_path::below(&settings.source.value, &settings.started_in.join(path));
         Errand::Clean(args.paths.iter().map(below).collect())
     })
 }
@@ -191,7 +193,7 @@ fn by_hand(
     let settings = WorkspaceSettings::gather(&place.host, &place.source, &environment)?;
     let shell = Shell {
         engine: plan::decide_endpoint(settings.host.as_ref(), &environment)?.value,
-        subdirectory: plan::below(&settings.source.value, &settings.started_in),
+        subdirectory: host_path::below(&settings.source.value, &settings.started_in),
         errand: errand(&settings, &environment),
         source: settings.source.value,
         user,

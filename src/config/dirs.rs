@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::Environment;
+use crate::environment::Environment;
 
 /// There is no place for fastbuild's own files.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use super::Environment;
 use crate::{
-    plan::{Decision, EnvVar, Reason},
+    environment::Environment,
+    spec::{Decision, EnvVar, Reason},
     state::read_json,
 };
 

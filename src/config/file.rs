@@ -15,21 +15,17 @@ use toml::{
     de::{DeString, DeTable, DeValue},
 };
 
-use super::{
-    EngineChoice, RouteChoice,
-    choices::{Choice, Progress, choose, nearest},
-    units::{self, BadValue, did_you_mean},
-};
 use crate::{
-    plan::{Decision, Isolation, PullPolicy, Reason},
+    spec::{
+        Decision, EngineChoice, Isolation, PROJECT_FILE, Progress, PullPolicy, Reason, RouteChoice,
+        choices::{Choice, choose, nearest},
+        units::{self, BadValue, did_you_mean},
+    },
     sys::source_file::says_gone,
 };
 
 type Key<'a> = Spanned<DeString<'a>>;
 type Value<'a> = Spanned<DeValue<'a>>;
-
-/// The file's name.
-pub const NAME: &str = "fastbuild.toml";
 
 /// A `fastbuild.toml` that was read.
 #[derive(Debug, Clone)]
@@ -420,7 +416,7 @@ impl ConfigFile {
     /// When one is there and cannot be read or is wrong; it is never passed over.
     pub fn find_upwards(directory: &Path) -> Result<Option<ConfigFile>, FileError> {
         for directory in directory.ancestors() {
-            let path = directory.join(NAME);
+            let path = directory.join(PROJECT_FILE);
             match fs::read_to_string(&path) {
                 Ok(text) => return ConfigFile::parse(&path, &text).map(Some),
                 Err(error) if says_gone(&error) => {}
@@ -452,6 +448,7 @@ fn nearest_key(given: &str, names: &[&'static str]) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::PROJECT_FILE;
 
     fn parse(text: &str) -> Result<Keys, String> {
         ConfigFile::parse(Path::new("/p/fastbuild.toml"), text)
@@ -599,10 +596,10 @@ max-size = "5g"
         let dir = tempfile::tempdir().unwrap();
         let below = dir.path().join("a/b");
         fs::create_dir_all(&below).unwrap();
-        fs::write(dir.path().join(NAME), "image = \"outer\"").unwrap();
+        fs::write(dir.path().join(PROJECT_FILE), "image = \"outer\"").unwrap();
         let image = |from: &Path| ConfigFile::find_upwards(from).unwrap().unwrap().keys.image.unwrap().value;
         assert_eq!(image(&below), "outer");
-        fs::write(dir.path().join("a").join(NAME), "image = \"inner\"").unwrap();
+        fs::write(dir.path().join("a").join(PROJECT_FILE), "image = \"inner\"").unwrap();
         assert_eq!(image(&below), "inner");
     }
 }

@@ -7,7 +7,7 @@ use fs_err as fs;
 
 use super::ConfigError;
 use crate::{
-    plan::{Decision, Pattern, PatternKind, Reason},
+    spec::{Decision, Pattern, PatternKind, Reason},
     tree::ignore,
 };
 

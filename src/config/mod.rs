@@ -5,17 +5,14 @@
 //! Lists that only add up (excludes, environment) are joined, weakest first; outputs are not: who names some names all.
 //! The environment is read here and nowhere else, through an [`Environment`] value.
 
-pub mod choices;
 pub mod devcontainer;
 mod dirs;
 pub mod docker;
 pub mod env_file;
-pub mod environment;
 pub mod file;
 pub mod ignore_file;
 pub mod preset;
 mod source;
-pub mod units;
 
 use std::{
     ffi::OsString,
@@ -26,23 +23,24 @@ use std::{
 
 use fs_err as fs;
 
-pub use choices::Progress;
 pub use dirs::NoStateDirectory;
-pub use environment::{Environment, Terminals};
 
 use crate::{
-    cli::{RunArgs, args::IgnoreRule},
-    plan::{
-        AgentUse, ApplyMode, Decision, EnvVar, Explain, IfThere, Isolation, Lifetime, OnFailure, OnLocked,
-        Pattern, PatternKind, PullPolicy, Reason, RecoverPlan, Route, VolumeOption, WorkspacePlan, below,
-    },
+    args::{IgnoreRule, RunArgs},
+    entry::host_path::below,
+    environment::Environment,
     report::Verbosity,
+    spec::{
+        AgentUse, ApplyMode, Decision, EngineChoice, EnvVar, Explain, IfThere, Isolation, Lifetime,
+        OnFailure, OnLocked, Pattern, PatternKind, Progress, PullPolicy, Reason, RecoverPlan, RouteChoice,
+        VolumeOption, WorkspacePlan, choices,
+        units::{self, BadValue},
+    },
     tree::ignore,
 };
 use devcontainer::{Devcontainer, DevcontainerError};
 use file::{FileError, Keys};
 use preset::Preset;
-use units::BadValue;
 
 /// What was asked for, with every source weighed, and nothing yet worked out from it.
 #[derive(Debug, Clone)]
@@ -170,26 +168,6 @@ pub struct CacheRequest {
     pub spec: String,
     /// What a relative path starts from.
     pub anchor: Anchor,
-}
-
-/// `--engine`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EngineChoice {
-    /// A container engine where one is, else this machine.
-    Auto,
-    /// A container engine.
-    Docker,
-    /// This machine, without a container.
-    Host,
-}
-
-/// `--route`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RouteChoice {
-    /// By what is known of file system and engine.
-    Auto,
-    /// This one.
-    Fixed(Route),
 }
 
 /// What an output's relative paths start from.
@@ -764,6 +742,23 @@ fn on_off(typed: [(&'static str, bool); 2], key: &Option<Decision<bool>>) -> Opt
 
 fn by_preset<T>(value: T, preset: &Preset) -> Decision<T> {
     Decision { value, reason: Reason::Preset { name: preset.name } }
+}
+
+impl Environment {
+    /// A setting from a variable.
+    ///
+    /// # Errors
+    /// When it is not UTF-8 or `read` refuses it.
+    pub fn setting<T>(
+        &self,
+        name: &'static str,
+        read: impl Fn(&str) -> Result<T, BadValue>,
+    ) -> Result<Option<Decision<T>>, ConfigError> {
+        let Some(value) = self.filled(name) else { return Ok(None) };
+        let text = value.to_str().ok_or_else(|| ConfigError::NotUtf8 { what: name.to_owned() })?;
+        let value = read(text).map_err(|problem| ConfigError::Value { origin: name.to_owned(), problem })?;
+        Ok(Some(Decision { value, reason: Reason::Env { name } }))
+    }
 }
 
 #[cfg(test)]

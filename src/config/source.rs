@@ -7,10 +7,11 @@ use std::{
 
 use fs_err as fs;
 
-use super::{ConfigError, Environment, file::ConfigFile};
+use super::{ConfigError, file::ConfigFile};
 use crate::{
-    cli::RunArgs,
-    plan::{Decision, Reason},
+    args::RunArgs,
+    environment::Environment,
+    spec::{Decision, Reason},
 };
 
 /// The directories that everything else is relative to, all canonical.

@@ -4,12 +4,14 @@ use std::ffi::OsString;
 
 use super::*;
 use crate::{
-    cli::{Command, args::parse},
+    args::{Command, parse},
+    entry::RelPath,
+    environment::{Environment, Terminals},
     plan::{
-        self, Facts, Outputs, Plan, Stdin, Terminal,
+        self, Facts, Outputs, Plan,
         facts::{Here, Presence},
     },
-    tree::RelPath,
+    spec::{Stdin, Terminal},
 };
 
 /// A project on disk and the surroundings of a run in it.

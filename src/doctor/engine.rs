@@ -4,8 +4,8 @@ use super::{Engine, Finding, KEEP_TO_LAYER, Topic, measured};
 use crate::{
     engine::{EngineFacts, EngineInfo, EngineKind, Rights, Whereabouts},
     facts::FileSharing,
-    plan::Isolation,
-    report::numbers,
+    spec::Isolation,
+    text::numbers,
 };
 
 pub(super) fn findings(engine: &Engine, sharing: Option<FileSharing>) -> Vec<Finding> {

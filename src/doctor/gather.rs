@@ -11,12 +11,14 @@ use tokio::time::timeout;
 
 use super::{Engine, Facts, Needs, Room, Source};
 use crate::{
-    cli::args::Where,
-    config::{ConfigError, Environment, WorkspaceSettings},
+    args::Where,
+    config::{ConfigError, WorkspaceSettings},
     engine::{Docker, EngineError, Whereabouts},
+    environment::Environment,
     facts::{self, FileSharing, Machine, NoAnswer},
-    plan::{self, Decision},
+    plan,
     report::events::{Failure, path_text},
+    spec::Decision,
 };
 
 /// How long the sources' file system may take for a look at it, and the engine for its answers.

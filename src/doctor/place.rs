@@ -3,7 +3,8 @@
 use super::{Finding, KEEP_TO_LAYER, Needs, Room, Source, Topic, measured};
 use crate::{
     facts::{Case, Class, FileSystem},
-    report::{events::path_text, numbers},
+    report::events::path_text,
+    text::numbers,
 };
 
 /// Less is little for an engine: a common image with its tools, and what one build makes.

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     engine::{ApiVersion, EngineKind, Rights},
     facts::{Ci, Class, Hypervisor, Virtualization, Wsl, file_system_in},
-    plan::Isolation,
+    spec::Isolation,
 };
 
 /// A machine of metal with Docker on it and the sources on its disk: nothing to advise.

@@ -6,7 +6,7 @@ use std::{error::Error as StdError, fmt, io, path::Path, time::Duration};
 use bollard::errors::Error as BollardError;
 
 use super::{docker::ApiVersion, reference::BadReference, words};
-use crate::tree::path::Escaped;
+use crate::text::Escaped;
 
 /// A request, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]

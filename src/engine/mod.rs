@@ -1,4 +1,4 @@
-//! Where a build runs. In: an [`crate::plan::Endpoint`] and the plan's values; out: facts, byte streams, exit codes.
+//! Where a build runs. In: an [`crate::spec::Endpoint`] and the plan's values; out: facts, byte streams, exit codes.
 //!
 //! Nothing here prints, decides or retries: [`crate::build`] does. What must hold: the build's bytes pass unchanged, a
 //! stream that was cut short is an error and never an end, and every error keeps what was tried and what came back.

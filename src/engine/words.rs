@@ -1,7 +1,7 @@
 //! What was probably meant by a command's first word that could not be run. Pure. A shell would have known what to do with
 //! it; an engine, like `docker run`, takes it for a program's name.
 
-use crate::report::text::shell_words;
+use crate::text::shell_words;
 
 /// A script as Windows writes it.
 pub const CR_LF: &str = "the script's lines end in CR LF, as Windows writes them, and the CR counts as a part of the interpreter's \

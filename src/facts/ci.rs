@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::config::Environment;
+use crate::environment::Environment;
 
 /// A service that builds without anybody watching.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]

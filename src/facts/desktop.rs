@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::config::Environment;
+use crate::environment::Environment;
 
 /// How Docker Desktop on macOS hands files to its virtual machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]

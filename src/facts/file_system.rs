@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::sys::mounts;
+use crate::facts::mounts;
 
 /// What a path lies on.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::tree::RelPath;
+use crate::entry::RelPath;
 
 /// Variables by which a hook's git would speak of another repository than the one that lies here.
 const OF_ANOTHER: [&str; 4] = ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX"];

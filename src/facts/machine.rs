@@ -6,7 +6,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::{Ci, Hypervisor, Virtualization, virtualization::Evidence};
-use crate::{config::Environment, sys::host};
+use crate::{environment::Environment, sys::host};
 
 /// The machine that fastbuild runs on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

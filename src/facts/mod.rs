@@ -21,6 +21,7 @@ mod desktop;
 mod file_system;
 mod git;
 mod machine;
+mod mounts;
 pub mod patience;
 mod virtualization;
 

@@ -17,7 +17,7 @@ use std::{
 };
 
 use super::{FileSystem, file_system::file_system_unasked};
-use crate::config::file::NAME;
+use crate::spec::PROJECT_FILE;
 
 /// The hidden command of the process that asks; its one word is the path.
 pub const COMMAND: &str = "__ask";
@@ -141,7 +141,7 @@ fn look(path: &Path) -> io::Result<()> {
     }
     // Whoever wants the settings looks there next. What they say is of no interest, only that they say it.
     for directory in path.canonicalize()?.ancestors() {
-        let _ = directory.join(NAME).symlink_metadata();
+        let _ = directory.join(PROJECT_FILE).symlink_metadata();
     }
     Ok(())
 }

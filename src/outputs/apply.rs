@@ -49,13 +49,13 @@ use super::{
     target::Target,
 };
 use crate::{
-    plan::ApplyMode,
+    entry::{Kind, RelPath},
     report::events::{Applied, Stands, Warning},
+    spec::ApplyMode,
     sys::{
         at::{self, Look},
         walk::Walk,
     },
-    tree::{Kind, RelPath},
 };
 
 #[cfg(all(test, unix))]

@@ -15,10 +15,9 @@ use super::{
 };
 use crate::{
     archive::reader::{IncomingKind, Naming, Reader},
-    report::events::Amount,
+    entry::{Amount, RelPath, Timestamp},
     sys::extents::Extents,
     tree::{
-        RelPath, Timestamp,
         links::Groups,
         node::{Node, NodeError, NodeKind},
         summary::Differing,

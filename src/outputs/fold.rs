@@ -9,7 +9,7 @@
 
 use std::collections::HashSet;
 
-use crate::tree::RelPath;
+use crate::entry::RelPath;
 
 /// The first path, in order of bytes, that folds to the same as one before it.
 pub fn same_when_folded<'a>(paths: impl Iterator<Item = &'a RelPath>) -> Option<&'a RelPath> {

@@ -13,6 +13,7 @@ use super::{
     target::Target,
 };
 use crate::{
+    entry::{Kind, RelPath, Timestamp},
     sys::{
         self,
         at::{self, Look},
@@ -20,7 +21,7 @@ use crate::{
         walk::Walk,
     },
     tree::{
-        Digest, Entry, Kind, RelPath, Timestamp,
+        Digest, Entry,
         ignore::Rules,
         links::Groups,
         scan::{Scan, ScanOptions, scan},

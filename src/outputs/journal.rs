@@ -18,7 +18,7 @@ use super::{
     ops::{Identity, Op, lossless},
     safe::{Displaced, Place},
 };
-use crate::tree::RelPath;
+use crate::entry::RelPath;
 
 /// One output's steps.
 ///

@@ -12,7 +12,7 @@
 //! archives have ended well. [`apply`] then renames slots into place, one reversible step after the other: a failure
 //! on the way takes all of them back, a crash leaves [`journal`] for the next start.
 //!
-//! A container is hostile input. Its names become [`crate::tree::RelPath`]s in [`crate::archive`] before they get here, and
+//! A container is hostile input. Its names become [`crate::entry::RelPath`]s in [`crate::archive`] before they get here, and
 //! here they are only ever used one component at a time below a directory handle ([`crate::sys::at`]).
 
 pub mod apply;
@@ -31,10 +31,7 @@ pub mod target;
 
 use std::{io, path::PathBuf};
 
-use crate::{
-    archive::reader::ReadError,
-    tree::{RelPath, node::NodeError},
-};
+use crate::{archive::reader::ReadError, entry::RelPath, tree::node::NodeError};
 
 /// Why products did not reach the host. Unless an error says otherwise, the host is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -149,7 +146,7 @@ pub enum OutputError {
     },
     /// The build deleted all there was.
     #[error(
-        "the build left nothing in its working directory; nothing was deleted on the host, which has {} there", crate::report::numbers::counted(*.files, "file")
+        "the build left nothing in its working directory; nothing was deleted on the host, which has {} there", crate::text::numbers::counted(*.files, "file")
     )]
     EverythingGone {
         /// How many files the host has.

@@ -14,7 +14,7 @@ use std::{
 
 use cap_std::fs::Dir;
 
-use crate::{sys::at, tree::Timestamp};
+use crate::{entry::Timestamp, sys::at};
 
 /// Counts products whose mode is not the build's. Clones count together.
 #[derive(Debug, Clone, Default)]

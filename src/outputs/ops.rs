@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{decide::Side, record::Content};
 use crate::{
+    entry::{RelPath, Stamp, Timestamp},
     sys::at::Look,
-    tree::{RelPath, Stamp, Timestamp},
 };
 
 /// One step at one path, relative to the target's handle.
@@ -144,7 +144,7 @@ impl From<&Look> for Identity {
     fn from(look: &Look) -> Identity {
         let stamp = look.stamp;
         match look.kind {
-            Some(crate::tree::Kind::Directory) => {
+            Some(crate::entry::Kind::Directory) => {
                 Identity { dev: stamp.dev, ino: stamp.ino, size: 0, mtime: Timestamp::default() }
             }
             _ => Identity::of_file(&stamp),

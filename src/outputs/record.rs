@@ -24,10 +24,12 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::tree::{
-    Digest, RelPath, Stamp, Timestamp,
-    node::{push_number, push_path, push_time, read_number, read_time},
-    path,
+use crate::{
+    entry::{RelPath, Stamp, Timestamp, path},
+    tree::{
+        Digest,
+        node::{push_number, push_path, push_time, read_number, read_time},
+    },
 };
 
 /// First bytes of the file; the last of them is the format's version.

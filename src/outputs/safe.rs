@@ -27,10 +27,10 @@ use super::{
     target::{Target, native_name},
 };
 use crate::{
+    entry::{Kind, RelPath, Timestamp},
     report::events::Warning,
     state::{Project, append_line, own_command_line},
     sys::{self, at, metadata::now},
-    tree::{Kind, RelPath, Timestamp},
 };
 
 /// Why something is in the safe place.

@@ -18,8 +18,8 @@ use cap_std::fs::Dir;
 
 use super::{OutputError, host_error, modes::Refused, ops::Identity, stage::Stage};
 use crate::{
+    entry::Timestamp,
     sys::{at, pace::Pace},
-    tree::Timestamp,
 };
 
 /// Files that are written at once, where that is waited for.

@@ -43,17 +43,15 @@ use super::{
 };
 use crate::{
     archive::reader::{Limits, ReadError},
-    plan::ApplyMode,
-    report::events::{Amount, Applied, Warning},
+    entry::{Amount, Kind, RelPath, Timestamp},
+    report::events::{Applied, Warning},
+    spec::ApplyMode,
     sys::{
         at::{self, Look},
         extents::{self, Extents},
         walk::Walk,
     },
-    tree::{
-        Digest, Entry, Kind, Manifest, RelPath, Timestamp, ignore::Rules, links::Groups, node::NodeKind,
-        scan::STAGE_PREFIX,
-    },
+    tree::{Digest, Entry, Manifest, ignore::Rules, links::Groups, node::NodeKind, scan::STAGE_PREFIX},
 };
 
 /// A file up to this size, in bytes, is held in memory until it is known whether it is needed.

@@ -14,7 +14,7 @@ use super::{
     OutputError, host_error,
     record::{Content, Record},
 };
-use crate::tree::RelPath;
+use crate::entry::RelPath;
 
 /// An output's place on the host.
 #[derive(Debug)]

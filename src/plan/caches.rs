@@ -5,10 +5,11 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Decision, Reason, container_path::ContainerPath};
+use super::container_path::ContainerPath;
 use crate::{
     config::{Anchor, CacheRequest},
-    tree::RelPath,
+    entry::RelPath,
+    spec::{Decision, Reason},
 };
 
 /// The longest name: engines take 255 bytes, and fastbuild puts a prefix before it.

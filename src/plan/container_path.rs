@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::tree::RelPath;
+use crate::entry::RelPath;
 
 /// An absolute path without `.`, `..` or empty components.
 #[derive(Debug, Clone, PartialEq, Eq)]

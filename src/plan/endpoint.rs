@@ -3,16 +3,13 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use super::{Decision, Endpoint, PlanError, Reason};
+use super::PlanError;
 use crate::{
-    agent::near::SILENCE,
-    config::{
-        Environment,
-        docker::{Context, DockerConfig, Encryption},
-    },
+    config::docker::{Context, DockerConfig, Encryption},
+    environment::Environment,
+    spec::{Decision, Endpoint, Reason},
 };
 
 /// Docker's port for connections that are not encrypted.
@@ -85,16 +82,6 @@ fn of_context(context: Context) -> Result<(String, Reason), PlanError> {
         (Some(address), Encryption::None) => Ok((address, reason)),
         (Some(address), Encryption::Tls) => Err(PlanError::Endpoint { reason, address, problem: TLS }),
         (None, _) => Err(PlanError::NoContext { reason }),
-    }
-}
-
-impl Endpoint {
-    /// How long the far end waits for a sign of life before it takes its client for dead. `grace` is for networks, which may come back.
-    pub fn silence(&self, grace: Duration) -> Duration {
-        match self {
-            Endpoint::Tcp(_) => grace,
-            Endpoint::Unix(_) | Endpoint::NamedPipe(_) => SILENCE,
-        }
     }
 }
 

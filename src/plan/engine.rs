@@ -2,8 +2,12 @@
 
 use std::path::PathBuf;
 
-use super::{Decision, Engine, Facts, PlanError, Reason, Route, decide_endpoint, facts::Presence};
-use crate::config::{EngineChoice, Environment, RouteChoice, Settings, devcontainer::Devcontainer};
+use super::{Engine, Facts, PlanError, decide_endpoint, facts::Presence};
+use crate::{
+    config::{Settings, devcontainer::Devcontainer},
+    environment::Environment,
+    spec::{Decision, EngineChoice, Reason, Route, RouteChoice},
+};
 
 /// What an engine cannot do.
 #[derive(Debug, thiserror::Error)]
@@ -151,8 +155,9 @@ pub(super) fn refuse_for_host(settings: &Settings) -> Result<(), PlanError> {
 mod tests {
     use super::*;
     use crate::{
-        cli::{Command, args::parse},
-        plan::{Endpoint, Ground, Place, Plan, facts::Here, make},
+        args::{Command, parse},
+        plan::{Ground, Place, Plan, facts::Here, make},
+        spec::Endpoint,
     };
 
     /// The machine that most rows are about: no engine answers, the command is at hand, and there is a place.

@@ -4,15 +4,17 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    Endpoint, Engine, PlanError, Reason, decide_endpoint, engine, host_path,
+    Engine, PlanError, decide_endpoint, engine,
     scratch::{Ground, Place},
 };
 use crate::{
     agent::program::{self, NoAgent},
-    config::{Environment, Settings},
+    config::Settings,
+    entry::{RelPath, host_path},
+    environment::Environment,
     facts::{self, FileSystem},
+    spec::{Endpoint, Reason},
     sys::owner,
-    tree::RelPath,
 };
 
 /// What was found.

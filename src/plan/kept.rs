@@ -7,10 +7,11 @@
 
 use std::path::Path;
 
-use super::{Decision, Output, OutputError, Outputs, Pattern, PatternKind, Plan, Reason, Route, host_path};
-use crate::tree::{
-    RelPath,
-    ignore::{self, Reach, Rules},
+use super::{Output, OutputError, Outputs, Plan};
+use crate::{
+    entry::{RelPath, host_path},
+    spec::{Decision, Pattern, PatternKind, Reason, Route},
+    tree::ignore::{self, Reach, Rules},
 };
 
 /// The patterns with all exceptions that they need. `tracked` are git's files at places that presets keep. Where a pattern cannot

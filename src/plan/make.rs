@@ -3,18 +3,20 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    ApplyMode, CacheError, Decision, Endpoint, Engine, EngineError, EnvVar, Facts, IgnorePlan, Output,
-    OutputError, Outputs, Plan, Reason, Route, RouteError, Scratch, Stdin, Terminal, caches,
+    CacheError, Engine, EngineError, Facts, IgnorePlan, Output, OutputError, Outputs, Plan, RouteError,
+    Scratch, caches,
     container_path::ContainerPath,
     endpoint::BadEndpoint,
-    engine, facts, host_path, kept,
+    engine, facts, kept,
     outputs::{self, Places},
     route, scratch,
 };
 use crate::{
-    config::{Environment, Settings, Terminals, docker::DockerConfig},
+    config::{Settings, docker::DockerConfig},
+    entry::{RelPath, host_path},
+    environment::{Environment, Terminals},
+    spec::{ApplyMode, Decision, Endpoint, EnvVar, Reason, Route, Stdin, Terminal},
     state::project_key,
-    tree::RelPath,
 };
 
 const DEFAULT_WORKDIR: &str = "/workspace";
@@ -245,12 +247,6 @@ fn subdirectory(settings: &Settings) -> Result<RelPath, PlanError> {
     };
     let path = host_path::to_rel_path(below).filter(|path| str::from_utf8(path.as_bytes()).is_ok());
     path.ok_or_else(|| PlanError::SubdirectoryNotUtf8 { subdirectory: below.to_owned() })
-}
-
-/// The place below `source` where fastbuild was started; the root itself when that lies elsewhere, or has a name that no
-/// tree has.
-pub fn below(source: &Path, started_in: &Path) -> RelPath {
-    started_in.strip_prefix(source).ok().and_then(host_path::to_rel_path).unwrap_or_default()
 }
 
 fn scratch(settings: &Settings, facts: &Facts) -> Result<Decision<Scratch>, PlanError> {

@@ -11,16 +11,14 @@ use std::{
 use fs_err as fs;
 
 use super::{
-    Output, PatternKind, Reason, Take,
+    Output, Take,
     container_path::{AboveRoot, ContainerPath},
-    host_path,
 };
 use crate::{
     config::{Anchor, OutputRequest},
-    tree::{
-        RelPath,
-        ignore::{self, BadPattern, Rules},
-    },
+    entry::{RelPath, host_path},
+    spec::{PatternKind, Reason},
+    tree::ignore::{self, BadPattern, Rules},
 };
 
 /// What outputs are relative to.

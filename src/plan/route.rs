@@ -1,9 +1,10 @@
 //! Settings and facts -> the route. Pure: what was found is judged here and nowhere else.
 
-use super::{Decision, Endpoint, Engine, Facts, Fallback, Outputs, PlanError, Reason, Route};
+use super::{Engine, Facts, Outputs, PlanError};
 use crate::{
-    config::{RouteChoice, Settings},
+    config::Settings,
     facts::Class,
+    spec::{Decision, Endpoint, Fallback, Reason, Route, RouteChoice, is_elsewhere},
 };
 
 /// Why a route cannot be taken.
@@ -119,24 +120,6 @@ fn refuse_what_cannot_be(
     }
 }
 
-/// Whether an engine is on another machine, by its address alone.
-pub(crate) fn is_elsewhere(endpoint: &Endpoint) -> bool {
-    match endpoint {
-        Endpoint::Unix(_) | Endpoint::NamedPipe(_) => false,
-        Endpoint::Tcp(address) => {
-            !(is_loopback(address)
-                || address.rsplit_once(':').is_some_and(|(host, _)| host == "host.docker.internal"))
-        }
-    }
-}
-
-/// Whether `HOST:PORT` is an address of this machine.
-pub(crate) fn is_loopback(address: &str) -> bool {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
-}
-
 fn refuse_settings_of_others(settings: &Settings, route: &Decision<Route>) -> Result<(), RouteError> {
     let taken = route.value;
     let typed = |reason: &Reason| matches!(reason, Reason::Flag { .. });
@@ -169,13 +152,14 @@ mod tests {
 
     use super::*;
     use crate::{
-        cli::{Command, args::parse},
-        config::Environment,
+        args::{Command, parse},
+        environment::Environment,
         plan::{
             endpoint,
             engine::decide as decide_engine,
             facts::{Here, Presence},
         },
+        spec::is_elsewhere,
     };
 
     const DEFAULT: &str = "unix:///run/engine.sock";

@@ -9,8 +9,12 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{Decision, EngineError, Lifetime, PlanError, Reason};
-use crate::{facts::Class, report::numbers};
+use super::{EngineError, PlanError};
+use crate::{
+    facts::Class,
+    spec::{Decision, Lifetime, Reason},
+    text::numbers,
+};
 
 /// A place with less room than this comes last, in bytes.
 const ROOMY: u64 = 1 << 30;

@@ -1,9 +1,10 @@
 //! What a build is to a path of the source tree: whether it goes up and comes back, and who says so. Pure.
 
-use super::{Decision, Output, Outputs, Pattern, Plan};
-use crate::tree::{
-    RelPath,
-    ignore::{self, Reach, Rules},
+use super::{Output, Outputs, Plan};
+use crate::{
+    entry::{RelPath, host_path},
+    spec::{Decision, Pattern},
+    tree::ignore::{self, Reach, Rules},
 };
 
 /// What becomes of a path.
@@ -90,7 +91,7 @@ pub fn is_git_lock(path: &RelPath) -> bool {
 pub fn left_out(place: &RelPath, plan: &Plan) -> NoSource {
     let is_cache = plan.caches.iter().any(|cache| cache.value.below_source.as_ref() == Some(place));
     let is_output = matches!(&plan.outputs.value, Outputs::Named(named)
-        if named.iter().any(|named| super::below(&plan.source.value, &named.host) == *place));
+        if named.iter().any(|named| host_path::below(&plan.source.value, &named.host) == *place));
     match (is_cache, is_output) {
         (true, _) => NoSource::Cache,
         (false, true) => NoSource::OutputsPlace,

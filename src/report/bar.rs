@@ -15,12 +15,15 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{
     Renderer, Verbosity,
-    events::{Amount, Event, Failure, Phase},
+    events::{Event, Failure, Phase},
     layers::{Layer, Layers},
-    lock, numbers,
+    lock,
     own::Own,
-    text::one_line,
     wording::{self, News, Summary},
+};
+use crate::{
+    entry::Amount,
+    text::{numbers, one_line},
 };
 
 /// A phase that is over by then is never seen.
@@ -442,7 +445,7 @@ mod tests {
         ) {
             let (screen, _bar) = run(&events);
             let shown = screen.shown();
-            prop_assert!(!shown.chars().any(|c| c != '\n' && crate::tree::path::is_dangerous(c)), "{shown:?}");
+            prop_assert!(!shown.chars().any(|c| c != '\n' && crate::text::is_dangerous(c)), "{shown:?}");
         }
     }
 }

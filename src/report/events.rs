@@ -7,10 +7,14 @@ use std::{
 
 use serde::Serialize;
 
-pub use crate::tree::{Amount, Special, delta::Why};
 use crate::{
-    plan::{Fallback, Route},
-    tree::{RelPath, path::Escaped},
+    entry::RelPath,
+    spec::{Fallback, Route},
+    text::Escaped,
+};
+pub use crate::{
+    entry::{Amount, Special},
+    tree::delta::Why,
 };
 
 /// The steps of a build, in the order of the summary line.
@@ -169,16 +173,6 @@ pub struct AgentCost {
     pub received: u64,
     /// The most memory that the agent had, in bytes; none when it was lost before it could say.
     pub peak_memory: Option<u64>,
-}
-
-/// One of the build's two streams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Stream {
-    /// Standard output, and everything when there is a terminal.
-    Stdout,
-    /// Standard error.
-    Stderr,
 }
 
 /// Something that a user should know and that does not fail the build.

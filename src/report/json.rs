@@ -5,7 +5,7 @@ use std::{collections::HashMap, io, time::Duration};
 
 use serde::Serialize;
 
-use crate::tree::path::is_dangerous;
+use crate::text::is_dangerous;
 
 use super::{
     Renderer, Verbosity,

@@ -1,6 +1,7 @@
 //! `PullProgress` events -> the state of a pull: layer by layer, and in all. Pure.
 
-use super::{events::Event, numbers};
+use super::events::Event;
+use crate::text::numbers;
 
 /// An engine that names more layers than any image can have is making them up.
 const MOST_LAYERS: usize = 1_000;

@@ -111,7 +111,7 @@ impl Inner {
         if let Some(bar) = &self.bar {
             bar.set_length((self.pieces * STEPS).max(1));
             bar.set_position(self.begun.saturating_sub(1) * STEPS + steps);
-            bar.set_message(super::text::one_line(text));
+            bar.set_message(crate::text::one_line(text));
         }
     }
 }

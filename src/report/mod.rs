@@ -14,14 +14,12 @@ pub mod events;
 pub mod json;
 pub mod layers;
 pub mod meter;
-pub mod numbers;
 pub mod own;
 mod patient;
 pub mod plain;
 pub mod silent;
 #[cfg(test)]
 mod testing;
-pub mod text;
 pub mod wording;
 
 use std::{
@@ -34,31 +32,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use indicatif::ProgressDrawTarget;
-use serde::{Deserialize, Serialize};
-
 use self::{
-    events::{Event, Failure, Phase, Stream},
+    events::{Event, Failure, Phase},
     own::{LineState, Own},
 };
-use crate::sys::terminal;
-
-/// `--progress`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Progress {
-    /// [`Mode::Bar`] for a person at a terminal, [`Mode::Plain`] for everybody else.
-    #[default]
-    Auto,
-    /// Bars, where there is a terminal to draw them on.
-    Bar,
-    /// Lines.
-    Plain,
-    /// One JSON object a line.
-    Json,
-    /// Warnings, errors and the summary.
-    None,
-}
+use crate::{
+    environment::is_ci,
+    spec::{Progress, Stream},
+    sys::terminal,
+};
+use indicatif::ProgressDrawTarget;
 
 /// What [`Progress`] comes to in one run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,11 +95,6 @@ impl Surroundings {
             (true, false) => Surroundings::Screen,
         }
     }
-}
-
-/// Whether the variable `CI`, with this value, says that nobody sits here.
-pub fn is_ci(value: Option<&OsStr>) -> bool {
-    value.is_some_and(|value| !value.is_empty() && value != "false" && value != "0")
 }
 
 impl Progress {
@@ -311,6 +289,7 @@ mod tests {
         testing::{FakeScreen, Shared as Written, finished, progress, started},
         *,
     };
+    use crate::spec::Progress;
 
     struct Apart {
         stdout: Written,

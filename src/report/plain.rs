@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use super::{
     Renderer, Verbosity,
-    events::{Amount, Event, Failure, Phase},
+    events::{Event, Failure, Phase},
     layers::Layers,
     own::Own,
     wording::{self, News, Summary},
 };
+use crate::entry::Amount;
 
 /// A long phase says where it is at most this often.
 const EVERY: Duration = Duration::from_secs(5);
@@ -122,11 +123,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::report::{
-        events::{AgentCost, Reached, Special, Warning},
-        testing::*,
+    use crate::{
+        entry::RelPath,
+        report::{
+            events::{AgentCost, Reached, Special, Warning},
+            testing::*,
+        },
     };
-    use crate::tree::RelPath;
 
     fn run(telling: Telling, verbosity: Verbosity, events: &[(u64, Event)]) -> String {
         let out = Shared::default();
@@ -230,7 +233,7 @@ mod tests {
             telling in prop::sample::select(vec![Telling::Phases, Telling::Results]),
         ) {
             let text = run(telling, Verbosity::Verbose, &events);
-            prop_assert!(!text.chars().any(|c| c != '\n' && crate::tree::path::is_dangerous(c)), "{text:?}");
+            prop_assert!(!text.chars().any(|c| c != '\n' && crate::text::is_dangerous(c)), "{text:?}");
             prop_assert!(text.lines().all(|line| line.starts_with("fastbuild: ")), "{text:?}");
             prop_assert!(!text.lines().any(|line| line.starts_with("fastbuild: error: ")), "{text:?}");
         }

@@ -11,17 +11,18 @@ use std::{
 use indicatif::TermLike;
 use proptest::prelude::*;
 
-use crate::plan::Route;
-
 use super::{
     events::{
-        Amount, Applied, Changed, Direction, Event, Holding, Limit, MadeBecause, Phase, Reached, Special,
-        Stands, WaitsFor, Warning, Why, WithoutAgent,
+        Applied, Changed, Direction, Event, Holding, Limit, MadeBecause, Phase, Reached, Special, Stands,
+        WaitsFor, Warning, Why, WithoutAgent,
     },
     lock,
     own::{LineState, Own},
 };
-use crate::tree::RelPath;
+use crate::{
+    entry::{Amount, RelPath},
+    spec::Route,
+};
 
 /// A writer whose clones share what was written.
 #[derive(Clone, Default)]

@@ -9,17 +9,18 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    events::{
-        AgentCost, Amount, Applied, Changed, Direction, Earlier, Event, Failure, Holding, Limit, MadeBecause,
-        Noticing, Phase, Reached, Special, Stands, WaitsFor, Warning, Why, path_text,
-    },
-    numbers::{bytes, count, counted, counted_as, fine_seconds, seconds},
-    text::{indented, one_line, shell_words},
+use super::events::{
+    AgentCost, Applied, Changed, Direction, Earlier, Event, Failure, Holding, Limit, MadeBecause, Noticing,
+    Phase, Reached, Special, Stands, WaitsFor, Warning, Why, path_text,
 };
 use crate::{
-    plan::{Fallback, Route},
-    tree::RelPath,
+    entry::{Amount, RelPath},
+    spec::{Fallback, Route},
+    text::{
+        indented,
+        numbers::{bytes, count, counted, counted_as, fine_seconds, seconds},
+        one_line, shell_words,
+    },
 };
 
 /// What a warning says.
@@ -344,7 +345,7 @@ fn workspace(name: &str, how: &Reached) -> String {
 }
 
 /// A line of `--explain`.
-fn travelled(direction: Direction, path: &crate::tree::RelPath, why: Why) -> String {
+fn travelled(direction: Direction, path: &crate::entry::RelPath, why: Why) -> String {
     let direction = match direction {
         Direction::Up => "up",
         Direction::Down => "back",
@@ -371,7 +372,7 @@ fn workspace_removed(name: &str, source: &str, limit: Limit) -> String {
 }
 
 /// What made `watch` build again.
-fn sources_changed(paths: &[crate::tree::RelPath], more: u64) -> String {
+fn sources_changed(paths: &[crate::entry::RelPath], more: u64) -> String {
     let [first, rest @ ..] = paths else { return "changed".to_owned() };
     let more = more.saturating_add(rest.len() as u64);
     let more = if more > 0 { format!(" and {} more", count(more)) } else { String::new() };
@@ -595,7 +596,7 @@ fn parenthesis(inner: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::RelPath;
+    use crate::entry::RelPath;
 
     fn path(text: &str) -> RelPath {
         RelPath::new(text.as_bytes()).unwrap()

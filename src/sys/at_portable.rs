@@ -11,8 +11,8 @@ use cap_std::{
 
 pub use super::Look;
 use crate::{
+    entry::{Kind, Stamp, Timestamp},
     sys::metadata::timestamp,
-    tree::{Kind, Stamp, Timestamp},
 };
 
 /// No directory has it.

@@ -13,7 +13,7 @@ use rustix::{
 };
 
 pub use super::Look;
-use crate::tree::{Kind, Stamp, Timestamp};
+use crate::entry::{Kind, Stamp, Timestamp};
 
 /// How a directory below a handle is opened.
 const DIRECTORY: OFlags =

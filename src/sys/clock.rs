@@ -6,7 +6,7 @@
 
 use std::{path::Path, time::Duration};
 
-use crate::tree::Timestamp;
+use crate::entry::Timestamp;
 
 /// How far apart two changes must be for a file system to give them different times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

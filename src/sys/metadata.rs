@@ -5,7 +5,7 @@
 
 use std::{fs::File, io, path::Path};
 
-use crate::tree::{Kind, RelPath, Special, Stamp, Timestamp};
+use crate::entry::{Kind, RelPath, Special, Stamp, Timestamp};
 
 /// What a name is, as far as reading its directory tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

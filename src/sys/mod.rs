@@ -30,7 +30,6 @@ pub mod extents;
 pub mod host;
 pub mod metadata;
 #[cfg(feature = "client")]
-pub mod mounts;
 #[cfg(feature = "client")]
 pub mod owner;
 pub mod pace;
@@ -53,7 +52,7 @@ use std::{
     path::Path,
 };
 
-use crate::tree::{Kind, Stamp};
+use crate::entry::{Kind, Stamp};
 
 /// The longest path that this system opens, in bytes: `PATH_MAX` without its end.
 pub const LONGEST_PATH: usize = match () {

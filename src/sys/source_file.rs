@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::tree::{RelPath, Stamp};
+use crate::entry::{RelPath, Stamp};
 
 /// What the system says of a file at one moment.
 #[derive(Debug, Clone, Copy)]
@@ -93,6 +93,7 @@ pub fn says_other_kind(error: &io::Error) -> bool {
 
 #[cfg(unix)]
 mod system {
+    use crate::entry::Timestamp;
     use std::{
         ffi::OsStr,
         fs::OpenOptions,
@@ -105,7 +106,6 @@ mod system {
     use rustix::{fs::OFlags, io::Errno};
 
     use super::{Facts, File, Metadata, Path, RelPath, Stamp, io};
-    use crate::tree::Timestamp;
 
     pub(super) fn open(path: &Path) -> io::Result<File> {
         // Without NONBLOCK a fifo that took the file's place would hold the whole upload until somebody writes to it.
@@ -146,7 +146,7 @@ mod system {
 #[cfg(not(unix))]
 mod system {
     use super::{Facts, File, Metadata, Path, RelPath, Stamp, io};
-    use crate::sys::metadata::timestamp;
+    use crate::{entry::Timestamp, sys::metadata::timestamp};
 
     /// There is no flag for it in the standard library, so a link that is put there between the two calls is followed:
     /// the sources are the user's own, and the stamp that is sent along is the one of the file that was read.

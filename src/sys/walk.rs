@@ -8,7 +8,7 @@ use super::{
     at::{self, Look},
     is_absence,
 };
-use crate::tree::RelPath;
+use crate::entry::RelPath;
 
 /// Opens parent directories below a handle, remembering the last one: trees come in order, so the next path mostly
 /// lies in the same directory or below it. Only one handle is held, whatever the depth.

@@ -8,10 +8,11 @@
 use serde::Serialize;
 
 use super::{
-    Digest, Entry, Kind, Manifest, RelPath,
+    Digest, Entry, Manifest,
     links::Groups,
     node::{Node, NodeKind},
 };
+use crate::entry::{Kind, RelPath};
 
 /// What has to happen at the far end. Indices are places in the host's manifest; everything is in its order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -228,9 +229,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::tree::{
-        Special, Stamp, Timestamp,
-        summary::{self, Summarizer, What},
+    use crate::{
+        entry::{Special, Stamp, Timestamp},
+        tree::summary::{self, Summarizer, What},
     };
 
     /// What a tree of the tests holds at a path.

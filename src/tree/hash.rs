@@ -19,12 +19,15 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Amount, Digest, Entry, Manifest};
-use crate::sys::{
-    extents::{Extents, Step, ZEROS},
-    metadata::{self, Directory},
-    pace::{Pace, processors},
-    source_file::{self, Opened},
+use super::{Digest, Entry, Manifest};
+use crate::{
+    entry::Amount,
+    sys::{
+        extents::{Extents, Step, ZEROS},
+        metadata::{self, Directory},
+        pace::{Pace, processors},
+        source_file::{self, Opened},
+    },
 };
 
 /// More are not served faster by the mounts that this is for.
@@ -226,10 +229,12 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::tree::{
-        Kind,
-        ignore::Rules,
-        scan::{ScanOptions, scan},
+    use crate::{
+        entry::Kind,
+        tree::{
+            ignore::Rules,
+            scan::{ScanOptions, scan},
+        },
     };
 
     fn manifest_of(root: &TempDir) -> Manifest {

@@ -10,7 +10,7 @@
 //! an exception can still match something below an ignored directory is not a guess: its automaton is alive or it is
 //! not. Neighbours: [`crate::config`] finds the patterns, [`super::scan`] asks for verdicts.
 
-use super::{RelPath, path::Escaped};
+use crate::{entry::RelPath, text::Escaped};
 
 /// A pattern that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -25,16 +25,21 @@ use std::{
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Digest, Kind, Manifest, Stamp, Timestamp,
+    Digest, Manifest,
     hash::hash_files,
     node::{push_number, push_path, push_time, read_number, read_time},
-    path::{self, RelPath},
 };
-use crate::sys::{
-    self,
-    clock::{self, Granularity},
-    metadata::Directory,
-    source_file::{self, Opened},
+use crate::{
+    entry::{
+        Kind, Stamp, Timestamp,
+        path::{self, RelPath},
+    },
+    sys::{
+        self,
+        clock::{self, Granularity},
+        metadata::Directory,
+        source_file::{self, Opened},
+    },
 };
 
 /// How the file begins; the last byte is the version of its format.
@@ -409,7 +414,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::tree::{Entry, RelPath};
+    use crate::{entry::RelPath, tree::Entry};
 
     const NOW: Timestamp = Timestamp { secs: 1_700_000_000, nanos: 500_000_000 };
     const DEVICE: u64 = 7;

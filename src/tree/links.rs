@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 
-use super::{Kind, Manifest, RelPath};
+use super::Manifest;
+use crate::entry::{Kind, RelPath};
 
 /// The groups of one tree. Empty, at the cost of one look at each entry, where no file has a second name.
 #[derive(Debug, Default)]

@@ -9,52 +9,14 @@ pub mod ignore;
 pub mod index;
 pub mod links;
 pub mod node;
-pub mod path;
 pub mod scan;
 pub mod summary;
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub use path::RelPath;
-
-/// In a second.
-const NANOS: i128 = 1_000_000_000;
-
-/// A moment as file systems keep it: seconds since 1970 (negative before), and nanoseconds within that second.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-pub struct Timestamp {
-    /// Whole seconds since the epoch, rounded down.
-    pub secs: i64,
-    /// Nanoseconds within the second, below 1,000,000,000.
-    pub nanos: u32,
-}
-
-impl Timestamp {
-    /// In nanoseconds since the epoch.
-    pub fn as_nanos(self) -> i128 {
-        i128::from(self.secs) * NANOS + i128::from(self.nanos)
-    }
-
-    /// What [`Timestamp::as_nanos`] gave; none for a moment that is too far away.
-    pub fn from_nanos(nanos: i128) -> Option<Timestamp> {
-        let secs = i64::try_from(nanos.div_euclid(NANOS)).ok()?;
-        Some(Timestamp { secs, nanos: u32::try_from(nanos.rem_euclid(NANOS)).ok()? })
-    }
-
-    /// The moment that lies `span` before this one.
-    pub fn before_by(self, span: Duration) -> Timestamp {
-        let secs = self.secs.saturating_sub_unsigned(span.as_secs());
-        match self.nanos.checked_sub(span.subsec_nanos()) {
-            Some(nanos) => Timestamp { secs, nanos },
-            None => Timestamp {
-                secs: secs.saturating_sub(1),
-                nanos: self.nanos + 1_000_000_000 - span.subsec_nanos(),
-            },
-        }
-    }
-}
+use crate::entry::{Kind, RelPath, Stamp, Timestamp};
 
 /// A sha256 of a file's content.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -94,48 +56,6 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// What a path is. Sockets, fifos and devices are no kind: they do not travel, in either direction.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kind {
-    /// A directory, empty or not.
-    Directory,
-    /// A regular file of this many bytes.
-    File {
-        /// Length in bytes.
-        size: u64,
-    },
-    /// A symbolic link with this target, kept as bytes and never followed.
-    Symlink {
-        /// The text of the link.
-        target: Box<[u8]>,
-    },
-}
-
-/// What the host's file system said of a file at the time of the scan. Two equal stamps of one path mean that nobody
-/// wrote to it between, as far as the clock can tell (see [`Stamp::is_racy`]).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-pub struct Stamp {
-    /// Device and inode; zero where the system has none.
-    pub dev: u64,
-    /// Inode number.
-    pub ino: u64,
-    /// Length in bytes.
-    pub size: u64,
-    /// Last change of the content.
-    pub mtime: Timestamp,
-    /// Last change of content or metadata; on systems without one, equal to `mtime`.
-    pub ctime: Timestamp,
-}
-
-impl Stamp {
-    /// Whether an edit could hide behind this stamp: the file was changed so close to `looked_at` that another write
-    /// in the same tick of the file system's clock would have left the same stamp (git's "racily clean" entries).
-    /// Two seconds cover FAT, the coarsest clock in use.
-    pub fn is_racy(&self, looked_at: Timestamp) -> bool {
-        self.mtime.max(self.ctime).secs + 2 >= looked_at.secs
-    }
-}
-
 /// One path of a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -162,36 +82,7 @@ impl Entry {
     }
 }
 
-/// So much of something: files and bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Amount {
-    /// Regular files, links and directories.
-    pub files: u64,
-    /// Bytes of content.
-    pub bytes: u64,
-}
-
-impl std::ops::Add for Amount {
-    type Output = Amount;
-
-    fn add(self, other: Amount) -> Amount {
-        Amount { files: self.files + other.files, bytes: self.bytes + other.bytes }
-    }
-}
-
-/// A path that is neither file, directory nor link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Special {
-    /// A Unix socket.
-    Socket,
-    /// A named pipe.
-    Fifo,
-    /// A block or character device.
-    Device,
-}
-
-/// A tree: its entries in the order of [`path::compare`], each path once, each parent before its children.
+/// A tree: its entries in the order of [`crate::entry::path::compare`], each path once, each parent before its children.
 #[derive(Debug, Clone, Default)]
 pub struct Manifest {
     entries: Vec<Entry>,

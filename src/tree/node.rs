@@ -6,7 +6,8 @@
 
 use std::io::{self, Read, Write};
 
-use super::{Digest, Entry, Kind, RelPath, Timestamp, path::BadPath};
+use super::{Digest, Entry};
+use crate::entry::{Kind, RelPath, Special, Timestamp, path::BadPath};
 
 /// The longest path or link target that is taken, in bytes.
 const MAX_TEXT: u64 = 64 << 10;
@@ -44,7 +45,7 @@ pub enum NodeKind {
         target: Box<[u8]>,
     },
     /// A socket, a fifo or a device, which does not travel.
-    Special(super::Special),
+    Special(Special),
 }
 
 impl Node {
@@ -124,9 +125,9 @@ impl<W: Write> NodeWriter<W> {
             NodeKind::File { .. } if node.link.is_some() => FURTHER_NAME,
             NodeKind::File { .. } => FILE,
             NodeKind::Symlink { .. } => SYMLINK,
-            NodeKind::Special(super::Special::Socket) => SOCKET,
-            NodeKind::Special(super::Special::Fifo) => FIFO,
-            NodeKind::Special(super::Special::Device) => DEVICE,
+            NodeKind::Special(Special::Socket) => SOCKET,
+            NodeKind::Special(Special::Fifo) => FIFO,
+            NodeKind::Special(Special::Device) => DEVICE,
         });
         push_path(line, self.last.as_bytes(), node.path.as_bytes());
         push_number(line, node.mode.into());
@@ -217,9 +218,9 @@ impl<R: Read> NodeReader<R> {
                 NodeKind::File { size, digest: Digest(digest) }
             }
             SYMLINK => NodeKind::Symlink { target: self.text()?.into() },
-            SOCKET => NodeKind::Special(super::Special::Socket),
-            FIFO => NodeKind::Special(super::Special::Fifo),
-            DEVICE => NodeKind::Special(super::Special::Device),
+            SOCKET => NodeKind::Special(Special::Socket),
+            FIFO => NodeKind::Special(Special::Fifo),
+            DEVICE => NodeKind::Special(Special::Device),
             _ => return Err(NodeError::Malformed { number }),
         };
         self.last = Some(path.clone());
@@ -336,7 +337,7 @@ mod tests {
             (any::<u64>(), any::<[u8; 32]>())
                 .prop_map(|(size, digest)| NodeKind::File { size, digest: Digest(digest) }),
             prop::collection::vec(any::<u8>(), 1..300).prop_map(|t| NodeKind::Symlink { target: t.into() }),
-            Just(NodeKind::Special(super::super::Special::Fifo)),
+            Just(NodeKind::Special(super::Special::Fifo)),
         ];
         let mtime = (any::<i64>(), 0..1_000_000_000u32).prop_map(|(secs, nanos)| Timestamp { secs, nanos });
         (path, kind, 0..0o10000u32, mtime, any::<bool>()).prop_map(|(path, kind, mode, mtime, linked)| {

@@ -22,13 +22,16 @@ use std::{
 };
 
 use super::{
-    Amount, Entry, Kind, Manifest, RelPath, Special, Timestamp,
+    Entry, Manifest,
     ignore::{self, Enter, Rules, Verdict},
 };
-use crate::sys::{
-    clock,
-    metadata::{self, Directory, Hint, Metadata},
-    pace::{Pace, processors},
+use crate::{
+    entry::{Amount, Kind, RelPath, Special, Timestamp},
+    sys::{
+        clock,
+        metadata::{self, Directory, Hint, Metadata},
+        pace::{Pace, processors},
+    },
 };
 
 /// How the names of staging directories begin. A killed run leaves one beside an output, inside the source tree. It
@@ -616,7 +619,7 @@ fn child(parent: &RelPath, name: &[u8]) -> Result<RelPath, ScanError> {
     // A network file system can send any bytes as a name.
     let bad = |why| ScanError::Unreadable { path: parent.clone(), source: io::Error::other(why) };
     if name.contains(&b'/') {
-        return Err(bad(super::path::BadPath::EmptyComponent));
+        return Err(bad(crate::entry::path::BadPath::EmptyComponent));
     }
     parent.join(name).map_err(bad)
 }

@@ -9,7 +9,8 @@
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Digest, Kind, Manifest, RelPath, Timestamp, links::Groups, node::NodeKind};
+use super::{Digest, Manifest, links::Groups, node::NodeKind};
+use crate::entry::{Kind, RelPath, Timestamp};
 
 /// How many entries share a bucket, when the tree does not change.
 const PER_BUCKET: usize = 32;
@@ -229,7 +230,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::tree::{Entry, Stamp};
+    use crate::{entry::Stamp, tree::Entry};
 
     fn entry(path: &str, kind: Kind) -> Entry {
         Entry {

@@ -21,13 +21,14 @@ use tokio::{
 };
 
 use crate::{
+    entry::host_path,
+    entry::{Kind, RelPath},
     facts,
-    plan::join_host_path,
     report::{
         Reporter,
         events::{self, Noticing, Warning},
     },
-    tree::{Kind, Manifest, RelPath, scan::STAGE_PREFIX},
+    tree::{Manifest, scan::STAGE_PREFIX},
 };
 
 /// So long nothing must happen before a burst of changes is over: an editor's save is several, a `git checkout` many.
@@ -175,7 +176,7 @@ fn other_file_systems(root: &Path, manifest: &Manifest) -> impl Iterator<Item = 
             return None;
         }
         known.push(entry.stamp.dev);
-        join_host_path(root, &entry.path)
+        host_path::join(root, &entry.path)
     })
 }
 
@@ -201,14 +202,14 @@ impl Told {
         for path in gone.map(|(path, _)| path.clone()).collect::<Vec<_>>() {
             self.directories.remove(&path);
             // Gone with the directory, most likely.
-            let _ = join_host_path(root, &path).map(|path| self.watcher.unwatch(&path));
+            let _ = host_path::join(root, &path).map(|path| self.watcher.unwatch(&path));
         }
         let mut followed = Followed::Known;
         for (path, inode) in there {
             if self.directories.contains_key(path) {
                 continue;
             }
-            let Some(place) = join_host_path(root, path) else { continue };
+            let Some(place) = host_path::join(root, path) else { continue };
             match self.watcher.watch(&place, RecursiveMode::NonRecursive) {
                 Ok(()) => {
                     self.directories.insert(path.clone(), inode);

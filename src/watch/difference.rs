@@ -7,9 +7,10 @@ use std::{
 };
 
 use crate::{
+    entry::host_path,
+    entry::{Kind, RelPath, Stamp},
     outputs::record::{Content, Record, Written},
-    plan::join_host_path,
-    tree::{Digest, Entry, Kind, Manifest, RelPath, Stamp},
+    tree::{Digest, Entry, Manifest},
 };
 
 /// What files hold. Asked only where nothing but the ctime differs, as after `chmod` to the same mode or `ln`.
@@ -60,12 +61,12 @@ impl Ours {
 
     /// Whether a new directory was made for what fastbuild wrote into it: the place of a volume, on route `mount-source`.
     fn needed(&self, made: &Entry) -> bool {
-        let place = join_host_path(&self.root, &made.path).filter(|_| made.kind == Kind::Directory);
+        let place = host_path::join(&self.root, &made.path).filter(|_| made.kind == Kind::Directory);
         place.is_some_and(|place: PathBuf| self.after.below(&place).next().is_some())
     }
 
     fn at(&self, path: &RelPath, record: &Record) -> Option<Written> {
-        join_host_path(&self.root, path).and_then(|path: PathBuf| record.get(Path::new(&path)))
+        host_path::join(&self.root, path).and_then(|path: PathBuf| record.get(Path::new(&path)))
     }
 }
 
@@ -139,7 +140,7 @@ fn compare(old: &Stamp, new: &Stamp) -> Stamps {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::{Digest, Timestamp};
+    use crate::{entry::Timestamp, tree::Digest};
 
     fn path(text: &str) -> RelPath {
         RelPath::new(text.as_bytes()).unwrap()

@@ -9,8 +9,10 @@
 use std::collections::{HashMap, hash_map::Entry};
 
 use crate::{
-    plan::{Outputs, Plan, Route},
-    tree::{Manifest, RelPath},
+    entry::RelPath,
+    plan::{Outputs, Plan},
+    spec::Route,
+    tree::Manifest,
 };
 
 /// So often a path that somebody edited may change during builds before it is the command's.

@@ -14,9 +14,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    entry::Timestamp,
     state::{self, State},
     sys::clock,
-    tree::{Entry, Timestamp},
+    tree::Entry,
 };
 
 /// So many builds that go back to nobody's edit are done one after the other.

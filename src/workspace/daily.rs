@@ -10,11 +10,12 @@ use super::{
 use crate::{
     engine::Docker,
     outputs::safe::list as safe,
-    plan::{Plan, RecoverPlan, WorkspacePlan},
+    plan::Plan,
     report::{
         Reporter,
         events::{Event, Limit},
     },
+    spec::{RecoverPlan, WorkspacePlan},
     state::{State, replace_file},
 };
 

@@ -6,8 +6,8 @@ use super::scratch::ScratchError;
 use crate::{
     agent::{near::SessionError, program::NoAgent},
     engine::{ContainerState, EngineError},
-    report::numbers::counted_as,
     state::StateError,
+    text::numbers::counted_as,
     user::UserError,
 };
 

@@ -10,12 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::{
-    agent::protocol::PROTOCOL,
-    engine::ImageFacts,
-    plan::{Plan, Route},
-    tree::Digest,
-};
+use crate::{agent::protocol::PROTOCOL, engine::ImageFacts, plan::Plan, spec::Route, tree::Digest};
 
 /// What makes the same workspace anew.
 const MADE_ANEW: [&str; 3] = ["image", "protocol", "agent"];

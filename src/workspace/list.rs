@@ -9,10 +9,11 @@ use super::{
 };
 use crate::{
     agent::protocol::Held,
+    args::Caches,
     engine::{
         ContainerId, ContainerSummary, Docker, EngineError, Owned, Removed, Sizes, VolumeFacts, labels,
     },
-    plan::Route,
+    spec::Route,
     state::{Holder, Project, State, StateError},
 };
 
@@ -430,15 +431,6 @@ impl Unused {
             Unused::OfWorkspace { name, .. } | Unused::Cache { name } => name,
         }
     }
-}
-
-/// Which volumes are looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Caches {
-    /// Those of caches as well.
-    Included,
-    /// Workspaces' alone.
-    Kept,
 }
 
 /// The volumes of this state directory's that no container has.

@@ -15,7 +15,7 @@ use crate::{
         protocol::{KEPT, name_for_root},
     },
     engine::{ContainerFacts, ContainerId, Docker, EngineError, Life, Owned, StartError, labels},
-    plan::{IfThere, Route},
+    spec::{IfThere, Route},
     user,
 };
 

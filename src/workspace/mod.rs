@@ -62,8 +62,8 @@ use crate::{
         Attached, Call, Cause, ContainerFacts, ContainerId, ContainerState, Docker, EngineError, Life,
         Obituary, Operation, Owned, Reach, Removed, Serves, StartError, labels,
     },
-    plan::{Plan, Stdin, Terminal},
-    report::events::Stream,
+    plan::Plan,
+    spec::{Stdin, Stream, Terminal},
     state::{Project, State, StateError},
 };
 

@@ -34,7 +34,8 @@ use super::{Mark, Why, WorkspaceError};
 use crate::{
     agent::{near::Duplex, program, protocol::Room},
     facts,
-    plan::{Engine, IfThere, Lifetime, Plan, SCRATCH_TREE as TREE, Scratch},
+    plan::{Engine, Plan, SCRATCH_TREE as TREE, Scratch},
+    spec::{IfThere, Lifetime},
     state::{Project, open_lock, read_json, replace_json},
     sys::owner::{self, NotOwn},
 };

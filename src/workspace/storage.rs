@@ -16,10 +16,11 @@ use crate::{
         ContainerSpec, Docker, EngineError, Entrypoint, ImageFacts, Mount, MountAccess, Owned, Removed,
         VolumeContents, VolumeSpec, labels,
     },
+    entry::RelPath,
     outputs::target::native_join,
-    plan::{CachePath, EnvVar, Output, Outputs, Plan, Route, Sharing, VolumeOption},
+    plan::{CachePath, Output, Outputs, Plan, Sharing},
+    spec::{EnvVar, Route, VolumeOption},
     state::{Project, Run, State, StateError, read_json, replace_json},
-    tree::RelPath,
     user,
 };
 

@@ -4,7 +4,7 @@ use super::storage::Storage;
 use crate::{
     agent::protocol::{Home, User},
     engine::ImageFacts,
-    plan::EnvVar,
+    spec::EnvVar,
 };
 
 /// What a command finds where nothing in the plan says otherwise.

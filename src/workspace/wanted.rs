@@ -13,7 +13,8 @@ use crate::{
         ContainerFacts, ContainerSpec, Docker, Entrypoint, ImageFacts, Life, Limits, Owned, Removed, Serves,
         labels,
     },
-    plan::{IfThere, OnDocker, Plan, Stdin, Terminal},
+    plan::{OnDocker, Plan},
+    spec::{IfThere, Stdin, Terminal},
     state::{Project, Run, State, StateError},
 };
 

@@ -27,8 +27,9 @@ use fastbuild::{
         IncomingKind, Limits, Naming, Reader,
         pack::{Holes, PackOptions, pack},
     },
+    entry::{Kind as TreeKind, RelPath, Timestamp},
     tree::{
-        Digest, Kind as TreeKind, Manifest, RelPath, Timestamp,
+        Digest, Manifest,
         delta::{Delta, delta},
         hash::hash_files,
         ignore::Rules,

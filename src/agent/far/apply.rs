@@ -29,13 +29,14 @@ use super::{
 use crate::{
     agent::protocol::{Failed, Failure, Meta},
     archive::{Incoming, IncomingKind, Limits, Naming, ReadError, Reader},
+    entry::{Kind, RelPath, Timestamp},
     sys::{
         self,
         at::{self, Look},
         extents::{self, Extents},
         source_file,
     },
-    tree::{Digest, Entry, Kind, Manifest, RelPath, Timestamp},
+    tree::{Digest, Entry, Manifest},
     user::Ids,
 };
 

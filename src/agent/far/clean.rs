@@ -10,8 +10,9 @@ use super::{
 };
 use crate::{
     agent::protocol::{Cleaned, Extent, Failed, Held},
+    entry::{Kind, RelPath},
     sys::{at, walk::Walk},
-    tree::{Entry, Kind, Manifest, RelPath, ignore::Rules},
+    tree::{Entry, Manifest, ignore::Rules},
 };
 
 /// All that lies there, and what of it the host has not.

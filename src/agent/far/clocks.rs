@@ -8,8 +8,9 @@ use cap_std::fs::Dir;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::{
+    entry::{Kind, Timestamp},
     sys::{at, clock, walk::Walk},
-    tree::{Entry, Kind, Timestamp},
+    tree::Entry,
 };
 
 /// By how much two readings of clocks may differ by themselves, in nanoseconds: file systems take the time of the last tick.

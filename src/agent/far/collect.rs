@@ -24,9 +24,10 @@ use super::{
 use crate::{
     agent::protocol::{Beside, Extent, Failed, Failure, Follow, Products, Reply},
     archive::pack::{Holes, PackOptions, TopEntry, pack},
+    entry::{Kind, RelPath, Special, Timestamp},
     sys::LONGEST_PATH,
     tree::{
-        Entry, Kind, Manifest, RelPath, Special, Timestamp,
+        Entry, Manifest,
         ignore::Rules,
         index::Index,
         links::Groups,

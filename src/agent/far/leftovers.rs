@@ -17,8 +17,9 @@ use serde::{Deserialize, Serialize};
 use super::workspace::place_beside_agent;
 use crate::{
     agent::protocol::{Blob, decode, encode},
+    entry::{Kind, RelPath, Stamp},
     sys,
-    tree::{Kind, Manifest, RelPath, Stamp},
+    tree::Manifest,
 };
 
 /// One of them, as it lies in the file.

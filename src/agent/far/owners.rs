@@ -13,13 +13,13 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
 use super::session::wait_for_tick;
 use crate::{
     agent::protocol::Owner,
+    entry::{RelPath, Stamp, Timestamp},
     sys::{
         at,
         clock::{Granularity, file_system_now, stamped_by_now},
         walk::Walk,
     },
     tree::{
-        RelPath, Stamp, Timestamp,
         ignore::Rules,
         scan::{ScanOptions, scan},
     },

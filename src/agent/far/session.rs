@@ -52,8 +52,9 @@ use crate::{
             Room, Run, Status, Welcome, decode, encode,
         },
     },
+    entry::RelPath,
     sys::{clock, metadata},
-    tree::{Digest, RelPath},
+    tree::Digest,
 };
 
 /// Exit code: nothing more will come on stdin.
@@ -545,7 +546,7 @@ fn ending(exited: &Reply) -> Ending {
 }
 
 /// Waits until whatever is written from now on gets a later ctime than anything that is there.
-pub(super) fn wait_for_tick(newest: crate::tree::Timestamp) {
+pub(super) fn wait_for_tick(newest: crate::entry::Timestamp) {
     // What lies in the future was stamped by a clock that has been set back since; nothing can be waited for there.
     if newest > clock::stamped_by_now() {
         return;

@@ -30,9 +30,10 @@ use super::{
 };
 use crate::{
     agent::protocol::{Claim, Compare, Extent, Failed, Failure, Open, Reply, User, name_for_root},
+    entry::{Kind, RelPath, Special, Stamp, Timestamp},
     sys::{self, at, clock::Granularity},
     tree::{
-        Digest, Entry, Kind, Manifest, RelPath, Special, Stamp, Timestamp,
+        Digest, Entry, Manifest,
         hash::hash_files,
         ignore::{self, Rules},
         index::{HashedAt, Index, Whose},

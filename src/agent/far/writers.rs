@@ -20,11 +20,12 @@ use sha2::{Digest as _, Sha256};
 use super::apply::{not_written, own, put_in_place};
 use crate::{
     agent::protocol::Failed,
+    entry::{RelPath, Timestamp},
     sys::{
         at::{self, Look},
         pace::processors,
     },
-    tree::{Digest, RelPath, Timestamp},
+    tree::Digest,
     user::Ids,
 };
 

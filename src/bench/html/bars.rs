@@ -7,7 +7,7 @@ use crate::{
         advice::Ranked,
         figures::{seconds, spread, times},
     },
-    report::text::one_line,
+    text::one_line,
 };
 
 /// Pixels from one bar to the next: a line of text, and the bar below it.

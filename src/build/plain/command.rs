@@ -17,8 +17,9 @@ use super::super::{
 use crate::{
     agent::protocol::Status,
     engine::{AttachInput, AttachOutput, Call, ContainerId, Docker, EngineError, Operation},
-    plan::{Stdin, Terminal},
-    report::events::{Amount, Event, Phase, Stream, Warning},
+    entry::Amount,
+    report::events::{Event, Phase, Warning},
+    spec::{Stdin, Stream, Terminal},
     sys::terminal::{self, RawTerminal},
 };
 

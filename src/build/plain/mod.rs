@@ -16,7 +16,7 @@ use std::{slice, sync::Arc, time::SystemTime};
 use futures_util::TryStreamExt as _;
 
 use super::{
-    BuildError, Built, Finished, Interrupts, Running, blocking, channel,
+    BuildError, Built, Finished, Interrupts, Running, blocking,
     container::{Left, Site, dismiss},
     heal::{Runner, Tail},
     mounted, own_place, places,
@@ -26,19 +26,20 @@ use super::{
     warm::{HostTree, Sources, Tree, start_scan, upload::note},
 };
 use crate::{
+    agent::channel,
     archive::{
         pack::{Holes, PackOptions},
         reader::Naming,
     },
     engine::{Call, ContainerId, ContainerSpec, EngineError, Entrypoint, Operation, Owned, Removed, labels},
+    entry::{Amount, RelPath, path::BadPath},
     outputs::{
         archived,
         stage::{Scope, Staged, Staging, StagingOptions, Uploaded, stage_path},
         target::Target,
     },
     plan::{Output, Outputs, Plan, Take},
-    report::events::{Amount, Event, Phase, Warning},
-    tree::{RelPath, path::BadPath},
+    report::events::{Event, Phase, Warning},
     user,
     workspace::{
         Keeping,

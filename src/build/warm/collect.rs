@@ -9,21 +9,17 @@ use std::{path::Path, pin::Pin, sync::Arc};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    super::{
-        BuildError, Running, blocking,
-        channel::{self, ChunkReader},
-        detached,
-        error::Listing,
-        own_place, places,
-    },
+    super::{BuildError, Running, blocking, detached, error::Listing, own_place, places},
     node_reader, nonsense,
     upload::Sources,
 };
 use crate::{
     agent::{
+        channel::{self, ChunkReader},
         near::Session,
         protocol::{Beside, Blob, Follow, Products, Query, Reply, Request},
     },
+    entry::{Amount, RelPath},
     outputs::{
         OutputError,
         host::HostSide,
@@ -32,16 +28,16 @@ use crate::{
         stage::{Listed, Scope, Staged, Staging, StagingOptions, stage_path},
         target::Target,
     },
-    plan::{Explain, Output, Outputs, Plan, Take},
+    plan::{Output, Outputs, Plan, Take},
     report::{
         Reporter,
-        events::{Amount, Direction, Event, Phase, Warning, Why},
+        events::{Direction, Event, Phase, Warning, Why},
     },
+    spec::Explain,
     state::{Project, Run},
+    text::Escaped,
     tree::{
-        RelPath,
         ignore::{self, Rules},
-        path::Escaped,
         summary::Differing,
     },
 };

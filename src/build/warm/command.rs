@@ -23,11 +23,9 @@ use crate::{
         protocol::{Blob, Input, NoStart, NotStarted, Reply, Request, Run, STDIN_WINDOW, Size, Status},
     },
     engine::{Defect, Delivery, StartError},
-    plan::Terminal,
-    report::{
-        Reporter,
-        events::{Amount, Phase, Stream},
-    },
+    entry::Amount,
+    report::{Reporter, events::Phase},
+    spec::{Stream, Terminal},
     sys::terminal::{self, RawTerminal},
 };
 

@@ -15,13 +15,14 @@ use crate::{
         reaper::{Charge, Duty, Reaper},
         refuse_strange_links,
     },
-    plan::{Lifetime, Plan, Scratch},
+    entry::{Amount, Kind},
+    plan::{Plan, Scratch},
     report::{
         Reporter,
-        events::{Amount, Event, Phase},
+        events::{Event, Phase},
     },
+    spec::Lifetime,
     state::{Project, State},
-    tree::Kind,
     workspace::{
         self, How, Surroundings, Workspace, WorkspaceError, daily,
         scratch::{self, Found, Held, Wanted},

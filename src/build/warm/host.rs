@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::super::{BuildError, meanwhile::Watcher, sources};
 use crate::{
+    entry::{Kind, RelPath},
     outputs::{
         record::{Content, Record, Written},
         target::native_join,
@@ -12,7 +13,7 @@ use crate::{
     report::Reporter,
     state::Project,
     tree::{
-        Digest, Entry, Kind, Manifest, RelPath,
+        Digest, Entry, Manifest,
         ignore::Rules,
         index::{HashedAt, Index},
         scan::Scan,

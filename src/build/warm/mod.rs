@@ -23,7 +23,6 @@ use self::{collect::Collecting, command::Ended, upload::Learned};
 pub(super) use self::{host::HostTree, upload::Sources};
 use super::{
     BuildError, Built, Finished, Interrupts,
-    channel::ChunkReader,
     container::dismiss,
     detached,
     heal::{Runner, Tail},
@@ -34,18 +33,20 @@ use super::{
 };
 use crate::{
     agent::{
+        channel::ChunkReader,
         near::{Session, SessionError},
         protocol::{Blob, Claim, Extent, Input, Open, Reply, Request, Room, Run as Command, User},
     },
+    entry::RelPath,
     outputs::{record::Record, target::native_join},
-    plan::{Lifetime, Outputs, Plan, Stdin},
+    plan::{Outputs, Plan},
     report::{
         Reporter,
         events::{self, Event, Warning},
     },
+    spec::{Lifetime, Stdin},
     state::{Project, Run},
     tree::{
-        RelPath,
         index::{HashedAt, Index, Whose},
         node::{Node, NodeError, NodeReader},
     },

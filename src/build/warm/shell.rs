@@ -21,10 +21,10 @@ use crate::{
     },
     config::GRACE,
     engine::{ContainerFacts, Docker, Sizes, labels},
-    plan::{Endpoint, OnLocked, Terminal},
+    entry::RelPath,
     report::Reporter,
+    spec::{Endpoint, OnLocked, Terminal},
     state::{Project, State},
-    tree::RelPath,
     workspace::{
         self, Existing, Generation, How, Surroundings, Workspace, WorkspaceError,
         list::{self, Owner},

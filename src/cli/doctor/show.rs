@@ -6,7 +6,8 @@ use crate::{
     doctor::{Engine, Facts, Finding, Room, Severity},
     engine::{EngineFacts, EngineInfo, Whereabouts},
     facts::{Case, Class, FileSharing, FileSystem, Machine},
-    report::{events::path_text, numbers, text::one_line},
+    report::events::path_text,
+    text::{numbers, one_line},
 };
 
 /// How wide a line gets; without a terminal's own width, so that reports can be compared.

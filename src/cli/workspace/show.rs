@@ -8,8 +8,8 @@ use serde::Serialize;
 use crate::{
     agent::protocol::Held,
     cli::aligned,
-    plan::Route,
-    report::{numbers, text::one_line},
+    spec::Route,
+    text::{numbers, one_line},
     workspace::{
         Generation,
         list::{Listed, Owner, Place, Unused},

@@ -26,8 +26,7 @@ use super::{
 };
 use crate::{
     engine::error::{BadFrame, Call, Operation, StartError, chain},
-    plan::{Stdin, Terminal},
-    report::events::Stream,
+    spec::{Stdin, Stream, Terminal},
 };
 
 /// How much is read at once: a pipe's capacity on Linux, which is what a busy process has ready.

@@ -21,8 +21,8 @@ use tokio::{
 use super::{Docker, EngineError};
 use crate::{
     engine::error::{chain, plain, socket_address},
-    plan::Endpoint,
-    tree::path::Escaped,
+    spec::Endpoint,
+    text::Escaped,
 };
 
 /// The oldest API that has all that is asked for (Docker 19.03, Podman 3).

@@ -29,7 +29,7 @@ use crate::{
         error::{Call, Operation, StartError, plain, why_not_started},
         labels,
     },
-    plan::{EnvVar, Isolation, Stdin, Terminal, VolumeOption},
+    spec::{EnvVar, Isolation, Stdin, Terminal, VolumeOption},
 };
 
 /// How long an engine may take to list events of the past.

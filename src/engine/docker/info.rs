@@ -8,7 +8,7 @@ use super::{Docker, EngineError, failed};
 use crate::{
     engine::error::{Call, Operation},
     facts::Machine,
-    plan::{self, Endpoint, Isolation},
+    spec::{self, Endpoint, Isolation},
 };
 
 /// What an engine says of itself. Texts are the engine's own, and empty where it says nothing.
@@ -144,7 +144,7 @@ impl EngineInfo {
     /// Where this engine is, which was reached at `endpoint` from the machine `here`.
     pub fn whereabouts(&self, endpoint: &Endpoint, here: &Machine) -> Whereabouts {
         let is_far = match endpoint {
-            Endpoint::Tcp(address) => !plan::is_loopback(address),
+            Endpoint::Tcp(address) => !spec::is_loopback(address),
             Endpoint::Unix(_) | Endpoint::NamedPipe(_) => false,
         };
         // Where ours has no name, a kernel of the same system is the most that can be asked for.
@@ -213,7 +213,7 @@ fn backing(status: Vec<Vec<String>>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Environment;
+    use crate::environment::Environment;
 
     fn read(greeted_as: &str, json: serde_json::Value) -> EngineInfo {
         EngineInfo::read(greeted_as, serde_json::from_value(json).unwrap())

@@ -11,7 +11,7 @@ use bollard::{
 use super::{Docker, EngineError, Owned, Removed, failed, owned::carries, removed};
 use crate::{
     engine::error::{Call, Operation},
-    plan::VolumeOption,
+    spec::VolumeOption,
 };
 
 /// Everything about a volume that is decided before it is made.

@@ -12,6 +12,7 @@ use super::{
     steps::{Attempt, Conflict, Done, Executor, Failed, StageName, Undo},
 };
 use crate::{
+    entry::{Kind, RelPath},
     outputs::{
         OutputError,
         decide::Side,
@@ -27,7 +28,6 @@ use crate::{
         at::{self, Look},
         walk::Walk,
     },
-    tree::{Kind, RelPath},
 };
 
 /// A whole new tree that waits for its exchange.

@@ -13,6 +13,7 @@ use super::{
     steps::{Attempt, Executor},
 };
 use crate::{
+    entry::RelPath,
     outputs::{
         OutputError, host_error,
         journal::{self, Journal},
@@ -23,7 +24,6 @@ use crate::{
         target::Target,
     },
     sys::{at, walk::Walk},
-    tree::RelPath,
 };
 
 /// What [`recover`] did.

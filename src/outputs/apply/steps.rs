@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, io, thread};
 
 use crate::{
+    entry::{Kind, RelPath, Timestamp},
     outputs::{
         decide::Side,
         ops::{Action, Identity, Op, Over, SHADOW, Slot},
@@ -17,7 +18,6 @@ use crate::{
         pace::Pace,
         walk::Walk,
     },
-    tree::{Kind, RelPath, Timestamp},
 };
 
 /// What the steps of one output left to be done.

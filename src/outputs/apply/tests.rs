@@ -11,12 +11,13 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
+    entry::Timestamp,
     outputs::{
         stage::{Listed, Scope, Stage, Staging, StagingOptions, Uploaded, digest_of},
         target::native_join,
     },
     tree::{
-        Digest, Timestamp,
+        Digest,
         ignore::Rules,
         node::{Node as Listing, NodeKind, NodeReader, NodeWriter},
         scan::{Scan, ScanOptions, scan},

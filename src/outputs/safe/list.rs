@@ -12,6 +12,7 @@ use serde::{Serialize, Serializer};
 
 use super::{Line, Place, Why, copy_entry, is_same};
 use crate::{
+    entry::{Kind, Timestamp},
     outputs::{
         stage::{Stage, remove_stage},
         target::Target,
@@ -22,7 +23,6 @@ use crate::{
         at::{self, Look},
         metadata,
     },
-    tree::{Kind, Timestamp},
 };
 
 /// What was moved in the last day stays, however much it is.

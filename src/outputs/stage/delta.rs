@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use super::{LIMITS, Meta, Product, SMALL, Scope, Settled, Staging, links::Linked};
 use crate::{
     archive::reader::{IncomingKind, Limits, Naming, Reader},
+    entry::{Amount, Kind, RelPath},
     outputs::{
         OutputError,
         decide::Verdict,
@@ -23,10 +24,10 @@ use crate::{
         record::Content,
         slots::{self, SmallFile},
     },
-    report::events::{Amount, Warning},
+    report::events::Warning,
     sys::{at, extents::Extents},
     tree::{
-        Digest, Kind, Manifest, RelPath,
+        Digest, Manifest,
         node::{Node, NodeError, NodeKind},
         summary::Differing,
     },

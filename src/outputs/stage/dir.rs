@@ -9,13 +9,14 @@ use std::{
 use cap_std::{ambient_authority, fs::Dir};
 
 use crate::{
+    entry::{Kind, Timestamp},
     outputs::{OutputError, host_error, modes::Refused, target::Target},
     sys::{
         at::{self, Look},
         owner::{self, NotOwn},
         walk::Walk,
     },
-    tree::{Kind, Timestamp, scan::STAGE_PREFIX},
+    tree::scan::STAGE_PREFIX,
 };
 
 /// A staging directory: removed with all that is in it when dropped.

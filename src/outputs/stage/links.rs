@@ -9,14 +9,15 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Product, Scope, Seen, Staging};
 use crate::{
+    entry::{RelPath, Timestamp},
     outputs::{
         OutputError,
         ops::{Action, ChangeTime, Identity, Op, Slot},
         record::Content,
     },
-    plan::ApplyMode,
+    spec::ApplyMode,
     sys::{at, walk::Walk},
-    tree::{Manifest, RelPath, Timestamp, links::Groups},
+    tree::{Manifest, links::Groups},
 };
 
 /// Names of one file, as the build has them, and what it holds.

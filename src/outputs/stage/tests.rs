@@ -4,9 +4,9 @@ use std::{fs, os::unix::fs::MetadataExt as _};
 
 use super::*;
 use crate::{
+    entry::Special,
     outputs::apply::tests::{Edit, Host, Node, Nodes, WentIn, differing, file, listing_of, nodes, wire},
     tree::{
-        Special,
         node::{Node as Listing, NodeKind, NodeReader},
         summary::Differing,
     },

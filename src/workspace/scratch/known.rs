@@ -7,7 +7,7 @@ use std::{
 
 use super::{Held, Label, Mark, OWN, ScratchError, Wanted, engine, mark_path, take};
 use crate::{
-    plan::{IfThere, Lifetime},
+    spec::{IfThere, Lifetime},
     state::{Project, State, StateError, read_json},
     sys::owner,
 };

@@ -2,10 +2,9 @@
 
 use std::{ffi::OsString, path::Path};
 
-use super::{IgnoreRule, RunArgs};
 use crate::{
-    config::{Progress, RouteChoice, choices::name_of},
-    plan::Route,
+    args::{IgnoreRule, RunArgs},
+    spec::{Progress, Route, RouteChoice, choices::name_of},
 };
 
 /// The words of a command line.
@@ -158,8 +157,7 @@ fn decimal(billionths: i64) -> String {
 mod tests {
     use clap::Args as _;
 
-    use super::*;
-    use crate::cli::args::{Command, parse};
+    use crate::args::{Command, parse, words::*};
 
     fn parsed(words: &[OsString]) -> RunArgs {
         let argv = [OsString::from("fastbuild")].into_iter().chain(words.iter().cloned());

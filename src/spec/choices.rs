@@ -1,9 +1,6 @@
 //! Names -> values, for settings that are one of a few. One table a setting, read by flags, variables and file alike.
 
-use super::{EngineChoice, RouteChoice, units::BadValue};
-use crate::plan::{Isolation, PullPolicy, Route};
-
-pub use crate::report::Progress;
+use crate::spec::{EngineChoice, Isolation, Progress, PullPolicy, Route, RouteChoice, units::BadValue};
 
 /// A setting that is one of a few names.
 pub trait Choice: Copy + 'static {

@@ -8,11 +8,11 @@ use std::{
 
 use fs_err as fs;
 
-use crate::tree::RelPath;
+use super::RelPath;
 
 /// `relative`, a path below some directory, as a tree's path; `None` where the system's paths are not bytes and this one
 /// is no text.
-pub(super) fn to_rel_path(relative: &Path) -> Option<RelPath> {
+pub(crate) fn to_rel_path(relative: &Path) -> Option<RelPath> {
     let mut path = RelPath::root();
     for component in relative.components() {
         let Component::Normal(name) = component else { return None };
@@ -21,13 +21,19 @@ pub(super) fn to_rel_path(relative: &Path) -> Option<RelPath> {
     Some(path)
 }
 
+/// The place below `source` where fastbuild was started; the root itself when that lies elsewhere, or has a name that no
+/// tree has.
+pub(crate) fn below(source: &Path, started_in: &Path) -> RelPath {
+    started_in.strip_prefix(source).ok().and_then(to_rel_path).unwrap_or_default()
+}
+
 /// `path` below `base`; `None` where it is a name that this system cannot hold.
 pub fn join(base: &Path, path: &RelPath) -> Option<PathBuf> {
     path.components().try_fold(base.to_owned(), |joined, name| Some(joined.join(from_bytes(name)?)))
 }
 
 /// Divides at the byte `at`, which must be ASCII, and drops it.
-pub(super) fn split_at_byte(text: &OsStr, at: usize) -> Option<(OsString, OsString)> {
+pub(crate) fn split_at_byte(text: &OsStr, at: usize) -> Option<(OsString, OsString)> {
     let bytes = to_bytes(text)?;
     Some((from_bytes(bytes.get(..at)?)?, from_bytes(bytes.get(at + 1..)?)?))
 }
@@ -59,7 +65,7 @@ fn from_bytes(bytes: &[u8]) -> Option<OsString> {
 ///
 /// # Errors
 /// When one of its directories is something else, or may not be looked into.
-pub(super) fn settle(path: &Path) -> io::Result<Option<PathBuf>> {
+pub(crate) fn settle(path: &Path) -> io::Result<Option<PathBuf>> {
     let mut settled = PathBuf::new();
     let mut components = path.components().peekable();
     while let Some(component) = components.next() {

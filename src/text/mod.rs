@@ -4,7 +4,9 @@
 //! passes through here: control characters (escape sequences begin with one) and characters that reorder or break
 //! lines come out as `\u{…}`, so nothing can move the cursor, forge a line or turn a name around.
 
-use crate::tree::path::is_dangerous;
+pub mod numbers;
+
+use std::fmt;
 
 /// More of one text than this says nothing more to a person, and a hostile engine could send megabytes.
 const MOST_CHARS: usize = 4_000;
@@ -57,9 +59,36 @@ fn push_harmless(out: &mut String, text: &str) {
     }
 }
 
+/// Whether a terminal or a reader would take `c` for something else than a letter of the text: control characters, which
+/// begin escape sequences, and characters that reorder or break lines.
+pub fn is_dangerous(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Bytes shown to people: valid UTF-8 as it is, dangerous characters and everything else as `\xNN` or `\u{…}`.
+pub struct Escaped<'a>(pub &'a [u8]);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.0.utf8_chunks() {
+            for c in chunk.valid().chars() {
+                if is_dangerous(c) || c == '\\' {
+                    write!(f, "{}", c.escape_default())?;
+                } else {
+                    write!(f, "{c}")?;
+                }
+            }
+            for byte in chunk.invalid() {
+                write!(f, "\\x{byte:02x}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::text::*;
 
     #[test]
     fn nothing_that_moves_the_cursor_or_turns_text_around_gets_through() {

@@ -8,12 +8,7 @@ use std::{
     path::PathBuf,
 };
 
-use super::{ConfigError, units::BadValue};
-use crate::{
-    plan::{Decision, Reason},
-    report,
-    sys::terminal,
-};
+use crate::sys::terminal;
 
 /// What a run finds around itself.
 #[derive(Debug, Clone, Default)]
@@ -83,21 +78,11 @@ impl Environment {
 
     /// Whether the variable `CI` says that nobody sits here: set, and neither `false` nor `0`.
     pub fn is_ci(&self) -> bool {
-        report::is_ci(self.var("CI"))
+        is_ci(self.var("CI"))
     }
+}
 
-    /// A setting from a variable.
-    ///
-    /// # Errors
-    /// When it is not UTF-8 or `read` refuses it.
-    pub fn setting<T>(
-        &self,
-        name: &'static str,
-        read: impl Fn(&str) -> Result<T, BadValue>,
-    ) -> Result<Option<Decision<T>>, ConfigError> {
-        let Some(value) = self.filled(name) else { return Ok(None) };
-        let text = value.to_str().ok_or_else(|| ConfigError::NotUtf8 { what: name.to_owned() })?;
-        let value = read(text).map_err(|problem| ConfigError::Value { origin: name.to_owned(), problem })?;
-        Ok(Some(Decision { value, reason: Reason::Env { name } }))
-    }
+/// Whether the variable `CI`, with this value, says that nobody sits here.
+pub fn is_ci(value: Option<&OsStr>) -> bool {
+    value.is_some_and(|value| !value.is_empty() && value != "false" && value != "0")
 }

@@ -4,6 +4,7 @@
 //! cannot express an escape: no empty, `.` or `..` component, no leading slash, no NUL. Whoever holds one may join it
 //! below a directory handle without another check.
 
+use crate::text::Escaped;
 use std::{cmp::Ordering, fmt, sync::Arc};
 
 /// A path below some root, `/` between components, in bytes. The empty path is the root itself.
@@ -188,36 +189,9 @@ impl serde::Serialize for RelPath {
     }
 }
 
-/// Whether a terminal or a reader would take `c` for something else than a letter of the text: control characters, which
-/// begin escape sequences, and characters that reorder or break lines.
-pub fn is_dangerous(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-/// Bytes shown to people: valid UTF-8 as it is, dangerous characters and everything else as `\xNN` or `\u{…}`.
-pub struct Escaped<'a>(pub &'a [u8]);
-
-impl fmt::Display for Escaped<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for chunk in self.0.utf8_chunks() {
-            for c in chunk.valid().chars() {
-                if is_dangerous(c) || c == '\\' {
-                    write!(f, "{}", c.escape_default())?;
-                } else {
-                    write!(f, "{c}")?;
-                }
-            }
-            for byte in chunk.invalid() {
-                write!(f, "\\x{byte:02x}")?;
-            }
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::{entry::path::*, text::Escaped};
 
     fn path(text: &str) -> RelPath {
         RelPath::new(text.as_bytes()).unwrap()

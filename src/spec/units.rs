@@ -140,7 +140,7 @@ fn fixed_point(text: &str) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::spec::units::*;
 
     #[test]
     fn sizes_are_read_as_docker_reads_them() {

@@ -82,7 +82,7 @@ pub fn rate(moved: u64, took: Duration) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::text::numbers::*;
 
     #[test]
     fn thousands_are_grouped() {

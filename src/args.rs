@@ -19,15 +19,42 @@ use clap::{
     builder::{BoolValueParser, TypedValueParser},
 };
 
+use serde::{Deserialize, Serialize};
+
 pub use bench::{BenchArgs, Parts};
 
-use super::OWN_FAILURE;
-use crate::{
-    build::trust::Trust,
-    config::{EngineChoice, Progress, RouteChoice, choices::choose, units},
-    plan::{Isolation, PullPolicy},
-    workspace::list::Caches,
-};
+use crate::spec::{EngineChoice, Isolation, Progress, PullPolicy, RouteChoice, choices::choose, units};
+
+/// What becomes of the trust in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// It is trusted as it is now.
+    Give,
+    /// It is trusted no longer.
+    Revoke,
+}
+
+/// Which volumes are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caches {
+    /// Those of caches as well.
+    Included,
+    /// Workspaces' alone.
+    Kept,
+}
+
+/// How much was measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Extent {
+    /// `--quick`: less data and fewer rounds.
+    Quick,
+    /// All of it.
+    Full,
+}
+
+/// What fastbuild's own failures exit with, as Docker has it.
+pub const OWN_FAILURE: u8 = 125;
 
 /// A parsed command line.
 #[derive(Debug, Clone)]
@@ -972,7 +999,7 @@ fn takes_value(arg: &Arg) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::args::*;
 
     fn parse_words(line: &[&str]) -> Result<Cli, UsageError> {
         parse(std::iter::once("fastbuild").chain(line.iter().copied()).map(OsString::from))

@@ -4,11 +4,9 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 
-use super::{PlanFormat, RunArgs, either};
 use crate::{
-    bench::Extent,
-    config::{RouteChoice, choices::choose},
-    plan::Route,
+    args::{Extent, PlanFormat, RunArgs, either},
+    spec::{Route, RouteChoice, choices::choose},
 };
 
 /// What `fastbuild bench` takes.
