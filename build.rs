@@ -31,7 +31,6 @@ fn main() {
         "src/agent",
         "src/archive",
         "src/entry",
-        "src/measure.rs",
         "src/measure",
         "src/sys",
         "src/text",

@@ -22,16 +22,19 @@ use crate::{
         near::{Session, SessionError, Settings},
         protocol::Failure,
     },
-    engine::{ContainerFacts, Docker, EngineError, ImageFacts, Removed},
+    build::{
+        reaper::dismiss,
+        site::{Left, Site},
+    },
+    engine::{ContainerFacts, Docker, EngineError, Removed},
     entry::Amount,
-    outputs::record::Record,
     plan::{OnDocker, Output, Outputs, Plan},
     report::{
         Reporter,
         events::{Event, Phase, Warning},
     },
     spec::{AgentUse, Lifetime, Route},
-    state::{Project, Run, State},
+    state::State,
     workspace::{
         self, How, Keeping, Line, Surroundings, Wanted, Why, WithoutAgent, Workspace, WorkspaceError, daily,
         storage::Storage,
@@ -40,29 +43,6 @@ use crate::{
 
 /// How long nobody's impatience cuts off the wait for a one-run container's end. Engines take a quarter of it.
 const A_MOMENT: Duration = Duration::from_secs(1);
-
-/// What a build on an engine has, whoever runs the command there.
-pub(super) struct Site<'a> {
-    pub(super) plan: &'a Plan,
-    pub(super) at: OnDocker<'a>,
-    pub(super) state: &'a State,
-    pub(super) project: &'a Project,
-    pub(super) locks: &'a Locks,
-    pub(super) reporter: &'a Reporter,
-    pub(super) docker: Docker,
-    pub(super) image: ImageFacts,
-    pub(super) record: Arc<Record>,
-    pub(super) run: Run,
-}
-
-/// Whether anything of a run may still be on its engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Left {
-    /// The run is over.
-    Nothing,
-    /// The reaper looks again, and the next start after it.
-    Perhaps,
-}
 
 /// How a build with the agent came out.
 enum Outcome {
@@ -354,11 +334,4 @@ fn is_for_nobody<T>(workspace: &Workspace, built: &Result<T, BuildError>) -> boo
     is_new
         && matches!(built, Err(BuildError::Workspace(WorkspaceError::Session(SessionError::Failed(failed))))
             if failed.why == Failure::User)
-}
-
-/// Tells a reaper that there is nothing left to do.
-pub(super) fn dismiss(reaper: Option<Reaper>) {
-    if let Some(reaper) = reaper {
-        reaper.dismiss();
-    }
 }

@@ -26,6 +26,7 @@ mod places;
 mod plain;
 pub mod reaper;
 mod recover;
+mod site;
 pub mod sources;
 mod suspend;
 pub mod trust;

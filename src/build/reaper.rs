@@ -304,3 +304,10 @@ impl InContainer {
         }
     }
 }
+
+/// Tells a reaper that there is nothing left to do.
+pub(super) fn dismiss(reaper: Option<Reaper>) {
+    if let Some(reaper) = reaper {
+        reaper.dismiss();
+    }
+}

@@ -5,8 +5,8 @@ use std::{error::Error as StdError, fmt, io, path::Path, time::Duration};
 
 use bollard::errors::Error as BollardError;
 
-use super::{docker::ApiVersion, reference::BadReference, words};
-use crate::text::Escaped;
+use super::{reference::BadReference, words};
+use crate::{engine::version::ApiVersion, text::Escaped};
 
 /// A request, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Problem, Sizes, Step, Watcher, failed, tell};
+use super::run::{Problem, Sizes, Step, Watcher, failed, tell};
 
 /// How many files are done between two looks at the watcher.
 const BATCH: u64 = 50;

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, Write};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Figures, Problem, Progress, Sizes};
+use super::run::{Figures, Problem, Progress, Sizes};
 
 /// What the agent is asked for. After the last one its input ends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

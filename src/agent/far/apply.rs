@@ -21,13 +21,15 @@ use rustix::fs::{AtFlags, Gid, Mode, Uid};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    failed,
     inbox::{DataIn, DataStop, Inbox},
     workspace::{Company, Tree, Workspace, nonsense},
     writers::{NewFile, Writers, Written},
 };
 use crate::{
-    agent::protocol::{Failed, Failure, Meta},
+    agent::{
+        far::ground::failed,
+        protocol::{Failed, Failure, Meta},
+    },
     archive::{Incoming, IncomingKind, Limits, Naming, ReadError, Reader},
     entry::{Kind, RelPath, Timestamp},
     sys::{

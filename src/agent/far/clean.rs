@@ -5,11 +5,14 @@ use std::{collections::HashSet, io, path::Path};
 use cap_std::fs::Dir;
 
 use super::{
-    failed, kept, leftovers,
+    kept, leftovers,
     workspace::{View, Workspace, caches_below, look, mounts},
 };
 use crate::{
-    agent::protocol::{Cleaned, Extent, Failed, Held},
+    agent::{
+        far::ground::failed,
+        protocol::{Cleaned, Extent, Failed, Held},
+    },
     entry::{Kind, RelPath},
     sys::{at, walk::Walk},
     tree::{Entry, Manifest, ignore::Rules},

@@ -2,7 +2,7 @@
 //! command ran, the host's tools would take products for older than their sources, or for younger than every edit to come. So the
 //! mtimes that the command gave are moved to the host's time, here as well, before anything is compared.
 
-use std::{io, path::Path};
+use std::{io, path::Path, time::Duration};
 
 use cap_std::fs::Dir;
 use rustix::time::{ClockId, clock_gettime};
@@ -82,4 +82,16 @@ impl Shift {
 fn steady() -> i128 {
     let now = clock_gettime(ClockId::Boottime);
     i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)
+}
+
+/// Waits until whatever is written from now on gets a later ctime than anything that is there.
+pub(super) fn wait_for_tick(newest: crate::entry::Timestamp) {
+    // What lies in the future was stamped by a clock that has been set back since; nothing can be waited for there.
+    if newest > clock::stamped_by_now() {
+        return;
+    }
+    // A clock's tick is no event.
+    while clock::file_system_now() <= newest {
+        std::thread::sleep(Duration::from_micros(500));
+    }
 }

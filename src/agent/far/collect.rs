@@ -14,7 +14,7 @@ use std::{
 
 use super::{
     clocks::Span,
-    failed, leftovers,
+    leftovers,
     outbox::{DataOut, Outbox},
     workspace::{
         self, Company, Ending, Scope, Thing, Tree, View, Workspace, finish_nodes, index_of, merged, name_in,
@@ -22,7 +22,10 @@ use super::{
     },
 };
 use crate::{
-    agent::protocol::{Beside, Extent, Failed, Failure, Follow, Products, Reply},
+    agent::{
+        far::{ground::failed, workspace::Over},
+        protocol::{Beside, Extent, Failed, Failure, Follow, Products, Reply},
+    },
     archive::pack::{Holes, PackOptions, TopEntry, pack},
     entry::{Kind, RelPath, Special, Timestamp},
     sys::LONGEST_PATH,
@@ -220,16 +223,6 @@ pub(super) enum Contents {
     Read,
     /// Nobody asks.
     Leave,
-}
-
-/// The tree before the command, and in what the one after it differs, by place.
-#[derive(Debug)]
-pub(super) struct Over {
-    before: Tree,
-    /// In the new tree, and where each was in the old one; leftovers are always among them.
-    candidates: Vec<(usize, Option<usize>)>,
-    /// In the old tree.
-    deleted: Vec<usize>,
 }
 
 impl Workspace {

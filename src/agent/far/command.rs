@@ -103,7 +103,8 @@ impl Launched {
     pub(super) fn attend(self, inbox: &Arc<Inbox>, outbox: &Arc<Outbox>) -> Result<Running, Failed> {
         // When this fails, the client is gone, which the inbox tells.
         let _ = outbox.reply(&Reply::Started);
-        let told = |error: io::Error| super::failed("could not start a thread for the command", &error);
+        let told =
+            |error: io::Error| super::ground::failed("could not start a thread for the command", &error);
         let waiting = wait_for(self.pid, inbox).map_err(told)?;
         let mut running = Running {
             pid: self.pid,

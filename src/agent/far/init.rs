@@ -35,7 +35,11 @@ use rustix::{
 };
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM, SIGUSR2};
 
-use super::{ONCE, processes, session, state_directory};
+use super::{processes, session};
+use crate::agent::far::ground::state_directory;
+
+/// Behind a face: for one client.
+pub(super) const ONCE: &str = "once";
 
 /// When no client has said otherwise.
 const IDLE_STOP: Duration = Duration::from_secs(3600);
@@ -94,7 +98,7 @@ enum Input {
 pub(super) fn run(lifetime: Lifetime) -> ExitCode {
     // Anywhere else, ending everybody would be a disaster.
     if !getpid().is_init() {
-        return ExitCode::from(super::USAGE);
+        return ExitCode::from(super::ground::USAGE);
     }
     let Ok(signals) = Signals::listen() else { return ExitCode::FAILURE };
     let mut init = Init {

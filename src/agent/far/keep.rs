@@ -19,7 +19,8 @@ use rustix::{
 };
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::{processes, state_directory};
+use super::processes;
+use crate::agent::far::ground::state_directory;
 
 /// The file in the agent's directory that is locked while a session lives.
 const TURN: &str = "turn";

@@ -10,12 +10,12 @@ use std::{
     path::Path,
 };
 
-use super::{
-    failed,
-    workspace::{View, look, place_beside_agent},
-};
+use super::workspace::{View, look};
 use crate::{
-    agent::protocol::{Failed, KEPT, decode, encode},
+    agent::{
+        far::ground::{failed, place_beside_agent},
+        protocol::{Failed, KEPT, decode, encode},
+    },
     sys,
     tree::ignore::Rules,
 };

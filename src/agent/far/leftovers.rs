@@ -14,9 +14,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::workspace::place_beside_agent;
 use crate::{
-    agent::protocol::{Blob, decode, encode},
+    agent::{
+        far::ground::place_beside_agent,
+        protocol::{Blob, decode, encode},
+    },
     entry::{Kind, RelPath, Stamp},
     sys,
     tree::Manifest,

@@ -18,6 +18,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `ground` | what all of them stand on |
 //! | `inbox` | stdin -> requests and data, and the watch over a silent client |
 //! | `outbox` | replies, data and output -> stdout |
 //! | `workspace` | the tree: opened, scanned, compared |
@@ -41,6 +42,7 @@ mod clocks;
 mod collect;
 mod command;
 mod exec;
+mod ground;
 mod inbox;
 mod init;
 mod keep;
@@ -60,12 +62,15 @@ mod writers;
 use std::{
     ffi::OsString,
     io::{self, Write as _},
-    path::{Path, PathBuf},
+    path::Path,
     process::ExitCode,
 };
 
-use self::init::Lifetime;
-use super::protocol::{Failed, Failure, encode};
+use self::{
+    ground::USAGE,
+    init::{Lifetime, ONCE},
+};
+use super::protocol::encode;
 
 /// The agent's `main`.
 pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -93,26 +98,4 @@ pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         },
         _ => ExitCode::from(USAGE),
     }
-}
-
-/// Behind a face: for one client.
-const ONCE: &str = "once";
-
-/// Exit code: called with something that is no face of the agent's, or by somebody who may not.
-const USAGE: u8 = 64;
-
-/// Where the agent keeps what outlives a session: the directory that it lies in itself.
-fn state_directory() -> Option<PathBuf> {
-    Some(std::env::current_exe().ok()?.parent()?.to_owned())
-}
-
-/// What is said of a failure of the system's: what was tried, and what came back.
-fn failed(tried: &str, error: &io::Error) -> Failed {
-    use rustix::io::Errno;
-    let why = match error.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::NOSPC | Errno::DQUOT) => Failure::DiskFull,
-        Some(Errno::ROFS) => Failure::ReadOnly,
-        _ => Failure::Other,
-    };
-    Failed { why, detail: format!("{tried}: {error}") }
 }

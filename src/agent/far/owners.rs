@@ -10,9 +10,8 @@ use std::{collections::HashMap, fs, io, path::Path};
 use cap_std::fs::Dir;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
 
-use super::session::wait_for_tick;
 use crate::{
-    agent::protocol::Owner,
+    agent::{far::clocks::wait_for_tick, protocol::Owner},
     entry::{RelPath, Stamp, Timestamp},
     sys::{
         at,

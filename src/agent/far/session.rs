@@ -34,7 +34,6 @@ use super::{
     clocks::Span,
     collect::Collected,
     command::Launched,
-    failed,
     inbox::{self, DataStop, Event, Inbox, InputEnd},
     init::{self, Lifetime},
     keep,
@@ -46,6 +45,7 @@ use super::{
 };
 use crate::{
     agent::{
+        far::{clocks::wait_for_tick, ground::failed},
         frame::Nonce,
         protocol::{
             Blob, Claim, Client, Extent, Failed, Failure, Hello, Meta, Open, PROTOCOL, Query, Reply, Request,
@@ -53,7 +53,7 @@ use crate::{
         },
     },
     entry::RelPath,
-    sys::{clock, metadata},
+    sys::metadata,
     tree::Digest,
 };
 
@@ -542,18 +542,6 @@ fn ending(exited: &Reply) -> Ending {
         Reply::Exited { status: Status::Code(code), .. } if *code == 128 + KILLED => Ending::Cut,
         Reply::Exited { oom_kills: 1.., .. } => Ending::Cut,
         _ => Ending::ByItself,
-    }
-}
-
-/// Waits until whatever is written from now on gets a later ctime than anything that is there.
-pub(super) fn wait_for_tick(newest: crate::entry::Timestamp) {
-    // What lies in the future was stamped by a clock that has been set back since; nothing can be waited for there.
-    if newest > clock::stamped_by_now() {
-        return;
-    }
-    // A clock's tick is no event.
-    while clock::file_system_now() <= newest {
-        std::thread::sleep(Duration::from_micros(500));
     }
 }
 

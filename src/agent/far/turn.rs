@@ -22,12 +22,12 @@ use std::{
 use rustix::process::{Pid, Signal, getpid, kill_process};
 use serde::{Deserialize, Serialize};
 
-use super::{
-    inbox::{Event, Inbox},
-    state_directory,
-};
+use super::inbox::{Event, Inbox};
 use crate::{
-    agent::protocol::{Blob, Claim, Client, Conflict, decode, encode},
+    agent::{
+        far::ground::state_directory,
+        protocol::{Blob, Claim, Client, Conflict, decode, encode},
+    },
     tree::Digest,
 };
 

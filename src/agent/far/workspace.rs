@@ -25,11 +25,12 @@ use rustix::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{
-    clocks::Span, collect::Over, exec::Manners, failed, kept, leftovers, outbox::Outbox, state_directory,
-};
+use super::{clocks::Span, exec::Manners, kept, leftovers, outbox::Outbox};
 use crate::{
-    agent::protocol::{Claim, Compare, Extent, Failed, Failure, Open, Reply, User, name_for_root},
+    agent::{
+        far::ground::{failed, place_beside_agent},
+        protocol::{Claim, Compare, Extent, Failed, Failure, Open, Reply, User},
+    },
     entry::{Kind, RelPath, Special, Stamp, Timestamp},
     sys::{self, at, clock::Granularity},
     tree::{
@@ -780,13 +781,18 @@ pub(super) fn index_of(root: &Path) -> Option<PathBuf> {
     place_beside_agent("index", root)
 }
 
-/// Where something about the tree at `root` is kept, beside the agent.
-pub(super) fn place_beside_agent(what: &str, root: &Path) -> Option<PathBuf> {
-    Some(state_directory()?.join(name_for_root(what, root.as_os_str().as_bytes())))
-}
-
 pub(super) fn nonsense(detail: &str) -> Failed {
     Failed { why: Failure::Protocol, detail: detail.to_owned() }
+}
+
+/// The tree before the command, and in what the one after it differs, by place.
+#[derive(Debug)]
+pub(super) struct Over {
+    pub(super) before: Tree,
+    /// In the new tree, and where each was in the old one; leftovers are always among them.
+    pub(super) candidates: Vec<(usize, Option<usize>)>,
+    /// In the old tree.
+    pub(super) deleted: Vec<usize>,
 }
 
 #[cfg(test)]

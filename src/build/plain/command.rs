@@ -11,11 +11,11 @@ use tokio::{
 use super::super::{
     BuildError, Exit, Interrupts, Running,
     command::{CtrlC, attend, own_input},
-    container::Site,
     heal::Tail,
 };
 use crate::{
     agent::protocol::Status,
+    build::site::Site,
     engine::{AttachInput, AttachOutput, Call, ContainerId, Docker, EngineError, Operation},
     entry::Amount,
     report::events::{Event, Phase, Warning},

@@ -17,7 +17,6 @@ use futures_util::TryStreamExt as _;
 
 use super::{
     BuildError, Built, Finished, Interrupts, Running, blocking,
-    container::{Left, Site, dismiss},
     heal::{Runner, Tail},
     mounted, own_place, places,
     reaper::{Duty, Reaper},
@@ -30,6 +29,10 @@ use crate::{
     archive::{
         pack::{Holes, PackOptions},
         reader::Naming,
+    },
+    build::{
+        reaper::dismiss,
+        site::{Left, Site},
     },
     engine::{Call, ContainerId, ContainerSpec, EngineError, Entrypoint, Operation, Owned, Removed, labels},
     entry::{Amount, RelPath, path::BadPath},

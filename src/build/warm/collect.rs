@@ -10,7 +10,6 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     super::{BuildError, Running, blocking, detached, error::Listing, own_place, places},
-    node_reader, nonsense,
     upload::Sources,
 };
 use crate::{
@@ -19,6 +18,7 @@ use crate::{
         near::Session,
         protocol::{Beside, Blob, Follow, Products, Query, Reply, Request},
     },
+    build::warm::replies::{node_reader, nonsense},
     entry::{Amount, RelPath},
     outputs::{
         OutputError,

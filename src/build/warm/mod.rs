@@ -14,29 +14,28 @@ pub(super) mod collect;
 mod command;
 pub mod here;
 mod host;
+mod replies;
 pub mod shell;
 pub(super) mod upload;
 
-use std::{io::BufReader, pin::Pin, sync::Arc, time::SystemTime};
+use std::{pin::Pin, sync::Arc, time::SystemTime};
 
 use self::{collect::Collecting, command::Ended, upload::Learned};
 pub(super) use self::{host::HostTree, upload::Sources};
 use super::{
-    BuildError, Built, Finished, Interrupts,
-    container::dismiss,
-    detached,
+    BuildError, Built, Finished, Interrupts, detached,
     heal::{Runner, Tail},
     history::Moved,
     locks::{Locks, Order},
     mounted::{self, Ended as EndedMounted},
-    reaper::Reaper,
+    reaper::{Reaper, dismiss},
 };
 use crate::{
     agent::{
-        channel::ChunkReader,
-        near::{Session, SessionError},
-        protocol::{Blob, Claim, Extent, Input, Open, Reply, Request, Room, Run as Command, User},
+        near::Session,
+        protocol::{Blob, Claim, Extent, Input, Open, Reply, Request, Run as Command, User},
     },
+    build::warm::replies::Opened,
     entry::RelPath,
     outputs::{record::Record, target::native_join},
     plan::{Outputs, Plan},
@@ -46,10 +45,7 @@ use crate::{
     },
     spec::{Lifetime, Stdin},
     state::{Project, Run},
-    tree::{
-        index::{HashedAt, Index, Whose},
-        node::{Node, NodeError, NodeReader},
-    },
+    tree::index::{HashedAt, Index, Whose},
     user::Ids,
     workspace::{Surroundings, Workspace},
 };
@@ -132,16 +128,6 @@ pub(super) fn start_scan(plan: &Plan, project: &Project, reporter: &Reporter) ->
 pub(super) type Scanning =
     Pin<Box<dyn Future<Output = Result<Result<HostTree, BuildError>, BuildError>> + Send>>;
 
-/// What the far end says of the workspace's source root.
-pub(super) struct Opened {
-    /// What there was room for before anything was sent.
-    pub(super) room: Room,
-    /// What others are making there, and is left alone.
-    pub(super) others: Vec<RelPath>,
-    /// What it keeps beside what the plan names.
-    pub(super) kept: Vec<String>,
-}
-
 /// What the far end is told of the source tree.
 fn open(plan: &Plan, surroundings: &Surroundings) -> Request {
     let blobs = |paths: &[String]| paths.iter().map(|path| Blob::from(path.as_bytes())).collect();
@@ -170,22 +156,6 @@ fn open(plan: &Plan, surroundings: &Surroundings) -> Request {
             Outputs::Named(outputs) => outputs.iter().flat_map(|output| output.only.clone()).collect(),
         },
     }))
-}
-
-/// Decodes nodes as they come.
-fn node_reader(from: ChunkReader) -> NodeReader<BufReader<ChunkReader>> {
-    NodeReader::new(BufReader::new(from))
-}
-
-/// The same, for who takes them one by one.
-fn nodes(from: ChunkReader) -> impl Iterator<Item = Result<Node, NodeError>> {
-    let mut reader = node_reader(from);
-    std::iter::from_fn(move || reader.next_node().transpose())
-}
-
-/// What came is well formed and makes no sense.
-fn nonsense(detail: impl ToString) -> SessionError {
-    SessionError::Damaged { detail: detail.to_string(), diagnostics: String::new() }
 }
 
 /// A build in a workspace that was entered.

@@ -13,9 +13,7 @@ use super::{
         top_entry,
         upload::{TRIES, all_arrived, leave_out_unreadable, start_packing, tell_of_changes},
     },
-    Opened,
     host::HostTree,
-    nodes, nonsense,
 };
 use crate::{
     agent::{
@@ -23,6 +21,7 @@ use crate::{
         protocol::{Compare, Meta, Reply, Request},
     },
     archive::pack::{Holes, PackOptions, Packed, TopEntry},
+    build::warm::replies::{Opened, nodes, nonsense},
     entry::{Amount, Kind, RelPath},
     outputs::stage::Uploaded,
     plan::Plan,

@@ -11,10 +11,10 @@ use hyper::body::Incoming;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
-    Docker, EngineError,
+    client::Docker,
     connect::{DialError, WireError},
 };
-use crate::engine::error::{Call, chain};
+use crate::engine::error::{Call, EngineError, chain};
 
 /// How much of an error's answer is read.
 const MAX_ERROR: usize = 64 << 10;

@@ -24,8 +24,11 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 
-use super::{ContainerId, Docker, EngineError, failed};
-use crate::engine::error::{Call, Operation};
+use super::{
+    client::{Docker, failed},
+    container::ContainerId,
+};
+use crate::engine::error::{Call, EngineError, Operation};
 
 /// A tar archive on its way out of a container.
 pub type ArchiveStream = BoxStream<'static, Result<Bytes, EngineError>>;

@@ -20,12 +20,12 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf};
 
 use super::{
-    ContainerId, Docker, EngineError,
     answer::{detail, refused},
-    failed,
+    client::{Docker, failed},
+    container::ContainerId,
 };
 use crate::{
-    engine::error::{BadFrame, Call, Operation, StartError, chain},
+    engine::error::{BadFrame, Call, EngineError, Operation, StartError, chain},
     spec::{Stdin, Stream, Terminal},
 };
 

@@ -3,7 +3,7 @@
 //! A request has a connection of its own: a build makes some dozen, they last from a millisecond to hours, and what
 //! breaks one breaks no other. Nothing here has a time limit but the greeting: a wait may last as long as a build does.
 
-use std::{error::Error as _, fmt, future::Future, io, pin::Pin, time::Duration};
+use std::{error::Error as _, future::Future, io, pin::Pin, time::Duration};
 
 use bollard::{BollardRequest, errors::Error as BollardError};
 use bytes::Bytes;
@@ -18,9 +18,12 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Docker, EngineError};
+use super::client::Docker;
 use crate::{
-    engine::error::{chain, plain, socket_address},
+    engine::{
+        error::{EngineError, chain, plain, socket_address},
+        version::ApiVersion,
+    },
     spec::Endpoint,
     text::Escaped,
 };
@@ -37,34 +40,6 @@ const NO_TIMEOUT: u64 = u32::MAX as u64;
 
 /// How much is read of an answer that is no greeting.
 const MAX_GREETING: usize = 1 << 20;
-
-/// A version of the Engine API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ApiVersion {
-    /// Before the dot.
-    pub major: usize,
-    /// Behind it.
-    pub minor: usize,
-}
-
-impl ApiVersion {
-    fn parse(text: &str) -> Option<ApiVersion> {
-        let (major, minor) = text.split_once('.')?;
-        Some(ApiVersion { major: major.parse().ok()?, minor: minor.parse().ok()? })
-    }
-
-    /// The newest that both sides speak.
-    fn agreed(engine: ApiVersion) -> ApiVersion {
-        let ours = bollard::API_DEFAULT_VERSION;
-        engine.min(ApiVersion { major: ours.major_version, minor: ours.minor_version })
-    }
-}
-
-impl fmt::Display for ApiVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.major, self.minor)
-    }
-}
 
 /// What an engine says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -357,6 +332,7 @@ fn url_safe(value: &HeaderValue) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::version::ApiVersion;
 
     #[test]
     fn versions_are_compared_as_numbers() {

@@ -23,10 +23,13 @@ use bollard::{
 use futures_util::StreamExt;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
-use super::{Docker, EngineError, Owned, failed, owned::carries, removed};
+use super::{
+    client::{Docker, failed, removed},
+    owned::{Owned, carries},
+};
 use crate::{
     engine::{
-        error::{Call, Operation, StartError, plain, why_not_started},
+        error::{Call, EngineError, Operation, StartError, plain, why_not_started},
         labels,
     },
     spec::{EnvVar, Isolation, Stdin, Terminal, VolumeOption},

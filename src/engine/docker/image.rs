@@ -13,9 +13,13 @@ use bytes::Bytes;
 use docker_credential::{CredentialRetrievalError, DockerCredential};
 use futures_util::StreamExt;
 
-use super::{Docker, EngineError, Owned, Removed, failed, owned::carries, removed};
+use super::{
+    client::{Docker, failed, removed},
+    container::Removed,
+    owned::{Owned, carries},
+};
 use crate::engine::{
-    error::{Call, Operation, plain},
+    error::{Call, EngineError, Operation, plain},
     reference::Reference,
 };
 

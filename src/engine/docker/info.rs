@@ -4,9 +4,9 @@
 use bollard::models::{SystemInfo, SystemInfoIsolationEnum};
 use serde::Serialize;
 
-use super::{Docker, EngineError, failed};
+use super::client::{Docker, failed};
 use crate::{
-    engine::error::{Call, Operation},
+    engine::error::{Call, EngineError, Operation},
     facts::Machine,
     spec::{self, Endpoint, Isolation},
 };

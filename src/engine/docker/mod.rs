@@ -7,6 +7,7 @@
 mod answer;
 mod archive;
 mod attach;
+mod client;
 mod connect;
 mod container;
 mod image;
@@ -14,11 +15,10 @@ mod info;
 mod owned;
 mod volume;
 
-use bollard::errors::Error as BollardError;
-
 pub use archive::{ArchiveStream, PathKind, PathStat};
 pub use attach::{AttachInput, AttachOutput, Attached};
-pub use connect::{ApiVersion, EngineFacts, Reach};
+pub use client::Docker;
+pub use connect::{EngineFacts, Reach};
 pub use container::{
     Cause, ContainerFacts, ContainerId, ContainerSpec, ContainerState, ContainerSummary, Delivery,
     Entrypoint, Life, Limits, Mount, MountAccess, Obituary, Removed, Serves, Sizes, VolumeContents,
@@ -27,35 +27,3 @@ pub use image::{ImageFacts, PullProgress};
 pub use info::{EngineInfo, EngineKind, Rights, Whereabouts};
 pub use owned::Owned;
 pub use volume::{VolumeFacts, VolumeSpec};
-
-use self::connect::Wire;
-use super::error::{Call, EngineError};
-
-/// A connected engine. A clone speaks to the same one; each request has a connection of its own.
-#[derive(Clone)]
-pub struct Docker {
-    client: bollard::Docker,
-    wire: Wire,
-    facts: EngineFacts,
-}
-
-impl Docker {
-    /// What the engine said of itself.
-    pub fn facts(&self) -> &EngineFacts {
-        &self.facts
-    }
-}
-
-/// What an engine's answer to a removal means.
-fn removed<T>(answer: Result<T, BollardError>, call: Call) -> Result<Removed, EngineError> {
-    match answer {
-        Ok(_) => Ok(Removed::Now),
-        Err(BollardError::DockerResponseServerError { status_code: 404, .. }) => Ok(Removed::Already),
-        Err(error) => Err(failed(call)(error)),
-    }
-}
-
-/// Turns bollard's error for `call` into ours.
-fn failed(call: Call) -> impl FnOnce(BollardError) -> EngineError {
-    move |error| EngineError::from_bollard(call, error)
-}

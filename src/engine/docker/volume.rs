@@ -8,9 +8,13 @@ use bollard::{
     query_parameters::{ListVolumesOptionsBuilder, RemoveVolumeOptionsBuilder},
 };
 
-use super::{Docker, EngineError, Owned, Removed, failed, owned::carries, removed};
+use super::{
+    client::{Docker, failed, removed},
+    container::Removed,
+    owned::{Owned, carries},
+};
 use crate::{
-    engine::error::{Call, Operation},
+    engine::error::{Call, EngineError, Operation},
     spec::VolumeOption,
 };
 

@@ -1,17 +1,4 @@
-//! What a directory costs: the seconds that one large file and many small ones take in it.
-//!
-//! In: a directory and [`Sizes`]; out: [`Figures`], and [`Progress`] on the way. What must hold: room is asked for before
-//! anything is written; everything lies in a directory of its own, which is gone afterwards however it ended, as long as
-//! this process could see to it; figures are of work that was done, for all of it is counted. Both ends measure with this:
-//! fastbuild on this machine, and the agent in a container ([`wire`]). Neighbour: [`crate::bench`], which chooses the
-//! places and makes tables.
-//!
-//! The large file is the seed's `dd bs=1M conv=fdatasync`, but for its bytes: those cannot be compressed and no block is
-//! like another. Zeros would measure what a compressing disk, a sparse image or a share makes of zeros.
-
-mod scratch;
-mod small;
-pub mod wire;
+//! One measurement, from asking for room to the figures.
 
 use std::{
     fs::File,
@@ -23,8 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use self::scratch::Scratch;
-pub use self::small::Small;
+use super::{scratch::Scratch, small::Small};
 use crate::sys::{
     host::{self, Space},
     page_cache,
@@ -171,14 +157,14 @@ fn megabytes(bytes: u64) -> u64 {
     bytes.div_ceil(1_000_000)
 }
 
-fn failed(tried: &'static str) -> impl Fn(io::Error) -> Problem {
+pub(super) fn failed(tried: &'static str) -> impl Fn(io::Error) -> Problem {
     move |error| Problem::Failed { tried: tried.to_owned(), said: error.to_string() }
 }
 
 /// Who is told how far it is, and may end it.
 pub type Watcher<'a> = &'a mut dyn FnMut(Progress) -> ControlFlow<()>;
 
-fn tell(watcher: Watcher<'_>, step: Step, done: u64, of: u64) -> Result<(), Problem> {
+pub(super) fn tell(watcher: Watcher<'_>, step: Step, done: u64, of: u64) -> Result<(), Problem> {
     match watcher(Progress { step, done, of }) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(Problem::Stopped),
@@ -195,7 +181,7 @@ pub fn measure(directory: &Path, sizes: &Sizes, watcher: Watcher<'_>) -> Result<
     settle(scratch.path());
     let (write, read, read_from) = large(scratch.path(), sizes.sequential, watcher)?;
     settle(scratch.path());
-    let small = small::measure(scratch.path(), sizes, watcher)?;
+    let small = super::small::measure(scratch.path(), sizes, watcher)?;
     scratch.remove().map_err(failed("remove the directory"))?;
     Ok(Figures { sizes: *sizes, write, read, read_from, small })
 }
