@@ -37,7 +37,7 @@ use crate::{
     build::reaper::{Charge, Duty, Reaper},
     engine::{self, ContainerId, Docker, EngineError, Owned, labels},
     measure::Sizes,
-    outputs::stage::remove_stage,
+    outputs::stage_dir::remove_stage,
     spec::Endpoint,
     state::{Project, Run, State, StateError, is_run_id, read_json, replace_json},
     sys::child::ask_other_to_end,

@@ -9,8 +9,8 @@ use super::warm::upload::Sources;
 use crate::{
     entry::Timestamp,
     outputs::{
+        apply::Staged,
         ops::{Action, PathText},
-        stage::Staged,
     },
     state::{Project, append_line, read_lines, replace_file},
     sys::metadata,

@@ -51,10 +51,9 @@ use crate::{
     archive::pack::TopEntry,
     entry::{Amount, RelPath},
     outputs::{
-        apply::{self, Books, Outcome},
+        apply::{self, Books, Outcome, Staged},
         record::Record,
         safe::Place,
-        stage::Staged,
         target::{Target, native_join, refuse_strange_link},
     },
     plan::{Output, Outputs, Plan, Take},

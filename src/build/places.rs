@@ -10,7 +10,8 @@ use crate::{
     entry::RelPath,
     outputs::{
         OutputError,
-        stage::{Scope, Staged, refuse_unwritable},
+        apply::{Scope, Staged},
+        stage_dir::refuse_unwritable,
         target::Target,
     },
     plan::{Outputs, Plan},

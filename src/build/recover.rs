@@ -13,7 +13,8 @@ use super::BuildError;
 use crate::{
     outputs::{
         apply::{self, Recovered},
-        journal::{Journal, native},
+        journal::Journal,
+        ops::native,
         safe::{Place, Why, list},
     },
     report::{
@@ -141,7 +142,7 @@ fn tell(project: &Project, reporter: &Reporter) -> Result<(), BuildError> {
 }
 
 fn clear_stage(stage: &Path) {
-    if let Err(error) = crate::outputs::stage::remove_stage(stage) {
+    if let Err(error) = crate::outputs::stage_dir::remove_stage(stage) {
         tracing::warn!(path = ?stage, %error, "could not remove a staging directory that a killed run left");
     }
 }

@@ -20,42 +20,31 @@
 mod atomic;
 mod git;
 mod recover;
+mod settle;
+mod staged;
 mod steps;
 
-use std::{
-    borrow::Cow,
-    collections::HashSet,
-    io,
-    path::{Path, PathBuf},
-};
+use std::{borrow::Cow, io, path::PathBuf};
 
-pub use self::{
-    atomic::Prepared,
-    recover::{Recovered, recover},
-};
 use self::{
     atomic::{prepare_swap, rescue},
-    steps::{Attempt, Conflict, Done, Executor, Failed, Made, Undo},
+    settle::{bookkeeping, note, settle_directories},
+    steps::{Attempt, Conflict, Done, Executor, Failed, Undo},
+};
+pub use self::{
+    recover::{Recovered, recover},
+    staged::{Prepared, Scope, Staged},
 };
 use super::{
     OutputError,
     decide::Side,
-    host_error,
     journal::{self, Journal},
-    ops::{Action, Identity, Op, Over},
-    record::{Content, Record, Written},
+    record::Record,
     safe::{Place, Why, save_displaced},
-    stage::{Stage, Staged},
-    target::Target,
 };
 use crate::{
-    entry::{Kind, RelPath},
     report::events::{Applied, Stands, Warning},
     spec::ApplyMode,
-    sys::{
-        at::{self, Look},
-        walk::Walk,
-    },
 };
 
 #[cfg(all(test, unix))]
@@ -127,11 +116,6 @@ fn journal_of<'a>(outputs: &'a [Staged], books: &Books) -> Journal<'a> {
         linked: output.prepared.linked.iter().map(|(path, id)| (journal::Path(path.clone()), *id)).collect(),
     });
     Journal::new(books.run.clone(), books.displaced.clone(), entries.collect())
-}
-
-fn bookkeeping(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OutputError {
-    let path = path.to_owned();
-    move |source| OutputError::Bookkeeping { what, path, source }
 }
 
 /// For each output, how to take its steps back and what they left to be done.
@@ -241,78 +225,4 @@ fn finish(
     }
     record.save(&books.record).map_err(bookkeeping("write", &books.record))?;
     Ok(outcome)
-}
-
-/// Deepest first: a directory may be read-only, and its time changes with its entries.
-fn settle_directories(target: &Target, stage: &Stage, done: &Done) {
-    let mut walk = Walk::new(&target.dir);
-    for (path, mode) in done.loosened.iter().rev() {
-        // It may be gone by now, or replaced.
-        if matches!(walk.look(path), Ok(Some(Look { kind: Some(Kind::Directory), .. }))) {
-            let settled = walk.parent(path).and_then(|(dir, name)| at::set_mode(dir, name, *mode));
-            warn_unsettled(path, settled);
-        }
-    }
-    for Made { path, mode, mtime } in done.made.iter().rev() {
-        let settled = walk.parent(path).and_then(|(dir, name)| {
-            let handed_on = at::look(dir, name)?.map_or(0, |made| made.mode & at::SET_GROUP);
-            stage
-                .refused
-                .set_mode(dir, name, *mode | handed_on)
-                .and_then(|_| at::set_mtime(dir, name, *mtime))
-        });
-        warn_unsettled(path, settled);
-    }
-}
-
-fn warn_unsettled(path: &RelPath, settled: io::Result<()>) {
-    if let Err(error) = settled {
-        tracing::warn!(%path, %error, "could not set mode and time of a directory");
-    }
-}
-
-/// Notes what builds wrote: what the steps put in place, and what they took away.
-fn note<'a>(
-    record: &mut Record,
-    target: &Target,
-    stage: &Stage,
-    ops: impl Iterator<Item = &'a Op>,
-    done: &Done,
-) -> Result<(), OutputError> {
-    let seen = stage.now().map_err(host_error("make a file in", &stage.path))?;
-    let late: HashSet<&RelPath> = done.conflicts.iter().map(|conflict| &conflict.path).collect();
-    let mut walk = Walk::new(&target.dir);
-    for path in &done.parents {
-        if let Ok(Some(look)) = walk.look(path) {
-            let what = Content::Directory;
-            record.set(&target.absolute(path), Written { what, mode: look.mode, stamp: look.stamp, seen });
-        }
-    }
-    for Op { path, action, .. } in ops {
-        let place = target.absolute(path);
-        let look = walk.look(path).ok().flatten();
-        let id = look.as_ref().map(Identity::from);
-        let what = match action {
-            // A mode or another name alone makes nobody's file a build's.
-            Action::Put { over: Over::Same(_), .. } => None,
-            Action::Put { slot, .. } if id == Some(slot.id) => Some(slot.what.clone()),
-            Action::MakeDir { .. } => Some(Content::Directory),
-            // What a build wrote is a build's still.
-            Action::SetMode { of, .. } | Action::Touch { of, .. } => record
-                .get(&place)
-                .filter(|written| {
-                    written.what == Content::Directory || Identity::of_file(&written.stamp) == *of
-                })
-                .map(|written| written.what),
-            _ => None,
-        };
-        match (what, look) {
-            (_, None) => record.forget(&place),
-            (Some(what), Some(Look { mode, stamp, .. })) if !late.contains(path) => {
-                record.set(&place, Written { what, mode, stamp, seen });
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }

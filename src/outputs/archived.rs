@@ -11,11 +11,12 @@ use std::{
 
 use super::{
     OutputError,
-    stage::{LIMITS, LINK_TO_NOTHING, Listed, Staged, Staging, Uploaded},
+    stage::{LIMITS, LINK_TO_NOTHING, Listed, Staging, Uploaded},
 };
 use crate::{
     archive::reader::{IncomingKind, Naming, Reader},
     entry::{Amount, RelPath, Timestamp},
+    outputs::apply::Staged,
     sys::extents::Extents,
     tree::{
         links::Groups,

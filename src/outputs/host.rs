@@ -9,11 +9,11 @@ use std::{io, thread, time::Duration};
 use super::{
     OutputError, host_error,
     record::{Content, Record, Written},
-    stage::digest_of,
     target::Target,
 };
 use crate::{
     entry::{Kind, RelPath, Timestamp},
+    outputs::digest::digest_of,
     sys::{
         self,
         at::{self, Look},

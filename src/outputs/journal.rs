@@ -18,7 +18,7 @@ use super::{
     ops::{Identity, Op, lossless},
     safe::{Displaced, Place},
 };
-use crate::entry::RelPath;
+use crate::{entry::RelPath, outputs::ops::native};
 
 /// One output's steps.
 ///
@@ -103,35 +103,5 @@ impl<'a> Journal<'a> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
-    }
-}
-
-/// A path of the host's in JSON, byte for byte: serde's own form fails on names that are not UTF-8.
-pub(crate) mod native {
-    use std::{
-        ffi::OsString,
-        path::{Path, PathBuf},
-    };
-
-    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
-
-    use crate::outputs::ops::PathText;
-
-    pub fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
-        PathText::from(path.as_os_str().as_encoded_bytes()).serialize(serializer)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
-        Ok(native(PathText::deserialize(deserializer)?.into_bytes().into()).into())
-    }
-
-    #[cfg(unix)]
-    fn native(bytes: Vec<u8>) -> OsString {
-        std::os::unix::ffi::OsStringExt::from_vec(bytes)
-    }
-
-    #[cfg(not(unix))]
-    fn native(bytes: Vec<u8>) -> OsString {
-        String::from_utf8_lossy(&bytes).into_owned().into()
     }
 }

@@ -18,6 +18,7 @@
 pub mod apply;
 pub mod archived;
 pub mod decide;
+mod digest;
 mod fold;
 pub mod host;
 pub mod journal;
@@ -27,6 +28,7 @@ pub mod record;
 pub mod safe;
 mod slots;
 pub mod stage;
+pub mod stage_dir;
 pub mod target;
 
 use std::{io, path::PathBuf};

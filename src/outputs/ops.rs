@@ -214,6 +214,36 @@ pub(super) mod lossless {
     }
 }
 
+/// A path of the host's in JSON, byte for byte: serde's own form fails on names that are not UTF-8.
+pub(crate) mod native {
+    use std::{
+        ffi::OsString,
+        path::{Path, PathBuf},
+    };
+
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use super::PathText;
+
+    pub fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        PathText::from(path.as_os_str().as_encoded_bytes()).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        Ok(native(PathText::deserialize(deserializer)?.into_bytes().into()).into())
+    }
+
+    #[cfg(unix)]
+    fn native(bytes: Vec<u8>) -> OsString {
+        std::os::unix::ffi::OsStringExt::from_vec(bytes)
+    }
+
+    #[cfg(not(unix))]
+    fn native(bytes: Vec<u8>) -> OsString {
+        String::from_utf8_lossy(&bytes).into_owned().into()
+    }
+}
+
 /// A path in JSON: text where it is text, bytes where it is not.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(untagged)]

@@ -21,13 +21,16 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     OutputError,
-    journal::native,
     ops::lossless,
-    stage::{Stage, digest_of, remove_stage},
     target::{Target, native_name},
 };
 use crate::{
     entry::{Kind, RelPath, Timestamp},
+    outputs::{
+        digest::digest_of,
+        ops::native,
+        stage_dir::{Stage, remove_stage},
+    },
     report::events::Warning,
     state::{Project, append_line, own_command_line},
     sys::{self, at, metadata::now},

@@ -16,9 +16,10 @@ use std::{
 
 use cap_std::fs::Dir;
 
-use super::{OutputError, host_error, modes::Refused, ops::Identity, stage::Stage};
+use super::{OutputError, host_error, modes::Refused, ops::Identity};
 use crate::{
     entry::Timestamp,
+    outputs::stage_dir::Stage,
     sys::{at, pace::Pace},
 };
 

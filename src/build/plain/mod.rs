@@ -37,8 +37,10 @@ use crate::{
     engine::{Call, ContainerId, ContainerSpec, EngineError, Entrypoint, Operation, Owned, Removed, labels},
     entry::{Amount, RelPath, path::BadPath},
     outputs::{
+        apply::{Scope, Staged},
         archived,
-        stage::{Scope, Staged, Staging, StagingOptions, Uploaded, stage_path},
+        stage::{Staging, StagingOptions, Uploaded},
+        stage_dir::stage_path,
         target::Target,
     },
     plan::{Output, Outputs, Plan, Take},

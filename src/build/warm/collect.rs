@@ -22,10 +22,12 @@ use crate::{
     entry::{Amount, RelPath},
     outputs::{
         OutputError,
+        apply::{Scope, Staged},
         host::HostSide,
         ops::{Action, Over},
         record::Record,
-        stage::{Listed, Scope, Staged, Staging, StagingOptions, stage_path},
+        stage::{Listed, Staging, StagingOptions},
+        stage_dir::stage_path,
         target::Target,
     },
     plan::{Output, Outputs, Plan, Take},

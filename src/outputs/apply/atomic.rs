@@ -8,7 +8,8 @@ use std::{
 use cap_std::fs::Dir;
 
 use super::{
-    settle_directories,
+    settle::settle_directories,
+    staged::Staged,
     steps::{Attempt, Conflict, Done, Executor, Failed, StageName, Undo},
 };
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
         modes::Refused,
         ops::{Action, Identity, Op, SHADOW},
         safe::{Displaced, Why, copy_entry},
-        stage::{Stage, Staged},
+        stage_dir::Stage,
         target::Target,
     },
     sys::{
@@ -29,16 +30,6 @@ use crate::{
         walk::Walk,
     },
 };
-
-/// A whole new tree that waits for its exchange.
-#[derive(Debug, Default)]
-pub struct Prepared {
-    pub(super) done: Done,
-    /// The steps that made it, by the paths that it will have.
-    pub(super) inside: Vec<Op>,
-    /// What the old tree held when its files were linked, by path below the output's root.
-    pub(super) linked: HashMap<RelPath, Linked>,
-}
 
 /// Builds an output's whole new tree in the stage, from hard links to what stays and slots for what is new, so that
 /// the one step that is left is to exchange it for the old one.

@@ -8,9 +8,9 @@ use std::{
 
 use crate::{
     outputs::{
+        apply::Staged,
         ops::Action,
         safe::{Displaced, Why},
-        stage::Staged,
     },
     report::events::Warning,
 };

@@ -9,18 +9,20 @@ use std::{
 
 use super::{
     atomic::rescue,
-    bookkeeping, note, settle_directories,
+    settle::{bookkeeping, note, settle_directories},
     steps::{Attempt, Executor},
 };
 use crate::{
     entry::RelPath,
     outputs::{
-        OutputError, host_error,
+        OutputError,
+        digest::digest_of,
+        host_error,
         journal::{self, Journal},
         ops::{Action, Identity, Op, Over, SHADOW, Slot},
         record::{Content, Record},
         safe::{Displaced, Place, Why, save_displaced},
-        stage::{Stage, digest_of},
+        stage_dir::Stage,
         target::Target,
     },
     sys::{at, walk::Walk},

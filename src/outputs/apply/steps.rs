@@ -7,10 +7,11 @@ use crate::{
     entry::{Kind, RelPath, Timestamp},
     outputs::{
         decide::Side,
+        digest::digest_of,
         ops::{Action, Identity, Op, Over, SHADOW, Slot},
         record::Content,
         safe::{Displaced, Why},
-        stage::{Stage, digest_of},
+        stage_dir::Stage,
         target::Target,
     },
     sys::{

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
+    path::Path,
 };
 
 use proptest::prelude::*;
@@ -11,10 +12,14 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    entry::Timestamp,
+    entry::{Kind, RelPath, Timestamp},
     outputs::{
-        stage::{Listed, Scope, Stage, Staging, StagingOptions, Uploaded, digest_of},
-        target::native_join,
+        apply::Scope,
+        digest::digest_of,
+        ops::{Action, Op},
+        stage::{Listed, Staging, StagingOptions, Uploaded},
+        stage_dir::Stage,
+        target::{Target, native_join},
     },
     tree::{
         Digest,

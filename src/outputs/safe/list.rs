@@ -14,7 +14,7 @@ use super::{Line, Place, Why, copy_entry, is_same};
 use crate::{
     entry::{Kind, Timestamp},
     outputs::{
-        stage::{Stage, remove_stage},
+        stage_dir::{Stage, remove_stage},
         target::Target,
     },
     report::events::as_text,

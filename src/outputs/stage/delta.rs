@@ -12,12 +12,16 @@ use std::{collections::BTreeMap, io::Read};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{LIMITS, Meta, Product, SMALL, Scope, Settled, Staging, links::Linked};
+use super::{
+    links::Linked,
+    staging::{LIMITS, Meta, Product, SMALL, Settled, Staging},
+};
 use crate::{
     archive::reader::{IncomingKind, Limits, Naming, Reader},
     entry::{Amount, Kind, RelPath},
     outputs::{
         OutputError,
+        apply::Scope,
         decide::Verdict,
         host_error,
         ops::Slot,
@@ -243,7 +247,7 @@ impl Staging<'_> {
         }
         let has_holes = matches!(extents, Extents::Ranges(_)) && *extents != Extents::whole(size);
         if size > SMALL || has_holes {
-            let mut data = super::Metered { data, done: self.received, progress };
+            let mut data = super::staging::Metered { data, done: self.received, progress };
             let came = self.stage_into(number, (&path, size), (&mut data, extents), meta.mode)?;
             self.finish_file(number, meta)?;
             self.note_slot(number)?;

@@ -7,11 +7,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Product, Scope, Seen, Staging};
+use super::staging::{Product, Seen, Staging};
 use crate::{
     entry::{RelPath, Timestamp},
     outputs::{
         OutputError,
+        apply::Scope,
         ops::{Action, ChangeTime, Identity, Op, Slot},
         record::Content,
     },

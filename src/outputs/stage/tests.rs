@@ -2,11 +2,23 @@
 
 use std::{fs, os::unix::fs::MetadataExt as _};
 
-use super::*;
+use super::{staging::*, *};
 use crate::{
-    entry::Special,
-    outputs::apply::tests::{Edit, Host, Node, Nodes, WentIn, differing, file, listing_of, nodes, wire},
+    entry::{RelPath, Special, Timestamp},
+    outputs::{
+        OutputError,
+        apply::{
+            Scope, Staged,
+            tests::{Edit, Host, Node, Nodes, WentIn, differing, file, listing_of, nodes, wire},
+        },
+        host::HostSide,
+        record::Record,
+        target::Target,
+    },
+    spec::ApplyMode,
     tree::{
+        Digest,
+        ignore::Rules,
         node::{Node as Listing, NodeKind, NodeReader},
         summary::Differing,
     },

@@ -1,21 +1,4 @@
-//! What a container says it made -> steps, with the bytes they need in slots beside the target.
-//!
-//! Products come as a list of what differs, of which only those contents are asked for that are needed
-//! ([`delta`](Staging::expect)). Each product is held against what the host had when this build looked, by the one table in
-//! [`super::decide`], and becomes a step. Nothing of the host's is changed, and of the source tree nothing is looked at again: a
-//! step finds out by itself whether it meets what it expects.
-//!
-//! | file | what |
-//! |---|---|
-//! | `stage/delta.rs` | a list of nodes, then the contents that were asked for |
-//! | `stage/links.rs` | which names are one file |
-//! | [`dir`] | the staging directory and its place |
-
-mod delta;
-pub mod dir;
-mod links;
-#[cfg(all(test, unix))]
-mod tests;
+//! Products -> steps, with slots for what they need.
 
 use std::{
     cell::OnceCell,
@@ -25,25 +8,23 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-pub use self::{
-    delta::{LINK_TO_NOTHING, Listed, Wanted},
-    dir::{Stage, refuse_unwritable, remove_stage, stage_path},
-};
-use super::{
-    OutputError,
-    apply::Prepared,
-    decide::{BuildHas, HostHad, ModeIs, Side, Verdict, decide},
-    fold::same_when_folded,
-    host::HostSide,
-    host_error,
-    ops::{Action, ChangeTime, Identity, Op, Over, Slot},
-    record::{Content, Record},
-    slots::SlotWriters,
-    target::Target,
-};
 use crate::{
     archive::reader::{Limits, ReadError},
     entry::{Amount, Kind, RelPath, Timestamp},
+    outputs::{
+        OutputError,
+        apply::{Prepared, Scope, Staged},
+        decide::{BuildHas, HostHad, ModeIs, Side, Verdict, decide},
+        digest::digest_of,
+        fold::same_when_folded,
+        host::HostSide,
+        host_error,
+        ops::{Action, ChangeTime, Identity, Op, Over, Slot},
+        record::{Content, Record},
+        slots::SlotWriters,
+        stage_dir::{Stage, stage_path},
+        target::Target,
+    },
     report::events::{Applied, Warning},
     spec::ApplyMode,
     sys::{
@@ -55,7 +36,7 @@ use crate::{
 };
 
 /// A file up to this size, in bytes, is held in memory until it is known whether it is needed.
-const SMALL: u64 = 256 * 1024;
+pub(super) const SMALL: u64 = 256 * 1024;
 
 /// Left free on the target's file system, in bytes, whatever a container sends; at most an eighth of what is free.
 const RESERVE: u64 = 64 * 1024 * 1024;
@@ -75,94 +56,35 @@ pub struct Uploaded<'a> {
     pub rules: &'a Rules,
 }
 
-/// Where what comes back belongs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
-    /// The source root: what the build did not touch is left alone.
-    SourceRoot,
-    /// A named output in its own place of the source tree.
-    Synced,
-    /// Another place, which becomes what the build has.
-    Elsewhere,
-    /// The safe place, for the source root may not be written. It has nothing yet, whatever the source root has.
-    Safe,
-}
-
 /// The staging of one output.
 #[derive(Debug)]
 pub struct Staging<'a> {
-    output: String,
-    target: Target,
-    scope: Scope,
-    apply: ApplyMode,
-    only: Option<&'a Rules>,
-    uploaded: Option<Uploaded<'a>>,
+    pub(super) output: String,
+    pub(super) target: Target,
+    pub(super) scope: Scope,
+    pub(super) apply: ApplyMode,
+    pub(super) only: Option<&'a Rules>,
+    pub(super) uploaded: Option<Uploaded<'a>>,
     /// The manifest's path of the output's root.
-    uploaded_at: RelPath,
+    pub(super) uploaded_at: RelPath,
     record: &'a Record,
     /// Before `stage`, so that nobody writes into it any more when it is removed.
-    writers: SlotWriters,
-    stage: Stage,
+    pub(super) writers: SlotWriters,
+    pub(super) stage: Stage,
     /// What the output's place held when it was looked at as a whole; none when it is looked at path by path.
-    host: Option<HostSide>,
+    pub(super) host: Option<HostSide>,
     /// What may still be staged before the disk counts as full, in bytes.
-    room: u64,
+    pub(super) room: u64,
     /// Set by [`Staging::expect`].
-    expected: Option<delta::Expected>,
-    ops: Vec<Op>,
-    warnings: Vec<Warning>,
+    pub(super) expected: Option<super::delta::Expected>,
+    pub(super) ops: Vec<Op>,
+    pub(super) warnings: Vec<Warning>,
     /// Of the sources, the newest mtime.
     newest: OnceCell<Timestamp>,
     /// Which names of the output are one file here.
-    groups: OnceCell<Groups>,
-    applied: Applied,
-    received: Amount,
-}
-
-/// Everything about one output that [`super::apply`] needs.
-#[derive(Debug)]
-pub struct Staged {
-    /// Where.
-    pub target: Target,
-    /// What that place is.
-    pub scope: Scope,
-    /// The slots.
-    pub stage: Stage,
-    /// How the output is put in place.
-    pub apply: ApplyMode,
-    /// The steps, in order.
-    pub ops: Vec<Op>,
-    /// What the user should know.
-    pub warnings: Vec<Warning>,
-    /// Counts.
-    pub applied: Applied,
-    /// The whole new tree, when the output is exchanged as one.
-    pub prepared: Prepared,
-}
-
-impl Staged {
-    /// Another run has applied its products since this was compared, and `record` has them: of two builds that write the same file the
-    /// later one wins, and nothing of a user's is in its way.
-    pub fn come_after(&mut self, record: &Record) {
-        let mut walk = Walk::new(&self.target.dir);
-        for op in &mut self.ops {
-            let Some(written) = record.get(&self.target.absolute(&op.path)) else { continue };
-            let Ok(Some(look)) = walk.look(&op.path) else { continue };
-            if look.stamp != written.stamp || look.kind == Some(Kind::Directory) {
-                continue;
-            }
-            let now = Identity::from(&look);
-            op.ctime = ChangeTime::of(look.stamp.ctime);
-            match &mut op.action {
-                Action::Put { over, .. } if !matches!(over, Over::EmptiedDir { .. }) => {
-                    *over = Over::Known(now.into());
-                }
-                Action::Delete { of } => *of = now,
-                Action::Remove { of } if *of != now => op.action = Action::Delete { of: now },
-                _ => {}
-            }
-        }
-    }
+    pub(super) groups: OnceCell<Groups>,
+    pub(super) applied: Applied,
+    pub(super) received: Amount,
 }
 
 /// Settings of a [`Staging`] that are the same for all outputs of a run.
@@ -226,29 +148,34 @@ impl<'a> Staging<'a> {
     }
 
     /// What was sent, and where the output lies in it.
-    pub(super) fn uploaded(&self) -> Option<(Uploaded<'a>, RelPath)> {
+    pub(in crate::outputs) fn uploaded(&self) -> Option<(Uploaded<'a>, RelPath)> {
         self.uploaded.map(|uploaded| (uploaded, self.uploaded_at.clone()))
     }
 
     /// A file without a name on the target's file system, for what is about to be staged; what it takes is counted from now on.
-    pub(super) fn make_spool(&mut self) -> Result<File, OutputError> {
+    pub(in crate::outputs) fn make_spool(&mut self) -> Result<File, OutputError> {
         self.room = self.free_bytes()?;
         tempfile::tempfile_in(&self.target.base).map_err(|error| self.not_spooled(error))
     }
 
-    pub(super) fn not_spooled(&self, error: io::Error) -> OutputError {
+    pub(in crate::outputs) fn not_spooled(&self, error: io::Error) -> OutputError {
         host_error("write a file without a name in", &self.target.base)(error)
     }
 
     /// What may be staged before the disk would be full.
-    fn free_bytes(&self) -> Result<u64, OutputError> {
+    pub(in crate::outputs) fn free_bytes(&self) -> Result<u64, OutputError> {
         let free = at::free_space(&self.stage.dir)
             .map_err(host_error("ask for the free space of", &self.stage.path))?;
         Ok(free - RESERVE.min(free / 8))
     }
 
     /// Sets room aside for `data` bytes of a file of this size.
-    fn take_room(&mut self, path: &RelPath, size: u64, data: u64) -> Result<(), OutputError> {
+    pub(in crate::outputs) fn take_room(
+        &mut self,
+        path: &RelPath,
+        size: u64,
+        data: u64,
+    ) -> Result<(), OutputError> {
         self.room = self.room.checked_sub(data).ok_or_else(|| OutputError::DoesNotFit {
             output: self.output.clone(),
             path: path.clone(),
@@ -259,23 +186,23 @@ impl<'a> Staging<'a> {
         Ok(())
     }
 
-    pub(super) fn refused(&self, source: ReadError) -> OutputError {
+    pub(in crate::outputs) fn refused(&self, source: ReadError) -> OutputError {
         OutputError::Refused { output: self.output.clone(), source: Box::new(source) }
     }
 
-    pub(super) fn no_tree(&self, path: RelPath, why: &'static str) -> OutputError {
+    pub(in crate::outputs) fn no_tree(&self, path: RelPath, why: &'static str) -> OutputError {
         OutputError::NoTree { output: self.output.clone(), path, why }
     }
 
     /// A tree has no place for what only fastbuild makes.
-    fn refuse_reserved(&self, path: &RelPath) -> Result<(), OutputError> {
+    pub(in crate::outputs) fn refuse_reserved(&self, path: &RelPath) -> Result<(), OutputError> {
         match path.components().any(|name| name.starts_with(STAGE_PREFIX.as_bytes())) {
             true => Err(self.no_tree(path.clone(), "has a name that fastbuild keeps for itself")),
             false => Ok(()),
         }
     }
 
-    fn broken_off(&self, source: io::Error) -> OutputError {
+    pub(in crate::outputs) fn broken_off(&self, source: io::Error) -> OutputError {
         let offset = self.received.bytes;
         let source = match source.downcast::<ReadError>() {
             Ok(error) => error,
@@ -285,7 +212,7 @@ impl<'a> Staging<'a> {
     }
 
     /// Writes data to the slot `number`; gives its digest.
-    fn stage_into(
+    pub(in crate::outputs) fn stage_into(
         &mut self,
         number: u64,
         (path, size): (&RelPath, u64),
@@ -301,7 +228,7 @@ impl<'a> Staging<'a> {
 
     /// Writes what will be at `path` to a file on the target's file system that is long enough, and leaves its holes out; gives its
     /// digest.
-    pub(super) fn spool(
+    pub(in crate::outputs) fn spool(
         &mut self,
         (path, size): (&RelPath, u64),
         (data, extents): (&mut dyn Read, &Extents),
@@ -325,7 +252,7 @@ impl<'a> Staging<'a> {
         Ok(Digest(hasher.finalize().into()))
     }
 
-    fn finish_file(&self, number: u64, meta: Meta) -> Result<(), OutputError> {
+    pub(super) fn finish_file(&self, number: u64, meta: Meta) -> Result<(), OutputError> {
         let name = number.to_string();
         let refused = &self.stage.refused;
         refused
@@ -333,7 +260,7 @@ impl<'a> Staging<'a> {
             .map_err(host_error("set mode and time of a file in", &self.stage.path))
     }
 
-    fn slot_id(&self, number: u64) -> Result<Identity, OutputError> {
+    pub(in crate::outputs) fn slot_id(&self, number: u64) -> Result<Identity, OutputError> {
         let missing = || io::Error::from(io::ErrorKind::NotFound);
         let look = at::look(&self.stage.dir, number.to_string().as_bytes())
             .and_then(|look| look.ok_or_else(missing))
@@ -341,7 +268,7 @@ impl<'a> Staging<'a> {
         Ok((&look).into())
     }
 
-    fn settle_directory(&mut self, path: RelPath, meta: Meta) -> Result<(), OutputError> {
+    pub(super) fn settle_directory(&mut self, path: RelPath, meta: Meta) -> Result<(), OutputError> {
         // The source root is the user's own directory, whatever mode the engine gave its copy.
         if path.is_root() && matches!(self.scope, Scope::SourceRoot | Scope::Safe) {
             return Ok(());
@@ -357,7 +284,12 @@ impl<'a> Staging<'a> {
         Ok(())
     }
 
-    fn settle_symlink(&mut self, path: RelPath, meta: Meta, target: &[u8]) -> Result<(), OutputError> {
+    pub(super) fn settle_symlink(
+        &mut self,
+        path: RelPath,
+        meta: Meta,
+        target: &[u8],
+    ) -> Result<(), OutputError> {
         let content = Content::Symlink(target.into());
         let settled =
             self.hold_against_host(&path, Product { what: &content, mode: meta.mode, size: None })?;
@@ -373,7 +305,11 @@ impl<'a> Staging<'a> {
         Ok(())
     }
 
-    fn hold_against_host(&self, path: &RelPath, product: Product<'_>) -> Result<Settled, OutputError> {
+    pub(super) fn hold_against_host(
+        &self,
+        path: &RelPath,
+        product: Product<'_>,
+    ) -> Result<Settled, OutputError> {
         let Some(seen) = self.seen(path, Some(product))? else {
             return Ok(Settled { verdict: decide(BuildHas::It, HostHad::Nothing), seen: None });
         };
@@ -393,7 +329,11 @@ impl<'a> Staging<'a> {
     }
 
     /// What the host had at `path`, which is relative to the output's root, when this build looked.
-    fn seen(&self, path: &RelPath, product: Option<Product<'_>>) -> Result<Option<Seen>, OutputError> {
+    pub(super) fn seen(
+        &self,
+        path: &RelPath,
+        product: Option<Product<'_>>,
+    ) -> Result<Option<Seen>, OutputError> {
         let place = self.target.prefix.append(path);
         match (self.scope, self.uploaded) {
             (Scope::Safe, _) => Ok(None),
@@ -426,7 +366,7 @@ impl<'a> Staging<'a> {
             None => None,
         };
         let written = self.record.get(&self.target.absolute(place));
-        let is_builds = |written: &super::record::Written| match (&what, &written.what) {
+        let is_builds = |written: &crate::outputs::record::Written| match (&what, &written.what) {
             (Some(Content::Directory), _) => true,
             (Some(what), written_what) => {
                 what == written_what && Identity::of_file(&written.stamp) == Identity::of_file(&look.stamp)
@@ -491,7 +431,7 @@ impl<'a> Staging<'a> {
         Walk::new(&self.target.dir).look(place).map_err(host_error("look at", self.target.absolute(place)))
     }
 
-    fn plan_step(&mut self, path: &RelPath, meta: Meta, settled: Settled, slot: Option<Slot>) {
+    pub(super) fn plan_step(&mut self, path: &RelPath, meta: Meta, settled: Settled, slot: Option<Slot>) {
         let place = self.target.prefix.append(path);
         let side = self.side(settled.seen.as_ref());
         let ctime = settled.seen.as_ref().and_then(|seen| ChangeTime::of(seen.ctime));
@@ -527,7 +467,7 @@ impl<'a> Staging<'a> {
     }
 
     /// Whose version stands when somebody changes the path here meanwhile.
-    fn side(&self, seen: Option<&Seen>) -> Side {
+    pub(super) fn side(&self, seen: Option<&Seen>) -> Side {
         match self.scope {
             Scope::SourceRoot if seen.is_none_or(|seen| !seen.is_output) => Side::Source,
             _ => Side::Output,
@@ -546,7 +486,7 @@ impl<'a> Staging<'a> {
     }
 
     /// Whether a file that gets another mtime has names outside of the output, which are not to get it.
-    fn would_touch_others(&self, path: &RelPath, settled: &Settled, mtime: Timestamp) -> bool {
+    pub(super) fn would_touch_others(&self, path: &RelPath, settled: &Settled, mtime: Timestamp) -> bool {
         let has_others = |seen: &&Seen| seen.links > self.names_here(path).len().max(1) as u64;
         let seen = settled.seen.as_ref().filter(has_others);
         seen.is_some_and(|seen| self.is_to_be_touched(path, seen, mtime))
@@ -627,7 +567,7 @@ impl<'a> Staging<'a> {
         }
     }
 
-    fn folds_case(&mut self) -> io::Result<bool> {
+    pub(in crate::outputs) fn folds_case(&mut self) -> io::Result<bool> {
         let number = self.stage.number();
         let (lower, upper) = (format!("case-{number}"), format!("CASE-{number}"));
         drop(at::create_file(&self.stage.dir, lower.as_bytes())?);
@@ -655,7 +595,7 @@ impl<'a> Staging<'a> {
     }
 
     /// What is kept never travels.
-    fn refuse_kept(&self, path: &RelPath, kind: &NodeKind) -> Result<(), OutputError> {
+    pub(in crate::outputs) fn refuse_kept(&self, path: &RelPath, kind: &NodeKind) -> Result<(), OutputError> {
         let Some(uploaded) = self.uploaded.filter(|_| !path.is_root()) else { return Ok(()) };
         let path = self.uploaded_at.append(path);
         let is_kept = match kind {
@@ -675,10 +615,10 @@ impl<'a> Staging<'a> {
 }
 
 /// A large file's content on its way, told as it comes: a minute of silence would look like a hang.
-struct Metered<'a, R> {
-    data: R,
-    done: Amount,
-    progress: &'a dyn Fn(Amount),
+pub(super) struct Metered<'a, R> {
+    pub(super) data: R,
+    pub(super) done: Amount,
+    pub(super) progress: &'a dyn Fn(Amount),
 }
 
 impl<R: Read> Read for Metered<'_, R> {
@@ -691,22 +631,22 @@ impl<R: Read> Read for Metered<'_, R> {
 }
 
 /// What the host had at a path when this build looked.
-struct Seen {
-    whose: HostHad,
-    id: Identity,
+pub(super) struct Seen {
+    pub(super) whose: HostHad,
+    pub(super) id: Identity,
     /// None where it is not known, as of a file that differs in any case.
-    what: Option<Content>,
-    mode: u32,
-    mtime: Timestamp,
-    ctime: Timestamp,
-    links: u64,
+    pub(super) what: Option<Content>,
+    pub(super) mode: u32,
+    pub(super) mtime: Timestamp,
+    pub(super) ctime: Timestamp,
+    pub(super) links: u64,
     /// Whether a build wrote something there before.
-    is_output: bool,
+    pub(super) is_output: bool,
 }
 
 impl Seen {
     /// For what replaces it with the same content, or with other content of a build's.
-    fn over_same(&self) -> Over {
+    pub(in crate::outputs) fn over_same(&self) -> Over {
         match self.whose {
             HostHad::Users => Over::Same(self.id.into()),
             _ => Over::Known(self.id.into()),
@@ -716,27 +656,27 @@ impl Seen {
 
 /// What a product is told to be, beside its content.
 #[derive(Debug, Clone, Copy)]
-struct Meta {
-    mode: u32,
-    mtime: Timestamp,
+pub(super) struct Meta {
+    pub(super) mode: u32,
+    pub(super) mtime: Timestamp,
 }
 
 /// What the build has at a path.
 #[derive(Debug, Clone, Copy)]
-struct Product<'a> {
-    what: &'a Content,
-    mode: u32,
+pub(super) struct Product<'a> {
+    pub(super) what: &'a Content,
+    pub(super) mode: u32,
     /// Length in bytes of a file, where it is known: files that differ in it need not be read.
-    size: Option<u64>,
+    pub(super) size: Option<u64>,
 }
 
-struct Settled {
-    verdict: Verdict,
-    seen: Option<Seen>,
+pub(super) struct Settled {
+    pub(super) verdict: Verdict,
+    pub(super) seen: Option<Seen>,
 }
 
 impl Settled {
-    fn needs_bytes(&self) -> bool {
+    pub(in crate::outputs) fn needs_bytes(&self) -> bool {
         matches!(self.verdict, Verdict::Put | Verdict::Replace | Verdict::Displace)
     }
 
@@ -771,22 +711,5 @@ fn by_path(a: &Op, b: &Op) -> std::cmp::Ordering {
     match a.action {
         Action::Delete { .. } | Action::Remove { .. } | Action::RemoveDir { .. } => b.path.cmp(&a.path),
         _ => a.path.cmp(&b.path),
-    }
-}
-
-/// The sha256 of all that `from` has to give.
-///
-/// # Errors
-/// What reading says.
-pub(super) fn digest_of(from: &mut dyn Read) -> io::Result<Digest> {
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 128 * 1024];
-    loop {
-        match from.read(&mut buffer) {
-            Ok(0) => return Ok(Digest(hasher.finalize().into())),
-            Ok(n) => hasher.update(&buffer[..n]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
     }
 }
