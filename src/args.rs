@@ -5,6 +5,7 @@
 //! behind options is moved before them first. Every word after `--` belongs to the build, `plan` and `run` too.
 
 mod bench;
+mod container;
 mod words;
 
 use std::{
@@ -22,8 +23,9 @@ use clap::{
 use serde::{Deserialize, Serialize};
 
 pub use bench::{BenchArgs, Parts};
+pub use container::ContainerArgs;
 
-use crate::spec::{EngineChoice, Isolation, Progress, PullPolicy, RouteChoice, choices::choose, units};
+use crate::spec::{EngineChoice, Progress, PullPolicy, RouteChoice, choices::choose, units};
 
 /// What becomes of the trust in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -726,18 +728,9 @@ pub struct RunArgs {
     /// When to ask the registry: missing, always or never [default: missing]
     #[arg(long, value_name = "WHEN", value_parser = choose::<PullPolicy>, help_heading = "Engine")]
     pub pull: Option<PullPolicy>,
-    /// Network of the container
-    #[arg(long, value_name = "NETWORK", help_heading = "Engine")]
-    pub network: Option<String>,
-    /// Memory limit, in bytes or with b, k, m, g or t
-    #[arg(short, long, value_name = "SIZE", value_parser = units::memory, help_heading = "Engine")]
-    pub memory: Option<u64>,
-    /// Processor limit, such as 1.5
-    #[arg(long, value_name = "NUMBER", value_parser = units::nano_cpus, help_heading = "Engine")]
-    pub cpus: Option<i64>,
-    /// Isolation on Windows engines: process or hyperv
-    #[arg(long, value_name = "KIND", value_parser = choose::<Isolation>, help_heading = "Engine")]
-    pub isolation: Option<Isolation>,
+    /// What else the container is made with.
+    #[command(flatten)]
+    pub container: ContainerArgs,
 
     /// Give the command a terminal [default: if standard input, output and error are all terminals]
     #[arg(short, long, overrides_with = "no_tty", help_heading = "Terminal and report")]

@@ -1,24 +1,28 @@
 //! fastbuild runs a build in a container's own layer instead of on a slow mount, and brings the products back.
 //!
-//! The modules stand in the order of the data's way; `docs/architecture.md` tells it as a story.
+//! The table has the modules in the order of the data's way; `docs/architecture.md` tells it as a story, and shows which floor each
+//! stands on.
 //!
 //! | step | module |
 //! |---|---|
-//! | command line, `fastbuild.toml`, environment, presets -> settings | [`cli`], [`config`] |
+//! | command line -> commands and their options | [`args`], [`cli`] |
+//! | options, `fastbuild.toml`, environment, presets -> settings | [`config`], [`environment`] |
+//! | the vocabulary of a build | [`spec`] |
 //! | this machine and its file systems, looked up | [`facts`] |
 //! | settings -> plan, pure | [`plan`] |
-//! | host tree -> manifest | [`tree`] |
+//! | host tree -> manifest | [`tree`], [`entry`] |
 //! | manifest -> tar stream, and tar stream -> checked entries | [`archive`] |
 //! | where the build runs | [`engine`] |
 //! | what a build runs in, kept or for one run, and the way into it | [`workspace`] |
 //! | the program at the other end, and the stream between | [`agent`] |
 //! | the pipeline itself | [`build`] |
 //! | what came back -> stage, verify, apply | [`outputs`] |
+//! | where fastbuild keeps its own files | [`state`] |
 //! | a build at each change | [`watch`] |
 //! | what a directory costs | [`measure`] |
 //! | what places and routes cost on this machine | [`mod@bench`] |
 //! | facts -> what costs time here, and what to do | [`doctor`] |
-//! | events -> what people and programs read | [`report`] |
+//! | events -> what people and programs read | [`report`], [`text`] |
 //! | what only one operating system has | [`sys`] |
 //! | who runs the command, as an image's tables have it | [`user`] |
 

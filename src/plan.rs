@@ -22,9 +22,9 @@ use serde::{Serialize, Serializer};
 use crate::{
     entry::RelPath,
     spec::{
-        AgentUse, ApplyMode, Decision, Endpoint, EnvVar, Explain, Fallback, Isolation, Lifetime, OnFailure,
-        OnLocked, Pattern, PullPolicy, RecoverPlan, Route, Stdin, Terminal, VolumeOption, WorkspacePlan,
-        shown_path,
+        AgentUse, ApplyMode, ContainerOptions, Decision, Endpoint, EnvVar, Explain, Fallback, Lifetime,
+        OnFailure, OnLocked, Pattern, PullPolicy, RecoverPlan, Route, Stdin, Terminal, VolumeOption,
+        WorkspacePlan, shown_path,
     },
     tree::ignore::Rules,
 };
@@ -107,14 +107,9 @@ pub struct Plan {
     pub terminal: Decision<Terminal>,
     /// What the command reads.
     pub stdin: Decision<Stdin>,
-    /// The engine's network mode.
-    pub network: Option<Decision<String>>,
-    /// Memory limit in bytes.
-    pub memory: Option<Decision<u64>>,
-    /// Processor limit in billionths of a processor.
-    pub nano_cpus: Option<Decision<i64>>,
-    /// Handed to Windows engines.
-    pub isolation: Option<Decision<Isolation>>,
+    /// What else the container is made with.
+    #[serde(flatten)]
+    pub container: ContainerOptions,
 }
 
 /// Where a build runs.

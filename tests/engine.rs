@@ -17,7 +17,7 @@ use fastbuild::{
         Attached, ContainerId, ContainerSpec, Delivery, Docker, EngineError, Entrypoint, Owned, PathKind,
         Removed, Sizes, StartError,
     },
-    spec::{Endpoint, EnvVar, Stdin, Stream, Terminal},
+    spec::{ContainerOptions, Decision, Endpoint, EnvVar, Stdin, Stream, Terminal},
 };
 use futures_util::{StreamExt, stream};
 use tokio::{
@@ -29,6 +29,14 @@ const IMAGE: &str = "fastbuild/test-busybox:latest";
 const SOCKET: &str = "/var/run/docker.sock";
 const LABEL: &str = "fastbuild.test=engine";
 
+fn asked<T>(value: T) -> Option<Decision<T>> {
+    Some(Decision::default(value, "a test wants it"))
+}
+
+fn with_memory(bytes: u64) -> ContainerOptions {
+    ContainerOptions { memory: asked(bytes), ..ContainerOptions::without_network() }
+}
+
 async fn engine() -> Docker {
     Docker::connect(&Endpoint::Unix(SOCKET.into())).await.unwrap()
 }
@@ -39,7 +47,7 @@ fn spec(command: &[&str]) -> ContainerSpec {
     ContainerSpec {
         working_dir: "/workspace".to_owned(),
         labels: [("fastbuild.test".to_owned(), "engine".to_owned())].into(),
-        network: Some("none".to_owned()),
+        options: ContainerOptions::without_network(),
         ..ContainerSpec::new(
             format!("fastbuild-test-engine-{}-{number}", std::process::id()),
             IMAGE.to_owned(),
@@ -339,8 +347,7 @@ async fn a_container_is_made_as_its_spec_says() {
         env,
         user: Some("app".to_owned()),
         working_dir: "/new/dir".to_owned(),
-        memory: Some(64 << 20),
-        nano_cpus: Some(500_000_000),
+        options: ContainerOptions { nano_cpus: asked(500_000_000), ..with_memory(64 << 20) },
         entrypoint: Entrypoint::Program("sh".to_owned()),
         ..spec(&["-c", "pwd; id -u; id -g; printf %s \"$A\"; cat"])
     };
@@ -549,8 +556,10 @@ async fn an_upload_whose_source_fails_never_looks_whole_to_the_engine() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_command_ended_for_want_of_memory_is_told_as_such() {
     let docker = engine().await;
-    let spec =
-        ContainerSpec { memory: Some(16 << 20), ..spec(&["sh", "-c", "x=x; while :; do x=$x$x; done"]) };
+    let spec = ContainerSpec {
+        options: with_memory(16 << 20),
+        ..spec(&["sh", "-c", "x=x; while :; do x=$x$x; done"])
+    };
     let container = Container::new(&docker, &spec).await;
     docker.start(&container.id).await.unwrap();
     assert_eq!(docker.wait(&container.id).await.unwrap(), 137);

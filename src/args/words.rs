@@ -3,13 +3,13 @@
 use std::{ffi::OsString, path::Path};
 
 use crate::{
-    args::{IgnoreRule, RunArgs},
+    args::{ContainerArgs, IgnoreRule, RunArgs},
     spec::{Progress, Route, RouteChoice, choices::name_of},
 };
 
 /// The words of a command line.
 #[derive(Default)]
-struct Words(Vec<OsString>);
+pub(super) struct Words(Vec<OsString>);
 
 impl Words {
     fn switch(&mut self, flag: &str, on: bool) {
@@ -25,7 +25,7 @@ impl Words {
         self.0.push(word);
     }
 
-    fn values(&mut self, flag: &str, values: impl IntoIterator<Item = impl Into<OsString>>) {
+    pub(super) fn values(&mut self, flag: &str, values: impl IntoIterator<Item = impl Into<OsString>>) {
         values.into_iter().for_each(|value| self.value(flag, value));
     }
 }
@@ -41,7 +41,6 @@ impl RunArgs {
             ("--entrypoint", &self.entrypoint),
             ("--host", &self.host),
             ("--platform", &self.platform),
-            ("--network", &self.network),
         ];
         texts.into_iter().for_each(|(flag, text)| words.values(flag, text));
         words.values("--env", &self.env);
@@ -63,9 +62,7 @@ impl RunArgs {
         words.values("--scratch", &self.scratch);
         words.values("--engine", self.engine.map(name_of));
         words.values("--pull", self.pull.map(name_of));
-        words.values("--memory", self.memory.map(|bytes| bytes.to_string()));
-        words.values("--cpus", self.cpus.map(decimal));
-        words.values("--isolation", self.isolation.map(name_of));
+        self.container.push_to(&mut words);
         words.values("--progress", self.progress.map(name_of));
         let switches = [
             ("--no-ignore", self.no_ignore),
@@ -138,19 +135,11 @@ impl RunArgs {
             entrypoint: None,
             host: None,
             platform: None,
-            network: None,
-            memory: None,
-            cpus: None,
-            isolation: None,
+            container: ContainerArgs::default(),
             cache: Vec::new(),
             ..self
         }
     }
-}
-
-/// Billionths as a decimal.
-fn decimal(billionths: i64) -> String {
-    format!("{}.{:09}", billionths / 1_000_000_000, billionths % 1_000_000_000)
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::{
         Figures, Problem, Progress, Sizes,
         wire::{self, Ask, Medium, Told},
     },
-    spec::{Stdin, Stream, Terminal},
+    spec::{ContainerOptions, Stdin, Stream, Terminal},
     state::StateError,
     workspace::agent_archive,
 };
@@ -195,7 +195,7 @@ impl Materials<'_> {
             user: Some("0:0".to_owned()),
             labels: self.labels.clone(),
             stdin: Stdin::Forward,
-            network: Some("none".to_owned()),
+            options: ContainerOptions::without_network(),
             mounts: places.iter().filter_map(|place| self.mount(*place)).collect(),
             ..ContainerSpec::new(self.name.clone(), self.image.id.clone(), vec!["measure".to_owned()])
         }

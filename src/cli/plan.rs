@@ -18,7 +18,7 @@ use crate::{
     plan::{Engine, Output, Outputs, Plan, Take, standing::left_out},
     spec::{
         ApplyMode, Decision, Endpoint, Explain, Fallback, IfThere, Lifetime, OnFailure, OnLocked, Pattern,
-        PatternKind, Reason, Route, Stdin, Terminal, choices::name_of,
+        PatternKind, Reason, Route, Stdin, Terminal, choices::name_of, units::memory_text,
     },
     state::{State, project_key},
     text::{numbers, shell_words},
@@ -255,7 +255,7 @@ fn limits(
     });
     table.decision(size, max_size, |bytes| match bytes {
         0 => "no limit".to_owned(),
-        bytes => memory(*bytes),
+        bytes => memory_text(*bytes),
     });
 }
 
@@ -282,7 +282,7 @@ fn what_goes_in(plan: &Plan, estimate: Option<&UploadEstimate>, table: &mut Tabl
     }
     // A file may say what another route would need.
     match plan.route.value {
-        Route::Tmpfs => table.optional("tmpfs size", plan.tmpfs_size.as_ref(), |bytes| memory(*bytes)),
+        Route::Tmpfs => table.optional("tmpfs size", plan.tmpfs_size.as_ref(), |bytes| memory_text(*bytes)),
         Route::Volume => {
             // A password may stand in the value.
             plan.volume_options.iter().for_each(|option| {
@@ -335,10 +335,9 @@ fn what_comes_back(plan: &Plan, table: &mut Table) {
 }
 
 fn what_limits(plan: &Plan, table: &mut Table) {
-    table.optional("network", plan.network.as_ref(), Clone::clone);
-    table.optional("memory", plan.memory.as_ref(), |bytes| memory(*bytes));
-    table.optional("cpus", plan.nano_cpus.as_ref(), |nano| cpus(*nano));
-    table.optional("isolation", plan.isolation.as_ref(), |isolation| name_of(*isolation));
+    for asked in plan.container.all() {
+        table.row(asked.name, asked.value, Some(asked.reason.to_string()));
+    }
 }
 
 fn write_hint(directory: &RelPath, bytes: u64, out: &mut impl Write) -> io::Result<()> {
@@ -361,23 +360,6 @@ fn product(output: &Output) -> String {
         Take::Contents => "/.",
     };
     format!("{}{tail} -> {}", output.container.trim_end_matches('/'), output.host.to_string_lossy())
-}
-
-/// Billionths as a decimal without needless zeros.
-fn cpus(nano: i64) -> String {
-    let text = format!("{}.{:09}", nano / 1_000_000_000, nano % 1_000_000_000);
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
-/// A memory limit as `--memory` takes it: in the largest power of 1024 that needs no more than two decimals.
-fn memory(bytes: u64) -> String {
-    let shown = [('g', 30), ('m', 20), ('k', 10)].into_iter().find_map(|(unit, shift)| {
-        let hundredths = u128::from(bytes) * 100;
-        let exact = bytes >> shift > 0 && hundredths % (1 << shift) == 0;
-        let text = || format!("{}.{:02}", (hundredths >> shift) / 100, (hundredths >> shift) % 100);
-        exact.then(|| format!("{}{unit}", text().trim_end_matches('0').trim_end_matches('.')))
-    });
-    shown.unwrap_or_else(|| format!("{bytes}b"))
 }
 
 /// A length of time as `fastbuild.toml` takes it: in the largest unit that needs no fraction.
@@ -454,7 +436,9 @@ mod tests {
     use super::*;
     use crate::{
         plan::{IgnorePlan, Output, Take},
-        spec::{AgentUse, Endpoint, EnvVar, PullPolicy, Reason, RecoverPlan, WorkspacePlan},
+        spec::{
+            AgentUse, ContainerOptions, Endpoint, EnvVar, PullPolicy, Reason, RecoverPlan, WorkspacePlan,
+        },
     };
 
     fn plan() -> Plan {
@@ -524,10 +508,11 @@ mod tests {
             env: vec![default(EnvVar { name: "TOKEN".into(), value: "hunter2".into() })],
             terminal: default(Terminal::None),
             stdin: default(Stdin::Empty),
-            network: None,
-            memory: Some(Decision { value: 3 << 29, reason: Reason::Env { name: "FASTBUILD_MEMORY" } }),
-            nano_cpus: Some(default(1_500_000_000)),
-            isolation: None,
+            container: ContainerOptions {
+                memory: Some(Decision { value: 3 << 29, reason: Reason::Env { name: "FASTBUILD_MEMORY" } }),
+                nano_cpus: Some(default(1_500_000_000)),
+                ..ContainerOptions::default()
+            },
         }
     }
 
@@ -617,27 +602,10 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_shown_as_it_could_be_typed() {
-        let cases =
-            [(3 << 29, "1.5g"), (512 << 20, "512m"), (1 << 30, "1g"), (6 << 20, "6m"), (1023, "1023b")];
-        for (bytes, text) in cases {
-            assert_eq!(memory(bytes), text);
-            assert_eq!(crate::spec::units::memory(text), Ok(bytes), "and comes back as it was");
-        }
-    }
-
-    #[test]
     fn lengths_of_time_are_shown_as_they_could_be_typed() {
         for (seconds, text) in [(90, "90s"), (900, "15m"), (5400, "90m"), (43_200, "12h"), (604_800, "7d")] {
             assert_eq!(span(Duration::from_secs(seconds)), text);
             assert_eq!(crate::spec::units::duration(text), Ok(Duration::from_secs(seconds)));
-        }
-    }
-
-    #[test]
-    fn processors_have_no_needless_zeros() {
-        for (nano, text) in [(1_500_000_000, "1.5"), (0, "0"), (1, "0.000000001")] {
-            assert_eq!(cpus(nano), text);
         }
     }
 }

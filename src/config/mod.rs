@@ -5,6 +5,7 @@
 //! Lists that only add up (excludes, environment) are joined, weakest first; outputs are not: who names some names all.
 //! The environment is read here and nowhere else, through an [`Environment`] value.
 
+mod container;
 pub mod devcontainer;
 mod dirs;
 pub mod docker;
@@ -31,7 +32,7 @@ use crate::{
     environment::Environment,
     report::Verbosity,
     spec::{
-        AgentUse, ApplyMode, Decision, EngineChoice, EnvVar, Explain, IfThere, Isolation, Lifetime,
+        AgentUse, ApplyMode, ContainerOptions, Decision, EngineChoice, EnvVar, Explain, IfThere, Lifetime,
         OnFailure, OnLocked, Pattern, PatternKind, Progress, PullPolicy, Reason, RecoverPlan, RouteChoice,
         VolumeOption, WorkspacePlan, choices,
         units::{self, BadValue},
@@ -97,14 +98,8 @@ pub struct Settings {
     pub user: Option<Decision<String>>,
     /// In place of the image's; empty means none.
     pub entrypoint: Option<Decision<String>>,
-    /// Network mode.
-    pub network: Option<Decision<String>>,
-    /// Bytes.
-    pub memory: Option<Decision<u64>>,
-    /// Billionths of a processor.
-    pub nano_cpus: Option<Decision<i64>>,
-    /// For Windows engines.
-    pub isolation: Option<Decision<Isolation>>,
+    /// See [`ContainerOptions`].
+    pub container: ContainerOptions,
     /// See [`Lifetime`].
     pub lifetime: Decision<Lifetime>,
     /// See [`AgentUse`].
@@ -341,6 +336,7 @@ impl Settings {
             EngineChoice::Host => (text("--image", &args.image)?, Devcontainer::None),
             EngineChoice::Auto | EngineChoice::Docker => image(args, env, &keys, &source.value, preset)?,
         };
+        let container = container::options(&args.container, env, &keys)?;
         Ok(Settings {
             name: keys.name.clone(),
             image,
@@ -409,18 +405,7 @@ impl Settings {
                 .or(env.setting("DOCKER_DEFAULT_PLATFORM", units::text)?),
             user: text("--user", &args.user)?.or(env.setting("FASTBUILD_USER", units::text)?).or(keys.user),
             entrypoint: flag("--entrypoint", args.entrypoint.clone()).or(keys.entrypoint),
-            network: text("--network", &args.network)?
-                .or(env.setting("FASTBUILD_NETWORK", units::text)?)
-                .or(keys.network),
-            memory: flag("--memory", args.memory)
-                .or(env.setting("FASTBUILD_MEMORY", units::memory)?)
-                .or(keys.memory),
-            nano_cpus: flag("--cpus", args.cpus)
-                .or(env.setting("FASTBUILD_CPUS", units::nano_cpus)?)
-                .or(keys.cpus),
-            isolation: flag("--isolation", args.isolation)
-                .or(env.setting("FASTBUILD_ISOLATION", choices::choose)?)
-                .or(keys.isolation),
+            container,
             presentation: Presentation {
                 progress: flag("--progress", args.progress)
                     .or(env.setting("FASTBUILD_PROGRESS", choices::choose)?)

@@ -136,16 +136,13 @@ pub(super) fn refuse_for_host(settings: &Settings) -> Result<(), PlanError> {
         settings.user.as_ref().map(|asked| &asked.reason),
         settings.entrypoint.as_ref().map(|asked| &asked.reason),
         settings.platform.as_ref().map(|asked| &asked.reason),
-        settings.network.as_ref().map(|asked| &asked.reason),
-        settings.memory.as_ref().map(|asked| &asked.reason),
-        settings.nano_cpus.as_ref().map(|asked| &asked.reason),
-        settings.isolation.as_ref().map(|asked| &asked.reason),
         settings.host.as_ref().map(|asked| &asked.reason),
         settings.caches.first().map(|asked| &asked.reason),
         settings.tmpfs_size.as_ref().map(|asked| &asked.reason),
         settings.volume_options.first().map(|asked| &asked.reason),
     ];
-    match asked.into_iter().find_map(typed) {
+    let options = settings.container.all().map(|asked| Some(asked.reason));
+    match asked.into_iter().chain(options).find_map(typed) {
         Some(reason) => Err(EngineError::NoContainer { reason }.into()),
         None => Ok(()),
     }
@@ -296,6 +293,9 @@ mod tests {
     fn what_a_variable_says_of_containers_stands_for_other_builds() {
         let vars = [("FASTBUILD_ENGINE", "host"), ("FASTBUILD_MEMORY", "1g"), ("FASTBUILD_USER", "app")];
         let plan = plan("-- jekyll", &vars, &without_docker()).unwrap();
-        assert_eq!((plan.engine.value, plan.memory, plan.user, plan.image), (Engine::Host, None, None, None));
+        assert_eq!(
+            (plan.engine.value, plan.container.memory, plan.user, plan.image),
+            (Engine::Host, None, None, None)
+        );
     }
 }

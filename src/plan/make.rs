@@ -15,7 +15,7 @@ use crate::{
     config::{Settings, docker::DockerConfig},
     entry::{RelPath, host_path},
     environment::{Environment, Terminals},
-    spec::{ApplyMode, Decision, Endpoint, EnvVar, Reason, Route, Stdin, Terminal},
+    spec::{ApplyMode, ContainerOptions, Decision, Endpoint, EnvVar, Reason, Route, Stdin, Terminal},
     state::project_key,
 };
 
@@ -199,10 +199,7 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
         user: settings.user.clone().filter(|_| in_container),
         entrypoint: settings.entrypoint.clone().filter(|_| in_container),
         env: git.into_iter().flatten().chain(proxies).chain(settings.env.iter().cloned()).collect(),
-        network: settings.network.clone().filter(|_| in_container),
-        memory: settings.memory.clone().filter(|_| in_container),
-        nano_cpus: settings.nano_cpus.clone().filter(|_| in_container),
-        isolation: settings.isolation.clone().filter(|_| in_container),
+        container: if in_container { settings.container.clone() } else { ContainerOptions::default() },
     })
 }
 

@@ -3,7 +3,7 @@
 //! [`Reporter`] is the one owner of stdout and stderr: nothing else in the crate prints. It hands each
 //! [`Event`] to one renderer ([`bar`], [`plain`], [`json`], [`silent`]), which writes to stderr only;
 //! stdout belongs to the build. Renderers decide from events and the time that comes with them; the wording is in
-//! [`wording`], numbers in [`numbers`], and everything that others wrote passes through [`text`].
+//! [`wording`], numbers in [`crate::text::numbers`], and everything that others wrote passes through [`crate::text`].
 //!
 //! What must hold: the build's bytes are passed on as they are, and at once; nothing is drawn while they flow; whatever
 //! an event's texts hold, no control character reaches a terminal or a log; and a reader of stdout that has stopped

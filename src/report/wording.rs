@@ -2,7 +2,7 @@
 //!
 //! Sentences come without the `fastbuild: ` in front and without a line end. Names in them are escaped by
 //! [`RelPath`]'s own `Display` or by [`path_text`]; renderers pass the whole once more through
-//! [`text`](super::text), which takes care of what engines say.
+//! [`text`](crate::text), which takes care of what engines say.
 
 use std::{
     mem::{Discriminant, discriminant},

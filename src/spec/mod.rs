@@ -2,6 +2,7 @@
 //! of it was decided. Plain data and its text; the plan is made of it ([`crate::plan`]), and floors below the plan speak it.
 
 pub mod choices;
+mod container;
 pub mod units;
 
 use std::{
@@ -11,6 +12,8 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize, Serializer};
+
+pub use container::{Asked, Change, ContainerOptions};
 
 /// How long the far end waits for a sign of life before it ends the build, where the engine is on this machine.
 pub const SILENCE: Duration = Duration::from_secs(15);
@@ -441,7 +444,7 @@ pub enum Stream {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Progress {
-    /// [`Mode::Bar`] for a person at a terminal, [`Mode::Plain`] for everybody else.
+    /// Bars for a person at a terminal, lines for everybody else.
     #[default]
     Auto,
     /// Bars, where there is a terminal to draw them on.

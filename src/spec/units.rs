@@ -138,6 +138,23 @@ fn fixed_point(text: &str) -> Option<i64> {
     whole.checked_mul(1_000_000_000)?.checked_add(fraction)
 }
 
+/// Billionths as a decimal without needless zeros.
+pub fn cpus_text(nano: i64) -> String {
+    let text = format!("{}.{:09}", nano / 1_000_000_000, nano % 1_000_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// A memory limit as `--memory` takes it: in the largest power of 1024 that needs no more than two decimals.
+pub fn memory_text(bytes: u64) -> String {
+    let shown = [('g', 30), ('m', 20), ('k', 10)].into_iter().find_map(|(unit, shift)| {
+        let hundredths = u128::from(bytes) * 100;
+        let exact = bytes >> shift > 0 && hundredths % (1 << shift) == 0;
+        let text = || format!("{}.{:02}", (hundredths >> shift) / 100, (hundredths >> shift) % 100);
+        exact.then(|| format!("{}{unit}", text().trim_end_matches('0').trim_end_matches('.')))
+    });
+    shown.unwrap_or_else(|| format!("{bytes}b"))
+}
+
 #[cfg(test)]
 mod tests {
     use crate::spec::units::*;
@@ -210,6 +227,23 @@ mod tests {
         }
         for text in ["", ".", "-1", "1e3", "0.0000000001", "inf", "99999999999"] {
             assert_eq!(nano_cpus(text), Err(BadValue::Cpus(text.into())), "{text}");
+        }
+    }
+
+    #[test]
+    fn memory_is_shown_as_it_could_be_typed() {
+        let cases =
+            [(3 << 29, "1.5g"), (512 << 20, "512m"), (1 << 30, "1g"), (6 << 20, "6m"), (1023, "1023b")];
+        for (bytes, text) in cases {
+            assert_eq!(memory_text(bytes), text);
+            assert_eq!(memory(text), Ok(bytes), "and comes back as it was");
+        }
+    }
+
+    #[test]
+    fn processors_have_no_needless_zeros() {
+        for (nano, text) in [(1_500_000_000, "1.5"), (0, "0"), (1, "0.000000001")] {
+            assert_eq!(cpus_text(nano), text);
         }
     }
 }

@@ -2,7 +2,7 @@
 //! is a row of a table or a tree that the tests below make up.
 //!
 //! In: the host's manifest with what is known of its digests, and the far end's nodes of the buckets that differ
-//! ([`super::summary`]). Both come sorted by [`super::path::compare`] and are merged in one pass. Out: a [`Delta`].
+//! ([`super::summary`]). Both come sorted by [`crate::entry::path::compare`] and are merged in one pass. Out: a [`Delta`].
 //! All of its deletes are to be done before any of its puts: a path whose kind changes is in both.
 
 use serde::Serialize;

@@ -10,7 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::{agent::protocol::PROTOCOL, engine::ImageFacts, plan::Plan, spec::Route, tree::Digest};
+use crate::{
+    agent::protocol::PROTOCOL,
+    engine::ImageFacts,
+    plan::Plan,
+    spec::{Asked, Change, Route},
+    tree::Digest,
+};
 
 /// What makes the same workspace anew.
 const MADE_ANEW: [&str; 3] = ["image", "protocol", "agent"];
@@ -100,12 +106,14 @@ impl Generation {
 fn fixed(plan: &Plan) -> impl Iterator<Item = (String, String)> {
     // A file may say what another route would need.
     let of_route = |route| (plan.route.value == route).then_some(());
-    let values = [
+    let first = [
         ("image name", plan.image.as_ref().map(|image| image.value.clone())),
         ("user", plan.user.as_ref().map(|user| user.value.clone())),
         ("platform", plan.platform.as_ref().map(|platform| platform.value.clone())),
-        ("network", plan.network.as_ref().map(|network| network.value.clone())),
-        ("isolation", plan.isolation.as_ref().map(|isolation| format!("{:?}", isolation.value))),
+    ];
+    let is_fixed = |asked: &Asked<'_>| asked.change == Change::OtherWorkspace;
+    let options = plan.container.all().filter(is_fixed).map(|asked| (asked.name, Some(asked.value)));
+    let last = [
         ("working directory", Some(plan.workdir.value.clone())),
         (
             "route",
@@ -118,7 +126,8 @@ fn fixed(plan: &Plan) -> impl Iterator<Item = (String, String)> {
         ("volume options", of_route(Route::Volume).and_then(|()| volume_options(plan))),
         ("caches", caches(plan)),
     ];
-    values.into_iter().filter_map(|(what, value)| Some((what.to_owned(), value?)))
+    let values = first.into_iter().chain(options).chain(last);
+    values.filter_map(|(what, value)| Some((what.to_owned(), value?)))
 }
 
 fn short_digest(hasher: Sha256) -> String {

@@ -19,7 +19,7 @@ use crate::{
     entry::RelPath,
     outputs::target::native_join,
     plan::{CachePath, Output, Outputs, Plan, Sharing},
-    spec::{EnvVar, Route, VolumeOption},
+    spec::{ContainerOptions, EnvVar, Route, VolumeOption},
     state::{Project, Run, State, StateError, read_json, replace_json},
     user,
 };
@@ -375,7 +375,7 @@ async fn probe(
                 (labels::TIER, labels::ONE_RUN),
                 (labels::CREATED, &now().to_string()),
             ]),
-            network: Some("none".to_owned()),
+            options: ContainerOptions::without_network(),
             ..ContainerSpec::new(
                 format!("fastbuild-probe-{}", run.id),
                 image.id.clone(),

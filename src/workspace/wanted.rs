@@ -168,10 +168,7 @@ impl Wanted {
                 Keeping::Kept { .. } => Serves::ManyClients,
                 Keeping::OneRun { .. } => Serves::OneClient,
             },
-            network: plan.network.as_ref().map(|network| network.value.clone()),
-            memory: plan.memory.as_ref().map(|memory| memory.value),
-            nano_cpus: plan.nano_cpus.as_ref().map(|cpus| cpus.value),
-            isolation: plan.isolation.as_ref().map(|isolation| isolation.value),
+            options: plan.container.clone(),
             platform: plan.platform.as_ref().map(|platform| platform.value.clone()),
             mounts: storage.mounts(),
         };
@@ -185,7 +182,7 @@ impl Wanted {
                 _ => Owned::by(keeping.label().0, keeping.label().1),
             }
             .and(labels::PROJECT, project.key()),
-            limits: Limits { memory: spec.memory, nano_cpus: spec.nano_cpus },
+            limits: spec.limits(),
             predecessors: match keeping {
                 Keeping::Kept { name, state } => {
                     vec![aside(name), format!("fastbuild-ws-{}-{state}", project.key())]

@@ -9,6 +9,7 @@
 //! | `test`: the second; CI runs exactly this | [`mod@test`] |
 //! | `differential`: random steps with fastbuild and on a bind mount, as many as are asked for | [`differential`] |
 //! | `kills`: builds that are killed at random, as often as is asked for | [`kills`] |
+//! | `layers`: which folder imports from which | [`layers`] |
 //! | `lab`: the seed's experiments, on slow mounts | [`mod@lab`], [`mounts`] |
 //! | `bench`: fastbuild beside what people use instead | [`mod@bench`], [`site`], [`memory`] |
 //! | `picture`: the page of `fastbuild bench` for the docs | [`picture`] |
@@ -30,6 +31,7 @@ mod engine;
 mod images;
 mod kills;
 mod lab;
+mod layers;
 mod memory;
 #[path = "../../tests/common/mounts.rs"]
 mod mounts;
@@ -70,6 +72,8 @@ enum Task {
     Kills(kills::Options),
     /// Measure fastbuild beside what people use instead
     Bench(bench::Options),
+    /// Hold that folders import each other in one direction, as the table in the documentation has it
+    Layers,
     /// Set up the slow mounts that people have, and measure builds on them
     Lab(lab::Options),
     /// Draw the page of a report of `fastbuild bench --json`, by day and by night, for the docs
@@ -87,6 +91,7 @@ async fn main() -> ExitCode {
         Task::Differential(options) => differential::run(options).await,
         Task::Kills(options) => kills::run(options).await,
         Task::Bench(options) => bench::run(options).await,
+        Task::Layers => layers::run(),
         Task::Lab(options) => lab::run(options).await,
         #[cfg(unix)]
         Task::Picture(options) => picture::run(&options),

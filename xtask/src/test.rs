@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Result, bail};
 
 use crate::{
-    debian, engine, images, mounts,
+    debian, engine, images, layers, mounts,
     run::{self, Timings, cargo, say},
 };
 
@@ -36,6 +36,7 @@ pub async fn run() -> Result<()> {
         })
         .await?;
     timings.part("format", async { step("format", cargo().args(["fmt", "--all", "--check"])) }).await?;
+    timings.part("layers", async { layers::run() }).await?;
     timings
         .part("lints", async {
             let mut clippy = cargo();

@@ -70,7 +70,7 @@ pub async fn run(
     let was_killed = exit.code() == KILLED;
     match docker.state(container).await {
         Ok(state) if state.oom_killed => {
-            let limit = plan.memory.as_ref().map(|memory| memory.value);
+            let limit = plan.container.memory.as_ref().map(|memory| memory.value);
             reporter.emit(Event::Warned(Warning::OutOfMemory { limit }));
         }
         // Somebody removed its container: that is no result of the command's.

@@ -182,10 +182,7 @@ impl Plain<'_> {
             ]),
             terminal: plan.terminal.value,
             stdin: plan.stdin.value,
-            network: plan.network.as_ref().map(|network| network.value.clone()),
-            memory: plan.memory.as_ref().map(|memory| memory.value),
-            nano_cpus: plan.nano_cpus.as_ref().map(|cpus| cpus.value),
-            isolation: plan.isolation.as_ref().map(|isolation| isolation.value),
+            options: plan.container.clone(),
             platform: plan.platform.as_ref().map(|platform| platform.value.clone()),
             mounts: hiding.into_iter().chain(self.storage.mounts()).collect(),
             ..ContainerSpec::new(self.name.clone(), image.id.clone(), plan.command.clone())

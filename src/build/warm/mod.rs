@@ -341,7 +341,7 @@ impl Warm<'_> {
         let command = self.command(ahead);
         let ended = command::run(session, command, tail, interrupts, self.reporter).await?;
         if ended.out_of_memory {
-            let limit = self.plan.memory.as_ref().map(|memory| memory.value);
+            let limit = self.plan.container.memory.as_ref().map(|memory| memory.value);
             self.reporter.emit(Event::Warned(Warning::OutOfMemory { limit }));
         }
         Ok(ended)

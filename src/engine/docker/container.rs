@@ -32,7 +32,7 @@ use crate::{
         error::{Call, EngineError, Operation, StartError, plain, why_not_started},
         labels,
     },
-    spec::{EnvVar, Isolation, Stdin, Terminal, VolumeOption},
+    spec::{ContainerOptions, Decision, EnvVar, Isolation, Stdin, Terminal, VolumeOption},
 };
 
 /// How long an engine may take to list events of the past.
@@ -163,14 +163,8 @@ pub struct ContainerSpec {
     pub stdin: Stdin,
     /// For how long.
     pub serves: Serves,
-    /// The engine's network mode.
-    pub network: Option<String>,
-    /// Memory limit in bytes.
-    pub memory: Option<u64>,
-    /// Processor limit in billionths of a processor.
-    pub nano_cpus: Option<i64>,
-    /// For Windows engines.
-    pub isolation: Option<Isolation>,
+    /// What else it is made with.
+    pub options: ContainerOptions,
     /// `os/arch[/variant]`.
     pub platform: Option<String>,
     /// What is mounted, the outer ones first.
@@ -521,7 +515,7 @@ impl Docker {
     /// # Errors
     /// What befalls every request; [`EngineError::Api`] for a limit that the engine does not take.
     pub async fn set_limits(&self, id: &ContainerId, limits: Limits) -> Result<(), EngineError> {
-        let memory = limits.memory.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+        let memory = limits.memory.map(to_i64);
         let body = ContainerUpdateBody {
             memory,
             // What an engine sets by itself when a container is made.
@@ -614,10 +608,7 @@ impl ContainerSpec {
             terminal: Terminal::None,
             stdin: Stdin::Empty,
             serves: Serves::OneCommand,
-            network: None,
-            memory: None,
-            nano_cpus: None,
-            isolation: None,
+            options: ContainerOptions::default(),
             platform: None,
             mounts: Vec::new(),
         }
@@ -655,12 +646,19 @@ impl ContainerSpec {
         }
     }
 
+    /// What it may use.
+    pub fn limits(&self) -> Limits {
+        let ContainerOptions { memory, nano_cpus, .. } = &self.options;
+        Limits { memory: value(memory), nano_cpus: value(nano_cpus) }
+    }
+
     fn to_host_config(&self) -> HostConfig {
+        let ContainerOptions { network, memory, nano_cpus, isolation } = &self.options;
         HostConfig {
-            network_mode: self.network.clone(),
-            memory: self.memory.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
-            nano_cpus: self.nano_cpus,
-            isolation: self.isolation.map(|isolation| match isolation {
+            network_mode: value(network),
+            memory: value(memory).map(to_i64),
+            nano_cpus: value(nano_cpus),
+            isolation: value(isolation).map(|isolation| match isolation {
                 Isolation::Process => HostConfigIsolationEnum::PROCESS,
                 Isolation::Hyperv => HostConfigIsolationEnum::HYPERV,
             }),
@@ -676,6 +674,15 @@ impl ContainerSpec {
             ..HostConfig::default()
         }
     }
+}
+
+/// As the API has sizes.
+fn to_i64(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+fn value<T: Clone>(decision: &Option<Decision<T>>) -> Option<T> {
+    decision.as_ref().map(|decision| decision.value.clone())
 }
 
 impl Mount {

@@ -1,0 +1,30 @@
+//! Options of the container: flags over variables over the file.
+
+use super::{ConfigError, file::Keys, flag, text};
+use crate::{
+    args::ContainerArgs,
+    environment::Environment,
+    spec::{ContainerOptions, choices, units},
+};
+
+/// What each option comes to.
+pub(super) fn options(
+    args: &ContainerArgs,
+    env: &Environment,
+    keys: &Keys,
+) -> Result<ContainerOptions, ConfigError> {
+    Ok(ContainerOptions {
+        network: text("--network", &args.network)?
+            .or(env.setting("FASTBUILD_NETWORK", units::text)?)
+            .or(keys.network.clone()),
+        memory: flag("--memory", args.memory)
+            .or(env.setting("FASTBUILD_MEMORY", units::memory)?)
+            .or(keys.memory.clone()),
+        nano_cpus: flag("--cpus", args.cpus)
+            .or(env.setting("FASTBUILD_CPUS", units::nano_cpus)?)
+            .or(keys.cpus.clone()),
+        isolation: flag("--isolation", args.isolation)
+            .or(env.setting("FASTBUILD_ISOLATION", choices::choose)?)
+            .or(keys.isolation.clone()),
+    })
+}
