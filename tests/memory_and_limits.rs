@@ -63,10 +63,12 @@ fn a_command_that_ends_with_137_of_its_own_will_is_not_said_to_be_out_of_memory(
 #[test]
 fn limits_and_network_reach_the_container() {
     let project = Project::new();
-    let run = Gated::start(&project, &["--cpus", "0.5", "--memory", "48m", "--network", "none"], "true");
+    let options = ["--cpus", "0.5", "--memory", "48m", "--network", "none", "--shm-size", "8m"];
+    let run = Gated::start(&project, &options, "true");
     assert_eq!(inspect(&project, ".HostConfig.NanoCpus"), "500000000");
     assert_eq!(inspect(&project, ".HostConfig.Memory"), (48 << 20).to_string());
     assert_eq!(inspect(&project, ".HostConfig.NetworkMode"), "none");
+    assert_eq!(inspect(&project, ".HostConfig.ShmSize"), (8 << 20).to_string());
     run.go_on().exits(0);
 }
 

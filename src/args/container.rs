@@ -21,6 +21,9 @@ pub struct ContainerArgs {
     /// Processor limit, such as 1.5
     #[arg(long, value_name = "NUMBER", value_parser = units::nano_cpus, help_heading = "Engine")]
     pub cpus: Option<i64>,
+    /// How large /dev/shm may become [default: 64m]
+    #[arg(long, value_name = "SIZE", value_parser = units::memory, help_heading = "Engine")]
+    pub shm_size: Option<u64>,
     /// Isolation on Windows engines: process or hyperv
     #[arg(long, value_name = "KIND", value_parser = choose::<Isolation>, help_heading = "Engine")]
     pub isolation: Option<Isolation>,
@@ -32,6 +35,7 @@ impl ContainerArgs {
         words.values("--network", &self.network);
         words.values("--memory", self.memory.map(|bytes| bytes.to_string()));
         words.values("--cpus", self.cpus.map(units::cpus_text));
+        words.values("--shm-size", self.shm_size.map(|bytes| bytes.to_string()));
         words.values("--isolation", self.isolation.map(name_of));
     }
 }

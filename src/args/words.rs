@@ -164,7 +164,7 @@ mod tests {
              --no-wait --explain -- make -j2 -- all",
             "--route mount-source --fallback --cache cargo:~/.cargo --volume-opt type=nfs --volume-opt o=a,b=c \
              --tmpfs-size 1g --scratch /fast --engine docker -H tcp://x:1 --platform linux/arm64 --pull never \
-             --network none -m 512m --cpus 1.5 --isolation hyperv -t --stdin --progress json -vv -- true",
+             --network none -m 512m --cpus 1.5 --shm-size 1g --isolation hyperv -t --stdin --progress json -vv -- true",
             "--ignore --no-outputs-on-failure --no-atomic --no-keep --no-fallback --no-tty --no-stdin \
              -q -- true",
         ];

@@ -23,6 +23,9 @@ pub(super) fn options(
         nano_cpus: flag("--cpus", args.cpus)
             .or(env.setting("FASTBUILD_CPUS", units::nano_cpus)?)
             .or(keys.cpus.clone()),
+        shm_size: flag("--shm-size", args.shm_size)
+            .or(env.setting("FASTBUILD_SHM_SIZE", units::memory)?)
+            .or(keys.shm_size.clone()),
         isolation: flag("--isolation", args.isolation)
             .or(env.setting("FASTBUILD_ISOLATION", choices::choose)?)
             .or(keys.isolation.clone()),

@@ -175,6 +175,8 @@ keys! {
     memory: u64 = "memory", MEMORY;
     /// `cpus = 1.5`
     cpus: i64 = "cpus", CPUS;
+    /// `shm-size = "1g"`, or bytes.
+    shm_size: u64 = "shm-size", MEMORY;
     /// `isolation = "process"`
     isolation: Isolation = "isolation", choice();
     /// `engine = "docker"`
@@ -488,6 +490,7 @@ pull = "always"
 network = "none"
 memory = "2g"
 cpus = 0.1
+shm-size = "1g"
 isolation = "hyperv"
 host = "tcp://x:1"
 progress = "json"
@@ -511,13 +514,13 @@ max-size = "5g"
         assert_eq!(keys.env_file.unwrap().value.len(), 1);
         assert_eq!(keys.entrypoint.unwrap().value, "");
         assert_eq!(keys.progress.as_ref().unwrap().value, Progress::Json);
-        assert_eq!(line_of(&keys.progress), Some(25));
+        assert_eq!(line_of(&keys.progress), Some(26));
         assert_eq!(keys.keep.unwrap().value.len(), 2);
         let workspace = keys.workspace.unwrap().value;
         assert!(!workspace.keep.unwrap().value);
         assert_eq!(workspace.idle_stop.as_ref().unwrap().value, Duration::ZERO);
         assert_eq!(workspace.max_age.as_ref().unwrap().value, Duration::from_secs(7 * 24 * 3600));
-        assert_eq!(line_of(&workspace.max_size), Some(32));
+        assert_eq!(line_of(&workspace.max_size), Some(33));
     }
 
     #[test]

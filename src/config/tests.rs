@@ -167,6 +167,13 @@ fn each_setting_has_its_flag_variable_and_key() {
             ["1500000000", "2000000000", "500000000"],
         ),
         case(
+            "shm-size = '1k'",
+            Some(("FASTBUILD_SHM_SIZE", "2k")),
+            "--shm-size 3k",
+            |s| s.container.shm_size.as_ref().unwrap().value.to_string(),
+            ["1024", "2048", "3072"],
+        ),
+        case(
             "isolation = 'hyperv'",
             Some(("FASTBUILD_ISOLATION", "process")),
             "--isolation hyperv",

@@ -17,6 +17,8 @@ pub struct ContainerOptions {
     pub memory: Option<Decision<u64>>,
     /// Processor limit in billionths of a processor.
     pub nano_cpus: Option<Decision<i64>>,
+    /// How large `/dev/shm` may become, in bytes.
+    pub shm_size: Option<Decision<u64>>,
     /// Handed to Windows engines.
     pub isolation: Option<Decision<Isolation>>,
 }
@@ -53,11 +55,12 @@ impl ContainerOptions {
     /// All that were asked for, in the order in which people are told of them.
     pub fn all(&self) -> impl Iterator<Item = Asked<'_>> {
         use Change::{InPlace, OtherWorkspace};
-        let ContainerOptions { network, memory, nano_cpus, isolation } = self;
+        let ContainerOptions { network, memory, nano_cpus, shm_size, isolation } = self;
         [
             asked("network", network, OtherWorkspace, Clone::clone),
             asked("memory", memory, InPlace, |bytes| units::memory_text(*bytes)),
             asked("cpus", nano_cpus, InPlace, |nano| units::cpus_text(*nano)),
+            asked("shm size", shm_size, OtherWorkspace, |bytes| units::memory_text(*bytes)),
             asked("isolation", isolation, OtherWorkspace, |isolation| {
                 super::choices::name_of(*isolation).to_owned()
             }),

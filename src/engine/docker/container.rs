@@ -653,11 +653,12 @@ impl ContainerSpec {
     }
 
     fn to_host_config(&self) -> HostConfig {
-        let ContainerOptions { network, memory, nano_cpus, isolation } = &self.options;
+        let ContainerOptions { network, memory, nano_cpus, shm_size, isolation } = &self.options;
         HostConfig {
             network_mode: value(network),
             memory: value(memory).map(to_i64),
             nano_cpus: value(nano_cpus),
+            shm_size: value(shm_size).map(to_i64),
             isolation: value(isolation).map(|isolation| match isolation {
                 Isolation::Process => HostConfigIsolationEnum::PROCESS,
                 Isolation::Hyperv => HostConfigIsolationEnum::HYPERV,
