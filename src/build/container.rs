@@ -9,12 +9,11 @@ use std::{pin::pin, sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 use super::{
-    BuildError, Finished, Interrupted, Interrupts, Running, image, leftovers,
+    BuildError, Finished, Interrupted, Interrupts, image, leftovers,
     locks::{Locks, client},
     mounted::{self, Placeholders},
     plain,
     reaper::{Charge, Duty, InContainer, Reaper},
-    refuse_strange_links,
     warm::{self, Goodbye, Tree, Warm},
 };
 use crate::{
@@ -25,6 +24,7 @@ use crate::{
     build::{
         reaper::dismiss,
         site::{Left, Site},
+        tasks::{Running, refuse_strange_links},
     },
     engine::{ContainerFacts, Docker, EngineError, Removed},
     entry::Amount,

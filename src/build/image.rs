@@ -1,7 +1,8 @@
 //! The image of a plan, on its engine: found there, or fetched.
 
-use super::{BuildError, Running};
+use super::BuildError;
 use crate::{
+    build::tasks::Running,
     engine::{Docker, EngineError, ImageFacts},
     entry::Amount,
     plan::Plan,

@@ -22,12 +22,13 @@ use std::{
     time::Duration,
 };
 
-use super::{BuildError, Interrupts, detached, recover};
+use super::{BuildError, Interrupts, recover};
 use crate::{
     agent::{
         near::Session,
         protocol::{Client, Conflict, Reply},
     },
+    build::tasks::detached,
     plan::{Engine, Plan},
     report::{
         Reporter,

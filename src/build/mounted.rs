@@ -11,12 +11,13 @@
 use std::{fs, io, path::Path, time::Duration};
 
 use super::{
-    BuildError, detached,
+    BuildError,
     error::Listing,
     heal::{self, Mark, Runner, Tail, Unwritten},
 };
 use crate::{
     agent::protocol::Owner,
+    build::tasks::detached,
     engine::{ContainerId, Docker, PathKind},
     facts,
     outputs::target::native_join,

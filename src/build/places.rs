@@ -5,8 +5,9 @@
 
 use std::path::Path;
 
-use super::{BuildError, own_place};
+use super::BuildError;
 use crate::{
+    build::tasks::own_place,
     entry::RelPath,
     outputs::{
         OutputError,

@@ -2,8 +2,9 @@
 
 use std::{fs, path::PathBuf};
 
-use super::{BuildError, Running};
+use super::BuildError;
 use crate::{
+    build::tasks::Running,
     config::ignore_file,
     entry::{Amount, Kind, RelPath},
     outputs::target::native_join,

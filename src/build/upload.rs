@@ -4,10 +4,11 @@ use std::{fs::File, io, path::Path, sync::Arc};
 
 use futures_util::Stream;
 
-use super::{BuildError, blocking};
+use super::BuildError;
 use crate::{
     agent::channel::{self, Chunk},
     archive::pack::{PackError, PackOptions, Packed, pack},
+    build::tasks::blocking,
     entry::Kind,
     outputs::target::native_join,
     report::{

@@ -16,11 +16,10 @@ use std::{slice, sync::Arc, time::SystemTime};
 use futures_util::TryStreamExt as _;
 
 use super::{
-    BuildError, Built, Finished, Interrupts, Running, blocking,
+    BuildError, Finished, Interrupts,
     heal::{Runner, Tail},
-    mounted, own_place, places,
+    mounted, places,
     reaper::{Duty, Reaper},
-    top_entry,
     upload::{all_arrived, leave_out_unreadable, start_packing, tell_of_changes},
     warm::{HostTree, Sources, Tree, start_scan, upload::note},
 };
@@ -31,8 +30,10 @@ use crate::{
         reader::Naming,
     },
     build::{
+        built::Built,
         reaper::dismiss,
         site::{Left, Site},
+        tasks::{Running, blocking, own_place, top_entry},
     },
     engine::{Call, ContainerId, ContainerSpec, EngineError, Entrypoint, Operation, Owned, Removed, labels},
     entry::{Amount, RelPath, path::BadPath},

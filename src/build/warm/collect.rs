@@ -9,7 +9,7 @@ use std::{path::Path, pin::Pin, sync::Arc};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    super::{BuildError, Running, blocking, detached, error::Listing, own_place, places},
+    super::{BuildError, error::Listing, places},
     upload::Sources,
 };
 use crate::{
@@ -18,7 +18,10 @@ use crate::{
         near::Session,
         protocol::{Beside, Blob, Follow, Products, Query, Reply, Request},
     },
-    build::warm::replies::{node_reader, nonsense},
+    build::{
+        tasks::{Running, blocking, detached, own_place},
+        warm::replies::{node_reader, nonsense},
+    },
     entry::{Amount, RelPath},
     outputs::{
         OutputError,

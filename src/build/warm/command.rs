@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::super::{
-    BuildError, Exit, Interrupts, Running, Signal, Suspension,
+    BuildError, Exit, Interrupts, Signal, Suspension,
     command::{CtrlC, attend, own_input},
     heal::Tail,
 };
@@ -22,6 +22,7 @@ use crate::{
         near::{self, Receiver, Sender, Session, SessionError},
         protocol::{Blob, Input, NoStart, NotStarted, Reply, Request, Run, STDIN_WINDOW, Size, Status},
     },
+    build::tasks::Running,
     engine::{Defect, Delivery, StartError},
     entry::Amount,
     report::{Reporter, events::Phase},

@@ -10,10 +10,10 @@ use crate::{
         protocol::Client,
     },
     build::{
-        BuildError, Finished, Interrupts, Running, blocking,
+        BuildError, Finished, Interrupts,
         locks::{Locks, client},
         reaper::{Charge, Duty, Reaper},
-        refuse_strange_links,
+        tasks::{Running, blocking, refuse_strange_links},
     },
     entry::{Amount, Kind},
     plan::{Plan, Scratch},

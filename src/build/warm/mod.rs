@@ -23,7 +23,7 @@ use std::{pin::Pin, sync::Arc, time::SystemTime};
 use self::{collect::Collecting, command::Ended, upload::Learned};
 pub(super) use self::{host::HostTree, upload::Sources};
 use super::{
-    BuildError, Built, Finished, Interrupts, detached,
+    BuildError, Finished, Interrupts,
     heal::{Runner, Tail},
     history::Moved,
     locks::{Locks, Order},
@@ -35,7 +35,7 @@ use crate::{
         near::Session,
         protocol::{Blob, Claim, Extent, Input, Open, Reply, Request, Run as Command, User},
     },
-    build::warm::replies::Opened,
+    build::{built::Built, tasks::detached, warm::replies::Opened},
     entry::RelPath,
     outputs::{record::Record, target::native_join},
     plan::{Outputs, Plan},

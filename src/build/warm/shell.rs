@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 
 use super::super::{
-    BuildError, Exit, Interrupts, blocking,
+    BuildError, Exit, Interrupts,
     locks::{Locks, Share, Where, client},
     reaper::{Charge, Duty, InContainer, Reaper},
 };
@@ -19,6 +19,7 @@ use crate::{
             Blob, Claim, Cleaned, Client, Extent, Home, Input, Open, Reply, Request, Run as Command, User,
         },
     },
+    build::tasks::blocking,
     config::GRACE,
     engine::{ContainerFacts, Docker, Sizes, labels},
     entry::RelPath,

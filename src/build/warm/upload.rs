@@ -8,9 +8,8 @@ use std::{collections::HashSet, sync::Arc};
 
 use super::{
     super::{
-        BuildError, Running, blocking,
+        BuildError,
         meanwhile::Watcher,
-        top_entry,
         upload::{TRIES, all_arrived, leave_out_unreadable, start_packing, tell_of_changes},
     },
     host::HostTree,
@@ -21,7 +20,10 @@ use crate::{
         protocol::{Compare, Meta, Reply, Request},
     },
     archive::pack::{Holes, PackOptions, Packed, TopEntry},
-    build::warm::replies::{Opened, nodes, nonsense},
+    build::{
+        tasks::{Running, blocking, top_entry},
+        warm::replies::{Opened, nodes, nonsense},
+    },
     entry::{Amount, Kind, RelPath},
     outputs::stage::Uploaded,
     plan::Plan,

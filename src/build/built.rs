@@ -1,0 +1,127 @@
+//! What a command came to, and its products put in place.
+
+use std::sync::Arc;
+
+use super::{
+    BuildError, Exit, Interrupted, heal,
+    history::Moved,
+    locks::Locks,
+    meanwhile::Watcher,
+    places,
+    tasks::{Running, blocking},
+};
+use crate::{
+    entry::Amount,
+    outputs::{
+        apply::{self, Books, Outcome, Staged},
+        record::Record,
+        safe::Place,
+    },
+    plan::Plan,
+    report::{
+        Reporter,
+        events::{AgentCost, Applied, Event, Phase, Warning},
+    },
+    spec::OnFailure,
+    state::Run,
+};
+
+/// How a run came out.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// How fastbuild ends.
+    pub exit: Exit,
+    /// What became of the host's files; none when nothing was collected.
+    pub applied: Option<Applied>,
+    /// What the agent cost; none without it.
+    pub agent: Option<AgentCost>,
+    /// Where the command failed by the mount's own defect, how that showed.
+    pub defect: Option<heal::Mark>,
+}
+
+/// What a container came to, before anything of the host's is changed.
+pub(super) struct Built {
+    pub(super) exit: Exit,
+    /// None when the products stay where they are.
+    pub(super) staged: Option<Vec<Staged>>,
+    pub(super) defect: Option<heal::Mark>,
+    /// To be told that all is in place; none where the host's tree is mounted.
+    pub(super) watcher: Option<Arc<Watcher>>,
+}
+
+impl Built {
+    /// Has the products of a command that ended with `exit` collected, unless it failed and they are to stay.
+    pub(super) async fn after(
+        exit: Exit,
+        plan: &Plan,
+        reporter: &Reporter,
+        collecting: impl Future<Output = Result<Result<Vec<Staged>, BuildError>, Interrupted>>,
+    ) -> Result<Built, BuildError> {
+        let left = || {
+            // Whoever ended it by a signal knows.
+            if matches!(exit, Exit::Code(_)) {
+                reporter.emit(Event::Warned(Warning::OutputsLeft));
+            }
+            Ok(Built { exit, staged: None, defect: None, watcher: None })
+        };
+        if exit.code() != 0 && plan.on_failure.value == OnFailure::Leave {
+            return left();
+        }
+        match (collecting.await?, exit.code()) {
+            (Ok(staged), _) => Ok(Built { exit, staged: Some(staged), defect: None, watcher: None }),
+            // The command's failure is the news; that it did not get as far as its products is no surprise.
+            (Err(BuildError::MissingOutput { .. }), 1..) => left(),
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Whether there is anything to be put in place.
+    pub(super) fn changes_anything(&self) -> bool {
+        self.staged.iter().flatten().any(|output| !output.ops.is_empty())
+    }
+
+    /// Puts the products in place. From here on nothing is cut off by a signal.
+    pub(super) async fn put_in_place(
+        self,
+        record: Arc<Record>,
+        plan: &Plan,
+        locks: &Locks,
+        run: &Run,
+        reporter: &Reporter,
+    ) -> Result<Option<Applied>, BuildError> {
+        let Built { exit, staged: Some(mut staged), watcher, .. } = self else { return Ok(None) };
+        let moved = Moved::down(&staged, &plan.source.value);
+        let not_brought_back = places::not_brought_back(&staged, plan);
+        let project = &locks.project;
+        locks.begin_apply(reporter).await?;
+        let phase = Running::begin(Phase::Apply, None, reporter);
+        let books = Books {
+            run: run.id.clone(),
+            journal: project.journal_path(),
+            record: project.record_path(),
+            displaced: Place::of(project, &run.id),
+        };
+        let applying = blocking(move || {
+            let record = match record.written_since(&books.record) {
+                Some(record) => {
+                    staged.iter_mut().for_each(|output| output.come_after(&record));
+                    record
+                }
+                None => Arc::unwrap_or_clone(record),
+            };
+            apply::apply(staged, record, &books)
+        });
+        let applied = applying.await;
+        locks.end_apply();
+        let Outcome { applied, warnings } = applied??;
+        if let Some(watcher) = watcher.filter(|_| exit.code() == 0) {
+            watcher.built();
+        }
+        for warning in warnings {
+            reporter.emit(Event::Warned(warning));
+        }
+        phase.end(Amount { files: applied.written + applied.deleted, bytes: 0 });
+        moved.into_iter().for_each(|moved| moved.note(project, &plan.command));
+        not_brought_back.map_or(Ok(Some(applied)), Err)
+    }
+}
