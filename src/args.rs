@@ -106,6 +106,9 @@ pub enum UsageError {
          shows more)"
     )]
     NoCommand,
+    /// Not a word was typed.
+    #[error("{BEGINNING}")]
+    Nothing,
     /// A word behind an output, as a shell leaves them when it has looked up a pattern.
     #[error(
         "{word:?} stands before `--`, and behind an output: if that was a pattern, quote it, so that the shell leaves it alone, as \
@@ -117,12 +120,16 @@ pub enum UsageError {
         /// The command.
         line: String,
     },
-    /// A word where only options can be.
-    #[error("{word:?} stands before `--`: write the command after it, as in `fastbuild [OPTIONS] -- {line}`")]
-    BeforeDashes {
+    /// The first word of a command that was typed without `--` is nearly a subcommand.
+    #[error(
+        "there is no subcommand {word:?}; did you mean `fastbuild {nearest}`? A program of that name is run by `fastbuild -- {line}`"
+    )]
+    NearlySubcommand {
         /// The word.
         word: String,
-        /// It and what follows, as a proposal.
+        /// What was probably meant.
+        nearest: &'static str,
+        /// The word and what follows, as a proposal.
         line: String,
     },
 }
@@ -144,10 +151,22 @@ impl UsageError {
         match self {
             UsageError::Clap(error) if !error.use_stderr() => error.print(),
             UsageError::Clap(error) => write!(io::stderr(), "fastbuild: {}", error.render()),
+            UsageError::Nothing => writeln!(io::stderr(), "{self}"),
             own => writeln!(io::stderr(), "fastbuild: error: {own}"),
         }
     }
 }
+
+const BEGINNING: &str = "\
+fastbuild runs a build in a container without a mount: the sources go in, the products come back.
+
+  fastbuild -- jekyll build                  the preset knows the image
+  fastbuild -i gcc:14 -- make                in this image; all that changes comes back
+  fastbuild -i node:22 -o dist -- npm run build
+
+`image = \"gcc:14\"` in a file fastbuild.toml saves the option.
+`fastbuild plan -- COMMAND` says what a build would do, `fastbuild doctor` what is wrong here,
+and `fastbuild --help` has every option.";
 
 const USAGE: &str = "fastbuild [run] [OPTIONS] -- COMMAND…
        fastbuild watch [OPTIONS] -- COMMAND…
@@ -825,7 +844,11 @@ impl FromArgMatches for IgnoreRules {
 /// # Errors
 /// See [`UsageError`]; `--help` and `--version` are "errors" that exit with 0.
 pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageError> {
-    let words = subcommand_first(argv.into_iter().collect())?;
+    let argv: Vec<_> = argv.into_iter().collect();
+    if argv.len() < 2 {
+        return Err(UsageError::Nothing);
+    }
+    let words = in_order(argv)?;
     let grammar = Grammar::try_parse_from(words).map_err(without_dashes_tip)?;
     let command = match grammar.command {
         None => Command::Run(Box::new(grammar.run)),
@@ -860,9 +883,10 @@ fn without_dashes_tip(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// Moves a subcommand that stands behind options (`fastbuild -C dir plan -- make`) before them, and finds words that
-/// are no options before `--`. Whatever else is wrong is left for clap to say.
-fn subcommand_first(mut argv: Vec<OsString>) -> Result<Vec<OsString>, UsageError> {
+/// Moves a subcommand that stands behind options (`fastbuild -C dir plan -- make`) before them, and writes the `--` that may be
+/// left out: the first word that is neither an option nor a subcommand begins the command, and all behind it is the command's.
+/// Whatever else is wrong is left for clap to say.
+fn in_order(mut argv: Vec<OsString>) -> Result<Vec<OsString>, UsageError> {
     let options = Options::all();
     let mut subcommand = None;
     let mut at = 1;
@@ -889,7 +913,11 @@ fn subcommand_first(mut argv: Vec<OsString>) -> Result<Vec<OsString>, UsageError
                 let of_one = argv.get(at).is_some_and(|next| is_subcommand(next) || has_own_grammar(next));
                 argv.insert(if of_one { at + 1 } else { at }, "--help".into());
             }
-            Word::Plain => return Err(before_dashes(&argv, at)),
+            Word::Plain => {
+                refuse_slips(&argv, at, subcommand.is_none())?;
+                argv.insert(at, "--".into());
+                break;
+            }
         }
     }
     if let Some(at) = subcommand {
@@ -899,29 +927,40 @@ fn subcommand_first(mut argv: Vec<OsString>) -> Result<Vec<OsString>, UsageError
     Ok(argv)
 }
 
+/// Subcommands behind which a command of the build's may stand.
+const WITH_COMMAND: [&str; 4] = ["run", "watch", "plan", "bench"];
+
+/// The others, that people type.
+const ALONE: [&str; 6] = ["workspace", "clean", "recover", "trust", "why", "doctor"];
+
+/// Programs of builds whose names are nearly a subcommand's.
+const PROGRAMS: [&str; 9] = ["brunch", "bun", "clang", "docker", "grunt", "just", "patch", "rustc", "trunk"];
+
 fn is_subcommand(word: &OsStr) -> bool {
-    ["run", "watch", "plan", "bench"].iter().any(|name| word == *name)
+    WITH_COMMAND.iter().any(|name| word == *name)
 }
 
 fn has_own_grammar(word: &OsStr) -> bool {
-    ["workspace", "clean", "recover", "trust", "why", "doctor", "__ask", "__reap"]
-        .iter()
-        .any(|name| word == *name)
+    ALONE.iter().chain(&["__ask", "__reap"]).any(|name| word == *name)
 }
 
-fn before_dashes(argv: &[OsString], at: usize) -> UsageError {
+/// Words that begin a command without `--`, and were hardly meant to.
+fn refuse_slips(argv: &[OsString], at: usize, may_be_subcommand: bool) -> Result<(), UsageError> {
     let text =
         |words: &[OsString]| words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
     let word = argv[at].to_string_lossy().into_owned();
     let dashes = argv.iter().skip(at).position(|word| word == "--").map(|behind| at + behind);
     let is_output = at >= 2 && (argv[at - 2] == "-o" || argv[at - 2] == "--output");
-    match dashes {
-        Some(dashes) if is_output => UsageError::BehindOutput { word, line: text(&argv[dashes + 1..]) },
-        Some(dashes) => {
-            let line = [&argv[at..dashes], &argv[dashes + 1..]].concat();
-            UsageError::BeforeDashes { word, line: text(&line) }
-        }
-        None => UsageError::BeforeDashes { word, line: text(&argv[at..]) },
+    if let Some(dashes) = dashes.filter(|_| is_output) {
+        return Err(UsageError::BehindOutput { word, line: text(&argv[dashes + 1..]) });
+    }
+    let is_name = !word.contains('/') && !PROGRAMS.contains(&&*word);
+    // Of three letters, two are nearly all.
+    let is_near = |name: &str| strsim::damerau_levenshtein(&word, name) <= if name.len() > 3 { 2 } else { 1 };
+    let mut names = WITH_COMMAND.into_iter().chain(ALONE);
+    match names.find(|name| is_near(name)).filter(|_| may_be_subcommand && is_name) {
+        Some(nearest) => Err(UsageError::NearlySubcommand { word, nearest, line: text(&argv[at..]) }),
+        None => Ok(()),
     }
 }
 
@@ -1038,6 +1077,29 @@ mod tests {
     }
 
     #[test]
+    fn the_dashes_may_be_left_out() {
+        for (line, command) in [
+            (&["make", "all"][..], &["make", "all"][..]),
+            (&["-i", "img", "make", "-j2"], &["make", "-j2"]),
+            (&["run", "npm", "run", "build", "--", "--prod"], &["npm", "run", "build", "--", "--prod"]),
+            (&["-o", "dist", "npm", "run", "build"], &["npm", "run", "build"]),
+            (&["run", "plna"], &["plna"]),
+            (&["sh", "-c", "true"], &["sh", "-c", "true"]),
+            (&["./plan"], &["./plan"]),
+            (&["clang", "x.c"], &["clang", "x.c"]),
+            (&["make", "--help"], &["make", "--help"]),
+            (&["--", "plna"], &["plna"]),
+        ] {
+            assert_eq!(run(line).command, command, "{line:?}");
+        }
+        let Command::Plan(plan) = parse_words(&["plan", "make", "--json"]).unwrap().command else { panic!() };
+        assert_eq!(
+            (plan.format, &*plan.run.command),
+            (PlanFormat::Text, &["make".into(), "--json".into()][..])
+        );
+    }
+
+    #[test]
     fn plan_takes_the_flags_of_run_before_and_behind_it() {
         for line in [
             &["plan", "-C", "run", "--json", "--", "plan"][..],
@@ -1084,7 +1146,7 @@ mod tests {
         };
         assert_eq!(ls.format(), ListFormat::Json);
         for (line, said) in [
-            (&["workspace", "prune", "--older-than", "7"][..], "no length of time"),
+            (&["workspace", "prune", "--older-than", "7"][..], "invalid duration"),
             (&["workspace", "prune", "--all", "--max-size", "1g"], "cannot be used with"),
             (&["workspace", "rm", "--all", "x"], "cannot be used with"),
             (&["workspace"], "Usage: fastbuild workspace <COMMAND>"),
@@ -1151,18 +1213,23 @@ mod tests {
 
     #[test]
     fn wrong_usage_exits_with_125_and_says_what_to_write() {
-        let cases: [(&[&str], &str); 13] = [
-            (&[], "there is no command to run"),
+        let cases: [(&[&str], &str); 15] = [
+            (&[], "fastbuild -- jekyll build"),
             (&["--"], "there is no command to run"),
             (&["plan", "-i", "x"], "there is no command to run"),
-            (&["make", "all"], "as in `fastbuild [OPTIONS] -- make all`"),
-            (&["run", "make", "--", "all"], "as in `fastbuild [OPTIONS] -- make all`"),
-            (&["-i", "img", "plan", "make"], "\"make\" stands before `--`"),
+            (&["run"], "there is no command to run"),
+            (
+                &["plna", "x"],
+                "did you mean `fastbuild plan`? A program of that name is run by `fastbuild -- plna x`",
+            ),
+            (&["-i", "img", "wacth", "--", "x"], "did you mean `fastbuild watch`?"),
+            (&["docter"], "did you mean `fastbuild doctor`?"),
+            (&["rnu", "make"], "did you mean `fastbuild run`?"),
             (&["-o", "a.o", "b.o", "--", "make", "x"], "as in `fastbuild -o '**/*.o' -- make x`"),
             (&["--imge", "x", "--", "y"], "a similar argument exists: '--image'"),
             (
                 &["--pull", "nevr", "--", "y"],
-                "\"nevr\" is none of missing, always, never; did you mean never?",
+                "invalid value \"nevr\": expected one of missing, always, never; did you mean never?",
             ),
             (&["-m", "2x", "--", "y"], "2x"),
             (&["--cpus", "-1", "--", "y"], "-1"),

@@ -63,7 +63,7 @@ pub enum UserError {
         table: Table,
     },
     /// A number that no system has.
-    #[error("{number} is no user or group id: they go from 0 to {MAX_ID}")]
+    #[error("{number} is not a user or group id: ids go from 0 to {MAX_ID}")]
     OutOfRange {
         /// The number asked for.
         number: String,

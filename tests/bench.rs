@@ -23,7 +23,7 @@ use fastbuild::{
     },
     engine::{Docker, labels},
     measure::{Sizes, wire::Medium},
-    report::{Mode, Shows, Streams, Verbosity, meter::Meter},
+    report::{Colour, Mode, Shows, Streams, Verbosity, meter::Meter},
     spec::{Endpoint, Route},
     state::State,
 };
@@ -70,6 +70,7 @@ fn silent() -> Meter {
         stderr: nowhere(),
         own: nowhere(),
         screen: ProgressDrawTarget::hidden(),
+        colour: Colour::Off,
     };
     Meter::new(Mode::None, Verbosity::Quiet, streams)
 }

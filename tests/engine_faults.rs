@@ -336,7 +336,7 @@ fn a_container_removed_by_hand_is_told_in_each_phase() {
         ("POST", "/wait"),
         ("GET", "/archive"),
     ] {
-        breaks(By::Engine, method, part, remove.clone(), &["the container is gone", "somebody removed it"]);
+        breaks(By::Engine, method, part, remove.clone(), &["the container is gone", "it was removed"]);
     }
 }
 

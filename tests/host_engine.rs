@@ -373,7 +373,7 @@ fn a_scratch_directory_that_others_have_a_hand_in_is_refused() {
     build("real").exits(125).says(&["belongs to another user (12345), so nothing is put there"]);
     std::os::unix::fs::chown(own("real"), Some(0), None).unwrap();
     fs::write(own("real").join("precious"), "mine").unwrap();
-    build("real").exits(125).says(&["is no scratch directory of fastbuild's"]);
+    build("real").exits(125).says(&["was not created by fastbuild"]);
     assert_eq!(fs::read_to_string(own("real").join("precious")).unwrap(), "mine");
     assert_eq!(fs::read_dir(at("foreign")).unwrap().count(), 0);
     // Among the sources it would be a source.

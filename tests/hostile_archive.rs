@@ -151,7 +151,7 @@ fn names_in_extended_headers_are_held_to_the_same_rules() {
 fn nothing_goes_through_a_link_of_the_archives_own() {
     let to_canary = symlink("out/l", "../../canary");
     let below = [to_canary.clone(), file("out/l/file", "x")];
-    is_refused("file below a link", out(&below), &["\"l/file\"", "below something that is no directory"]);
+    is_refused("file below a link", out(&below), &["\"l/file\"", "below something that is not a directory"]);
     let deeper = [to_canary.clone(), dir("out/l/dir"), file("out/l/dir/file", "x")];
     is_refused("directory below a link", out(&deeper), &["\"l/dir\""]);
     let replaced = [to_canary.clone(), dir("out/l"), file("out/l/file", "x")];
@@ -160,9 +160,9 @@ fn nothing_goes_through_a_link_of_the_archives_own() {
     is_refused("directory, then a link", out(&swapped), &["\"l\"", "comes twice"]);
     is_refused("file over a link", out(&[to_canary.clone(), file("out/l", "x")]), &["\"l\"", "comes twice"]);
     let hard = [to_canary, hard_link("out/h", "out/l"), file("out/h/file", "x")];
-    is_refused("hard link to a link", out(&hard), &["\"h/file\"", "below something that is no directory"]);
+    is_refused("hard link to a link", out(&hard), &["\"h/file\"", "below something that is not a directory"]);
     let root = stream(&[symlink("out", "../canary"), file("out/file", "x")]);
-    is_refused("the output itself", root, &["\"file\"", "below something that is no directory"]);
+    is_refused("the output itself", root, &["\"file\"", "below something that is not a directory"]);
 }
 
 #[test]

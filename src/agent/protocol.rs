@@ -19,7 +19,7 @@ pub const PROTOCOL: u32 = 6;
 
 /// A message that cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("a message that is none: {0}")]
+#[error("invalid message: {0}")]
 pub struct BadMessage(#[from] postcard::Error);
 
 /// Encodes a message.
@@ -533,7 +533,7 @@ pub struct Failed {
 pub enum Failure {
     /// The user is not known in the workspace.
     User,
-    /// The source root is something that is no directory.
+    /// The source root is something that is not a directory.
     RootIsNoDirectory,
     /// The file system of the workspace is read-only.
     ReadOnly,

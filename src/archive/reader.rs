@@ -180,7 +180,7 @@ pub enum Refusal {
     #[error("the checksum of its header is wrong")]
     Checksum,
     /// A field that is no number, or one that is out of range.
-    #[error("its {0} is no valid number")]
+    #[error("its {0} is not a valid number")]
     Number(&'static str),
     /// A type that does not cross and that engines do not send: sparse files, volume headers, unknown ones.
     #[error("its type '{}' is not supported", .0.escape_ascii())]
@@ -197,7 +197,7 @@ pub enum Refusal {
         record: u64,
     },
     /// Something other than a regular file that claims to have content.
-    #[error("it is no regular file, and yet it has {0} bytes of content")]
+    #[error("it is not a regular file, but has {0} bytes of content")]
     ContentOfNoFile(u64),
     /// An extended header or long name that is not taken into memory.
     #[error("its extended header of {0} bytes is too long")]

@@ -51,7 +51,7 @@ pub enum Parts {
 fn route(name: &str) -> Result<Route, String> {
     match choose::<RouteChoice>(name) {
         Ok(RouteChoice::Fixed(route)) => Ok(route),
-        Ok(RouteChoice::Auto) => Err("auto is a choice among routes, and none of them".to_owned()),
+        Ok(RouteChoice::Auto) => Err("auto chooses among the routes; it is not one".to_owned()),
         Err(error) => Err(error.to_string()),
     }
 }

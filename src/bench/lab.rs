@@ -49,7 +49,7 @@ pub enum LabError {
     #[error("the agent takes no question: {0}")]
     NoQuestion(#[source] std::io::Error),
     /// The agent's words make no sense.
-    #[error("the agent's answer is none: {0}")]
+    #[error("could not parse the agent's reply: {0}")]
     BadAnswer(#[source] std::io::Error),
 }
 
@@ -77,7 +77,7 @@ pub async fn empty_image(
     let image = docker.image(&reference, None).await?;
     Ok(image.ok_or(EngineError::ImageNotFound {
         reference,
-        message: "it was made, and somebody has removed it since".to_owned(),
+        message: "it was made, and has been removed since".to_owned(),
     })?)
 }
 

@@ -89,7 +89,9 @@ pub enum BuildError {
         holder: Option<Holder>,
     },
     /// A shell where no user can be had but the one who starts it.
-    #[error("the workspace is a directory of this machine, and what runs there runs as whoever starts it")]
+    #[error(
+        "the workspace is a directory of this machine, and commands there run as the user who starts them"
+    )]
     OtherUserHere,
     /// Hardly anything of what the workspace was sent is here any more. Whoever runs builds begins anew then.
     #[error("another project lies at this path now")]

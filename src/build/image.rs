@@ -56,7 +56,7 @@ fn not_as_pulled(reference: String, platform: Option<&str>) -> EngineError {
         },
         None => EngineError::ImageNotFound {
             reference,
-            message: "it was pulled, and somebody has removed it since".to_owned(),
+            message: "it was pulled, and has been removed since".to_owned(),
         },
     }
 }

@@ -8,7 +8,7 @@
 //! no edit beside it, and is known by the record.
 //!
 //! A file below a directory that was renamed keeps its ctime. It is known by its path, which the index of what was seen last does
-//! not have, and by a directory above it that has changed since then. The next look writes the index, so whatever is found by what that
+//! not have, and by a directory above it that changed in that time or when the products were put in place. The next look writes the index, so whatever is found by what that
 //! does not have is noted at once.
 
 use std::{
@@ -38,6 +38,9 @@ struct Blind {
     from: Timestamp,
     /// None while the command runs.
     until: Option<Timestamp>,
+    /// When its products were in place. That changes directories, and none of their files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    applied: Option<Timestamp>,
     /// The inodes of files that were changed in that time as far as can be told by what the index does not have: they are meant, and
     /// nothing else. Without any, all are that were.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -104,7 +107,7 @@ impl Watcher {
     }
 
     fn own(&self, until: Option<Timestamp>) -> Blind {
-        Blind { from: self.looked_at, until, files: Vec::new() }
+        Blind { from: self.looked_at, until, applied: None, files: Vec::new() }
     }
 
     /// Notes that the command has ended, now.
@@ -121,6 +124,8 @@ impl Watcher {
     pub(super) fn built(&self) {
         let left = read_lines(&self.place).and_then(|mut all: Vec<Blind>| {
             all.retain(|blind| !self.noted.contains(blind) && *blind != self.own(None));
+            let own = all.iter_mut().filter(|blind| blind.from == self.looked_at && blind.files.is_empty());
+            own.for_each(|own| own.applied = Some(clock::stamped_by_now()));
             replace_lines(&self.place, &all)
         });
         self.tell(left);
@@ -173,11 +178,12 @@ fn edits(manifest: &Manifest, earlier: &[Blind], blur: Duration, index: &Index) 
     let mut edits = Vec::new();
     walk(manifest, |at, above| {
         let (entry, Stamp { ctime: changed, mtime: written, ino, .. }) = (&entries[at], entries[at].stamp);
-        for (blind, (Blind { from, until, .. }, meant)) in earlier.iter().zip(&meant).enumerate() {
+        for (blind, (Blind { from, until, applied, .. }, meant)) in earlier.iter().zip(&meant).enumerate() {
             let Some(until) = *until else { continue };
             let time = from.before_by(blur)..=until;
             let may_have_moved = || {
-                let has_changed = |directory: &usize| time.start() <= &entries[*directory].stamp.ctime;
+                let span = *time.start()..=applied.unwrap_or(until);
+                let has_changed = |directory: &usize| span.contains(&entries[*directory].stamp.ctime);
                 changed < *time.start()
                     && matches!(entry.kind, Kind::File { .. })
                     && above.iter().any(has_changed)

@@ -25,7 +25,7 @@ use crate::{
     facts::{NoAnswer, patience},
     outputs::safe::list::PutError,
     plan::PlanError,
-    report::{events, wording},
+    report::{Colour, Tone, events, wording},
     state::{Holder, StateError},
     workspace::WorkspaceError,
 };
@@ -213,5 +213,5 @@ fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
 
 fn write_failure(failure: &Failure) -> io::Result<()> {
     let told = wording::failure(&events::Failure::new(failure, failure.advice().as_deref()));
-    io::stderr().lock().write_all(told.as_bytes())
+    io::stderr().lock().write_all(Colour::of_stderr().paint(&told, Tone::ByWords).as_bytes())
 }

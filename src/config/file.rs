@@ -558,15 +558,15 @@ max-size = "5g"
                 "2:8: an item of exclude must be a string, and this is a number with a point",
             ),
             ("[env]\nA = 1", "2:5: an item of env must be a string, and this is a whole number"),
-            ("\n\nmemory = \"2x\"", "3:10: memory: \"2x\" is no size"),
-            ("name = \"My Blog\"", "1:8: name: \"My Blog\" is no name"),
-            ("cpus = -1", "1:8: cpus: \"-1\" is no number of processors"),
+            ("\n\nmemory = \"2x\"", "3:10: memory: invalid size \"2x\""),
+            ("name = \"My Blog\"", "1:8: name: invalid name \"My Blog\""),
+            ("cpus = -1", "1:8: cpus: invalid number of processors \"-1\""),
             (
                 "pull = \"allways\"",
-                "1:8: pull: \"allways\" is none of missing, always, never; did you mean always?",
+                "1:8: pull: invalid value \"allways\": expected one of missing, always, never; did you mean always?",
             ),
             ("[workspace]\nmax_age = '1d'", "2:1: there is no key \"max_age\"; did you mean max-age?"),
-            ("workspace.idle-stop = 90", "1:23: idle-stop: \"90\" is no length of time"),
+            ("workspace.idle-stop = 90", "1:23: idle-stop: invalid duration \"90\""),
             ("[image]\nname = \"x\"", "1:1: image must be a string, and this is a table"),
         ];
         for (text, expected) in cases {

@@ -213,7 +213,7 @@ pub enum ConfigError {
         path: PathBuf,
     },
     /// `-C FILE`.
-    #[error("the source root {path:?} is no directory; name one with -C")]
+    #[error("the source root {path:?} is not a directory; name one with -C")]
     SourceIsNoDirectory {
         /// The path.
         path: PathBuf,
@@ -251,7 +251,7 @@ pub enum ConfigError {
         one_run: Reason,
     },
     /// `--volume-opt WORD`. The word is not told: it may be a password that lost its key.
-    #[error("{origin}: what is given is no option of a volume; write KEY=VALUE, such as type=nfs")]
+    #[error("{origin}: what is given is not a volume option; write KEY=VALUE, such as type=nfs")]
     VolumeOption {
         /// Where it was given.
         origin: String,
@@ -345,7 +345,7 @@ impl Settings {
             route: flag("--route", args.route)
                 .or(env.setting("FASTBUILD_ROUTE", choices::choose)?)
                 .or(keys.route.clone())
-                .unwrap_or(Decision::default(RouteChoice::Auto, "nobody named one")),
+                .unwrap_or(Decision::default(RouteChoice::Auto, "none was named")),
             fallback: on_off(
                 [("--fallback", args.fallback), ("--no-fallback", args.no_fallback)],
                 &keys.fallback,

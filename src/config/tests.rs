@@ -467,7 +467,7 @@ fn what_is_wrong_is_said_with_its_place() {
     let project =
         Project::new(&[("file", ""), ("bad.env", "A=1\n B C=2"), ("sub/fastbuild.toml", "imge = 'x'")]);
     let cases = [
-        ("-C file -i x -- make", "the source root \"P/file\" is no directory"),
+        ("-C file -i x -- make", "the source root \"P/file\" is not a directory"),
         ("-C missing -i x -- make", "the source root \"P/missing\" does not exist; name a directory with -C"),
         (
             "-C / -i x -- make",
@@ -493,7 +493,9 @@ fn what_is_wrong_is_said_with_its_place() {
         assert!(error.starts_with(said), "{line} said\n{error}");
     }
     let project = project.with_var("FASTBUILD_CPUS", "many");
-    assert!(project.error("-i x -- make").starts_with("FASTBUILD_CPUS: \"many\" is no number of processors"));
+    assert!(
+        project.error("-i x -- make").starts_with("FASTBUILD_CPUS: invalid number of processors \"many\"")
+    );
 }
 
 #[test]
@@ -619,6 +621,8 @@ fn limits_of_workspaces_have_variables_and_keys() {
     assert_eq!(limits(&project), (0, 43_200, 5 << 20));
     project = project.with_var("FASTBUILD_WORKSPACE_MAX_AGE", "a week");
     assert!(
-        project.error("-i x -- make").contains("no length of time: write a whole number with s, m, h or d")
+        project
+            .error("-i x -- make")
+            .contains("invalid duration \"a week\": expected a whole number with s, m, h or d")
     );
 }

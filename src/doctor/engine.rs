@@ -152,7 +152,7 @@ fn rights(rights: Rights) -> Option<Finding> {
             Topic::Rootless,
             "the engine is rootless",
             "root in its containers is an ordinary user outside; on mounts, files of the containers' other \
-             users belong to ids that nobody here has. What fastbuild brings back belongs to you",
+             users belong to ids that no user here has. What fastbuild brings back belongs to you",
         )
     })
 }

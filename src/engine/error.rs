@@ -236,7 +236,7 @@ pub enum EngineError {
         path: String,
     },
     /// A path that was to be read as a small file is something else.
-    #[error("{path:?} in container {container} is no file of at most {max} bytes")]
+    #[error("{path:?} in container {container} is not a file of at most {max} bytes")]
     NotASmallFile {
         /// The container.
         container: String,
@@ -506,7 +506,7 @@ impl EngineError {
                 "was the engine stopped or restarted? Its own log tells; on Linux: `journalctl -u docker`"
             }
             EngineError::NoSuchContainer { .. } => {
-                "somebody removed it while the build ran (a prune job?); run the build again"
+                "it was removed while the build ran (by a prune job?); run the build again"
             }
             EngineError::BadReference { .. } | EngineError::ReferenceRefused { .. } => {
                 "an image is named as in `docker pull`: [REGISTRY/]NAME[:TAG][@DIGEST]"

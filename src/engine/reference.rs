@@ -44,7 +44,7 @@ pub enum BadReference {
     )]
     Repository,
     /// The registry's part.
-    #[error("the registry before the first '/' is no HOST or HOST:PORT")]
+    #[error("the registry before the first '/' is not HOST or HOST:PORT")]
     Registry,
     /// The tag.
     #[error("a tag has up to 128 letters, digits, '_', '.' and '-', and does not begin with '.' or '-'")]

@@ -86,7 +86,9 @@ pub(crate) fn settle(path: &Path) -> io::Result<Option<PathBuf>> {
 fn enter(directory: PathBuf) -> io::Result<PathBuf> {
     match fs::canonicalize(&directory) {
         Ok(found) if found.is_dir() => Ok(found),
-        Ok(_) => Err(io::Error::new(io::ErrorKind::NotADirectory, format!("{directory:?} is no directory"))),
+        Ok(_) => {
+            Err(io::Error::new(io::ErrorKind::NotADirectory, format!("{directory:?} is not a directory")))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(directory),
         Err(error) => Err(error),
     }

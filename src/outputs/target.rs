@@ -61,7 +61,7 @@ impl Target {
         let mut prefix = RelPath::root();
         for name in missing.iter().rev() {
             prefix =
-                prefix.join(name.as_encoded_bytes()).map_err(|_| bad("is no path that can be written"))?;
+                prefix.join(name.as_encoded_bytes()).map_err(|_| bad("is a path that cannot be written"))?;
         }
         Ok(Target { base, dir, prefix })
     }

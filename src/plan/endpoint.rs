@@ -30,7 +30,9 @@ pub enum BadEndpoint {
         instead: &'static str,
     },
     /// Not an address.
-    #[error("it is no engine's address; write unix:///PATH, tcp://HOST:PORT or npipe:////./pipe/NAME")]
+    #[error(
+        "it is not the address of an engine; write unix:///PATH, tcp://HOST:PORT or npipe:////./pipe/NAME"
+    )]
     Malformed,
 }
 

@@ -141,7 +141,7 @@ fn place(path: &Path, named: Option<Reason>) -> Place {
         // A link that its owner has set for all users of the machine leads where it leads.
         Ok(Some(root)) if named.is_some() => (root.canonicalize().unwrap_or(root), None),
         Ok(Some(root)) => (root, None),
-        Ok(None) => (path.to_owned(), Some("is no directory for fastbuild alone".to_owned())),
+        Ok(None) => (path.to_owned(), Some("is not a directory for fastbuild alone".to_owned())),
         Err(error) => (path.to_owned(), Some(format!("cannot be looked at: {error}"))),
     };
     let there = root.ancestors().find(|above| above.symlink_metadata().is_ok()).unwrap_or(&root);
@@ -191,7 +191,7 @@ fn presence(endpoint: &Endpoint) -> Presence {
                 Presence::Absent { why: format!("there is no {}", path.to_string_lossy()) }
             }
             Err(error) if error.kind() == ConnectionRefused => {
-                Presence::Absent { why: format!("nobody answers at {}", path.to_string_lossy()) }
+                Presence::Absent { why: format!("nothing answers at {}", path.to_string_lossy()) }
             }
             _ => Presence::Perhaps,
         };

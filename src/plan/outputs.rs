@@ -61,7 +61,7 @@ pub enum OutputError {
     },
     /// `/`, or a HOST such as `/`.
     #[error(
-        "output {spec:?}: there is no name to bring it back under; write PATH:HOST with a HOST that is no root"
+        "output {spec:?}: there is no name to bring it back under; write PATH:HOST with a HOST that is not a root directory"
     )]
     NoName {
         /// As it was written.

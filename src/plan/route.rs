@@ -139,7 +139,7 @@ pub(super) fn fallback(settings: &Settings) -> Decision<Fallback> {
     let value = |on| if on { Fallback::Layer } else { Fallback::None };
     match (&settings.fallback, settings.route.value) {
         (Some(asked), _) => asked.clone().map(value),
-        (None, RouteChoice::Auto) => Decision::default(Fallback::Layer, "nobody named a route"),
+        (None, RouteChoice::Auto) => Decision::default(Fallback::Layer, "no route was named"),
         (None, RouteChoice::Fixed(_)) => {
             Decision::default(Fallback::None, "a route was named; --fallback goes on without it")
         }

@@ -89,7 +89,8 @@ impl Renderer for Bar {
     fn failure(&mut self, _: Duration, failure: &Failure) {
         let mut inner = lock(&self.inner);
         let lines = inner.summary.failure(failure);
-        inner.last_lines(&lines);
+        inner.clear();
+        inner.own.lines(&lines);
     }
 
     fn clear(&mut self) {
@@ -114,7 +115,10 @@ impl Inner {
         match self.summary.news(event) {
             Some(News::Said(lines)) => self.line(&lines),
             Some(News::Detail(lines)) if self.verbosity == Verbosity::Verbose => self.line(&lines),
-            Some(News::Last(lines)) => self.last_lines(&lines),
+            Some(News::Last { lines, exit_code }) => {
+                self.clear();
+                self.own.last(&lines, exit_code);
+            }
             Some(News::Detail(_)) | None => {}
         }
     }
@@ -137,11 +141,6 @@ impl Inner {
     fn line(&mut self, line: &str) {
         let own = &mut self.own;
         self.screen.bars.suspend(|| own.lines(line));
-    }
-
-    fn last_lines(&mut self, lines: &str) {
-        self.clear();
-        self.own.lines(lines);
     }
 
     fn clear(&mut self) {

@@ -37,7 +37,7 @@ enum Tells {
 impl Meter {
     /// One that shows as builds do. A reader of JSON gets nothing: there is no event of a bench's.
     pub fn new(mode: Mode, verbosity: Verbosity, streams: Streams) -> Meter {
-        let own = Own::new(streams.own, LineState::default());
+        let own = Own::new(streams.own, LineState::default()).coloured(streams.colour);
         let (bar, tells) = match (mode, verbosity) {
             (Mode::Json, _) | (_, Verbosity::Quiet) => (None, Tells::Nothing),
             (Mode::None, _) => (None, Tells::Words),
@@ -130,13 +130,20 @@ mod tests {
 
     use super::*;
     use crate::report::{
-        Shows,
+        Colour, Shows,
         testing::{FakeScreen, Shared},
     };
 
     fn streams(own: Box<dyn io::Write + Send>, screen: ProgressDrawTarget) -> Streams {
         let nowhere = || Box::new(io::sink());
-        Streams { stdout: nowhere(), stdout_shows: Shows::Elsewhere, stderr: nowhere(), own, screen }
+        Streams {
+            stdout: nowhere(),
+            stdout_shows: Shows::Elsewhere,
+            stderr: nowhere(),
+            own,
+            screen,
+            colour: Colour::Off,
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! reading stops nobody but who writes there: drawing and each of the build's streams have locks of their own.
 
 pub mod bar;
+mod colour;
 pub mod events;
 pub mod json;
 pub mod layers;
@@ -21,6 +22,8 @@ pub mod silent;
 #[cfg(test)]
 mod testing;
 pub mod wording;
+
+pub use colour::{Colour, Tone};
 
 use std::{
     ffi::{OsStr, OsString},
@@ -131,6 +134,8 @@ pub struct Streams {
     pub own: Box<dyn Write + Send>,
     /// Where bars are drawn.
     pub screen: ProgressDrawTarget,
+    /// How fastbuild's own words are written.
+    pub colour: Colour,
 }
 
 impl Streams {
@@ -144,6 +149,7 @@ impl Streams {
             stderr: patient::patient(io::stderr()),
             own: if io::stderr().is_terminal() { Box::new(own::OnTerminal(own)) } else { own },
             screen: ProgressDrawTarget::stderr(),
+            colour: Colour::of_stderr(),
         }
     }
 }
@@ -178,7 +184,9 @@ impl Reporter {
     pub fn new(mode: Mode, verbosity: Verbosity, streams: Streams) -> Reporter {
         let began = Instant::now();
         let line_state = LineState::default();
-        let own = Own::new(streams.own, line_state.clone());
+        // A program reads JSON.
+        let colour = if mode == Mode::Json { Colour::Off } else { streams.colour };
+        let own = Own::new(streams.own, line_state.clone()).coloured(colour);
         let renderer: Box<dyn Renderer> = match (mode, verbosity) {
             (Mode::Json, _) => Box::new(json::Json::new(own, verbosity)),
             (_, Verbosity::Quiet) => Box::new(silent::Silent(own)),
@@ -209,6 +217,7 @@ impl Reporter {
                 stderr: nowhere(),
                 own: nowhere(),
                 screen: ProgressDrawTarget::hidden(),
+                colour: Colour::Off,
             },
         )
     }
@@ -304,6 +313,7 @@ mod tests {
             stderr: Box::new(stderr.clone()),
             own: Box::new(stderr.clone()),
             screen: ProgressDrawTarget::hidden(),
+            colour: Colour::Off,
         };
         (Reporter::new(mode, verbosity, streams), Apart { stdout, stderr })
     }
@@ -383,6 +393,7 @@ mod tests {
             stderr: Box::new(screen.clone()),
             own: Box::new(screen.clone()),
             screen: ProgressDrawTarget::hidden(),
+            colour: Colour::Off,
         };
         let reporter = Reporter::new(Mode::None, Verbosity::Normal, streams);
         // A renderer without a thread, spoken to directly: here the time must be known.
@@ -432,6 +443,7 @@ mod tests {
             stderr: Box::new(Broken),
             own: Box::new(Broken),
             screen: ProgressDrawTarget::hidden(),
+            colour: Colour::Off,
         };
         let reporter = Reporter::new(Mode::Plain, Verbosity::Normal, streams);
         let error = reporter.build_output(Stream::Stdout, b"x").unwrap_err();
@@ -466,6 +478,7 @@ mod tests {
             stderr: Box::new(stderr.clone()),
             own: Box::new(stderr.clone()),
             screen: ProgressDrawTarget::hidden(),
+            colour: Colour::Off,
         };
         let reporter = Reporter::new(Mode::Plain, Verbosity::Normal, streams);
         let writer = reporter.clone();

@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use super::colour::{Colour, Tone};
 use crate::sys::terminal;
 
 /// Whether the build's last byte on a shared screen or file left a line unfinished. One per run, shared by clones.
@@ -50,18 +51,35 @@ impl<W: Write> Write for OnTerminal<W> {
 pub struct Own {
     writer: Box<dyn Write + Send>,
     state: LineState,
+    colour: Colour,
 }
 
 impl Own {
     /// Writes to `writer`; `state` tells what the build wrote to the same place.
     pub fn new(writer: Box<dyn Write + Send>, state: LineState) -> Own {
-        Own { writer, state }
+        Own { writer, state, colour: Colour::Off }
+    }
+
+    /// With lines in colour, or without.
+    #[must_use]
+    pub fn coloured(self, colour: Colour) -> Own {
+        Own { colour, ..self }
     }
 
     /// Writes whole lines, line end included, in one call. Errors are dropped: this is where they would be told.
     pub fn lines(&mut self, text: &str) {
+        self.toned(text, Tone::ByWords);
+    }
+
+    /// The same for the last lines of a run, whose exit code that is.
+    pub fn last(&mut self, text: &str, exit_code: u8) {
+        self.toned(text, if exit_code == 0 { Tone::Done } else { Tone::Failed });
+    }
+
+    fn toned(&mut self, text: &str, tone: Tone) {
+        let text = self.colour.paint(text, tone);
         let fresh = self.state.0.swap(false, Ordering::AcqRel);
-        let written = if fresh { self.write(&format!("\n{text}")) } else { self.write(text) };
+        let written = if fresh { self.write(&format!("\n{text}")) } else { self.write(&text) };
         drop(written);
     }
 

@@ -95,7 +95,8 @@ impl Renderer for Plain {
             _ => {}
         }
         match self.summary.news(event) {
-            Some(News::Said(lines) | News::Last(lines)) => self.own.lines(&lines),
+            Some(News::Said(lines)) => self.own.lines(&lines),
+            Some(News::Last { lines, exit_code }) => self.own.last(&lines, exit_code),
             Some(News::Detail(lines)) if self.verbosity == Verbosity::Verbose => self.own.lines(&lines),
             Some(News::Detail(_)) | None => {}
         }

@@ -107,7 +107,7 @@ pub fn sentence(warning: &Warning) -> String {
             path_text(to)
         ),
         Warning::ModesRefused { paths } => format!(
-            "{} another mode than in the build: the file system or the owner lets nobody change it there",
+            "{} another mode than in the build: the file system or the owner does not allow the change",
             counted_as(*paths, "product has", "products have")
         ),
         Warning::LeftoverRemoved { container } => {
@@ -246,7 +246,12 @@ pub enum News {
     /// Who asked for more by `-v`.
     Detail(String),
     /// Everybody, when all is over.
-    Last(String),
+    Last {
+        /// The lines.
+        lines: String,
+        /// How fastbuild ends.
+        exit_code: u8,
+    },
 }
 
 /// What `-v` tells before anything is touched.
@@ -488,7 +493,7 @@ impl Summary {
             Event::Warned(warning) => News::Said(self.warning(warning)?),
             Event::Finished { exit_code, applied, agent, took, earlier } => {
                 let sentence = self.sentence(*exit_code, *applied, *agent, *took) + &before(*earlier);
-                News::Last(self.more_warnings() + &line(&sentence))
+                News::Last { lines: self.more_warnings() + &line(&sentence), exit_code: *exit_code }
             }
             Event::BuildOutputBegins
             | Event::PhaseStarted { .. }
@@ -654,8 +659,8 @@ mod tests {
         the clock where the build runs is 120 seconds behind this machine's; files that come back have this machine's time
         1 file gave way and is now in the safe place, /state/old
         1,200 files gave way and are now in the safe place, /state/old
-        1 product has another mode than in the build: the file system or the owner lets nobody change it there
-        1,200 products have another mode than in the build: the file system or the owner lets nobody change it there
+        1 product has another mode than in the build: the file system or the owner does not allow the change
+        1,200 products have another mode than in the build: the file system or the owner does not allow the change
         container fastbuild-1 was left by an earlier run that was killed; it was removed
         the command was killed because it used more memory than its limit of 64.0 MB; --memory raises it
         the command was killed because the engine's machine ran out of memory

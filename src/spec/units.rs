@@ -6,7 +6,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadValue {
     /// Not one of a setting's names.
-    #[error("{given:?} is none of {choices}{}", did_you_mean(*nearest))]
+    #[error("invalid value {given:?}: expected one of {choices}{}", did_you_mean(*nearest))]
     Choice {
         /// What was given.
         given: String,
@@ -16,21 +16,19 @@ pub enum BadValue {
         nearest: Option<&'static str>,
     },
     /// Not a size.
-    #[error("{0:?} is no size: write bytes, or a number with b, k, m, g or t, such as 512m or 1.5g")]
+    #[error("invalid size {0:?}: expected bytes, or a number with b, k, m, g or t, such as 512m or 1.5g")]
     Memory(String),
     /// Not a length of time.
-    #[error(
-        "{0:?} is no length of time: write a whole number with s, m, h or d, such as 90s, 15m, 12h or 7d"
-    )]
+    #[error("invalid duration {0:?}: expected a whole number with s, m, h or d, such as 90s, 15m, 12h or 7d")]
     Duration(String),
     /// Neither yes nor no.
     #[error("{0:?} is neither yes nor no: write yes, true, on or 1, or no, false, off or 0")]
     Switch(String),
     /// Not a number of processors.
-    #[error("{0:?} is no number of processors: write a decimal of at most nine places, such as 1.5")]
+    #[error("invalid number of processors {0:?}: expected a decimal of at most nine places, such as 1.5")]
     Cpus(String),
     /// Not a project's name.
-    #[error("{0:?} is no name: write 1 to 64 of a-z, 0-9, dot, underscore and hyphen")]
+    #[error("invalid name {0:?}: expected 1 to 64 of a-z, 0-9, dot, underscore and hyphen")]
     Name(String),
     /// Nothing.
     #[error("the value is empty")]

@@ -27,7 +27,7 @@ impl fmt::Display for NotOwn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NotOwn::Link => f.write_str("is a symbolic link"),
-            NotOwn::NoDirectory => f.write_str("is no directory"),
+            NotOwn::NoDirectory => f.write_str("is not a directory"),
             NotOwn::OfAnother(user) => write!(f, "belongs to another user ({user})"),
             NotOwn::Everybodys => f.write_str("lets everybody remove what is in it (chmod +t would not)"),
             NotOwn::NotWritable => f.write_str("cannot be written to"),

@@ -129,7 +129,7 @@ impl WorkspaceError {
                 Some("give it more memory (-m/--memory), or run fewer jobs at once".to_owned())
             }
             WorkspaceError::Stopped { .. } => {
-                Some("somebody stopped or killed it (`docker stop`, a restart of the engine?); run the build again".to_owned())
+                Some("it was stopped or killed (by `docker stop`, or a restart of the engine?); run the build again".to_owned())
             }
             WorkspaceError::Foreign { .. } => Some("see whose it is, and rename or remove it".to_owned()),
             WorkspaceError::Volume { .. } => Some(

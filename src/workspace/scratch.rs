@@ -134,7 +134,9 @@ impl Wanted {
             Some(_) if self.lifetime == Lifetime::OneRun => Why::Fresh,
             Some(_) if self.if_there == IfThere::Fresh => Why::Asked,
             // What a build put in the tree's place may lead anywhere, and what is there is about to be made the sources.
-            Some(_) if !self.has_real_tree() => Why::Broken("its tree is no directory any more".to_owned()),
+            Some(_) if !self.has_real_tree() => {
+                Why::Broken("its tree is not a directory any more".to_owned())
+            }
             Some(Label { version: VERSION, standing: Standing::Whole, .. }) => return Ok(Found::Held(held)),
             Some(_) | None => Why::Broken("its making or its removal was cut short".to_owned()),
         };

@@ -128,7 +128,7 @@ impl Collected {
     ) -> Result<Collected, Failed> {
         let host = match summary {
             [] => None,
-            bytes => Some(Summary::from_bytes(bytes).ok_or_else(|| nonsense("that is no summary"))?),
+            bytes => Some(Summary::from_bytes(bytes).ok_or_else(|| nonsense("that is not a summary"))?),
         };
         let Some(metadata) = metadata(path, take)? else {
             let _ = outbox.reply(&Reply::Products(Products::Missing));
@@ -210,7 +210,8 @@ fn settled<T>(mut look: impl FnMut() -> Result<(bool, T), Failed>) -> Result<T, 
             return Ok(found);
         }
     }
-    let detail = "the products change while they are read; is somebody at work in the workspace?".to_owned();
+    let detail =
+        "the products change while they are read; does another process write to the workspace?".to_owned();
     Err(Failed { why: Failure::Other, detail })
 }
 

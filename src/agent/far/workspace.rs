@@ -158,7 +158,7 @@ impl Workspace {
     pub(super) fn open(open: Open, others: Option<Others>) -> Result<Workspace, Failed> {
         let root = root_of(&open);
         if !root.is_absolute() {
-            return Err(nonsense("the source root is no absolute path"));
+            return Err(nonsense("the source root is not an absolute path"));
         }
         let (account, manners) = match &open.user {
             User::Named(spec) => (account_of(spec)?, Manners::OfEngines),
@@ -260,7 +260,7 @@ impl Workspace {
 
     /// Sends what differs from the host's tree.
     pub(super) fn compare(&mut self, compare: &Compare, outbox: &Outbox) -> Result<(), Failed> {
-        let host = Summary::from_bytes(&compare.summary).ok_or_else(|| nonsense("that is no summary"))?;
+        let host = Summary::from_bytes(&compare.summary).ok_or_else(|| nonsense("that is not a summary"))?;
         set_root_mode(&self.root, compare.mode)?;
         self.root_mtime = Some(compare.mtime);
         self.host = Some(Digest(Sha256::digest(&compare.summary).into()));
@@ -720,7 +720,7 @@ fn scan_failed(error: ScanError) -> Failed {
         | ScanError::Unreadable { source, .. }
         | ScanError::Hidden { source, .. } => source.kind().to_string(),
         ScanError::NotADirectory { .. } => {
-            return Failed { why: Failure::RootIsNoDirectory, detail: "it is no directory".to_owned() };
+            return Failed { why: Failure::RootIsNoDirectory, detail: "it is not a directory".to_owned() };
         }
     };
     Failed { why: Failure::Other, detail: format!("could not scan the workspace: {error}: {source}") }
@@ -747,9 +747,10 @@ fn own_account() -> Account {
 
 fn make_root(root: &Path, account: &Account) -> Result<(), Failed> {
     let told = |error: &io::Error| match error.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::NOTDIR | Errno::EXIST | Errno::LOOP) => {
-            Failed { why: Failure::RootIsNoDirectory, detail: format!("{root:?} is no directory: {error}") }
-        }
+        Some(Errno::NOTDIR | Errno::EXIST | Errno::LOOP) => Failed {
+            why: Failure::RootIsNoDirectory,
+            detail: format!("{root:?} is not a directory: {error}"),
+        },
         _ => failed(&format!("could not make {root:?}"), error),
     };
     fs::create_dir_all(root).and_then(|()| give_to_user(root, account)).map_err(|error| told(&error))

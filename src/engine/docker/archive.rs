@@ -201,7 +201,7 @@ enum Entry {
     File(Vec<u8>),
 }
 
-/// Reads the only entry of an archive; `None` when it is no file of at most `max` bytes.
+/// Reads the only entry of an archive; `None` when it is not a file of at most `max` bytes.
 fn only_entry(archive: &[u8], max: u64) -> io::Result<Option<Entry>> {
     let mut archive = tar::Archive::new(archive);
     let mut entry = archive.entries()?.next().ok_or(io::ErrorKind::UnexpectedEof)??;

@@ -300,7 +300,7 @@ impl Staging<'_> {
         open.leave_for(path);
         if let Some(parent) = path.parent() {
             if open.ends_in_no_directory() {
-                return Err(self.no_tree(path.clone(), "lies below something that is no directory"));
+                return Err(self.no_tree(path.clone(), "lies below something that is not a directory"));
             }
             self.open_unlisted(open, &parent, path)?;
         }
@@ -342,7 +342,7 @@ impl Staging<'_> {
             }
             (Scope::SourceRoot | Scope::Synced | Scope::Safe, _) => match self.uploaded_kind(directory) {
                 Some(Kind::Directory) | None => Ok(()),
-                Some(_) => Err(self.no_tree(node.clone(), "lies below something that is no directory")),
+                Some(_) => Err(self.no_tree(node.clone(), "lies below something that is not a directory")),
             },
         }
     }

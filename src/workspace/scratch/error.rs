@@ -20,7 +20,7 @@ pub enum ScratchError {
         why: NotOwn,
     },
     /// Something else has its name.
-    #[error("{path:?} is no scratch directory of fastbuild's, and has the name of one")]
+    #[error("{path:?} has the name of a scratch directory but was not created by fastbuild")]
     Foreign {
         /// Its path.
         path: PathBuf,
@@ -84,7 +84,7 @@ impl ScratchError {
             }
             ScratchError::Busy { .. } => "wait for that run to end",
             ScratchError::NoAgent(_) => "build in a container: --engine docker",
-            ScratchError::Ended { .. } => "somebody killed it, or memory was short; run the build again",
+            ScratchError::Ended { .. } => "it was killed, or memory was short; run the build again",
             ScratchError::Lives { .. } => {
                 "it waits for a disk or a device, or is another user's; look with `ps`"
             }
