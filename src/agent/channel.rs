@@ -1,4 +1,5 @@
-//! Where blocking threads and async tasks meet: a bounded channel of chunks with a `Write` or a `Read` at one end.
+//! Joins blocking threads and async tasks: a bounded channel of chunks, `Write` or `Read` at one
+//! end.
 //!
 //! Bounded, so that memory does not grow when one side is slower than the other.
 
@@ -8,16 +9,16 @@ use bytes::{Buf as _, Bytes};
 use futures_util::{Stream, stream};
 use tokio::sync::mpsc;
 
-/// Chunks that may wait. Packing and the engine's client both move some 256 KiB at once.
+/// How many chunks may wait. Packing and the engine's client both move some 256 KiB at once.
 const WAITING: usize = 8;
 
-/// One chunk, or why there are no more.
+/// One chunk, or the error that ended the stream.
 pub type Chunk = Result<Bytes, io::Error>;
 
-/// What a blocking thread writes to; the async side reads the stream that [`to_async`] gave with it.
+/// The writer for a blocking thread. The async side reads the stream from [`to_async`].
 pub struct ChunkWriter(mpsc::Sender<Chunk>);
 
-/// A writer for a blocking thread and what comes out of it.
+/// A writer for a blocking thread, and the stream of what it writes.
 pub fn to_async() -> (ChunkWriter, impl Stream<Item = Chunk> + Send + 'static) {
     let (sender, receiver) = mpsc::channel(WAITING);
     (
@@ -27,9 +28,9 @@ pub fn to_async() -> (ChunkWriter, impl Stream<Item = Chunk> + Send + 'static) {
 }
 
 impl ChunkWriter {
-    /// Ends the stream with an error, so that the far end does not take what came before for all there is.
+    /// Ends the stream with an error, so that the far end does not take it for complete.
     pub fn fail(self, error: io::Error) {
-        // Nobody listens any more: then nobody is misled either.
+        // A failure means that the receiver is gone and cannot be misled.
         let _ = self.0.blocking_send(Err(error));
     }
 }
@@ -45,7 +46,7 @@ impl Write for ChunkWriter {
     }
 }
 
-/// What a blocking thread reads from; the async side holds the sender. The end comes when the sender is dropped.
+/// The reader for a blocking thread. The async side holds the sender; dropping it ends the stream.
 pub struct ChunkReader {
     receiver: mpsc::Receiver<Chunk>,
     current: Bytes,

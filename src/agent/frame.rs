@@ -3,53 +3,54 @@
 //! A frame is a header of twelve bytes and at most [`MAX_PAYLOAD`] bytes of payload:
 //!
 //! ```text
-//! kind u8 | length u24 | session u32 | crc32 u32 of all before it and of the payload      (little endian)
+//! kind u8 | length u24 | session u32 | crc32 u32 of all before it and payload (little endian)
 //! ```
 //!
-//! An attach outlives its client: what a client that died has sent, and no more, lies in the stream before what the
-//! next one sends, and it may end in the middle of a frame. So each client begins with [`opening`]: as many zero bytes
-//! as the rest of a frame could want (between frames they are skipped), then [`MAGIC`], then its Hello. Whatever was open
-//! is filled up by the zeros and fails its checksum; from there the far end looks for the magic. In the other
-//! direction, the near end throws away what comes until it reads [`MAGIC`] and its own nonce.
+//! An attach outlives its client. The bytes that a dead client sent lie in the stream before those
+//! of the next one, and may end in the middle of a frame. So each client begins with [`opening`]:
+//! as many zero bytes as the rest of a frame can need (between frames they are skipped), then
+//! [`MAGIC`], then its Hello. The zeros complete an open frame, which then fails its checksum; from
+//! there the far end looks for the magic. In the other direction, the near end discards everything
+//! until it reads [`MAGIC`] and its own nonce.
 
-/// What a Hello and a Welcome begin with. Its first byte is no [`Kind`].
+/// The first bytes of a Hello and a Welcome. The first one is not a [`Kind`].
 pub const MAGIC: [u8; 16] = *b"\xf5fastbuild\xf5\r\n\0\x1a\xf5";
 
-/// The most that one frame carries, in bytes.
+/// The largest payload of a frame, in bytes.
 pub const MAX_PAYLOAD: usize = (32 << 10) - HEADER;
 
 /// The length of a frame's header, in bytes.
 pub const HEADER: usize = 12;
 
-/// The most that one message may amount to, in bytes: lists of paths are messages, contents are not.
+/// The largest message, in bytes: lists of paths are messages, contents are not.
 pub const MAX_MESSAGE: usize = 64 << 20;
 
 /// The length of a nonce, in bytes.
 pub const NONCE: usize = 16;
 
-/// Tells one client from all others: random bytes.
+/// Distinguishes one client from all others: random bytes.
 pub type Nonce = [u8; NONCE];
 
-/// What a frame is.
+/// The kind of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The last part of a message.
     Message,
-    /// A part of a message that goes on.
+    /// A part of a message that is not the last.
     MessagePart,
-    /// A piece of a stream of data; which stream, the message before it says.
+    /// A piece of a stream of data. The message before it says which stream.
     Data,
     /// The stream of data is complete.
     DataEnd,
     /// The stream of data is broken off; the payload says why, as text.
     DataFailed,
-    /// What the command wrote to its standard output.
+    /// Standard output of the command.
     Stdout,
-    /// What the command wrote to its standard error.
+    /// Standard error of the command.
     Stderr,
-    /// A client's first frame: its nonce, then its message. Stands right behind [`MAGIC`].
+    /// A client's first frame: its nonce, then its message. Directly follows [`MAGIC`].
     Hello,
-    /// The answer: the client's nonce, then a message. Stands right behind [`MAGIC`].
+    /// The answer: the client's nonce, then a message. Directly follows [`MAGIC`].
     Welcome,
 }
 
@@ -75,12 +76,12 @@ impl Kind {
     }
 }
 
-/// What came.
+/// What was received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Received {
-    /// A client's first message. Whatever was before is over.
+    /// A client's first message. The session before it is over.
     Hello {
-        /// The client's.
+        /// The client's nonce.
         nonce: Nonce,
         /// The encoded message.
         message: Vec<u8>,
@@ -98,17 +99,17 @@ pub enum Received {
     DataEnd,
     /// The data is broken off.
     DataFailed(String),
-    /// What the command wrote to its standard output.
+    /// Standard output of the command.
     Stdout(Vec<u8>),
-    /// What the command wrote to its standard error.
+    /// Standard error of the command.
     Stderr(Vec<u8>),
 }
 
-/// Why the stream cannot be read on.
+/// Why the stream cannot be read further.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// A frame whose checksum, kind, length or session is wrong. The far end looks for the next [`MAGIC`]; the near end
-    /// gives up.
+    /// A frame whose checksum, kind, length or session is wrong. The far end looks for the next
+    /// [`MAGIC`]; the near end gives up.
     #[error("a damaged frame")]
     Damaged,
     /// A message of more than [`MAX_MESSAGE`].
@@ -116,7 +117,7 @@ pub enum FrameError {
     TooLong,
 }
 
-/// The session number that a nonce gives, which every frame of the session carries.
+/// The session number of a nonce. Every frame of the session carries it.
 pub fn session_of(nonce: &Nonce) -> u32 {
     u32::from_le_bytes([nonce[0], nonce[1], nonce[2], nonce[3]])
 }
@@ -135,7 +136,7 @@ pub fn push_frame(out: &mut Vec<u8>, session: u32, kind: Kind, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
-/// Appends a message, in as many frames as it takes.
+/// Appends a message, in as many frames as needed.
 pub fn push_message(out: &mut Vec<u8>, session: u32, message: &[u8]) {
     let mut rest = message;
     while rest.len() > MAX_PAYLOAD {
@@ -146,14 +147,14 @@ pub fn push_message(out: &mut Vec<u8>, session: u32, message: &[u8]) {
     push_frame(out, session, Kind::Message, rest);
 }
 
-/// Appends bytes of one of the kinds that are cut anywhere: data, standard output, standard error.
+/// Appends bytes of a kind that can be cut anywhere: data, standard output, standard error.
 pub fn push_bytes(out: &mut Vec<u8>, session: u32, kind: Kind, bytes: &[u8]) {
     for part in bytes.chunks(MAX_PAYLOAD) {
         push_frame(out, session, kind, part);
     }
 }
 
-/// What a client sends first: the filler, the magic, and its Hello. `message` is short.
+/// A client's first bytes: the filler, the magic, and its Hello. `message` is short.
 pub fn opening(nonce: &Nonce, message: &[u8]) -> Vec<u8> {
     let mut out = vec![0; HEADER + MAX_PAYLOAD];
     push_greeting(&mut out, nonce, Kind::Hello, message);
@@ -170,30 +171,30 @@ fn push_greeting(out: &mut Vec<u8>, nonce: &Nonce, kind: Kind, message: &[u8]) {
     push_frame(out, session_of(nonce), kind, &[nonce, message].concat());
 }
 
-/// Which end a [`Decoder`] stands at.
+/// The end at which a [`Decoder`] works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// In the workspace: takes whatever Hello comes, at any time.
+    /// In the workspace: accepts any Hello, at any time.
     Far,
-    /// The client with this nonce: takes nothing before the Welcome that carries it.
+    /// The client with this nonce: accepts nothing before the Welcome that carries it.
     Near(Nonce),
 }
 
-/// Puts frames together from bytes as they come.
+/// Assembles frames from the bytes that come.
 #[derive(Debug)]
 pub struct Decoder {
     end: End,
     received: Vec<u8>,
-    /// Up to where `received` has been used.
+    /// How far `received` has been used.
     at: usize,
-    /// None until there is a greeting to believe.
+    /// `None` until there is a valid greeting.
     session: Option<u32>,
     /// The parts of a message so far.
     parts: Vec<u8>,
 }
 
 impl Decoder {
-    /// Nothing received yet.
+    /// A decoder that has received nothing yet.
     pub fn new(end: End) -> Decoder {
         Decoder { end, received: Vec::new(), at: 0, session: None, parts: Vec::new() }
     }
@@ -207,15 +208,15 @@ impl Decoder {
         self.received.extend_from_slice(bytes);
     }
 
-    /// Whether bytes are left that no [`Received`] has used.
+    /// Whether bytes are left that are in no [`Received`] yet.
     pub fn has_rest(&self) -> bool {
         self.at < self.received.len()
     }
 
-    /// The next whole thing; none when more bytes are needed.
+    /// The next complete item; `None` when more bytes are needed.
     ///
     /// # Errors
-    /// [`FrameError`]; at the far end the decoder then looks for the next Hello, at the near end all is over.
+    /// [`FrameError`]. The far end then looks for the next Hello; the near end's stream is over.
     pub fn next_received(&mut self) -> Result<Option<Received>, FrameError> {
         loop {
             if self.session.is_none() && !self.seek_greeting() {
@@ -238,7 +239,7 @@ impl Decoder {
                     match self.greeting() {
                         Ok(Some(received)) => return Ok(Some(received)),
                         Ok(None) => return Ok(None),
-                        // Somebody's data that happens to hold the magic.
+                        // Data that contains the magic by chance.
                         Err(_) if self.session.is_none() => self.at += 1,
                         Err(error) => return Err(error),
                     }
@@ -256,7 +257,7 @@ impl Decoder {
         }
     }
 
-    /// Moves to the next magic; says whether there is one.
+    /// Moves to the next magic; returns whether there is one.
     fn seek_greeting(&mut self) -> bool {
         let rest = &self.received[self.at..];
         let mut from = 0;
@@ -291,7 +292,7 @@ impl Decoder {
         Ok(Some(received))
     }
 
-    /// The frame at `start`, if it is all there: kind, and where its payload begins and ends.
+    /// The frame at `start`, if it is complete: its kind, and where its payload begins and ends.
     fn frame(
         &mut self,
         start: usize,
@@ -334,12 +335,12 @@ impl Decoder {
             Kind::DataFailed => Received::DataFailed(String::from_utf8_lossy(payload).into_owned()),
             Kind::Stdout => Received::Stdout(payload.to_vec()),
             Kind::Stderr => Received::Stderr(payload.to_vec()),
-            // Without the magic in front.
+            // They came without the magic before them.
             Kind::Hello | Kind::Welcome => return Err(self.lost()),
         }))
     }
 
-    /// From here on only a greeting counts.
+    /// From here on only a greeting is accepted.
     fn lost(&mut self) -> FrameError {
         self.session = None;
         self.parts.clear();
@@ -415,7 +416,7 @@ mod tests {
             let from_second: Vec<_> = all.into_iter().filter_map(Result::ok).collect();
             let expected = received(&NONCE_B, b"run something else");
             assert!(from_second.ends_with(&expected), "cut at {cut}: {}", from_second.len());
-            // Nothing of the first client's that was cut short is taken for whole.
+            // Nothing that the first client sent only in part is taken for complete.
             let before = &from_second[..from_second.len() - expected.len()];
             assert!(received(&NONCE_A, b"run something").starts_with(before), "cut at {cut}");
         }

@@ -1,10 +1,11 @@
-//! The near end of a session: what fastbuild says to the agent of a workspace, and what it hears.
+//! The near end of a session: fastbuild's messages to the agent of a workspace, and the answers.
 //!
-//! In: a [`Duplex`] to an agent (an attach, an exec, a child process's pipes). Out: a [`Session`], whose [`Sender`] and
-//! [`Receiver`] work at the same time: input and signals go up while output comes down. What must hold: nothing that
-//! comes is believed beyond what [`super::frame`] and [`super::protocol`] check; a connection that ends early is an
-//! error and never an end; a future of this module that is dropped leaves no half frame behind; what a dead client left
-//! in the stream is passed over. [`crate::workspace`] opens sessions, [`crate::build`] holds the dialogue.
+//! In: a [`Duplex`] to an agent (an attach, an exec, the pipes of a child process). Out: a
+//! [`Session`]. Its [`Sender`] and [`Receiver`] work at the same time: input and signals go up
+//! while output comes down. Invariants: received bytes are trusted only as far as [`super::frame`]
+//! and [`super::protocol`] check them. A connection that ends early is an error, never an end. A
+//! dropped future of this module leaves no half frame behind. Bytes that a dead client left in the
+//! stream are skipped. [`crate::workspace`] opens sessions, [`crate::build`] runs the dialogue.
 
 use std::{
     collections::VecDeque,
@@ -38,33 +39,33 @@ use crate::{
     text::Escaped,
 };
 
-/// How often the far end hears that the client lives.
+/// How often the client sends a sign of life.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 
-/// How long a Welcome may take before the greeting is repeated: one may be swallowed by the session of a dead client that
-/// is just being ended.
+/// How long a Welcome may take before the greeting is repeated. A greeting may be lost in the
+/// session of a dead client that is just being ended.
 const FIRST_WAIT: Duration = Duration::from_secs(2);
 
-/// How long it may take in all. A healthy agent needs some milliseconds; this only guards against waiting for ever.
+/// How long it may take in all. A healthy agent needs some milliseconds; this only limits the wait.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long the answer to a Bye may take: the index of a very large tree is written meanwhile. Guards against waiting for
-/// ever for a session that is dead.
+/// How long the answer to a Bye may take: the far end first writes the index of a tree that may be
+/// very large. Limits the wait for a dead session.
 const GOODBYE: Duration = Duration::from_secs(30);
 
-/// How long to look for the far end's own account when a write failed.
+/// How long to wait for the far end's own explanation after a failed write.
 const ACCOUNT: Duration = Duration::from_secs(1);
 
-/// How many bytes of data are put together before they are written.
+/// How many bytes of data are collected before they are written.
 const COALESCE: usize = 64 << 10;
 
-/// How much is read at once.
+/// How much is read at once, in bytes.
 const CHUNK: usize = 64 << 10;
 
-/// How much of what the agent writes to its standard error is kept, in bytes.
+/// How much of the agent's standard error is kept, in bytes.
 const DIAGNOSTICS: usize = 4 << 10;
 
-/// Two streams: to an agent, and from it.
+/// Two streams: one to an agent, one from it.
 pub struct Duplex {
     incoming: Incoming,
     outgoing: Outlet,
@@ -88,7 +89,7 @@ impl Inlet {
         Inlet { from: Box::new(from), received: BytesMut::new() }
     }
 
-    /// The next bytes; none at the end. May be dropped and called again without a loss.
+    /// The next bytes; `None` at the end. May be dropped and called again without loss.
     async fn next(&mut self) -> io::Result<Option<Bytes>> {
         self.received.reserve(CHUNK);
         Ok(match self.from.read_buf(&mut self.received).await? {
@@ -122,13 +123,13 @@ impl Duplex {
 }
 
 impl Incoming {
-    /// The next bytes; none at the end. May be dropped and called again without a loss.
+    /// The next bytes; `None` at the end. May be dropped and called again without loss.
     async fn next(&mut self) -> Result<Option<(Stream, Bytes)>, SessionError> {
         match self {
             Incoming::Attached(output) => Ok(output.next().await?),
             Incoming::Plain { output, diagnostics } => {
                 let told = |source| SessionError::Read { source };
-                // What it has to say goes first: behind it, its end.
+                // Diagnostics are read first, because the end of the output ends the session.
                 while let Some(errors) = diagnostics {
                     tokio::select! {
                         biased;
@@ -148,16 +149,16 @@ impl Incoming {
     }
 }
 
-/// What a session is opened with.
+/// The settings of a new session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Who opens it.
+    /// The client that opens it.
     pub client: Client,
-    /// After how long without a client the workspace stops by itself; zero is never. None leaves it as it is.
+    /// The workspace stops after so long without a client; zero: never, `None`: as before.
     pub idle_stop: Option<Duration>,
     /// How long the Welcome may take in all.
     pub patience: Duration,
-    /// How long the far end waits for a sign of life before it ends the build; zero is for ever.
+    /// How long the far end waits for a sign of life before it ends the build. Zero: for ever.
     pub silence: Duration,
 }
 
@@ -167,44 +168,44 @@ impl Default for Settings {
     }
 }
 
-/// Why a session did not come to its end.
+/// Why a session failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// The engine, or the connection to it.
+    /// The engine failed, or the connection to it.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The connection ended before the session. Whether the engine, the container or the agent is gone,
-    /// [`crate::workspace::Workspace::why_over`] finds out.
+    /// The connection ended before the session. [`crate::workspace::Workspace::why_over`] finds out
+    /// whether the engine, the container or the agent is gone.
     #[error("the connection to the agent ended in the middle of the session{}", said(.diagnostics))]
     Ended {
-        /// What the agent wrote to its standard error, the last of it.
+        /// The last part of the agent's standard error.
         diagnostics: String,
     },
-    /// Nothing more can be said to the agent, and it gave no reason.
+    /// Nothing more can be sent to the agent, and it gave no reason.
     #[error("the connection to the agent takes nothing more{}", said(.diagnostics))]
     Write {
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
-        /// What the agent wrote to its standard error, the last of it.
+        /// The last part of the agent's standard error.
         diagnostics: String,
     },
-    /// Nothing more can be heard from the agent.
+    /// Nothing more can be received from the agent.
     #[error("the connection to the agent broke")]
     Read {
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// No answer to the greeting.
+    /// The agent did not answer the greeting.
     #[error("the agent did not answer within {} s{}", waited.as_secs(), said(.diagnostics))]
     NoWelcome {
-        /// How long was waited.
+        /// How long fastbuild waited.
         waited: Duration,
-        /// What the agent wrote to its standard error, the last of it.
+        /// The last part of the agent's standard error.
         diagnostics: String,
     },
-    /// The agent is another version's.
+    /// The agent speaks another version of the protocol.
     #[error("the agent (fastbuild {version}) speaks protocol {theirs}, this fastbuild {PROTOCOL}")]
     OtherProtocol {
         /// Its protocol.
@@ -212,39 +213,39 @@ pub enum SessionError {
         /// Its fastbuild's version.
         version: String,
     },
-    /// What came is not what an agent says.
+    /// The received bytes are not an agent's stream.
     #[error("the agent's stream is damaged: {detail}{}", said(.diagnostics))]
     Damaged {
         /// What is wrong with it.
         detail: String,
-        /// What the agent wrote to its standard error, the last of it.
+        /// The last part of the agent's standard error.
         diagnostics: String,
     },
-    /// Something else was to come.
+    /// Another event was expected.
     #[error("the agent said {came} in place of {awaited}")]
     Unexpected {
-        /// What came.
+        /// The event that came.
         came: String,
-        /// What was awaited.
+        /// The event that was expected.
         awaited: &'static str,
     },
-    /// The agent could not do its part.
+    /// The agent failed.
     #[error("the agent gave up: {}", Escaped(.0.detail.as_bytes()))]
     Failed(Failed),
-    /// The agent could not go on with data that it was sending.
+    /// The agent could not continue data that it was sending.
     #[error("the agent could not send on: {}", Escaped(.detail.as_bytes()))]
     DataFailed {
-        /// In its words.
+        /// The agent's reason.
         detail: String,
     },
-    /// What was to be sent could not be read.
+    /// The data to send could not be read.
     #[error("what was to be sent to the agent could not be read")]
     Body {
         /// Why.
         #[source]
         source: io::Error,
     },
-    /// A thread of fastbuild's own ended badly.
+    /// A thread of fastbuild itself panicked.
     #[error("a thread of fastbuild's own panicked; this is a bug in fastbuild")]
     Panicked,
 }
@@ -254,7 +255,7 @@ fn said(diagnostics: &str) -> String {
 }
 
 impl SessionError {
-    /// What a user could do next; none when the message says it all.
+    /// What the user can do next; `None` where the message says everything.
     pub fn advice(&self) -> Option<String> {
         let text = match self {
             SessionError::Engine(error) => return error.advice(),
@@ -287,12 +288,12 @@ impl SessionError {
     }
 }
 
-/// How much went over the wire, in bytes, without what engines put around it.
+/// How many bytes went over the wire, without the engine's framing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// To the far end.
     pub sent: u64,
-    /// From it.
+    /// From the far end.
     pub received: u64,
 }
 
@@ -302,7 +303,7 @@ struct Meter {
     received: AtomicU64,
 }
 
-/// What the agent says, in the order in which it comes. A [`Reply::Failed`] is an error and never among them.
+/// The agent's messages, in order. A [`Reply::Failed`] becomes an error and never an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// An answer.
@@ -311,14 +312,14 @@ pub enum Event {
     Data(Bytes),
     /// The data is complete.
     DataEnd,
-    /// What the command wrote to its standard output.
+    /// Standard output of the command.
     Stdout(Bytes),
-    /// What the command wrote to its standard error.
+    /// Standard error of the command.
     Stderr(Bytes),
 }
 
 impl Event {
-    /// For messages: what it is, without what it holds.
+    /// For messages: the kind of event, without its content.
     fn name(&self) -> String {
         match self {
             Event::Reply(reply) => {
@@ -330,26 +331,27 @@ impl Event {
         }
     }
 
-    /// The error for what should have been something else.
+    /// The error for an event that came in place of the awaited one.
     pub fn in_place_of(&self, awaited: &'static str) -> SessionError {
         SessionError::Unexpected { came: self.name(), awaited }
     }
 }
 
-/// Both ends of an open session. Dropping it ends the connection; without [`Session::close`] the far end then waits for
-/// heartbeats in vain and ends what runs, unless a signal tells it sooner.
+/// Both ends of an open session. Dropping it ends the connection. Without [`Session::close`] the
+/// far end then misses the heartbeats and ends what runs, unless a signal tells it sooner.
 pub struct Session {
-    /// What speaks.
+    /// The sending half.
     pub sender: Sender,
-    /// What hears.
+    /// The receiving half.
     pub receiver: Receiver,
     /// The agent's version of fastbuild.
     pub version: String,
-    /// How far its clock is ahead of this one, in nanoseconds; zero where that is no more than the greeting itself may have taken.
+    /// How far its clock is ahead of this one, in nanoseconds. Zero where the difference is no more
+    /// than the time that the greeting itself may have taken.
     pub clock_ahead: i64,
 }
 
-/// Speaks to the agent. A clone speaks in the same session; messages are never mixed into each other.
+/// Sends to the agent. A clone sends in the same session; messages are never mixed.
 #[derive(Clone)]
 pub struct Sender(Arc<Shared>);
 
@@ -358,7 +360,7 @@ pub struct Sender(Arc<Shared>);
 pub struct WeakSender(Weak<Shared>);
 
 impl WeakSender {
-    /// The sender; none when everybody else has let go of it.
+    /// The sender; `None` when all others are dropped.
     pub fn upgrade(&self) -> Option<Sender> {
         self.0.upgrade().map(Sender)
     }
@@ -372,10 +374,9 @@ struct Shared {
 struct Outgoing {
     to: Outlet,
     session: u32,
-    /// Whole frames that are not written yet, or not to their end: what a dropped future left is written before anything
-    /// else.
+    /// Whole frames, not yet or partly written. Those that a dropped future left go first.
     pending: BytesMut,
-    /// Nothing may follow a Bye: it would be in the next client's way.
+    /// Nothing may follow a Bye: it would disturb the next client.
     state: Speaking,
 }
 
@@ -385,7 +386,7 @@ enum Speaking {
     Over,
 }
 
-/// Hears the agent.
+/// Receives from the agent.
 pub struct Receiver {
     incoming: Incoming,
     decoder: Decoder,
@@ -395,15 +396,15 @@ pub struct Receiver {
     _heart: Option<Heart>,
 }
 
-/// What becomes of data that comes.
+/// What happens to received data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Data {
     Wanted,
-    /// Whoever read it has stopped: the rest is passed over.
+    /// The reader has stopped: the rest is skipped.
     PassedOver,
 }
 
-/// Beats until it is dropped.
+/// Sends heartbeats until it is dropped.
 struct Heart(AbortHandle);
 
 impl Drop for Heart {
@@ -413,11 +414,11 @@ impl Drop for Heart {
 }
 
 impl Session {
-    /// Greets the agent and waits for its Welcome. The requests in `first` go up right behind the greeting, without
-    /// waiting; their replies come after the Welcome as always.
+    /// Greets the agent and waits for its Welcome. The requests in `first` are sent right after the
+    /// greeting, without waiting. Their replies come after the Welcome as always.
     ///
     /// # Errors
-    /// [`SessionError::NoWelcome`], [`SessionError::OtherProtocol`], and whatever the connection ends with.
+    /// [`SessionError::NoWelcome`], [`SessionError::OtherProtocol`], and errors of the connection.
     pub async fn open(
         duplex: Duplex,
         settings: &Settings,
@@ -461,7 +462,7 @@ impl Session {
         Err(SessionError::NoWelcome { waited: settings.patience, diagnostics })
     }
 
-    /// Greets under a nonce of its own, so that answers to an earlier greeting are passed over with all that follows them.
+    /// Greets with a new nonce, so that answers to an earlier one, and all after them, are skipped.
     async fn greet(&mut self, settings: &Settings, first: &[Request]) -> Result<Welcome, SessionError> {
         let nonce = nonce();
         let hello = Hello {
@@ -494,10 +495,10 @@ impl Session {
         }
     }
 
-    /// Says one thing.
+    /// Sends one request.
     ///
     /// # Errors
-    /// Whatever the session ended with.
+    /// The error that ended the session.
     pub async fn send(&mut self, request: &Request) -> Result<(), SessionError> {
         match self.sender.send(request).await {
             Ok(()) => Ok(()),
@@ -505,10 +506,11 @@ impl Session {
         }
     }
 
-    /// Sends data, and stops as soon as the far end says why it does not want it. Gives how many bytes went.
+    /// Sends data until the far end refuses it with a reason. Returns the number of bytes sent.
     ///
     /// # Errors
-    /// [`SessionError::Body`] when `data` yields an error (the far end is told), and whatever the session ended with.
+    /// [`SessionError::Body`] when `data` yields an error (the far end is told), and the error that
+    /// ended the session.
     pub async fn send_data(
         &mut self,
         data: impl Chunks<Item = io::Result<Bytes>>,
@@ -555,10 +557,10 @@ impl Session {
         self.receiver.traffic()
     }
 
-    /// Says goodbye, and waits until the far end is done. Gives the most memory that it had, in KiB.
+    /// Says goodbye, and waits until the far end is done. Returns its peak memory, in KiB.
     ///
     /// # Errors
-    /// Whatever the session ended with.
+    /// The error that ended the session.
     pub async fn close(&mut self) -> Result<u64, SessionError> {
         self.receiver._heart = None;
         let message = protocol::encode(&Request::Bye);
@@ -579,7 +581,7 @@ impl Session {
         }
     }
 
-    /// What the far end has to say about a connection that takes no more; the write's own error when that is nothing.
+    /// The far end's explanation of a failed write, or else the write's own error.
     async fn because(&mut self, error: SessionError) -> SessionError {
         let SessionError::Write { source, .. } = error else { return error };
         let account = timeout(ACCOUNT, async {
@@ -602,19 +604,19 @@ impl Sender {
         WeakSender(Arc::downgrade(&self.0))
     }
 
-    /// Says one thing.
+    /// Sends one request.
     ///
     /// # Errors
-    /// [`SessionError::Write`]. When the receiver is at hand, it knows better why.
+    /// [`SessionError::Write`]. A caller that has the receiver can learn the reason from it.
     pub async fn send(&self, request: &Request) -> Result<(), SessionError> {
         let message = protocol::encode(request);
         self.write(|outgoing| outgoing.push_message(&message)).await
     }
 
-    /// Sends data to its end, in between of what else is said. Gives how many bytes went.
+    /// Sends all of `data`. Other messages may come in between. Returns the number of bytes sent.
     ///
     /// # Errors
-    /// [`SessionError::Body`] when `data` yields an error; the far end is told that nothing more of it comes.
+    /// [`SessionError::Body`] when `data` yields an error. The far end is told that it ended.
     pub async fn send_data(&self, data: impl Chunks<Item = io::Result<Bytes>>) -> Result<u64, SessionError> {
         let mut data = std::pin::pin!(data);
         let mut sent = 0;
@@ -638,7 +640,7 @@ impl Sender {
 
     async fn push_data(&self, chunk: &[u8]) -> Result<(), SessionError> {
         let mut outgoing = self.0.outgoing.lock().await;
-        // A large chunk is not held twice.
+        // Avoids a second copy of a large chunk.
         for piece in chunk.chunks(COALESCE) {
             outgoing.push_bytes(Kind::Data, piece);
             if outgoing.pending.len() >= COALESCE {
@@ -648,12 +650,12 @@ impl Sender {
         Ok(())
     }
 
-    /// Takes whole frames, and writes them with what is waiting. May be dropped at any time: what has been taken is
-    /// written by the next call.
+    /// Adds whole frames, and writes them with all that is pending. May be dropped at any time: the
+    /// next call writes the frames that were added.
     async fn write(&self, push: impl FnOnce(&mut Outgoing)) -> Result<(), SessionError> {
         let mut outgoing = self.0.outgoing.lock().await;
         if outgoing.state == Speaking::Over {
-            // A key or a signal that crosses the goodbye.
+            // A key or a signal that comes after the goodbye.
             return Ok(());
         }
         push(&mut outgoing);
@@ -661,7 +663,7 @@ impl Sender {
     }
 
     fn start_heart(&self) -> Heart {
-        // A heart must not keep a connection open that everybody else has let go of.
+        // A heartbeat must not keep a connection open that has no other sender.
         let sender = self.downgrade();
         let beats = tokio::spawn(async move {
             let mut beat = interval_at(tokio::time::Instant::now() + HEARTBEAT, HEARTBEAT);
@@ -697,7 +699,7 @@ impl Outgoing {
         }
     }
 
-    /// Writes what is pending; what has been written is no longer pending, whenever this is dropped.
+    /// Writes what is pending. Written bytes are not pending any more, even if dropped.
     async fn flush(&mut self, meter: &Meter) -> Result<(), SessionError> {
         let failed = |source| SessionError::Write { source, diagnostics: String::new() };
         while self.pending.has_remaining() {
@@ -712,10 +714,11 @@ impl Outgoing {
 }
 
 impl Receiver {
-    /// What the agent says next. May be dropped and called again without a loss.
+    /// The agent's next message. May be dropped and called again without loss.
     ///
     /// # Errors
-    /// [`SessionError::Failed`] when the agent gave up, [`SessionError::Ended`] when the connection ends.
+    /// [`SessionError::Failed`] when the agent gave up, [`SessionError::Ended`] when the connection
+    /// ends.
     pub async fn next(&mut self) -> Result<Event, SessionError> {
         loop {
             let event = match self.received().await? {
@@ -741,7 +744,7 @@ impl Receiver {
         }
     }
 
-    /// The next reply, which `take` takes or hands back as not the one that was `awaited`.
+    /// The next reply. `take` accepts it, or hands it back as not the one that was `awaited`.
     ///
     /// # Errors
     /// [`SessionError::Unexpected`], and as [`Receiver::next`].
@@ -756,12 +759,12 @@ impl Receiver {
         }
     }
 
-    /// Has the data that comes next read by `read` on a thread that may block, and gives what it made of it. A reader that
-    /// stops before the end of the data is done; the rest is passed over.
+    /// Lets `read` read the next data, on a thread that may block, and returns its result. A reader
+    /// may stop before the end of the data; the rest is skipped.
     ///
     /// # Errors
-    /// As [`Receiver::next`]; `read` sees an error then, too. Where this future is dropped, `read` sees an early end, which
-    /// the readers of nodes and of archives tell from a real one.
+    /// As [`Receiver::next`]; then `read` sees an error, too. If this future is dropped, `read`
+    /// sees an early end, which the readers of nodes and of archives tell from a real one.
     pub async fn receive_data<T: Send + 'static>(
         &mut self,
         read: impl FnOnce(ChunkReader) -> T + Send + 'static,
@@ -774,7 +777,7 @@ impl Receiver {
         read
     }
 
-    /// Passes the data that comes next to a reader; see [`Receiver::receive_data`].
+    /// Passes the next data to a reader; see [`Receiver::receive_data`].
     ///
     /// # Errors
     /// See there.
@@ -793,7 +796,7 @@ impl Receiver {
             }
         };
         if over.is_err() {
-            // Whoever has stopped reading needs no telling.
+            // A reader that has stopped does not need the error.
             let _ = to.send(Err(io::ErrorKind::UnexpectedEof.into())).await;
         }
         over
@@ -836,7 +839,7 @@ impl Receiver {
     }
 }
 
-/// The last of what the agent wrote to its standard error.
+/// The last part of the agent's standard error.
 #[derive(Debug, Default)]
 struct Diagnostics(VecDeque<u8>);
 
@@ -846,14 +849,14 @@ impl Diagnostics {
         self.0.drain(..self.0.len().saturating_sub(DIAGNOSTICS));
     }
 
-    /// In one line, fit for a terminal.
+    /// As one line, safe for a terminal.
     fn text(&self) -> String {
         let bytes: Vec<u8> = self.0.iter().copied().collect();
         Escaped(bytes.trim_ascii()).to_string()
     }
 }
 
-/// Unlike any other client's. `RandomState` is seeded by the operating system's random numbers.
+/// Unique. `RandomState` is seeded by the operating system's random numbers.
 fn nonce() -> Nonce {
     use std::hash::BuildHasher as _;
     let seed = std::hash::RandomState::new();
@@ -869,9 +872,9 @@ fn nonce() -> Nonce {
 #[cfg(test)]
 mod tests;
 
-/// How far a clock is ahead that said `theirs` at a moment between `asked` and `heard`.
+/// How far a clock is ahead that showed `theirs` at a moment between `asked` and `heard`.
 fn clock_ahead(asked: SystemTime, heard: SystemTime, theirs: Timestamp) -> i64 {
-    /// What clocks of machines that keep them right may differ by, in nanoseconds.
+    /// How far the clocks of synchronized machines may differ, in nanoseconds.
     const HARMLESS: i128 = 10_000_000;
     let since =
         |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i128);

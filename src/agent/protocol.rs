@@ -1,10 +1,11 @@
-//! What the two ends say to each other, as data. Pure.
+//! The messages between the two ends, as data. Pure.
 //!
-//! Messages travel as [`super::frame::Kind::Message`]; where one says that data follows, the next frames are that data, up to
-//! a [`super::frame::Kind::DataEnd`]. Lists of nodes travel as data, encoded by [`crate::tree::node`]; contents travel as tar
-//! streams, written by [`crate::archive::pack`](mod@crate::archive::pack) and read by [`crate::archive::reader`].
+//! Messages travel as [`super::frame::Kind::Message`]. Where a message says that data follows, the
+//! next frames are that data, up to a [`super::frame::Kind::DataEnd`]. Lists of nodes travel as
+//! data, encoded by [`crate::tree::node`]. Contents travel as tar streams, written by
+//! [`crate::archive::pack`](mod@crate::archive::pack) and read by [`crate::archive::reader`].
 //!
-//! The near end believes nothing of what comes (a container is hostile input); the far end believes its client.
+//! The near end trusts no input (a container is hostile). The far end trusts its client.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
@@ -14,10 +15,10 @@ use crate::{
     tree::Digest,
 };
 
-/// The version of all of this. A workspace whose agent speaks another one is made anew.
+/// The version of this protocol. A workspace whose agent speaks another version is made anew.
 pub const PROTOCOL: u32 = 6;
 
-/// A message that cannot be read.
+/// A message that cannot be decoded.
 #[derive(Debug, thiserror::Error)]
 #[error("invalid message: {0}")]
 pub struct BadMessage(#[from] postcard::Error);
@@ -31,7 +32,7 @@ pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
 /// Decodes a message.
 ///
 /// # Errors
-/// [`BadMessage`] when the bytes are no such message.
+/// [`BadMessage`] when the bytes are not a message of this type.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadMessage> {
     Ok(postcard::from_bytes(bytes)?)
 }
@@ -44,28 +45,28 @@ pub type Blob = serde_bytes::ByteBuf;
 pub struct Hello {
     /// [`PROTOCOL`] of the client.
     pub protocol: u32,
-    /// After how many milliseconds without a frame from the client the far end takes it for dead; zero is never.
+    /// The client counts as dead after so many milliseconds without a frame. Zero: never.
     pub silence: u64,
-    /// After how many seconds without a client the workspace stops by itself; zero is never. None leaves it as it is.
+    /// The workspace stops after so many seconds without a client; zero: never, `None`: as before.
     pub idle_stop: Option<u64>,
-    /// Who it is.
+    /// The client.
     pub client: Client,
 }
 
-/// Who is at the near end, for those who wait and for who ends the session of a dead one.
+/// The client at the near end. Waiting clients see it, and it identifies a dead client's session.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Client {
     /// The run's id.
     pub run: String,
-    /// The id of its state directory: where it is the same, so is the machine.
+    /// The id of its state directory. Clients with the same id run on the same machine.
     pub state: String,
-    /// Its process.
+    /// Its process id.
     pub pid: u32,
     /// Its command line, without the values of options.
     pub command: String,
 }
 
-/// The answer.
+/// The answer to a [`Hello`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
     /// [`PROTOCOL`] of the far end.
@@ -76,161 +77,166 @@ pub struct Welcome {
     pub clock: Timestamp,
 }
 
-/// What the near end says after its [`Hello`].
+/// The near end's messages after its [`Hello`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// Names the source root, and has it scanned. Answered by [`Reply::Opened`] when it is this client's turn (see [`Open::claim`]), and
-    /// by [`Reply::Waiting`] before, where that is not at once; the scan goes on meanwhile.
+    /// Names the source root, and has it scanned. Answered by [`Reply::Opened`] when it is this
+    /// client's turn (see [`Open::claim`]). If the client has to wait, [`Reply::Waiting`] comes
+    /// before. The scan goes on after [`Reply::Opened`].
     Open(Box<Open>),
-    /// Asks what differs from the host's tree. Answered by [`Reply::Differing`], and nodes as data: all that the far end
-    /// has of the source tree in the buckets that differ. Leftovers, which the host never had, are no part of it.
+    /// Asks what differs from the host's tree. Answered by [`Reply::Differing`], and nodes as data:
+    /// everything that the far end has of the source tree in the buckets that differ. Leftovers,
+    /// which the host never had, are not included.
     Compare(Compare),
-    /// Puts the source tree right. A tar stream follows as data (its names are relative to the source root), then
-    /// [`Request::Settle`].
+    /// Makes the source tree equal to the host's. A tar stream follows as data (its names are
+    /// relative to the source root), then [`Request::Settle`].
     Apply {
-        /// Paths that go, with everything of the source tree below them. What is not of the source tree stays, leftovers too, and
-        /// the directories above it.
+        /// Paths to delete, with everything of the source tree below them. Paths outside the source
+        /// tree stay, leftovers too, and the directories above them.
         #[serde(with = "paths")]
         deletes: Vec<RelPath>,
     },
     /// Modes and times of paths whose content is right already. Answered by [`Reply::Applied`].
     Settle {
-        /// The paths; directories as well as files and links.
+        /// The paths: directories, files and links.
         metas: Vec<Meta>,
     },
-    /// Runs the command. Answered by [`Reply::Started`] or [`Reply::NotStarted`]; then its output comes, then
-    /// [`Reply::Exited`].
+    /// Runs the command. Answered by [`Reply::Started`] or [`Reply::NotStarted`]. Then its output
+    /// comes, then [`Reply::Exited`].
     Run(Box<Run>),
-    /// What the command reads. At most [`STDIN_WINDOW`] bytes may be under way; [`Reply::StdinTaken`] tells.
+    /// Input for the command. At most [`STDIN_WINDOW`] bytes may be unconfirmed;
+    /// [`Reply::StdinTaken`] confirms them.
     Stdin(Blob),
     /// The command's input has ended.
     StdinEnd,
-    /// A signal for the command (its process group; the terminal's foreground group when there is one), by number as
-    /// Linux counts them. SIGKILL ends every process of the workspace.
+    /// A signal for the command, by its number on Linux. It goes to the command's process group, or
+    /// to the foreground group of its terminal. SIGKILL ends every process of the workspace.
     Signal(i32),
     /// The terminal's size.
     Resize(Size),
-    /// The client lives.
+    /// The client is alive.
     Heartbeat,
-    /// The client is about to stop, as after Ctrl-Z. What the command started stops too, and no limit of time counts from here on.
-    /// Never comes in the middle of data.
+    /// The client is about to stop, as after Ctrl-Z. All processes of the command stop too, and no
+    /// time limit counts from here on. Never comes in the middle of data.
     Pause,
-    /// The client has been taken up again, and so is the command.
+    /// The client has continued, and the command continues too.
     Resume,
-    /// Asks what the command made. Answered by [`Reply::Products`] for each, in turn, each followed by nodes as data.
+    /// Asks what the command made. Answered by one [`Reply::Products`] for each query, in order,
+    /// each followed by nodes as data.
     Collect(Vec<Query>),
-    /// Asks what the command changed that no output brings back. Answered by [`Reply::Beside`].
+    /// Asks which of the command's changes no output brings back. Answered by [`Reply::Beside`].
     Beside,
-    /// Asks for contents: nodes of the query `query`, by their places in its list. A tar stream of exactly those follows
-    /// as data, in their order; every name begins with one component that stands for the query's path (or is it), as
-    /// [`crate::archive::reader::Naming::Prefixed`] has it.
+    /// Asks for contents: nodes of the query `query`, by their positions in its list. A tar stream
+    /// of exactly those follows as data, in their order. Each name begins with one component that
+    /// stands for the query's path (or is it), as in [`crate::archive::reader::Naming::Prefixed`].
     Want {
         /// The index of the query.
         query: u32,
-        /// Ascending places in the list that was sent.
+        /// Positions in the list that was sent, ascending.
         nodes: Vec<u32>,
     },
-    /// What lies in the nearest directory above an absolute path that is missing. Answered by [`Reply::There`].
+    /// Lists the nearest directory above a missing absolute path. Answered by [`Reply::There`].
     Look {
         /// The path.
         path: Blob,
     },
-    /// What was collected has not come back: the build has failed after its command. It stays for the next one.
+    /// The build failed after its command. The collected products stay for the next build.
     LeftThere,
-    /// Removes leftovers and what is kept, at and below these paths; all of it, where there are none. Answered by [`Reply::Cleaned`].
+    /// Removes leftovers and kept paths at and below `paths`, or all of them where `paths` is
+    /// empty. Answered by [`Reply::Cleaned`].
     Clean {
         /// The paths, below the source root.
         #[serde(with = "paths")]
         paths: Vec<RelPath>,
     },
-    /// Takes these patterns out of the set of what the workspace keeps. Answered by [`Reply::Unkept`].
+    /// Removes these patterns from the set that the workspace keeps. Answered by [`Reply::Unkept`].
     Unkeep(Vec<String>),
-    /// All is done. Answered by [`Reply::Closing`]; nothing of this client's follows.
+    /// The client is done. Answered by [`Reply::Closing`]; this client sends nothing more.
     Bye,
 }
 
 /// See [`Request::Open`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Open {
-    /// The absolute path of the source root in the workspace. It is made when it is missing; a link there is followed.
+    /// The source root's absolute path in the workspace. Made if missing; a link is followed.
     pub root: Blob,
-    /// Who the command runs as, and whose the sources are.
+    /// The user who runs the command and owns the sources.
     pub user: User,
-    /// What is no part of the source tree: patterns as [`crate::tree::ignore`] reads them.
+    /// Patterns, read by [`crate::tree::ignore`], of paths that are not part of the source tree.
     pub patterns: Vec<String>,
-    /// Paths below the root that are no part of it either, with all below them.
+    /// Paths below the root that are not part of it either, with everything below them.
     #[serde(with = "paths")]
     pub outputs: Vec<RelPath>,
-    /// How much of the workspace is looked at.
+    /// How much of the workspace is scanned.
     pub extent: Extent,
-    /// Absolute paths of directories that have a life of their own: no part of anything that is looked at, and the user's.
+    /// Absolute paths of the caches. No scan includes them, and they belong to the user.
     pub caches: Vec<Blob>,
-    /// Absolute paths of the directories that lead to them from the root or from the user's home: an engine makes those that are
-    /// missing, as root's, and they are to be the user's as well.
+    /// Absolute paths of the directories that lead to the caches from the root or from the user's
+    /// home. An engine makes missing ones as root's; they are to belong to the user too.
     pub ways: Vec<Blob>,
-    /// What of it is this client's alone.
+    /// The part of the workspace that this client claims for itself alone.
     pub claim: Claim,
-    /// Where the root is one of the outputs: patterns of what comes back of it. All does where there are none. A pattern that is the name of
-    /// something there means that alone.
+    /// Where the root is one of the outputs: patterns of the paths in it that come back; empty
+    /// means all. A pattern that is the name of an existing path means that path alone.
     pub only: Vec<String>,
 }
 
-/// What of the workspace is a client's alone.
+/// The part of the workspace that a client claims for itself alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Claim {
-    /// All of it.
+    /// The whole workspace.
     Everything,
-    /// What lies at and below these absolute paths: others may be at work who claim other ones.
+    /// All at and below these absolute paths. Clients with other claims may work meanwhile.
     Outputs(Vec<Blob>),
 }
 
-/// Why two clients cannot be at work in a workspace at the same time.
+/// Why two clients cannot work in a workspace at the same time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Conflict {
     /// One of them claims everything.
     Everything,
-    /// An output of one is, holds or lies in this output of the other.
+    /// An output of one is, contains or lies in this output of the other.
     Output(Blob),
-    /// They have different ideas of what the source tree is, or run as different users.
+    /// Their source trees are defined differently, or they run as different users.
     Settings,
 }
 
-/// The name of a file of the agent's that tells something about the tree at `root`.
+/// The name of an agent's file that holds `what` about the tree at `root`.
 pub fn name_for_root(what: &str, root: &[u8]) -> String {
     let digest = Digest(Sha256::digest(root).into()).to_string();
     format!("{what}-{}", &digest[..16])
 }
 
-/// What [`name_for_root`] calls the patterns that a workspace keeps.
+/// The name, for [`name_for_root`], of the patterns that a workspace keeps.
 pub const KEPT: &str = "kept";
 
-/// What a place can take yet.
+/// How much a place can still take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Room {
-    /// Bytes, for whoever runs the agent.
+    /// Bytes, for the user who runs the agent.
     pub bytes: u64,
-    /// Files and directories; none where the file system does not count them.
+    /// Files and directories; `None` where the file system does not count them.
     pub files: Option<u64>,
-    /// What a file takes at least, in bytes.
+    /// The least space that a file takes, in bytes.
     pub block: u64,
 }
 
 /// See [`Open::user`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum User {
-    /// `USER[:GROUP]` by the workspace's own tables; empty is root. The command starts as engines start it.
+    /// `USER[:GROUP]` by the workspace's own tables; empty is root. It starts as engines start it.
     Named(String),
-    /// Whoever runs the agent. The command starts as a child of his shell would: with his groups, his file mode creation
-    /// mask, his chance to be ended for want of memory, and a `PWD` that is where it starts.
+    /// The user who runs the agent. The command starts as a child of that user's shell would: with
+    /// the same groups, umask and OOM score, and with its start directory in `PWD`.
     Own,
 }
 
 /// See [`Open::extent`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Extent {
-    /// Everything below the root that is source tree.
+    /// All of the source tree below the root.
     Everything,
-    /// Nothing at all, and nothing of it is changed: the host's own tree is mounted there, or the client only looks around.
+    /// Nothing is scanned or changed: the host's tree is mounted there, or the client only looks.
     Nothing,
 }
 
@@ -248,7 +254,7 @@ pub struct Compare {
 /// See [`Request::Settle`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {
-    /// Which.
+    /// The path.
     #[serde(with = "path")]
     pub path: RelPath,
     /// Permission bits; not for links.
@@ -260,22 +266,22 @@ pub struct Meta {
 /// See [`Request::Run`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
-    /// The program (looked for in the command's own `PATH`) and its arguments.
+    /// The program (searched in the command's own `PATH`) and its arguments.
     pub argv: Vec<Blob>,
-    /// On top of the container's own environment; later ones win.
+    /// Added to the container's own environment; later ones win.
     pub env: Vec<(Blob, Blob)>,
     /// Where `HOME` comes from.
     pub home: Home,
-    /// The absolute path of the directory to start in. Made, as root, when it is missing, as engines do.
+    /// The absolute path of the start directory. Made as root when it is missing, as engines do.
     pub directory: Blob,
     /// A pseudo-terminal of this size, or separate streams.
     pub terminal: Option<Size>,
-    /// Whether [`Request::Stdin`] will come; otherwise the command reads end of file at once.
+    /// Whether [`Request::Stdin`] will come. Otherwise the command reads end of file at once.
     pub stdin: Input,
-    /// How far the far clock is ahead of the near one, in nanoseconds; zero where they agree. The mtimes that the command gives are moved
-    /// by that much, so that they are the near clock's.
+    /// How far the far clock is ahead of the near one, in nanoseconds; zero where they agree. The
+    /// mtimes that the command sets are moved by that much, to the near clock's time.
     pub clock_ahead: i64,
-    /// Whose everything is to be that the command makes or changes below the source root, where that is the host's own tree.
+    /// Who is to own all that the command makes or changes, if the root is the host's own tree.
     pub owner: Option<Owner>,
 }
 
@@ -286,7 +292,7 @@ pub struct Owner {
     pub uid: u32,
     /// The user's group.
     pub gid: u32,
-    /// Whose the source root is, which shows whether the far end sees the host's users.
+    /// The owner of the source root. It shows whether the far end sees the host's users.
     pub of_root: u32,
 }
 
@@ -295,7 +301,7 @@ pub struct Owner {
 pub enum Home {
     /// The image or the caller sets it.
     AsSet,
-    /// The user's directory in `/etc/passwd`, `/` when there is none, as engines have it.
+    /// The user's directory in `/etc/passwd`, or `/` if that has no entry, as with engines.
     OfUser,
 }
 
@@ -317,30 +323,30 @@ pub struct Size {
     pub columns: u16,
 }
 
-/// How much of the command's input may be under way, in bytes.
+/// How much of the command's input may be unconfirmed, in bytes.
 pub const STDIN_WINDOW: usize = 256 << 10;
 
 /// One thing to collect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Query {
-    /// What lies at and below a path of the source tree and is not what was there right before the command started, or is a
-    /// leftover of an earlier one. Of a file, another mtime alone counts.
+    /// All paths at and below a path of the source tree that differ from right before the command
+    /// started, or are leftovers of an earlier command. For a file, another mtime alone counts.
     Changes {
         /// The path, below the source root.
         #[serde(with = "path")]
         below: RelPath,
-        /// With [`Follow::Contents`], a link there is [`Products::Missing`]: what it leads to is to be named.
+        /// With [`Follow::Contents`], a link is [`Products::Missing`]: its target must be named.
         take: Follow,
     },
-    /// A path, compared with what the host has in its place. What a product's time is does not matter, and its set-uid
-    /// bits do not cross: in this summary every mtime is zero, modes are masked with `0o777`, and what does not travel is
-    /// left out. The nodes carry the true times.
+    /// A path, compared with what the host has in its place. A product's time does not count, and
+    /// its set-uid bits are not transferred. So in this summary every mtime is zero, modes are
+    /// masked with `0o777`, and unsent paths are left out. The nodes carry true times.
     Named {
         /// The absolute path.
         path: Blob,
-        /// Whether a link there is itself meant, or the directory that it leads to.
+        /// Whether a link there is meant itself, or the directory that it leads to.
         take: Follow,
-        /// [`crate::tree::summary::Summary::to_bytes`] of what the host has below it. An empty one makes everything differ.
+        /// [`crate::tree::summary::Summary::to_bytes`] of the host's tree; if empty, all differs.
         summary: Blob,
     },
 }
@@ -348,70 +354,71 @@ pub enum Query {
 /// See [`Query::Named`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Follow {
-    /// File, directory or link, whatever it is.
+    /// The path itself: file, directory or link.
     Itself,
-    /// It must be a directory, or a link to one, and its entries are meant.
+    /// The entries of a directory, or of a directory that a link leads to.
     Contents,
 }
 
-/// What the far end says after its [`Welcome`].
+/// The far end's messages after its [`Welcome`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
-    /// The root is there and being scanned.
+    /// The root exists and is being scanned.
     Opened {
-        /// Whose the sources are, and who runs the command.
+        /// The user who owns the sources and runs the command.
         uid: u32,
         /// That user's group.
         gid: u32,
-        /// What there is room for below the root.
+        /// The free space below the root.
         room: Room,
-        /// Outputs below the root that others are making right now.
+        /// Outputs below the root that other clients are making right now.
         #[serde(with = "paths")]
         others: Vec<RelPath>,
-        /// Patterns that the client does not name, and that the workspace keeps all the same: an earlier one named them, and there is
-        /// something in their places. They stand before the client's own.
+        /// Patterns that the client does not name but the workspace still keeps: an earlier client
+        /// named them, and paths match them. They stand before the client's own.
         kept: Vec<String>,
     },
-    /// Somebody else is at work there, and has to end first.
+    /// Another client works there and has to end first.
     Waiting {
-        /// Who.
+        /// That client.
         client: Client,
-        /// Why that has to be waited for.
+        /// Why it has to be waited for.
         why: Conflict,
     },
     /// Nodes follow as data.
     Differing {
-        /// [`crate::tree::summary::Differing::to_bytes`]: a bucket of which the far end has nothing lists no nodes.
+        /// [`crate::tree::summary::Differing::to_bytes`]. Where the far end has nothing in a
+        /// bucket, it lists no nodes.
         differing: Blob,
-        /// How many entries the far end's source tree has in all.
+        /// How many entries the far end's source tree has.
         entries: u64,
         /// How many files had to be read, because their digests were not known.
         hashed: u64,
     },
-    /// The source tree is as it should be.
+    /// The source tree is right.
     Applied,
     /// The command runs.
     Started,
-    /// It does not, and why.
+    /// The command does not run, and why.
     NotStarted(NotStarted),
-    /// So many bytes of input have reached the command (or nobody: it does not read any more).
+    /// So many bytes of input have reached the command, or were dropped if it no longer reads.
     StdinTaken(u64),
-    /// The command has stopped by itself, or its terminal's key for that was pressed, which [`Request::Pause`] is the answer to.
-    /// [`Request::Resume`] takes it up again.
+    /// The command has stopped by itself, or its terminal's suspend key was pressed. The client
+    /// answers with [`Request::Pause`]; [`Request::Resume`] continues the command.
     Stopped,
-    /// The command and everything that it started are over, and all output was sent.
+    /// The command and all its processes are over, and all output was sent.
     Exited {
         /// How it ended.
         status: Status,
-        /// How many processes of the workspace were ended for want of memory meanwhile.
+        /// How many processes of the workspace were killed meanwhile for lack of memory.
         oom_kills: u64,
     },
-    /// Nodes follow as data, and more data behind them: the paths that were there when the command started and are gone, as nodes of
-    /// directories.
+    /// Nodes follow as data. More data follows them: the paths that existed when the command
+    /// started and are gone, as nodes of directories.
     Products(Products),
-    /// What the command changed and no output brings back.
+    /// Changes of the command that no output brings back.
     Beside(Beside),
-    /// What is there in place of a missing path.
+    /// What exists in place of a missing path.
     There {
         /// The nearest directory above it.
         directory: Blob,
@@ -420,33 +427,33 @@ pub enum Reply {
         /// How many more there are.
         more: u64,
     },
-    /// So much is gone.
+    /// How much was removed.
     Cleaned(Cleaned),
     /// The patterns that were in the set.
     Unkept(Vec<String>),
     /// The session is over.
     Closing {
-        /// The most memory that the session's process had, in KiB.
+        /// The session's peak memory, in KiB.
         peak_kib: u64,
     },
-    /// The far end could not do its part; the session is over.
+    /// The far end failed; the session is over.
     Failed(Failed),
 }
 
 /// See [`Reply::Products`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Products {
-    /// Nothing is there that this one of [`Open::only`] matches.
+    /// No path matches this pattern of [`Open::only`].
     Unmatched(String),
-    /// The path is there.
+    /// The path exists.
     There {
-        /// As in [`Reply::Differing`], for as many buckets as the query's summary has (one, when that is empty); empty for
-        /// [`Query::Changes`].
+        /// As in [`Reply::Differing`], with as many buckets as the query's summary has (one where
+        /// that is empty); empty for [`Query::Changes`].
         differing: Blob,
         /// How many files had to be read, because their digests were not known.
         hashed: u64,
     },
-    /// Nothing is there, or with [`Follow::Contents`] no directory. No data follows.
+    /// The path does not exist, or with [`Follow::Contents`] is not a directory. No data follows.
     Missing,
 }
 
@@ -459,24 +466,24 @@ pub struct Cleaned {
     pub bytes: u64,
 }
 
-/// What only a workspace has, in bytes of its files: what `agent weigh` writes, [`encode`]d.
+/// The bytes in files that only a workspace has: `agent weigh` writes this, [`encode`]d.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
-    /// What is kept there.
+    /// Kept files.
     pub kept: u64,
-    /// What builds left beside their outputs.
+    /// Leftovers: files that builds left beside their outputs.
     pub leftovers: u64,
 }
 
 /// See [`Request::Beside`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Beside {
-    /// Sources that were changed or deleted, and so are put right at the next start: the first of them, in order.
+    /// The first changed or deleted sources, in order. The next start restores them.
     #[serde(with = "paths")]
     pub changed: Vec<RelPath>,
     /// How many more there are.
     pub more: u64,
-    /// Names in the source root at or below which there is something new, of which there was nothing new when the command started.
+    /// Names in the source root with new paths at or below them, but none before the command.
     #[serde(with = "paths")]
     pub made: Vec<RelPath>,
 }
@@ -486,7 +493,7 @@ pub struct Beside {
 pub enum Status {
     /// By itself.
     Code(u8),
-    /// By a signal, as Linux counts them.
+    /// By a signal, by its number on Linux.
     Signal(u8),
 }
 
@@ -495,51 +502,51 @@ pub enum Status {
 pub struct NotStarted {
     /// What this means for the exit code.
     pub why: NoStart,
-    /// What the system said.
+    /// The system's error.
     pub detail: String,
 }
 
 /// See [`NotStarted::why`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NoStart {
-    /// There is no such program: 127.
+    /// The program does not exist: 127.
     NotFound,
-    /// It is there, and what the system would run it by is not: 127. What a script's first line names, to the line's end; none
-    /// for a program whose loader is missing.
+    /// The program exists, but what the system would run it by does not: 127. The interpreter in a
+    /// script's first line; `None` for a program whose loader is missing.
     NoInterpreter(Option<String>),
     /// It cannot be executed: 126.
     NotExecutable,
     /// It is a directory: 126.
     IsDirectory,
-    /// It is no program, and no script that names its interpreter: 126.
+    /// It is neither a program nor a script that names its interpreter: 126.
     NoFormat,
     /// Its directory cannot be entered: 126.
     Directory,
-    /// The far end could not do its part: 125.
+    /// The far end failed: 125.
     Other,
 }
 
 /// Why the far end gave up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failed {
-    /// Which sort of failure.
+    /// The kind of failure.
     pub why: Failure,
-    /// What was tried, where, and what came back, in words.
+    /// What was tried, where, and the error, in words.
     pub detail: String,
 }
 
 /// See [`Failed::why`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Failure {
-    /// The user is not known in the workspace.
+    /// The workspace does not know the user.
     User,
-    /// The source root is something that is not a directory.
+    /// The source root is not a directory.
     RootIsNoDirectory,
     /// The file system of the workspace is read-only.
     ReadOnly,
     /// It is full.
     DiskFull,
-    /// The client said something that makes no sense.
+    /// The client sent a message that makes no sense.
     Protocol,
     /// Anything else.
     Other,
@@ -560,7 +567,7 @@ mod path {
     }
 }
 
-/// Many of them.
+/// [`RelPath`]s as bytes.
 mod paths {
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _, ser::SerializeSeq as _};
 

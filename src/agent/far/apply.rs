@@ -1,12 +1,15 @@
-//! Deletes, a tar stream and metadata -> the disk, by directory handles, and the tree in memory along with it.
+//! Writes deletes, a tar stream and metadata to the disk, by directory handles, and updates the
+//! tree.
 //!
-//! In: what the client found to differ; it is believed, but no link in the workspace is followed on the way to a path, for
-//! the command may have left it there. Out: the source tree as the host has it. What is of the root but not of the source
-//! tree stays, and so do leftovers, and with them the directories above, unless the host has something else in their place.
+//! In: the differences that the client found. The client is trusted, but no link in the workspace
+//! is followed on the way to a path, because the command may have left it there. Out: the source
+//! tree as the host has it. Paths of the root that are not source tree stay, and so do leftovers,
+//! and the directories above them, unless the host has something else in their place.
 //!
-//! A file is never written in place: other names of it may lie anywhere. It gets its mtime last, so that a half-written
-//! one shows in the next scan. A client that dies in the middle leaves a tree that is half right, which that scan sees too.
-//! One thread reads the frames, one decodes the archive and makes everything but small files, which are [`super::writers`]'.
+//! A file is never written in place: it may have other names anywhere. Its mtime is set last, so
+//! that a half-written file shows in the next scan. A client that dies in the middle leaves a
+//! half-updated tree, which that scan sees too. One thread reads the frames. Another decodes the
+//! archive and makes everything but small files, which [`super::writers`] makes.
 
 use std::{
     borrow::Cow,
@@ -45,53 +48,53 @@ use crate::{
 /// How much of a file is read at once, in bytes.
 const PIECE: usize = 256 << 10;
 
-/// Files up to this many bytes are handed to [`Writers`] whole.
+/// Files up to this many bytes are passed to [`Writers`] whole.
 const SMALL: u64 = 64 << 10;
 
-/// What a file is called until it is whole, before a number, where others are at work. One that is left there is no source, and goes
-/// with the next build that is alone.
+/// Where others are at work: a file's name until it is complete, before a number. If one is left
+/// there, it is not a source, and the next build that is alone removes it.
 const UNDER: &str = ".fastbuild-put~";
 
-/// Puts a source root right.
+/// Makes a source root equal to the host's.
 pub(super) struct Applier {
     root: Arc<Dir>,
     company: Company,
-    /// How many names of [`UNDER`] were given.
+    /// How many names of [`UNDER`] were used.
     under: u64,
-    /// None where nobody else can be made the owner.
+    /// `None` where files already get the right owner, or cannot get another.
     owner: Option<Ids>,
-    /// Directories that hold nothing but leftovers any more.
+    /// Directories that hold only leftovers now.
     left: Vec<RelPath>,
     /// The directory of the latest path, and those above it.
     open: Vec<(Box<[u8]>, Arc<Dir>)>,
-    /// Directories in which names came or went, with the mtime that they had before.
+    /// Directories in which names were added or removed, with their mtime before.
     touched: BTreeMap<RelPath, Touched>,
-    /// The latest of them, since most paths come directory by directory.
+    /// The latest of them: most paths come directory by directory.
     touched_last: Option<RelPath>,
-    /// Modes and times of directories that came in the archive, to be set when nothing goes into them any more.
+    /// Modes and times of directories in the archive, to be set when no more is written into them.
     directories: Vec<Meta>,
     removed: HashSet<RelPath>,
     written: Vec<Written>,
-    /// Hard links that were made, and what they are links to.
+    /// Hard links that were made, and their targets.
     links: Vec<(RelPath, RelPath)>,
-    /// Whose metadata have changed since they were scanned or written.
+    /// Paths whose metadata have changed since they were scanned or written.
     stale: BTreeSet<RelPath>,
-    /// Names of files that have several, and are to get other metadata, by device and inode.
+    /// Names, by device and inode, of files that have several names and are to get other metadata.
     linked: BTreeMap<(u64, u64), Vec<Meta>>,
 }
 
-/// Where something is put.
+/// Where a path is written.
 struct Spot<'a> {
     dir: Arc<Dir>,
     name: &'a [u8],
-    /// What it is called until it is whole.
+    /// The name until it is complete.
     under: Cow<'a, [u8]>,
 }
 
 /// A directory as it was before its names changed.
 struct Touched {
     mtime: Timestamp,
-    /// What it gets back, where it had to be opened up.
+    /// The mode to restore, where write permission was added.
     mode: Option<u32>,
 }
 
@@ -106,7 +109,7 @@ pub(super) enum Halt {
 impl Applier {
     /// Nothing applied yet.
     pub(super) fn new(workspace: &Workspace) -> Result<Applier, Failed> {
-        // Not one that only stands for the directory (O_PATH): its mode and time are set by it.
+        // Not an O_PATH handle: this one must be able to set mode and time.
         let root = std::fs::File::open(&workspace.root)
             .map(Dir::from_std_file)
             .map_err(|error| failed(&format!("could not open {:?}", workspace.root), &error))?;
@@ -129,7 +132,7 @@ impl Applier {
         })
     }
 
-    /// Removes paths of `tree`, with what of it lies below them.
+    /// Removes paths of `tree`, with everything of it below them.
     pub(super) fn delete(&mut self, paths: &[RelPath], tree: &Tree) -> Result<(), Failed> {
         for path in paths {
             for path in tree.paths_to_delete(path) {
@@ -140,12 +143,12 @@ impl Applier {
         Ok(())
     }
 
-    /// Takes the archive that comes next.
+    /// Unpacks the archive that comes next.
     pub(super) fn unpack(&mut self, inbox: &Inbox) -> Result<(), Halt> {
         let mut data = DataIn::new(inbox);
         match (self.unpack_from(&mut data), data.stop()) {
             (Ok(()), Some(DataStop::Complete)) => Ok(()),
-            // The archive broke off because of this.
+            // This is why the archive broke off.
             (_, Some(stop @ (DataStop::Failed(_) | DataStop::Interrupted(_)))) => {
                 Err(Halt::Interrupted(stop))
             }
@@ -157,16 +160,16 @@ impl Applier {
     fn unpack_from(&mut self, data: impl Read) -> Result<(), Failed> {
         let mut writers = Writers::new(self.owner);
         let taken = self.take(data, &mut writers);
-        // A failure of theirs is why no more was taken.
+        // If a writer failed, that is why no more was taken.
         self.written.extend(writers.finish()?);
-        // What they are links to is there now.
+        // The targets of the links exist now.
         for (path, target) in taken? {
             self.put_hard_link(&path, &target).map_err(|error| not_written(&path, &error))?;
         }
         Ok(())
     }
 
-    /// Puts everything but hard links, and gives those.
+    /// Writes everything but hard links, and returns those.
     fn take(&mut self, data: impl Read, writers: &mut Writers) -> Result<Vec<(RelPath, RelPath)>, Failed> {
         let limits = Limits { entries: u64::MAX, bytes: u64::MAX };
         let mut reader = Reader::new(data, Naming::Contents, limits).believing().with_holes();
@@ -188,7 +191,7 @@ impl Applier {
         Ok(links)
     }
 
-    /// Sets modes and times, those of directories last, and brings `tree` up to what is on the disk now.
+    /// Sets modes and times, those of directories last, and updates `tree` to the disk's state.
     pub(super) fn settle(mut self, metas: Vec<Meta>, tree: Tree) -> Result<Tree, Failed> {
         for meta in metas {
             self.settle_one(meta.clone())
@@ -203,7 +206,7 @@ impl Applier {
         self.remember(tree).map_err(|error| failed("could not look at what was written", &error))
     }
 
-    // ---- deletes ---------------------------------------------------------------------------------------------------
+    // ---- deletes --------------------------------------------------------------------------------
 
     fn delete_one(&mut self, path: &RelPath, tree: &Tree) -> io::Result<()> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
@@ -224,7 +227,7 @@ impl Applier {
                 self.removed.insert(path.clone());
                 self.open.clear();
             }
-            // It holds what stays.
+            // It holds paths that stay.
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
                 let lies_in = |left: &RelPath| left.strip_prefix(path).is_some();
                 if tree.leftovers.iter().chain(&self.left).any(lies_in) {
@@ -236,7 +239,8 @@ impl Applier {
         Ok(())
     }
 
-    /// Removes `name` in `dir`, which is `path`, with all that is in it: something else is to stand in its place.
+    /// Removes `name` in `dir`, which is `path`, with everything in it: something else takes its
+    /// place.
     fn clear(&mut self, dir: &Dir, path: &RelPath, name: &[u8]) -> io::Result<()> {
         let Some(look) = at::look(dir, name)? else { return Ok(()) };
         self.touch(dir, path)?;
@@ -254,7 +258,7 @@ impl Applier {
         Ok(())
     }
 
-    // ---- puts ------------------------------------------------------------------------------------------------------
+    // ---- puts -----------------------------------------------------------------------------------
 
     fn put_directory(&mut self, incoming: &Incoming) -> io::Result<()> {
         let Incoming { path, mode, mtime, .. } = incoming;
@@ -332,7 +336,7 @@ impl Applier {
         Ok(())
     }
 
-    /// Where a path belongs. Nothing is there any more, or nothing that a rename does not replace.
+    /// Where a path is written. Only something that a rename replaces may be left there.
     fn place<'a>(&mut self, path: &'a RelPath) -> io::Result<Spot<'a>> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the root itself is a directory"));
@@ -353,14 +357,14 @@ impl Applier {
         Ok(Spot { dir, name, under })
     }
 
-    /// Makes the user the owner of a name, be it a link.
+    /// Makes the user the owner of a name, even of a link.
     fn give_away(&self, dir: &Dir, name: &[u8]) -> io::Result<()> {
         let Some(Ids { uid, gid }) = self.owner else { return Ok(()) };
         let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
         Ok(rustix::fs::chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
-    // ---- metadata --------------------------------------------------------------------------------------------------
+    // ---- metadata -------------------------------------------------------------------------------
 
     fn settle_one(&mut self, meta: Meta) -> io::Result<()> {
         let (Some(parent), Some(name)) = (meta.path.parent(), meta.path.file_name()) else { return Ok(()) };
@@ -384,12 +388,13 @@ impl Applier {
     }
 
     fn finish(&self, dir: &Dir, name: &[u8], meta: &Meta) -> io::Result<()> {
-        // Whoever changed it by hand, as root, may have made it anew.
+        // A user who changed it by hand, as root, may have made it anew.
         self.give_away(dir, name)?;
         at::finish_by_name(dir, name, meta.mode & 0o7777, meta.mtime)
     }
 
-    /// Names of one file. Where it has others, which may lie anywhere, these are parted from them.
+    /// Names of one file. If the file has other names, which may be anywhere, these are separated
+    /// from them.
     fn settle_linked(&mut self, names: &[Meta]) -> io::Result<()> {
         let Some((first, others)) = names.split_first() else { return Ok(()) };
         let (Some(parent), Some(name)) = (first.path.parent(), first.path.file_name()) else { return Ok(()) };
@@ -415,7 +420,8 @@ impl Applier {
         own(&new, self.owner)
     }
 
-    /// The deepest first, because setting what a directory holds does not change its own times, but making it would.
+    /// Deepest first. Setting the metadata of entries does not change the directory's times; making
+    /// entries would.
     fn settle_directories(&mut self) -> io::Result<()> {
         let mut wanted: BTreeMap<RelPath, (Option<u32>, Timestamp)> = BTreeMap::new();
         for (path, Touched { mtime, mode }) in std::mem::take(&mut self.touched) {
@@ -429,7 +435,7 @@ impl Applier {
         for (path, (mode, mtime)) in wanted.into_iter().rev() {
             let dir = match self.directory(&path, Missing::Fail) {
                 Ok(dir) => dir,
-                // It was touched, and then went.
+                // It was touched, and removed later.
                 Err(error) if sys::is_absence(&error) && !made.contains(&path) => continue,
                 Err(error) => return Err(error),
             };
@@ -445,7 +451,7 @@ impl Applier {
         Ok(())
     }
 
-    // ---- what is on the disk now -----------------------------------------------------------------------------------
+    // ---- what is on the disk now ----------------------------------------------------------------
 
     fn remember(mut self, mut tree: Tree) -> io::Result<Tree> {
         tree.leftovers.extend(std::mem::take(&mut self.left));
@@ -453,7 +459,7 @@ impl Applier {
             return Ok(tree);
         }
         let mut written = std::mem::take(&mut self.written);
-        // A path that came twice is what it was the second time.
+        // For a path that came twice, the second one counts.
         written.reverse();
         written.sort_by(|a, b| a.path.cmp(&b.path));
         written.dedup_by(|a, b| a.path == b.path);
@@ -497,7 +503,7 @@ impl Applier {
                 self.refresh(&mut all[at].0)?;
             }
         }
-        // Another name of theirs may have gone, which is a change of the file.
+        // If another name of theirs was removed, that changed the file.
         for (entry, ..) in &mut all {
             if entry.links > 1 && leftovers.contains(&entry.path) {
                 self.refresh(entry)?;
@@ -519,9 +525,9 @@ impl Applier {
         Ok(())
     }
 
-    // ---- handles ---------------------------------------------------------------------------------------------------
+    // ---- handles --------------------------------------------------------------------------------
 
-    /// The directory at `path`, opened from the root down without following a link; what is open already is used.
+    /// The directory at `path`, opened from the root without following links. Reuses handles.
     fn directory(&mut self, path: &RelPath, missing: Missing) -> io::Result<Arc<Dir>> {
         let same = self.open.iter().zip(path.components()).take_while(|((open, _), name)| **open == **name);
         let shared = same.count();
@@ -562,15 +568,15 @@ impl Applier {
     }
 }
 
-/// What to do about a directory on the way that is not there.
+/// What to do about a missing directory on the way.
 #[derive(Clone, Copy)]
 enum Missing {
     Make,
     Fail,
 }
 
-/// Lets its owner change names in a directory that does not let him, as on the host its sources did when they came about.
-/// Gives the mode that it had. Root needs none of that.
+/// Lets the owner change names in a directory whose mode forbids it, as it once allowed on the host
+/// when its files were made. Returns the mode before. Root does not need this.
 fn open_up(dir: &Dir, mode: u32) -> io::Result<Option<u32>> {
     const OWNERS: u32 = 0o300;
     if mode & OWNERS == OWNERS || rustix::process::geteuid().is_root() {
@@ -596,13 +602,13 @@ fn copy(mut content: impl Read, size: u64, extents: &Extents, file: &File) -> io
     }
 }
 
-/// Gives what was made as `under` its name.
+/// Renames `under` to its final name.
 pub(super) fn put_in_place(dir: &Dir, under: &[u8], name: &[u8]) -> io::Result<()> {
     if under == name {
         return Ok(());
     }
     rustix::fs::renameat(dir, under, dir, name)?;
-    // Where both were names of one file, the rename has left it.
+    // Where both were names of one file, the rename has left `under` in place.
     match at::remove_file(dir, under) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -615,7 +621,7 @@ pub(super) fn own(open: impl AsFd, owner: Option<Ids>) -> io::Result<()> {
     Ok(rustix::fs::fchown(open, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?)
 }
 
-/// What is said of a path that could not be made.
+/// The failure for a path that could not be written.
 pub(super) fn not_written(path: &RelPath, error: &io::Error) -> Failed {
     failed(&format!("could not write {path}"), error)
 }

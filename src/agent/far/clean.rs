@@ -1,4 +1,4 @@
-//! What only the workspace has -> weighed, or removed by hand: leftovers, and what is kept.
+//! Measures, or removes by hand, what only the workspace has: leftovers and kept paths.
 
 use std::{collections::HashSet, io, path::Path};
 
@@ -18,7 +18,7 @@ use crate::{
     tree::{Entry, Manifest, ignore::Rules},
 };
 
-/// All that lies there, and what of it the host has not.
+/// The whole tree, and which of its paths the host does not have.
 struct There {
     manifest: Manifest,
     kept: Rules,
@@ -41,7 +41,7 @@ impl There {
     }
 }
 
-/// How much that is.
+/// How many bytes only the workspace has.
 ///
 /// # Errors
 /// When the tree cannot be looked at.
@@ -61,7 +61,7 @@ pub(super) fn weigh(root: &Path) -> Result<Held, Failed> {
     Ok(held)
 }
 
-/// Removes it at and below `paths`; all of it, where there are none.
+/// Removes leftovers and kept paths at and below `paths`, or all of them where `paths` is empty.
 ///
 /// # Errors
 /// When the tree cannot be looked at or changed.
@@ -77,7 +77,7 @@ pub(super) fn clean(workspace: &Workspace, paths: &[RelPath]) -> Result<Cleaned,
         .map_err(|error| told(&RelPath::root(), error))?;
     let mut walk = Walk::new(&top);
     let mut cleaned = Cleaned::default();
-    // What lies in a directory comes behind it, and goes first.
+    // The entries of a directory come after it in the list, and must be removed before it.
     let entries = there.manifest.entries();
     for entry in entries.iter().rev().filter(is_only_here) {
         if remove(&mut walk, entry).map_err(|error| told(&entry.path, error))? {
@@ -90,7 +90,7 @@ pub(super) fn clean(workspace: &Workspace, paths: &[RelPath]) -> Result<Cleaned,
     Ok(cleaned)
 }
 
-/// Says whether it went. A directory goes only when nothing is left in it.
+/// Returns whether it was removed. A directory is removed only when it is empty.
 fn remove(walk: &mut Walk<'_>, entry: &Entry) -> io::Result<bool> {
     let (dir, name) = walk.parent(&entry.path)?;
     let removed = match entry.kind {
@@ -103,7 +103,7 @@ fn remove(walk: &mut Walk<'_>, entry: &Entry) -> io::Result<bool> {
     }
 }
 
-/// Takes patterns out of the set of what is kept; gives those that were in it.
+/// Removes patterns from the set that the workspace keeps; returns those that were in it.
 ///
 /// # Errors
 /// When the set cannot be written.

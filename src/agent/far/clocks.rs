@@ -1,6 +1,7 @@
-//! The host's clock and this one. What a command made carries this machine's time; where the two differ, or this one was set while the
-//! command ran, the host's tools would take products for older than their sources, or for younger than every edit to come. So the
-//! mtimes that the command gave are moved to the host's time, here as well, before anything is compared.
+//! Corrects the times of products. They carry this machine's time. Where the host's clock differs,
+//! or this one was set while the command ran, the host's tools would take products for older than
+//! their sources, or for younger than all later edits. So the mtimes that the command gave are
+//! moved to the host's time, here as well, before anything is compared.
 
 use std::{io, path::Path, time::Duration};
 
@@ -13,14 +14,14 @@ use crate::{
     tree::Entry,
 };
 
-/// By how much two readings of clocks may differ by themselves, in nanoseconds: file systems take the time of the last tick.
+/// The normal difference of clock readings, in nanoseconds: file systems use the last tick.
 const HARMLESS: i128 = 50_000_000;
 
-/// A command's time on this clock.
+/// The time span of a command, on this clock.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Span {
     began: i128,
-    /// The same on the clock that nobody sets, and that goes on while the machine sleeps.
+    /// The same on the clock that is never set, and that goes on while the machine sleeps.
     steady: i128,
     /// How far this clock is ahead of the host's, in nanoseconds.
     ahead: i128,
@@ -32,17 +33,17 @@ pub(super) struct Shift {
     from: i128,
     until: i128,
     ahead: i128,
-    /// What they all become, where the clock was set meanwhile and nobody knows which came first.
+    /// The new mtime of all files, if the clock was set meanwhile and their order is unknown.
     all: Option<i128>,
 }
 
 impl Span {
-    /// From now on.
+    /// Begins now.
     pub(super) fn begin(ahead: i64) -> Span {
         Span { began: clock::file_system_now().as_nanos(), steady: steady(), ahead: ahead.into() }
     }
 
-    /// Until now; none where the clocks agree.
+    /// Ends now; `None` where the clocks agree.
     pub(super) fn end(self) -> Option<Shift> {
         let until = clock::stamped_by_now().as_nanos();
         let took = steady() - self.steady;
@@ -58,7 +59,7 @@ impl Span {
 }
 
 impl Shift {
-    /// Moves the mtimes of those of `entries` that the command gave one, all files below `root`.
+    /// Moves the mtimes that the command set on files in `entries`, all below `root`.
     ///
     /// # Errors
     /// The system's.
@@ -84,13 +85,13 @@ fn steady() -> i128 {
     i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)
 }
 
-/// Waits until whatever is written from now on gets a later ctime than anything that is there.
+/// Waits until everything written from now on gets a later ctime than `newest`.
 pub(super) fn wait_for_tick(newest: crate::entry::Timestamp) {
-    // What lies in the future was stamped by a clock that has been set back since; nothing can be waited for there.
+    // A time in the future is from a clock that was set back since; it cannot be waited for.
     if newest > clock::stamped_by_now() {
         return;
     }
-    // A clock's tick is no event.
+    // No event tells of a clock's tick.
     while clock::file_system_now() <= newest {
         std::thread::sleep(Duration::from_micros(500));
     }

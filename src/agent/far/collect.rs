@@ -1,9 +1,10 @@
-//! What the command made: a second look at the tree, what differs from before or from the host, and the contents of that.
+//! What the command made: a second scan, what differs from before or the host, and its contents.
 //!
-//! In: the tree as it was right before the command started, or a path and the host's summary of what it has in its place. Out:
-//! nodes, then the paths that are gone, then a tar stream of those that are wanted. A file whose whole stamp is the one from before is
-//! unchanged, for the command could not write to it without changing its ctime; any other is read, and counts as changed only when its
-//! content, mode, kind or mtime is another. A leftover of an earlier command counts as changed: the host does not have it.
+//! In: the tree as it was right before the command started, or a path and the host's summary of its
+//! place. Out: nodes, then the paths that are gone, then a tar stream of the requested nodes. A
+//! file with the same whole stamp as before is unchanged, because the command could not write to it
+//! without changing its ctime. Any other file is read, and counts as changed only when its content,
+//! mode, kind or mtime differs. An earlier leftover counts as changed: the host does not have it.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -39,18 +40,18 @@ use crate::{
     },
 };
 
-/// How often what changes while it is read is read again.
+/// How many times files that change meanwhile are read.
 const TRIES: usize = 3;
 
-/// What stands for a query's path in an archive.
+/// The name that stands for a query's path in an archive.
 const PREFIX: &[u8] = b"product";
 
-/// How many sources are told by name that no output brings back.
+/// How many changed sources that no output brings back are named.
 const BESIDE: usize = 20;
 
-/// One query, answered.
+/// An answered query.
 pub(super) enum Collected {
-    /// The tree is the workspace's own; what was listed lies at and below this path.
+    /// The tree is the workspace's own; the list holds paths at and below this one.
     Changes {
         below: RelPath,
         places: Vec<Place>,
@@ -67,23 +68,23 @@ pub(super) struct Named {
     index: Option<PathBuf>,
 }
 
-/// Which entry a node in the list was.
+/// The entry that a node in the list stands for.
 #[derive(Clone, Copy)]
 pub(super) enum Place {
     Entry(u32),
     /// The directory itself.
     Top,
-    /// Something that does not travel.
+    /// Something that is not sent.
     Nothing,
 }
 
-/// How a named product lies in its tree.
+/// Where a named product is in its tree.
 pub(super) enum Shape {
     /// It is the directory that was scanned.
     Directory { root: PathBuf, top: TopEntry },
     /// It is the only entry, in the directory above it.
     Single { parent: PathBuf },
-    /// It is nothing that travels.
+    /// It is something that is not sent.
     Special,
 }
 
@@ -112,13 +113,13 @@ impl Collected {
         }
         let there = Products::There { differing: Vec::new().into(), hashed: after.hashed };
         outbox.reply_before_data(&Reply::Products(there));
-        // A write that fails means that the client is gone, which the inbox tells.
+        // A write that fails means that the client is gone, which the inbox reports.
         let places = over.send_changed(after, (&below, selected), outbox).unwrap_or_default();
         let _ = over.send_gone(Gone::OfHost, (&below, selected), outbox);
         Ok(Collected::Changes { below, places })
     }
 
-    /// What is at `path`, as far as it differs from what the host has.
+    /// The product at `path`, as far as it differs from what the host has.
     pub(super) fn named(
         path: &Path,
         take: Follow,
@@ -154,7 +155,7 @@ impl Collected {
         Ok(Collected::Named(Box::new(Named { tree, shape, places, index })))
     }
 
-    /// Sends the contents of nodes, by their places in the list.
+    /// Sends the contents of nodes, by their positions in the list.
     pub(super) fn send(
         &self,
         nodes: &[u32],
@@ -191,7 +192,7 @@ impl Collected {
         }
     }
 
-    /// Writes the index of a named product, where there is anything new to write.
+    /// Writes the index of a named product, if there is anything new to write.
     pub(super) fn save(&mut self) {
         let Collected::Named(named) = self else { return };
         let Some(index) = &named.index else { return };
@@ -202,7 +203,7 @@ impl Collected {
     }
 }
 
-/// Looks until nothing moves any more, for nobody should be at work.
+/// Repeats a look until nothing changes meanwhile: no process should be at work.
 fn settled<T>(mut look: impl FnMut() -> Result<(bool, T), Failed>) -> Result<T, Failed> {
     for _ in 0..TRIES {
         let (is_still, found) = look()?;
@@ -215,19 +216,19 @@ fn settled<T>(mut look: impl FnMut() -> Result<(bool, T), Failed>) -> Result<T, 
     Err(Failed { why: Failure::Other, detail })
 }
 
-// ---- what changed --------------------------------------------------------------------------------------------------
+// ---- what changed -------------------------------------------------------------------------------
 
-/// Whether the contents of what changed are of interest.
+/// Whether the contents of changed files are needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Contents {
-    /// To those who ask what differs.
+    /// Yes: the client asks what differs.
     Read,
-    /// Nobody asks.
+    /// No.
     Leave,
 }
 
 impl Workspace {
-    /// Looks at the tree once more, when the command has ended. What was seen stays.
+    /// Scans the tree once more after the command has ended. The result is kept.
     pub(super) fn look_at_end(&mut self, contents: Contents) -> Result<(), Failed> {
         if self.view.extent == Extent::Nothing {
             return Err(nonsense("the source root was opened to look around alone"));
@@ -237,7 +238,7 @@ impl Workspace {
         }
         let before = self.take_tree()?;
         self.tell_time(&before)?;
-        // Of a tree that others were at work in, it is only known what the host had.
+        // For a tree that others worked in, only the host's state is known.
         let known = match (self.company, index_of(&self.root)) {
             (Company::Others, Some(index)) => Index::load(&index),
             _ => Index::default(),
@@ -271,7 +272,7 @@ impl Workspace {
         Ok(())
     }
 
-    /// Moves the times that the command gave to the host's clock, where that is another.
+    /// Moves the times that the command gave to the host's clock, if it differs.
     fn tell_time(&self, before: &Tree) -> Result<(), Failed> {
         let Some(shift) = self.span.and_then(Span::end) else { return Ok(()) };
         let mut after = workspace::look(&self.root, &self.view)?;
@@ -291,7 +292,8 @@ impl Workspace {
         }
     }
 
-    /// What the command changed and no output brings back. Beside others it is not known whose doing that is.
+    /// Changes of the command that no output brings back. Empty beside others, because it is not
+    /// known whose changes these are.
     pub(super) fn beside(&mut self) -> Result<Beside, Failed> {
         self.look_at_end(Contents::Read)?;
         let (scope, is_alone) = (self.scope.clone(), self.is_alone());
@@ -299,8 +301,8 @@ impl Workspace {
         Ok(if is_alone { over.beside(after, &scope) } else { Beside::default() })
     }
 
-    /// Writes down what the host has not and never had, for the commands to come. What a command that was cut off made is none of
-    /// it, and what others are making is not known to be.
+    /// Lists the paths that the host does not have and never had, for later commands. Lists nothing
+    /// after a command that was cut off, nor beside others, because it is unknown what they make.
     pub(super) fn save_leftovers(&mut self) -> io::Result<()> {
         if self.ending != Ending::ByItself || self.look_at_end(Contents::Leave).is_err() || !self.is_alone() {
             return Ok(());
@@ -323,7 +325,7 @@ impl Workspace {
         })
     }
 
-    /// Where a directory that was asked for by its path lies in the source tree, if it does.
+    /// The place in the source tree of a directory that was requested by its path, if it is in it.
     fn source_directory(&self, path: &Path, metadata: &fs::Metadata) -> Option<RelPath> {
         let real = fs::canonicalize(path).ok().filter(|_| metadata.is_dir())?;
         let below = real.strip_prefix(fs::canonicalize(&self.root).ok()?).ok()?;
@@ -372,7 +374,7 @@ enum Gone {
     All,
 }
 
-/// Compares stamps, and takes digests over where they are the same. Gives what may have changed, and what is gone.
+/// Compares stamps; copies digests where they are equal. Returns possible changes, and deletions.
 fn compare(before: &Tree, after: &mut Tree) -> (Vec<(usize, Option<usize>)>, Vec<usize>) {
     let (mut candidates, mut deleted) = (Vec::new(), Vec::new());
     let (old, new) = (before.manifest.entries(), after.manifest.entries());
@@ -397,7 +399,7 @@ fn compare(before: &Tree, after: &mut Tree) -> (Vec<(usize, Option<usize>)>, Vec
         }
     }
     deleted.extend(at..old.len());
-    // A directory that was renamed gives a file another name, which does not show in the stamp of those that it had.
+    // A renamed directory gives files new names, which the stamps of their old names do not show.
     let named = named_anew(&candidates, before, new);
     if !named.is_empty() {
         let known: HashSet<_> = candidates.iter().map(|(place, _)| *place).collect();
@@ -408,7 +410,7 @@ fn compare(before: &Tree, after: &mut Tree) -> (Vec<(usize, Option<usize>)>, Vec
     (candidates, deleted)
 }
 
-/// Files of several names that have one which the host does not have.
+/// Files with several names, at least one of which the host does not have.
 fn named_anew(
     candidates: &[(usize, Option<usize>)],
     before: &Tree,
@@ -420,7 +422,7 @@ fn named_anew(
 }
 
 impl Over {
-    /// Sends the nodes of what has changed indeed, and is selected, by their paths below `below`.
+    /// Sends the selected nodes that have really changed, by their paths below `below`.
     fn send_changed(
         &self,
         after: &Tree,
@@ -439,7 +441,7 @@ impl Over {
             let is_here_alone = || was.is_none_or(|was| self.before.is_leftover(was));
             selected.is_none_or(|selected| selected.ignores(path) || is_here_alone() && ways.contains(path))
         };
-        // The host has to know all names of a file to give it another one.
+        // The host must know all names of a file to give it another one.
         let named = named_anew(&self.candidates, &self.before, after.manifest.entries());
         let mut candidates = self.candidates.iter().peekable();
         for thing in merged(&after.manifest, &after.specials) {
@@ -475,14 +477,14 @@ impl Over {
         Ok(places)
     }
 
-    /// The directories that lead to what is selected of what may have changed.
+    /// The directories that lead to selected paths that may have changed.
     fn ways(&self, after: &Tree, selected: &Rules) -> HashSet<RelPath> {
         let changed = self.candidates.iter().map(|(at, _)| &after.manifest.entries()[*at].path);
         let meant = changed.filter(|path| selected.ignores(path));
         meant.flat_map(|path| std::iter::successors(path.parent(), RelPath::parent)).collect()
     }
 
-    /// Sends the paths below `below` that are gone, and are selected.
+    /// Sends the selected paths below `below` that are gone.
     fn send_gone(
         &self,
         which: Gone,
@@ -500,8 +502,8 @@ impl Over {
         deleted.map(|at| &self.before.manifest.entries()[*at].path)
     }
 
-    /// Whether an entry that was the host's is the same as before but for what nobody goes by: the times of directories and
-    /// links.
+    /// Whether an entry of the host is the same as before. Times of directories and links do not
+    /// count.
     fn is_same(&self, was: usize, after: &Tree, at: usize) -> bool {
         let (old, new) = (&self.before.manifest.entries()[was], &after.manifest.entries()[at]);
         let is_file = matches!(new.kind, Kind::File { .. });
@@ -534,7 +536,7 @@ impl Over {
         let top = |path: &RelPath| path.components().next().and_then(|name| RelPath::new(name).ok());
         let known: HashSet<_> = self.before.leftovers.iter().filter_map(top).collect();
         let new = self.candidates.iter().filter(|(_, was)| was.is_none()).map(|(at, _)| &entries[*at].path);
-        // A directory that only leads to an output is named by the output.
+        // A directory that only leads to an output is not listed: the output is named already.
         let is_way = |path: &RelPath| match scope {
             Scope::Everything => false,
             Scope::Below { outputs, .. } => outputs.iter().any(|output| output.strip_prefix(path).is_some()),
@@ -545,11 +547,12 @@ impl Over {
     }
 }
 
-/// The groups of names below a path, as they were before a command: of those that are there still, as long as they are the same
-/// files. A name that has become another file has left its group, and is not to take the others along.
+/// The groups of hard links below a path as they were before a command, of names that still exist
+/// and are the same files. A name that has become another file left its group, and must not take
+/// the others along.
 struct Parted {
     staying: Groups,
-    /// Of those that have become other files.
+    /// The groups of names that have become other files.
     moved: Groups,
     /// The files of `staying`.
     files: HashSet<(u64, u64)>,
@@ -584,17 +587,17 @@ fn file_of(entry: &Entry) -> (u64, u64) {
     (entry.stamp.dev, entry.stamp.ino)
 }
 
-/// Whether anything is there that `pattern` matches, or is called so.
+/// Whether a path matches `pattern`, or has it as its name.
 fn is_matched(after: &Tree, pattern: &str) -> bool {
     let paths = after.manifest.entries().iter().map(|entry| &entry.path);
     let mut paths = paths.chain(after.specials.iter().map(|(path, _)| path));
-    // What takes something out of the others matches nothing by itself, and is not missing.
+    // An exception (`!`) matches nothing by itself, and is not missing.
     name_in(pattern, &after.manifest).is_some()
         || pattern.starts_with('!')
         || Rules::new([pattern]).is_ok_and(|pattern| paths.any(|path| pattern.ignores(path)))
 }
 
-/// Whether an output is there, in more than what is kept in its place.
+/// Whether an output exists, apart from kept paths in its place.
 fn is_made(after: &Tree, below: &RelPath, root: &Path) -> bool {
     if below.is_root() {
         return true;
@@ -611,7 +614,7 @@ fn is_made(after: &Tree, below: &RelPath, root: &Path) -> bool {
     }
 }
 
-/// Paths as nodes of directories.
+/// Sends paths as nodes of directories.
 fn send_paths(paths: impl Iterator<Item = RelPath>, outbox: &Outbox) -> io::Result<()> {
     let mut writer = NodeWriter::new(io::BufWriter::with_capacity(64 << 10, outbox.data()));
     for path in paths {
@@ -621,16 +624,16 @@ fn send_paths(paths: impl Iterator<Item = RelPath>, outbox: &Outbox) -> io::Resu
     finish_nodes(writer)
 }
 
-/// Whether nothing that the system tells has changed. The stamp of a directory changes with its names, which are entries of
-/// their own.
+/// Whether no metadata have changed. The stamp of a directory changes with its names, which are
+/// entries of their own.
 fn is_untouched(old: &Entry, new: &Entry) -> bool {
     let is_same_stamp = matches!(new.kind, Kind::Directory) || old.stamp == new.stamp;
     is_same_stamp && old.mode == new.mode && old.kind == new.kind
 }
 
-// ---- named products ------------------------------------------------------------------------------------------------
+// ---- named products -----------------------------------------------------------------------------
 
-/// None when nothing is there, or nothing that was asked for.
+/// `None` when the path does not exist, or is not what was asked for.
 fn metadata(path: &Path, take: Follow) -> Result<Option<fs::Metadata>, Failed> {
     let metadata = match take {
         Follow::Itself => fs::symlink_metadata(path),
@@ -647,7 +650,7 @@ fn metadata(path: &Path, take: Follow) -> Result<Option<fs::Metadata>, Failed> {
 
 type Found = (bool, (Tree, (Shape, Node)));
 
-/// The tree at `path`, its shape, and the node of the path itself. Says too whether it kept still.
+/// The tree at `path`, its shape, and the path's own node; also whether nothing changed meanwhile.
 fn found(
     path: &Path,
     metadata: &fs::Metadata,
@@ -667,7 +670,7 @@ fn found_directory(
     caches: &[PathBuf],
     index: Option<&Path>,
 ) -> Result<Found, Failed> {
-    // An output that lies in a cache, or is one, was asked for by its name; a cache in an output was not.
+    // An output that is in a cache, or is one, was requested by name; a cache in an output was not.
     let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let caches = match caches {
         [] => Vec::new(),
@@ -722,7 +725,7 @@ fn single_entry(parent: &Path, name: &[u8]) -> io::Result<Entry> {
     }
 }
 
-/// Reads all files whose digests the index does not know. Says whether they kept still.
+/// Reads all files whose digests the index does not know. Returns whether none changed meanwhile.
 fn read_unknown(tree: &mut Tree, root: &Path, index: Option<&Path>) -> Result<bool, Failed> {
     tree.digests = index.map(Index::load).unwrap_or_default().digests(&tree.manifest);
     let unknown = tree.unknown();
@@ -731,7 +734,7 @@ fn read_unknown(tree: &mut Tree, root: &Path, index: Option<&Path>) -> Result<bo
     Ok(moving.is_empty())
 }
 
-/// As the host has it: without times, set-uid bits and what does not travel.
+/// As the host computes it: without times, set-uid bits and paths that are not sent.
 fn product_summary(tree: &Tree, buckets: usize) -> Summary {
     let (mut summarizer, groups) = (Summarizer::new(buckets), tree.groups());
     for (at, (entry, digest)) in tree.manifest.entries().iter().zip(&tree.digests).enumerate() {
@@ -790,7 +793,7 @@ fn mode_and_mtime(metadata: &fs::Metadata) -> (u32, Timestamp) {
     (metadata.mode() & 0o7777, Timestamp { secs: metadata.mtime(), nanos })
 }
 
-// ---- contents ------------------------------------------------------------------------------------------------------
+// ---- contents -----------------------------------------------------------------------------------
 
 fn below(top: Option<TopEntry>) -> Result<PackOptions, Failed> {
     let prefix = RelPath::new(PREFIX).map_err(|why| nonsense(&why.to_string()))?;
@@ -801,15 +804,15 @@ fn pack_options(prefix: RelPath, top: Option<TopEntry>) -> PackOptions {
     PackOptions { prefix, uid: 0, gid: 0, top, holes: Holes::Told }
 }
 
-/// Which entry the node `number` of a list was.
+/// The entry that the node `number` of a list stands for.
 fn place_of(number: u32, places: &[Place]) -> Option<Place> {
     places.get(usize::try_from(number).ok()?).copied()
 }
 
-/// Sends entries of the source tree, all at or below `below`, by their paths there.
+/// Sends entries of the source tree, all at or below `below`, by their paths in it.
 fn send_below(root: &Path, below: &RelPath, entries: Vec<Entry>, outbox: &Outbox) -> Result<(), Failed> {
     let native = |path: &RelPath| root.join(std::ffi::OsStr::from_bytes(path.as_bytes()));
-    // An output that is a file has its own name as the one component.
+    // The archive of an output that is a file begins with its own name.
     let single = matches!(entries.as_slice(), [entry] if entry.path == *below);
     let from = if single { below.parent().unwrap_or_default() } else { below.clone() };
     let entries = entries.into_iter().map(|entry| {
@@ -859,7 +862,7 @@ fn send_archive(
     Ok(())
 }
 
-/// A write that fails means that the client is gone, which the inbox tells.
+/// A write that fails means that the client is gone, which the inbox reports.
 fn end<'a>(how: impl FnOnce(DataOut<'a>) -> io::Result<()>, data: DataOut<'a>) {
     let _ = how(data);
 }

@@ -1,8 +1,9 @@
-//! One run of the command, seen from the session: started by way of [`super::exec`], its streams carried, signals passed on, and
-//! when its main process is over, everybody else of the workspace is dead too before the client hears of it.
+//! One run of the command, seen from the session: [`super::exec`] starts it, its streams are
+//! carried, signals are passed on. When its main process is over, all other processes of the
+//! workspace are dead before the client hears of it.
 //!
-//! Each stream has a thread, and so has the waiting for the end; the session's own thread takes requests. All output is sent
-//! before [`Reply::Exited`], for by then nobody lives who could write.
+//! Each stream has a thread, and so has the wait for the end; the session's own thread takes
+//! requests. All output is sent before [`Reply::Exited`]: then no process is left to write any.
 
 use std::{
     fs::File,
@@ -48,25 +49,25 @@ use crate::{
 /// How much of the output is read at once, in bytes.
 const PIECE: usize = 64 << 10;
 
-/// What a terminal takes for the end of its input.
+/// The byte that ends a terminal's input.
 const END_OF_INPUT: u8 = 4;
 
 /// A command that runs.
 pub(super) struct Running {
-    /// Of the main process, and of its group and session.
+    /// The main process, whose group and session have the same number.
     pid: Pid,
     terminal: Option<OwnedFd>,
     input: Option<Sender<Vec<u8>>>,
     feeding: Option<JoinHandle<()>>,
     outputs: Vec<JoinHandle<()>>,
-    /// While its client is stopped.
+    /// The stopped processes, while the client is stopped.
     paused: Option<Paused>,
-    /// Ends with the last child; it must not meet those of the next run.
+    /// Ends with the last child; it must not reap children of the next run.
     waiting: Option<JoinHandle<()>>,
     oom_kills_before: u64,
 }
 
-/// The command's own ends of its streams, and ours.
+/// The command's own ends of its streams, and the session's.
 struct Streams {
     stdout: OwnedFd,
     stderr: OwnedFd,
@@ -78,7 +79,7 @@ struct Streams {
     terminal: Option<OwnedFd>,
 }
 
-/// A command that has been started, and that nobody attends to yet.
+/// A command that was started, but has no threads for its streams yet.
 pub(super) struct Launched {
     pid: Pid,
     terminal: Option<OwnedFd>,
@@ -99,9 +100,9 @@ impl Launched {
         Ok(Launched { pid, terminal, stdin: stdin_ours, outputs, oom_kills_before })
     }
 
-    /// Tells the client that it runs, and from then on what it writes.
+    /// Tells the client that the command runs, and starts to forward its output.
     pub(super) fn attend(self, inbox: &Arc<Inbox>, outbox: &Arc<Outbox>) -> Result<Running, Failed> {
-        // When this fails, the client is gone, which the inbox tells.
+        // A failure means that the client is gone, which the inbox reports.
         let _ = outbox.reply(&Reply::Started);
         let told =
             |error: io::Error| super::ground::failed("could not start a thread for the command", &error);
@@ -130,12 +131,12 @@ impl Launched {
 }
 
 impl Running {
-    /// Takes a request that is for a command that runs; gives others back.
+    /// Handles a request for a running command; returns others.
     pub(super) fn take(&mut self, request: Request) -> Option<Request> {
         match request {
             Request::Stdin(bytes) => {
                 if let Some(input) = &self.input {
-                    // Where nobody reads any more, nothing is to be done.
+                    // A failure means that the input is not read any more. Nothing is to be done.
                     let _ = input.send(bytes.into_vec());
                 }
             }
@@ -159,7 +160,7 @@ impl Running {
         None
     }
 
-    /// After [`Event::CommandStopped`]: whether that is news to the client.
+    /// After [`Event::CommandStopped`]: whether the client does not know of it yet.
     pub(super) fn has_stopped_by_itself(&self) -> bool {
         self.paused.is_none() && pause::is_stopped(self.pid)
     }
@@ -167,7 +168,7 @@ impl Running {
     fn signal(&self, number: i32) {
         let Some(signal) = Signal::from_named_raw(number) else { return };
         if signal == Signal::KILL {
-            // The thread that waits for the main process sees to the rest.
+            // The thread that waits for the main process does the rest.
             processes::kill();
             return;
         }
@@ -175,7 +176,7 @@ impl Running {
         let _ = kill_process_group(foreground.unwrap_or(self.pid), signal); // it may be over
     }
 
-    /// After [`Event::CommandOver`]: waits until all output is sent, and says how it was.
+    /// After [`Event::CommandOver`]: waits until all output is sent, and reports the end.
     pub(super) fn finish(mut self, status: WaitStatus) -> Reply {
         let oom_kills = oom_kills().saturating_sub(self.oom_kills_before);
         self.join();
@@ -198,7 +199,7 @@ impl Running {
         let threads =
             [self.waiting.take(), self.feeding.take()].into_iter().flatten().chain(self.outputs.drain(..));
         for thread in threads {
-            let _ = thread.join(); // a panic there was told on stderr
+            let _ = thread.join(); // a panic there was reported on stderr
         }
     }
 }
@@ -247,7 +248,7 @@ fn winsize(size: Size) -> Winsize {
     Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 }
 }
 
-/// Starts the process that becomes the command, and waits until it has, or says why not.
+/// Starts the process that becomes the command, and waits until it has, or reports why not.
 fn launch(
     run: &Run,
     account: &Account,
@@ -291,11 +292,12 @@ fn launch(
     }
 }
 
-/// The agent's own environment, and on top of it what engines or shells, and the client add.
+/// The agent's own environment, then additions like those of engines or shells, then the client's.
 fn set_environment(command: &mut Command, run: &Run, account: &Account, manners: Manners) {
     use std::ffi::OsStr;
     if manners == Manners::OfAgent {
-        // The shell that fastbuild was started from left its own, by which a tool would find the tree it is to leave alone.
+        // The shell that started fastbuild left its own values. By them, a tool would find the
+        // host's tree, which it must leave alone.
         command.env("PWD", OsStr::from_bytes(&run.directory)).env_remove("OLDPWD");
     }
     if run.home == Home::OfUser {
@@ -309,7 +311,7 @@ fn set_environment(command: &mut Command, run: &Run, account: &Account, manners:
     }
 }
 
-/// Waits for the main process, ends all others, and then tells the session. Reaps orphans meanwhile.
+/// Waits for the main process, ends all others, and tells the session. Reaps orphans.
 fn wait_for(pid: Pid, inbox: &Arc<Inbox>) -> io::Result<JoinHandle<()>> {
     let inbox = Arc::clone(inbox);
     thread::Builder::new().name("wait".to_owned()).spawn(move || {
@@ -330,7 +332,7 @@ fn wait_for(pid: Pid, inbox: &Arc<Inbox>) -> io::Result<JoinHandle<()>> {
     })
 }
 
-/// Sends what comes from the command, as it comes.
+/// Forwards the command's output as it comes.
 fn forward(kind: Kind, from: OwnedFd, outbox: &Arc<Outbox>) -> io::Result<JoinHandle<()>> {
     let outbox = Arc::clone(outbox);
     thread::Builder::new().name("output".to_owned()).spawn(move || {
@@ -338,10 +340,10 @@ fn forward(kind: Kind, from: OwnedFd, outbox: &Arc<Outbox>) -> io::Result<JoinHa
         let mut buffer = vec![0; PIECE];
         loop {
             match from.read(&mut buffer) {
-                // A terminal that nobody has open any more is an error, and as much an end.
+                // A terminal that no process has open any more gives an error, which is an end too.
                 Ok(0) => return,
                 Ok(read) => {
-                    // When the client is gone, the session ends the command; until then it must not be held up.
+                    // Without a client, the session ends the command; until then it must not block.
                     let _ = outbox.output(kind, &buffer[..read]);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -351,7 +353,7 @@ fn forward(kind: Kind, from: OwnedFd, outbox: &Arc<Outbox>) -> io::Result<JoinHa
     })
 }
 
-/// Gives the command its input, and tells the client how much it has taken. `terminal_of` is the command where it is keys.
+/// Gives the command its input, and confirms it. `terminal_of` is the command if input is keys.
 fn feed(
     from: Receiver<Vec<u8>>,
     to: OwnedFd,
@@ -363,7 +365,7 @@ fn feed(
         let mut to = File::from(to);
         for bytes in from {
             let suspends = terminal_of.is_some_and(|command| pause::suspends(&to, &bytes, command));
-            // What nobody reads any more counts as taken.
+            // Input that is not read any more counts as taken.
             let _ = to.write_all(&bytes);
             if suspends {
                 let _ = outbox.reply(&Reply::Stopped);
@@ -373,7 +375,7 @@ fn feed(
     })
 }
 
-/// How many processes of the workspace the system has ended for want of memory so far; cgroups of either version.
+/// How many processes of the workspace the OOM killer has ended so far, by cgroups v1 or v2.
 fn oom_kills() -> u64 {
     const PLACES: [&str; 2] = ["/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"];
     let text = PLACES.iter().find_map(|place| std::fs::read_to_string(place).ok()).unwrap_or_default();

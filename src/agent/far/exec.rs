@@ -1,10 +1,10 @@
-//! The last step to the command: a process of its own that becomes it. Nothing has to happen between a fork and an exec,
-//! so all of this is plain code with one thread.
+//! The last step to the command: a process of its own becomes the command. Nothing has to happen
+//! between a fork and an exec, so all of this is plain code with one thread.
 //!
-//! In: standard output and error as the command is to have them, and on standard input a socket with a [`Spec`]. Out: the
-//! command, in a session of its own, as its user, in its directory, with its own standard input; or a [`NotStarted`] on the
-//! socket, which otherwise just ends, because the exec closes it. All other descriptors of the agent's close by
-//! themselves too: each is opened with `O_CLOEXEC`.
+//! In: standard output and error as the command is to have them, and a socket with a [`Spec`] on
+//! standard input. Out: the command, in a session of its own, as its user, in its directory, with
+//! its own standard input. On failure: a [`NotStarted`] on the socket. Otherwise the exec closes
+//! it, and all other descriptors of the agent too: each has `O_CLOEXEC`.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -26,27 +26,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::protocol::{Blob, NoStart, NotStarted, decode, encode};
 
-/// What to become.
+/// The command to become.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Spec {
     /// The program and its arguments.
     pub(super) argv: Vec<Blob>,
-    /// Where it starts.
+    /// The start directory.
     pub(super) directory: Blob,
-    /// Who it runs as; none is whoever runs the agent.
+    /// The user; `None` is the user who runs the agent.
     pub(super) user: Option<Who>,
     /// What it inherits.
     pub(super) manners: Manners,
-    /// What it reads.
+    /// Its standard input.
     pub(super) stdin: Stdin,
 }
 
 /// See [`Spec::manners`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Manners {
-    /// What engines give: the usual file mode creation mask, and it goes before the agent when memory is short.
+    /// As from engines: the usual umask, and the OOM killer takes it before the agent.
     OfEngines,
-    /// What the agent has itself.
+    /// The agent's own.
     OfAgent,
 }
 
@@ -65,17 +65,17 @@ pub(super) enum Stdin {
     Null,
     /// The terminal that standard output is.
     Terminal,
-    /// A descriptor of another process's: the session's.
+    /// A descriptor of another process: the session.
     Of { pid: i32, fd: i32 },
 }
 
-/// What a command gets beyond what the agent has, so that the system ends it rather than the agent for want of memory.
+/// Added to the agent's OOM score, so that the system kills the command first when memory is short.
 const OOM_SCORE: i32 = 100;
 
-/// Where programs are looked for when the command has no `PATH`.
+/// Where programs are searched when the command has no `PATH`.
 const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Becomes the command, or says why not.
+/// Becomes the command, or reports why not.
 pub(super) fn run() -> ExitCode {
     let Some(mut socket) = take_socket() else { return ExitCode::from(super::ground::USAGE) };
     let mut spec = Vec::new();
@@ -84,17 +84,17 @@ pub(super) fn run() -> ExitCode {
         Ok(Err(error)) => other("the command was not understood", &error.to_string()),
         Err(error) => other("the command was not told", &error.to_string()),
     };
-    // Nobody is left to tell when this fails.
+    // A failure cannot be reported: the reader is gone.
     let _ = socket.write_all(&encode(&not_started));
     ExitCode::from(127)
 }
 
-/// Standard input, out of the command's way.
+/// Standard input, moved to a descriptor that the command does not use.
 fn take_socket() -> Option<UnixStream> {
     rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).ok().map(UnixStream::from)
 }
 
-/// Returns only when it fails.
+/// Returns only on failure.
 fn become_command(spec: &Spec) -> NotStarted {
     if let Err(error) = take_streams(&spec.stdin) {
         return other("could not set up its streams", &error.to_string());
@@ -121,14 +121,14 @@ fn become_command(spec: &Spec) -> NotStarted {
         Err(not_started) => return not_started,
     };
     let form = form(&program);
-    // C libraries run what has no format that the kernel knows as a shell script; an engine does not.
+    // C libraries run a file of unknown format as a shell script; an engine does not.
     if form == Form::Unknown {
         return because(NoStart::NoFormat, name, &Errno::NOEXEC.into());
     }
     let arguments = arguments.iter().map(|argument| OsStr::from_bytes(argument));
     let error = Command::new(&program).arg0(name).args(arguments).exec();
     match (error.kind(), form) {
-        // It is there: it was found.
+        // The program itself exists, because it was found.
         (io::ErrorKind::NotFound, Form::Script(interpreter)) => {
             because(NoStart::NoInterpreter(Some(interpreter)), name, &error)
         }
@@ -150,7 +150,7 @@ fn take_streams(stdin: &Stdin) -> io::Result<()> {
     Ok(())
 }
 
-/// Without the right to it, it stays as it is.
+/// Without permission, the score stays as it is.
 fn be_the_first_to_go() {
     const PATH: &str = "/proc/self/oom_score_adj";
     let own = fs::read_to_string(PATH).ok().and_then(|text| text.trim().parse::<i32>().ok());
@@ -171,7 +171,7 @@ fn switch_to(who: &Who) -> rustix::io::Result<()> {
     rustix::thread::set_thread_uid(Uid::from_raw(who.uid))
 }
 
-/// The command must be able to open `/dev/stdout` anew, as engines see to.
+/// The command must be able to reopen `/dev/stdout`, as with engines.
 fn own(stream: BorrowedFd<'_>, uid: u32) -> rustix::io::Result<()> {
     let stat = rustix::fs::fstat(stream)?;
     let is_ours = match FileType::from_raw_mode(stat.st_mode) {
@@ -206,19 +206,19 @@ fn executable(program: &Path) -> io::Result<()> {
     Ok(rustix::fs::access(program, Access::EXEC_OK)?)
 }
 
-/// What a file is to the kernel.
+/// The kernel's view of a file.
 #[derive(Debug, PartialEq, Eq)]
 enum Form {
-    /// A script, by what its first line names.
+    /// A script, and the interpreter in its first line.
     Script(String),
     Program,
     Unknown,
-    /// One that may be executed and not read is left to the kernel.
+    /// Executable but not readable: left to the kernel.
     Unread,
 }
 
 fn form(program: &Path) -> Form {
-    // As much as the kernel reads.
+    // As many bytes as the kernel reads.
     let mut start = [0; 256];
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let read =

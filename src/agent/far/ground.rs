@@ -1,4 +1,4 @@
-//! What all of the agent's files stand on.
+//! Helpers for all files of the agent.
 
 use std::{
     io,
@@ -8,15 +8,15 @@ use std::{
 
 use crate::agent::protocol::{Failed, Failure, name_for_root};
 
-/// Exit code: called with something that is no face of the agent's, or by somebody who may not.
+/// Exit code: an unknown first argument, or a caller that may not use it.
 pub(super) const USAGE: u8 = 64;
 
-/// Where the agent keeps what outlives a session: the directory that it lies in itself.
+/// Where the agent keeps files that outlive a session: the directory that it is in.
 pub(super) fn state_directory() -> Option<PathBuf> {
     Some(std::env::current_exe().ok()?.parent()?.to_owned())
 }
 
-/// What is said of a failure of the system's: what was tried, and what came back.
+/// The [`Failed`] for an error of the system: what was tried, and the error.
 pub(super) fn failed(tried: &str, error: &io::Error) -> Failed {
     use rustix::io::Errno;
     let why = match error.raw_os_error().map(Errno::from_raw_os_error) {
@@ -27,7 +27,7 @@ pub(super) fn failed(tried: &str, error: &io::Error) -> Failed {
     Failed { why, detail: format!("{tried}: {error}") }
 }
 
-/// Where something about the tree at `root` is kept, beside the agent.
+/// The path, beside the agent, of the file that holds `what` about the tree at `root`.
 pub(super) fn place_beside_agent(what: &str, root: &Path) -> Option<PathBuf> {
     Some(state_directory()?.join(name_for_root(what, root.as_os_str().as_bytes())))
 }

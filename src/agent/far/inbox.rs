@@ -1,9 +1,9 @@
-//! Stdin -> requests and data, by a thread that always reads: what the command does not read of its input must not hold up
-//! a signal or a heartbeat. It also watches the client: one that says nothing for too long is dead, and so then is
-//! all that it started.
+//! Stdin -> requests and data, by a thread that always reads: input that the command does not read
+//! must not hold up a signal or a heartbeat. The thread also watches the client: one that is silent
+//! for too long is dead, and all that it started is then ended.
 //!
-//! The thread reads up to a Bye and no further, so that the next client's bytes are left to the next session. Other
-//! threads of a session may post events of their own.
+//! The thread reads up to a Bye and no further, so that the next client's bytes are left to the
+//! next session. Other threads of a session may post events too.
 
 use std::{
     collections::VecDeque,
@@ -28,10 +28,10 @@ use crate::agent::{
     protocol::{Request, decode},
 };
 
-/// How long a session waits for a client to say who it is.
+/// How long a session waits for a client's Hello.
 const FOR_A_HELLO: Duration = Duration::from_secs(10);
 
-/// How much may wait to be used before the thread stops reading, in bytes.
+/// How many bytes may wait before the thread stops reading.
 const WINDOW: usize = 4 << 20;
 
 /// How much is read at once, in bytes.
@@ -40,10 +40,10 @@ const PIECE: usize = 256 << 10;
 /// Exit code of a session whose client fell silent.
 pub(super) const SILENT: i32 = 3;
 
-/// What came.
+/// An event of a session.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// A client, maybe in the middle of another one's session.
+    /// A client's greeting, maybe in the middle of another client's session.
     Hello {
         nonce: Nonce,
         message: Vec<u8>,
@@ -52,13 +52,13 @@ pub(super) enum Event {
     Data(Vec<u8>),
     DataEnd,
     DataFailed(String),
-    /// Bytes that are no frame: only a Hello counts from here on.
+    /// Bytes that are not a frame: only a Hello is accepted from here on.
     Damaged,
     /// A message that cannot be understood.
     Nonsense,
     /// Nothing more will come.
     Ended(InputEnd),
-    /// Somebody has to end before the session with this number in line.
+    /// Another client has to end before the session with this number in line.
     Ahead {
         number: u64,
         ahead: Ahead,
@@ -70,7 +70,7 @@ pub(super) enum Event {
     },
     /// The command's main process has stopped.
     CommandStopped,
-    /// The command's main process is over, and so are all others.
+    /// The command's main process is over, and so are all other processes.
     CommandOver(rustix::process::WaitStatus),
 }
 
@@ -79,18 +79,18 @@ pub(super) enum Event {
 pub(super) enum InputEnd {
     /// The stream is at its end.
     Eof,
-    /// No client in time.
+    /// No client came in time.
     NoHello,
 }
 
-/// Where events wait.
+/// The queue of events.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     queue: Mutex<Queue>,
     changed: Condvar,
-    /// In milliseconds; zero while no client is known.
+    /// The allowed silence in milliseconds; zero while no client is known.
     silence: AtomicU64,
-    /// The client has said that it would stop: its silence means nothing.
+    /// The client has said that it will stop: its silence means nothing.
     is_paused: AtomicBool,
 }
 
@@ -124,7 +124,7 @@ impl Inbox {
         }
     }
 
-    /// Adds an event, however many wait.
+    /// Adds an event, even when many wait.
     pub(super) fn post(&self, event: Event) {
         let mut queue = self.lock();
         queue.bytes += size_of(&event);
@@ -132,7 +132,7 @@ impl Inbox {
         self.changed.notify_all();
     }
 
-    /// From now on a silence of so long means that the client is dead; none of any length where it is zero.
+    /// From now on a silence of this length means that the client is dead; zero: no silence does.
     pub(super) fn expect_life(&self, silence: Duration) {
         let millis = match silence.as_millis() {
             0 => u64::MAX,
@@ -141,7 +141,7 @@ impl Inbox {
         self.silence.store(millis, Ordering::Relaxed);
     }
 
-    /// From now on only a Hello is waited for.
+    /// From now on only a Hello is expected.
     pub(super) fn expect_hello(&self) {
         self.silence.store(0, Ordering::Relaxed);
         self.is_paused.store(false, Ordering::Relaxed);
@@ -208,7 +208,7 @@ impl Reading {
         self.inbox.post(Event::Ended(end));
     }
 
-    /// Decodes what is there.
+    /// Decodes the bytes that are there, and posts the events.
     fn pass_on(&mut self) -> Passed {
         loop {
             let event = match self.decoder.next_received() {
@@ -217,7 +217,7 @@ impl Reading {
                 Err(FrameError::Damaged | FrameError::TooLong) => Event::Damaged,
             };
             match event {
-                // That it came is all there is to it.
+                // Its arrival is all that counts.
                 Event::Request(Request::Heartbeat) => {}
                 Event::Request(Request::Bye) => {
                     self.inbox.post(event);
@@ -230,7 +230,7 @@ impl Reading {
                 }
                 Event::Hello { .. } | Event::Damaged => {
                     self.inbox.is_paused.store(false, Ordering::Relaxed);
-                    // Whoever writes to the old client comes to an end by this, and does not wait for it.
+                    // Ends the writes to the old client, so that no thread waits for it.
                     self.outbox.close();
                     self.inbox.post(event);
                 }
@@ -268,7 +268,7 @@ impl Reading {
         }
     }
 
-    /// The client is dead, whatever the rest of the session is doing.
+    /// The client is dead: ends the session, whatever its other threads are doing.
     fn give_up(&self) -> ! {
         self.outbox.close();
         processes::clear();
@@ -292,7 +292,7 @@ fn understand(received: Received) -> Event {
     }
 }
 
-/// A stream of data as it comes. Ends at its end mark; what comes instead is left for [`DataIn::stop`].
+/// A stream of data up to its end mark. Another event instead is left for [`DataIn::stop`].
 #[derive(Debug)]
 pub(super) struct DataIn<'a> {
     inbox: &'a Inbox,
@@ -304,11 +304,11 @@ pub(super) struct DataIn<'a> {
 /// How a stream of data ended.
 #[derive(Debug)]
 pub(super) enum DataStop {
-    /// As it should.
+    /// Completely.
     Complete,
     /// The client broke it off.
     Failed(String),
-    /// By something else.
+    /// Another event came in its place.
     Interrupted(Event),
 }
 
@@ -317,7 +317,7 @@ impl<'a> DataIn<'a> {
         DataIn { inbox, piece: Vec::new(), at: 0, end: None }
     }
 
-    /// How it ended; none when it has not been read to its end.
+    /// How it ended; `None` when it has not been read to its end.
     pub(super) fn stop(self) -> Option<DataStop> {
         self.end
     }

@@ -1,21 +1,22 @@
-//! PID 1 of a workspace. It does next to nothing, so that an idle workspace costs next to nothing: it waits for a client's first
-//! byte, for signals, and for the time at which it stops by itself.
+//! PID 1 of a workspace. It does almost nothing, so that an idle workspace costs almost nothing: it
+//! waits for a client's first byte, for signals, and for the time at which it stops by itself.
 //!
-//! | what comes | what it does |
+//! | event | action |
 //! |---|---|
 //! | bytes on stdin | starts a session, which inherits stdin and stdout and does the work |
-//! | the session ends, in whatever way | ends whom it left, waits for the next client |
-//! | the session is killed by somebody else | stops: that is how its client sees it |
-//! | SIGUSR2: "a client is served by an exec" | begins the time to its own stop anew, and ends whom a killed session left |
-//! | SIGTERM, SIGINT | exits, which ends everybody |
+//! | the session ends, in whatever way | ends processes that it left, waits for the next client |
+//! | another process kills the session | stops, so that the client sees an end |
+//! | SIGUSR2: a client came by an exec | restarts the idle time, ends what a killed session left |
+//! | SIGTERM, SIGINT | exits, which ends all processes |
 //! | SIGCHLD | reaps |
-//! | nothing for the time that the last client named | exits, unless somebody lives |
+//! | no event for the time that the last client named | exits, unless another process lives |
 //!
-//! Where stdin is at its end (an engine may close it after an attach, or never have opened it), signals and time are all
-//! that is left; a session then comes by an exec.
+//! Where stdin is at its end (an engine may close it after an attach, or never have opened it),
+//! only signals and time are left; a session then comes by an exec.
 //!
-//! In a one-run container ([`Lifetime::OneRun`]) there is one session. It stops when that is over, in whatever way, when stdin
-//! is at its end, which is how a dead client shows, and when no client comes.
+//! In a one-run container ([`Lifetime::OneRun`]) there is one session. PID 1 stops when that is
+//! over, in whatever way, when stdin is at its end, which shows a dead client, and when no client
+//! comes.
 
 use std::{
     io::{self, Read as _},
@@ -38,28 +39,28 @@ use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM, SIGUSR2};
 use super::{processes, session};
 use crate::agent::far::ground::state_directory;
 
-/// Behind a face: for one client.
+/// The second argument, for one client.
 pub(super) const ONCE: &str = "once";
 
-/// When no client has said otherwise.
+/// The idle time when no client has named one.
 const IDLE_STOP: Duration = Duration::from_secs(3600);
 
 /// How long a one-run container waits for its client, which attaches right after the start.
 const FOR_ONE_CLIENT: Duration = Duration::from_secs(60);
 
-/// How long stdin is left alone after a session that failed at once, so that a fault does not make this spin.
+/// How long stdin is left alone after a session that failed at once. Prevents a busy loop.
 const AFTER_A_FAILURE: Duration = Duration::from_secs(1);
 
 /// The exit code of a session that panicked.
 const PANICKED: i32 = 101;
 
-/// How often it is looked whether somebody who holds up the stop is still there.
+/// How often to check whether a process that delays the stop is still there.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
-/// The file in the agent's directory that names the time, in seconds; zero is never.
+/// The file in the agent's directory that holds the idle time, in seconds; zero is never.
 const IDLE_FILE: &str = "idle-stop";
 
-/// For how long PID 1 serves.
+/// How many clients PID 1 serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lifetime {
     /// One client after the other.
@@ -72,12 +73,12 @@ struct Init {
     lifetime: Lifetime,
     signals: Signals,
     session: Option<Session>,
-    /// A session was there.
+    /// There was a session.
     has_served: bool,
-    /// The session was ended, and by nobody who may.
+    /// A signal or a panic ended the session.
     session_crashed: bool,
     stdin: Input,
-    /// When to stop, if nobody comes.
+    /// When to stop, if no client comes.
     stop_at: Option<Instant>,
 }
 
@@ -90,13 +91,13 @@ enum Input {
     Open,
     /// Left alone until then.
     Resting(Instant),
-    /// There is nothing to come.
+    /// Nothing more will come.
     AtItsEnd,
 }
 
 /// Runs as PID 1 until it is time to stop.
 pub(super) fn run(lifetime: Lifetime) -> ExitCode {
-    // Anywhere else, ending everybody would be a disaster.
+    // Anywhere else, ending all processes would be a disaster.
     if !getpid().is_init() {
         return ExitCode::from(super::ground::USAGE);
     }
@@ -161,7 +162,7 @@ impl Init {
             && (self.has_served || matches!(self.stdin, Input::AtItsEnd))
     }
 
-    /// Waits for all children that are dead, the session among them.
+    /// Reaps all dead children, the session among them.
     fn reap(&mut self) {
         loop {
             match wait(WaitOptions::NOHANG) {
@@ -181,8 +182,8 @@ impl Init {
     fn session_over(&mut self, code: Option<i32>) {
         processes::clear();
         let session = self.session.take();
-        // Ended by a signal: its client would wait for an answer for ever. The end of everything is what it sees, and the next
-        // one starts this again.
+        // After a signal its client would wait for an answer for ever. If everything ends, it sees
+        // that, and the next client starts the workspace again.
         self.session_crashed = code.is_none_or(|code| code == PANICKED);
         self.stop_at = in_a_while(idle_stop());
         let failed_at_once = session.is_none_or(|session| session.began.elapsed() < AFTER_A_FAILURE)
@@ -242,13 +243,13 @@ impl Init {
         if processes::is_alone() {
             return true;
         }
-        // Somebody is at work by an exec of their own.
+        // Another process came by an exec and is at work.
         self.stop_at = in_a_while(Some(LOOK_AGAIN));
         false
     }
 }
 
-/// None is never, and so is what no clock can tell.
+/// `None` is never, and so is a time that no clock can represent.
 fn in_a_while(after: Option<Duration>) -> Option<Instant> {
     Instant::now().checked_add(after?)
 }
@@ -263,7 +264,7 @@ fn pid_of(child: &Child) -> Pid {
     Pid::from_child(child)
 }
 
-/// The time that the last client named.
+/// The idle time that the last client named.
 fn idle_stop() -> Option<Duration> {
     let named = state_directory()
         .and_then(|directory| std::fs::read_to_string(directory.join(IDLE_FILE)).ok())
@@ -275,22 +276,22 @@ fn idle_stop() -> Option<Duration> {
     }
 }
 
-/// Leaves word of when to stop, for [`idle_stop`].
+/// Stores the idle time for [`idle_stop`].
 pub(super) fn set_idle_stop(seconds: u64) {
     if let Some(directory) = state_directory() {
-        // Without it the workspace stops at the time that was named before, and starts again when it is wanted.
+        // If this fails, the workspace stops at the old time, and starts again when needed.
         let _ = std::fs::write(directory.join(IDLE_FILE), seconds.to_string());
     }
 }
 
-/// Tells init of a client that it does not see, because this session came by an exec.
+/// Tells init of a client that init does not see, because this session came by an exec.
 pub(super) fn tell_of_client() {
     if getppid() != Some(Pid::INIT) && processes::init_is_this_program().unwrap_or(false) {
-        let _ = kill_process(Pid::INIT, Signal::USR2); // it would stop a little early
+        let _ = kill_process(Pid::INIT, Signal::USR2); // otherwise it stops a little early
     }
 }
 
-/// Signals as something to poll.
+/// Signals as a pipe to poll.
 struct Signals {
     pipe: UnixStream,
     stop: Arc<AtomicBool>,
@@ -305,7 +306,7 @@ impl Signals {
         for (signal, flag) in [(SIGTERM, &stop), (SIGINT, &stop), (SIGUSR2, &client_elsewhere)] {
             signal_hook::flag::register(signal, Arc::clone(flag))?;
         }
-        // After the flags, which are to be set when the pipe wakes anybody.
+        // After the flags, which must be set when the pipe wakes the loop.
         for signal in [SIGTERM, SIGINT, SIGUSR2, SIGCHLD] {
             signal_hook::low_level::pipe::register(signal, wake.try_clone()?)?;
         }

@@ -1,10 +1,11 @@
-//! The first process of a workspace without a container. Like `init`, it starts a session and does next to nothing else:
-//! when the session is over, in whatever way, everybody whom it started is dead before the client sees its stream end.
+//! The first process of a workspace without a container. Like `init`, it only starts a session.
+//! However that ends, all its processes are dead before the client's stream ends.
 //!
-//! A container ends with its first process. Here nothing does, so two things stand in for it. The processes of a session
-//! that was itself killed become this one's, which is a subreaper too. And each keeper waits for its turn at a lock
-//! beside the agent, which the system frees when the one before it is dead: so no session begins in a tree while
-//! another is at its end. Only whoever kills both of them at the same moment gets away with a process.
+//! A container ends with its first process. Here two things replace that. The processes of a
+//! session that was itself killed become children of this process, which is a subreaper too. And
+//! each keeper waits for its turn at a lock beside the agent, which the system frees when the
+//! keeper before it is dead. So no session begins in a tree while another one is ending. A process
+//! can escape only if keeper and session are killed at the same moment.
 
 use std::{
     fs::File,
@@ -25,10 +26,10 @@ use crate::agent::far::ground::state_directory;
 /// The file in the agent's directory that is locked while a session lives.
 const TURN: &str = "turn";
 
-/// What a session that a signal ended is said to have exited with.
+/// The exit code that is reported for a session that a signal ended.
 const KILLED: u8 = 137;
 
-/// Keeps one session.
+/// Runs one session.
 pub(super) fn run() -> ExitCode {
     outlive_friendly_signals();
     let kept = || -> io::Result<u8> {
@@ -42,18 +43,19 @@ pub(super) fn run() -> ExitCode {
     match kept() {
         Ok(code) => code.into(),
         Err(error) => {
-            // The client shows it. Where nobody reads it any more, it is of no use.
+            // The client shows it. If the client does not read any more, it is not needed.
             let _ = io::Write::write_all(&mut io::stderr(), format!("no session: {error}").as_bytes());
             ExitCode::FAILURE
         }
     }
 }
 
-/// Signals that are meant for the build come by way of the client; whoever sends them to everything that is called
-/// fastbuild must not leave the command without anybody who ends it. They are what they were again behind an exec.
+/// Signals for the build come through the client. A signal to all processes called fastbuild must
+/// not leave the command without a process that ends it. An exec restores the signals' former
+/// effect.
 pub(super) fn outlive_friendly_signals() {
     for signal in [SIGTERM, SIGINT, SIGHUP] {
-        // Without it, such a signal ends the session, and this is about whom it leaves.
+        // If this fails, such a signal ends this process, and what it started is left behind.
         let _ = signal_hook::flag::register(signal, Arc::default());
     }
 }
@@ -66,7 +68,7 @@ fn take_turn() -> io::Result<File> {
     Ok(turn)
 }
 
-/// Waits for the session, and for whoever became this process's child meanwhile.
+/// Waits for the session, and reaps processes that became children of this one meanwhile.
 fn end_of(session: Pid) -> u8 {
     loop {
         match wait(WaitOptions::empty()) {

@@ -1,8 +1,10 @@
-//! Which paths the workspace keeps: all that any client has named. A path leaves the set by hand alone (`workspace unkeep`), never
-//! because its name is missing from a command line or a file; what is in its place would be taken for something that the host had.
+//! Which paths the workspace keeps: all that any client has named. A pattern leaves the set only by
+//! hand (`workspace unkeep`), never because it is missing from a command line or a file; otherwise
+//! its paths would be taken for paths that the host once had.
 //!
-//! In: a client's patterns. Out: those of earlier clients that it does not name. A pattern in whose place there is nothing is dropped,
-//! for nothing of it can be lost. The set lies in a file beside the agent, and goes along when the workspace is made anew.
+//! In: a client's patterns. Out: those of earlier clients that it does not name. A pattern that
+//! matches nothing is dropped, because nothing can be lost. The set is in a file beside the agent,
+//! and is carried over when the workspace is made anew.
 
 use std::{
     fs,
@@ -20,7 +22,7 @@ use crate::{
     tree::ignore::Rules,
 };
 
-/// Adds `patterns` to the set of the tree at `root`, and gives those that stand before them.
+/// Adds `patterns` to the set of the tree at `root`, and returns the ones that stand before them.
 ///
 /// # Errors
 /// When the set cannot be written, or the tree cannot be looked at.
@@ -36,7 +38,7 @@ pub(super) fn add(root: &Path, patterns: &[String], view: &View) -> Result<Vec<S
             is_exception(pattern) || entries.any(|entry| rules.ignores(&entry.path))
         });
     }
-    // An exception to nothing says nothing.
+    // Exceptions alone have no effect.
     if earlier.iter().all(|pattern| is_exception(pattern)) {
         earlier.clear();
     }
@@ -47,7 +49,7 @@ pub(super) fn add(root: &Path, patterns: &[String], view: &View) -> Result<Vec<S
     Ok(earlier)
 }
 
-/// All of it.
+/// The whole set.
 pub(super) fn set(root: &Path) -> Vec<String> {
     place_beside_agent(KEPT, root).map(|place| read(&place)).unwrap_or_default()
 }
@@ -64,7 +66,7 @@ fn write(place: &Path, set: &[String]) -> io::Result<()> {
     sys::replace_file(place, |file| file.write_all(&encode(&set)))
 }
 
-/// Takes patterns out of the set of the tree at `root`; gives those that were in it.
+/// Removes patterns from the set of the tree at `root`; returns those that were in it.
 ///
 /// # Errors
 /// When the set cannot be written.

@@ -1,9 +1,9 @@
-//! Paths that only the workspace has, because a command made them there and nothing brought them back. They stay for the commands
-//! that come after, as they would on a mount.
+//! Leftovers: paths that only the workspace has, because a command made them and nothing brought
+//! them back. They stay for later commands, as they would on a mount.
 //!
-//! They are listed in a file beside the agent when a command has ended by itself. Whatever else the workspace has and the host has not,
-//! the host once had, or a command made it that was killed: that goes. A file is known by its stamp, so that what a killed
-//! command wrote into one makes it go as well.
+//! A file beside the agent lists them when a command has ended by itself. Any other path that the
+//! host does not have was once on the host, or a killed command made it: it is deleted. A file is
+//! known by its stamp, so a leftover that a killed command wrote to is deleted as well.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,15 +24,15 @@ use crate::{
     tree::Manifest,
 };
 
-/// One of them, as it lies in the file.
+/// One leftover, as stored in the file.
 #[derive(Serialize, Deserialize)]
 struct Listed {
     path: Blob,
-    /// None for a directory, which is nothing but its name.
+    /// `None` for a directory: only its name counts.
     stamp: Option<Stamp>,
 }
 
-/// Those of `manifest`, a scan of `root`, that are leftovers still.
+/// The entries of `manifest`, a scan of `root`, that are still leftovers.
 pub(super) fn find(root: &Path, manifest: &Manifest) -> HashSet<RelPath> {
     let listed = place_beside_agent("leftovers", root).and_then(|place| fs::read(place).ok());
     let listed = listed.and_then(|bytes| decode::<Vec<Listed>>(&bytes).ok()).unwrap_or_default();
@@ -52,10 +52,10 @@ pub(super) fn find(root: &Path, manifest: &Manifest) -> HashSet<RelPath> {
     left.map(|entry| entry.path.clone()).collect()
 }
 
-/// Lists those of `manifest`, a scan of `root`, that `is_left` names by their places.
+/// Lists the entries of `manifest`, a scan of `root`, whose positions `is_left` selects.
 ///
 /// # Errors
-/// The system's; the list is as it was then.
+/// The system's; then the list stays as it was.
 pub(super) fn save(root: &Path, manifest: &Manifest, is_left: impl Fn(usize) -> bool) -> io::Result<()> {
     let Some(place) = place_beside_agent("leftovers", root) else { return Ok(()) };
     let entries = manifest.entries().iter().enumerate().filter(|(at, _)| is_left(*at));

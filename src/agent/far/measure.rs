@@ -1,5 +1,5 @@
-//! Measures directories of the container, one after the other, as they are asked for. Whoever asks decides about rounds
-//! and order, for places of other machines may come in between.
+//! Measures directories of the container, one after the other, on request. The caller decides about
+//! rounds and order, because places of other machines may come in between.
 
 use std::{
     fs, io,
@@ -22,11 +22,11 @@ use crate::measure::{
     wire::{self, Ask, Medium, Told},
 };
 
-/// How long nothing is said of the progress, so that telling is no part of the figures.
+/// How long no progress is reported, so that reports do not change the figures.
 const SILENT_FOR: Duration = Duration::from_millis(100);
 
-/// Serves stdin until its end, or until a signal says that it is enough. Then it clears away what it is at: on a mount, who
-/// asked might not be able to.
+/// Serves stdin until its end, or until a signal. After a signal it removes the files that it is
+/// making: on a mount, the caller might not be able to.
 pub(super) fn run() -> ExitCode {
     let signals = Signals::default();
     if signals.listen().is_err() {
@@ -34,17 +34,17 @@ pub(super) fn run() -> ExitCode {
     }
     match serve(&signals, &mut io::stdin().lock(), &mut io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
-        // Nobody hears any more.
+        // The caller does not listen any more.
         Err(_) => ExitCode::FAILURE,
     }
 }
 
-/// What signals have said.
+/// What the signals have set.
 #[derive(Debug, Default)]
 struct Signals {
     /// Nothing is being measured: a signal may end the process at once.
     idle: Arc<AtomicBool>,
-    /// One has come.
+    /// A signal has come.
     enough: Arc<AtomicBool>,
 }
 
@@ -91,7 +91,7 @@ fn failed(tried: &str, directory: &Path, error: &io::Error) -> Problem {
     Problem::Failed { tried: format!("{tried} {directory:?}"), said: error.to_string() }
 }
 
-/// Links in it are not followed.
+/// Empties a directory. Links in it are not followed.
 fn empty(directory: &Path) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
@@ -132,7 +132,7 @@ fn measure_in(
     measure(directory, sizes, &mut watcher)
 }
 
-/// What lies in memory takes it from everybody, and a file system there may promise more than there is.
+/// A file system in memory takes it from all processes, and may promise more than there is.
 fn refuse_without_memory(directory: &Path, needed: u64) -> Result<(), Problem> {
     let free = room::below(directory)
         .map_err(|error| failed("ask how much memory there is for", directory, &error))?;
@@ -161,7 +161,7 @@ mod tests {
         serve(&Signals::default(), &mut asked.as_slice(), &mut told).unwrap();
         let mut told = told.as_slice();
         let all = std::iter::from_fn(|| wire::read::<Told>(&mut told).unwrap());
-        // A machine with other work to do tells how far it is.
+        // A busy machine reports progress, too.
         let mut answers = all.filter(|told| !matches!(told, Told::Moved(_)));
         assert!(matches!(answers.next(), Some(Told::Done(figures)) if figures.sizes == tiny));
         assert!(matches!(answers.next(), Some(Told::Failed(Problem::NoMemory { .. }))));

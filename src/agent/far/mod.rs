@@ -1,39 +1,40 @@
-//! The far end: what runs inside a workspace. One small static program with several faces, by its first argument:
+//! The far end: one small static program inside a workspace. Its first argument names its role:
 //!
-//! | argument | what it is |
+//! | argument | role |
 //! |---|---|
-//! | `init` | PID 1 of a kept workspace: starts a session when a client speaks, reaps, stops when idle |
-//! | `init once` | PID 1 of a one-run container: the same for one client, and it ends with that client |
-//! | `session` | serves one client after the other on stdin and stdout, see [`super`] for the dialogue |
+//! | `init` | PID 1 of a kept workspace: starts sessions for clients, reaps, stops when idle |
+//! | `init once` | PID 1 of a one-run container: the same for one client, then it ends |
+//! | `session` | serves one client after the other on stdin and stdout; dialogue: [`super`] |
 //! | `exec` | becomes the command: gives up privileges, takes a terminal, and executes |
-//! | `measure` | measures directories as it is asked to on stdin, for `fastbuild bench`; see [`crate::measure`] |
-//! | `weigh` | writes how much only the workspace at a path has |
+//! | `measure` | measures directories on request, for `fastbuild bench`; see [`crate::measure`] |
+//! | `weigh` | writes how many bytes only the workspace at a path has |
 //! | `end` | ends the session of a run whose client is dead |
-//! | `keep` | in the place of `init` where there is no container: one session, and nobody of it is left behind |
+//! | `keep` | replaces `init` where there is no container: one session, of which no process stays |
 //!
-//! In: frames of a client that is believed. Out: frames, and a workspace put right. What must hold: whatever way a session
-//! ends, no process that it started outlives it; no write leaves the source root through a link; what the host
-//! compares is what lies on this disk, never what is remembered of it. Neighbours: [`crate::tree`] scans and
-//! summarises, [`crate::archive`] reads and writes contents, [`crate::user`] tells who the user is.
+//! In: frames of a trusted client. Out: frames, and a tree that is equal to the host's. Invariants:
+//! however a session ends, no process that it started outlives it. No write leaves the source root
+//! through a link. The host compares with the files on this disk, never with a memory of them.
+//! Neighbours: [`crate::tree`] scans and summarises, [`crate::archive`] reads and writes contents,
+//! [`crate::user`] tells who the user is.
 //!
-//! | file | what |
+//! | file | purpose |
 //! |---|---|
-//! | `ground` | what all of them stand on |
+//! | `ground` | helpers for all files |
 //! | `inbox` | stdin -> requests and data, and the watch over a silent client |
 //! | `outbox` | replies, data and output -> stdout |
 //! | `workspace` | the tree: opened, scanned, compared |
-//! | `turn` | who may be at work in the workspace at the same time, and who waits |
+//! | `turn` | which clients may work in the workspace at the same time, and which wait |
 //! | `clocks` | the times that a command gave -> the host's time |
-//! | `clean` | what only the workspace has -> weighed, or removed by hand |
-//! | `kept` | which paths the workspace keeps, whoever named them |
+//! | `clean` | measures, or removes by hand, what only the workspace has |
+//! | `kept` | which paths the workspace keeps, named by any client |
 //! | `leftovers` | which paths only the workspace has, and may keep |
 //! | `apply` | deletes, a tar stream and metadata -> the disk |
 //! | `command` | one run of the command, from outside |
 //! | `collect` | what the command made |
-//! | `owners` | what the command made in the host's own tree -> its user's |
+//! | `owners` | gives what the command made in the host's own tree to the user |
 //! | `processes` | killing and reaping |
-//! | `pause` | stopping, and taking up again |
-//! | `room` | what the place of the tree can take yet |
+//! | `pause` | stopping and continuing |
+//! | `room` | the free space at the tree's place |
 //! | `writers` | small files -> the disk |
 
 mod apply;

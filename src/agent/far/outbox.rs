@@ -21,7 +21,7 @@ use crate::agent::{
 /// How much of a stream is collected before it is written, in bytes.
 const BULK: usize = 128 << 10;
 
-/// The way to the client. Everything but data is written at once.
+/// The output to the client. Everything but data is written at once.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     state: Mutex<State>,
@@ -36,7 +36,7 @@ struct State {
 }
 
 impl Outbox {
-    /// Begins with a new client. What was still to be said to the one before is forgotten.
+    /// Starts with a new client. Unsent output for the client before is dropped.
     pub(super) fn welcome(&self, nonce: &Nonce, message: &[u8]) -> io::Result<()> {
         let mut state = self.lock();
         self.over.store(false, Ordering::Relaxed);
@@ -46,7 +46,7 @@ impl Outbox {
         self.flush(&mut state)
     }
 
-    /// Makes every write from now on fail, so that whoever is writing to a client that is gone comes to an end.
+    /// Makes all later writes fail, so that writers to a client that is gone come to an end.
     pub(super) fn close(&self) {
         self.over.store(true, Ordering::Relaxed);
     }
@@ -58,14 +58,14 @@ impl Outbox {
         self.flush(&mut state)
     }
 
-    /// A reply that data follows, which takes it along.
+    /// A reply that data follows. It is written together with the data.
     pub(super) fn reply_before_data(&self, reply: &Reply) {
         let mut state = self.lock();
         let session = state.session;
         push_message(&mut state.waiting, session, &encode(reply));
     }
 
-    /// What the command wrote.
+    /// Output of the command.
     pub(super) fn output(&self, kind: Kind, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.lock();
         let session = state.session;
@@ -73,7 +73,7 @@ impl Outbox {
         self.flush(&mut state)
     }
 
-    /// A stream of data; to be ended by [`DataOut::finish`] or [`DataOut::fail`].
+    /// A stream of data. [`DataOut::finish`] or [`DataOut::fail`] must end it.
     pub(super) fn data(&self) -> DataOut<'_> {
         DataOut(self)
     }
@@ -94,7 +94,7 @@ impl Outbox {
             match rustix::io::write(stdout, bytes) {
                 Ok(written) => bytes = &bytes[written..],
                 Err(Errno::INTR) => {}
-                // Some engines hand out pipes that do not block.
+                // Some engines pass pipes that do not block.
                 Err(Errno::AGAIN) => {
                     poll(&mut [PollFd::new(&stdout, PollFlags::OUT)], None)?;
                 }

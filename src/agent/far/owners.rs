@@ -1,9 +1,10 @@
-//! What a command made or changed in the host's own tree -> given to the user who runs fastbuild, as what comes back from any other
-//! workspace is his. The command ran as somebody else, mostly as root.
+//! Makes the user who runs fastbuild the owner of what a command made or changed in the host's own
+//! tree, as with other workspaces. The command ran as another user, mostly as root.
 //!
-//! One walk by ctime when the command is over. Left alone: what is mounted below the root, and a file with a name outside of the tree,
-//! for that name was there before. Nothing is followed: what a name stands for is held by a handle, and looked at through it. Where an
-//! owner may not be changed (a server that knows no root) things stay as they are, as under any mount.
+//! One walk by ctime when the command is over. Left alone: paths that are mounted below the root,
+//! and a file with a name outside of the tree, because that name was there before. No link is
+//! followed: a handle holds each file, and is used to examine it. Where an owner may not be changed
+//! (a server that does not accept root), files stay as they are, as under any mount.
 
 use std::{collections::HashMap, fs, io, path::Path};
 
@@ -25,19 +26,20 @@ use crate::{
     user::Ids,
 };
 
-/// What is to be given to whom.
+/// Which files get a new owner, and which owner.
 #[derive(Debug)]
 pub(super) struct Giving {
     to: Ids,
-    /// Who makes it.
+    /// The user who makes the files.
     runner: Ids,
-    /// Since when.
+    /// Only files changed since then are given.
     since: Timestamp,
 }
 
 impl Giving {
-    /// Of all that is made and changed from now on by a command that runs as `runner`. None where that is the owner, and where this
-    /// process has no such rights or does not see the host's users.
+    /// Covers all that a command running as `runner` makes and changes from now on. `None` where
+    /// `runner` is the owner, and where this process may not change owners or does not see the
+    /// host's users.
     pub(super) fn begin(owner: &Owner, root: &Path, runner: Ids) -> Option<Giving> {
         let mapped = |table: &str, id| here(&fs::read_to_string(table).ok()?, id);
         let uid = |id| mapped("/proc/self/uid_map", id);
@@ -55,7 +57,8 @@ impl Giving {
         Some(Giving { to, runner, since })
     }
 
-    /// Gives it, as far as it is there and that is allowed. What is `mounted` below the root is none of it.
+    /// Changes the owners, where files exist and it is allowed. Paths `mounted` below the root are
+    /// left alone.
     pub(super) fn give(&self, root: &Path, mounted: &[RelPath]) {
         let options = ScanOptions { rules: &Rules::none(), leave_out: mounted, progress: &|_| {} };
         let (Ok(tree), Ok(directory)) = (scan(root, &options), fs::File::open(root)) else { return };
@@ -72,7 +75,7 @@ impl Giving {
         let mut walk = Walk::new(&directory);
         let changed = entries.iter().filter(|entry| entry.stamp.ctime >= self.since);
         for path in changed.map(|entry| &entry.path).chain(tree.skipped.iter().map(|(path, _)| path)) {
-            // What is gone, or may not be given, stays as it is.
+            // A path that is gone, or may not be given, stays as it is.
             let _ = self.give_one(&mut walk, path, &has_names_outside);
         }
     }
@@ -87,23 +90,23 @@ impl Giving {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let handle = rustix::fs::openat(dir, name, flags, Mode::empty())?;
         let stat = rustix::fs::fstat(&handle)?;
-        // A set-gid directory hands its group on, and keeps it.
+        // A set-gid directory passes its group on, and keeps it.
         let gid = match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory if stat.st_mode & at::SET_GROUP != 0 => stat.st_gid,
             _ => at::group_handed_on(dir)?.unwrap_or(self.to.gid),
         };
-        // Of what is the user's already, another group than the command's was chosen by somebody.
+        // In the user's own files, a group other than the command's was set on purpose.
         let is_right = stat.st_uid == self.to.uid && (stat.st_gid == gid || stat.st_gid != self.runner.gid);
         if at::stamp(&stat).ctime < self.since || is_right || has_names_outside(&stat) {
             return Ok(());
         }
-        // The set-uid bit of a file goes with its owner: the kernel sees to that.
+        // The kernel clears the set-uid bit of a file when its owner changes.
         let (uid, gid) = (Uid::from_raw(self.to.uid), Gid::from_raw(gid));
         Ok(rustix::fs::chownat(&handle, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?)
     }
 }
 
-/// The host's number `id` as this user namespace has it: a table's lines are the first number here, the first there, how many.
+/// The host's number `id` in this user namespace. A table line: first here, first there, count.
 fn here(table: &str, id: u32) -> Option<u32> {
     table.lines().find_map(|line| {
         let mut numbers = line.split_ascii_whitespace().map(|number| number.parse::<u32>().ok());

@@ -1,5 +1,6 @@
-//! What a session started, stopped while its client is, and taken up again. The kernel does not do it: signals of a terminal's reach
-//! fastbuild alone, and a terminal in here stops no group that no shell of the same session waits for.
+//! Stops the processes of a session while its client is stopped, and continues them. The kernel
+//! does not do this: signals of a terminal reach fastbuild alone, and a terminal in the workspace
+//! does not stop a group that no shell of the same session waits for.
 
 use std::fs::{self, File};
 
@@ -10,15 +11,16 @@ use rustix::{
 
 use crate::sys::process::{Look, State, has_default, look};
 
-/// How often it is looked for processes that were made while the others were stopped.
+/// How many rounds look for processes that were made while the others were being stopped.
 const ROUNDS: usize = 20;
 
-/// Who was stopped, parents first.
+/// The stopped processes, parents first.
 #[derive(Debug, Default)]
 pub(super) struct Paused(Vec<Pid>);
 
 impl Paused {
-    /// Stops all that descends from this process. Parents go first: a shell does not see its children stop before it stops itself.
+    /// Stops all descendants of this process. Parents go first, so that a shell does not see its
+    /// children stop before it stops itself.
     pub(super) fn everybody() -> Paused {
         let mut paused = Paused::default();
         for _ in 0..ROUNDS {
@@ -26,7 +28,7 @@ impl Paused {
             for (pid, state) in descendants() {
                 if state == State::Running {
                     all_stand = false;
-                    let _ = kill_process(pid, Signal::STOP); // it may be over
+                    let _ = kill_process(pid, Signal::STOP); // it may have ended
                     paused.0.push(pid);
                 }
             }
@@ -37,7 +39,7 @@ impl Paused {
         paused
     }
 
-    /// Takes them up again, and the command's own group where it had stopped before.
+    /// Continues them, and the command's own group where it had stopped before.
     pub(super) fn take_up(self, command: Pid) {
         if !self.0.contains(&command) {
             let _ = kill_process_group(command, Signal::CONT);
@@ -48,13 +50,13 @@ impl Paused {
     }
 }
 
-/// Whether the command's main process stands still.
+/// Whether the command's main process is stopped.
 pub(super) fn is_stopped(command: Pid) -> bool {
     look(command.as_raw_pid()).is_some_and(|look| look.state == State::Stopped)
 }
 
-/// Whether one of `keys` is the one that suspends, and the command would stop by it if a shell were there: it is in the foreground
-/// itself, and does not catch what the key stands for.
+/// Whether one of `keys` is the suspend key, and the command would stop by it if a shell were
+/// there: it is in the foreground itself, and does not catch the key's signal.
 pub(super) fn suspends(terminal: &File, keys: &[u8], command: Pid) -> bool {
     let is_key = tcgetattr(terminal).is_ok_and(|modes| {
         modes.local_modes.contains(LocalModes::ISIG)

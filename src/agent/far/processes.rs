@@ -1,7 +1,8 @@
-//! Killing and reaping: whatever a process started, and whatever that started, is dead before it is over.
+//! Killing and reaping: before a process is over, all its descendants are dead.
 //!
-//! A session and the agent's first process are subreapers (PID 1 is one by nature), so nothing can hide from them by a double fork or a
-//! session of its own. Others in the same container, who came by an exec, are no descendants and are left alone.
+//! A session and the agent's first process are subreapers (PID 1 always is one), so no process can
+//! escape by a double fork or a session of its own. Other processes of the container, which came by
+//! an exec, are not descendants and are left alone.
 
 use std::{
     fs, io,
@@ -14,10 +15,10 @@ use rustix::{
     process::{Pid, Signal, WaitOptions, getpid, kill_process, test_kill_process_group, wait},
 };
 
-/// What a process in an uninterruptible wait gets before it is left to itself.
+/// How long to wait for a process in an uninterruptible wait.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Kills all that descends from this process, reaps it, and returns when nobody is left.
+/// Kills and reaps all descendants of this process, and returns when none is left.
 pub(super) fn clear() {
     let deadline = Instant::now() + PATIENCE;
     while kill() == Found::Somebody && Instant::now() < deadline {
@@ -27,33 +28,33 @@ pub(super) fn clear() {
     reap();
 }
 
-/// Whether a [`kill`] met anybody.
+/// Whether a [`kill`] found a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
     Somebody,
     Nobody,
 }
 
-/// Kills all that descends from this process, and does not wait.
+/// Kills all descendants of this process, and does not wait.
 pub(super) fn kill() -> Found {
     let found = descendants().unwrap_or_default();
     for pid in &found {
-        let _ = kill_process(*pid, Signal::KILL); // it may be dead meanwhile
+        let _ = kill_process(*pid, Signal::KILL); // it may be dead already
     }
     if found.is_empty() { Found::Nobody } else { Found::Somebody }
 }
 
-/// Whether this process is all there is in its PID namespace, but for PID 1.
+/// Whether this process is the only one in its PID namespace, except PID 1.
 pub(super) fn is_alone() -> bool {
     test_kill_process_group(Pid::INIT) == Err(Errno::SRCH)
 }
 
-/// Waits for all children that are dead.
+/// Reaps all dead children.
 pub(super) fn reap() {
     while let Ok(Some(_)) | Err(Errno::INTR) = wait(WaitOptions::NOHANG) {}
 }
 
-/// Whether PID 1 is this very program: then the namespace is a workspace's.
+/// Whether PID 1 is this same program: then the namespace is a workspace's.
 pub(super) fn init_is_this_program() -> io::Result<bool> {
     let (init, own) = (fs::metadata("/proc/1/exe")?, fs::metadata("/proc/self/exe")?);
     let argv = fs::read("/proc/1/cmdline")?;
@@ -61,7 +62,7 @@ pub(super) fn init_is_this_program() -> io::Result<bool> {
     Ok(is_init && init.dev() == own.dev() && init.ino() == own.ino())
 }
 
-/// All processes that descend from this one.
+/// All descendants of this process.
 fn descendants() -> io::Result<Vec<Pid>> {
     let mut all = Vec::new();
     for entry in fs::read_dir("/proc")? {

@@ -1,4 +1,4 @@
-//! What the place of the source tree can take yet, so that a tree which does not fit is refused before any of it is sent.
+//! The free space for the source tree: one that does not fit is refused before it is sent.
 
 use std::{fs, io, path::Path};
 
@@ -9,8 +9,7 @@ use crate::agent::protocol::Room;
 /// `f_type` of a tmpfs: `TMPFS_MAGIC` of Linux's `magic.h`.
 const TMPFS: FsWord = 0x0102_1994;
 
-/// What there is room for below `root`. In a tmpfs that is memory, too, of which there may be less than the file system
-/// would take.
+/// The free space below `root`. A tmpfs needs memory too, which may be the smaller limit.
 pub(super) fn below(root: &Path) -> io::Result<Room> {
     let room = of_file_system(&statvfs(root)?);
     if statfs(root)?.f_type != TMPFS {
@@ -30,7 +29,7 @@ pub(super) fn below(root: &Path) -> io::Result<Room> {
 
 fn of_file_system(stat: &StatVfs) -> Room {
     let block = stat.f_frsize.max(1);
-    // Without a number of files in all, there is none that could run out (btrfs).
+    // A file system without a total number of files (btrfs) cannot run out of them.
     let files = (stat.f_files > 0).then_some(stat.f_favail);
     Room { bytes: stat.f_bavail.saturating_mul(block), files, block }
 }
@@ -41,7 +40,7 @@ fn available(meminfo: &str) -> Option<u64> {
     line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// What a limit of the container's leaves; none where there is none (`max`, or a number beyond all memory).
+/// What a container's limit leaves; `None` for `max`. A number beyond all memory has no effect.
 fn limit_left(limit: Option<String>, used: Option<String>) -> Option<u64> {
     let limit: u64 = limit?.trim().parse().ok()?;
     Some(limit.saturating_sub(used?.trim().parse().ok()?))

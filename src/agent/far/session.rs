@@ -1,13 +1,14 @@
-//! One client after the other, on stdin and stdout. Requests are served in turn by this thread; see [`super`] for the others.
+//! Serves one client after the other on stdin and stdout. This thread handles requests in order;
+//! [`super`] lists the other parts.
 //!
-//! | how a client's session ends | what then |
+//! | end of a client's session | what follows |
 //! |---|---|
-//! | Bye | the index is written; served on if the next client has begun to speak, else this process ends |
-//! | another client's Hello | that one is served |
-//! | bytes that are no frame | the next Hello is waited for |
+//! | Bye | the index is written; goes on if the next client already sends, else this process ends |
+//! | another client's Hello | that client is served |
+//! | bytes that are not a frame | waits for the next Hello |
 //! | silence, the end of stdin, no Hello in time | this process ends |
 //!
-//! In each case everything that was started is dead first.
+//! In each case all processes that were started are dead first.
 
 use std::{
     collections::BTreeSet,
@@ -60,18 +61,18 @@ use crate::{
 /// Exit code: nothing more will come on stdin.
 pub(super) const AT_ITS_END: u8 = 4;
 
-/// Exit code: nobody said Hello.
+/// Exit code: no client sent a Hello.
 const NO_HELLO: u8 = 5;
 
-/// What a client that names no silence is given.
+/// The allowed silence of a client that names none.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// How many names of a directory are told in place of a missing path.
+/// How many names of a directory are listed in place of a missing path.
 const NAMES: usize = 20;
 
-/// Serves until there is nobody to serve.
+/// Serves until there is no client to serve.
 pub(super) fn run(lifetime: Lifetime) -> ExitCode {
-    // Whoever loses its parent becomes this process's child, and can be waited for.
+    // Orphans become children of this process, which can then wait for them.
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     keep::outlive_friendly_signals();
     end_with_any_thread();
@@ -109,7 +110,7 @@ pub(super) fn run(lifetime: Lifetime) -> ExitCode {
     }
 }
 
-/// A thread that panics would leave others waiting for it; init (or the engine) clears up behind this process.
+/// Other threads would wait for one that panics. init (or the engine) cleans up after this.
 fn end_with_any_thread() {
     let tell = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -118,10 +119,10 @@ fn end_with_any_thread() {
     }));
 }
 
-/// Where the client that is served stands in line.
+/// The current client's file in the queue.
 type Place = Arc<Mutex<Option<PathBuf>>>;
 
-/// Ends this process, and all that it started, when its client is dead and somebody says so: see [`turn::end`].
+/// Ends this process, and all that it started, when its client is dead and [`turn::end`] says so.
 fn end_when_told(place: Place) -> io::Result<()> {
     let (mut told, tell) = UnixStream::pair()?;
     signal_hook::low_level::pipe::register(SIGUSR1, tell)?;
@@ -144,23 +145,23 @@ struct Session {
     turn: Option<Turn>,
     place: Place,
     workspace: Option<Workspace>,
-    /// For each query of the latest Collect.
+    /// One for each query of the latest Collect.
     collected: Vec<Collected>,
 }
 
-/// Why stdin is read no further.
+/// Why no more of stdin is read.
 enum InputOver {
     Bye,
     End(InputEnd),
 }
 
-/// Why a client is served no further.
+/// Why a client is not served any more.
 #[derive(Debug)]
 enum Stop {
     Bye,
-    /// Another one has come.
+    /// Another client has come.
     Next(Greeting),
-    /// What came is no frame.
+    /// The bytes are not a frame.
     Lost,
     End(InputEnd),
     Failed(Failed),
@@ -193,7 +194,7 @@ impl From<DataStop> for Stop {
     }
 }
 
-/// What an event means for the client, when it ends its session; else the event.
+/// How an event ends the client's session; if it does not, the event.
 fn end_of(event: Event) -> Result<Stop, Event> {
     match event {
         Event::Hello { nonce, message } => Ok(Stop::Next(Greeting { nonce, message })),
@@ -234,14 +235,14 @@ impl Session {
         self.inbox.expect_hello();
         loop {
             match end_of(self.inbox.next()) {
-                // Of a client that is not known.
+                // From a client that is not known.
                 Ok(Stop::Failed(_) | Stop::Lost) | Err(_) => {}
                 Ok(stop) => return stop,
             }
         }
     }
 
-    /// One client, from its Hello on.
+    /// Serves one client, from its Hello on.
     fn serve(&mut self, greeting: &Greeting) -> Stop {
         self.forget();
         let version = env!("CARGO_PKG_VERSION").to_owned();
@@ -255,13 +256,13 @@ impl Session {
                 init::set_idle_stop(seconds);
             }
         }
-        // When this fails, the inbox will tell why.
+        // A failure means that the client is gone, which the inbox reports.
         let _ = self.outbox.welcome(&greeting.nonce, &encode(&welcome));
         let stop = self.requests();
         let Stop::Failed(failed) = stop else { return stop };
         processes::clear();
         let _ = self.outbox.reply(&Reply::Failed(failed));
-        // What it still says is not listened to.
+        // Later messages of this client are ignored.
         loop {
             match end_of(self.inbox.next()) {
                 Ok(Stop::Failed(_)) | Err(_) => {}
@@ -307,7 +308,7 @@ impl Session {
             match end_of(self.inbox.next()) {
                 Ok(stop) => return Err(stop),
                 Err(Event::Request(request)) => return Ok(request),
-                // Of a command that was over before this client came, and of a client before it.
+                // Of a command that was over before this client came, or of an earlier client.
                 Err(
                     Event::CommandOver(_) | Event::CommandStopped | Event::Ahead { .. } | Event::Turn { .. },
                 ) => {}
@@ -358,7 +359,7 @@ impl Session {
                 let there = look(&path);
                 self.reply(&there);
             }
-            // For a command that is over, or read from the inbox already.
+            // For a command that is over, or handled by the inbox already.
             Request::Stdin(_)
             | Request::StdinEnd
             | Request::Signal(_)
@@ -371,12 +372,12 @@ impl Session {
         Ok(())
     }
 
-    /// A reply that cannot be written means that the client is gone, which the inbox tells.
+    /// A reply that cannot be written means that the client is gone, which the inbox reports.
     fn reply(&self, reply: &Reply) {
         let _ = self.outbox.reply(reply);
     }
 
-    /// Gives what there is of those who are at work beside this client.
+    /// Returns what is known of clients that work at the same time.
     fn wait_for_turn(&mut self, open: &Open) -> Result<Option<Others>, Stop> {
         self.wait_in_line(open, open.claim.clone())?;
         let outputs = self.turn.as_ref().map_or(Ok(None), Turn::others);
@@ -387,7 +388,7 @@ impl Session {
             let outputs: Vec<_> = outputs.iter().map(|path| PathBuf::from(OsStr::from_bytes(path))).collect();
             return Ok(Some(Others { outputs: caches_below(&outputs, &root), host }));
         }
-        // What the host had when they began is not known, so that nothing can be put right beside them.
+        // What the host had when they began is unknown: nothing can be put right beside them.
         self.wait_in_line(open, Claim::Everything)?;
         Ok(None)
     }
@@ -421,7 +422,7 @@ impl Session {
 
     fn apply(&mut self, deletes: &[RelPath]) -> Result<(), Stop> {
         let workspace = opened(&mut self.workspace)?;
-        // Nothing is written before the scan is over, or it would see half of it.
+        // Nothing is written before the scan is over, because the scan would see half of it.
         workspace.tree()?;
         let mut applier = Applier::new(workspace)?;
         applier.delete(deletes, workspace.tree()?)?;
@@ -534,7 +535,7 @@ fn opened(workspace: &mut Option<Workspace>) -> Result<&mut Workspace, Failed> {
     workspace.as_mut().ok_or_else(|| nonsense("no source root is open"))
 }
 
-/// How a command ended, by what is told of it. A shell tells that what it ran was killed by its own exit code.
+/// How a command ended, from its reply. A shell reports a killed child by its own exit code.
 fn ending(exited: &Reply) -> Ending {
     const KILLED: u8 = 9;
     match exited {
@@ -545,7 +546,7 @@ fn ending(exited: &Reply) -> Ending {
     }
 }
 
-/// What is there in place of a path.
+/// Lists what exists in place of a path.
 fn look(path: &Blob) -> Reply {
     let path = Path::new(OsStr::from_bytes(path));
     let listed = path.ancestors().skip(1).find_map(|above| Some((above, names(above).ok()?)));
@@ -559,7 +560,7 @@ fn names(directory: &Path) -> io::Result<BTreeSet<Vec<u8>>> {
     fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name().into_vec())).collect()
 }
 
-/// The most memory that this process had.
+/// The peak memory of this process.
 fn peak_kib() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

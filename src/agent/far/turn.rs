@@ -1,13 +1,15 @@
-//! Whose turn it is in the workspace: the lock that a client's [`Open`](crate::agent::protocol::Open) asks for.
+//! Whose turn it is in the workspace: the lock that a client's
+//! [`Open`](crate::agent::protocol::Open) asks for.
 //!
-//! Beside the agent, each session that has opened the source root has a file, which it keeps locked: so it is free when the session is
-//! dead. The file's name is a number, and whoever comes later waits for all that are before it and may not be at work at the same
-//! time ([`Claim`]). A second lock is held by one at a time, from then on until its command starts: who puts the tree right.
+//! Each session that has opened the source root has a file beside the agent and keeps it locked;
+//! the lock is free when the session is dead. The file's name is a number. A later session waits
+//! for all earlier ones that may not work at the same time ([`Claim`]). Then, until its command
+//! starts, it holds a second lock alone: the one for putting the tree right.
 //!
 //! | file | locked |
 //! |---|---|
-//! | `turn-NUMBER` | by a session, while it is there: waiting, putting right, running |
-//! | `turn-righting` | by who puts the tree right |
+//! | `turn-NUMBER` | by a session, for its whole time: waiting, putting right, running |
+//! | `turn-righting` | by the session that puts the tree right |
 //! | `turn-guard` | while a number is taken |
 
 use std::{
@@ -36,19 +38,19 @@ use crate::{
 pub(super) struct Ask {
     client: Client,
     claim: Claim,
-    /// Source root, rules, user: where these differ, the trees cannot be held against each other.
+    /// Source root, rules, user: where these differ, the trees cannot be compared.
     settings: Digest,
     pid: i32,
 }
 
-/// What a session's file is called, before its number.
+/// The name of a session's file, before its number.
 const NAME: &str = "turn-";
 
-/// How far a session is: the first byte of its file.
+/// The state of a session: the first byte of its file.
 const WAITS: u8 = 0;
 const RUNS: u8 = 1;
 
-/// A place in the queue, and the turn when it has come. Given up when dropped.
+/// A place in the queue, and the turn when it has come. Dropping it gives it up.
 #[derive(Debug)]
 pub(super) struct Turn {
     pub(super) number: u64,
@@ -57,7 +59,7 @@ pub(super) struct Turn {
     righting: Option<File>,
 }
 
-/// Somebody who has to end first.
+/// A client that has to end first.
 #[derive(Debug)]
 pub(super) struct Ahead {
     pub(super) client: Client,
@@ -81,7 +83,7 @@ impl Ask {
     }
 }
 
-/// Whether one path is the other, or leads to it.
+/// Whether the paths are equal, or one leads to the other.
 fn overlap(one: &[u8], other: &[u8]) -> bool {
     let (short, long) = if one.len() < other.len() { (one, other) } else { (other, one) };
     let short = short.strip_suffix(b"/").unwrap_or(short);
@@ -89,7 +91,8 @@ fn overlap(one: &[u8], other: &[u8]) -> bool {
 }
 
 impl Turn {
-    /// Gets in line. The turn has come when [`Event::Turn`] tells so with this number; where nobody has to end first, it has come already.
+    /// Gets in line. The turn has come when [`Event::Turn`] brings this number. Where no client has
+    /// to end first, it has come already.
     ///
     /// # Errors
     /// The system's.
@@ -120,7 +123,7 @@ impl Turn {
             }
         }
         let inbox = Arc::clone(inbox);
-        // A client that goes away meanwhile does not end this; what it comes to is for nobody then.
+        // A client that goes away meanwhile does not end this; the result is then not used.
         thread::Builder::new().name("turn".to_owned()).spawn(move || {
             let waited = wait(ahead, number, &inbox).and_then(|()| righting.lock());
             inbox.post(Event::Turn { number, righting: waited.map(|()| righting) });
@@ -136,14 +139,14 @@ impl Turn {
     /// Takes what [`Event::Turn`] brings.
     ///
     /// # Errors
-    /// What the wait came to.
+    /// The error of the wait.
     pub(super) fn take(&mut self, righting: io::Result<File>) -> io::Result<()> {
         self.righting = Some(righting?);
         Ok(())
     }
 
-    /// The outputs of those whose commands run; none where nobody's does. Nobody else's begins to run while this one puts the tree
-    /// right.
+    /// The outputs of sessions whose commands run; `None` where no command runs. No other command
+    /// starts while this session puts the tree right.
     ///
     /// # Errors
     /// The system's.
@@ -172,12 +175,13 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        // One that stays is taken away by who comes next.
+        // The next session removes a file that stays.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// Ends the sessions of a client that is dead, and returns when they are over. One that has not opened the source root runs nothing.
+/// Ends the sessions of a dead client, and returns when they are over. A session that has not
+/// opened the source root runs nothing.
 ///
 /// # Errors
 /// The system's.
@@ -187,7 +191,7 @@ pub(super) fn end(run: &str) -> io::Result<()> {
         if there.ask.client.run == run
             && let Some(pid) = Pid::from_raw(there.ask.pid)
         {
-            // That its file is gone is what tells the session that it, and not a later client of its process, is meant.
+            // Its missing file tells a session that it is meant, not a later client.
             let _ = fs::remove_file(there.path);
             let _ = kill_process(pid, Signal::USR1);
             there.file.lock_shared()?;
@@ -196,7 +200,7 @@ pub(super) fn end(run: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits for all who are ahead, one after the other, and tells for whom.
+/// Waits for all sessions ahead, one after the other, and reports each.
 fn wait(ahead: Vec<(File, Ahead)>, number: u64, inbox: &Inbox) -> io::Result<()> {
     for (file, ahead) in ahead {
         match file.try_lock_shared() {
@@ -217,7 +221,8 @@ struct There {
     state: u8,
 }
 
-/// All of them, in the order in which they came, and the last number that is taken; the files of dead ones go. The guard is held.
+/// All of them in order, and the last number taken. Removes the files of dead ones. The caller
+/// holds the guard.
 fn there(directory: &Path) -> io::Result<(Vec<There>, u64)> {
     let mut numbers = Vec::new();
     for entry in fs::read_dir(directory)? {
@@ -236,7 +241,7 @@ fn there(directory: &Path) -> io::Result<(Vec<There>, u64)> {
         };
         match file.try_lock_shared() {
             Ok(()) => {
-                let _ = fs::remove_file(path); // by its own session, just now
+                let _ = fs::remove_file(path); // its own session may just have done so
                 continue;
             }
             Err(TryLockError::WouldBlock) => {}
@@ -245,7 +250,7 @@ fn there(directory: &Path) -> io::Result<(Vec<There>, u64)> {
         let mut written = Vec::new();
         file.read_to_end(&mut written)?;
         let (state, ask) = written.split_first().unwrap_or((&WAITS, &[]));
-        // Of one that was damaged nothing is known but that it is there.
+        // A damaged file shows only that its session exists.
         let ask =
             decode(ask).unwrap_or_else(|_| Ask::new(Client::default(), Claim::Everything, Digest([0; 32])));
         all.push(There { path, file, ask, state: *state });
@@ -264,7 +269,7 @@ fn guarded() -> io::Result<(PathBuf, File)> {
 fn open(path: &Path) -> io::Result<File> {
     let open = || File::options().write(true).create(true).truncate(false).open(path);
     open().or_else(|error| match error.kind() {
-        // Somebody has put one there.
+        // A directory was put there.
         io::ErrorKind::IsADirectory => fs::remove_dir_all(path).and_then(|()| open()),
         _ => Err(error),
     })

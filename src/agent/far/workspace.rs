@@ -1,12 +1,13 @@
-//! The source root: opened, scanned, held against the host's summary, and kept in memory as what is on the disk.
+//! The source root: opened, scanned, compared with the host's summary, kept in memory as on disk.
 //!
-//! In: an [`Open`], a [`Compare`]. Out: which buckets differ, and the nodes of those. The walk begins with Open, on a thread of
-//! its own, so that it runs while the host walks its tree too. One walk serves both questions that come later: what
-//! differs from the host, and what the command changed ([`super::collect`]). What lies in the tree and is neither the host's nor was it
-//! ever, is a leftover ([`super::leftovers`]).
+//! In: an [`Open`], a [`Compare`]. Out: which buckets differ, and the nodes of those. The scan
+//! begins with Open, on a thread of its own, so that it runs while the host scans its tree too. One
+//! scan answers two questions: what differs from the host, and what the command changed
+//! ([`super::collect`]). A path that the host does not have and never had is a leftover
+//! ([`super::leftovers`]).
 //!
-//! Digests are believed from the index only (see [`crate::tree::index`]), and are those of the files as they were found
-//! here; what the client says of a file is never taken for one.
+//! Digests are trusted only from the index (see [`crate::tree::index`]), and are those of the files
+//! as they were found here. A digest that the client names is never taken for one.
 
 use std::{
     collections::HashSet,
@@ -46,7 +47,7 @@ use crate::{
     user::{self, Account},
 };
 
-/// How often a tree that changes while it is read is read again.
+/// How many times a tree that changes meanwhile is read.
 const TRIES: usize = 3;
 
 /// A source root that a client has opened.
@@ -56,26 +57,26 @@ pub(super) struct Workspace {
     pub(super) account: Account,
     pub(super) manners: Manners,
     pub(super) view: View,
-    /// What the workspace keeps beside what the client names.
+    /// The patterns that the workspace keeps besides the client's.
     pub(super) kept: Vec<String>,
     pub(super) scope: Scope,
     /// See [`Open::only`].
     pub(super) only: Vec<String>,
-    /// Where caches lie, below the root or elsewhere.
+    /// Where caches are, below the root or elsewhere.
     pub(super) caches: Vec<PathBuf>,
     tree: State,
     index: Option<PathBuf>,
     /// The root's own mtime on the host, once it is known.
     root_mtime: Option<Timestamp>,
     pub(super) company: Company,
-    /// Of the summary of what the host has, once it is known.
+    /// The digest of the host's summary, once it is known.
     host: Option<Digest>,
     pub(super) ending: Ending,
-    /// Since when a command runs, or ran.
+    /// The time span of the command that runs or ran.
     pub(super) span: Option<Span>,
     /// Paths whose changes came back to their own places.
     pub(super) brought_back: Vec<RelPath>,
-    /// What was seen when the command had ended, and before.
+    /// The tree before the command, and the changes after it.
     pub(super) over: Option<Over>,
 }
 
@@ -83,7 +84,7 @@ pub(super) struct Workspace {
 #[derive(Debug, Clone)]
 pub(super) enum Scope {
     Everything,
-    /// Those at and below these, and those that are selected.
+    /// Those at and below these outputs, and the selected ones.
     Below {
         outputs: Vec<RelPath>,
         selected: Rules,
@@ -93,37 +94,38 @@ pub(super) enum Scope {
 /// How the command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// There was none, or it runs.
+    /// No command has run, or it still runs.
     None,
     ByItself,
-    /// By SIGKILL or want of memory: what it made may be half made.
+    /// By SIGKILL or lack of memory: its products may be incomplete.
     Cut,
 }
 
-/// What there is of others who are at work in the tree.
+/// What is known of others that work in the tree.
 #[derive(Debug)]
 pub(super) struct Others {
-    /// What they are making.
+    /// Their outputs.
     pub(super) outputs: Vec<RelPath>,
     /// What the host had when the tree was last put right.
     pub(super) host: Vec<Node>,
 }
 
-/// Who else is at work in the tree.
+/// Whether others work in the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Company {
     Nobody,
-    /// Their changes are not this client's business: in the place of what lies on the disk stands what the host had when they began,
-    /// so that only what it has changed since is put right. Each file is put in its place by a rename.
+    /// This client leaves their changes alone. Its tree in memory is what the host had when they
+    /// began, not what is on the disk, so that only later changes of the host are applied. Each
+    /// file is put in its place by a rename.
     Others,
 }
 
-/// What of the root is source tree: the rest is not looked at.
+/// Which part of the root is source tree. The rest is not scanned.
 #[derive(Debug, Clone)]
 pub(super) struct View {
     pub(super) rules: Rules,
     pub(super) outputs: Vec<RelPath>,
-    /// What of the root has a life of its own.
+    /// Caches and mounts below the root, which are not part of the tree.
     pub(super) caches: Vec<RelPath>,
     pub(super) extent: Extent,
 }
@@ -132,29 +134,30 @@ pub(super) struct View {
 enum State {
     Scanning(JoinHandle<Result<Tree, Failed>>),
     Known(Tree),
-    /// A scan failed, and its failure was told.
+    /// A scan failed, and its failure was reported.
     Lost,
 }
 
-/// A tree as it was found, and as far as its contents are known.
+/// A tree as it was found, with the digests that are known.
 #[derive(Debug, Default)]
 pub(super) struct Tree {
     pub(super) manifest: Manifest,
     pub(super) digests: Vec<Option<Digest>>,
     /// Sockets, fifos, devices.
     pub(super) specials: Vec<(RelPath, Special)>,
-    /// What the host has not and never had.
+    /// Paths that the host does not have and never had.
     pub(super) leftovers: HashSet<RelPath>,
     /// How many files were read for their digests.
     pub(super) hashed: u64,
-    /// Places of files whose stamp was too fresh when they were read: their digests are not for the index.
+    /// Positions of files whose stamp was too fresh when they were read: the index must not get
+    /// their digests.
     pub(super) fresh: Vec<usize>,
     /// Something is known that the index does not have.
     pub(super) unsaved: bool,
 }
 
 impl Workspace {
-    /// Makes the root where it is missing, and begins to scan it where nobody else is at work there.
+    /// Makes the root if it is missing, and begins to scan it if no other client works there.
     pub(super) fn open(open: Open, others: Option<Others>) -> Result<Workspace, Failed> {
         let root = root_of(&open);
         if !root.is_absolute() {
@@ -176,7 +179,7 @@ impl Workspace {
                 failed(&format!("could not give the cache's directory {directory:?} to the user"), &error)
             })?;
         }
-        // What an engine mounts there (`/etc/hosts`, a volume of the image's) is no part of the tree either.
+        // The engine's mounts (`/etc/hosts`, an image's volume) are not part of the tree either.
         let mut below = caches_below(&caches, &root);
         below.extend(caches_below(&mounts(), &root));
         let mut view = View { rules, outputs: open.outputs, caches: below, extent: open.extent };
@@ -241,7 +244,7 @@ impl Workspace {
         }
     }
 
-    /// The tree, where the scan is over.
+    /// The tree, if the scan is over.
     pub(super) fn known_tree(&self) -> Option<&Tree> {
         match &self.tree {
             State::Known(tree) => Some(tree),
@@ -249,7 +252,7 @@ impl Workspace {
         }
     }
 
-    /// Takes the tree out, to be put back changed.
+    /// Takes the tree out; the caller puts it back changed.
     pub(super) fn take_tree(&mut self) -> Result<Tree, Failed> {
         Ok(std::mem::take(self.tree()?))
     }
@@ -272,12 +275,12 @@ impl Workspace {
             entries: tree.things().count() as u64,
             hashed: tree.hashed,
         });
-        // A write that fails means that the client is gone, which the inbox tells.
+        // A write that fails means that the client is gone, which the inbox reports.
         let _ = tree.send_nodes(&differing, outbox);
         Ok(())
     }
 
-    /// Gives the root the mtime that it has on the host.
+    /// Sets the root's mtime to the one on the host.
     pub(super) fn settle_root(&self) -> Result<(), Failed> {
         let Some(mtime) = self.root_mtime else { return Ok(()) };
         let told = |error: io::Error| failed(&format!("could not set the time of {:?}", self.root), &error);
@@ -289,14 +292,14 @@ impl Workspace {
             .map_err(|errno| told(errno.into()))
     }
 
-    /// Notes what the host has, now that the tree is that, for who comes while the command runs. Builds whose outputs are not named have
-    /// no company.
+    /// Stores what the host has, now that the tree equals it, for clients that come while the
+    /// command runs. Builds without named outputs never have others beside them.
     pub(super) fn note_host(&mut self) -> io::Result<()> {
         let (Some(path), Some(host), Scope::Below { .. }) = (host_of(&self.root), self.host, &self.scope)
         else {
             return Ok(());
         };
-        // What others make is missing.
+        // The outputs of others are missing.
         let head = match self.company {
             Company::Nobody => host.0,
             Company::Others => [0; 32],
@@ -317,7 +320,7 @@ impl Workspace {
         })
     }
 
-    /// Whether nobody else has put the tree right since this client did, nor was at work there.
+    /// Whether no other client has put the tree right since this one did, or was at work there.
     pub(super) fn is_alone(&self) -> bool {
         self.company == Company::Nobody
             && match (&self.scope, self.host, host_of(&self.root)) {
@@ -331,7 +334,7 @@ impl Workspace {
             }
     }
 
-    /// Writes down which paths are leftovers, when some of them have become the host's.
+    /// Stores which paths are leftovers, after some of them have become the host's.
     pub(super) fn list_leftovers(&self) -> io::Result<()> {
         match self.known_tree() {
             Some(tree) if self.company == Company::Nobody => {
@@ -341,9 +344,9 @@ impl Workspace {
         }
     }
 
-    /// Writes down which paths are leftovers, and the index, where there is anything new to write.
+    /// Stores the leftovers and the index, if there is anything new to write.
     pub(super) fn save(&mut self) {
-        // Without them, more is made and read again, which is right as well.
+        // Without them, more is made and read again, but the result is right.
         let _ = self.save_leftovers();
         if let (State::Known(tree), Some(index)) = (&mut self.tree, &self.index)
             && self.view.extent == Extent::Everything
@@ -353,21 +356,21 @@ impl Workspace {
         }
     }
 
-    /// Removes the tree, which nobody will see again. Engines take longer: an engine has the disk hold all that was written
-    /// before it deletes it. What is mounted is not the container's own, and stays, with the tree that it lies in.
+    /// Removes the tree, which is not used again. An engine takes longer: it has the disk write
+    /// everything before it deletes it. A tree with mounts stays: they are not the container's own.
     pub(super) fn discard(&self) {
         let Ok(root) = fs::canonicalize(&self.root) else { return };
         let is_near =
             |place: &PathBuf| place.starts_with(&root) || place.parent().is_some() && root.starts_with(place);
         if self.view.extent == Extent::Everything && !mounts().iter().any(is_near) {
-            // What is left goes with the container.
+            // The container's removal deletes the rest.
             let _ = fs::remove_dir_all(&root);
         }
     }
 }
 
 impl Tree {
-    /// Of what the host had, without what lies at or below `outputs`.
+    /// The tree that the host had, without paths at or below `outputs`.
     fn of(host: Vec<Node>, outputs: &[RelPath]) -> Tree {
         let (mut entries, mut tree) = (Vec::new(), Tree::default());
         let is_output = |path: &RelPath| outputs.iter().any(|output| path.strip_prefix(output).is_some());
@@ -385,7 +388,7 @@ impl Tree {
             let first =
                 link.and_then(|link| entries.binary_search_by(|entry: &Entry| entry.path.cmp(&link)).ok());
             if let Some(first) = first {
-                // A number that says which of them are one file, and nothing else.
+                // This number only says which names are one file.
                 entry.stamp.ino = first as u64 + 1;
                 entry.links = 2;
                 (entries[first].stamp, entries[first].links) = (entry.stamp, 2);
@@ -397,18 +400,18 @@ impl Tree {
         tree
     }
 
-    /// All of it that the host has or had, in order.
+    /// All things that the host has or had, in order.
     pub(super) fn things(&self) -> impl Iterator<Item = Thing<'_>> {
         merged(&self.manifest, &self.specials)
             .filter(|thing| !matches!(thing, Thing::Entry(at, _) if self.is_leftover(*at)))
     }
 
-    /// Which names of what the host has or had are one file.
+    /// Which names of these things are one file.
     pub(super) fn groups(&self) -> Groups {
         Groups::among(&self.manifest, |at| !self.is_leftover(at))
     }
 
-    /// The paths of those of them that lie at or below `path`, so that what lies in a directory comes before it.
+    /// The paths of these things at or below `path`; entries of a directory come before it.
     pub(super) fn paths_to_delete<'a>(&'a self, path: &'a RelPath) -> impl Iterator<Item = &'a RelPath> {
         let is_there = |other: &&RelPath| other.strip_prefix(path).is_some();
         let entries = self.manifest.entries();
@@ -419,12 +422,12 @@ impl Tree {
         specials.chain(entries.map(|at| &self.manifest.entries()[at].path))
     }
 
-    /// Whether the entry at a place is a leftover.
+    /// Whether the entry at a position is a leftover.
     pub(super) fn is_leftover(&self, at: usize) -> bool {
         !self.leftovers.is_empty() && self.leftovers.contains(&self.manifest.entries()[at].path)
     }
 
-    /// The places of those files whose digests are not known.
+    /// The positions of files whose digests are not known.
     pub(super) fn unknown(&self) -> Vec<usize> {
         let unknown = |thing| match thing {
             Thing::Entry(at, Entry { kind: Kind::File { .. }, .. }) => {
@@ -454,7 +457,7 @@ impl Tree {
         let mut writer = NodeWriter::new(io::BufWriter::with_capacity(64 << 10, outbox.data()));
         let groups = self.groups();
         for thing in self.things().filter(|thing| differing.holds(thing.path())) {
-            // A file that could not be read is as good as none: it will be replaced.
+            // A file that could not be read is left out, so that it is replaced.
             if let Some(node) = thing.node(self, &groups) {
                 writer.write(&node)?;
             }
@@ -462,7 +465,7 @@ impl Tree {
         finish_nodes(writer)
     }
 
-    /// Writes an index of what is known, unless nothing is new.
+    /// Writes an index of what is known, if anything is new.
     pub(super) fn save(&mut self, root: &Path, index: &Path) {
         if !std::mem::take(&mut self.unsaved) {
             return;
@@ -472,11 +475,11 @@ impl Tree {
                 *digest = None;
             }
         }
-        // Without an index everything is read again, which is right as well.
+        // Without an index everything is read again, but the result is right.
         let _ = Index::save(index, &self.manifest, &self.digests, &HashedAt::now(root), &|_| Whose::Users);
     }
 
-    /// Reads the files at `places`, and keeps their digests. Says which of them have changed since they were scanned.
+    /// Reads the files at `places` for their digests. Returns those changed since the scan.
     pub(super) fn hash(&mut self, root: &Path, places: &[usize]) -> io::Result<Vec<usize>> {
         if places.is_empty() {
             return Ok(Vec::new());
@@ -502,7 +505,7 @@ impl Tree {
     }
 }
 
-/// An entry of a tree or something beside it.
+/// An entry or a special file of a tree.
 pub(super) enum Thing<'a> {
     Entry(usize, &'a Entry),
     Special(&'a RelPath, Special),
@@ -516,7 +519,7 @@ impl Thing<'_> {
         }
     }
 
-    /// None for a file whose digest is not known.
+    /// `None` for a file whose digest is not known.
     pub(super) fn node(&self, tree: &Tree, groups: &Groups) -> Option<Node> {
         match self {
             Thing::Entry(at, entry) => {
@@ -555,13 +558,13 @@ pub(super) fn merged<'a>(
     })
 }
 
-/// Ends a list of nodes and the data that it is.
+/// Ends a list of nodes and its stream of data.
 pub(super) fn finish_nodes(writer: NodeWriter<io::BufWriter<super::outbox::DataOut<'_>>>) -> io::Result<()> {
     let buffered = writer.finish()?;
     buffered.into_inner().map_err(io::IntoInnerError::into_error)?.finish()
 }
 
-/// What [`Workspace::note_host`] wrote.
+/// Reads what [`Workspace::note_host`] wrote.
 pub(super) fn read_host(root: &Path) -> io::Result<Vec<Node>> {
     let path = host_of(root).ok_or(io::ErrorKind::NotFound)?;
     let mut file = io::BufReader::new(fs::File::open(path)?);
@@ -573,14 +576,14 @@ fn host_of(root: &Path) -> Option<PathBuf> {
     place_beside_agent("host", root)
 }
 
-/// The source root that a client means.
+/// The source root that a client names.
 pub(super) fn root_of(open: &Open) -> PathBuf {
     PathBuf::from(std::ffi::OsStr::from_bytes(&open.root))
 }
 
-// ---- scanning ------------------------------------------------------------------------------------------------------
+// ---- scanning -----------------------------------------------------------------------------------
 
-/// Scans, and reads what has to be read of the source tree.
+/// Scans the source tree, and reads the files whose digests are not known.
 fn find(root: &Path, view: &View, index: Option<&Path>) -> Result<Tree, Failed> {
     let known = index.map(Index::load).unwrap_or_default();
     let mut tries = 1;
@@ -589,7 +592,7 @@ fn find(root: &Path, view: &View, index: Option<&Path>) -> Result<Tree, Failed> 
         tree.leftovers = leftovers::find(root, &tree.manifest);
         tree.digests = known.digests(&tree.manifest);
         let unknown = tree.unknown();
-        // What cannot be read is replaced, and if the trouble is the disk's, that will tell.
+        // A file that cannot be read is replaced. If the disk is the cause, the write will show it.
         let changed = tree.hash(root, &unknown).unwrap_or_default();
         if changed.is_empty() || tries == TRIES {
             return Ok(tree);
@@ -598,7 +601,7 @@ fn find(root: &Path, view: &View, index: Option<&Path>) -> Result<Tree, Failed> 
     }
 }
 
-/// Scans the root as `view` has it; no digest is known yet.
+/// Scans the root, limited by `view`; no digest is known yet.
 pub(super) fn look(root: &Path, view: &View) -> Result<Tree, Failed> {
     let leave_out = [view.outputs.as_slice(), &view.caches].concat();
     let options = ScanOptions { rules: &view.rules, leave_out: &leave_out, progress: &|_| {} };
@@ -610,7 +613,7 @@ pub(super) fn look(root: &Path, view: &View) -> Result<Tree, Failed> {
     Ok(Tree { manifest: found.manifest, digests, specials: found.skipped, ..Tree::default() })
 }
 
-/// Where something is mounted.
+/// Where file systems are mounted.
 pub(super) fn mounts() -> Vec<PathBuf> {
     let table = fs::read("/proc/self/mounts").unwrap_or_default();
     let place =
@@ -618,7 +621,7 @@ pub(super) fn mounts() -> Vec<PathBuf> {
     table.split(|byte| *byte == b'\n').filter_map(place).collect()
 }
 
-/// Blanks stand as `\040` in the table of mounts.
+/// The table of mounts writes a blank as `\040`.
 fn unescaped(text: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(text.len());
     let mut rest = text;
@@ -638,7 +641,7 @@ fn unescaped(text: &[u8]) -> Vec<u8> {
     plain
 }
 
-/// Those of `caches` that lie below `root`, relative to it.
+/// The `caches` below `root`, relative to it.
 pub(super) fn caches_below(caches: &[PathBuf], root: &Path) -> Vec<RelPath> {
     let below =
         |cache: &PathBuf| cache.strip_prefix(root).ok().map(|below| below.as_os_str().as_bytes().to_vec());
@@ -646,11 +649,11 @@ pub(super) fn caches_below(caches: &[PathBuf], root: &Path) -> Vec<RelPath> {
     below.filter(|below| !below.is_root()).collect()
 }
 
-/// Without the directories that are there only because a cache lies below them: the engine made them, not the build.
+/// Leaves out directories that only lead to a cache: the engine made them, not the build.
 fn without_bare_ways(manifest: Manifest, caches: &[RelPath]) -> Manifest {
     let mut entries = manifest.into_entries();
     let leads_to_cache = |path: &RelPath| caches.iter().any(|cache| lies_in(cache, path));
-    // From the end, so that of a way of several directories the last one goes first.
+    // From the end: in a chain of such directories, the deepest goes first.
     for at in (0..entries.len()).rev() {
         let is_bare = entries.get(at + 1).is_none_or(|next| !lies_in(&next.path, &entries[at].path));
         if is_bare && entries[at].kind == Kind::Directory && leads_to_cache(&entries[at].path) {
@@ -671,7 +674,8 @@ impl Scope {
         })
     }
 
-    /// The same where patterns that are names in `tree` mean these alone; `only` are the patterns.
+    /// The same, but patterns that are names in `tree` mean these paths alone; `only` are the
+    /// patterns.
     pub(super) fn with_names(&self, only: &[String], tree: &Manifest) -> Result<Scope, Failed> {
         let Scope::Below { outputs, .. } = self else { return Ok(Scope::Everything) };
         let name = |pattern: &String| {
@@ -681,7 +685,7 @@ impl Scope {
         Ok(Scope::Below { outputs: outputs.clone(), selected })
     }
 
-    /// Of a query for the root: what of it is meant; all is where this is none.
+    /// For a query of the root: the selected paths; `None` means all.
     pub(super) fn selected_of(&self, below: &RelPath) -> Option<&Rules> {
         match self {
             Scope::Below { selected, .. } if below.is_root() => Some(selected),
@@ -699,7 +703,7 @@ impl Scope {
     }
 }
 
-/// What is called like a pattern.
+/// The path that has the pattern as its name.
 pub(super) fn name_in(pattern: &str, tree: &Manifest) -> Option<RelPath> {
     RelPath::new(pattern.as_bytes()).ok().filter(|path| tree.get(path).is_some())
 }
@@ -726,7 +730,7 @@ fn scan_failed(error: ScanError) -> Failed {
     Failed { why: Failure::Other, detail: format!("could not scan the workspace: {error}: {source}") }
 }
 
-// ---- the user ------------------------------------------------------------------------------------------------------
+// ---- the user -----------------------------------------------------------------------------------
 
 fn account_of(spec: &str) -> Result<Account, Failed> {
     let tables = |path: &str| fs::read(path).ok();
@@ -734,7 +738,7 @@ fn account_of(spec: &str) -> Result<Account, Failed> {
         .map_err(|why| Failed { why: Failure::User, detail: why.to_string() })
 }
 
-/// Whoever runs the agent, whether or not any table knows him.
+/// The user who runs the agent, even if no table knows that user.
 fn own_account() -> Account {
     let ids =
         user::Ids { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
@@ -743,7 +747,7 @@ fn own_account() -> Account {
     Account { ids, groups: vec![ids.gid], home }
 }
 
-// ---- the root ------------------------------------------------------------------------------------------------------
+// ---- the root -----------------------------------------------------------------------------------
 
 fn make_root(root: &Path, account: &Account) -> Result<(), Failed> {
     let told = |error: &io::Error| match error.raw_os_error().map(Errno::from_raw_os_error) {
@@ -756,7 +760,7 @@ fn make_root(root: &Path, account: &Account) -> Result<(), Failed> {
     fs::create_dir_all(root).and_then(|()| give_to_user(root, account)).map_err(|error| told(&error))
 }
 
-/// Makes a directory the user's own, where this process may.
+/// Makes the user the owner of a directory, where this process may.
 fn give_to_user(directory: &Path, account: &Account) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let handle = rustix::fs::open(directory, flags, Mode::empty())?;
@@ -786,11 +790,11 @@ pub(super) fn nonsense(detail: &str) -> Failed {
     Failed { why: Failure::Protocol, detail: detail.to_owned() }
 }
 
-/// The tree before the command, and in what the one after it differs, by place.
+/// The tree before the command, and how the one after it differs, by position.
 #[derive(Debug)]
 pub(super) struct Over {
     pub(super) before: Tree,
-    /// In the new tree, and where each was in the old one; leftovers are always among them.
+    /// In the new tree, with the position in the old one; leftovers are always among them.
     pub(super) candidates: Vec<(usize, Option<usize>)>,
     /// In the old tree.
     pub(super) deleted: Vec<usize>,

@@ -1,8 +1,9 @@
-//! Small files -> the disk, on as many threads as there are processors.
+//! Writes small files to the disk, with a thread for each processor, four at most.
 //!
-//! Making a file locks the directory that it is made in, so all that comes in a row for one directory is one thread's, and the
-//! next directory the next one's. That counts most where the file system looks long for a free inode: ext4 passes by each one
-//! that was freed within the last minute or more, and where containers come and go that is up to 1 ms for each file.
+//! Making a file locks its directory. So consecutive files of one directory go to one thread, and
+//! those of the next directory to the next thread. This matters most where the file system searches
+//! long for a free inode: ext4 skips each one that was freed within the last minute or more. Where
+//! containers come and go, that costs up to 1 ms for each file.
 
 use std::{
     io::{self, Write as _},
@@ -29,34 +30,34 @@ use crate::{
     user::Ids,
 };
 
-/// How many there may be; more than four only wait for the decoder.
+/// The number of threads; more than four would only wait for the decoder.
 static THREADS: LazyLock<usize> = LazyLock::new(|| processors().clamp(1, 4));
 
-/// Files that may wait for each thread: enough that it has work while another directory comes in.
+/// How many files may wait for each thread: enough work for it while another directory comes in.
 const WAITING: usize = 64;
 
-/// A file to be made where nothing is.
+/// A file to be made where none exists.
 pub(super) struct NewFile {
     pub(super) dir: Arc<Dir>,
     pub(super) path: RelPath,
-    /// What it is called until it is whole, where that is another name.
+    /// Its name until it is complete, where that is another name.
     pub(super) under: Option<Box<[u8]>>,
     pub(super) mode: u32,
     pub(super) mtime: Timestamp,
 }
 
-/// What is on the disk now.
+/// A path that was written, as it is on the disk now.
 pub(super) struct Written {
     pub(super) path: RelPath,
     pub(super) look: Look,
     pub(super) digest: Option<Digest>,
 }
 
-/// Threads that make files. Their work is whole, and its failures known, only after [`Writers::finish`].
+/// Threads that make files. [`Writers::finish`] completes their work and returns its errors.
 pub(super) struct Writers {
     owner: Option<Ids>,
     threads: Vec<Writer>,
-    /// The directory of the latest file, and whose that is.
+    /// The directory of the latest file, and the thread that has it.
     latest: Option<(Arc<Dir>, usize)>,
 }
 
@@ -66,12 +67,12 @@ struct Writer {
 }
 
 impl Writers {
-    /// None yet.
+    /// No threads yet.
     pub(super) fn new(owner: Option<Ids>) -> Writers {
         Writers { owner, threads: Vec::new(), latest: None }
     }
 
-    /// Hands a file over.
+    /// Passes a file to a thread.
     pub(super) fn write(&mut self, file: NewFile, content: Vec<u8>) -> io::Result<()> {
         let at = match &self.latest {
             Some((dir, at)) if Arc::ptr_eq(dir, &file.dir) => *at,
@@ -85,16 +86,16 @@ impl Writers {
             let thread = thread.spawn(move || write_all(&waiting, owner))?;
             self.threads.push(Writer { files, thread });
         }
-        // It has ended early, which it does only when it fails.
+        // A thread ends early only when it fails.
         self.threads[at].files.send((file, content)).map_err(io::Error::other)
     }
 
     /// Waits until everything that was handed over is written.
     ///
     /// # Errors
-    /// The first thing that went wrong.
+    /// The first error.
     pub(super) fn finish(self) -> Result<Vec<Written>, Failed> {
-        // Each thread ends with its queue, and none is waited for before all queues are at their ends.
+        // Each thread ends with its queue. All queues are closed before the first join.
         let threads: Vec<_> = self.threads.into_iter().map(|writer| writer.thread).collect();
         let join =
             |thread: JoinHandle<_>| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -116,7 +117,7 @@ fn write_all(waiting: &Receiver<(NewFile, Vec<u8>)>, owner: Option<Ids>) -> Resu
 }
 
 impl NewFile {
-    /// Makes it, and has `content` written into it. Its mtime comes last.
+    /// Makes the file and lets `content` write into it. Its mtime is set last.
     pub(super) fn write(
         self,
         content: impl FnOnce(&File) -> io::Result<Digest>,
@@ -126,7 +127,7 @@ impl NewFile {
         let under = self.under.as_deref().unwrap_or(name);
         let file = at::create_file(&self.dir, under)?;
         let digest = content(&file)?;
-        // In this order: a change of the owner takes set-uid bits away.
+        // In this order: a change of the owner clears set-uid bits.
         own(&file, owner)?;
         rustix::fs::fchmod(&file, Mode::from_raw_mode(self.mode & 0o7777))?;
         rustix::fs::futimens(&file, &at::mtime_alone(self.mtime))?;

@@ -1,4 +1,4 @@
-//! The near end against a far end that says what each test wants; the real one is asked in `tests/workspace_engine.rs`.
+//! The near end against a simulated far end; `tests/workspace_engine.rs` uses the real one.
 
 use std::io::Read as _;
 
@@ -8,7 +8,7 @@ use tokio::io::{DuplexStream, ReadHalf, WriteHalf};
 use super::*;
 use crate::agent::protocol::Status;
 
-/// The other end of the pipe, in the hands of a test.
+/// The other end of the pipe, held by a test.
 struct Far {
     from: ReadHalf<DuplexStream>,
     to: WriteHalf<DuplexStream>,
@@ -195,7 +195,7 @@ async fn data_that_cannot_be_read_on_is_no_end_of_data() {
 async fn a_sending_that_is_dropped_leaves_no_half_frame() {
     let (session, mut far) = open(16).await;
     let long = Request::Stdin(protocol::Blob::from(vec![7; 100_000]));
-    // Nobody reads yet, so the frame is cut off behind its first bytes.
+    // No reader yet, so the frame is cut off after its first bytes.
     tokio::select! {
         biased;
         sent = session.sender.send(&long) => panic!("it cannot all be sent: {sent:?}"),
