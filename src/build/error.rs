@@ -1,4 +1,4 @@
-//! Why fastbuild could not do its part, and what to exit with then.
+//! Why fastbuild could not do its part, and the exit code for it.
 
 use std::{io, path::PathBuf};
 
@@ -23,16 +23,16 @@ use crate::{
     workspace::{WithoutAgent, WorkspaceError},
 };
 
-/// A failure of fastbuild's own, or of the engine's; the command's own failure is none.
+/// A failure of fastbuild or of the engine. The command's own failure is not an error.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// The engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// There is no engine at the address that somebody named.
+    /// There is no engine at the address that the user named.
     #[error("{source} ({reason} names it)")]
     NotReached {
-        /// Who named it.
+        /// Where the address was named.
         reason: Reason,
         /// What was tried.
         source: Box<EngineError>,
@@ -43,7 +43,7 @@ pub enum BuildError {
     /// The workspace, or the agent in it.
     #[error(transparent)]
     Workspace(#[from] WorkspaceError),
-    /// The session with the agent. [`WorkspaceError`] says what is behind it.
+    /// The session with the agent. [`WorkspaceError`] gives its cause.
     #[error(transparent)]
     Session(#[from] SessionError),
     /// The agent could not start the command.
@@ -85,16 +85,16 @@ pub enum BuildError {
     /// Another run holds the project's lock, and `--no-wait` says not to wait.
     #[error("another run works in this project{}", holder_text(holder))]
     Locked {
-        /// Who, as far as it is written already.
+        /// Its holder, as far as it has been written already.
         holder: Option<Holder>,
     },
-    /// A shell where no user can be had but the one who starts it.
+    /// A shell where only the user who starts it is possible.
     #[error("the workspace is a directory of this machine, and what runs there runs as whoever starts it")]
     OtherUserHere,
-    /// Hardly anything of what the workspace was sent is here any more. Whoever runs builds begins anew then.
+    /// Hardly any of the files sent to the workspace are here now. Builds start afresh then.
     #[error("another project lies at this path now")]
     OtherProject,
-    /// A plan with neither an image nor a scratch directory, as none is made.
+    /// A plan with neither an image nor a scratch directory. No code makes one.
     #[error("the plan has no place to build in; this is a bug in fastbuild")]
     NowhereToBuild,
     /// The image's user.
@@ -119,7 +119,7 @@ pub enum BuildError {
         /// What is there instead.
         there: Option<Listing>,
     },
-    /// A project's file brings a product to a place outside of the project, and nobody has trusted it.
+    /// A project's file puts a product outside of the project, and is not trusted.
     #[error(
         "output {spec:?} of {by} goes to {host:?}, outside of the project; a project's file alone may not decide that"
     )]
@@ -155,10 +155,10 @@ pub enum BuildError {
         length: usize,
         /// What the system takes.
         limit: usize,
-        /// The directory of the source root's that it lies in.
+        /// The directory of the source root that it lies in.
         top: RelPath,
     },
-    /// Without `-o`, a command changed what this user may not write.
+    /// Without `-o`, a command changed paths that this user may not write.
     #[error(
         "the command changed {} in {source_root:?}, where this user may not write; they were not brought back{}",
         counted(*paths, "path"),
@@ -182,7 +182,7 @@ pub enum BuildError {
         /// What the system said.
         error: io::Error,
     },
-    /// What is to go in does not fit. Nothing of it was sent.
+    /// The sources do not fit. Nothing of them was sent.
     #[error("there is no room for the sources in {place:?} ({}): {}", route_place(*route), sizes(needed, room))]
     NoRoom {
         /// The working directory.
@@ -201,7 +201,7 @@ pub enum BuildError {
     RouteNeedsAgent {
         /// The route.
         route: Route,
-        /// What keeps it from there.
+        /// Why the agent is not there.
         #[source]
         why: WithoutAgent,
     },
@@ -210,11 +210,11 @@ pub enum BuildError {
     PatternNeedsAgent {
         /// As it was written.
         spec: String,
-        /// What keeps it from there.
+        /// Why the agent is not there.
         #[source]
         why: WithoutAgent,
     },
-    /// Whoever read the build's output stopped.
+    /// The reader of the build's output stopped.
     #[error("could not pass on the build's output: {0}")]
     OutputClosed(io::Error),
     /// The streams ended, the command did not.
@@ -228,7 +228,7 @@ pub enum BuildError {
     /// The terminal could not be set.
     #[error("could not set the terminal up: {0}")]
     Terminal(#[source] io::Error),
-    /// A thread of fastbuild's own ended badly.
+    /// A thread of fastbuild ended badly.
     #[error("a thread of fastbuild's own panicked; this is a bug in fastbuild")]
     Panicked,
 }
@@ -307,7 +307,7 @@ impl From<Interrupted> for BuildError {
 }
 
 impl BuildError {
-    /// With who named the engine, where there is none.
+    /// Adds where the engine was named, if there is no engine.
     pub(super) fn of_engine(self, named_by: &Reason) -> BuildError {
         match self {
             BuildError::Engine(source)
@@ -331,7 +331,7 @@ impl BuildError {
         })
     }
 
-    /// What a user could do next; none when the message says it all.
+    /// What a user could do next; none when the message is enough.
     pub fn advice(&self) -> Option<String> {
         match self {
             BuildError::Engine(error) => error.advice(),
