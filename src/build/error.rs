@@ -74,7 +74,7 @@ pub enum BuildError {
     /// The state directory.
     #[error(transparent)]
     State(#[from] StateError),
-    /// A command on the project's workspace, and there is none.
+    /// A command on the project's workspace, which does not exist.
     #[error("there is no workspace of {source_root:?} on {engine}")]
     NoWorkspace {
         /// The source root.

@@ -104,7 +104,7 @@ pub struct Names<'a> {
     pub workdir: &'a str,
     /// The command's directory below it.
     pub directory: &'a RelPath,
-    /// Whether such a path is below the source root. A word for which there is none is not a path.
+    /// Whether such a path is below the source root. Other words are not paths.
     pub exists: &'a dyn Fn(&RelPath) -> bool,
 }
 
