@@ -98,7 +98,7 @@ pub enum Left {
     Here {
         /// Where.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -137,7 +137,7 @@ impl Belongings {
     /// The bench's directory in the source root; made when it does not exist.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn stage(&self) -> io::Result<&Path> {
         match std::fs::create_dir(&self.stage) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),

@@ -48,7 +48,7 @@ pub enum CopyError {
     Entry {
         /// Which.
         path: RelPath,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The copy's place.
@@ -56,7 +56,7 @@ pub enum CopyError {
     Place {
         /// Where.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// There is no room.
@@ -200,7 +200,7 @@ fn metadata_of(path: &Path) -> io::Result<std::fs::Permissions> {
 /// little as possible.
 ///
 /// # Errors
-/// What the system says.
+/// The system's error.
 pub fn edit(root: &Path, number: u32) -> io::Result<()> {
     let moment = metadata::now();
     std::fs::write(root.join("fastbuild-bench"), format!("{number} {} {}\n", moment.secs, moment.nanos))

@@ -63,7 +63,7 @@ pub enum Containers<'a> {
     },
 }
 
-/// What is measured, and how often.
+/// The places to measure, and how often.
 pub struct Disk<'a> {
     /// The bench's objects.
     pub belongings: &'a Belongings,

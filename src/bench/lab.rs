@@ -42,7 +42,7 @@ pub enum LabError {
     Ended {
         /// The container's state.
         state: Option<ContainerState>,
-        /// What the agent wrote to its standard error.
+        /// The agent's standard error.
         said: String,
     },
     /// No request can be sent to the agent.

@@ -144,12 +144,12 @@ pub enum Measured<T> {
     Done(T),
     /// It was tried and failed.
     Failed {
-        /// What happened.
+        /// The error.
         why: String,
     },
     /// It is not available on this machine.
     NotOffered {
-        /// What is missing.
+        /// The missing requirement.
         why: String,
     },
 }

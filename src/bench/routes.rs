@@ -37,7 +37,7 @@ use crate::{
     text::numbers,
 };
 
-/// What is measured, and how often.
+/// The routes to measure, and how often.
 pub struct Routes<'a> {
     /// The bench's objects.
     pub belongings: &'a Belongings,

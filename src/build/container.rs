@@ -1,5 +1,5 @@
 //! A build in a container: the steps around the command, for each way to run it. It connects,
-//! begins to look at the sources, gets the image, removes what dead runs left, and goes on with the
+//! begins to scan the sources, gets the image, removes what dead runs left, and goes on with the
 //! agent ([`super::warm`]) in the project's kept workspace or in a one-run container; without an
 //! agent, by the plain Engine API ([`super::plain`]).
 //!

@@ -55,7 +55,7 @@ pub(super) struct Ending {
     deadline: Option<Instant>,
 }
 
-/// What is to be done to the command.
+/// The next action on the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wish {
     /// It is told, and decides itself what to do.

@@ -34,7 +34,7 @@ pub enum BuildError {
     NotReached {
         /// Where the address was named.
         reason: Reason,
-        /// What was tried.
+        /// The failed attempt.
         source: Box<EngineError>,
     },
     /// The command did not start.
@@ -51,7 +51,7 @@ pub enum BuildError {
     NotStarted {
         /// The program.
         what: String,
-        /// What was tried, and what the system said.
+        /// The attempt, and the system's error.
         detail: String,
     },
     /// The source tree could not be read.
@@ -116,7 +116,7 @@ pub enum BuildError {
         spec: String,
         /// The container's path.
         path: String,
-        /// What is there instead.
+        /// The files that are there instead.
         there: Option<Listing>,
     },
     /// A project's file puts a product outside of the project, and is not trusted.
@@ -153,7 +153,7 @@ pub enum BuildError {
         paths: u64,
         /// Of the first one, in bytes.
         length: usize,
-        /// What the system takes.
+        /// The system's limit.
         limit: usize,
         /// The directory of the source root that it lies in.
         top: RelPath,
@@ -179,7 +179,7 @@ pub enum BuildError {
         spec: String,
         /// The place in the source tree.
         host: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
     /// The sources do not fit. Nothing of them was sent.
@@ -187,11 +187,11 @@ pub enum BuildError {
     NoRoom {
         /// The working directory.
         place: String,
-        /// What it lies on.
+        /// The route, which determines its storage.
         route: Route,
-        /// What would have been sent, whole blocks of the file system counted.
+        /// The size of the upload, in whole blocks of the file system.
         needed: Amount,
-        /// What there is room for.
+        /// The free room.
         room: Room,
     },
     /// A route that only the agent makes possible.
@@ -233,7 +233,7 @@ pub enum BuildError {
     Panicked,
 }
 
-/// What a directory of the container holds.
+/// The content of a directory of the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listing {
     /// The directory.

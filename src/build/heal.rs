@@ -239,10 +239,10 @@ pub struct Runner {
     pub began: SystemTime,
 }
 
-/// What was found around a path that a mark names.
+/// The facts about a path that a mark names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scene {
-    /// What the source tree lies on.
+    /// The kind of the source tree's file system.
     pub class: Class,
     /// The user of the command.
     pub user: User,

@@ -164,12 +164,12 @@ impl Locks {
         Ok(locks)
     }
 
-    /// Whether the source root may be looked at.
+    /// Whether the source root may be scanned.
     pub(super) fn may_look(&self) -> bool {
         guard(&self.sources).is_some()
     }
 
-    /// Waits until the source root may be looked at, unless it may.
+    /// Waits until the source root may be scanned, unless it may already.
     ///
     /// # Errors
     /// The lock's.
@@ -270,7 +270,7 @@ impl Locks {
     /// Waits until the source root is locked for this run alone, for the apply, unless it is.
     ///
     /// # Errors
-    /// The lock's, and what recovery fails with.
+    /// The lock's, and recovery's.
     pub(super) async fn begin_apply(&self, reporter: &Reporter) -> Result<(), BuildError> {
         if self.share == Share::Whole || guard(&self.applying).is_some() {
             return Ok(());
@@ -303,7 +303,7 @@ impl Place {
         let lock = project.place(name);
         let (inside, line) = match lock.try_lock()? {
             Ok(alone) => (alone, Line::Main),
-            // An exclusive holder also holds the door; so this one is shared.
+            // The holder shares it: an exclusive holder would also hold the door.
             Err(_) => (lock.share()?, Line::Further),
         };
         Ok(Place { lock, door: Some(door), inside, line })
@@ -340,7 +340,7 @@ fn waits_for(why: &Conflict) -> WaitsFor {
     }
 }
 
-/// This process, described for those who wait for it.
+/// This process, described for the clients that wait for it.
 pub(super) fn client(run: &Run, state: &State) -> Result<Client, StateError> {
     let (run, state) = (run.id.clone(), state.id()?);
     Ok(Client { run, state, pid: std::process::id(), command: own_command_line() })

@@ -70,7 +70,7 @@ impl Watcher {
         let mut watcher = Watcher { noted, place, looked_at: scan.looked_at };
         let earlier = ended(&watcher.noted, scan.looked_at);
         if !earlier.is_empty() {
-            // If this machine's clock stamps changes, later ones have later stamps.
+            // If this machine's clock stamps changes, none after the scan has an earlier stamp.
             let blur = match Granularity::of(root) {
                 Granularity::Tick => Duration::ZERO,
                 Granularity::Coarse => Granularity::Coarse.span(),

@@ -28,9 +28,9 @@ use crate::{
 /// The hidden command that makes a process the reaper.
 pub const COMMAND: &str = "__reap";
 
-/// What a run writes when there is nothing to reap.
+/// A run writes this when there is nothing to reap.
 const DONE: &[u8] = b"done";
-/// What a run writes when its container has been made.
+/// A run writes this when its container has been made.
 const MADE: &[u8] = b"made";
 
 /// A creation that was under way when fastbuild died may still complete: the reaper checks this

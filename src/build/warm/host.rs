@@ -32,7 +32,7 @@ pub struct HostTree {
     pub summary: Summary,
     /// The paths that are not part of it.
     pub rules: Rules,
-    /// To be told of the command's end.
+    /// Is told when the command ends.
     pub watcher: Arc<Watcher>,
     /// The time from which digests computed for this tree are reliable.
     pub hashed_at: HashedAt,

@@ -56,7 +56,7 @@ pub struct Sources {
     pub sent: Vec<bool>,
     /// The paths that are not part of the tree.
     pub rules: Rules,
-    /// To be told of the command's end.
+    /// Is told when the command ends.
     pub watcher: Arc<Watcher>,
     /// Whether the index has to be written.
     pub learned: Learned,
