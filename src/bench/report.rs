@@ -28,7 +28,7 @@ pub struct Report {
     pub engine: String,
     /// The source directory.
     pub source: Source,
-    /// The command that was run on each route, with arguments; none when only the disk was measured.
+    /// The command that was run on each route, with arguments; none if only the disk was measured.
     pub command: Option<Vec<String>>,
     /// How much was measured.
     pub extent: Extent,

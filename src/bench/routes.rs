@@ -47,7 +47,7 @@ pub struct Routes<'a> {
     pub settings: &'a Settings,
     /// The environment of the request.
     pub environment: &'a Environment,
-    /// The engine; or why there is none.
+    /// The engine, or the reason for its absence.
     pub docker: Result<&'a Docker, &'a str>,
     /// The routes.
     pub routes: &'a [Route],
@@ -118,7 +118,7 @@ impl Routes<'_> {
         Ok(rows)
     }
 
-    /// The plan of a build on this route, or why there is none.
+    /// The plan of a build on this route, or why it is not possible.
     fn plan(&self, route: Route) -> Result<Planned, String> {
         if let (Err(why), false) = (self.docker, route == Route::Host) {
             return Err(why.to_owned());

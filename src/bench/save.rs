@@ -47,7 +47,7 @@ pub enum SaveError {
     },
 }
 
-/// Writes `route` into the file at `path`, which is made where there is none.
+/// Writes `route` into the file at `path`, which is made if it does not exist.
 ///
 /// # Errors
 /// [`SaveError`]; then the file is unchanged.

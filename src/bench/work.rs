@@ -81,7 +81,7 @@ pub struct Request<'a> {
     pub environment: &'a Environment,
 }
 
-/// An engine that answers, or why there is none.
+/// An engine that answers, or the reason for its absence.
 struct Found {
     endpoint: Endpoint,
     docker: Result<Docker, String>,
