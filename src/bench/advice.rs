@@ -1,8 +1,9 @@
-//! What was measured -> which route to take, and why, in one sentence. Pure.
+//! The measurements -> the route to take, and why, in one sentence. Pure.
 //!
-//! The fastest route wins, unless one that keeps the build away from this machine's files is in a draw with it: within a tenth
-//! of it, or no further away than the rounds of one route are from each other. That is what a busy machine makes of the same
-//! build. Of those, `layer` comes first, because fastbuild takes it by itself and it needs neither memory nor a volume.
+//! The fastest route wins, unless a route that keeps the build away from this machine's files is as
+//! fast: within a tenth of it, or nearer than the rounds of one route are to each other, which is
+//! the spread on a busy machine. Among those, `layer` comes first, because it is fastbuild's
+//! default and needs neither memory nor a volume.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,13 +16,13 @@ use crate::{
     text::numbers,
 };
 
-/// A route that takes at most this many times as long as the fastest is as good as it.
+/// A route that takes at most this many times as long as the fastest counts as equal.
 const NEAR: f64 = 1.1;
 
 /// The route to take.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Choice {
-    /// Which.
+    /// The route.
     pub route: Route,
     /// Why, with the figures: a clause without a full stop. Names of routes stand in backticks.
     pub reason: String,
@@ -32,7 +33,7 @@ impl Choice {
     pub fn advice(&self) -> String {
         let own = match self.route {
             Route::Layer => ", which is what fastbuild does by itself",
-            // Another engine is never taken because of a measurement.
+            // A measurement never selects another engine.
             Route::Host => "",
             _ => "; `--save` has later builds take it",
         };
@@ -43,19 +44,20 @@ impl Choice {
 /// One row of a ranking.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ranked<T> {
-    /// What was measured.
+    /// The measured thing.
     pub what: T,
     /// Its median in seconds, above zero.
     pub median: f64,
     /// Least and most, in seconds.
     pub spread: (f64, f64),
-    /// The same without the one round at either end, where there are enough of them: one slow round is no spread.
+    /// The same without one round at either end, if there are enough: one slow round is not a
+    /// spread.
     core: (f64, f64),
     /// How many times the best median this is; 1 for the best.
     pub ratio: f64,
 }
 
-/// Fastest first, equally fast ones in the order given. What has no samples, or samples that no clock gives, is left out.
+/// Fastest first, equal ones in the order given. Leaves out empty samples and impossible times.
 pub fn rank<'a, T>(measured: impl IntoIterator<Item = (T, &'a Samples)>) -> Vec<Ranked<T>> {
     let mut ranking: Vec<Ranked<T>> = measured
         .into_iter()
@@ -77,14 +79,14 @@ pub fn rank_routes(report: &Report) -> Vec<Ranked<Route>> {
     rank(measured.iter().map(|(route, samples)| (*route, samples)))
 }
 
-/// The route to take by what was measured: by the command if it ran on any route, else by the small files of the disk part.
-/// None when that tells nothing.
+/// The route to take by the measurements: by the command if it ran on any route, else by the small
+/// files of the disk part. None when these do not tell.
 pub fn choose(report: &Report) -> Option<Choice> {
     choose_from(&rank_routes(report)).or_else(|| choose_by_disk(report))
 }
 
-/// The route to save: as [`choose`], but none of another engine than the build's, for nobody's project moves because of a
-/// measurement.
+/// The route to save: as [`choose`], but only of the build's engine, because a measurement must not
+/// move a project to another engine.
 pub fn choose_to_save(report: &Report, engine: EngineChoice) -> Option<Choice> {
     let is_of_engine = |route: Route| engine == EngineChoice::Host || route != Route::Host;
     let mut ranking = rank_routes(report);
@@ -104,13 +106,13 @@ fn pick(ranking: &[Ranked<Route>]) -> Option<&Ranked<Route>> {
     safe().find(|row| row.what == Route::Layer).or_else(|| safe().next()).or(Some(best))
 }
 
-/// Whether a build that goes wrong leaves this machine's files as they were.
+/// Whether a failed build leaves this machine's files as they were.
 fn keeps_host_safe(route: Route) -> bool {
     route != Route::Mount
 }
 
-/// What `chosen` is measured against: what people do today, what fastbuild does by itself, the fastest, and whatever is in a
-/// draw with the fastest; when that is nothing, the next in the ranking.
+/// The routes to compare `chosen` with: the usual `mount`, the default, the fastest, and those as
+/// fast as the fastest; if there are none, the next in the ranking.
 fn baselines<'a>(chosen: &Ranked<Route>, ranking: &'a [Ranked<Route>]) -> Vec<&'a Ranked<Route>> {
     let others = || ranking.iter().filter(|row| row.what != chosen.what);
     let told = |row: &&Ranked<Route>| {
@@ -125,7 +127,7 @@ fn baselines<'a>(chosen: &Ranked<Route>, ranking: &'a [Ranked<Route>]) -> Vec<&'
     baselines
 }
 
-/// `of` names what the times are of, when it is not the command: ` with 2,000 small files`.
+/// `of` names the subject of the times if it is not the command: ` with 2,000 small files`.
 fn reason(chosen: &Ranked<Route>, ranking: &[Ranked<Route>], of: &str) -> String {
     let baselines = baselines(chosen, ranking);
     let own = seconds(chosen.median);
@@ -156,12 +158,12 @@ fn spreads_overlap(one: &Ranked<Route>, other: &Ranked<Route>) -> bool {
     one.spread.0 <= other.spread.1 && other.spread.0 <= one.spread.1
 }
 
-/// Whether the difference is no larger than what lies between the rounds of one route.
+/// Whether the difference is no larger than the spread between the rounds of one route.
 fn is_draw(one: &Ranked<Route>, other: &Ranked<Route>) -> bool {
     one.core.0 <= other.core.1 && other.core.0 <= one.core.1
 }
 
-/// What `chosen` is beside `other`.
+/// How `chosen` compares with `other`.
 fn compared(chosen: &Ranked<Route>, other: &Ranked<Route>) -> String {
     let (ratio, name) = (other.median / chosen.median, other.what);
     let percent = |ratio: f64| ((ratio - 1.0) * 100.0).round().max(1.0);
@@ -185,7 +187,7 @@ fn listed(words: &[String]) -> String {
     }
 }
 
-/// Where the files lie on a route. The host's route builds in a directory that the disk part does not know.
+/// The route on which files lie at a place. The host route's directory is not in the disk part.
 pub(super) fn route_of(place: Place) -> Option<Route> {
     match place {
         Place::SourceDirectory => None,
@@ -196,8 +198,8 @@ pub(super) fn route_of(place: Place) -> Option<Route> {
     }
 }
 
-/// Small files decide, because that is what builds are made of; the one large file is told. A route that the command could not
-/// take is none to advise.
+/// Small files decide, because builds consist of them; the large file is only reported. A route on
+/// which the command failed is not advised.
 fn choose_by_disk(report: &Report) -> Option<Choice> {
     let failed = |route| report.routes.iter().any(|row| row.route == route && row.result.done().is_none());
     let figures: Vec<(Route, &DiskFigures)> = report
@@ -243,7 +245,7 @@ mod tests {
         choose_from(&rank(measured.iter().map(|(route, samples)| (*route, samples))))
     }
 
-    /// A route, its median, and how far samples lie around that.
+    /// A route, its median, and the distance of samples from it.
     type Row = (Route, f64, f64);
 
     fn choice(measured: &[Row]) -> (Route, String) {

@@ -1,16 +1,16 @@
-//! What a bench makes to measure with, and how it goes again.
+//! The objects that a bench makes to measure with, and their removal.
 //!
-//! | where | what | how it is found by others |
+//! | where | what | found by |
 //! |---|---|---|
-//! | on the engine | a container, a volume, an image | the labels [`labels::RUN`] and [`labels::TIER`] |
-//! | on the engine | workspaces of the builds that are measured | the id of those builds' own state directory |
-//! | on this machine | scratch directories of those builds | the same state directory knows them |
-//! | in the source root | the *stage*: what is measured there, and copies of the tree | its name, which no scan sees |
-//! | in the state directory | the *home*: state of those builds, and a note of all this | its name, the run's id |
+//! | on the engine | a container, a volume, an image | labels [`labels::RUN`], [`labels::TIER`] |
+//! | on the engine | workspaces of the measured builds | the id of their own state directory |
+//! | on this machine | scratch directories of those builds | the same state directory |
+//! | in the source root | the *stage*: for measuring and tree copies | a name that scans skip |
+//! | in the state directory | the *home*: those builds' state and a note | its name, the run's id |
 //!
-//! Whatever ends a bench, they go: [`Belongings::clear`] where this process can, a reaper where it was killed, and where
-//! that was killed too, the next bench ([`sweep`]); a container and the stage by the next build as well. What belongs to a
-//! bench that lives is left alone.
+//! They are removed however a bench ends: by [`Belongings::clear`] where this process can, by a
+//! reaper if it was killed, and by the next bench if the reaper was killed too ([`sweep`]). The
+//! next build also removes a container and the stage. The objects of a live bench are left alone.
 
 use std::{
     collections::BTreeMap,
@@ -50,15 +50,15 @@ use crate::{
     },
 };
 
-/// How long whoever measures may take to clear its own away.
+/// How long a measuring process may take to remove its own files.
 const CLEARING: Duration = Duration::from_secs(10);
 
-/// How often an engine is asked for what it may refuse for a moment.
+/// How often a request is tried that an engine may refuse for a moment.
 const TRIES: u32 = 20;
 /// The time between.
 const BETWEEN_TRIES: Duration = Duration::from_millis(100);
 
-/// What a bench has, or may have, made.
+/// All that a bench has made, or may have made.
 pub struct Belongings {
     run: Run,
     state: State,
@@ -66,11 +66,11 @@ pub struct Belongings {
     home: PathBuf,
     engine: Option<Docker>,
     reaper: Option<Reaper>,
-    /// Whoever writes into the stage from this process holds it.
+    /// Held by the thread of this process that writes into the stage.
     stage_use: Arc<Semaphore>,
 }
 
-/// What the next bench has to know of one that died.
+/// The data about a dead bench for the next bench.
 #[derive(Debug, Serialize, Deserialize)]
 struct Note {
     /// The engine's address.
@@ -78,7 +78,7 @@ struct Note {
     stage: PathBuf,
 }
 
-/// Something that should have gone and did not.
+/// An object that could not be removed.
 #[derive(Debug, thiserror::Error)]
 pub enum Left {
     /// On the engine.
@@ -87,7 +87,7 @@ pub enum Left {
     /// A workspace without a container.
     #[error("a scratch directory could not be removed; the next bench tries again")]
     Scratch(#[source] WorkspaceError),
-    /// The same, while a build is at work in it.
+    /// The same, while a build works in it.
     #[error("a build still works in {name}; the next bench removes it")]
     InUse {
         /// Where.
@@ -98,16 +98,16 @@ pub enum Left {
     Here {
         /// Where.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
 impl Belongings {
-    /// Begins a run, and sees to it that whatever it makes will go. `docker` is at `endpoint`.
+    /// Begins a run, and makes sure that all that it makes is removed. `docker` is at `endpoint`.
     ///
     /// # Errors
-    /// When the state directory cannot take a note of it.
+    /// When the note cannot be written to the state directory.
     pub fn begin(
         state: &State,
         project: &Project,
@@ -134,10 +134,10 @@ impl Belongings {
         Ok(Belongings { run, state: state.clone(), stage, home, engine: docker, reaper, stage_use })
     }
 
-    /// The directory in the source root where everything of the bench's lies; made when it is not there.
+    /// The bench's directory in the source root; made when it does not exist.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn stage(&self) -> io::Result<&Path> {
         match std::fs::create_dir(&self.stage) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
@@ -149,11 +149,11 @@ impl Belongings {
         Arc::clone(&self.stage_use).acquire_owned().await.ok()
     }
 
-    /// Does work in the stage on a thread of its own, which is to end soon after its flag is set: when the future is dropped.
-    /// Nobody removes the stage meanwhile.
+    /// Works in the stage on a thread of its own, which must end soon after its flag is set: when
+    /// the future is dropped. The stage is not removed meanwhile.
     ///
     /// # Errors
-    /// When there is no thread to be had, or it panics.
+    /// When no thread can be started, or it panics.
     pub async fn on_a_thread<T: Send + 'static>(
         &self,
         name: &str,
@@ -171,7 +171,7 @@ impl Belongings {
         let work = move || {
             let done = work(&stopped);
             drop(in_use);
-            // Nobody may wait any more.
+            // The receiver may be gone.
             let _ = end.send(done);
         };
         // Not one of the runtime's: its end waits for those, and a file system may hang.
@@ -179,7 +179,7 @@ impl Belongings {
         ended.await.map_err(|_| io::Error::other("it panicked"))
     }
 
-    /// The state directory of the builds that are measured.
+    /// The state directory of the measured builds.
     pub fn state_of_builds(&self) -> PathBuf {
         state_of_builds(&self.home)
     }
@@ -197,7 +197,7 @@ impl Belongings {
         labels_of(&self.run.id, &self.state)
     }
 
-    /// Removes all of it; gives what could not be removed.
+    /// Removes all of it; returns what could not be removed.
     pub async fn clear(self) -> Vec<Left> {
         let mut left = Vec::new();
         if let Some(docker) = &self.engine {
@@ -206,12 +206,12 @@ impl Belongings {
             left.extend(clear_builds(docker, &self.home).await.err().map(Left::OnEngine));
         }
         left.extend(clear_scratch(&self.home).await.err());
-        // Whoever uses it ends soon after it is told to, unless its file system hangs.
+        // A thread that uses it ends soon after it is told to, unless its file system hangs.
         let _unused = timeout(CLEARING, self.use_stage()).await;
         left.extend(
             remove_stage_in_any_way(self.engine.as_ref(), &self.run.id, &self.state, &self.stage).await,
         );
-        // With it goes all that the next bench would need to know.
+        // The home holds all that the next bench would need.
         if left.is_empty() {
             left.extend(remove(&self.home).await);
         }
@@ -252,7 +252,8 @@ fn labels_of(run: &str, state: &State) -> Result<BTreeMap<String, String>, State
     ]))
 }
 
-/// What containers wrote on a mount belongs to their users, and may be removed by nobody but them: then a container is asked.
+/// Files that containers wrote on a mount belong to their users, and only they may remove them:
+/// then a container does it.
 async fn remove_stage_in_any_way(
     docker: Option<&Docker>,
     run: &str,
@@ -260,7 +261,7 @@ async fn remove_stage_in_any_way(
     stage: &Path,
 ) -> Option<Left> {
     let left = remove(stage).await?;
-    // Systems have many words for that it is somebody else's.
+    // Systems report another user's files with many different errors.
     let Some(docker) = docker else { return Some(left) };
     let emptied = empty_by_container(docker, run, state, stage).await;
     let cleared = clear_engine(docker, &of_run(run)).await;
@@ -299,10 +300,11 @@ async fn remove(path: &Path) -> Option<Left> {
     Some(Left::Here { path: path.to_owned(), source })
 }
 
-/// Removes what benches left that are dead; `docker` is at `address`. What is of another engine is left to a bench there.
+/// Removes dead benches' objects; `docker` is at `address`. Those on another engine stay for a
+/// bench there.
 ///
 /// # Errors
-/// What could not be removed, the first of it; everything else is gone.
+/// The first object that could not be removed; all others are gone.
 pub async fn sweep(docker: Option<&Docker>, address: &str, state: &State) -> Result<(), Left> {
     let mut result = Ok(());
     if let Some(docker) = docker {
@@ -315,13 +317,13 @@ pub async fn sweep(docker: Option<&Docker>, address: &str, state: &State) -> Res
     result
 }
 
-/// The same, for the reaper: whether all went.
+/// The same, for the reaper: whether all was removed.
 pub async fn sweep_at(engine: &Endpoint, state: &State) -> bool {
     let docker = Docker::connect(engine).await.ok();
     sweep(docker.as_ref(), &engine.to_string(), state).await.is_ok()
 }
 
-/// By the labels alone, for the state directory may have forgotten.
+/// By the labels alone, because the state directory may have lost its entries.
 async fn sweep_engine(docker: &Docker, state: &State) -> Result<(), EngineError> {
     let Ok(id) = state.id() else { return Ok(()) };
     let ours = Owned::by(labels::STATE, &id).and(labels::TIER, labels::BENCH).to_filter();
@@ -336,7 +338,7 @@ async fn sweep_engine(docker: &Docker, state: &State) -> Result<(), EngineError>
     Ok(())
 }
 
-/// Builds do not know that who measures them is dead.
+/// Builds do not notice that the bench which measures them is dead.
 fn end_builds(home: &Path) {
     let path = state_of_builds(home);
     if path.is_dir()
@@ -356,9 +358,9 @@ fn dead_homes(state: &State) -> Vec<PathBuf> {
 async fn sweep_home(docker: Option<&Docker>, address: &str, state: &State, home: &Path) -> Result<(), Left> {
     let run = home.file_name().unwrap_or_default().to_string_lossy();
     end_builds(home);
-    // One that died before it wrote its note has made nothing else.
+    // A bench that died before it wrote its note has made no other object.
     if let Some(note) = read_json::<Note>(&home.join(NOTE)) {
-        // The path comes from a file: only what carries the run's own name is touched.
+        // The path comes from a file: only a stage with the run's own name is touched.
         if note.stage.file_name().is_some_and(|name| *name == *stage_name(&run)) {
             let removed = remove_stage_in_any_way(docker, &run, state, &note.stage).await;
             removed.map_or(Ok(()), Err)?;
@@ -373,7 +375,7 @@ async fn sweep_home(docker: Option<&Docker>, address: &str, state: &State, home:
     remove(home).await.map_or(Ok(()), Err)
 }
 
-/// What the measured builds have on the engine: their workspaces, and whatever else carries their mark.
+/// The measured builds' objects on the engine: workspaces, and all others with their label.
 async fn clear_builds(docker: &Docker, home: &Path) -> Result<(), EngineError> {
     let state = state_of_builds(home);
     if !state.is_dir() {
@@ -383,7 +385,7 @@ async fn clear_builds(docker: &Docker, home: &Path) -> Result<(), EngineError> {
     clear_engine(docker, &Owned::by(labels::STATE, &id)).await
 }
 
-/// What the measured builds have on this machine.
+/// The measured builds' directories on this machine.
 async fn clear_scratch(home: &Path) -> Result<(), Left> {
     let path = state_of_builds(home);
     if !path.is_dir() {
@@ -406,13 +408,14 @@ async fn clear_scratch(home: &Path) -> Result<(), Left> {
     }
 }
 
-/// Removes all containers, volumes and a bench's images that are `owned`. Other images are somebody's copies of a container, which
-/// have its labels.
+/// Removes all containers, volumes and a bench's images that are `owned`. Other images are the
+/// user's copies of a container, with its labels.
 async fn clear_engine(docker: &Docker, owned: &Owned) -> Result<(), EngineError> {
     let mut tries = 1;
     loop {
         match clear_engine_once(docker, owned).await {
-            // A container on its way out, removed by somebody else, holds its volumes for a moment longer.
+            // A container that is being removed by another process still holds its volumes for a
+            // moment.
             Err(_) if tries < TRIES => tries += 1,
             ended => return ended,
         }
@@ -437,15 +440,15 @@ async fn clear_engine_once(docker: &Docker, owned: &Owned) -> Result<(), EngineE
     Ok(())
 }
 
-/// What an agent has made on a mount is its user's, whom this process may not be.
+/// Files that an agent made on a mount belong to its user, who may not be this process's.
 async fn let_it_clear(docker: &Docker, container: &ContainerId) {
     if docker.kill(container, "SIGTERM").await.is_ok() {
-        // If it does not, the stage may keep files that are not this user's to remove, and that is told then.
+        // If it does not, the stage may keep files of another user, and that is reported then.
         let _ended = timeout(CLEARING, docker.wait(container)).await;
     }
 }
 
-/// Docker fails a listing in which a container vanishes; then it is asked again by whoever asks.
+/// Docker fails a listing in which a container vanishes; the caller asks again.
 async fn containers(
     docker: &Docker,
     labels: &[String],
@@ -478,7 +481,7 @@ mod tests {
             self.home.path().join("source")
         }
 
-        /// As [`Belongings::begin`], without a reaper: the test program is none.
+        /// As [`Belongings::begin`], without a reaper: the test program cannot be one.
         fn begin(&self) -> Belongings {
             let project = self.state.project(&self.source()).unwrap();
             let run = self.state.begin_run(&project, &endpoint().to_string()).unwrap();

@@ -1,4 +1,4 @@
-//! One measured build: this very program as a child process, from its start to its end.
+//! One measured build: this program as a child process, from its start to its end.
 
 use std::{
     ffi::OsString,
@@ -20,37 +20,37 @@ use crate::{
     sys::child::ask_to_end,
 };
 
-/// How long a child that was asked to end may take; then it is killed, and its reaper tidies up after it.
+/// The time for a child to end when asked; then it is killed, and its reaper cleans up.
 const ENDING: Duration = Duration::from_secs(20);
 
-/// How long after a child's end its last words may take, which others may hold the other end of.
+/// The time after a child's end to read its output, which other processes may hold open.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// How much of what a child wrote is kept, in bytes.
+/// Bytes of a child's output that are kept.
 const TAIL: usize = 8 << 10;
 
-/// How many lines of it are told, and how long each may be.
+/// How many of its lines are shown, and their length.
 const LINES: usize = 3;
 const LINE_CHARS: usize = 500;
 
-/// How fastbuild's own lines begin.
+/// The beginning of fastbuild's own lines.
 const OWN: &str = "fastbuild: ";
 
 /// A build as it is run again and again.
 #[derive(Debug, Clone)]
 pub struct Build {
-    /// fastbuild.
+    /// The fastbuild program.
     pub program: PathBuf,
-    /// Its options, and the command.
+    /// Its options and the command.
     pub words: Vec<OsString>,
-    /// Where it is started.
+    /// The directory in which it is started.
     pub directory: PathBuf,
     /// Its state directory.
     pub state: PathBuf,
 }
 
 impl Build {
-    /// Runs it once; gives the time from start to end, or why it did not end well.
+    /// Runs it once; returns its time from start to end, or why it failed.
     ///
     /// # Errors
     /// [`Interrupted`], after the child has ended.
@@ -90,7 +90,7 @@ impl Build {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
-        // Ctrl-C goes to the whole group in the foreground; who measures tells its builds itself.
+        // Ctrl-C goes to the whole foreground group; the bench itself tells its builds.
         #[cfg(unix)]
         command.process_group(0);
         command
@@ -100,12 +100,12 @@ impl Build {
 async fn end(child: &mut Child) {
     ask_to_end(child);
     if timeout(ENDING, child.wait()).await.is_err() {
-        // It has ended meanwhile, or is one that nobody can kill.
+        // It has just ended, or cannot be killed.
         let _ = child.kill().await;
     }
 }
 
-/// Reads a stream to its end, and keeps the end.
+/// Reads a stream to its end, and keeps the last bytes.
 fn tail(stream: Option<impl AsyncRead + Unpin + Send + 'static>) -> JoinHandle<Vec<u8>> {
     tokio::spawn(async move {
         let (mut kept, mut chunk) = (Vec::new(), vec![0; TAIL]);
@@ -123,8 +123,8 @@ async fn last_words(tail: JoinHandle<Vec<u8>>) -> String {
     String::from_utf8_lossy(&bytes).trim().to_owned()
 }
 
-/// `exit status: 2: cc: no such file; make: *** [all] Error 1`. What fastbuild itself has to say comes first; of the
-/// command's own words it is the last ones, without those that are set in: they go on with what stands above.
+/// `exit status: 2: cc: no such file; make: *** [all] Error 1`. fastbuild's own lines come first;
+/// of the command's lines the last ones, without indented ones, which continue the line above.
 fn why(status: &str, said: &str) -> String {
     let left_there = wording::warning_line(&Warning::OutputsLeft);
     let of_own = |marks: &str| {
@@ -148,12 +148,12 @@ fn why(status: &str, said: &str) -> String {
 /// This program.
 ///
 /// # Errors
-/// When the system does not tell.
+/// When the system does not report it.
 pub fn own_program() -> std::io::Result<PathBuf> {
     std::env::current_exe()
 }
 
-/// Where below `copy` a build starts that was asked for in `started_in` below `source`.
+/// The directory below `copy` for a build that was requested in `started_in` below `source`.
 pub fn directory_in(copy: &Path, source: &Path, started_in: &Path) -> PathBuf {
     started_in.strip_prefix(source).map_or_else(|_| copy.to_owned(), |below| copy.join(below))
 }

@@ -1,6 +1,6 @@
-//! A copy of the source tree, for builds that must not touch the user's: all of it, for a mount shows what ignore rules leave
-//! out as well. Content, modes, links and times are as they are there; a file with several names becomes several files,
-//! and sockets, fifos and devices stay behind.
+//! A copy of the source tree, for builds that must not change the user's. It is complete, because a
+//! mount also shows ignored files. Content, modes, links and times are kept; a file with several
+//! names becomes several files, and sockets, fifos and devices are left out.
 
 use std::{
     io,
@@ -28,10 +28,10 @@ use crate::{
     },
 };
 
-/// Making a file is some round trips where the file system is a slow one.
+/// Making a file takes several round trips on a slow file system.
 const THREADS: usize = 8;
 
-/// What a file takes that holds little.
+/// The size that a small file takes.
 const CLUSTER: u64 = 4096;
 
 /// Why there is no copy.
@@ -40,7 +40,7 @@ pub enum CopyError {
     /// The source tree cannot be read.
     #[error(transparent)]
     Scan(#[from] ScanError),
-    /// No pattern at all was refused.
+    /// An empty list of patterns was refused.
     #[error(transparent)]
     Rules(#[from] BadPattern),
     /// One entry.
@@ -48,15 +48,15 @@ pub enum CopyError {
     Entry {
         /// Which.
         path: RelPath,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// Where it should be.
+    /// The copy's place.
     #[error("could not make {path:?}: {source}")]
     Place {
         /// Where.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// There is no room.
@@ -67,7 +67,7 @@ pub enum CopyError {
         /// Bytes.
         free: u64,
     },
-    /// Nobody wants it any more.
+    /// The copy is no longer wanted.
     #[error("it was cut off")]
     Stopped,
 }
@@ -79,7 +79,7 @@ pub struct Original {
 }
 
 impl Original {
-    /// Looks at all below `root`. Staging directories are no part of it.
+    /// Scans all below `root`, without staging directories.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -89,16 +89,16 @@ impl Original {
         Ok(Original { root: root.to_owned(), scan: scan(root, &options)? })
     }
 
-    /// How much it is.
+    /// Its size.
     pub fn amount(&self) -> Amount {
         let manifest = &self.scan.manifest;
         Amount { files: manifest.entries().len() as u64, bytes: manifest.bytes() }
     }
 
-    /// Refuses what `copies` copies have no room for below `place`.
+    /// Refuses when `place` has no room for `copies` copies.
     ///
     /// # Errors
-    /// [`CopyError::NoRoom`]. A file system that does not tell is taken at its word when it is full.
+    /// [`CopyError::NoRoom`]. A file system that does not report its room may become full.
     pub fn refuse_without_room(&self, place: &Path, copies: u64) -> Result<(), CopyError> {
         let size_of = |entry: &Entry| match entry.kind {
             Kind::File { size } => size.next_multiple_of(CLUSTER),
@@ -112,10 +112,10 @@ impl Original {
         }
     }
 
-    /// Copies it to `to`, which must not be there, while `stop` is not set.
+    /// Copies it to `to`, which must not exist, while `stop` is not set.
     ///
     /// # Errors
-    /// The first that any thread met; what was copied until then stays.
+    /// The first error of any thread; the files copied until then stay.
     pub fn copy(&self, to: &Path, stop: &AtomicBool) -> Result<(), CopyError> {
         let place = |source| CopyError::Place { path: to.to_owned(), source };
         std::fs::create_dir_all(to.parent().unwrap_or(to)).map_err(place)?;
@@ -127,7 +127,7 @@ impl Original {
         }
         let others: Vec<&Entry> = entries.iter().filter(|entry| !is_directory(entry)).collect();
         self.copy_others(&others, to, stop)?;
-        // The inner ones first: what is made in a directory changes its time, and it may be read-only from then on.
+        // The inner ones first: new entries change a directory's time, and it may become read-only.
         for entry in entries.iter().rev().filter(is_directory) {
             finish_directory(to, entry).map_err(at_entry(entry))?;
         }
@@ -159,7 +159,7 @@ impl Original {
         match &entry.kind {
             Kind::Symlink { target } => at::symlink(&dir, name, target)?,
             Kind::File { .. } | Kind::Directory => {
-                // Made with its mode, for it may be one that nobody can change afterwards.
+                // Made with its mode, because some modes cannot be changed afterwards.
                 let mut made = at::create_file_as(&dir, name, entry.mode)?.into_std();
                 io::copy(&mut std::fs::File::open(from)?, &mut made)?;
                 where_allowed(at::set_mode(&dir, name, entry.mode))?;
@@ -192,20 +192,21 @@ fn metadata_of(path: &Path) -> io::Result<std::fs::Permissions> {
     Ok(path.metadata()?.permissions())
 }
 
-/// Changes the copy at `root` as an edit would: a small file of the bench's own at its top gets other content.
+/// Changes the copy at `root` as an edit would: a small file of the bench at its top gets new
+/// content.
 ///
-/// Which files the command reads cannot be known, and another byte in one of the user's might break it, or make it do any
-/// amount of work. So what is measured is a build to which one edited file travels, and for which it matters as
-/// little as can be.
+/// It is not known which files the command reads. A changed byte in a user's file might break it,
+/// or cause any amount of work. So the measured build gets one edited file that matters to it as
+/// little as possible.
 ///
 /// # Errors
-/// What the system says.
+/// The system's error.
 pub fn edit(root: &Path, number: u32) -> io::Result<()> {
     let moment = metadata::now();
     std::fs::write(root.join("fastbuild-bench"), format!("{number} {} {}\n", moment.secs, moment.nanos))
 }
 
-/// A mode that may not be changed where the copy lies is no hindrance: the original's could not be either.
+/// A mode that cannot be changed in the copy is accepted: the original's could not be either.
 fn where_allowed(set: io::Result<()>) -> io::Result<()> {
     set.or_else(|error| if at::is_mode_refusal(&error) { Ok(()) } else { Err(error) })
 }

@@ -1,8 +1,8 @@
-//! The disk part: what places cost, by [`crate::measure`]. The source directory is measured by this process, everything
-//! else by the agent in one container. Rounds are interleaved over the places, so that a machine that is busy for a
-//! while is so for all of them.
+//! The disk part: the speed of places, by [`crate::measure`]. This process measures the source
+//! directory, the agent in one container measures the others. Rounds are interleaved over the
+//! places, so that a busy moment of the machine affects all of them.
 //!
-//! A place that cannot be had is a row that says why, and the others go on.
+//! A place that is not available is a row that says why; the others are still measured.
 
 use std::{
     collections::BTreeMap,
@@ -29,12 +29,12 @@ use crate::{
 pub const PLACES: [Place; 5] =
     [Place::SourceDirectory, Place::Layer, Place::Tmpfs, Place::Volume, Place::BindMount];
 
-/// How often everything is measured.
+/// How often each place is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rounds {
     /// At most.
     pub most: u32,
-    /// No round is begun that would not be over by then, as far as the one before tells; but one is made.
+    /// No round is begun that would end later, judged by the round before; but one is always made.
     pub until: Option<Instant>,
 }
 
@@ -45,39 +45,39 @@ impl Rounds {
     }
 }
 
-/// Where places other than the source directory are.
+/// The containers for places other than the source directory.
 pub enum Containers<'a> {
     /// On this engine.
     On {
         /// The engine.
         docker: &'a Docker,
-        /// The image that the builds run in, where it is there; none makes an empty one.
+        /// The image of the builds, if it is there; without it an empty one is made.
         image: Option<&'a ImageFacts>,
-        /// Why nothing of this machine can be mounted; none when it can.
+        /// Why no directory of this machine can be mounted; none when it can.
         no_mounts: Option<String>,
     },
-    /// There is none, and why.
+    /// There is no engine.
     None {
         /// In words.
         why: String,
     },
 }
 
-/// What is measured, and how often.
+/// The places to measure, and how often.
 pub struct Disk<'a> {
-    /// Where the bench keeps what it makes.
+    /// The bench's objects.
     pub belongings: &'a Belongings,
-    /// Where the places are.
+    /// The containers of the places.
     pub containers: Containers<'a>,
     /// How much.
     pub sizes: Sizes,
     /// How often.
     pub rounds: Rounds,
-    /// Who is told.
+    /// The progress display.
     pub meter: &'a Meter,
 }
 
-/// The rows as they come about.
+/// The rows so far.
 struct Rows(BTreeMap<Place, Measured<DiskFigures>>);
 
 impl Rows {
@@ -133,7 +133,8 @@ fn add(row: &mut DiskFigures, figures: &Figures) {
 }
 
 impl Disk<'_> {
-    /// Measures all places that can be had. To be cut off it is dropped; what is left then is [`Belongings::clear`]'s.
+    /// Measures all available places. Dropping it cuts it off; [`Belongings::clear`] removes the
+    /// rest.
     pub async fn measure(&self) -> Vec<DiskRow> {
         let mut rows = Rows(BTreeMap::new());
         let here = match self.belongings.stage() {
@@ -158,7 +159,7 @@ impl Disk<'_> {
         }
         self.meter.give_up(rows.open().len() as u64 * u64::from(self.rounds.most.saturating_sub(done)));
         if let Some(lab) = lab {
-            // What cannot be removed now is removed with the rest, which tells.
+            // If it cannot be removed now, it is removed with the rest, which reports errors.
             let _removed = lab.remove().await;
         }
         rows.into_rows()
@@ -186,7 +187,7 @@ impl Disk<'_> {
                         }
                     }
                 }
-                // A place that is open has either.
+                // An open place has one or the other.
                 _ => continue,
             };
             if let Ok(Figures { read_from: ReadFrom::PerhapsMemory, .. }) = measured
@@ -201,7 +202,7 @@ impl Disk<'_> {
         }
     }
 
-    /// The container; none when there is none to be had, which is in the rows then.
+    /// The container; none when it cannot be had, which the rows then say.
     async fn lab(&self, here: Option<&Path>, rows: &mut Rows) -> Option<Lab> {
         let inside = || PLACES.into_iter().filter(|place| lab::directory(*place).is_some());
         let (docker, image, no_mounts) = match &self.containers {
@@ -259,7 +260,7 @@ impl Disk<'_> {
     }
 }
 
-/// An image that no agent runs in tells nothing about the engine's disk either.
+/// An image in which no agent runs cannot be used to measure the engine's disk.
 fn can_run_agent(image: &ImageFacts) -> bool {
     crate::agent::program::for_platform(&image.os, &image.architecture).is_ok()
 }
@@ -271,7 +272,7 @@ fn medium(place: Place) -> Medium {
     }
 }
 
-/// Measures a directory of this machine on a thread of its own, which ends soon after the future is dropped.
+/// Measures a directory of this machine on a thread that ends soon after the future is dropped.
 pub async fn on_this_machine(
     directory: PathBuf,
     sizes: Sizes,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::report::{DiskFigures, Measured, Report, Samples};
 use crate::text::numbers;
 
-/// What the disk part does in each place.
+/// The operations of the disk part in each place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Op {
     Write,
@@ -19,7 +19,7 @@ pub(super) enum Op {
 }
 
 impl Op {
-    /// In the order in which they are done; the sum of all that is done with small files comes last.
+    /// In the order in which they are done; the sum of all small-file operations comes last.
     pub(super) const ALL: [Op; 8] =
         [Op::Write, Op::Read, Op::Create, Op::Stat, Op::ReadSmall, Op::Rename, Op::Delete, Op::Small];
 
@@ -49,7 +49,7 @@ impl Op {
     }
 }
 
-/// The amounts of the disk part; none when it was measured nowhere.
+/// The amounts of the disk part; none when no place was measured.
 pub(super) struct Amounts {
     /// `1.1 GB`
     pub(super) large: String,
@@ -68,7 +68,7 @@ impl Amounts {
     }
 }
 
-/// Why there is nothing, as people are told; none when it was measured.
+/// Why there is no figure, for people; none when it was measured.
 pub(super) fn absence<T>(result: &Measured<T>) -> Option<(&'static str, &str)> {
     match result {
         Measured::Done(_) => None,
@@ -77,12 +77,12 @@ pub(super) fn absence<T>(result: &Measured<T>) -> Option<(&'static str, &str)> {
     }
 }
 
-/// `0.0021`, `0.031`, `2.94`, `12.9`: without a unit, and never fewer than two digits that tell something.
+/// `0.0021`, `0.031`, `2.94`, `12.9`: without a unit, and with at least two significant digits.
 pub(super) fn seconds(seconds: f64) -> String {
     match Duration::try_from_secs_f64(seconds) {
         Ok(took) if seconds < 0.009_95 => format!("{:.4}", took.as_secs_f64()),
         Ok(took) => numbers::fine_seconds(took),
-        // What no clock gives, in a report that somebody wrote by hand.
+        // An impossible time, in a report that was written by hand.
         Err(_) => "–".to_owned(),
     }
 }

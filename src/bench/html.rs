@@ -1,8 +1,9 @@
-//! A report -> one self-contained page: nothing is fetched, nothing runs. Pure.
+//! A report -> one self-contained page without requests or scripts. Pure.
 //!
-//! Every text passes through `maud`, which escapes it, and texts from outside through [`one_line`] before. The page forbids
-//! itself scripts and requests by its own policy. Bars are SVG without a view box: lengths are in percent and text in
-//! pixels, so that a telephone shows shorter bars and the same letters.
+//! Every text passes through `maud`, which escapes it, and texts from outside first through
+//! [`one_line`]. The page's own policy forbids scripts and requests. Bars are SVG without a view
+//! box: lengths are in percent and text in pixels, so that a phone shows shorter bars and the same
+//! letters.
 
 mod bars;
 
@@ -74,7 +75,7 @@ fn headline(choice: Option<&Choice>, command: Option<&str>) -> Markup {
     }
 }
 
-/// The advice, with its figures less loud than what they say.
+/// The advice, with its figures less prominent than its text.
 fn sentence(text: &str) -> Markup {
     let parts = text.split_once(" (").and_then(|(said, rest)| Some((said, rest.split_once(')')?)));
     html! {
@@ -87,7 +88,7 @@ fn sentence(text: &str) -> Markup {
     }
 }
 
-/// What stands in backticks is code.
+/// Text in backticks is code.
 fn marked(text: &str) -> Markup {
     html! {
         @for (at, part) in text.split('`').enumerate() {
@@ -144,7 +145,7 @@ fn disk(report: &Report, chosen: Option<Route>) -> Markup {
     }
 }
 
-/// One picture of the disk part, with its figures to unfold.
+/// One chart of the disk part, with its figures to unfold.
 fn multiple(report: &Report, op: Op, title: &str, chosen: Option<Route>) -> Markup {
     let samples: Vec<_> =
         report.disk.iter().filter_map(|row| Some((row.place, op.of(row.result.done()?)))).collect();

@@ -1,5 +1,6 @@
-//! A report -> `fastbuild bench --json`: its fields and the choice that follows from them. Pure. `docs/bench-json.md` is the
-//! contract. Such a document can be read as a [`Report`] again; the choice is made anew then.
+//! A report -> `fastbuild bench --json`: its fields and the resulting choice. Pure. The contract is
+//! `docs/bench-json.md`. Such a document can be read as a [`Report`] again; the choice is computed
+//! anew.
 
 use serde::Serialize;
 
@@ -18,7 +19,7 @@ struct Document<'a> {
 /// The document, with a line end.
 ///
 /// # Errors
-/// None that a report gives cause for: it holds nothing that JSON could not.
+/// None for any report: each of its values can be written as JSON.
 pub fn render(report: &Report) -> serde_json::Result<String> {
     let document = Document { report, choice: advice::choose(report) };
     Ok(serde_json::to_string_pretty(&document)? + "\n")

@@ -1,4 +1,4 @@
-//! The container that places are measured in: one for all of them, with the agent as its only process.
+//! The container in which places are measured: one for all, with the agent as its only process.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -22,7 +22,7 @@ use crate::{
     workspace::agent_archive,
 };
 
-/// Why there is no container to measure in, or none any more.
+/// Why there is no container to measure in, or it was lost.
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
     /// The engine.
@@ -42,13 +42,13 @@ pub enum LabError {
     Ended {
         /// The container's state.
         state: Option<ContainerState>,
-        /// What the agent wrote to its standard error.
+        /// The agent's standard error.
         said: String,
     },
-    /// The agent cannot be asked.
+    /// No request can be sent to the agent.
     #[error("the agent takes no question: {0}")]
     NoQuestion(#[source] std::io::Error),
-    /// The agent's words make no sense.
+    /// The agent's reply cannot be parsed.
     #[error("could not parse the agent's reply: {0}")]
     BadAnswer(#[source] std::io::Error),
 }
@@ -62,7 +62,7 @@ fn how(state: &Option<ContainerState>, said: &str) -> String {
     }
 }
 
-/// Makes the image `name` with nothing in it, for the agent alone.
+/// Makes the empty image `name`, for the agent alone.
 ///
 /// # Errors
 /// The engine's.
@@ -92,23 +92,23 @@ pub struct Lab {
     said: String,
 }
 
-/// What the container is made of.
+/// The parts of the container.
 pub struct Materials<'a> {
     /// The engine.
     pub docker: &'a Docker,
-    /// What it is called, and its volume.
+    /// The name of the container and of its volume.
     pub name: String,
     /// The labels of both.
     pub labels: BTreeMap<String, String>,
     /// An image that the agent runs in.
     pub image: &'a ImageFacts,
-    /// Its size is that of the tmpfs.
+    /// The tmpfs has this size.
     pub sizes: &'a Sizes,
     /// The directory of this machine that is mounted.
     pub bind: &'a Path,
 }
 
-/// Where a place is in the container; none for one that is not in it.
+/// A place's path in the container; none for one that is not in it.
 pub fn directory(place: Place) -> Option<&'static str> {
     match place {
         Place::SourceDirectory => None,
@@ -120,8 +120,8 @@ pub fn directory(place: Place) -> Option<&'static str> {
 }
 
 impl Materials<'_> {
-    /// A container with all of `places`. Those that the engine does not take come back with the reason, and the others are
-    /// there all the same.
+    /// A container with all of `places`. Those that the engine refuses are returned with the
+    /// reason, and the others are there.
     ///
     /// # Errors
     /// When there is no container even without any mount.
@@ -136,7 +136,7 @@ impl Materials<'_> {
             Ok(lab) => return Ok((lab, refused)),
             Err(error) => error,
         };
-        // Which one is it? Each in a container of its own tells.
+        // To find which one is refused, each is tried in a container of its own.
         for &place in wanted.iter().filter(|place| **place != Place::Layer) {
             match self.start(&[place]).await {
                 Ok(lab) => drop(lab.remove().await?),
@@ -165,7 +165,7 @@ impl Materials<'_> {
         match self.furnish(&container, agent_archive(agent)).await {
             Ok(lab) => Ok(lab),
             Err(error) => {
-                // What cannot be removed now is removed with the rest.
+                // If it cannot be removed now, it is removed with the rest.
                 let _removed = self.docker.remove(container.as_str(), &Owned::of(&self.labels)).await;
                 Err(error)
             }
@@ -205,7 +205,7 @@ impl Materials<'_> {
         let target = directory(place)?.to_owned();
         match place {
             Place::SourceDirectory | Place::Layer => None,
-            // A tmpfs counts by pages what a disk counts by clusters; what is in its books beside that is little.
+            // A tmpfs counts pages where a disk counts clusters; its metadata beside that is small.
             Place::Tmpfs => {
                 Some(Mount::Tmpfs { target, size: Some(self.sizes.room().saturating_mul(5) / 4) })
             }
@@ -223,10 +223,10 @@ impl Materials<'_> {
 }
 
 impl Lab {
-    /// Measures a place of the container's.
+    /// Measures a place in the container.
     ///
     /// # Errors
-    /// When the container is lost; what befalls the place alone is in the answer.
+    /// When the container is lost; a failure of the place alone is in the reply.
     pub async fn measure(
         &mut self,
         directory: &str,
@@ -245,7 +245,7 @@ impl Lab {
         }
     }
 
-    /// Removes all that is in a directory of the container's.
+    /// Removes all that is in a directory of the container.
     ///
     /// # Errors
     /// As [`Lab::measure`].
@@ -283,7 +283,7 @@ impl Lab {
         }
     }
 
-    /// Removes the container, and with it what was on its layer and in its tmpfs.
+    /// Removes the container, with its layer and its tmpfs.
     ///
     /// # Errors
     /// The engine's.

@@ -1,17 +1,17 @@
-//! `fastbuild bench`: what this machine's places and routes cost, and which route to take because of it.
+//! `fastbuild bench`: measures this machine's places and routes, and advises which route to take.
 //!
 //! | step | module |
 //! |---|---|
-//! | all of it, from the settings to a report | [`work`] |
-//! | what a bench makes, and how it goes again | [`belongings`] |
+//! | the whole bench, from the settings to a report | [`work`] |
+//! | the objects that a bench makes, and their removal | [`belongings`] |
 //! | places are measured | [`disk`], in the container of [`lab`] |
 //! | the command is run on each route, in copies of the tree | [`routes`], [`copy`], [`child`] |
-//! | what was measured, as data | [`mod@report`] |
-//! | which route to take, and why | [`advice`] |
-//! | what people and programs read | [`table`], [`html`], [`json`] |
-//! | what later builds know of it | `fastbuild.toml`, by [`save`] |
+//! | the measurements, as data | [`mod@report`] |
+//! | the route to take, and why | [`advice`] |
+//! | the output for people and programs | [`table`], [`html`], [`json`] |
+//! | the choice for later builds | `fastbuild.toml`, by [`save`] |
 //!
-//! Everything after the measuring is pure but for the last.
+//! All steps after the measuring are pure, except for the last.
 
 pub mod advice;
 pub mod belongings;

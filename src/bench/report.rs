@@ -1,7 +1,8 @@
-//! What a bench measured, as data: the measuring fills it in, everything that people and programs read is made from it.
+//! The measurements of a bench, as data. The measuring fills it in; all output for people and
+//! programs is made from it.
 //!
-//! All times are seconds, all sizes bytes. As JSON, names are in kebab case where they are values and in snake case where
-//! they are fields; `docs/bench-json.md` tells the format, and [`FORMAT`] is its version.
+//! All times are in seconds, all sizes in bytes. In JSON, values are in kebab case and fields in
+//! snake case; `docs/bench-json.md` describes the format, and [`FORMAT`] is its version.
 
 use std::{fmt, time::Duration};
 
@@ -12,7 +13,7 @@ use crate::{args::Extent, spec::Route};
 /// The version of the JSON format. Within a version fields and values may be added.
 pub const FORMAT: u32 = 1;
 
-/// Everything that one bench found.
+/// All results of one bench.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// [`FORMAT`] of the fastbuild that made it.
@@ -27,7 +28,7 @@ pub struct Report {
     pub engine: String,
     /// The source directory.
     pub source: Source,
-    /// The command that was run on each route, with its arguments; none when only the disk was measured.
+    /// The command that was run on each route, with arguments; none if only the disk was measured.
     pub command: Option<Vec<String>>,
     /// How much was measured.
     pub extent: Extent,
@@ -37,7 +38,7 @@ pub struct Report {
     pub routes: Vec<RouteRow>,
 }
 
-/// What the build starts from.
+/// The sources of the build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source {
     /// The kind of its file system, as the system names it: `ext4`, `fuse.sshfs`.
@@ -53,7 +54,7 @@ pub struct Source {
 pub struct DiskRow {
     /// Where the files were.
     pub place: Place,
-    /// What came of it.
+    /// Its result.
     pub result: Measured<DiskFigures>,
 }
 
@@ -74,7 +75,7 @@ pub enum Place {
 }
 
 impl Place {
-    /// For people.
+    /// The name for people.
     pub fn words(self) -> &'static str {
         match self {
             Place::SourceDirectory => "source directory",
@@ -92,7 +93,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// Times of the disk part in one place. Where it was measured more than once, there is a sample for each round.
+/// Times of the disk part in one place, with a sample for each round.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct DiskFigures {
     /// The size in bytes of the file that was written and read from end to end.
@@ -131,30 +132,30 @@ pub struct RouteRow {
     pub route: Route,
     /// Seconds of a whole run, the first one left out.
     pub result: Measured<Samples>,
-    /// Seconds of the first run, in which nothing is there yet; none when it did not end well.
+    /// Seconds of the first run, without any workspace or cache; none when it failed.
     pub first: Option<f64>,
 }
 
-/// What came of a measurement.
+/// The result of a measurement.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Measured<T> {
-    /// It went well.
+    /// It succeeded.
     Done(T),
-    /// It was tried and did not go well.
+    /// It was tried and failed.
     Failed {
-        /// What happened.
+        /// The error.
         why: String,
     },
-    /// It cannot be had on this machine.
+    /// It is not available on this machine.
     NotOffered {
-        /// What is missing.
+        /// The missing requirement.
         why: String,
     },
 }
 
 impl<T> Measured<T> {
-    /// What was measured, if it was.
+    /// The measured value, if there is one.
     pub fn done(&self) -> Option<&T> {
         match self {
             Measured::Done(value) => Some(value),
@@ -188,15 +189,15 @@ impl Samples {
         Some(if sorted.len() % 2 == 1 { upper } else { f64::midpoint(sorted[middle - 1], upper) })
     }
 
-    /// The least and the most in seconds, not quartiles: with the five or ten rounds that a user waits for, quartiles would
-    /// hide what he should see. None without samples.
+    /// The least and the most in seconds, not quartiles: with the five or ten rounds that a user
+    /// waits for, quartiles would hide too much. None without samples.
     pub fn spread(&self) -> Option<(f64, f64)> {
         let least = self.0.iter().copied().min_by(f64::total_cmp)?;
         let most = self.0.iter().copied().max_by(f64::total_cmp)?;
         Some((least, most))
     }
 
-    /// As [`Samples::spread`], without the one least and the one most of five or more.
+    /// As [`Samples::spread`], without one least and one most of five or more.
     pub fn core(&self) -> Option<(f64, f64)> {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);

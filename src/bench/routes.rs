@@ -1,12 +1,14 @@
 //! The command's part: the user's own build on each route.
 //!
-//! The user's tree is not touched. Each route has a copy of it, inside the source root so that it lies on the same file
-//! system, in the bench's stage, which no scan sees. One copy for all would not do: what one route brings back would
-//! be there for the next one, and a workspace belongs to a source root and to one route at a time. What a build would
-//! bring to places outside of the source root goes into the stage as well.
+//! The user's tree is not changed. Each route has a copy of it in the bench's stage, which no scan
+//! sees. The stage is inside the source root, so that it is on the same file system. A common copy
+//! is not possible: the next route would find the earlier one's products, and a workspace belongs
+//! to one source root and one route at a time. Outputs outside of the source root go into the stage
+//! as well.
 //!
-//! The first run on each route is told by itself: workspace and caches come about in it. Then come rounds, interleaved over
-//! the routes, with an [edit](super::copy::edit) before each build.
+//! The first run on each route is reported separately, because it makes workspace and caches. The
+//! rounds that follow are interleaved over the routes, with an [edit](super::copy::edit) before
+//! each build.
 
 use std::{
     ffi::OsString,
@@ -35,27 +37,27 @@ use crate::{
     text::numbers,
 };
 
-/// What is measured, and how often.
+/// The routes to measure, and how often.
 pub struct Routes<'a> {
-    /// Where the bench keeps what it makes.
+    /// The bench's objects.
     pub belongings: &'a Belongings,
-    /// The build, as it was asked for.
+    /// The requested build.
     pub args: &'a RunArgs,
-    /// What that comes to.
+    /// The settings for it.
     pub settings: &'a Settings,
-    /// Where it was asked for.
+    /// The environment of the request.
     pub environment: &'a Environment,
-    /// The engine; or why there is none.
+    /// The engine, or the reason for its absence.
     pub docker: Result<&'a Docker, &'a str>,
-    /// Which routes.
+    /// The routes.
     pub routes: &'a [Route],
     /// How often, after the first run.
     pub rounds: Rounds,
-    /// Who is told.
+    /// The progress display.
     pub meter: &'a Meter,
 }
 
-/// One route on its way to a row.
+/// One route before its row is complete.
 struct Runner {
     route: Route,
     copy: PathBuf,
@@ -84,10 +86,10 @@ impl Runner {
 }
 
 impl Routes<'_> {
-    /// Measures all routes that can be taken.
+    /// Measures all possible routes.
     ///
     /// # Errors
-    /// [`Interrupted`]; what is left then is [`Belongings::clear`]'s.
+    /// [`Interrupted`]; then [`Belongings::clear`] removes the rest.
     pub async fn measure(
         &self,
         original: &Arc<Original>,
@@ -111,12 +113,12 @@ impl Routes<'_> {
             }
         }
         rows.extend(runners.into_iter().map(Runner::into_row));
-        // As they were asked for.
+        // In the requested order.
         rows.sort_by_key(|row| self.routes.iter().position(|route| *route == row.route));
         Ok(rows)
     }
 
-    /// What a build on this route comes to; why there is none otherwise.
+    /// The plan of a build on this route, or why it is not possible.
     fn plan(&self, route: Route) -> Result<Planned, String> {
         if let (Err(why), false) = (self.docker, route == Route::Host) {
             return Err(why.to_owned());
@@ -131,14 +133,15 @@ impl Routes<'_> {
                 return Err(format!("{word:?} is not on this machine"));
             }
         }
-        // A mirror of the sources is kept in there, and this build's would not be the user's.
+        // The volume keeps a mirror of the sources, and this build's sources are not the user's.
         if route == Route::Volume && !plan.volume_options.is_empty() {
             return Err("its volume is a place of the user's, and a bench leaves that alone".to_owned());
         }
         Ok(Planned { route, args, plan })
     }
 
-    /// No first run is to be the one that waits for the registry. What goes wrong here goes wrong there again, and is told then.
+    /// So that no first run waits for the registry. An error here occurs there again, and is
+    /// reported then.
     async fn fetch_image(&self, planned: &[Planned]) {
         let on_engine = planned.iter().find(|planned| planned.route != Route::Host);
         let (Ok(docker), Some(Planned { plan, .. })) = (self.docker, on_engine) else { return };
@@ -153,7 +156,7 @@ impl Routes<'_> {
         }
     }
 
-    /// Those for which there is a copy; for the others, their rows.
+    /// The runners of routes that have a copy; the rows of the others.
     async fn first_runs(
         &self,
         plans: &[Planned],
@@ -188,7 +191,7 @@ impl Routes<'_> {
         Ok(runners)
     }
 
-    /// Makes the copy, and the build in it; why there is none, otherwise.
+    /// Makes the copy, and the build in it; or returns why it failed.
     async fn prepare(
         &self,
         planned: &Planned,
@@ -215,7 +218,7 @@ impl Routes<'_> {
     fn copy_and_build(&self, planned: &Planned) -> std::io::Result<(PathBuf, Build)> {
         let source = &self.settings.source.value;
         let place = self.belongings.stage()?.join(planned.route.name());
-        // Tools name things after the directory that they work in.
+        // Tools name things after their working directory.
         let copy = place.join(source.file_name().unwrap_or("tree".as_ref()));
         let mut args = planned.args.clone();
         args.source = Some(copy.clone());
@@ -282,9 +285,10 @@ struct Planned {
     plan: Plan,
 }
 
-/// The plan's outputs as options of a build in `copy`: what would come to `source` comes there, everything else into
-/// `elsewhere`. Whoever named them, a file or a preset, they are named by options now. What lies below the source root is
-/// named from where the command starts, for not every route has it in one place.
+/// The plan's outputs as options of a build in `copy`: outputs in `source` go there, all others
+/// into `elsewhere`. They are named by options, whether a file or a preset named them. Outputs
+/// below the source root are named from the start directory, because its path differs between
+/// routes.
 fn outputs(plan: &Plan, source: &Path, copy: &Path, elsewhere: &Path) -> Vec<OsString> {
     let Outputs::Named(named) = &plan.outputs.value else { return Vec::new() };
     let up: PathBuf = plan.subdirectory.components().map(|_| "..").collect();

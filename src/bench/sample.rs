@@ -1,10 +1,10 @@
-//! The report that the tests of this module look at: the example of `docs/bench-json.md`.
+//! The report for this module's tests: the example of `docs/bench-json.md`.
 
 use super::Report;
 
 pub(super) const DOCUMENT: &str = include_str!("../../docs/bench-json.md");
 
-/// The example as it stands there.
+/// The example's text.
 pub(super) fn json() -> &'static str {
     DOCUMENT.split("```json\n").nth(1).unwrap().split("```").next().unwrap()
 }

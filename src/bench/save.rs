@@ -1,4 +1,4 @@
-//! The choice -> `fastbuild.toml`. Everything else in the file stays as it is: comments, order, spaces.
+//! The choice -> `fastbuild.toml`. The rest of the file is unchanged: comments, order, spaces.
 
 use std::{
     io::{self, Write as _},
@@ -9,12 +9,12 @@ use toml_edit::{DocumentMut, TomlError, value};
 
 use crate::{spec::Route, tree::scan::STAGE_PREFIX};
 
-/// What was done.
+/// A saved choice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Saved {
     /// The file.
     pub path: PathBuf,
-    /// What it said before; none when it said nothing.
+    /// The value before, if there was one.
     pub before: Option<String>,
 }
 
@@ -26,15 +26,15 @@ pub enum SaveError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// It is no TOML.
+    /// It is not valid TOML.
     #[error("could not understand {path:?}")]
     Text {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The error.
         source: TomlError,
     },
     /// It cannot be written.
@@ -42,15 +42,15 @@ pub enum SaveError {
     Write {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// Writes `route` into the file at `path`, which is made where there is none.
+/// Writes `route` into the file at `path`, which is made if it does not exist.
 ///
 /// # Errors
-/// [`SaveError`]; the file is as it was then.
+/// [`SaveError`]; then the file is unchanged.
 pub fn save(path: &Path, route: Route) -> Result<Saved, SaveError> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => Some(text),
@@ -68,7 +68,7 @@ pub fn save(path: &Path, route: Route) -> Result<Saved, SaveError> {
     Ok(Saved { path: path.to_owned(), before })
 }
 
-/// The text with the route in it, and what stood there before.
+/// The text with the new route, and the old route.
 fn with_route(text: &str, route: Route) -> Result<(String, Option<String>), TomlError> {
     let mut document: DocumentMut = text.parse()?;
     let before = document.get("route").and_then(|route| route.as_str()).map(str::to_owned);
@@ -83,12 +83,12 @@ fn with_route(text: &str, route: Route) -> Result<(String, Option<String>), Toml
     Ok((document.to_string(), before))
 }
 
-/// As one, with its mode, and through a link to where the file is.
+/// Atomically, with the file's mode, and through a link to the file itself.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let path = path.canonicalize()?;
     let permissions = path.metadata()?.permissions();
     let directory = path.parent().unwrap_or(Path::new("."));
-    // A name that no build takes for a source.
+    // A name that builds do not take for a source.
     let mut file = tempfile::Builder::new().prefix(STAGE_PREFIX).tempfile_in(directory)?;
     file.write_all(text.as_bytes())?;
     file.as_file().set_permissions(permissions)?;

@@ -1,7 +1,7 @@
 //! A report -> plain text for a terminal: aligned, without escape codes. Pure.
 //!
-//! The disk part has a column for each place, so that what is to be compared stands side by side and the whole fits into 80
-//! columns. Ratios are to the fastest of what is compared.
+//! The disk part has a column for each place, so that compared figures stand side by side and all
+//! fits into 80 columns. Ratios are to the fastest of the compared figures.
 
 use std::fmt::Write as _;
 
@@ -12,11 +12,11 @@ use super::{
 };
 use crate::{spec::Route, text::one_line};
 
-/// Said of a report without a command.
+/// The hint for a report without a command.
 pub(super) const ONLY_DISK: &str =
     "Only the disk was measured. What a build takes on each route: `fastbuild bench -- COMMAND`.";
 
-/// All tables, with the advice in the end.
+/// All tables, with the advice at the end.
 pub fn render(report: &Report) -> String {
     let mut parts = vec![disk(report), routes(report)];
     parts.push(advice::choose(report).map(|choice| choice.advice() + "\n").unwrap_or_default());
@@ -60,7 +60,7 @@ fn heading(place: Place) -> &'static str {
     }
 }
 
-/// A cell for each place: seconds, and how many times the fastest that is.
+/// A cell for each place: seconds, and the ratio to the fastest.
 fn across(places: &[&DiskRow], op: Op) -> Vec<String> {
     let samples: Vec<_> =
         places.iter().filter_map(|row| Some((row.place, op.of(row.result.done()?)))).collect();
@@ -101,7 +101,7 @@ pub(super) fn first_run(report: &Report, route: Route) -> Option<f64> {
     report.routes.iter().find(|row: &&RouteRow| row.route == route)?.first
 }
 
-/// Rows with a name at the left and cells at the right, under headings; titles stand between rows.
+/// Rows with a name at the left and cells at the right, under headings; titles come between rows.
 struct Table {
     lines: Vec<(String, Vec<String>)>,
 }

@@ -4,8 +4,8 @@
 //! connect -> sweep -> begin -> estimate -> places -> routes -> clear
 //! ```
 //!
-//! What must hold: whatever the outcome, [`Belongings::clear`] is called; a signal cuts off whatever is under way, and comes
-//! out as [`BenchError::Interrupted`].
+//! Invariants: for every outcome, [`Belongings::clear`] is called; a signal cuts off the work under
+//! way and is returned as [`BenchError::Interrupted`].
 
 use std::{
     sync::Arc,
@@ -36,61 +36,62 @@ use crate::{
     text::numbers,
 };
 
-/// What `--quick` is to take at most, less what it takes to tidy up.
+/// The time limit of `--quick`, without the time to clean up.
 const QUICK: Duration = Duration::from_secs(50);
 /// The disk part's share of it.
 const QUICK_DISK: Duration = Duration::from_secs(20);
-/// What one round in the source directory is to take at most then.
+/// The time limit of one round in the source directory then.
 const QUICK_ROUND: Duration = Duration::from_secs(5);
 
-/// How often each place is measured where nobody says.
+/// How often each place is measured by default.
 const DISK_ROUNDS: u32 = 3;
-/// How often the command is run on each route where nobody says, after the first run.
+/// How often the command is run on each route by default, after the first run.
 const COMMAND_ROUNDS: u32 = 5;
 
-/// What tells how long it will take.
+/// The sizes for estimating the time.
 const PROBE: Sizes = Sizes { sequential: 8 << 20, files: 100, file_bytes: 5000, directories: 2 };
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
-    /// By a signal.
+    /// A signal.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
     /// The state directory.
     #[error(transparent)]
     State(#[from] StateError),
-    /// What the settings come to.
+    /// The plan.
     #[error(transparent)]
     Plan(#[from] PlanError),
     /// The source tree.
     #[error(transparent)]
     Copy(#[from] CopyError),
-    /// A thread did not end as it should.
+    /// A thread failed.
     #[error("a part of fastbuild failed; please report this as a bug")]
     Panicked,
 }
 
-/// What is to be measured.
+/// The request for a bench.
 pub struct Request<'a> {
-    /// As it was asked for.
+    /// The arguments.
     pub args: &'a BenchArgs,
-    /// What the build comes to.
+    /// The build's settings.
     pub settings: &'a Settings,
-    /// Where it was asked for.
+    /// The environment of the request.
     pub environment: &'a Environment,
 }
 
-/// An engine that answers, or why there is none.
+/// An engine that answers, or the reason for its absence.
 struct Found {
     endpoint: Endpoint,
     docker: Result<Docker, String>,
 }
 
-/// Measures.
+/// Runs a bench.
 ///
 /// # Errors
-/// [`BenchError`]. A place or a route that cannot be measured is none: it is a row of the report.
+/// [`BenchError`]. A place or a route that cannot be measured is not an error: it is a row of the
+/// report.
 pub async fn run(
     request: &Request<'_>,
     state: &State,
@@ -118,7 +119,7 @@ pub async fn run(
     measured
 }
 
-/// With its cause.
+/// The error with its cause.
 fn told(error: &dyn std::error::Error) -> String {
     match error.source() {
         Some(cause) => format!("{error}: {cause}"),
@@ -165,13 +166,13 @@ impl Work<'_> {
         Ok(self.report(engine, &original, disk, routes))
     }
 
-    /// How long the source directory takes for a little.
+    /// The time for a small measurement of the source directory.
     async fn probe(&self) -> Option<Figures> {
         let stage = self.belongings.stage().ok()?.to_owned();
         on_this_machine(stage, PROBE, self.belongings, &mut |_| ()).await.ok()
     }
 
-    /// A place that is very slow is measured by less, where time is short.
+    /// A very slow place is measured with smaller sizes where time is short.
     fn sizes(&self, probed: Option<&Figures>) -> Sizes {
         let sizes = match self.request.args.extent {
             Extent::Quick => Sizes::QUICK,
@@ -197,7 +198,7 @@ impl Work<'_> {
         (self.request.args.extent == Extent::Quick).then(|| self.began + budget)
     }
 
-    /// Before anything takes its time. How long the command takes is not known before its first run.
+    /// Before the slow steps. The command's time is not known before its first run.
     fn estimate_of_disk(&self, probed: Option<&Figures>, sizes: &Sizes) -> String {
         let places = if self.found.docker.is_ok() { PLACES.len() as u32 } else { 1 };
         let rounds = self.disk_rounds();
@@ -314,7 +315,7 @@ impl Work<'_> {
     }
 }
 
-/// The time of one round of `sizes`, going by a round of less.
+/// The time of one round of `sizes`, estimated from a smaller round.
 fn expected(probed: &Figures, sizes: &Sizes) -> Duration {
     let large = (probed.write + probed.read).mul_f64(ratio(sizes.sequential, probed.sizes.sequential));
     let Small { create, stat, read, rename, delete } = probed.small;
@@ -326,7 +327,7 @@ fn ratio(of: u64, to: u64) -> f64 {
     of as f64 / to.max(1) as f64
 }
 
-/// A part of it, but not less than what can be measured at all.
+/// A part of `sizes`, but not less than can be measured.
 fn shrunk(sizes: &Sizes, part: f64) -> Sizes {
     let of = |whole: u64, least: u64| ((whole as f64 * part) as u64).max(least).min(whole);
     Sizes { sequential: of(sizes.sequential, 8 << 20), files: of(sizes.files, 100), ..*sizes }
@@ -351,7 +352,7 @@ fn machine_in_words(machine: &Machine) -> String {
     words
 }
 
-/// Whether anything at all was measured.
+/// Whether there is any measurement.
 pub fn has_figures(report: &Report) -> bool {
     report.disk.iter().any(|row| matches!(row.result, Measured::Done(_)))
         || report.routes.iter().any(|row| matches!(row.result, Measured::Done(_)))

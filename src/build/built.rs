@@ -1,4 +1,4 @@
-//! What a command came to, and its products put in place.
+//! A command's result, and putting its products in place.
 
 use std::sync::Arc;
 
@@ -26,31 +26,31 @@ use crate::{
     state::Run,
 };
 
-/// How a run came out.
+/// How a run ended.
 #[derive(Debug, Clone)]
 pub struct Finished {
     /// How fastbuild ends.
     pub exit: Exit,
-    /// What became of the host's files; none when nothing was collected.
+    /// The changes to the host's files; none when nothing was collected.
     pub applied: Option<Applied>,
-    /// What the agent cost; none without it.
+    /// The agent's resource use; none without the agent.
     pub agent: Option<AgentCost>,
-    /// Where the command failed by the mount's own defect, how that showed.
+    /// The sign of the mount's defect, if that defect made the command fail.
     pub defect: Option<heal::Mark>,
 }
 
-/// What a container came to, before anything of the host's is changed.
+/// The result of a container, before any of the host's files is changed.
 pub(super) struct Built {
     pub(super) exit: Exit,
     /// None when the products stay where they are.
     pub(super) staged: Option<Vec<Staged>>,
     pub(super) defect: Option<heal::Mark>,
-    /// To be told that all is in place; none where the host's tree is mounted.
+    /// Is told when all products are in place; none where the host's tree is mounted.
     pub(super) watcher: Option<Arc<Watcher>>,
 }
 
 impl Built {
-    /// Has the products of a command that ended with `exit` collected, unless it failed and they are to stay.
+    /// Collects a command's products, unless it failed and they are to stay.
     pub(super) async fn after(
         exit: Exit,
         plan: &Plan,
@@ -58,7 +58,7 @@ impl Built {
         collecting: impl Future<Output = Result<Result<Vec<Staged>, BuildError>, Interrupted>>,
     ) -> Result<Built, BuildError> {
         let left = || {
-            // Whoever ended it by a signal knows.
+            // A user who ended the command by a signal knows this.
             if matches!(exit, Exit::Code(_)) {
                 reporter.emit(Event::Warned(Warning::OutputsLeft));
             }
@@ -69,18 +69,18 @@ impl Built {
         }
         match (collecting.await?, exit.code()) {
             (Ok(staged), _) => Ok(Built { exit, staged: Some(staged), defect: None, watcher: None }),
-            // The command's failure is the news; that it did not get as far as its products is no surprise.
+            // The command's failure is what matters; missing products are expected then.
             (Err(BuildError::MissingOutput { .. }), 1..) => left(),
             (Err(error), _) => Err(error),
         }
     }
 
-    /// Whether there is anything to be put in place.
+    /// Whether there are products to put in place.
     pub(super) fn changes_anything(&self) -> bool {
         self.staged.iter().flatten().any(|output| !output.ops.is_empty())
     }
 
-    /// Puts the products in place. From here on nothing is cut off by a signal.
+    /// Puts the products in place. From here on no signal interrupts the work.
     pub(super) async fn put_in_place(
         self,
         record: Arc<Record>,

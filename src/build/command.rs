@@ -1,5 +1,5 @@
-//! What attending a command needs, whoever runs it: its output is written by who may block, signals and the end of time are
-//! handed to it, and there is a reader of our own input with an eye on the keys.
+//! Attends a command, for each way to run it: a thread that may block writes its output, signals
+//! and the end of its time are passed on, and a thread reads our input and watches the keys.
 
 use std::io;
 
@@ -26,15 +26,15 @@ use crate::{
 /// Chunks of output that may wait for a slow reader of ours, before the build has to wait.
 const OUTPUT_WAITING: usize = 64;
 
-/// Two Ctrl-C within this time end a command that has a terminal; a single one is the command's own business.
+/// Two Ctrl-C within this time end a command that has a terminal. The command handles a single one.
 const TWICE: Duration = Duration::from_secs(2);
 
-/// Attends a command to its end: `follow` puts its output into the channel and gives how it ended, `tell` hands a signal to it by
-/// number, and what comes of `kills` ends it.
+/// Attends a command until it ends. `follow` puts its output into the channel and returns how it
+/// ended, `tell` passes it a signal by number, and a message from `kills` ends it.
 ///
 /// # Errors
-/// [`BuildError::Interrupted`] when its end is waited for no longer, and when it had ended already where a signal came: then that is
-/// for what comes after it. [`BuildError::OutputClosed`].
+/// [`BuildError::Interrupted`] when a signal ends the wait, and when the command had already ended
+/// when a signal came: that signal is for the steps that follow. [`BuildError::OutputClosed`].
 pub(super) async fn attend<T, E: Into<BuildError>, F: Future<Output = Result<T, E>>>(
     follow: impl FnOnce(mpsc::Sender<(Stream, Bytes)>) -> F,
     tell: impl AsyncFn(u8) -> Result<Delivery, BuildError>,
@@ -62,7 +62,7 @@ pub(super) async fn attend<T, E: Into<BuildError>, F: Future<Output = Result<T, 
     let (output, passing) = Passing::begin(reporter.clone(), closed);
     let mut ending = Ending::default();
     let ended = {
-        // One future that lives through the whole loop: a chunk that waits for our own reader must not be lost to a signal.
+        // One future for the whole loop: a signal must not lose a chunk that waits.
         let (following, output_closed) = (follow(output), refused(output_closed));
         tokio::pin!(following, output_closed);
         loop {
@@ -70,18 +70,18 @@ pub(super) async fn attend<T, E: Into<BuildError>, F: Future<Output = Result<T, 
                 biased;
                 signal = interrupts.next() => {
                     let doing = carry_out(ending.on_signal(signal));
-                    // Who runs the command and does not answer holds up nobody who asks again.
+                    // A further signal ends the wait if there is no answer.
                     interrupts.unless(doing).await??;
                 }
                 () = ending.grace_is_over() => carry_out(ending.kill()).await?,
                 Some(()) = kills.recv() => carry_out(ending.kill()).await?,
-                // A command that was told to end may do so, though the terminal that was hung up takes no more of its output.
+                // A command that was told to end may do so though its output is refused.
                 error = &mut output_closed, if !ending.is_asked() => return Err(BuildError::OutputClosed(error)),
                 ended = &mut following => break ended.map_err(Into::into)?,
             }
         }
     };
-    // Somebody who does not read what we pass on can hold this up for ever: then a signal ends it.
+    // A reader that does not read our output can block this for ever: then a signal ends it.
     if let Ok(drained) = interrupts.unless(passing.drained()).await
         && !ending.is_asked()
     {
@@ -90,7 +90,7 @@ pub(super) async fn attend<T, E: Into<BuildError>, F: Future<Output = Result<T, 
     Ok((ended, ending))
 }
 
-/// Waits until nobody takes the output any more, and gives why; for ever when all of it has been taken.
+/// Waits until the output is refused, and returns why; waits for ever when all of it was taken.
 async fn refused(closed: oneshot::Receiver<io::Error>) -> io::Error {
     match closed.await {
         Ok(error) => error,
@@ -98,14 +98,14 @@ async fn refused(closed: oneshot::Receiver<io::Error>) -> io::Error {
     }
 }
 
-/// A thread of its own that writes the build's output, because our stdout may block; one for both streams, so that what
-/// goes to one place keeps its order.
+/// A thread that writes the build's output, because our stdout may block. One thread for both
+/// streams, so that output to the same place keeps its order.
 struct Passing {
     writing: oneshot::Receiver<()>,
 }
 
 impl Passing {
-    /// What is sent is written; `closed` gets the error when nobody takes it any more.
+    /// Writes all that is sent; `closed` gets the error when the output is refused.
     fn begin(
         reporter: Reporter,
         closed: oneshot::Sender<io::Error>,
@@ -154,7 +154,7 @@ impl CtrlC {
     }
 }
 
-/// What we read. Reading blocks and cannot be called off, so it has a thread that nobody waits for.
+/// Our input. Reading blocks and cannot be cancelled, so a thread does it that is never joined.
 pub(super) fn own_input() -> mpsc::Receiver<Vec<u8>> {
     let (sender, receiver) = mpsc::channel::<Vec<u8>>(1);
     std::thread::spawn(move || {
@@ -164,7 +164,7 @@ pub(super) fn own_input() -> mpsc::Receiver<Vec<u8>> {
             terminal::await_input();
             match io::Read::read(&mut stdin, &mut buffer) {
                 Ok(n @ 1..) if sender.blocking_send(buffer[..n].to_vec()).is_ok() => {}
-                // An error is an end: there is nothing more to be read, and nobody to tell.
+                // An error is an end: there is nothing more to read, and no receiver to tell.
                 _ => return,
             }
         }

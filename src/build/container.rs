@@ -1,8 +1,9 @@
-//! A build in a container: what is around it, whoever runs the command there. It connects, begins to look at the sources, has
-//! the image, sees to what dead runs left, and goes on with the agent ([`super::warm`]) in the project's kept workspace or in a
-//! one-run container; without an agent, by the plain Engine API ([`super::plain`]).
+//! A build in a container: the steps around the command, for each way to run it. It connects,
+//! begins to scan the sources, gets the image, removes what dead runs left, and goes on with the
+//! agent ([`super::warm`]) in the project's kept workspace or in a one-run container; without an
+//! agent, by the plain Engine API ([`super::plain`]).
 //!
-//! Nothing that was found is looked up again where it turns out that there is no agent: a [`Site`] is handed on.
+//! If it turns out that there is no agent, nothing is looked up again: a [`Site`] is handed on.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -41,10 +42,10 @@ use crate::{
     },
 };
 
-/// How long nobody's impatience cuts off the wait for a one-run container's end. Engines take a quarter of it.
+/// For so long no signal cuts off the wait for a one-run container's end. Engines take a quarter.
 const A_MOMENT: Duration = Duration::from_secs(1);
 
-/// How a build with the agent came out.
+/// How a build with the agent ended.
 enum Outcome {
     Finished(Finished),
     /// Nothing was done.
@@ -54,8 +55,8 @@ enum Outcome {
 /// Carries a plan out in a container.
 ///
 /// # Errors
-/// When fastbuild, the engine or the agent could not do their part. Nothing of the build runs any more then, as far as the
-/// engine can be reached.
+/// When fastbuild, the engine or the agent could not do their part. Then nothing of the build runs
+/// any more, as far as the engine can be reached.
 pub async fn run(
     plan: &Plan,
     at: OnDocker<'_>,
@@ -90,10 +91,10 @@ pub async fn run(
     let limiting = is_kept.then(|| daily::look_after(&docker, state, plan, reporter)).flatten();
     let site = Site { plan, at, state, project, locks, reporter, docker, image, record, run };
     let (finished, left) = site.build(kept, found, tree, interrupts).await;
-    // A moment's work, and long done.
+    // This takes a moment, and has usually ended long before.
     let _ = interrupts.unless(leftovers).await;
     if let Some(limiting) = limiting {
-        // Once a day; engines take their time to measure, and began when the command did.
+        // This runs once a day. Engines need time to measure, and began when the command did.
         let _ = interrupts.unless(limiting).await;
     }
     if left == Left::Nothing {
@@ -206,7 +207,7 @@ impl Site<'_> {
             }
             Err(error) => {
                 let left = match keeping {
-                    // What is in it is the reaper's to end.
+                    // The reaper ends what runs in it.
                     Keeping::Kept { .. } => Left::Perhaps,
                     Keeping::OneRun { .. } => self.abandon(wanted, &error).await,
                 };
@@ -221,7 +222,7 @@ impl Site<'_> {
                 dismiss(reaper);
                 (outcome, Left::Nothing)
             }
-            // Neither is told that all is well: the reaper tries again, and the next start after it.
+            // Not told that the run is over: the reaper and the next start try again.
             Err(error) => {
                 tracing::warn!(%error, "could not leave the container as it should be");
                 (outcome, Left::Perhaps)
@@ -262,7 +263,7 @@ impl Site<'_> {
         Ok((workspace, session))
     }
 
-    /// Waits until nobody else is in a workspace to whose container something has to be done.
+    /// Waits until this run is alone in a workspace whose container has to be changed.
     async fn until_ready(
         &self,
         wanted: &Wanted,
@@ -275,11 +276,11 @@ impl Site<'_> {
         Ok(self.docker.look(wanted.name()).await?)
     }
 
-    /// A one-run container goes by itself when its client is gone; waits for that.
+    /// A one-run container goes by itself when its client is gone; this waits for that.
     async fn see_off(&self, workspace: &Workspace, interrupts: &mut Interrupts) -> Result<(), BuildError> {
         let phase = Running::begin(Phase::Remove, None, self.reporter);
         let mut going = pin!(workspace.until_gone());
-        // Who presses Ctrl-C three times finds nothing left either, unless the engine is slow.
+        // Even after three Ctrl-C nothing is left behind, unless the engine is slow.
         let gone = match timeout(A_MOMENT, &mut going).await {
             Ok(gone) => Ok(gone),
             Err(_) => interrupts.unless(going).await.map_err(|Interrupted(signal)| signal),
@@ -298,8 +299,8 @@ impl Site<'_> {
         }
     }
 
-    /// Removes a one-run container that was not entered because of `error`. Where nobody knows whether the engine has heard that
-    /// it is to be made, it may still come about.
+    /// Removes a one-run container that was not entered because of `error`. If it is not known
+    /// whether the engine received the request to make it, it may still appear.
     async fn abandon(&self, wanted: &Wanted, error: &BuildError) -> Left {
         let may_come_about = matches!(
             error,
@@ -313,7 +314,7 @@ impl Site<'_> {
         }
     }
 
-    /// Starts the reaper that does `duty` when this process is dead.
+    /// Starts the reaper that does `duty` when this process has died.
     pub(super) fn watch(&self, duty: Duty) -> Option<Reaper> {
         Reaper::watch(&Charge {
             state: self.state.root().to_owned(),
@@ -328,7 +329,7 @@ impl Site<'_> {
     }
 }
 
-/// Whether the workspace is new, and its user one whom the image does not know: no build will ever run in it.
+/// Whether the workspace is new and its image does not know its user: no build can ever run in it.
 fn is_for_nobody<T>(workspace: &Workspace, built: &Result<T, BuildError>) -> bool {
     let is_new = matches!(workspace.how(), How::Made(Why::Fresh));
     is_new

@@ -1,6 +1,8 @@
-//! How a command is brought to its end, with the agent and without: the first signal is handed to it, a second one kills it, and so does
-//! the end of the time that a supervisor leaves. One more means that the engine does not say that it is dead: then whoever
-//! runs it goes, and what a dead client's run gets is done. Pure but for the clock; who runs the command does what is wished.
+//! How a command is brought to its end, with the agent and without. The first signal is passed to
+//! it. A second one kills it, and so does the end of the time that a supervisor leaves. One more
+//! means that the engine does not report its death: then the engine is left, and the run is treated
+//! like that of a dead client. Pure but for the clock; the code that runs the command carries out
+//! the wish.
 
 use std::time::Duration;
 
@@ -9,8 +11,8 @@ use tokio::time::Instant;
 use super::Signal;
 use crate::agent::protocol::Status;
 
-/// How long a command may take to end after SIGTERM or SIGHUP before it is killed. CI systems kill fastbuild itself
-/// some ten seconds after they asked.
+/// How long a command may take to end after SIGTERM or SIGHUP before it is killed. CI systems kill
+/// fastbuild itself some ten seconds after they asked.
 const GRACE: Duration = Duration::from_secs(8);
 
 /// SIGKILL, as Linux counts.
@@ -21,14 +23,14 @@ pub(super) const KILL: u8 = 9;
 pub enum Exit {
     /// By itself.
     Code(u8),
-    /// By a signal, as a command of the shell's would, so that loops, scripts and `make` around it end too.
+    /// By a signal, as a shell's command does, so that loops, scripts and `make` end too.
     Signal(Signal),
-    /// By a signal that was a key of a raw terminal: the others in the foreground have not had it yet.
+    /// By a key of a raw terminal: the other foreground processes have not had the signal.
     Key(Signal),
 }
 
 impl Exit {
-    /// What shells make of it.
+    /// The exit code that shells report.
     pub fn code(self) -> u8 {
         match self {
             Exit::Code(code) => code,
@@ -53,16 +55,16 @@ pub(super) struct Ending {
     deadline: Option<Instant>,
 }
 
-/// What is to be done to the command.
+/// The next action on the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wish {
-    /// It is told, and goes on as it likes.
+    /// It is told, and decides itself what to do.
     Hand(Signal),
     /// It is killed.
     Kill,
     /// It was killed before.
     Nothing,
-    /// It was killed before, and whoever gave the signal waits no longer for that.
+    /// It was killed before, and the sender of the signal no longer waits for its end.
     GiveUp(Signal),
 }
 
@@ -72,8 +74,8 @@ impl Ending {
         self.asked
     }
 
-    /// The first signal is for the command; a second one ends it, and one more ends the waiting. SIGQUIT alone is no wish that it end:
-    /// some print what they are at.
+    /// The first signal is for the command; a second one ends it, and one more ends the wait.
+    /// SIGQUIT alone does not ask the command to end: some commands print their progress.
     pub(super) fn on_signal(&mut self, signal: Signal) -> Wish {
         self.handed = Some(signal);
         if self.killed {
@@ -92,14 +94,14 @@ impl Ending {
         Wish::Hand(signal)
     }
 
-    /// It is to end now.
+    /// The command has to end now.
     pub(super) fn kill(&mut self) -> Wish {
         self.deadline = None;
         if std::mem::replace(&mut self.killed, true) { Wish::Nothing } else { Wish::Kill }
     }
 
-    /// How fastbuild ends after a command that ended so. `key` is the signal that the last key before that stands for, if it was one for
-    /// the command. Who was not told to end ends by a code, whatever that is.
+    /// How fastbuild ends after a command that ended with `status`. `key` is the signal of the last
+    /// key, if it was for the command. A command that was not told to end gives an exit code.
     pub(super) fn exit(&self, status: Status, key: Option<Signal>) -> Exit {
         let (code, signal) = match status {
             Status::Code(code) => (code, code.checked_sub(128)),
@@ -116,7 +118,7 @@ impl Ending {
         }
     }
 
-    /// Waits until the time that a supervisor leaves is over; for ever when none asked.
+    /// Waits until the time that a supervisor leaves is over; for ever when no supervisor asked.
     pub(super) async fn grace_is_over(&self) {
         match self.deadline {
             Some(deadline) => tokio::time::sleep_until(deadline).await,

@@ -1,4 +1,4 @@
-//! Why fastbuild could not do its part, and what to exit with then.
+//! Why fastbuild could not do its part, and the exit code for it.
 
 use std::{io, path::PathBuf};
 
@@ -23,18 +23,18 @@ use crate::{
     workspace::{WithoutAgent, WorkspaceError},
 };
 
-/// A failure of fastbuild's own, or of the engine's; the command's own failure is none.
+/// A failure of fastbuild or of the engine. The command's own failure is not an error.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// The engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// There is no engine at the address that somebody named.
+    /// There is no engine at the address that the user named.
     #[error("{source} ({reason} names it)")]
     NotReached {
-        /// Who named it.
+        /// Where the address was named.
         reason: Reason,
-        /// What was tried.
+        /// The failed attempt.
         source: Box<EngineError>,
     },
     /// The command did not start.
@@ -43,7 +43,7 @@ pub enum BuildError {
     /// The workspace, or the agent in it.
     #[error(transparent)]
     Workspace(#[from] WorkspaceError),
-    /// The session with the agent. [`WorkspaceError`] says what is behind it.
+    /// The session with the agent. [`WorkspaceError`] gives its cause.
     #[error(transparent)]
     Session(#[from] SessionError),
     /// The agent could not start the command.
@@ -51,7 +51,7 @@ pub enum BuildError {
     NotStarted {
         /// The program.
         what: String,
-        /// What was tried, and what the system said.
+        /// The attempt, and the system's error.
         detail: String,
     },
     /// The source tree could not be read.
@@ -74,7 +74,7 @@ pub enum BuildError {
     /// The state directory.
     #[error(transparent)]
     State(#[from] StateError),
-    /// A command on the project's workspace, and there is none.
+    /// A command on the project's workspace, which does not exist.
     #[error("there is no workspace of {source_root:?} on {engine}")]
     NoWorkspace {
         /// The source root.
@@ -85,18 +85,16 @@ pub enum BuildError {
     /// Another run holds the project's lock, and `--no-wait` says not to wait.
     #[error("another run works in this project{}", holder_text(holder))]
     Locked {
-        /// Who, as far as it is written already.
+        /// Its holder, as far as it has been written already.
         holder: Option<Holder>,
     },
-    /// A shell where no user can be had but the one who starts it.
-    #[error(
-        "the workspace is a directory of this machine, and commands there run as the user who starts them"
-    )]
+    /// A shell where only the user who starts it is possible.
+    #[error("the workspace is a directory of this machine, and commands there run as the user who starts them")]
     OtherUserHere,
-    /// Hardly anything of what the workspace was sent is here any more. Whoever runs builds begins anew then.
+    /// Hardly any of the files sent to the workspace are here now. Builds start afresh then.
     #[error("another project lies at this path now")]
     OtherProject,
-    /// A plan with neither an image nor a scratch directory, as none is made.
+    /// A plan with neither an image nor a scratch directory. No code makes one.
     #[error("the plan has no place to build in; this is a bug in fastbuild")]
     NowhereToBuild,
     /// The image's user.
@@ -118,10 +116,10 @@ pub enum BuildError {
         spec: String,
         /// The container's path.
         path: String,
-        /// What is there instead.
+        /// The files that are there instead.
         there: Option<Listing>,
     },
-    /// A project's file brings a product to a place outside of the project, and nobody has trusted it.
+    /// A project's file puts a product outside of the project, and is not trusted.
     #[error(
         "output {spec:?} of {by} goes to {host:?}, outside of the project; a project's file alone may not decide that"
     )]
@@ -155,12 +153,12 @@ pub enum BuildError {
         paths: u64,
         /// Of the first one, in bytes.
         length: usize,
-        /// What the system takes.
+        /// The system's limit.
         limit: usize,
-        /// The directory of the source root's that it lies in.
+        /// The directory of the source root that it lies in.
         top: RelPath,
     },
-    /// Without `-o`, a command changed what this user may not write.
+    /// Without `-o`, a command changed paths that this user may not write.
     #[error(
         "the command changed {} in {source_root:?}, where this user may not write; they were not brought back{}",
         counted(*paths, "path"),
@@ -181,19 +179,19 @@ pub enum BuildError {
         spec: String,
         /// The place in the source tree.
         host: PathBuf,
-        /// What the system said.
+        /// The system's error.
         error: io::Error,
     },
-    /// What is to go in does not fit. Nothing of it was sent.
+    /// The sources do not fit. Nothing of them was sent.
     #[error("there is no room for the sources in {place:?} ({}): {}", route_place(*route), sizes(needed, room))]
     NoRoom {
         /// The working directory.
         place: String,
-        /// What it lies on.
+        /// The route, which determines its storage.
         route: Route,
-        /// What would have been sent, whole blocks of the file system counted.
+        /// The size of the upload, in whole blocks of the file system.
         needed: Amount,
-        /// What there is room for.
+        /// The free room.
         room: Room,
     },
     /// A route that only the agent makes possible.
@@ -203,7 +201,7 @@ pub enum BuildError {
     RouteNeedsAgent {
         /// The route.
         route: Route,
-        /// What keeps it from there.
+        /// Why the agent is not there.
         #[source]
         why: WithoutAgent,
     },
@@ -212,11 +210,11 @@ pub enum BuildError {
     PatternNeedsAgent {
         /// As it was written.
         spec: String,
-        /// What keeps it from there.
+        /// Why the agent is not there.
         #[source]
         why: WithoutAgent,
     },
-    /// Whoever read the build's output stopped.
+    /// The reader of the build's output stopped.
     #[error("could not pass on the build's output: {0}")]
     OutputClosed(io::Error),
     /// The streams ended, the command did not.
@@ -230,12 +228,12 @@ pub enum BuildError {
     /// The terminal could not be set.
     #[error("could not set the terminal up: {0}")]
     Terminal(#[source] io::Error),
-    /// A thread of fastbuild's own ended badly.
+    /// A thread of fastbuild ended badly.
     #[error("a thread of fastbuild's own panicked; this is a bug in fastbuild")]
     Panicked,
 }
 
-/// What a directory of the container holds.
+/// The content of a directory of the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listing {
     /// The directory.
@@ -309,7 +307,7 @@ impl From<Interrupted> for BuildError {
 }
 
 impl BuildError {
-    /// With who named the engine, where there is none.
+    /// Adds where the engine was named, if there is no engine.
     pub(super) fn of_engine(self, named_by: &Reason) -> BuildError {
         match self {
             BuildError::Engine(source)
@@ -333,7 +331,7 @@ impl BuildError {
         })
     }
 
-    /// What a user could do next; none when the message says it all.
+    /// What a user could do next; none when the message is enough.
     pub fn advice(&self) -> Option<String> {
         match self {
             BuildError::Engine(error) => error.advice(),

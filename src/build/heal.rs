@@ -1,9 +1,9 @@
-//! Was it the mount? A command that failed with the host's tree mounted -> whether the mount's own defect did it.
+//! A command failed with the host's tree mounted -> whether the mount's own defect made it fail.
 //!
-//! Two things have to come together, for a build that fails by its own fault is never run twice. The last lines that it wrote
-//! have to name a path of the tree with an error that mounts are known for ([`marks`], pure); and that must not be
-//! explained by the path itself ([`blame`], pure over what [`Scene`] found): the same operations fail here as well, or the
-//! error is one that no healthy file system gives, or it cannot be had from a local one.
+//! Two conditions must hold, because a build that fails by its own fault is never run twice. The
+//! last lines that it wrote must name a path of the tree with an error that mounts are known for
+//! ([`marks`], pure). And the path itself must not explain the error ([`blame`], pure over the
+//! [`Scene`]): the same operations fail here too, or no healthy or no local file system gives it.
 
 use std::{
     collections::VecDeque,
@@ -22,14 +22,14 @@ use crate::{
     user::{Ids, ROOT},
 };
 
-/// How much of a command's output is kept, in bytes: an interpreter's trace of calls stands behind the error that it is for.
+/// Bytes of a command's output that are kept: an interpreter's backtrace follows its error.
 const KEPT: usize = 64 << 10;
-/// How many of the last lines are looked at.
+/// How many of the last lines are examined.
 const LINES: usize = 200;
-/// The longest line that is told, in characters.
+/// The longest line that is shown, in characters.
 const TOLD: usize = 300;
 
-/// The end of what a command wrote, both streams in the order in which they came. A clone keeps the same.
+/// The end of a command's output, both streams in the order in which they came. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Tail(Arc<Mutex<VecDeque<u8>>>);
 
@@ -98,17 +98,17 @@ pub struct Mark {
     pub line: String,
 }
 
-/// Where a command's words are to be understood.
+/// The names by which a command's output is understood.
 pub struct Names<'a> {
     /// The source root's place in the container.
     pub workdir: &'a str,
     /// The command's directory below it.
     pub directory: &'a RelPath,
-    /// Whether there is such a path below the source root; a word that is none is no path.
+    /// Whether such a path is below the source root. Other words are not paths.
     pub exists: &'a dyn Fn(&RelPath) -> bool,
 }
 
-/// The lines that could tell of a mount's defect, the last one first.
+/// The lines that may show a mount's defect, the last one first.
 pub fn marks(text: &str, names: &Names<'_>) -> Vec<Mark> {
     let lines = text.lines().rev().take(LINES);
     let mark = |line: &str| {
@@ -119,16 +119,16 @@ pub fn marks(text: &str, names: &Names<'_>) -> Vec<Mark> {
     lines.filter_map(mark).collect()
 }
 
-/// Something that a command could not write where the tree is read-only.
+/// A path that a command could not write where the tree is read-only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unwritten {
-    /// Below the source root; none where it is not told, or not to be told from the other words.
+    /// Below the source root; none where it is not named, or cannot be told from other words.
     pub path: Option<RelPath>,
     /// The line, shortened.
     pub line: String,
 }
 
-/// What was not written, by the last line that names it, else by the last one that tells of the error. What lies elsewhere does not count.
+/// The path that was not written, by the last line that names it or has the error. None elsewhere.
 pub fn unwritten(text: &str, names: &Names<'_>) -> Option<Unwritten> {
     let lines: Vec<_> = text.lines().rev().take(LINES).collect();
     let mut without_name = None;
@@ -142,7 +142,7 @@ pub fn unwritten(text: &str, names: &Names<'_>) -> Option<Unwritten> {
         let new = |word: &str| {
             names.below(word).filter(|path| path.parent().is_some_and(|above| (names.exists)(&above)))
         };
-        // Cargo tells what it tried on the lines before.
+        // Cargo names the path on the lines before.
         let told = if before.trim().is_empty() { 5 } else { 1 };
         let mut around = lines[at..].iter().take(told).flat_map(|line| words(line));
         match word.and_then(new).or_else(|| around.find_map(|word| names.path(word))) {
@@ -153,7 +153,7 @@ pub fn unwritten(text: &str, names: &Names<'_>) -> Option<Unwritten> {
     without_name
 }
 
-/// What stands before and behind the words for a read-only file system.
+/// The text before and behind the words for a read-only file system.
 fn around_error(line: &str) -> Option<(&str, &str)> {
     let words =
         Defect::WORDS.iter().filter(|(_, defect)| *defect == Defect::ReadOnly).map(|(words, _)| *words);
@@ -161,11 +161,11 @@ fn around_error(line: &str) -> Option<(&str, &str)> {
     Some((&line[..first.0], &line[first.0 + first.1.len()..]))
 }
 
-/// The name is quoted, stands behind the error as Python, node and Ruby have it, or is the last word before it.
+/// The name is quoted, or follows the error (Python, node, Ruby), or is the last word before it.
 fn name_of_unwritten<'a>(before: &'a str, after: &'a str) -> Option<&'a str> {
     let behind = quoted(after).or_else(|| words(after.split_once(" - ")?.1).next());
     let mut parts: Vec<_> = before.trim_end_matches([' ', ':', '(']).split(": ").collect();
-    // tar tells what it could not do behind the name.
+    // tar writes the failed operation behind the name.
     if parts.len() > 1 {
         parts.pop_if(|part| part.starts_with("Cannot "));
     }
@@ -175,7 +175,7 @@ fn name_of_unwritten<'a>(before: &'a str, after: &'a str) -> Option<&'a str> {
         let last = all.iter().rfind(|word| word.contains(['.', '/'])).or(all.last())?;
         let is_name = !["failed", "rror", "xception"].iter().any(|end| last.ends_with(end))
             && !part.ends_with([')', ']']);
-        // Alone at the beginning of a line stands who tells.
+        // A single word at the beginning of a line is the program that reports.
         (is_name && (all.len() > 1 || !parts.is_empty())).then_some(*last)
     };
     behind.or_else(|| quoted(part)).or_else(last)
@@ -188,7 +188,7 @@ fn quoted(text: &str) -> Option<&str> {
     (!tail.starts_with(char::is_alphanumeric)).then_some(name)
 }
 
-/// What could be a path: between blanks, quotes, brackets; without a colon or a full stop behind it.
+/// Words that may be paths: between blanks, quotes, brackets; without a final colon or full stop.
 fn words(line: &str) -> impl Iterator<Item = &str> {
     let divides = |c: char| {
         c.is_whitespace()
@@ -201,7 +201,7 @@ fn words(line: &str) -> impl Iterator<Item = &str> {
 }
 
 impl Names<'_> {
-    /// The path below the source root that a word names, if it names one that could be there: itself, or its directory.
+    /// The path below the source root that a word names, if the path or its directory exists.
     fn path(&self, word: &str) -> Option<RelPath> {
         let below = self.below(word)?;
         let is_certain = word.starts_with('/');
@@ -210,7 +210,7 @@ impl Names<'_> {
         is_there.then_some(below)
     }
 
-    /// The path below the source root that a word would be, there or not.
+    /// The path below the source root that a word would name, whether it exists or not.
     fn below(&self, word: &str) -> Option<RelPath> {
         let word = word.replace("/./", "/");
         match word.strip_prefix(self.workdir) {
@@ -230,7 +230,7 @@ impl Names<'_> {
     }
 }
 
-/// Who ran the command, and from when on.
+/// The user of the command, and its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Runner {
     /// In the container, and so in the mount.
@@ -239,43 +239,43 @@ pub struct Runner {
     pub began: SystemTime,
 }
 
-/// What was found around a path that a mark names.
+/// The facts about a path that a mark names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scene {
-    /// What the source tree lies on.
+    /// The kind of the source tree's file system.
     pub class: Class,
-    /// Who ran the command.
+    /// The user of the command.
     pub user: User,
-    /// What is at the path.
+    /// The kind of file at the path.
     pub there: There,
-    /// Whose that is.
+    /// The owner of that file.
     pub owner: Owner,
     /// Whether making, changing and moving a file in that directory failed here, too.
     pub fails_here: Option<Defect>,
 }
 
-/// Who ran the command.
+/// The user of the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum User {
-    /// Somebody whom a healthy file system denies nothing.
+    /// A user to whom a healthy file system denies nothing.
     Root,
-    /// Anybody else.
+    /// Another user.
     Other,
 }
 
-/// Whose a path is.
+/// The owner of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
-    /// The runner's, as far as can be told; or nothing is there.
+    /// The runner, as far as can be told; or the path does not exist.
     Runner,
-    /// Somebody else's, though it was made or changed while the command ran: a share that shows everything as one owner's.
+    /// Another user, though it changed while the command ran: a share that shows one owner for all.
     Strange,
 }
 
-/// What is at a path.
+/// The kind of file at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum There {
-    /// A file that may not be executed, by anybody.
+    /// A file that no user may execute.
     PlainFile,
     /// Anything else, or nothing.
     Other,
@@ -285,13 +285,13 @@ pub enum There {
 pub fn blame(defect: Defect, scene: &Scene) -> Blame {
     let crosses = scene.class.crosses();
     match defect {
-        // That is how the route is meant, and no defect.
+        // The route is read-only by design; this is not a defect.
         Defect::ReadOnly => Blame::Command,
         Defect::Io | Defect::Stale if crosses => Blame::Mount,
-        // A program that nobody may execute: the most usual mistake of all.
+        // A program that no user may execute: the most frequent mistake.
         Defect::Denied if scene.there == There::PlainFile => Blame::Command,
         _ if scene.fails_here == Some(defect) => Blame::Mount,
-        // What the command made is not its own.
+        // The command does not own what it made.
         Defect::NotPermitted | Defect::Denied if crosses && scene.owner == Owner::Strange => Blame::Mount,
         // Behind a virtual machine or a network, what works from here may still fail from there.
         Defect::NotPermitted | Defect::Denied
@@ -303,7 +303,7 @@ pub fn blame(defect: Defect, scene: &Scene) -> Blame {
     }
 }
 
-/// Who did it.
+/// The cause of the error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {
     /// The mount.
@@ -312,7 +312,7 @@ pub enum Blame {
     Command,
 }
 
-/// The mark of the mount's own defect in what a failed command wrote, if there is one.
+/// The first mark of the mount's own defect in a failed command's output.
 pub fn diagnose(tail: &Tail, plan: &Plan, runner: &Runner, file_system: Option<&FileSystem>) -> Option<Mark> {
     let class = file_system.map_or(Class::Unknown, |found| found.class);
     found(tail, plan, marks).into_iter().find(|mark| {
@@ -321,7 +321,7 @@ pub fn diagnose(tail: &Tail, plan: &Plan, runner: &Runner, file_system: Option<&
     })
 }
 
-/// What a failed command would have written, where the mount is read-only.
+/// The path that a failed command tried to write where the mount is read-only.
 pub fn read_only(tail: &Tail, plan: &Plan) -> Option<Unwritten> {
     found(tail, plan, unwritten)
 }
@@ -356,13 +356,13 @@ impl Scene {
     }
 }
 
-/// What builds do to the files that they make, done to one of our own. Its name is one that scans leave out.
+/// Does to a file of our own what builds do to theirs. Scans leave its name out.
 fn try_out(directory: &Path) -> io::Result<()> {
     let path = directory.join(format!("{STAGE_PREFIX}trial-{}", std::process::id()));
     let moved = path.with_extension("moved");
     let file = fs::File::create_new(&path)?;
     let tried = try_on(&file, &path, &moved);
-    // One of the two is there, or none.
+    // One of the two exists, or neither.
     let _ = fs::remove_file(&path);
     let _ = fs::remove_file(&moved);
     tried
@@ -400,7 +400,7 @@ fn defect_of(error: &io::Error) -> Option<Defect> {
     (error.kind() == io::ErrorKind::PermissionDenied).then_some(Defect::Denied)
 }
 
-/// Clocks of file systems tick more coarsely than ours: what was changed in the second of the start counts.
+/// File systems' clocks are coarser than ours: a change in the second of the start counts.
 #[cfg(unix)]
 fn is_strange(found: &fs::Metadata, runner: &Runner) -> bool {
     use std::os::unix::fs::MetadataExt as _;
@@ -455,7 +455,7 @@ mod tests {
             ("cat: /workspace/docs/a: Input/output error", Some((Defect::Io, "docs/a"))),
             ("open /workspace/_site: Stale file handle", Some((Defect::Stale, "_site"))),
             ("touch: cannot touch '/workspace/new': Read-only file system", Some((Defect::ReadOnly, "new"))),
-            // Somewhere else, nowhere, or no error.
+            // Elsewhere, no such place, or not an error.
             ("touch: /etc/passwd: Permission denied", None),
             ("mkdir: /workspaces: Permission denied", None),
             ("ping: socket: Operation not permitted", None),
@@ -546,7 +546,7 @@ mod tests {
         use Class::{Fuse, Local, Network, VirtualMachine};
         use Defect::{Denied, Io, NotPermitted, ReadOnly, Stale};
         let cases = [
-            // The same fails here: whatever it is, it is not the command.
+            // The same fails here: whatever the cause, it is not the command.
             (NotPermitted, scene(Fuse, User::Root, There::PlainFile, Some(NotPermitted)), Mount),
             (NotPermitted, scene(Fuse, User::Other, There::Other, Some(NotPermitted)), Mount),
             (Denied, scene(Fuse, User::Root, There::Other, Some(Denied)), Mount),
@@ -556,16 +556,16 @@ mod tests {
             (NotPermitted, scene(Local, User::Root, There::PlainFile, None), Command),
             (Denied, scene(Local, User::Other, There::Other, None), Command),
             (Io, scene(Local, User::Root, There::PlainFile, None), Command),
-            // What no healthy file system says.
+            // Errors that no healthy file system gives.
             (Io, scene(Fuse, User::Other, There::PlainFile, None), Mount),
             (Stale, scene(Network, User::Other, There::Other, None), Mount),
-            // From behind a virtual machine or a network it may look otherwise.
+            // Behind a virtual machine or a network the result may differ.
             (NotPermitted, scene(VirtualMachine, User::Root, There::PlainFile, None), Mount),
             (Denied, scene(Network, User::Root, There::Other, None), Mount),
             (Denied, scene(VirtualMachine, User::Other, There::Other, None), Command),
-            // A script that nobody may execute.
+            // A script that no user may execute.
             (Denied, scene(VirtualMachine, User::Root, There::PlainFile, None), Command),
-            // What it made there itself is somebody else's.
+            // Another user owns what the command made.
             (NotPermitted, strange(scene(Fuse, User::Other, There::PlainFile, None)), Mount),
             (Denied, strange(scene(Network, User::Other, There::Other, None)), Mount),
             (NotPermitted, strange(scene(Local, User::Other, There::PlainFile, None)), Command),

@@ -1,5 +1,5 @@
-//! Which paths went up, came back and were deleted here, when, and for which command: a line for each build that moved any, in the
-//! project's state. It answers `fastbuild why`; no build goes by it.
+//! Which paths were sent, came back and were deleted, when, and for which command: a line in the
+//! project's state for each build that moved any. For `fastbuild why` only; no build reads it.
 
 use std::{fs, io, path::Path};
 
@@ -17,13 +17,13 @@ use crate::{
     text::shell_words,
 };
 
-/// How many paths a line names.
+/// How many paths a line names at most.
 const MOST_NAMED: usize = 5_000;
 
-/// When the older half of the lines goes, in bytes.
+/// The size from which the older half of the lines is deleted, in bytes.
 const LONGEST: u64 = 8 << 20;
 
-/// What became of a path.
+/// How a path moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Travel {
@@ -35,7 +35,7 @@ pub enum Travel {
     Deleted,
 }
 
-/// Paths of one build that have the same in common: below the source root, or absolute.
+/// Paths of one build that moved in the same way: below the source root, or absolute.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Moved {
     travel: Travel,
@@ -52,14 +52,14 @@ struct Line {
     moved: Moved,
 }
 
-/// The last time that something became of a path.
+/// The last time that a path moved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trip {
     /// When.
     pub at: Timestamp,
     /// The build's command.
     pub command: String,
-    /// How sure that is.
+    /// How certain that is.
     pub named: Named,
 }
 
@@ -68,7 +68,7 @@ pub struct Trip {
 pub enum Named {
     /// The path was noted.
     Itself,
-    /// So many were not noted, and it may have been one of them.
+    /// This many were not noted, and the path may be one of them.
     Among(u64),
 }
 
@@ -79,13 +79,13 @@ impl Moved {
         Moved { travel, paths, more: all.count() as u64 }
     }
 
-    /// What was sent.
+    /// The sent paths.
     pub(super) fn up(sources: &Sources) -> Moved {
         let sent = sources.scan.manifest.entries().iter().zip(&sources.sent).filter(|(_, sent)| **sent);
         Moved::of(Travel::Up, sent, |(entry, _)| entry.path.as_bytes().to_owned())
     }
 
-    /// What steps bring back, and what they delete.
+    /// The paths that steps bring back, and those that they delete.
     pub(super) fn down(staged: &[Staged], source: &Path) -> [Moved; 2] {
         let deletes = |action: &Action| {
             matches!(action, Action::Delete { .. } | Action::Remove { .. } | Action::RemoveDir { .. })
@@ -97,7 +97,7 @@ impl Moved {
         })
     }
 
-    /// Notes it, as of now, for a build's command.
+    /// Notes them for a build's command, with the present time.
     pub(super) fn note(self, project: &Project, command: &[String]) {
         if self.paths.is_empty() {
             return;
@@ -120,7 +120,7 @@ fn shorten(path: &Path) -> io::Result<()> {
     replace_file(path, |out| out.write_all(&half[whole..]))
 }
 
-/// How a path is called: as it lies below the source root, else as it is.
+/// The name of a path: relative to the source root where it lies below it, else absolute.
 fn name_of(path: &Path, source: &Path) -> Vec<u8> {
     let names = |below: &Path| {
         below.components().map(|name| name.as_os_str().as_encoded_bytes()).collect::<Vec<_>>().join(&b'/')

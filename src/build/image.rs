@@ -1,4 +1,4 @@
-//! The image of a plan, on its engine: found there, or fetched.
+//! The image of a plan on its engine: found there, or pulled.
 
 use super::BuildError;
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     spec::PullPolicy,
 };
 
-/// Finds the image on the engine, or makes the engine fetch it.
+/// Finds the image on the engine, or makes the engine pull it.
 pub(super) async fn ensure(
     docker: &Docker,
     reference: &str,
@@ -46,8 +46,8 @@ pub(super) async fn ensure(
     facts.ok_or_else(|| not_as_pulled(reference.to_owned(), platform).into())
 }
 
-/// Why a pull that went well did not bring the image. Of an image for one platform only, an engine asks no more than its
-/// name, and takes it for whatever platform it is.
+/// Why a successful pull did not bring the image. An engine that has an image for one platform only
+/// checks its name, and takes it for any platform.
 fn not_as_pulled(reference: String, platform: Option<&str>) -> EngineError {
     match platform {
         Some(platform) => EngineError::NoSuchPlatform {

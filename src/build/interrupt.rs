@@ -1,4 +1,5 @@
-//! Signals that ask fastbuild to end: they cut off whatever waits, or are handed to the build. And Ctrl-Z, see [`super::suspend`].
+//! Signals that ask fastbuild to end: they cut off waits, or go to the build. And Ctrl-Z, see
+//! [`super::suspend`].
 
 use std::{
     fmt, io,
@@ -9,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::suspend::Suspension;
 
-/// Two of a kind within this time are one: `timeout` and wrappers send what the whole process group gets as well.
+/// Two of a kind within this time are one: `timeout` and wrappers also send what the group gets.
 const TWICE_SENT: Duration = Duration::from_millis(100);
 
 /// A signal that asks to end.
@@ -21,7 +22,7 @@ pub enum Signal {
     Terminate,
     /// The terminal is gone.
     HangUp,
-    /// Ctrl-\\: some commands tell what they are at, and go on.
+    /// Ctrl-\\: some commands print their progress, and go on.
     Quit,
 }
 
@@ -48,12 +49,12 @@ impl Signal {
 
     const ALL: [Signal; 4] = [Signal::Interrupt, Signal::Terminate, Signal::HangUp, Signal::Quit];
 
-    /// The one with this number.
+    /// The signal with this number.
     pub fn of_number(number: u8) -> Option<Signal> {
         Signal::ALL.into_iter().find(|signal| signal.number() == number)
     }
 
-    /// The one that a terminal makes of a key, unless it is raw.
+    /// The signal that a terminal makes of a key, unless it is raw.
     pub fn of_key(key: u8) -> Option<Signal> {
         match key {
             3 => Some(Signal::Interrupt),
@@ -62,7 +63,7 @@ impl Signal {
         }
     }
 
-    /// What a process exits with that it ended: 128 and its number.
+    /// The exit code of a process that the signal ended: 128 and its number.
     pub fn exit_code(self) -> u8 {
         128 + self.number()
     }
@@ -79,7 +80,7 @@ impl fmt::Display for Signal {
 #[error("cut off by {0}")]
 pub struct Interrupted(pub Signal);
 
-/// The signals that have come. Of clones, each takes all signals that its original had not taken.
+/// The signals that have come. A clone gets all signals that its original had not taken.
 #[derive(Debug, Clone)]
 pub struct Interrupts {
     received: watch::Receiver<Received>,
@@ -95,11 +96,11 @@ struct Received {
 }
 
 impl Interrupts {
-    /// Takes the signals over from the system, which would end or stop the process. What was ignored when it began stays so. Needs a
-    /// runtime.
+    /// Takes over the signals, which would otherwise end or stop the process. A signal that was
+    /// ignored at the start stays ignored. Needs a runtime.
     ///
     /// # Errors
-    /// When the system does not let go of one.
+    /// When the system does not hand over a signal.
     pub fn listen() -> io::Result<Interrupts> {
         Interrupts::listen_even_to(&[])
     }
@@ -129,13 +130,13 @@ impl Interrupts {
         Ok(Interrupts { received, taken: 0, suspension })
     }
 
-    /// What Ctrl-Z has to see to.
+    /// The shared state for Ctrl-Z.
     pub fn suspension(&self) -> &Suspension {
         &self.suspension
     }
 
-    /// Waits for a signal that has not been taken yet. Two that came before anybody asked are given one after the other:
-    /// the second one means more than the first.
+    /// Waits for a signal that has not been taken. Two that came before this call are given one
+    /// after the other: the second one means more than the first.
     pub async fn next(&mut self) -> Signal {
         loop {
             let Received { count, last } = *self.received.borrow_and_update();
@@ -168,7 +169,8 @@ impl Interrupts {
     }
 }
 
-/// Whatever comes of [`Signal::ALL`] that was not ignored when this process began, or is heeded all the same; Ctrl-Z is seen to here.
+/// Each of [`Signal::ALL`] that was not ignored at the start, or is in `heeded`. Handles Ctrl-Z
+/// too.
 #[cfg(unix)]
 fn signals(suspension: &Suspension, heeded: &[Signal]) -> io::Result<mpsc::Receiver<Signal>> {
     use signal_hook::consts::SIGTSTP;

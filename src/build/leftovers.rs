@@ -1,4 +1,4 @@
-//! What killed runs left on an engine -> nothing, beside a build.
+//! Removes what killed runs left on an engine, beside a build.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,8 +14,8 @@ use crate::{
     workspace::storage::remove_volumes,
 };
 
-/// All containers of fastbuild's. Docker fails a listing in which a container vanishes, which those do that are being
-/// removed; then it is asked again.
+/// All containers of fastbuild. Docker fails a listing when a container vanishes during it, which
+/// happens during removals; then the list is requested again.
 async fn list_ours(docker: &Docker) -> Option<Vec<ContainerSummary>> {
     for _ in 0..3 {
         if let Ok(containers) = docker.list(&[labels::RUN.to_owned()], Sizes::Skip).await {
@@ -25,7 +25,7 @@ async fn list_ours(docker: &Docker) -> Option<Vec<ContainerSummary>> {
     None
 }
 
-/// Removes what killed runs of ours left on this engine, beside the build.
+/// Removes what our killed runs left on this engine, beside the build.
 pub(super) fn remove(
     docker: &Docker,
     state: &State,
@@ -42,7 +42,7 @@ pub(super) fn remove(
             return;
         }
         let Some(containers) = list_ours(&docker).await else { return };
-        // What such a run left beside another project's outputs is for that project's next run to clear.
+        // Another project's next run clears the leftovers beside that project's outputs.
         let is_owed =
             |run: &&DeadRun| run.project != own && !(run.stages.is_empty() && run.placeholders.is_empty());
         let owed: BTreeSet<_> = dead.iter().filter(is_owed).map(|run| run.id.as_str()).collect();

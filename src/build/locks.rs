@@ -1,12 +1,14 @@
-//! What a run locks here, and its wait for its turn in a workspace.
+//! The locks of a run, and its wait for its turn in a workspace.
 //!
-//! The source root's lock is shared while the tree is looked at and sent, and exclusive while products are applied, so that builds go on
-//! side by side. Where the tree itself is mounted, and for a watch's builds, it is exclusive to the run's end. Who has to wait for the
-//! turn in the workspace lets go of it, because the build that is waited for will want to apply, and looks at the tree again afterwards.
+//! The source root's lock is shared while the tree is scanned and sent, and exclusive during the
+//! apply, so that builds run side by side. Where the tree is mounted, and for a watch's builds, it
+//! is exclusive until the run ends. A run that waits for its turn in the workspace releases it,
+//! because the build before it will want to apply, and scans the tree again afterwards.
 //!
-//! Whose turn it is in a workspace is the agent's matter (`agent/far/turn.rs`). Here is only who is inside, of this state directory, so
-//! that nobody stops, replaces or removes a container under others: that is the place's lock, shared by who is inside; the door's is held
-//! by who enters. A scratch directory has one build at a time, which holds the place alone.
+//! The agent decides whose turn it is (`agent/far/turn.rs`). These locks only tell which runs of
+//! this state directory are inside, so that no run stops, replaces or removes a container that
+//! others use: runs inside share the place's lock, and a run that enters holds the door's. A
+//! scratch directory has one build at a time, which holds the place's lock exclusively.
 //!
 //! | taken | while others hold |
 //! |---|---|
@@ -40,10 +42,10 @@ use crate::{
     workspace::{self, Line},
 };
 
-/// How often it is looked whether who is waited for was stopped; who enters or applies products is waited for so long in silence.
+/// How often a holder is checked for being stopped; also the wait before a short hold is reported.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// What a run holds.
+/// The locks of a run.
 pub(super) struct Locks {
     pub(super) project: Project,
     state: State,
@@ -55,7 +57,7 @@ pub(super) struct Locks {
     on_locked: OnLocked,
 }
 
-/// What a run holds of the place that it works in.
+/// A run's locks on the place that it works in.
 struct Place {
     lock: Lock,
     /// Until the workspace has been entered.
@@ -69,7 +71,7 @@ struct Place {
 pub(super) enum Share {
     /// It reads the tree, and later applies products.
     Parts,
-    /// It works in the tree itself, or has to tell its own changes from others'.
+    /// It works in the tree itself, or must tell its own changes from others'.
     Whole,
 }
 
@@ -80,16 +82,16 @@ pub(super) enum Order {
     AfterOthers,
 }
 
-/// What a build works in.
+/// The place that a build works in.
 pub(super) enum Where {
-    /// The workspace of that name.
+    /// The workspace with that name.
     Workspace(String),
     /// A scratch directory.
     Directory(String),
 }
 
 impl Locks {
-    /// The lock of `place`, and none of the source root.
+    /// The lock of `place`, without the source root's.
     ///
     /// # Errors
     /// As [`Locks::take`].
@@ -121,10 +123,12 @@ impl Locks {
         })
     }
 
-    /// Takes what a run of `plan` needs before it looks at the tree, and makes good what an earlier run was kept from finishing.
+    /// Takes the locks that a run of `plan` needs before its scan, and finishes an earlier run's
+    /// work.
     ///
     /// # Errors
-    /// [`BuildError::Locked`] where `--no-wait` says not to wait; the state directory's; what recovery fails with.
+    /// [`BuildError::Locked`] where `--no-wait` says not to wait; those of the state and of
+    /// recovery.
     pub(super) async fn take(
         plan: &Plan,
         share: Share,
@@ -153,19 +157,19 @@ impl Locks {
             let _undisturbed = interrupts.suspension().undisturbed().await;
             recover::recover(project, state, reporter)?;
         }
-        // Who will have to wait for others looks at the tree when they are done.
+        // A run that has to wait for others scans the tree after them.
         if locks.line() == Line::Main {
             interrupts.unless(locks.look_at_sources(reporter)).await??;
         }
         Ok(locks)
     }
 
-    /// Whether the source root may be looked at.
+    /// Whether the source root may be scanned.
     pub(super) fn may_look(&self) -> bool {
         guard(&self.sources).is_some()
     }
 
-    /// Waits until the source root may be looked at, unless it may.
+    /// Waits until the source root may be scanned, unless it may already.
     ///
     /// # Errors
     /// The lock's.
@@ -186,18 +190,18 @@ impl Locks {
         }
     }
 
-    /// How to come to the agent: whether others of this state directory are in the workspace.
+    /// How to reach the agent: whether other runs of this state directory are in the workspace.
     pub(super) fn line(&self) -> Line {
         guard(&self.place).as_ref().map_or(Line::Main, |place| place.line)
     }
 
-    /// Waits until nobody else is in the workspace, because something is to be done to its container.
+    /// Waits until this run is alone in the workspace, because its container has to be changed.
     ///
     /// # Errors
     /// The lock's.
     pub(super) async fn be_alone(&self, reporter: &Reporter) -> Result<(), BuildError> {
         let Some(mut place) = guard(&self.place).take() else { return Ok(()) };
-        // As long as the door is held, nobody comes.
+        // As long as the door is held, no other run enters.
         drop(place.inside);
         place.inside = take(place.lock.clone(), Lock::lock, Say::AtOnce, self.on_locked, reporter).await?;
         place.line = Line::Main;
@@ -205,7 +209,7 @@ impl Locks {
         Ok(())
     }
 
-    /// The workspace was entered: others may follow.
+    /// The workspace was entered: other runs may follow.
     ///
     /// # Errors
     /// The lock's.
@@ -220,7 +224,8 @@ impl Locks {
         }
     }
 
-    /// Waits until the agent has opened the source root, which it does when it is this client's turn. Gives what `take` makes of that reply.
+    /// Waits for this client's turn: the agent opens the source root then. Returns `take` of that
+    /// reply.
     ///
     /// # Errors
     /// [`BuildError::Locked`] where `--no-wait` says not to wait, and the session's.
@@ -244,10 +249,11 @@ impl Locks {
                     }
                     Err((client, why)) => {
                         guard(&self.sources).take();
-                        // A process of another machine's, or of another PID namespace, cannot be looked at.
+                        // A process on another machine or in another PID namespace cannot be
+                        // checked.
                         let is_here = client.state == self.state.id()?;
                         let holder = Holder { pid: client.pid, command: client.command };
-                        // A wait is told once, and again only where somebody stands still.
+                        // A wait is reported once, and again only when the holder is stopped.
                         let said = wait.as_ref().map(|_| Holding::Runs);
                         wait.insert(Wait { holder, why: waits_for(&why), is_here, said }).tell(reporter);
                     }
@@ -261,10 +267,10 @@ impl Locks {
         }
     }
 
-    /// Waits until the source root is this run's alone, so that products can be applied, unless it is.
+    /// Waits until the source root is locked for this run alone, for the apply, unless it is.
     ///
     /// # Errors
-    /// The lock's, and what recovery fails with.
+    /// The lock's, and recovery's.
     pub(super) async fn begin_apply(&self, reporter: &Reporter) -> Result<(), BuildError> {
         if self.share == Share::Whole || guard(&self.applying).is_some() {
             return Ok(());
@@ -272,7 +278,7 @@ impl Locks {
         self.tree_was_sent();
         let lock = self.project.sources();
         let held = detached(move || lock.lock()).await??;
-        // There is one journal: that of a run that died in the middle of its apply since this one began comes first.
+        // There is one journal: another run may have died in its apply since this one began.
         if !self.project.journals().is_empty() {
             recover::recover(&self.project, &self.state, reporter)?;
         }
@@ -297,20 +303,20 @@ impl Place {
         let lock = project.place(name);
         let (inside, line) = match lock.try_lock()? {
             Ok(alone) => (alone, Line::Main),
-            // Nobody holds it alone but behind the door.
+            // The holder shares it: an exclusive holder would also hold the door.
             Err(_) => (lock.share()?, Line::Further),
         };
         Ok(Place { lock, door: Some(door), inside, line })
     }
 }
 
-/// Somebody who is waited for.
+/// A run that is waited for.
 struct Wait {
     holder: Holder,
     why: WaitsFor,
-    /// Whether its process can be looked at.
+    /// Whether its process can be checked.
     is_here: bool,
-    /// What was said last.
+    /// The last report.
     said: Option<Holding>,
 }
 
@@ -334,7 +340,7 @@ fn waits_for(why: &Conflict) -> WaitsFor {
     }
 }
 
-/// Who runs this process, for those who wait for it.
+/// This process, described for the clients that wait for it.
 pub(super) fn client(run: &Run, state: &State) -> Result<Client, StateError> {
     let (run, state) = (run.id.clone(), state.id()?);
     Ok(Client { run, state, pid: std::process::id(), command: own_command_line() })
@@ -344,7 +350,7 @@ fn guard<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// When a wait is told.
+/// When a wait is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Say {
     AtOnce,

@@ -1,15 +1,18 @@
-//! Sources that were changed here while a command ran. The command may have read the version before, and what it made of that is
-//! younger than the edit; so the next builds are shown a later mtime, until one has succeeded with it. On a mount the tool would have
-//! read the edit itself, or seen it as later than its product. The files here are not touched.
+//! Sources that were changed here while a command ran. The command may have read the earlier
+//! version, and its products are younger than the edit. So the next builds are shown a later mtime,
+//! until one has succeeded with it. On a mount the tool would have read the edit itself, or seen it
+//! as later than its product. The files here are not changed.
 //!
-//! In: for each build, from when to when it was blind: from its look at the tree to the end of its command. Out: the mtimes of a scan's
-//! entries. When a file was last changed is its ctime's to tell; what was linked or renamed since, or given another mode, has a later
-//! one, and is known by an mtime of that time. Doing too much is right, too little is not; but what a build made and put in place is
-//! no edit beside it, and is known by the record.
+//! In: for each build, its blind time: from its scan of the tree to the end of its command. Out:
+//! the mtimes of a scan's entries. The ctime tells when a file was last changed. A file that was
+//! linked, renamed or given another mode since has a later one, and is known by an mtime in that
+//! time. Too many later mtimes do no harm, too few do. But a build's applied products are not
+//! edits: the record tells.
 //!
-//! A file below a directory that was renamed keeps its ctime. It is known by its path, which the index of what was seen last does
-//! not have, and by a directory above it that changed in that time or when the products were put in place. The next look writes the index, so whatever is found by what that
-//! does not have is noted at once.
+//! A file below a renamed directory keeps its ctime. It is known by its path, which the index of
+//! the last scan lacks, and by a directory above it that changed in that time, or when the products
+//! were put in place. The next scan writes the index, so files that are found by what it lacks are
+//! noted at once.
 
 use std::{
     cell::LazyCell,
@@ -32,33 +35,35 @@ use crate::{
     tree::{Entry, Manifest, index::Index, scan::Scan},
 };
 
-/// When a build did not see what was changed here.
+/// The time in which a build did not see changes here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Blind {
     from: Timestamp,
     /// None while the command runs.
     until: Option<Timestamp>,
-    /// When its products were in place. That changes directories, and none of their files.
+    /// When its products were in place. Applying them changes directories, but none of their other
+    /// files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     applied: Option<Timestamp>,
-    /// The inodes of files that were changed in that time as far as can be told by what the index does not have: they are meant, and
-    /// nothing else. Without any, all are that were.
+    /// The inodes of files whose change in that time was found by what the index lacks. If there
+    /// are any, only these files are meant; otherwise all files that changed in that time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     files: Vec<u64>,
 }
 
-/// A build that looks at its sources, and later ends.
+/// A build that scans its sources, and later ends.
 #[derive(Debug)]
 pub(super) struct Watcher {
     place: PathBuf,
-    /// What was noted when this build looked.
+    /// The entries at the time of this build's scan.
     noted: Vec<Blind>,
     looked_at: Timestamp,
 }
 
 impl Watcher {
-    /// Shows what was changed while earlier builds' commands ran as later than all that they made. `place` is the project's list of
-    /// those, `index` what the latest of them saw, `record` what they wrote here.
+    /// Shows files that changed during earlier builds' commands as later than their products.
+    /// `place` is the project's list of builds, `index` their last scan, `record` what they wrote
+    /// here.
     pub(super) fn show(
         place: PathBuf,
         scan: &mut Scan,
@@ -70,7 +75,7 @@ impl Watcher {
         let mut watcher = Watcher { noted, place, looked_at: scan.looked_at };
         let earlier = ended(&watcher.noted, scan.looked_at);
         if !earlier.is_empty() {
-            // Where this machine's clock stamps changes, one that comes after the look is never stamped earlier.
+            // If this machine's clock stamps changes, none after the scan has an earlier stamp.
             let blur = match Granularity::of(root) {
                 Granularity::Tick => Duration::ZERO,
                 Granularity::Coarse => Granularity::Coarse.span(),
@@ -89,7 +94,7 @@ impl Watcher {
             }
             let found = earlier.iter().zip(found).filter(|(_, files)| !files.is_empty());
             let found: Vec<_> = found.map(|(blind, files)| Blind { files, ..blind.clone() }).collect();
-            // Before anybody writes the index.
+            // Before the index is written.
             watcher.note(&found);
             watcher.noted.extend(found);
             let mut entries = std::mem::take(&mut scan.manifest).into_entries();
@@ -119,8 +124,8 @@ impl Watcher {
         self.tell(blind.iter().try_for_each(|blind| append_line(&self.place, blind)));
     }
 
-    /// Notes that what the command saw is built, and its products are in place. Builds that ran beside this one may have noted
-    /// something too; what this one saw is done with.
+    /// Notes that the version which the command saw is built, with its products in place. Builds
+    /// beside this one may have added entries; only those that this one saw are removed.
     pub(super) fn built(&self) {
         let left = read_lines(&self.place).and_then(|mut all: Vec<Blind>| {
             all.retain(|blind| !self.noted.contains(blind) && *blind != self.own(None));
@@ -138,19 +143,19 @@ impl Watcher {
     }
 }
 
-/// The times that are over. A build that was killed saw nothing until now; of one that runs yet, it is the same for the time being.
+/// The blind times, with an end: now for a killed build, and for one that still runs.
 fn ended(noted: &[Blind], now: Timestamp) -> Vec<Blind> {
     let has_end = |open: &Blind| noted.iter().any(|blind| blind.from == open.from && blind.until.is_some());
     let over = noted.iter().filter(|blind| blind.until.is_some() || !has_end(blind));
     over.map(|blind| Blind { until: blind.until.or(Some(now)), ..blind.clone() }).collect()
 }
 
-/// What tells that a file was changed in a build's time.
+/// The sign that a file was changed in a build's time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sign {
-    /// When it was last changed, or moved.
+    /// The time of its last change or move.
     Changed,
-    /// When it was last written; it was changed in another way since.
+    /// The time of its last write; it was changed in another way since.
     Written,
 }
 
@@ -160,17 +165,17 @@ struct Edit {
     /// The entry.
     at: usize,
     sign: Sign,
-    /// Which of those times it was.
+    /// The index of the blind time.
     blind: usize,
-    /// Its end.
+    /// The end of that time.
     until: Timestamp,
-    /// Whether it is known by what the index does not have.
+    /// Whether it is known by what the index lacks.
     by_index: bool,
 }
 
 fn edits(manifest: &Manifest, earlier: &[Blind], blur: Duration, index: &Index) -> Vec<Edit> {
     let entries = manifest.entries();
-    // Exactly as the last look saw it.
+    // Exactly as the last scan saw it.
     let known = LazyCell::new(|| {
         Vec::from_iter(index.noted_digests(manifest).into_iter().map(|noted| noted.is_some()))
     });
@@ -208,7 +213,7 @@ fn edits(manifest: &Manifest, earlier: &[Blind], blur: Duration, index: &Index) 
     edits
 }
 
-/// Takes away what a build wrote here, under all its names. What was changed in one build's time may have been written in an earlier one's.
+/// Removes builds' products, under all their names; an earlier build may have written them.
 fn leave_products(edits: &mut Vec<Edit>, entries: &[Entry], root: &Path, record: &Record) {
     let file = |edit: &Edit| file_of(edit.at, &entries[edit.at]);
     let is_changed = |edit: &&Edit| edit.sign == Sign::Changed;
@@ -225,7 +230,7 @@ fn leave_products(edits: &mut Vec<Edit>, entries: &[Entry], root: &Path, record:
     edits.retain(|edit| !products.contains(&file(edit)));
 }
 
-/// Calls `each` for all but directories, with those above.
+/// Calls `each` for all entries but directories, with the directories above.
 fn walk(manifest: &Manifest, mut each: impl FnMut(usize, &[usize])) {
     let mut above = Vec::new();
     for (at, entry) in manifest.entries().iter().enumerate() {

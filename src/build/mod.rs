@@ -1,13 +1,13 @@
-//! The pipeline: a plan is carried out.
+//! The pipeline: carries out a plan.
 //!
 //! ```text
 //! lock -> recover -> (scan | connect, image, workspace) -> put right -> run -> collect -> (apply | goodbye) -> report
 //! ```
 //!
-//! [`run`] is the one entry point; it takes the locks, makes good what an earlier run was kept from finishing,
-//! and hands over to `container`, or to `warm::here` where there is no container. Either runs the command under the agent
-//! (`warm`). What may be cut off by a signal is; what must not be (putting products in place) is not.
-//! Events tell all along; nothing here prints.
+//! [`run`] is the one entry point; it takes the locks, finishes what an earlier run could not, and
+//! hands over to `container`, or to `warm::here` where there is no container. Either runs the
+//! command under the agent (`warm`). A signal interrupts all steps but putting products in place.
+//! Events report every step; no code here prints.
 
 mod built;
 mod command;

@@ -1,5 +1,5 @@
-//! What is different where the host's own tree is mounted: nothing goes in, and what the command wrote is here already, or lies in
-//! volumes over the outputs. The command runs under the agent as everywhere else.
+//! The differences where the host's tree is mounted: nothing is sent, and the products are here
+//! already, or in volumes over the outputs. The agent runs the command as everywhere.
 //!
 //! | | `mount` | `mount-source` |
 //! |---|---|---|
@@ -32,24 +32,24 @@ use crate::{
     workspace::{WorkspaceError, storage::laid_over},
 };
 
-/// How many names are shown in place of a missing output.
+/// How many names are shown for a missing output.
 const LISTED: usize = 12;
 
-/// How long it is looked whether a mount failed the command.
+/// The time limit for checking whether a mount failed the command.
 const LOOKING: Duration = Duration::from_secs(10);
 
-/// What a command that has ended on a mounted tree leaves to be done.
+/// The work left when a command has ended on a mounted tree.
 pub(super) enum Ended {
-    /// Nothing: what it wrote is here, or stays where it is.
+    /// None: its products are here, or stay where they are.
     AllIsHere {
-        /// Where the mount itself failed the command, how that showed.
+        /// Where the mount itself failed the command, the sign of it.
         defect: Option<Mark>,
     },
     /// The outputs of this plan come back.
     Collect(Box<Plan>),
 }
 
-/// Looks what is left to be done when the command has exited with `exit_code`.
+/// Finds the work left when the command has exited with `exit_code`.
 ///
 /// # Errors
 /// [`BuildError::MissingOutput`] when an output that would be here was not made.
@@ -66,11 +66,11 @@ pub(super) async fn ended(
     };
     let is_left = plan.on_failure.value == OnFailure::Leave && plan.route.value == Route::Mount;
     if exit_code != 0 && (is_left || defect.is_some()) {
-        // What it wrote is here.
+        // Its products are here.
         return Ok(Ended::AllIsHere { defect });
     }
     let left = match left_to_collect(plan) {
-        // That a command which failed did not get as far as its products is no surprise.
+        // A command that failed is expected to lack products.
         Err(BuildError::MissingOutput { .. }) if exit_code != 0 => None,
         left => Some(left?),
     };
@@ -78,7 +78,7 @@ pub(super) async fn ended(
     Ok(left.map_or(Ended::AllIsHere { defect: None }, |plan| Ended::Collect(Box::new(plan))))
 }
 
-/// Whether the mount failed the command. One that does not answer any more is not waited for.
+/// Whether the mount failed the command. A mount that no longer answers is not waited for.
 async fn diagnose(
     plan: &Plan,
     tail: Tail,
@@ -104,8 +104,8 @@ async fn diagnose(
     }
 }
 
-/// Makes sure that what the container has in the working directory's place is the host's source tree: an engine on another
-/// machine may mount a directory of the same name there.
+/// Makes sure that the container's working directory is the host's source tree: an engine on
+/// another machine may mount a directory of the same name there.
 ///
 /// # Errors
 /// [`WorkspaceError::NotMounted`], and the engine's.
@@ -124,13 +124,14 @@ pub(super) async fn refuse_other_tree(
     Err(WorkspaceError::NotMounted { path: path.clone(), detail }.into())
 }
 
-/// Whose everything is to be that the command makes in the source tree; none where that is not the host's own, or knows no owners.
+/// The owner of files that the command makes in the source tree, if that is the host's and has
+/// owners.
 pub(super) fn owner(plan: &Plan) -> Option<Owner> {
     let (uid, gid) = sys::owner::ids().filter(|_| plan.route.value == Route::Mount)?;
     Some(Owner { uid, gid, of_root: sys::owner::of(&plan.source.value)? })
 }
 
-/// The plan without the outputs that are in their places when the command has ended.
+/// The plan without the outputs that are already in place when the command has ended.
 ///
 /// # Errors
 /// [`BuildError::MissingOutput`] when one of those was not made.
@@ -168,8 +169,8 @@ fn refuse_missing(output: &Output) -> Result<(), BuildError> {
     Err(BuildError::MissingOutput { spec: output.spec.clone(), path: output.container.clone(), there })
 }
 
-/// A file of the source root and its size, by which to see whether the engine mounts this very directory; none where there
-/// is none.
+/// A file of the source root and its size, to check whether the engine mounts this very directory;
+/// none where the root has no file.
 fn witness(source: &Path) -> Option<(String, u64)> {
     let entries = fs::read_dir(source).ok()?.flatten();
     let file = |entry: fs::DirEntry| {
@@ -179,16 +180,16 @@ fn witness(source: &Path) -> Option<(String, u64)> {
     entries.filter_map(file).next()
 }
 
-/// Directories of the host's that were made so that a volume can be laid over them: an engine cannot make them in a tree that
-/// is read-only. Those that are still empty in the end go again.
+/// Directories made on the host so that a volume can be laid over them: an engine cannot make them
+/// in a read-only tree. Those that are still empty at the end are removed.
 #[derive(Debug, Default)]
 pub struct Placeholders(Vec<Placeholder>);
 
 impl Placeholders {
-    /// Makes what is missing.
+    /// Makes the missing directories.
     ///
     /// # Errors
-    /// [`BuildError::NotLaidOver`] where something else than a directory is in the place.
+    /// [`BuildError::NotLaidOver`] where something other than a directory is in the place.
     pub fn make(plan: &Plan, run: &Run) -> Result<Placeholders, BuildError> {
         let (mut made, root) = (Placeholders::default(), &plan.source.value);
         if !plan.route.value.is_mounted() {
@@ -210,7 +211,7 @@ impl Placeholders {
             }
         }
         for kept in plan.kept_over() {
-            // Where that cannot be, nothing is laid over, and the command hears of a read-only tree.
+            // On failure there is no volume, and the command gets the tree's error.
             let _ = made.make_way(&native_join(root, &kept.value), root, run);
         }
         Ok(made)

@@ -1,6 +1,6 @@
-//! What is worth a line around a build and changes nothing of it: that it runs on this machine because no engine is there, that
-//! input waits which nobody reads, that the next CI job will not find the workspace again, what a command that could not be
-//! run probably was meant to be, and that git finds no repository.
+//! Notices beside a build that change nothing of it: it runs on this machine because there is no
+//! engine, input waits that no command reads, the next CI job will not find the workspace, what a
+//! command that could not run was probably meant to be, and git finds no repository.
 
 use std::{fs::File, io::Read as _, path::Path};
 
@@ -30,16 +30,16 @@ pub fn before(plan: &Plan, environment: &Environment, state: &State, reporter: &
     tell_of_input(plan, state, reporter);
 }
 
-/// Before a build or a watch: that it is on this machine although nobody said so.
+/// Before a build or a watch: that it runs on this machine although the user did not ask for that.
 pub fn of_place(plan: &Plan, reporter: &Reporter) {
     if let (Engine::Host, Reason::Found { why }) = (&plan.engine.value, &plan.engine.reason) {
         reporter.emit(Event::Warned(Warning::BuildsHere { why: why.clone() }));
     }
 }
 
-/// After the build, that ended with `exit_code`.
+/// After the build, which ended with `exit_code`.
 pub fn after(plan: &Plan, exit_code: u8, state: &State, reporter: &Reporter) {
-    // What came while the build ran.
+    // For input that came while the build ran.
     tell_of_input(plan, state, reporter);
     let word = plan.command.first().map(String::as_str).unwrap_or_default();
     let meant = words::meant(word).filter(|_| matches!(exit_code, 126 | 127));
@@ -56,9 +56,9 @@ pub fn after(plan: &Plan, exit_code: u8, state: &State, reporter: &Reporter) {
     }
 }
 
-/// That the repository of the sources is not in the build, as it lies elsewhere on this machine.
+/// That the sources' repository is not in the build, because it lies elsewhere on this machine.
 pub fn of_repository(plan: &Plan) -> Option<String> {
-    // Without a container, what lies elsewhere is there.
+    // Without a container, the build can read paths elsewhere.
     let elsewhere = facts::elsewhere(&plan.source.value).filter(|_| plan.engine.value != Engine::Host)?;
     Some(match elsewhere {
         Elsewhere::Repository(path) => format!(
@@ -74,7 +74,7 @@ pub fn of_repository(plan: &Plan) -> Option<String> {
     })
 }
 
-/// A workspace that is kept is found again by this state directory, or by the project's name.
+/// A kept workspace is found again by this state directory, or by the project's name.
 fn is_lost_with_its_home(plan: &Plan, state: &State) -> bool {
     let is_known = || state.project(&plan.source.value).and_then(|project| project.workspaces());
     plan.lifetime.value == Lifetime::Kept
@@ -84,7 +84,7 @@ fn is_lost_with_its_home(plan: &Plan, state: &State) -> bool {
         && is_known().is_ok_and(|workspaces| workspaces.is_empty())
 }
 
-/// Once for each process that starts fastbuild: a loop that reads lines would be told at each of them.
+/// Once for each parent process: a loop that reads lines would otherwise be told in each round.
 fn tell_of_input(plan: &Plan, state: &State, reporter: &Reporter) {
     let nobody_decided = matches!(plan.stdin.reason, Reason::Default { .. });
     if plan.stdin.value == Stdin::Empty
@@ -96,14 +96,14 @@ fn tell_of_input(plan: &Plan, state: &State, reporter: &Reporter) {
     }
 }
 
-/// The script among the sources that the command begins with, or that it has a shell run, where its first line ends in CR LF.
+/// The source script that the command starts, or has a shell run, if its first line ends in CR LF.
 fn crlf_script(plan: &Plan) -> Option<&Path> {
     let (first, second) = (plan.command.first()?, plan.command.get(1));
     let is_shell = first.rsplit('/').next().is_some_and(|name| SHELLS.contains(&name));
     let script = Path::new(second.filter(|_| is_shell).unwrap_or(first));
     let directory = crate::entry::host_path::join(&plan.source.value, &plan.subdirectory)?;
     let mut start = Vec::new();
-    // As much as the kernel reads of it.
+    // As many bytes as the kernel reads.
     let file = File::open(directory.join(script)).ok()?;
     file.take(256).read_to_end(&mut start).ok()?;
     let line = start.split(|byte| *byte == b'\n').next().filter(|line| line.starts_with(b"#!"))?;

@@ -1,7 +1,7 @@
 //! Places of outputs that this user may not write, known before the build and not after it.
 //!
-//! A named one is an error. Without `-o` nobody has said that anything is to come back, and a command that changes nothing has its
-//! own exit code; what it does change goes to the safe place.
+//! A named one is an error. Without `-o` no output was asked for, and a command that changes
+//! nothing has its own exit code; its changes go to the safe place.
 
 use std::path::Path;
 
@@ -24,13 +24,13 @@ use crate::{
     sys::at,
 };
 
-/// Makes sure that each named output can be put in its place; says so where the source root cannot be written.
+/// Makes sure that each named output can be put in place; warns if the source root is not writable.
 ///
 /// # Errors
 /// [`OutputError::BadTarget`], before anything has been asked of an engine.
 pub(super) fn check(plan: &Plan, reporter: &Reporter) -> Result<(), BuildError> {
     match &plan.outputs.value {
-        // There the command itself writes to the host's tree, as its own user.
+        // Here the command itself writes to the host's tree, as its own user.
         _ if plan.route.value == Route::Mount => {}
         Outputs::Everything => {
             if !at::is_writable(&Target::directory(&plan.source.value)?.dir) {
@@ -48,7 +48,7 @@ pub(super) fn check(plan: &Plan, reporter: &Reporter) -> Result<(), BuildError> 
     Ok(())
 }
 
-/// Where what comes back of `below` in the source tree goes, which is `host` here. `safe` is the run's part of the safe place.
+/// The target of `below` in the source tree; `host` is its path here, `safe` the run's safe place.
 pub(super) fn of_sources(below: &RelPath, host: &Path, safe: &Path) -> Result<(Scope, Target), OutputError> {
     if !below.is_root() {
         return Ok((Scope::Synced, Target::named(host)?));
@@ -61,7 +61,7 @@ pub(super) fn of_sources(below: &RelPath, host: &Path, safe: &Path) -> Result<(S
     Ok((Scope::Safe, Target::named(&safe.join(absolute))?))
 }
 
-/// What is to be said when everything has been put in place, of what could not be.
+/// The error to report when all else is in place, for changes that could not be put there.
 pub(super) fn not_brought_back(staged: &[Staged], plan: &Plan) -> Option<BuildError> {
     let kept = staged.iter().find(|output| output.scope == Scope::Safe)?;
     let paths = kept.ops.len() as u64 + kept.applied.deleted;

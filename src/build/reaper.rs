@@ -1,10 +1,10 @@
-//! What removes a one-run container, or frees a workspace of what runs in it, when fastbuild itself cannot any more; and what
-//! finishes on the host what was begun there.
+//! Removes a one-run container, or ends the processes in a workspace, when fastbuild itself no
+//! longer can; and finishes the work that was begun on the host.
 //!
-//! A second process of the same program, in a process group of its own, waits on a pipe. When fastbuild is done it
-//! writes a word into it; when fastbuild dies, of whatever, the pipe ends without that word, and the reaper does its
-//! [`Duty`] and finishes or clears away what was being put in place. It costs a process that sleeps, and no call to
-//! the engine while all goes well.
+//! A second process of the same program, in a process group of its own, waits on a pipe. When
+//! fastbuild is done it writes a word into it. When fastbuild dies, for any reason, the pipe ends
+//! without that word; the reaper then does its [`Duty`] and finishes or removes a half-done apply.
+//! It costs a sleeping process, and no call to the engine while there is no failure.
 
 use std::{
     ffi::OsString,
@@ -28,29 +28,29 @@ use crate::{
 /// The hidden command that makes a process the reaper.
 pub const COMMAND: &str = "__reap";
 
-/// What a run writes when there is nothing to reap.
+/// A run writes this when there is nothing to reap.
 const DONE: &[u8] = b"done";
-/// What a run writes when its container has been made.
+/// A run writes this when its container has been made.
 const MADE: &[u8] = b"made";
 
-/// A creation that was under way when fastbuild died may come about afterwards: the reaper looks so often, with this
-/// much time between.
+/// A creation that was under way when fastbuild died may still complete: the reaper checks this
+/// many times, with this much time between.
 const LOOKS: u32 = 20;
 /// See [`LOOKS`].
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
-/// What is owed when fastbuild is dead.
+/// The work to do when fastbuild is dead.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Duty {
-    /// A one-run container goes.
+    /// Remove a one-run container.
     Remove(InContainer),
-    /// A workspace stays, and what runs in it ends.
+    /// Keep a workspace, and end the processes in it.
     Free(InContainer),
-    /// A scratch directory of this machine stays; what runs in it ends by itself.
+    /// Keep a scratch directory of this machine; the processes in it end by themselves.
     Keep,
-    /// It goes.
+    /// Remove a scratch directory.
     Clear(PathBuf),
-    /// All that a bench made on this engine and here goes.
+    /// Remove all that a bench made on this engine and here.
     Sweep(Endpoint),
 }
 
@@ -69,8 +69,8 @@ pub struct Reaper {
 }
 
 impl Reaper {
-    /// Starts a reaper. Without one, the next start finds what a killed run left; so a reaper
-    /// that cannot be started does not keep a build from running.
+    /// Starts a reaper. Without one, the next start finds a killed run's leftovers; so a reaper
+    /// that cannot be started does not stop a build from running.
     pub fn watch(charge: &Charge) -> Option<Reaper> {
         match Reaper::spawn(charge) {
             Ok(reaper) => Some(reaper),
@@ -90,19 +90,19 @@ impl Reaper {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        // Ctrl-C goes to the whole group in the foreground; the reaper must outlive it.
+        // Ctrl-C goes to the whole foreground group; the reaper must outlive it.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let pipe = command.spawn()?.stdin.take();
         Ok(Reaper { pipe: Mutex::new(pipe) })
     }
 
-    /// Tells it that the container has been made: one that is not there from now on is gone.
+    /// Tells it that the container has been made: if it is absent from now on, it is gone.
     pub fn note_made(&self) {
         if let Ok(mut pipe) = self.pipe.lock()
             && let Some(pipe) = pipe.as_mut()
         {
-            // As below.
+            // As in `dismiss`.
             let _ = pipe.write_all(MADE);
         }
     }
@@ -111,20 +111,20 @@ impl Reaper {
     pub fn dismiss(&self) {
         let pipe = self.pipe.lock().ok().and_then(|mut pipe| pipe.take());
         if let Some(mut pipe) = pipe {
-            // A reaper that is gone needs no telling.
+            // A reaper that has died need not be told.
             let _ = pipe.write_all(DONE);
         }
     }
 }
 
-/// The reaper's own main. `sweep` removes what dead benches left on an engine and here, and says whether it could.
+/// The reaper's main. `sweep` removes dead benches' leftovers, and says whether it could.
 ///
 /// # Errors
-/// When what the run left cannot be removed now; the next start tries again. Nobody reads it but a debugger.
+/// When the run's leftovers cannot be removed now; the next start tries again. For debugging only.
 pub fn main(args: Vec<OsString>, sweep: impl AsyncFn(&Endpoint, &State) -> bool) -> Result<(), BuildError> {
     let Some(charge) = Charge::parse(args) else { return Ok(()) };
     let mut word = Vec::new();
-    // An error is an end as well: the other side is gone.
+    // An error is an end too: fastbuild has died.
     let _ = std::io::stdin().read_to_end(&mut word);
     if word.ends_with(DONE) {
         return Ok(());
@@ -144,7 +144,7 @@ pub fn main(args: Vec<OsString>, sweep: impl AsyncFn(&Endpoint, &State) -> bool)
     }
 }
 
-/// What a reaper is there for.
+/// A reaper's task.
 #[derive(Debug)]
 pub struct Charge {
     /// The root of the state directory.
@@ -153,11 +153,11 @@ pub struct Charge {
     pub source: PathBuf,
     /// Its id.
     pub run: String,
-    /// What is owed.
+    /// The duty.
     pub duty: Duty,
 }
 
-/// Whether a container may still come into being that a dead client asked for.
+/// Whether a container that a dead client asked for may still appear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Making {
     Over,
@@ -192,11 +192,11 @@ impl Charge {
         })
     }
 
-    /// Finishes what was being put in place, or clears the stage away.
+    /// Finishes an apply, or removes the stage.
     fn clear_host(&self, on_engine: OnEngine) -> Result<(), BuildError> {
         let state = State::open(self.state.clone())?;
         let project = state.project(&self.source)?;
-        // Its lock lives a moment longer than its end of the pipe.
+        // A run's lock outlives its end of the pipe by a moment.
         state.await_end_of_run(&self.run);
         {
             let _lock = project.sources().lock()?;
@@ -208,8 +208,8 @@ impl Charge {
         Ok(())
     }
 
-    /// Removes what the bench made. The builds that it measured may not know yet, and make something more: so it is looked
-    /// again and again for a while.
+    /// Removes what the bench made. The builds that it measured may not have ended and may make
+    /// more, so this repeats for a while.
     fn sweep(
         &self,
         engine: &Endpoint,
@@ -232,7 +232,7 @@ impl Charge {
         Ok(())
     }
 
-    /// Puts the host right and ends the dead client's session. No lock is held while an engine is asked that may not answer.
+    /// Recovers the host, then ends the dead client's session, holding no lock meanwhile.
     fn free_workspace(
         &self,
         workspace: &InContainer,
@@ -241,20 +241,20 @@ impl Charge {
         let state = State::open(self.state.clone())?;
         let project = state.project(&self.source)?;
         state.await_end_of_run(&self.run);
-        // Before the engine is asked, which may take its time.
+        // Before the engine is asked, which may take long.
         let recovered = {
             let _lock = project.sources().lock()?;
             super::recover::put_right(&project, &state)
         };
         runtime.block_on(workspace.end_session(&self.run));
         recovered?;
-        // Nothing of the run's own is on the engine.
+        // No object of the run is on the engine.
         state.forget_run(&self.run);
         Ok(())
     }
 
-    /// Puts the host right after a build without a container, and removes the scratch directory that went with it. The agent
-    /// has seen its client's stream end; it is waited for where something goes away under it.
+    /// Recovers the host after a build without a container, and removes the build's scratch
+    /// directory. The agent has seen its client's stream end; a removal waits for it.
     fn finish_here(&self, scratch: Option<&Path>) -> Result<(), BuildError> {
         let state = State::open(self.state.clone())?;
         let project = state.project(&self.source)?;
@@ -285,14 +285,14 @@ impl InContainer {
             }
             tokio::time::sleep(BETWEEN_LOOKS).await;
         }
-        // It was never there, or the engine is not.
+        // The container never existed, or the engine cannot be reached.
         match Docker::connect(&self.engine).await {
             Ok(docker) if remove_volumes(&docker, owned).await.is_ok() => OnEngine::Nothing,
             _ => OnEngine::Perhaps,
         }
     }
 
-    /// Without an engine, the agent misses its client by itself.
+    /// Without an engine, the agent itself notices that its client is gone.
     async fn end_session(&self, run: &str) {
         for _ in 0..LOOKS {
             if let Ok(docker) = Docker::connect(&self.engine).await

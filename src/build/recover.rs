@@ -1,5 +1,5 @@
-//! What an earlier run of a project was kept from finishing on the host -> finished, or cleared away. What is done is noted first, and
-//! told when there is somebody to be told: the reaper has nobody.
+//! Finishes what an earlier run of a project could not finish on the host, or removes it. Each
+//! result is noted first, and reported at a start with a reporter: the reaper has none.
 
 use std::{
     collections::BTreeSet,
@@ -25,7 +25,7 @@ use crate::{
     tree::scan::STAGE_PREFIX,
 };
 
-/// What was made good.
+/// A result of recovery.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Note {
@@ -40,7 +40,7 @@ enum Note {
     },
 }
 
-/// Whether there is anything to be made good, or to be told.
+/// Whether there is work to finish, or a result to report.
 pub fn is_owed(project: &Project, state: &State) -> bool {
     !project.journals().is_empty() || project.untold_path().exists() || !dead_runs(project, state).is_empty()
 }
@@ -49,7 +49,7 @@ fn dead_runs(project: &Project, state: &State) -> Vec<DeadRun> {
     state.dead_runs().into_iter().filter(|run| run.project == project.key()).collect()
 }
 
-/// Makes good what an earlier run of this project was kept from finishing, and tells of it. The source root's lock is held alone.
+/// Finishes an earlier run's work in this project, and reports it. Needs the exclusive source lock.
 ///
 /// # Errors
 /// See [`put_right`].
@@ -58,13 +58,13 @@ pub fn recover(project: &Project, state: &State, reporter: &Reporter) -> Result<
     tell(project, reporter)
 }
 
-/// Makes it good; the next start tells of it.
+/// Finishes it; the next start reports it.
 ///
 /// # Errors
-/// When what may be the only copy of something of the user's cannot be moved to safety, and when the state directory fails.
+/// When possibly the only copy of a user's file cannot be moved to safety, or the state fails.
 pub fn put_right(project: &Project, state: &State) -> Result<(), BuildError> {
     let dead = dead_runs(project, state);
-    // Before anything else: a run that died at the very end may have told nobody.
+    // Before all else: a run that died at its very end may not have told the user.
     for DeadRun { id, .. } in dead.iter().filter(|run| project.displaced_dir(&run.id).exists()) {
         note(project, &Note::Moved { run: id.clone() })
             .map_err(StateError::at("write", &project.untold_path()))?;
@@ -89,11 +89,11 @@ pub fn put_right(project: &Project, state: &State) -> Result<(), BuildError> {
         run.placeholders.iter().rev().for_each(Placeholder::remove);
         let ours = format!("{STAGE_PREFIX}{}", run.id);
         for stage in run.stages {
-            // The path comes from a file: only what carries the run's own name is touched.
+            // The path comes from a file: only a stage with the run's own name is touched.
             if stage.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&ours)) {
                 match unreadable.is_empty() {
                     true => clear_stage(&stage),
-                    // What it holds is lost with its journal, and may be the only copy of a file of the user's.
+                    // Its journal is lost, and it may hold the only copy of a user's file.
                     false => keep_stage(project, &stage)
                         .map_err(StateError::at("note what is kept in", &project.untold_path()))?,
                 }
@@ -147,7 +147,7 @@ fn clear_stage(stage: &Path) {
     }
 }
 
-/// Gives a stage a name that is not fastbuild's to remove.
+/// Renames a stage so that fastbuild does not remove it.
 fn keep_stage(project: &Project, stage: &Path) -> io::Result<()> {
     let name =
         stage.file_name().unwrap_or_default().to_string_lossy().replacen(STAGE_PREFIX, "fastbuild-kept-", 1);

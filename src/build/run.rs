@@ -1,4 +1,4 @@
-//! From a plan to an exit code: locks, recovery, the build where the plan has it, and once more where a mount has failed it.
+//! From a plan to an exit code: locks, recovery, the build, and a second one after a mount failed.
 
 use std::time::Instant;
 
@@ -18,7 +18,7 @@ use crate::{
     workspace,
 };
 
-/// Carries a plan out; gives how fastbuild ends.
+/// Carries out a plan; returns how fastbuild ends.
 ///
 /// # Errors
 /// When fastbuild itself could not do its part; [`BuildError::exit`] says how to end then.
@@ -28,7 +28,7 @@ pub async fn run(plan: &Plan, state: &State, reporter: &Reporter) -> Result<Exit
     built.map_err(|error| error.of_engine(&plan.engine.reason))
 }
 
-/// As [`run`], for who listens to signals already, and alone in the source root until `looked` has been called.
+/// As [`run`], for a caller that gets signals already; locks the source root until after `looked`.
 ///
 /// # Errors
 /// As [`run`].

@@ -1,4 +1,4 @@
-//! What a build on an engine has, whichever way its files travel.
+//! The data of a build on an engine, for each route of its files.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::{
     state::{Project, Run, State},
 };
 
-/// What a build on an engine has, whoever runs the command there.
+/// The data of a build on an engine, with the agent and without.
 pub(super) struct Site<'a> {
     pub(super) plan: &'a Plan,
     pub(super) at: OnDocker<'a>,
@@ -30,6 +30,6 @@ pub(super) struct Site<'a> {
 pub(super) enum Left {
     /// The run is over.
     Nothing,
-    /// The reaper looks again, and the next start after it.
+    /// The reaper checks again, and then the next start.
     Perhaps,
 }

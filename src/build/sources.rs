@@ -28,7 +28,7 @@ const LONGEST_THERE: usize = 4095;
 /// Reads the metadata of everything that a build of this plan sends into a new workspace.
 ///
 /// # Errors
-/// A pattern that is none, and a directory that cannot be read.
+/// An invalid pattern, and a directory that cannot be read.
 pub fn look(plan: &Plan, progress: &(dyn Fn(Amount) + Sync)) -> Result<Scan, BuildError> {
     let rules = rules(plan)?;
     let options = ScanOptions { rules: &rules, leave_out: &plan.ignore.outputs, progress };
@@ -38,7 +38,7 @@ pub fn look(plan: &Plan, progress: &(dyn Fn(Amount) + Sync)) -> Result<Scan, Bui
     Ok(found)
 }
 
-/// What a walk from directory to directory finds, and no program opens by its name.
+/// Refuses paths that a walk by directories finds, but that no program can open by name.
 fn refuse_too_long(manifest: &Manifest, plan: &Plan) -> Result<(), BuildError> {
     let before = |root: usize| root + "/".len();
     let here = LONGEST_PATH.saturating_sub(before(plan.source.value.as_os_str().len()));
@@ -67,10 +67,10 @@ fn leave_out_locks(manifest: &mut Manifest) {
     }
 }
 
-/// What is no part of the source tree.
+/// The paths that are not part of the source tree.
 ///
 /// # Errors
-/// A pattern that is none.
+/// An invalid pattern.
 pub(super) fn rules(plan: &Plan) -> Result<Rules, BuildError> {
     Ok(Rules::new(plan.ignore.lines())?)
 }
@@ -97,7 +97,7 @@ pub(super) fn report_scan(plan: &Plan, project: &Project, reporter: &Reporter) -
 /// The ignore file of image builds.
 const DOCKERS: &str = ".dockerignore";
 
-/// What Docker's ignore file would have kept out, where there is one that nobody has made ours of, and that has not been said yet.
+/// The amount that `.dockerignore` would exclude, if fastbuild has no ignore file; reported once.
 fn by_dockerignore(plan: &Plan, project: &Project, scan: &Scan) -> Option<Amount> {
     let root = &plan.source.value;
     scan.manifest.get(&RelPath::new(DOCKERS.as_bytes()).ok()?)?;
@@ -111,7 +111,7 @@ fn by_dockerignore(plan: &Plan, project: &Project, scan: &Scan) -> Option<Amount
     Some(ignored.fold(Amount::default(), |sum, entry| sum + Amount { files: 1, bytes: size(&entry.kind) }))
 }
 
-/// Kept paths where this machine has something of its own.
+/// Kept paths that exist on this machine too.
 fn kept_here(plan: &Plan) -> Vec<RelPath> {
     let is_here = |path: &RelPath| {
         let place: PathBuf = native_join(&plan.source.value, path);

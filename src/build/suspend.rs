@@ -1,7 +1,8 @@
-//! Ctrl-Z: fastbuild stops as a command would, and what it has under way elsewhere stops with it.
+//! Ctrl-Z: fastbuild stops as a command would, and its remote work stops with it.
 //!
-//! What must not be seen half done is finished first ([`Suspension::undisturbed`]); then the agent hears of it, which stops the command and
-//! every limit of time; the terminal is given back; and at last this process stops, so that the shell sees a stopped job.
+//! Steps that must not be seen half done are finished first ([`Suspension::undisturbed`]). Then the
+//! agent is told, which stops the command and all time limits. Then the terminal is given back, and
+//! this process stops, so that the shell sees a stopped job.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -20,10 +21,10 @@ use crate::agent::{
 #[cfg(unix)]
 use crate::sys::{process, terminal};
 
-/// How long a connection that stands still holds up the stop.
+/// How long a blocked connection can delay the stop.
 const TELLING: Duration = Duration::from_secs(1);
 
-/// What a stop has to see to. Clones share everything.
+/// The shared state for a stop. Clones share all of it.
 #[derive(Debug, Clone, Default)]
 pub struct Suspension(Arc<Shared>);
 
@@ -49,7 +50,8 @@ impl Suspension {
         session.as_ref().and_then(WeakSender::upgrade)
     }
 
-    /// Stops, and returns when fastbuild has been taken up again. Where nobody could do that, the command alone is taken up.
+    /// Stops, and returns when fastbuild is continued. If no shell can do that, only the command
+    /// continues.
     pub async fn suspend(&self) {
         let alone = self.0.disturbance.write().await;
         #[cfg(unix)]
@@ -57,17 +59,18 @@ impl Suspension {
             self.say(&Request::Pause).await;
             terminal::let_go();
             process::stop();
-            // It may be gone meanwhile.
+            // The terminal may be gone by now.
             let _ = terminal::take_up();
         }
-        // Before anybody may send data, which it must not come in the middle of.
+        // Before data can be sent, because the request must not come in the middle of it.
         self.say(&Request::Resume).await;
         drop(alone);
     }
 
     async fn say(&self, request: &Request) {
         if let Some(session) = self.session() {
-            // A session that is over has nothing to stop; one that does not hear it ends as a lost one does.
+            // A session that is over has nothing to stop; one that is not reached ends like a lost
+            // one.
             let _ = timeout(TELLING, session.send(request)).await;
         }
     }

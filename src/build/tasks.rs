@@ -1,4 +1,4 @@
-//! What several of the pipeline's steps need: work on threads, phases that report themselves, and where outputs belong.
+//! Shared by the pipeline's steps: work on threads, phases that report themselves, outputs' places.
 
 use std::time::Instant;
 
@@ -20,7 +20,8 @@ use crate::{
     sys::at,
 };
 
-/// Refuses outputs that go to a place which is a link that fastbuild did not put there. In the source tree a link is what it is.
+/// Refuses outputs whose place is a link that fastbuild did not make. The source tree's links may
+/// stay.
 pub(super) fn refuse_strange_links(plan: &Plan, record: &Record) -> Result<(), BuildError> {
     let Outputs::Named(outputs) = &plan.outputs.value else { return Ok(()) };
     let stays = |output: &Output| output.take == Take::Itself && own_place(output, plan).is_some();
@@ -28,7 +29,7 @@ pub(super) fn refuse_strange_links(plan: &Plan, record: &Record) -> Result<(), B
     Ok(replaced.try_for_each(|output| refuse_strange_link(&output.host, record))?)
 }
 
-/// Where an output lies in the source tree, if what comes back of it are that tree's own changes.
+/// An output's path in the source tree, if its products are changes of that tree.
 pub(super) fn own_place<'a>(output: &'a Output, plan: &Plan) -> Option<&'a RelPath> {
     let below = output.below_source.as_ref()?;
     let left_out = plan.ignore.outputs.iter().any(|place| below.strip_prefix(place).is_some());
@@ -43,8 +44,8 @@ pub(super) fn top_entry(plan: &Plan) -> Result<TopEntry, BuildError> {
     Ok(TopEntry { mode: look.mode, mtime: look.stamp.mtime })
 }
 
-/// Runs `work` on a thread of its own from now on; the future gives what it came to. A thread that nobody waits for
-/// any more does not hold up the end of the process, so this is for work that only looks.
+/// Runs `work` on a thread of its own from now on; the future gives its result. The end of the
+/// process does not wait for the thread, so this is for work that only reads.
 pub(super) fn detached<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> impl Future<Output = Result<T, BuildError>> {
@@ -53,14 +54,14 @@ pub(super) fn detached<T: Send + 'static>(
     async { receiver.await.map_err(|_| BuildError::Panicked) }
 }
 
-/// Runs `work` on a thread that the end of the process waits for: it has something to tidy up.
+/// Runs `work` on a thread that the end of the process waits for, because it has to clean up.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, BuildError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| BuildError::Panicked)
 }
 
-/// A phase that has begun: ends itself with its time.
+/// A phase that has begun: reports its end with its time.
 pub(super) struct Running<'a> {
     phase: Phase,
     began: Instant,

@@ -1,5 +1,6 @@
-//! Outputs of a project's file that go to places outside of the project. Whoever builds what he has fetched has not said so: they are
-//! refused until he says the same on the command line, or trusts that very file.
+//! Outputs of a project's file that go outside of the project. A user who builds fetched sources
+//! did not ask for that: refused until the user names them on the command line, or trusts that very
+//! file.
 
 use std::{
     fs, io,
@@ -16,7 +17,7 @@ use crate::{
     state::{State, StateError},
 };
 
-/// Refuses an output of a file that nobody has trusted, where it goes outside of the project.
+/// Refuses an output of an untrusted file that goes outside of the project.
 ///
 /// # Errors
 /// [`BuildError::Untrusted`].

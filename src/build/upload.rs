@@ -21,8 +21,9 @@ use crate::{
 /// How often a file that changes while it is sent is sent again.
 pub(super) const TRIES: usize = 3;
 
-/// Takes out of `puts` the products that this user may not read: what they hold is known from when they came back, so that they are
-/// compared and replaced without that. Only what its mode may hide is opened.
+/// Removes from `puts` the products that this user may not read: their content is known since they
+/// came back, so they are compared and replaced without reading. Opens only files whose mode may
+/// deny it.
 ///
 /// # Errors
 /// [`BuildError::Unreadable`] with all sources that cannot be read.
@@ -48,7 +49,7 @@ pub(super) fn leave_out_unreadable(
     if paths.is_empty() { Ok(()) } else { Err(BuildError::Unreadable { paths }) }
 }
 
-/// Packs the entries at `indices` on a blocking thread; gives what will come of it, and the stream.
+/// Packs the entries at `indices` on a blocking thread; returns the future result, and the stream.
 pub(super) fn start_packing(
     root: &Path,
     scan: &Arc<Scan>,
@@ -66,7 +67,7 @@ pub(super) fn start_packing(
         let progress = |done| reporter.emit(Event::PhaseProgress { phase: Phase::Upload, done });
         let packed = pack(&root, &scan.manifest, &indices, &options, &mut writer, &progress);
         if let Err(error) = &packed {
-            // Without this the far end would take what it has for a whole archive.
+            // Without this the far end would take a partial archive for a whole one.
             writer.fail(std::io::Error::other(error.to_string()));
         }
         packed
@@ -74,20 +75,20 @@ pub(super) fn start_packing(
     (packing, chunks)
 }
 
-/// What was packed, if it was sent to its end as well.
+/// The packed entries, if they were also sent to their end.
 pub(super) fn all_arrived<T, E: Into<BuildError>>(
     packed: Result<Packed, PackError>,
     sent: Result<T, E>,
 ) -> Result<Packed, BuildError> {
     match (packed, sent) {
         (Ok(packed), Ok(_)) => Ok(packed),
-        // The far end stopped listening: its reason is the one that matters.
+        // The far end stopped reading: its reason is the one that matters.
         (Err(PackError::Write(_)), Err(error)) | (Ok(_), Err(error)) => Err(error.into()),
         (Err(error), _) => Err(error.into()),
     }
 }
 
-/// Tells of files that were not, or not for certain, sent as they are.
+/// Reports files that were not, or perhaps not, sent as they are.
 pub(super) fn tell_of_changes(packed: &Packed, manifest: &Manifest, reporter: &Reporter) {
     let path_of = |&index: &usize| manifest.entries()[index].path.clone();
     for path in packed.vanished.iter().map(path_of) {
@@ -99,7 +100,7 @@ pub(super) fn tell_of_changes(packed: &Packed, manifest: &Manifest, reporter: &R
 }
 
 impl Packed {
-    /// Takes over what a second sending of some entries came to.
+    /// Takes over the result of a second sending of some entries.
     pub(super) fn absorb(&mut self, again: Packed) {
         for (sent, again) in self.sent.iter_mut().zip(again.sent) {
             if again.is_some() {
@@ -107,7 +108,7 @@ impl Packed {
             }
         }
         self.unstable = again.unstable;
-        // Sent once, gone now: the container has what there was.
+        // Sent once, gone now: the container has the earlier version.
         self.unstable.extend(again.vanished);
     }
 }

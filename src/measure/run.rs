@@ -1,4 +1,4 @@
-//! One measurement, from asking for room to the figures.
+//! One measurement, from the check for room to the figures.
 
 use std::{
     fs::File,
@@ -19,7 +19,7 @@ use crate::sys::{
 /// How much is written and read at once.
 const BLOCK: usize = 1 << 20;
 
-/// What a file system allots at least, for the most part.
+/// The usual least allocation of a file system.
 const CLUSTER: u64 = 4096;
 
 /// How much is measured.
@@ -36,7 +36,7 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// A gibibyte, and what a site generator makes of a middling site.
+    /// A gibibyte, and the output of a site generator for a site of medium size.
     pub const FULL: Sizes = Sizes { sequential: 1 << 30, files: 2000, file_bytes: 5000, directories: 20 };
 
     /// As [`Sizes::FULL`], with a large file of 128 MiB.
@@ -45,13 +45,13 @@ impl Sizes {
     /// Bytes that must be free for it.
     pub fn room(&self) -> u64 {
         let small = self.files.saturating_mul(self.file_bytes.next_multiple_of(CLUSTER));
-        // A directory's names, and the file system's own books.
+        // A directory's names, and the file system's own metadata.
         let directories = self.directories.saturating_add(1).saturating_mul(4 * CLUSTER);
         self.sequential.saturating_add(small).saturating_add(directories)
     }
 }
 
-/// One of the things that are timed.
+/// One of the timed steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Step {
     /// The large file is written, until it is on the disk.
@@ -60,18 +60,18 @@ pub enum Step {
     Read,
     /// The small files and their directories are made.
     Create,
-    /// Each small file is looked at.
+    /// The metadata of each small file is read.
     Stat,
     /// Each is read.
     ReadSmall,
-    /// Each gets another name.
+    /// Each is renamed.
     Rename,
     /// Each is deleted, and then the directories.
     Delete,
 }
 
 impl Step {
-    /// What is going on, for people.
+    /// The step's name, for people.
     pub fn doing(self) -> &'static str {
         match self {
             Step::Write => "writing",
@@ -90,33 +90,33 @@ impl Step {
 pub struct Progress {
     /// Which step.
     pub step: Step,
-    /// What is done.
+    /// The amount done.
     pub done: u64,
-    /// What there is to do.
+    /// The whole amount.
     pub of: u64,
 }
 
 /// Where the large file was read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReadFrom {
-    /// The kernel was told to forget what was written.
+    /// The kernel was told to drop the file from its cache.
     Disk,
-    /// The kernel could not be told, and may have had it in memory.
+    /// The kernel could not be told, and may have had the file in memory.
     PerhapsMemory,
 }
 
-/// What was measured.
+/// The results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Figures {
-    /// What it is of.
+    /// Their sizes.
     pub sizes: Sizes,
     /// For the large file to be on the disk.
     pub write: Duration,
     /// For reading it.
     pub read: Duration,
-    /// Where from.
+    /// Where it was read from.
     pub read_from: ReadFrom,
-    /// With the small files.
+    /// The small files' times.
     pub small: Small,
 }
 
@@ -139,20 +139,20 @@ pub enum Problem {
         /// Bytes.
         free: u64,
     },
-    /// Whoever was told of the progress wanted no more.
+    /// The watcher stopped it.
     #[error("it was cut off")]
     Stopped,
-    /// The file system did not do it.
+    /// The file system failed.
     #[error("could not {tried}: {said}")]
     Failed {
-        /// What was tried.
+        /// The operation.
         tried: String,
-        /// What came back.
+        /// The error.
         said: String,
     },
 }
 
-/// Rounded up: what is needed must not look less than it is.
+/// Rounded up, so that the need does not look smaller than it is.
 fn megabytes(bytes: u64) -> u64 {
     bytes.div_ceil(1_000_000)
 }
@@ -161,7 +161,7 @@ pub(super) fn failed(tried: &'static str) -> impl Fn(io::Error) -> Problem {
     move |error| Problem::Failed { tried: tried.to_owned(), said: error.to_string() }
 }
 
-/// Who is told how far it is, and may end it.
+/// Is told the progress, and may stop the measurement.
 pub type Watcher<'a> = &'a mut dyn FnMut(Progress) -> ControlFlow<()>;
 
 pub(super) fn tell(watcher: Watcher<'_>, step: Step, done: u64, of: u64) -> Result<(), Problem> {
@@ -171,10 +171,10 @@ pub(super) fn tell(watcher: Watcher<'_>, step: Step, done: u64, of: u64) -> Resu
     }
 }
 
-/// Measures `directory`, which must be there.
+/// Measures `directory`, which must exist.
 ///
 /// # Errors
-/// [`Problem`]; whatever it is, what was made is gone again if the file system lets it go.
+/// [`Problem`]; in each case all files are removed, if the file system allows it.
 pub fn measure(directory: &Path, sizes: &Sizes, watcher: Watcher<'_>) -> Result<Figures, Problem> {
     refuse_without_room(directory, sizes)?;
     let scratch = Scratch::new(directory).map_err(failed("make a directory"))?;
@@ -186,14 +186,14 @@ pub fn measure(directory: &Path, sizes: &Sizes, watcher: Watcher<'_>) -> Result<
     Ok(Figures { sizes: *sizes, write, read, read_from, small })
 }
 
-/// Has the file system bring to the disk what came before: the end of a large file keeps its journal busy, and the first
-/// thousand files would be the ones to wait.
+/// Makes the file system write earlier data to the disk: the end of a large file keeps its journal
+/// busy, and the first thousand small files would have to wait for that.
 fn settle(directory: &Path) {
-    // Where directories are not opened or synced, it does so when it likes.
+    // Where directories cannot be opened or synced, the system writes at a time of its own.
     let _ = File::open(directory).and_then(|directory| directory.sync_all());
 }
 
-/// A file system that does not tell is taken at its word when it is full.
+/// If a file system does not report its room, the measurement itself shows when it is full.
 fn refuse_without_room(directory: &Path, sizes: &Sizes) -> Result<(), Problem> {
     let needed = sizes.room();
     match host::space(directory) {
@@ -258,7 +258,7 @@ fn read_through(
     Ok(took)
 }
 
-/// Bytes that look random, and are numbered so that no two blocks are alike.
+/// Bytes that look random, and are numbered so that no two blocks are equal.
 struct Block {
     bytes: Vec<u8>,
     number: u64,
@@ -266,7 +266,7 @@ struct Block {
 
 impl Block {
     fn new() -> Block {
-        // Marsaglia's xorshift64; any seed but zero will do.
+        // Marsaglia's xorshift64; any seed but zero is good.
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         let mut word = || {
             state ^= state << 13;
@@ -280,7 +280,7 @@ impl Block {
     /// The next block, or the beginning of it.
     fn next(&mut self, most: u64) -> &[u8] {
         self.number += 1;
-        // Systems that look for what they have already do so by clusters.
+        // Systems that deduplicate do so by clusters.
         for cluster in self.bytes.chunks_mut(CLUSTER as usize) {
             cluster[..8].copy_from_slice(&self.number.to_le_bytes());
         }

@@ -1,4 +1,4 @@
-//! A directory that is gone when its owner is.
+//! A directory that is removed with its owner.
 
 use std::{
     fs, io,
@@ -15,7 +15,7 @@ const NAMES: u32 = 1000;
 pub(super) struct Scratch(Option<PathBuf>);
 
 impl Scratch {
-    /// Makes one below `parent` that was not there. No scan sees it.
+    /// Makes a new one below `parent`. No scan sees it.
     pub(super) fn new(parent: &Path) -> io::Result<Scratch> {
         let mut number = 0;
         loop {
@@ -32,7 +32,7 @@ impl Scratch {
         self.0.as_deref().unwrap_or(Path::new(""))
     }
 
-    /// Removes it with all that is in it.
+    /// Removes it with its content.
     pub(super) fn remove(mut self) -> io::Result<()> {
         self.0.take().map_or(Ok(()), fs::remove_dir_all)
     }
@@ -41,7 +41,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if let Some(path) = self.0.take() {
-            // Whoever asked hears of the failure that led here.
+            // The caller gets the error that led here.
             let _ = fs::remove_dir_all(path);
         }
     }

@@ -1,5 +1,5 @@
-//! Many small files, as a site generator makes them: some thousand bytes each, a hundred to a directory. They are not
-//! brought to the disk one by one, for no build does that.
+//! Many small files, as a site generator makes them: some thousand bytes each, a hundred to a
+//! directory. They are not synced one by one, because builds do not do that.
 
 use std::{
     fs::{self, File},
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::run::{Problem, Sizes, Step, Watcher, failed, tell};
 
-/// How many files are done between two looks at the watcher.
+/// How many files are done between two calls of the watcher.
 const BATCH: u64 = 50;
 
 /// How long each step took, with all small files.
@@ -74,7 +74,7 @@ pub(super) fn measure(root: &Path, sizes: &Sizes, watcher: Watcher<'_>) -> Resul
     Ok(Small { create, stat, read, rename, delete: began.elapsed() })
 }
 
-/// Does `work` with each, and gives the time of it.
+/// Does `work` with each, and returns the time for all.
 fn each(
     names: &[PathBuf],
     step: Step,

@@ -1,5 +1,6 @@
-//! How fastbuild and the agent talk about measuring: values in postcard's encoding, each stuffed so that it holds no zero
-//! byte, and a zero byte behind it. So a stream needs neither lengths nor a beginning.
+//! The protocol of fastbuild and the agent for measuring: values in postcard's encoding, each
+//! stuffed to have no zero byte, with a zero byte behind it. So a stream needs neither lengths nor
+//! a header.
 
 use std::io::{self, BufRead, Write};
 
@@ -7,52 +8,53 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::run::{Figures, Problem, Progress, Sizes};
 
-/// What the agent is asked for. After the last one its input ends.
+/// The agent's requests. After the last one its input ends.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ask {
-    /// That it measures a directory.
+    /// Measure a directory.
     Measure {
-        /// Which; made where it is not there.
+        /// The directory; made if it does not exist.
         directory: String,
-        /// What it is in.
+        /// The medium of the directory.
         medium: Medium,
-        /// How much.
+        /// The sizes.
         sizes: Sizes,
     },
-    /// That it removes all that is in a directory, which may be another user's than who asks.
+    /// Remove all that is in a directory, which may belong to another user than fastbuild's.
     Empty {
-        /// Which.
+        /// The directory.
         directory: String,
     },
 }
 
-/// What keeps a directory's files.
+/// The storage of a directory's files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Medium {
     /// A disk, as far as is known.
     Disk,
-    /// The machine's memory, which a file system in it may promise more of than there is.
+    /// The machine's memory, of which a file system may promise more than there is.
     Memory,
 }
 
-/// What the agent says. Each [`Ask::Measure`] is answered by a number of [`Told::Moved`] and one of [`Told::Done`] and
-/// [`Told::Failed`], each [`Ask::Empty`] by [`Told::Emptied`] or [`Told::Failed`].
+/// The agent's replies. Each [`Ask::Measure`] is answered by a number of [`Told::Moved`] and one of
+/// [`Told::Done`] and [`Told::Failed`], each [`Ask::Empty`] by [`Told::Emptied`] or
+/// [`Told::Failed`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Told {
-    /// It got further.
+    /// The progress.
     Moved(Progress),
-    /// It was measured.
+    /// The results.
     Done(Figures),
-    /// Nothing is in it any more.
+    /// The directory is empty now.
     Emptied,
-    /// It was not done.
+    /// The request failed.
     Failed(Problem),
 }
 
-/// What ends a value.
+/// The end of a value.
 pub const END: u8 = 0;
 
-/// A value as it travels, its end included.
+/// An encoded value with its end.
 ///
 /// # Errors
 /// None for the types here.
@@ -63,7 +65,7 @@ pub fn encoded(value: &impl Serialize) -> io::Result<Vec<u8>> {
 /// A value from its bytes, with or without its end.
 ///
 /// # Errors
-/// [`io::ErrorKind::InvalidData`] when it is none.
+/// [`io::ErrorKind::InvalidData`] when the bytes are not such a value.
 pub fn decoded<T: DeserializeOwned>(bytes: &mut [u8]) -> io::Result<T> {
     postcard::from_bytes_cobs(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }

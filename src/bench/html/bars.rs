@@ -1,4 +1,4 @@
-//! Bars with whiskers, as an SVG that is as wide as its place, and the same figures as a table. Pure.
+//! Bars with whiskers, as an SVG of the full width, and the same figures as a table. Pure.
 
 use maud::{Markup, html};
 
@@ -12,17 +12,17 @@ use crate::{
 
 /// Pixels from one bar to the next: a line of text, and the bar below it.
 const STEP: u32 = 46;
-/// Pixels from a row's top to its text's foot, and to its bar.
+/// Pixels from a row's top to its text's baseline, and to its bar.
 const TEXT: u32 = 16;
 const TOP: u32 = 23;
 /// Height of a bar in pixels.
 const THICK: u32 = 14;
 
-/// One picture.
+/// One chart.
 pub(super) struct Bars {
     /// Unique on the page.
     pub(super) id: String,
-    /// What it shows.
+    /// Its subject.
     pub(super) of: String,
     /// From top to bottom.
     pub(super) bars: Vec<Bar>,
@@ -30,7 +30,7 @@ pub(super) struct Bars {
 
 pub(super) struct Bar {
     pub(super) name: String,
-    /// Whether this is what the advice is about.
+    /// Whether the advice is about this one.
     pub(super) chosen: bool,
     pub(super) outcome: Outcome,
 }
@@ -68,12 +68,12 @@ impl Bars {
         })
     }
 
-    /// What a bar over the whole width means, in seconds.
+    /// The seconds of a bar over the whole width.
     fn most(&self) -> f64 {
         self.done().map(|(_, figures)| figures.spread.1.max(figures.median)).fold(f64::MIN_POSITIVE, f64::max)
     }
 
-    /// The picture.
+    /// The chart.
     pub(super) fn picture(&self) -> Markup {
         let (title, description) = (format!("{}-title", self.id), format!("{}-description", self.id));
         let height = (STEP * self.bars.len() as u32).saturating_sub(STEP - TOP - THICK);
@@ -101,7 +101,7 @@ impl Bars {
         format!("Median seconds, with least and most: {}.", told.join("; "))
     }
 
-    /// The same figures, and why some are not there.
+    /// The same figures, and why some are missing.
     pub(super) fn table(&self) -> Markup {
         let with_first =
             self.bars.iter().any(|bar| matches!(bar.outcome, Outcome::Done { first: Some(_), .. }));
@@ -191,7 +191,7 @@ mod tests {
             .skip(1)
             .map(|rest| rest.split("width=\"").nth(1).unwrap().split('"').next().unwrap())
             .collect();
-        // What is too short to be seen is drawn as long as can be seen.
+        // Bars that are too short to see are drawn at a visible length.
         assert_eq!(widths, ["25.00%", "75.00%", "0.50%"]);
         assert!(picture.contains("x1=\"50.00%\" y1=\"76\" x2=\"100.00%\""), "{picture}");
     }

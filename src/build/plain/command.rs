@@ -1,5 +1,5 @@
-//! The command as the container's own process: attached before it starts, its output passed on byte for byte, signals and
-//! keys handed to it by the engine.
+//! The command as the container's main process: attached before it starts, its output passed on
+//! byte for byte, signals and keys handed to it by the engine.
 
 use bytes::Bytes;
 use tokio::{
@@ -23,15 +23,15 @@ use crate::{
     sys::terminal::{self, RawTerminal},
 };
 
-/// An engine ends the streams when the process has ended, even if the process closed its own before, and tells the exit code right
-/// then. When it does not within this time, it is asked whether the process still runs: then it was the connection that
-/// ended, and output is lost.
+/// An engine ends the streams when the process has ended, even if the process closed its own
+/// before, and reports the exit code at once. If it does not within this time, it is asked whether
+/// the process still runs: if so, the connection ended, and output is lost.
 const EXIT_CODE: Duration = Duration::from_secs(2);
 
-/// What a command exits with that SIGKILL ended.
+/// The exit code of a command that SIGKILL ended.
 const KILLED: u8 = 137;
 
-/// Runs the container's command to its end; gives how fastbuild ends.
+/// Runs the container's command to its end; returns how fastbuild ends.
 pub async fn run(
     site: &Site<'_>,
     container: &ContainerId,
@@ -62,7 +62,7 @@ pub async fn run(
     let (code, ending) = attend(follow, tell, kills, interrupts, reporter).await?;
     drop((raw, killers));
     phase.end(Amount::default());
-    // Unix has 8 bits; a Windows process may end with 32, of which none but zero may look like zero.
+    // Unix has 8 bits; a Windows process may end with 32, and only zero may become zero.
     let exit = ending.exit(Status::Code(u8::try_from(code).unwrap_or(255)), None);
     if exit.code() == 0 {
         return Ok(exit);
@@ -73,19 +73,19 @@ pub async fn run(
             let limit = plan.container.memory.as_ref().map(|memory| memory.value);
             reporter.emit(Event::Warned(Warning::OutOfMemory { limit }));
         }
-        // Somebody removed its container: that is no result of the command's.
+        // The container was removed from outside: that is not a result of the command.
         Err(error @ EngineError::NoSuchContainer { .. }) if was_killed => return Err(error.into()),
         Ok(state) if state.removing && was_killed => {
             let call = Call::new(Operation::Wait, container);
             return Err(EngineError::NoSuchContainer { call }.into());
         }
-        // Its exit code is known, and that is what counts.
+        // Its exit code is known, which is enough.
         _ => {}
     }
     Ok(exit)
 }
 
-/// Passes the command's output on; gives its exit code. That is asked for when the output has ended: the container stays.
+/// Passes the command's output on; then asks for its exit code and returns it. The container stays.
 async fn follow(
     docker: &Docker,
     container: &ContainerId,
@@ -95,7 +95,7 @@ async fn follow(
 ) -> Result<i64, BuildError> {
     while let Some(chunk) = from.next().await? {
         tail.push(&chunk.1);
-        // A writer that is gone has told why through its own channel.
+        // A writer that has ended reports its reason through its own channel.
         let _ = to.send(chunk).await;
     }
     let waiting = docker.wait(container);
@@ -107,23 +107,23 @@ async fn follow(
     }
 }
 
-/// Hands what we read to the command.
+/// Passes our input to the command.
 async fn forward_input(mut to: AttachInput, mut keys: Option<CtrlC>, kill: mpsc::Sender<()>) {
     let mut read = own_input();
     while let Some(bytes) = read.recv().await {
         if keys.as_mut().is_some_and(|keys| keys.twice(&bytes)) {
-            // Full means that it has been asked for already.
+            // Full means that it has been requested already.
             let _ = kill.try_send(());
         }
         if to.write_all(&bytes).await.is_err() {
             return;
         }
     }
-    // The command may have ended first, and its end of the stream with it.
+    // The command may have ended first, and its stream with it.
     let _ = to.shutdown().await;
 }
 
-/// Tells the command's terminal our terminal's size, now and at each change, until the runtime ends.
+/// Tells the command's terminal our terminal's size, now and at changes, until the runtime ends.
 async fn follow_size(docker: Docker, container: ContainerId) {
     let Ok(mut changes) = terminal::size_changes() else { return };
     loop {

@@ -1,13 +1,14 @@
-//! A build without the agent, by the plain Engine API: for Windows containers, for processors that there is no agent for, and
-//! for `--no-agent`.
+//! A build without the agent, by the plain Engine API: for Windows containers, for processors that
+//! have no agent, and for `--no-agent`.
 //!
 //! ```text
 //! create ─ PUT /archive ─ attach, start, wait ─ GET /archive ─ compare here ─ stage
 //! ```
 //!
-//! The container is one for this build. Its working directory is an anonymous volume, which hides what the image has there, as a
-//! mount would. Everything goes up once, all of an output comes back, and from there on a build is as any other.
-//! It is a fallback: what it leaves out is in docs/architecture.md, "By the plain Engine API".
+//! The container is made for this build. Its working directory is an anonymous volume, which hides
+//! the image's files there, as a mount would. The whole tree is sent, each output comes back whole,
+//! and the rest is as in any build. It is a fallback; docs/architecture.md, "By the plain Engine
+//! API", has its limits.
 
 mod command;
 
@@ -54,7 +55,7 @@ use crate::{
     },
 };
 
-/// Carries a plan out in a container of its own.
+/// Carries out a plan in a container of its own.
 pub(super) async fn run(
     site: &Site<'_>,
     storage: &Storage,
@@ -142,7 +143,7 @@ impl Plain<'_> {
         }
     }
 
-    /// Makes the container, and finds out where and for whom the sources go in it.
+    /// Makes the container, and finds the sources' place and owner in it.
     async fn make(&self) -> Result<Made, BuildError> {
         let phase = Running::begin(Phase::Create, None, self.site.reporter);
         self.storage.provide(&self.site.docker).await?;
@@ -190,7 +191,7 @@ impl Plain<'_> {
         })
     }
 
-    /// Who runs the command, and so owns the sources.
+    /// The user of the command, who owns the sources.
     async fn owner(&self, container: &ContainerId) -> Result<user::Ids, BuildError> {
         let Site { plan, image, docker, .. } = self.site;
         let spec = plan.user.as_ref().map_or(image.user.as_str(), |user| user.value.as_str());
@@ -201,7 +202,7 @@ impl Plain<'_> {
         Ok(user::resolve(spec, passwd.as_deref(), group.as_deref())?)
     }
 
-    /// Sends the whole tree. A file that changes meanwhile is named, and not sent once more.
+    /// Sends the whole tree. A file that changes meanwhile is reported, and not sent again.
     async fn upload(&self, made: &Made, host: HostTree) -> Result<Sources, BuildError> {
         let Site { plan, docker, reporter, .. } = self.site;
         let strange = |why: BadPath| EngineError::BadAnswer {
@@ -221,8 +222,8 @@ impl Plain<'_> {
         let mut all = (0..scan.manifest.entries().len()).collect();
         leave_out_unreadable(&plan.source.value, &scan.manifest, &digests, &mut all)?;
         let (packing, chunks) = start_packing(&plan.source.value, &scan, all, &options, reporter);
-        // An engine takes names below "/" whatever their links point to; below any other directory it refuses relative
-        // links that lead out of it.
+        // An engine accepts names below "/" wherever their links point; below any other directory
+        // it refuses relative links that lead out of it.
         let (packed, sent) = tokio::join!(packing, docker.put(&made.container, "/", chunks));
         let packed = all_arrived(packed?, sent)?;
         tell_of_changes(&packed, &scan.manifest, reporter);
@@ -231,7 +232,8 @@ impl Plain<'_> {
         Ok(Sources::sent(scan, Arc::unwrap_or_clone(digests), host.rules, host.watcher))
     }
 
-    /// Stages all outputs of `plan`; `sources` went in, or are mounted where there are none. Nothing of the host's is changed.
+    /// Stages the outputs of `plan`; `sources` were sent, or none are mounted. Changes nothing on
+    /// the host.
     async fn collect(
         &self,
         plan: &Plan,
@@ -297,14 +299,14 @@ impl Plain<'_> {
             }
             None => (Scope::Elsewhere, Target::named(&output.host)?),
         };
-        // An output that lies in a cache, or is one, was asked for by its name.
+        // An output that lies in a cache, or is one, was named by the user.
         let in_output = |cache: &str| {
             RelPath::new(cache.strip_prefix(&*output.container)?.strip_prefix('/')?.as_bytes()).ok()
         };
         let caches: Vec<_> = self.storage.cache_paths().filter_map(in_output).collect();
         let (run, apply) = (self.site.run.id.clone(), plan.apply.value);
         let (record, reporter) = (Arc::clone(&self.site.record), self.site.reporter.clone());
-        // Before it is made: a run that is killed right after it must not leave what nobody knows of.
+        // Before it is made: a run that is killed right after must not leave an unknown stage.
         self.site.run.note_stage(&stage_path(&target, &run, number)?)?;
         let (sender, reader) = channel::to_blocking();
         let staging = blocking(move || {
@@ -322,20 +324,20 @@ impl Plain<'_> {
             Ok(archived::stage(staging, reader, naming, &is_left_out, &progress)?)
         });
         let feeding = async move {
-            // A reader that went away has its own reason to tell; one whose archive breaks off misses its end mark.
+            // A reader that has ended reports its own reason; a broken archive lacks its end mark.
             while let Some(chunk) = archive.try_next().await?
                 && sender.send(Ok(chunk)).await.is_ok()
             {}
             Ok::<_, EngineError>(())
         };
-        // Both run to their end, whichever fails: a staging directory must not outlive its staging.
+        // Both run to their end even if one fails: a stage must not outlive its staging.
         let (staged, fed) = tokio::join!(staging, feeding);
-        // The engine's failure is the reason for whatever the staging made of the broken stream.
+        // The engine's failure is the cause of any error of the staging.
         fed?;
         staged?
     }
 
-    /// Removes the container. When that fails, the reaper tries again, and the next start after it.
+    /// Removes the container. On failure the reaper tries again, and then the next start.
     async fn remove(&self) -> Left {
         let phase = Running::begin(Phase::Remove, None, self.site.reporter);
         let (docker, owned) = (&self.site.docker, Owned::by_run(&self.site.run.id));
@@ -345,7 +347,7 @@ impl Plain<'_> {
                 phase.end(Amount::default());
                 Left::Nothing
             }
-            // The reaper tries again; or it was never made, or its making was cut off and may still come about.
+            // The reaper tries again; or it was never made, or may still appear.
             (Ok(_), _) => Left::Perhaps,
             (Err(error), _) => {
                 let (container, why) = (self.name.clone(), error.to_string());

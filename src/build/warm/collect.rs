@@ -1,8 +1,9 @@
-//! What the command made -> staged outputs. The workspace says what differs, the staging says which contents it needs, and
-//! only those travel.
+//! The command's products -> staged outputs. The workspace reports the differences, the staging
+//! selects the contents that it needs, and only those are sent.
 //!
-//! Of the source tree the workspace knows by itself what is not as it was when the command started, which is as the host had it then.
-//! Where an output goes elsewhere, what is there is looked at while the command runs, and told to the workspace as a summary.
+//! In the source tree the workspace itself knows what changed since the command started, and at
+//! that time the host had the same. For an output elsewhere, its place on the host is scanned while
+//! the command runs, and the workspace gets a summary.
 
 use std::{path::Path, pin::Pin, sync::Arc};
 
@@ -47,51 +48,51 @@ use crate::{
     },
 };
 
-/// What the host has in the outputs' places, being looked at.
+/// The scans of the outputs' places on the host, under way.
 pub struct Looking(Vec<Option<Look>>);
 
 type Look = Pin<Box<dyn Future<Output = Result<Result<Option<HostSide>, OutputError>, BuildError>> + Send>>;
 
-/// Begins to look at one output's place.
+/// Begins to scan one output's place.
 fn look_at(output: &Output, record: &Arc<Record>) -> Look {
     let (host, record) = (output.host.clone(), Arc::clone(record));
     Box::pin(detached(move || Target::named(&host).and_then(|target| HostSide::look(&target, &record))))
 }
 
-/// Begins to look at the places of all outputs that go elsewhere.
+/// Begins to scan the places of all outputs outside of the source tree.
 pub fn look(plan: &Plan, record: &Arc<Record>) -> Looking {
     let Outputs::Named(outputs) = &plan.outputs.value else { return Looking(Vec::new()) };
     let look = |output: &Output| own_place(output, plan).is_none().then(|| look_at(output, record));
     Looking(outputs.iter().map(look).collect())
 }
 
-/// What collecting needs to know of the rest of the build.
+/// The data that collecting needs from the rest of the build.
 pub struct Collecting<'a> {
     pub session: &'a mut Session,
     pub plan: &'a Plan,
     pub run: &'a Run,
     pub project: &'a Project,
-    /// What went in; none where the host's tree is mounted.
+    /// The sources that were sent; none where the host's tree is mounted.
     pub sources: Option<&'a Arc<Sources>>,
     pub record: Arc<Record>,
     pub reporter: &'a Reporter,
 }
 
-/// Where one output comes from and goes to.
+/// One output's origin and target.
 struct Wanted {
     spec: String,
     query: Query,
     scope: Scope,
     target: Target,
-    /// Where its target lies in the source tree, if it does.
+    /// Its target's path in the source tree, if it lies there.
     uploaded_at: Option<RelPath>,
     host: Option<HostSide>,
-    /// What of it was asked for, where that is not all.
+    /// The requested part, if it is not all.
     only: Option<Rules>,
 }
 
 impl Collecting<'_> {
-    /// Stages all outputs. Nothing of the host's is changed.
+    /// Stages all outputs. Changes nothing on the host.
     pub async fn collect(mut self, looking: Looking) -> Result<Vec<Staged>, BuildError> {
         let phase = Running::begin(Phase::Collect, None, self.reporter);
         let mut staged = Vec::new();
@@ -107,7 +108,7 @@ impl Collecting<'_> {
         Ok(staged)
     }
 
-    /// Names what the command changed and no output brings back.
+    /// Reports the command's changes that no output brings back.
     async fn tell_of_beside(&mut self) -> Result<(), BuildError> {
         if self.plan.outputs.value == Outputs::Everything || self.plan.route.value.is_mounted() {
             return Ok(());
@@ -148,7 +149,7 @@ impl Collecting<'_> {
         Ok(all)
     }
 
-    /// What lies at `below` in the source tree, which is `host` here.
+    /// The output at `below` in the source tree; `host` is its path here.
     fn own(
         &self,
         spec: String,
@@ -179,7 +180,7 @@ impl Collecting<'_> {
         before: Amount,
     ) -> Result<(Staged, Amount), BuildError> {
         let differing = self.ask(&mut wanted).await?;
-        // Before it is made: a run that is killed right after it must not leave what nobody knows of.
+        // Before it is made: a run that is killed right after must not leave an unknown stage.
         self.run.note_stage(&stage_path(&wanted.target, &self.run.id, number)?)?;
         let (pieces, received) = mpsc::channel(1);
         let (ask, asked) = oneshot::channel();
@@ -188,7 +189,7 @@ impl Collecting<'_> {
         let feeding = async {
             feed(session, &pieces).await?;
             feed(session, &pieces).await?;
-            // A staging that failed asks for nothing, and tells why itself.
+            // A staging that failed asks for nothing, and reports the reason itself.
             let nodes = asked.await.unwrap_or_default();
             if !nodes.is_empty() {
                 session.send(&Request::Want { query: 0, nodes }).await?;
@@ -197,15 +198,15 @@ impl Collecting<'_> {
             drop(pieces);
             Ok::<_, BuildError>(())
         };
-        // Both run to their end, whichever fails: a staging directory must not outlive its staging.
+        // Both run to their end even if one fails: a stage must not outlive its staging.
         let (staged, fed) = tokio::join!(staging, feeding);
-        // The session's failure is the reason for whatever the staging made of the broken stream.
+        // The session's failure is the cause of any error of the staging.
         fed?;
         staged
     }
 
-    /// Asks what differs; gives the buckets of it, none where there are no buckets. Where a link leads to the directory that is meant, what it
-    /// leads to is asked for.
+    /// Asks for the differences; returns their buckets, if there are any. Where a link leads to the
+    /// directory that is meant, asks for the link's target.
     async fn ask(&mut self, wanted: &mut Wanted) -> Result<Option<Differing>, BuildError> {
         self.session.send(&Request::Collect(vec![wanted.query.clone()])).await?;
         let products = self.session.reply("what the command made", |reply| match reply {
@@ -262,7 +263,7 @@ impl Collecting<'_> {
         })
     }
 
-    /// Stages one output on a blocking thread: nodes first, then what was asked for.
+    /// Stages one output on a blocking thread: the nodes first, then the requested contents.
     fn stage(
         &self,
         number: usize,
@@ -288,14 +289,14 @@ impl Collecting<'_> {
             let sum =
                 |done: Amount| Amount { files: before.files + done.files, bytes: before.bytes + done.bytes };
             let wanted = staging.wanted();
-            // The other side is waiting for it, or has failed and tells so.
+            // The other side waits for it, or has failed and reports that.
             let _ = ask.send(wanted.nodes.clone());
             if !wanted.nodes.is_empty() {
                 let progress =
                     |done| reporter.emit(Event::PhaseProgress { phase: Phase::Collect, done: sum(done) });
                 staging.receive_wanted(piece()?, &progress)?;
             }
-            // What was only compared did not travel.
+            // Nodes that were only compared were not sent.
             let files = wanted.nodes.len() as u64;
             let received = sum(Amount { files, bytes: staging.received().bytes });
             Ok((staging.finish()?, received))
@@ -324,7 +325,7 @@ impl Collecting<'_> {
     }
 }
 
-/// What patterns select at most: the far end knows which of them are names of something there.
+/// The most that patterns can select: the far end knows which of them are names of files there.
 fn selected(patterns: &[String]) -> Result<Option<Rules>, BuildError> {
     let paths = patterns.iter().filter_map(|pattern| RelPath::new(pattern.as_bytes()).ok());
     let names: Vec<_> = paths.map(|path| ignore::literal(&path)).collect();
@@ -341,10 +342,10 @@ impl From<Take> for Follow {
     }
 }
 
-/// Moves the data that comes next to whoever takes it from `pieces`.
+/// Passes the next data to the receiver of `pieces`.
 async fn feed(session: &mut Session, pieces: &mpsc::Sender<ChunkReader>) -> Result<(), BuildError> {
     let (sender, reader) = channel::to_blocking();
-    // A staging that failed has dropped its end; then the data is passed over.
+    // A staging that failed has dropped its end; then the data is skipped.
     let _ = pieces.send(reader).await;
     Ok(session.receiver.pass_data(sender).await?)
 }

@@ -1,5 +1,5 @@
-//! The command in a workspace: started by the agent, its output passed on as it comes; signals, keys and the terminal's size
-//! are handed to it.
+//! The command in a workspace: the agent starts it, and its output is passed on as it comes;
+//! signals, keys and the terminal's size are passed to it.
 
 use std::sync::{
     Arc,
@@ -30,16 +30,16 @@ use crate::{
     sys::terminal::{self, RawTerminal},
 };
 
-/// How the command came out.
+/// How the command ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Ended {
     /// How fastbuild ends.
     pub exit: Exit,
-    /// Whether processes were ended for want of memory.
+    /// Whether processes were killed because memory ran out.
     pub out_of_memory: bool,
 }
 
-/// Runs the command to its end. `tail` is for who wants to know what it wrote last.
+/// Runs the command to its end. `tail` keeps its last output.
 pub async fn run(
     session: &mut Session,
     run: Run,
@@ -90,7 +90,7 @@ pub async fn run(
     Ok(Ended { exit: ending.exit(status, key), out_of_memory: oom_kills > 0 })
 }
 
-/// Takes what comes from the agent, up to the command's end. Gives how it ended, and how many processes memory was short for.
+/// Reads replies to the command's end. Returns how it ended, and the number of out-of-memory kills.
 async fn listen(
     receiver: &mut Receiver,
     output: mpsc::Sender<(Stream, Bytes)>,
@@ -116,7 +116,7 @@ async fn listen(
         if let Some(tail) = tail {
             tail.push(&bytes);
         }
-        // A writer that is gone has told why through its own channel.
+        // A writer that has ended reports its reason through its own channel.
         let _ = output.send((stream, bytes)).await;
     }
 }
@@ -137,7 +137,7 @@ fn unusable(what: String, message: String, defect: Defect) -> BuildError {
     StartError::NotExecutable { what, message, defect }.into()
 }
 
-/// What hands input and sizes to the command, until dropped.
+/// The tasks that pass input and sizes to the command, until dropped.
 struct Helpers(Vec<JoinHandle<()>>);
 
 impl Helpers {
@@ -167,21 +167,21 @@ impl Drop for Helpers {
     }
 }
 
-/// What is looked for in the keys of a raw terminal.
+/// The patterns to watch for in the keys of a raw terminal.
 #[derive(Debug, Default)]
 struct Keys {
     ctrl_c: CtrlC,
     last: Arc<AtomicU8>,
 }
 
-/// Hands what we read to the command, never more at once than it takes.
+/// Passes our input to the command, never more at once than it takes.
 async fn forward_input(to: Sender, window: Arc<Semaphore>, mut keys: Option<Keys>, kill: mpsc::Sender<()>) {
     let mut read = own_input();
     while let Some(bytes) = read.recv().await {
         if let Some(keys) = &mut keys {
             keys.last.store(bytes.last().copied().unwrap_or_default(), Ordering::Relaxed);
             if keys.ctrl_c.twice(&bytes) {
-                // Full means that it has been asked for already.
+                // Full means that it has been requested already.
                 let _ = kill.try_send(());
             }
         }
@@ -192,8 +192,8 @@ async fn forward_input(to: Sender, window: Arc<Semaphore>, mut keys: Option<Keys
             return;
         }
     }
-    // A raw terminal ends when it is hung up, which the command hears of by a signal. An end-of-file key would be echoed
-    // then, to a terminal that takes nothing more.
+    // A raw terminal ends by a hang-up, of which a signal tells the command. An end-of-file key
+    // would be echoed then, to a terminal that takes no more output.
     if keys.is_none() {
         // The command may have ended first.
         let _ = to.send(&Request::StdinEnd).await;
@@ -214,7 +214,7 @@ pub fn size(terminal: Terminal) -> Option<Size> {
     (terminal == Terminal::Allocate).then(own_size)
 }
 
-/// Our terminal's size; the usual one where it cannot be asked.
+/// Our terminal's size; the usual one if it cannot be read.
 fn own_size() -> Size {
     let (rows, columns) = terminal::size().unwrap_or((24, 80));
     Size { rows, columns }

@@ -1,5 +1,5 @@
-//! A build without a container: the warm pipeline in a scratch directory of this machine, which goes with the build where
-//! nothing is kept.
+//! A build without a container: the warm pipeline in a scratch directory of this machine, which is
+//! removed with a build that keeps nothing.
 
 use std::sync::Arc;
 
@@ -29,10 +29,10 @@ use crate::{
     },
 };
 
-/// Carries a plan out in `scratch`.
+/// Carries out a plan in `scratch`.
 ///
 /// # Errors
-/// When fastbuild or the agent could not do their part. Nothing of the build runs any more then.
+/// When fastbuild or the agent could not do their part. No process of the build runs any more then.
 pub async fn run(
     plan: &Plan,
     scratch: &Scratch,
@@ -87,8 +87,8 @@ pub async fn run(
     built.map(|(finished, _)| finished)
 }
 
-/// What killed runs of this project left here has been put right: the project's lock is held, and what had to be finished
-/// is.
+/// Forgets killed runs of this project. Their leftovers here are recovered: the project's lock is
+/// held, and their work is finished.
 fn forget_dead_runs(state: &State, project: &Project) {
     let engine = scratch::engine();
     let dead = state.dead_runs().into_iter();
@@ -135,8 +135,8 @@ impl Entering<'_> {
         Ok((workspace, session, tree))
     }
 
-    /// Whether the sources have room in a directory that is still to be made. Where they are not looked at yet, they are weighed
-    /// when they are about to be sent.
+    /// Whether a directory that is still to be made has room for the sources. If they are not
+    /// scanned yet, they are measured before they are sent.
     async fn check_room(&self, wanted: &Wanted, tree: Tree) -> Result<Tree, BuildError> {
         let Tree::Sources(scanning) = tree else { return Ok(tree) };
         let host = scanning.await??;

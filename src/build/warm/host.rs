@@ -1,4 +1,4 @@
-//! The host's source tree as it is now: scanned, with the digests that the index knows, and a summary to compare by.
+//! The host's source tree as it is now: scanned, with the index's digests, and a summary.
 
 use std::sync::Arc;
 
@@ -30,15 +30,15 @@ pub struct HostTree {
     pub digests: Vec<Option<Digest>>,
     /// Of both.
     pub summary: Summary,
-    /// What is no part of it.
+    /// The paths that are not part of it.
     pub rules: Rules,
-    /// To be told of the command's end.
+    /// Is told when the command ends.
     pub watcher: Arc<Watcher>,
-    /// From when on digests that are computed for this tree may be believed.
+    /// The time from which digests computed for this tree are reliable.
     pub hashed_at: HashedAt,
 }
 
-/// Looks at the source tree.
+/// Scans the source tree.
 ///
 /// # Errors
 /// As [`sources::look`].
@@ -64,7 +64,7 @@ pub fn look(plan: &Plan, project: &Project, reporter: &Reporter) -> Result<HostT
 }
 
 impl HostTree {
-    /// Takes from the record what products hold that nobody but root may read.
+    /// Takes from the record the content of products that only root may read.
     pub fn know_products(&mut self, plan: &Plan, record: &Record) {
         const READS: u32 = 0o444;
         let mut is_changed = false;
@@ -85,10 +85,10 @@ impl HostTree {
         }
     }
 
-    /// Leaves out what the workspace keeps beside what the plan names.
+    /// Leaves out paths that the workspace keeps in addition to the plan's.
     ///
     /// # Errors
-    /// A pattern that is none.
+    /// An invalid pattern.
     pub fn leave_out(&mut self, kept: &[String], plan: &Plan) -> Result<(), BuildError> {
         if kept.is_empty() {
             return Ok(());
@@ -102,7 +102,7 @@ impl HostTree {
             _ => is_synced(&entry.path),
         };
         let mut left: Vec<_> = entries.zip(digests).filter(is_left).collect();
-        // From the end: a directory that was entered for exceptions alone is there when any of them is.
+        // From the end: a directory that was entered for exceptions alone stays if it contains one.
         for at in (0..left.len()).rev() {
             let path = &left[at].0.path;
             let leads = left.get(at + 1).is_some_and(|(next, _)| next.path.strip_prefix(path).is_some());

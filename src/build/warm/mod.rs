@@ -1,4 +1,4 @@
-//! The build itself, with the agent at the other end: both ends are scanned, and only differences travel.
+//! The build with the agent at the other end: both ends are scanned, and only differences are sent.
 //!
 //! ```text
 //! scan the host ┐                              ┌ look at the host's outputs ┐
@@ -6,9 +6,10 @@
 //! workspace, attach, scan there ┘              └ scan there, compare ───────┘
 //! ```
 //!
-//! It is the same in a kept workspace, in a one-run container and in a scratch directory of this machine. Where the host's tree
-//! is mounted, nothing is compared and nothing goes in ([`super::mounted`]). What the far end does is in [`crate::agent`]; how
-//! it is reached, in [`crate::workspace`]; each step here is one file below.
+//! It is the same in a kept workspace, in a one-run container and in a scratch directory. Where the
+//! host's tree is mounted, nothing is compared and nothing is sent ([`super::mounted`]). The far
+//! end's part is in [`crate::agent`], the way to it in [`crate::workspace`]; each step here has a
+//! file below.
 
 pub(super) mod collect;
 mod command;
@@ -50,9 +51,9 @@ use crate::{
     workspace::{Surroundings, Workspace},
 };
 
-/// What of the host's tree a build looks at.
+/// The part of the host's tree that a build scans.
 pub(super) enum Tree {
-    /// The source tree, being looked at.
+    /// The source tree, under way.
     Sources(Scanning),
     /// The same, when it is this build's turn.
     Later,
@@ -61,7 +62,7 @@ pub(super) enum Tree {
 }
 
 impl Tree {
-    /// Begins to look, where nobody has to be waited for.
+    /// Begins the scan, unless other builds come first.
     pub(super) fn begin(plan: &Plan, locks: &Locks, reporter: &Reporter) -> Tree {
         match plan.route.value.is_mounted() {
             true => Tree::Mounted,
@@ -71,27 +72,27 @@ impl Tree {
     }
 }
 
-/// What can be said right behind the greeting.
+/// The requests that can be sent right after the greeting.
 pub(super) fn first_requests(plan: &Plan, surroundings: &Surroundings) -> Vec<Request> {
     vec![open(plan, surroundings)]
 }
 
-/// How the session of a build that succeeded came out.
+/// How the session of a successful build ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Goodbye {
     /// Both ends know that it is over.
     Said,
-    /// The far end does not, or is gone.
+    /// The far end does not know, or is gone.
     Lost,
 }
 
-/// Reads what fastbuild wrote before, from now on.
+/// Begins to read the record of what fastbuild wrote.
 pub(super) fn load_record(project: &Project) -> impl Future<Output = Result<Record, BuildError>> + use<> {
     let path = project.record_path();
     detached(move || Record::load(&path))
 }
 
-/// Sees to it that nothing of the session is left. Whoever does not wait for that leaves it to the reaper.
+/// Makes sure that nothing of the session is left. If the wait is cut off, the reaper does that.
 pub(super) async fn leave<T>(
     workspace: &mut Workspace,
     built: &Result<(T, Goodbye), BuildError>,
@@ -104,11 +105,11 @@ pub(super) async fn leave<T>(
     Ok(left??)
 }
 
-/// The workspace was left, well or not.
+/// The workspace was left, with or without an error.
 fn let_go(left: Result<(), BuildError>, run: Run, reaper: Option<Reaper>) {
     match left {
         Ok(()) => run_is_over(run, reaper),
-        // Neither is told that all is well: the reaper tries again, and the next start after it.
+        // Not told that the run is over: the reaper and the next start try again.
         Err(error) => tracing::warn!(%error, "could not free the workspace"),
     }
 }
@@ -119,7 +120,7 @@ fn run_is_over(run: Run, reaper: Option<Reaper>) {
     run.finish();
 }
 
-/// Looks at the source tree on a thread of its own, from now on.
+/// Scans the source tree on a thread of its own, from now on.
 pub(super) fn start_scan(plan: &Plan, project: &Project, reporter: &Reporter) -> Scanning {
     let (plan, project, reporter) = (plan.clone(), project.clone(), reporter.clone());
     Box::pin(detached(move || host::look(&plan, &project, &reporter)))
@@ -128,7 +129,7 @@ pub(super) fn start_scan(plan: &Plan, project: &Project, reporter: &Reporter) ->
 pub(super) type Scanning =
     Pin<Box<dyn Future<Output = Result<Result<HostTree, BuildError>, BuildError>> + Send>>;
 
-/// What the far end is told of the source tree.
+/// The description of the source tree for the far end.
 fn open(plan: &Plan, surroundings: &Surroundings) -> Request {
     let blobs = |paths: &[String]| paths.iter().map(|path| Blob::from(path.as_bytes())).collect();
     Request::Open(Box::new(Open {
@@ -158,7 +159,7 @@ fn open(plan: &Plan, surroundings: &Surroundings) -> Request {
     }))
 }
 
-/// A build in a workspace that was entered.
+/// A build in an entered workspace.
 pub(super) struct Warm<'a> {
     pub(super) plan: &'a Plan,
     pub(super) locks: &'a Locks,
@@ -183,14 +184,14 @@ impl Warm<'_> {
         };
         let built = match staged {
             Err(BuildError::Session(error)) => {
-                // The agent hears that nobody is there any more.
+                // Tells the agent that its client is gone.
                 drop(session);
                 return Err(self.workspace.why_over(error).await.into());
             }
             other => other,
         };
         let mut built = match built {
-            // Its command has ended, and what it made is there for the next build.
+            // Its command has ended, and its products stay there for the next build.
             Err(error @ (BuildError::MissingOutput { .. } | BuildError::Output(_))) => {
                 Self::leave_products(&session).await;
                 let _ = session.close().await;
@@ -200,17 +201,17 @@ impl Warm<'_> {
         };
         let (exit, defect) = (built.exit, built.defect.take());
         let undisturbed = interrupts.suspension().undisturbed().await;
-        // Before the goodbye: whose turn it is next looks at the tree when this is done with it.
+        // Before the goodbye: the next client scans the tree after this apply.
         if built.staged.is_some() {
             self.locks.begin_apply(self.reporter).await?;
         }
-        // Whose turn it is next may be of another state directory, which waits for the goodbye alone.
+        // The next client may use another state directory, and then waits for the goodbye alone.
         let is_awaited = self.plan.lifetime.value == Lifetime::Kept && built.changes_anything();
         let applying = built.put_in_place(record, self.plan, self.locks, self.run, self.reporter);
         let (applied, closed) = match is_awaited {
             true => {
                 let applied = applying.await;
-                // Where nothing can be written, it is in the safe place.
+                // If the outputs cannot be written, they are in the safe place.
                 if matches!(applied, Err(BuildError::Output(_))) {
                     Self::leave_products(&session).await;
                 }
@@ -233,7 +234,7 @@ impl Warm<'_> {
         Ok((Finished { exit, applied, agent: Some(agent), defect }, goodbye))
     }
 
-    /// Says that nothing comes back. When that is not heard, the next build makes it again.
+    /// Says that no product comes back. If this is lost, the next build makes them again.
     async fn leave_products(session: &Session) {
         let _ = session.sender.send(&Request::LeftThere).await;
     }
@@ -252,7 +253,7 @@ impl Warm<'_> {
         let (opened, order) = interrupts.unless(self.locks.turn(session, opened, self.reporter)).await??;
         let scanning = match (tree, order) {
             (Tree::Sources(scanning), Order::First) => scanning,
-            // What others made meanwhile is to be seen.
+            // Other builds' new files must be seen.
             _ => {
                 interrupts.unless(self.locks.look_at_sources(self.reporter)).await??;
                 start_scan(self.plan, &self.locks.project, self.reporter)
@@ -299,7 +300,7 @@ impl Warm<'_> {
         Ok(Built { watcher, ..built })
     }
 
-    /// As for sources that are sent, from an open session to staged products.
+    /// As for sent sources, from an open session to staged products.
     async fn until_staged_mounted(
         &self,
         session: &mut Session,
@@ -347,7 +348,7 @@ impl Warm<'_> {
         Ok(ended)
     }
 
-    /// Writes the host's index beside the build, when there is anything new in it.
+    /// Writes the host's index beside the build, if it has new content.
     fn save_index(
         &self,
         sources: &Arc<Sources>,
@@ -377,7 +378,7 @@ impl Warm<'_> {
         }
     }
 
-    /// What `docker run` would make of the plan and the image.
+    /// The command that `docker run` would make of the plan and the image.
     fn command(&self, clock_ahead: i64) -> Command {
         let plan = self.plan;
         let entrypoint = match &plan.entrypoint {

@@ -1,4 +1,4 @@
-//! What the far end says, decoded.
+//! The far end's replies, decoded.
 
 use std::io::BufReader;
 
@@ -8,13 +8,13 @@ use crate::{
     tree::node::{Node, NodeError, NodeReader},
 };
 
-/// What the far end says of the workspace's source root.
+/// The far end's reply about the workspace's source root.
 pub(in crate::build) struct Opened {
-    /// What there was room for before anything was sent.
+    /// The free room before anything was sent.
     pub(in crate::build) room: Room,
-    /// What others are making there, and is left alone.
+    /// Paths that other builds are making there, which are left alone.
     pub(in crate::build) others: Vec<RelPath>,
-    /// What it keeps beside what the plan names.
+    /// The paths that it keeps in addition to the plan's.
     pub(in crate::build) kept: Vec<String>,
 }
 
@@ -23,13 +23,13 @@ pub(super) fn node_reader(from: ChunkReader) -> NodeReader<BufReader<ChunkReader
     NodeReader::new(BufReader::new(from))
 }
 
-/// The same, for who takes them one by one.
+/// The same, one by one.
 pub(super) fn nodes(from: ChunkReader) -> impl Iterator<Item = Result<Node, NodeError>> {
     let mut reader = node_reader(from);
     std::iter::from_fn(move || reader.next_node().transpose())
 }
 
-/// What came is well formed and makes no sense.
+/// The error for data that is well formed but makes no sense.
 pub(super) fn nonsense(detail: impl ToString) -> SessionError {
     SessionError::Damaged { detail: detail.to_string(), diagnostics: String::new() }
 }

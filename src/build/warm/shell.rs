@@ -1,8 +1,9 @@
-//! Something that is done by hand in a workspace as it is: a command for looking around, or taking out what only it has. Nothing goes
-//! in, nothing comes back.
+//! A manual action in a workspace as it is: a command for looking around, or removing what only it
+//! has. Nothing is sent, and nothing comes back.
 //!
-//! It is a session like a build's, with the project's lock, and runs as the build's user in the working directory, both
-//! as the workspace was made with; what is in the workspace stays as it is, whatever has changed in the settings since.
+//! It is a session like a build's, with the project's lock. It runs as the build's user in the
+//! working directory, both as when the workspace was made; changed settings do not change the
+//! workspace.
 
 use std::path::PathBuf;
 
@@ -37,52 +38,53 @@ use crate::{
 /// A shell of the image's: bash where it has one.
 const ANY_SHELL: [&str; 3] = ["sh", "-c", "command -v bash >/dev/null 2>&1 && exec bash; exec sh"];
 
-/// What is to run.
+/// The action to run.
 #[derive(Debug, Clone)]
 pub struct Shell {
     /// The engine.
     pub engine: Endpoint,
     /// The source root of the workspace's project: canonical.
     pub source: PathBuf,
-    /// Where below the source root it starts.
+    /// The start directory, below the source root.
     pub subdirectory: RelPath,
     /// In place of the build's user.
     pub user: Option<String>,
-    /// What is done.
+    /// The action.
     pub errand: Errand,
 }
 
-/// What is done in a workspace by hand.
+/// A manual action in a workspace.
 #[derive(Debug, Clone)]
 pub enum Errand {
-    /// A command runs.
+    /// Run a command.
     Command {
-        /// It; a shell where it is empty.
+        /// The command; a shell where it is empty.
         command: Vec<String>,
         /// Whether it has a terminal.
         terminal: Terminal,
     },
-    /// Leftovers and what is kept are removed, at and below these paths; all of it, where there are none.
+    /// Remove leftovers and kept paths, at and below these paths; all of them, where there are
+    /// none.
     Clean(Vec<RelPath>),
-    /// These are kept no longer.
+    /// Keep these paths no longer.
     Unkeep(Vec<String>),
 }
 
-/// What came of it.
+/// The result of an action.
 #[derive(Debug, Clone)]
 pub enum Done {
     /// How fastbuild ends, as the command did.
     Exit(Exit),
-    /// What was removed.
+    /// The removed paths.
     Cleaned(Cleaned),
-    /// What was kept until now.
+    /// The paths that were kept until now.
     Unkept(Vec<String>),
 }
 
-/// Does it; gives what came of it.
+/// Carries out the action; returns its result.
 ///
 /// # Errors
-/// [`BuildError::NoWorkspace`], and when fastbuild, the engine or the agent could not do their part.
+/// [`BuildError::NoWorkspace`], and when fastbuild, the engine or the agent failed.
 pub async fn run(shell: &Shell, state: &State, reporter: &Reporter) -> Result<Done, BuildError> {
     let mut interrupts = Interrupts::listen().map_err(BuildError::Signals)?;
     let project = state.project(&shell.source)?;
@@ -149,14 +151,14 @@ pub async fn run(shell: &Shell, state: &State, reporter: &Reporter) -> Result<Do
     }
 }
 
-/// Where there is a workspace of the project's.
+/// The place of the project's workspace.
 enum Found {
     Container(Docker, ContainerFacts, String),
     Directory(Known),
 }
 
 impl Found {
-    /// What is locked.
+    /// The place to lock.
     fn site(&self) -> Where {
         match self {
             Found::Container(_, _, name) => Where::Workspace(name.clone()),
@@ -232,7 +234,7 @@ impl Entering<'_> {
     }
 }
 
-/// Nothing is compared, so nothing need be looked at.
+/// Nothing is compared, so no scan is needed.
 fn opening(workdir: &str, user: User) -> Request {
     Request::Open(Box::new(Open {
         root: Blob::from(workdir.as_bytes()),

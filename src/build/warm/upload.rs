@@ -1,8 +1,9 @@
-//! What differs between the host's source tree and the workspace's -> nothing.
+//! Makes the workspace's sources equal to the host's: deletes, uploads, metadata.
 //!
-//! The workspace answers the host's summary with its nodes of the buckets that differ; [`delta`] says what has to happen; what
-//! it cannot say without reading is read. Deletes travel as names, contents as a tar stream that
-//! [`crate::archive::pack`](mod@crate::archive::pack) writes, the rest as modes and times.
+//! The workspace answers the host's summary with its nodes of the buckets that differ; [`delta`]
+//! finds the steps; files that it cannot decide on are read. Deletes are sent as names, contents as
+//! a tar stream that [`crate::archive::pack`](mod@crate::archive::pack) writes, the rest as modes
+//! and times.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -44,7 +45,7 @@ use crate::{
     workspace::Workspace,
 };
 
-/// What the workspace has now, and the host had: one and the same.
+/// The tree that both the workspace and the host have now.
 #[derive(Debug)]
 pub struct Sources {
     /// The tree as it was scanned.
@@ -53,16 +54,16 @@ pub struct Sources {
     pub digests: Vec<Option<Digest>>,
     /// Whether each entry was sent in this build.
     pub sent: Vec<bool>,
-    /// What is no part of the tree.
+    /// The paths that are not part of the tree.
     pub rules: Rules,
-    /// To be told of the command's end.
+    /// Is told when the command ends.
     pub watcher: Arc<Watcher>,
     /// Whether the index has to be written.
     pub learned: Learned,
 }
 
 impl Sources {
-    /// Of a tree that was sent whole: what was read for it is not for the index.
+    /// For a tree that was sent whole: the index does not take what was read for it.
     pub fn sent(
         scan: Arc<Scan>,
         digests: Vec<Option<Digest>>,
@@ -73,7 +74,7 @@ impl Sources {
         Sources { scan, digests, sent, rules, watcher, learned: Learned::Nothing }
     }
 
-    /// For whoever holds products against it.
+    /// For comparing products with it.
     pub fn uploaded(&self) -> Uploaded<'_> {
         let Sources { scan, digests, rules, .. } = self;
         Uploaded { manifest: &scan.manifest, digests, rules }
@@ -89,10 +90,11 @@ pub enum Learned {
     Nothing,
 }
 
-/// Makes the workspace's source tree the host's.
+/// Makes the workspace's source tree equal to the host's.
 ///
 /// # Errors
-/// [`crate::workspace::WorkspaceError::StrangeShare`]: nothing was changed. The session's, and those of reading the sources.
+/// [`crate::workspace::WorkspaceError::StrangeShare`]: nothing was changed. The session's, and
+/// those of reading the sources.
 pub async fn put_right(
     session: &mut Session,
     workspace: &mut Workspace,
@@ -147,7 +149,7 @@ struct Upload<'a> {
 }
 
 impl Upload<'_> {
-    /// Holds the workspace's nodes against the host's tree, as they come.
+    /// Compares the workspace's nodes with the host's tree, as they come.
     async fn delta(&self, session: &mut Session, differing: Differing) -> Result<Delta, BuildError> {
         let (scan, digests) = (Arc::clone(&self.scan), Arc::clone(&self.digests));
         let compare = move |reader| {
@@ -156,7 +158,7 @@ impl Upload<'_> {
         session.receive_data(compare).await?.map_err(|error| nonsense(error).into())
     }
 
-    /// Reads the files of which it is not known whether they differ: same size, other times.
+    /// Reads the files that may or may not differ: same size, other times.
     async fn settle_unsure(&mut self, delta: &mut Delta) -> Result<(), BuildError> {
         if delta.unsure.is_empty() {
             return Ok(());
@@ -168,12 +170,12 @@ impl Upload<'_> {
         for (index, digest) in hashed.digests {
             digests[index] = Some(digest);
         }
-        // What could not be read now is sent, where its failure is told.
+        // Files that could not be read now are sent, and the sending reports the failure.
         delta.resolve(&self.scan.manifest, &self.digests);
         Ok(())
     }
 
-    /// What others are making is theirs, with the directories above it.
+    /// Leaves paths that other builds are making alone, with the directories above them.
     fn leave_to_others(&self, delta: &mut Delta) {
         let others = &self.opened.others;
         if others.is_empty() {
@@ -190,7 +192,7 @@ impl Upload<'_> {
         delta.metas.retain(may_go);
     }
 
-    /// Sends it all, and files that changed meanwhile once more.
+    /// Sends all differences, and files that changed meanwhile once more.
     async fn send(&mut self, session: &mut Session, delta: Delta) -> Result<(), BuildError> {
         let manifest = &self.scan.manifest;
         let size = |index: &usize| match manifest.entries()[*index].kind {
@@ -202,7 +204,7 @@ impl Upload<'_> {
         let blocks = |index: &usize| size(index).next_multiple_of(room.block.max(1));
         let mut needed = Amount { bytes: delta.puts.iter().map(blocks).sum(), ..total };
         if needed.bytes > room.bytes {
-            // Holes and further names of a file take none.
+            // Holes and further names of a file take no room.
             needed.bytes = self.data(&delta.puts, room.block.max(1));
         }
         if needed.bytes > room.bytes || room.files.is_some_and(|files| needed.files > files) {
@@ -233,7 +235,7 @@ impl Upload<'_> {
         Ok(())
     }
 
-    /// What the sources at these places take on the disk here, as far as that is less than their lengths.
+    /// The disk usage of the sources at these places, as far as it is below their lengths.
     fn data(&self, indices: &[usize], block: u64) -> u64 {
         let (entries, mut seen) = (self.scan.manifest.entries(), HashSet::new());
         let of = |index: &usize| {
@@ -270,7 +272,7 @@ impl Upload<'_> {
     }
 }
 
-/// Takes down what was sent: a file's digest, and what it was when it was read where that is not what was scanned.
+/// Notes what was sent: a file's digest, and its state when it was read, if the scan had another.
 pub(in super::super) fn note(scan: &mut Arc<Scan>, digests: &mut Arc<Vec<Option<Digest>>>, packed: &Packed) {
     let mut entries = None;
     let digests = Arc::make_mut(digests);
