@@ -1,14 +1,15 @@
-//! Steps -> the host, all or nothing.
+//! Carries out the steps on the host, all or nothing.
 //!
-//! Each step is one rename (or mkdir, rmdir, chmod) below directory handles and can be taken back: a file that is
-//! replaced is *exchanged* with its slot, a file that is deleted is renamed into the staging directory. What comes out
-//! of an exchange is looked at before anything else happens. If somebody has changed it since it was compared, one of the two versions
-//! gives way and goes to the safe place ([`Side`]). So no edit of the user's is lost to the moment between look
-//! and rename.
+//! Each step is one rename (or mkdir, rmdir, chmod) below directory handles and can be taken back:
+//! a replaced file is *exchanged* with its slot, a deleted file is renamed into the staging
+//! directory. What comes out of an exchange is checked before anything else happens. If it was
+//! changed since it was compared, one of the two versions gives way and goes to the safe place
+//! ([`Side`]). So no edit of the user is lost between look and rename.
 //!
-//! When a step fails, all steps before it are taken back. When fastbuild dies, the journal has the steps that are
-//! missing ([`recover`]), and the staging directory what they brought out: it is removed only when the record is written
-//! and the journal gone, and before that everything in it that is neither a product nor known is moved to safety.
+//! When a step fails, all steps before it are taken back. When fastbuild dies, the journal has the
+//! missing steps ([`recover`]), and the staging directory has the files that earlier steps took
+//! out. The staging directory is removed only when the record is written and the journal is gone.
+//! Before that, everything in it that is neither a product nor known is moved to the safe place.
 //!
 //! | file | what |
 //! |---|---|
@@ -50,7 +51,7 @@ use crate::{
 #[cfg(all(test, unix))]
 pub(super) mod tests;
 
-/// Where an apply keeps its books.
+/// The files in which an apply keeps its records.
 #[derive(Debug, Clone)]
 pub struct Books {
     /// The run's id.
@@ -59,7 +60,7 @@ pub struct Books {
     pub journal: PathBuf,
     /// The record's place.
     pub record: PathBuf,
-    /// Where the user's files go that are in the way.
+    /// Where the user's files in the way are moved.
     pub displaced: Place,
 }
 
@@ -75,8 +76,8 @@ pub struct Outcome {
 /// Puts all outputs of a run in place.
 ///
 /// # Errors
-/// [`OutputError::TakenBack`]: the host is as it was. [`OutputError::Torn`]: it is not, and the error says where the
-/// rest lies.
+/// [`OutputError::TakenBack`]: the host is unchanged. [`OutputError::Torn`]: it is not, and the
+/// error says where the rest lies.
 pub fn apply(mut outputs: Vec<Staged>, mut record: Record, books: &Books) -> Result<Outcome, OutputError> {
     for output in &mut outputs {
         git::hold_back(output);
@@ -89,12 +90,13 @@ pub fn apply(mut outputs: Vec<Staged>, mut record: Record, books: &Books) -> Res
     }
     journal_of(&outputs, books).commit(&books.journal).map_err(bookkeeping("write", &books.journal))?;
     let applied = carry_out(&mut outputs, &books.displaced).and_then(|(undo, done)| {
-        // Products that no record knows would be strangers to the next run.
+        // The next run would take products without a record for the user's files.
         finish(&mut outputs, &done, &mut record, books)
             .map_err(|error| take_all_back(&mut outputs, undo, error))
     });
-    // Before the stages go: a journal without its stage would be taken for one that came to its end. Done or taken back, there is
-    // nothing that a next start should finish. Torn, there is, and until then the stages are no leftovers.
+    // Before the stages are removed: a journal without its stage would count as finished. When all
+    // is done or taken back, the next start has nothing to finish. After a torn apply it has, and
+    // until then the stages are not leftovers.
     match &applied {
         Err(OutputError::Torn { .. }) => {
             let torn = books.journal.with_file_name(format!("torn-{}", books.run));
@@ -118,7 +120,7 @@ fn journal_of<'a>(outputs: &'a [Staged], books: &Books) -> Journal<'a> {
     Journal::new(books.run.clone(), books.displaced.clone(), entries.collect())
 }
 
-/// For each output, how to take its steps back and what they left to be done.
+/// For each output: how to take its steps back, and what they left to be done.
 type CarriedOut = (Vec<Vec<Undo>>, Vec<Done>);
 
 fn carry_out(outputs: &mut [Staged], displaced: &Place) -> Result<CarriedOut, OutputError> {
@@ -186,7 +188,7 @@ fn take_back(
     OutputError::TakenBack { what, path, source }
 }
 
-/// After the last step: directories get mode and time, the record is written.
+/// After the last step: sets mode and time of directories, and writes the record.
 fn finish(
     outputs: &mut [Staged],
     done: &[Done],
@@ -212,7 +214,7 @@ fn finish(
                 Side::Output => Stands::Build,
             },
         }));
-        // Of products that gave way, conflicts tell.
+        // Products that gave way are reported as conflicts.
         let users = done.displaced.iter().filter(|displaced| displaced.why != Why::GaveWay);
         displaced.extend(users.map(|displaced| output.target.absolute(&displaced.path)));
         refused += output.stage.refused.count();

@@ -1,7 +1,9 @@
-//! A whole archive of an output -> the list that an agent would have sent, of which the staging asks for what it needs.
+//! Turns a whole archive of an output into the list that an agent would have sent. The staging
+//! requests from it the contents that it needs.
 //!
-//! The archive is read once. Its files' contents go into a file without a name beside the target, by which nothing is left when
-//! fastbuild is killed. What the archive says is a claim like any list's: it is checked as one ([`Staging::expect`]).
+//! The archive is read once. Its files' contents go into a file without a name beside the target,
+//! so that nothing is left when fastbuild is killed. The archive is not trusted: it is checked like
+//! any list ([`Staging::expect`]).
 
 use std::{
     collections::BTreeMap,
@@ -25,10 +27,11 @@ use crate::{
     },
 };
 
-/// Stages what `archive` holds, without what `is_left_out` of the output (by its path there). Gives how much came.
+/// Stages the contents of `archive`, without the paths for which `is_left_out` is true (paths below
+/// the output). Returns how much came.
 ///
 /// # Errors
-/// As [`Staging::expect`] and [`Staging::receive_wanted`], and when the archive is none.
+/// As [`Staging::expect`] and [`Staging::receive_wanted`], and when the archive is invalid.
 pub fn stage(
     mut staging: Staging<'_>,
     archive: impl Read,
@@ -42,7 +45,7 @@ pub fn stage(
     match staging.uploaded() {
         Some((uploaded, at)) => {
             let gone = gone(&files, &uploaded, &at);
-            // What is gone has left its group, and does not part the others.
+            // A deleted name has left its group, and does not separate the others.
             let is_there = |index: usize| {
                 let path = uploaded.manifest.entries()[index].path.strip_prefix(&at);
                 path.is_some_and(|path| position(&files, &path).is_some())
@@ -74,7 +77,7 @@ pub fn stage(
     Ok((staging.finish()?, amount))
 }
 
-/// In the order of trees, with where a file's content begins in the spool.
+/// In the order of trees, with the position of a file's content in the spool.
 type Files = BTreeMap<RelPath, (Node, u64)>;
 
 fn position(files: &[(Node, u64)], path: &RelPath) -> Option<usize> {
@@ -85,7 +88,7 @@ fn nodes(files: &[(Node, u64)]) -> impl Iterator<Item = Result<Node, NodeError>>
     files.iter().map(|(node, _)| Ok(node.clone()))
 }
 
-/// All that the archive holds, and how much that is.
+/// Reads the whole archive. Returns its entries, and how much that is.
 fn read(
     staging: &mut Staging<'_>,
     archive: impl Read,
@@ -110,7 +113,7 @@ fn read(
                     groups.insert(entry.path.clone(), first);
                     kind.clone()
                 }
-                // Nothing that anybody goes by tells two names of a link from two links.
+                // Two names of one symbolic link and two equal links need not be told apart.
                 Some((Node { kind: kind @ NodeKind::Symlink { .. }, .. }, _)) => kind.clone(),
                 _ => return Err(staging.no_tree(entry.path, LINK_TO_NOTHING)),
             },
@@ -131,12 +134,12 @@ fn read(
         }
     }
     for (path, first) in groups {
-        // Engines send a file under the first of its names. Where another one came first, it is two files.
+        // Engines send a file under its first name. If another name came first, they are two files.
         if let Some((node, _)) = files.get_mut(&path).filter(|_| first < path) {
             node.link = Some(first);
         }
     }
-    // It is the whole tree: what it lacks counts as deleted by the command.
+    // It is the whole tree: missing paths count as deleted by the command.
     let is_orphan = |path: &&RelPath| path.parent().is_some_and(|parent| !files.contains_key(&parent));
     match (files.is_empty(), files.keys().find(is_orphan)) {
         (true, _) => Err(staging.no_tree(RelPath::root(), "is missing, as all others are")),
@@ -145,18 +148,18 @@ fn read(
     }
 }
 
-/// Whether a path has what went in there; none where nothing did.
+/// Whether a path has what was uploaded there; `None` where nothing was.
 fn is_as_sent(node: &Node, uploaded: &Uploaded<'_>, at: &RelPath, groups: &Groups) -> Option<bool> {
     let index = uploaded.manifest.position(&at.append(&node.path))?;
     let sent = Node::of(&uploaded.manifest.entries()[index], *uploaded.digests.get(index)?)?;
     let link = groups.first_name(uploaded.manifest, index).and_then(|first| first.strip_prefix(at));
-    // Engines cut times to seconds.
+    // Engines truncate times to seconds.
     let same_time = sent.mtime.secs == node.mtime.secs || sent.kind == NodeKind::Directory;
     let same_time = same_time && link == node.link;
     Some(sent.kind == node.kind && sent.mode & 0o777 == node.mode & 0o777 && same_time)
 }
 
-/// What went in at and below `at` and is no more.
+/// The uploaded paths below `at` that are gone.
 fn gone(files: &[(Node, u64)], uploaded: &Uploaded<'_>, at: &RelPath) -> Vec<Node> {
     let entries = uploaded.manifest.entries().iter();
     let went_in = entries.filter_map(|entry| entry.path.strip_prefix(at)).filter(|path| !path.is_root());

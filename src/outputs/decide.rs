@@ -1,5 +1,5 @@
-//! One path that the build changed, and what the host had there when this build looked -> what to do. Pure: every case is a row of the
-//! tables below.
+//! Decides what to do with one path that the build changed, by what the host had there when this
+//! build looked. Pure: every case is a row of the table below.
 //!
 //! | build has | host had | what happens |
 //! |---|---|---|
@@ -11,12 +11,13 @@
 //! | nothing | what a build wrote | delete |
 //! | nothing | something of the user's | move it to the safe place |
 //!
-//! When the step is carried out, the host may have something else by then: somebody changed the path while the build ran. Of a source,
-//! the host's stays and the build's goes to the safe place; of an output, the build's stands and the other goes there ([`Side`]).
+//! The path may change again on the host while the build runs. Then, for a source, the host's
+//! version stays and the build's goes to the safe place; for an output, the build's version stays
+//! and the host's goes there ([`Side`]).
 
 use serde::{Deserialize, Serialize};
 
-/// Whose version stands where somebody changed a path here after this build had looked at it.
+/// Whose version stays when a path changed on the host after this build had looked at it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Side {
@@ -42,18 +43,18 @@ pub enum HostHad {
 /// Whether the permission bits are right as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ModeIs {
-    /// They are.
+    /// They are right.
     Right,
-    /// They are not.
+    /// They are wrong.
     Wrong,
 }
 
 /// Whether the build has the path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BuildHas {
-    /// It has.
+    /// It has the path.
     It,
-    /// It has not.
+    /// It does not have the path.
     Nothing,
 }
 
@@ -62,15 +63,15 @@ pub enum BuildHas {
 pub enum Verdict {
     /// There is nothing to do.
     Leave,
-    /// It is what the build made.
+    /// The host has the build's version already.
     AlreadyRight,
     /// Set its mode.
     SetMode,
-    /// Make it where nothing is.
+    /// Put it at a free path.
     Put,
     /// Put it over what a build wrote.
     Replace,
-    /// Put it, and move what was there to the safe place.
+    /// Put it, and move the old one to the safe place.
     Displace,
     /// Delete it.
     Delete,

@@ -1,4 +1,4 @@
-//! What a stream holds -> its digest.
+//! The digest of a stream.
 
 use std::io::{self, Read};
 
@@ -6,10 +6,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::tree::Digest;
 
-/// The sha256 of all that `from` has to give.
+/// The SHA-256 of everything that `from` yields.
 ///
 /// # Errors
-/// What reading says.
+/// When `from` cannot be read.
 pub(super) fn digest_of(from: &mut dyn Read) -> io::Result<Digest> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 128 * 1024];

@@ -1,17 +1,19 @@
-//! Names that a file system without case cannot tell apart. Pure.
+//! Finds names that a case-insensitive file system cannot tell apart. Pure.
 //!
-//! Each such file system has its own table: NTFS folds single UTF-16 units to upper case, APFS and ext4's `casefold` use
-//! Unicode's full case folding. The one used here is the coarsest that needs no table of ours: each character to lower, upper
-//! and lower case again, which makes one of `ß`, `ẞ` and `ss`, of `σ` and `ς`, of `k` and the Kelvin sign, as full folding
-//! does (and of `ı` and `i`, as it does not). So it may refuse a tree that a file system could just hold. That is the
-//! better mistake: the other one lets one product take another's place. Composed and decomposed characters stay apart;
-//! where the file system takes them for one, the second is met at its rename and laid beside the first.
+//! Each such file system has its own table: NTFS folds single UTF-16 units to upper case, APFS and
+//! ext4's `casefold` use Unicode's full case folding. This module uses the coarsest folding that
+//! needs no table of its own: each character to lower, upper and lower case again. Like full
+//! folding, it makes one of `ß`, `ẞ` and `ss`, of `σ` and `ς`, of `k` and the Kelvin sign. Unlike
+//! full folding, it also makes one of `ı` and `i`. So it may refuse a tree that a file system could
+//! hold. The opposite mistake is worse: one product would take another's place. Composed and
+//! decomposed characters stay different. Where the file system treats them as equal, the second
+//! product meets the first at its rename, and is handled as a conflict.
 
 use std::collections::HashSet;
 
 use crate::entry::RelPath;
 
-/// The first path, in order of bytes, that folds to the same as one before it.
+/// The first path, in byte order, that folds to the same as an earlier one.
 pub fn same_when_folded<'a>(paths: impl Iterator<Item = &'a RelPath>) -> Option<&'a RelPath> {
     let mut paths: Vec<_> = paths.collect();
     paths.sort_unstable_by_key(|path| path.as_bytes());
@@ -19,7 +21,7 @@ pub fn same_when_folded<'a>(paths: impl Iterator<Item = &'a RelPath>) -> Option<
     paths.into_iter().find(|path| !seen.insert(folded(path.as_bytes())))
 }
 
-/// Bytes that are no UTF-8 have no case.
+/// Bytes that are not UTF-8 have no case.
 fn folded(name: &[u8]) -> Vec<u8> {
     let mut folded = Vec::with_capacity(name.len());
     for chunk in name.utf8_chunks() {

@@ -1,8 +1,8 @@
-//! What the host has in an output's place, looked at as a whole: on a slow mount each look is a round trip, and a walk has
-//! many of them under way at once.
+//! Looks at an output's place on the host as a whole: on a slow mount each look is a round trip,
+//! and a walk makes many of them at once.
 //!
-//! Each entry is also held against the record, so that an agent can be told in a few hashes what need not be listed. Whatever is
-//! decided by it is checked again when it is carried out, so it may be as old as it likes.
+//! Each entry is also compared with the record, so that a few hashes tell an agent what need not be
+//! listed. Each decision is checked again when it is carried out, so this data may be out of date.
 
 use std::{io, thread, time::Duration};
 
@@ -29,42 +29,43 @@ use crate::{
     },
 };
 
-/// Threads that read files whose stamps do not tell.
+/// Threads that read files whose stamps do not decide.
 const THREADS: usize = 8;
 
 /// The place of one output as it was found.
 #[derive(Debug, Default)]
 pub struct HostSide {
     scan: Scan,
-    /// For each entry of the scan.
+    /// One for each entry of the scan.
     standings: Vec<Standing>,
-    /// What the other end is to compare with; empty when there is no directory here.
+    /// The summary that the other end compares with; empty when there is no directory here.
     summary: Vec<u8>,
     /// The bucket of each entry.
     buckets: Vec<u16>,
 }
 
-/// How an entry stands to what the record says of its path.
+/// How an entry compares with the record's entry of its path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
-    /// The record has nothing of it.
+    /// The record has no entry of its path.
     Unrecorded,
     /// The record has something else.
     Changed,
-    /// A file of the recorded size: it has to be read. None is left when the look is over.
+    /// A file of the recorded size: it has to be read. After the look none is left.
     Unsure,
-    /// The very same.
+    /// Exactly what the record says.
     AsRecorded,
 }
 
 impl HostSide {
-    /// Looks at all that an output's place holds, and holds each entry against the record. Files are read only where the record's stamps do not tell.
+    /// Looks at everything in an output's place, and compares each entry with the record. Files are
+    /// read only where the record's stamps do not decide.
     ///
-    /// None when the place cannot be read as a whole. Then everything is to be taken for different, and
+    /// `None` when the place cannot be read as a whole. Then everything counts as different, and
     /// [`super::stage::Staging::begin`] looks path by path.
     ///
     /// # Errors
-    /// When a file that fastbuild wrote cannot be read for another reason than that its owner forbids it.
+    /// When a file that fastbuild wrote cannot be read, for another reason than missing permission.
     pub fn look(target: &Target, record: &Record) -> Result<Option<HostSide>, OutputError> {
         let Some((is_directory, scan)) = scan_place(target) else { return Ok(None) };
         let mut side = HostSide { scan, ..HostSide::default() };
@@ -76,11 +77,11 @@ impl HostSide {
         Ok(Some(side))
     }
 
-    /// [`crate::tree::summary::Summary::to_bytes`] of what is here, as [`crate::agent::protocol::Query::Named`] has it. Empty when
-    /// there is no directory.
+    /// [`crate::tree::summary::Summary::to_bytes`] of what is here, as
+    /// [`crate::agent::protocol::Query::Named`] has it. Empty when there is no directory.
     ///
-    /// Only what is exactly as a build left it counts as known. All else makes its bucket differ, so that the container says what it
-    /// has there.
+    /// Only entries that are exactly as a build left them count as known. Any other entry makes its
+    /// bucket differ, so that the container lists what it has there.
     pub fn summary(&self) -> &[u8] {
         &self.summary
     }
@@ -90,13 +91,13 @@ impl HostSide {
         buckets_for(self.scan.manifest.entries().len())
     }
 
-    /// What was found, by its paths below the output's root.
+    /// The entries that were found, by path below the output's root.
     pub(super) fn manifest(&self) -> &crate::tree::Manifest {
         &self.scan.manifest
     }
 
-    /// What is at `path`, which is below the output's root: none when that is not known, and otherwise what a look there
-    /// would have given.
+    /// What is at `path`, which is below the output's root: `None` when that is not known,
+    /// otherwise the result of a look there.
     pub(super) fn look_below(&self, path: &RelPath) -> Option<Option<Look>> {
         let is_special = self.scan.skipped.binary_search_by(|(special, _)| special.cmp(path)).is_ok();
         (!is_special).then(|| self.scan.manifest.get(path).map(look_of))
@@ -119,7 +120,7 @@ impl HostSide {
         entries.filter(|(_, bucket)| !differing.holds_bucket((**bucket).into())).map(|(entry, _)| entry)
     }
 
-    /// One merge of the scan and the record; gives for each entry what the record says its file holds.
+    /// Merges the scan with the record. Returns the recorded file content of each entry.
     fn hold_against(&mut self, target: &Target, record: &Record) -> Vec<Option<Digest>> {
         let root = target.root();
         let blur = Granularity::of(&target.base).span();
@@ -141,7 +142,7 @@ impl HostSide {
         digests
     }
 
-    /// Settles what only reading can.
+    /// Reads the files whose stamps do not decide.
     fn read(&mut self, target: &Target, recorded: &[Option<Digest>]) -> Result<(), OutputError> {
         let entries = self.scan.manifest.entries();
         let unsure = self.standings.iter().enumerate().filter(|(_, standing)| **standing == Standing::Unsure);
@@ -181,19 +182,20 @@ impl HostSide {
         {
             let what = match standing {
                 Standing::AsRecorded => What::of(&entry.kind, *digest),
-                // Equals nothing.
+                // Never equal to another one.
                 Standing::Unrecorded | Standing::Changed | Standing::Unsure => What::File(0, None),
             };
             summarizer.add(&entry.path, what, entry.mode & 0o777, Timestamp::default());
             summarizer.link(&entry.path, groups.first_name(&self.scan.manifest, at));
         }
         self.summary = summarizer.finish().to_bytes();
-        // There are at most as many buckets as that.
+        // There are never more buckets than that.
         self.buckets = entries.iter().map(|entry| bucket_of(&entry.path, buckets) as u16).collect();
     }
 }
 
-/// How an entry stands to the record, as far as its metadata tells. `blur` is what two changes may lie apart and give one stamp.
+/// How an entry compares with the record, by its metadata. Two changes that lie at most `blur`
+/// apart may give one stamp.
 fn standing(entry: &Entry, written: &Written, blur: Duration) -> Standing {
     let same = match (&entry.kind, &written.what) {
         (Kind::Directory, Content::Directory) => true,
@@ -201,7 +203,7 @@ fn standing(entry: &Entry, written: &Written, blur: Duration) -> Standing {
         (Kind::File { size }, Content::File(_)) => {
             let stamp = &entry.stamp;
             let is_past = stamp.mtime.max(stamp.ctime) < written.seen.before_by(blur);
-            // Nobody but root has read or written what nobody may read.
+            // Only root can have read or written a file that has no read permission.
             let is_sure = is_past || entry.mode & 0o444 == 0;
             match (*stamp == written.stamp && is_sure, *size == written.stamp.size) {
                 (true, _) => true,
@@ -214,7 +216,7 @@ fn standing(entry: &Entry, written: &Written, blur: Duration) -> Standing {
     if same { Standing::AsRecorded } else { Standing::Changed }
 }
 
-/// The digest of a file; none when it went away or its owner may not read it.
+/// The digest of a file; `None` when it is gone or may not be read.
 fn read_at(walk: &mut Walk<'_>, place: &RelPath) -> io::Result<Option<Digest>> {
     let opened = walk.parent(place).and_then(|(dir, name)| at::open_file(dir, name));
     match opened.and_then(|mut file| digest_of(&mut file)) {
@@ -235,7 +237,7 @@ fn scan_place(target: &Target) -> Option<(bool, Scan)> {
             let options = ScanOptions { rules: &Rules::none(), leave_out: &[], progress: &|_| () };
             Some((true, scan(&target.root(), &options).ok()?))
         }
-        // Nothing, or a file: below it there is nothing.
+        // Nothing, or a file: there is nothing below it.
         Ok(_) => Some((false, Scan::default())),
         Err(_) => None,
     }

@@ -1,9 +1,10 @@
-//! An apply that is under way, written down before its first step and removed after its last.
+//! The journal of a running apply: written before its first step and removed after its last.
 //!
-//! A process that dies between leaves it, and the next start carries the steps out that are missing. It guards against
-//! the death of fastbuild at any point. Against a power cut it guards as far as the file system kept what had been
-//! written: nothing is flushed by force, so each staged file's digest is verified before it is used, and what was lost is
-//! reported and not put in place.
+//! A process that dies in between leaves its journal, and the next start carries out the missing
+//! steps. The journal protects against the death of fastbuild at any point. Against a power cut it
+//! protects only as far as the file system kept the written data, because nothing is flushed by
+//! force. So each staged file's digest is verified before use; a lost file is reported, not put in
+//! place.
 
 use std::{
     borrow::Cow,
@@ -22,7 +23,7 @@ use crate::{entry::RelPath, outputs::ops::native};
 
 /// One output's steps.
 ///
-/// Borrowed when it is written, for an output may have a hundred thousand steps.
+/// Borrowed for writing, because an output may have a hundred thousand steps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry<'a> {
     /// The directory below which all paths lie.
@@ -36,12 +37,12 @@ pub struct Entry<'a> {
     pub stage: PathBuf,
     /// In order.
     pub ops: Cow<'a, [Op]>,
-    /// What was done to the tree that waits for its exchange, by the paths that it will have.
+    /// The steps that made the tree that waits for its exchange, with the paths that it will have.
     pub inside: Cow<'a, [Op]>,
     /// The user's files that a prepared tree leaves out, in the staging directory.
     pub displaced: Cow<'a, [Displaced]>,
-    /// What the old tree held when a prepared one was made from it, and what the prepared one has of that, by path below the
-    /// output's root.
+    /// What the old tree held when the new one was prepared from it, and what the new one has in
+    /// its place, by path below the output's root.
     pub linked: Vec<(Path, Linked)>,
 }
 
@@ -49,23 +50,23 @@ pub struct Entry<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Path(#[serde(with = "lossless")] pub RelPath);
 
-/// A path of an old tree of which a new one was made.
+/// A path of an old tree from which a new one was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Linked {
-    /// What the old one has.
+    /// The file in the old tree.
     pub old: Identity,
-    /// What was put into the new one for it: the same, or a copy.
+    /// The file in the new tree: the same, or a copy.
     pub new: Identity,
 }
 
-/// All outputs' steps.
+/// The steps of all outputs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Journal<'a> {
-    /// Format; another one is not carried out.
+    /// The format version. A journal of another version is not carried out.
     version: u32,
     /// The run that wrote it.
     pub run: String,
-    /// Where the user's files go that are in the way.
+    /// Where the user's files in the way are moved.
     pub displaced: Place,
     /// One for each output.
     pub entries: Vec<Entry<'a>>,
@@ -79,15 +80,15 @@ impl<'a> Journal<'a> {
         Journal { version: VERSION, run, displaced, entries }
     }
 
-    /// Writes it, whole or not at all: from here on the next start finishes what this process does not.
+    /// Writes it, whole or not at all. From here on the next start finishes what this run does not.
     ///
     /// # Errors
-    /// Whatever the file system says.
+    /// Any error of the file system.
     pub fn commit(&self, path: &FsPath) -> io::Result<()> {
         crate::state::replace_json(path, self)
     }
 
-    /// The journal that a crash left; `None` when there is none that can be understood.
+    /// The journal that a crash left; `None` when it is missing, unreadable or of another version.
     pub fn load(path: &FsPath) -> Option<Journal<'static>> {
         let journal: Journal<'static> =
             serde_json::from_reader(BufReader::new(File::open(path).ok()?)).ok()?;
@@ -97,7 +98,7 @@ impl<'a> Journal<'a> {
     /// Removes it.
     ///
     /// # Errors
-    /// Whatever the file system says, other than that it is gone.
+    /// Any error of the file system, except that the journal is already gone.
     pub fn remove(path: &FsPath) -> io::Result<()> {
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

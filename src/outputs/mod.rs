@@ -1,4 +1,4 @@
-//! What came back from a container -> the host's files: stage beside the target, verify, apply, all or nothing.
+//! Puts what came back from a container on the host: stage beside the target, verify, apply.
 //!
 //! ```text
 //! archive::Reader --Incoming--> stage --(decide: pure)--> ops --> journal --> apply --> record
@@ -6,14 +6,15 @@
 //!                       slots in .fastbuild-stage-*                    renames, deletes last
 //! ```
 //!
-//! [`stage`] receives: it holds every product against what the host has and what fastbuild knows ([`record`], or the
-//! manifest that was uploaded), asks [`decide`] what that means, and keeps the bytes that will be needed in numbered
-//! slots of a staging directory on the target's own file system. The host's files are only looked at until all
-//! archives have ended well. [`apply`] then renames slots into place, one reversible step after the other: a failure
-//! on the way takes all of them back, a crash leaves [`journal`] for the next start.
+//! [`stage`] receives products. It compares each one with what the host has and with what fastbuild
+//! knows ([`record`], or the manifest that was uploaded). [`decide`] then says what to do. The
+//! bytes that will be needed are kept in numbered slots of a staging directory on the target's own
+//! file system. The host's files are only read until all archives have ended without an error.
+//! [`apply`] then renames slots into place, one reversible step after the other. A failure takes
+//! all earlier steps back; a crash leaves the [`journal`] for the next start.
 //!
-//! A container is hostile input. Its names become [`crate::entry::RelPath`]s in [`crate::archive`] before they get here, and
-//! here they are only ever used one component at a time below a directory handle ([`crate::sys::at`]).
+//! A container is hostile input. Its names become [`crate::entry::RelPath`]s in [`crate::archive`].
+//! Here they are used one component at a time, below a directory handle ([`crate::sys::at`]).
 
 pub mod apply;
 pub mod archived;
@@ -35,26 +36,26 @@ use std::{io, path::PathBuf};
 
 use crate::{archive::reader::ReadError, entry::RelPath, tree::node::NodeError};
 
-/// Why products did not reach the host. Unless an error says otherwise, the host is as it was.
+/// Why products did not reach the host. Unless an error says otherwise, the host is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
-    /// What the container sent is not an archive that may be trusted.
+    /// The archive from the container cannot be trusted.
     #[error("what the container sent for {output:?} was refused")]
     Refused {
         /// The output, as it was asked for.
         output: String,
-        /// What was wrong with which entry.
+        /// The entry and what is wrong with it.
         source: Box<ReadError>,
     },
-    /// What the container listed cannot be read.
+    /// The list from the container cannot be read.
     #[error("the list of products that the container sent for {output:?} was refused")]
     BadList {
         /// The output, as it was asked for.
         output: String,
-        /// What was wrong with which entry.
+        /// The entry and what is wrong with it.
         source: NodeError,
     },
-    /// The archive or the list is well formed and still no tree.
+    /// The archive or the list is well formed, but it does not describe a tree.
     #[error("what the container sent for {output:?} was refused: the entry \"{path}\" {why}")]
     NoTree {
         /// The output, as it was asked for.
@@ -72,7 +73,7 @@ pub enum OutputError {
         /// The staging directory.
         stage: PathBuf,
     },
-    /// A product is larger than what may be used of the disk.
+    /// A product is larger than the disk space that may be used.
     #[error(
         "no space for the products: \"{path}\" of {output:?} has {size} bytes, and {room} may still be used in {stage:?}; \
              the host's files are as they were"
@@ -84,22 +85,22 @@ pub enum OutputError {
         path: RelPath,
         /// Its length in bytes.
         size: u64,
-        /// What may be used, in bytes.
+        /// The space that may be used, in bytes.
         room: u64,
         /// The staging directory.
         stage: PathBuf,
     },
-    /// Something else went wrong on the host.
+    /// Another operation on the host failed.
     #[error("could not {what} {path:?}")]
     Host {
-        /// What was tried.
+        /// The operation that failed.
         what: &'static str,
-        /// Where.
+        /// The path.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// An output cannot be put where it was asked to go.
+    /// An output cannot be put in the requested place.
     #[error("the output target {path:?} {why}")]
     BadTarget {
         /// The host's path.
@@ -107,46 +108,47 @@ pub enum OutputError {
         /// Why not.
         why: &'static str,
     },
-    /// A link of the user's is in an output's place.
+    /// A symbolic link of the user is in an output's place.
     #[error(
         "the output target {path:?} is a symbolic link to {to:?}, which would be replaced and not followed"
     )]
     StrangeLink {
         /// The host's path.
         path: PathBuf,
-        /// Where it leads.
+        /// The link's target.
         to: PathBuf,
     },
-    /// Putting the products in place failed on the way, and what had been done was taken back.
+    /// A step failed while products were put in place. The earlier steps were taken back.
     #[error(
         "could not {what} {path:?} while products were put in place; everything done before it was taken back"
     )]
     TakenBack {
-        /// What was tried.
+        /// The operation that failed.
         what: &'static str,
-        /// Where.
+        /// The path.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// As [`OutputError::TakenBack`], but taking it back failed too. The staging directory holds what is missing.
+    /// As [`OutputError::TakenBack`], but taking the steps back failed too. The staging directory
+    /// holds the missing files.
     #[error(
         "could not {what} {path:?} while products were put in place, and could not take everything back: {undo}; \
              the old files are in {stage:?}"
     )]
     Torn {
-        /// What was tried.
+        /// The operation that failed.
         what: &'static str,
-        /// Where.
+        /// The path.
         path: PathBuf,
         /// Why it could not be taken back.
         undo: io::Error,
         /// Where the old files are.
         stage: PathBuf,
-        /// What the system said at first.
+        /// The system's first error.
         source: io::Error,
     },
-    /// The build deleted all there was.
+    /// The build left nothing in its working directory.
     #[error(
         "the build left nothing in its working directory; nothing was deleted on the host, which has {} there", crate::text::numbers::counted(*.files, "file")
     )]
@@ -157,17 +159,17 @@ pub enum OutputError {
     /// The record or the journal could not be written or read.
     #[error("could not {what} fastbuild's own {path:?}")]
     Bookkeeping {
-        /// What was tried.
+        /// The operation that failed.
         what: &'static str,
         /// Which file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
 impl OutputError {
-    /// What a user could do next; none when the message says it all.
+    /// What a user could do next; `None` when the message is enough.
     pub fn advice(&self) -> Option<String> {
         let text = match self {
             OutputError::Refused { .. } | OutputError::BadList { .. } | OutputError::NoTree { .. } => {
@@ -195,7 +197,7 @@ impl OutputError {
     }
 }
 
-/// Makes the closure for `map_err` that says what was tried where.
+/// Makes a closure for `map_err` that adds the operation and its path.
 pub(crate) fn host_error(
     what: &'static str,
     path: impl Into<PathBuf>,

@@ -1,8 +1,9 @@
-//! Modes of products where they may not be changed.
+//! Modes of products, where modes may not be changed.
 //!
-//! Some file systems let nobody change a mode, not even of a file that he has just made: shares that have no modes, and mounts
-//! into virtual machines that refuse. A build on such a mount fails (`Operation not permitted @ apply2files`); its products
-//! come back all the same, with the mode that a new file gets there, and the user is told how many differ.
+//! Some file systems refuse every change of a mode, even of the user's own new file: shares that
+//! have no modes, and mounts into virtual machines that refuse. A build on such a mount fails
+//! (`Operation not permitted @ apply2files`). Its products still come back, with the mode that a
+//! new file gets there, and the user is told how many differ.
 
 use std::{
     io,
@@ -16,15 +17,15 @@ use cap_std::fs::Dir;
 
 use crate::{entry::Timestamp, sys::at};
 
-/// Counts products whose mode is not the build's. Clones count together.
+/// Counts products whose mode is not the build's. Clones share the count.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Refused(Arc<AtomicU64>);
 
 impl Refused {
-    /// [`at::finish_by_name`], with the mode that the file was made with where no other is allowed.
+    /// [`at::finish_by_name`], but the file keeps its first mode where no other is allowed.
     ///
     /// # Errors
-    /// Whatever else the system says.
+    /// Any other error of the system.
     pub fn finish(&self, dir: &Dir, entry: &[u8], mode: u32, mtime: Timestamp) -> io::Result<()> {
         match at::finish_by_name(dir, entry, mode, mtime) {
             Err(error) if at::is_mode_refusal(&error) => {
@@ -35,10 +36,10 @@ impl Refused {
         }
     }
 
-    /// [`at::set_mode`]; says whether the mode is set now.
+    /// [`at::set_mode`]. Returns whether the mode is set now.
     ///
     /// # Errors
-    /// Whatever else the system says.
+    /// Any other error of the system.
     pub fn set_mode(&self, dir: &Dir, entry: &[u8], mode: u32) -> io::Result<bool> {
         match at::set_mode(dir, entry, mode) {
             Ok(()) => Ok(true),
@@ -58,7 +59,7 @@ impl Refused {
         Ok(())
     }
 
-    /// How many there are.
+    /// The number of these products.
     pub fn count(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }

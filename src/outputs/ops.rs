@@ -1,5 +1,6 @@
-//! The steps that change the host, as data: [`super::stage`] makes them, [`super::journal`] keeps them, [`super::apply`]
-//! carries them out. Each can be tried again after a crash and finds out by itself whether it was done.
+//! The steps that change the host, as data: [`super::stage`] makes them, [`super::journal`] keeps
+//! them, [`super::apply`] carries them out. Each can be tried again after a crash, and detects by
+//! itself whether it was already done.
 
 use std::{collections::HashMap, num::NonZeroI64};
 
@@ -14,31 +15,32 @@ use crate::{
 /// One step at one path, relative to the target's handle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Op {
-    /// Where.
+    /// The path.
     #[serde(with = "lossless")]
     pub path: RelPath,
-    /// What.
+    /// The action.
     pub action: Action,
-    /// Whose version stands when the path is not what the step expects: somebody has changed it since.
+    /// Whose version stays when the path has changed and is not what the step expects.
     pub side: Side,
-    /// The ctime of what the step expects, which tells of an edit that put size and mtime back. None where it is not known.
+    /// The expected ctime, which reveals an edit that restored size and mtime. `None`: not known.
     #[serde(default)]
     pub ctime: Option<ChangeTime>,
 }
 
-/// A ctime, in nanoseconds since 1970. There may be a step for each of a million files, so it is small.
+/// A ctime, in nanoseconds since 1970. It is small, for there may be a million steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangeTime(NonZeroI64);
 
 impl ChangeTime {
-    /// None where it does not fit, before 1678 and after 2262.
+    /// `None` where it does not fit, before 1678 and after 2262.
     pub fn of(ctime: Timestamp) -> Option<ChangeTime> {
         i64::try_from(ctime.as_nanos()).ok().and_then(NonZeroI64::new).map(ChangeTime)
     }
 }
 
 impl Op {
-    /// Whether the step has met what it expects, which is `of`. Each step at one name of a file changes the ctime of all of them.
+    /// Whether `found` is what the step expects, which is `of`. With several names the ctime does
+    /// not count, because a step at one name changes it for all of them.
     pub fn has_met(&self, found: &Look, of: Identity) -> bool {
         let is_same_time = self.ctime.is_none_or(|ctime| Some(ctime) == ChangeTime::of(found.stamp.ctime));
         Identity::from(found) == of && (found.links > 1 || is_same_time)
@@ -60,18 +62,18 @@ pub enum Action {
     },
     /// Renames a slot into place.
     Put {
-        /// Which.
+        /// The slot.
         slot: Slot,
         /// What may be in its place.
         over: Over,
     },
-    /// Sets the permission bits of what is there.
+    /// Sets the permission bits of an existing path.
     SetMode {
         /// The bits.
         mode: u32,
         /// The bits before.
         was: u32,
-        /// Whose.
+        /// The expected file or directory.
         of: Identity,
     },
     /// Sets the mtime of a file that has the right content.
@@ -80,27 +82,28 @@ pub enum Action {
         mtime: Timestamp,
         /// The time before.
         was: Timestamp,
-        /// Whose.
+        /// The expected file or directory.
         of: Identity,
     },
-    /// Takes away a file or link that a build wrote.
+    /// Deletes a file or link that a build wrote.
     Delete {
-        /// Which.
+        /// The expected file or link.
         of: Identity,
     },
-    /// Moves a file or link of the user's to the safe place.
+    /// Moves a file or link of the user to the safe place.
     Remove {
-        /// Which.
+        /// The expected file or link.
         of: Identity,
     },
-    /// Takes a directory away if nothing is left in it.
+    /// Removes a directory if it is empty.
     RemoveDir {
-        /// Its bits, should it have to be made again.
+        /// Its permission bits, in case it must be made again.
         mode: u32,
     },
-    /// Exchanges a whole tree, prepared in the staging directory under the name [`SHADOW`], for the one in its place.
+    /// Exchanges the tree in place for a whole new one, which is prepared in the staging directory
+    /// under the name [`SHADOW`].
     Swap {
-        /// The prepared tree's own inode, by which a second try knows whether the first one got there.
+        /// The prepared tree's inode, which tells a second try whether the first one succeeded.
         shadow: u64,
     },
 }
@@ -108,33 +111,33 @@ pub enum Action {
 /// The name of the prepared tree in the staging directory.
 pub const SHADOW: &[u8] = b"tree";
 
-/// What may be in a step's way. Most new files have nothing there, so what may be lies apart.
+/// What may be in a step's way. Most new files have nothing there, so the identities are boxed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Over {
     /// Nothing.
     Nothing,
-    /// What a build wrote, which may be thrown away.
+    /// A file or link that a build wrote, which may be deleted.
     Known(Box<Identity>),
-    /// A file of the user's with the same content, which may be thrown away. What is put in its place is his still.
+    /// A file of the user with the same content, which may be deleted. The new file is the user's.
     Same(Box<Identity>),
-    /// Something of the user's, which is moved to the safe place.
+    /// Something of the user, which is moved to the safe place.
     Stranger(Box<Identity>),
-    /// A directory that the deletes before will have emptied.
+    /// A directory that earlier deletes will have emptied.
     EmptiedDir {
         /// Its permission bits.
         mode: u32,
     },
 }
 
-/// What stays the same when a file is renamed, and changes when somebody writes to it.
+/// Identifies a file: unchanged when the file is renamed, changed when it is written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Identity {
     /// Device.
     pub dev: u64,
     /// Inode.
     pub ino: u64,
-    /// Bytes; zero for a directory, whose size and mtime follow its entries.
+    /// Size in bytes; zero for a directory, whose size and mtime change with its entries.
     pub size: u64,
     /// Last change of the content; zero for a directory.
     pub mtime: Timestamp,
@@ -153,7 +156,7 @@ impl From<&Look> for Identity {
 }
 
 impl Identity {
-    /// Of a file or link with this stamp.
+    /// The identity of a file or link with this stamp.
     pub fn of_file(stamp: &Stamp) -> Identity {
         Identity { dev: stamp.dev, ino: stamp.ino, size: stamp.size, mtime: stamp.mtime }
     }
@@ -164,9 +167,9 @@ impl Identity {
 pub struct Slot {
     /// Its number, which is its name.
     pub number: u64,
-    /// What it is, by which a second try knows whether the first one got there.
+    /// Its identity. It tells a second try whether the first one put it in place.
     pub id: Identity,
-    /// What it holds, to be verified when a crash lies between.
+    /// Its content, which is verified after a crash.
     pub what: Content,
 }
 
@@ -176,15 +179,15 @@ impl Slot {
         self.number.to_string().into_bytes()
     }
 
-    /// Whether `look` is of this slot's file. Its size and time do not matter: a slot may be another name of a file of
-    /// the host's, which its owner goes on writing to.
+    /// Whether `look` is of this slot's file. Size and time do not count: a slot may be another
+    /// name of a file of the host, which the user may still write to.
     pub fn is(&self, look: &Look) -> bool {
         (look.stamp.dev, look.stamp.ino) == (self.id.dev, self.id.ino)
     }
 }
 
 impl Action {
-    /// Expects copies where the originals were meant.
+    /// Replaces the expected originals by their copies.
     pub fn translate(&mut self, copies: &HashMap<Identity, Identity>) {
         let id = match self {
             Action::MakeDir { over: Over::Known(id) | Over::Stranger(id), .. }
@@ -214,7 +217,7 @@ pub(super) mod lossless {
     }
 }
 
-/// A path of the host's in JSON, byte for byte: serde's own form fails on names that are not UTF-8.
+/// A path of the host in JSON, byte for byte: serde's own form fails on names that are not UTF-8.
 pub(crate) mod native {
     use std::{
         ffi::OsString,
@@ -244,7 +247,7 @@ pub(crate) mod native {
     }
 }
 
-/// A path in JSON: text where it is text, bytes where it is not.
+/// A path in JSON: text where it is UTF-8, otherwise bytes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum PathText {

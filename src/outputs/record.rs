@@ -1,16 +1,19 @@
-//! What fastbuild wrote on the host: the knowledge that lets a later run delete or overwrite it, and nothing else.
+//! What fastbuild wrote on the host. A later run may delete or overwrite this, and nothing else.
 //!
-//! One record per source root, keyed by absolute path. A record that is missing, damaged or of another version is as
-//! good as none: then every file on the host is taken for the user's, which costs space but loses nothing.
+//! One record per source root, keyed by absolute path. A record that is missing, damaged or of
+//! another version counts as empty: then every file on the host is taken for the user's, which
+//! costs space but loses nothing.
 //!
-//! In memory as in its file it is kept encoded, some 75 bytes an entry: sorted as trees are ([`path::compare`]), each path as what
-//! it does not share with the one before, and plain again every `BLOCK` entries, so that one can be looked up. What has
-//! changed since lies beside it, and is folded in when it has grown to a part of the whole.
+//! It is kept encoded in memory and in its file, at some 75 bytes an entry. Entries are sorted as
+//! trees are ([`path::compare`]). Each path is stored as the part that differs from the one before,
+//! and in full every `BLOCK` entries, so that one can be looked up. Later changes are kept beside
+//! it, and folded in when they have grown to a part of the whole.
 //!
-//! The file is the same: a base, and behind it the changes of the runs since, one segment for each, which are folded in when
-//! they have grown. So a run that made one product writes a few hundred bytes. Base and segments are sealed, each seal
-//! covering the one before. A segment whose end is missing is what a killed run left; it counts for nothing, for that run's
-//! journal has all that it says. Anything else that is not as it was written makes the whole file void.
+//! The file has the same form: a base, followed by one segment for the changes of each later run.
+//! Segments are folded in when they have grown. So a run that made one product writes a few hundred
+//! bytes. Base and segments are sealed, each seal covering the one before. A segment without its
+//! end was left by a killed run and is ignored, because that run's journal has all its information.
+//! Any other damage makes the whole file void.
 
 use std::{
     cmp::Ordering,
@@ -35,13 +38,13 @@ use crate::{
 /// First bytes of the file; the last of them is the format's version.
 const MAGIC: &[u8; 8] = b"fbwrote\x02";
 
-/// Entries from one plain path to the next.
+/// Entries from one full path to the next.
 const BLOCK: usize = 32;
 
-/// Bytes that an entry takes as a rule.
+/// Bytes that an entry usually takes.
 const USUAL: usize = 80;
 
-/// Changes that are not worth folding in, in memory (entries) and in the file (bytes).
+/// Up to this many changes are not folded in: in memory (entries) and in the file (bytes).
 const FEW: usize = 2048;
 const FEW_BYTES: u64 = 64 << 10;
 
@@ -52,7 +55,7 @@ pub struct Written {
     pub what: Content,
     /// Permission bits.
     pub mode: u32,
-    /// What the host said of it when it was last known to be exactly that.
+    /// The path's stamp when it was last known to be exactly that.
     pub stamp: Stamp,
     /// When that was, by the file system's own clock: a stamp younger than this may hide an edit.
     pub seen: Timestamp,
@@ -70,13 +73,13 @@ pub enum Content {
     Symlink(Box<[u8]>),
 }
 
-/// Absolute host path -> what fastbuild wrote there.
+/// What fastbuild wrote, by absolute host path.
 #[derive(Debug, Clone, Default)]
 pub struct Record {
     base: Base,
-    /// On top of the base. None: forgotten.
+    /// On top of the base. `None`: forgotten.
     changes: BTreeMap<Key, Change>,
-    /// What the file holds; none when it has to be written anew.
+    /// What the file holds; `None` when it has to be written anew.
     file: Option<OnDisk>,
 }
 
@@ -126,7 +129,7 @@ enum Saved {
 struct OnDisk {
     /// Bytes of the file.
     length: u64,
-    /// Of these, the base's.
+    /// Of these, the bytes of the base.
     base: u64,
     /// The last seal.
     seal: Seal,
@@ -135,7 +138,7 @@ struct OnDisk {
 type Seal = [u8; 32];
 
 impl OnDisk {
-    /// Whether the file at `path` is still this one: as long, and with the same seal at its end.
+    /// Whether the file at `path` is still this one: the same length, and the same seal at its end.
     fn is_at(&self, path: &Path) -> io::Result<bool> {
         let mut file = File::open(path)?;
         let mut seal: Seal = [0; 32];
@@ -146,12 +149,12 @@ impl OnDisk {
 }
 
 impl Record {
-    /// Reads `path`; empty when there is none that can be trusted.
+    /// Reads `path`; empty when it is missing or cannot be trusted.
     pub fn load(path: &Path) -> Record {
         fs::read(path).ok().and_then(Record::decode).unwrap_or_default()
     }
 
-    /// What is at `path` where somebody has written there since this was read.
+    /// The record at `path`, when the file was written since this one was read.
     pub fn written_since(&self, path: &Path) -> Option<Record> {
         let is_as_known = match &self.file {
             Some(known) => known.is_at(path).unwrap_or(false),
@@ -196,10 +199,10 @@ impl Record {
         Some(Record { base: Base::read(bytes)?, changes, file: (!torn).then_some(file) })
     }
 
-    /// Writes to `path` what has changed since it was read or saved; nothing when nothing has.
+    /// Writes to `path` the changes since the last read or save, if there are any.
     ///
     /// # Errors
-    /// Whatever the file system says. The file is then as it was.
+    /// Any error of the file system. The file is then unchanged.
     pub fn save(&mut self, path: &Path) -> io::Result<()> {
         let is_new = |change: &Change| change.saved == Saved::NotYet;
         match self.file {
@@ -239,13 +242,13 @@ impl Record {
         Ok(())
     }
 
-    /// Makes base and changes one.
+    /// Folds the changes into the base.
     fn fold(&mut self) {
         if self.changes.is_empty() {
             return;
         }
         let mut encoder = Encoder::default();
-        // Doubling would take up to twice as much.
+        // Growth by doubling could take twice as much.
         encoder.bytes.reserve_exact(self.base.bytes.len() + self.changes.len() * USUAL);
         self.entries_from(&Key(Box::default())).for_each(|(path, entry)| encoder.push(&path, Some(&entry)));
         self.base = encoder.into_base();
@@ -262,7 +265,8 @@ impl Record {
         }
     }
 
-    /// Everything that it wrote at `root` and below, in the order of trees: the path below `root`, and the entry.
+    /// Everything that it wrote at `root` and below, in the order of trees, with paths below
+    /// `root`.
     pub fn below<'a>(&'a self, root: &Path) -> impl Iterator<Item = (RelPath, Written)> + use<'a> {
         let root = Key::of(root);
         let length = root.0.len();
@@ -305,7 +309,7 @@ impl Record {
     }
 }
 
-/// The same paths with the same entries; where they lie does not matter.
+/// Equal with the same paths and entries, whether they lie in the base or in the changes.
 impl PartialEq for Record {
     fn eq(&self, other: &Record) -> bool {
         let first = Key(Box::default());
@@ -316,7 +320,7 @@ impl PartialEq for Record {
 impl Eq for Record {}
 
 impl OnDisk {
-    /// Whether the changes are still small beside the base.
+    /// Whether the changes are still small compared with the base.
     fn has_room_for(&self, segment: &[u8]) -> bool {
         let changes = self.length - self.base + framed(segment);
         changes <= FEW_BYTES.max(self.base / 4) && u32::try_from(segment.len()).is_ok()
@@ -332,7 +336,7 @@ fn seal_of(before: &[u8], bytes: &[u8]) -> Seal {
     Sha256::new().chain_update(before).chain_update(bytes).finalize().into()
 }
 
-/// The first segment, its seal, and what is behind it; none when it is not there to its end.
+/// The first segment, its seal, and the rest; `None` when the segment is incomplete.
 fn split_segment(bytes: &[u8]) -> Option<(&[u8], &Seal, &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     let (segment, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
@@ -340,7 +344,7 @@ fn split_segment(bytes: &[u8]) -> Option<(&[u8], &Seal, &[u8])> {
     Some((segment, seal, rest))
 }
 
-/// Puts a segment behind what the file holds. False, and nothing done, when it does not hold that any more.
+/// Appends a segment to the file. False, and not written, when the file has changed or is gone.
 fn append(path: &Path, file: &OnDisk, segment: &[u8]) -> io::Result<bool> {
     let mut out = match File::options().append(true).open(path) {
         Ok(out) => out,
@@ -353,7 +357,7 @@ fn append(path: &Path, file: &OnDisk, segment: &[u8]) -> io::Result<bool> {
     let length = u32::try_from(segment.len()).map_err(io::Error::other)?.to_le_bytes();
     let seal = seal_of(&file.seal, segment);
     out.write_all(&[&length, segment, &seal].concat()).inspect_err(|_| {
-        // Half a segment counts for nothing; this only keeps the file from being written anew.
+        // Half a segment is ignored; this only avoids that the file is written anew.
         let _ = out.set_len(file.length);
     })?;
     Ok(true)
@@ -369,7 +373,7 @@ struct Base {
 }
 
 impl Base {
-    /// Finds the blocks; none when these are no entries.
+    /// Finds the blocks; `None` when the bytes are not valid entries.
     fn read(bytes: Vec<u8>) -> Option<Base> {
         let (mut blocks, mut count) = (Vec::new(), 0);
         let mut cursor = Cursor::new(&bytes);
@@ -393,7 +397,7 @@ impl Base {
         found.next().filter(|(first, _)| first == path).map(|(_, entry)| entry)
     }
 
-    /// The entries at `path` and behind it.
+    /// The entries from `path` on.
     fn from<'a>(&'a self, path: &[u8]) -> impl Iterator<Item = (Vec<u8>, Written)> + use<'a> {
         let block = self.blocks.partition_point(|at| {
             let first = plain_path(&self.bytes[*at as usize..]);
@@ -405,7 +409,7 @@ impl Base {
         let mut before = true;
         std::iter::from_fn(move || {
             loop {
-                // It was read once to its last byte, so that there is nothing else in it.
+                // It was read once to its last byte, so it contains only entries.
                 let Some(Read::Written(entry)) = cursor.next() else { return None };
                 before = before && path::compare(&cursor.path, &path) == Ordering::Less;
                 if !before {
@@ -423,7 +427,7 @@ fn plain_path(mut block: &[u8]) -> &[u8] {
     block.get(..length).unwrap_or_default()
 }
 
-/// Base and changes as one.
+/// Merges base and changes.
 struct Entries<'a, I: Iterator<Item = (Vec<u8>, Written)>> {
     base: Peekable<I>,
     changes: Peekable<btree_map::Range<'a, Key, Change>>,
@@ -533,7 +537,7 @@ impl<'a> Cursor<'a> {
         Cursor { rest: bytes, path: Vec::new(), seen: Timestamp::default(), count: 0 }
     }
 
-    /// The next entry, whose path is in `path` then. None when the bytes make no sense.
+    /// Reads the next entry, whose path is then in `path`. `None` when the bytes are invalid.
     fn next(&mut self) -> Option<Read> {
         if self.rest.is_empty() {
             return Some(Read::End);
@@ -578,7 +582,7 @@ impl<'a> Cursor<'a> {
         read_time(&mut self.rest, 0).ok()
     }
 
-    /// Bytes behind their number.
+    /// Reads bytes that follow their length.
     fn take(&mut self) -> Option<&'a [u8]> {
         let length = usize::try_from(self.number()?).ok()?;
         let (bytes, rest) = self.rest.split_at_checked(length)?;
@@ -624,7 +628,7 @@ mod tests {
         assert_eq!(Record::load(&file), record);
     }
 
-    /// A record whose file has a base and two segments; gives the file's length after each of them.
+    /// A record whose file has a base and two segments. Returns the file's length after each.
     fn record_in_parts(file: &Path) -> [u64; 3] {
         let mut record = record();
         let mut lengths = Vec::new();

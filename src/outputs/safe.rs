@@ -1,13 +1,13 @@
-//! The safe place: a directory of the state where what a build would have taken from the user goes, and stays until he wants it
-//! back.
+//! The safe place: a directory in the state directory. Files that a build would have taken from the
+//! user are moved there, and stay until the user wants them back.
 //!
 //! ```text
-//! STATE/projects/<key>/displaced/<run>/home/me/app/out/a   what was moved, below its absolute path
-//! STATE/projects/<key>/moved-<run>                         a line of JSON for each: path, time, reason, command
+//! STATE/projects/<key>/displaced/<run>/home/me/app/out/a  moved file, below its absolute path
+//! STATE/projects/<key>/moved-<run>  for each a line of JSON: path, time, reason, command
 //! ```
 //!
-//! A line is written before what it tells of is there, and what is there without a line is listed by its place, so that a crash
-//! hides nothing. [`list`] lists, puts back, and removes what was kept for long enough.
+//! A line is written before its file is there, and a file without a line is listed by its place, so
+//! a crash hides nothing. [`list`] lists files, puts them back, and removes them after a time.
 
 pub mod list;
 
@@ -40,18 +40,18 @@ use crate::{
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Why {
-    /// A build put something of its own in its place.
+    /// A build put its own version in its place.
     #[default]
     Replaced,
     /// A build deleted it.
     Deleted,
-    /// It was changed here while the build ran.
+    /// It was changed on the host while the build ran.
     ChangedMeanwhile,
-    /// It is the other version, the build's mostly, which gave way to the user's.
+    /// It is the other version, mostly the build's, that gave way to the user's.
     GaveWay,
 }
 
-/// Something that goes from a staging directory to the safe place.
+/// Something that is moved from a staging directory to the safe place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Displaced {
     /// Where it was, or would have been.
@@ -59,7 +59,7 @@ pub struct Displaced {
     pub path: RelPath,
     /// Its name in the staging directory.
     pub name: Vec<u8>,
-    /// Why it goes.
+    /// Why it is moved.
     #[serde(default)]
     pub why: Why,
 }
@@ -70,7 +70,7 @@ pub struct Place {
     /// The directory.
     #[serde(with = "native")]
     pub dir: PathBuf,
-    /// The lines about what is in it.
+    /// The index: the lines about its contents.
     #[serde(with = "native")]
     pub index: PathBuf,
     /// The run's command line.
@@ -80,7 +80,7 @@ pub struct Place {
 /// A line of the index.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
-    /// Below [`Place::dir`].
+    /// Its path below [`Place::dir`].
     #[serde(with = "native")]
     place: PathBuf,
     /// The absolute path that it had.
@@ -96,7 +96,7 @@ pub struct Line {
 const MOST_NAMED: usize = 10;
 
 impl Place {
-    /// That of the run `run` of this process.
+    /// The place of the run `run` of this process.
     pub fn of(project: &Project, run: &str) -> Place {
         Place {
             dir: project.displaced_dir(run),
@@ -105,10 +105,11 @@ impl Place {
         }
     }
 
-    /// Saves what `name` of `from` is, which was at the absolute path `path`: by a hard link where that works, else by a copy.
+    /// Saves `name` of the directory `from`, which was at the absolute path `path`: by a hard link
+    /// where that works, otherwise by a copy.
     ///
     /// # Errors
-    /// Whatever the file systems say.
+    /// Any error of the file systems.
     pub fn save(&self, from: &Dir, name: &[u8], path: &Path, why: Why) -> io::Result<()> {
         let below = path.strip_prefix(path.ancestors().last().unwrap_or(Path::new("/"))).unwrap_or(path);
         let (dir, mut place) = self.directory(below.parent().unwrap_or(Path::new("")))?;
@@ -122,22 +123,22 @@ impl Place {
         if !is_directory && at::hard_link(from, name, &dir, &free).is_ok() {
             return Ok(());
         }
-        // Whole or not at all: what is half there would be taken for the user's.
+        // Whole or not at all: a half-made copy would be taken for the user's file.
         let half = self.index.with_extension("half");
         remove_stage(&half)?;
         std::fs::create_dir(&half)?;
         let halves = Dir::open_ambient_dir(&half, ambient_authority())?;
         copy_entry(from, name, &halves, &free)?;
         if let Ok(copy) = at::open_file(&halves, &free) {
-            // The other one goes; this one has to outlive a power cut.
+            // The original will be deleted, so the copy must survive a power cut.
             copy.sync_all()?;
         }
         at::rename_new(&halves, &free, &dir, &free)?;
         remove_stage(&half)
     }
 
-    /// The directory `below` in it, made where it is missing. A link that was saved there before is not followed: what was
-    /// below it by then goes to the top.
+    /// Opens the directory `below` in it, and makes what is missing. A link that was saved there
+    /// before is not followed: files that belong below it go to the top directory.
     fn directory(&self, below: &Path) -> io::Result<(Dir, PathBuf)> {
         std::fs::create_dir_all(&self.dir)?;
         let top = Dir::open_ambient_dir(&self.dir, ambient_authority())?;
@@ -157,7 +158,7 @@ impl Place {
         Ok((here, below.to_owned()))
     }
 
-    /// Tells the user of what was moved.
+    /// The warning that tells the user what was moved.
     pub fn warning(&self, mut paths: Vec<PathBuf>) -> Warning {
         let files = paths.len() as u64;
         paths.sort();
@@ -166,8 +167,8 @@ impl Place {
     }
 }
 
-/// Saves what goes to the safe place. It stays in the stage as well until all is done, so that a failure can still put it
-/// back.
+/// Saves files to the safe place. They also stay in the stage until everything is done, so that a
+/// failure can still put them back.
 pub(super) fn save_displaced(
     stage: &Stage,
     displaced: &[Displaced],
@@ -182,8 +183,8 @@ pub(super) fn save_displaced(
     })
 }
 
-/// A name like `like` that is free in `to`, where a run may have had two versions of one path; none when the same is there
-/// already, by a try that a crash cut short.
+/// A name like `like` that is free in `to`: a run may save two versions of one path. `None` when
+/// the same content is there already, from a try that a crash cut short.
 fn free_name(from: &Dir, name: &[u8], to: &Dir, like: &[u8]) -> io::Result<Option<Vec<u8>>> {
     let mut candidate = like.to_owned();
     for number in 2.. {
@@ -226,8 +227,8 @@ fn is_same((a_dir, a): (&Dir, &[u8]), (b_dir, b): (&Dir, &[u8])) -> io::Result<b
     })
 }
 
-/// Copies a file, a link or a directory with all that is in it; a file by a hard link where that works, and a socket,
-/// fifo or device by nothing else.
+/// Copies a file, a link or a directory with its contents. A file or link is hard-linked where that
+/// works; a socket, fifo or device can only be hard-linked.
 pub(super) fn copy_entry(from: &Dir, name: &[u8], to: &Dir, as_name: &[u8]) -> io::Result<()> {
     let Some(look) = at::look(from, name)? else { return Ok(()) };
     match &look.kind {

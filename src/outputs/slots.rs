@@ -1,8 +1,8 @@
-//! Small products -> slots, on several threads.
+//! Writes small products to slots, on several threads.
 //!
-//! On a file system behind a network or a virtual machine, making a file is half a dozen round trips, and each waits for
-//! the one before. Several files at once wait together. On a local disk there is one thread: making a file locks the directory
-//! that it is made in, and others would wait for that lock, spinning.
+//! On a file system behind a network or a virtual machine, making a file takes half a dozen round
+//! trips, one after the other. Several files at once share the waiting time. On a local disk there
+//! is one thread: making a file locks its directory, and other threads would spin on that lock.
 
 use std::{
     io::{self, Write as _},
@@ -23,16 +23,16 @@ use crate::{
     sys::{at, pace::Pace},
 };
 
-/// Files that are written at once, where that is waited for.
+/// The most files written at once, where the file system is slow.
 const MOST_THREADS: usize = 8;
 
-/// Calls that make a file.
+/// Calls needed to make a file.
 const CALLS: u32 = 6;
 
 /// Files that may wait for a thread; each is small, so this bounds the memory as well.
 const WAITING: usize = 16;
 
-/// A file on its way to its slot.
+/// A file to be written to its slot.
 pub(super) struct SmallFile {
     /// The slot.
     pub number: u64,
@@ -44,29 +44,31 @@ pub(super) struct SmallFile {
     pub mtime: Timestamp,
 }
 
-/// Threads that write slots. Their work is whole, and its failures known, only after [`SlotWriters::settle`].
+/// Threads that write slots. Their work is complete, and its errors are known, only after
+/// [`SlotWriters::settle`].
 #[derive(Debug, Default)]
 pub(super) struct SlotWriters {
     running: Option<Running>,
-    /// In order after [`SlotWriters::settle`].
+    /// Sorted by [`SlotWriters::settle`].
     written: Written,
 }
 
-/// Slots by number, and what they became.
+/// The number and the identity of each slot.
 type Written = Vec<(u64, Identity)>;
 
 #[derive(Debug)]
 struct Running {
     jobs: SyncSender<SmallFile>,
-    /// The threads own it: when all have ended, nobody waits for them any more.
+    /// The threads own the receiver. When all of them have ended, it is dropped and sending fails.
     waiting: Weak<Mutex<Receiver<SmallFile>>>,
     threads: Vec<JoinHandle<Result<Written, OutputError>>>,
-    /// Some thread has found it slow.
+    /// Set when a thread finds the file system slow.
     is_slow: Arc<AtomicBool>,
 }
 
 impl SlotWriters {
-    /// Hands a file over. The slot has its identity after [`SlotWriters::settle`]; until then [`pending`] stands for it.
+    /// Hands a file over. The slot's identity is known after [`SlotWriters::settle`]; until then
+    /// [`pending`] stands for it.
     pub fn write(&mut self, stage: &Stage, file: SmallFile) -> Result<(), OutputError> {
         let running = match &mut self.running {
             Some(running) => {
@@ -75,21 +77,21 @@ impl SlotWriters {
             }
             None => self.running.insert(Running::start(stage)?),
         };
-        // When nobody takes it, all threads have ended, which they do by themselves only when they fail.
+        // Sending fails when all threads have ended. Before `settle` they end only on an error.
         if running.jobs.send(file).is_ok() { Ok(()) } else { self.settle() }
     }
 
     /// Waits until everything that was handed over is written.
     ///
     /// # Errors
-    /// The first thing that went wrong.
+    /// The first error.
     pub fn settle(&mut self) -> Result<(), OutputError> {
         let mut failure = None;
         if let Some(Running { jobs, threads, .. }) = self.running.take() {
             drop(jobs);
             for thread in threads {
                 match thread.join() {
-                    // The usual one thread's list is the whole.
+                    // Usually there is one thread, and its list is complete.
                     Ok(Ok(written)) if self.written.is_empty() => self.written = written,
                     Ok(Ok(written)) => self.written.extend(written),
                     Ok(Err(error)) => failure = failure.or(Some(error)),
@@ -101,12 +103,12 @@ impl SlotWriters {
         failure.map_or(Ok(()), Err)
     }
 
-    /// Notes what a slot became that was written elsewhere.
+    /// Notes the identity of a slot that was written elsewhere.
     pub fn note(&mut self, number: u64, id: Identity) {
         self.written.push((number, id));
     }
 
-    /// What a [`pending`] identity turned out to be; every other one is itself.
+    /// The real identity for a [`pending`] one; any other is returned as it is.
     pub fn settled(&self, id: Identity) -> Identity {
         if id.dev != PENDING {
             return id;
@@ -118,7 +120,7 @@ impl SlotWriters {
 
 impl Drop for SlotWriters {
     fn drop(&mut self) {
-        // The stage is about to be removed; nobody may write into it any more. What went wrong interests nobody.
+        // The stage is about to be removed, so all writing must end. Errors no longer matter.
         let _ = self.settle();
     }
 }
@@ -141,7 +143,7 @@ impl Running {
         Ok(running)
     }
 
-    /// One thread more for each file until there are enough: one changed product is not worth eight.
+    /// Adds a thread for each file until there are enough: one changed product needs only one.
     fn grow(&mut self, stage: &Stage) -> Result<(), OutputError> {
         let most = if self.is_slow.load(Ordering::Relaxed) { MOST_THREADS } else { 1 };
         match self.waiting.upgrade() {

@@ -1,4 +1,4 @@
-//! Staging directories: on the target's own file system, removed when nobody needs them any more.
+//! Staging directories: on the target's own file system, removed when they are no longer needed.
 
 use std::{
     io,
@@ -19,7 +19,7 @@ use crate::{
     tree::scan::STAGE_PREFIX,
 };
 
-/// A staging directory: removed with all that is in it when dropped.
+/// A staging directory. It is removed with all its contents when dropped.
 #[derive(Debug)]
 pub struct Stage {
     /// Its path, on the target's own file system.
@@ -46,13 +46,13 @@ impl Stage {
         Ok(Stage { path, dir, refused, group, next: AtomicU64::new(0), keep: false })
     }
 
-    /// Opens one that a crash left.
+    /// Opens a staging directory that a crash left.
     ///
     /// # Errors
     /// When it is not there.
     pub fn reopen(path: &Path) -> io::Result<Stage> {
         let dir = Dir::open_ambient_dir(path, ambient_authority())?;
-        // Numbers above every slot's, and above those that an earlier recovery gave away: the journal's are far below.
+        // Numbers above those of all slots and of an earlier recovery: the journal's are far below.
         let names = at::names(&dir)?;
         let taken = names.iter().filter_map(|name| std::str::from_utf8(name).ok()?.parse::<u64>().ok());
         let next = taken.max().unwrap_or(0).max(u64::MAX / 2);
@@ -60,12 +60,12 @@ impl Stage {
         Ok(Stage { path, dir, refused, group, next: AtomicU64::new(next), keep: false })
     }
 
-    /// A number that no slot has.
+    /// A new number, which no slot has.
     pub fn number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Leaves it where it is: it holds something that has no other place.
+    /// Does not remove it when dropped: it holds something that has no other place.
     pub fn keep(&mut self) {
         self.keep = true;
     }
@@ -75,10 +75,10 @@ impl Stage {
         self.keep = false;
     }
 
-    /// Now, by the clock of the file system on which the stage lies.
+    /// The current time, by the clock of the file system on which the stage lies.
     ///
     /// # Errors
-    /// When no file can be made in it.
+    /// When a file cannot be made in it.
     pub fn now(&self) -> io::Result<Timestamp> {
         let name = self.number().to_string();
         drop(at::create_file(&self.dir, name.as_bytes())?);
@@ -99,10 +99,10 @@ impl Drop for Stage {
     }
 }
 
-/// Removes a staging directory and what is in it. Directories in it may be read-only: products have such.
+/// Removes a staging directory and its contents. Like products, directories in it may be read-only.
 ///
 /// # Errors
-/// Whatever the file system says, other than that it is gone.
+/// Any error of the file system, except that the directory is already gone.
 pub fn remove_stage(path: &Path) -> io::Result<()> {
     match std::fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -124,7 +124,7 @@ fn make_enterable(dir: &Dir) -> io::Result<()> {
     Ok(())
 }
 
-/// Where the staging directory of a run's output will be, so that it can be noted before it is made.
+/// Where the staging directory of a run's output will be, so that it can be noted beforehand.
 ///
 /// # Errors
 /// When no directory on the target's file system can be written, or the target is a link.
@@ -132,7 +132,8 @@ pub fn stage_path(target: &Target, run: &str, number: usize) -> Result<PathBuf, 
     Ok(stage_parent(target)?.join(format!("{STAGE_PREFIX}{run}-{number}")))
 }
 
-/// Refuses a target that this user may not write to: neither beside it nor in it, or in a directory there that is somebody else's.
+/// Refuses a target that this user may not write to: neither beside it nor in it, or in a directory
+/// there that belongs to another user.
 ///
 /// # Errors
 /// [`OutputError::BadTarget`].
@@ -150,8 +151,8 @@ fn not_writable(path: PathBuf) -> OutputError {
     OutputError::BadTarget { path, why: "cannot be written: it is read-only for this user" }
 }
 
-/// A directory on the target's own file system that may be written: beside the output, or in it when it is a mount
-/// point or its parent is read-only.
+/// A writable directory on the target's own file system: beside the output, or in it when it is a
+/// mount point or its parent is read-only.
 fn stage_parent(target: &Target) -> Result<PathBuf, OutputError> {
     let root = target.root();
     let inside = match Walk::new(&target.dir).look(&target.prefix) {

@@ -1,7 +1,8 @@
 //! Where an output goes: a directory handle, and the path below it.
 //!
-//! Everything above the handle is the user's own choice and resolved as the system does; everything below it is walked
-//! one component at a time without following a link ([`Walk`](crate::sys::walk::Walk)).
+//! Everything above the handle is the user's own choice and is resolved by the system. Everything
+//! below it is walked one component at a time without following a link
+//! ([`Walk`](crate::sys::walk::Walk)).
 
 use std::{
     io,
@@ -19,11 +20,11 @@ use crate::entry::RelPath;
 /// An output's place on the host.
 #[derive(Debug)]
 pub struct Target {
-    /// The directory that [`Target::dir`] is, absolute and canonical.
+    /// The path of [`Target::dir`], absolute and canonical.
     pub base: PathBuf,
     /// Its handle.
     pub dir: Dir,
-    /// Where below it the output's root lies; the root when the output is `base` itself.
+    /// The path of the output's root below it; the root when the output is `base` itself.
     pub prefix: RelPath,
 }
 
@@ -37,10 +38,11 @@ impl Target {
         Ok(Target { base: path.to_owned(), dir, prefix: RelPath::root() })
     }
 
-    /// An output that may not be there yet, nor its parents: the handle is the nearest directory above it that exists.
+    /// An output that, like its parents, may not exist yet. The handle is the nearest directory
+    /// above it that exists.
     ///
     /// # Errors
-    /// When a parent is no directory or cannot be opened, or the path has no name (`/`).
+    /// When a parent is not a directory or cannot be opened, or the path has no name (`/`).
     pub fn named(path: &Path) -> Result<Target, OutputError> {
         let bad = |why| OutputError::BadTarget { path: path.to_owned(), why };
         let mut missing = vec![path.file_name().ok_or_else(|| bad("has no file name"))?];
@@ -71,14 +73,15 @@ impl Target {
         native_join(&self.base, &self.prefix)
     }
 
-    /// The absolute host path of `path`, which is relative to the handle. For messages and the record, not for opening.
+    /// The absolute host path of `path`, which is relative to the handle. For messages and the
+    /// record, not for opening.
     pub fn absolute(&self, path: &RelPath) -> PathBuf {
         native_join(&self.base, path)
     }
 }
 
-/// Refuses the place of a named output that is a link, unless fastbuild made it: a user who has one there means what it
-/// leads to. Asked before the build, so that nobody waits for it in vain.
+/// Refuses the place of a named output that is a link, unless fastbuild made it: a user with a link
+/// there means its target. Checked before the build, so that the user does not wait in vain.
 ///
 /// # Errors
 /// [`OutputError::StrangeLink`].
@@ -90,12 +93,12 @@ pub fn refuse_strange_link(place: &Path, record: &Record) -> Result<(), OutputEr
             let to = place.canonicalize().unwrap_or(to);
             Err(OutputError::StrangeLink { path: place.to_owned(), to })
         }
-        // No link, or nothing at all.
+        // Not a link, or nothing at all.
         Err(_) => Ok(()),
     }
 }
 
-/// `base` with `path` behind it, as the system writes paths.
+/// Joins `path` to `base`, as the system writes paths.
 pub fn native_join(base: &Path, path: &RelPath) -> PathBuf {
     let mut joined = base.to_owned();
     for component in path.components() {

@@ -1,4 +1,5 @@
-//! `--atomic`: an output's whole new tree is prepared as a shadow in the staging directory, and one exchange puts it in place.
+//! `--atomic`: an output's whole new tree is prepared as a shadow in the staging directory, and one
+//! exchange puts it in place.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -31,12 +32,12 @@ use crate::{
     },
 };
 
-/// Builds an output's whole new tree in the stage, from hard links to what stays and slots for what is new, so that
-/// the one step that is left is to exchange it for the old one.
+/// Builds an output's whole new tree in the stage, from hard links to unchanged files and slots for
+/// new ones. The one step that remains is to exchange it for the old tree.
 pub(super) fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
     let root = output.target.prefix.clone();
-    // A file or link in the directory's place is exchanged for it by its own step; there is no new tree to prepare, and
-    // what the user has in the old one decides, at that step, where the file goes.
+    // A file or link that takes the directory's place is exchanged by its own step, without a
+    // prepared tree. At that step the user's files in the old tree decide where the file goes.
     let becomes_no_directory =
         output.ops.iter().any(|op| op.path == root && matches!(op.action, Action::Put { .. }));
     if output.ops.is_empty() || becomes_no_directory {
@@ -69,7 +70,7 @@ pub(super) fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
     let moved = inside.iter().cloned().map(|mut op| {
         op.action.translate(&copied);
         let tail = op.path.strip_prefix(&root).unwrap_or_default();
-        // Linking has changed it.
+        // Linking has changed the ctime.
         Op { path: shadow_root.append(&tail), ctime: None, ..op }
     });
     let in_place = |path: &RelPath| root.append(&path.strip_prefix(&shadow_root).unwrap_or_default());
@@ -109,11 +110,11 @@ pub(super) fn prepare_swap(output: &mut Staged) -> Result<(), OutputError> {
     Ok(())
 }
 
-/// What the new tree's steps left in the stage of the old one's links is of no more use, and a recovery must not take it
-/// for the user's.
+/// Removes the links to the old tree that the new tree's steps left in the stage. They are of no
+/// more use, and a recovery must not take them for the user's files.
 fn drop_replaced(output: &Staged) -> io::Result<()> {
     let displaced = output.prepared.done.displaced.iter().map(|displaced| displaced.name.clone());
-    // What is put beside the output is no part of the new tree.
+    // A product that is put beside the output is not part of the new tree.
     let outside = output.ops.iter().filter_map(|op| match &op.action {
         Action::Put { slot, .. } => Some(slot.name()),
         _ => None,
@@ -127,16 +128,16 @@ fn drop_replaced(output: &Staged) -> io::Result<()> {
     Ok(())
 }
 
-/// What [`link_tree`] found out.
+/// What [`link_tree`] found.
 struct Links<'a> {
-    /// What was there, by path.
+    /// The entries of the old tree, by path.
     old: &'a mut HashMap<RelPath, Linked>,
-    /// What is a copy in the new tree, because it could not be linked: original -> copy.
+    /// Files that were copied because they could not be linked: original -> copy.
     copied: &'a mut HashMap<Identity, Identity>,
 }
 
-/// Makes `to_name` a copy of the directory `name` whose files are hard links to the originals (or copies, where links
-/// are not to be had).
+/// Makes `to_name` a copy of the directory `name` whose files are hard links to the originals (or
+/// copies, where hard links do not work).
 fn link_tree(
     from: &Dir,
     name: &[u8],
@@ -163,14 +164,16 @@ fn link_tree(
             links.copied.insert(id, new);
         }
     }
-    // What this directory had is no product's mode: nobody is told of it.
+    // The old directory's mode is not a product's: a refusal is not reported.
     Refused::default().finish(to, to_name, look.mode, look.stamp.mtime)
 }
 
-/// After an exchange: what somebody did to the old tree between link and exchange holds in the new one too. What he wrote is put
-/// where the new tree has nothing, or what the old one had; where it has a product, what he wrote is saved. What he deleted goes.
-/// Each move is noted in `undo`, behind the exchange: a run that is taken back throws the new tree away, and must find these files
-/// in the old one again. A second try, after a crash, finds in the old tree what the first one found.
+/// After an exchange: carries over what the user did to the old tree between link and exchange. A
+/// file that the user wrote is put where the new tree has nothing, or what the old one had. Where
+/// the new tree has a product, the user's file is saved. A file that the user deleted is deleted.
+/// Each move is noted in `undo`, after the exchange: taking the run back discards the new tree, and
+/// must find these files in the old one again. A second try, after a crash, finds in the old tree
+/// what the first one found.
 pub(super) fn rescue(
     target: &Target,
     root: &RelPath,
@@ -207,13 +210,13 @@ pub(super) fn rescue(
                     continue;
                 }
             }
-            // Written to in place: the new tree has the same file, and with it the edit.
+            // Edited in place: the new tree has the same file, and so the edit.
             let is_there = |new: &Look| (new.stamp.dev, new.stamp.ino) == (look.stamp.dev, look.stamp.ino);
             if is_as_it_was || new.as_ref().is_some_and(is_there) {
                 continue;
             }
             let number = StageName::Number(stage.number());
-            // So that the old tree has it still, where a file can have two names.
+            // Linked, so that the old tree still has it, where a file can have two names.
             if at::hard_link(&dir, &name, &stage.dir, &number.bytes()).is_err() {
                 at::rename_new(&dir, &name, &stage.dir, &number.bytes()).map_err(failed("move a file in"))?;
                 undo.push(Undo::Rescued { path: child.clone(), name: number });
@@ -253,7 +256,7 @@ pub(super) fn rescue(
             _ => at::rename_new(dir, name, &stage.dir, &number.bytes())
                 .map(|()| Undo::TakenOut { path: place.clone(), name: number }),
         });
-        // A directory in which there is something else stays.
+        // A directory that is not empty stays.
         undo.extend(gone.ok());
         walk.forget();
     }

@@ -1,4 +1,4 @@
-//! A repository in which git is at work here is not written to: git looks at its lock, and would find files changed under its hands.
+//! Does not write to a repository while git works there: under its lock git expects no changes.
 
 use std::{
     collections::HashMap,
@@ -15,7 +15,7 @@ use crate::{
     report::events::Warning,
 };
 
-/// Takes out of the steps what lies in a repository where there is a lock of git's now. Products go to the safe place.
+/// Takes out the steps in repositories that have a git lock now. Products go to the safe place.
 pub(super) fn hold_back(output: &mut Staged) {
     let mut locks = HashMap::new();
     let (target, done) = (&output.target, &mut output.prepared.done);
@@ -47,12 +47,12 @@ pub(super) fn hold_back(output: &mut Staged) {
     }));
 }
 
-/// The innermost `.git` that `path` is or lies in.
+/// The innermost `.git` that is `path` or contains it.
 fn repository_of(path: &Path) -> Option<PathBuf> {
     path.ancestors().find(|above| above.ends_with(".git")).map(Path::to_owned)
 }
 
-/// A lock anywhere below `directory`. No link is followed.
+/// A lock anywhere below `directory`. Links are not followed.
 fn lock_in(directory: &Path) -> Option<PathBuf> {
     fs::read_dir(directory).ok()?.flatten().find_map(|entry| {
         let path = entry.path();

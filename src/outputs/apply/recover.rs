@@ -1,5 +1,5 @@
-//! What a run that died had begun -> finished. The journal has the steps that may be missing, and the staging directory what
-//! the others brought out.
+//! Finishes the apply of a run that died. The journal has the steps that may be missing, and the
+//! staging directory has the files that the other steps took out.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -35,17 +35,17 @@ pub struct Recovered {
     pub run: String,
     /// Steps carried out now.
     pub files: u64,
-    /// Steps that could not be: their bytes were lost, or the host is another one by now.
+    /// Steps that could not be carried out: their bytes were lost, or the host has changed.
     pub lost: u64,
 }
 
-/// Finishes what a run that died had begun to put in place, as far as it can be, and removes the journal when `told` has noted it. The
-/// project's lock must be held. None when the journal is damaged or another version's: nothing was done then, and what its stage
-/// holds is anybody's guess.
+/// Finishes, as far as possible, what a run that died had begun to put in place, and removes the
+/// journal when `told` has noted it. The project's lock must be held. `None` when the journal is
+/// damaged or another version's: then nothing was done, and the contents of its stage are unknown.
 ///
 /// # Errors
-/// When something of the user's cannot be moved to safety, or the books cannot be kept; the journal and the stages stay, and the next
-/// start tries again.
+/// When a file of the user cannot be moved to the safe place, or record or journal cannot be
+/// written. Then the journal and the stages stay, and the next start tries again.
 pub fn recover(
     journal_path: &Path,
     record_path: &Path,
@@ -56,12 +56,12 @@ pub fn recover(
     let mut recovered = Recovered { run: journal.run.clone(), files: 0, lost: 0 };
     let mut stages = Vec::new();
     for entry in &journal.entries {
-        // Without its stage there is nothing left to do: the run had come to its end, or somebody tidied up.
+        // Without its stage there is nothing to do: the run had ended, or the stage was deleted.
         let mut stage = match Stage::reopen(&entry.stage) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             stage => stage.map_err(host_error("open", &entry.stage))?,
         };
-        // It may hold the only copy of a file of the user's: it goes when all is done, and not by an error on the way.
+        // It may hold the only copy of a user's file: it goes when all is done, not after an error.
         stage.keep();
         let target = Target::directory(&entry.base)?;
         let (files, lost) = finish_entry(entry, &target, &mut stage, &journal.displaced, &mut record)?;
@@ -76,7 +76,7 @@ pub fn recover(
     Ok(Some(recovered))
 }
 
-/// Carries out what is missing of one output's steps; gives how many it did, and how many cannot be done any more.
+/// Carries out the missing steps of one output. Returns how many it did, and how many are lost.
 fn finish_entry(
     entry: &journal::Entry<'_>,
     target: &Target,
@@ -92,8 +92,8 @@ fn finish_entry(
     let mut executor = Executor::new(target, stage, Attempt::Again);
     let mut lost = lost.len() as u64;
     if executor.carry_out_all(&whole).is_err() {
-        // Somebody removed a directory, or put something in its place, or the disk is not what it was. What does not go is given
-        // up: the build can be run again, which it could not be if each start failed here.
+        // A directory may have been removed or replaced, or the disk may have changed. Steps that
+        // fail are given up: the build can be run again, but not if each start failed here.
         lost += whole.iter().filter(|op| executor.carry_out(op).is_err()).count() as u64;
     }
     let files = executor.undo.len() as u64;
@@ -109,22 +109,22 @@ fn finish_entry(
     Ok((files, lost))
 }
 
-/// Whether a whole tree waits to be exchanged for one that was there when it was made, and that somebody has removed since: what the new
-/// one has of it would come back with it.
+/// Whether a prepared tree waits for its exchange, and the old tree was removed since. The exchange
+/// would bring back what the new tree has of the old one.
 fn has_lost_its_tree(op: &Op, entry: &journal::Entry<'_>, target: &Target) -> bool {
     matches!(op.action, Action::Swap { .. })
         && !entry.linked.is_empty()
         && matches!(Walk::new(&target.dir).look(&op.path), Ok(None))
 }
 
-/// What lies in the stage of a run that died and is neither a product nor anything that fastbuild knew: the user's files
-/// that were in the way, and edits that came between look and rename.
+/// The contents of a dead run's stage that are neither products nor known to fastbuild: the user's
+/// files that were in the way, and edits made between look and rename.
 fn strays(entry: &journal::Entry<'_>, displaced: &[Displaced], stage: &Stage) -> io::Result<Vec<Displaced>> {
     let mut ours = HashSet::new();
     let mut slots = HashSet::new();
     let mut paths = HashMap::new();
     let mut names: HashMap<Vec<u8>, &RelPath> = HashMap::new();
-    // Versions that somebody has replaced or deleted since.
+    // Versions that were replaced or deleted since.
     ours.extend(entry.linked.iter().flat_map(|(_, linked)| [linked.old, linked.new]));
     for op in entry.ops.iter() {
         let mut why = Why::Replaced;
@@ -174,7 +174,7 @@ fn strays(entry: &journal::Entry<'_>, displaced: &[Displaced], stage: &Stage) ->
     Ok(strays)
 }
 
-/// Whether a step's bytes are still what was staged, which a power cut does not promise.
+/// Whether a step's bytes are still the staged ones, which is not certain after a power cut.
 fn is_whole(op: &Op, stage: &Stage) -> bool {
     let Action::Put { slot: slot @ Slot { what: Content::File(digest), .. }, .. } = &op.action else {
         return true;

@@ -1,4 +1,4 @@
-//! After the last step: directories get mode and time, and the record what builds wrote.
+//! After the last step: sets mode and time of directories, and records what builds wrote.
 
 use std::{collections::HashSet, io, path::Path};
 
@@ -53,7 +53,7 @@ pub(super) fn warn_unsettled(path: &RelPath, settled: io::Result<()>) {
     }
 }
 
-/// Notes what builds wrote: what the steps put in place, and what they took away.
+/// Records what builds wrote: the paths that the steps put in place, and those that they removed.
 pub(super) fn note<'a>(
     record: &mut Record,
     target: &Target,
@@ -75,11 +75,11 @@ pub(super) fn note<'a>(
         let look = walk.look(path).ok().flatten();
         let id = look.as_ref().map(Identity::from);
         let what = match action {
-            // A mode or another name alone makes nobody's file a build's.
+            // A new mode or another name alone does not make a user's file a build's.
             Action::Put { over: Over::Same(_), .. } => None,
             Action::Put { slot, .. } if id == Some(slot.id) => Some(slot.what.clone()),
             Action::MakeDir { .. } => Some(Content::Directory),
-            // What a build wrote is a build's still.
+            // A path that a build wrote stays a build's.
             Action::SetMode { of, .. } | Action::Touch { of, .. } => record
                 .get(&place)
                 .filter(|written| {

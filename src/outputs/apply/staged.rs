@@ -1,4 +1,4 @@
-//! An output whose products wait in the stage: the steps, and what they need.
+//! An output whose products are staged: the steps, and what they need.
 
 use std::collections::HashMap;
 
@@ -20,9 +20,9 @@ use crate::{
 /// Everything about one output that [`super::apply()`] needs.
 #[derive(Debug)]
 pub struct Staged {
-    /// Where.
+    /// Its place.
     pub target: Target,
-    /// What that place is.
+    /// The kind of that place.
     pub scope: Scope,
     /// The slots.
     pub stage: Stage,
@@ -39,8 +39,9 @@ pub struct Staged {
 }
 
 impl Staged {
-    /// Another run has applied its products since this was compared, and `record` has them: of two builds that write the same file the
-    /// later one wins, and nothing of a user's is in its way.
+    /// Adapts the steps when another run has applied its products since this was compared. `record`
+    /// has those products. Of two builds that write the same file the later one wins, and the
+    /// earlier build's product does not count as the user's.
     pub fn come_after(&mut self, record: &Record) {
         let mut walk = Walk::new(&self.target.dir);
         for op in &mut self.ops {
@@ -67,21 +68,21 @@ impl Staged {
 #[derive(Debug, Default)]
 pub struct Prepared {
     pub(super) done: Done,
-    /// The steps that made it, by the paths that it will have.
+    /// The steps that made it, with the paths that it will have.
     pub(super) inside: Vec<Op>,
     /// What the old tree held when its files were linked, by path below the output's root.
     pub(super) linked: HashMap<RelPath, Linked>,
 }
 
-/// Where what comes back belongs.
+/// The kind of place that products go to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// The source root: what the build did not touch is left alone.
+    /// The source root: paths that the build did not touch stay unchanged.
     SourceRoot,
     /// A named output in its own place of the source tree.
     Synced,
-    /// Another place, which becomes what the build has.
+    /// Another place, which becomes equal to the build's output.
     Elsewhere,
-    /// The safe place, for the source root may not be written. It has nothing yet, whatever the source root has.
+    /// The safe place, where the source root may not be written. It starts empty, unlike the root.
     Safe,
 }

@@ -1,5 +1,6 @@
-//! One step after the other, each reversible: what is replaced is exchanged with its slot, what is deleted is renamed into the
-//! staging directory, and what comes out is looked at before anything else happens. Directories that are missing on the way are made.
+//! Carries out steps one after the other, each reversible: a replaced file is exchanged with its
+//! slot, a deleted file is renamed into the staging directory, and what comes out is checked before
+//! anything else happens. Missing directories on the path are made.
 
 use std::{collections::BTreeMap, io, thread};
 
@@ -25,16 +26,16 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Done {
     pub made: Vec<Made>,
-    /// Read-only directories that were made writable for a while, and the mode that they get back.
+    /// Read-only directories that were made writable for a while, and the mode to restore.
     pub loosened: BTreeMap<RelPath, u32>,
-    /// What goes to the safe place, in the stage until then.
+    /// Files that go to the safe place; they are in the stage until then.
     pub displaced: Vec<Displaced>,
     pub conflicts: Vec<Conflict>,
-    /// Directories that no step names.
+    /// Directories that were made and that no step names.
     pub parents: Vec<RelPath>,
     /// Products that gave way.
     pub given_way: u64,
-    /// Paths that were to be deleted and stay.
+    /// Paths that were to be deleted but stay.
     pub stayed: u64,
 }
 
@@ -57,7 +58,7 @@ pub(super) struct Made {
     pub mtime: Timestamp,
 }
 
-/// Somebody changed a path after it was compared.
+/// A path that was changed after it was compared.
 #[derive(Debug)]
 pub(super) struct Conflict {
     pub path: RelPath,
@@ -82,14 +83,14 @@ pub(super) enum Undo {
     Mode { path: RelPath, was: u32 },
     /// `path` had this mtime.
     Time { path: RelPath, was: Timestamp },
-    /// `path` of the old tree, which an exchange had brought into the stage, was renamed to the stage's `name`.
+    /// `path` of the old tree, in the stage after an exchange, was renamed to `name` there.
     Rescued { path: RelPath, name: StageName },
 }
 
-/// A name in the staging directory, as small as it can be: there is one for each step.
+/// A name in the staging directory. It is small, because there is one for each step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StageName {
-    /// A number that the stage gave away.
+    /// A number that the stage assigned.
     Number(u64),
     /// [`SHADOW`].
     Shadow,
@@ -111,17 +112,17 @@ impl StageName {
     }
 }
 
-/// What the owner needs to change a directory's entries, and to move it.
+/// The bits that the owner needs to change a directory's entries, and to move it.
 const WRITABLE: u32 = 0o700;
 
-/// Steps from which on several threads share them, where they are waited for.
+/// From this many steps on several threads share them, where the file system is slow.
 const WORTH_SHARING: usize = 64;
-/// How many: each step is a round trip or two where the target lies on a mount.
+/// How many threads: each step is a round trip or two where the target lies on a mount.
 const THREADS: usize = 8;
 /// Calls that put a file in place.
 const CALLS: u32 = 2;
 
-/// A step that did not go.
+/// A step that failed.
 #[derive(Debug)]
 pub(super) struct Failed {
     pub what: &'static str,
@@ -144,9 +145,9 @@ pub(super) struct Executor<'a> {
     walk: Walk<'a>,
     pub undo: Vec<Undo>,
     done: Done,
-    /// Where directories could not be made, because somebody has put something else there.
+    /// Paths where a directory could not be made, because something else is there now.
     blocked: Vec<RelPath>,
-    /// The group that the directory which was put into last hands on, if it does.
+    /// The directory of the last put, and the group that it hands on, if it does.
     group: Option<(RelPath, Option<u32>)>,
     /// The mode of the prepared tree, as it was found first.
     prepared_mode: Option<u32>,
@@ -171,8 +172,8 @@ impl<'a> Executor<'a> {
         self.done
     }
 
-    /// Carries steps out: directories first, from the top down; then what goes into them, in any order; then the rest
-    /// in the order that it has.
+    /// Carries steps out: directories first, from the top down; then their contents, in any order;
+    /// then the rest in the given order.
     pub fn carry_out_all(&mut self, ops: &[Op]) -> Result<(), Failed> {
         let is_put = |op: &&Op| matches!(&op.action, Action::Put { over, .. } if !matches!(over, Over::EmptiedDir { .. }));
         let is_directory = |op: &&Op| matches!(op.action, Action::MakeDir { .. });
@@ -182,8 +183,8 @@ impl<'a> Executor<'a> {
         ops.iter().filter(|op| !is_put(op) && !is_directory(op)).try_for_each(|op| self.carry_out(op))
     }
 
-    /// Carries out steps that do not depend on each other: one after the other on a local disk, where renames wait for each other
-    /// in the kernel, and several at once where they are waited for.
+    /// Carries out independent steps: one by one on a local disk, where renames wait for each other
+    /// in the kernel, and several at once where the file system is slow.
     fn put_all(&mut self, ops: &[&Op]) -> Result<(), Failed> {
         let mut pace = Pace::default();
         for (done, op) in ops.iter().enumerate() {
@@ -195,8 +196,8 @@ impl<'a> Executor<'a> {
         Ok(())
     }
 
-    /// Carries out steps that do not depend on each other, on several threads. What each thread did can be taken back whichever of them
-    /// fails.
+    /// Carries out steps that do not depend on each other, on several threads. If one thread fails,
+    /// the steps of all threads can be taken back.
     fn share(&mut self, ops: &[&Op]) -> Result<(), Failed> {
         let (target, stage, attempt) = (self.target, self.stage, self.attempt);
         let blocked = &self.blocked;
@@ -224,8 +225,8 @@ impl<'a> Executor<'a> {
 
     pub fn carry_out(&mut self, op: &Op) -> Result<(), Failed> {
         let done = match self.try_once(op) {
-            // Products have read-only directories, which their owner may still change. A step that was denied has
-            // done nothing.
+            // Products may include read-only directories, which their owner may still change. A
+            // step that was denied has done nothing.
             Err((_, error)) if error.kind() == io::ErrorKind::PermissionDenied && self.loosen(&op.path) => {
                 self.try_once(op)
             }
@@ -234,8 +235,8 @@ impl<'a> Executor<'a> {
         done.map_err(|(what, source)| Failed { what, path: op.path.clone(), source })
     }
 
-    /// Makes the directory that holds `path`, and `path` itself if it is one, writable for its owner. Says whether
-    /// that changed anything.
+    /// Makes the directory that holds `path`, and `path` itself if it is one, writable for its
+    /// owner. Returns whether that changed anything.
     fn loosen(&mut self, path: &RelPath) -> bool {
         let mut changed = false;
         for path in path.parent().into_iter().chain([path.clone()]).filter(|path| !path.is_root()) {
@@ -277,7 +278,7 @@ impl<'a> Executor<'a> {
         done.map_err(|error| (what, error))
     }
 
-    /// A second try touches nothing that somebody has written since the first.
+    /// A second try does not touch anything that was written since the first.
     fn side(&self, side: Side) -> Side {
         match self.attempt {
             Attempt::First => side,
@@ -294,7 +295,7 @@ impl<'a> Executor<'a> {
         if self.attempt == Attempt::Again {
             let staged = at::look(&self.stage.dir, &name)?;
             if staged.is_none_or(|look| !slot.is(&look)) {
-                // Done before a crash; what the exchange brought out is among the strays.
+                // Done before a crash; the file that the exchange took out is among the strays.
                 return Ok(());
             }
         }
@@ -317,8 +318,8 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// Gives a slot the group that a file made at `path` would get, where that is another than the stage hands on. Whoever may not give
-    /// it keeps what there is.
+    /// Gives a slot the group that a file made at `path` would get, where the stage hands on
+    /// another one. Without permission to set it, the slot keeps its group.
     fn hand_group_on(&mut self, path: &RelPath, name: &[u8]) {
         let Some(parent) = path.parent() else { return };
         if self.group.as_ref().is_none_or(|(known, _)| *known != parent) {
@@ -342,7 +343,7 @@ impl<'a> Executor<'a> {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 self.settle_conflict(path, slot, side)
             }
-            // Something that is no directory is on the way.
+            // Something on the path is not a directory.
             Err(error) if is_no_directory(&error) => {
                 self.give_way(path, slot);
                 self.conflict(path, Side::Source);
@@ -352,7 +353,7 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// Renames what has this name in the stage to `path`, where nothing is.
+    /// Renames the stage's `name` to `path`, where nothing is.
     fn rename_in(&mut self, path: &RelPath, name: &[u8]) -> io::Result<()> {
         let put = |executor: &mut Self| {
             let (dir, entry) = executor.walk.parent(path)?;
@@ -366,7 +367,7 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// The directories above `path`, as anybody would make them.
+    /// Makes the directories above `path`, with the mode that the umask gives.
     fn make_parents(&mut self, path: &RelPath) -> io::Result<()> {
         let above: Vec<_> = std::iter::successors(path.parent(), RelPath::parent).collect();
         for directory in above.into_iter().rev().filter(|directory| !directory.is_root()) {
@@ -374,7 +375,7 @@ impl<'a> Executor<'a> {
             if self.look(&directory)?.is_none() {
                 let (dir, entry) = self.walk.parent(&directory)?;
                 match at::make_plain_dir(dir, entry) {
-                    // Another thread has needed it too.
+                    // Another thread has made it.
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                     made => made?,
                 }
@@ -410,7 +411,7 @@ impl<'a> Executor<'a> {
         Ok(())
     }
 
-    /// Somebody has changed the path since it was compared: one of the two versions gives way.
+    /// The path was changed since it was compared: one of the two versions gives way.
     fn settle_conflict(&mut self, path: &RelPath, slot: &Slot, side: Side) -> io::Result<()> {
         let found = self.look(path)?;
         if found.as_ref().is_some_and(|found| self.holds_the_same(path, found, &slot.what)) {
@@ -467,7 +468,7 @@ impl<'a> Executor<'a> {
         let path = &op.path;
         match self.look(path)? {
             Some(Look { kind: Some(Kind::Directory), .. }) => {
-                // Made before a crash, which came before it got its mode.
+                // Made before a crash, which came before its mode was set.
                 if self.attempt == Attempt::Again {
                     self.done.made.push(Made { path: path.clone(), mode, mtime });
                 }
@@ -508,7 +509,7 @@ impl<'a> Executor<'a> {
                 self.make_parents(path)?;
                 make(self)?;
             }
-            // Something that is no directory is on the way.
+            // Something on the path is not a directory.
             Err(error) if is_no_directory(&error) => {
                 self.blocked.push(path.clone());
                 self.conflict(path, Side::Source);
@@ -521,7 +522,7 @@ impl<'a> Executor<'a> {
         Ok(())
     }
 
-    /// Renames `path` into the stage; `None` when it was not what was expected and lies where it was again.
+    /// Renames `path` into the stage. `None` if it was not the expected file and was put back.
     fn take_out(&mut self, path: &RelPath, expected: Identity) -> io::Result<Option<Vec<u8>>> {
         let name = self.stage.number().to_string().into_bytes();
         let (dir, entry) = self.walk.parent(path)?;
@@ -562,7 +563,7 @@ impl<'a> Executor<'a> {
         match self.look(path)? {
             None => return Ok(Removed::Gone),
             Some(Look { kind: Some(Kind::Directory), .. }) => {}
-            // Somebody put something else there meanwhile.
+            // Something else was put there meanwhile.
             Some(_) => return Ok(Removed::NotEmpty),
         }
         self.walk.forget();
@@ -614,8 +615,8 @@ impl<'a> Executor<'a> {
         else {
             return Ok(());
         };
-        // A directory that its owner may not write to cannot be moved into another one. A second try finds the mode that
-        // the first one gave it.
+        // A directory that its owner may not write to cannot be moved into another one. A second
+        // try finds the mode that the first one gave it.
         let mode = *self.prepared_mode.get_or_insert(prepared.mode);
         if prepared.mode & WRITABLE != WRITABLE {
             at::set_mode(&self.stage.dir, SHADOW, prepared.mode | WRITABLE)?;
@@ -684,12 +685,12 @@ impl<'a> Executor<'a> {
     }
 }
 
-/// Whether something else than a directory was met on the way.
+/// Whether something on the path is not a directory.
 fn is_no_directory(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotADirectory || at::is_link_refusal(error)
 }
 
-/// Whose the file is that a step takes away.
+/// Whose file a step takes away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Whose {
     Builds,

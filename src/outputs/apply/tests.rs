@@ -1,4 +1,4 @@
-//! Staging and applying on a real disk, without an engine: what the container sends is made here.
+//! Staging and applying on a real disk, without an engine: tests make what a container sends.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -52,7 +52,7 @@ pub fn nodes<const N: usize>(list: [(&str, Node); N]) -> Nodes {
     nodes
 }
 
-/// Adds a node and its parents; what is in the way of those, and what lies below, goes.
+/// Adds a node and its parents. Nodes in their way, and nodes below, are removed.
 pub fn add(nodes: &mut Nodes, path: &str, node: Node) {
     for (at, _) in path.match_indices('/') {
         if !matches!(nodes.get(&path[..at]), Some(Node::Dir(_))) {
@@ -149,7 +149,7 @@ fn read_tree(root: &Path) -> Nodes {
     found
 }
 
-/// A host: a directory with a canary beside the output, and fastbuild's books elsewhere.
+/// A host: a directory with a canary beside the output, and fastbuild's own files elsewhere.
 pub struct Host {
     home: TempDir,
     runs: u32,
@@ -195,7 +195,8 @@ impl Host {
         Record::load(&self.books().record)
     }
 
-    /// Receives what the build has left at the output `name`: `products`, in place of all that the host has there.
+    /// Receives what the build has left at the output `name`: `products`, in place of everything
+    /// that the host has there.
     fn stage_at(&mut self, name: &str, products: &Nodes, mode: ApplyMode) -> Staged {
         self.runs += 1;
         let (record, run) = (self.record(), self.books().run);
@@ -241,7 +242,7 @@ impl Host {
         contents(&read_tree(&self.books().displaced.dir))
     }
 
-    /// Somebody else's hands. What cannot be done is left.
+    /// Makes a user's edit. An edit that is not possible is skipped.
     pub fn edit(&self, edit: &Edit) {
         let path = |path: &str| self.path(path);
         match edit {
@@ -271,7 +272,7 @@ fn contents(nodes: &Nodes) -> BTreeSet<String> {
     nodes.values().filter_map(content).collect()
 }
 
-/// What the user has made himself: contents begin with `u`, products' with `p`.
+/// Contents that the user made: they begin with `u`, those of products with `p`.
 fn users(nodes: &Nodes) -> BTreeSet<String> {
     contents(nodes).into_iter().filter(|content| content.starts_with('u')).collect()
 }
@@ -302,7 +303,7 @@ pub fn any_products() -> impl Strategy<Value = Nodes> {
     })
 }
 
-/// A source tree as it went in.
+/// A source tree as it was uploaded.
 pub struct WentIn {
     scan: Scan,
     digests: Vec<Option<Digest>>,
@@ -321,7 +322,7 @@ impl WentIn {
         WentIn { scan, digests, rules }
     }
 
-    /// What differs of a tree at `at` that was `before` and is `after`.
+    /// Stages the differences of a tree at `at` that was `before` and is `after`.
     pub fn stage(
         &self,
         name: &str,
@@ -358,7 +359,7 @@ impl WentIn {
     }
 }
 
-/// Contents that no other edit has, so that one that is lost is missed.
+/// Each edit has its own content, so that the loss of one is noticed.
 pub fn any_edits() -> impl Strategy<Value = Vec<Edit>> {
     let edit = (any_path(), 0..6);
     prop::collection::vec(edit, 0..5).prop_map(|edits| {
@@ -411,7 +412,7 @@ proptest! {
         let mut host = host_with(&earlier, &edits);
         let staged = host.stage(&products, mode);
         let compared = contents(&host.tree());
-        // Between staging and applying: contents of their own.
+        // Edits between staging and applying have contents of their own.
         for edit in &late {
             let edit = match edit.clone() {
                 Edit::Write(path, content) => Edit::Write(path, format!("{content}-late")),
@@ -426,13 +427,13 @@ proptest! {
                 for content in users(&before) {
                     prop_assert!(everywhere.contains(&content), "{} is lost", content);
                 }
-                // What was right when it was compared and was edited since is as if it had been edited a moment later.
+                // Content that was right when compared and edited since counts as edited later.
                 let was_right = |content: &String| !late.is_empty() && compared.contains(content);
                 for content in contents(&products).into_iter().filter(|content| !was_right(content)) {
                     prop_assert!(everywhere.contains(&content), "{} did not arrive", content);
                 }
             }
-            // Taken back, for a directory's place was taken meanwhile.
+            // Taken back, because a directory's place was taken meanwhile.
             Err(OutputError::TakenBack { .. } | OutputError::Host { .. } | OutputError::BadTarget { .. }) if !late.is_empty() => {
                 prop_assert_eq!(host.tree(), before);
             }
@@ -443,7 +444,7 @@ proptest! {
 }
 
 proptest! {
-    // Each case is some twenty crashes.
+    // Each case makes some twenty crashes.
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
@@ -479,8 +480,8 @@ proptest! {
     }
 }
 
-/// The journal is written, `done` steps are carried out, and the process dies; so does the next one, after carrying out
-/// `done_again` steps.
+/// The journal is written, `done` steps are carried out, and the process dies. The next one dies
+/// too, after carrying out `done_again` steps.
 fn crash_after(host: &Host, mut staged: Staged, done: usize, done_again: usize) {
     let books = host.books();
     journal_of(std::slice::from_ref(&staged), &books).commit(&books.journal).unwrap();
@@ -531,7 +532,7 @@ fn an_edit_that_keeps_size_and_mtime_is_one() {
         }
     }
     let outcome = host.apply(vec![staged]).unwrap();
-    // There is nothing to put for a mode alone.
+    // A mode alone has nothing to put.
     let left = nodes([("replaced", file("p1")), ("mode", file("u3"))]);
     assert_eq!((host.tree(), outcome.applied.conflicts), (left, 3));
     assert_eq!(host.displaced(), ["u1", "u2"].map(str::to_owned).into());
@@ -558,7 +559,7 @@ fn of_a_source_that_is_edited_meanwhile_the_hosts_version_stands() {
         host.edit(&Edit::Write(path.into(), format!("u-{path}")));
     }
     host.edit(&Edit::Remove("gone".into()));
-    // Whoever made the same change is in nobody's way.
+    // A user's change that equals the build's is not a conflict.
     host.edit(&Edit::Write("same".into(), "p3".into()));
     let outcome = host.apply(vec![staged]).unwrap();
     let tree = host.tree();
@@ -571,7 +572,7 @@ fn of_a_source_that_is_edited_meanwhile_the_hosts_version_stands() {
     assert_eq!(outcome.applied.conflicts, 5);
 }
 
-/// Takes a file out of the stage that a step is to put in place.
+/// Removes a file from the stage that a step is to put in place.
 fn lose_product(staged: &Staged) {
     let number = staged.ops.iter().find_map(|op| match &op.action {
         Action::Put { slot, .. } => Some(slot.number),
@@ -626,7 +627,7 @@ fn a_recovery_that_cannot_save_keeps_the_users_files_for_the_next_one() {
     host.edit(&Edit::Write("a".into(), "u-a".into()));
     let staged = host.stage(&nodes([("a", file("p1")), ("z", file("p1"))]), ApplyMode::PerFile);
     crash_after(&host, staged, 1, 0);
-    // The next start meets a file where it has to make a directory, until somebody takes it away.
+    // The next start finds a file where it has to make a directory, until the file is removed.
     let dir = host.books().displaced.dir;
     fs::write(&dir, "in the way").unwrap();
     for _ in 0..2 {
@@ -644,7 +645,7 @@ fn a_recovery_goes_on_where_somebody_has_been_meanwhile() {
     let in_the_way = Edit::Write("z".into(), "u-z".into());
     let users = |more: &[&str]| -> BTreeSet<_> { more.iter().map(|content| (*content).to_owned()).collect() };
     for (edit, tree, safe) in [
-        // What has no place any more is kept for whoever wants it.
+        // A product that has no place any more is kept in the safe place.
         (
             in_the_way,
             nodes([("a", file("p1")), ("b", file("p1")), ("z", file("u-z"))]),
@@ -668,7 +669,7 @@ fn a_recovery_goes_on_where_somebody_has_been_meanwhile() {
     }
 }
 
-/// Nobody can tell what a directory holds that somebody fills while it is about to be taken back.
+/// A directory may be filled by the user while it is taken back.
 #[test]
 fn an_apply_that_is_torn_is_finished_by_the_next_start_and_costs_nothing() {
     for _ in 0..20 {
@@ -680,13 +681,13 @@ fn an_apply_that_is_torn_is_finished_by_the_next_start_and_costs_nothing() {
         let staged = host.stage(&new, ApplyMode::PerFile);
         let books = host.books();
         let stage = staged.stage.path.clone();
-        // The record cannot be written, so all is taken back; but for what is in the way of that.
+        // The record cannot be written, so all is taken back, except where something is in the way.
         let record = Books { record: host.output("canary"), ..books.clone() };
         let users = host.path("new/u");
         let user = std::thread::spawn(move || while fs::write(&users, "u-new").is_err() {});
         let error = apply(vec![staged], host.record(), &record).unwrap_err();
         if matches!(error, OutputError::TakenBack { .. }) {
-            // He came too late, and goes on until there is a place for him.
+            // The user came too late, and retries until there is a directory to write to.
             let _ = fs::create_dir(host.path("new"));
             user.join().unwrap();
             continue;
@@ -770,7 +771,7 @@ fn an_exchange_keeps_what_was_written_to_the_old_tree_after_it_was_prepared() {
     let mut staged = host.stage(&nodes([("a", file("p1")), ("b", file("p1"))]), ApplyMode::Atomic);
     prepare_swap(&mut staged).unwrap();
     crash_after(&host, staged, 0, 0);
-    // Hours may lie between a power cut and the next start.
+    // Hours may pass between a power cut and the next start.
     host.edit(&Edit::Write("new".into(), "u-new".into()));
     fs::remove_file(host.path("a")).unwrap();
     host.edit(&Edit::Write("a".into(), "u-a".into()));
@@ -780,8 +781,8 @@ fn an_exchange_keeps_what_was_written_to_the_old_tree_after_it_was_prepared() {
     assert_eq!(host.displaced(), ["u-a".to_owned()].into());
 }
 
-/// An output that waits for its exchange, and what the user does to the old tree until then: `new` and `dir/new` are
-/// strays that the new tree has room for, `a` and `gone/new` are in its way or without a place in it.
+/// An output that waits for its exchange, and the user's edits of the old tree until then: the new
+/// tree has room for the strays `new` and `dir/new`, but not for `a` and `gone/new`.
 fn exchange_with_strays(host: &mut Host) -> Staged {
     let old = [("a", file("p0")), ("b", file("p0")), ("dir/x", file("p0")), ("gone/x", file("p0"))];
     host.build(&nodes(old), ApplyMode::Atomic);
@@ -793,7 +794,7 @@ fn exchange_with_strays(host: &mut Host) -> Staged {
     }
     host.edit(&Edit::Remove("a".into()));
     host.edit(&Edit::Write("a".into(), "u-a".into()));
-    // What a second preparation would make of it is not this test's business: the exchange itself is the step.
+    // This test is only about the exchange: the tree is not prepared a second time.
     staged.apply = ApplyMode::PerFile;
     staged
 }

@@ -1,4 +1,4 @@
-//! What is in the safe place: listed, put back, removed when it was kept for long enough.
+//! Lists what is in the safe place, puts it back, and removes it when it was kept for long enough.
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// What was moved in the last day stays, however much it is.
+/// Entries moved in the last day stay, however large they are. In seconds.
 const DAY: i64 = 24 * 60 * 60;
 
 /// Something in the safe place.
@@ -39,11 +39,11 @@ pub struct Entry {
     /// When it was moved.
     #[serde(serialize_with = "as_seconds")]
     pub moved: Timestamp,
-    /// What it holds.
+    /// Its size in bytes.
     pub bytes: u64,
-    /// Why; none where a crash took the line about it.
+    /// Why it was moved; `None` where a crash lost its line.
     pub why: Option<Why>,
-    /// By which command line; none as above.
+    /// The command line that moved it; `None` as above.
     pub command: Option<String>,
     /// Where it lies.
     #[serde(serialize_with = "as_text")]
@@ -57,37 +57,37 @@ fn as_seconds<S: Serializer>(moment: &Timestamp, serializer: S) -> Result<S::Ok,
     serializer.serialize_i64(moment.secs)
 }
 
-/// Why something was not put where it was to go.
+/// Why something was not put in its place.
 #[derive(Debug, thiserror::Error)]
 pub enum PutError {
-    /// Something is there that is not moved away.
+    /// Something is at the path, and is not moved away.
     #[error("{0:?} is there")]
     IsThere(PathBuf),
-    /// The path leads elsewhere than it did.
+    /// The path leads to another place than before.
     #[error("{0:?} is not where it was: a directory on the way is a link now, or a file")]
     LeadsElsewhere(PathBuf),
-    /// The system.
+    /// The system reported an error.
     #[error("could not put {path:?} back")]
     System {
-        /// Where to.
+        /// The destination.
         path: PathBuf,
-        /// What it said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// What [`Entry::put`] came to.
+/// The result of [`Entry::put`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Put {
-    /// Nothing was there.
+    /// The path was free.
     Alone,
-    /// What was there is in the safe place.
+    /// The file that was there is now in the safe place.
     InPlaceOf,
-    /// The same was there.
+    /// The same content was there already.
     WasThere,
 }
 
-/// Whether what is in the way may be moved to the safe place.
+/// Whether a file in the way may be moved to the safe place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InTheWay {
     /// It is moved.
@@ -96,7 +96,7 @@ pub enum InTheWay {
     Stays,
 }
 
-/// All that is in the safe place of a project, the first moved first.
+/// All entries in the safe place of a project, the oldest first.
 ///
 /// # Errors
 /// When the state directory cannot be read.
@@ -109,7 +109,7 @@ pub fn entries(project: &Project) -> Result<Vec<Entry>, StateError> {
     Ok(all)
 }
 
-/// All of one run.
+/// All entries of one run.
 ///
 /// # Errors
 /// When the state directory cannot be read.
@@ -119,7 +119,7 @@ pub fn of_run(run: &Place) -> Result<Vec<Entry>, StateError> {
 
 fn read(dir: &Path, index: &Path) -> io::Result<Vec<Entry>> {
     let lines: Vec<Line> = read_lines(index)?;
-    // A line may be of what never came, or was put back.
+    // A line may be about a file that never arrived or was put back.
     let mut told: BTreeMap<_, _> = lines.into_iter().map(|line| (dir.join(&line.place), line)).collect();
     told.retain(|place, _| place.starts_with(dir) && place.symlink_metadata().is_ok());
     let mut untold = Vec::new();
@@ -139,7 +139,7 @@ fn read(dir: &Path, index: &Path) -> io::Result<Vec<Entry>> {
     Ok(told.chain(untold).map(|(place, line)| entry(place, line)).collect())
 }
 
-/// What lies there and has no line: no directories, for these may be there for what is in them alone.
+/// Finds files without a line. Directories may be there only for their contents: not listed.
 fn find_untold(dir: &Path, told: &BTreeMap<PathBuf, Line>, found: &mut Vec<PathBuf>) -> io::Result<()> {
     for child in fs::read_dir(dir)? {
         let child = child?;
@@ -162,7 +162,7 @@ fn weigh(place: &Path) -> u64 {
     }
 }
 
-/// The last change of its inode: it got its name here then.
+/// The ctime of its inode, which is when it got its name here.
 fn changed(place: &Path) -> Timestamp {
     let stamp = look(place).ok().and_then(|(dir, name)| Some(at::look(&dir, &name).ok()??.stamp));
     stamp.map_or(Timestamp::default(), |stamp| stamp.ctime)
@@ -176,7 +176,7 @@ fn look(path: &Path) -> io::Result<(Dir, Vec<u8>)> {
 }
 
 impl Entry {
-    /// Whether its path has what it has.
+    /// Whether its original path has the same content.
     fn lies_there_too(&self) -> bool {
         let same = look(&self.place).and_then(|(dir, name)| {
             let (there, at) = look(&self.path)?;
@@ -185,13 +185,13 @@ impl Entry {
         same.unwrap_or(false)
     }
 
-    /// Puts it to `path`, by way of a staging directory that is made at `stage`, and takes it out of the safe place. What is in the
-    /// way goes to `safe` first.
+    /// Moves it from the safe place to `path`, through a staging directory that is made at `stage`.
+    /// A file in the way is moved to `safe` first.
     ///
     /// # Errors
-    /// See [`PutError`]; it is still in the safe place then.
+    /// See [`PutError`]. The entry is then still in the safe place.
     pub fn put(&self, path: &Path, stage: PathBuf, way: InTheWay, safe: &Place) -> Result<Put, PutError> {
-        // A product may be a link by now, and lead anywhere.
+        // A product may be a link now, and lead anywhere.
         let leads_there = Target::named(path).is_ok_and(|target| target.root() == path);
         if !leads_there {
             return Err(PutError::LeadsElsewhere(path.to_owned()));
@@ -222,15 +222,15 @@ impl Entry {
         }
         safe.save(&to, &as_name, path, Why::GaveWay)?;
         at::exchange(&stage.dir, b"1", &to, &as_name, b"2")?;
-        // Somebody may have written to it since.
+        // It may have been written to since.
         safe.save(&stage.dir, b"1", path, Why::GaveWay)?;
         Ok(Some(Put::InPlaceOf))
     }
 
-    /// Takes it out of the safe place for ever.
+    /// Deletes it from the safe place.
     ///
     /// # Errors
-    /// Whatever the file system says.
+    /// Any error of the file system.
     pub fn remove(&self) -> io::Result<()> {
         match self.place.symlink_metadata() {
             Ok(metadata) if metadata.is_dir() => remove_stage(&self.place)?,
@@ -239,7 +239,7 @@ impl Entry {
         }
         let (dir, index) = &self.run;
         let above = self.place.ancestors().skip(1).take_while(|above| above.starts_with(dir));
-        // As far up as nothing else is there.
+        // Parent directories are removed up to the first that is not empty.
         let emptied = above.take_while(|above| fs::remove_dir(above).is_ok()).count() > 0;
         if emptied && !dir.exists() {
             fs::remove_file(index)?;
@@ -248,19 +248,19 @@ impl Entry {
     }
 }
 
-/// How much is kept for how long; zero is no limit.
+/// How much is kept, and for how long. Zero means no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Since it was moved.
+    /// The largest age, counted from the move.
     pub max_age: Duration,
-    /// All that is in the state directory.
+    /// The largest total size in the state directory, in bytes.
     pub max_size: u64,
 }
 
-/// Removes from every project's safe place what has outlived the limits.
+/// Removes the entries of every project's safe place that exceed the limits.
 ///
 /// # Errors
-/// When the state directory cannot be read, or does not let it go.
+/// When the state directory cannot be read, or an entry cannot be removed.
 pub fn prune(state: &State, limits: Limits) -> Result<(), StateError> {
     let mut all = Vec::new();
     for project in state.projects()? {
@@ -271,8 +271,8 @@ pub fn prune(state: &State, limits: Limits) -> Result<(), StateError> {
     going.into_iter().try_for_each(|entry| entry.remove().map_err(StateError::at("remove", &entry.place)))
 }
 
-/// Those of `all`, the first moved first, that have outlived the limits. Where they are too much, what its path has as well goes
-/// before the only copy of anything.
+/// The entries of `all`, which has the oldest first, that exceed the limits. When the total is too
+/// large, entries whose content is also at their original path go before any only copy.
 fn to_go(all: &[Entry], limits: Limits, now: Timestamp, has_twin: fn(&Entry) -> bool) -> Vec<&Entry> {
     let age = |entry: &Entry| now.secs.saturating_sub(entry.moved.secs);
     let max_age = i64::try_from(limits.max_age.as_secs()).unwrap_or(i64::MAX);

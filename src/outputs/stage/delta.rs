@@ -1,12 +1,12 @@
-//! A list of what a container says differs, and then the contents that were asked for -> steps.
+//! Turns a container's list of differences, and then the contents that were requested, into steps.
 //!
-//! The list decides without a byte of content: the host's digests are held against those that it states. Contents
-//! are asked for by number ([`Wanted`]), and each must be what the list said, in its order, or nothing is believed.
-//! What is not listed is as it was: for named outputs outside of the buckets that differ, for everything but the paths that
-//! are said to be gone.
+//! The list decides without any content: the host's digests are compared with those that it states.
+//! Contents are requested by number ([`Wanted`]), and each must be what the list said, in its
+//! order, or nothing is accepted. Paths that are not listed are unchanged: for [`Listed::Buckets`]
+//! those outside of the buckets, for [`Listed::Changes`] all that are not said to be gone.
 //!
-//! The list is a claim like any other of the container's. So it has to make a tree: below each directory that it
-//! does not list must be one that was there before.
+//! The list is a claim of the container and is not trusted. So it has to make a tree: an unlisted
+//! directory that holds a listed path must have been there before.
 
 use std::{collections::BTreeMap, io::Read};
 
@@ -37,49 +37,49 @@ use crate::{
     },
 };
 
-/// The deepest path that is taken, as in archives.
+/// The deepest path that is accepted, as in archives.
 const MAX_DEPTH: usize = 1000;
 
-/// What is wrong with a hard link whose target is no file of the archive's.
+/// The error for a hard link whose target is not a file of the archive.
 pub const LINK_TO_NOTHING: &str = "is a hard link to something that was not sent before it";
 
-/// What a list of nodes is of.
+/// What a list of nodes covers.
 #[derive(Debug, Clone, Copy)]
 pub enum Listed<'a> {
-    /// All that the container has in these buckets of an output that goes elsewhere, and its root.
+    /// Everything in these buckets of an output that goes elsewhere, and the output's root.
     Buckets(&'a Differing),
-    /// What is not as it was when the command started.
+    /// The paths that changed since the command started.
     Changes,
 }
 
-/// Contents to ask for.
+/// Contents to request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wanted {
-    /// Ascending places in the list.
+    /// Positions in the list, ascending.
     pub nodes: Vec<u32>,
-    /// What they amount to.
+    /// Their total.
     pub amount: Amount,
 }
 
 /// What a list announced.
 #[derive(Debug, Default)]
 pub(super) struct Expected {
-    /// Files whose content is to come, in their order.
+    /// Files whose content was requested, in their order.
     awaited: Vec<Awaited>,
-    /// How many of them have come.
+    /// How many of them have arrived.
     arrived: usize,
     wanted: Wanted,
-    /// What was there when the command started and is not any more. In the order of trees.
+    /// Paths that were there when the command started and are gone. In the order of trees.
     pub gone: Vec<RelPath>,
-    /// Directories that were not listed and hold something that was.
+    /// Directories that were not listed and hold a listed path.
     unlisted: Vec<RelPath>,
-    /// How many nodes there were, the root left out.
+    /// The number of nodes, without the root.
     nodes: u64,
     /// The names that are said to be one file, by the first of them.
     pub links: BTreeMap<RelPath, Linked>,
     /// The buckets that were listed, of a named output.
     differing: Option<Differing>,
-    /// All that was listed; only where names have to be compared.
+    /// All listed paths; only where names have to be compared.
     names: Option<Vec<RelPath>>,
 }
 
@@ -95,13 +95,13 @@ struct Awaited {
 }
 
 impl Expected {
-    /// Whether nothing is left of what went in, nor anything new.
+    /// Whether nothing is left of the uploaded tree, and nothing is new.
     pub fn leaves_nothing_of(&self, manifest: &Manifest) -> bool {
         let is_gone = |path: &RelPath| self.gone.binary_search(path).is_ok();
         self.nodes == 0 && manifest.entries().iter().all(|entry| is_gone(&entry.path))
     }
 
-    /// The contents of these slots need not be sent.
+    /// Removes these slots from the contents to be sent.
     pub fn unawait(&mut self, is_here: &dyn Fn(u64) -> bool) {
         let Expected { awaited, wanted, .. } = self;
         let gone = awaited.iter().filter(|awaited| is_here(awaited.number));
@@ -112,7 +112,7 @@ impl Expected {
         wanted.amount.files = awaited.len() as u64;
     }
 
-    /// Forgets what has come.
+    /// Forgets the files that have arrived.
     pub fn forget_arrived(&mut self) {
         self.awaited = Vec::new();
     }
@@ -124,11 +124,11 @@ impl Expected {
 }
 
 impl Staging<'_> {
-    /// Takes a list to its end, and decides about all of it but the contents that are wanted ([`Staging::wanted`]).
+    /// Takes a whole list, and decides about everything except the contents of [`Staging::wanted`].
     ///
     /// # Errors
-    /// [`OutputError::BadList`] and [`OutputError::NoTree`] for a list that is none; [`OutputError::DoesNotFit`];
-    /// whatever the host's disk says.
+    /// [`OutputError::BadList`] and [`OutputError::NoTree`] for an invalid list;
+    /// [`OutputError::DoesNotFit`]; any error of the host's disk.
     pub fn expect(
         &mut self,
         nodes: &mut impl Iterator<Item = Result<Node, NodeError>>,
@@ -153,7 +153,7 @@ impl Staging<'_> {
             self.place(&mut open, &node)?;
             let is_new_directory =
                 || node.kind == NodeKind::Directory && self.uploaded_kind(&node.path).is_none();
-            // It may lead to what was asked for.
+            // It may hold a path that was asked for.
             if !(self.is_asked_for(&node.path) || is_new_directory()) {
                 return Err(self.not_asked_for(node.path));
             }
@@ -161,13 +161,13 @@ impl Staging<'_> {
             number += 1;
         }
         match (listed, number) {
-            // The root has a node whatever it is. Without one, everything would count as deleted by the build.
+            // The root always has a node. Without one, everything would count as deleted.
             (Listed::Buckets(_), 0) => Err(self.no_tree(RelPath::root(), "is missing, as all others are")),
             _ => Ok(()),
         }
     }
 
-    /// Takes the list of what is gone, after [`Staging::expect`].
+    /// Takes the list of deleted paths, after [`Staging::expect`].
     ///
     /// # Errors
     /// As [`Staging::expect`].
@@ -204,15 +204,15 @@ impl Staging<'_> {
         self.no_tree(path, "was not asked for")
     }
 
-    /// The contents to ask for, after all lists were taken.
+    /// The contents to request, after all lists were taken.
     pub fn wanted(&self) -> Wanted {
         self.expected.as_ref().map(|expected| expected.wanted.clone()).unwrap_or_default()
     }
 
-    /// Takes the archive of exactly the contents that were wanted.
+    /// Takes an archive of exactly the contents that were wanted.
     ///
     /// # Errors
-    /// [`OutputError::Refused`] and [`OutputError::NoTree`] when it is anything else; whatever the host's disk says.
+    /// [`OutputError::Refused`] and [`OutputError::NoTree`] for another archive; the disk's errors.
     pub fn receive_wanted(&mut self, from: impl Read, progress: &dyn Fn(Amount)) -> Result<(), OutputError> {
         let limits = Limits { entries: self.expected_mut().awaited.len() as u64, ..LIMITS };
         let mut reader = Reader::new(from, Naming::Prefixed, limits).with_holes();
@@ -230,7 +230,7 @@ impl Staging<'_> {
         Ok(())
     }
 
-    /// Takes the content of the file that is wanted next, which has come as `sent` bytes at `path`.
+    /// Takes the content of the next wanted file, which came as `sent` bytes at `path`.
     ///
     /// # Errors
     /// As [`Staging::receive_wanted`].
@@ -277,7 +277,7 @@ impl Staging<'_> {
         paths
     }
 
-    /// Every content that was wanted must have come.
+    /// Checks that every wanted content has come.
     pub(super) fn check_all_arrived(&self) -> Result<(), OutputError> {
         let missing = self.expected.as_ref().and_then(|expected| expected.awaited.get(expected.arrived));
         match missing {
@@ -290,7 +290,8 @@ impl Staging<'_> {
         self.expected.get_or_insert_default()
     }
 
-    /// A tree has each path below a directory. Lists come in order, so what may still get children is a stack.
+    /// Checks that each path lies below a directory. Lists are sorted, so a stack holds the
+    /// directories that may still get children.
     fn place(&mut self, open: &mut Open, node: &Node) -> Result<(), OutputError> {
         let path = &node.path;
         self.refuse_reserved(path)?;
@@ -308,7 +309,7 @@ impl Staging<'_> {
         Ok(())
     }
 
-    /// Makes sure of the directories above a node that were not listed, from the top down.
+    /// Checks the unlisted directories above a node, from the top down.
     fn open_unlisted(
         &mut self,
         open: &mut Open,
@@ -390,7 +391,8 @@ impl Staging<'_> {
         }
     }
 
-    /// Decides about a file by its digest. If its bytes are needed, its step waits for them under a number.
+    /// Decides about a file by its digest. If it needs the bytes, its step waits for them by
+    /// number.
     fn announce_file(
         &mut self,
         path: RelPath,
@@ -424,7 +426,7 @@ impl Staging<'_> {
         Ok(())
     }
 
-    /// The next file that is wanted; what comes is to be that one.
+    /// The next wanted file, which must be the one at `path`.
     fn next_awaited(&mut self, path: &RelPath) -> Result<Awaited, OutputError> {
         let expected = self.expected_mut();
         match expected.awaited.get(expected.arrived).cloned() {
@@ -455,7 +457,7 @@ impl Staging<'_> {
         }
     }
 
-    /// What was wanted next has come, with the content `came`.
+    /// Notes that the next wanted file has come, with the content `came`.
     fn has_arrived(&mut self, path: RelPath, came: Digest) -> Result<(), OutputError> {
         let Awaited { digest, size, .. } = self.next_awaited(&path)?;
         if came != digest {
@@ -474,7 +476,7 @@ impl Staging<'_> {
         self.note_slot(number)
     }
 
-    /// A slot that was waited for is whole.
+    /// Notes the identity of a slot that is now complete.
     pub(super) fn note_slot(&mut self, number: u64) -> Result<(), OutputError> {
         self.writers.note(number, self.slot_id(number)?);
         Ok(())
@@ -485,16 +487,16 @@ impl Staging<'_> {
     }
 }
 
-/// The way from the root to the node that was listed last.
+/// The path from the root to the last listed node.
 #[derive(Debug, Default)]
 struct Open {
     directories: Vec<RelPath>,
-    /// The last node, when it is no directory: nothing may lie below it.
+    /// The last node, when it is not a directory: nothing may lie below it.
     leaf: Option<RelPath>,
 }
 
 impl Open {
-    /// Leaves what `path` does not lie in.
+    /// Leaves the nodes that do not contain `path`.
     fn leave_for(&mut self, path: &RelPath) {
         let holds = |above: &RelPath| lies_in(path, above);
         self.leaf.take_if(|leaf| !holds(leaf));

@@ -1,9 +1,10 @@
-//! Names that are one file in the build -> names that are one file here.
+//! Makes names that are one file in the build one file on the host.
 //!
-//! Names whose contents are needed come as one file by themselves. What is left: names that the build has parted, which get files of
-//! their own, and names that are to be other names of a file that is right here already, which is not written again for it. A file
-//! that has names outside of the tree is not linked to, and neither is one whose file system does not allow it: then a name is a
-//! file of its own.
+//! Names whose contents are needed come as one file by themselves. Two cases are left. Names that
+//! the build has separated get files of their own. Names that become further names of a file that
+//! is right here already are linked to it, and it is not written again. A file that has names
+//! outside of the tree is not linked to, nor is a file on a file system without hard links: then
+//! each name gets a file of its own.
 
 use std::collections::{HashMap, HashSet};
 
@@ -30,14 +31,14 @@ pub(super) struct Linked {
     pub size: u64,
 }
 
-/// What came out for names that are one file.
+/// The result for names that are one file.
 #[derive(Default)]
 struct Settled {
     /// Slots that are other names of files here.
     here: HashSet<u64>,
     /// Slots of names that are right as they are.
     right: HashSet<u64>,
-    /// Names that are right but for being another file.
+    /// Steps for names that have the right content but are another file.
     ops: Vec<Op>,
 }
 
@@ -53,10 +54,10 @@ impl Staging<'_> {
         }
     }
 
-    /// The names in the output of the file that is at `path` here, the first one first; none when there is but one.
+    /// All names in the output of the file at `path` here, in order; empty if there is only one.
     pub(super) fn names_here(&self, path: &RelPath) -> Vec<RelPath> {
         let Some((manifest, root)) = self.host_tree() else { return Vec::new() };
-        // What was looked at as a whole begins at the output.
+        // A tree that was looked at as a whole begins at the output.
         let root = if std::ptr::eq(root, &self.uploaded_at) { root.clone() } else { RelPath::root() };
         let below = |at: usize| manifest.entries()[at].path.strip_prefix(&root);
         let groups = self.groups.get_or_init(|| Groups::among(manifest, |at| below(at).is_some()));
@@ -64,13 +65,14 @@ impl Staging<'_> {
         at.map(|at| groups.names(at)).unwrap_or_default().into_iter().filter_map(below).collect()
     }
 
-    /// Whether a file that is right but for that leaves the names that it has here; of the first of them it is not known yet.
+    /// Whether an otherwise right file leaves the names that it has here. For the first of them
+    /// this is not known yet, and counts as yes.
     pub(super) fn is_parted(&self, path: &RelPath, first: Option<&RelPath>) -> bool {
         let names = self.names_here(path);
         names.first().is_some_and(|here| here == path || Some(here) != first)
     }
 
-    /// Makes names of one file of what can be one without being sent. Every list has been taken.
+    /// Links names that can be one file without sending content. All lists must have been taken.
     pub(super) fn settle_links(&mut self) -> Result<(), OutputError> {
         let linked = std::mem::take(&mut self.expected_mut().links);
         if linked.is_empty() || self.apply == ApplyMode::Atomic {
@@ -110,7 +112,7 @@ impl Staging<'_> {
         let mut right = Vec::new();
         for name in names {
             let seen = self.seen(name, Some(product))?;
-            // One that has no other name gets the mode in its place.
+            // A file without another name gets the mode in its place.
             let is_right = |seen: &Seen| {
                 seen.what.as_ref() == Some(what) && (seen.mode & 0o777 == *mode || seen.links == 1)
             };
@@ -157,12 +159,12 @@ impl Staging<'_> {
         Ok(())
     }
 
-    /// Makes a slot another name of a file of the host's, if that is still the one that was seen.
+    /// Makes a slot another name of a file of the host, if it is still the file that was seen.
     fn link_here(&self, base: &RelPath, (of, ctime): (Identity, Timestamp), number: u64) -> bool {
         let (name, dir) = (number.to_string(), &self.stage.dir);
         let mut walk = Walk::new(&self.target.dir);
         let place = self.target.prefix.append(base);
-        // Before, for a link changes the ctime, which tells the next build of an edit.
+        // Checked before linking: a link changes the ctime, which reveals edits to the next build.
         let found = walk.look(&place).ok().flatten();
         if !found.is_some_and(|found| {
             Identity::from(&found) == of && (found.links > 1 || found.stamp.ctime == ctime)
@@ -173,7 +175,7 @@ impl Staging<'_> {
             walk.parent(&place).and_then(|(from, old)| at::hard_link(from, old, dir, name.as_bytes()));
         let is_it = linked.is_ok() && self.slot_id(number).is_ok_and(|id| id == of);
         if linked.is_ok() && !is_it {
-            // Somebody has changed it. What is there goes with the stage, unless the content comes first.
+            // The file was changed. If this fails, the slot goes with the stage or is filled first.
             let _ = at::remove_file(dir, name.as_bytes());
         }
         is_it

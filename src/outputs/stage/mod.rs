@@ -1,9 +1,9 @@
-//! What a container says it made -> steps, with the bytes they need in slots beside the target.
+//! Turns what a container says it made into steps, with their bytes in slots beside the target.
 //!
-//! Products come as a list of what differs, of which only those contents are asked for that are needed
-//! ([`delta`](Staging::expect)). Each product is held against what the host had when this build looked, by the one table in
-//! [`super::decide`], and becomes a step. Nothing of the host's is changed, and of the source tree nothing is looked at again: a
-//! step finds out by itself whether it meets what it expects.
+//! Products come as a list of what differs, and only the contents that are needed are requested
+//! ([`delta`](Staging::expect)). Each product is compared with what the host had when this build
+//! looked, by the one table in [`super::decide`], and becomes a step. Nothing on the host is
+//! changed, and the source tree is not looked at again: each step checks what it meets.
 //!
 //! | file | what |
 //! |---|---|

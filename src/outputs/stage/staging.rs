@@ -1,4 +1,4 @@
-//! Products -> steps, with slots for what they need.
+//! Turns products into steps, with slots for the bytes they need.
 
 use std::{
     cell::OnceCell,
@@ -38,11 +38,12 @@ use crate::{
 /// A file up to this size, in bytes, is held in memory until it is known whether it is needed.
 pub(super) const SMALL: u64 = 256 * 1024;
 
-/// Left free on the target's file system, in bytes, whatever a container sends; at most an eighth of what is free.
+/// Bytes left free on the target's file system, whatever a container sends; at most 1/8 of those
+/// free.
 const RESERVE: u64 = 64 * 1024 * 1024;
 
-/// An output of more entries than this is a bomb. Its bytes are counted as they are staged (`Staging::take_room`), without holes:
-/// what is only compared needs no disk, however much it is.
+/// An output of more entries than this is a bomb. Its bytes are counted as they are staged
+/// (`Staging::take_room`), without holes: data that is only compared needs no disk space.
 pub const LIMITS: Limits = Limits { entries: 10_000_000, bytes: u64::MAX };
 
 /// The source tree as the host had it, and the workspace when the command started.
@@ -50,9 +51,9 @@ pub const LIMITS: Limits = Limits { entries: 10_000_000, bytes: u64::MAX };
 pub struct Uploaded<'a> {
     /// The source tree as it was scanned.
     pub manifest: &'a Manifest,
-    /// The digest of each file; none for one that did not go in.
+    /// The digest of each file; `None` for one that was not uploaded.
     pub digests: &'a [Option<Digest>],
-    /// What is no part of it.
+    /// The paths that are not part of it.
     pub rules: &'a Rules,
 }
 
@@ -65,13 +66,13 @@ pub struct Staging<'a> {
     pub(super) apply: ApplyMode,
     pub(super) only: Option<&'a Rules>,
     pub(super) uploaded: Option<Uploaded<'a>>,
-    /// The manifest's path of the output's root.
+    /// The path of the output's root in the manifest.
     pub(super) uploaded_at: RelPath,
     record: &'a Record,
-    /// Before `stage`, so that nobody writes into it any more when it is removed.
+    /// Dropped before `stage`, so that all writing has ended when the stage is removed.
     pub(super) writers: SlotWriters,
     pub(super) stage: Stage,
-    /// What the output's place held when it was looked at as a whole; none when it is looked at path by path.
+    /// What the output's place held as a whole; `None` when it is looked at path by path.
     pub(super) host: Option<HostSide>,
     /// What may still be staged before the disk counts as full, in bytes.
     pub(super) room: u64,
@@ -79,7 +80,7 @@ pub struct Staging<'a> {
     pub(super) expected: Option<super::delta::Expected>,
     pub(super) ops: Vec<Op>,
     pub(super) warnings: Vec<Warning>,
-    /// Of the sources, the newest mtime.
+    /// The newest mtime of the sources.
     newest: OnceCell<Timestamp>,
     /// Which names of the output are one file here.
     pub(super) groups: OnceCell<Groups>,
@@ -96,16 +97,17 @@ pub struct StagingOptions<'a> {
     pub record: &'a Record,
     /// How outputs are put in place.
     pub apply: ApplyMode,
-    /// What of the output's place was asked for, where that is not all.
+    /// The part of the output's place that was requested, where that is not all.
     pub only: Option<&'a Rules>,
 }
 
 impl<'a> Staging<'a> {
     /// Makes the staging directory of one output.
     ///
-    /// `output` is its name for messages, `number` tells the outputs of a run apart. `host` is what its place held when it was
-    /// looked at as a whole ([`HostSide::look`]), for a named output. `uploaded` is what was sent of the target's own tree, with
-    /// the output's place in it; none when the target lies elsewhere.
+    /// `output` is its name for messages, `number` tells the outputs of a run apart. `host` is what
+    /// its place held when it was looked at as a whole ([`HostSide::look`]), for a named output.
+    /// `uploaded` is the uploaded part of the target's own tree, with the output's place in it;
+    /// `None` when the target lies elsewhere.
     ///
     /// # Errors
     /// When no directory on the target's file system can be written, or the target is a link.
@@ -152,7 +154,8 @@ impl<'a> Staging<'a> {
         self.uploaded.map(|uploaded| (uploaded, self.uploaded_at.clone()))
     }
 
-    /// A file without a name on the target's file system, for what is about to be staged; what it takes is counted from now on.
+    /// Makes a file without a name on the target's file system, for data that is about to be
+    /// staged. Its space is counted from now on.
     pub(in crate::outputs) fn make_spool(&mut self) -> Result<File, OutputError> {
         self.room = self.free_bytes()?;
         tempfile::tempfile_in(&self.target.base).map_err(|error| self.not_spooled(error))
@@ -162,14 +165,14 @@ impl<'a> Staging<'a> {
         host_error("write a file without a name in", &self.target.base)(error)
     }
 
-    /// What may be staged before the disk would be full.
+    /// The bytes that may be staged before the disk counts as full.
     pub(in crate::outputs) fn free_bytes(&self) -> Result<u64, OutputError> {
         let free = at::free_space(&self.stage.dir)
             .map_err(host_error("ask for the free space of", &self.stage.path))?;
         Ok(free - RESERVE.min(free / 8))
     }
 
-    /// Sets room aside for `data` bytes of a file of this size.
+    /// Reserves space for `data` bytes of a file of this size.
     pub(in crate::outputs) fn take_room(
         &mut self,
         path: &RelPath,
@@ -194,7 +197,7 @@ impl<'a> Staging<'a> {
         OutputError::NoTree { output: self.output.clone(), path, why }
     }
 
-    /// A tree has no place for what only fastbuild makes.
+    /// Refuses names that only fastbuild makes.
     pub(in crate::outputs) fn refuse_reserved(&self, path: &RelPath) -> Result<(), OutputError> {
         match path.components().any(|name| name.starts_with(STAGE_PREFIX.as_bytes())) {
             true => Err(self.no_tree(path.clone(), "has a name that fastbuild keeps for itself")),
@@ -211,7 +214,7 @@ impl<'a> Staging<'a> {
         self.refused(source)
     }
 
-    /// Writes data to the slot `number`; gives its digest.
+    /// Writes data to the slot `number`. Returns its digest.
     pub(in crate::outputs) fn stage_into(
         &mut self,
         number: u64,
@@ -226,8 +229,8 @@ impl<'a> Staging<'a> {
         self.spool((path, size), (data, extents), &file)
     }
 
-    /// Writes what will be at `path` to a file on the target's file system that is long enough, and leaves its holes out; gives its
-    /// digest.
+    /// Writes the content for `path` to a file on the target's file system that is long enough,
+    /// without its holes. Returns its digest.
     pub(in crate::outputs) fn spool(
         &mut self,
         (path, size): (&RelPath, u64),
@@ -317,10 +320,11 @@ impl<'a> Staging<'a> {
         let host = if seen.what.as_ref() != Some(product.what) {
             seen.whose
         } else if has_mode || self.scope == Scope::Elsewhere && *product.what == Content::Directory {
-            // A directory of the user's own keeps, elsewhere, the mode that he gave it.
+            // Elsewhere, a directory of the user keeps its mode.
             HostHad::Same(ModeIs::Right)
         } else if *product.what != Content::Directory && (self.apply == ApplyMode::Atomic || seen.links > 1) {
-            // Hard links would carry a new mode to the tree that is still in place, or to where the file's other names lie.
+            // Hard links would carry a new mode to the tree still in place or the file's other
+            // names.
             HostHad::Builds
         } else {
             HostHad::Same(ModeIs::Wrong)
@@ -386,7 +390,7 @@ impl<'a> Staging<'a> {
         }
     }
 
-    /// The content of a file elsewhere, where the record knows it or it could be the product.
+    /// The digest of a file elsewhere, where the record knows it or it could be the product.
     fn digest(
         &self,
         place: &RelPath,
@@ -411,7 +415,7 @@ impl<'a> Staging<'a> {
         let opened = walk.parent(place).and_then(|(dir, name)| at::open_file(dir, name));
         match opened.and_then(|mut file| digest_of(&mut file)) {
             Ok(digest) => Ok(Some(digest)),
-            // It went away, or its owner may not read it: either way nothing that fastbuild may throw away.
+            // It is gone, or may not be read: either way fastbuild must not delete it.
             Err(error)
                 if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) =>
             {
@@ -466,7 +470,7 @@ impl<'a> Staging<'a> {
         self.ops.push(Op { path: place, action, side, ctime });
     }
 
-    /// Whose version stands when somebody changes the path here meanwhile.
+    /// Whose version stays when the path is changed here meanwhile.
     pub(super) fn side(&self, seen: Option<&Seen>) -> Side {
         match self.scope {
             Scope::SourceRoot if seen.is_none_or(|seen| !seen.is_output) => Side::Source,
@@ -474,7 +478,9 @@ impl<'a> Staging<'a> {
         }
     }
 
-    /// Whether a file that the build made again with the same bytes gets the build's mtime: a source is newer than the file is here, or somebody has touched the product, so that whoever goes by times would make it each time.
+    /// Whether a file that the build made again with the same bytes gets the build's mtime. It does
+    /// when a source is newer than the file here, or when the product was touched: otherwise tools
+    /// that compare times would make it each time.
     fn is_to_be_touched(&self, path: &RelPath, seen: &Seen, mtime: Timestamp) -> bool {
         let Some(uploaded) = self.uploaded.filter(|_| matches!(seen.what, Some(Content::File(_)))) else {
             return false;
@@ -485,7 +491,8 @@ impl<'a> Staging<'a> {
             && (was_touched || *self.newest.get_or_init(|| self.newest(&uploaded)) > seen.mtime)
     }
 
-    /// Whether a file that gets another mtime has names outside of the output, which are not to get it.
+    /// Whether a file that gets another mtime has names outside of the output, which must not get
+    /// it.
     pub(super) fn would_touch_others(&self, path: &RelPath, settled: &Settled, mtime: Timestamp) -> bool {
         let has_others = |seen: &&Seen| seen.links > self.names_here(path).len().max(1) as u64;
         let seen = settled.seen.as_ref().filter(has_others);
@@ -504,20 +511,20 @@ impl<'a> Staging<'a> {
         sources.map(|entry| entry.mtime).max().unwrap_or(Timestamp { secs: i64::MIN, nanos: 0 })
     }
 
-    /// Ends the staging: what is gone becomes deletes, and the steps get their order.
+    /// Ends the staging: adds deletes for the paths that are gone, and sorts the steps.
     ///
     /// # Errors
-    /// [`OutputError::EverythingGone`] when the build left nothing at all of a tree, and two names that the host's file
-    /// system cannot tell apart.
+    /// [`OutputError::EverythingGone`] when the build left nothing at all of a tree, and an error
+    /// when the host's file system cannot tell two names apart.
     pub fn finish(mut self) -> Result<Staged, OutputError> {
         self.check_all_arrived()?;
         self.check_not_emptied()?;
         self.check_names_differ()?;
         self.settle_slots()?;
         self.plan_deletes()?;
-        // No two steps of one turn are at one path.
+        // Two steps of one turn are never at the same path.
         self.ops.sort_unstable_by(|a, b| turn(a).cmp(&turn(b)).then_with(|| by_path(a, b)));
-        // They have grown by doubling, and stay as they are while the record is made.
+        // The steps have grown by doubling, and do not change while the record is made.
         self.ops.shrink_to_fit();
         Ok(Staged {
             target: self.target,
@@ -539,13 +546,13 @@ impl<'a> Staging<'a> {
                 slot.id = self.writers.settled(slot.id);
             }
         }
-        // Of many products that is much, and the deletes are to come.
+        // This frees memory, much for many products, before the deletes are planned.
         self.writers = SlotWriters::default();
         self.expected_mut().forget_arrived();
         Ok(())
     }
 
-    /// A build that deletes every source is far more often a mistake than a wish.
+    /// Refuses a build that deleted every source: that is far more often a mistake than intended.
     fn check_not_emptied(&self) -> Result<(), OutputError> {
         let Some(uploaded) = self.uploaded.filter(|_| self.scope == Scope::SourceRoot) else { return Ok(()) };
         let had = uploaded.manifest.entries().len() as u64;
@@ -554,7 +561,7 @@ impl<'a> Staging<'a> {
         if had > 0 && nothing_left { Err(OutputError::EverythingGone { files: had }) } else { Ok(()) }
     }
 
-    /// On a file system that folds case, two products could become one file. Only such a file system is asked to look.
+    /// Refuses two products that would be one file. Only a file system that folds case is checked.
     fn check_names_differ(&self) -> Result<(), OutputError> {
         let expected = self.expected.as_ref().filter(|expected| expected.compares_names());
         let same = expected.and_then(|expected| same_when_folded(self.new_tree(expected).iter()).cloned());
@@ -594,7 +601,7 @@ impl<'a> Staging<'a> {
         Ok(())
     }
 
-    /// What is kept never travels.
+    /// Refuses kept paths, which never travel.
     pub(in crate::outputs) fn refuse_kept(&self, path: &RelPath, kind: &NodeKind) -> Result<(), OutputError> {
         let Some(uploaded) = self.uploaded.filter(|_| !path.is_root()) else { return Ok(()) };
         let path = self.uploaded_at.append(path);
@@ -614,7 +621,7 @@ impl<'a> Staging<'a> {
     }
 }
 
-/// A large file's content on its way, told as it comes: a minute of silence would look like a hang.
+/// Reports a large file's content as it arrives: a minute without output would look like a hang.
 pub(super) struct Metered<'a, R> {
     pub(super) data: R,
     pub(super) done: Amount,
@@ -634,7 +641,7 @@ impl<R: Read> Read for Metered<'_, R> {
 pub(super) struct Seen {
     pub(super) whose: HostHad,
     pub(super) id: Identity,
-    /// None where it is not known, as of a file that differs in any case.
+    /// `None` where it is not known, as of a file that differs in any case.
     pub(super) what: Option<Content>,
     pub(super) mode: u32,
     pub(super) mtime: Timestamp,
@@ -645,7 +652,8 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// For what replaces it with the same content, or with other content of a build's.
+    /// The [`Over`] of a step that replaces this with the same content, or a build's content with
+    /// other content of a build.
     pub(in crate::outputs) fn over_same(&self) -> Over {
         match self.whose {
             HostHad::Users => Over::Same(self.id.into()),
@@ -654,7 +662,7 @@ impl Seen {
     }
 }
 
-/// What a product is told to be, beside its content.
+/// The mode and time that a product gets.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Meta {
     pub(super) mode: u32,
@@ -693,8 +701,8 @@ impl Settled {
     }
 }
 
-/// The order of steps: directories and files from the top down, then modes, then times, then deletes from the bottom up, and last
-/// what takes the place of a directory that those deletes have emptied.
+/// The order of steps: directories and files from the top down, then modes, then times, then
+/// deletes from the bottom up, and last what replaces a directory emptied by those deletes.
 fn turn(op: &Op) -> u8 {
     match &op.action {
         Action::MakeDir { .. }

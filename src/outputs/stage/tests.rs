@@ -1,4 +1,4 @@
-//! What a container may say, what it may not, and what comes of it. The far end is played by these tests.
+//! What a container may say, what it may not, and what follows. These tests act as the far end.
 
 use std::{fs, os::unix::fs::MetadataExt as _};
 
@@ -32,7 +32,7 @@ fn options<'a>(record: &'a Record, run: &'a str) -> StagingOptions<'a> {
     StagingOptions { run, record, apply: ApplyMode::PerFile, only: None }
 }
 
-/// Lists `list` for the output `out` and gives what was wanted, or why it was refused.
+/// Lists `list` for the output `out`. Returns what was wanted, or why it was refused.
 fn listed(host: &Host, list: &[Listing]) -> Result<Vec<u32>, OutputError> {
     let record = host.record();
     let target = Target::named(&host.output("out")).unwrap();
@@ -150,7 +150,7 @@ fn stream(entries: &[Sends<'_>]) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-/// `a`, `b` and `large` are wanted; what comes is `entries`.
+/// `a`, `b` and `large` are wanted; `entries` arrive.
 fn answered(host: &Host, large: &str, entries: &[Sends<'_>]) -> Result<Staged, OutputError> {
     let record = host.record();
     let products = nodes([("a", file("p1")), ("b", file("p1")), ("large", file(large))]);
@@ -234,7 +234,7 @@ fn what_is_said_to_be_gone_and_no_build_wrote_is_in_the_safe_place() {
     assert_eq!(host.displaced().len(), 100);
 }
 
-// ---- everything under the working directory ------------------------------------------------------------------------
+// ---- everything under the working directory -----------------------------------------------------
 
 fn stage(host: &Host, kept: &[&str], before: &Nodes, after: &Nodes) -> Result<Staged, OutputError> {
     let (record, books) = (host.record(), host.books());
