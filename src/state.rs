@@ -1,28 +1,30 @@
-//! What fastbuild remembers between runs, outside the project: locks, the record of outputs, the journal.
+//! What fastbuild remembers between runs, outside the project: locks, the record of outputs, the
+//! journal.
 //!
 //! ```text
-//! STATE/runs/<run id>              locked while the run lives; a container whose run is not locked is a leftover
-//! STATE/projects/<key>/lock        the source root's: shared while it is looked at and sent, exclusive while products are applied
-//! STATE/projects/<key>/busy-*      a workspace's or scratch directory's: locked by the run that works there
-//! STATE/projects/<key>/*holder     who holds one exclusively, for the message to those who wait
+//! STATE/runs/<run id>              locked by a live run; otherwise its containers are leftovers
+//! STATE/projects/<key>/lock        the sources': shared in scan and upload, exclusive in apply
+//! STATE/projects/<key>/busy-*      a workspace's or scratch directory's: locked by the run there
+//! STATE/projects/<key>/*holder     who holds a lock exclusively, for the message to waiting runs
 //! STATE/projects/<key>/outputs     what fastbuild wrote on the host (crate::outputs::record)
 //! STATE/projects/<key>/index       what the sources hold (crate::tree::index)
-//! STATE/projects/<key>/journal     an apply that is under way (crate::outputs::journal)
-//! STATE/projects/<key>/trusted     what the settings file was when it was trusted (crate::build::trust)
-//! STATE/projects/<key>/history     what went up and came back, and for which commands (crate::build::history)
-//! STATE/projects/<key>/told        what its builds have said once and do not say again
+//! STATE/projects/<key>/journal     an apply that is in progress (crate::outputs::journal)
+//! STATE/projects/<key>/trusted     the settings file when it was trusted (crate::build::trust)
+//! STATE/projects/<key>/history     uploads, products and their commands (crate::build::history)
+//! STATE/projects/<key>/told        messages of its builds that are shown only once
 //! STATE/projects/<key>/workspace-* the project's workspace on one engine (crate::workspace)
-//! STATE/pruned-*                   when workspaces on one engine were last pruned (crate::workspace::daily)
-//! STATE/watches/<id>               locked while that watch lives: what it builds, and what led to it (crate::watch)
-//! STATE/bench/<run id>/            the builds that a bench measures have their state here (crate::bench)
-//! STATE/told                       who has been told already of input that waits
-//! STATE/id                         tells this directory's workspaces on an engine from another machine's
-//! STATE/projects/<key>/torn-<run>  the journal of an apply that could be neither finished nor taken back
-//! STATE/projects/<key>/untold      what was made good while nobody was there to be told (crate::build)
+//! STATE/pruned-*                   time of an engine's last pruning (crate::workspace::daily)
+//! STATE/watches/<id>               locked by a watch: its builds and their causes (crate::watch)
+//! STATE/bench/<run id>/            the state of the builds that a bench measures (crate::bench)
+//! STATE/told                       processes that were told of waiting input
+//! STATE/id                         tells this directory's workspaces from another machine's
+//! STATE/projects/<key>/torn-<run>  the journal of an apply that cannot be finished or undone
+//! STATE/projects/<key>/untold      repairs that were not reported yet (crate::build)
 //! STATE/projects/<key>/displaced/, moved-*  the safe place (crate::outputs::safe)
 //! ```
 //!
-//! Locks are the operating system's own: they are free the moment their holder dies, whatever it died of.
+//! Locks are the operating system's own: they are free as soon as their holder dies, for any
+//! reason.
 
 use std::{
     collections::VecDeque,
@@ -40,10 +42,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{entry::Stamp, sys::at::look_at};
 
-/// The engine of a run that brings something back from the safe place.
+/// The engine of a run that restores files from the safe place.
 pub const BY_HAND: &str = "recover";
 
-/// How much is remembered that has been said once, or to one process.
+/// How many messages or processes a file of told messages remembers.
 const MOST_TOLD: usize = 200;
 
 /// A failure of the state directory.
@@ -75,7 +77,7 @@ pub struct Project {
     key: String,
 }
 
-/// Who holds a project's lock.
+/// The process that holds a project's lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     /// Process id.
@@ -84,21 +86,21 @@ pub struct Holder {
     pub command: String,
 }
 
-/// A lock of a project's.
+/// A lock of a project.
 #[derive(Debug, Clone)]
 pub struct Lock {
     path: PathBuf,
     holder: PathBuf,
 }
 
-/// A lock that is held; free when dropped.
+/// A lock that is held; dropping it frees it.
 #[derive(Debug)]
 pub struct Held {
     file: File,
     of: Lock,
 }
 
-/// What a run that died without finishing may have left.
+/// What a run that died before it finished may have left.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeadRun {
     /// Its id.
@@ -109,12 +111,12 @@ pub struct DeadRun {
     pub engine: String,
     /// The staging directories that it made.
     pub stages: Vec<PathBuf>,
-    /// The directories that it made for volumes to be laid over, the outer ones first.
+    /// The directories that it made for volumes to be mounted over, the outer ones first.
     pub placeholders: Vec<Placeholder>,
 }
 
-/// A directory that was made for a volume to be laid over it. Another one in its place is somebody else's, and an inode's number is
-/// given away again, so the time of its making counts too, where the file system knows it.
+/// A directory that was made as a mount point for a volume. Another directory in its place belongs
+/// to others. Inode numbers are reused, so the creation time is compared too, where it is known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placeholder {
     path: PathBuf,
@@ -129,7 +131,7 @@ impl Placeholder {
         Ok(Placeholder { path: path.to_owned(), inode: (dev, ino), made })
     }
 
-    /// Removes it, unless there is anything in it.
+    /// Removes it, if it is the same directory and empty.
     pub fn remove(&self) {
         if Placeholder::look(&self.path).is_ok_and(|found| found == *self) {
             let _ = std::fs::remove_dir(&self.path);
@@ -153,8 +155,9 @@ enum Note {
     Placeholder(Placeholder),
 }
 
-/// A live run; its id names everything that it makes on an engine. Ended by [`Run::finish`]; a run that is dropped
-/// or killed before leaves its file behind, unlocked, which is how the next start knows that there may be leftovers.
+/// A live run; its id names everything that it makes on an engine. [`Run::finish`] ends it. A
+/// dropped or killed run leaves its file, unlocked: so the next start knows that there may be
+/// leftovers.
 #[derive(Debug)]
 pub struct Run {
     /// Twelve hexadecimal digits, different for each run.
@@ -164,7 +167,7 @@ pub struct Run {
 }
 
 impl State {
-    /// Takes `root`, makes it when it is missing (for its owner's eyes only).
+    /// Opens `root`, and makes it if it is missing (readable by its owner only).
     ///
     /// # Errors
     /// When it cannot be made.
@@ -175,7 +178,7 @@ impl State {
         Ok(State { root })
     }
 
-    /// Where it lies.
+    /// The directory's path.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -188,7 +191,7 @@ impl State {
         let key = project_key(source);
         let dir = self.root.join("projects").join(&key);
         make_private_dir(&dir).map_err(StateError::at("make the directory", &dir))?;
-        // For people who look: nothing reads it.
+        // Information for users; no code reads it.
         let note = dir.join("source");
         if !note.exists() {
             std::fs::write(&note, source.as_os_str().as_encoded_bytes())
@@ -197,7 +200,7 @@ impl State {
         Ok(Project { dir, key })
     }
 
-    /// The part that belongs to the project with this key, when this state directory knows it.
+    /// The part that belongs to the project with this key, if this state directory knows it.
     pub fn known_project(&self, key: &str) -> Option<Project> {
         let is_key = key.len() == 16 && key.bytes().all(|b| b.is_ascii_hexdigit());
         let dir = self.root.join("projects").join(key);
@@ -216,7 +219,7 @@ impl State {
         Ok(keys.filter_map(|key| self.known_project(&key)).collect())
     }
 
-    /// When workspaces on the engine at `engine` were last pruned by themselves.
+    /// The time of the last automatic pruning on the engine at `engine`.
     pub fn pruned_path(&self, engine: &str) -> PathBuf {
         self.root.join(format!("pruned-{}", short_hash(engine.as_bytes())))
     }
@@ -224,19 +227,19 @@ impl State {
     /// Six hexadecimal digits that tell this state directory from others that use the same engine.
     ///
     /// # Errors
-    /// When they cannot be kept.
+    /// When they cannot be saved.
     pub fn id(&self) -> Result<String, StateError> {
         let path = self.root.join("id");
         if let Some(id) = read_state_id(&path) {
             return Ok(id);
         }
         let id = random_id()[..6].to_owned();
-        // Missing or damaged. Two that start at once may both come here: what is read afterwards counts for both.
+        // Missing or damaged. Two processes may get here at once: both use what is read afterwards.
         replace_file(&path, |out| out.write_all(id.as_bytes())).map_err(StateError::at("write", &path))?;
         Ok(read_state_id(&path).unwrap_or(id))
     }
 
-    /// Whether `who` is told for the first time; from now on it is not. Without a place to note it, everybody is told.
+    /// Whether `who` is told for the first time, and notes it; true if it cannot be noted.
     pub fn is_first_told(&self, who: &str) -> bool {
         is_first(&self.root.join("told"), who)
     }
@@ -244,7 +247,7 @@ impl State {
     /// Begins a run of `project` on the engine at `engine`.
     ///
     /// # Errors
-    /// When its file cannot be made and locked.
+    /// When its file cannot be made or locked.
     pub fn begin_run(&self, project: &Project, engine: &str) -> Result<Run, StateError> {
         let id = random_id();
         let path = self.root.join("runs").join(&id);
@@ -256,19 +259,19 @@ impl State {
         Ok(run)
     }
 
-    /// Whether the run `id` began here and is over without having finished: what it left may be removed. Runs that
-    /// this state directory does not know belong to somebody else, and are not dead.
+    /// Whether the run `id` began here and ended without finishing: its leftovers may be removed.
+    /// Runs that this state directory does not know belong to others, and do not count as dead.
     pub fn is_dead_run(&self, id: &str) -> bool {
         self.dead_run(id).is_some()
     }
 
-    /// Whether the run `id` began here and is not over.
+    /// Whether the run `id` began here and is still alive.
     pub fn is_live_run(&self, id: &str) -> bool {
         let file = is_run_id(id).then(|| File::open(self.root.join("runs").join(id)));
         matches!(file, Some(Ok(file)) if matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
     }
 
-    /// The processes of the runs that are not over.
+    /// The processes of the live runs.
     pub fn live_processes(&self) -> Vec<u32> {
         let first = |id: String| {
             let live = self.is_live_run(&id).then(|| File::open(self.root.join("runs").join(id)).ok())?;
@@ -281,12 +284,13 @@ impl State {
         self.runs().filter_map(first).collect()
     }
 
-    /// Where benches keep the state directories of the builds that they measure, each below its run's id.
+    /// Where benches keep the state directories of the builds that they measure, by their runs'
+    /// ids.
     pub fn benches_dir(&self) -> PathBuf {
         self.root.join("bench")
     }
 
-    /// Where watches tell each other what they build.
+    /// Where watches publish their builds for each other.
     pub fn watches_dir(&self) -> PathBuf {
         self.root.join("watches")
     }
@@ -298,7 +302,7 @@ impl State {
         let file = File::open(self.root.join("runs").join(id)).ok()?;
         file.try_lock().ok()?;
         let mut dead = DeadRun { id: id.to_owned(), ..DeadRun::default() };
-        // A last line that a power cut broke is no note.
+        // A last line that a power cut damaged is not a note.
         for note in BufReader::new(file).split(b'\n').map_while(Result::ok) {
             match serde_json::from_slice(&note) {
                 Ok(Note::Began { project, engine, .. }) => {
@@ -312,25 +316,25 @@ impl State {
         Some(dead)
     }
 
-    /// Waits until the run `id` is over, one way or the other. Whoever hears in another way that its process dies (by the
-    /// end of a pipe) may hear of it a moment before that process's locks are free. Blocks the thread.
+    /// Waits until the run `id` is over, in any way. A process that learns of its death in another
+    /// way (by the end of a pipe) may do so a moment before its locks are free. Blocks the thread.
     pub fn await_end_of_run(&self, id: &str) {
         let file = is_run_id(id).then(|| File::open(self.root.join("runs").join(id)));
         if let Some(Ok(file)) = file {
-            // Free again at once; a file system without locks has nobody to wait for.
+            // It is freed again at once. A file system without locks cannot block.
             let _ = file.lock();
         }
     }
 
-    /// Forgets a dead run, once nothing of it is left.
+    /// Forgets a dead run, after all that it left has been removed.
     pub fn forget_run(&self, id: &str) {
         if self.is_dead_run(id) {
-            // Left behind at worst: a small file.
+            // At worst a small file stays.
             let _ = std::fs::remove_file(self.root.join("runs").join(id));
         }
     }
 
-    /// The runs that died without finishing.
+    /// The runs that died before they finished.
     pub fn dead_runs(&self) -> Vec<DeadRun> {
         self.runs().filter_map(|id| self.dead_run(&id)).collect()
     }
@@ -358,7 +362,7 @@ impl Project {
         self.dir.join("index")
     }
 
-    /// Whether a build of this project says `what` for the first time; from now on it is not. Without a place to note it, each says it.
+    /// Whether a build of this project says `what` for the first time; true if it cannot be noted.
     pub fn is_first_said(&self, what: &str) -> bool {
         is_first(&self.told_path(), what)
     }
@@ -367,17 +371,17 @@ impl Project {
         self.dir.join("told")
     }
 
-    /// When builds did not see what was changed here.
+    /// The times during which builds did not see changes on the host.
     pub fn edits_path(&self) -> PathBuf {
         self.dir.join("edits")
     }
 
-    /// What went up and came back, and for which commands (crate::build::history).
+    /// Uploads, products and their commands (crate::build::history).
     pub fn history_path(&self) -> PathBuf {
         self.dir.join("history")
     }
 
-    /// What the settings file was when it was trusted (crate::build::trust).
+    /// The settings file as it was when it was trusted (crate::build::trust).
     pub fn trusted_path(&self) -> PathBuf {
         self.dir.join("trusted")
     }
@@ -387,7 +391,7 @@ impl Project {
         self.dir.join("journal")
     }
 
-    /// The journals of applies that were not finished: of one that died, and of those that were torn.
+    /// The journals of unfinished applies: of one that died, and of those that are torn.
     pub fn journals(&self) -> Vec<PathBuf> {
         let own = self.journal_path();
         let mut journals: Vec<_> =
@@ -396,26 +400,26 @@ impl Project {
         journals
     }
 
-    /// What was made good and nobody was told of.
+    /// The repairs that were not reported yet.
     pub fn untold_path(&self) -> PathBuf {
         self.dir.join("untold")
     }
 
-    /// What is known of the project's workspace `name` on the engine at `engine`.
+    /// The mark of the project's workspace `name` on the engine at `engine`.
     pub fn workspace_path(&self, engine: &str, name: &str) -> PathBuf {
         self.dir.join(format!("workspace-{}", short_hash(format!("{engine}\0{name}").as_bytes())))
     }
 
-    /// What tells this project from another one that lay at the same path before; empty for the first one.
+    /// Tells this project from an earlier one at the same path; empty for the first one.
     pub fn id(&self) -> String {
         std::fs::read_to_string(self.dir.join("project-id")).unwrap_or_default()
     }
 
-    /// Another project lies at the path from now on: nothing that is known of the one before holds for it. What was moved to
-    /// safety stays.
+    /// Starts a new project at the path: forgets the one before, except the files in its safe
+    /// place.
     ///
     /// # Errors
-    /// When the state directory does not take it.
+    /// When the state directory cannot be changed.
     pub fn begin_anew(&self) -> Result<(), StateError> {
         let known = [
             self.record_path(),
@@ -437,7 +441,7 @@ impl Project {
         replace_file(&path, |out| out.write_all(id.as_bytes())).map_err(StateError::at("write", &path))
     }
 
-    /// Where something is known of a workspace of this project's, on whatever engine.
+    /// The marks of this project's workspaces, on all engines.
     ///
     /// # Errors
     /// When the state directory cannot be read.
@@ -452,63 +456,63 @@ impl Project {
             .collect())
     }
 
-    /// What is known of the home directory of the build's user.
+    /// The home directory of the build's user, if known.
     pub fn home_path(&self) -> PathBuf {
         self.dir.join("home")
     }
 
-    /// Where the user's files go that were in a product's way in the run `run`.
+    /// Where the user's files go that were in the way of a product in the run `run`.
     pub fn displaced_dir(&self, run: &str) -> PathBuf {
         self.dir.join("displaced").join(run)
     }
 
-    /// What is known of each of them.
+    /// The index of those files.
     pub fn displaced_index(&self, run: &str) -> PathBuf {
         self.dir.join(format!("moved-{run}"))
     }
 
-    /// The runs that moved any there.
+    /// The runs that moved files there.
     pub fn displaced_runs(&self) -> Vec<String> {
         let runs = std::fs::read_dir(self.dir.join("displaced")).into_iter().flatten().flatten();
         runs.filter_map(|run| run.file_name().into_string().ok()).filter(|run| is_run_id(run)).collect()
     }
 
-    /// What follows `prefix` in the names of files that have it.
+    /// The rest of the names that begin with `prefix`.
     fn names(&self, prefix: &str) -> impl Iterator<Item = String> {
         let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
         entries.filter_map(move |entry| Some(entry.file_name().to_str()?.strip_prefix(prefix)?.to_owned()))
     }
 
-    /// Removes what processes that were killed were writing here.
+    /// Removes the temporary files of writers that were killed.
     pub fn remove_halves(&self) {
         let Ok(entries) = std::fs::read_dir(&self.dir) else { return };
         let is_half = |name: OsString| name.as_encoded_bytes().starts_with(HALF.as_bytes());
         for entry in entries.flatten().filter(|entry| is_half(entry.file_name())) {
             let half = File::options().write(true).open(entry.path());
             if half.is_ok_and(|half| half.try_lock().is_ok()) {
-                // Left behind at worst: nobody reads it.
+                // At worst it stays: no code reads it.
                 let _ = std::fs::remove_file(entry.path());
             }
         }
     }
 
-    /// The source root's lock: shared while the tree is looked at and sent, exclusive while products are applied. A workspace's
-    /// is taken before it.
+    /// The source root's lock: shared during scan and upload, exclusive during an apply. A
+    /// workspace's lock is taken before it.
     pub fn sources(&self) -> Lock {
         Lock { path: self.dir.join("lock"), holder: self.dir.join("holder") }
     }
 
-    /// The lock of what builds work in: the workspace of that name, which who is inside shares, or a scratch directory.
+    /// The lock of the workspace `name`, shared by the runs inside, or of a scratch directory.
     pub fn place(&self, name: &str) -> Lock {
         self.lock_of("busy", name)
     }
 
-    /// The lock of the way into a workspace: whoever holds it is the only one who enters, makes or removes it.
+    /// The lock of a workspace's entrance: only its holder enters, makes or removes the workspace.
     pub fn door(&self, name: &str) -> Lock {
         self.lock_of("door", name)
     }
 
-    /// Both locks of a place, for who removes it; says who is there otherwise, as far as that is written.
+    /// Takes both locks of a place, for its removal; or else returns their holder, if recorded.
     ///
     /// # Errors
     /// As [`Lock::try_lock`].
@@ -532,14 +536,14 @@ fn is_first(path: &Path, one: &str) -> bool {
         return false;
     }
     told.push_back(one.to_owned());
-    // Those before are of long ago.
+    // The oldest ones are dropped.
     told.drain(..told.len().saturating_sub(MOST_TOLD));
     let _ = replace_json(path, &told);
     true
 }
 
 impl Lock {
-    /// Takes it for this run alone if it is free; otherwise says who holds it (as far as that is written already).
+    /// Takes it for this run alone if it is free; otherwise returns its holder (if recorded).
     ///
     /// # Errors
     /// When the lock file cannot be opened or written.
@@ -552,7 +556,7 @@ impl Lock {
         }
     }
 
-    /// Waits until it is free. Blocks the thread: call it on one of its own.
+    /// Waits until it is free. Blocks the thread, so call it on a separate one.
     ///
     /// # Errors
     /// As [`Lock::try_lock`].
@@ -562,7 +566,7 @@ impl Lock {
         self.hold(file)
     }
 
-    /// Waits until nobody holds it alone, and shares it then. Blocks the thread.
+    /// Waits until it is not held exclusively, and then shares it. Blocks the thread.
     ///
     /// # Errors
     /// As [`Lock::try_lock`].
@@ -572,7 +576,7 @@ impl Lock {
         Ok(Held { file, of: self.clone() })
     }
 
-    /// Who holds it alone, as far as that is written.
+    /// The exclusive holder, if it is recorded.
     pub fn holder(&self) -> Option<Holder> {
         read_json(&self.holder)
     }
@@ -589,7 +593,8 @@ impl Lock {
 }
 
 impl Held {
-    /// Shares it from now on. Others may get it alone in between: where that matters, another lock keeps them out.
+    /// Shares it from now on. Others may take it exclusively in between, unless another lock
+    /// prevents it.
     ///
     /// # Errors
     /// The system's.
@@ -607,10 +612,10 @@ impl Run {
         self.note(&Note::Stage { path: path.to_owned() })
     }
 
-    /// Makes the directory `path` for a volume to be laid over it, and notes which one that is.
+    /// Makes the directory `path` as a mount point for a volume, and notes which one it is.
     ///
     /// # Errors
-    /// What the system says, also where there is something, and when the run's file cannot be written.
+    /// The system's, also where the path exists; and when the run's file cannot be written.
     pub fn make_placeholder(&self, path: &Path) -> io::Result<Placeholder> {
         std::fs::create_dir(path)?;
         let made = Placeholder::look(path)?;
@@ -625,34 +630,34 @@ impl Run {
         write_line(&mut *file, note).map_err(StateError::at("write", &self.path))
     }
 
-    /// Ends the run well: nothing of it is left on any engine.
+    /// Finishes the run: it has left nothing on any engine.
     pub fn finish(self) {
-        // A leftover empty file costs the next start one look at it.
+        // If the file stays, it costs the next start one look.
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
-/// What the name of a file begins with that is not yet what it will be. Its writer keeps it locked.
+/// The prefix of temporary files, until they get their final name. The writer keeps them locked.
 const HALF: &str = ".new-";
 
-/// An empty one.
+/// Makes an empty temporary file.
 fn begin_half(dir: &Path) -> io::Result<tempfile::NamedTempFile> {
     loop {
         let half = tempfile::Builder::new().prefix(HALF).tempfile_in(dir)?;
-        // Where a file system has no locks, nobody takes it for a dead writer's.
+        // On a file system without locks, other processes do not take it for a dead writer's.
         let _ = half.as_file().lock();
-        // Somebody may have done so just before it was locked.
+        // Another process may have removed it just before the lock.
         if half.path().exists() {
             return Ok(half);
         }
     }
 }
 
-/// Writes a file so that a reader sees the old text or the new one and never a part. `write` gets a buffered writer, so
-/// that the text need not be held in memory.
+/// Writes a file so that a reader sees the old text or the new one, never a part. `write` gets a
+/// buffered writer, so the text need not be in memory.
 ///
 /// # Errors
-/// Whatever the file system or `write` says.
+/// All errors of the file system and of `write`.
 pub fn replace_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let mut file = BufWriter::new(begin_half(dir)?);
@@ -665,12 +670,12 @@ pub fn replace_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Resul
 /// [`replace_file`] with a value as JSON.
 ///
 /// # Errors
-/// Whatever the file system says.
+/// All errors of the file system.
 pub fn replace_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
     replace_file(path, |out| Ok(serde_json::to_writer(out, value)?))
 }
 
-/// What [`replace_json`] wrote; none when there is nothing, or nothing of that form.
+/// Reads what [`replace_json`] wrote; `None` when the file is missing or has another form.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
@@ -678,7 +683,7 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
 /// Writes a value as a line of JSON, in one write.
 ///
 /// # Errors
-/// Whatever the file system says.
+/// All errors of the file system.
 pub fn write_line(to: &mut (impl Write + ?Sized), value: &impl Serialize) -> io::Result<()> {
     let mut line = serde_json::to_vec(value)?;
     line.push(b'\n');
@@ -688,7 +693,7 @@ pub fn write_line(to: &mut (impl Write + ?Sized), value: &impl Serialize) -> io:
 /// [`write_line`] at the end of the file at `path`.
 ///
 /// # Errors
-/// Whatever the file system says.
+/// All errors of the file system.
 pub fn append_line(path: &Path, value: &impl Serialize) -> io::Result<()> {
     write_line(&mut File::options().append(true).create(true).open(path)?, value)
 }
@@ -696,17 +701,17 @@ pub fn append_line(path: &Path, value: &impl Serialize) -> io::Result<()> {
 /// [`replace_file`] with lines as [`append_line`] writes them.
 ///
 /// # Errors
-/// Whatever the file system says.
+/// All errors of the file system.
 pub fn replace_lines(path: &Path, values: &[impl Serialize]) -> io::Result<()> {
     replace_file(path, |out| values.iter().try_for_each(|value| write_line(out, value)))
 }
 
-/// The values of such lines. What is none, as one that was cut short, counts for nothing.
+/// The values of such lines. Invalid lines, such as a truncated one, are skipped.
 pub fn parse_lines<T: DeserializeOwned>(text: &[u8]) -> impl Iterator<Item = T> {
     text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok())
 }
 
-/// [`parse_lines`] of the file at `path`; none where there is no file.
+/// [`parse_lines`] of the file at `path`; empty if it does not exist.
 ///
 /// # Errors
 /// When the file cannot be read.
@@ -730,8 +735,8 @@ fn make_private_dir(path: &Path) -> io::Result<()> {
     builder.create(path)
 }
 
-/// This program and the command it was asked to run. The options between them stay out: those who wait print this into
-/// their logs, and `-e NAME=VALUE` may hold a secret.
+/// This program and the command that it runs, without the options between them: waiting runs print
+/// this into their logs, and `-e NAME=VALUE` may hold a secret.
 pub fn own_command_line() -> String {
     shown_command_line(std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()))
 }
@@ -755,13 +760,13 @@ fn read_state_id(path: &Path) -> Option<String> {
     (id.len() == 6 && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(id)
 }
 
-/// Whether a run can be called so.
+/// Whether `id` has the form of a run's id.
 pub fn is_run_id(id: &str) -> bool {
     id.len() == 12 && id.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// Unlike any other run's, here or on another machine that uses the same engine. `RandomState` is seeded by the
-/// operating system's random numbers.
+/// An id that is unique, also among other machines that use the same engine. `RandomState` is
+/// seeded by the operating system's random numbers.
 pub(crate) fn random_id() -> String {
     use std::hash::BuildHasher as _;
     let seed = std::hash::RandomState::new();

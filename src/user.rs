@@ -1,16 +1,16 @@
-//! `USER[:GROUP]` and the image's own tables -> the ids that the command will run with, its further groups and its home.
-//! Pure.
+//! `USER[:GROUP]` and the image's own tables -> the command's ids, further groups and home. Pure.
 //!
-//! The engine resolves the user when the command starts, which is too late for us: uploaded files must belong to that
-//! user before. In a workspace it resolves nothing at all: the agent is root there and becomes the user itself. So
-//! this repeats what `docker run` does, from the same two files.
+//! The engine resolves the user when the command starts, which is too late: uploaded files must
+//! belong to that user before. In a workspace it does not resolve the user at all: the agent is
+//! root there and becomes the user itself. So this module repeats what `docker run` does, from the
+//! same two files.
 
 use std::fmt;
 
-/// The highest id that engines take.
+/// The highest id that engines accept.
 const MAX_ID: u32 = i32::MAX as u32;
 
-/// A user's and a group's number.
+/// The numbers of a user and a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ids {
     /// The user's.
@@ -22,14 +22,14 @@ pub struct Ids {
 /// The superuser.
 pub const ROOT: Ids = Ids { uid: 0, gid: 0 };
 
-/// All that a process of the user's has.
+/// The identity of a process of the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
-    /// Who it is.
+    /// The user and the main group.
     pub ids: Ids,
-    /// All its groups, its own first.
+    /// All its groups, the main one first.
     pub groups: Vec<u32>,
-    /// Its directory, `/` when the image knows none.
+    /// Its home directory; `/` when the image has none for it.
     pub home: Vec<u8>,
 }
 
@@ -62,7 +62,7 @@ pub enum UserError {
         /// Where it was looked for.
         table: Table,
     },
-    /// A number that no system has.
+    /// A number out of range.
     #[error("{number} is not a user or group id: ids go from 0 to {MAX_ID}")]
     OutOfRange {
         /// The number asked for.
@@ -70,12 +70,13 @@ pub enum UserError {
     },
 }
 
-/// Resolves `spec` as `docker run --user` does. `passwd` and `group` are the contents of the image's files; none when
-/// it has no such file.
+/// Resolves `spec` as `docker run --user` does. `passwd` and `group` are the contents of the
+/// image's files; `None` when the image has no such file.
 ///
-/// A number is always an id, even where a user has that number for a name. A user without a group gets the group of
-/// its line in `passwd`, or 0 without a line. An empty `spec` is user 0. Lines without proper numbers are passed over;
-/// engines read such a number as 0, which would hand files to root by accident.
+/// A number is always an id, even where a user has that number as a name. A user without a group
+/// gets the group of its line in `passwd`, or 0 if there is no line. An empty `spec` is user 0.
+/// Lines without proper numbers are skipped; engines read such a number as 0, which would give
+/// files to root by accident.
 ///
 /// # Errors
 /// A name that is not in its table, or a number out of range.
@@ -89,8 +90,8 @@ pub fn resolve(spec: &str, passwd: Option<&[u8]>, group: Option<&[u8]>) -> Resul
     Ok(Ids { uid: own.uid, gid })
 }
 
-/// Resolves `spec` as [`resolve`] does, with the groups and the home that `docker run` gives: the groups whose lines in
-/// `group` name the user, unless `spec` names a group, for then that one is all.
+/// Resolves `spec` as [`resolve`] does, with the groups and the home that `docker run` gives: the
+/// groups whose lines in `group` name the user, or only the group that `spec` names.
 ///
 /// # Errors
 /// As [`resolve`].
@@ -152,7 +153,7 @@ fn resolve_group(group: &str, table: &[u8]) -> Result<u32, UserError> {
         .ok_or_else(|| UserError::Unknown { name: group.to_owned(), table: Table::Group })
 }
 
-/// The number that `text` is, when it is one at all.
+/// `text` as a number; `None` when it is not one.
 fn id(text: &str) -> Result<Option<u32>, UserError> {
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {

@@ -1,14 +1,15 @@
 //! `fastbuild watch`: a build, and another one each time that the sources have changed since.
 //!
-//! What tells of a change (`changes`) is only a hint to look: whether something did change is decided by scanning the
-//! source tree (`look`, which passes over what editors and the like write for themselves) and comparing it with what it was when
-//! the last build began (`difference`), less what that build itself put in place (`Ours`; on a mount, `mounted`). So a product,
-//! a file under the ignore rules, and a file that was renamed and back do not start a build, and a change that comes while
-//! one runs is not lost. One build runs at a time, each with the project's lock of its own; between them the lock is free.
-//! The plan is made anew for each, since `fastbuild.toml` may be what was changed. Where a change comes from another
-//! watch's build, `rounds` tells whether the two feed each other.
+//! A notice of a change (`changes`) is only a hint to look. A scan of the source tree (`look`,
+//! which leaves out what editors and the like write for themselves) is compared with the tree when
+//! the last build began (`difference`), without what that build itself put in place (`Ours`; on a
+//! mount, `mounted`). So a product, a file under the ignore rules, and a file that was renamed and
+//! back do not start a build, and a change during a build is not lost. One build runs at a time,
+//! each with its own project lock; between builds the lock is free. The plan is made anew for each
+//! build, because `fastbuild.toml` may be what changed. Where a change comes from another watch's
+//! build, `rounds` tells whether the two trigger each other.
 //!
-//! Neighbours: [`crate::build`] does the builds, [`crate::tree::scan`](mod@crate::tree::scan) looks.
+//! Neighbours: [`crate::build`] builds, [`crate::tree::scan`](mod@crate::tree::scan) looks.
 
 mod changes;
 mod difference;
@@ -40,15 +41,15 @@ use crate::{
     tree::{Digest, Entry, Manifest, hash::hash_files, index::Index},
 };
 
-/// How many of the paths that changed are named.
+/// How many of the changed paths an event names.
 const NAMED: usize = 10;
 
-/// Builds once, then at each change, until a signal comes; gives how to end then: with 0 after Ctrl-C, which is how a
-/// watch ends well. `again` makes the plan of a later build.
+/// Builds once and then at each change, until a signal comes. Returns how to exit then: with 0
+/// after Ctrl-C, the normal end of a watch. `again` makes the plan of a later build.
 ///
 /// # Errors
-/// When the state directory cannot be used. A build that fails, for whatever reason, is told and does not end the watch, and
-/// neither does a source tree that cannot be looked at.
+/// When the state directory cannot be used. A failed build is reported and does not end the watch,
+/// and neither does a source tree that cannot be looked at.
 pub async fn run(
     plan: Plan,
     again: &mut dyn FnMut() -> Result<Plan, Box<dyn Error>>,
@@ -56,7 +57,7 @@ pub async fn run(
     reporter: &Reporter,
 ) -> Result<Exit, BuildError> {
     let mut watch = Watch {
-        // A script's `fastbuild watch &` has SIGINT ignored, and nothing but a signal ends a watch.
+        // A script starts `fastbuild watch &` with SIGINT ignored, but only a signal ends a watch.
         interrupts: Interrupts::listen_even_to(&[Signal::Interrupt]).map_err(BuildError::Signals)?,
         changes: Changes::of(&plan.source.value, reporter),
         rounds: Rounds::begin(state).map_err(StateError::at("write to", &state.watches_dir()))?,
@@ -112,7 +113,8 @@ impl Watch<'_> {
             (before, through) = self.build_and_wait(before, &through).await?;
             match (self.again)() {
                 Ok(plan) => self.follow_plan(plan),
-                // The build that follows is by the old plan: a typing error in fastbuild.toml stops nobody.
+                // The next build uses the old plan: a mistake in fastbuild.toml does not end the
+                // watch.
                 Err(error) => self.reporter.error(&*error, None),
             }
         }
@@ -125,8 +127,8 @@ impl Watch<'_> {
         self.plan = plan;
     }
 
-    /// One build, to which these led, and the wait for what starts the next one; gives the tree that this one is to begin
-    /// with, and what led to it.
+    /// Runs one build, caused by the changes in `through`, and waits for the changes that start the
+    /// next one. Returns the tree for that build to begin with, and the builds that led to it.
     async fn build_and_wait(
         &mut self,
         before: Manifest,
@@ -134,7 +136,7 @@ impl Watch<'_> {
     ) -> Result<(Manifest, Through), Ended> {
         let mut ours = Ours::before(self.plan.source.value.clone(), self.record()?);
         self.rounds.build_begins(through);
-        // What others put in place after this build is no doing of its own.
+        // Files that others put in place after this build do not count as its own.
         let (built, after) = {
             let (interrupts, record) = (self.interrupts.clone(), || self.record());
             build::run_alone(&self.plan, self.state, interrupts, self.reporter, record).await
@@ -178,7 +180,8 @@ impl Watch<'_> {
         }
     }
 
-    /// The source tree as it is now, with an ear to every directory in it. What cannot be read is told, and looked at again.
+    /// Scans the source tree and watches all its directories. Errors are reported; the scan is
+    /// retried.
     async fn look(&mut self) -> Result<Manifest, Ended> {
         let mut was_lost = false;
         loop {
@@ -188,10 +191,11 @@ impl Watch<'_> {
                 Ok(Looked { manifest, unreadable }) => {
                     self.told.news(unreadable).iter().for_each(|error| self.reporter.error(error, None));
                     if std::mem::take(&mut was_lost) {
-                        // A root that is there again is another directory.
+                        // A root that exists again is another directory.
                         self.changes = Changes::of(&self.plan.source.value, self.reporter);
                     }
-                    // What was put into a new directory before anybody listened is seen by looking again.
+                    // Another look finds files that came into a new directory before it was
+                    // watched.
                     if self.changes.follow(&manifest, self.reporter) == changes::Followed::Known {
                         return Ok(manifest);
                     }
@@ -201,7 +205,7 @@ impl Watch<'_> {
                     self.told.news(vec![error]).iter().for_each(tell);
                     was_lost = true;
                     self.interrupts.unless(sleep(changes::TICK)).await?;
-                    // The ignore rules may be what is wrong.
+                    // The ignore rules may be the cause.
                     if let Ok(plan) = (self.again)() {
                         self.follow_plan(plan);
                     }
@@ -227,12 +231,12 @@ impl Watch<'_> {
     }
 }
 
-/// What files held by the index that the last build left, and what they hold now.
+/// What files held, by the index that the last build left, and what they hold now.
 struct Held<'a> {
     root: &'a Path,
     index: &'a Path,
     trees: (&'a Manifest, &'a Manifest),
-    /// Of each entry of the first tree.
+    /// For each entry of the first tree.
     before: OnceCell<Vec<Option<Digest>>>,
 }
 

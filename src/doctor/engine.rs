@@ -101,7 +101,7 @@ fn location(kind: EngineKind, whereabouts: Whereabouts, sharing: Option<FileShar
     }
 }
 
-/// Whether such an engine, when its kernel is not ours, runs in a virtual machine of this machine for certain.
+/// Whether such an engine, with another kernel than ours, certainly runs in a VM on this machine.
 pub(super) fn is_virtual_machine(kind: EngineKind) -> bool {
     match kind {
         EngineKind::DockerDesktop
@@ -218,7 +218,7 @@ fn other_driver(kind: EngineKind) -> &'static str {
     }
 }
 
-/// Windows engines name a driver for each kind of container: `windowsfilter (windows) lcow (linux)`.
+/// Windows engines name a driver for each kind: `windowsfilter (windows) lcow (linux)`.
 fn is_lcow(info: &EngineInfo) -> bool {
     info.storage_driver.contains("lcow")
 }

@@ -1,4 +1,4 @@
-//! Looks up what [`super::findings`] judges. An engine or a source that does not answer is a fact like any other.
+//! Collects the facts that [`super::findings`] judges. A missing answer is a fact, too.
 
 use std::{
     error::Error,
@@ -21,19 +21,19 @@ use crate::{
     spec::Decision,
 };
 
-/// How long the sources' file system may take for a look at it, and the engine for its answers.
+/// How long the sources' file system may take to answer, and how long the engine.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Looks at the machine, the engine and the source root that `place` and the settings name.
 ///
 /// # Errors
-/// When the settings are wrong, or the source root is not there.
+/// When the settings are wrong, or the source root does not exist.
 pub async fn gather(place: &Where, environment: &Environment) -> Result<Facts, ConfigError> {
     let machine = Machine::of(environment);
     let cwd = &environment.cwd;
     let asked = place.source.as_ref().map_or_else(|| cwd.clone(), |source| cwd.join(source));
     let (host, source) = match facts::responds(&asked, LIMIT) {
-        // The settings' own error names it better.
+        // The error of the settings describes it better.
         Err(NoAnswer::Failed { source: error, .. }) if is_a_mistake(&error) => settled(place, environment)?,
         Ok(()) => settled(place, environment)?,
         Err(no_answer) => (host_alone(place, environment)?, silent(asked, &no_answer)),
@@ -50,7 +50,7 @@ pub async fn gather(place: &Where, environment: &Environment) -> Result<Facts, C
     })
 }
 
-/// Whether the user named a wrong directory, rather than one that does not work.
+/// Whether the user named a wrong directory, as opposed to one that does not work.
 fn is_a_mistake(error: &io::Error) -> bool {
     use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
     matches!(error.kind(), NotFound | NotADirectory | PermissionDenied)
@@ -61,7 +61,7 @@ type Host = Option<Decision<String>>;
 fn settled(place: &Where, environment: &Environment) -> Result<(Host, Source), ConfigError> {
     let settings = WorkspaceSettings::gather(&place.host, &place.source, environment)?;
     let path = settings.source.value;
-    // It may be another directory than the one that was asked about, further up and on another file system.
+    // It may be another directory than the tested one, further up and on another file system.
     let source = match facts::responds(&path, LIMIT) {
         Ok(()) => Source {
             no_answer: None,
@@ -74,7 +74,7 @@ fn settled(place: &Where, environment: &Environment) -> Result<(Host, Source), C
     Ok((settings.host, source))
 }
 
-/// The engine's address as far as it is named elsewhere than in a `fastbuild.toml` that cannot be read.
+/// The engine's address, from places other than a `fastbuild.toml` that cannot be read.
 fn host_alone(place: &Where, environment: &Environment) -> Result<Host, ConfigError> {
     let root = environment.cwd.ancestors().last().unwrap_or(Path::new("/")).to_owned();
     let elsewhere = Environment { cwd: root.clone(), ..environment.clone() };
@@ -122,7 +122,7 @@ async fn engine(host: Option<&Decision<String>>, environment: &Environment, mach
 
 fn rooms(engine: &Engine, source: &Source, environment: &Environment) -> Vec<Room> {
     let of_engine = match engine {
-        // Elsewhere, a directory of that name is another one.
+        // On another machine, this path is another directory.
         Engine::There { info, whereabouts: Whereabouts::Here, .. } => Some(PathBuf::from(&info.root_dir)),
         Engine::None { .. } | Engine::Taciturn { .. } | Engine::There { .. } => None,
     };
@@ -132,13 +132,13 @@ fn rooms(engine: &Engine, source: &Source, environment: &Environment) -> Vec<Roo
     wanted.into_iter().filter_map(|(what_for, path)| room(what_for, &path?)).collect()
 }
 
-/// The nearest directory that is there already.
+/// The nearest directory that exists.
 fn nearest(dir: &Path) -> Option<PathBuf> {
     dir.ancestors().find(|dir| dir.exists()).map(Path::to_owned)
 }
 
 fn room(what_for: Needs, path: &Path) -> Option<Room> {
-    // Not everybody may look at an engine's directory, and not every system tells.
+    // Not every user may read an engine's directory, and not every system tells the space.
     let space = facts::space(path).ok().filter(|space| space.total > 0)?;
     Some(Room { what_for, path: path_text(path), space })
 }

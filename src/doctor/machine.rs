@@ -10,7 +10,7 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     [virtualization(facts), wsl(facts), ci(facts)].into_iter().flatten().collect()
 }
 
-/// What a machine in a machine costs, as a figure.
+/// The cost of a nested virtual machine, as a figure.
 const NESTED: &str = "with Hyper-V isolation on a virtual machine, writing 1 GB took 66.82 s in a \
                       container's own layer, and 3.39 s on a volume";
 
@@ -60,7 +60,7 @@ fn wsl(facts: &Facts) -> Option<Finding> {
             "no engine runs in it, and file operations are translated to Windows' own",
             "move to WSL 2: `wsl --set-version DISTRIBUTION 2` in Windows",
         )),
-        // Then the sources' own finding says it.
+        // The sources' own finding says it in that case.
         Wsl::Two if on_windows || facts.source.no_answer.is_some() => None,
         Wsl::Two => {
             Some(Finding::good(Topic::Wsl, "this is WSL 2, and the sources are not on a drive of Windows"))

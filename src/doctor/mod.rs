@@ -1,12 +1,12 @@
-//! What a user has -> what it costs him, and what to do about it.
+//! What the user's set-up is -> what it costs, and what to do about it.
 //!
-//! [`gather()`] looks facts up ([`crate::facts`], the engine) and judges nothing; [`findings()`] judges them and is
-//! pure, so each case is a row of a table in the tests. Every sentence of `fastbuild doctor` is in here; how it is
-//! written out is in [`crate::cli::doctor`].
+//! [`gather()`] collects facts ([`crate::facts`], the engine) and does not judge; [`findings()`]
+//! judges them and is pure, so each case is a row of a table in the tests. Every sentence of
+//! `fastbuild doctor` is in this module; the output format is in [`crate::cli::doctor`].
 //!
-//! The figures are measurements, told with what was measured: the cases that fastbuild began with (LCOW, Hyper-V, a
-//! nested virtual machine, WSL 2), and a site of 2,003 files built on sshfs, on bindfs and without a mount. What nobody
-//! measured has no figure, and what cannot be known is not claimed.
+//! The figures are measurements, given with what was measured: the cases that fastbuild began with
+//! (LCOW, Hyper-V, a nested virtual machine, WSL 2), and a site of 2,003 files on sshfs, on bindfs
+//! and without a mount. Cases without a measurement have no figure. Unknown facts are not claimed.
 
 mod engine;
 mod gather;
@@ -26,51 +26,51 @@ use crate::{
     facts::{Case, FileSharing, FileSystem, Machine, Space},
 };
 
-/// All that is looked at.
+/// All facts that findings are based on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Facts {
     /// This machine.
     pub machine: Machine,
-    /// Whether the variable `CI` says that nobody sits here, which keeps no workspace.
+    /// Whether the variable `CI` says that the session is unattended; then no workspace is kept.
     pub unattended: bool,
     /// The engine.
     pub engine: Engine,
-    /// How Docker Desktop hands out files, where its settings tell.
+    /// How Docker Desktop shares files, where its settings tell.
     pub sharing: Option<FileSharing>,
     /// The source root.
     pub source: Source,
-    /// Where there has to be room.
+    /// The places that need free space.
     pub rooms: Vec<Room>,
 }
 
-/// What came of the look at an engine.
+/// The result of the look at an engine.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Engine {
-    /// There is none to be talked to.
+    /// No engine could be reached.
     None {
-        /// Its address; none where the settings name none that can be used.
+        /// Its address; `None` where the settings name no usable one.
         address: Option<String>,
         /// What went wrong.
         why: String,
-        /// What a user could do about it.
+        /// What the user could do about it.
         advice: Option<String>,
     },
-    /// One that answers, though not to the question what it is.
+    /// An engine that answers, but not to the request for information about itself.
     Taciturn {
         /// Its address.
         address: String,
-        /// What its greeting told.
+        /// What its greeting said.
         greeting: EngineFacts,
-        /// What came of the question.
+        /// Why it did not answer that request.
         why: String,
     },
-    /// One that answers.
+    /// An engine that answers.
     There {
         /// Its address.
         address: String,
-        /// What its greeting told.
+        /// What its greeting said.
         greeting: EngineFacts,
-        /// What it says of itself.
+        /// What it says about itself.
         info: Box<EngineInfo>,
         /// Where it is.
         whereabouts: Whereabouts,
@@ -84,25 +84,25 @@ pub struct Source {
     pub path: PathBuf,
     /// Why it could not be looked at.
     pub no_answer: Option<String>,
-    /// What it lies on.
+    /// The file system that it is on.
     pub file_system: Option<FileSystem>,
-    /// What it makes of the case of names.
+    /// How that treats upper and lower case in names.
     pub case: Option<Case>,
 }
 
-/// Where there has to be room.
+/// A place that needs free space.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Room {
-    /// What for.
+    /// What the space is needed for.
     pub what_for: Needs,
-    /// Where: a directory on this machine.
+    /// The place: a directory on this machine.
     pub path: String,
-    /// How much there is.
+    /// How much space there is.
     #[serde(flatten)]
     pub space: Space,
 }
 
-/// What needs room.
+/// What needs free space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Needs {
@@ -114,11 +114,11 @@ pub enum Needs {
     Source,
 }
 
-/// How much a finding asks for.
+/// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
-    /// As it should be.
+    /// Everything is fine.
     Good,
     /// Worth knowing.
     Note,
@@ -130,29 +130,29 @@ pub enum Severity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Topic {
-    /// Whether there is an engine, and which.
+    /// Whether an engine was found, and which.
     Engine,
     /// Where it is.
     Location,
     /// How mounts reach it.
     FileSharing,
-    /// With whose rights it runs.
+    /// With which rights it runs.
     Rootless,
-    /// What keeps its containers.
+    /// The driver that stores its containers.
     StorageDriver,
     /// How Windows containers are isolated.
     Isolation,
-    /// That its containers are Windows'.
+    /// Its containers are Windows containers.
     WindowsContainers,
-    /// How much room there is.
+    /// How much free space there is.
     Space,
-    /// What the sources lie on.
+    /// The file system of the sources.
     Source,
-    /// What it makes of the case of names.
+    /// How that treats upper and lower case in names.
     Case,
-    /// What is under this machine.
+    /// The virtual machine around this machine.
     Virtualization,
-    /// Linux in Windows.
+    /// Linux in Windows (WSL).
     Wsl,
     /// The CI service.
     Ci,
@@ -179,12 +179,12 @@ impl Topic {
     }
 }
 
-/// One thing that was found.
+/// One fact that was judged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// What it is about.
     pub topic: Topic,
-    /// How much it asks for.
+    /// How much it matters.
     pub severity: Severity,
     /// What was found.
     pub what: String,
@@ -213,13 +213,13 @@ impl Finding {
         Finding { severity: Severity::Advice, ..Finding::note(topic, what, why).to(act) }
     }
 
-    /// The same, with what to do.
+    /// The same, with an action.
     fn to(self, act: impl Into<String>) -> Finding {
         Finding { act: Some(act.into()), ..self }
     }
 }
 
-/// What the facts come to: the engine first, then the sources, then the machine.
+/// Judges the facts: the engine first, then the sources, then the machine.
 pub fn findings(facts: &Facts) -> Vec<Finding> {
     let mut found = engine::findings(&facts.engine, facts.sharing);
     found.extend(facts.rooms.iter().filter_map(place::room));
@@ -228,15 +228,15 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
     found
 }
 
-/// What a build of 2,003 files takes, in seconds, by where its files lie.
+/// How long a build of 2,003 files takes, in seconds, by the place of its files.
 mod measured {
     /// In a container's own layer, or on a local disk.
     pub(super) const NATIVE: &str = "5.7 s";
     /// On a bind mount of an sshfs mount.
     pub(super) const SSHFS: &str = "11.3 s";
-    /// On a bind mount of a FUSE mount that does nothing but hand calls through.
+    /// On a bind mount of a FUSE mount that only passes calls on.
     pub(super) const FUSE: &str = "7.1 s";
 }
 
-/// What all mounts that cross have in common as a cure.
+/// The advice for all mounts that cross a boundary.
 const KEEP_TO_LAYER: &str = "build by `--route layer` (which `auto` takes): it mounts nothing";

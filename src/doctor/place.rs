@@ -7,9 +7,9 @@ use crate::{
     text::numbers,
 };
 
-/// Less is little for an engine: a common image with its tools, and what one build makes.
+/// Below this, the engine's space is short: for a common image with its tools, and a build's files.
 const LITTLE_FOR_ENGINE: u64 = 5_000_000_000;
-/// Less is little for what fastbuild and builds put on the host.
+/// Below this, the host's space is short: for the files of fastbuild and its builds.
 const LITTLE_FOR_HOST: u64 = 1_000_000_000;
 
 pub(super) fn source(source: &Source) -> Vec<Finding> {

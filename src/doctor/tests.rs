@@ -1,4 +1,4 @@
-//! Facts of machines that are not here -> findings.
+//! Facts of other machines -> findings.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::{
     spec::Isolation,
 };
 
-/// A machine of metal with Docker on it and the sources on its disk: nothing to advise.
+/// A physical machine with Docker on it and the sources on its disk: nothing to advise.
 fn facts() -> Facts {
     Facts {
         machine: Machine {
@@ -88,7 +88,7 @@ fn about(facts: &Facts, topic: Topic) -> Option<(Severity, String)> {
     let one = found.next();
     assert!(found.next().is_none(), "two findings about {topic:?}");
     let one = one?;
-    // A bare verdict helps nobody.
+    // A verdict without a reason does not help the user.
     assert!(one.severity == Severity::Good || one.why.is_some(), "{one:?} has no reason");
     assert!(one.severity != Severity::Advice || one.act.is_some(), "{one:?} does not say what to do");
     let said = [Some(one.what), one.why, one.act].into_iter().flatten().collect::<Vec<_>>().join(" | ");

@@ -1,9 +1,9 @@
-//! What tells that it is worth looking: the system (inotify and its like), or the clock.
+//! When to look for changes: on notices of the system (inotify and its like), or once a second.
 //!
-//! On Linux each directory is watched by itself, and only those that are part of the source tree: watching a whole tree
-//! would spend the system's watches on `node_modules`, whatever the ignore rules say of it. Elsewhere one watch of the
-//! root is what the system does best. On file systems where others' changes are not heard of, and when the system runs
-//! out of watches, the clock ticks once a second.
+//! On Linux each directory of the source tree gets its own watch: a watch of the whole tree would
+//! use up the system's watches on `node_modules`, whatever the ignore rules say. On other systems
+//! one watch of the root works best. On file systems that do not report others' changes, and when
+//! the system runs out of watches, the tree is polled once a second.
 
 use std::{
     collections::HashMap,
@@ -31,17 +31,17 @@ use crate::{
     tree::{Manifest, scan::STAGE_PREFIX},
 };
 
-/// So long nothing must happen before a burst of changes is over: an editor's save is several, a `git checkout` many.
+/// The pause that ends a burst of changes: a save is several changes, a `git checkout` is many.
 const QUIET: Duration = Duration::from_millis(50);
-/// After so long a burst is looked at all the same.
+/// The longest burst: after this time the tree is looked at anyway.
 const BURST: Duration = Duration::from_secs(1);
-/// How often the clock ticks.
+/// The polling interval.
 pub(super) const TICK: Duration = Duration::from_secs(1);
 
-/// The system watches a directory and all below it as one.
+/// The system watches a directory with everything below it.
 const WHOLE_TREE: bool = cfg!(not(target_os = "linux"));
 
-/// What tells of changes below one root.
+/// The source of notices about changes below one root.
 pub(super) struct Changes {
     root: PathBuf,
     source: Source,
@@ -55,21 +55,21 @@ enum Source {
 struct Told {
     watcher: RecommendedWatcher,
     happened: watch::Receiver<()>,
-    /// The directories that are watched, with their inodes: another directory may have come by the same name.
+    /// The watched directories and their inodes: another directory may have taken the same name.
     directories: HashMap<RelPath, u64>,
 }
 
-/// What [`Changes::follow`] came to.
+/// The result of [`Changes::follow`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Followed {
     /// Every directory was watched already.
     Known,
-    /// There were new ones: what happened in them before was not heard.
+    /// Some directories were new: earlier changes in them were not noticed.
     New,
 }
 
 impl Changes {
-    /// Of the directory `root`.
+    /// Watches the directory `root`.
     pub(super) fn of(root: &Path, reporter: &Reporter) -> Changes {
         let source = match hears_of_all(root) {
             true => listen(root).map_or_else(|error| give_up(&error, reporter), Source::Told),
@@ -86,7 +86,7 @@ impl Changes {
         }
     }
 
-    /// Listens to the directories of `manifest` and to no others.
+    /// Watches the directories of `manifest`, and no others.
     pub(super) fn follow(&mut self, manifest: &Manifest, reporter: &Reporter) -> Followed {
         let Source::Told(told) = &mut self.source else { return Followed::Known };
         if other_file_systems(&self.root, manifest).any(|directory| !hears_of_all(&directory)) {
@@ -105,14 +105,14 @@ impl Changes {
         }
     }
 
-    /// Whatever has happened so far needs no looking at.
+    /// Forgets the notices so far.
     pub(super) fn forget(&mut self) {
         if let Source::Told(told) = &mut self.source {
             told.happened.mark_unchanged();
         }
     }
 
-    /// Waits until it is worth looking: something happened, and nothing more for a moment.
+    /// Waits until a look is worthwhile: something changed, and then nothing more for a moment.
     pub(super) async fn next(&mut self) {
         match &mut self.source {
             Source::Looking => sleep(TICK).await,
@@ -125,8 +125,8 @@ impl Changes {
     }
 }
 
-/// Whether the system tells of every change there. It cannot of those that others make on the far side of a mount. One that is
-/// not known is taken for a local one.
+/// Whether the system reports every change there. It cannot report changes on the far side of a
+/// mount. An unknown file system is taken for a local one.
 fn hears_of_all(directory: &Path) -> bool {
     facts::file_system(directory).is_none_or(|found| !found.class.crosses())
 }
@@ -143,7 +143,7 @@ fn listen(root: &Path) -> Result<Box<Told>, notify::Error> {
     Ok(Box::new(Told { watcher, happened, directories: HashMap::new() }))
 }
 
-/// Reading is no change (our own scans read), and fastbuild's staging directories are nobody's business.
+/// Reads are not changes (our own scans read), and fastbuild's staging directories are internal.
 fn matters(event: &Event) -> bool {
     let is_read = match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => false,
@@ -184,7 +184,7 @@ impl Told {
     /// Waits for something to happen.
     async fn event(&mut self) {
         if self.happened.changed().await.is_err() {
-            // The watcher lives as long as `self`, so this does not come about.
+            // The watcher lives as long as `self`, so this cannot happen.
             std::future::pending::<()>().await;
         }
     }
@@ -197,11 +197,11 @@ impl Told {
             .filter(is_directory)
             .map(|entry| (&entry.path, entry.stamp.ino))
             .collect();
-        // First what is gone: a directory that was renamed is watched by its inode, and would lose its watch again.
+        // Removed ones first: a renamed directory keeps its inode, and would lose its new watch.
         let gone = self.directories.iter().filter(|(path, inode)| there.get(path) != Some(inode));
         for path in gone.map(|(path, _)| path.clone()).collect::<Vec<_>>() {
             self.directories.remove(&path);
-            // Gone with the directory, most likely.
+            // Most likely the watch is gone with the directory.
             let _ = host_path::join(root, &path).map(|path| self.watcher.unwatch(&path));
         }
         let mut followed = Followed::Known;
@@ -215,7 +215,7 @@ impl Told {
                     self.directories.insert(path.clone(), inode);
                     followed = Followed::New;
                 }
-                // Gone or closed since: the directory above tells of that.
+                // Gone or closed since: the directory above reports that.
                 Err(error) if is_out_of_reach(&error) => {}
                 Err(error) => return Err(error),
             }

@@ -1,5 +1,5 @@
-//! Two manifests of one source tree, before a build and after it -> the paths that somebody else changed. Pure, but for the
-//! contents of files whose stamps do not tell ([`Contents`]).
+//! Compares two manifests of one source tree, before a build and after it -> the paths that others
+//! changed. Pure, except for the contents of files whose stamps are not enough ([`Contents`]).
 
 use std::{
     cmp::Ordering,
@@ -13,15 +13,15 @@ use crate::{
     tree::{Digest, Entry, Manifest},
 };
 
-/// What files hold. Asked only where nothing but the ctime differs, as after `chmod` to the same mode or `ln`.
+/// File contents, read only if just the ctime differs, as after `ln` or a `chmod` to the same mode.
 pub(super) trait Contents {
-    /// What the file held when it had this stamp, where that is known.
+    /// The digest of the file when it had this stamp, where that is known.
     fn before(&self, entry: &Entry) -> Option<Digest>;
-    /// What it holds now.
+    /// The digest of the file now.
     fn now(&self, entry: &Entry) -> Option<Digest>;
 }
 
-/// What fastbuild itself put in place, by its records before the build and after it.
+/// What fastbuild itself put in place, by its records before and after the build.
 #[derive(Debug)]
 pub(super) struct Ours {
     root: PathBuf,
@@ -35,12 +35,12 @@ impl Ours {
         Ours { root, before, after: Record::default() }
     }
 
-    /// The record after it.
+    /// Adds the record after the build.
     pub(super) fn after(&mut self, after: Record) {
         self.after = after;
     }
 
-    /// Whether what is there now is what fastbuild wrote.
+    /// Whether the current entry is what fastbuild wrote.
     fn wrote(&self, entry: &Entry, contents: &dyn Contents) -> bool {
         self.at(&entry.path, &self.after).is_some_and(|written| match (&written.what, &entry.kind) {
             (Content::Directory, Kind::Directory) => written.mode == entry.mode,
@@ -54,12 +54,13 @@ impl Ours {
         })
     }
 
-    /// Whether fastbuild deleted what was there: it was its own before, and it no longer claims it.
+    /// Whether fastbuild deleted the path: it is in its record before the build, and not after it.
     fn deleted(&self, path: &RelPath) -> bool {
         self.at(path, &self.before).is_some() && self.at(path, &self.after).is_none()
     }
 
-    /// Whether a new directory was made for what fastbuild wrote into it: the place of a volume, on route `mount-source`.
+    /// Whether a new directory holds what fastbuild wrote: a volume's place, on route
+    /// `mount-source`.
     fn needed(&self, made: &Entry) -> bool {
         let place = host_path::join(&self.root, &made.path).filter(|_| made.kind == Kind::Directory);
         place.is_some_and(|place: PathBuf| self.after.below(&place).next().is_some())
@@ -70,7 +71,7 @@ impl Ours {
     }
 }
 
-/// The paths at which the trees differ and that are not fastbuild's own doing, in order.
+/// The paths at which the trees differ for another reason than fastbuild's own writes, in order.
 pub(super) fn difference(
     before: &Manifest,
     after: &Manifest,
@@ -100,9 +101,10 @@ pub(super) fn difference(
     }
 }
 
-/// Whether a build could see that one is not the other. A directory's times change with what is in it, also with what is
-/// none of the build's business, so they tell nothing. An edit that keeps size and mtime is told by the content, as far as
-/// it is known what that was; else a file that was replaced counts, and one that is the same as ever does not.
+/// Whether a build could see a difference. A directory's times also change with entries that are
+/// not part of the build, so they are ignored. For an edit that keeps size and mtime the content
+/// decides; where the earlier content is not known, a file counts as changed only if it was
+/// replaced.
 fn differ(old: &Entry, new: &Entry, contents: &dyn Contents) -> bool {
     if old.mode != new.mode && !matches!(new.kind, Kind::Symlink { .. }) {
         return true;
@@ -128,7 +130,7 @@ enum Stamps {
     Other,
 }
 
-/// File systems in user space may number their inodes anew whenever they like, so the number alone tells nothing.
+/// File systems in user space may renumber their inodes at any time, so this proves nothing.
 fn compare(old: &Stamp, new: &Stamp) -> Stamps {
     match ((old.size, old.mtime) == (new.size, new.mtime), old.ctime == new.ctime) {
         (true, true) => Stamps::Same,

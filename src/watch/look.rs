@@ -1,4 +1,4 @@
-//! The source tree as a watch sees it: without what no build is started by, and past what cannot be read.
+//! The source tree as a watch sees it, without unwatched names and unreadable paths.
 
 use std::collections::BTreeSet;
 
@@ -12,8 +12,8 @@ use crate::{
     },
 };
 
-/// Names that start no build, wherever they stand: what version control, editors and desktops write for themselves. They go up
-/// with a build that something else starts. The README has the same list.
+/// Names that start no build, in any directory: files of version control, editors and desktops. A
+/// build that another change starts uploads them. The README has the same list.
 const UNWATCHED: &str = "\
     .git .hg .svn .jj .bzr \
     .*.sw[a-px] .sw[a-px] .*.swpx 4913 5036 *~ .*.kate-swp .#* #*# \
@@ -21,17 +21,17 @@ const UNWATCHED: &str = "\
     .DS_Store ._* .AppleDouble .fseventsd .Spotlight-V100 .Trashes Thumbs.db ehthumbs.db desktop.ini .directory .Trash-* \
     .nfs* .fuse_hidden* .syncthing.* .~tmp~";
 
-/// What a look found.
+/// The result of a look.
 pub(super) struct Looked {
     pub(super) manifest: Manifest,
-    /// What had to be passed over, and why.
+    /// What had to be left out, and why.
     pub(super) unreadable: Vec<ScanError>,
 }
 
-/// Reads the metadata of all that may start a build of this plan.
+/// Reads the metadata of all files that may start a build of this plan.
 ///
 /// # Errors
-/// A pattern that is none, and a source root that cannot be looked at.
+/// A pattern that is not valid, and a source root that cannot be looked at.
 pub(super) fn look(plan: &Plan) -> Result<Looked, BuildError> {
     let given = plan.ignore.lines().map(str::to_owned);
     let rules = Rules::new(given.chain(UNWATCHED.split_whitespace().map(|name| format!("**/{name}"))))?;
@@ -54,17 +54,17 @@ pub(super) fn look(plan: &Plan) -> Result<Looked, BuildError> {
     }
 }
 
-/// What was told, so that it is not told again as long as it lasts.
+/// The errors that were reported, so that each is reported once while it lasts.
 #[derive(Debug, Default)]
 pub(super) struct Told(BTreeSet<String>);
 
 impl Told {
-    /// Somebody else told this.
+    /// Records an error that was reported elsewhere.
     pub(super) fn note(&mut self, error: &impl std::error::Error) {
         self.0.insert(error.to_string());
     }
 
-    /// The ones of `now` that were not among those of the last time.
+    /// Those of `now` that were not among the errors of the last call.
     pub(super) fn news<E: std::error::Error>(&mut self, now: Vec<E>) -> Vec<E> {
         let before = std::mem::replace(&mut self.0, now.iter().map(ToString::to_string).collect());
         now.into_iter().filter(|error| !before.contains(&error.to_string())).collect()

@@ -1,10 +1,10 @@
-//! On route `mount` the command writes into the source tree itself, and no record says what: which of the changes that came
-//! while it ran are its own, as far as can be told.
+//! On route `mount` the command writes into the source tree, and no record tells its writes from
+//! the user's edits. This module finds the command's own changes, as far as that is possible.
 //!
-//! Its own are what lies below a named output, what is new or gone, what changed during the watch's first build, and what
-//! changed during an earlier build. What remains was there and never changed before during a build: somebody's edit. A path
-//! that somebody edited between two builds is a source, and counts as edited during a build too; but not time and again,
-//! for the command may write it after all.
+//! The command's own are: paths below a named output, paths that are new or gone, and paths that
+//! changed during the watch's first build or during an earlier build. The other changes are the
+//! user's edits. A path that was edited between two builds is a source, and its changes during a
+//! build count as edits, too; but only `MOST` times, because the command may write it after all.
 
 use std::collections::{HashMap, hash_map::Entry};
 
@@ -15,7 +15,7 @@ use crate::{
     tree::Manifest,
 };
 
-/// So often a path that somebody edited may change during builds before it is the command's.
+/// How many times an edited path may change during builds before it counts as the command's.
 const MOST: u8 = 3;
 
 /// What is known of the paths that changed.
@@ -28,17 +28,17 @@ pub(super) struct Mounted {
 #[derive(Debug, Clone, Copy)]
 enum Writer {
     Command,
-    /// Who has edited it between builds; it has changed during so many since.
+    /// The user edited it between builds; it has changed during this many builds since.
     Somebody(u8),
 }
 
 impl Mounted {
-    /// These were changed between builds.
+    /// Records paths that changed between builds.
     pub(super) fn edited_between(&mut self, changed: &[RelPath]) {
         self.writers.extend(changed.iter().map(|path| (path.clone(), Writer::Somebody(0))));
     }
 
-    /// Of what changed while a build ran, what somebody edited.
+    /// Of the paths that changed during a build, those that the user edited.
     pub(super) fn edited_during(
         &mut self,
         plan: &Plan,

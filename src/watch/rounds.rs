@@ -1,9 +1,10 @@
-//! Which watches a change came through, so that two that feed each other come to an end.
+//! Which watches a change came through, so that watches that trigger each other come to an end.
 //!
-//! Each watch keeps a file in the state directory, locked while it lives: a line when one of its builds begins, with the
-//! watches whose builds led to it since somebody edited something, and a line when it ends. A change that is dated
-//! inside such a build is that build's. So a chain of watches, of which each takes what the one before it made, goes on as
-//! long as somebody edits; and a circle is seen by the watch that finds itself among those that led to its own build.
+//! Each watch keeps a file in the state directory, locked while it lives. It writes a line when one
+//! of its builds begins, with the watches whose builds led to it since the user's last edit, and a
+//! line when the build ends. A change that is dated within a build belongs to that build. So a
+//! chain of watches, each using the products of the one before, goes on as long as the user edits.
+//! A watch detects a circle when it is itself among the watches that led to its build.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -20,10 +21,10 @@ use crate::{
     tree::Entry,
 };
 
-/// So many builds that go back to nobody's edit are done one after the other.
+/// How many builds without an edit by the user are done in a row.
 pub(super) const MOST: usize = 3;
 
-/// The watches whose builds led to a change, the first one first; none when somebody edited it.
+/// The watches whose builds led to a change, the first one first; empty when the user edited it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct Through(Vec<String>);
@@ -36,16 +37,16 @@ enum Line {
     Ended { at: Timestamp },
 }
 
-/// A build of a watch's.
+/// A build of a watch.
 #[derive(Debug)]
 struct Round {
     began: Timestamp,
-    /// None while it is under way.
+    /// `None` while it is running.
     ended: Option<Timestamp>,
     through: Through,
 }
 
-/// The rounds of one watch, for the others to see.
+/// The rounds of one watch, in a file for the other watches.
 pub(super) struct Rounds {
     id: String,
     path: PathBuf,
@@ -53,10 +54,10 @@ pub(super) struct Rounds {
 }
 
 impl Rounds {
-    /// Those of a watch that begins.
+    /// Begins the rounds of a new watch.
     ///
     /// # Errors
-    /// When the state directory takes no file.
+    /// When the file cannot be made in the state directory.
     pub(super) fn begin(state: &State) -> io::Result<Rounds> {
         let directory = state.watches_dir();
         fs::create_dir_all(&directory)?;
@@ -67,21 +68,21 @@ impl Rounds {
         Ok(Rounds { id, path, file })
     }
 
-    /// Through whose builds these changes came.
+    /// The watches through whose builds these changes came.
     pub(super) fn led_to<'a>(&self, changed: impl Iterator<Item = &'a Entry>) -> Through {
         through(&self.others(), changed)
     }
 
-    /// Whether this watch has gone round often enough by itself.
+    /// Whether this watch has triggered itself often enough.
     pub(super) fn is_circle(&self, through: &Through) -> bool {
-        // The first one began with somebody's edit, or with the watch itself.
+        // The first one began with an edit by the user, or with the watch itself.
         through.0.iter().skip(1).filter(|id| **id == self.id).count() >= MOST
     }
 
-    /// A build begins to which these led.
+    /// Records that a build begins, and which watches led to it.
     pub(super) fn build_begins(&mut self, through: &Through) {
         if through.0.is_empty() {
-            // Nobody asks for what was before an edit.
+            // Lines from before an edit are not needed any more.
             let emptied = self.file.set_len(0).and_then(|()| self.file.rewind());
             self.warn_of(emptied);
         }
@@ -90,7 +91,7 @@ impl Rounds {
         self.note(&Line::Began { at: clock::file_system_now(), through });
     }
 
-    /// It is over.
+    /// Records that the build has ended.
     pub(super) fn build_ended(&mut self) {
         self.note(&Line::Ended { at: clock::stamped_by_now() });
     }
@@ -102,7 +103,7 @@ impl Rounds {
 
     fn warn_of(&self, noted: io::Result<()>) {
         if let Err(error) = noted {
-            // Others take what it makes for somebody's edits.
+            // Other watches will take its products for edits by the user.
             tracing::warn!(path = ?self.path, %error, "could not write what this watch builds");
         }
     }
@@ -116,12 +117,13 @@ impl Rounds {
 
 impl Drop for Rounds {
     fn drop(&mut self) {
-        // Left behind at worst: the next watch removes it.
+        // At worst it stays, and the next watch removes it.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// The rounds of a watch that lives; the file of a dead one goes. One that is empty may be about to be locked.
+/// The rounds of a live watch; a dead one's file is removed. An empty file may be about to be
+/// locked.
 fn rounds_in(path: &Path) -> Vec<Round> {
     let (Ok(file), Ok(lines)) = (File::open(path), fs::read(path)) else { return Vec::new() };
     if !lines.is_empty() && !matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
@@ -138,8 +140,8 @@ fn rounds_in(path: &Path) -> Vec<Round> {
     rounds
 }
 
-/// The longest way to any of the changes; none when one of them is somebody's edit. What was deleted has no date, and counts as
-/// the rest does.
+/// The longest chain of watches to any of the changes; empty when one of them is an edit by the
+/// user. Deleted paths have no date, and are attributed like the others.
 fn through<'a>(rounds: &[Round], changed: impl Iterator<Item = &'a Entry>) -> Through {
     let mut longest = Through::default();
     for entry in changed {

@@ -1,4 +1,4 @@
-//! The automatic limits: at most once a day and engine, workspaces that have outlived them are removed, beside a build.
+//! The automatic limits: once a day, a build removes an engine's workspaces that exceed them.
 
 use std::{path::Path, time::Duration};
 
@@ -19,10 +19,10 @@ use crate::{
     state::{State, replace_file},
 };
 
-/// How often the limits are looked after.
+/// How often the limits are applied.
 const EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What a plan's limits ask for; zero is no limit.
+/// The limits of a plan; zero means no limit.
 pub fn limits(plan: &WorkspacePlan) -> Limits {
     Limits {
         older_than: Some(plan.max_age.value).filter(|age| !age.is_zero()),
@@ -30,8 +30,9 @@ pub fn limits(plan: &WorkspacePlan) -> Limits {
     }
 }
 
-/// Removes, from now on and beside the build, what has outlived the plan's limits, and tells of it. None when it was done
-/// within the last day. The workspace of the caller is in use (it holds the project's lock), and so stays.
+/// Starts to remove the workspaces that exceed the plan's limits, in parallel with the build, and
+/// reports them. `None` if done within the last day. The caller's project lock protects its
+/// workspace.
 pub fn look_after(
     docker: &Docker,
     state: &State,
@@ -47,7 +48,7 @@ pub fn look_after(
     Some(tokio::spawn(async move {
         match prune(&docker, &state, &engine, &limits).await {
             Ok(pruned) => tell(pruned, &reporter),
-            // Nobody asked for it, and tomorrow is another day.
+            // Best effort: retried tomorrow.
             Err(error) => tracing::warn!(%error, "could not look after the limits of workspaces"),
         }
     }))
@@ -70,7 +71,7 @@ pub fn look_after_here(
     }))
 }
 
-/// The same for the safe place; what went is no news, for its limits are known and it was told of when it was moved.
+/// The same for the safe place, not reported: the user was told when the files were moved there.
 pub fn look_after_safe_place(state: &State, plan: &RecoverPlan) {
     if !is_due(&state.pruned_path("the safe place"), now()) {
         return;
@@ -96,11 +97,11 @@ fn tell(pruned: Pruned, reporter: &Reporter) {
     }
 }
 
-/// Whether a day has passed since the moment in the file at `stamp`; notes `now` there, before anything is done: what
-/// takes long is not to be done by every build that starts meanwhile. Without a place for the stamp it is never due.
+/// Whether a day has passed since the time in the file at `stamp`. Writes `now` there before the
+/// work, so that builds that start meanwhile do not repeat it. Never due if that cannot be written.
 fn is_due(stamp: &Path, now: u64) -> bool {
     let last: Option<u64> = std::fs::read_to_string(stamp).ok().and_then(|text| text.trim().parse().ok());
-    // A moment that is still to come was written by a clock that went wrong.
+    // A time in the future was written by a wrong clock.
     let is_fresh = last.is_some_and(|last| last <= now && now - last < EVERY.as_secs());
     !is_fresh && replace_file(stamp, |out| writeln!(out, "{now}")).is_ok()
 }

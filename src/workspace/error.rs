@@ -1,4 +1,4 @@
-//! Why a workspace cannot be had, or was left before its time, and what to do about it.
+//! Why a workspace could not be entered, or was left early, and what to do about it.
 
 use std::path::PathBuf;
 
@@ -11,19 +11,19 @@ use crate::{
     user::UserError,
 };
 
-/// Why the agent does not run here, though the engine may be well: a build by the plain API needs none.
+/// Why the agent does not run here. The engine may work: a build by the plain API needs no agent.
 #[derive(Debug, thiserror::Error)]
 pub enum WithoutAgent {
     /// There is no agent for the image.
     #[error(transparent)]
     NoAgent(#[from] NoAgent),
-    /// The agent cannot be put there.
+    /// The agent cannot be copied there.
     #[error("the container's root is read-only: {message}")]
     ReadOnlyRoot {
         /// What the engine said.
         message: String,
     },
-    /// The agent was put there and does not start.
+    /// The agent was copied there and does not start.
     #[error("the agent does not start: {detail}")]
     NotStarted {
         /// What the engine said.
@@ -32,27 +32,27 @@ pub enum WithoutAgent {
     /// `--no-agent`.
     #[error("--no-agent says not to use it")]
     Refused,
-    /// The agent was started, in a workspace made for it, and does not answer as it should.
+    /// The agent was started, in a workspace made for it, and does not answer correctly.
     #[error("the agent does not work there: {detail}")]
     NoAnswer {
-        /// How that shows.
+        /// How the failure shows.
         detail: String,
     },
 }
 
-/// Why a workspace could not be entered, or was left before its time.
+/// Why a workspace could not be entered, or was left early.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkspaceError {
-    /// A build without the agent may do.
+    /// A build without the agent may work.
     #[error(transparent)]
     WithoutAgent(#[from] WithoutAgent),
-    /// The engine, or the container is gone.
+    /// The engine's error, or the container is gone.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The scratch directory, where there is no container.
+    /// The scratch directory's error, where there is no container.
     #[error(transparent)]
     Scratch(#[from] ScratchError),
-    /// The agent, or the connection to it, while engine and container are well.
+    /// The agent's error, or the connection's, while engine and container work.
     #[error(transparent)]
     Session(#[from] SessionError),
     /// The state directory.
@@ -63,7 +63,7 @@ pub enum WorkspaceError {
     Stopped {
         /// The workspace.
         name: String,
-        /// How it is now.
+        /// Its current state.
         state: ContainerState,
     },
     /// A volume cannot be mounted.
@@ -72,7 +72,7 @@ pub enum WorkspaceError {
         /// What the engine said.
         message: String,
     },
-    /// A mount's source has to be named to the engine.
+    /// The engine must get the mount's source by name.
     #[error(
         "the source root {path:?} is not UTF-8, and the engine is to mount it; --route layer takes any path"
     )]
@@ -85,19 +85,19 @@ pub enum WorkspaceError {
     NotMounted {
         /// The source root.
         path: PathBuf,
-        /// What it said, or what it sees.
+        /// What the engine said, or what it sees.
         detail: String,
     },
-    /// A share that a volume stands for holds something that fastbuild did not put there.
+    /// A share that a volume stands for holds files that fastbuild did not put there.
     #[error("the volume holds files that are not fastbuild's ({}), and they would be taken for old sources", counted_as(*.entries, "entry", "entries"))]
     StrangeShare {
         /// How many.
         entries: u64,
     },
-    /// The image's user.
+    /// The image's user cannot be resolved.
     #[error(transparent)]
     User(#[from] UserError),
-    /// A container or a volume that is not the workspace's by its labels has its name.
+    /// The name belongs to a container or a volume whose labels are not the workspace's.
     #[error("the container or volume {name} is not this workspace's by its labels, and has its name")]
     Foreign {
         /// The name.
@@ -110,7 +110,7 @@ fn ended(state: &ContainerState) -> String {
 }
 
 impl WorkspaceError {
-    /// What a user could do next; none when the message says it all.
+    /// What the user could do next; `None` when the message is enough.
     pub fn advice(&self) -> Option<String> {
         match self {
             WorkspaceError::Engine(error) => error.advice(),

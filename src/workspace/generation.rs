@@ -1,8 +1,9 @@
-//! What a workspace is made with, as a list that can say what has changed. Pure.
+//! What a workspace is made with, as a list that can tell what has changed. Pure.
 //!
-//! A part of it is the workspace's *key* ([`Generation::key`]): what cannot be changed on a running container. Another network is
-//! another workspace beside the first one. The rest (image id, agent) makes the workspace anew, and what only it holds is
-//! carried over.
+//! One part of it is the workspace's *key* ([`Generation::key`]): what cannot be changed on a
+//! running container. A build with another network gets another workspace beside the first one. A
+//! change of the rest (image id, agent) makes the workspace anew, and what only it holds is carried
+//! over.
 
 use std::fmt;
 
@@ -18,21 +19,21 @@ use crate::{
     tree::Digest,
 };
 
-/// What makes the same workspace anew.
+/// The values whose change makes the same workspace anew.
 const MADE_ANEW: [&str; 3] = ["image", "protocol", "agent"];
 
-/// The longest value that a [`Changed`] tells.
+/// The longest value that a [`Changed`] shows.
 const SHORT: usize = 32;
 
-/// Named values, in the order in which people are told of them. Kept with the workspace, in a label.
+/// Named values, in the order in which messages list them. A label of the workspace stores them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Generation(Vec<(String, String)>);
 
-/// One value that is another one now.
+/// One value that has changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Changed {
-    /// Which: `image`, `user` and so on.
+    /// The name of the value: `image`, `user` and so on.
     pub what: String,
     /// What the workspace was made with.
     pub old: Option<String>,
@@ -49,7 +50,8 @@ impl Generation {
         Generation(fixed(plan).chain(made).collect())
     }
 
-    /// Eight hexadecimal digits of all that makes another workspace of `plan` when it is another one.
+    /// Eight hexadecimal digits: a hash of the values whose change needs another workspace of
+    /// `plan`.
     pub fn key(plan: &Plan) -> String {
         let mut hasher = Sha256::new();
         for (what, value) in fixed(plan) {
@@ -58,7 +60,7 @@ impl Generation {
         short_digest(hasher)
     }
 
-    /// Whether an earlier version of fastbuild made this for `plan`. It had one workspace for each project.
+    /// Whether an earlier version, with one workspace for each project, made this for `plan`.
     pub fn is_of(&self, plan: &Plan) -> bool {
         let matters = |(what, _): &(String, String)| {
             !MADE_ANEW.contains(&what.as_str())
@@ -77,18 +79,18 @@ impl Generation {
         self.0.iter().map(|(what, value)| (what.as_str(), value.as_str()))
     }
 
-    /// For the label.
+    /// The label's text.
     pub fn to_label(&self) -> String {
-        // Pairs of strings can always be written.
+        // Pairs of strings can always be serialized.
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// From the label; none when it is no such list, as another version may have written.
+    /// Reads the label; `None` when it is not such a list, for example from another version.
     pub fn from_label(text: &str) -> Option<Generation> {
         serde_json::from_str(text).ok()
     }
 
-    /// What is another one in `self` than it was in `old`.
+    /// The values that differ between `self` and `old`.
     pub fn changed_since(&self, old: &Generation) -> Vec<Changed> {
         let all_of = |what: &str, list: &Generation| {
             list.0.iter().find(|(name, _)| name == what).map(|(_, value)| value.clone())
@@ -102,9 +104,9 @@ impl Generation {
     }
 }
 
-/// What cannot be changed on a container that is there.
+/// The values that cannot be changed on an existing container.
 fn fixed(plan: &Plan) -> impl Iterator<Item = (String, String)> {
-    // A file may say what another route would need.
+    // A settings file may contain values for another route.
     let of_route = |route| (plan.route.value == route).then_some(());
     let first = [
         ("image name", plan.image.as_ref().map(|image| image.value.clone())),
@@ -134,7 +136,8 @@ fn short_digest(hasher: Sha256) -> String {
     Digest(hasher.finalize().into()).to_string().chars().take(8).collect()
 }
 
-/// Passwords may stand in them, and labels can be read by everybody: so only whether they have changed is kept.
+/// Options may contain passwords, and every user of the engine can read labels: so only a hash is
+/// kept, which tells whether the options have changed.
 fn volume_options(plan: &Plan) -> Option<String> {
     let mut hasher = Sha256::new();
     for option in &plan.volume_options {
@@ -151,7 +154,8 @@ fn caches(plan: &Plan) -> Option<String> {
     (!caches.is_empty()).then(|| caches.join(", "))
 }
 
-/// Tells one build of the agent from another; not a defence, for whoever could change it in the container is root there.
+/// Tells one build of the agent from another. It is not a defence: a process that could change the
+/// agent in the container is root there.
 fn fingerprint(agent: &[u8]) -> String {
     format!("{}-{:08x}", env!("CARGO_PKG_VERSION"), crc32fast::hash(agent))
 }

@@ -1,4 +1,4 @@
-//! All workspaces of an engine, and which of them go. Which ones go is pure ([`to_go`]); removing is not.
+//! All workspaces of an engine, and which of them to remove. Only the choice ([`to_go`]) is pure.
 
 use std::{borrow::Cow, path::PathBuf, time::Duration};
 
@@ -17,18 +17,18 @@ use crate::{
     state::{Holder, Project, State, StateError},
 };
 
-/// How often a listing is asked for again: Docker fails one in which a container vanishes.
+/// How many times a listing is requested: Docker fails a listing while a container vanishes.
 const ASKED: u32 = 3;
 
-/// How long after its making a container is started at the latest by a fastbuild that lives.
+/// A live fastbuild starts a container within this time after making it.
 const STARTS_WITHIN: Duration = Duration::from_secs(60 * 60);
 
-/// Whose a workspace is.
+/// Which state directory owns a workspace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
     /// This state directory's.
     Here,
-    /// Another one's: another user's or machine's that uses the same engine.
+    /// Another one's: of another user or machine that uses the same engine.
     Elsewhere,
 }
 
@@ -47,28 +47,29 @@ pub struct Listed {
     pub image: String,
     /// The version of fastbuild that made it.
     pub version: String,
-    /// Whose it is.
+    /// Which state directory owns it.
     pub owner: Owner,
-    /// The engine's word for what it is doing.
+    /// The engine's word for its state.
     pub state: String,
     /// When it was made, in seconds since 1970.
     pub made: u64,
-    /// When it was last used, in seconds since 1970, as far as is known here: otherwise when it was made.
+    /// The last use as far as known here, or else when it was made, in seconds since 1970.
     pub last_used: u64,
-    /// What its layer holds, in bytes; none where it was not measured. What [`Listed::beside`] holds does not count.
+    /// The size of its layer without [`Listed::beside`], in bytes; `None` where it was not
+    /// measured.
     pub size: Option<u64>,
-    /// What it was made on beside its layer, where that holds the sources.
+    /// The route of its storage beside the layer, where that holds the sources.
     pub beside: Option<Route>,
-    /// What only it has; none where nobody asked, or it cannot tell.
+    /// How much only it has; `None` where that was not measured, or it cannot tell.
     pub held: Option<Held>,
-    /// Its tree's place.
+    /// The path of its tree.
     pub workdir: String,
 }
 
 /// What a workspace is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// A container of an engine's.
+    /// A container of an engine.
     Container(ContainerId),
     /// A directory of this machine.
     Directory(PathBuf),
@@ -83,7 +84,7 @@ impl Place {
         }
     }
 
-    /// Which sort of engine has it, as `--engine` names it.
+    /// The kind of engine that has it, as `--engine` names it.
     pub fn engine(&self) -> &'static str {
         match self {
             Place::Container(_) => "docker",
@@ -92,45 +93,45 @@ impl Place {
     }
 }
 
-/// What may stay.
+/// The limits up to which workspaces may stay.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Workspaces that were used no longer ago than this.
+    /// Workspaces that were used no longer ago than this may stay.
     pub older_than: Option<Duration>,
-    /// Workspaces with no more than this in all, in bytes.
+    /// Workspaces may stay while their total size is at most this, in bytes.
     pub total_size: Option<u64>,
 }
 
-/// Why a workspace goes.
+/// Why a workspace is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outlived {
-    /// Not used for so long.
+    /// It has not been used for this long.
     Age(Duration),
-    /// All together hold too much, and of those that are left it was not used for the longest time.
+    /// The total size is too large, and of the remaining ones this was used least recently.
     Size,
 }
 
-/// What became of a removal.
+/// The result of a removal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Removal {
     /// It is gone.
     Gone,
-    /// A run is at work in it; who that is, as far as is known.
+    /// A run is working in it; the run's process, as far as it is known.
     Busy(Option<Holder>),
 }
 
-/// What a pruning did.
+/// The result of a pruning.
 #[derive(Debug, Default)]
 pub struct Pruned {
-    /// What is gone, and why.
+    /// The removed workspaces, and why.
     pub removed: Vec<(Listed, Outlived)>,
-    /// What would have gone, and is in use.
+    /// Workspaces that were due to be removed but are in use.
     pub busy: Vec<Listed>,
-    /// What would have gone, and the engine does not let go of.
+    /// Workspaces that were due to be removed but could not be.
     pub failed: Vec<(Listed, WorkspaceError)>,
 }
 
-/// All workspaces of the engine at `engine`, the last used first.
+/// All workspaces of the engine at `engine`, the most recently used first.
 ///
 /// # Errors
 /// The engine's, and the state directory's.
@@ -206,7 +207,8 @@ fn beside(generation: &str) -> Option<Route> {
     [Route::Tmpfs, Route::Volume].into_iter().find(|one| one.name() == route)
 }
 
-/// Asks those of this state directory's that run what only they have, and notes it for `fastbuild plan`.
+/// Asks this state directory's running workspaces what only they have, and saves it for
+/// `fastbuild plan`.
 pub async fn weigh(docker: &Docker, state: &State, engine: &str, all: &mut [Listed]) {
     let ours = all.iter_mut().filter(|one| one.owner == Owner::Here && one.state == "running");
     let weighing = ours.map(async |one| {
@@ -223,8 +225,8 @@ pub async fn weigh(docker: &Docker, state: &State, engine: &str, all: &mut [List
     futures_util::future::join_all(weighing).await;
 }
 
-/// All scratch directories of this state directory's projects, the last used first. Blocks the thread, for as long as a walk
-/// through all of them takes when their sizes are measured.
+/// All scratch directories of this state directory's projects, the most recently used first. Blocks
+/// the thread; measuring the sizes walks through all of them.
 ///
 /// # Errors
 /// The state directory's.
@@ -260,7 +262,7 @@ impl Listed {
     }
 }
 
-/// Removes a scratch directory and what the state directory knows of it, unless a run is at work in it. Blocks the thread.
+/// Removes a scratch directory and its mark, unless a run is working in it. Blocks the thread.
 ///
 /// # Errors
 /// The system's, and the state directory's.
@@ -299,8 +301,8 @@ impl Pruned {
     }
 }
 
-/// Which of `all` go, and why: this state directory's own that are too old, and then, while what is left of its own holds
-/// too much, the one that was not used for the longest time. Those that were not measured count nothing.
+/// Which of `all` to remove, and why. First those of this state directory that are too old; then,
+/// while its rest is too large, the least recently used one. Unmeasured ones count as 0 bytes.
 pub fn to_go(all: &[Listed], limits: &Limits, now: u64) -> Vec<(usize, Outlived)> {
     let mut own: Vec<usize> = (0..all.len()).filter(|&i| all[i].owner == Owner::Here).collect();
     own.sort_by_key(|&i| all[i].last_used);
@@ -314,7 +316,7 @@ pub fn to_go(all: &[Listed], limits: &Limits, now: u64) -> Vec<(usize, Outlived)
         if limits.total_size.is_none_or(|limit| total <= limit) {
             break;
         }
-        // Whatever holds nothing would go in vain.
+        // The removal of an empty one would free nothing.
         if size(i) > 0 {
             total -= size(i).min(total);
             go.push((i, Outlived::Size));
@@ -323,7 +325,7 @@ pub fn to_go(all: &[Listed], limits: &Limits, now: u64) -> Vec<(usize, Outlived)
     go
 }
 
-/// Removes a workspace and what the state directory knows of it, unless a run is at work in it.
+/// Removes a workspace and what the state directory knows of it, unless a run is working in it.
 ///
 /// # Errors
 /// The engine's, and the state directory's.
@@ -335,7 +337,7 @@ pub async fn remove(
 ) -> Result<Removal, WorkspaceError> {
     let project = match listed.owner {
         Owner::Here => state.known_project(&listed.project),
-        // Whether it is in use, nobody here knows: whoever names it means it.
+        // Its locks are not known here. The caller has named it explicitly.
         Owner::Elsewhere => None,
     };
     let _locks = match project.as_ref().map(|project| project.try_empty(&listed.name)).transpose()? {
@@ -348,7 +350,7 @@ pub async fn remove(
         owned = owned.and(labels::STATE, &state.id()?);
     }
     let container = docker.remove(&listed.place.text(), &owned).await?;
-    // One that is made on a volume has it under its own name.
+    // A workspace on a volume has a volume with its own name.
     let volume = docker.remove_volume(&listed.name, &owned).await?;
     if [container, volume].contains(&Removed::NotOurs) {
         return Err(WorkspaceError::Foreign { name: listed.name.clone() });
@@ -369,10 +371,11 @@ fn forget(project: &Project, engine: &str, name: &str) -> Result<(), StateError>
     }
 }
 
-/// Removes what has outlived `limits`, and what was never started. Nothing is measured where no limit asks for it.
+/// Removes workspaces over `limits`, and containers that were never started. Sizes are measured
+/// only if a limit needs them.
 ///
 /// # Errors
-/// When the engine does not list its workspaces.
+/// When the engine cannot list its workspaces.
 pub async fn prune(
     docker: &Docker,
     state: &State,
@@ -389,8 +392,8 @@ pub async fn prune(
     Ok(pruned)
 }
 
-/// Removes what anybody's fastbuild made more than an hour ago and never started: whoever made it is dead. Nobody asked
-/// for it, so what cannot be removed is left to the next one.
+/// Removes the containers that any fastbuild made more than an hour ago and never started: their
+/// makers are dead. Best effort: the next run tries again.
 pub async fn remove_never_started(docker: &Docker) {
     let is_old = |container: &ContainerSummary| {
         let made = container.labels.get(labels::CREATED).and_then(|made| made.parse().ok());
@@ -398,7 +401,7 @@ pub async fn remove_never_started(docker: &Docker) {
     };
     let all = listed(docker, &[labels::TIER.to_owned(), labels::CREATED.to_owned()], Sizes::Skip).await;
     for old in all.into_iter().flatten().filter(|found| found.state == "created" && is_old(found)) {
-        // Podman may call one "created" that ran before its machine was started anew.
+        // Podman may report "created" for a container that ran before its machine was restarted.
         let found = docker.look(old.id.as_str()).await.ok().flatten();
         if found.is_some_and(|found| found.started_at.starts_with("0001-")) {
             let removed = docker.remove(old.id.as_str(), &Owned::of(&old.labels)).await;
@@ -407,10 +410,10 @@ pub async fn remove_never_started(docker: &Docker) {
     }
 }
 
-/// A volume that nothing uses.
+/// A volume that no container uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unused {
-    /// A workspace's of this state directory, whose container is gone.
+    /// The volume of a workspace of this state directory whose container is gone.
     OfWorkspace {
         /// The volume.
         name: String,
@@ -433,7 +436,7 @@ impl Unused {
     }
 }
 
-/// The volumes of this state directory's that no container has.
+/// The volumes of this state directory that no container uses.
 ///
 /// # Errors
 /// The engine's, and the state directory's.
@@ -461,7 +464,7 @@ impl Unused {
     }
 }
 
-/// Removes a volume that nothing used, unless something uses it by now.
+/// Removes an unused volume, unless it is in use by now.
 ///
 /// # Errors
 /// The engine's, and the state directory's.

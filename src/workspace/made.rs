@@ -1,4 +1,4 @@
-//! The container of a workspace: found as it is wanted, started, or made with the agent inside.
+//! The container of a workspace: found as wanted, started, or made with the agent inside.
 
 use std::io;
 
@@ -19,11 +19,12 @@ use crate::{
     user,
 };
 
-/// How often a container that vanishes is looked at again.
+/// How many times a container that vanishes is looked at.
 const LOOKS: u32 = 3;
 
-/// How often, each time after [`BETWEEN_LOOKS`], a name is looked at that is taken and has no container yet: the engine is
-/// still making the one that a client asked for who died meanwhile.
+/// How many times a name is looked at that is taken but has no container yet, with
+/// [`BETWEEN_LOOKS`] before each look. In that time the engine finishes a container for a client
+/// that died.
 const LOOKS_FOR_NAME: u32 = 500;
 
 /// A workspace that is ready for a session.
@@ -35,11 +36,12 @@ pub struct Ready {
     pub how: How,
     /// Whether its working directory, where that is a share, holds what fastbuild put there.
     pub share: Share,
-    /// Who made it.
+    /// The state directory that made it.
     pub maker: Maker,
 }
 
-/// Whose clients may attach to a workspace: there is room for one, and only those of one state directory know of each other.
+/// Whether this state directory's clients may attach: a workspace has room for one attached client,
+/// and only clients of one state directory know of each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Maker {
     /// This state directory.
@@ -55,7 +57,8 @@ impl Maker {
     }
 }
 
-/// Has a workspace ready for a session. `found` is what [`Docker::look`] said of [`Wanted::name`].
+/// Makes a workspace ready for a session. `found` is what [`Docker::look`] found at
+/// [`Wanted::name`].
 ///
 /// # Errors
 /// [`WithoutAgent`] when the agent cannot run there, [`WorkspaceError::Foreign`], and the engine's.
@@ -67,12 +70,12 @@ pub async fn ensure(
     let (mut found, mut looks, mut looks_for_name) = (found, 1, 0);
     loop {
         match ensure_once(docker, wanted, found).await {
-            // Somebody else is making it.
+            // Another client is making it.
             Err(WorkspaceError::Engine(EngineError::NameTaken { .. })) if looks_for_name < LOOKS_FOR_NAME => {
                 looks_for_name += 1;
                 tokio::time::sleep(BETWEEN_LOOKS).await;
             }
-            // Somebody removed it in between.
+            // It was removed in between.
             Err(WorkspaceError::Engine(EngineError::NoSuchContainer { .. })) if looks < LOOKS => looks += 1,
             ready => return ready,
         }
@@ -113,7 +116,7 @@ async fn ensure_once(
                 Err(WorkspaceError::WithoutAgent(why)) => {
                     make_anew(docker, wanted, Why::Broken(why.to_string())).await
                 }
-                // A network of its that was made anew since.
+                // One of its networks was made anew since.
                 Err(WorkspaceError::Engine(error @ EngineError::Api { status: 404, .. })) => {
                     replace(docker, wanted, Why::Broken(error.to_string()), &found).await
                 }
@@ -125,7 +128,7 @@ async fn ensure_once(
     Ok(Ready { container, how: How::Found, share, maker })
 }
 
-/// Whose a share is in a workspace that is there: the run that made it may not have come to look at what the share holds.
+/// What a share in an existing workspace holds. The run that made it may not have looked at it.
 async fn share_of(docker: &Docker, wanted: &Wanted, container: &ContainerId) -> Result<Share, EngineError> {
     match &wanted.marker {
         Some(marker) => marker.look(docker, container).await,
@@ -133,7 +136,7 @@ async fn share_of(docker: &Docker, wanted: &Wanted, container: &ContainerId) -> 
     }
 }
 
-/// What is not fastbuild's is not touched, whatever its name.
+/// Refuses a container that does not belong to fastbuild, whatever its name.
 pub(super) fn refuse_foreign(found: &ContainerFacts, name: &str) -> Result<(), WorkspaceError> {
     match labels::is_kept_workspace(&found.labels) {
         true => Ok(()),
@@ -143,13 +146,13 @@ pub(super) fn refuse_foreign(found: &ContainerFacts, name: &str) -> Result<(), W
 
 pub(super) async fn make_anew(docker: &Docker, wanted: &Wanted, why: Why) -> Result<Ready, WorkspaceError> {
     wanted.remove(docker).await?;
-    // Nothing that was set aside is to come back.
+    // Contents that were set aside must not come back.
     docker.remove(&aside(&wanted.name), &wanted.owned).await?;
     make(docker, wanted, why, None).await
 }
 
-/// Sets the limits of a workspace that is as it should be but for these. Gives why it has to be made anew where the engine cannot
-/// do that.
+/// Sets the limits of a workspace that is correct except for these. Returns the reason to make it
+/// anew where the engine cannot change them.
 async fn set_limits(
     docker: &Docker,
     wanted: &Wanted,
@@ -169,20 +172,20 @@ async fn set_limits(
         changed("cpus", cpus(old.nano_cpus), cpus(new.nano_cpus)),
     ];
     let why = Why::Changed(changes.into_iter().flatten().collect());
-    // No engine takes a limit away.
+    // Engines cannot remove a limit.
     if old.memory.is_some() && new.memory.is_none() || old.nano_cpus.is_some() && new.nano_cpus.is_none() {
         return Ok(Some(why));
     }
     match docker.set_limits(&found.id, new).await {
         Ok(()) => Ok(None),
-        // It knows no such request.
+        // It does not know this request.
         Err(EngineError::Api { status: 404 | 405 | 501, .. }) => Ok(Some(why)),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Makes a workspace where there is none of its name: with what one held that was to be replaced when a client died, or that an
-/// earlier version of fastbuild made.
+/// Makes a workspace where its name is free. It takes over the contents of a workspace that was
+/// being replaced when a client died, or that an earlier version of fastbuild made.
 async fn succeed(docker: &Docker, wanted: &Wanted) -> Result<Ready, WorkspaceError> {
     for name in &wanted.predecessors {
         let Some(found) = docker.look(name).await? else { continue };
@@ -200,7 +203,8 @@ async fn succeed(docker: &Docker, wanted: &Wanted) -> Result<Ready, WorkspaceErr
     make(docker, wanted, Why::Fresh, None).await
 }
 
-/// Makes a workspace in the place of `old`, with what that holds in the working directory; `old` goes when the new one is there.
+/// Replaces `old` by a new workspace with the same files; `old` is removed when the new one is
+/// ready.
 async fn replace(
     docker: &Docker,
     wanted: &Wanted,
@@ -208,12 +212,12 @@ async fn replace(
     old: &ContainerFacts,
 ) -> Result<Ready, WorkspaceError> {
     let aside = aside(&wanted.name);
-    // One that is called so was replaced by this one, and could not be removed then.
+    // A container with this name was replaced by `old`, and could not be removed then.
     if let Some(before) = docker.look(&aside).await?.filter(|before| before.id != old.id) {
         docker.remove(before.id.as_str(), &wanted.owned).await?;
     }
     match docker.rename(&old.id, &aside).await {
-        // It is called so already.
+        // It already has that name.
         Ok(()) | Err(EngineError::Api { .. } | EngineError::NameTaken { .. }) => {}
         Err(error) => return Err(error.into()),
     }
@@ -225,14 +229,14 @@ async fn replace(
             Ok(ready)
         }
         Err(error) => {
-            // As it was.
+            // Give it its name back.
             let _ = docker.rename(&old.id, &wanted.name).await;
             Err(error)
         }
     }
 }
 
-/// Brings what one container has in the working directory, and the list of what of that is kept, into another one.
+/// Copies the working directory, and the list of its kept paths, from one container to another.
 async fn carry_over(
     docker: &Docker,
     wanted: &Wanted,
@@ -241,7 +245,7 @@ async fn carry_over(
 ) -> Result<(), EngineError> {
     let kept = name_for_root(KEPT, wanted.plan.workdir.value.as_bytes());
     bring(docker, from, to, &format!("/.fastbuild/{kept}")).await?;
-    // A volume is mounted in both, and what a tmpfs held went with its container.
+    // A volume is mounted in both containers; the contents of a tmpfs are gone with its container.
     if wanted.plan.route.value != Route::Layer {
         return Ok(());
     }
@@ -249,7 +253,7 @@ async fn carry_over(
     bring(docker, from, to, directory).await
 }
 
-/// Brings something that one container has into another one.
+/// Copies a directory from one container to another.
 async fn bring(
     docker: &Docker,
     from: &ContainerId,
@@ -267,8 +271,8 @@ async fn bring(
     docker.put(to, parent, archive.map_err(io::Error::other)).await
 }
 
-/// What is made and cannot be used is removed again; what is made when this is dropped is found by the next run. The working
-/// directory of `old` is carried over.
+/// Makes the workspace, and carries over the working directory of `old`. An unusable one is removed
+/// again. If this future is dropped, the next run finds what was made.
 async fn make(
     docker: &Docker,
     wanted: &Wanted,
@@ -278,7 +282,7 @@ async fn make(
     wanted.storage.provide(docker).await.map_err(|error| wanted.storage.blame(error))?;
     let container = match docker.create(&wanted.spec).await {
         Ok(container) => container,
-        // The volume is in use there.
+        // The volume is in use by the container of that name.
         Err(error @ EngineError::NameTaken { .. }) => return Err(error.into()),
         Err(error) => {
             remove_useless(docker, wanted).await;
@@ -322,7 +326,7 @@ async fn remove_useless(docker: &Docker, wanted: &Wanted) {
     }
 }
 
-/// Why a start failed: the agent's matter, or the engine's.
+/// Why a start failed: because of the agent, or of the engine.
 pub(super) fn not_started(error: StartError) -> WorkspaceError {
     match error {
         StartError::CommandNotFound { message, .. } | StartError::NotExecutable { message, .. } => {
@@ -331,7 +335,7 @@ pub(super) fn not_started(error: StartError) -> WorkspaceError {
         error @ StartError::NoInterpreter { .. } => {
             WithoutAgent::NotStarted { detail: error.to_string() }.into()
         }
-        // What the engine does not find (a network) a build without the agent misses as well.
+        // A network that the engine does not find is missing without the agent, too.
         StartError::Other(EngineError::Api { message, status, .. }) if status != 404 => {
             WithoutAgent::NotStarted { detail: message }.into()
         }
@@ -352,7 +356,7 @@ pub(crate) fn agent_archive(agent: &[u8]) -> Bytes {
     )
 }
 
-/// An archive of a few entries that everybody may read and run.
+/// An archive of a few entries that every user may read and run.
 pub(super) fn archive(owner: user::Ids, entries: &[(tar::EntryType, &str, &[u8])]) -> Bytes {
     let mut archive = tar::Builder::new(Vec::new());
     for (kind, path, content) in entries {
@@ -363,7 +367,7 @@ pub(super) fn archive(owner: user::Ids, entries: &[(tar::EntryType, &str, &[u8])
         header.set_gid(owner.gid.into());
         header.set_mtime(0);
         header.set_size(content.len() as u64);
-        // To memory, of paths that are relative.
+        // It is written to memory, and the paths are relative: it cannot fail.
         let _ = archive.append_data(&mut header, path, *content);
     }
     archive.into_inner().unwrap_or_default().into()

@@ -1,5 +1,5 @@
-//! What the state directory knows of a project's workspace on one engine. It is a hint: a mark that is missing, damaged,
-//! or about another container costs a file sent twice, and never a wrong build.
+//! What the state directory knows of a project's workspace on one engine. It is a hint: a mark that
+//! is missing, damaged or of another container costs a file sent twice, never a wrong build.
 
 use std::{
     path::Path,
@@ -13,7 +13,7 @@ use crate::{
     state::{StateError, read_json, replace_json},
 };
 
-/// The version of the file's form; another one is thrown away.
+/// The version of the file's format; a file of another version is ignored.
 const VERSION: u32 = 2;
 
 /// What is known of a workspace.
@@ -28,13 +28,13 @@ pub struct Mark {
     pub engine: String,
     /// The image, as it was named.
     pub image: String,
-    /// The source root, for people.
+    /// The source root, as text to show.
     pub source: String,
     /// When it was made, in seconds since 1970.
     pub made: u64,
     /// When a build last ended there, in seconds since 1970.
     pub last_used: u64,
-    /// What only the workspace had when somebody last asked, and when that was, in seconds since 1970.
+    /// How much only the workspace had when last measured, and when, in seconds since 1970.
     #[serde(default)]
     pub held: Option<(Held, u64)>,
 }
@@ -56,28 +56,28 @@ impl Mark {
         }
     }
 
-    /// Reads a mark; none when there is no usable one.
+    /// Reads a mark; `None` if no usable one exists.
     pub fn load(path: &Path) -> Option<Mark> {
         let mark: Mark = read_json(path)?;
         Some(mark).filter(|mark| mark.version == VERSION)
     }
 
-    /// Writes it as of now.
+    /// Writes it with the current time as the time of last use.
     ///
     /// # Errors
-    /// When the state directory does not take it.
+    /// When the state directory cannot be written.
     pub fn save(&mut self, path: &Path) -> Result<(), StateError> {
         self.last_used = now();
-        // Somebody may have asked meanwhile.
+        // Another process may have measured in the meantime.
         self.held =
             Mark::load(path).filter(|there| there.container == self.container).and_then(|there| there.held);
         self.write(path)
     }
 
-    /// Notes what only the workspace has, in the mark at `path`.
+    /// Records how much only the workspace has, in the mark at `path`.
     ///
     /// # Errors
-    /// When the state directory does not take it.
+    /// When the state directory cannot be written.
     pub fn note_held(mut self, path: &Path, held: Held) -> Result<(), StateError> {
         self.held = Some((held, now()));
         self.write(path)

@@ -1,26 +1,28 @@
-//! The workspace of a project on an engine: found or made, entered, and left.
+//! The workspace of a project on an engine: finding or making it, entering it, leaving it.
 //!
-//! In: a plan, the image's facts, an engine. Out: an open [`Session`] with the agent inside, and how the workspace came
-//! about ([`How`]). What must hold: a workspace is used only when all that it was made with ([`Generation`]) is what is
-//! wanted now; nobody's session is joined, for who attaches is alone, and others come by an exec; whatever keeps the agent from
-//! running there is told apart ([`WithoutAgent`]) from an engine that fails, so that the build can go on without it. Nothing here
-//! prints or decides about builds; [`crate::build`] does. The caller holds the project's lock.
+//! In: a plan, the image's facts, an engine. Out: an open [`Session`] with the agent inside, and
+//! how the workspace came about ([`How`]). Invariants: a workspace is used only when everything it
+//! was made with ([`Generation`]) equals what is wanted now. No session is joined: one client
+//! attaches, and the others come by an exec. Reasons why the agent cannot run there
+//! ([`WithoutAgent`]) are kept apart from failures of the engine, so that the build can go on
+//! without the agent. This module does not print and does not decide about builds; [`crate::build`]
+//! does. The caller holds the project's lock.
 //!
-//! An engine is asked as little as can be: a workspace that is there and running costs one look ([`Docker::look`],
-//! beside the image's) and one attach.
+//! The engine gets as few requests as possible: a workspace that exists and runs costs one look
+//! ([`Docker::look`], in parallel with the image's) and one attach.
 //!
 //! | piece | what it is for |
 //! |---|---|
-//! | [`wanted`] | what a workspace is to be |
-//! | [`made`] | its container: found so, started, or made |
-//! | [`generation`] | what makes a new workspace when it changes |
+//! | [`wanted`] | the specification of a workspace |
+//! | [`made`] | its container: found as specified, started, or made |
+//! | [`generation`] | the values whose change requires a new workspace |
 //! | [`mark`] | what the state directory knows of a workspace |
 //! | [`storage`] | tmpfs, volume and caches beside the layer |
-//! | [`share`] | whose sources a share holds |
+//! | [`share`] | which project's sources a share holds |
 //! | [`daily`] | the automatic limits |
-//! | [`list`] | all workspaces of an engine, and which of them go |
+//! | [`list`] | all workspaces of an engine, and which of them to remove |
 //! | [`scratch`] | a workspace without a container: a directory of this machine |
-//! | [`surroundings`] | what image or machine have to say about a command |
+//! | [`surroundings`] | what the image or the machine says about a command |
 
 pub mod daily;
 pub mod error;
@@ -67,28 +69,28 @@ use crate::{
     state::{Project, State, StateError},
 };
 
-/// How long it takes until something that changes by itself is looked at again.
+/// The interval at which a state that changes by itself is checked.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
-/// How long the agent may take to end a session, and what runs in it that cannot be killed.
+/// How long the agent may take to end a session, including processes that cannot be killed.
 const FREEING: Duration = Duration::from_secs(15);
 
-/// How long a workspace may take to tell how much only it has.
+/// How long a workspace may take to report how much only it has.
 const WEIGHING: Duration = Duration::from_secs(30);
 
-/// How long a one-run container may take to go by itself before it is removed.
+/// How long a one-run container may take to end by itself before it is removed.
 const ENDS_BY_ITSELF: Duration = Duration::from_secs(20);
 
 /// How a workspace came about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum How {
-    /// It was there, running.
+    /// It existed and was running.
     Found,
-    /// It was there, and had stopped.
+    /// It existed and had stopped.
     Started,
-    /// It was there, and its agent did not answer; what that looked like.
+    /// It existed, but its agent did not answer.
     Restarted {
-        /// In words.
+        /// What the failure looked like, in words.
         because: String,
     },
     /// It is new.
@@ -98,18 +100,18 @@ pub enum How {
 /// Why a workspace was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Why {
-    /// There was none.
+    /// No workspace existed.
     Fresh,
-    /// The one that was there was made with other values.
+    /// The existing one was made with other values.
     Changed(Vec<Changed>),
     /// `--fresh`.
     Asked,
-    /// The one that was there was no use; how that showed.
+    /// The existing one was unusable, for this reason.
     Broken(String),
 }
 
-/// The name of a plan's workspace, on whatever engine: by the source root, by what cannot be changed on a container, and by
-/// the project's name; one without a name is this state directory's.
+/// The name of a plan's workspace, on every engine: from the source root, the values that cannot be
+/// changed on a container, and the project's name, or without one this state directory's id.
 ///
 /// # Errors
 /// When the state directory cannot keep its id.
@@ -117,7 +119,7 @@ pub fn name(plan: &Plan, project: &Project, state: &State) -> Result<String, Sta
     Ok(format!("fastbuild-ws-{}-{}-{}", project.key(), Generation::key(plan), owner(plan, project, state)?))
 }
 
-/// What tells a project from others with its source root: its name, else whose state directory it is.
+/// Tells a project from others with the same source root: its name, or else its state directory.
 fn owner(plan: &Plan, project: &Project, state: &State) -> Result<String, StateError> {
     let id: String = project.id().chars().take(6).collect();
     Ok(match &plan.name {
@@ -133,11 +135,11 @@ pub struct Workspace {
     mark: Mark,
     mark_path: Option<PathBuf>,
     far: Far,
-    /// Whose a share in the working directory's place is.
+    /// Which project a share in the working directory's place belongs to.
     share: Share,
 }
 
-/// What the session goes to.
+/// The far end of the session.
 enum Far {
     /// A container with the agent as its first process.
     Container(Container),
@@ -153,25 +155,25 @@ struct Container {
     owned: Owned,
     marker: Option<Marker>,
     reach: Reach,
-    /// The run whose client this is.
+    /// The run that this client belongs to.
     run: String,
     /// In seconds since 1970, by this machine's clock.
     made: u64,
 }
 
-/// How a client comes to the agent.
+/// How a client reaches the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Line {
-    /// The only one of its state directory, which may attach.
+    /// The only client of its state directory; it may attach.
     Main,
-    /// Beside others, which must not be disturbed.
+    /// One of several clients; it must not disturb the others.
     Further,
 }
 
 impl Line {
     fn reach(self, docker: &Docker, serves: Serves, maker: Maker) -> Reach {
         match (serves, self, maker) {
-            // Podman ends what the process reads with the first attach, which is just what a one-run container needs.
+            // Podman ends the process's input with the first attach, as a one-run container needs.
             (Serves::OneClient, ..) => Reach::Attach,
             (_, Line::Main, Maker::Here) => docker.facts().reach(),
             (_, Line::Further, _) | (_, _, Maker::Elsewhere) => Reach::Exec,
@@ -179,12 +181,13 @@ impl Line {
     }
 }
 
-/// Enters the workspace: has it ready, and opens a session. `found` is what [`Docker::look`] said of [`Wanted::name`], and for a further
-/// client has to be the wanted one; see [`Session::open`] for `first`.
+/// Enters the workspace: makes it ready, and opens a session. `found` is what [`Docker::look`]
+/// found at [`Wanted::name`]; a further client needs the wanted one. For `first` see
+/// [`Session::open`].
 ///
 /// # Errors
-/// [`WithoutAgent`] when the agent cannot run there or does not answer even in a new workspace (which is removed), and the
-/// engine's.
+/// [`WithoutAgent`] when the agent cannot run there or does not answer even in a new workspace
+/// (which is removed), and the engine's.
 pub async fn enter(
     docker: &Docker,
     wanted: &Wanted,
@@ -208,7 +211,7 @@ pub async fn enter(
             }
         }
         (How::Made(_), Trouble::Agent(detail) | Trouble::Useless(detail)) => {
-            // Where the engine is gone, that is why.
+            // If the engine is gone, its error is the reason.
             wanted.remove(docker).await?;
             return Err(WithoutAgent::NoAnswer { detail }.into());
         }
@@ -232,22 +235,22 @@ pub async fn enter(
     }
 }
 
-/// A workspace that is entered as it is.
+/// A workspace to enter as it is.
 pub struct Existing<'a> {
     /// Its name.
     pub name: &'a str,
-    /// What [`Docker::look`] said of it.
+    /// The result of [`Docker::look`] for it.
     pub found: ContainerFacts,
-    /// Whose it is.
+    /// The project that owns it.
     pub project: &'a Project,
     /// The engine's address.
     pub engine: &'a str,
 }
 
-/// Enters a workspace whatever it was made with: for who wants to look at it.
+/// Enters a workspace whatever it was made with, for clients that only look at it.
 ///
 /// # Errors
-/// [`WorkspaceError::Foreign`]; the agent's when it does not answer even after a restart, and the engine's.
+/// [`WorkspaceError::Foreign`], the engine's, and the agent's when a restart does not help.
 pub async fn enter_found(
     docker: &Docker,
     existing: Existing<'_>,
@@ -297,7 +300,8 @@ pub async fn enter_found(
     Ok((workspace, session))
 }
 
-/// Enters a scratch directory of this machine: starts the agent in it, and opens a session. `how` is how it came about.
+/// Enters a scratch directory of this machine: starts the agent in it, and opens a session. `how`
+/// says how the directory came about.
 ///
 /// # Errors
 /// The agent's, and the state directory's.
@@ -321,23 +325,23 @@ pub async fn enter_here(
     }
 }
 
-/// A session that does not open, and what may help.
+/// Why a session does not open, and what may help.
 enum Trouble {
-    /// The container was removed meanwhile: make another one.
+    /// The container was removed in the meantime: make another one.
     Gone,
-    /// The agent does not answer as it should: start it again.
+    /// The agent does not answer correctly: restart it.
     Agent(String),
-    /// It answers, and cannot be talked to; or it cannot be started again: make another one.
+    /// The agent speaks another protocol, or it cannot be restarted: make another workspace.
     Useless(String),
 }
 
 impl Trouble {
-    /// Engines that fail are no trouble of the workspace's.
+    /// A failure of the engine is returned as an error: the workspace is not its cause.
     fn of(error: WorkspaceError) -> Result<Trouble, WorkspaceError> {
         match error {
             WorkspaceError::Engine(EngineError::NoSuchContainer { .. }) => Ok(Trouble::Gone),
             WorkspaceError::WithoutAgent(why) => Ok(Trouble::Useless(why.to_string())),
-            // An attach or exec that the engine refuses: the container has just stopped, or is about to go.
+            // The engine refuses the attach or exec: the container has stopped, or is about to go.
             WorkspaceError::Engine(error @ EngineError::Api { .. }) => Ok(Trouble::Agent(error.to_string())),
             WorkspaceError::Session(error @ SessionError::OtherProtocol { .. }) => {
                 Ok(Trouble::Useless(error.to_string()))
@@ -389,7 +393,7 @@ impl Workspace {
         (workspace, container)
     }
 
-    /// Its container; none where it is a directory of this machine.
+    /// Its container; `None` where it is a directory of this machine.
     pub fn container(&self) -> Option<&ContainerId> {
         match &self.far {
             Far::Container(container) => Some(&container.id),
@@ -407,15 +411,15 @@ impl Workspace {
         &self.how
     }
 
-    /// What is known of it. Saved by [`Workspace::left_well`].
+    /// What is known of the workspace. [`Workspace::left_well`] saves it.
     pub fn mark(&mut self) -> &mut Mark {
         &mut self.mark
     }
 
-    /// Makes sure that a share in the working directory's place, in which `entries` were found, is this project's from now on.
+    /// Claims a share in the working directory's place, which held `entries`, for this project.
     ///
     /// # Errors
-    /// [`WorkspaceError::StrangeShare`]; the engine's when the share does not take the note.
+    /// [`WorkspaceError::StrangeShare`]; the engine's when the marker cannot be written.
     pub async fn claim_share(&mut self, entries: u64) -> Result<(), WorkspaceError> {
         let (Far::Container(Container { docker, id, marker: Some(marker), .. }), Share::New) =
             (&self.far, self.share)
@@ -430,7 +434,7 @@ impl Workspace {
         Ok(())
     }
 
-    /// Notes what is known of the workspace, once nothing of the session is left in it.
+    /// Saves what is known of the workspace, after everything of the session has ended.
     ///
     /// # Errors
     /// The state directory's; on this machine also the agent's, when it does not end.
@@ -444,20 +448,22 @@ impl Workspace {
         Ok(())
     }
 
-    /// Ends this client's session, and waits until nothing of it is left. Its streams are closed.
+    /// Ends this client's session, and waits until all of it has ended. Its streams are closed.
     ///
     /// # Errors
-    /// The engine's, and the agent's when it does not answer or end. Where the container has stopped, nothing runs in it.
+    /// The engine's, and the agent's when it does not answer or end; not when the container has
+    /// stopped.
     pub async fn free(&mut self) -> Result<(), WorkspaceError> {
         match &self.far {
             Far::Container(Container { docker, id, run, .. }) => end_session(docker, id, run).await?,
-            // That its stream has ended is all that it has to know.
+            // The end of its stream is enough to end it.
             Far::Child(_) => {}
         }
         self.left_well().await
     }
 
-    /// Waits until a one-run container is gone whose client has said goodbye, or has closed the streams.
+    /// Waits until a one-run container is gone after its client's goodbye, or the end of the
+    /// streams.
     ///
     /// # Errors
     /// The engine's.
@@ -473,7 +479,7 @@ impl Workspace {
         remove_volumes(docker, owned).await
     }
 
-    /// What is behind a session that did not open, where nothing is to be done about it.
+    /// Finds out why a session did not open, where this client must not repair it.
     async fn why_not_entered(&mut self, error: WorkspaceError) -> WorkspaceError {
         match error {
             WorkspaceError::Session(error) => self.why_over(error).await,
@@ -481,7 +487,7 @@ impl Workspace {
         }
     }
 
-    /// What is behind a session that ended before its time: the engine, the container, or the agent itself.
+    /// Finds out why a session ended early: the engine, the container, or the agent itself.
     pub async fn why_over(&mut self, error: SessionError) -> WorkspaceError {
         let may_be_more = matches!(
             error,
@@ -526,7 +532,8 @@ impl Container {
         }
     }
 
-    /// A one-run container goes with its first process, and only the engine's events tell why that ended.
+    /// A one-run container is removed with its first process. Only engine events tell how that
+    /// ended.
     async fn why_gone(&self, name: &str) -> WorkspaceError {
         match self.docker.obituary(&self.id, self.made).await {
             Some(Obituary { exit_code, cause: cause @ (Cause::OutOfMemory | Cause::Stopped) }) => {
@@ -553,7 +560,7 @@ impl Container {
             Reach::Attach => {
                 self.docker.attach(&self.id, Terminal::None, Stdin::Forward).await.map_err(|error| {
                     match error {
-                        // Refused now; a restart may do.
+                        // Refused now; a restart may help.
                         StartError::Other(error) => error.into(),
                         error => not_started(error),
                     }
@@ -574,8 +581,8 @@ fn gone(name: &str) -> EngineError {
     EngineError::NoSuchContainer { call: Call::new(Operation::Attach, name) }
 }
 
-/// How much only the workspace has whose tree lies at `workdir`; none where it does not run, or its agent cannot tell. A build may be at
-/// work there.
+/// How much only the workspace with its tree at `workdir` has; `None` if it does not run, or its
+/// agent cannot tell. A build may be running in it.
 pub(crate) async fn weigh(docker: &Docker, container: &ContainerId, workdir: &str) -> Option<Held> {
     let weighing = async {
         let mut output = docker.exec(container, &[program::PATH, "weigh", workdir]).await.ok()?.output;
@@ -590,8 +597,8 @@ pub(crate) async fn weigh(docker: &Docker, container: &ContainerId, workdir: &st
     timeout(WEIGHING, weighing).await.ok().flatten()
 }
 
-/// Ends the session of a run whose client is gone, with everything that runs in it, and waits until it is over. A workspace that is gone
-/// or has stopped is no error.
+/// Ends the session of a run whose client is gone, with every process in it, and waits until it is
+/// over. A workspace that is gone or has stopped is not an error.
 pub(crate) async fn end_session(
     docker: &Docker,
     container: &ContainerId,
@@ -600,7 +607,7 @@ pub(crate) async fn end_session(
     let ending = async {
         let mut ended = match docker.exec(container, &[program::PATH, "end", run]).await {
             Ok(Attached { output, .. }) => output,
-            // It does not run, or there is none.
+            // It does not run, or does not exist.
             Err(EngineError::Api { status: 409, .. } | EngineError::NoSuchContainer { .. }) => return Ok(()),
             Err(error) => return Err(error),
         };

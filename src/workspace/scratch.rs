@@ -1,18 +1,20 @@
-//! The workspace of a project on this machine: a directory on a fast local file system, and the agent as a child process.
+//! A project's workspace on this machine: a directory on a fast local file system, and the agent as
+//! a child process.
 //!
 //! ```text
-//! ROOT/<project key>/              this user's alone, 0700; `.once` behind the key where nothing is kept
-//!   tree/                          the sources, the build's caches and its products: the working directory
-//!   .fastbuild/label               whose it is; written first, and believed by nobody else
+//! ROOT/<project key>/              owned by this user, mode 0700; one-run: the key and `.once`
+//!   tree/                          the working directory: sources, the build's caches, products
+//!   .fastbuild/label               the owner; written first, trusted only in this user's directory
 //!   .fastbuild/lock                locked by the fastbuild that works there
 //!   .fastbuild/turn                locked by the agent ([`crate::agent::far`]) that runs there
 //!   .fastbuild/agent               the agent; its index of the tree lies beside it
 //! ```
 //!
-//! In: a plan's [`Scratch`]. Out: a directory that is held, and a child process to speak to. What must hold: nothing is
-//! put into a directory that is not this user's own, and nothing is taken out of one that is not labelled as the
-//! project's; a directory is listed (by its [`Mark`]) before it is made. The caller holds the project's lock; the one
-//! in the directory is for a fastbuild with another state directory.
+//! In: a plan's [`Scratch`]. Out: a held directory, and a child process to talk to. Invariants:
+//! nothing is written into a directory that this user does not own. Nothing is deleted from a
+//! directory without the project's label. A directory is listed (by its [`Mark`]) before it is
+//! made. The caller holds the project's lock; the lock in the directory is for a fastbuild with
+//! another state directory.
 
 mod error;
 mod known;
@@ -40,23 +42,23 @@ use crate::{
     sys::owner::{self, NotOwn},
 };
 
-/// Where fastbuild's own things lie in a scratch directory.
+/// The directory of fastbuild's own files in a scratch directory.
 const OWN: &str = ".fastbuild";
 
-/// The version of a label's form.
+/// The version of a label's format.
 const VERSION: u32 = 1;
 
-/// How long an agent may take to end when its client is gone. It gives processes that cannot be killed ten seconds.
+/// How long an agent may take to end without its client; unkillable processes get 10 s of that.
 const ENDING: Duration = Duration::from_secs(20);
 
-/// What a file takes at least on most disks, in bytes.
+/// The smallest space that a file takes on most disks, in bytes.
 const BLOCK: u64 = 4096;
 
-/// Whose a scratch directory is.
+/// Says who owns a scratch directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Label {
     version: u32,
-    /// Unlike any other's: what is known of it is known of no other in its place.
+    /// Unique. Records about a directory with another id do not apply to this one.
     id: String,
     /// The source root.
     source: String,
@@ -69,11 +71,11 @@ struct Label {
 #[serde(rename_all = "kebab-case")]
 enum Standing {
     Whole,
-    /// Its removal has begun: what is left of it is of no use.
+    /// Its removal has begun: the rest is of no use.
     Going,
 }
 
-/// What the scratch directory of a build is to be.
+/// The specification of a build's scratch directory.
 #[derive(Debug, Clone)]
 pub struct Wanted {
     directory: PathBuf,
@@ -84,7 +86,7 @@ pub struct Wanted {
     pub(super) mark_path: PathBuf,
 }
 
-/// A scratch directory that nobody else works in.
+/// A scratch directory in which no other fastbuild works.
 #[derive(Debug)]
 pub struct Held {
     directory: PathBuf,
@@ -92,12 +94,12 @@ pub struct Held {
     _lock: File,
 }
 
-/// What is there.
+/// What was found in the place.
 #[derive(Debug)]
 pub enum Found {
-    /// The one that is wanted.
+    /// The wanted directory.
     Held(Held),
-    /// None that can be used, and none is in the way; why there has to be another.
+    /// No usable directory, and nothing in the way; why a new one is needed.
     Nothing(Why),
 }
 
@@ -120,10 +122,10 @@ impl Wanted {
         self.directory.join(TREE).to_string_lossy().into_owned()
     }
 
-    /// Takes the directory that is there, or removes it when it is to go. Blocks the thread.
+    /// Takes the existing directory, or removes it if it must not be used again. Blocks the thread.
     ///
     /// # Errors
-    /// What keeps it from being used; then nothing was done to it.
+    /// The reason why it cannot be used; the directory is unchanged then.
     pub fn find(&self) -> Result<Found, ScratchError> {
         let Some((held, label)) = take(&self.directory)? else { return Ok(Found::Nothing(Why::Fresh)) };
         let why = match label {
@@ -133,10 +135,9 @@ impl Wanted {
             }
             Some(_) if self.lifetime == Lifetime::OneRun => Why::Fresh,
             Some(_) if self.if_there == IfThere::Fresh => Why::Asked,
-            // What a build put in the tree's place may lead anywhere, and what is there is about to be made the sources.
-            Some(_) if !self.has_real_tree() => {
-                Why::Broken("its tree is not a directory any more".to_owned())
-            }
+            // A build may have put a link there, and its target would be overwritten by the
+            // sources.
+            Some(_) if !self.has_real_tree() => Why::Broken("its tree is not a directory any more".to_owned()),
             Some(Label { version: VERSION, standing: Standing::Whole, .. }) => return Ok(Found::Held(held)),
             Some(_) | None => Why::Broken("its making or its removal was cut short".to_owned()),
         };
@@ -151,7 +152,7 @@ impl Wanted {
         }
     }
 
-    /// What there is room for where it is to be. Blocks the thread.
+    /// The free space in its place. Blocks the thread.
     ///
     /// # Errors
     /// What the system says.
@@ -164,12 +165,12 @@ impl Wanted {
     /// Makes it. Blocks the thread.
     ///
     /// # Errors
-    /// When it cannot be this user's alone, and what the system says.
+    /// When it cannot be private to this user, and the system's.
     pub fn make(&mut self) -> Result<Held, WorkspaceError> {
         refuse_unsafe(&self.root)?;
         self.mark = new_mark(&self.directory, Path::new(&self.mark.source));
         self.mark.container = new_id();
-        // Before it is made: nothing is to be left that `fastbuild workspace` does not list.
+        // Before it is made, so that `fastbuild workspace` lists every directory that exists.
         self.mark.save(&self.mark_path)?;
         Ok(self.make_now()?)
     }
@@ -193,17 +194,17 @@ impl Wanted {
         Ok(Held { directory: self.directory.clone(), id: label.id, _lock: lock })
     }
 
-    /// Removes it with all that is in it, after the build that it was for.
+    /// Removes it with all its contents, after its build.
     ///
     /// # Errors
-    /// When it is not fastbuild's, when somebody works in it, and what the system says.
+    /// When it does not belong to fastbuild, when a process works in it, and the system's.
     pub fn remove(&self) -> Result<(), ScratchError> {
         remove(&self.directory)?;
         forget(&self.mark_path)
     }
 }
 
-/// Removes a project's scratch directory, and what is known of it. The project's lock is held. Blocks the thread.
+/// Removes a project's scratch directory and its mark, under the project's lock. Blocks the thread.
 ///
 /// # Errors
 /// As [`Wanted::remove`].
@@ -213,7 +214,7 @@ pub fn remove_of(project: &Project, directory: &Path) -> Result<(), ScratchError
 }
 
 impl Held {
-    /// Unlike any other's.
+    /// Unique.
     pub(super) fn id(&self) -> &str {
         &self.id
     }
@@ -229,7 +230,7 @@ impl Held {
         let mut command = process::Command::new(&program);
         command.arg("keep").current_dir(&self.directory);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // Ctrl-C goes to the whole group in the foreground; the command is to hear of it once, by way of its client.
+        // Ctrl-C goes to the whole foreground group. The command gets it once, through its client.
         #[cfg(unix)]
         command.process_group(0);
         let mut process = command.spawn().map_err(told)?;
@@ -242,7 +243,7 @@ impl Held {
     }
 }
 
-/// An agent that is a child of this process. When its client is gone it ends by itself, and what it started before it.
+/// An agent that is a child of this process. Without its client it ends its processes, then itself.
 #[derive(Debug)]
 pub(super) struct Child {
     process: process::Child,
@@ -250,7 +251,7 @@ pub(super) struct Child {
 }
 
 impl Child {
-    /// Waits until it is over, and so is all that it started. Its streams are closed, or a goodbye was said.
+    /// Waits until it and its processes have ended, after a goodbye or the end of its streams.
     pub(super) async fn end(&mut self) -> Result<ExitStatus, ScratchError> {
         match timeout(ENDING, self.process.wait()).await {
             Ok(status) => status.map_err(ScratchError::at("wait for the agent in", &self.held.directory)),
@@ -259,10 +260,10 @@ impl Child {
     }
 }
 
-// ---- what is there -------------------------------------------------------------------------------------------------
+// ---- taking a directory ----------------------------------------------------------------------
 
-/// Takes a directory that is this user's and fastbuild's; none where there is nothing. A label that was never written, or
-/// cannot be read, is none.
+/// Takes a directory that belongs to this user and to fastbuild; `None` where it does not exist. A
+/// label that was never written, or cannot be read, is `None`.
 fn take(directory: &Path) -> Result<Option<(Held, Option<Label>)>, ScratchError> {
     match owner::is_own(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -273,7 +274,7 @@ fn take(directory: &Path) -> Result<Option<(Held, Option<Label>)>, ScratchError>
     let own = directory.join(OWN);
     let foreign = || ScratchError::Foreign { path: directory.to_owned() };
     if !own.symlink_metadata().is_ok_and(|found| found.is_dir()) {
-        // An empty one does not say whose it is: it may be used, and stays.
+        // An empty directory does not name its owner: it may be used, and stays.
         return if names(directory)?.is_empty() { Ok(None) } else { Err(foreign()) };
     }
     refuse_others(&own)?;
@@ -326,7 +327,7 @@ fn write_label(directory: &Path, label: &Label) -> Result<(), ScratchError> {
     replace_json(&path, label).map_err(ScratchError::at("write", &path))
 }
 
-/// Puts the agent into the directory, unless it is there as it should be.
+/// Puts the agent into the directory, unless it is already there and correct.
 fn put_agent(directory: &Path) -> Result<PathBuf, ScratchError> {
     let agent = program::for_this_machine()?;
     let own = directory.join(OWN);
@@ -346,9 +347,9 @@ fn put_agent(directory: &Path) -> Result<PathBuf, ScratchError> {
     Ok(path)
 }
 
-// ---- what goes -----------------------------------------------------------------------------------------------------
+// ---- removal ---------------------------------------------------------------------------------
 
-/// Removes a scratch directory with all that is in it; one that is gone is no error. Blocks the thread.
+/// Removes a scratch directory with its contents; it may be missing. Blocks the thread.
 fn remove(directory: &Path) -> Result<(), ScratchError> {
     match take(directory)? {
         Some((held, _)) => clear(held),
@@ -362,7 +363,7 @@ fn clear(held: Held) -> Result<(), ScratchError> {
     if let Some(label) = read_json::<Label>(&own.join("label")) {
         write_label(directory, &Label { id: id.clone(), standing: Standing::Going, ..label })?;
     }
-    // A dead client's agent is at its end, and may still be writing.
+    // The agent of a dead client is about to end, and may still be writing.
     let turn = own.join("turn");
     open_lock(&turn).and_then(|turn| turn.lock()).map_err(ScratchError::at("wait for the agent in", &own))?;
     // The label goes last.
@@ -373,7 +374,7 @@ fn clear(held: Held) -> Result<(), ScratchError> {
     fs::remove_dir(directory).map_err(ScratchError::at("remove", directory))
 }
 
-/// Removes a file or a directory with all below it, also below directories that do not let their owner in.
+/// Removes a file or a directory with its contents, even below directories closed to their owner.
 fn remove_all(path: &Path) -> Result<(), ScratchError> {
     let remove = || match path.symlink_metadata() {
         Ok(found) if found.is_dir() => fs::remove_dir_all(path),
@@ -401,9 +402,9 @@ fn forget(mark_path: &Path) -> Result<(), ScratchError> {
     }
 }
 
-// ---- what is known -------------------------------------------------------------------------------------------------
+// ---- marks -----------------------------------------------------------------------------------
 
-/// How the host engine is called where engines have addresses.
+/// The host engine's address, where engines have addresses.
 pub fn engine() -> String {
     Engine::Host.to_string()
 }

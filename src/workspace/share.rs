@@ -1,5 +1,5 @@
-//! A working directory on a share (`--volume-opt`): whose sources are there is said by a file in it, for a workspace deletes what
-//! the host does not have.
+//! A working directory on a share (`--volume-opt`): a file in it says whose sources the share
+//! holds, because a workspace deletes what the host does not have.
 
 use futures_util::stream;
 
@@ -17,12 +17,12 @@ use crate::{
 pub enum Share {
     /// Nothing that is known.
     New,
-    /// This project's sources and products; or it is no share.
+    /// This project's sources and products; or it is not a share.
     Ours,
 }
 
-/// A file in a share that says whose sources are there: everything else in it would be taken for files that were removed here. Its
-/// name is one that scans leave out.
+/// A file in a share that says whose sources the share holds: without it, everything else there
+/// would be taken for files that were deleted on this host. Scans leave out its name.
 #[derive(Debug, Clone)]
 pub(super) struct Marker {
     directory: String,
@@ -30,7 +30,7 @@ pub(super) struct Marker {
     content: String,
 }
 
-/// The most of a marker that is read, in bytes.
+/// How much of a marker is read at most, in bytes.
 const MARKER_SIZE: u64 = 4 << 10;
 
 impl Marker {
@@ -49,7 +49,7 @@ impl Marker {
     pub(super) async fn look(&self, docker: &Docker, container: &ContainerId) -> Result<Share, EngineError> {
         let path = format!("{}/{}", self.directory, self.name);
         let found = docker.read_small_file(container, &path, MARKER_SIZE).await?;
-        // Whoever builds without a workspace does so as the project's, whatever state directory he has.
+        // Only the project's key counts: one-run builds may have any state directory.
         let project = |text: &[u8]| text.split(|byte| *byte == b'\n').next().map(<[u8]>::to_vec);
         let is_ours = found.is_some_and(|found| project(&found) == project(self.content.as_bytes()));
         Ok(if is_ours { Share::Ours } else { Share::New })

@@ -1,10 +1,11 @@
-//! Where a container keeps what a build works on, beside its own layer: a tmpfs, a volume or the host's own tree in the
-//! working directory's place ([`Route`]), and caches. In: a plan and an image's facts. Out: mounts for a container's
-//! specification, and the volumes that have to be there before.
+//! Where a container stores what a build works on, beside its own layer: a tmpfs, a volume or the
+//! host's own tree in the working directory's place ([`Route`]), and caches. In: a plan and an
+//! image's facts. Out: mounts for a container's specification, and the volumes that must exist
+//! first.
 //!
-//! A kept workspace's volume has the name of its container, and goes with it. A one-run container's volume has no name: the
-//! engine removes it with the container. A cache is named by whoever asks for it, and by its project where it is not shared; it
-//! stays until it is pruned.
+//! A kept workspace's volume has the name of its container, and is removed with it. A one-run
+//! container's volume has no name: the engine removes it with the container. A cache has a name
+//! from its user, and its project's name too where it is not shared; it stays until it is pruned.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -24,47 +25,47 @@ use crate::{
     user,
 };
 
-/// What the volume of a cache is called: this, the project where the cache is its own, and the cache's own name.
+/// The prefix of a cache volume's name. The project (unless shared) and the cache's name follow.
 pub const CACHE_PREFIX: &str = "fastbuild-cache-";
 
-/// The home of a user who has none, or the root, where only root can put anything: every image takes a directory there.
+/// The home of a user without one or with `/`, where only root can write; every image can have it.
 const HOME: &str = "/tmp/home";
 
-/// How often, each time after [`BETWEEN_LOOKS`], a volume is removed that is in use.
+/// How many times the removal of a volume in use is tried, [`BETWEEN_LOOKS`] apart.
 const LOOKS: u32 = 50;
 
-/// The storage of one container; by default nothing beside its layer.
+/// The storage of one container; the default is the layer alone.
 #[derive(Debug, Clone, Default)]
 pub struct Storage {
     /// In the working directory's place, the outer ones first.
     places: Vec<Mount>,
-    /// What that needs.
+    /// The volume that those mounts need.
     volume: Option<VolumeSpec>,
-    /// What the driver of the volume in the working directory's place is told.
+    /// The driver options of the volume in the working directory's place.
     options: Vec<VolumeOption>,
     caches: Vec<CacheVolume>,
-    /// What is to be the command's `HOME`, where its own would be no place for a cache.
+    /// The command's `HOME`, where the user's own home cannot hold a cache.
     home: Option<&'static str>,
-    /// Directories that the build's user is to own, the outer ones first: engines make them, as root's.
+    /// Directories that the build's user must own, the outer ones first: engines make them as root.
     ways: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
 struct CacheVolume {
-    /// None for a kept path over a source tree that is mounted: its volume goes with the container.
+    /// `None` for a kept path over a mounted source tree: its volume is removed with the container.
     volume: Option<VolumeSpec>,
     path: String,
-    /// How many components of the path lie below what is the user's anyway: the working directory or his home; none where it lies in
-    /// neither.
+    /// How many components of the path lie below a directory that the user owns anyway: the working
+    /// directory or the home; 0 where it lies in neither.
     own: usize,
 }
 
 impl Storage {
-    /// The storage of the container `name` for `plan`. The engine is asked only for the home directory of the build's user, where a
-    /// cache lies in it, and once for an image.
+    /// The storage of the container `name` for `plan`. The engine is asked only for the home
+    /// directory of the build's user: where a cache lies in it, and once for an image.
     ///
     /// # Errors
-    /// The engine's; an image's user that it does not have.
+    /// The engine's; a user that the image does not have.
     pub async fn of(
         docker: &Docker,
         plan: &Plan,
@@ -96,7 +97,7 @@ impl Storage {
                 CachePath::Home(below) => format!("{}/{below}", home.unwrap_or(&found).trim_end_matches('/')),
             },
             own: match (&cache.value.path, &cache.value.below_source) {
-                // A home that is made is the user's, too.
+                // A home directory that is made belongs to the user, too.
                 (CachePath::Home(below), _) => below.split('/').count() + usize::from(home.is_some()),
                 (CachePath::Absolute(_), below) => {
                     below.as_ref().map_or(0, |below| below.components().count())
@@ -104,7 +105,7 @@ impl Storage {
             },
         });
         let target = plan.workdir.value.clone();
-        // Where a directory could be made for it, see `Placeholders`.
+        // Where a directory could be made for it; see `Placeholders`.
         let is_there = |path: &RelPath| {
             let place = native_join(&plan.source.value, path);
             place.symlink_metadata().is_ok_and(|found| found.is_dir())
@@ -147,7 +148,7 @@ impl Storage {
         Ok(Storage { places, volume, options, caches, home, ways })
     }
 
-    /// For the container, the outer ones first.
+    /// The container's mounts, the outer ones first.
     pub fn mounts(&self) -> Vec<Mount> {
         let caches = self.caches.iter().map(|cache| Mount::Volume {
             name: cache.volume.as_ref().map(|volume| volume.name.clone()),
@@ -158,7 +159,7 @@ impl Storage {
         self.places.iter().cloned().chain(caches).collect()
     }
 
-    /// What the command's environment has whatever the plan says.
+    /// Variables that the command's environment has whatever the plan says.
     pub fn variables(&self) -> impl Iterator<Item = EnvVar> + use<> {
         self.home.map(|home| EnvVar { name: "HOME".to_owned(), value: home.to_owned() }).into_iter()
     }
@@ -168,27 +169,30 @@ impl Storage {
         self.caches.iter().map(|cache| cache.path.as_str())
     }
 
-    /// The directories that are the build's user's beside the tree and the caches, the outer ones first: those that lead to
-    /// caches from the working directory or the user's home, and volumes over outputs. Engines make them, as root's.
+    /// The directories that belong to the build's user beside the tree and the caches, the outer
+    /// ones first: those on the way to a cache from the working directory or the user's home, and
+    /// volumes over outputs. Engines make them as root.
     pub fn ways(&self) -> &[String] {
         &self.ways
     }
 
-    /// Whether the volume stands for a place outside of the engine, whose contents are there before it and after it.
+    /// Whether the volume stands for a place outside of the engine, whose contents outlive the
+    /// volume.
     pub fn is_shared(&self) -> bool {
         !self.options.is_empty()
     }
 
-    /// Has all volumes there.
+    /// Makes sure that all volumes exist.
     ///
     /// # Errors
-    /// What befalls every request, and what a volume driver says; [`WorkspaceError::Foreign`].
+    /// The errors of every request, and those of a volume driver; [`WorkspaceError::Foreign`].
     pub async fn provide(&self, docker: &Docker) -> Result<(), WorkspaceError> {
         for volume in self.caches.iter().filter_map(|cache| cache.volume.as_ref()) {
             docker.create_volume(volume).await?;
         }
         if let Some(volume) = &self.volume {
-            // What a run left that was killed before it had a container: an engine would keep its contents, and its options.
+            // Left by a run killed before it had a container: an engine would reuse its contents
+            // and options.
             match docker.remove_volume(&volume.name, &Owned::of(&volume.labels)).await {
                 Ok(Removed::Now | Removed::Already) => {}
                 Ok(Removed::NotOurs) => return Err(WorkspaceError::Foreign { name: volume.name.clone() }),
@@ -201,7 +205,7 @@ impl Storage {
         Ok(())
     }
 
-    /// What the engine says where a volume cannot be mounted, and not the container is at fault.
+    /// Turns a container's error into the mount's, in the engine's words, where a mount caused it.
     pub fn blame(&self, error: WorkspaceError) -> WorkspaceError {
         if !self.places.iter().any(|place| matches!(place, Mount::Volume { .. } | Mount::Bind { .. })) {
             return error;
@@ -224,7 +228,7 @@ impl Storage {
     }
 }
 
-/// What a mounted route mounts: the source tree, and a volume over each output that lies in it.
+/// The mounts of a mounted route: the source tree, and a volume over each output that lies in it.
 fn binds(plan: &Plan) -> Result<Vec<Mount>, WorkspaceError> {
     let access = match plan.route.value {
         Route::MountSource => MountAccess::ReadOnly,
@@ -237,7 +241,7 @@ fn binds(plan: &Plan) -> Result<Vec<Mount>, WorkspaceError> {
     Ok(std::iter::once(tree).chain(volumes).collect())
 }
 
-/// A volume that goes with its container, and hides what the image or an outer mount has at `target`.
+/// A volume that is removed with its container, and hides what lies under it at `target`.
 pub(crate) fn empty_volume(target: &str) -> Mount {
     Mount::Volume {
         name: None,
@@ -247,7 +251,7 @@ pub(crate) fn empty_volume(target: &str) -> Mount {
     }
 }
 
-/// The outputs that lie in volumes over a source tree that is mounted read-only, and where in the tree that is.
+/// The outputs in volumes over a source tree mounted read-only, and their places in the tree.
 pub fn laid_over(plan: &Plan) -> impl Iterator<Item = (&Output, PathBuf)> {
     let named = match (plan.route.value, &plan.outputs.value) {
         (Route::MountSource, Outputs::Named(named)) => named.as_slice(),
@@ -257,7 +261,7 @@ pub fn laid_over(plan: &Plan) -> impl Iterator<Item = (&Output, PathBuf)> {
     named.iter().filter_map(move |output| Some((output, native_join(root, output.below_source.as_ref()?))))
 }
 
-/// See [`Storage::ways`]. What leads to a cache through the host's own tree stays the host's.
+/// See [`Storage::ways`]. Directories in the host's own tree that lead to a cache stay the host's.
 fn ways(plan: &Plan, caches: &[CacheVolume]) -> Vec<String> {
     let root = plan.workdir.value.as_str();
     let is_hosts = |way: &str| {
@@ -271,7 +275,7 @@ fn ways(plan: &Plan, caches: &[CacheVolume]) -> Vec<String> {
     ways
 }
 
-/// What an engine says of options, without what is nobody's business: engines leave out some passwords themselves, not all.
+/// The engine's message about options, without secrets: engines remove some passwords, not all.
 fn without_secrets(message: &str, options: &[VolumeOption]) -> String {
     let parts = options.iter().flat_map(|option| {
         let whole = (option.key.as_str(), option.value.as_str());
@@ -285,17 +289,18 @@ fn without_secrets(message: &str, options: &[VolumeOption]) -> String {
     secrets.fold(message.to_owned(), |message, (_, secret)| message.replace(secret, "…"))
 }
 
-/// Removes the volumes of a one-run container that is gone. Whoever removes one by hand seldom takes them along, and an engine that was
-/// killed while it did forgets them. That our own call has removed it proves nothing: Docker says so too when somebody else did it in
+/// Removes the volumes of a one-run container that is gone. A manual removal seldom includes them,
+/// and an engine that was killed during a removal forgets them. A successful removal by this
+/// process proves nothing: Docker reports success even if another client removed the container at
 /// that moment.
 ///
 /// # Errors
-/// The engine's, where one of them stays.
+/// The engine's, where one of the volumes cannot be removed.
 pub async fn remove_volumes(docker: &Docker, owned: &Owned) -> Result<(), EngineError> {
     let owned = owned.clone().and(labels::TIER, labels::VOLUME);
     for volume in docker.list_volumes(&owned.to_filter()).await? {
         let mut looks = 1;
-        // A container that goes by itself has its volumes a moment longer than its name.
+        // After a container has removed itself, its volumes stay in use a moment longer.
         while let Err(error) = docker.remove_volume(&volume.name, &owned).await {
             if looks == LOOKS {
                 return Err(error);
@@ -314,13 +319,13 @@ impl CacheVolume {
     }
 }
 
-/// What an object is labelled with: this, and the version that makes it.
+/// The labels of an object: these, and the version that makes it.
 pub(crate) fn labelled(labels: &[(&str, &str)]) -> BTreeMap<String, String> {
     let version = (labels::VERSION, env!("CARGO_PKG_VERSION"));
     labels.iter().chain([&version]).map(|(label, value)| ((*label).to_owned(), (*value).to_owned())).collect()
 }
 
-/// A home directory that an image's tables name.
+/// A home directory from an image's tables.
 #[derive(Debug, Serialize, Deserialize)]
 struct Note {
     image: String,
@@ -332,8 +337,8 @@ fn is_no_home(home: &str) -> bool {
     !home.starts_with('/') || home.trim_matches('/').is_empty()
 }
 
-/// The home directory of the build's user: as the plan or the image sets it, else by its `/etc/passwd`, which only a container can be asked
-/// for; so that is noted.
+/// The home directory of the build's user: as the plan or the image sets it, or else from the
+/// image's `/etc/passwd`. Reading that needs a container, so the result is saved.
 async fn home(
     docker: &Docker,
     plan: &Plan,
@@ -360,7 +365,7 @@ async fn home(
     Ok(home)
 }
 
-/// Reads an image's tables by way of a container that never runs.
+/// Reads an image's tables through a container that is never started.
 async fn probe(
     docker: &Docker,
     image: &ImageFacts,

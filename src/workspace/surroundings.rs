@@ -1,4 +1,4 @@
-//! What is said about a command by where it runs: an image, or this machine and whoever runs fastbuild there.
+//! What the place of execution says about a command: an image, or this machine and its user.
 
 use super::storage::Storage;
 use crate::{
@@ -7,25 +7,25 @@ use crate::{
     spec::EnvVar,
 };
 
-/// What a command finds where nothing in the plan says otherwise.
+/// The command's settings where the plan says nothing else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Surroundings {
-    /// Who it runs as.
+    /// The user that it runs as.
     pub user: User,
-    /// What runs in front of it; empty is nothing.
+    /// The program in front of it; empty for none.
     pub entrypoint: Vec<String>,
     /// Where its `HOME` comes from.
     pub home: Home,
-    /// What its environment has whatever the plan says.
+    /// Environment variables that it has whatever the plan says.
     pub env: Vec<EnvVar>,
-    /// Directories that outlive what it runs in: absolute paths.
+    /// Directories that outlive the container or directory that it runs in: absolute paths.
     pub caches: Vec<String>,
     /// See [`Storage::ways`].
     pub ways: Vec<String>,
 }
 
 impl Surroundings {
-    /// A workspace's on this machine: as a child of the user's own shell.
+    /// Of a workspace on this machine: the command runs as a child of the user's own shell would.
     pub fn here() -> Surroundings {
         Surroundings {
             user: User::Own,
@@ -37,7 +37,7 @@ impl Surroundings {
         }
     }
 
-    /// A container's of `image`, with the caches of `storage`.
+    /// Of a container of `image`, with the caches of `storage`.
     pub fn of(image: &ImageFacts, storage: &Storage) -> Surroundings {
         let sets_home = image.env.iter().any(|variable| variable.starts_with("HOME="));
         Surroundings {

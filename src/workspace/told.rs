@@ -1,4 +1,4 @@
-//! How a workspace came about, and why there is none, as events tell it.
+//! How events describe how a workspace came about, and why a build goes on without the agent.
 
 use super::{Changed, How, Why, WithoutAgent};
 use crate::report::events;
@@ -29,14 +29,14 @@ impl From<&Why> for events::MadeBecause {
 }
 
 impl Changed {
-    /// An image's id is of no use to people.
+    /// Without long values: an image's id does not help a reader.
     fn shortened(&self) -> events::Changed {
         let short = |value: &Option<String>| value.clone().filter(|value| value.chars().count() <= SHORT);
         events::Changed { what: self.what.clone(), old: short(&self.old), new: short(&self.new) }
     }
 }
 
-/// The longest value that an event tells, in characters.
+/// The longest value that an event contains, in characters.
 const SHORT: usize = 32;
 
 impl From<&WithoutAgent> for events::WithoutAgent {

@@ -1,4 +1,5 @@
-//! What a workspace is to be: its container, its storage, what it is made with, and whether one that was found is that.
+//! The specification of a workspace: container, storage, generation; and whether one found meets
+//! it.
 
 use std::path::PathBuf;
 
@@ -18,17 +19,17 @@ use crate::{
     state::{Project, Run, State, StateError},
 };
 
-/// For how long a workspace is made.
+/// How long a workspace is meant to live.
 #[derive(Debug)]
 pub enum Keeping<'a> {
-    /// Until it is removed: the project's own.
+    /// Until it is removed: a kept workspace of the project.
     Kept {
         /// See [`name`].
         name: String,
         /// The state directory that knows it.
         state: String,
     },
-    /// For the builds of one run, and under a name of its own.
+    /// For the builds of one run, under a name of its own.
     OneRun {
         /// The name.
         name: String,
@@ -57,14 +58,14 @@ impl<'a> Keeping<'a> {
         Ok(Keeping::OneRun { name, run, state: state.id()? })
     }
 
-    /// What it is called.
+    /// The workspace's name.
     pub fn name(&self) -> &str {
         match self {
             Keeping::Kept { name, .. } | Keeping::OneRun { name, .. } => name,
         }
     }
 
-    /// Whose it is.
+    /// The label that says who owns it.
     pub(super) fn label(&self) -> (&'static str, &str) {
         match self {
             Keeping::Kept { state, .. } => (labels::STATE, state),
@@ -87,7 +88,7 @@ impl<'a> Keeping<'a> {
     }
 }
 
-/// What a workspace is to be.
+/// The specification of a workspace.
 #[derive(Debug, Clone)]
 pub struct Wanted {
     pub(super) name: String,
@@ -100,17 +101,17 @@ pub struct Wanted {
     pub(super) storage: Storage,
     pub(super) marker: Option<Marker>,
     pub(super) agent: &'static [u8],
-    /// None where nothing is worth knowing later.
+    /// `None` where nothing is recorded for later builds.
     pub(super) mark_path: Option<PathBuf>,
-    /// As it would be if nothing else were known of it.
+    /// The mark to use when nothing else is known of the workspace.
     pub(super) mark: Mark,
     pub(super) limits: Limits,
-    /// Names of containers that may hold what this workspace held before it was made anew.
+    /// Names of containers that may hold this workspace's contents from before it was made anew.
     pub(super) predecessors: Vec<String>,
     pub(super) plan: Plan,
 }
 
-/// What a workspace is called while another one takes its place.
+/// The name of a workspace while its replacement is being made.
 pub(super) fn aside(name: &str) -> String {
     format!("{name}-old")
 }
@@ -119,7 +120,7 @@ impl Wanted {
     /// Decides what the workspace of `plan` in `image` is made with.
     ///
     /// # Errors
-    /// [`WithoutAgent::NoAgent`] when no agent runs in such an image; the state directory's.
+    /// [`WithoutAgent::NoAgent`] when there is no agent for such an image; the state directory's.
     pub fn new(
         plan: &Plan,
         at: OnDocker<'_>,
@@ -153,7 +154,7 @@ impl Wanted {
                 Keeping::OneRun { .. } => vec!["init".to_owned(), "once".to_owned()],
             },
             entrypoint: Entrypoint::Program(program::PATH.to_owned()),
-            // What belongs to one build (environment, directory, user) is said when it runs.
+            // Environment, directory and user belong to one build; they are given when it runs.
             env: Vec::new(),
             user: Some("0:0".to_owned()),
             working_dir: "/".to_owned(),
@@ -177,7 +178,7 @@ impl Wanted {
             name,
             state: keeping.state().to_owned(),
             owned: match (keeping, &plan.name) {
-                // Whatever state directory a job has, the project is this one.
+                // A named project is the same one for every state directory.
                 (Keeping::Kept { .. }, Some(name)) => Owned::by(labels::NAME, &name.value),
                 _ => Owned::by(keeping.label().0, keeping.label().1),
             }
@@ -209,14 +210,14 @@ impl Wanted {
         &self.name
     }
 
-    /// Removes the workspace with all that is in it; a share stays as it is.
+    /// Removes the workspace with all its contents; a share stays as it is.
     ///
     /// # Errors
-    /// The engine's; [`WorkspaceError::Foreign`] where something else has its name.
+    /// The engine's; [`WorkspaceError::Foreign`] where another object has its name.
     pub async fn remove(&self, docker: &Docker) -> Result<Removed, WorkspaceError> {
         let removed = docker.remove(&self.name, &self.owned).await?;
-        // The one that is removed may have been made for another route than is wanted now. A one-run container has no volume
-        // by its name.
+        // The removed workspace may have been made for another route than the wanted one. A one-run
+        // container has no volume with its name.
         let volume = match self.spec.serves {
             Serves::ManyClients => docker.remove_volume(&self.name, &self.owned).await?,
             Serves::OneClient | Serves::OneCommand => {
@@ -235,14 +236,14 @@ impl Wanted {
         Mark::load(self.mark_path.as_deref()?)
     }
 
-    /// Whether a container that was found is the wanted one, and runs.
+    /// Whether the container that was found meets the specification and runs.
     pub fn is_ready(&self, found: Option<&ContainerFacts>) -> bool {
         found.is_some_and(|found| {
             found.life == Life::Running && found.limits == self.limits && self.judge(found).is_none()
         })
     }
 
-    /// What keeps a container that was found from being the wanted one.
+    /// The reason why the container that was found does not meet the specification.
     pub(super) fn judge(&self, found: &ContainerFacts) -> Option<Why> {
         if self.if_there == IfThere::Fresh {
             return Some(Why::Asked);

@@ -1,4 +1,4 @@
-//! What is the matter with a scratch directory, and what to do about it.
+//! What is wrong with a scratch directory, and what to do about it.
 
 use std::{
     io,
@@ -8,15 +8,15 @@ use std::{
 
 use crate::{agent::program::NoAgent, sys::owner::NotOwn};
 
-/// What is the matter with a scratch directory.
+/// What is wrong with a scratch directory.
 #[derive(Debug, thiserror::Error)]
 pub enum ScratchError {
-    /// It is not this user's alone.
+    /// It is not private to this user.
     #[error("the scratch directory {path:?} {why}, so nothing is put there")]
     NotOwn {
-        /// It, or the one above it.
+        /// The directory, or the one above it.
         path: PathBuf,
-        /// What it is instead.
+        /// What is wrong with it.
         why: NotOwn,
     },
     /// Something else has its name.
@@ -25,28 +25,28 @@ pub enum ScratchError {
         /// Its path.
         path: PathBuf,
     },
-    /// It is another project's.
+    /// It belongs to another project.
     #[error("the scratch directory {path:?} belongs to the sources in {source_root:?}")]
     OfAnother {
         /// Its path.
         path: PathBuf,
-        /// Whose it is.
+        /// That project's source root.
         source_root: String,
     },
-    /// Somebody else is at work in it.
+    /// Another fastbuild is working in it.
     #[error("the scratch directory {path:?} is in use by a fastbuild with another state directory")]
     Busy {
         /// Its path.
         path: PathBuf,
     },
-    /// The system does not let us.
+    /// The system refuses it.
     #[error("could not {what} {path:?}")]
     Io {
         /// What was tried.
         what: &'static str,
-        /// Where.
+        /// The path.
         path: PathBuf,
-        /// What came back.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
@@ -56,10 +56,10 @@ pub enum ScratchError {
     /// The agent was ended in the middle of a session.
     #[error("the agent that ran the build was ended ({status}), and the build with it")]
     Ended {
-        /// How, in the system's words.
+        /// How it ended, in the system's words.
         status: ExitStatus,
     },
-    /// Something of the build cannot be ended.
+    /// A process of the build cannot be ended.
     #[error("a process of the build in {path:?} does not end")]
     Lives {
         /// The scratch directory.
@@ -73,7 +73,7 @@ impl ScratchError {
         move |source| ScratchError::Io { what, path, source }
     }
 
-    /// What a user could do next; none when the message says it all.
+    /// What the user could do next; `None` when the message is enough.
     pub fn advice(&self) -> Option<String> {
         let text = match self {
             ScratchError::NotOwn { .. } | ScratchError::OfAnother { .. } | ScratchError::Io { .. } => {

@@ -1,4 +1,4 @@
-//! The scratch directories that a state directory knows, by their marks: for who lists, enters or removes them.
+//! The scratch directories that a state directory knows by their marks: to list, enter or remove.
 
 use std::{
     fs::{File, TryLockError},
@@ -15,7 +15,7 @@ use crate::{
 /// A scratch directory that this state directory knows.
 #[derive(Debug, Clone)]
 pub struct Known {
-    /// Whose it is.
+    /// The project that owns it.
     pub project: Project,
     /// What is known of it; its name is its path.
     pub mark: Mark,
@@ -28,9 +28,9 @@ pub struct Known {
 /// See [`Known::life`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Life {
-    /// An agent, and what that started.
+    /// An agent and its processes run in it.
     Running,
-    /// Nothing.
+    /// Nothing runs in it.
     Idle,
 }
 
@@ -46,7 +46,7 @@ impl Known {
     }
 }
 
-/// All scratch directories of this state directory's projects that are there.
+/// All scratch directories of this state directory's projects that exist.
 ///
 /// # Errors
 /// When the state directory cannot be read.
@@ -58,7 +58,7 @@ pub fn known(state: &State) -> Result<Vec<Known>, StateError> {
     Ok(all)
 }
 
-/// Those of one project, the last used first.
+/// Those of one project, the most recently used first.
 ///
 /// # Errors
 /// As [`known`].
@@ -83,7 +83,7 @@ impl Known {
         Known { project: project.clone(), mark, made_by, life }
     }
 
-    /// Takes it as it is, whatever it was made for: for who wants to look at it. Blocks the thread.
+    /// Takes it whatever it was made for, for clients that only look at it. Blocks the thread.
     ///
     /// # Errors
     /// As [`Wanted::find`].
