@@ -1,5 +1,5 @@
-//! What can go wrong between fastbuild and an engine: each kind with its evidence (what was tried, on what, what came
-//! back) and its advice. Wording only; what to do about an error is [`crate::build`]'s business.
+//! Errors between fastbuild and an engine: each kind with its evidence (request, object, answer)
+//! and its advice. Wording only; [`crate::build`] decides what to do about an error.
 
 use std::{error::Error as StdError, fmt, io, path::Path, time::Duration};
 
@@ -8,78 +8,78 @@ use bollard::errors::Error as BollardError;
 use super::{reference::BadReference, words};
 use crate::{engine::version::ApiVersion, text::Escaped};
 
-/// A request, for people.
+/// A request, described for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
-    /// What was asked.
+    /// The operation of the request.
     pub operation: Operation,
-    /// Of what: a container's id or name, an image's reference.
+    /// The object of the request: a container's id or name, an image's reference.
     pub object: String,
-    /// The path inside of the container, for requests that have one.
+    /// The path inside the container, for requests that have one.
     pub path: Option<String>,
 }
 
-/// What can be asked of an engine.
+/// The requests that fastbuild sends to an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// An image's facts.
+    /// Inspect an image.
     InspectImage,
-    /// An image from its registry.
+    /// Pull an image from its registry.
     Pull,
-    /// An image without anything in it.
+    /// Import an empty image.
     ImportImage,
-    /// An image's end.
+    /// Remove an image.
     RemoveImage,
-    /// Which images there are.
+    /// List images.
     ListImages,
-    /// A new container.
+    /// Create a container.
     Create,
-    /// What lies at a path.
+    /// Look at a path in a container.
     Stat,
-    /// Files into a container.
+    /// Copy files into a container.
     Put,
-    /// Files out of a container.
+    /// Copy files out of a container.
     Get,
-    /// The streams of a container's process.
+    /// Attach to the streams of a container's process.
     Attach,
-    /// Run a container's process.
+    /// Start a container's process.
     Start,
-    /// Run a container's process again.
+    /// Start a container's process again.
     Restart,
     /// Run another program in a container.
     Exec,
-    /// Let a frozen container go on.
+    /// Let a frozen container continue.
     Unpause,
     /// Give a container another name.
     Rename,
     /// Set other limits for a container.
     Update,
-    /// The exit code of a container's process.
+    /// Wait for the exit code of a container's process.
     Wait,
-    /// A signal to a container's process.
+    /// Send a signal to a container's process.
     Kill,
-    /// Another size for a container's terminal.
+    /// Resize a container's terminal.
     Resize,
-    /// A container's state.
+    /// Inspect a container.
     InspectContainer,
-    /// A container's end.
+    /// Remove a container.
     Remove,
-    /// Which containers there are.
+    /// List containers.
     List,
-    /// A new volume.
+    /// Create a volume.
     CreateVolume,
-    /// A volume.
+    /// Inspect a volume.
     InspectVolume,
-    /// A volume's end.
+    /// Remove a volume.
     RemoveVolume,
-    /// Which volumes there are.
+    /// List volumes.
     ListVolumes,
-    /// What the engine says of itself.
+    /// Ask for the engine's description of itself.
     Info,
 }
 
 impl Call {
-    /// A request that is about no path.
+    /// A request without a path.
     pub(crate) fn new(operation: Operation, object: impl fmt::Display) -> Call {
         Call { operation, object: object.to_string(), path: None }
     }
@@ -125,22 +125,22 @@ impl fmt::Display for Call {
     }
 }
 
-/// What is wrong with the bytes of an attached container.
+/// How the byte stream of an attached container is damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadFrame {
     /// A header that no engine writes.
     #[error("a frame begins with {header:02x?}, which names neither standard output nor standard error")]
     Header {
-        /// Its bytes.
+        /// The header's bytes.
         header: [u8; 8],
     },
-    /// The stream ended inside of a frame's header.
+    /// The stream ended inside a frame's header.
     #[error("the stream ended after {have} of the 8 bytes of a frame's header")]
     CutHeader {
-        /// How many bytes of it arrived.
+        /// How many bytes of the header arrived.
         have: usize,
     },
-    /// The stream ended inside of a frame.
+    /// The stream ended inside a frame.
     #[error("the stream ended {missing} bytes before the end of a frame")]
     CutPayload {
         /// How many bytes did not arrive.
@@ -148,33 +148,33 @@ pub enum BadFrame {
     },
 }
 
-/// Why an engine did not do what it was asked.
+/// Why a request to an engine failed.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// There is no socket (or pipe) at the address.
+    /// No socket (or pipe) exists at the address.
     #[error("no engine: {address} does not exist")]
     SocketMissing {
         /// The engine's address.
         address: String,
     },
-    /// The address may not be opened by this user.
+    /// This user may not open the address.
     #[error("no engine: permission denied on {address}")]
     PermissionDenied {
         /// The engine's address.
         address: String,
     },
-    /// Nobody listens at the address.
+    /// No process listens at the address.
     #[error("no engine: {address} refused the connection")]
     Refused {
         /// The engine's address.
         address: String,
     },
-    /// The address's host name has no address.
+    /// The host name in the address cannot be resolved.
     #[error("no engine: the host of {address} was not found")]
     HostNotFound {
         /// The engine's address.
         address: String,
-        /// What the resolver said.
+        /// The resolver's error.
         #[source]
         source: io::Error,
     },
@@ -183,51 +183,51 @@ pub enum EngineError {
     Unreachable {
         /// The engine's address.
         address: String,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// Connected or not, no answer in time.
+    /// No answer in time, with or without a connection.
     #[error("no engine: {address} did not answer within {} s", waited.as_secs())]
     NoAnswer {
         /// The engine's address.
         address: String,
-        /// How long was waited.
+        /// How long fastbuild waited.
         waited: Duration,
     },
-    /// Something answers that does not speak the Engine API.
+    /// A server answers, but it does not speak the Engine API.
     #[error("wrong API: {address} answers, but not as a Docker-compatible engine: {answer}")]
     WrongApi {
         /// The engine's address.
         address: String,
-        /// The beginning of what it answered.
+        /// The beginning of its answer.
         answer: String,
     },
-    /// An engine older than fastbuild can use.
+    /// The engine is too old for fastbuild.
     #[error("wrong API: the engine at {address} speaks version {found}, fastbuild needs {needed} or newer")]
     ApiTooOld {
         /// The engine's address.
         address: String,
-        /// What it speaks at best.
+        /// The newest version that the engine speaks.
         found: ApiVersion,
-        /// What is needed.
+        /// The version that fastbuild needs.
         needed: ApiVersion,
     },
-    /// The engine went away in the middle of a request, or since the last one.
+    /// The engine went away during a request, or since the last one.
     #[error("the engine went away: could not {call}: {detail}")]
     Gone {
-        /// What was tried.
+        /// The request.
         call: Call,
-        /// How it showed.
+        /// How the failure showed itself.
         detail: String,
     },
-    /// The container is not there (any more).
+    /// The container does not exist, or no longer exists.
     #[error("could not {call}: the container is gone")]
     NoSuchContainer {
-        /// What was tried.
+        /// The request.
         call: Call,
     },
-    /// The container is there, the path in it is not.
+    /// The container exists, but the path in it does not.
     #[error("{path:?} is not in container {container}")]
     NotThere {
         /// The container.
@@ -235,7 +235,7 @@ pub enum EngineError {
         /// The path.
         path: String,
     },
-    /// A path that was to be read as a small file is something else.
+    /// A path that should be a small file is something else.
     #[error("{path:?} in container {container} is not a file of at most {max} bytes")]
     NotASmallFile {
         /// The container.
@@ -245,23 +245,23 @@ pub enum EngineError {
         /// The limit, in bytes.
         max: u64,
     },
-    /// The image's name cannot be one.
+    /// The image's name is invalid.
     #[error("{reference:?} is not the name of an image: {why}")]
     BadReference {
-        /// What was given.
+        /// The name that was given.
         reference: String,
-        /// What is wrong with it.
+        /// Which rule it breaks.
         why: BadReference,
     },
-    /// A name that passed our own check, and that the engine does not take: engines differ in what they allow.
+    /// A name that passed our own check but that the engine rejects: engines have different rules.
     #[error("the engine does not take {reference:?} for the name of an image: {message}")]
     ReferenceRefused {
-        /// What was given.
+        /// The name that was given.
         reference: String,
-        /// What the engine said.
+        /// The engine's message.
         message: String,
     },
-    /// An image's id was to be pulled.
+    /// A pull of an image's id was requested.
     #[error("the engine does not have image {reference}, and an id cannot be pulled")]
     PullById {
         /// The id.
@@ -272,79 +272,79 @@ pub enum EngineError {
     ImageNotFound {
         /// The image.
         reference: String,
-        /// What the engine said.
+        /// The engine's message.
         message: String,
     },
-    /// The image is there, but not for the platform.
+    /// The image exists, but not for the platform.
     #[error("image {reference:?} does not exist for the platform: {message}")]
     NoSuchPlatform {
         /// The image.
         reference: String,
-        /// What the engine said.
+        /// The engine's message.
         message: String,
     },
-    /// The registry does not give the image to this user.
+    /// The registry denies this user access to the image.
     #[error("the registry does not give out image {reference:?}: {message}")]
     AccessDenied {
         /// The image.
         reference: String,
-        /// What the engine said.
+        /// The engine's message.
         message: String,
     },
-    /// The registry gives out nothing more for now.
+    /// The registry's rate limit is reached.
     #[error("the registry limits pulls: image {reference:?}: {message}")]
     RateLimited {
         /// The image.
         reference: String,
-        /// What the engine said.
+        /// The engine's message.
         message: String,
     },
-    /// The engine does not reach the registry.
+    /// The engine cannot reach the registry.
     #[error("the engine does not reach the registry of image {reference:?}: {message}")]
     RegistryUnreachable {
         /// The image.
         reference: String,
-        /// What the engine said.
+        /// The engine's message.
         message: String,
     },
     /// The container's name is in use.
     #[error("could not {call}: the name is in use")]
     NameTaken {
-        /// What was tried.
+        /// The request.
         call: Call,
-        /// What the engine said.
+        /// The engine's message.
         message: String,
     },
     /// The working directory is a file, or the command's user may not enter it.
     #[error("could not {call}: the working directory cannot be used: {message}")]
     WorkingDirectory {
-        /// What was tried.
+        /// The request.
         call: Call,
-        /// What the engine said.
+        /// The engine's message.
         message: String,
     },
     /// The engine's disk is full.
     #[error("could not {call}: the engine's disk is full: {message}")]
     NoSpace {
-        /// What was tried.
+        /// The request.
         call: Call,
-        /// What the engine said.
+        /// The engine's message.
         message: String,
     },
-    /// The container's path cannot be written.
+    /// The path in the container is read-only.
     #[error("could not {call}: it is read-only there: {message}")]
     ReadOnly {
-        /// What was tried.
+        /// The request.
         call: Call,
-        /// What the engine said.
+        /// The engine's message.
         message: String,
     },
-    /// What we were sending could not be read; the engine has refused nothing.
+    /// The data to send could not be read; the engine did not refuse anything.
     #[error("could not {call}: what was to be sent could not be read")]
     Body {
-        /// What was tried.
+        /// The request.
         call: Call,
-        /// Why the body ended.
+        /// Why the body ended early.
         #[source]
         source: io::Error,
     },
@@ -353,26 +353,26 @@ pub enum EngineError {
     Frame {
         /// The container.
         container: String,
-        /// How.
+        /// The damage.
         #[source]
         source: BadFrame,
     },
-    /// The engine answered something that cannot be read.
+    /// The engine's answer cannot be read.
     #[error("could not {call}: the engine's answer cannot be read: {message}")]
     BadAnswer {
-        /// What was tried.
+        /// The request.
         call: Call,
         /// What is wrong with the answer.
         message: String,
     },
-    /// The engine said no, for a reason that has no kind of its own here.
+    /// The engine refused for a reason that has no variant of its own here.
     #[error("could not {call}: the engine answered {status}: {message}")]
     Api {
-        /// What was tried.
+        /// The request.
         call: Call,
         /// The HTTP status.
         status: u16,
-        /// What the engine said.
+        /// The engine's message.
         message: String,
     },
 }
@@ -385,15 +385,15 @@ pub enum StartError {
     CommandNotFound {
         /// The program.
         what: String,
-        /// What the engine said.
+        /// The engine's message.
         message: String,
     },
-    /// Exit code 127: the program is there, and what the system would run it by is not.
+    /// Exit code 127: the program exists, but its interpreter or loader does not.
     #[error("command {what:?} cannot be executed: {}", missing(interpreter.as_deref()))]
     NoInterpreter {
         /// The program.
         what: String,
-        /// What a script's first line names; none for a program whose loader is missing.
+        /// The interpreter in a script's first line; `None` for a program whose loader is missing.
         interpreter: Option<String>,
     },
     /// Exit code 126.
@@ -401,9 +401,9 @@ pub enum StartError {
     NotExecutable {
         /// The program.
         what: String,
-        /// What the engine said.
+        /// The engine's message.
         message: String,
-        /// What is the matter with it.
+        /// Why it cannot be executed.
         defect: Defect,
     },
     /// Anything else.
@@ -414,13 +414,13 @@ pub enum StartError {
 /// See [`StartError::NotExecutable`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Defect {
-    /// It may not be executed.
+    /// The file is not marked as executable, or this user may not execute it.
     Mode,
-    /// It is a directory.
+    /// The file is a directory.
     Directory,
-    /// The kernel knows neither its format nor an interpreter for it.
+    /// The kernel knows neither the file's format nor an interpreter for it.
     Format,
-    /// The directory that it is to start in cannot be entered.
+    /// The working directory of the command cannot be entered.
     WorkingDirectory,
 }
 
@@ -434,7 +434,7 @@ fn missing(interpreter: Option<&str>) -> String {
 }
 
 impl StartError {
-    /// What a user could do next; none when the message says it all.
+    /// What a user can do next; `None` when the message is enough.
     pub fn advice(&self) -> Option<String> {
         let text = match self {
             StartError::CommandNotFound { what, .. } => return Some(words::advice(what)),
@@ -469,7 +469,7 @@ impl StartError {
 }
 
 impl EngineError {
-    /// What a user could do next; none when the message says it all.
+    /// What a user can do next; `None` when the message is enough.
     pub fn advice(&self) -> Option<String> {
         let text = match self {
             EngineError::SocketMissing { .. } => {
@@ -552,7 +552,7 @@ impl EngineError {
         Some(text.to_owned())
     }
 
-    /// Whether nobody could be reached at the engine's address.
+    /// Whether no engine could be reached at the address.
     pub fn is_absence(&self) -> bool {
         matches!(
             self,
@@ -565,13 +565,13 @@ impl EngineError {
         )
     }
 
-    /// The one place where bollard's errors become ours.
+    /// Converts bollard's errors. No other place does.
     pub(super) fn from_bollard(call: Call, error: BollardError) -> EngineError {
         match error {
             BollardError::DockerResponseServerError { status_code, message } => {
                 EngineError::from_answer(call, status_code, &message)
             }
-            // The engine answered once, at `connect`; from there on, a broken connection means that it went away.
+            // The engine answered at `connect`, so a broken connection means that it went away.
             error @ (BollardError::IOError { .. } | BollardError::HyperResponseError { .. }) => {
                 EngineError::Gone { call, detail: chain(&error) }
             }
@@ -579,7 +579,7 @@ impl EngineError {
         }
     }
 
-    /// An answer that is no success -> its kind. Engines tell kinds apart by message more than by status.
+    /// An unsuccessful answer -> its kind, which the message identifies better than the status.
     pub(super) fn from_answer(call: Call, status: u16, message: &str) -> EngineError {
         let lower = message.to_lowercase();
         let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
@@ -600,7 +600,7 @@ impl EngineError {
                 EngineError::ImageNotFound { reference: call.object, message }
             }
             404 if says(&["no such container"]) => EngineError::NoSuchContainer { call },
-            // A HEAD request's answer has no message; a path's 404 is sorted out before.
+            // The answer to a HEAD request has no message; a 404 about a path is handled before.
             404 if message.is_empty() && call.path.is_none() => EngineError::NoSuchContainer { call },
             _ if says(&["name is already in use", "name already in use", "already in use by container"])
                 || says(&["is already in use"]) && call.operation == Operation::Create =>
@@ -616,12 +616,12 @@ impl EngineError {
         }
     }
 
-    /// What a pull ended with -> its kind.
+    /// A failed pull -> its kind.
     pub(super) fn from_pull(call: Call, status: u16, message: &str) -> EngineError {
         let lower = message.to_lowercase();
         let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
         let (reference, text) = (call.object.clone(), plain(message));
-        // The network comes first: "lookup HOST: no such host" also has the sound of an image not found.
+        // The network comes first: "lookup HOST: no such host" also looks like a missing image.
         if says(UNREACHABLE) {
             EngineError::RegistryUnreachable { reference, message: text }
         } else if says(&["toomanyrequests", "rate limit", "too many requests"]) {
@@ -646,7 +646,7 @@ impl EngineError {
     }
 }
 
-/// How engines word that a name cannot be an image's.
+/// How engines word that an image's name is invalid.
 const BAD_REFERENCE: &[&str] = &[
     "invalid reference format",
     "repository name must be lowercase",
@@ -675,8 +675,8 @@ const UNREACHABLE: &[&str] = &[
     "unexpected eof",
 ];
 
-/// Docker makes the directory when it creates the container, runc enters it when it starts the command, and Podman
-/// looks for it between the two.
+/// Docker makes the directory when it creates the container, runc enters it when it starts the
+/// command, and Podman looks for it between the two.
 fn is_about_the_working_directory(lower: &str) -> bool {
     lower.contains("cannot mkdir") && lower.contains("is not a directory")
         || lower.contains("chdir to cwd")
@@ -687,16 +687,18 @@ fn is_about_the_working_directory(lower: &str) -> bool {
             && (lower.contains("invalid") || lower.contains("not a directory"))
 }
 
-/// Why a start failed, from the container's exit code and the engine's message: the command's fault only where the message names
-/// the command. Docker also says 126 and 127 for a working directory that is no use, and for programs of its own that it
-/// misses; some engines leave the code at 0.
+/// Why a start failed, from the container's exit code and the engine's message. It is the command's
+/// fault only where the message names the command. Docker also reports 126 and 127 for a working
+/// directory that cannot be used, and for helper programs of its own that are missing; some engines
+/// leave the code at 0.
 pub(super) fn why_not_started(what: String, exit_code: Option<i64>, error: EngineError) -> StartError {
     let EngineError::Api { message, .. } = &error else {
         return StartError::Other(error);
     };
     let lower = message.to_lowercase();
     let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
-    // An engine that misses a program of its own (`apparmor_parser`, a hook's) says so in the same words and with the same code.
+    // The same words and code are used if the engine's own helper (`apparmor_parser`, a hook) is
+    // missing.
     let name = plain(&what).to_lowercase();
     let quoted = ['"', '`', '\''].iter().any(|quote| lower.contains(&format!("{quote}{name}{quote}")));
     let is_about_it = quoted || says(&["createprocess"]) && lower.contains(&name);
@@ -725,12 +727,12 @@ pub(super) fn why_not_started(what: String, exit_code: Option<i64>, error: Engin
     }
 }
 
-/// An engine's words, fit for one line of a terminal.
+/// An engine's message, made safe for one line of a terminal.
 pub(super) fn plain(message: &str) -> String {
     Escaped(message.trim().as_bytes()).to_string()
 }
 
-/// An error and its causes in one line; hyper's top level says little.
+/// An error and its causes in one line; hyper's top-level message says little.
 pub(super) fn chain(error: &dyn StdError) -> String {
     let mut text = plain(&error.to_string());
     let mut cause = error.source();
@@ -744,7 +746,7 @@ pub(super) fn chain(error: &dyn StdError) -> String {
     text
 }
 
-/// A socket's path, for [`EngineError`]'s addresses.
+/// A socket's path, in the form of [`EngineError`]'s addresses.
 pub(super) fn socket_address(path: &Path) -> String {
     format!("unix://{}", Escaped(path.as_os_str().as_encoded_bytes()))
 }
@@ -757,7 +759,7 @@ mod tests {
         Call::new(operation, "x")
     }
 
-    /// The name of an error's variant, for tables.
+    /// The name of an error's variant, for the tables below.
     fn kind(error: &dyn fmt::Debug) -> String {
         let text = format!("{error:?}");
         text.split([' ', '(', '{']).next().unwrap().to_owned()
@@ -859,7 +861,7 @@ mod tests {
             (Some(0), "driver failed programming external connectivity".to_owned(), "Other"),
             (Some(127), "OCI runtime create failed: unable to retrieve OCI runtime error (open /run/x/log.json: no such file or directory): runc did not terminate successfully: exit status 1".to_owned(), "Other"),
         ];
-        // The command of each row is the one that its message names, where it names one of these.
+        // The command of each row is the one that its message names, if it names one of these.
         let what = |message: &str| {
             let named = ["/nope", "nope", "/etc"].into_iter().find(|name| message.contains(name));
             named.unwrap_or("x").to_owned()

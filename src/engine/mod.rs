@@ -1,8 +1,9 @@
-//! Where a build runs. In: an [`crate::spec::Endpoint`] and the plan's values; out: facts, byte streams, exit codes.
+//! The engine that a build runs on. In: an [`crate::spec::Endpoint`] and the plan's values; out:
+//! facts, byte streams, exit codes.
 //!
-//! Nothing here prints, decides or retries: [`crate::build`] does. What must hold: the build's bytes pass unchanged, a
-//! stream that was cut short is an error and never an end, and every error keeps what was tried and what came back.
-//! There is one kind of engine, [`Docker`].
+//! This module does not print, decide or retry; [`crate::build`] does. Invariants: the build's
+//! bytes pass unchanged; a stream that was cut short is an error, never a normal end; every error
+//! keeps the request and the answer. The only kind of engine is [`Docker`].
 
 mod docker;
 mod error;

@@ -1,14 +1,14 @@
 //! Image references: text -> registry, repository, tag, digest. Pure.
 //!
-//! The engine would refuse a bad name too, but late, in words that differ from engine to engine, and for a pull only
-//! after it was asked for the image. The grammar is the distribution project's.
+//! The engine would reject a bad name too, but late, in words that differ between engines, and for
+//! a pull only after the request. The grammar is that of the distribution project.
 
 use std::fmt;
 
-/// What the registry of names without one is called.
+/// The registry of names that do not name one.
 const DEFAULT_REGISTRY: &str = "docker.io";
 
-/// Longest repository name, registry included, that registries take.
+/// The longest repository name, registry included, that registries accept.
 const MAX_NAME: usize = 255;
 
 /// The name of an image, checked.
@@ -16,40 +16,40 @@ const MAX_NAME: usize = 255;
 pub enum Reference {
     /// `[registry/]repository[:tag][@digest]`.
     Named {
-        /// The registry as it was written; none when it was left out.
+        /// The registry as it was written; `None` if it was left out.
         registry: Option<String>,
         /// The repository, as it was written.
         repository: String,
-        /// The tag; none when it was left out.
+        /// The tag; `None` if it was left out.
         tag: Option<String>,
         /// `algorithm:hex`.
         digest: Option<String>,
     },
-    /// An image's own id: it names an image that the engine has, and cannot be pulled.
+    /// An image's own id. It names an image that the engine has; it cannot be pulled.
     Id(String),
 }
 
-/// Why text is no [`Reference`].
+/// Why a text is not a [`Reference`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadReference {
-    /// Nothing there.
+    /// The text is empty.
     #[error("it is empty")]
     Empty,
     /// An uppercase letter in the repository.
     #[error("a repository's name is lowercase")]
     Uppercase,
-    /// Another character, or a separator at the wrong place.
+    /// Another invalid character, or a separator in the wrong place.
     #[error(
         "a repository's name has letters, digits and single separators ('.', '_', '-', '/') between them"
     )]
     Repository,
-    /// The registry's part.
+    /// The registry's part is invalid.
     #[error("the registry before the first '/' is not HOST or HOST:PORT")]
     Registry,
-    /// The tag.
+    /// The tag is invalid.
     #[error("a tag has up to 128 letters, digits, '_', '.' and '-', and does not begin with '.' or '-'")]
     Tag,
-    /// The digest.
+    /// The digest is invalid.
     #[error("a digest is ALGORITHM:HEX, with at least 32 hexadecimal digits")]
     Digest,
     /// More than 255 characters.
@@ -58,10 +58,10 @@ pub enum BadReference {
 }
 
 impl Reference {
-    /// Reads a reference as `docker run` does.
+    /// Parses a reference as `docker run` does.
     ///
     /// # Errors
-    /// Says which part breaks which rule.
+    /// States which part breaks which rule.
     pub fn parse(text: &str) -> Result<Reference, BadReference> {
         if text.is_empty() {
             return Err(BadReference::Empty);
@@ -85,7 +85,7 @@ impl Reference {
         })
     }
 
-    /// The registry that would be asked; none for an id.
+    /// The registry that a pull would ask; `None` for an id.
     pub fn registry(&self) -> Option<&str> {
         match self {
             Reference::Named { registry, .. } => Some(registry.as_deref().unwrap_or(DEFAULT_REGISTRY)),
@@ -93,7 +93,8 @@ impl Reference {
         }
     }
 
-    /// What to ask the engine to pull: the name without tag and digest, and the digest, else the tag, else `latest`.
+    /// What to ask the engine to pull: the name without tag and digest; digest, else tag, else
+    /// `latest`.
     pub fn to_pull(&self) -> Option<(String, String)> {
         let Reference::Named { registry, repository, tag, digest } = self else {
             return None;
@@ -123,7 +124,7 @@ impl fmt::Display for Reference {
     }
 }
 
-/// 64 hexadecimal digits, with or without `sha256:`. Registries forbid such names for repositories.
+/// 64 hexadecimal digits, with or without `sha256:`. Registries forbid such repository names.
 fn is_id(text: &str) -> bool {
     let hex = text.strip_prefix("sha256:").unwrap_or(text);
     hex.len() == 64 && hex.bytes().all(is_lower_hex)
@@ -147,7 +148,7 @@ fn split_digest(text: &str) -> Result<(&str, Option<&str>), BadReference> {
     Ok((rest, Some(digest)))
 }
 
-/// A colon behind the last slash begins a tag; one before it belongs to a port.
+/// A colon after the last slash begins a tag; a colon before it belongs to a port.
 fn split_tag(text: &str) -> (&str, Option<&str>) {
     let last = text.rfind('/').map_or(0, |slash| slash + 1);
     match text[last..].find(':') {
@@ -162,7 +163,7 @@ fn check_tag(tag: &str) -> Result<(), BadReference> {
     if head_is_right && tail_is_right && tag.len() <= 128 { Ok(()) } else { Err(BadReference::Tag) }
 }
 
-/// The first component is a registry when it could not be a directory of the default one.
+/// The first component is a registry if it could not be a directory of the default registry.
 fn split_registry(name: &str) -> Result<(Option<&str>, &str), BadReference> {
     let Some((first, rest)) = name.split_once('/') else {
         return Ok((None, name));

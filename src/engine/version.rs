@@ -5,9 +5,9 @@ use std::fmt;
 /// A version of the Engine API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ApiVersion {
-    /// Before the dot.
+    /// The number before the dot.
     pub major: usize,
-    /// Behind it.
+    /// The number after the dot.
     pub minor: usize,
 }
 
@@ -17,7 +17,7 @@ impl ApiVersion {
         Some(ApiVersion { major: major.parse().ok()?, minor: minor.parse().ok()? })
     }
 
-    /// The newest that both sides speak.
+    /// The newest version that both sides speak.
     pub(super) fn agreed(engine: ApiVersion) -> ApiVersion {
         let ours = bollard::API_DEFAULT_VERSION;
         engine.min(ApiVersion { major: ours.major_version, minor: ours.minor_version })

@@ -1,26 +1,26 @@
-//! What was probably meant by a command's first word that could not be run. Pure. A shell would have known what to do with
-//! it; an engine, like `docker run`, takes it for a program's name.
+//! A guess at what the user meant, if a command's first word could not be run. Pure. A shell would
+//! know the word; an engine, like `docker run`, takes it for a program's name.
 
 use crate::text::shell_words;
 
-/// A script as Windows writes it.
+/// A script with the line endings of Windows.
 pub const CR_LF: &str = "the script's lines end in CR LF, as Windows writes them, and the CR counts as a part of the interpreter's \
                          name: convert it (dos2unix SCRIPT), and have git leave it so (`*.sh text eol=lf` in .gitattributes)";
 
-/// Words that shells know by themselves, and no program's name in most images.
+/// Words that shells handle themselves. Most images have no program of that name.
 const BUILTIN: [&str; 25] = [
     ".", ":", "alias", "bg", "case", "cd", "declare", "eval", "exec", "exit", "export", "fg", "for",
     "function", "if", "popd", "pushd", "set", "shopt", "source", "trap", "ulimit", "umask", "unset", "while",
 ];
 
-/// What to do next where `word` was not found.
+/// What to do next if `word` was not found.
 pub fn advice(word: &str) -> String {
     meant(word).unwrap_or_else(|| {
         "check the name, and that it is where the command runs: in a container that is the image, and not here".to_owned()
     })
 }
 
-/// What was meant, where the word looks like something else than a program's name.
+/// What the user meant, if the word does not look like a program's name.
 pub fn meant(word: &str) -> Option<String> {
     let shell = || format!("sh -c {}", shell_words(&[word.to_owned()]));
     if word.is_empty() {
@@ -49,7 +49,7 @@ pub fn meant(word: &str) -> Option<String> {
         .then(|| format!("all of {word:?} is taken for one program's name; leave out the quotes: -- {word}"))
 }
 
-/// Whether it can be a variable's.
+/// Whether `name` can be the name of a variable.
 fn is_name(name: &str) -> bool {
     !name.is_empty()
         && !name.starts_with(|c: char| c.is_ascii_digit())

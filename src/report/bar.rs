@@ -1,9 +1,9 @@
 //! Events -> bars on a terminal, and lines above them.
 //!
-//! What to show is decided by `State::rows`, a pure function of the events and the time; `Screen` makes indicatif's
-//! bars look like those rows and nothing else. A phase shows nothing for its first 250 ms, so that a fast run stays
-//! silent, and nothing is drawn while the build's own output flows. A thread redraws between events, for phases that
-//! say nothing while they last.
+//! `State::rows` decides what to show. It is a pure function of the events and the time; `Screen`
+//! only makes indicatif's bars look like those rows. A phase shows nothing for its first 250 ms, so
+//! that a fast run stays silent, and nothing is drawn while the build's own output flows. A thread
+//! redraws between events, for phases that send no events while they last.
 
 use std::{
     sync::{Arc, Mutex, mpsc},
@@ -26,15 +26,15 @@ use crate::{
     text::{numbers, one_line},
 };
 
-/// A phase that is over by then is never seen.
+/// A phase that ends within this time is never shown.
 const SILENT_FOR: Duration = Duration::from_millis(250);
-/// How often the screen is looked after when no event comes.
+/// The interval of redraws when no event comes.
 const TICK: Duration = Duration::from_millis(100);
-/// Progress may come a hundred thousand times a second; eyes want it less often.
+/// The shortest time between redraws for progress, which may come 100,000 times a second.
 const REDRAW: Duration = Duration::from_millis(50);
-/// Bars in the way of a person's other output are a nuisance above this.
+/// More bars than this would hide too much of the terminal's other output.
 const MOST_ROWS: usize = 6;
-/// A layer's id is a hash; its beginning tells it from the others.
+/// A layer's id is a hash; its beginning identifies the layer.
 const ID_CHARS: usize = 12;
 
 /// The renderer of `bar`.
@@ -54,8 +54,8 @@ struct Inner {
 }
 
 impl Bar {
-    /// Draws on `target` and writes lines to `own`, which must lead to the same terminal. `began` is the moment that
-    /// the times of events count from.
+    /// Draws on `target` and writes lines to `own`, which must lead to the same terminal. The times
+    /// of events count from `began`.
     pub fn live(own: Own, target: ProgressDrawTarget, verbosity: Verbosity, began: Instant) -> Bar {
         let mut bar = Bar::still(own, target, verbosity);
         let (sender, ended) = mpsc::channel();
@@ -65,7 +65,7 @@ impl Bar {
                 lock(&inner).draw(began.elapsed());
             }
         };
-        // Without a thread the bars move with the events only, which is no reason to fail a build.
+        // Without a thread the bars move with the events only. This is no reason to fail a build.
         bar._ticker = thread::Builder::new().name("progress".into()).spawn(tick).ok().map(|_| sender);
         bar
     }
@@ -108,7 +108,7 @@ impl Inner {
     fn event(&mut self, at: Duration, event: &Event) {
         self.summary.note(event);
         self.state.note(at, event);
-        // Before any line: what is over is not drawn again below it.
+        // Before any line, so that a phase that is over is not drawn again below it.
         if !self.was_just_drawn(at, event) {
             self.draw(at);
         }
@@ -131,7 +131,7 @@ impl Inner {
     fn draw(&mut self, at: Duration) {
         let rows = self.state.rows(at);
         if !rows.is_empty() && self.screen.rows.is_empty() {
-            // indicatif clears the line that it begins to draw on, and the build may have left words there.
+            // indicatif clears the line where it begins, and the build may have left text there.
             self.own.fresh_line();
         }
         self.screen.show(&rows);
@@ -149,7 +149,7 @@ impl Inner {
     }
 }
 
-/// What is going on.
+/// The current state of the run.
 #[derive(Default)]
 struct State {
     active: Vec<Active>,
@@ -167,7 +167,7 @@ impl State {
     fn note(&mut self, at: Duration, event: &Event) {
         self.layers.note(event);
         match *event {
-            // The build speaks for itself, or is silent as it would be without fastbuild.
+            // The build prints its own output, or is as silent as it would be without fastbuild.
             Event::PhaseStarted { phase: Phase::Build, .. } | Event::BuildOutputBegins => self.active.clear(),
             Event::PhaseStarted { phase, total } => {
                 self.active.retain(|active| active.phase != phase);
@@ -246,7 +246,7 @@ fn joined(parts: [Option<String>; 2]) -> String {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Row {
     label: String,
-    /// How far it is; unknown shows as a spinner.
+    /// The progress; `None` shows as a spinner.
     share: Option<Share>,
     text: String,
 }
@@ -257,7 +257,7 @@ struct Share {
     of: u64,
 }
 
-/// indicatif's bars, one for each row, with what each of them shows.
+/// indicatif's bars, one for each row, with the row that each of them shows.
 struct Screen {
     bars: MultiProgress,
     rows: Vec<(ProgressBar, Row)>,
@@ -276,7 +276,7 @@ impl Screen {
             shown.clone_from(row);
         }
         for row in &rows[self.rows.len()..] {
-            // Added when it is complete: each change of a bar that is on the screen draws it.
+            // It is added when it is complete, because each change of a bar on the screen draws it.
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
             row.change(&bar, &Row::default());
             let bar = self.bars.add(bar);
@@ -307,9 +307,9 @@ impl Row {
     }
 }
 
-/// Within 80 columns there is room for files, bytes and rate behind the bar.
+/// Within 80 columns there is room for files, bytes and rate after the bar.
 fn style(share: Option<Share>) -> ProgressStyle {
-    // Templates are fixed texts that a test draws; what varies goes in as prefix and message.
+    // Templates are fixed texts that a test draws; variable parts go in as prefix and message.
     let template = match share {
         Some(_) => "{prefix} [{bar:12}] {wide_msg}",
         None => "{spinner} {prefix} {wide_msg}",

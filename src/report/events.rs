@@ -1,4 +1,4 @@
-//! What happens during a build, as facts: no wording, no colour, no handle. Every renderer reads these and nothing else.
+//! The events of a build, as facts: no wording, colours or handles. Renderers read nothing else.
 
 use std::{
     path::{Path, PathBuf},
@@ -29,9 +29,9 @@ pub enum Phase {
     Create,
     /// Finding, starting or making the workspace, and reaching the agent in it.
     Workspace,
-    /// Comparing the source tree with what the workspace holds.
+    /// Comparing the source tree with the tree in the workspace.
     Compare,
-    /// Sending the sources, or what differs of them.
+    /// Sending the sources, or only those that differ.
     Upload,
     /// Starting the command.
     Start,
@@ -45,20 +45,20 @@ pub enum Phase {
     Remove,
 }
 
-/// What became of a path of the host's.
+/// The result of an apply on the host.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Applied {
     /// Paths made or replaced.
     pub written: u64,
     /// Paths deleted.
     pub deleted: u64,
-    /// Paths whose content was already right and that were not touched.
+    /// Paths that already had the right content and were not touched.
     pub unchanged: u64,
-    /// Paths where the host's version was kept because somebody changed it meanwhile.
+    /// Paths where the host's version was kept because it changed while the build ran.
     pub conflicts: u64,
 }
 
-/// How a run came to its workspace.
+/// How a run got its workspace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "how", rename_all = "kebab-case")]
 pub enum Reached {
@@ -68,10 +68,10 @@ pub enum Reached {
     Started,
     /// Its agent did not answer, and it was started again.
     Restarted {
-        /// How that showed.
+        /// The sign of that.
         reason: String,
     },
-    /// There was none that could be used.
+    /// No usable workspace existed.
     Made(MadeBecause),
 }
 
@@ -79,30 +79,30 @@ pub enum Reached {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "why", rename_all = "kebab-case")]
 pub enum MadeBecause {
-    /// There was none.
+    /// No workspace existed.
     Missing,
-    /// `--fresh`.
+    /// `--fresh` was given.
     Asked,
-    /// What the old one was made for is not what is asked for now.
+    /// The settings of the old one differ from the requested ones.
     Changed {
         /// Each thing that changed.
         changes: Vec<Changed>,
     },
     /// The old one could not be used any more.
     Broken {
-        /// What was the matter.
+        /// Why it could not be used.
         reason: String,
     },
 }
 
-/// Something that made a new workspace necessary.
+/// A change that required a new workspace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Changed {
-    /// Which: `image`, `user`, `platform`, ...
+    /// The setting: `image`, `user`, `platform`, ...
     pub what: String,
-    /// What it was, where that is short and known.
+    /// The old value, if it is short and known.
     pub old: Option<String>,
-    /// What it is now, where that is short and known.
+    /// The new value, if it is short and known.
     pub new: Option<String>,
 }
 
@@ -110,51 +110,52 @@ pub struct Changed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WithoutAgent {
-    /// There is no agent for the image.
+    /// No agent exists for the image.
     NoAgent,
     /// The container's file system is read-only.
     ReadOnly,
-    /// The agent was put there and does not start.
+    /// The agent was copied into the container and does not start.
     NotStarted,
-    /// It was not to be used.
+    /// The settings exclude it.
     Refused,
     /// The agent was started and does not answer as it should.
     NoAnswer,
 }
 
-/// Why a workspace was removed by itself.
+/// Why a workspace was removed automatically.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Limit {
     /// It was not used for too long.
     Age,
-    /// All workspaces together held too much, and it was not used for the longest time.
+    /// All workspaces together were too large, and this one was unused for the longest time.
     Size,
 }
 
-/// A run of the command that a mount failed, before the one that counts.
+/// A run of the command that failed because of a mount, before the run that counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Earlier {
-    /// The route that it took.
+    /// Its route.
     pub route: Route,
-    /// What the command exited with.
+    /// The command's exit code.
     pub exit_code: u8,
     /// Its wall time.
     #[serde(serialize_with = "as_seconds")]
     pub took: Duration,
 }
 
-/// How `watch` notices that sources change.
+/// How `watch` notices that sources changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Noticing {
-    /// The system tells.
+    /// The system reports changes.
     Told,
-    /// By looking once a second: the file system is one of which the system does not hear all, or it refused to tell.
+    /// By a check once a second: the system does not report all changes on this file system, or it
+    /// refused to report them.
     Looking,
 }
 
-/// Which way a file travels.
+/// The direction in which a file travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Direction {
@@ -164,66 +165,67 @@ pub enum Direction {
     Down,
 }
 
-/// What a build with the agent took on the way to the workspace, and there.
+/// The cost of a build with the agent, on the wire and in the workspace.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct AgentCost {
-    /// Bytes on the wire to the workspace, without the engine's own.
+    /// Bytes sent to the workspace, without the engine's own.
     pub sent: u64,
-    /// Bytes on the wire from the workspace.
+    /// Bytes received from the workspace.
     pub received: u64,
-    /// The most memory that the agent had, in bytes; none when it was lost before it could say.
+    /// The agent's peak memory, in bytes; `None` if the agent was lost before it could report it.
     pub peak_memory: Option<u64>,
 }
 
-/// Something that a user should know and that does not fail the build.
+/// A fact that a user should know and that does not fail the build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "warning", rename_all = "kebab-case")]
 pub enum Warning {
-    /// No engine is there, and nobody named one or an image: the build runs without a container. Told also where warnings are not
-    /// wanted, for no build changes its place in silence.
+    /// No engine was found, and the user named neither an engine nor an image: the build runs
+    /// without a container. Shown even if warnings are off, because the place of a build must not
+    /// change silently.
     BuildsHere {
-        /// How it came to that.
+        /// Why there is no container.
         why: String,
     },
-    /// Standard input holds bytes, and the command reads none of them.
+    /// Standard input holds bytes, and the command does not read them.
     InputWaiting,
-    /// In CI, the workspace that is kept is found again only from here.
+    /// In CI, the kept workspace can be found again only with this home directory.
     NotFoundAgain,
-    /// The command failed, and its words look as if they were meant otherwise, or its git finds no repository.
+    /// The command failed, and its words look like a mistake, or its git finds no repository.
     Meant {
         /// What to do.
         hint: String,
     },
-    /// The project has a `.dockerignore` and no `.fastbuildignore`. Told once.
+    /// The project has a `.dockerignore` and no `.fastbuildignore`. Shown once.
     DockerignoreNotRead(
-        /// What it would have kept out.
+        /// What it would have excluded.
         Amount,
     ),
-    /// This machine has something of its own at paths that are kept. Told once for each.
+    /// Kept paths also exist on this machine. Shown once for each.
     KeptHere {
-        /// Below the source root.
+        /// The paths, below the source root.
         paths: Vec<RelPath>,
     },
     /// A socket, fifo or device in the source tree was left out.
     Skipped {
         /// Below the source root.
         path: RelPath,
-        /// What it is.
+        /// Its type.
         special: Special,
     },
-    /// The command failed after it had tried to write to sources that are mounted read-only.
+    /// The command failed after it tried to write to sources that are mounted read-only.
     ReadOnlySources {
-        /// Below the source root; none where that cannot be told from what it wrote.
+        /// Below the source root; `None` if the command's output does not show it.
         path: Option<RelPath>,
-        /// What it wrote of that.
+        /// The line of its output that says so.
         line: String,
     },
-    /// A source file was gone when its turn to be sent came.
+    /// A source file was deleted before it was sent.
     Vanished {
         /// Below the source root.
         path: RelPath,
     },
-    /// A source file kept changing while it was sent, each time that it was tried.
+    /// A source file changed during each attempt to send it.
     Unstable {
         /// Below the source root.
         path: RelPath,
@@ -232,18 +234,18 @@ pub enum Warning {
     SpecialOutput {
         /// Below the output's root.
         path: RelPath,
-        /// What it is.
+        /// Its type.
         special: Special,
     },
-    /// A path was changed here while the build ran. One version stands, the other is in the safe place.
+    /// A path changed here while the build ran. One version stands, the other is in the safe place.
     Conflict {
         /// The host's path.
         #[serde(serialize_with = "as_text")]
         path: PathBuf,
-        /// Whose version stands.
+        /// The version that is kept in place.
         stands: Stands,
     },
-    /// Git is at work here, so nothing of the repository was brought back: it is in the safe place.
+    /// Git is at work here, so nothing of the repository came back: it is in the safe place.
     GitLocked {
         /// The `.git`.
         #[serde(serialize_with = "as_text")]
@@ -254,34 +256,36 @@ pub enum Warning {
         /// How many paths the command changed there.
         paths: u64,
     },
-    /// The workspace keeps what an earlier build named, and this one does not.
+    /// The workspace still has kept paths that an earlier build named and this one does not.
     StillKept {
-        /// As it was named then.
+        /// The paths, as the earlier build named them.
         names: Vec<String>,
     },
-    /// The clock where the build runs is not this machine's. Times of files are told by this machine's.
+    /// The clock of the build's machine differs from this machine's. This one gives files their
+    /// times.
     ClocksDiffer {
-        /// By how many seconds it is ahead.
+        /// How many seconds it is ahead.
         seconds: i64,
     },
-    /// What the command changed in the workspace and no output brings back.
+    /// Changes of the command in the workspace that no output brings back.
     Beside {
-        /// Sources that will be as they are here in the next build: the first of them.
+        /// Sources that will be reset to the host's version in the next build: the first of them.
         changed: Vec<RelPath>,
         /// How many more there are.
         more: u64,
-        /// Names in the source root at or below which something new stays in the workspace.
+        /// Names in the source root at or below which new paths stay in the workspace.
         made: Vec<RelPath>,
     },
-    /// The source root may not be written, and no output is named: what the command changes cannot come back.
+    /// The source root is not writable and no output is named: changes cannot come back.
     NotWritable {
         /// The source root.
         #[serde(serialize_with = "as_text")]
         path: PathBuf,
     },
-    /// What a build replaced or deleted and no build wrote, and what gave way in a conflict, was moved to the safe place.
+    /// Files were moved to the safe place: files that a build replaced or deleted but no build
+    /// wrote, and the losing versions of conflicts.
     Displaced {
-        /// How many.
+        /// How many files.
         files: u64,
         /// The first ten of them.
         #[serde(serialize_with = "as_texts")]
@@ -290,79 +294,80 @@ pub enum Warning {
         #[serde(serialize_with = "as_text")]
         to: PathBuf,
     },
-    /// Products have another mode than the build gave them: where they lie, it may not be changed.
+    /// Products have another mode than in the build: their place does not allow a change of it.
     ModesRefused {
         /// How many files and directories.
         paths: u64,
     },
-    /// A container that an earlier, killed run had left was removed.
+    /// A container of an earlier run that was killed was removed.
     LeftoverRemoved {
         /// Its name.
         container: String,
     },
-    /// The command was ended because it used more memory than the container may.
+    /// The command was killed because it used more memory than the container may.
     OutOfMemory {
-        /// The container's limit in bytes, when it has one.
+        /// The container's limit in bytes, if it has one.
         limit: Option<u64>,
     },
-    /// An earlier run was cut short while it applied its products; it was finished now.
+    /// An earlier run was interrupted while it applied its products. The apply was finished now.
     Recovered {
         /// Paths put in place now.
         files: u64,
-        /// Paths that could not be finished, because their staged bytes were lost or the host's were changed.
+        /// Paths that could not be finished: staged bytes were lost or the host's were changed.
         lost: u64,
     },
-    /// An earlier run was cut short while it applied its products, and its journal cannot be read: what it held is kept.
+    /// An earlier run was interrupted while it applied its products, and its journal cannot be
+    /// read. Its staged files are kept.
     StageKept {
         /// The directory.
         #[serde(serialize_with = "as_text")]
         path: PathBuf,
     },
-    /// A signal was handed to the build.
+    /// A signal was passed on to the build.
     Signalled {
         /// The signal's name, such as `SIGINT`.
         signal: &'static str,
     },
     /// The command failed, and its products were not brought back.
     OutputsLeft,
-    /// `watch`: the system could not be asked to tell of changes.
+    /// `watch`: the system could not be asked to report changes.
     NotTold {
-        /// What it said.
+        /// The system's message.
         why: String,
     },
-    /// `watch`: another watch's builds start this one's, and the other way round; this one waits for somebody's edit.
+    /// `watch`: two watches trigger each other's builds. This one waits for an edit by the user.
     Circle {
-        /// What the other one changed last, below the source root.
+        /// The last change of the other one, below the source root.
         path: RelPath,
     },
-    /// Hardly anything of what was sent last is here any more: the project at this path is another one.
+    /// Hardly any file of the last upload still exists here: the path now holds another project.
     OtherProject,
     /// The container could not be removed now.
     NotRemoved {
         /// Its name.
         container: String,
-        /// What the engine said.
+        /// The engine's message.
         why: String,
     },
 }
 
-/// Whose version of a path stands.
+/// The version of a path that is kept in place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stands {
-    /// What the host has.
+    /// The host's.
     Host,
-    /// What the build made.
+    /// The build's.
     Build,
 }
 
-/// What a run does that holds a project's lock.
+/// The state of a run that holds a project's lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Holding {
     /// It works.
     Runs,
-    /// It waits to be taken up again.
+    /// It is stopped and can be continued.
     IsStopped,
 }
 
@@ -370,13 +375,13 @@ pub enum Holding {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "why", content = "output", rename_all = "kebab-case")]
 pub enum WaitsFor {
-    /// The other one has the place to itself for now.
+    /// The other one uses the workspace exclusively for now.
     Turn,
-    /// One of them names no outputs: those who do share a workspace.
+    /// One of them names no outputs. Only builds that name theirs can share a workspace.
     OutputsToBeNamed,
-    /// Both make what lies at this path in the workspace.
+    /// Both make this path in the workspace.
     Output(String),
-    /// They leave out other files, or run as different users.
+    /// They exclude different files, or run as different users.
     OtherSettings,
 }
 
@@ -384,15 +389,15 @@ pub enum WaitsFor {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
-    /// Everything is decided; nothing has been touched.
+    /// Everything is decided; nothing has been changed.
     Planned {
-        /// The image that will be used; none on the host engine.
+        /// The image of the build; `None` on the host engine.
         image: Option<String>,
         /// The engine's address, or `host`.
         engine: String,
         /// How the files travel.
         route: Route,
-        /// Why they travel so.
+        /// Why this route was chosen.
         because: String,
         /// The source root.
         #[serde(serialize_with = "as_text")]
@@ -406,30 +411,30 @@ pub enum Event {
         pid: u32,
         /// The holder's command line, without options: their values may be secret.
         command: String,
-        /// What it does.
+        /// The holder's state.
         holder: Holding,
         /// Why the two cannot run at the same time.
         #[serde(flatten)]
         why: WaitsFor,
     },
-    /// The workspace is there, and its agent answers.
+    /// The workspace is ready, and its agent answers.
     Workspace {
         /// The container's name.
         name: String,
-        /// How it was come by.
+        /// How the run got it.
         #[serde(flatten)]
         how: Reached,
     },
-    /// The agent cannot run the build, which goes by the plain Engine API: nothing is kept.
+    /// The agent cannot run the build. It uses the plain Engine API instead, and nothing is kept.
     WithoutAgent {
-        /// What keeps the agent from running it.
+        /// Why the agent cannot run it.
         why: WithoutAgent,
-        /// How that shows, in words.
+        /// The sign of that, in words.
         detail: String,
     },
-    /// Why a file travels; only where `--explain` asks for it.
+    /// Why a file travels; only with `--explain`.
     Travelled {
-        /// Which way.
+        /// The direction.
         direction: Direction,
         /// Below the source root, or below the output.
         path: RelPath,
@@ -442,7 +447,7 @@ pub enum Event {
         name: String,
         /// The source root that it belonged to.
         source: String,
-        /// Which limit.
+        /// The limit.
         limit: Limit,
     },
     /// `watch`: sources were changed, and a build begins.
@@ -452,86 +457,86 @@ pub enum Event {
         /// How many more there are.
         more: u64,
     },
-    /// `watch`: nothing is to be done until something changes.
+    /// `watch`: there is nothing to do until a source changes.
     Watching {
         /// How changes are noticed.
         by: Noticing,
     },
-    /// The command failed, and by all that can be seen the mount did it, not the command.
+    /// The command failed, and the cause seems to be the mount and not the command.
     MountFailed {
         /// The route.
         route: Route,
-        /// What the command exited with.
+        /// The command's exit code.
         exit_code: u8,
-        /// The path that it failed at, below the source root.
+        /// The path at which it failed, below the source root.
         path: RelPath,
-        /// What it wrote of that.
+        /// The line of its output about the path.
         line: String,
-        /// What is done about it.
+        /// The next step.
         then: Fallback,
     },
     /// A phase began.
     PhaseStarted {
-        /// Which.
+        /// The phase.
         phase: Phase,
-        /// How much there is to do, where it is known before.
+        /// How much there is to do, if it is known in advance.
         total: Option<Amount>,
     },
-    /// A phase got further. May come often; renderers thin it out.
+    /// A phase made progress. This may come often; renderers drop most of them.
     PhaseProgress {
-        /// Which.
+        /// The phase.
         phase: Phase,
-        /// Done so far, from the phase's beginning.
+        /// The amount done since the phase began.
         done: Amount,
     },
-    /// A layer of an image being pulled got further.
+    /// A layer of an image that is being pulled made progress.
     PullProgress {
-        /// The layer's id, as the engine names it; empty for words about the whole image.
+        /// The layer's id, as the engine names it; empty for messages about the whole image.
         layer: String,
-        /// What is being done to it, in the engine's words.
+        /// The current step, in the engine's words.
         status: String,
         /// Bytes done.
         current: u64,
-        /// Bytes in all, where the registry said.
+        /// Bytes in total, if the registry said so.
         total: Option<u64>,
     },
-    /// A phase is over, well.
+    /// A phase ended successfully.
     PhaseEnded {
-        /// Which.
+        /// The phase.
         phase: Phase,
-        /// What it moved.
+        /// The amount that it moved.
         done: Amount,
         /// Its wall time.
         #[serde(serialize_with = "as_seconds")]
         took: Duration,
     },
-    /// The build's own output begins: whatever is drawn must be gone before this returns.
+    /// The build's own output begins: everything that is drawn must be gone before this returns.
     BuildOutputBegins,
     /// See [`Warning`].
     Warned(Warning),
-    /// The last event of a run that got as far as a result.
+    /// The last event of a run that reached a result.
     Finished {
-        /// What fastbuild exits with.
+        /// fastbuild's exit code.
         exit_code: u8,
-        /// What became of the host's files; none when nothing was collected.
+        /// The result on the host; `None` if nothing was collected.
         applied: Option<Applied>,
-        /// What the agent cost; none without it.
+        /// The cost of the agent; `None` without it.
         agent: Option<AgentCost>,
-        /// The run before this one, which a mount failed.
+        /// The run before this one, which failed because of a mount.
         earlier: Option<Earlier>,
-        /// Wall time of it all.
+        /// The wall time of the whole run.
         #[serde(serialize_with = "as_seconds")]
         took: Duration,
     },
 }
 
-/// What fastbuild failed with, as text: the error, what caused it, and what the user can do.
+/// The error that fastbuild ends with, as text: the error, its causes, and the advice to the user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename = "error")]
 pub struct Failure {
     /// The outermost error.
     pub message: String,
-    /// What led to it, outermost first; those that `message` or an earlier cause already quotes are left out.
+    /// Its causes, outermost first, without those that `message` or an earlier cause quotes.
     pub causes: Vec<String>,
     /// What to do next.
     pub advice: Option<String>,
@@ -545,7 +550,7 @@ impl Failure {
         let mut next = error.source();
         while let Some(cause) = next {
             let text = cause.to_string();
-            // Many errors word their source into their own text; saying it twice only pushes the advice off the screen.
+            // Many errors quote their source; a repetition only pushes the advice off the screen.
             if !causes.last().unwrap_or(&message).contains(&text) {
                 causes.push(text);
             }
@@ -555,12 +560,12 @@ impl Failure {
     }
 }
 
-/// A path as the text that people see too ([`Escaped`]): serde's own form fails on names that are not UTF-8.
+/// A path as shown text ([`Escaped`]): serde's own form fails on names that are not UTF-8.
 pub fn path_text(path: &Path) -> String {
     Escaped(path.as_os_str().as_encoded_bytes()).to_string()
 }
 
-/// For JSON.
+/// The same as a serializer, for JSON.
 pub(crate) fn as_text<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&path_text(path))
 }
@@ -570,6 +575,6 @@ fn as_texts<S: serde::Serializer>(paths: &[PathBuf], serializer: S) -> Result<S:
 }
 
 fn as_seconds<S: serde::Serializer>(took: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    // Whole microseconds: more digits would be noise.
+    // Whole microseconds; more digits are not significant.
     serializer.serialize_f64(took.as_micros() as f64 / 1e6)
 }

@@ -1,5 +1,5 @@
-//! Events -> one JSON object a line, for programs. `docs/events.md` is the contract; a change that breaks readers
-//! raises [`SCHEMA`].
+//! Events -> one JSON object per line, for programs. `docs/events.md` is the contract; a change
+//! that breaks readers increases [`SCHEMA`].
 
 use std::{collections::HashMap, io, time::Duration};
 
@@ -16,7 +16,7 @@ use super::{
 /// The number in each line's `fastbuild` field.
 pub const SCHEMA: u8 = 2;
 
-/// Progress of one phase, or of a pull, is told at most this often.
+/// The shortest time between two lines about the progress of a phase, or of a pull.
 const EVERY: Duration = Duration::from_millis(100);
 
 /// The renderer of `json`.
@@ -36,17 +36,17 @@ struct Line<'a, T> {
 }
 
 impl Json {
-    /// Writes lines to `own`; under [`Verbosity::Quiet`] as [`silent`](super::silent) does.
+    /// Writes lines to `own`; with [`Verbosity::Quiet`] only as [`silent`](super::silent) does.
     pub fn new(own: Own, verbosity: Verbosity) -> Json {
         Json { own, verbosity, progress: HashMap::new(), statuses: HashMap::new() }
     }
 
     fn write(&mut self, at: Duration, fact: &impl Serialize) {
-        // Whole microseconds: more digits would be noise.
+        // Whole microseconds; more digits are not significant.
         let line = Line { fastbuild: SCHEMA, time: at.as_micros() as f64 / 1e6, fact };
         let mut bytes = Vec::new();
-        // Cannot fail: no map has keys that are not strings, and paths are turned into text. Were it to, a reader is
-        // better off without a half line.
+        // This cannot fail: all maps have strings as keys, and paths are turned into text. If it
+        // did fail, no line would be better for a reader than half a line.
         if line.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, Harmless)).is_err() {
             return;
         }
@@ -62,7 +62,7 @@ impl Json {
         due
     }
 
-    /// A layer's new status is always told; bytes within one status are thinned out.
+    /// A layer's new status is always written; only some of the byte counts within one status are.
     fn is_wanted(&mut self, at: Duration, event: &Event) -> bool {
         match event {
             Event::PhaseProgress { phase, .. } => self.is_due(at, *phase),
@@ -90,8 +90,8 @@ impl Renderer for Json {
     fn clear(&mut self) {}
 }
 
-/// Compact JSON that also escapes what JSON would let through and a terminal would obey: DEL, the C1 controls (one of
-/// them begins an escape sequence), and characters that reorder text.
+/// Compact JSON that also escapes characters that JSON allows but terminals interpret: DEL, the C1
+/// controls (one of them begins an escape sequence), and characters that reorder text.
 struct Harmless;
 
 impl serde_json::ser::Formatter for Harmless {
@@ -102,7 +102,7 @@ impl serde_json::ser::Formatter for Harmless {
     ) -> io::Result<()> {
         let mut rest = fragment;
         while let Some((at, c)) = rest.char_indices().find(|(_, c)| is_dangerous(*c)) {
-            // All of them lie below U+10000, so one escape is enough.
+            // All of them are below U+10000, so one escape is enough.
             write!(writer, "{}\\u{:04x}", &rest[..at], u32::from(c))?;
             rest = &rest[at + c.len_utf8()..];
         }

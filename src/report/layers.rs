@@ -1,21 +1,22 @@
-//! `PullProgress` events -> the state of a pull: layer by layer, and in all. Pure.
+//! `PullProgress` events -> the state of a pull, for each layer and in total. Pure.
 
 use super::events::Event;
 use crate::text::numbers;
 
-/// An engine that names more layers than any image can have is making them up.
+/// The limit for layers. An engine that names more than an image can have is not telling the truth.
 const MOST_LAYERS: usize = 1_000;
 
-/// One layer. Byte counts only grow: extracting starts again from zero, and people want to know what arrived.
+/// One layer. Its byte count for the total never decreases: extracting starts again from zero, but
+/// users want to know how much arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer {
     /// The engine's id.
     pub id: String,
-    /// In the engine's words.
+    /// The current step, in the engine's words.
     pub status: String,
-    /// Bytes done of the present status.
+    /// Bytes done in the current status.
     pub current: u64,
-    /// Bytes in all, where known.
+    /// Bytes in total, if known.
     pub total: Option<u64>,
     most: u64,
 }
@@ -31,7 +32,7 @@ impl Layer {
 pub struct Layers(Vec<Layer>);
 
 impl Layers {
-    /// Takes every event and keeps what is about layers.
+    /// Takes every event and keeps those about layers.
     pub fn note(&mut self, event: &Event) {
         let Event::PullProgress { layer, status, current, total } = event else { return };
         if layer.is_empty() {
@@ -51,17 +52,17 @@ impl Layers {
         Some(self.0.len() - 1)
     }
 
-    /// Layers that something is being done to right now.
+    /// The layers in progress.
     pub fn active(&self) -> impl Iterator<Item = &Layer> {
         self.0.iter().filter(|layer| !layer.is_done() && layer.current > 0)
     }
 
-    /// Bytes that arrived so far.
+    /// The bytes that have arrived.
     pub fn bytes(&self) -> u64 {
         self.0.iter().map(|layer| layer.most).sum()
     }
 
-    /// `2 of 7 layers, 20.1 MB of 60.0 MB`. The total is that of the layers whose size is known by now.
+    /// `2 of 7 layers, 20.1 MB of 60.0 MB`. The total covers the layers whose size is known by now.
     pub fn text(&self) -> String {
         if self.0.is_empty() {
             return String::new();

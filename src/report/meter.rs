@@ -1,5 +1,5 @@
-//! How far a work of many pieces is: one bar on a terminal, a line a piece elsewhere. For `fastbuild bench`, whose pieces are
-//! no phases of a build.
+//! Progress of work in many pieces: one bar on a terminal, otherwise one line per piece. It serves
+//! `fastbuild bench`, whose pieces are not phases of a build.
 
 use std::sync::Mutex;
 
@@ -8,10 +8,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{Mode, Streams, Verbosity, lock, own::Own, wording};
 use crate::report::own::LineState;
 
-/// A piece in steps of the bar.
+/// The steps of the bar for one piece.
 const STEPS: u64 = 100;
 
-/// Tells how far a work is. Pieces are begun one after the other; the one before is over then.
+/// Shows progress. Pieces begin one after the other; the next piece ends the one before.
 pub struct Meter(Mutex<Inner>);
 
 struct Inner {
@@ -23,19 +23,19 @@ struct Inner {
     piece: String,
 }
 
-/// What gets a line of its own.
+/// What is printed on lines of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tells {
-    /// Each piece, and what is said.
+    /// Each piece, and each message.
     Pieces,
-    /// What is said.
+    /// Each message.
     Words,
     /// Nothing.
     Nothing,
 }
 
 impl Meter {
-    /// One that shows as builds do. A reader of JSON gets nothing: there is no event of a bench's.
+    /// A meter with a build's modes. JSON shows nothing, because a benchmark has no events.
     pub fn new(mode: Mode, verbosity: Verbosity, streams: Streams) -> Meter {
         let own = Own::new(streams.own, LineState::default()).coloured(streams.colour);
         let (bar, tells) = match (mode, verbosity) {
@@ -52,12 +52,12 @@ impl Meter {
         Meter(Mutex::new(Inner { bar, own, tells, pieces: 0, begun: 0, piece: String::new() }))
     }
 
-    /// So many pieces more.
+    /// Adds to the number of expected pieces.
     pub fn expect(&self, pieces: u64) {
         lock(&self.0).pieces += pieces;
     }
 
-    /// So many pieces that were expected will not be.
+    /// Subtracts pieces that were expected but will not come.
     pub fn give_up(&self, pieces: u64) {
         let mut inner = lock(&self.0);
         inner.pieces = inner.pieces.saturating_sub(pieces).max(inner.begun);
@@ -76,7 +76,7 @@ impl Meter {
         inner.draw(0, piece);
     }
 
-    /// The piece is so far, and this is what is done of it now.
+    /// The piece's progress: `done` of `of`, and the current activity.
     pub fn moved(&self, done: u64, of: u64, doing: &str) {
         let mut inner = lock(&self.0);
         let steps = if of == 0 { 0 } else { u128::from(STEPS) * u128::from(done.min(of)) / u128::from(of) };
@@ -84,7 +84,7 @@ impl Meter {
         inner.draw(u64::try_from(steps).unwrap_or(0), &text);
     }
 
-    /// A line for people.
+    /// Prints a line for people.
     pub fn say(&self, sentence: &str) {
         let mut inner = lock(&self.0);
         if inner.tells == Tells::Nothing {
@@ -98,7 +98,7 @@ impl Meter {
         }
     }
 
-    /// Takes away whatever is drawn; nothing more is.
+    /// Removes the bar; nothing is drawn afterwards.
     pub fn clear(&self) {
         if let Some(bar) = lock(&self.0).bar.take() {
             bar.finish_and_clear();
@@ -116,7 +116,7 @@ impl Inner {
     }
 }
 
-/// A fixed text that a test draws.
+/// A fixed template; a test draws it.
 fn style() -> ProgressStyle {
     let style = ProgressStyle::with_template("measuring [{bar:24}] {percent}% {wide_msg}");
     style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")

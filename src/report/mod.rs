@@ -1,13 +1,15 @@
-//! Events in, text for people and programs out; and the build's own bytes, untouched.
+//! Events in, text for people and programs out; the build's own bytes pass through unchanged.
 //!
-//! [`Reporter`] is the one owner of stdout and stderr: nothing else in the crate prints. It hands each
-//! [`Event`] to one renderer ([`bar`], [`plain`], [`json`], [`silent`]), which writes to stderr only;
-//! stdout belongs to the build. Renderers decide from events and the time that comes with them; the wording is in
-//! [`wording`], numbers in [`crate::text::numbers`], and everything that others wrote passes through [`crate::text`].
+//! [`Reporter`] is the one owner of stdout and stderr: nothing else in the crate prints. It passes
+//! each [`Event`] to one renderer ([`bar`], [`plain`], [`json`], [`silent`]), which writes to
+//! stderr only; stdout belongs to the build. Renderers decide from events and their times; the
+//! wording is in [`wording`], numbers are in [`crate::text::numbers`], and all text from outside
+//! passes through [`crate::text`].
 //!
-//! What must hold: the build's bytes are passed on as they are, and at once; nothing is drawn while they flow; whatever
-//! an event's texts hold, no control character reaches a terminal or a log; and a reader of stdout that has stopped
-//! reading stops nobody but who writes there: drawing and each of the build's streams have locks of their own.
+//! Invariants: the build's bytes are passed on unchanged and at once; nothing is drawn while they
+//! flow; no control character in an event's text reaches a terminal or a log. A reader of stdout
+//! that stops reading blocks only the threads that write there: drawing and each of the build's
+//! streams have their own locks.
 
 pub mod bar;
 mod colour;
@@ -46,7 +48,7 @@ use crate::{
 };
 use indicatif::ProgressDrawTarget;
 
-/// What [`Progress`] comes to in one run.
+/// The value of [`Progress`] in one run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Bars on the terminal.
@@ -55,35 +57,35 @@ pub enum Mode {
     Plain,
     /// One JSON object a line.
     Json,
-    /// Warnings, errors and the summary.
+    /// Only warnings, errors and the summary.
     None,
 }
 
-/// `-q`, `-v`.
+/// The options `-q` and `-v`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verbosity {
-    /// Nothing but errors, in every mode.
+    /// Only errors, in every mode.
     Quiet,
     /// Progress, warnings, the summary.
     #[default]
     Normal,
-    /// The plan and each phase's time as well.
+    /// Also the plan and each phase's time.
     Verbose,
 }
 
-/// What stderr leads to.
+/// The target of stderr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Surroundings {
-    /// A file, a pipe, a terminal that cannot move its cursor, or one that another job has.
+    /// A file, a pipe, a terminal that cannot move its cursor, or a terminal that another job uses.
     NoScreen,
-    /// A terminal, but in CI, where the screen is a log that nobody watches line by line.
+    /// A terminal in CI, where the screen is a log that is not watched live.
     CiScreen,
-    /// A person's terminal.
+    /// An interactive terminal.
     Screen,
 }
 
 impl Surroundings {
-    /// Judges by the variables `TERM` and `CI` and by what stderr is.
+    /// Decides by the variables `TERM` and `CI` and by the kind of stderr.
     pub fn of_stderr(var: impl Fn(&str) -> Option<OsString>) -> Surroundings {
         let is_screen = io::stderr().is_terminal() && terminal::is_foreground();
         Surroundings::judge(is_screen, var("TERM").as_deref(), var("CI").as_deref())
@@ -101,7 +103,7 @@ impl Surroundings {
 }
 
 impl Progress {
-    /// Settles what is shown. `bar` without a screen becomes `plain`: redirected runs hold no escape codes.
+    /// Decides what is shown. Without a screen `bar` becomes `plain`, which has no escape codes.
     pub fn resolve(self, surroundings: Surroundings) -> Mode {
         match (self, surroundings) {
             (Progress::Auto | Progress::Bar, Surroundings::Screen) => Mode::Bar,
@@ -113,10 +115,10 @@ impl Progress {
     }
 }
 
-/// Where the build's stdout appears.
+/// The place where the build's stdout appears.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shows {
-    /// On the screen that fastbuild's own lines appear on too.
+    /// On the screen that also shows fastbuild's own lines.
     Here,
     /// In a file or a pipe.
     Elsewhere,
@@ -126,11 +128,11 @@ pub enum Shows {
 pub struct Streams {
     /// The build's stdout.
     pub stdout: Box<dyn Write + Send>,
-    /// Where that appears.
+    /// Where stdout appears.
     pub stdout_shows: Shows,
     /// The build's stderr.
     pub stderr: Box<dyn Write + Send>,
-    /// fastbuild's own words: the same stderr by another handle.
+    /// fastbuild's own messages: the same stderr by another handle.
     pub own: Box<dyn Write + Send>,
     /// Where bars are drawn.
     pub screen: ProgressDrawTarget,
@@ -139,7 +141,7 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// This process's own.
+    /// The streams of this process.
     pub fn of_process() -> Streams {
         let here = io::stdout().is_terminal() && io::stderr().is_terminal();
         let own = patient::patient(io::stderr());
@@ -154,13 +156,13 @@ impl Streams {
     }
 }
 
-/// Turns events into what one kind of reader wants. `at` is the time since the run began.
+/// Turns events into the form that one kind of reader needs. `at` is the time since the run began.
 pub trait Renderer: Send {
     /// Takes the next event.
     fn event(&mut self, at: Duration, event: &Event);
-    /// Tells an error. It may come without a [`Event::Finished`] before or after it.
+    /// Shows an error. It may come without a [`Event::Finished`] before or after it.
     fn failure(&mut self, at: Duration, failure: &Failure);
-    /// Takes away whatever is drawn.
+    /// Removes everything that is drawn.
     fn clear(&mut self);
 }
 
@@ -180,7 +182,7 @@ struct Shared {
 }
 
 impl Reporter {
-    /// The run begins now.
+    /// A reporter for a run that begins now.
     pub fn new(mode: Mode, verbosity: Verbosity, streams: Streams) -> Reporter {
         let began = Instant::now();
         let line_state = LineState::default();
@@ -205,7 +207,7 @@ impl Reporter {
         }))
     }
 
-    /// One that tells nobody: for the reaper, who has no one to tell.
+    /// A reporter without output, for the reaper, which has no reader.
     pub fn silent() -> Reporter {
         let nowhere = || Box::new(io::sink());
         Reporter::new(
@@ -222,8 +224,8 @@ impl Reporter {
         )
     }
 
-    /// Tells one fact. Blocks while stderr's reader does not read, so act first and tell then; progress is dropped
-    /// rather than waiting for another thread that is telling something.
+    /// Reports one fact. Blocks while stderr's reader does not read, so act first and report then.
+    /// Progress is dropped if another thread is reporting at the moment.
     pub fn emit(&self, event: Event) {
         let renderer = match (&event, self.0.renderer.try_lock()) {
             (_, Ok(renderer)) => renderer,
@@ -239,7 +241,7 @@ impl Reporter {
     fn render(&self, mut renderer: MutexGuard<'_, Box<dyn Renderer>>, event: &Event) {
         match event {
             Event::BuildOutputBegins if self.0.output_flows.load(Ordering::Acquire) => return,
-            // The command has ended, and its output with it, or another run begins: bars may come again.
+            // The command and its output have ended, or another run begins: bars may come again.
             Event::PhaseStarted { phase: Phase::Collect | Phase::Remove, .. }
             | Event::Planned { .. }
             | Event::Finished { .. } => {
@@ -249,16 +251,17 @@ impl Reporter {
         }
         renderer.event(self.0.began.elapsed(), event);
         if *event == Event::BuildOutputBegins {
-            // Only now: who sees it set writes at once, and must find nothing drawn.
+            // Last, because a thread that sees it set writes at once, and no bar may be left then.
             self.0.output_flows.store(true, Ordering::Release);
         }
     }
 
-    /// Passes on what the build wrote, byte for byte and at once; the first call clears the screen of bars. Blocks
-    /// while the stream's reader does not read, and then holds up nobody but other writers to the same stream.
+    /// Passes the build's output on, byte for byte and at once; the first call removes all bars.
+    /// Blocks while the stream's reader does not read, and then delays only other writers to this
+    /// stream.
     ///
     /// # Errors
-    /// What the stream answers, such as a broken pipe; some of `bytes` may have been written.
+    /// The stream's error, such as a broken pipe; some of `bytes` may have been written.
     pub fn build_output(&self, stream: Stream, bytes: &[u8]) -> io::Result<()> {
         if !self.0.output_flows.load(Ordering::Acquire) {
             self.render(lock(&self.0.renderer), &Event::BuildOutputBegins);
@@ -274,19 +277,19 @@ impl Reporter {
         writer.flush()
     }
 
-    /// Tells what fastbuild failed with: the error, its causes, and what the user can do.
+    /// Reports fastbuild's own failure: the error, its causes, and the advice to the user.
     pub fn error(&self, error: &(dyn std::error::Error + 'static), advice: Option<&str>) {
         let failure = Failure::new(error, advice);
         lock(&self.0.renderer).failure(self.0.began.elapsed(), &failure);
     }
 
-    /// Takes away whatever is drawn, before the process ends by a way that drops nothing.
+    /// Removes everything that is drawn, before the process ends without destructors.
     pub fn clear(&self) {
         lock(&self.0.renderer).clear();
     }
 }
 
-/// A renderer that panicked has at worst an odd screen; the run goes on.
+/// After a panic in a renderer the screen may be wrong, but the run continues.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -396,7 +399,7 @@ mod tests {
             colour: Colour::Off,
         };
         let reporter = Reporter::new(Mode::None, Verbosity::Normal, streams);
-        // A renderer without a thread, spoken to directly: here the time must be known.
+        // A renderer without a thread, called directly: this test must know the time.
         let target = ProgressDrawTarget::term_like(Box::new(screen.clone()));
         let own = Own::new(Box::new(screen.clone()), reporter.0.line_state.clone());
         *lock(&reporter.0.renderer) = Box::new(bar::Bar::still(own, target, Verbosity::Normal));
@@ -484,7 +487,7 @@ mod tests {
         let writer = reporter.clone();
         let thread = std::thread::spawn(move || writer.build_output(Stream::Stdout, b"x\n"));
         is_in.recv().unwrap();
-        // Would hang here if drawing or stderr shared a lock with stdout.
+        // This would hang if drawing or stderr shared a lock with stdout.
         reporter.emit(Event::Warned(Warning::Signalled { signal: "SIGINT" }));
         reporter.build_output(Stream::Stderr, b"err\n").unwrap();
         let_go.send(()).unwrap();

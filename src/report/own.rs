@@ -1,4 +1,5 @@
-//! Where fastbuild's own words go: its stderr, which the build's stderr (and on a terminal its stdout) shares.
+//! The writer of fastbuild's own messages: its stderr, which the build's stderr (and on a terminal
+//! its stdout) shares.
 
 use std::{
     io::{self, Write},
@@ -11,12 +12,12 @@ use std::{
 use super::colour::{Colour, Tone};
 use crate::sys::terminal;
 
-/// Whether the build's last byte on a shared screen or file left a line unfinished. One per run, shared by clones.
+/// Whether the build's last byte on a shared target left a line open. One per run; clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct LineState(Arc<AtomicBool>);
 
 impl LineState {
-    /// Notes bytes that the build wrote there.
+    /// Records bytes that the build wrote there.
     pub fn wrote(&self, bytes: &[u8]) {
         if let Some(last) = bytes.last() {
             self.0.store(*last != b'\n', Ordering::Release);
@@ -24,7 +25,8 @@ impl LineState {
     }
 }
 
-/// Writes to a terminal, which is raw while the build's is ours: there a line feed alone goes straight down.
+/// Writes to a terminal. It is in raw mode while it serves the build's own terminal, and a line
+/// feed then does not return to the first column.
 pub(super) struct OnTerminal<W>(pub(super) W);
 
 impl<W: Write> Write for OnTerminal<W> {
@@ -46,8 +48,8 @@ impl<W: Write> Write for OnTerminal<W> {
     }
 }
 
-/// fastbuild's own writer. Every line begins at the left edge, whatever the build left there: without that, a build
-/// whose output ends without a line end would have a warning glued to it, or its last line wiped by a bar.
+/// fastbuild's own writer. Every line begins at the left edge, even after unfinished output of the
+/// build. Otherwise a warning would continue the build's last line, or a bar would erase that line.
 pub struct Own {
     writer: Box<dyn Write + Send>,
     state: LineState,
@@ -55,7 +57,7 @@ pub struct Own {
 }
 
 impl Own {
-    /// Writes to `writer`; `state` tells what the build wrote to the same place.
+    /// Writes to `writer`; `state` says how the build's output to the same place ended.
     pub fn new(writer: Box<dyn Write + Send>, state: LineState) -> Own {
         Own { writer, state, colour: Colour::Off }
     }
@@ -66,7 +68,8 @@ impl Own {
         Own { colour, ..self }
     }
 
-    /// Writes whole lines, line end included, in one call. Errors are dropped: this is where they would be told.
+    /// Writes whole lines, line end included, in one call. Its errors cannot be reported and are
+    /// dropped.
     pub fn lines(&mut self, text: &str) {
         self.toned(text, Tone::ByWords);
     }
@@ -83,7 +86,7 @@ impl Own {
         drop(written);
     }
 
-    /// Ends an unfinished line of the build's, if there is one.
+    /// Ends an unfinished line of the build, if there is one.
     pub fn fresh_line(&mut self) {
         if self.state.0.swap(false, Ordering::AcqRel) {
             drop(self.write("\n"));

@@ -1,8 +1,9 @@
-//! A stdout that another process has set to non-blocking is written to all the same.
+//! Writes to a stdout that another process has set to non-blocking.
 //!
-//! `O_NONBLOCK` belongs to the open file, not to the descriptor, so any program that shares the pipe or terminal (CI
-//! runners on Node do it) can set it under fastbuild's feet. A write then answers "would block" when the pipe is full,
-//! which would tear the build's output; here it is waited for, as an ordinary write would.
+//! `O_NONBLOCK` belongs to the open file, not to the descriptor, so any program that shares the
+//! pipe or terminal (CI runners on Node do it) can set it while fastbuild runs. When the pipe is
+//! full, a write then answers "would block", which would cut the build's output. This writer waits
+//! instead, as a blocking write does.
 
 use std::io::{self, Write};
 
@@ -67,7 +68,7 @@ mod tests {
     fn a_full_non_blocking_pipe_loses_no_byte() {
         let (writer, mut reader) = UnixStream::pair().unwrap();
         writer.set_nonblocking(true).unwrap();
-        // More than any socket buffers, so that the writer must meet "would block".
+        // More than any socket's buffers, so that the writer must get "would block".
         let sent: Vec<u8> = (0..4_000_000u32).map(|n| n as u8).collect();
         let copy = sent.clone();
         let thread = thread::spawn(move || patient(writer).write_all(&copy));

@@ -1,4 +1,4 @@
-//! Events -> lines for logs: CI, files, pipes. No escape code ever; progress seldom, and only as events come in.
+//! Events -> lines for logs: CI, files, pipes. No escape codes; rare progress, only as events come.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use super::{
 };
 use crate::entry::Amount;
 
-/// A long phase says where it is at most this often.
+/// The shortest time between two lines about the progress of a long phase.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// Whether phases are told while they last, or only what remains to be known at the end.
+/// Whether phases are reported while they last, or only the results at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Telling {
     /// `--progress plain`.
@@ -29,13 +29,13 @@ pub struct Plain {
     telling: Telling,
     verbosity: Verbosity,
     long: Option<Long>,
-    /// With the agent, the long phases are mostly over before a line about them could be read.
+    /// With the agent, most long phases are over before a line about them could be read.
     has_workspace: bool,
     layers: Layers,
     summary: Summary,
 }
 
-/// The phase whose beginning was told last.
+/// The phase whose beginning was reported last.
 struct Long {
     phase: Phase,
     total: Option<Amount>,
@@ -109,8 +109,8 @@ impl Renderer for Plain {
     fn clear(&mut self) {}
 }
 
-/// The phases that move bytes; the others are over before a line about them could be read, and the build speaks for
-/// itself.
+/// The phases that move bytes. The others are over before a line about them could be read, and the
+/// build prints its own output.
 fn is_long(phase: Phase) -> bool {
     matches!(phase, Phase::Pull | Phase::Upload | Phase::Collect)
 }

@@ -1,4 +1,4 @@
-//! `-q`: errors, and that a build runs elsewhere than anybody would think; nothing else.
+//! `-q`: errors, and the warning that a build runs without a container; nothing else.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What the tests of several renderers share: a writer that can be read, a screen, and any event at all.
+//! Shared by the renderers' tests: a readable writer, a screen, and a generator of all events.
 
 use std::{
     fmt,
@@ -55,7 +55,7 @@ impl Write for Shared {
 
 const WIDTH: usize = 100;
 
-/// A terminal of [`WIDTH`] columns that shows where things end up. Plain writes and indicatif's drawing both land on it.
+/// A terminal of [`WIDTH`] columns for plain writes and for indicatif; it keeps what they leave.
 #[derive(Clone, Default)]
 pub(super) struct FakeScreen(Arc<Mutex<Cells>>);
 
@@ -67,7 +67,7 @@ struct Cells {
 }
 
 impl FakeScreen {
-    /// What a person sees, without trailing blanks.
+    /// The visible text, without trailing blanks.
     pub(super) fn shown(&self) -> String {
         let lines: Vec<String> =
             lock(&self.0).lines.iter().map(|l| l.iter().collect::<String>().trim_end().to_owned()).collect();
@@ -81,7 +81,8 @@ impl FakeScreen {
                 '\n' => (cells.row, cells.column) = (cells.row + 1, 0),
                 '\r' => cells.column = 0,
                 c => {
-                    // As terminals do it: the cursor waits behind the last column until one more character comes.
+                    // As on terminals, the cursor stays in the last column until the next
+                    // character.
                     if cells.column == WIDTH {
                         (cells.row, cells.column) = (cells.row + 1, 0);
                     }
@@ -206,7 +207,7 @@ pub(super) fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// Text with everything in it that a terminal obeys.
+/// Text with all kinds of characters that terminals interpret.
 pub(super) fn hostile_text() -> impl Strategy<Value = String> {
     let atoms = prop_oneof![
         Just("\x1b[2J".to_owned()),
@@ -291,7 +292,7 @@ fn of_workspaces() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// Any event, with hostile text wherever others write it.
+/// Any event, with hostile text in all fields that others can set.
 pub(super) fn event() -> impl Strategy<Value = Event> {
     let planned = (
         hostile_text(),

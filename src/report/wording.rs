@@ -1,8 +1,8 @@
-//! Facts -> sentences. Pure, and the only place with product text for events.
+//! Facts -> sentences. Pure, and the only module with product text for events.
 //!
-//! Sentences come without the `fastbuild: ` in front and without a line end. Names in them are escaped by
-//! [`RelPath`]'s own `Display` or by [`path_text`]; renderers pass the whole once more through
-//! [`text`](crate::text), which takes care of what engines say.
+//! Sentences come without the prefix `fastbuild: ` and without a line end. Names in them are
+//! escaped by [`RelPath`]'s own `Display` or by [`path_text`]. Renderers pass the whole text
+//! through [`text`](crate::text) again, which escapes the engine's messages.
 
 use std::{
     mem::{Discriminant, discriminant},
@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// What a warning says.
+/// The sentence of a warning.
 pub fn sentence(warning: &Warning) -> String {
     match warning {
         Warning::BuildsHere { why } => {
@@ -160,7 +160,7 @@ fn were(files: u64) -> String {
     format!("{} {}", counted(files, "path"), if files == 1 { "was" } else { "were" })
 }
 
-/// What no output brings back, and what to do about it.
+/// The changes that no output brings back, and what to do about them.
 fn beside(changed: &[RelPath], more: u64, made: &[RelPath]) -> String {
     let names = |paths: &[RelPath]| paths.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
@@ -188,7 +188,7 @@ fn kind(special: Special) -> &'static str {
     }
 }
 
-/// What fastbuild is doing in a phase.
+/// The activity of fastbuild in a phase.
 pub fn doing(phase: Phase) -> &'static str {
     match phase {
         Phase::Scan => "scanning",
@@ -222,7 +222,7 @@ pub fn name(phase: Phase) -> &'static str {
     }
 }
 
-/// `2,003 files, 20.1 MB`; what is zero is left out, and nothing at all is an empty text.
+/// `2,003 files, 20.1 MB`. A zero part is left out; if both are zero, the text is empty.
 pub fn amount(amount: Amount) -> String {
     let files = (amount.files > 0).then(|| counted(amount.files, "file"));
     let size = (amount.bytes > 0).then(|| bytes(amount.bytes));
@@ -238,14 +238,14 @@ pub fn progress(done: Amount, total: Option<Amount>) -> String {
     join([files, size])
 }
 
-/// Lines about an event, ready to print, and who wants them.
+/// Lines about an event, ready to print, and their audience.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
-    /// Everybody.
+    /// For all users.
     Said(String),
-    /// Who asked for more by `-v`.
+    /// Only with `-v`.
     Detail(String),
-    /// Everybody, when all is over.
+    /// For all users, at the end of the run.
     Last {
         /// The lines.
         lines: String,
@@ -254,7 +254,7 @@ pub enum News {
     },
 }
 
-/// What `-v` tells before anything is touched.
+/// The line of `-v` before anything is changed.
 fn planned(
     image: Option<&str>,
     engine: &str,
@@ -268,7 +268,7 @@ fn planned(
     format!("running {command} {place}, sources from {source}, route {route} ({because})")
 }
 
-/// A failure that is not the command's.
+/// A failure that the command did not cause.
 fn mount_failed(route: Route, exit_code: u8, path: &RelPath, line: &str, then: Fallback) -> String {
     let then = match then {
         Fallback::Layer => "it runs once more, on route layer",
@@ -281,7 +281,7 @@ fn mount_failed(route: Route, exit_code: u8, path: &RelPath, line: &str, then: F
     )
 }
 
-/// The end of a summary that has another run before it.
+/// The end of a summary of a run that had another run before it.
 fn before(earlier: Option<Earlier>) -> String {
     let tell = |Earlier { route, exit_code, took }| {
         format!("; before that, route {route} had failed it (exit {exit_code}) after {} s", seconds(took))
@@ -289,7 +289,7 @@ fn before(earlier: Option<Earlier>) -> String {
     earlier.map(tell).unwrap_or_default()
 }
 
-/// Why nothing happens yet.
+/// Why the run waits.
 fn waiting(pid: u32, command: &str, holder: Holding) -> String {
     match holder {
         Holding::Runs => format!("waiting for another run in this project to end: process {pid}, {command}"),
@@ -300,7 +300,7 @@ fn waiting(pid: u32, command: &str, holder: Holding) -> String {
     }
 }
 
-/// What keeps two runs from going on side by side.
+/// Why two runs cannot run at the same time.
 fn side_by_side(why: &WaitsFor) -> String {
     match why {
         WaitsFor::Turn => String::new(),
@@ -312,7 +312,7 @@ fn side_by_side(why: &WaitsFor) -> String {
     }
 }
 
-/// A workspace that is news to whoever waits for the build: one that had to be made although there was one.
+/// A workspace that is news for the waiting user: made or restarted although one existed.
 fn made_anew(how: &Reached) -> Option<String> {
     let why = match how {
         Reached::Made(MadeBecause::Changed { changes }) => {
@@ -336,7 +336,7 @@ fn changed(Changed { what, old, new }: &Changed) -> String {
     }
 }
 
-/// What `-v` tells of a workspace.
+/// The line of `-v` about a workspace.
 fn workspace(name: &str, how: &Reached) -> String {
     let how = match how {
         Reached::Found => "was ready",
@@ -367,7 +367,7 @@ fn travelled(direction: Direction, path: &crate::entry::RelPath, why: Why) -> St
     format!("{direction}: {path} ({why})")
 }
 
-/// A workspace that is gone.
+/// The line about a removed workspace.
 fn workspace_removed(name: &str, source: &str, limit: Limit) -> String {
     let why = match limit {
         Limit::Age => "it was not used for a long time",
@@ -376,7 +376,7 @@ fn workspace_removed(name: &str, source: &str, limit: Limit) -> String {
     format!("workspace {name} of {source} was removed: {why}")
 }
 
-/// What made `watch` build again.
+/// The change that made `watch` build again.
 fn sources_changed(paths: &[crate::entry::RelPath], more: u64) -> String {
     let [first, rest @ ..] = paths else { return "changed".to_owned() };
     let more = more.saturating_add(rest.len() as u64);
@@ -384,7 +384,7 @@ fn sources_changed(paths: &[crate::entry::RelPath], more: u64) -> String {
     format!("changed: {first}{more}")
 }
 
-/// That `watch` waits.
+/// The line that says that `watch` waits.
 fn watching(by: Noticing) -> &'static str {
     match by {
         Noticing::Told => "waiting for changes; Ctrl-C ends this",
@@ -392,13 +392,13 @@ fn watching(by: Noticing) -> &'static str {
     }
 }
 
-/// What `-v` tells when a phase is over.
+/// The line of `-v` at the end of a phase.
 fn ended(phase: Phase, done: Amount, took: Duration) -> String {
     let moved = parenthesis(amount(done));
     format!("{} took {} s{moved}", name(phase), seconds(took))
 }
 
-/// An error, its causes and the advice: the lines as they are printed, prefix and line ends included.
+/// An error, its causes and the advice: the printed lines, with prefix and line ends.
 pub fn failure(failure: &Failure) -> String {
     let mut text = format!("fastbuild: error: {}\n", indented(&failure.message));
     for cause in &failure.causes {
@@ -410,7 +410,7 @@ pub fn failure(failure: &Failure) -> String {
     text
 }
 
-/// One line of fastbuild's own, ready to print.
+/// One line of fastbuild, ready to print.
 pub fn line(sentence: &str) -> String {
     format!("fastbuild: {}\n", one_line(sentence))
 }
@@ -427,24 +427,24 @@ pub fn warning_line(warning: &Warning) -> String {
     lines
 }
 
-/// How many warnings of one kind people read.
+/// How many warnings of one kind are shown.
 const MOST_OF_A_KIND: u64 = 3;
 
-/// Collects what the summary line tells, and the warnings that are too many.
+/// Collects the data of the summary line, and the warnings that are too many to show.
 #[derive(Debug, Default)]
 pub struct Summary {
-    /// Each kind with how many there were, and the last.
+    /// Each kind, with its count and the last sentence.
     warned: Vec<(Discriminant<Warning>, u64, String)>,
     parts: Vec<(Phase, Amount, Duration)>,
     /// The workspace had to be made or started.
     waited_for_workspace: bool,
-    /// The build has no container.
+    /// The build runs without a container.
     is_here: bool,
 }
 
 impl Summary {
-    /// Takes every event and keeps the phases that ended. A phase that came more than once counts as one; a new run
-    /// begins with nothing.
+    /// Takes every event and keeps the phases that ended. Phases of one kind are added up; a new
+    /// run starts empty.
     pub fn note(&mut self, event: &Event) {
         if let Event::Planned { route, .. } = event {
             *self = Summary { is_here: *route == Route::Host, ..Summary::default() };
@@ -464,7 +464,7 @@ impl Summary {
         self.parts.sort_by_key(|part| part.0);
     }
 
-    /// What the renderers for people tell of an event in the same words; none where each has its own way, or none at all.
+    /// The text that all renderers for people share; `None` if each has its own, or none.
     pub fn news(&mut self, event: &Event) -> Option<News> {
         let said = |sentence: String| News::Said(line(&sentence));
         let detail = |sentence: String| News::Detail(line(&sentence));
@@ -507,7 +507,7 @@ impl Summary {
         self.more_warnings() + &failure(error)
     }
 
-    /// A warning's line, ready to print; none when there were enough of its kind, which [`Summary::more_warnings`] counts.
+    /// A warning's line; `None` beyond its kind's limit, which [`Summary::more_warnings`] counts.
     fn warning(&mut self, warning: &Warning) -> Option<String> {
         let (kind, said) = (discriminant(warning), sentence(warning));
         let Some((_, count, last)) = self.warned.iter_mut().find(|(known, ..)| *known == kind) else {
@@ -518,7 +518,7 @@ impl Summary {
         (*count <= MOST_OF_A_KIND).then(|| warning_line(warning))
     }
 
-    /// What became of the warnings that were too many: lines, before the run's last one.
+    /// The lines about the warnings that were not shown, before the run's last line.
     fn more_warnings(&mut self) -> String {
         let told = |(_, number, last): (_, u64, String)| {
             let more = number.checked_sub(MOST_OF_A_KIND).filter(|more| *more > 0)?;
@@ -527,7 +527,7 @@ impl Summary {
         std::mem::take(&mut self.warned).into_iter().filter_map(told).collect()
     }
 
-    /// The summary line's sentence. The parts are listed, not added up: some phases run at the same time.
+    /// The summary line's sentence. The parts are not added up: some phases run at the same time.
     fn sentence(
         &self,
         exit_code: u8,
@@ -543,7 +543,7 @@ impl Summary {
         format!("{} s in all{parts}; exit {exit_code}", seconds(took))
     }
 
-    /// A build with the agent is over before a long line could be read: what took no time worth telling is left out.
+    /// A build with the agent is short, so parts without significant time are left out.
     fn sentence_with_agent(&self, exit_code: u8, applied: Option<Applied>, took: Duration) -> String {
         let part = |phase| self.parts.iter().find(|part| part.0 == phase);
         let timed =

@@ -1,25 +1,26 @@
 //! Text from outside -> text that is safe to show. Pure.
 //!
-//! File names, engine messages and layer ids are written by others. Every byte that a renderer for people prints
-//! passes through here: control characters (escape sequences begin with one) and characters that reorder or break
-//! lines come out as `\u{…}`, so nothing can move the cursor, forge a line or turn a name around.
+//! File names, engine messages and layer ids come from outside. Every byte that a renderer for
+//! people prints passes through here: control characters (escape sequences begin with one) and
+//! characters that reorder or break lines come out as `\u{…}`, so that no text can move the cursor,
+//! forge a line or reverse a name.
 
 pub mod numbers;
 
 use std::fmt;
 
-/// More of one text than this says nothing more to a person, and a hostile engine could send megabytes.
+/// The limits of one text: more does not help, and a hostile engine could send megabytes.
 const MOST_CHARS: usize = 4_000;
 const MOST_LINES: usize = 25;
 
-/// On one line: line ends are escaped like every control character.
+/// On one line: line ends are escaped like all control characters.
 pub fn one_line(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     push_harmless(&mut out, text);
     out
 }
 
-/// Line ends stay, and each further line is indented, so that none can pass for one of fastbuild's own.
+/// Line ends stay; further lines are indented, so that they cannot look like fastbuild's own.
 pub fn indented(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for (at, line) in text.trim_end().lines().enumerate() {
@@ -35,7 +36,7 @@ pub fn indented(text: &str) -> String {
     out
 }
 
-/// A command as one could type it: words that a shell would take apart are quoted.
+/// A command as a user could type it: words that a shell would split are quoted.
 pub fn shell_words(words: &[String]) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_./:=,@%+".contains(c);
     let quote = |word: &String| {
@@ -59,13 +60,13 @@ fn push_harmless(out: &mut String, text: &str) {
     }
 }
 
-/// Whether a terminal or a reader would take `c` for something else than a letter of the text: control characters, which
-/// begin escape sequences, and characters that reorder or break lines.
+/// Whether a terminal or a reader would not take `c` as a letter of the text: control characters,
+/// which begin escape sequences, and characters that reorder or break lines.
 pub fn is_dangerous(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Bytes shown to people: valid UTF-8 as it is, dangerous characters and everything else as `\xNN` or `\u{…}`.
+/// Bytes for people: valid UTF-8 unchanged, dangerous characters and the rest as `\xNN` or `\u{…}`.
 pub struct Escaped<'a>(pub &'a [u8]);
 
 impl fmt::Display for Escaped<'_> {

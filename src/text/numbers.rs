@@ -1,7 +1,8 @@
-//! Numbers -> the text that people read. Pure.
+//! Numbers -> text for people. Pure.
 //!
-//! Units are decimal (1 kB = 1,000 B, 1 MB = 1,000,000 B), as disks and networks are sold and as `docker images` and
-//! `docker pull` print them. Digits are grouped by commas, whatever the locale: scripts and bug reports read them too.
+//! Units are decimal (1 kB = 1,000 B, 1 MB = 1,000,000 B), as for disks and networks, and as
+//! `docker images` and `docker pull` print them. Digits are grouped by commas in every locale,
+//! because scripts and bug reports read them too.
 
 use std::time::Duration;
 
@@ -18,12 +19,12 @@ pub fn count(n: u64) -> String {
     out
 }
 
-/// `1 file`, `2,003 files`: the noun takes an `s` for every number but one.
+/// `1 file`, `2,003 files`: the noun gets an `s` for every number except one.
 pub fn counted(n: u64, noun: &str) -> String {
     counted_as(n, noun, &format!("{noun}s"))
 }
 
-/// `1 entry`, `2,003 entries`: for nouns with a plural of their own.
+/// `1 entry`, `2,003 entries`: for nouns with an irregular plural.
 pub fn counted_as(n: u64, one: &str, many: &str) -> String {
     format!("{} {}", count(n), if n == 1 { one } else { many })
 }
@@ -34,7 +35,7 @@ pub fn bytes(n: u64) -> String {
     if n < 1000 {
         return format!("{n} B");
     }
-    // In tenths of the unit, rounded to nearest in integers: 999,950 is `1.0 MB`, never `1000.0 kB`.
+    // In tenths of the unit, rounded to nearest: 999,950 is `1.0 MB`, never `1000.0 kB`.
     let mut tenths = u128::from(n);
     let mut per_tenth: u128 = 100;
     for unit in UNITS {
@@ -47,10 +48,10 @@ pub fn bytes(n: u64) -> String {
     format!("{}.{} EB", tenths / 10, tenths % 10)
 }
 
-/// Seconds without a unit: `0.02`, `6.21`, `12.9`, `135`. Three digits tell as much as a build's noise allows.
+/// Seconds without a unit: `0.02`, `6.21`, `12.9`, `135`. Builds vary too much for more digits.
 pub fn seconds(took: Duration) -> String {
     let secs = took.as_secs_f64();
-    // The bounds are where rounding would add a digit: 9.996 is `10.0`.
+    // The bounds are the values where rounding would add a digit: 9.996 is `10.0`.
     if secs < 9.995 {
         format!("{secs:.2}")
     } else if secs < 99.95 {
@@ -60,13 +61,13 @@ pub fn seconds(took: Duration) -> String {
     }
 }
 
-/// As [`seconds`], with milliseconds below one second: `0.031`. For what takes no longer than a blink.
+/// As [`seconds`], with milliseconds below one second: `0.031`. For very short times.
 pub fn fine_seconds(took: Duration) -> String {
     let secs = took.as_secs_f64();
     if secs < 0.9995 { format!("{secs:.3}") } else { seconds(took) }
 }
 
-/// A length of time in its largest unit: `12s`, `5m`, `3h`, `6d`.
+/// A duration in its largest unit: `12s`, `5m`, `3h`, `6d`.
 pub fn rough(span: Duration) -> String {
     let seconds = span.as_secs();
     let units = [("d", 24 * 60 * 60), ("h", 60 * 60), ("m", 60), ("s", 1)];
@@ -74,7 +75,7 @@ pub fn rough(span: Duration) -> String {
     format!("{}{name}", count(seconds / unit))
 }
 
-/// Bytes moved in a time -> `12.3 MB/s`; none while there is nothing to divide.
+/// Bytes moved in a time -> `12.3 MB/s`; `None` if either is zero.
 pub fn rate(moved: u64, took: Duration) -> Option<String> {
     let secs = took.as_secs_f64();
     (moved > 0 && secs > 0.0).then(|| format!("{}/s", bytes((moved as f64 / secs) as u64)))

@@ -1,8 +1,8 @@
 //! Requests that do not go through bollard, and their answers.
 //!
-//! What is read of a container is read by types of our own: bollard's enumerate the words that Docker uses, and refuse a whole
-//! answer for one word of another engine's. Podman calls a container `stopped` from the end of its process until it has
-//! been tidied up.
+//! The answers about a container are read into types of our own. Bollard's types enumerate the
+//! words that Docker uses, and reject a whole answer for one word of another engine. Podman, for
+//! example, calls a container `stopped` from the end of its process until its clean-up is done.
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -16,17 +16,17 @@ use super::{
 };
 use crate::engine::error::{Call, EngineError, chain};
 
-/// How much of an error's answer is read.
+/// How many bytes of an error's answer are read.
 const MAX_ERROR: usize = 64 << 10;
 
-/// How much of an answer is read: a listing of some ten thousand containers.
+/// How many bytes of an answer are read: enough to list some ten thousand containers.
 const MAX_ANSWER: usize = 64 << 20;
 
 impl Docker {
-    /// The JSON at `path`, which is as an engine's API has it, without its version.
+    /// The JSON at `path`: an Engine API path without the version.
     pub(super) async fn ask<T: DeserializeOwned>(&self, call: Call, path: &str) -> Result<T, EngineError> {
         let mut request = Request::new(Empty::<Bytes>::new());
-        // An id that is no part of a path becomes a request that the engine does not know, and says so.
+        // An id that is not valid in a path becomes a request that the engine rejects as unknown.
         *request.uri_mut() = path.parse().unwrap_or_default();
         let response = match self.wire.send(request).await {
             Ok(response) => response,
@@ -43,7 +43,7 @@ impl Docker {
     }
 }
 
-/// Why there is no answer.
+/// Why there is no answer, as text.
 pub(super) fn detail(error: WireError) -> String {
     match error {
         WireError::Dial(DialError::Lookup(error) | DialError::Connect(error)) => chain(&error),
@@ -51,7 +51,7 @@ pub(super) fn detail(error: WireError) -> String {
     }
 }
 
-/// What an answer that is no success comes down to.
+/// An unsuccessful answer -> the error it stands for.
 pub(super) async fn refused(call: Call, response: Response<Incoming>) -> EngineError {
     #[derive(Deserialize)]
     struct Answer {

@@ -1,8 +1,9 @@
 //! Files into and out of a container, running or not, as tar streams.
 //!
-//! A stream from here ends cleanly only when the engine ended it cleanly. That is not yet proof of a whole archive: an
-//! engine that fails to read a file in mid-stream appends its error text and ends the answer as if all were well.
-//! Whoever reads the archive must therefore see its end marker, which [`crate::archive`] insists on.
+//! A stream from here ends cleanly only if the engine ended it cleanly. This does not prove that
+//! the archive is complete: an engine that fails to read a file in mid-stream appends its error
+//! text and ends the answer normally. The reader of the archive must therefore see its end marker,
+//! which [`crate::archive`] insists on.
 
 use std::{
     io,
@@ -30,10 +31,10 @@ use super::{
 };
 use crate::engine::error::{Call, EngineError, Operation};
 
-/// A tar archive on its way out of a container.
+/// A tar archive that comes out of a container.
 pub type ArchiveStream = BoxStream<'static, Result<Bytes, EngineError>>;
 
-/// What a path is.
+/// The kind of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PathKind {
     /// A regular file.
@@ -44,28 +45,29 @@ pub enum PathKind {
     Other,
 }
 
-/// What lies at a path of a container. A link is not followed.
+/// The object at a path of a container. A link is not followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathStat {
-    /// What it is.
+    /// Its kind.
     pub kind: PathKind,
-    /// Where a link ends in the container, all links on the way followed; empty for everything else.
+    /// The end of a link, all links on the way followed; empty for other kinds.
     pub link_target: String,
-    /// Bytes of content; for directories and links whatever the engine says.
+    /// Bytes of content; for directories and links, the engine's own value.
     pub size: u64,
 }
 
 impl Docker {
-    /// Looks at a path; `None` when nothing is there.
+    /// Looks at a path; `None` if it does not exist.
     ///
     /// # Errors
-    /// [`EngineError::NoSuchContainer`], and what befalls every request.
+    /// [`EngineError::NoSuchContainer`], and the errors common to all requests.
     pub async fn stat(&self, id: &ContainerId, path: &str) -> Result<Option<PathStat>, EngineError> {
         let options = ContainerArchiveInfoOptionsBuilder::new().path(path).build();
         match self.client.get_container_archive_info(id.as_str(), Some(options)).await {
             Ok(stat) => Ok(Some(PathStat::from(stat))),
-            // The answer to a HEAD request has no text, and the status alone does not tell a missing container from a
-            // missing path, nor a path through a file from a real failure. The same question as a GET does.
+            // The answer to a HEAD request has no text, and its status does not separate a missing
+            // container from a missing path, nor a path through a file from a real failure. A GET
+            // of the same path does.
             Err(error @ BollardError::DockerResponseServerError { .. }) => match self.get(id, path).await {
                 Err(EngineError::NotThere { .. }) => Ok(None),
                 Err(error) => Err(error),
@@ -75,14 +77,14 @@ impl Docker {
         }
     }
 
-    /// Unpacks a tar stream below the directory `path`, which must be there. Files in the way are replaced, directories
-    /// by files too; owners are taken from the archive.
+    /// Unpacks a tar stream below the directory `path`, which must exist. Files in the way are
+    /// replaced, also directories by files; owners are taken from the archive.
     ///
     /// # Errors
-    /// [`EngineError::Body`] when `body` yields an error: the request is broken off then, so that the engine sees no
-    /// end of the archive. [`NotThere`](EngineError::NotThere), [`NoSpace`](EngineError::NoSpace),
-    /// [`ReadOnly`](EngineError::ReadOnly), and what befalls every request. After an error, the container holds
-    /// whatever had been unpacked.
+    /// [`EngineError::Body`] when `body` yields an error: the request is aborted then, and the
+    /// engine does not see an end of the archive. [`NotThere`](EngineError::NotThere),
+    /// [`NoSpace`](EngineError::NoSpace), [`ReadOnly`](EngineError::ReadOnly), and the errors
+    /// common to all requests. After an error, the container holds the entries unpacked so far.
     pub async fn put(
         &self,
         id: &ContainerId,
@@ -94,23 +96,24 @@ impl Docker {
         let failure = BodyFailure::default();
         let body = body_try_stream(failure.watch(body));
         let sent = self.client.upload_to_container(id.as_str(), Some(options), body).await;
-        // Our own failure explains whatever the engine made of the broken request.
+        // Our own failure explains the engine's reaction to the aborted request.
         if let Some(source) = failure.take() {
             return Err(EngineError::Body { call, source });
         }
         sent.map_err(|error| not_there(id, path, &error).unwrap_or_else(|| failed(call)(error)))
     }
 
-    /// Packs what lies at `path`, whose last component begins every name in the archive. A link comes as a link.
+    /// Packs the object at `path`, whose last component begins every name. A link stays a link.
     ///
     /// # Errors
-    /// Before the stream: [`EngineError::NotThere`], [`NoSuchContainer`](EngineError::NoSuchContainer). In it:
-    /// [`Gone`](EngineError::Gone) when it is cut short.
+    /// Before the stream: [`EngineError::NotThere`],
+    /// [`NoSuchContainer`](EngineError::NoSuchContainer). In it: [`Gone`](EngineError::Gone) when
+    /// it is cut short.
     pub async fn get(&self, id: &ContainerId, path: &str) -> Result<ArchiveStream, EngineError> {
         let call = Call::at(Operation::Get, id, path);
         let options = DownloadFromContainerOptionsBuilder::new().path(path).build();
         let mut chunks = self.client.download_from_container(id.as_str(), Some(options)).boxed();
-        // The answer's head comes with the first chunk; there is always one, as no archive is empty.
+        // The answer's head comes with the first chunk; every archive has one.
         let first = match chunks.next().await {
             Some(Ok(first)) => first,
             Some(Err(error)) => {
@@ -122,11 +125,12 @@ impl Docker {
         Ok(stream::once(future::ready(Ok(first))).chain(rest).boxed())
     }
 
-    /// The content of one file of at most `max` bytes, a link followed; `None` when it is not there, or the link leads
-    /// nowhere.
+    /// The content of one file of at most `max` bytes, a link followed; `None` if the file or the
+    /// link's target does not exist.
     ///
     /// # Errors
-    /// [`EngineError::NotASmallFile`] for directories, devices and larger files, and as [`Docker::get`].
+    /// [`EngineError::NotASmallFile`] for directories, devices and larger files, and as
+    /// [`Docker::get`].
     pub async fn read_small_file(
         &self,
         id: &ContainerId,
@@ -148,7 +152,7 @@ impl Docker {
         }
     }
 
-    /// A container's `/etc/passwd` and `/etc/group`, where it has them.
+    /// A container's `/etc/passwd` and `/etc/group`, if it has them.
     ///
     /// # Errors
     /// As [`Docker::read_small_file`].
@@ -187,13 +191,13 @@ impl Docker {
     }
 }
 
-/// The largest `/etc/passwd` and `/etc/group` that are read, in bytes.
+/// The size limit for `/etc/passwd` and `/etc/group`, in bytes.
 const USER_TABLE: u64 = 4 << 20;
 
-/// Headers (with those for long names and precise times), padding and end marker of an archive of one file.
+/// Headers (also for long names and precise times), padding and end marker of a one-file archive.
 const ARCHIVE_OVERHEAD: u64 = 32 * 1024;
 
-/// What a path's archive holds.
+/// The content of a path's archive.
 #[derive(Debug, PartialEq, Eq)]
 enum Entry {
     Missing,
@@ -201,7 +205,7 @@ enum Entry {
     File(Vec<u8>),
 }
 
-/// Reads the only entry of an archive; `None` when it is not a file of at most `max` bytes.
+/// Reads the only entry of an archive; `None` if it is not a file of at most `max` bytes.
 fn only_entry(archive: &[u8], max: u64) -> io::Result<Option<Entry>> {
     let mut archive = tar::Archive::new(archive);
     let mut entry = archive.entries()?.next().ok_or(io::ErrorKind::UnexpectedEof)??;
@@ -221,7 +225,7 @@ fn only_entry(archive: &[u8], max: u64) -> io::Result<Option<Entry>> {
     }
 }
 
-/// An answer that is about the path, not the container: a 404, or the "not a directory" of a path through a file.
+/// An answer about the path, not the container: a 404, or "not a directory" for a path in a file.
 fn not_there(id: &ContainerId, path: &str, error: &BollardError) -> Option<EngineError> {
     let BollardError::DockerResponseServerError { status_code, message } = error else {
         return None;
@@ -229,14 +233,14 @@ fn not_there(id: &ContainerId, path: &str, error: &BollardError) -> Option<Engin
     let message = message.to_lowercase();
     let missing = match status_code {
         404 => !message.contains("no such container"),
-        // Looking at the path, that is; while unpacking, the same words are about an entry of the archive.
+        // Only for a look at the path; while unpacking, these words are about an archive entry.
         _ => message.starts_with("lstat ") && message.contains("not a directory"),
     };
     missing.then(|| EngineError::NotThere { container: id.to_string(), path: path.to_owned() })
 }
 
-/// Keeps the error that a body stream ends with. hyper breaks the request off, but what it then tells depends on who
-/// notices first.
+/// Keeps the error that ends a body stream. hyper aborts the request, but the error it then reports
+/// depends on which side notices first.
 #[derive(Debug, Clone, Default)]
 struct BodyFailure(Arc<Mutex<Option<io::Error>>>);
 

@@ -1,9 +1,9 @@
 //! A container's standard streams, byte for byte.
 //!
-//! One HTTP request, upgraded to a raw connection: what we write is the process's input, what we read is its output.
-//! With a terminal the output is raw; without, it comes in frames of eight bytes of header and up to 4 GiB of payload,
-//! which are handed on as they arrive. Which of the two it is was decided when the container was made; the bytes
-//! themselves are never asked.
+//! One HTTP request, upgraded to a raw connection: the bytes that we write are the process's input,
+//! the bytes that we read are its output. With a terminal the output is raw. Without one it comes
+//! in frames: eight bytes of header, then up to 4 GiB of payload, which is passed on as it arrives.
+//! The container's settings decide between the two forms, not the bytes.
 
 use std::{
     io,
@@ -29,27 +29,27 @@ use crate::{
     spec::{Stdin, Stream, Terminal},
 };
 
-/// How much is read at once: a pipe's capacity on Linux, which is what a busy process has ready.
+/// How many bytes are read at once: a Linux pipe's capacity, which a busy process has ready.
 const CHUNK: usize = 64 * 1024;
 
-/// With a terminal, engines look for a key sequence that detaches, cannot be told not to, and hold its first key back
-/// until the next one is pressed. The default begins with Ctrl-P, which shells and editors use every minute. Nobody
-/// types this one.
+/// With a terminal, engines look for a key sequence that detaches. This cannot be turned off, and
+/// they hold the sequence's first key back until the next key is pressed. The default begins with
+/// Ctrl-P, which shells and editors use all the time. Users do not type this sequence.
 const DETACH_KEYS: &str = "ctrl-%5E%2Cctrl-@%2Cctrl-%5E%2Cctrl-@%2Cctrl-%5E%2Cctrl-@";
 
 /// The streams of a container's process.
 #[derive(Debug)]
 pub struct Attached {
-    /// What the process reads; none without [`Stdin::Forward`].
+    /// The process's input; `None` without [`Stdin::Forward`].
     pub input: Option<AttachInput>,
-    /// What the process writes.
+    /// The process's output.
     pub output: AttachOutput,
 }
 
-/// The process's standard input. `shutdown` ends it: the process reads end of file, and its output still arrives.
-/// Dropping it does not end it; dropping both halves does.
+/// The process's standard input. `shutdown` ends it: the process reads end of file, and its output
+/// still arrives. Dropping it does not end it; dropping both halves does.
 ///
-/// On Windows's named pipes a half cannot be closed, and the process sees no end before the connection's.
+/// On Windows's named pipes a half cannot be closed: the input ends only with the connection.
 #[derive(Debug)]
 pub struct AttachInput(WriteHalf<TokioIo<Upgraded>>);
 
@@ -69,14 +69,15 @@ enum Format {
 }
 
 impl Docker {
-    /// Attaches to the container's process. Once this has returned, nothing is missed that the process writes; so
-    /// attach first, then start.
+    /// Attaches to the container's process. After this has returned, no output of the process is
+    /// missed; so attach first, then start.
     ///
     /// `terminal` and `stdin` must be those that the container was made with.
     ///
     /// # Errors
-    /// [`EngineError::NoSuchContainer`], [`EngineError::Gone`], and whatever else the engine answers. Podman prepares the
-    /// process now, so that what is wrong with the command shows here already, as it does in [`Docker::start`].
+    /// [`EngineError::NoSuchContainer`], [`EngineError::Gone`], and other errors that the engine
+    /// answers. Podman prepares the process at this point, so an error in the command shows here
+    /// already, as it does in [`Docker::start`].
     pub async fn attach(
         &self,
         id: &ContainerId,
@@ -108,11 +109,11 @@ impl Docker {
         })
     }
 
-    /// Runs another program in a running container, as root and beside its main process, and attaches to it. It lives on
-    /// when the connection ends.
+    /// Runs another program in a running container, as root and beside its main process, and
+    /// attaches to it. The program continues to run when the connection ends.
     ///
     /// # Errors
-    /// [`EngineError::NoSuchContainer`], and what befalls every request.
+    /// [`EngineError::NoSuchContainer`], and the errors common to all requests.
     pub async fn exec(&self, id: &ContainerId, command: &[&str]) -> Result<Attached, EngineError> {
         let call = || Call::new(Operation::Exec, id);
         let config = ExecConfig {
@@ -139,7 +140,7 @@ impl Docker {
         })
     }
 
-    /// Sends a request whose answer turns its connection into the process's streams.
+    /// Sends a request that turns its connection into the process's streams.
     async fn upgraded(
         &self,
         call: Call,
@@ -151,7 +152,7 @@ impl Docker {
         };
         match response.status() {
             StatusCode::SWITCHING_PROTOCOLS => {}
-            // Engines that upgrade without saying so are older than [`Docker`] takes.
+            // Engines that upgrade without a status of 101 are older than [`Docker`] supports.
             status if status.is_success() => {
                 let message = format!("status {} in place of a raw connection", status.as_u16());
                 return Err(EngineError::BadAnswer { call, message });
@@ -178,7 +179,7 @@ fn attach_request(id: &ContainerId, terminal: Terminal, stdin: Stdin) -> Request
 fn upgrade_request(path: &str, body: Full<Bytes>) -> Request<Full<Bytes>> {
     let mut request = Request::new(body);
     *request.method_mut() = http::Method::POST;
-    // An id that is no part of a path becomes a request that the engine does not know, and says so.
+    // An id that is not valid in a path becomes a request that the engine rejects as unknown.
     *request.uri_mut() = path.parse().unwrap_or_default();
     request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     request.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("tcp"));
@@ -186,14 +187,15 @@ fn upgrade_request(path: &str, body: Full<Bytes>) -> Request<Full<Bytes>> {
 }
 
 impl AttachOutput {
-    /// The next bytes that the process wrote, and where it wrote them; `None` after the last ones. May be dropped and
-    /// called again without a loss.
+    /// The next bytes of the process's output, and their stream; `None` after the last ones. The
+    /// future may be dropped and called again without a loss.
     ///
-    /// `None` also comes when the engine goes away between two frames; [`Docker::wait`] tells the one from the other.
+    /// `None` also comes when the engine goes away between two frames; [`Docker::wait`] detects
+    /// that.
     ///
     /// # Errors
-    /// [`EngineError::Frame`] when the stream is damaged or ends inside of a frame, [`EngineError::Gone`] when the
-    /// connection breaks.
+    /// [`EngineError::Frame`] when the stream is damaged or ends inside a frame,
+    /// [`EngineError::Gone`] when the connection breaks.
     pub async fn next(&mut self) -> Result<Option<(Stream, Bytes)>, EngineError> {
         loop {
             if let Some(chunk) = self.take()? {
@@ -203,8 +205,8 @@ impl AttachOutput {
             match self.connection.read_buf(&mut self.received).await {
                 Ok(0) => return self.end().map(|()| None),
                 Ok(_) => {}
-                // An engine that closes while input is on its way to a process that no longer reads resets the
-                // connection. All its output has arrived by then, unless a frame is open.
+                // An engine that closes while input is on its way to a process that no longer reads
+                // resets the connection. All output has arrived by then, unless a frame is open.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
                     return self.end().map(|()| None);
                 }
@@ -216,7 +218,7 @@ impl AttachOutput {
         }
     }
 
-    /// What of the received bytes can be handed on.
+    /// The received bytes that can be passed on now.
     fn take(&mut self) -> Result<Option<(Stream, Bytes)>, EngineError> {
         match &mut self.format {
             Format::Raw if self.received.is_empty() => Ok(None),
@@ -251,10 +253,10 @@ impl AsyncWrite for AttachInput {
     }
 }
 
-/// Frames -> chunks. Knows where in a frame the stream is, and never waits for the rest of one.
+/// Frames -> chunks. Keeps the position in the current frame, and never waits for the rest of one.
 #[derive(Debug, Default)]
 struct Demux {
-    /// The open frame's stream and how many bytes of it are still to come.
+    /// The open frame's stream, and how many of its bytes are still to come.
     open: Option<(Stream, u32)>,
 }
 
@@ -289,18 +291,18 @@ impl Demux {
     }
 }
 
-/// Takes a header off `received`, which has eight bytes at least.
+/// Takes a header off `received`, which must have at least eight bytes.
 fn read_header(received: &mut BytesMut) -> Result<(Stream, u32), BadFrame> {
     let mut header = [0; Demux::HEADER];
     received.copy_to_slice(&mut header);
     let [stream, pad1, pad2, pad3, length @ ..] = header;
     let stream = match stream {
-        // 0 is named "standard input, written on standard output" by the API.
+        // The API calls 0 "standard input, written on standard output".
         0 | 1 => Stream::Stdout,
         2 => Stream::Stderr,
         _ => return Err(BadFrame::Header { header }),
     };
-    // Always zero; anything else is not a header, and its length would be read out of somebody's text.
+    // Always zero. Anything else is not a header, and its length would be read from ordinary text.
     if [pad1, pad2, pad3] != [0; 3] {
         return Err(BadFrame::Header { header });
     }
@@ -316,7 +318,7 @@ mod tests {
         [&[stream, 0, 0, 0], &length[..], payload].concat()
     }
 
-    /// Feeds `parts` one after the other; gives what came out, joined by stream, and how it ended.
+    /// Feeds `parts` one after the other. Returns the output, joined by stream, and how it ended.
     fn demux(parts: &[&[u8]]) -> (Vec<u8>, Vec<u8>, Result<(), BadFrame>) {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let (mut demux, mut received) = (Demux::default(), BytesMut::new());

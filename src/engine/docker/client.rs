@@ -1,4 +1,4 @@
-//! A connected engine, and what its answers mean.
+//! A connected engine, and the meaning of its answers.
 
 use bollard::errors::Error as BollardError;
 
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::engine::error::{Call, EngineError};
 
-/// A connected engine. A clone speaks to the same one; each request has a connection of its own.
+/// A connected engine. A clone speaks to the same engine; each request has its own connection.
 #[derive(Clone)]
 pub struct Docker {
     pub(super) client: bollard::Docker,
@@ -17,13 +17,13 @@ pub struct Docker {
 }
 
 impl Docker {
-    /// What the engine said of itself.
+    /// The engine's description of itself.
     pub fn facts(&self) -> &EngineFacts {
         &self.facts
     }
 }
 
-/// What an engine's answer to a removal means.
+/// The meaning of an engine's answer to a removal.
 pub(super) fn removed<T>(answer: Result<T, BollardError>, call: Call) -> Result<Removed, EngineError> {
     match answer {
         Ok(_) => Ok(Removed::Now),
@@ -32,7 +32,7 @@ pub(super) fn removed<T>(answer: Result<T, BollardError>, call: Call) -> Result<
     }
 }
 
-/// Turns bollard's error for `call` into ours.
+/// Converts bollard's error for `call` into ours.
 pub(super) fn failed(call: Call) -> impl FnOnce(BollardError) -> EngineError {
     move |error| EngineError::from_bollard(call, error)
 }

@@ -1,7 +1,8 @@
-//! An address -> a connected engine, and the wire that every request takes.
+//! An address -> a connected engine, and the wire that carries every request.
 //!
-//! A request has a connection of its own: a build makes some dozen, they last from a millisecond to hours, and what
-//! breaks one breaks no other. Nothing here has a time limit but the greeting: a wait may last as long as a build does.
+//! Each request has its own connection: a build makes some dozen, they last from a millisecond to
+//! hours, and a failure of one does not affect the others. Only the greeting has a time limit,
+//! because a wait may last as long as a build.
 
 use std::{error::Error as _, future::Future, io, pin::Pin, time::Duration};
 
@@ -28,27 +29,27 @@ use crate::{
     text::Escaped,
 };
 
-/// The oldest API that has all that is asked for (Docker 19.03, Podman 3).
+/// The oldest API version that has all requests that fastbuild uses (Docker 19.03, Podman 3).
 const OLDEST: ApiVersion = ApiVersion { major: 1, minor: 40 };
 
-/// How long the engine may take for its greeting. Docker Desktop needs some seconds when it has just been started.
+/// The time limit of the greeting. Docker Desktop needs some seconds just after its start.
 const GREETING: Duration = Duration::from_secs(30);
 
-/// bollard ends a request whose answer does not begin in time. Uploads of large trees and waits for long builds have
-/// none to keep: 136 years.
+/// bollard ends a request whose answer does not begin in time. Uploads of large trees and waits for
+/// long builds must not have such a limit, so it is set to 136 years.
 const NO_TIMEOUT: u64 = u32::MAX as u64;
 
-/// How much is read of an answer that is no greeting.
+/// How many bytes are read of an answer that is not a greeting.
 const MAX_GREETING: usize = 1 << 20;
 
-/// What an engine says of itself.
+/// The engine's description of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EngineFacts {
-    /// What kind of engine it is, as it says: `Docker`; `Libpod` is Podman.
+    /// The kind of engine, in its own words: `Docker`; `Libpod` is Podman.
     pub name: String,
     /// Its version.
     pub version: String,
-    /// The API version that is spoken with it: the newest that both sides know.
+    /// The API version that is spoken with it: the newest one that both sides know.
     #[serde(serialize_with = "as_text")]
     pub api: ApiVersion,
     /// The operating system of its containers: `linux`, `windows`.
@@ -60,24 +61,24 @@ fn as_text<S: Serializer>(version: &ApiVersion, serializer: S) -> Result<S::Ok, 
     serializer.collect_str(version)
 }
 
-/// How a program that serves one client after the other is reached in a container.
+/// How to reach a program in a container that serves one client after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
-    /// By an attach to the main process, which answers at once.
+    /// By an attach to the main process, which responds at once.
     Attach,
-    /// By an exec for each client: this engine closes the main process's input when the first attach ends.
+    /// By an exec for each client: this engine closes the main input after the first attach.
     Exec,
 }
 
 impl EngineFacts {
-    /// How this engine lets clients come and go.
+    /// How clients of this engine connect one after the other.
     pub fn reach(&self) -> Reach {
-        // Podman's conmon hands the end of an attach on to the process, whatever `StdinOnce` says.
+        // Podman's conmon passes the end of an attach on to the process, even without `StdinOnce`.
         if self.name.eq_ignore_ascii_case("libpod") { Reach::Exec } else { Reach::Attach }
     }
 }
 
-/// What the answer to a ping says in its headers.
+/// The headers of the answer to a ping.
 struct Greeting {
     api_version: String,
     server: String,
@@ -88,7 +89,7 @@ impl Docker {
     /// Connects, and agrees on the API's version, in one round trip.
     ///
     /// # Errors
-    /// One kind for each way in which there can be no engine; see [`EngineError::advice`].
+    /// One kind for each reason that an engine cannot be reached; see [`EngineError::advice`].
     pub async fn connect(endpoint: &Endpoint) -> Result<Docker, EngineError> {
         let wire = Wire { endpoint: endpoint.clone(), api: None };
         let greeting = timeout(GREETING, greet(&wire))
@@ -108,7 +109,7 @@ impl Docker {
 }
 
 impl Greeting {
-    /// None when the one header is missing that every engine sends.
+    /// `None` if the one header that every engine sends is missing.
     fn read(headers: &HeaderMap) -> Option<Greeting> {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         Some(Greeting {
@@ -126,7 +127,7 @@ impl Greeting {
     }
 }
 
-/// A ping, not `GET /version`: for that, engines ask their runtimes first, which takes several milliseconds.
+/// A ping, not `GET /version`, for which engines ask their runtimes (several milliseconds).
 async fn greet(wire: &Wire) -> Result<Greeting, EngineError> {
     let not_an_engine = |answer: String| EngineError::WrongApi { address: wire.address(), answer };
     let mut request = Request::new(Empty::<Bytes>::new());
@@ -137,7 +138,7 @@ async fn greet(wire: &Wire) -> Result<Greeting, EngineError> {
         Err(WireError::Http(error)) => {
             let broken = error.source().and_then(|source| source.downcast_ref::<io::Error>());
             return Err(match broken.map(io::Error::kind) {
-                // The engine ends just now.
+                // The engine is shutting down.
                 Some(kind @ (io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)) => {
                     wire.not_reached(DialError::Connect(kind.into()))
                 }
@@ -162,33 +163,33 @@ async fn greet(wire: &Wire) -> Result<Greeting, EngineError> {
 #[derive(Debug, Clone)]
 pub(super) struct Wire {
     endpoint: Endpoint,
-    /// Put in front of each request's path; none before it is known.
+    /// The prefix of each request's path; `None` until it is known.
     api: Option<ApiVersion>,
 }
 
 /// Why a request got no answer.
 pub(super) enum WireError {
-    /// No connection.
+    /// No connection was made.
     Dial(DialError),
-    /// The connection broke, or what came was not HTTP.
+    /// The connection broke, or the answer was not HTTP.
     Http(hyper::Error),
 }
 
 /// Why there is no connection.
 pub(super) enum DialError {
-    /// The host's name has no address.
+    /// The host's name cannot be resolved.
     Lookup(io::Error),
-    /// The address does not take connections.
+    /// The address does not accept connections.
     Connect(io::Error),
 }
 
-/// A connection, whatever carries it.
+/// A connection of any transport.
 trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 impl Wire {
-    /// Sends `request` on a new connection. Its URI may be absolute; only path and query count. An answer of 101 can
-    /// be upgraded.
+    /// Sends `request` on a new connection. Its URI may be absolute; only path and query are used.
+    /// An answer of 101 can be upgraded.
     pub(super) async fn send<B>(&self, mut request: Request<B>) -> Result<Response<Incoming>, WireError>
     where
         B: Body + Send + 'static,
@@ -199,7 +200,7 @@ impl Wire {
         let stream = self.dial().await.map_err(WireError::Dial)?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(WireError::Http)?;
-        // The connection lives as long as somebody reads its answer; its errors reach that reader too.
+        // The connection lives as long as its answer is read; its errors reach that reader too.
         tokio::spawn(connection.with_upgrades());
         sender.send_request(request).await.map_err(WireError::Http)
     }
@@ -222,10 +223,10 @@ impl Wire {
         }
     }
 
-    /// What no client library does for a bare connection: a path without host, a `Host` header, the API's version.
+    /// Sets the parts that client libraries leave out: path without host, `Host`, API version.
     fn address_request<B>(&self, request: &mut Request<B>) {
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-        // bollard leaves the version out, and an engine then answers as its newest version does.
+        // bollard leaves the version out; an engine then answers as its newest version does.
         let versioned = self.api.map_or_else(|| path.to_owned(), |api| format!("/v{api}{path}"));
         if let Ok(uri) = versioned.parse() {
             *request.uri_mut() = uri;
@@ -266,7 +267,7 @@ impl Wire {
         .map_err(|error| EngineError::WrongApi { address: self.address(), answer: chain(&error) })
     }
 
-    /// The address, for people.
+    /// The address, as text for people.
     pub(super) fn address(&self) -> String {
         match &self.endpoint {
             Endpoint::Unix(path) => socket_address(path),
@@ -293,19 +294,19 @@ impl Wire {
 async fn dial_tcp(address: &str) -> Result<Box<dyn Duplex>, DialError> {
     let addresses: Vec<_> = tokio::net::lookup_host(address).await.map_err(DialError::Lookup)?.collect();
     let stream = TcpStream::connect(&*addresses).await.map_err(DialError::Connect)?;
-    // Keystrokes must not wait for each other's acknowledgements.
+    // A keystroke must not wait for the acknowledgement of the one before it.
     stream.set_nodelay(true).map_err(DialError::Connect)?;
     Ok(Box::new(stream))
 }
 
-/// A pipe serves one client at a time for each of its instances; between two of them it is busy for moments.
+/// A pipe instance serves one client at a time; between two clients it is busy for a moment.
 #[cfg(windows)]
 async fn dial_pipe(name: &str) -> Result<Box<dyn Duplex>, DialError> {
     const PIPE_BUSY: i32 = 231;
     loop {
         match tokio::net::windows::named_pipe::ClientOptions::new().open(name) {
             Ok(pipe) => return Ok(Box::new(pipe)),
-            // Windows tells nobody when an instance becomes free (its own client library polls as well).
+            // Windows does not notify when an instance is free (its own client library polls too).
             Err(error) if error.raw_os_error() == Some(PIPE_BUSY) => {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -314,8 +315,8 @@ async fn dial_pipe(name: &str) -> Result<Box<dyn Duplex>, DialError> {
     }
 }
 
-/// Engines read credentials as URL-safe base64, bollard writes them as plain base64: a password with a `?`, `>` or `~`
-/// at the wrong place would make an anonymous pull, without a word.
+/// Engines read credentials as URL-safe base64, but bollard writes plain base64. Without this, a
+/// password with a `?`, `>` or `~` at certain positions would silently make the pull anonymous.
 fn url_safe(value: &HeaderValue) -> HeaderValue {
     let bytes: Vec<u8> = value
         .as_bytes()

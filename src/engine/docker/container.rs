@@ -1,4 +1,4 @@
-//! Containers from create to remove, but for their files ([`super::archive`]) and streams ([`super::attach`]).
+//! Containers, without their files ([`super::archive`]) and streams ([`super::attach`]).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -35,10 +35,10 @@ use crate::{
     spec::{ContainerOptions, Decision, EnvVar, Isolation, Stdin, Terminal, VolumeOption},
 };
 
-/// How long an engine may take to list events of the past.
+/// How long an engine may take to list past events.
 const EVENTS: Duration = Duration::from_secs(5);
 
-/// After how long it is looked, again and again, whether a container is gone although the engine has not told.
+/// The interval of checks for a container that is gone although the engine did not report it.
 const MISSED: Duration = Duration::from_millis(500);
 
 /// A container's id, as its engine gave it.
@@ -46,12 +46,12 @@ const MISSED: Duration = Duration::from_millis(500);
 pub struct ContainerId(String);
 
 impl ContainerId {
-    /// Takes an id (or a name; engines take both) that was kept somewhere.
+    /// Takes an id (or a name; engines take both) that was stored earlier.
     pub fn new(id: impl Into<String>) -> ContainerId {
         ContainerId(id.into())
     }
 
-    /// The text.
+    /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -64,68 +64,68 @@ impl fmt::Display for ContainerId {
     }
 }
 
-/// What runs in front of the command.
+/// The program in front of the command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entrypoint {
     /// The image's own, if it has one.
     OfImage,
-    /// Nothing, whatever the image says.
+    /// None, even if the image has one.
     None,
-    /// This program, in place of the image's.
+    /// This program, instead of the image's.
     Program(String),
 }
 
-/// What a container's process is there for.
+/// The purpose of a container's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Serves {
-    /// One command, whose end is the container's.
+    /// One command. The container ends with it.
     OneCommand,
-    /// One client of the agent: what the process reads ends with that client's attach, and the engine removes the container
-    /// when the process has ended.
+    /// One client of the agent. The process's input ends with that client's attach, and the engine
+    /// removes the container when the process has ended.
     OneClient,
-    /// One client of the agent after the other, each by an attach of its own: what the process reads does not end with an
-    /// attach.
+    /// One client of the agent after the other, each with its own attach. The process's input does
+    /// not end with an attach.
     ManyClients,
 }
 
-/// A file system of its own at a place of the container's.
+/// A separate file system at a path of the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mount {
     /// In memory.
     Tmpfs {
-        /// Where.
+        /// The path in the container.
         target: String,
-        /// How many bytes it may hold; half of the engine's memory where nothing is said.
+        /// How many bytes it may hold; half of the engine's memory if `None`.
         size: Option<u64>,
     },
-    /// A volume of the engine's.
+    /// A volume of the engine.
     Volume {
-        /// Which; none makes one that goes with the container.
+        /// The volume's name; `None` makes an anonymous volume that is removed with the container.
         name: Option<String>,
-        /// Where.
+        /// The path in the container.
         target: String,
-        /// What is in it at first.
+        /// Its first contents.
         contents: VolumeContents,
-        /// For the engine's local driver, where the volume has no name; one with a name was made before.
+        /// For the engine's local driver, if the volume is anonymous; others were made before.
         options: Vec<VolumeOption>,
     },
     /// A directory of the engine's machine.
     Bind {
-        /// The directory there: absolute. It must be there.
+        /// The directory on that machine: absolute. It must exist.
         source: String,
-        /// Where.
+        /// The path in the container.
         target: String,
-        /// What the container may do with it.
+        /// What the container may do with the directory.
         access: MountAccess,
     },
 }
 
-/// What a volume holds when it is mounted for the first time.
+/// The contents of a volume when it is mounted for the first time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VolumeContents {
     /// Nothing.
     Empty,
-    /// A copy of what the image has in its place.
+    /// A copy of the image's files at that path.
     OfImage,
 }
 
@@ -138,7 +138,7 @@ pub enum MountAccess {
     ReadWrite,
 }
 
-/// Everything about a container that is decided before it is made.
+/// All settings of a container that are decided before it is made.
 #[derive(Debug, Clone)]
 pub struct ContainerSpec {
     /// Its name.
@@ -147,73 +147,75 @@ pub struct ContainerSpec {
     pub image: String,
     /// The command and its arguments.
     pub command: Vec<String>,
-    /// What runs in front of it.
+    /// The program in front of it.
     pub entrypoint: Entrypoint,
-    /// On top of the image's own; later ones win.
+    /// Added to the image's own variables; later ones win.
     pub env: Vec<EnvVar>,
-    /// `USER[:GROUP]`; the image's when none.
+    /// `USER[:GROUP]`; the image's if `None`.
     pub user: Option<String>,
-    /// Where the command runs. The engine makes it when it is not there, with root as its owner.
+    /// The directory in which the command runs. The engine makes it, owned by root, if it is
+    /// missing.
     pub working_dir: String,
-    /// By which the container is found again.
+    /// The labels by which the container is found again.
     pub labels: BTreeMap<String, String>,
     /// Pseudo-terminal or separate streams.
     pub terminal: Terminal,
-    /// Whether there will be input.
+    /// Whether it gets input.
     pub stdin: Stdin,
-    /// For how long.
+    /// Whether it serves one command, one client or many.
     pub serves: Serves,
-    /// What else it is made with.
+    /// More options.
     pub options: ContainerOptions,
     /// `os/arch[/variant]`.
     pub platform: Option<String>,
-    /// What is mounted, the outer ones first.
+    /// Its mounts, the outer ones first.
     pub mounts: Vec<Mount>,
 }
 
-/// What the agent needs of root's rights: it writes sources for the build's user, becomes him, and ends what he started. Docker gives
-/// them anyway; Podman may be set up to give none (`default_capabilities` in its containers.conf).
+/// The capabilities of root that the agent needs: it writes sources for the build's user, switches
+/// to that user, and ends the processes of that user. Docker grants them anyway; Podman may be
+/// configured to grant none (`default_capabilities` in its containers.conf).
 const OF_THE_AGENT: [&str; 7] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID"];
 
-/// How a container is.
+/// The state of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerState {
     /// Whether its process runs now.
     pub running: bool,
-    /// Whether somebody is about to remove it.
+    /// Whether it is being removed.
     pub removing: bool,
-    /// What the process ended with; 0 before. 126 and 127 when it could not be started.
+    /// The exit code of the process; 0 before its end. 126 and 127 if it could not be started.
     pub exit_code: i64,
-    /// Whether the process was ended for want of memory.
+    /// Whether the process was killed because memory ran out.
     pub oom_killed: bool,
-    /// What the engine says of a start that failed; empty otherwise.
+    /// The engine's message about a start that failed; empty otherwise.
     pub error: String,
 }
 
-/// How the process of a container ended that is gone.
+/// How the process of a removed container ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Obituary {
-    /// What it exited with.
+    /// Its exit code.
     pub exit_code: i64,
-    /// Why.
+    /// The cause.
     pub cause: Cause,
 }
 
 /// See [`Obituary::cause`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// The system ended a process of the container for want of memory.
+    /// The system killed a process of the container because memory ran out.
     OutOfMemory,
-    /// Somebody stopped the container.
+    /// The container was stopped by a request.
     Stopped,
-    /// Nothing that the engine's events name.
+    /// A cause that the engine's events do not name.
     Unknown,
 }
 
-/// What a container is doing.
+/// The life cycle of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Life {
-    /// Made, and never started.
+    /// Made, but never started.
     Created,
     /// Its process runs.
     Running,
@@ -221,11 +223,11 @@ pub enum Life {
     Paused,
     /// Its process has ended; it can be started again.
     Exited,
-    /// Half removed, or being removed: no use any more.
+    /// Half removed, or being removed: it cannot be used any more.
     Dead,
 }
 
-/// What a container may use; none is no limit.
+/// The limits of a container; `None` is no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Memory, in bytes.
@@ -234,29 +236,29 @@ pub struct Limits {
     pub nano_cpus: Option<i64>,
 }
 
-/// What an engine knows of a container.
+/// The engine's data about a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerFacts {
     /// Its id.
     pub id: ContainerId,
     /// All its labels.
     pub labels: BTreeMap<String, String>,
-    /// What it is doing.
+    /// Its place in the life cycle.
     pub life: Life,
     /// The id of its image.
     pub image: String,
-    /// What it may use.
+    /// Its limits.
     pub limits: Limits,
-    /// When its process was started, in the engine's words (RFC 3339).
+    /// The start time of its process, as the engine writes it (RFC 3339).
     pub started_at: String,
 }
 
-/// Whether an engine is to measure containers, which makes it look at all their files.
+/// Whether an engine measures containers. For that it has to look at all their files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sizes {
-    /// Every one.
+    /// Measure every container.
     Measure,
-    /// Not now.
+    /// Do not measure.
     Skip,
 }
 
@@ -273,36 +275,36 @@ pub struct ContainerSummary {
     pub state: String,
     /// When it was made, in seconds since 1970.
     pub created: i64,
-    /// How much its own layer holds, in bytes; none where it was not measured.
+    /// The size of its own layer, in bytes; `None` if it was not measured.
     pub size: Option<u64>,
 }
 
-/// What became of a signal.
+/// The result of a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delivery {
-    /// The process has it.
+    /// The process got it.
     Delivered,
-    /// The process had ended before, or had not begun.
+    /// The process had ended before, or was not started.
     NotRunning,
 }
 
-/// What became of a removal.
+/// The result of a removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removed {
-    /// It is gone, by this call.
+    /// This call removed it.
     Now,
-    /// It was gone before, or somebody else is at it.
+    /// It was gone before, or another removal is in progress.
     Already,
-    /// It is there, and stays: it does not say of itself that it is whose it would have to be.
+    /// It exists, and stays: its labels do not say that it belongs to the required owner.
     NotOurs,
 }
 
 impl Docker {
-    /// Makes a container; nothing runs yet.
+    /// Makes a container; no process runs yet.
     ///
     /// # Errors
-    /// [`EngineError::NameTaken`], [`WorkingDirectory`](EngineError::WorkingDirectory) when it is a file,
-    /// [`ImageNotFound`](EngineError::ImageNotFound), and what befalls every request.
+    /// [`EngineError::NameTaken`], [`WorkingDirectory`](EngineError::WorkingDirectory) when it is a
+    /// file, [`ImageNotFound`](EngineError::ImageNotFound), and the errors common to all requests.
     pub async fn create(&self, spec: &ContainerSpec) -> Result<ContainerId, EngineError> {
         let options = CreateContainerOptionsBuilder::new()
             .name(&spec.name)
@@ -319,10 +321,11 @@ impl Docker {
         }
     }
 
-    /// Starts the container's process. Attach before: what the process writes before an attach is lost.
+    /// Starts the container's process. Attach before: output before an attach is lost.
     ///
     /// # Errors
-    /// [`StartError::CommandNotFound`] and [`StartError::NotExecutable`] are the command's fault, the rest is not.
+    /// [`StartError::CommandNotFound`] and [`StartError::NotExecutable`] are the command's fault,
+    /// other errors are not.
     pub async fn start(&self, id: &ContainerId) -> Result<(), StartError> {
         let Err(error) = self.client.start_container(id.as_str(), None::<StartContainerOptions>).await else {
             return Ok(());
@@ -331,13 +334,14 @@ impl Docker {
         Err(self.explain_start(id, error).await)
     }
 
-    /// What a refused start comes down to.
+    /// A failed start -> the error that explains it.
     pub(super) async fn explain_start(&self, id: &ContainerId, error: EngineError) -> StartError {
         if !matches!(error, EngineError::Api { .. }) {
             return StartError::Other(error);
         }
         let inspected = self.inspect(id).await;
-        // Somebody removes it. One that goes by itself after a start that failed has another story.
+        // It is being removed by another request. A container that the engine removes because its
+        // start failed has a different answer.
         if matches!(error, EngineError::Api { status: 409, .. })
             && inspected.as_ref().map_or(true, |found| found.state.life() == Life::Dead)
         {
@@ -347,12 +351,13 @@ impl Docker {
         why_not_started(inspected.path, inspected.state.exit_code, error)
     }
 
-    /// Waits for the end of a process that [`Docker::start`] has started; gives its exit code.
+    /// Waits for the end of a process that [`Docker::start`] has started; returns its exit code.
     ///
-    /// The condition is `not-running`, asked after the start: a container whose process has ended already answers at
-    /// once, so no end can be missed, and a lost request can be sent again. `next-exit` would have to be known to have
-    /// reached the engine before the start, which only the answer's headers tell (one more round trip), and Podman
-    /// looks for it by polling, which may miss a short process. Before a start, `not-running` would be true at once.
+    /// The condition is `not-running`, requested after the start: for a process that has ended
+    /// already the answer comes at once, so no end is missed, and a lost request can be sent again.
+    /// `next-exit` would have to reach the engine before the start, which only the answer's headers
+    /// confirm (one more round trip). Podman implements it by polling, which may miss a short
+    /// process. Before a start, `not-running` would be true at once.
     ///
     /// # Errors
     /// [`EngineError::Gone`] when the engine ends before the process does.
@@ -362,7 +367,7 @@ impl Docker {
         let mut answers = Box::pin(self.client.wait_container(id.as_str(), Some(options)));
         match answers.next().await {
             Some(Ok(ended)) => Ok(ended.status_code),
-            // bollard's way to say that the code is not 0.
+            // bollard reports an exit code other than 0 in this way.
             Some(Err(BollardError::DockerContainerWaitError { code, .. })) => Ok(code),
             Some(Err(error)) => Err(failed(call())(error)),
             None => Err(EngineError::Gone {
@@ -372,17 +377,18 @@ impl Docker {
         }
     }
 
-    /// Waits until the container is gone, whoever removes it; tells whether it was there until then.
+    /// Waits until the container is gone for any reason; reports whether it existed until then.
     ///
     /// # Errors
-    /// What befalls every request, and what the engine says of a removal that failed; a container that is gone is none.
+    /// The errors common to all requests, and the engine's error about a removal that failed. A
+    /// container that is gone is not an error.
     pub async fn gone(&self, id: &ContainerId) -> Result<Removed, EngineError> {
         let options = WaitContainerOptionsBuilder::new().condition("removed").build();
         let mut answers = Box::pin(self.client.wait_container(id.as_str(), Some(options)));
         let answer = loop {
             match tokio::time::timeout(MISSED, answers.next()).await {
                 Ok(answer) => break answer,
-                // Docker never tells who asks in the very moment of the removal.
+                // Docker never answers a request that comes at the very moment of the removal.
                 Err(_) if self.look(id.as_str()).await?.is_none() => return Ok(Removed::Already),
                 Err(_) => {}
             }
@@ -400,8 +406,8 @@ impl Docker {
         }
     }
 
-    /// How the process of a container that is gone ended, by the engine's events since `since` (seconds since 1970); none
-    /// where the engine does not tell.
+    /// How the process of a removed container ended, according to the engine's events since `since`
+    /// (seconds since 1970); `None` if the engine has no such events.
     pub async fn obituary(&self, id: &ContainerId, since: u64) -> Option<Obituary> {
         let filters = [("container", vec![id.as_str()])].into();
         let until = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs() + 1;
@@ -429,8 +435,8 @@ impl Docker {
     /// Sends a signal, such as `SIGINT`, to the container's process.
     ///
     /// # Errors
-    /// A container that is gone, a signal that the engine does not know. A process that has ended is none: a signal
-    /// and an exit cross each other every day.
+    /// A container that is gone, a signal that the engine does not know. A process that has ended
+    /// is not an error: a signal often crosses with an exit.
     pub async fn kill(&self, id: &ContainerId, signal: &str) -> Result<Delivery, EngineError> {
         let options = KillContainerOptionsBuilder::new().signal(signal).build();
         match self.client.kill_container(id.as_str(), Some(options)).await {
@@ -440,10 +446,10 @@ impl Docker {
         }
     }
 
-    /// Tells the container's terminal its size in characters. Before the start and after the end nothing happens.
+    /// Sets the terminal's size in characters. No effect before the start and after the end.
     ///
     /// # Errors
-    /// What befalls every request.
+    /// The errors common to all requests.
     pub async fn resize(&self, id: &ContainerId, rows: u16, cols: u16) -> Result<(), EngineError> {
         let options = ResizeContainerTTYOptionsBuilder::new().h(rows.into()).w(cols.into()).build();
         match self.client.resize_container_tty(id.as_str(), options).await {
@@ -452,10 +458,10 @@ impl Docker {
         }
     }
 
-    /// How the container is.
+    /// The state of the container.
     ///
     /// # Errors
-    /// What befalls every request.
+    /// The errors common to all requests.
     pub async fn state(&self, id: &ContainerId) -> Result<ContainerState, EngineError> {
         let state = self.inspect(id).await?.state;
         Ok(ContainerState {
@@ -467,10 +473,10 @@ impl Docker {
         })
     }
 
-    /// What the engine knows of a container, by id or name; `None` when there is none.
+    /// The engine's data about a container, by id or name; `None` if it does not exist.
     ///
     /// # Errors
-    /// What befalls every request.
+    /// The errors common to all requests.
     pub async fn look(&self, id_or_name: &str) -> Result<Option<ContainerFacts>, EngineError> {
         match self.inspect(&ContainerId::new(id_or_name)).await {
             Ok(found) => Ok(Some(ContainerFacts::from(found))),
@@ -482,7 +488,7 @@ impl Docker {
     /// Kills the container's process and starts it again.
     ///
     /// # Errors
-    /// What befalls every request, and what a start can fail with.
+    /// The errors common to all requests, and the errors of a start.
     pub async fn restart(&self, id: &ContainerId) -> Result<(), StartError> {
         let options = RestartContainerOptionsBuilder::new().t(0).build();
         let Err(error) = self.client.restart_container(id.as_str(), Some(options)).await else {
@@ -492,10 +498,10 @@ impl Docker {
         Err(self.explain_start(id, error).await)
     }
 
-    /// Lets a frozen container's process go on.
+    /// Lets a frozen container's process continue.
     ///
     /// # Errors
-    /// What befalls every request.
+    /// The errors common to all requests.
     pub async fn unpause(&self, id: &ContainerId) -> Result<(), EngineError> {
         self.client.unpause_container(id.as_str()).await.map_err(failed(Call::new(Operation::Unpause, id)))
     }
@@ -503,7 +509,7 @@ impl Docker {
     /// Gives a container another name, running or not.
     ///
     /// # Errors
-    /// [`EngineError::NameTaken`], and what befalls every request.
+    /// [`EngineError::NameTaken`], and the errors common to all requests.
     pub async fn rename(&self, id: &ContainerId, name: &str) -> Result<(), EngineError> {
         let options = RenameContainerOptionsBuilder::new().name(name).build();
         let renamed = self.client.rename_container(id.as_str(), options).await;
@@ -513,12 +519,12 @@ impl Docker {
     /// Sets a container's limits, running or not.
     ///
     /// # Errors
-    /// What befalls every request; [`EngineError::Api`] for a limit that the engine does not take.
+    /// The errors common to all requests; [`EngineError::Api`] for a limit that the engine rejects.
     pub async fn set_limits(&self, id: &ContainerId, limits: Limits) -> Result<(), EngineError> {
         let memory = limits.memory.map(to_i64);
         let body = ContainerUpdateBody {
             memory,
-            // What an engine sets by itself when a container is made.
+            // The value that an engine sets itself when it makes a container.
             memory_swap: memory.map(|bytes| bytes.saturating_mul(2)),
             nano_cpus: limits.nano_cpus,
             ..ContainerUpdateBody::default()
@@ -527,19 +533,19 @@ impl Docker {
         updated.map_err(failed(Call::new(Operation::Update, id)))
     }
 
-    /// Removes a container, by id or name, running or not, with its anonymous volumes, if it is `owned`; waits for a removal that the engine
-    /// is at.
+    /// Removes a container with its anonymous volumes, by id or name, running or not, if it is
+    /// `owned`. Waits for a removal that is already in progress.
     ///
     /// # Errors
-    /// What befalls every request; a container that is gone is none.
+    /// The errors common to all requests. A container that is gone is not an error.
     pub async fn remove(&self, id_or_name: &str, owned: &Owned) -> Result<Removed, EngineError> {
         let Some(found) = self.look(id_or_name).await? else { return Ok(Removed::Already) };
         if !owned.is_said_by(&found.labels) {
             return Ok(Removed::NotOurs);
         }
         if self.facts.name.eq_ignore_ascii_case("libpod") && found.life == Life::Running {
-            // It would ask the process to end first, and wait ten seconds for one that has no ear for it. Whatever comes of this, the
-            // removal tells.
+            // Podman would ask the process to end first, and wait ten seconds for a process that
+            // ignores this. The result of the kill does not matter: the removal reports errors.
             let _killed = self.kill(&found.id, "SIGKILL").await;
         }
         let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
@@ -547,18 +553,19 @@ impl Docker {
             Err(BollardError::DockerResponseServerError { status_code: 409, message })
                 if message.contains("already in progress") =>
             {
-                // A large layer takes its time.
+                // The removal of a large layer takes time.
                 self.gone(&found.id).await.map(|_| Removed::Already)
             }
             answer => removed(answer, Call::new(Operation::Remove, id_or_name)),
         }
     }
 
-    /// All containers of fastbuild's, running or not, that carry each of `labels` (`NAME` or `NAME=VALUE`). Its name tells one from
-    /// a container of an image that somebody has made of a workspace (`docker commit`): such an image hands the labels on.
+    /// All of fastbuild's containers, running or not, that carry each of `labels` (`NAME` or
+    /// `NAME=VALUE`). An image that a user made of a workspace (`docker commit`) passes the labels
+    /// on to its containers, so the name is checked too.
     ///
     /// # Errors
-    /// What befalls every request.
+    /// The errors common to all requests.
     pub async fn list(&self, labels: &[String], sizes: Sizes) -> Result<Vec<ContainerSummary>, EngineError> {
         let filters = [("label", labels.to_vec())].into();
         let options = ListContainersOptionsBuilder::new()
@@ -582,7 +589,7 @@ impl Docker {
     }
 }
 
-/// Docker says 409; Podman, and older Dockers for some requests, 500.
+/// Docker answers 409; Podman, and older Dockers for some requests, 500.
 fn is_not_running(error: &BollardError) -> bool {
     let BollardError::DockerResponseServerError { status_code: 409 | 500, message } = error else {
         return false;
@@ -594,7 +601,8 @@ fn is_not_running(error: &BollardError) -> bool {
 }
 
 impl ContainerSpec {
-    /// A container for one command with no input, as the image and the engine have it where nothing else is said, in `/`.
+    /// A container for one command without input, in `/`; all else as the image and the engine have
+    /// it.
     pub fn new(name: String, image: String, command: Vec<String>) -> ContainerSpec {
         ContainerSpec {
             name,
@@ -622,7 +630,7 @@ impl ContainerSpec {
             cmd: Some(self.command.clone()),
             entrypoint: match &self.entrypoint {
                 Entrypoint::OfImage => None,
-                // As the engine's own client asks for none: an empty list would count as not given.
+                // As Docker's own client does it: an empty list would count as not given.
                 Entrypoint::None => Some(vec![String::new()]),
                 Entrypoint::Program(program) => Some(vec![program.clone()]),
             },
@@ -635,9 +643,10 @@ impl ContainerSpec {
             attach_stdout: Some(true),
             attach_stderr: Some(true),
             open_stdin: Some(forward),
-            // The process reads its end of file when our half of the attached connection ends.
+            // The process reads end of file when our half of the attached connection ends.
             stdin_once: Some(forward && self.serves != Serves::ManyClients),
-            // The image's health check is not for the agent, and a stop asks it by SIGTERM, whatever the image says.
+            // The image's health check is not meant for the agent. A stop must send SIGTERM to the
+            // agent, even if the image sets another signal.
             healthcheck: runs_agent
                 .then(|| HealthConfig { test: Some(vec!["NONE".to_owned()]), ..HealthConfig::default() }),
             stop_signal: runs_agent.then(|| "SIGTERM".to_owned()),
@@ -646,7 +655,7 @@ impl ContainerSpec {
         }
     }
 
-    /// What it may use.
+    /// The container's limits.
     pub fn limits(&self) -> Limits {
         let ContainerOptions { memory, nano_cpus, .. } = &self.options;
         Limits { memory: value(memory), nano_cpus: value(nano_cpus) }
@@ -665,11 +674,11 @@ impl ContainerSpec {
             }),
             tmpfs: Some(self.mounts.iter().filter_map(Mount::to_tmpfs).collect()),
             mounts: Some(self.mounts.iter().filter_map(|mount| mount.to_body(&self.labels)).collect()),
-            // The output goes to the attached connection. A second copy of it on the engine's disk would have no
-            // reader, slow a chatty build down, and stay readable for others until the container is removed. Podman
-            // knows this driver by the same name.
+            // The output goes to the attached connection. A second copy on the engine's disk would
+            // never be read, would slow a verbose build down, and would stay readable for others
+            // until the container is removed. Podman knows this driver by the same name.
             log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
-            // The agent sends the products before it ends; a command without it leaves them in the container.
+            // The agent sends its products before it ends; without it they stay in the container.
             auto_remove: Some(self.serves == Serves::OneClient),
             cap_add: (self.serves != Serves::OneCommand).then(|| OF_THE_AGENT.map(str::to_owned).into()),
             ..HostConfig::default()
@@ -677,7 +686,7 @@ impl ContainerSpec {
     }
 }
 
-/// As the API has sizes.
+/// A size in the API's type.
 fn to_i64(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
@@ -687,14 +696,14 @@ fn value<T: Clone>(decision: &Option<Decision<T>>) -> Option<T> {
 }
 
 impl Mount {
-    /// A tmpfs is asked for in the older way: only there can it be said that programs may be run from it, which builds do.
+    /// In the older form, because only there programs can be allowed to run from it (builds do).
     fn to_tmpfs(&self) -> Option<(String, String)> {
         let Mount::Tmpfs { target, size } = self else { return None };
         let size = size.map(|bytes| format!(",size={bytes}")).unwrap_or_default();
         Some((target.clone(), format!("rw,exec,mode=0755{size}")))
     }
 
-    /// A volume without a name of its own has the labels of its container, by which it is found where it outlives that.
+    /// An anonymous volume gets its container's labels, to be found if it outlives the container.
     fn to_body(&self, labels: &BTreeMap<String, String>) -> Option<MountBody> {
         let (typ, source, target, read_only) = match self {
             Mount::Tmpfs { .. } => return None,
@@ -730,7 +739,7 @@ fn volume_labels(of_container: &BTreeMap<String, String>) -> HashMap<String, Str
     of_container.clone().into_iter().chain([tier]).collect()
 }
 
-/// An engine's answer about one container. What an engine leaves out, or has as `null`, is as a new container has it.
+/// An engine's answer about one container. Missing and `null` values are those of a new container.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Inspected {
@@ -773,7 +782,7 @@ struct InspectedState {
     started_at: String,
 }
 
-/// One container of a listing.
+/// One container of a list.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Listed {
@@ -800,7 +809,7 @@ impl InspectedState {
             "paused" => Life::Paused,
             "exited" => Life::Exited,
             "removing" | "dead" => Life::Dead,
-            // Podman's own are "configured", "initialized" and "stopped".
+            // Podman's additional words are "configured", "initialized" and "stopped".
             _ if self.running => Life::Running,
             _ => Life::Exited,
         }

@@ -1,4 +1,4 @@
-//! Images: what the engine has, and how it gets what it has not.
+//! Images: those that the engine has, and how it gets others.
 
 use std::collections::BTreeMap;
 
@@ -23,50 +23,50 @@ use crate::engine::{
     reference::Reference,
 };
 
-/// What an image says of itself.
+/// An image's description of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageFacts {
-    /// Its id, which no tag can move away from under us.
+    /// Its id. Unlike a tag, an id never changes to another image.
     pub id: String,
     /// `linux`, `windows`.
     pub os: String,
     /// In Go's words: `amd64`, `arm64`.
     pub architecture: String,
-    /// Such as `v8`; empty for most.
+    /// For example `v8`; empty for most.
     pub variant: String,
     /// `USER[:GROUP]`; empty is root.
     pub user: String,
     /// `NAME=VALUE`.
     pub env: Vec<String>,
-    /// What runs in front of a command; empty is nothing.
+    /// The program in front of a command; empty if the image sets none.
     pub entrypoint: Vec<String>,
-    /// What runs where no command is named.
+    /// The command that runs if the user names none.
     pub command: Vec<String>,
-    /// Where it runs; empty is `/`.
+    /// The directory in which it runs; empty is `/`.
     pub working_dir: String,
     /// All its labels.
     pub labels: BTreeMap<String, String>,
 }
 
-/// A layer got further, in the engine's words.
+/// Progress of one layer, in the engine's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PullProgress {
-    /// The layer's id; empty for words about the whole image.
+    /// The layer's id; empty for messages about the whole image.
     pub layer: String,
-    /// What is being done.
+    /// The current step.
     pub status: String,
     /// Bytes done.
     pub current: u64,
-    /// Bytes in all, where the registry said.
+    /// Bytes in total, if the registry said so.
     pub total: Option<u64>,
 }
 
 impl Docker {
-    /// Looks an image up on the engine; no registry is asked. `None`: the engine does not have it, or has it for
-    /// another platform than `platform` (`os/arch[/variant]`) only.
+    /// Looks an image up on the engine; no registry is asked. `None`: the engine does not have it,
+    /// or has it only for another platform than `platform` (`os/arch[/variant]`).
     ///
     /// # Errors
-    /// [`EngineError::BadReference`], and what befalls every request.
+    /// [`EngineError::BadReference`], and the errors common to all requests.
     pub async fn image(
         &self,
         reference: &str,
@@ -81,11 +81,11 @@ impl Docker {
         Ok(Some(facts).filter(|facts| platform.is_none_or(|platform| facts.is_for(platform))))
     }
 
-    /// Makes the engine fetch an image from its registry, with the credentials that `docker login` left.
+    /// Makes the engine pull an image from its registry, with the credentials of `docker login`.
     ///
     /// # Errors
     /// [`EngineError::ImageNotFound`], [`AccessDenied`](EngineError::AccessDenied),
-    /// [`RegistryUnreachable`](EngineError::RegistryUnreachable) and their kin.
+    /// [`RegistryUnreachable`](EngineError::RegistryUnreachable) and similar ones.
     pub async fn pull(
         &self,
         reference: &str,
@@ -120,14 +120,15 @@ impl Docker {
     }
 }
 
-/// An archive without an entry: its end mark.
+/// An archive without entries: only its end marker.
 const EMPTY_ARCHIVE: &[u8] = &[0; 1024];
 
 impl Docker {
-    /// Makes an image named `REPOSITORY:TAG` with nothing in it but `labels`, whose values hold no quotes; no registry is asked.
+    /// Makes an image named `REPOSITORY:TAG` that holds only `labels`; no registry is asked. The
+    /// values of `labels` must not contain quotes.
     ///
     /// # Errors
-    /// What befalls every request.
+    /// The errors common to all requests.
     pub async fn make_empty_image(
         &self,
         repository: &str,
@@ -152,11 +153,12 @@ impl Docker {
         Ok(())
     }
 
-    /// Removes an image by its id, if it is `owned`. Not by force: with that, Podman removes the containers that use it, whosever.
+    /// Removes an image by its id, if it is `owned`. Without force: with force, Podman removes all
+    /// containers that use the image, also those of other users.
     ///
     /// # Errors
-    /// What befalls every request, and [`EngineError::Api`] while a container uses it, or where it was given another name; an image
-    /// that is gone is none.
+    /// The errors common to all requests, and [`EngineError::Api`] while a container uses the
+    /// image, or if it was given another name. An image that is gone is not an error.
     pub async fn remove_image(&self, id: &str, owned: &Owned) -> Result<Removed, EngineError> {
         match self.image(id, None).await? {
             None => return Ok(Removed::Already),
@@ -171,7 +173,7 @@ impl Docker {
     /// Ids and labels of all images that carry each of `labels` (`NAME` or `NAME=VALUE`).
     ///
     /// # Errors
-    /// What befalls every request.
+    /// The errors common to all requests.
     pub async fn list_images(
         &self,
         labels: &[String],
@@ -190,13 +192,13 @@ fn checked(reference: &str) -> Result<Reference, EngineError> {
         .map_err(|why| EngineError::BadReference { reference: reference.to_owned(), why })
 }
 
-/// What Docker's own configuration has for a registry. Whatever goes wrong makes the pull anonymous, as with
-/// `docker pull`: public images must not need a working credential helper.
+/// The credentials for a registry in Docker's own configuration. Any error makes the pull
+/// anonymous, as with `docker pull`: public images must not require a working credential helper.
 async fn credentials_for(registry: &str) -> Option<DockerCredentials> {
-    // The name under which `docker login` keeps the default registry's, for historical reasons.
+    // The default registry's key in `docker login`'s file, for historical reasons.
     let key = if registry == "docker.io" { "https://index.docker.io/v1/" } else { registry }.to_owned();
     let server = key.clone();
-    // Reads a file and may run a helper program.
+    // This reads a file and may run a helper program.
     let found = tokio::task::spawn_blocking(move || docker_credential::get_credential(&key)).await;
     let credential = match found {
         Ok(Ok(credential)) => credential,
@@ -218,7 +220,7 @@ async fn credentials_for(registry: &str) -> Option<DockerCredentials> {
     })
 }
 
-/// The helper's standard output stays out: it may hold a secret.
+/// The helper's standard output is not logged: it may hold a secret.
 fn tell_why_anonymous(registry: &str, error: &CredentialRetrievalError) {
     match error {
         CredentialRetrievalError::HelperFailure { helper, stderr, .. } => {
@@ -246,7 +248,7 @@ impl ImageFacts {
     }
 }
 
-/// The kernel's names for architectures -> Go's, which images carry.
+/// The kernel's names for architectures -> Go's names, which images use.
 fn go_arch(name: &str) -> String {
     let name = name.to_ascii_lowercase();
     match name.as_str() {
@@ -281,7 +283,7 @@ impl From<CreateImageInfo> for PullProgress {
         let detail = line.progress_detail.unwrap_or_default();
         let bytes = |n: Option<i64>| n.and_then(|n| u64::try_from(n).ok());
         let status = line.status.unwrap_or_default();
-        // With these words Docker gives the tag where a layer's id would be.
+        // In a line with these words, Docker puts the tag where a layer's id would be.
         let is_of_layer = !status.starts_with("Pulling from ");
         PullProgress {
             layer: line.id.filter(|_| is_of_layer).unwrap_or_default(),

@@ -1,5 +1,5 @@
-//! What an engine says of itself when it is asked for all of it, and where it is. For those who judge: the greeting has
-//! what a build needs, and this answer takes an engine some tens of milliseconds.
+//! An engine's full description of itself, and its location. The greeting holds all that a build
+//! needs; this answer is for diagnosis, and takes an engine some tens of milliseconds.
 
 use bollard::models::{SystemInfo, SystemInfoIsolationEnum};
 use serde::Serialize;
@@ -11,7 +11,7 @@ use crate::{
     spec::{self, Endpoint, Isolation},
 };
 
-/// What an engine says of itself. Texts are the engine's own, and empty where it says nothing.
+/// An engine's description of itself. Texts are the engine's own, and empty if it gives none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EngineInfo {
     /// What kind of engine it is.
@@ -19,7 +19,7 @@ pub struct EngineInfo {
     /// Its version.
     #[serde(skip)]
     pub version: String,
-    /// The operating system around it: `Debian GNU/Linux 12 (bookworm)`, `Docker Desktop`.
+    /// The system that it runs on: `Debian GNU/Linux 12 (bookworm)`, `Docker Desktop`.
     pub system: String,
     /// The operating system of its containers: `linux`, `windows`.
     pub os: String,
@@ -27,34 +27,34 @@ pub struct EngineInfo {
     pub arch: String,
     /// Its kernel's release.
     pub kernel: String,
-    /// The name of its machine: left out of reports, which are shown to others.
+    /// The name of its machine. Reports leave it out, because they are shown to others.
     #[serde(skip)]
     pub name: String,
-    /// What keeps images and containers: `overlay2`.
+    /// The driver that stores images and containers: `overlay2`.
     pub storage_driver: String,
-    /// The file system under that, in the driver's words: `extfs`.
+    /// The file system below the driver, in the driver's words: `extfs`.
     pub backing: Option<String>,
-    /// Where that lies on its machine.
+    /// The storage directory on the engine's machine.
     pub root_dir: String,
-    /// With whose rights it runs.
+    /// The rights that it runs with.
     pub rights: Rights,
-    /// What a Windows engine isolates containers by, where nothing else is asked for.
+    /// The default isolation of containers on a Windows engine.
     pub isolation: Option<Isolation>,
     /// `1` or `2`.
     pub cgroup_version: Option<String>,
-    /// How many processors it has.
+    /// The number of its processors.
     pub cpus: Option<u64>,
-    /// How much memory it has, in bytes.
+    /// Its memory, in bytes.
     pub memory: Option<u64>,
-    /// How many images it has.
+    /// The number of its images.
     pub images: Option<u64>,
 }
 
-/// Kinds of engines, as far as they can be told apart.
+/// The kinds of engines that fastbuild can tell apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EngineKind {
-    /// Docker Engine by itself.
+    /// Docker Engine without a product around it.
     Docker,
     /// Podman.
     Podman,
@@ -74,36 +74,36 @@ pub enum EngineKind {
     Other,
 }
 
-/// With whose rights an engine runs.
+/// The rights that an engine runs with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rights {
-    /// The system's administrator's.
+    /// Those of the system's administrator.
     Root,
-    /// An ordinary user's.
+    /// Those of an ordinary user.
     Rootless,
 }
 
-/// Where an engine is, as seen from here.
+/// The location of an engine, as seen from this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Whereabouts {
-    /// On this very system.
+    /// On this system.
     Here,
-    /// On this kernel, in a system of its own: around the container that we are in, or in another distribution of WSL.
+    /// On this kernel, in another system: outside this container, or another distribution of WSL.
     SameKernel,
-    /// Behind an address of this machine, with another kernel: in a virtual machine on this one, or at the other end of a
-    /// forwarded socket.
+    /// Behind an address of this machine, with another kernel: in a virtual machine on this one, or
+    /// at the other end of a forwarded socket.
     AnotherKernel,
     /// Behind an address on the network.
     Network,
 }
 
 impl Docker {
-    /// Asks the engine for what it has to say of itself.
+    /// Asks the engine for its full description.
     ///
     /// # Errors
-    /// What befalls every request.
+    /// The errors common to all requests.
     pub async fn info(&self) -> Result<EngineInfo, EngineError> {
         let info = self.client.info().await.map_err(failed(Call::new(Operation::Info, "")))?;
         Ok(EngineInfo::read(&self.facts.name, info))
@@ -141,16 +141,17 @@ impl EngineInfo {
         }
     }
 
-    /// Where this engine is, which was reached at `endpoint` from the machine `here`.
+    /// The location of this engine, which was reached at `endpoint` from the machine `here`.
     pub fn whereabouts(&self, endpoint: &Endpoint, here: &Machine) -> Whereabouts {
         let is_far = match endpoint {
             Endpoint::Tcp(address) => !spec::is_loopback(address),
             Endpoint::Unix(_) | Endpoint::NamedPipe(_) => false,
         };
-        // Where ours has no name, a kernel of the same system is the most that can be asked for.
+        // If our kernel's release is unknown, the test can only require the same operating system.
         let is_same_kernel =
             if here.kernel.is_empty() { self.os == here.os } else { self.kernel == here.kernel };
-        // Many machines share a kernel's name; only together with the machine's own does it say that it is this one.
+        // Many machines have a kernel of the same name. Only together with the machine's name does
+        // it prove that this is the same machine.
         match (is_far, is_same_kernel, self.name.eq_ignore_ascii_case(&here.name)) {
             (true, ..) => Whereabouts::Network,
             (false, true, true) => Whereabouts::Here,
@@ -186,7 +187,7 @@ impl EngineKind {
         }
     }
 
-    /// For people.
+    /// The name, for people.
     pub fn name(self) -> &'static str {
         match self {
             EngineKind::Docker => "Docker",
@@ -285,7 +286,7 @@ mod tests {
             let info = read("Docker", serde_json::json!({"KernelVersion": kernel, "Name": name}));
             assert_eq!(info.whereabouts(&endpoint, &here), expected, "{endpoint} {kernel} {name}");
         }
-        // Windows does not tell its kernel's release.
+        // Windows does not report its kernel's release.
         (here.kernel, here.os) = (String::new(), "windows");
         for (os, name, expected) in [
             ("windows", "PC", Whereabouts::Here),

@@ -1,8 +1,9 @@
 //! A Docker-compatible engine: Docker, Podman, Docker Desktop, Colima.
 //!
-//! Requests with small JSON answers go through bollard, over our own wire ([`connect`]), but for those whose answers it refuses
-//! where an engine has words of its own ([`answer`]); an attach is our own from the first byte to the last, because bollard
-//! guesses by the first byte whether it reads frames or a terminal.
+//! Requests with small JSON answers go through bollard, over our own wire ([`connect`]). Exceptions
+//! are answers that bollard rejects because an engine uses words of its own ([`answer`]). An attach
+//! does not use bollard at all, because bollard guesses by the first byte whether it reads frames
+//! or a terminal.
 
 mod answer;
 mod archive;

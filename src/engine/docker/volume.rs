@@ -18,18 +18,19 @@ use crate::{
     spec::VolumeOption,
 };
 
-/// Everything about a volume that is decided before it is made.
+/// All settings of a volume that are decided before it is made.
 #[derive(Debug, Clone)]
 pub struct VolumeSpec {
     /// Its name.
     pub name: String,
-    /// For the engine's local driver, in order, later ones win; none makes it a directory on the engine's own disk.
+    /// For the engine's local driver, in order, later ones win; without options the volume is a
+    /// directory on the engine's own disk.
     pub options: Vec<VolumeOption>,
-    /// By which it is found again.
+    /// The labels by which it is found again.
     pub labels: BTreeMap<String, String>,
 }
 
-/// A volume as it is.
+/// An existing volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeFacts {
     /// Its name.
@@ -39,11 +40,11 @@ pub struct VolumeFacts {
 }
 
 impl Docker {
-    /// Makes a volume, or leaves it as it is when there is one of that name; what is there tells by its labels.
+    /// Makes a volume, or returns the one that has this name; its labels tell which it is.
     ///
     /// # Errors
-    /// What befalls every request; a driver that refuses its options. Options of a share (`type=nfs`) are only tried when a
-    /// container that uses the volume starts.
+    /// The errors common to all requests; a driver that rejects its options. Options of a share
+    /// (`type=nfs`) are not tried until a container that uses the volume starts.
     pub async fn create_volume(&self, spec: &VolumeSpec) -> Result<VolumeFacts, EngineError> {
         let options = spec.options.iter().map(|option| (option.key.clone(), option.value.clone()));
         let body = VolumeCreateRequest {
@@ -57,10 +58,10 @@ impl Docker {
         made.map(VolumeFacts::from).map_err(failed(Call::new(Operation::CreateVolume, &spec.name)))
     }
 
-    /// What the engine knows of a volume; `None` when there is none.
+    /// The engine's data about a volume; `None` if it does not exist.
     ///
     /// # Errors
-    /// What befalls every request.
+    /// The errors common to all requests.
     pub async fn look_at_volume(&self, name: &str) -> Result<Option<VolumeFacts>, EngineError> {
         match self.client.inspect_volume(name).await {
             Ok(found) => Ok(Some(found.into())),
@@ -69,10 +70,12 @@ impl Docker {
         }
     }
 
-    /// Removes a volume with all that is in it, if it is `owned`; a share that it stands for is only let go.
+    /// Removes an `owned` volume with its contents; if it stands for a share, the share's files
+    /// stay.
     ///
     /// # Errors
-    /// What befalls every request, and [`EngineError::Api`] while a container uses it; a volume that is gone is none.
+    /// The errors common to all requests, and [`EngineError::Api`] while a container uses it. A
+    /// volume that is gone is not an error.
     pub async fn remove_volume(&self, name: &str, owned: &Owned) -> Result<Removed, EngineError> {
         match self.look_at_volume(name).await? {
             None => return Ok(Removed::Already),
@@ -87,16 +90,16 @@ impl Docker {
     /// All volumes that carry each of `labels` (`NAME` or `NAME=VALUE`).
     ///
     /// # Errors
-    /// What befalls every request.
+    /// The errors common to all requests.
     pub async fn list_volumes(&self, labels: &[String]) -> Result<Vec<VolumeFacts>, EngineError> {
         self.list_volumes_by(("label", labels.to_vec()), labels).await
     }
 
-    /// The same, of those that no container has, running or not. The engine is asked for these alone: with a label beside it,
-    /// Podman would list all that have one or the other.
+    /// As [`Docker::list_volumes`], but only volumes that no container has, running or not. The
+    /// engine gets no other filter: with a label too, Podman lists volumes that match either one.
     ///
     /// # Errors
-    /// What befalls every request.
+    /// The errors common to all requests.
     pub async fn list_unused_volumes(&self, labels: &[String]) -> Result<Vec<VolumeFacts>, EngineError> {
         self.list_volumes_by(("dangling", vec!["true".to_owned()]), labels).await
     }
