@@ -1,6 +1,6 @@
-//! Operations on one name in one open directory, for systems without the `openat` family. cap-std
-//! keeps every path below its handle. Names must be UTF-8, the mode only says whether a file is
-//! writable, and exchanges are renames.
+//! One name in one open directory, without the `openat` family: cap-std keeps every path below its
+//! handle. Names must be UTF-8, the mode only tells whether a file is writable, and exchanges are
+//! renames.
 
 use std::{io, time::Duration};
 
@@ -273,8 +273,8 @@ pub fn names(dir: &Dir) -> io::Result<Vec<Box<[u8]>>> {
     dir.entries()?.map(|entry| Ok(entry?.file_name().as_encoded_bytes().into())).collect()
 }
 
-/// Free space on the file system of `dir`, in bytes. It is not known here; a full disk is reported
-/// only by a failing write.
+/// Free space on the file system of `dir`, in bytes. Not known here: writes to a full disk just
+/// fail.
 ///
 /// # Errors
 /// Never fails.

@@ -134,8 +134,7 @@ pub fn create_file_as(dir: &Dir, entry: &[u8], mode: u32) -> io::Result<File> {
     Ok(File::from_std(fd.into()))
 }
 
-/// Sets the final mode and mtime of a file that fastbuild created. It works by name, because the
-/// mode may already forbid opening the file.
+/// Sets the final mode and mtime of a new file by name: its mode may already forbid opening it.
 ///
 /// # Errors
 /// The error of `fchmodat` or `utimensat`.
@@ -175,8 +174,7 @@ pub fn symlink(dir: &Dir, entry: &[u8], target: &[u8]) -> io::Result<()> {
     Ok(rustix::fs::symlinkat(OsStr::from_bytes(target), dir, name(entry)?)?)
 }
 
-/// The group that a set-gid directory gives to the entries created in it; `None` when the bit is
-/// not set.
+/// The group that a set-gid directory gives to entries created in it; `None` without that bit.
 ///
 /// # Errors
 /// The error of `fstat`.
@@ -202,8 +200,7 @@ pub fn make_dir(dir: &Dir, entry: &[u8]) -> io::Result<()> {
     make_dir_as(dir, entry, 0o700)
 }
 
-/// Creates a directory that its owner may write to, with as much of its mode as the user's umask
-/// allows.
+/// Creates a directory that its owner may write to; the user's umask applies to its mode.
 ///
 /// # Errors
 /// As [`make_dir`].
@@ -222,8 +219,7 @@ pub fn make_plain_dir(dir: &Dir, entry: &[u8]) -> io::Result<()> {
 /// Sets the mode of a file or directory; a link is refused.
 ///
 /// # Errors
-/// The system's error. A file that its own owner may not read cannot be opened, so its mode is
-/// changed by name.
+/// The system's error. A file that its owner may not read is changed by name.
 pub fn set_mode(dir: &Dir, entry: &[u8], mode: u32) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     match rustix::fs::openat(dir, name(entry)?, flags, Mode::empty()) {

@@ -9,8 +9,7 @@ pub fn ask_to_end(child: &mut tokio::process::Child) {
     let _ = child.start_kill();
 }
 
-/// The same for a process that is not a child, by its process id. The caller must know that the
-/// process is alive.
+/// The same for a process that is not a child, by its id. It must be known to be alive.
 #[cfg(unix)]
 pub fn ask_other_to_end(pid: u32) {
     use rustix::process::{Pid, Signal, kill_process};

@@ -41,8 +41,7 @@ impl Extents {
         Extents::Ranges(std::iter::once(0..size).filter(|range| !range.is_empty()).collect())
     }
 
-    /// The extents of an open file; `facts` are its metadata. Where the file has holes, this moves
-    /// its read position.
+    /// The extents of an open file with the metadata `facts`. May move the file's read position.
     pub fn of(file: &File, facts: &Facts) -> Extents {
         let size = facts.stamp.size;
         match facts.allocated < size {
@@ -102,8 +101,7 @@ fn find(_: &File, size: u64) -> io::Result<Extents> {
     Ok(Extents::whole(size))
 }
 
-/// Writes the content of a file that already has its length, from its current position, and skips
-/// its holes.
+/// Writes the content of a file that already has its length, from its position, without the holes.
 #[derive(Debug)]
 pub struct Writer<'a, F> {
     file: F,

@@ -33,8 +33,7 @@ pub fn kernel() -> String {
     return String::new();
 }
 
-/// The machine's name on the network; empty where it is not known. `variable` reads the
-/// environment.
+/// The machine's name on the network; empty where not known. `variable` reads the environment.
 #[cfg_attr(unix, allow(unused_variables, reason = "the system tells"))]
 pub fn name(variable: impl Fn(&str) -> Option<OsString>) -> String {
     #[cfg(unix)]

@@ -1,9 +1,9 @@
 //! Reads directories and metadata without following links: a directory handle, its names, and the
 //! kind of each name.
 //!
-//! On Unix all access goes through open directories, so a directory that is swapped for a link
-//! during the read leads nowhere else. Other systems have only paths: links that are seen are not
-//! followed, but a race remains.
+//! On Unix all access goes through open directories, so a directory swapped for a link during the
+//! read leads nowhere else. Elsewhere there are only paths: visible links are not followed, but a
+//! race remains.
 
 use std::{fs::File, io, path::Path};
 
@@ -188,8 +188,7 @@ mod imp {
 
         #[cfg(not(target_os = "linux"))]
         fn entries(&self, tell: &mut dyn FnMut(&[u8], FileType)) -> io::Result<()> {
-            // A duplicate shares its position with the handle, so the directory can be read only
-            // once.
+            // A duplicate shares its position with the handle: the directory is read only once.
             for entry in rustix::fs::Dir::new(self.handle.try_clone()?)? {
                 let entry = entry?;
                 tell(entry.file_name().to_bytes(), entry.file_type());
@@ -248,8 +247,7 @@ mod imp {
         field.try_into().unwrap_or_default()
     }
 
-    /// Whether an error says that the path no longer exists, or can no longer be reached without a
-    /// link.
+    /// Whether an error says that the path no longer exists, or now leads through a link.
     pub(super) fn is_gone(err: &io::Error) -> bool {
         use rustix::io::Errno;
         err.raw_os_error()
@@ -299,8 +297,7 @@ mod imp {
             Ok(Directory { path: at })
         }
 
-        /// Opens the file at `path` below this one for reading, without following any link that is
-        /// seen.
+        /// Opens the file at `path` below this one for reading, without following any visible link.
         ///
         /// # Errors
         /// The system's error.
@@ -370,8 +367,7 @@ mod imp {
         io::Error::new(io::ErrorKind::InvalidData, "the name is not Unicode")
     }
 
-    /// Whether an error says that the path no longer exists, or can no longer be reached without a
-    /// link.
+    /// Whether an error says that the path no longer exists, or now leads through a link.
     pub(super) fn is_gone(err: &io::Error) -> bool {
         matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
     }

@@ -3,20 +3,20 @@
 //!
 //! | piece | what it is for |
 //! |---|---|
-//! | [`at`] | one name in one open directory: look, rename, exchange, remove, never following a link |
-//! | `child` | other fastbuilds that are asked to end |
-//! | [`clock`] | the clock of a file system, and how finely it tells moments apart |
+//! | [`at`] | one name in one open directory: look, rename, exchange, remove; no link is followed |
+//! | `child` | ends other fastbuild processes |
+//! | [`clock`] | the clock of a file system, and its granularity |
 //! | [`extents`] | where a file has data, and where holes |
-//! | `host` | name, kernel, room on the disk, what a name stands for |
-//! | [`metadata`] | directories read by handle, and what `lstat` says of their entries |
-//! | `mounts` | what is mounted where |
-//! | [`page_cache`] | what the kernel keeps of files in memory |
-//! | [`owner`] | who this process is, and whose a directory is |
-//! | `process` | jobs, ignored signals, and dying of one |
-//! | [`source_file`] | a source file opened for reading, and what the system says of it |
-//! | [`stdin`] | standard input, looked at and not read |
+//! | `host` | name, kernel, disk space, and the identity of files |
+//! | [`metadata`] | directories read by handle, and the `lstat` data of their entries |
+//! | `pace` | detects slow file systems |
+//! | [`page_cache`] | the kernel's page cache |
+//! | [`owner`] | the user of this process, and the owners of directories |
+//! | `process` | jobs, ignored signals, and ending by a signal |
+//! | [`source_file`] | a source file opened for reading, and its metadata |
+//! | [`stdin`] | standard input, checked without reading it |
 //! | [`terminal`] | foreground, raw mode, size, and changes of the size |
-//! | [`walk`] | paths below one open directory, never following a link |
+//! | [`walk`] | paths below one open directory, without following links |
 
 #[cfg(unix)]
 #[path = "at_unix.rs"]
@@ -75,9 +75,8 @@ pub struct Look {
     pub links: u64,
 }
 
-/// Writes a temporary file beside `path` and renames it to `path` when it is complete. It does not
-/// clean up after killed processes; where many processes write and old temporary files must be
-/// removed, use `state::replace_file`.
+/// Writes a temporary file beside `path` and renames it to `path` when it is complete. Temporary
+/// files of killed processes stay; where that matters, use `state::replace_file`.
 ///
 /// # Errors
 /// The system's error; the old file is then unchanged.
@@ -100,8 +99,7 @@ pub fn is_absence(error: &io::Error) -> bool {
         || at::is_link_refusal(error)
 }
 
-/// The number that Linux uses for the type of the file system at `path` (`statfs(2)`); `None` when
-/// it is not known.
+/// Linux's number for the type of the file system at `path` (`statfs(2)`); `None` when not known.
 #[cfg(target_os = "linux")]
 #[allow(clippy::unnecessary_cast, reason = "the field's width differs between architectures")]
 fn file_system_magic(path: &Path) -> Option<u32> {

@@ -43,8 +43,7 @@ pub fn ids() -> Option<(u32, u32)> {
     return None;
 }
 
-/// The id of the owner of `path`; `None` where the path does not exist or the system has no such
-/// ids.
+/// The id of the owner of `path`; `None` if the path does not exist or the system has no such ids.
 #[cfg_attr(not(unix), allow(unused_variables, reason = "only Unix has owners"))]
 pub fn of(path: &Path) -> Option<u32> {
     #[cfg(unix)]
@@ -60,11 +59,11 @@ enum Whose {
     OwnOrRoots,
 }
 
-/// Whether `path` is a directory owned by this user, writable for this user, and without
-/// world-write permission unless it is sticky.
+/// Whether `path` is a directory that this user owns and can write to, and that not all users can
+/// write to unless it is sticky.
 ///
 /// # Errors
-/// The system's error; [`io::ErrorKind::NotFound`] when it does not exist.
+/// The system's error; [`io::ErrorKind::NotFound`] when there is none.
 pub fn is_own(path: &Path) -> io::Result<Result<(), NotOwn>> {
     look(path, Whose::Own)
 }
@@ -155,8 +154,7 @@ pub fn make_executable(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives the owner access to all directories from `path` downwards, so that their content can be
-/// removed.
+/// Lets the owner enter all directories from `path` downwards, so that they can be emptied.
 ///
 /// # Errors
 /// The system's error.
@@ -168,8 +166,7 @@ pub fn open_up(path: &Path) -> io::Result<()> {
     path.read_dir()?.try_for_each(|entry| open_up(&entry?.path()))
 }
 
-/// Disk space, in bytes, of the files at and below `path`. Files that cannot be looked at count as
-/// zero.
+/// Disk space, in bytes, of the files at and below `path`, as far as they can be looked at.
 pub fn size_below(path: &Path) -> u64 {
     let Ok(found) = path.symlink_metadata() else { return 0 };
     let below = |entry: io::Result<fs::DirEntry>| entry.map_or(0, |entry| size_below(&entry.path()));

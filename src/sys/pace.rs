@@ -10,8 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A longer answer was waited for, not computed: a local one takes 1 to 20 µs, one through FUSE 50
-/// µs or more.
+/// A longer answer was waited for, not computed: a local one takes 1 to 20 µs, FUSE 50 µs or more.
 const SLOW_ANSWER: Duration = Duration::from_micros(50);
 
 /// How many answers are timed together, and how many groups in a row must be slow.
@@ -21,8 +20,8 @@ const IN_A_ROW: u32 = 3;
 /// The timing of one thread's calls.
 ///
 /// The scheduler may suspend a thread: on a busy machine, one answer in some thousands takes as
-/// long as ten thousand others, and more threads would make the machine busier. So several groups
-/// of answers must be slow in a row.
+/// long as ten thousand others, and more threads would add load. So several groups must be slow in
+/// a row.
 #[derive(Debug)]
 pub struct Pace {
     since: Instant,

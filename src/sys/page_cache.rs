@@ -2,8 +2,8 @@
 
 use std::{fs::File, io};
 
-/// Drops the content of `file` that is already on the disk from the kernel's cache, so that the
-/// next read reads the disk.
+/// Drops the content of `file` that is on the disk from the kernel's cache: the next read uses the
+/// disk.
 ///
 /// # Errors
 /// The system's error; [`io::ErrorKind::Unsupported`] where the system has no such call.

@@ -86,8 +86,7 @@ mod unix {
             }
             match look(pid.as_raw_pid()) {
                 Some(look) => above = Pid::from_raw(look.parent),
-                // Where processes cannot be looked at (no Linux), a script started by a shell is
-                // likely.
+                // Without `/proc` (no Linux), a script started by a shell is likely.
                 None => return cfg!(not(target_os = "linux")),
             }
         }
@@ -103,12 +102,12 @@ mod unix {
     /// Sends `signal` to the whole process group, as a terminal that is not raw does.
     pub fn tell_group(signal: u8) {
         if let Some(signal) = Signal::from_named_raw(signal.into()) {
-            let _ = rustix::process::kill_current_process_group(signal); // it is there: this process is in it
+            let _ = rustix::process::kill_current_process_group(signal); // this process is in it
         }
     }
 
-    /// Ends this process by the default action of a signal. Returns where the signal has no default
-    /// action, as in the first process of a container.
+    /// Ends this process by a signal's default action. Returns where it has none, as in a
+    /// container's first process.
     pub fn die_of(signal: u8) {
         if getpid().is_init() {
             return;

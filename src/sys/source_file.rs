@@ -1,5 +1,4 @@
-//! Opens a source file and reads its metadata, without following links and without blocking on a
-//! fifo.
+//! Opens a source file and reads its metadata, without following links or blocking on a fifo.
 //!
 //! In: a path of the user's tree. Out: an open regular file with its metadata, or the result that
 //! the path is now of another kind. [`crate::archive`] reads the opened file.
@@ -109,8 +108,8 @@ mod system {
     use super::{Facts, File, Metadata, Path, RelPath, Stamp, io};
 
     pub(super) fn open(path: &Path) -> io::Result<File> {
-        // Without NONBLOCK a fifo in the file's place would block the whole upload until a process
-        // writes to it.
+        // Without NONBLOCK a fifo in the file's place would block the upload until it is written
+        // to.
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
         OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)
     }
@@ -150,9 +149,8 @@ mod system {
     use super::{Facts, File, Metadata, Path, RelPath, Stamp, io};
     use crate::{entry::Timestamp, sys::metadata::timestamp};
 
-    /// The standard library has no flag for it, so a link that is created between the two calls is
-    /// followed. This is acceptable: the sources are the user's own, and the stamp is that of the
-    /// file that was read.
+    /// There is no flag for it in the standard library, so a link created between the two calls is
+    /// followed: the sources are the user's own, and the stamp is that of the file that was read.
     pub(super) fn open(path: &Path) -> io::Result<File> {
         if path.symlink_metadata()?.is_file() { File::open(path) } else { Err(other_kind()) }
     }

@@ -3,8 +3,7 @@
 #[cfg(unix)]
 use rustix::fs::FileType;
 
-/// Whether a pipe, a socket or a file has unread bytes. Always false for devices, terminals and a
-/// closed input.
+/// Whether a pipe, socket or file has unread bytes. False for devices, terminals and closed input.
 #[cfg(unix)]
 pub fn has_waiting() -> bool {
     let stdin = rustix::stdio::stdin();
@@ -25,14 +24,12 @@ pub fn has_waiting() -> bool {
     false
 }
 
-/// An identifier of the parent process that no later process has, as far as the system tells its
-/// start time.
+/// An identifier of the parent process that no later process has, if its start time is known.
 #[cfg(unix)]
 pub fn parent() -> Option<String> {
     let parent = rustix::process::getppid()?.as_raw_nonzero();
     let stat = std::fs::read(format!("/proc/{parent}/stat")).unwrap_or_default();
-    // The name, in parentheses, may contain any character. The twentieth field after it is the
-    // start time.
+    // The name, in parentheses, may contain anything. The start time is the 20th field after it.
     let behind = stat.iter().rposition(|byte| *byte == b')').map_or(&[][..], |at| &stat[at + 1..]);
     let began = String::from_utf8_lossy(behind).split_whitespace().nth(19).unwrap_or_default().to_owned();
     Some(format!("{parent}-{began}"))

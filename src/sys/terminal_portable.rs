@@ -1,5 +1,4 @@
-//! The terminal of fastbuild on systems where it cannot be configured: input comes line by line,
-//! and changes of its size are not seen.
+//! The terminal where it cannot be configured: input comes by line, and size changes are not seen.
 
 use std::io;
 

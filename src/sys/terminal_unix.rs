@@ -1,5 +1,4 @@
-//! The terminal of fastbuild (Unix). It is never touched from the background, because the system
-//! stops a background process that does so.
+//! The terminal (Unix). It is not touched from the background: the system stops processes that do.
 
 use std::{
     io,
@@ -23,8 +22,7 @@ static RAW: AtomicBool = AtomicBool::new(false);
 
 static KEPT: Mutex<Kept> = Mutex::new(Kept { wanted: false, before: None });
 
-/// How often fastbuild checks whether it is in the foreground again. A shell notifies only jobs
-/// that it had stopped.
+/// How often to check for the foreground. A shell notifies only jobs that it had stopped.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 struct Kept {
@@ -43,8 +41,8 @@ pub fn is_raw() -> bool {
     RAW.load(Ordering::Acquire)
 }
 
-/// Whether this process may use its terminal: false while another job is in the foreground, true
-/// without a terminal.
+/// Whether this process may use its terminal: no other job is in the foreground, or no terminal
+/// exists.
 pub fn is_foreground() -> bool {
     let streams: [BorrowedFd<'_>; 3] = [stdio::stdin(), stdio::stdout(), stdio::stderr()];
     let own = rustix::process::getpgrp();
@@ -53,9 +51,8 @@ pub fn is_foreground() -> bool {
 }
 
 /// Standard input's terminal in raw mode: each key goes to the command at once. So does Ctrl-C,
-/// unless other processes are in the foreground group too (`make`, a script): they write lines of
-/// their own, and a signal from the terminal is for all of them. Dropping this value restores the
-/// terminal. In the background the terminal has its old settings.
+/// unless others are in the foreground too (`make`, a script): they write lines of their own, and a
+/// signal from the terminal is for all of them. Restored when dropped and while in the background.
 #[derive(Debug)]
 pub struct RawTerminal(());
 
@@ -82,8 +79,8 @@ impl Drop for RawTerminal {
     }
 }
 
-/// Makes the terminal raw where it must be and is not: a shell changes the settings while the shell
-/// is in the foreground.
+/// Makes the terminal raw where it must be and is not: a shell in the foreground changes its
+/// settings.
 ///
 /// # Errors
 /// The error of `tcsetattr`.
@@ -120,8 +117,7 @@ pub fn let_go() {
     RAW.store(false, Ordering::Release);
 }
 
-/// Blocks until standard input can be read. On a terminal this needs a key press, and fastbuild in
-/// the foreground.
+/// Blocks until standard input can be read; a terminal needs a key press and the foreground.
 pub fn await_input() {
     let stdin = stdio::stdin();
     while isatty(stdin) {

@@ -27,8 +27,7 @@ impl<'a> Walk<'a> {
     /// The handle of the directory `path`.
     ///
     /// # Errors
-    /// `NotFound` or `NotADirectory` when it does not exist; an error for a link on the way, which
-    /// is never followed.
+    /// `NotFound` or `NotADirectory` when it does not exist, and an error for a link on the way.
     pub fn open(&mut self, path: &RelPath) -> io::Result<&Dir> {
         if path.is_root() {
             return Ok(self.root);
