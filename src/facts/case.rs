@@ -55,8 +55,8 @@ fn by_own_name(dir: &Path) -> Option<Case> {
         return None;
     }
     let turned = turned_around(name)?;
-    // Only a full listing, perhaps of a million names, tells whether both names exist; without it
-    // only `Kept` is certain.
+    // Only a full listing, perhaps of a million names, shows both names: so far only `Kept` is
+    // certain.
     match verdict(Ok(own), host::identity(&parent.join(&turned)), Listed::One)? {
         Case::Kept => Some(Case::Kept),
         Case::Folded => {

@@ -36,8 +36,7 @@ pub enum Ci {
     Other,
 }
 
-/// The variable that identifies each service. GitHub's comes last: other services set it too, for
-/// scripts that know only GitHub.
+/// The variable that identifies each service. GitHub's comes last: others set it for compatibility.
 const MARKS: [(&str, Ci); 13] = [
     ("GITLAB_CI", Ci::Gitlab),
     ("JENKINS_URL", Ci::Jenkins),

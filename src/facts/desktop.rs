@@ -1,5 +1,5 @@
-//! Reads from Docker Desktop's own settings how it shares this machine's files with its virtual
-//! machine. Its engine does not report this.
+//! How Docker Desktop shares files with its virtual machine, by its settings: its engine cannot
+//! tell.
 
 use serde::Serialize;
 use serde_json::Value;

@@ -2,8 +2,8 @@
 //! called, so one that hangs blocks no caller.
 //!
 //! The table is walked as the kernel does: from the root, each time to the mount on the current one
-//! that the path reaches first. So a mount hidden by another is not found, even if its mount point
-//! matches more of the path.
+//! that the path reaches first. So a mount hidden by another is not found, even if its path is
+//! longer.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -47,18 +47,17 @@ pub enum Class {
 }
 
 impl Class {
-    /// Whether each operation leaves this kernel and waits for another process or machine. False
-    /// for unknown file systems.
+    /// Whether each operation waits for another process or machine. False for unknown file systems.
     pub fn crosses(self) -> bool {
         matches!(self, Class::Fuse | Class::Network | Class::VirtualMachine)
     }
 
-    /// The class of a file system type. The source of the mount (`device`) identifies a FUSE file
-    /// system without a name of its own.
+    /// The class of a type. The mount's source (`device`) identifies a FUSE file system without a
+    /// name.
     pub fn of(kind: &str, device: &str) -> Class {
         let kind = kind.to_ascii_lowercase();
         let Some(helper) = kind.strip_prefix("fuse") else { return Class::of_kernels(&kind) };
-        // `fuse.sshfs`; with a plain `fuse`, the program is named in front of the device, if at all
+        // `fuse.sshfs`; with a plain `fuse`, `device` may begin with the program
         // (`sshfs#me@host:`).
         let helper = match helper.strip_prefix('.') {
             Some(helper) => helper.to_owned(),
@@ -109,12 +108,12 @@ impl FileSystem {
     }
 }
 
-/// The file system of `path`; `None` where it is not known. Links on the way are not followed,
-/// because that would call the file systems: use a canonical path. A relative path starts at the
-/// current directory.
+/// The file system of `path`; `None` where it is not known. Links are not followed, because that
+/// would call the file systems: use a canonical path. A relative path starts at the current
+/// directory.
 ///
 /// On Linux this reads only the kernel's table and never blocks. On macOS it calls the file system;
-/// on other systems the result is `None`.
+/// elsewhere the result is `None`.
 pub fn file_system(path: &Path) -> Option<FileSystem> {
     mounts::file_system(&std::path::absolute(path).ok()?)
 }
@@ -137,8 +136,7 @@ pub fn file_system_in(mountinfo: &[u8], path: &Path) -> Option<FileSystem> {
             None => !has_id(mount.parent) || mount.parent == mount.id,
         };
         let met = mounts.iter().filter(hangs_here).filter(|mount| path.starts_with(&mount.point));
-        // Of two mounts in one place, the later one covers the other; `min_by_key` would take the
-        // first.
+        // The later of two mounts in one place covers the other; `min_by_key` takes the first.
         match met.rev().min_by_key(|mount| mount.point.components().count()) {
             Some(next) => found = Some(next),
             None => return found.map(Mount::file_system),
@@ -174,7 +172,7 @@ struct Mount<'a> {
 
 impl Mount<'_> {
     /// `36 35 98:0 /root /point rw,noatime master:1 - ext4 /dev/sda1 rw,errors=continue`
-    /// (proc_pid_mountinfo(5)). Any number of fields may come before the lone `-`; an empty device
+    /// (proc_pid_mountinfo(5)). Before the lone `-` come any number of fields; an empty device
     /// leaves two spaces.
     fn parse(line: &[u8]) -> Option<Mount<'_>> {
         let mut fields = line.split(|&b| b == b' ');

@@ -17,8 +17,7 @@ pub struct Machine {
     pub arch: &'static str,
     /// Its kernel's release, as `uname -r` prints it; empty where it is not known.
     pub kernel: String,
-    /// Its name on the network; empty where it is not known. Left out of reports, because users
-    /// publish them.
+    /// Its name on the network; empty where not known. Not in reports, because users publish them.
     #[serde(skip)]
     pub name: String,
     /// Whether it is Linux inside Windows.
@@ -93,8 +92,7 @@ fn virtualization(wsl: Option<Wsl>) -> Virtualization {
     }
 }
 
-/// `/etc/machine-id` should not be published as it is (machine-id(5)). Without one, the machine's
-/// name is used.
+/// `/etc/machine-id` should not be published (machine-id(5)). Without one, the name is used.
 fn id(machine_id: &str, name: &str) -> String {
     let machine_id = machine_id.trim();
     let is_one = machine_id.len() == 32 && machine_id.bytes().all(|b| b.is_ascii_hexdigit());

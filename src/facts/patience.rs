@@ -3,9 +3,9 @@
 //!
 //! Such a call cannot be cancelled. On FUSE it cannot even be killed: once the file system's
 //! process has read a request, the kernel waits for the reply, and a process with a thread in such
-//! a call never ends (measured). So another process makes the call, this same program started
-//! again, and it is left behind if it blocks. It holds none of fastbuild's standard streams, so no
-//! process waits for them to be closed.
+//! a call never ends (measured). So a second process of this program makes the call, and is left
+//! behind if it blocks. It does not hold fastbuild's standard streams, so no process waits for
+//! their end.
 
 use std::{
     ffi::OsString,
@@ -71,9 +71,8 @@ fn subject(path: &Path, file_system: Option<&FileSystem>) -> String {
 }
 
 /// Looks at `path`, at the first entry of a directory, and for the project file in each directory
-/// from `path` upwards. It waits at most `limit`. After that the checking process goes on waiting
-/// until the file system answers or is unmounted. Takes some milliseconds, because it starts that
-/// process.
+/// from `path` upwards. Waits at most `limit`; the checking process waits on until the file system
+/// answers or is unmounted. Starting it takes some milliseconds.
 ///
 /// # Errors
 /// [`NoAnswer`].
@@ -127,8 +126,7 @@ fn ask_elsewhere(path: &Path, limit: Duration) -> Asked {
     }
 }
 
-/// The main function of the checking process: looks at the path in its argument and prints the
-/// result.
+/// The main function of the checking process: looks at the path and prints the result.
 ///
 /// # Errors
 /// When it does not have exactly one argument, or its output cannot be written.

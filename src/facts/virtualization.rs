@@ -73,8 +73,7 @@ pub(super) struct Evidence {
     pub(super) firmware: Vec<String>,
     /// `/sys/hypervisor/type`.
     pub(super) hypervisor_type: String,
-    /// Whether KVM runs: there is `/dev/kvm`, or one of its modules
-    /// (`/sys/module/kvm_*/parameters/nested`).
+    /// Whether KVM is there: `/dev/kvm`, or a module (`/sys/module/kvm_*/parameters/nested`).
     pub(super) has_kvm: bool,
 }
 
@@ -101,8 +100,8 @@ impl Virtualization {
         let flags = processor_flags(&evidence.cpuinfo);
         let has = |flag: &str| flags.as_ref().is_some_and(|flags| flags.contains(&flag));
         let named = named(evidence);
-        // Clouds also rent out physical machines under the same names, so the processor's flags
-        // decide where they are known.
+        // Clouds also rent out physical machines; the processor's flags decide where they are
+        // known.
         let is_guest = if flags.is_some() { has("hypervisor") } else { named.is_some() };
         if is_guest {
             let nests = has("vmx") || has("svm") || evidence.has_kvm;
