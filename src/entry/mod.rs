@@ -14,8 +14,7 @@ pub use path::RelPath;
 /// Nanoseconds in a second.
 const NANOS: i128 = 1_000_000_000;
 
-/// A time as file systems store it: seconds since 1970 (negative before), and nanoseconds within
-/// that second.
+/// A time as file systems store it: seconds since 1970 (may be negative), and nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Timestamp {
     /// Whole seconds since the epoch, rounded down.
@@ -49,8 +48,7 @@ impl Timestamp {
     }
 }
 
-/// The kind of a path. Sockets, fifos and devices have no kind here: they do not travel in either
-/// direction.
+/// The kind of a path. Sockets, fifos and devices have no kind: they do not travel either way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// A directory, empty or not.
@@ -67,9 +65,9 @@ pub enum Kind {
     },
 }
 
-/// The metadata that identifies a version of a file, from the host's file system at the time of the
-/// scan. Two equal stamps of one path mean that the file was not written between them, as far as
-/// the clock can tell (see [`Stamp::is_racy`]).
+/// Metadata from the host's file system at the time of the scan. Two equal stamps of one path mean
+/// that the file was not written between them, as far as the clock can tell (see
+/// [`Stamp::is_racy`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Stamp {
     /// Device and inode; zero where the system has none.

@@ -70,8 +70,7 @@ impl RelPath {
         }
     }
 
-    /// The rest of `self` below `base`; `None` when `self` is not below it. `base` itself gives the
-    /// root.
+    /// The rest of `self` below `base`; `None` when it is not below. `base` itself gives the root.
     pub fn strip_prefix(&self, base: &RelPath) -> Option<RelPath> {
         if base.is_root() {
             return Some(self.clone());
@@ -183,8 +182,7 @@ impl fmt::Debug for RelPath {
     }
 }
 
-/// For programs: the escaped form. It equals the path for every name without control characters or
-/// backslashes.
+/// For programs: the escaped form, equal to a path without control characters or backslashes.
 impl serde::Serialize for RelPath {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
