@@ -63,7 +63,7 @@ enum Whose {
 /// write to unless it is sticky.
 ///
 /// # Errors
-/// The system's error; [`io::ErrorKind::NotFound`] when there is none.
+/// The system's error; [`io::ErrorKind::NotFound`] when it does not exist.
 pub fn is_own(path: &Path) -> io::Result<Result<(), NotOwn>> {
     look(path, Whose::Own)
 }
