@@ -1,14 +1,15 @@
-//! A manifest -> a tar stream ([`mod@pack`]), and a tar stream -> checked entries ([`reader`]).
+//! Packs a manifest into a tar stream ([`mod@pack`]), and reads a tar stream into checked entries
+//! ([`reader`]).
 //!
-//! Both directions stream: memory grows neither with the size of files nor with their number (but for a few words per
-//! entry). Nothing here writes to a disk; the only disk access is reading sources. What a container sent is written by
-//! [`crate::outputs`], from the entries that [`reader`] has checked. The tar stream itself is the engine's business,
-//! see [`crate::engine`].
+//! Both directions stream: memory does not grow with the size of files or their number, except for
+//! a few words per entry. Only sources are read; nothing is written to a disk. [`crate::outputs`]
+//! writes what a container sent, from the entries that [`reader`] has checked. [`crate::engine`]
+//! transports the tar stream.
 //!
 //! | file | what |
 //! |---|---|
-//! | [`mod@pack`] | order of the entries, headers, hard links, the account of what was really sent |
-//! | `prefetch` | reads and hashes ahead of the stream, on several threads, inside a bounded window |
+//! | [`mod@pack`] | order of entries, headers, hard links, the record of what was really sent |
+//! | `prefetch` | reads and hashes ahead of the stream, on several threads, in a limited window |
 //! | `pax` | headers and PAX records, as bytes, both ways |
 //! | [`reader`] | the strict reader for streams from a hostile container |
 

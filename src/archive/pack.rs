@@ -1,11 +1,12 @@
-//! A manifest and its directory -> a tar stream, and the account of what was really sent.
+//! Packs a manifest and its directory into a tar stream, and records what was really sent.
 //!
-//! In: entries that a scan saw some time ago, and the tree as it is now. Out: a tar stream that is always well-formed,
-//! and [`Packed`]: what each file was when it was read, and which have to be looked at again. What is sent is what is
-//! read, never what the scan remembers: size, mode, mtime and digest of a file all come from the one open file.
+//! In: entries from an earlier scan, and the tree as it is now. Out: a tar stream that is always
+//! well-formed, and [`Packed`]: the state of each file when it was read, and which files must be
+//! looked at again. Size, mode, mtime and digest of a file all come from the one open file, never
+//! from the scan.
 //!
-//! The tree may change meanwhile; that shows in [`Packed::vanished`] and [`Packed::unstable`], and the caller sends
-//! those again. The reading itself is done by `archive/prefetch.rs`. This runs on a blocking thread.
+//! The tree may change meanwhile. [`Packed::vanished`] and [`Packed::unstable`] list such files;
+//! the caller sends them again. `archive/prefetch.rs` reads the files. Runs on a blocking thread.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -27,32 +28,32 @@ use crate::{
     tree::{Digest, Entry, Manifest, links::Groups},
 };
 
-/// What the far end is told beside the tree itself.
+/// Options of a packed stream.
 #[derive(Debug, Clone)]
 pub struct PackOptions {
-    /// Where the tree lies below the directory that the stream is unpacked in; every name and every hard-link target
-    /// begins with it. The root itself: nothing is put before the names, and `top` is not sent.
+    /// The tree's path below the directory in which the stream is unpacked; all names and hard-link
+    /// targets begin with it. If it is the root, names get no prefix and `top` is not sent.
     pub prefix: RelPath,
-    /// The owner of everything.
+    /// The owner of all entries.
     pub uid: u64,
-    /// The group of everything.
+    /// The group of all entries.
     pub gid: u64,
-    /// The directory at `prefix`; none leaves it to whoever unpacks.
+    /// The directory at `prefix`; with `None` the unpacking side creates it.
     pub top: Option<TopEntry>,
-    /// How holes of files go out.
+    /// How holes of files are sent.
     pub holes: Holes,
 }
 
 /// See [`PackOptions::holes`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holes {
-    /// They are told, and take no bytes: for [`super::Reader::with_holes`] alone.
+    /// As ranges without bytes: only [`super::Reader::with_holes`] can read this.
     Told,
-    /// As zeros, which every reader takes.
+    /// As zeros, which every reader accepts.
     Zeros,
 }
 
-/// The tree's root as an entry: sent first, so that an engine does not make it up.
+/// The tree's root as an entry. It is sent first, so that an engine does not choose its metadata.
 #[derive(Debug, Clone, Copy)]
 pub struct TopEntry {
     /// Permission bits.
@@ -64,39 +65,40 @@ pub struct TopEntry {
 /// What was sent.
 #[derive(Debug, Default)]
 pub struct Packed {
-    /// For each entry of the manifest, by index: the regular file as it went out. None for directories and symbolic
-    /// links (those go out as the manifest has them), and for files that were not selected or not sent.
+    /// For each entry of the manifest, by index: the regular file as it was sent. `None` for
+    /// directories and symbolic links (sent as in the manifest), and for files not selected or not
+    /// sent.
     pub sent: Vec<Option<Sent>>,
-    /// Indices, ascending, of files that were gone when their turn came; nothing was sent for them.
+    /// Indices, ascending, of files that no longer existed when they were read, and were not sent.
     pub vanished: Vec<usize>,
-    /// Indices, ascending, of files that have to be sent again: they changed while they were read, or are no regular
-    /// files any more (then `sent` has nothing). A name linked to such a file is among them too.
+    /// Indices, ascending, of files that must be sent again: they changed during the read, or are
+    /// no longer regular files (then `sent` is `None`). Names linked to such a file are included.
     pub unstable: Vec<usize>,
-    /// Entries and bytes of content.
+    /// Number of entries, and bytes of content.
     pub amount: Amount,
 }
 
-/// A regular file as it went out.
+/// A regular file as it was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sent {
     /// Permission bits as sent.
     pub mode: u32,
-    /// What the system said of the open file before its first byte was read; `size` is the number of bytes sent.
-    /// For a further name of a file, that file's.
+    /// The metadata of the open file before its first byte was read; `size` is the number of bytes
+    /// sent. For a further name of a file, the metadata of that file.
     pub stamp: Stamp,
-    /// Of the bytes sent. For a further name of a file, that file's.
+    /// The digest of the bytes sent. For a further name of a file, the digest of that file.
     pub digest: Digest,
 }
 
-/// Why there is no complete stream. Whatever was written of it is to be thrown away.
+/// Why there is no complete stream. The written part must be discarded.
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
-    /// A source file may not be read.
+    /// A source file may not be read (permissions).
     #[error("cannot read {path:?}: {source}; make it readable, or leave it out of the upload with --exclude")]
     Denied {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// A source file could not be read for another reason.
@@ -106,13 +108,13 @@ pub enum PackError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The stream was not taken any further.
+    /// The stream could not be written.
     #[error("the upload was cut short: {0}")]
     Write(#[source] io::Error),
-    /// There is no thread to read with.
+    /// No reading thread could be started.
     #[error("cannot start a thread that reads the sources: {0}; see the limit on processes (ulimit -u)")]
     Thread(#[source] io::Error),
     /// A reading thread ended before its work was done.
@@ -129,17 +131,17 @@ impl PackError {
     }
 }
 
-/// How much is collected before it is handed to `out`, in bytes.
+/// Bytes collected before a write to `out`.
 const CHUNK: usize = 256 << 10;
-/// How far the packing gets between two calls of `progress`.
+/// Progress between two calls of `progress`.
 const REPORT_EVERY: Amount = Amount { files: 64, bytes: 1 << 20 };
 
-/// Writes the entries of `manifest` at `indices` (in any order), read below `root`, as a tar stream into `out`, in chunks of
-/// 256 KiB or so. Hard links are made only among them: to keep a file's names together, name all of them. `progress` gets
-/// the sum so far, now and then.
+/// Writes the entries of `manifest` at `indices` (in any order), read below `root`, as a tar stream
+/// to `out`, in chunks of about 256 KiB. Hard links are made only among these entries: to keep a
+/// file's names together, pass all of them. `progress` gets the sum so far from time to time.
 ///
 /// # Errors
-/// See [`PackError`]. Files that vanish or change are no error, see [`Packed`].
+/// See [`PackError`]. Files that vanish or change are not errors, see [`Packed`].
 pub fn pack(
     root: &Path,
     manifest: &Manifest,
@@ -152,7 +154,7 @@ pub fn pack(
     let jobs = jobs(manifest, &selected);
     let window = Window::new(root, manifest, &jobs, options.holes);
     thread::scope(|scope| {
-        // Whichever way this ends, the threads must end too, or the scope never would.
+        // However this function ends, the threads must end too, or the scope would never return.
         let _closing = Closing(&window);
         start_threads(scope, &window)?;
         let fetch = |index| fetch_apart(scope, &window, index);
@@ -173,7 +175,7 @@ fn selected(manifest: &Manifest, indices: &[usize]) -> Vec<usize> {
     indices
 }
 
-/// The regular files, in order; each further name of one file is only looked at.
+/// The regular files, in order. For each further name of a file only the metadata are read.
 fn jobs(manifest: &Manifest, selected: &[usize]) -> Vec<Job> {
     let mut seen = HashSet::new();
     let mut job = |&index: &usize| {
@@ -187,8 +189,8 @@ fn jobs(manifest: &Manifest, selected: &[usize]) -> Vec<Job> {
     selected.iter().filter_map(&mut job).collect()
 }
 
-/// What two names of one file have in common; none where the system does not tell. Names that are to have different times
-/// are sent as two files.
+/// The identity of a file with several names; `None` where the system does not tell. Names that
+/// must have different times are sent as two files.
 type FileId = (u64, u64, Timestamp);
 
 fn file_id(stamp: &Stamp, entry: &Entry) -> Option<FileId> {
@@ -212,13 +214,14 @@ fn start_threads<'scope>(
         match started {
             Ok(_) => {}
             Err(error) if number == 0 => return Err(PackError::Thread(error)),
-            Err(_) => break, // fewer will do
+            Err(_) => break, // fewer threads are enough
         }
     }
     Ok(())
 }
 
-/// Reads one file out of its turn, on a thread of its own: those of the window may all wait for this very writer.
+/// Reads one file out of order, on its own thread: all threads of the window may wait for this
+/// writer.
 fn fetch_apart<'scope>(
     scope: &'scope Scope<'scope, '_>,
     window: &'scope Window<'_>,
@@ -243,7 +246,7 @@ struct Packer<'a> {
     packed: Packed,
     /// The first name under which each file with several names was sent.
     first_names: HashMap<FileId, usize>,
-    /// Used again for each header.
+    /// Reused for each header.
     blocks: Vec<u8>,
 }
 
@@ -303,7 +306,7 @@ impl<'a> Packer<'a> {
             indices.dedup();
         }
         if !self.packed.unstable.is_empty() {
-            // What is sent again is another file than the one that its other names are links to.
+            // A file that is sent again is a new file: its other names must be linked again.
             let Packed { unstable, sent, .. } = &mut self.packed;
             let before = unstable.clone();
             Groups::of(self.manifest).complete(unstable);
@@ -381,7 +384,7 @@ impl<'a> Packer<'a> {
         }
     }
 
-    /// A hard link to the name under which the same file went out, or the file itself if that one was not sent.
+    /// Sends a hard link to the name already sent for the same file; without one, the file itself.
     fn further_name(&mut self, index: usize, facts: Facts) -> Result<(), PackError> {
         let entry = &self.manifest.entries()[index];
         let first = file_id(&facts.stamp, entry).and_then(|id| self.first_names.get(&id).copied());
@@ -395,7 +398,7 @@ impl<'a> Packer<'a> {
         self.header(name.as_bytes(), EntryType::Link, target.as_bytes(), sent.mode, None, mtime)?;
         self.packed.amount.files += 1;
         self.packed.sent[index] = Some(sent);
-        // Written to since, or its number already belongs to another file: either way neither name can be believed.
+        // Written to since, or a reused inode number: both names must be sent again.
         let changed = (facts.stamp.size, facts.stamp.mtime) != (sent.stamp.size, sent.stamp.mtime);
         if changed {
             self.packed.unstable.push(first);
@@ -414,7 +417,7 @@ impl<'a> Packer<'a> {
         self.header(name.as_bytes(), EntryType::Regular, b"", mode, content, mtime)
     }
 
-    /// Pads the content to whole blocks and writes the file down.
+    /// Pads the content to whole blocks and records the file.
     fn file_sent(
         &mut self,
         index: usize,

@@ -1,8 +1,9 @@
-//! Tar headers and PAX records as bytes, both ways. Pure: no stream and no file is touched here.
+//! Encodes and decodes tar headers and PAX records. Pure: works on bytes, not on streams or files.
 //!
-//! What is written is plain ustar, with a PAX header before every entry that ustar cannot express: names over 100 bytes,
-//! large numbers, moments that are no whole second after 1970, and files with holes, which only our own reader takes. Names go out as raw bytes whether or not they are
-//! UTF-8; engines written in Go take and give them that way (tried with Docker 20.10, in both places).
+//! Entries are written as plain ustar, with a PAX header before each one that ustar cannot express:
+//! names over 100 bytes, large numbers, times that are not whole seconds after 1970, and files with
+//! holes, which only fastbuild's reader accepts. Names are sent as raw bytes, valid UTF-8 or not;
+//! engines written in Go accept and send them so (tested with Docker 20.10).
 
 use tar::{EntryType, Header};
 
@@ -11,7 +12,7 @@ use crate::{
     sys::extents::{Extents, MOST_RANGES},
 };
 
-/// The unit of a tar stream, in bytes.
+/// The block size of a tar stream, in bytes.
 pub(super) const BLOCK: u64 = 512;
 
 /// The largest value of the 12-byte fields, 11 octal digits.
@@ -19,40 +20,42 @@ const MAX_12: u64 = 0o777_7777_7777;
 /// The largest value of the 8-byte fields, 7 octal digits.
 const MAX_8: u64 = 0o777_7777;
 
-/// A record with the length of a file and where it has data, as `SIZE START END START END…`; its content is only that data.
+/// The record for a file with holes: its length and data ranges, as `SIZE START END START END…`.
+/// The entry's content is only that data.
 pub(super) const HOLES: &[u8] = b"FASTBUILD.data";
 
-/// The longest file with holes that is taken, in bytes: each of them is hashed, and costs whoever sends it nothing.
+/// The longest accepted file with holes, in bytes: holes are free for the sender, but hashed here.
 const MOST_WITH_HOLES: u64 = 16 << 40;
 
-/// How many zero bytes follow `size` bytes of content.
+/// The number of zero bytes after `size` bytes of content.
 pub(super) fn padding(size: u64) -> u64 {
     size.wrapping_neg() % BLOCK
 }
 
-/// One entry about to be written. Its name already ends with `/` when it is a directory.
+/// One entry to be written. The name of a directory already ends with `/`.
 pub(super) struct Outgoing<'a> {
     pub(super) name: &'a [u8],
     pub(super) entry_type: EntryType,
-    /// The target of a symbolic or hard link; empty for everything else.
+    /// The target of a symbolic or hard link; empty for other entries.
     pub(super) link: &'a [u8],
     pub(super) mode: u32,
     pub(super) uid: u64,
     pub(super) gid: u64,
     pub(super) size: u64,
     pub(super) mtime: Timestamp,
-    /// Where a file with holes has data, and its length.
+    /// The data ranges and the length of a file with holes.
     pub(super) holes: Option<(&'a Extents, u64)>,
 }
 
 impl Outgoing<'_> {
-    /// Appends the header blocks of this entry to `blocks`: one, or three and more where PAX records are needed.
+    /// Appends the header blocks of this entry to `blocks`: one, or three and more with PAX
+    /// records.
     pub(super) fn write_to(&self, blocks: &mut Vec<u8>) {
         let records = self.records();
         if !records.is_empty() {
             let mut header = Header::new_ustar();
             header.set_entry_type(EntryType::XHeader);
-            // As other writers do: a name that no reader uses, and that harms nobody who unpacks it as a file.
+            // As other writers do: readers ignore this name, and a file of this name does no harm.
             put(&mut header.as_old_mut().name, b"././@PaxHeader");
             set_numbers(&mut header, 0o644, 0, 0, records.len() as u64);
             header.set_mtime(0);
@@ -64,7 +67,8 @@ impl Outgoing<'_> {
         blocks.extend_from_slice(self.header().as_bytes());
     }
 
-    /// The ustar header; a value that went into a record is cut short or zero here, as Go's and GNU's writers have it.
+    /// The ustar header. A value with a PAX record is truncated or zero here, as in Go's and GNU's
+    /// writers.
     fn header(&self) -> Header {
         let mut header = Header::new_ustar();
         header.set_entry_type(self.entry_type);
@@ -123,7 +127,7 @@ fn put(field: &mut [u8; 100], bytes: &[u8]) {
     field[..len].copy_from_slice(&bytes[..len]);
 }
 
-/// `LENGTH KEY=VALUE\n`, where the length counts itself.
+/// Appends `LENGTH KEY=VALUE\n`; the length includes its own digits.
 pub(super) fn push_record(records: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     let rest = key.len() + value.len() + 3;
     let mut len = rest + digits(rest);
@@ -149,7 +153,7 @@ fn format_time(time: Timestamp) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// The value of a `mtime` record; what is finer than a nanosecond is dropped. None when it is no such value.
+/// Parses an `mtime` record; digits below a nanosecond are dropped. `None` if it is not valid.
 pub(super) fn parse_time(text: &[u8]) -> Option<Timestamp> {
     let (negative, text) = match text {
         [b'-', rest @ ..] => (true, rest),
@@ -166,7 +170,8 @@ pub(super) fn parse_time(text: &[u8]) -> Option<Timestamp> {
     Timestamp::from_nanos(if negative { -nanos } else { nanos })
 }
 
-/// The value of a [`HOLES`] record: where the file has data, and its length. None when it is no such value.
+/// Parses a [`HOLES`] record: the data ranges and the length of the file. `None` if it is not
+/// valid.
 pub(super) fn parse_holes(value: &[u8]) -> Option<(Extents, u64)> {
     let mut numbers =
         value.split(|byte| *byte == b' ').map(|text| Some(parse_decimal(text)?.cast_unsigned()));
@@ -185,7 +190,7 @@ pub(super) fn parse_holes(value: &[u8]) -> Option<(Extents, u64)> {
     (has_holes && size <= MOST_WITH_HOLES).then_some((extents, size))
 }
 
-/// Digits and nothing else, in the range of a file size.
+/// Parses digits only, in the range of a file size.
 pub(super) fn parse_decimal(text: &[u8]) -> Option<i64> {
     if text.is_empty() {
         return None;
@@ -196,10 +201,12 @@ pub(super) fn parse_decimal(text: &[u8]) -> Option<i64> {
     })
 }
 
-/// A number field of a header: octal text, or base 256 where the first bit is set. None for everything else.
+/// Parses a number field of a header: octal text, or base 256 if the first bit is set. `None` for
+/// all other values.
 ///
-/// `tar::Header`'s own accessors take a sign, and the low 8 bytes of a larger number; two readers that disagree on a
-/// size see different entries in one stream, so the fields are read here.
+/// The accessors of `tar::Header` accept a sign, and take the low 8 bytes of a larger number.
+/// Readers that disagree on a size see different entries in one stream, so the fields are parsed
+/// here.
 pub(super) fn parse_field(field: &[u8]) -> Option<i64> {
     let (&first, rest) = field.split_first()?;
     if first & 0x80 != 0 {
@@ -215,8 +222,8 @@ pub(super) fn parse_field(field: &[u8]) -> Option<i64> {
     })
 }
 
-/// The records of a PAX header's payload, each as key and value. An item of none means that the payload is malformed;
-/// nothing follows it.
+/// The records of a PAX header's payload, as key and value. An item `None` means that the payload
+/// is malformed; no item follows it.
 pub(super) fn records(mut payload: &[u8]) -> impl Iterator<Item = Option<(&[u8], &[u8])>> {
     std::iter::from_fn(move || {
         if payload.is_empty() {

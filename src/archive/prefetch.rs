@@ -1,13 +1,14 @@
 //! Reads source files ahead of the tar stream, on several threads.
 //!
-//! On a mount that crosses a virtual machine or a network, each open, stat and read is a round trip; one thread would
-//! wait for 2,000 of them in a row. So a few threads read and hash ahead, in the order of the stream, and [`Window`]
-//! bounds what they may hold by bytes. A small file is read whole, so that its header and its content agree whatever
-//! happens to it meanwhile. A large one is handed over open and flows through a short queue; what is too short is
-//! padded, what is too long is cut, and the file counts as unsteady.
+//! On a mount that crosses a virtual machine or a network, each open, stat and read is a round
+//! trip; one thread would wait for 2,000 of them in a row. So a few threads read and hash ahead, in
+//! the order of the stream, and [`Window`] limits the bytes they hold. A small file is read whole,
+//! so that its header and its content agree even if it changes meanwhile. A large file is handed
+//! over open and sent through a short queue; if its length changes, it is padded or cut, and counts
+//! as unsteady.
 //!
-//! In: jobs, in order. Out: [`Window::take`] gives one [`Fetched`] for each, in the same order. The neighbour is
-//! [`super::pack`](mod@super::pack), which writes them.
+//! In: jobs, in order. Out: [`Window::take`] gives one [`Fetched`] for each, in the same order.
+//! [`super::pack`](mod@super::pack) writes them.
 
 use std::{
     collections::VecDeque,
@@ -34,16 +35,16 @@ use crate::{
 
 /// Files up to this many bytes are read whole before their header is written.
 pub(super) const SMALL: u64 = 256 << 10;
-/// What all files that are read but not yet written may take together, in bytes.
+/// Limit for all files that are read but not written, in bytes.
 const WINDOW: u64 = 16 << 20;
-/// One piece of a large file, in bytes, and how many of them wait in its queue.
+/// The size of one piece of a large file, in bytes, and the length of its queue.
 const PIECE: usize = 256 << 10;
 const QUEUE: usize = 4;
-/// What a large file is reckoned to hold: its queue, and the piece that is being read.
+/// The cost of a large file: its queue, and the piece that is being read.
 const LARGE_COST: u64 = ((QUEUE + 1) * PIECE) as u64;
-/// What a small file takes beside its bytes: the slot, its allocation.
+/// The cost of a small file in addition to its bytes: the slot and its allocation.
 const SMALL_COST: u64 = 512;
-/// How often a small file that changes under the reader's hands is read again.
+/// How many times a small file is read while it keeps changing.
 const TRIES: usize = 3;
 const MAX_THREADS: usize = 8;
 
@@ -55,35 +56,37 @@ pub(super) struct Job {
     pub(super) task: Task,
 }
 
-/// What to do for it.
+/// The kind of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Task {
-    /// Read it.
+    /// Read the file.
     Read,
-    /// An earlier job reads the same file under another name: see whether it is still the same, else read it.
+    /// An earlier job reads the same file under another name: check that it is the same, or read
+    /// it.
     Look,
 }
 
-/// Whether a file kept still while it was read.
+/// Whether a file stayed unchanged during the read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Steadiness {
-    /// Nothing that the system tells changed between the first byte and the last.
+    /// Its metadata did not change between the first byte and the last.
     Steady,
-    /// It changed; what was read may be a mixture.
+    /// It changed; the content may be a mixture.
     Unsteady,
 }
 
-/// What became of a job.
+/// The result of a job.
 pub(super) enum Fetched {
     /// The whole file.
     Small { facts: Facts, bytes: Vec<u8>, digest: Digest, steadiness: Steadiness },
-    /// An open file, large or with holes: exactly the bytes of `extents` come in pieces, then [`Piece::End`].
+    /// An open file, large or with holes: pieces with exactly the bytes of `extents`, then
+    /// [`Piece::End`].
     Large { facts: Facts, extents: Extents, pieces: Receiver<Piece> },
-    /// Still the file that the manifest knows under an earlier name.
+    /// Still the same file as an earlier name in the manifest.
     SameFile { facts: Facts },
-    /// Nothing lies there any more.
+    /// The path no longer exists.
     Vanished,
-    /// Something that is no regular file lies there now.
+    /// The path is no longer a regular file.
     OtherKind,
     /// It could not be read.
     Failed(PackError),
@@ -92,7 +95,7 @@ pub(super) enum Fetched {
 /// A part of a large file.
 pub(super) enum Piece {
     Data(Vec<u8>),
-    /// So many bytes of a hole, which do not go out.
+    /// This many bytes of a hole, which are not sent.
     Hole(usize),
     End {
         digest: Digest,
@@ -101,22 +104,22 @@ pub(super) enum Piece {
     Failed(PackError),
 }
 
-/// The jobs, and what is fetched of them and not yet taken.
+/// The jobs, and the results that have not been taken.
 pub(super) struct Window<'a> {
     root: &'a Path,
     manifest: &'a Manifest,
     jobs: &'a [Job],
     holes: Holes,
     state: Mutex<State>,
-    /// Room was made, or the window was closed.
+    /// Signals free space, or that the window was closed.
     room: Condvar,
-    /// A slot was filled, or a thread died.
+    /// Signals a filled slot, or that a thread died.
     filled: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    /// How many jobs were taken out; the first slot is that of job `taken`.
+    /// The number of jobs taken; the first slot belongs to job `taken`.
     taken: usize,
     slots: VecDeque<Slot>,
     /// The sum of the slots' costs.
@@ -128,9 +131,9 @@ struct State {
 enum End {
     #[default]
     Open,
-    /// Nobody takes anything any more.
+    /// The writer takes no more results.
     Closed,
-    /// A reading thread panicked; the scope that joins it carries the panic on.
+    /// A reading thread panicked; the scope that joins it propagates the panic.
     Broken,
 }
 
@@ -145,12 +148,12 @@ impl<'a> Window<'a> {
         Window { root, manifest, jobs, holes, state: Mutex::default(), room, filled }
     }
 
-    /// How many threads are worth starting.
+    /// The number of threads to start.
     pub(super) fn threads(&self) -> usize {
         self.jobs.len().div_ceil(8).min(MAX_THREADS)
     }
 
-    /// One thread's work: until no job is left or the window is closed.
+    /// Runs one thread until no job is left or the window is closed.
     pub(super) fn work(&self) {
         let _alarm = Alarm(self);
         while let Some(at) = self.claim() {
@@ -159,7 +162,7 @@ impl<'a> Window<'a> {
         }
     }
 
-    /// Waits for the next job's result; call it once for each job. None when a reading thread died.
+    /// Waits for the next job's result; call it once for each job. `None` if a reading thread died.
     pub(super) fn take(&self) -> Option<Fetched> {
         let mut state = self.state();
         loop {
@@ -177,16 +180,17 @@ impl<'a> Window<'a> {
         }
     }
 
-    /// Ends all threads, whatever they wait for.
+    /// Ends all threads, including those that wait.
     pub(super) fn close(&self) {
         let mut state = self.state();
         state.end = End::Closed;
-        // With the slots go the receiving ends of the large files' queues, and with those whoever waits to fill them.
+        // Drops the receivers of the large files' queues, so threads waiting to fill one end too.
         state.slots.clear();
         self.room.notify_all();
     }
 
-    /// Fetches one file now and hands it over; returns when a large one has been taken from its queue to the end.
+    /// Fetches one file and hands it over. For a large one, it returns when its queue has been
+    /// read.
     pub(super) fn fetch(&self, index: usize, task: Task, hand_over: impl FnOnce(Fetched)) {
         let entry = &self.manifest.entries()[index];
         let path = source_file::native(self.root, &entry.path);
@@ -207,7 +211,7 @@ impl<'a> Window<'a> {
         }
     }
 
-    /// The next job, once there is room for it. The first of the window always has room.
+    /// The next job, once there is space for it. The first job of the window always has space.
     fn claim(&self) -> Option<usize> {
         let mut state = self.state();
         loop {
@@ -257,7 +261,7 @@ impl<'a> Window<'a> {
     }
 }
 
-/// Wakes the writer when a reading thread panics; otherwise it would wait for ever for that thread's slot.
+/// Wakes the writer when a reading thread panics; otherwise the writer would wait for ever.
 struct Alarm<'a, 'b>(&'a Window<'b>);
 
 impl Drop for Alarm<'_, '_> {
@@ -270,7 +274,7 @@ impl Drop for Alarm<'_, '_> {
     }
 }
 
-/// What the system says of `path` now, if it is still the file that the scan saw there.
+/// The current metadata of `path`, if it is still the file that the scan saw.
 fn same_file(path: &Path, entry: &Entry) -> Option<Facts> {
     let facts = source_file::facts_at(path).ok()?;
     let same = facts.stamp.dev == entry.stamp.dev && facts.stamp.ino == entry.stamp.ino;
@@ -282,8 +286,8 @@ enum Begun {
     Large(File, Facts, Extents),
 }
 
-/// Opens the file and reads it whole if it is small; again, up to [`TRIES`] times, while it keeps changing. It is opened
-/// anew each time: most programs change a file by putting another in its place.
+/// Opens the file, and reads it whole if it is small; again, up to [`TRIES`] times, while it
+/// changes. It is opened each time, because most programs change a file by replacing it.
 fn begin(path: &Path, holes: Holes) -> io::Result<Begun> {
     let mut tries = 1;
     loop {
@@ -312,7 +316,7 @@ fn begin(path: &Path, holes: Holes) -> io::Result<Begun> {
     }
 }
 
-/// Sends exactly as many bytes as the header announces, whatever the file has. Holes are hashed, and not sent.
+/// Sends exactly as many bytes as the header announces. Holes are hashed, but not sent.
 fn feed(mut file: File, facts: Facts, extents: &Extents, path: &Path, sender: &SyncSender<Piece>) {
     let mut hasher = Sha256::new();
     let mut left = facts.stamp.size;
@@ -337,7 +341,7 @@ fn feed(mut file: File, facts: Facts, extents: &Extents, path: &Path, sender: &S
             Ok(piece) => piece,
             Err(error) => {
                 let failed = PackError::Read { path: path.to_owned(), source: error };
-                let _ = sender.send(Piece::Failed(failed)); // nobody waits for it: they failed before
+                let _ = sender.send(Piece::Failed(failed)); // fails only after the writer failed
                 return;
             }
         };
@@ -354,12 +358,12 @@ fn feed(mut file: File, facts: Facts, extents: &Extents, path: &Path, sender: &S
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
     Flowing,
-    /// The file is shorter than it was: zeros take its place.
+    /// The file became shorter: zeros replace the missing bytes.
     Dry,
 }
 
 impl Source {
-    /// The next `len` bytes, neither more nor fewer.
+    /// Exactly the next `len` bytes.
     fn next(&mut self, file: &File, len: usize) -> io::Result<Vec<u8>> {
         let mut piece = match self {
             Source::Flowing => read_up_to(file, len)?,
@@ -373,8 +377,8 @@ impl Source {
     }
 }
 
-/// `len` bytes, or as many as there are. In one call where the system gives them all: `read_to_end` would begin with
-/// 8 KiB and ask once more at the end, and each call may be a round trip.
+/// `len` bytes, or as many as there are. One call where the system returns them all: `read_to_end`
+/// would begin with 8 KiB and call again at the end, and each call may be a round trip.
 fn read_up_to(mut file: &File, len: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; len];
     let mut filled = 0;

@@ -1,18 +1,20 @@
-//! A tar stream from a hostile container -> checked entries.
+//! Reads a tar stream from a hostile container into checked entries.
 //!
-//! In: bytes. Out: entries whose paths are [`RelPath`]s (so none can leave the output), with their data as a reader
-//! that cannot run past the entry. Whatever two tar readers could understand differently is refused, with an error that
-//! names the entry: a stream that says one thing here and another elsewhere is how content is smuggled. Nothing is
-//! guessed, repaired or skipped. `tar::Archive` is not used: it takes PAX records of any size into memory, prefers
-//! leniency, and reads sparse files. Files with holes come in one form only, and only where they are asked for ([`Reader::with_holes`]).
+//! In: bytes. Out: entries whose paths are [`RelPath`]s (so they cannot leave the output), with a
+//! reader for their data that cannot read past the entry. Input that two tar readers could
+//! understand differently is refused, with an error that names the entry: it can smuggle content.
+//! Nothing is guessed, repaired or skipped. `tar::Archive` is not used: it takes PAX records of any
+//! size into memory, is lenient, and reads sparse files. Files with holes have only one form here,
+//! only with [`Reader::with_holes`].
 //!
-//! Memory is bounded by three names or PAX headers of 1 MiB, whatever the stream says. What the entries mean together
-//! (one path twice, a file below a file, a hard link to nothing) is for [`crate::outputs`], which knows the disk.
+//! Memory is limited to three names or PAX headers of 1 MiB, whatever the stream contains.
+//! [`crate::outputs`], which knows the disk, checks the entries as a whole (one path twice, a file
+//! below a file, a hard link to a missing file).
 //!
-//! What engines send was looked at with Docker 20.10: ustar headers, PAX `path`, `linkpath`, `uid`, `gid`, moments in
-//! whole seconds, modes with the file type in their upper bits, hard links without data, and exactly two zero blocks at
-//! the end. `GET ?path=/a/b` gives names that begin with `b/` (or are `b`, for a file or a link); `GET ?path=/a/b/.`
-//! gives `./` and `./x`.
+//! What engines send, as seen with Docker 20.10: ustar headers, PAX `path`, `linkpath`, `uid`,
+//! `gid`, times in whole seconds, modes with the file type in their upper bits, hard links without
+//! data, and exactly two zero blocks at the end. `GET ?path=/a/b` gives names that begin with `b/`
+//! (or are `b`, for a file or a link); `GET ?path=/a/b/.` gives `./` and `./x`.
 
 use std::{
     fmt,
@@ -34,17 +36,17 @@ use crate::{
 /// How the names of a stream relate to the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Naming {
-    /// Every name begins with one and the same component, which stands for the output itself: `_site/…`. The first
-    /// entry fixes it.
+    /// Every name begins with the same component, which stands for the output itself: `_site/…`.
+    /// The first entry determines it.
     Prefixed,
-    /// Names are relative to the output: `.` and `./x`, or plainly `x`.
+    /// Names are relative to the output: `.` and `./x`, or just `x`.
     Contents,
 }
 
-/// What a stream may amount to.
+/// Limits for a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Entries of any kind.
+    /// Number of entries of any kind.
     pub entries: u64,
     /// Bytes of content and of extended headers, as declared.
     pub bytes: u64,
@@ -53,17 +55,18 @@ pub struct Limits {
 /// One checked entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Incoming {
-    /// Where it belongs below the output; the root is the output itself.
+    /// Its path below the output; the root is the output itself.
     pub path: RelPath,
-    /// What it is.
+    /// Its kind.
     pub kind: IncomingKind,
-    /// Permission bits, `0o777` at most: set-uid, set-gid and sticky bits cross only with [`Reader::believing`].
+    /// Permission bits, `0o777` at most; set-uid, set-gid and sticky only with
+    /// [`Reader::believing`].
     pub mode: u32,
     /// Last change.
     pub mtime: Timestamp,
 }
 
-/// What an entry is.
+/// The kind of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IncomingKind {
     /// A directory.
@@ -75,27 +78,27 @@ pub enum IncomingKind {
     },
     /// A symbolic link.
     Symlink {
-        /// Its target, as it is: wherever it points, it is never followed. Not empty, without NUL.
+        /// Its target, unchanged and never followed. Not empty, without NUL.
         target: Box<[u8]>,
     },
     /// Another name of a file.
     HardLink {
-        /// The other name, below the same output; neither the output itself nor this entry.
+        /// The other name, below the same output; not the output itself and not this entry.
         target: RelPath,
     },
-    /// Something that does not cross.
+    /// A special file, which does not travel.
     Special(Special),
 }
 
-/// Why a stream was not read to its end. Nothing of it can be believed from here on.
+/// Why a stream was not read to its end. Nothing after this point can be trusted.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The connection failed.
     #[error("the products stopped coming after {offset} bytes: {source}")]
     Io {
-        /// Bytes read before.
+        /// Bytes read so far.
         offset: u64,
-        /// What the connection said.
+        /// The error of the connection.
         source: io::Error,
     },
     /// The stream ended before its end mark.
@@ -104,28 +107,28 @@ pub enum ReadError {
          see whether the engine and the container are still there"
     )]
     Truncated {
-        /// Bytes read before.
+        /// Bytes read so far.
         offset: u64,
     },
-    /// The end mark is not followed by zeros alone.
+    /// The end mark is followed by other bytes than zeros.
     #[error(
         "there is more behind the end of the archive, from byte {offset} on; its sender cannot be trusted"
     )]
     BehindEnd {
-        /// Bytes read before.
+        /// Bytes read so far.
         offset: u64,
     },
-    /// An entry that is not taken.
+    /// An entry that is refused.
     #[error("entry {number} of the products, {name}, is refused: {why}")]
     Refused {
-        /// From 1.
+        /// The number of the entry, from 1.
         number: u64,
         /// Its name as far as it is known.
         name: EntryName,
         /// What is wrong with it.
         why: Refusal,
     },
-    /// [`Limits::entries`].
+    /// More entries than [`Limits::entries`].
     #[error(
         "the products have more than {limit} entries; \
          name only what is needed with -o, or leave the rest out"
@@ -134,25 +137,25 @@ pub enum ReadError {
         /// The limit.
         limit: u64,
     },
-    /// [`Limits::bytes`].
+    /// More bytes than [`Limits::bytes`].
     #[error(
         "with entry {number}, {name}, the products would be larger than {limit} bytes; \
          name only what is needed with -o, or leave the rest out"
     )]
     TooManyBytes {
-        /// From 1.
+        /// The number of the entry, from 1.
         number: u64,
         /// Its name as far as it is known.
         name: EntryName,
         /// The limit.
         limit: u64,
     },
-    /// The caller went on after an error.
+    /// The caller continued after an error.
     #[error("the products were read on after an error; this is a bug in fastbuild")]
     AfterError,
 }
 
-/// An entry's name for people: escaped, and not longer than a line or two.
+/// An entry's name for messages: escaped and shortened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntryName(Box<[u8]>);
 
@@ -176,19 +179,19 @@ impl fmt::Display for EntryName {
 /// What is wrong with an entry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// The header's bytes and their sum differ.
+    /// The header's checksum is wrong.
     #[error("the checksum of its header is wrong")]
     Checksum,
-    /// A field that is no number, or one that is out of range.
+    /// A field that is not a number or is out of range.
     #[error("its {0} is not a valid number")]
     Number(&'static str),
-    /// A type that does not cross and that engines do not send: sparse files, volume headers, unknown ones.
+    /// An unsupported type that engines do not send: sparse files, volume headers, unknown ones.
     #[error("its type '{}' is not supported", .0.escape_ascii())]
     Type(u8),
-    /// PAX records that make a file sparse, other than [`Reader::with_holes`] takes.
+    /// PAX records that make a file sparse, except those of [`Reader::with_holes`].
     #[error("it is a sparse file, in a format that is not supported")]
     Sparse,
-    /// Two sizes that differ.
+    /// Two different sizes.
     #[error("its header says {header} bytes, its PAX record {record}")]
     SizeConflict {
         /// In the header.
@@ -196,34 +199,34 @@ pub enum Refusal {
         /// In the PAX record.
         record: u64,
     },
-    /// Something other than a regular file that claims to have content.
+    /// An entry with content that is not a regular file.
     #[error("it is not a regular file, but has {0} bytes of content")]
     ContentOfNoFile(u64),
-    /// An extended header or long name that is not taken into memory.
+    /// An extended header or long name that is too long.
     #[error("its extended header of {0} bytes is too long")]
     ExtensionTooLong(u64),
-    /// PAX records that break their own format, or name one thing twice.
+    /// PAX records with invalid format or with a repeated key.
     #[error("its PAX header is malformed")]
     MalformedPax,
-    /// A long name without a name in it.
+    /// A long name that contains no name.
     #[error("its long-name header is malformed")]
     MalformedLongName,
     /// More extended headers than one entry can have.
     #[error("it has several extended headers where only one is allowed")]
     ExtensionTwice,
-    /// An extended header and nothing that it belongs to.
+    /// An extended header without an entry.
     #[error("it is an extended header that no entry follows")]
     ExtensionAlone,
-    /// A global header that would rename or resize all that follows.
+    /// A global header that would rename or resize all entries after it.
     #[error("it is a global header that would change names or sizes")]
     GlobalHeader,
-    /// No name.
+    /// An empty name.
     #[error("its name is empty")]
     EmptyName,
-    /// A name that could lead elsewhere.
+    /// A name that could lead outside of the output.
     #[error("its name is not taken: {0}")]
     Name(#[source] BadPath),
-    /// A name beside the output.
+    /// A name outside of the output.
     #[error("its name does not lie in the output")]
     OutsideName,
     /// A path of more than 64 KiB.
@@ -232,10 +235,10 @@ pub enum Refusal {
     /// A path of more than 1,000 components.
     #[error("its path is too deep")]
     NameTooDeep,
-    /// A hard-link target that could lead elsewhere.
+    /// A hard-link target that could lead outside of the output.
     #[error("the target of the hard link is not taken: {0}")]
     LinkTarget(#[source] BadPath),
-    /// A hard-link target beside the output.
+    /// A hard-link target outside of the output.
     #[error("the target of the hard link does not lie in the output")]
     OutsideLinkTarget,
     /// A hard link to itself or to the output as a whole.
@@ -249,24 +252,25 @@ pub enum Refusal {
 const MAX_EXTENSION: u64 = 1 << 20;
 const MAX_NAME: usize = 64 << 10;
 const MAX_DEPTH: usize = 1000;
-/// How many zeros may follow the end mark. GNU tar fills up to its record size, 10 KiB by default and 1 MiB at most.
+/// The maximum number of zeros after the end mark. GNU tar pads to 10 KiB by default, 1 MiB at
+/// most.
 const MAX_TAIL: u64 = 2 << 20;
 
-/// Reads one stream. After an error only errors come.
+/// Reads one stream. After an error it returns only errors.
 #[derive(Debug)]
 pub struct Reader<R> {
     stream: BufReader<R>,
     naming: Naming,
     limits: Limits,
-    /// With [`Naming::Prefixed`], from the first entry on.
+    /// With [`Naming::Prefixed`], set by the first entry.
     prefix: Option<Box<[u8]>>,
     entries: u64,
     bytes: u64,
     offset: u64,
-    /// Content of the current entry that was not read yet, and the zeros behind it.
+    /// Unread content of the current entry, and its padding.
     data_left: u64,
     padding_left: u64,
-    /// Where the current entry has content, its length, and how much of that was read.
+    /// The data ranges of the current entry, its length, and the bytes read so far.
     extents: Extents,
     size: u64,
     at: u64,
@@ -283,7 +287,7 @@ enum Progress {
     Broken,
 }
 
-/// What extended headers said of the entry that follows them.
+/// The data of extended headers for the entry that follows them.
 #[derive(Debug, Default)]
 struct Extensions {
     pax: Option<Pax>,
@@ -291,7 +295,7 @@ struct Extensions {
     long_link: Option<Vec<u8>>,
 }
 
-/// The PAX records that matter here.
+/// The relevant PAX records.
 #[derive(Debug, Default)]
 struct Pax {
     path: Option<Vec<u8>>,
@@ -302,7 +306,7 @@ struct Pax {
 }
 
 impl<R: Read> Reader<R> {
-    /// Reads from `stream`, which may hand out pieces of any size.
+    /// Reads from `stream`, which may return pieces of any size.
     pub fn new(stream: R, naming: Naming, limits: Limits) -> Reader<R> {
         Reader {
             stream: BufReader::with_capacity(64 << 10, stream),
@@ -324,26 +328,26 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// Takes what a sender may do that is no stranger, as a workspace's client is: set-uid, set-gid and sticky bits
-    /// cross, and trees are as deep as they are. The form is judged as strictly as ever.
+    /// Accepts more from a trusted sender, as a workspace's client is: set-uid, set-gid and sticky
+    /// bits, and trees of any depth. The format is checked as strictly as without it.
     #[must_use]
     pub fn believing(self) -> Reader<R> {
         Reader { mode_mask: 0o7777, max_depth: usize::MAX, ..self }
     }
 
-    /// Takes files with holes as [`super::pack::Holes::Told`] sends them.
+    /// Accepts files with holes in the form of [`super::pack::Holes::Told`].
     #[must_use]
     pub fn with_holes(self) -> Reader<R> {
         Reader { holes: Holes::Told, ..self }
     }
 
-    /// Where the entry that came last has data. Not known of streams in which holes travel as zeros.
+    /// The data ranges of the last entry. Not known for streams in which holes travel as zeros.
     pub fn extents(&self) -> Extents {
         self.extents.clone()
     }
 
-    /// The next entry; content of the one before that was not read is skipped. None once the stream has ended as it
-    /// must; then it is read to its last byte.
+    /// The next entry; unread content of the one before is skipped. `None` after a valid end of the
+    /// stream, which is then read to its last byte.
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -358,9 +362,9 @@ impl<R: Read> Reader<R> {
         Ok(entry)
     }
 
-    /// The content of the entry that [`Reader::next_entry`] gave last: exactly as many bytes as its size says. A stream
-    /// that ends before that gives an error of kind `UnexpectedEof` with a [`ReadError`] in it. Empty for everything
-    /// but files.
+    /// The content of the last entry from [`Reader::next_entry`]: exactly as many bytes as its size
+    /// says. If the stream ends early, the error has the kind `UnexpectedEof` and contains a
+    /// [`ReadError`]. Empty for entries other than files.
     pub fn data(&mut self) -> Data<'_, R> {
         Data(self)
     }
@@ -465,12 +469,12 @@ impl<R: Read> Reader<R> {
             return Err(Refusal::ContentOfNoFile(size));
         }
         let mode = pax::parse_field(&header.as_old().mode).ok_or(Refusal::Number("mode"))?;
-        // The masked value is in range whatever the field says.
+        // The masked value is always in range.
         let mode = u32::try_from(mode & self.mode_mask).map_err(|_| Refusal::Number("mode"))?;
         Ok(Incoming { path, kind, mode, mtime: extensions.mtime(header)? })
     }
 
-    /// Where a name belongs.
+    /// The path of a name below the output.
     fn place(&mut self, name: &[u8], slash: Slash) -> Result<RelPath, NotTaken> {
         if name.is_empty() {
             return Err(NotTaken::Empty);
@@ -493,7 +497,7 @@ impl<R: Read> Reader<R> {
         if path.components().count() > self.max_depth {
             return Err(NotTaken::TooDeep);
         }
-        // Only what stands for the output itself may have an empty path: `./` of a file would be one, too.
+        // Only the output itself may have an empty path, but `./` of a file would have one too.
         let names_root = self.naming == Naming::Prefixed || slash == Slash::Allowed;
         if path.is_root() && !names_root { Err(NotTaken::Empty) } else { Ok(path) }
     }
@@ -524,7 +528,7 @@ impl<R: Read> Reader<R> {
         Ok(())
     }
 
-    /// Behind the first of the two zero blocks: the second one, then zeros or nothing.
+    /// Called after the first of the two zero blocks: reads the second one, then zeros to the end.
     fn end(&mut self) -> Result<(), ReadError> {
         if self.block()?.iter().any(|&byte| byte != 0) {
             return Err(ReadError::BehindEnd { offset: self.offset - BLOCK });
@@ -585,7 +589,7 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// The number of the entry at hand, also while its extended headers are read.
+    /// The number of the current entry, also while its extended headers are read.
     fn number(&self) -> u64 {
         self.entries.max(1)
     }
@@ -637,7 +641,8 @@ impl<R: Read> Read for Data<'_, R> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Slash {
     Allowed,
-    /// Some readers make a directory of whatever has one; so nothing else may.
+    /// Some readers treat any name with a final slash as a directory, so only directories may have
+    /// one.
     Refused,
 }
 
@@ -647,7 +652,7 @@ impl Slash {
     }
 }
 
-/// What is wrong with a name, be it an entry's or a hard link's target.
+/// What is wrong with the name of an entry or the target of a hard link.
 enum NotTaken {
     Empty,
     TooLong,
@@ -689,8 +694,8 @@ impl Extensions {
         self.pax.is_some() || self.long_name.is_some() || self.long_link.is_some()
     }
 
-    /// An entry has either one PAX header, or a long name and a long link at most; what both would say together differs
-    /// from reader to reader. A global header does not stand between an extended header and its entry.
+    /// An entry has one PAX header, or at most one long name and one long link; readers differ on
+    /// combinations. A global header may not come between an extended header and its entry.
     fn has_room_for(&self, kind: u8) -> bool {
         match kind {
             b'L' => self.pax.is_none() && self.long_name.is_none(),
@@ -707,7 +712,7 @@ impl Extensions {
         self.pax.as_ref().and_then(|pax| pax.linkpath.as_deref()).or(self.long_link.as_deref())
     }
 
-    /// Writers that put a size into a record leave the header's zero, or repeat it in base 256.
+    /// Writers with a size record leave zero in the header, or repeat the size in base 256.
     fn size(&self, header: &Header) -> Result<u64, Refusal> {
         let in_header = header_size(header)?;
         match self.pax.as_ref().and_then(|pax| pax.size) {
@@ -719,7 +724,7 @@ impl Extensions {
         }
     }
 
-    /// Where the entry has content, of which so many bytes follow, and how long it is.
+    /// The data ranges and the length of the entry, which is followed by `data` bytes.
     fn extents(&self, data: u64, holes: Holes) -> Result<(Extents, u64), Refusal> {
         match (self.pax.as_ref().and_then(|pax| pax.holes.clone()), holes) {
             (None, Holes::Told) => Ok((Extents::whole(data), data)),
@@ -739,7 +744,7 @@ impl Extensions {
 }
 
 impl Pax {
-    /// Engines write each record once, and none that is empty; other streams are not trusted to mean what they say.
+    /// Engines write each record once and none with an empty value; other streams are refused.
     fn parse(payload: &[u8]) -> Result<Pax, Refusal> {
         let mut found = Pax::default();
         for record in pax::records(payload) {
@@ -759,7 +764,7 @@ impl Pax {
         Ok(found)
     }
 
-    /// Comments and the like are ignored in a global header; a name or a size for all that follows makes no sense.
+    /// A global header may have comments and the like, but not a name or size for all entries.
     fn harmless_for_all(self) -> Result<(), Refusal> {
         let harmless =
             self.path.is_none() && self.linkpath.is_none() && self.size.is_none() && self.holes.is_none();
@@ -779,7 +784,7 @@ fn size_value(value: &[u8]) -> Result<u64, Refusal> {
     pax::parse_decimal(value).and_then(|size| u64::try_from(size).ok()).ok_or(Refusal::Number("size"))
 }
 
-/// GNU's `L` and `K`: a name with a NUL behind it.
+/// GNU's `L` and `K`: a name followed by NUL.
 fn long_name(mut payload: Vec<u8>) -> Result<Vec<u8>, Refusal> {
     let end = payload.iter().position(|&byte| byte == 0).unwrap_or(payload.len());
     let only_zeros_behind = payload[end..].iter().all(|&byte| byte == 0);
@@ -801,7 +806,7 @@ fn header_size(header: &Header) -> Result<u64, Refusal> {
         .ok_or(Refusal::Number("size"))
 }
 
-/// The sum of the header's bytes, its own field taken as blanks.
+/// The sum of the header's bytes, with spaces in place of the checksum field.
 fn verify_checksum(header: &Header) -> Result<(), Refusal> {
     let bytes = header.as_bytes();
     let sum = |bytes: &[u8]| bytes.iter().map(|&byte| i64::from(byte)).sum::<i64>();

@@ -1,4 +1,4 @@
-//! What goes through both directions, and what must not come through the second one.
+//! Valid streams through both directions, and invalid streams that the reader must refuse.
 
 use std::{
     collections::BTreeMap,
@@ -35,7 +35,7 @@ fn path(text: impl AsRef<[u8]>) -> RelPath {
     RelPath::new(text.as_ref()).unwrap()
 }
 
-/// Trees of a real disk through both directions. Unix only: names in odd bytes, links and modes are its own.
+/// Trees on a real disk through both directions. Unix only, because of odd names, links and modes.
 #[cfg(unix)]
 mod round_trip {
     use std::{
@@ -73,7 +73,7 @@ mod round_trip {
         root.join(OsStr::from_bytes(name))
     }
 
-    /// What a scan would find.
+    /// The result of a scan.
     fn scan(root: &Path) -> Manifest {
         let mut entries = Vec::new();
         let mut open = vec![RelPath::root()];
@@ -119,7 +119,7 @@ mod round_trip {
         (packed, stream)
     }
 
-    /// The entries of a stream of ours, with the prefix taken off.
+    /// The entries of a stream that fastbuild packed, without the prefix.
     fn unpacked(stream: &[u8]) -> BTreeMap<RelPath, (Incoming, Vec<u8>)> {
         let mut entries = BTreeMap::new();
         let prefix = path("app src");
@@ -138,7 +138,7 @@ mod round_trip {
         crate::tree::Digest(sha2::Sha256::digest(data).into())
     }
 
-    /// Each entry came as the manifest has it, each file as the disk has it.
+    /// Each entry equals the manifest's, and each file equals the one on the disk.
     fn assert_same(root: &Path, manifest: &Manifest, packed: &Packed, stream: &[u8]) {
         let mut found = unpacked(stream);
         let (top, _) = found.remove(&RelPath::root()).unwrap();
@@ -217,7 +217,7 @@ mod round_trip {
             6 => 0_usize..2000,
             2 => prop::sample::select([511, 512, 513, 262_143, 262_144, 262_145, 700_000].as_slice()),
         ];
-        // The owner must be able to read, for tests that do not run as root.
+        // The owner must have read access, because tests may run as another user than root.
         let mode = (0_u32..0o10000).prop_map(|mode| mode | 0o400);
         let secs = prop_oneof![3 => 0_i64..4_000_000_000, 1 => -4_000_i64..0];
         let nanos = prop_oneof![Just(0), 0_u32..1_000_000_000];
@@ -235,7 +235,7 @@ mod round_trip {
         ]
     }
 
-    /// Puts things into the tree; one whose name is taken already is left out.
+    /// Creates entries in the tree; one whose name already exists is left out.
     fn make(root: &Path, things: &[(prop::sample::Index, Vec<u8>, Make)]) {
         let mut directories = vec![root.to_owned()];
         let mut files: Vec<PathBuf> = Vec::new();
@@ -279,7 +279,7 @@ mod round_trip {
         }
     }
 
-    /// A tree with one of everything that is hard to send.
+    /// A tree with one entry of each kind that is hard to send.
     fn odd_tree() -> TempDir {
         let root = TempDir::new().unwrap();
         let at = |name: &[u8]| below(root.path(), name);
@@ -319,7 +319,7 @@ mod round_trip {
 
         let there = scan(&target.path().join("home/app src"));
         let told = |entry: &Entry| {
-            // A link's own time does not cross everywhere.
+            // The time of a link is not kept everywhere.
             let mtime = if matches!(entry.kind, Kind::Symlink { .. }) { TOP.mtime } else { entry.mtime };
             (entry.path.clone(), entry.kind.clone(), entry.mode, mtime, entry.links)
         };
@@ -429,7 +429,7 @@ mod round_trip {
             fs::hard_link(at("a"), at(name)).unwrap();
         }
         let manifest = scan(root.path());
-        // As an editor saves: the name now belongs to another file.
+        // Saved as an editor does: the name now belongs to another file.
         fs::write(at("b.new"), "edited").unwrap();
         fs::rename(at("b.new"), at("b")).unwrap();
         fs::remove_file(at("a")).unwrap();
@@ -443,7 +443,7 @@ mod round_trip {
         assert_eq!(packed.sent[3], packed.sent[2]);
     }
 
-    /// Does something to the tree when so many bytes have come.
+    /// Changes the tree when this many bytes have come.
     struct Meddler<F> {
         stream: Vec<u8>,
         after: usize,
@@ -469,7 +469,7 @@ mod round_trip {
     /// Entries and their content, by path.
     type Found = BTreeMap<RelPath, (Incoming, Vec<u8>)>;
 
-    /// Packs two large files, and changes the first one in the middle of it.
+    /// Packs two large files, and changes the first one in the middle of the transfer.
     fn meddled(meddle: impl FnOnce(fs::File)) -> (u64, Packed, Found) {
         let root = TempDir::new().unwrap();
         let size = 8 << 20;
@@ -511,7 +511,7 @@ mod round_trip {
         (0..30).for_each(|n| fs::write(at(&format!("large{n:02}")), vec![7; 300_000]).unwrap());
         fs::hard_link(at("a"), at("z")).unwrap();
         let manifest = scan(root.path());
-        // "b" is out by then, and "z" not looked at yet.
+        // "b" is already sent, and "z" is not read.
         let edit = || fs::write(at("a"), "edited").unwrap();
         let mut out = Meddler { stream: Vec::new(), after: 1 << 20, meddle: Some(edit) };
         let packed = pack(root.path(), &manifest, &all_of(&manifest), &options(), &mut out, &|_| {}).unwrap();
@@ -607,7 +607,7 @@ mod round_trip {
 
     #[test]
     fn an_unreadable_file_is_named_with_the_way_out() {
-        // Made by hand: root, whom the tests may run as, may read everything.
+        // Constructed by hand: the tests may run as root, who may read everything.
         let denied = PackError::unreadable("/tree/k\u{e9}y\n".into(), io::ErrorKind::PermissionDenied.into());
         assert!(matches!(denied, PackError::Denied { .. }));
         let broken = PackError::unreadable("/tree/k\u{e9}y\n".into(), io::ErrorKind::TimedOut.into());
@@ -647,7 +647,7 @@ mod hostile {
 
     use super::*;
 
-    /// One entry of a made-up stream; everything can be overridden, right or wrong.
+    /// One entry of a generated stream; every field can be overridden, also with invalid values.
     struct Raw {
         kind: u8,
         name: Vec<u8>,
@@ -674,7 +674,7 @@ mod hostile {
             self.with(|_| {})
         }
 
-        /// With the header changed before its sum is made.
+        /// With the header changed before its checksum is computed.
         fn with(&self, change: impl FnOnce(&mut tar::Header)) -> Vec<u8> {
             let mut header = tar::Header::new_ustar();
             header.as_old_mut().name[..self.name.len()].copy_from_slice(&self.name);
@@ -1015,7 +1015,7 @@ mod hostile {
         assert_eq!(reader.next_entry().unwrap(), None);
     }
 
-    /// A stream with one of everything, for mutations.
+    /// A stream with one entry of each kind, for mutations.
     fn valid() -> Vec<u8> {
         stream(&[
             raw(b'5', "out/").bytes(),
@@ -1029,7 +1029,7 @@ mod hostile {
         ])
     }
 
-    /// The same for who takes holes.
+    /// The same for readers that accept holes.
     fn valid_with_holes() -> Vec<u8> {
         stream(&[
             raw(b'5', "out/").bytes(),
@@ -1061,7 +1061,7 @@ mod hostile {
         }
     }
 
-    /// Makes the checksums right again, so that mutations get past them.
+    /// Corrects the checksums, so that mutations get past that check.
     fn mend(bytes: &mut [u8]) {
         for block in bytes.as_chunks_mut::<512>().0 {
             if block[257..262] == *b"ustar" {

@@ -1,4 +1,4 @@
-//! Paths of this machine: between bytes and [`Path`], and to where a target really lies.
+//! Paths of this machine: conversion between bytes and [`Path`], and resolution of links.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -10,8 +10,8 @@ use fs_err as fs;
 
 use super::RelPath;
 
-/// `relative`, a path below some directory, as a tree's path; `None` where the system's paths are not bytes and this one
-/// is no text.
+/// `relative`, a path below some directory, as a tree's path; `None` where the system's paths are
+/// not bytes and this one is not valid Unicode.
 pub(crate) fn to_rel_path(relative: &Path) -> Option<RelPath> {
     let mut path = RelPath::root();
     for component in relative.components() {
@@ -21,18 +21,18 @@ pub(crate) fn to_rel_path(relative: &Path) -> Option<RelPath> {
     Some(path)
 }
 
-/// The place below `source` where fastbuild was started; the root itself when that lies elsewhere, or has a name that no
-/// tree has.
+/// The path below `source` where fastbuild was started; the root if it was started elsewhere, or if
+/// the path cannot be in a tree.
 pub(crate) fn below(source: &Path, started_in: &Path) -> RelPath {
     started_in.strip_prefix(source).ok().and_then(to_rel_path).unwrap_or_default()
 }
 
-/// `path` below `base`; `None` where it is a name that this system cannot hold.
+/// `path` below `base`; `None` if this system cannot have such a name.
 pub fn join(base: &Path, path: &RelPath) -> Option<PathBuf> {
     path.components().try_fold(base.to_owned(), |joined, name| Some(joined.join(from_bytes(name)?)))
 }
 
-/// Divides at the byte `at`, which must be ASCII, and drops it.
+/// Splits at the byte `at`, which must be ASCII, and drops that byte.
 pub(crate) fn split_at_byte(text: &OsStr, at: usize) -> Option<(OsString, OsString)> {
     let bytes = to_bytes(text)?;
     Some((from_bytes(bytes.get(..at)?)?, from_bytes(bytes.get(at + 1..)?)?))
@@ -60,11 +60,11 @@ fn from_bytes(bytes: &[u8]) -> Option<OsString> {
     str::from_utf8(bytes).ok().map(OsString::from)
 }
 
-/// Where `path`, which is absolute, really lies: links among its directories are followed, its last component is not,
-/// and what does not exist yet is taken as written. `None` when it has no last component.
+/// Resolves `path`, which is absolute: links in its directories are followed, its last component is
+/// not, and components that do not exist are kept as written. `None` without a last component.
 ///
 /// # Errors
-/// When one of its directories is something else, or may not be looked into.
+/// When one of its directories is not a directory, or may not be entered.
 pub(crate) fn settle(path: &Path) -> io::Result<Option<PathBuf>> {
     let mut settled = PathBuf::new();
     let mut components = path.components().peekable();
@@ -72,7 +72,7 @@ pub(crate) fn settle(path: &Path) -> io::Result<Option<PathBuf>> {
         match component {
             Component::Prefix(_) | Component::RootDir => settled.push(component),
             Component::CurDir => {}
-            // Behind a directory that is resolved, its parent is where `..` leads.
+            // The directory before it is already resolved, so `..` is its parent.
             Component::ParentDir => {
                 settled.pop();
             }

@@ -1,5 +1,5 @@
-//! What file systems and trees have in common: paths, kinds, times and stamps. Plain data; the lowest floor beside
-//! [`crate::text`].
+//! Types shared by file systems and trees: paths, kinds, times and stamps. Plain data; the lowest
+//! layer, like [`crate::text`].
 
 #[cfg(feature = "client")]
 pub mod host_path;
@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 
 pub use path::RelPath;
 
-/// In a second.
+/// Nanoseconds in a second.
 const NANOS: i128 = 1_000_000_000;
 
-/// A moment as file systems keep it: seconds since 1970 (negative before), and nanoseconds within that second.
+/// A time as file systems store it: seconds since 1970 (may be negative), and nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Timestamp {
     /// Whole seconds since the epoch, rounded down.
@@ -29,13 +29,13 @@ impl Timestamp {
         i128::from(self.secs) * NANOS + i128::from(self.nanos)
     }
 
-    /// What [`Timestamp::as_nanos`] gave; none for a moment that is too far away.
+    /// The reverse of [`Timestamp::as_nanos`]; `None` if the seconds do not fit in 64 bits.
     pub fn from_nanos(nanos: i128) -> Option<Timestamp> {
         let secs = i64::try_from(nanos.div_euclid(NANOS)).ok()?;
         Some(Timestamp { secs, nanos: u32::try_from(nanos.rem_euclid(NANOS)).ok()? })
     }
 
-    /// The moment that lies `span` before this one.
+    /// The time `span` before this one.
     pub fn before_by(self, span: Duration) -> Timestamp {
         let secs = self.secs.saturating_sub_unsigned(span.as_secs());
         match self.nanos.checked_sub(span.subsec_nanos()) {
@@ -48,7 +48,7 @@ impl Timestamp {
     }
 }
 
-/// What a path is. Sockets, fifos and devices are no kind: they do not travel, in either direction.
+/// The kind of a path. Sockets, fifos and devices have no kind: they do not travel either way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// A directory, empty or not.
@@ -65,8 +65,9 @@ pub enum Kind {
     },
 }
 
-/// What the host's file system said of a file at the time of the scan. Two equal stamps of one path mean that nobody
-/// wrote to it between, as far as the clock can tell (see [`Stamp::is_racy`]).
+/// Metadata from the host's file system at the time of the scan. Two equal stamps of one path mean
+/// that the file was not written between them, as far as the clock can tell (see
+/// [`Stamp::is_racy`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Stamp {
     /// Device and inode; zero where the system has none.
@@ -77,20 +78,20 @@ pub struct Stamp {
     pub size: u64,
     /// Last change of the content.
     pub mtime: Timestamp,
-    /// Last change of content or metadata; on systems without one, equal to `mtime`.
+    /// Last change of content or metadata; equal to `mtime` on systems without it.
     pub ctime: Timestamp,
 }
 
 impl Stamp {
-    /// Whether an edit could hide behind this stamp: the file was changed so close to `looked_at` that another write
-    /// in the same tick of the file system's clock would have left the same stamp (git's "racily clean" entries).
-    /// Two seconds cover FAT, the coarsest clock in use.
+    /// Whether an edit could be hidden by this stamp: the file was changed so close to `looked_at`
+    /// that another write in the same tick of the file system's clock would have left the same
+    /// stamp (git's "racily clean" entries). Two seconds cover FAT, the coarsest clock in use.
     pub fn is_racy(&self, looked_at: Timestamp) -> bool {
         self.mtime.max(self.ctime).secs + 2 >= looked_at.secs
     }
 }
 
-/// So much of something: files and bytes.
+/// A number of files and bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Amount {
     /// Regular files, links and directories.
@@ -107,7 +108,7 @@ impl std::ops::Add for Amount {
     }
 }
 
-/// A path that is neither file, directory nor link.
+/// A path that is not a file, directory or link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Special {

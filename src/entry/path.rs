@@ -1,8 +1,8 @@
-//! Relative paths as bytes, and the one order in which trees are kept and compared.
+//! Relative paths as bytes, and the order in which trees are kept and compared.
 //!
-//! A container's file names are bytes, and so are Linux's; nothing in a tree ever passes through UTF-8. A [`RelPath`]
-//! cannot express an escape: no empty, `.` or `..` component, no leading slash, no NUL. Whoever holds one may join it
-//! below a directory handle without another check.
+//! File names are bytes in a container and on Linux; nothing in a tree is converted to UTF-8. A
+//! [`RelPath`] cannot express an escape: no empty, `.` or `..` component, no leading slash, no NUL.
+//! So it can be joined below a directory handle without another check.
 
 use crate::text::Escaped;
 use std::{cmp::Ordering, fmt, sync::Arc};
@@ -19,13 +19,13 @@ pub enum BadPath {
     /// It begins with `/`.
     #[error("it is absolute")]
     Absolute,
-    /// It holds a `..` component.
+    /// It contains a `..` component.
     #[error("it holds a \"..\" component")]
     ParentDir,
-    /// It holds a `.` component or two slashes in a row.
+    /// It contains a `.` component or two slashes in a row.
     #[error("it holds an empty or \".\" component")]
     EmptyComponent,
-    /// It holds a NUL byte, which no file system can store.
+    /// It contains a NUL byte, which no file system can store.
     #[error("it holds a NUL byte")]
     Nul,
 }
@@ -36,10 +36,10 @@ impl RelPath {
         RelPath::default()
     }
 
-    /// Takes bytes as they are.
+    /// Checks the bytes; they are not changed.
     ///
     /// # Errors
-    /// Says which rule of the module's header the bytes break.
+    /// The rule of the module's header that the bytes break.
     pub fn new(bytes: impl Into<Arc<[u8]>>) -> Result<RelPath, BadPath> {
         let bytes: Arc<[u8]> = bytes.into();
         if !bytes.is_empty() {
@@ -57,11 +57,11 @@ impl RelPath {
             return RelPath::new(name);
         }
         check(name)?;
-        // Their number is known from the start, so this allocates once.
+        // The length is known from the start, so this allocates once.
         Ok(RelPath(self.0.iter().chain(b"/").chain(name).copied().collect()))
     }
 
-    /// `self` with `tail` behind it.
+    /// `self` with `tail` appended.
     pub fn append(&self, tail: &RelPath) -> RelPath {
         match (self.is_root(), tail.is_root()) {
             (true, _) => tail.clone(),
@@ -70,7 +70,7 @@ impl RelPath {
         }
     }
 
-    /// What remains of `self` below `base`; `None` when it does not lie there. `base` itself gives the root.
+    /// The rest of `self` below `base`; `None` when it is not below. `base` itself gives the root.
     pub fn strip_prefix(&self, base: &RelPath) -> Option<RelPath> {
         if base.is_root() {
             return Some(self.clone());
@@ -88,12 +88,12 @@ impl RelPath {
         self.0.is_empty()
     }
 
-    /// The bytes.
+    /// The path as bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The components from the top down; none for the root.
+    /// The components from the top down; empty for the root.
     pub fn components(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
         self.0.split(|&b| b == b'/').filter(|c| !c.is_empty())
     }
@@ -113,7 +113,7 @@ impl RelPath {
     }
 }
 
-/// Whether these bytes are a path, and not the root.
+/// Checks that these bytes are a path other than the root.
 fn check(bytes: &[u8]) -> Result<(), BadPath> {
     if bytes.first() == Some(&b'/') {
         return Err(BadPath::Absolute);
@@ -129,8 +129,8 @@ fn check(bytes: &[u8]) -> Result<(), BadPath> {
     Ok(())
 }
 
-/// The order of every manifest: component by component, so that a directory comes right before all that lies in it,
-/// and a merge of two sorted trees meets a removed directory before its children.
+/// The order of every manifest: component by component. So a directory comes right before all its
+/// content, and a merge of two sorted trees meets a removed directory before its children.
 ///
 /// Comparing whole strings would put `a-b` between `a` and `a/x`, because `-` sorts before `/`.
 pub fn compare(a: &[u8], b: &[u8]) -> Ordering {
@@ -157,10 +157,10 @@ impl PartialOrd for RelPath {
     }
 }
 
-/// For people: the path with control characters and invalid UTF-8 escaped, so that a name cannot move the cursor or
-/// forge a line of the report.
+/// For messages: control characters and invalid UTF-8 are escaped, so that a name cannot move the
+/// cursor or forge a line of the report.
 impl RelPath {
-    /// For a message: of a very long one, the beginning and how long it is.
+    /// For a message: the path, or the beginning and the length of a very long one.
     pub fn brief(&self) -> String {
         const SHOWN: usize = 200;
         match self.0.len() {
@@ -182,7 +182,7 @@ impl fmt::Debug for RelPath {
     }
 }
 
-/// For programs: the escaped form, which is the path itself for every name without control characters or backslashes.
+/// For programs: the escaped form, equal to a path without control characters or backslashes.
 impl serde::Serialize for RelPath {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)

@@ -1,5 +1,5 @@
-//! Whether a directory takes `A` for `a`, found out without writing anything: a name that is there is looked up with its
-//! case turned around.
+//! Detects whether a directory treats `A` and `a` as one name, without writing: it looks up an
+//! existing name in the other case.
 
 use std::{
     collections::HashSet,
@@ -12,21 +12,21 @@ use serde::Serialize;
 
 use crate::sys::host::{self, Identity};
 
-/// What a directory makes of the case of names.
+/// How a directory treats the case of names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Case {
     /// `A` and `a` are two names.
     Kept,
-    /// They are one.
+    /// They are one name.
     Folded,
 }
 
-/// More names than this are not tried: each is a look-up, and the first that is of any use tells.
+/// The maximum number of names tried: each is a look-up, and the first conclusive one decides.
 const MOST_TRIED: usize = 32;
 
-/// Of the directory `dir`, which is asked. None where it holds no name that tells, and its own name does not either:
-/// names without letters, or names that are there in both cases.
+/// Whether the directory `dir` folds case. It reads the directory. `None` where neither a name in
+/// it nor its own name is conclusive: names without letters, or names that exist in both cases.
 ///
 /// # Errors
 /// When the directory cannot be read.
@@ -47,7 +47,7 @@ pub fn folds_case(dir: &Path) -> io::Result<Option<Case>> {
     Ok(by_own_name(dir))
 }
 
-/// What the directory around it makes of the name of `dir`, if both are on one file system.
+/// How the parent directory treats the name of `dir`, if both are on one file system.
 fn by_own_name(dir: &Path) -> Option<Case> {
     let (parent, name) = (dir.parent()?, dir.file_name()?);
     let (own, around) = (host::identity(dir).ok()?, host::identity(parent).ok()?);
@@ -55,7 +55,8 @@ fn by_own_name(dir: &Path) -> Option<Case> {
         return None;
     }
     let turned = turned_around(name)?;
-    // Nothing tells whether both are listed but reading it all, which may be a million names: only `Kept` is certain.
+    // Only a full listing, perhaps of a million names, shows both names: so far only `Kept` is
+    // certain.
     match verdict(Ok(own), host::identity(&parent.join(&turned)), Listed::One)? {
         Case::Kept => Some(Case::Kept),
         Case::Folded => {
@@ -71,19 +72,19 @@ enum Listed {
     Both,
 }
 
-/// What two look-ups tell: of a name that is there, and of the same in the other case.
+/// The result of two look-ups: of an existing name, and of the same name in the other case.
 fn verdict(own: io::Result<Identity>, turned: io::Result<Identity>, listed: Listed) -> Option<Case> {
     let own = own.ok()?;
     match (turned, listed) {
         (Err(error), _) if error.kind() == io::ErrorKind::NotFound => Some(Case::Kept),
         (Err(_), _) => None,
-        // Two links to one file look the same as one name that is found twice, but for the list.
+        // Two links to one file look like one name found twice; only the listing tells them apart.
         (Ok(turned), Listed::Both) => (turned != own).then_some(Case::Kept),
         (Ok(turned), Listed::One) => (turned == own).then_some(Case::Folded),
     }
 }
 
-/// With ASCII letters in the other case; none where there are none.
+/// `name` with its ASCII letters in the other case; `None` without ASCII letters.
 fn turned_around(name: &OsStr) -> Option<OsString> {
     let turn = |c: char| if c.is_ascii_lowercase() { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() };
     let name = name.to_str()?;
@@ -104,9 +105,9 @@ mod tests {
             (Ok(a), missing(), Listed::One, Some(Case::Kept)),
             (Ok(a), Ok(a), Listed::One, Some(Case::Folded)),
             (Ok(a), Ok(b), Listed::Both, Some(Case::Kept)),
-            // Links to one file, each under its own name.
+            // Links to one file, each with its own name.
             (Ok(a), Ok(a), Listed::Both, None),
-            // Made in between.
+            // Created between the two look-ups.
             (Ok(a), Ok(b), Listed::One, None),
             (Ok(a), failed(), Listed::One, None),
             (missing(), Ok(a), Listed::One, None),

@@ -1,14 +1,14 @@
-//! The environment -> which CI service runs us.
+//! Detects the CI service from the environment.
 
 use serde::Serialize;
 
 use crate::environment::Environment;
 
-/// A service that builds without anybody watching.
+/// A CI service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ci {
-    /// GitHub Actions; Gitea and Forgejo, which follow it, too.
+    /// GitHub Actions; also Gitea and Forgejo, which are compatible.
     GithubActions,
     /// GitLab CI.
     Gitlab,
@@ -26,7 +26,7 @@ pub enum Ci {
     Bitbucket,
     /// TeamCity.
     TeamCity,
-    /// Drone, and Woodpecker after it.
+    /// Drone, and its fork Woodpecker.
     Drone,
     /// AppVeyor.
     AppVeyor,
@@ -36,7 +36,7 @@ pub enum Ci {
     Other,
 }
 
-/// The variable by which each makes itself known. GitHub's comes last: others set it for scripts that know no other.
+/// The variable that identifies each service. GitHub's comes last: others set it for compatibility.
 const MARKS: [(&str, Ci); 13] = [
     ("GITLAB_CI", Ci::Gitlab),
     ("JENKINS_URL", Ci::Jenkins),
@@ -54,13 +54,13 @@ const MARKS: [(&str, Ci); 13] = [
 ];
 
 impl Ci {
-    /// The one that set this environment up.
+    /// The service that set this environment.
     pub fn of(environment: &Environment) -> Option<Ci> {
         let marked = MARKS.iter().find(|(name, _)| environment.filled(name).is_some()).map(|(_, ci)| *ci);
         marked.or(environment.is_ci().then_some(Ci::Other))
     }
 
-    /// For people.
+    /// The name for messages.
     pub fn name(self) -> &'static str {
         match self {
             Ci::GithubActions => "GitHub Actions",

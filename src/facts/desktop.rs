@@ -1,11 +1,12 @@
-//! Docker Desktop's own settings -> how it hands this machine's files to its virtual machine. Its engine does not tell.
+//! How Docker Desktop shares files with its virtual machine, by its settings: its engine cannot
+//! tell.
 
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::environment::Environment;
 
-/// How Docker Desktop on macOS hands files to its virtual machine.
+/// How Docker Desktop on macOS shares files with its virtual machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FileSharing {
@@ -17,25 +18,25 @@ pub enum FileSharing {
     Osxfs,
 }
 
-/// Below the home directory; the second one up to Docker Desktop 4.34.
+/// Paths below the home directory; the second one is used up to Docker Desktop 4.34.
 const SETTINGS: [&str; 2] = [
     "Library/Group Containers/group.com.docker/settings-store.json",
     "Library/Group Containers/group.com.docker/settings.json",
 ];
 
 impl FileSharing {
-    /// As the user's settings have it; none where there are none, or where they do not say.
+    /// The value in the user's settings; `None` where there are no settings or they do not say.
     pub fn of(environment: &Environment) -> Option<FileSharing> {
         let home = environment.home.as_ref()?;
         let text = SETTINGS.iter().find_map(|path| std::fs::read_to_string(home.join(path)).ok())?;
         FileSharing::in_settings(&text)
     }
 
-    /// VirtioFS goes before gRPC FUSE, and without either it is osxfs. What stands at its default may be left out, so
-    /// an absent key says nothing.
+    /// VirtioFS has priority over gRPC FUSE; without both it is osxfs. Settings with a default
+    /// value may be missing, so a missing key means nothing.
     fn in_settings(text: &str) -> Option<FileSharing> {
         let settings: serde_json::Map<String, Value> = serde_json::from_str(text).ok()?;
-        // The newer file begins its keys with a capital.
+        // The newer file starts its keys with a capital letter.
         let says = |key: &str| {
             settings
                 .iter()
@@ -43,7 +44,7 @@ impl FileSharing {
                 .and_then(|(_, value)| value.as_bool())
         };
         match (says("useVirtualizationFrameworkVirtioFS")?, says("useGrpcfuse")) {
-            // It needs that framework, and is not what runs then.
+            // VirtioFS needs this framework, so it is not in use.
             (true, _) if says("useVirtualizationFramework") == Some(false) => None,
             (true, _) => Some(FileSharing::Virtiofs),
             (false, Some(true)) => Some(FileSharing::GrpcFuse),
@@ -52,7 +53,7 @@ impl FileSharing {
         }
     }
 
-    /// For people, as Docker Desktop writes it.
+    /// The name as Docker Desktop writes it.
     pub fn name(self) -> &'static str {
         match self {
             FileSharing::Virtiofs => "VirtioFS",

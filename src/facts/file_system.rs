@@ -1,8 +1,9 @@
-//! A path -> the file system that it lies on, from the kernel's own table of mounts. The file system itself is not
-//! asked, so one that hangs holds up nobody.
+//! Finds the file system of a path in the kernel's table of mounts. The file system itself is not
+//! called, so one that hangs blocks no caller.
 //!
-//! The table is walked as the kernel walks it: from the root, each time to the mount that hangs on the present one and
-//! that the path meets first. So a mount that another one hides is not found, however much longer its name fits.
+//! The table is walked as the kernel does: from the root, each time to the mount on the current one
+//! that the path reaches first. So a mount hidden by another is not found, even if its path is
+//! longer.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -10,22 +11,22 @@ use serde::Serialize;
 
 use crate::facts::mounts;
 
-/// What a path lies on.
+/// The file system of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileSystem {
-    /// As the kernel names it: `ext4`, `fuse.sshfs`, `9p`.
+    /// Its type as the kernel names it: `ext4`, `fuse.sshfs`, `9p`.
     pub kind: String,
-    /// What that comes to.
+    /// The class of this type.
     pub class: Class,
     /// Where it is mounted.
     pub mount_point: PathBuf,
-    /// What is mounted there: a device, a server's path, any word.
+    /// The source of the mount: a device, a server's path, or any word.
     pub device: String,
     /// The mount's options, then the file system's own.
     pub options: Vec<String>,
 }
 
-/// Who answers a file system's operations.
+/// Which side executes a file system's operations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Class {
@@ -33,29 +34,31 @@ pub enum Class {
     Local,
     /// This kernel, from memory.
     Memory,
-    /// This kernel, from other directories laid over each other.
+    /// This kernel, from other directories stacked on each other.
     Layered,
     /// Another process of this machine.
     Fuse,
     /// Another machine.
     Network,
-    /// The machine that this one, a virtual one, runs on.
+    /// The host of this virtual machine.
     VirtualMachine,
     /// Not known.
     Unknown,
 }
 
 impl Class {
-    /// Whether each operation leaves this kernel, and waits for somebody else. What is not known is not said to.
+    /// Whether each operation waits for another process or machine. False for unknown file systems.
     pub fn crosses(self) -> bool {
         matches!(self, Class::Fuse | Class::Network | Class::VirtualMachine)
     }
 
-    /// Of a file system with this name. What is mounted (`device`) tells a FUSE file system without a name of its own.
+    /// The class of a type. The mount's source (`device`) identifies a FUSE file system without a
+    /// name.
     pub fn of(kind: &str, device: &str) -> Class {
         let kind = kind.to_ascii_lowercase();
         let Some(helper) = kind.strip_prefix("fuse") else { return Class::of_kernels(&kind) };
-        // `fuse.sshfs`; a bare `fuse` names the program in front of the device, if anywhere (`sshfs#me@host:`).
+        // `fuse.sshfs`; with a plain `fuse`, `device` may begin with the program
+        // (`sshfs#me@host:`).
         let helper = match helper.strip_prefix('.') {
             Some(helper) => helper.to_owned(),
             None => device.split_once('#').map(|(helper, _)| helper.to_ascii_lowercase()).unwrap_or_default(),
@@ -92,7 +95,7 @@ impl Class {
 }
 
 impl FileSystem {
-    /// Whether it is one of Windows' drives, seen from WSL: `/mnt/c`.
+    /// Whether it is a Windows drive seen from WSL: `/mnt/c`.
     pub fn is_windows_drive(&self) -> bool {
         let letter =
             |device: &str| matches!(device.as_bytes(), [drive, b':', ..] if drive.is_ascii_alphabetic());
@@ -105,16 +108,17 @@ impl FileSystem {
     }
 }
 
-/// What `path` lies on; none where the system does not tell. Links on the way are not followed, since that would ask
-/// the file systems: give it a canonical path. A relative one starts at the current directory.
+/// The file system of `path`; `None` where it is not known. Links are not followed, because that
+/// would call the file systems: use a canonical path. A relative path starts at the current
+/// directory.
 ///
-/// On Linux this is the kernel's table alone, and never waits. On macOS it asks the file system; elsewhere nothing is
-/// known.
+/// On Linux this reads only the kernel's table and never blocks. On macOS it calls the file system;
+/// elsewhere the result is `None`.
 pub fn file_system(path: &Path) -> Option<FileSystem> {
     mounts::file_system(&std::path::absolute(path).ok()?)
 }
 
-/// The same where that asks no file system, which may be the one that does not answer.
+/// The same, but never calls the file system, which may be the one that does not answer.
 pub(super) fn file_system_unasked(path: &Path) -> Option<FileSystem> {
     if cfg!(target_os = "macos") { None } else { file_system(path) }
 }
@@ -128,11 +132,11 @@ pub fn file_system_in(mountinfo: &[u8], path: &Path) -> Option<FileSystem> {
     loop {
         let hangs_here = |mount: &&Mount| match found {
             Some(found) => mount.parent == found.id && mount.id != found.id,
-            // A root whose own parent is not shown: of the system, of a container or of a chroot.
+            // A root whose parent is not shown: of the system, of a container or of a chroot.
             None => !has_id(mount.parent) || mount.parent == mount.id,
         };
         let met = mounts.iter().filter(hangs_here).filter(|mount| path.starts_with(&mount.point));
-        // Of two in one place, the later one covers the other; `min_by_key` would take the first.
+        // The later of two mounts in one place covers the other; `min_by_key` takes the first.
         match met.rev().min_by_key(|mount| mount.point.components().count()) {
             Some(next) => found = Some(next),
             None => return found.map(Mount::file_system),
@@ -140,7 +144,7 @@ pub fn file_system_in(mountinfo: &[u8], path: &Path) -> Option<FileSystem> {
     }
 }
 
-/// `..` and `.` taken by their letters.
+/// Removes `..` and `.` without looking at the file system.
 fn without_dots(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for component in path.components() {
@@ -167,8 +171,9 @@ struct Mount<'a> {
 }
 
 impl Mount<'_> {
-    /// `36 35 98:0 /root /point rw,noatime master:1 - ext4 /dev/sda1 rw,errors=continue` (proc_pid_mountinfo(5)). There
-    /// are any number of fields before the lone `-`; an empty device leaves two spaces.
+    /// `36 35 98:0 /root /point rw,noatime master:1 - ext4 /dev/sda1 rw,errors=continue`
+    /// (proc_pid_mountinfo(5)). Before the lone `-` come any number of fields; an empty device
+    /// leaves two spaces.
     fn parse(line: &[u8]) -> Option<Mount<'_>> {
         let mut fields = line.split(|&b| b == b' ');
         let (id, parent) = (number(fields.next()?)?, number(fields.next()?)?);
@@ -205,7 +210,7 @@ fn number(field: &[u8]) -> Option<u32> {
     std::str::from_utf8(field).ok()?.parse().ok()
 }
 
-/// The kernel writes space, tab, line end, backslash and `#` as `\` and three octal digits.
+/// The kernel writes space, tab, newline, backslash and `#` as `\` and three octal digits.
 fn unescaped(field: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -227,13 +232,13 @@ fn is_octal(byte: &u8) -> bool {
 mod tests {
     use super::*;
 
-    /// Lines as they were seen on such machines; each hangs on the root that stands in front of it here.
+    /// Lines as seen on real machines; each is mounted on the root line before it.
     fn one(line: &str, path: &str) -> FileSystem {
         let table = format!("1 0 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n{line}\n");
         file_system_in(table.as_bytes(), Path::new(path)).unwrap()
     }
 
-    /// What is seen of mounts by others.
+    /// Mounts of all classes, and the expected results.
     const SEEN: &str = r"
         76 1 0:40 / /mnt/c rw,noatime - 9p C:\134 rw,dirsync,aname=drvfs;path=C:\;uid=1000;gid=1000;symlinkroot=/mnt/,mmap,access=client,msize=65536,trans=fd,rfd=8,wfd=8
         77 1 0:41 / /mnt/d rw,noatime - drvfs D:\134 rw,uid=1000,gid=1000,case=off
@@ -318,13 +323,13 @@ mod tests {
     fn the_mount_on_top_is_found_and_not_the_one_with_the_longest_name() {
         let root = "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n";
         let cases = [
-            // One over the other in the same place: the second hangs on the first.
+            // Two mounts in one place: the second is mounted on the first.
             ("2 1 0:2 / /a rw - tmpfs t rw\n3 2 0:3 / /a rw - nfs n rw", "nfs"),
-            // The order of the lines says nothing about that.
+            // The order of the lines does not matter.
             ("3 2 0:3 / /a rw - nfs n rw\n2 1 0:2 / /a rw - tmpfs t rw", "nfs"),
-            // A mount further down is hidden by a later one above it.
+            // A deeper mount is hidden by a later one above it.
             ("2 1 0:2 / /a/b rw - nfs n rw\n3 1 0:3 / /a rw - tmpfs t rw", "tmpfs"),
-            // And is seen where it hangs on that.
+            // It is visible when it is mounted on the later one.
             ("3 1 0:3 / /a rw - tmpfs t rw\n2 3 0:2 / /a/b rw - nfs n rw", "nfs"),
             // A new root over the old one.
             ("2 1 0:2 / / rw - overlay o rw", "overlay"),

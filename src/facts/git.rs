@@ -1,5 +1,5 @@
-//! Which files of a tree git tracks: the user's own git is asked, for it alone knows all forms of its index. And what of a repository lies
-//! outside of the tree.
+//! Which files of a tree git tracks, from the user's own git: only git knows all forms of its
+//! index. Also which parts of a repository are outside of the tree.
 
 use std::{
     fs,
@@ -9,18 +9,18 @@ use std::{
 
 use crate::entry::RelPath;
 
-/// Variables by which a hook's git would speak of another repository than the one that lies here.
+/// Variables that a git hook sets and that would point git to another repository.
 const OF_ANOTHER: [&str; 4] = ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX"];
 
-/// The files below `root` that git tracks and that `patterns`, as of a `.dockerignore`, match. None without git or a repository, or
-/// where git refuses to read one of somebody else's.
+/// The files below `root` that git tracks and that `patterns` match (`.dockerignore` syntax). Empty
+/// without git or a repository, or where git refuses to read another user's repository.
 pub fn tracked(root: &Path, patterns: &[&str]) -> Vec<RelPath> {
     let is_repository = || root.ancestors().any(|above| above.join(".git").symlink_metadata().is_ok());
     if patterns.is_empty() || !is_repository() {
         return Vec::new();
     }
     let mut git = Command::new("git");
-    // Nothing that a repository's configuration names is run, and nothing is fetched.
+    // No program that the repository's configuration names is run, and nothing is fetched.
     git.args(["-c", "core.fsmonitor=false", "ls-files", "-z", "--"]).env("GIT_NO_LAZY_FETCH", "1");
     git.args(
         patterns.iter().flat_map(|pattern| [format!(":(glob){pattern}"), format!(":(glob){pattern}/**")]),
@@ -38,16 +38,16 @@ pub fn tracked(root: &Path, patterns: &[&str]) -> Vec<RelPath> {
         .collect()
 }
 
-/// What of a source tree's repository lies outside of the tree.
+/// Which part of a source tree's repository is outside of the tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Elsewhere {
     /// All of it: `.git` is a link, or the file of a worktree or submodule.
     Repository(PathBuf),
-    /// Objects that it borrows from another one.
+    /// Objects that it borrows from another repository.
     Objects(PathBuf),
 }
 
-/// What of the repository in `root` lies outside of it; none where there is none.
+/// Which part of the repository in `root` is outside of it; `None` if there is no such part.
 pub fn elsewhere(root: &Path) -> Option<Elsewhere> {
     let root = root.canonicalize().ok()?;
     let outside = |path: &Path| path.canonicalize().ok().filter(|path| !path.starts_with(&root));

@@ -11,38 +11,38 @@ use crate::{environment::Environment, sys::host};
 /// The machine that fastbuild runs on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Machine {
-    /// Its operating system, in Rust's words: `linux`, `macos`, `windows`.
+    /// Its operating system, as Rust names it: `linux`, `macos`, `windows`.
     pub os: &'static str,
-    /// Its architecture, in Rust's words: `x86_64`, `aarch64`.
+    /// Its architecture, as Rust names it: `x86_64`, `aarch64`.
     pub arch: &'static str,
-    /// Its kernel's release, as `uname -r` has it; empty where it is not told.
+    /// Its kernel's release, as `uname -r` prints it; empty where it is not known.
     pub kernel: String,
-    /// Its name on the network; empty where it is not told. Left out of reports, which are shown to others.
+    /// Its name on the network; empty where not known. Not in reports, because users publish them.
     #[serde(skip)]
     pub name: String,
     /// Whether it is Linux inside Windows.
     pub wsl: Option<Wsl>,
-    /// What is under it.
+    /// The hypervisor below it, if any.
     pub virtualization: Virtualization,
-    /// The CI service that runs us.
+    /// The CI service, if any.
     pub ci: Option<Ci>,
-    /// Sixteen hexadecimal digits: the same ones whenever it is this machine, from which nobody learns which one it is.
+    /// Sixteen hexadecimal digits: always the same for this machine, but they do not identify it.
     pub id: String,
 }
 
 /// A version of the Windows Subsystem for Linux.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub enum Wsl {
-    /// Windows' own kernel, which plays a Linux one.
+    /// WSL 1: the Windows kernel emulates a Linux one.
     #[serde(rename = "1")]
     One,
-    /// A Linux kernel in a virtual machine.
+    /// WSL 2: a Linux kernel in a virtual machine.
     #[serde(rename = "2")]
     Two,
 }
 
 impl Machine {
-    /// This one.
+    /// This machine.
     pub fn of(environment: &Environment) -> Machine {
         let name = host::name(|variable| environment.filled(variable).map(ToOwned::to_owned));
         let wsl = Wsl::of(&read("/proc/version"));
@@ -60,8 +60,8 @@ impl Machine {
 }
 
 impl Wsl {
-    /// From the text of `/proc/version`. `Microsoft` is in the kernel's name with a capital in the first, and
-    /// `microsoft-standard` is in that of the second.
+    /// From the text of `/proc/version`. The kernel of WSL 1 has `Microsoft` in its name, with a
+    /// capital; that of WSL 2 has `microsoft-standard`.
     fn of(version: &str) -> Option<Wsl> {
         let release = version.strip_prefix("Linux version ")?.split_whitespace().next()?;
         if release.contains("-Microsoft") {
@@ -84,7 +84,7 @@ fn virtualization(wsl: Option<Wsl>) -> Virtualization {
         has_kvm: kvm.iter().any(|path| Path::new(path).exists()) || Path::new("/dev/kvm").exists(),
     };
     match (Virtualization::of(&evidence), wsl) {
-        // It has no firmware that could tell.
+        // WSL 2 has no firmware data that could tell.
         (Virtualization::Guest { hypervisor: Hypervisor::Unnamed, nests }, Some(Wsl::Two)) => {
             Virtualization::Guest { hypervisor: Hypervisor::HyperV, nests }
         }
@@ -92,7 +92,7 @@ fn virtualization(wsl: Option<Wsl>) -> Virtualization {
     }
 }
 
-/// `/etc/machine-id` should not be shown as it is (machine-id(5)). Where there is none, a name is the next best thing.
+/// `/etc/machine-id` should not be published (machine-id(5)). Without one, the name is used.
 fn id(machine_id: &str, name: &str) -> String {
     let machine_id = machine_id.trim();
     let is_one = machine_id.len() == 32 && machine_id.bytes().all(|b| b.is_ascii_hexdigit());
@@ -101,7 +101,7 @@ fn id(machine_id: &str, name: &str) -> String {
     digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A file of the system's own; empty where there is none.
+/// A system file's text; empty if it cannot be read.
 fn read(path: &str) -> String {
     let bytes = std::fs::read(path).unwrap_or_default();
     String::from_utf8_lossy(&bytes).into_owned()

@@ -1,19 +1,19 @@
-//! This machine and its file systems -> values. Looked up, never judged: what a fact means for a build is for
-//! [`crate::plan`] and `doctor` to say.
+//! Facts about this machine and its file systems. This module only looks them up; [`crate::plan`]
+//! and `doctor` decide what a fact means for a build.
 //!
 //! | piece | what it tells |
 //! |---|---|
-//! | [`file_system()`] | what a path lies on, without asking that file system |
-//! | [`Machine`] | operating system, WSL, virtualization, CI, and an id that tells nothing |
-//! | [`FileSharing`] | how Docker Desktop's virtual machine sees this machine's files |
-//! | [`space()`] | how much room there is |
+//! | [`file_system()`] | the file system of a path, without calling that file system |
+//! | [`Machine`] | operating system, WSL, virtualization, CI, and an anonymous id |
+//! | [`FileSharing`] | how Docker Desktop shares files with its virtual machine |
+//! | [`space()`] | how much space there is |
 //! | [`responds()`] | whether a path answers at all |
-//! | [`tracked()`], [`elsewhere()`] | which files git tracks, and what of a repository lies outside of the tree |
-//! | [`folds_case()`] | whether a directory takes `A` for `a` |
+//! | [`tracked()`], [`elsewhere()`] | files that git tracks; repository parts outside of the tree |
+//! | [`folds_case()`] | whether a directory treats `A` and `a` as one name |
 //!
-//! Each has a pure half that takes text, so that what other machines say are rows of a table here. Nothing is written
-//! to find something out. A file system that hangs holds up only what has to ask it: [`space()`] and [`folds_case()`],
-//! which are for those who have [`responds()`] behind them.
+//! The parsers are separate functions on text, so that table tests cover the output of other
+//! machines. Looking up a fact never writes. A file system that hangs blocks only [`space()`] and
+//! [`folds_case()`]: call [`responds()`] before them.
 
 mod case;
 mod ci;

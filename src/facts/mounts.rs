@@ -1,19 +1,19 @@
-//! What is mounted where, as the system tells it.
+//! The mounts of this system.
 
 use std::path::{Path, PathBuf};
 
 use crate::facts::FileSystem;
 
-/// What an absolute path lies on; none where the system does not tell.
+/// The file system of an absolute path; `None` where it is not known.
 #[cfg(target_os = "linux")]
 pub fn file_system(path: &Path) -> Option<FileSystem> {
     crate::facts::file_system_in(&std::fs::read("/proc/self/mountinfo").ok()?, path)
 }
 
-/// What an absolute path lies on. Asks the file system itself: there is no table that could be read.
+/// The file system of an absolute path. Calls the file system: macOS has no table to read.
 #[cfg(target_os = "macos")]
 pub fn file_system(path: &Path) -> Option<FileSystem> {
-    // C's characters up to the NUL.
+    // The C characters up to the NUL.
     let bytes = |text: &[std::ffi::c_char]| -> Vec<u8> {
         text.iter().take_while(|&&c| c != 0).map(|&c| c.cast_unsigned()).collect()
     };
@@ -29,13 +29,13 @@ pub fn file_system(path: &Path) -> Option<FileSystem> {
     })
 }
 
-/// What an absolute path lies on: this system does not tell.
+/// Always `None`: this system does not tell.
 #[cfg(not(any(target_os = "linux", target_os = "macos")))]
 pub fn file_system(_: &Path) -> Option<FileSystem> {
     None
 }
 
-/// A path from the system's bytes; none where they are none.
+/// A path from the system's bytes; `None` if they cannot be a path here.
 pub fn path_from(bytes: Vec<u8>) -> Option<PathBuf> {
     #[cfg(unix)]
     return Some(<std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(bytes).into());

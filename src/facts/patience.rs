@@ -1,10 +1,11 @@
-//! Whether a path answers at all. A network that went away, or the machine around a virtual one that sleeps, leaves a
-//! system call waiting for ever.
+//! Checks whether a path answers at all. After the loss of a network, or during the sleep of a
+//! virtual machine's host, a system call can block for ever.
 //!
-//! Such a call cannot be taken back, and on FUSE not even killed: once the file system's own process has read a request, the
-//! kernel waits for the reply, and a process with one thread in there never ends, which was measured. So it is another
-//! process that asks, this very program once more, and it is left behind where it waits. Its standard streams are of no
-//! use to anybody, so that nobody waits for them to be closed.
+//! Such a call cannot be cancelled. On FUSE it cannot even be killed: once the file system's
+//! process has read a request, the kernel waits for the reply, and a process with a thread in such
+//! a call never ends (measured). So a second process of this program makes the call, and is left
+//! behind if it blocks. It does not hold fastbuild's standard streams, so no process waits for
+//! their end.
 
 use std::{
     ffi::OsString,
@@ -19,37 +20,37 @@ use std::{
 use super::{FileSystem, file_system::file_system_unasked};
 use crate::spec::PROJECT_FILE;
 
-/// The hidden command of the process that asks; its one word is the path.
+/// The hidden command of the checking process; its only argument is the path.
 pub const COMMAND: &str = "__ask";
 
-/// A path does not answer as one should.
+/// A path does not answer, or answers with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum NoAnswer {
-    /// Not in time.
+    /// No answer in time.
     #[error("{} did not answer within {} s", subject(path, file_system.as_deref()), limit.as_secs_f64())]
     TimedOut {
         /// The path.
         path: PathBuf,
-        /// What it lies on, where that is known.
+        /// Its file system, where known.
         file_system: Option<Box<FileSystem>>,
-        /// How long was waited.
+        /// The time limit.
         limit: Duration,
     },
-    /// An error came back.
+    /// The answer was an error.
     #[error("{} does not work", subject(path, file_system.as_deref()))]
     Failed {
         /// The path.
         path: PathBuf,
-        /// What it lies on, where that is known.
+        /// Its file system, where known.
         file_system: Option<Box<FileSystem>>,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
 }
 
 impl NoAnswer {
-    /// What the path lies on, where that is known.
+    /// The file system of the path, where known.
     pub fn file_system(&self) -> Option<&FileSystem> {
         match self {
             NoAnswer::TimedOut { file_system, .. } | NoAnswer::Failed { file_system, .. } => {
@@ -69,9 +70,9 @@ fn subject(path: &Path, file_system: Option<&FileSystem>) -> String {
     }
 }
 
-/// Looks at `path`, at the first entry of a directory, and for a file in each directory above it, and waits no longer
-/// than `limit`. After that a process goes on waiting, until the file system answers or is unmounted. Takes some
-/// milliseconds, for it starts that process.
+/// Looks at `path`, at the first entry of a directory, and for the project file in each directory
+/// from `path` upwards. Waits at most `limit`; the checking process waits on until the file system
+/// answers or is unmounted. Starting it takes some milliseconds.
 ///
 /// # Errors
 /// [`NoAnswer`].
@@ -80,7 +81,7 @@ pub fn responds(path: &Path, limit: Duration) -> Result<(), NoAnswer> {
     let told = match ask_elsewhere(&asked, limit) {
         Asked::Answered(answer) => Some(answer),
         Asked::Waiting => None,
-        // A thread is as good, as long as all is well.
+        // A thread is good enough if the file system answers.
         Asked::NotStarted => within(limit, {
             let asked = asked.clone();
             move || look(&asked)
@@ -94,14 +95,14 @@ pub fn responds(path: &Path, limit: Duration) -> Result<(), NoAnswer> {
     }
 }
 
-/// What became of a question.
+/// The result of a check.
 enum Asked {
     Answered(io::Result<()>),
     Waiting,
     NotStarted,
 }
 
-/// Starts a process that asks, and reads what it has to say.
+/// Starts a checking process and reads its reply.
 fn ask_elsewhere(path: &Path, limit: Duration) -> Asked {
     let Ok(program) = std::env::current_exe() else { return Asked::NotStarted };
     let mut command = Command::new(program);
@@ -116,19 +117,19 @@ fn ask_elsewhere(path: &Path, limit: Duration) -> Asked {
         pipe.read_to_string(&mut said).map(|_| said)
     };
     let Some(said) = within(limit, read) else { return Asked::Waiting };
-    // It has closed its output, which is the last that it does.
+    // The process closes its output last, so it ends now.
     let _ = asking.wait();
     match said.ok().as_deref().and_then(read_reply) {
         Some(answer) => Asked::Answered(answer),
-        // A program that has this library and not this command.
+        // Another program that uses this library and does not have this command.
         None => Asked::NotStarted,
     }
 }
 
-/// The process that asks: looks at the path that is its word, and says what came of it.
+/// The main function of the checking process: looks at the path and prints the result.
 ///
 /// # Errors
-/// When it has not one word, or nobody hears it.
+/// When it does not have exactly one argument, or its output cannot be written.
 pub fn main(words: &[OsString]) -> io::Result<()> {
     let [path] = words else { return Err(io::ErrorKind::InvalidInput.into()) };
     let reply = reply(&look(Path::new(path)));
@@ -139,7 +140,7 @@ fn look(path: &Path) -> io::Result<()> {
     if path.metadata()?.is_dir() {
         path.read_dir()?.next().transpose()?;
     }
-    // Whoever wants the settings looks there next. What they say is of no interest, only that they say it.
+    // The search for the settings looks there next. Only an answer matters, not its content.
     for directory in path.canonicalize()?.ancestors() {
         let _ = directory.join(PROJECT_FILE).symlink_metadata();
     }
@@ -156,7 +157,7 @@ fn reply(looked: &io::Result<()>) -> String {
     }
 }
 
-/// None when it is no such reply.
+/// `None` when the text is not such a reply.
 fn read_reply(said: &str) -> Option<io::Result<()>> {
     let line = said.strip_suffix('\n')?;
     if line == WELL {
@@ -168,11 +169,11 @@ fn read_reply(said: &str) -> Option<io::Result<()>> {
     }
 }
 
-/// What `work` gives, if it does so before `limit` is over. If not, its thread is left behind. None as well when there
-/// is no thread to be had, or when `work` panics.
+/// The result of `work` if it is done within `limit`. If not, its thread is left behind. Also
+/// `None` when no thread can be started, or when `work` panics.
 fn within<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (told, answer) = mpsc::sync_channel(1);
-    // Nobody may be listening any more.
+    // Sending fails when the receiver has given up.
     let thread = thread::Builder::new().name("patience".to_owned()).spawn(move || drop(told.send(work())));
     thread.ok()?;
     answer.recv_timeout(limit).ok()

@@ -1,36 +1,36 @@
-//! What a kernel says of the machine under it -> whether that is a virtual one, whose, and whether others can run in it.
-//! Pure.
+//! Detects from the kernel's data whether this machine is virtual, which hypervisor runs it, and
+//! whether it can run virtual machines itself. Pure.
 
 use serde::Serialize;
 
-/// What is under this kernel.
+/// Whether this machine is virtual.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 pub enum Virtualization {
-    /// A machine of metal.
+    /// A physical machine.
     None,
     /// A virtual machine.
     Guest {
-        /// Who runs it.
+        /// The hypervisor that runs it.
         hypervisor: Hypervisor,
-        /// Whether it can run virtual machines of its own, nested ones.
+        /// Whether it can run nested virtual machines.
         nests: bool,
     },
-    /// It is not told.
+    /// Not known.
     Unknown,
 }
 
-/// Who runs a virtual machine.
+/// A hypervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hypervisor {
-    /// Hyper-V; Azure and WSL 2 as well.
+    /// Hyper-V, also of Azure and WSL 2.
     HyperV,
     /// VMware.
     Vmware,
     /// VirtualBox.
     VirtualBox,
-    /// KVM or QEMU, and what does not say more of itself.
+    /// KVM or QEMU, and guests that do not name a more specific product.
     Kvm,
     /// Xen.
     Xen,
@@ -42,12 +42,12 @@ pub enum Hypervisor {
     Amazon,
     /// Google Compute Engine.
     Google,
-    /// It does not say.
+    /// Not named.
     Unnamed,
 }
 
 impl Hypervisor {
-    /// For people.
+    /// The name for messages.
     pub fn name(self) -> &'static str {
         match self {
             Hypervisor::HyperV => "Hyper-V",
@@ -64,20 +64,20 @@ impl Hypervisor {
     }
 }
 
-/// What can be read of the machine. What cannot is empty.
+/// The data read from the machine. Unreadable values are empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Evidence {
     /// `/proc/cpuinfo`.
     pub(super) cpuinfo: String,
-    /// What the firmware says: vendor and product (`/sys/class/dmi/id`).
+    /// The firmware's vendor and product (`/sys/class/dmi/id`).
     pub(super) firmware: Vec<String>,
     /// `/sys/hypervisor/type`.
     pub(super) hypervisor_type: String,
-    /// Whether KVM runs: there is `/dev/kvm`, or one of its modules (`/sys/module/kvm_*/parameters/nested`).
+    /// Whether KVM is there: `/dev/kvm`, or a module (`/sys/module/kvm_*/parameters/nested`).
     pub(super) has_kvm: bool,
 }
 
-/// How vendors and products of virtual machines begin.
+/// Prefixes of the vendor and product names of virtual machines.
 const FIRMWARE: [(&str, Hypervisor); 14] = [
     ("microsoft corporation virtual machine", Hypervisor::HyperV),
     ("vmware", Hypervisor::Vmware),
@@ -100,13 +100,14 @@ impl Virtualization {
         let flags = processor_flags(&evidence.cpuinfo);
         let has = |flag: &str| flags.as_ref().is_some_and(|flags| flags.contains(&flag));
         let named = named(evidence);
-        // Clouds rent out whole machines under the same name: there the processor knows better, where it says.
+        // Clouds also rent out physical machines; the processor's flags decide where they are
+        // known.
         let is_guest = if flags.is_some() { has("hypervisor") } else { named.is_some() };
         if is_guest {
             let nests = has("vmx") || has("svm") || evidence.has_kvm;
             return Virtualization::Guest { hypervisor: named.unwrap_or(Hypervisor::Unnamed), nests };
         }
-        // Only x86 has such a flag, whose absence says something.
+        // Only x86 has this flag, so only there its absence means something.
         if flags.is_some() { Virtualization::None } else { Virtualization::Unknown }
     }
 }
@@ -120,7 +121,7 @@ fn named(evidence: &Evidence) -> Option<Hypervisor> {
     FIRMWARE.into_iter().find(|(begins, _)| firmware.starts_with(begins)).map(|(_, whose)| whose)
 }
 
-/// The first processor's; none where there is no such line, as on ARM.
+/// The flags of the first processor; `None` without such a line, as on ARM.
 fn processor_flags(cpuinfo: &str) -> Option<Vec<&str>> {
     let mut fields = cpuinfo.lines().filter_map(|line| line.split_once(':'));
     let (_, flags) = fields.find(|(name, _)| name.trim() == "flags")?;

@@ -1,5 +1,6 @@
-//! One name in one open directory, where there is no `openat` family: by cap-std, which keeps every path below its
-//! handle. Names must be UTF-8, modes are what the system can tell (writable or not), and exchanges are renames.
+//! One name in one open directory, without the `openat` family: cap-std keeps every path below its
+//! handle. Names must be UTF-8, the mode only tells whether a file is writable, and exchanges are
+//! renames.
 
 use std::{io, time::Duration};
 
@@ -15,21 +16,21 @@ use crate::{
     sys::metadata::timestamp,
 };
 
-/// No directory has it.
+/// Directories have no such bit here.
 pub const SET_GROUP: u32 = 0;
 
-/// There are no groups.
+/// Always `None`: there are no groups here.
 ///
 /// # Errors
-/// None.
+/// Never fails.
 pub fn group_handed_on(_: &Dir) -> io::Result<Option<u32>> {
     Ok(None)
 }
 
-/// Nothing.
+/// Does nothing.
 ///
 /// # Errors
-/// None.
+/// Never fails.
 pub fn set_group(_: &Dir, _: &[u8], _: Option<u32>) -> io::Result<()> {
     Ok(())
 }
@@ -44,10 +45,10 @@ fn name(bytes: &[u8]) -> io::Result<&str> {
     Ok(name)
 }
 
-/// Looks at `entry` in `dir`; `None` when there is nothing.
+/// Looks at `entry` in `dir`; `None` when it does not exist.
 ///
 /// # Errors
-/// Whatever the system says, other than that the name does not exist.
+/// The system's error, except that the name does not exist.
 pub fn look(dir: &Dir, entry: &[u8]) -> io::Result<Option<Look>> {
     let entry = name(entry)?;
     let metadata = match dir.symlink_metadata(entry) {
@@ -71,7 +72,7 @@ pub fn look(dir: &Dir, entry: &[u8]) -> io::Result<Option<Look>> {
 /// Looks at an open directory.
 ///
 /// # Errors
-/// Whatever the system says.
+/// The system's error.
 pub fn look_at(dir: &Dir) -> io::Result<Look> {
     Ok(seen(&dir.dir_metadata()?, Some(Kind::Directory)))
 }
@@ -93,12 +94,12 @@ fn seen(metadata: &Metadata, kind: Option<Kind>) -> Look {
 /// Opens the directory `entry` of `dir`; a link is refused.
 ///
 /// # Errors
-/// Whatever the system says.
+/// The system's error.
 pub fn open_dir(dir: &Dir, entry: &[u8]) -> io::Result<Dir> {
     dir.open_dir_nofollow(name(entry)?)
 }
 
-/// Whether an error says that a link was met where none is followed.
+/// Whether an error says that a link was found where links are not followed.
 pub fn is_link_refusal(_: &io::Error) -> bool {
     false
 }
@@ -106,24 +107,24 @@ pub fn is_link_refusal(_: &io::Error) -> bool {
 /// Opens the regular file `entry` for reading.
 ///
 /// # Errors
-/// Whatever the system says; a link is refused.
+/// The system's error; a link is refused.
 pub fn open_file(dir: &Dir, entry: &[u8]) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).follow(FollowSymlinks::No);
     dir.open_with(name(entry)?, &options)
 }
 
-/// Makes a new file for writing.
+/// Creates a new file for writing.
 ///
 /// # Errors
-/// Whatever the system says; an existing name is an error.
+/// The system's error; an existing name is an error.
 pub fn create_file(dir: &Dir, entry: &[u8]) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).follow(FollowSymlinks::No);
     dir.open_with(name(entry)?, &options)
 }
 
-/// The same: modes are set afterwards.
+/// The same as [`create_file`]: modes are set afterwards.
 ///
 /// # Errors
 /// As [`create_file`].
@@ -131,15 +132,15 @@ pub fn create_file_as(dir: &Dir, entry: &[u8], _mode: u32) -> io::Result<File> {
     create_file(dir, entry)
 }
 
-/// Whether an error of [`set_mode`] or [`finish_by_name`] says that this mode may not be changed.
+/// Whether an error of [`set_mode`] or [`finish_by_name`] says that the mode may not be changed.
 pub fn is_mode_refusal(_: &io::Error) -> bool {
     false
 }
 
-/// Gives a file of our own making its final mode and mtime.
+/// Sets the final mode and mtime of a file that fastbuild created.
 ///
 /// # Errors
-/// Whatever the system says.
+/// The system's error.
 pub fn finish_by_name(dir: &Dir, entry: &[u8], mode: u32, mtime: Timestamp) -> io::Result<()> {
     set_mtime(dir, entry, mtime)?;
     set_mode(dir, entry, mode)
@@ -148,17 +149,17 @@ pub fn finish_by_name(dir: &Dir, entry: &[u8], mode: u32, mtime: Timestamp) -> i
 /// Sets the mtime of a name without following it.
 ///
 /// # Errors
-/// Whatever the system says.
+/// The system's error.
 pub fn set_mtime(dir: &Dir, entry: &[u8], mtime: Timestamp) -> io::Result<()> {
     let since = Duration::new(u64::try_from(mtime.secs).unwrap_or(0), mtime.nanos);
     let time = SystemTime::from_std(std::time::UNIX_EPOCH + since);
     dir.set_symlink_times(name(entry)?, None, Some(SystemTimeSpec::Absolute(time)))
 }
 
-/// Makes a symbolic link with any target.
+/// Creates a symbolic link with any target.
 ///
 /// # Errors
-/// Whatever the system says, and a target that is not UTF-8.
+/// The system's error, or an error for a target that is not UTF-8.
 pub fn symlink(dir: &Dir, entry: &[u8], target: &[u8]) -> io::Result<()> {
     let target = std::str::from_utf8(target).map_err(io::Error::other)?;
     make_link(dir, target, name(entry)?)
@@ -169,8 +170,8 @@ fn make_link(dir: &Dir, target: &str, entry: &str) -> io::Result<()> {
     dir.symlink_contents(target, entry)
 }
 
-/// Whether a link leads to a directory must be known when it is made. Most links of a build lead to files, and a link
-/// out of the tree cannot be looked at.
+/// The kind of a link, to a directory or to a file, must be known when it is created. Most links of
+/// a build lead to files, and a link that leads out of the tree cannot be looked at.
 #[cfg(windows)]
 fn make_link(dir: &Dir, target: &str, entry: &str) -> io::Result<()> {
     if dir.metadata(target).is_ok_and(|metadata| metadata.is_dir()) {
@@ -180,15 +181,15 @@ fn make_link(dir: &Dir, target: &str, entry: &str) -> io::Result<()> {
     }
 }
 
-/// Makes a directory.
+/// Creates a directory.
 ///
 /// # Errors
-/// Whatever the system says.
+/// The system's error.
 pub fn make_dir(dir: &Dir, entry: &[u8]) -> io::Result<()> {
     dir.create_dir(name(entry)?)
 }
 
-/// The same: modes are set afterwards.
+/// The same as [`make_dir`]: modes are set afterwards.
 ///
 /// # Errors
 /// As [`make_dir`].
@@ -196,18 +197,18 @@ pub fn make_dir_as(dir: &Dir, entry: &[u8], _mode: u32) -> io::Result<()> {
     make_dir(dir, entry)
 }
 
-/// Makes a directory with the mode that the user's settings give.
+/// Creates a directory with the mode that the user's settings give.
 ///
 /// # Errors
-/// Whatever the system says.
+/// The system's error.
 pub fn make_plain_dir(dir: &Dir, entry: &[u8]) -> io::Result<()> {
     make_dir(dir, entry)
 }
 
-/// Sets whether a file can be written; directories can always.
+/// Sets whether a file is writable. Directories always are.
 ///
 /// # Errors
-/// Whatever the system says.
+/// The system's error.
 pub fn set_mode(dir: &Dir, entry: &[u8], mode: u32) -> io::Result<()> {
     let metadata = dir.symlink_metadata(name(entry)?)?;
     if !metadata.is_file() {
@@ -218,11 +219,11 @@ pub fn set_mode(dir: &Dir, entry: &[u8], mode: u32) -> io::Result<()> {
     dir.set_permissions(name(entry)?, permissions)
 }
 
-/// Renames, and fails with `AlreadyExists` when the new name is taken. The moment between look and rename is the race
-/// that is left.
+/// Renames, and fails with `AlreadyExists` when the new name exists. A race remains between the
+/// check and the rename.
 ///
 /// # Errors
-/// Whatever the system says.
+/// The system's error.
 pub fn rename_new(from: &Dir, old: &[u8], to: &Dir, new: &[u8]) -> io::Result<()> {
     match look(to, new)? {
         Some(_) => Err(io::ErrorKind::AlreadyExists.into()),
@@ -230,10 +231,10 @@ pub fn rename_new(from: &Dir, old: &[u8], to: &Dir, new: &[u8]) -> io::Result<()
     }
 }
 
-/// Exchanges two names, in three renames with a moment in which `new` does not exist.
+/// Exchanges two names by three renames. For a moment `new` does not exist.
 ///
 /// # Errors
-/// Whatever the system says.
+/// The system's error.
 pub fn exchange(from: &Dir, old: &[u8], to: &Dir, new: &[u8], spare: &[u8]) -> io::Result<()> {
     to.rename(name(new)?, from, name(spare)?)?;
     from.rename(name(old)?, to, name(new)?)?;
@@ -243,15 +244,15 @@ pub fn exchange(from: &Dir, old: &[u8], to: &Dir, new: &[u8], spare: &[u8]) -> i
 /// Hard-links a file.
 ///
 /// # Errors
-/// Whatever the system says.
+/// The system's error.
 pub fn hard_link(from: &Dir, old: &[u8], to: &Dir, new: &[u8]) -> io::Result<()> {
     from.hard_link(name(old)?, to, name(new)?)
 }
 
-/// Removes anything but a directory.
+/// Removes a name that is not a directory.
 ///
 /// # Errors
-/// Whatever the system says.
+/// The system's error.
 pub fn remove_file(dir: &Dir, entry: &[u8]) -> io::Result<()> {
     dir.remove_file_or_symlink(name(entry)?)
 }
@@ -259,28 +260,29 @@ pub fn remove_file(dir: &Dir, entry: &[u8]) -> io::Result<()> {
 /// Removes an empty directory.
 ///
 /// # Errors
-/// Whatever the system says; `DirectoryNotEmpty` when something is in it.
+/// The system's error; `DirectoryNotEmpty` when the directory is not empty.
 pub fn remove_dir(dir: &Dir, entry: &[u8]) -> io::Result<()> {
     dir.remove_dir(name(entry)?)
 }
 
-/// The names in a directory, in no order.
+/// The names in a directory, unsorted.
 ///
 /// # Errors
-/// Whatever the system says.
+/// The system's error.
 pub fn names(dir: &Dir) -> io::Result<Vec<Box<[u8]>>> {
     dir.entries()?.map(|entry| Ok(entry?.file_name().as_encoded_bytes().into())).collect()
 }
 
-/// Free space on the file system of `dir`, in bytes: not known here, so the disk itself says when it is full.
+/// Free space on the file system of `dir`, in bytes. Not known here: writes to a full disk just
+/// fail.
 ///
 /// # Errors
-/// None.
+/// Never fails.
 pub fn free_space(_: &Dir) -> io::Result<u64> {
     Ok(u64::MAX)
 }
 
-/// Whether this user may make names in `dir`: not known before it is tried.
+/// Whether this user may create names in `dir`. It is not known before the user tries.
 pub fn is_writable(_: &Dir) -> bool {
     true
 }

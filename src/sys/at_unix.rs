@@ -1,8 +1,8 @@
-//! One name in one open directory (Unix).
+//! Operations on one name in one open directory (Unix).
 //!
-//! Every function takes a directory handle and a *single* name, and none follows a link in that name: together with
-//! [`open_dir`], which walks one component at a time, no path from a container can lead out of the handle it started
-//! from, whatever somebody swaps meanwhile.
+//! Every function takes a directory handle and a *single* name, and never follows a link in that
+//! name. [`open_dir`] walks one component at a time. So no path from a container can lead out of
+//! the handle it started from, even when another process swaps files meanwhile.
 
 use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt as _};
 
@@ -15,11 +15,11 @@ use rustix::{
 pub use super::Look;
 use crate::entry::{Kind, Stamp, Timestamp};
 
-/// How a directory below a handle is opened.
+/// The flags for opening a directory below a handle.
 const DIRECTORY: OFlags =
     OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::RDONLY);
 
-/// Of a directory: what is made in it gets its group.
+/// Set-group-id bit of a directory: entries created in it get its group.
 pub const SET_GROUP: u32 = 0o2000;
 
 fn name(bytes: &[u8]) -> io::Result<&OsStr> {
@@ -29,10 +29,10 @@ fn name(bytes: &[u8]) -> io::Result<&OsStr> {
     Ok(OsStr::from_bytes(bytes))
 }
 
-/// Looks at `entry` in `dir`; `None` when there is nothing.
+/// Looks at `entry` in `dir`; `None` when it does not exist.
 ///
 /// # Errors
-/// Whatever `lstat` or `readlink` says, other than that the name does not exist.
+/// The error of `lstat` or `readlink`, except that the name does not exist.
 pub fn look(dir: &Dir, entry: &[u8]) -> io::Result<Option<Look>> {
     let entry = name(entry)?;
     let stat = match rustix::fs::statat(dir, entry, AtFlags::SYMLINK_NOFOLLOW) {
@@ -56,7 +56,7 @@ pub fn look(dir: &Dir, entry: &[u8]) -> io::Result<Option<Look>> {
 /// Looks at an open directory.
 ///
 /// # Errors
-/// Whatever `fstat` says.
+/// The error of `fstat`.
 pub fn look_at(dir: &Dir) -> io::Result<Look> {
     let stat = rustix::fs::fstat(dir)?;
     Ok(Look { kind: Some(Kind::Directory), mode: stat.st_mode & 0o7777, stamp: stamp(&stat), links: 1 })
@@ -65,20 +65,20 @@ pub fn look_at(dir: &Dir) -> io::Result<Look> {
 /// Looks at an open regular file.
 ///
 /// # Errors
-/// Whatever `fstat` says.
+/// The error of `fstat`.
 pub fn look_at_file(file: &File) -> io::Result<Look> {
     let stat = rustix::fs::fstat(file)?;
     let kind = Kind::File { size: stat.st_size as u64 };
     Ok(Look { kind: Some(kind), mode: stat.st_mode & 0o7777, stamp: stamp(&stat), links: links(&stat) })
 }
 
-/// How many names what was looked at has.
+/// The number of hard links of the file.
 #[allow(clippy::unnecessary_cast, reason = "the widths differ between systems")]
 pub fn links(stat: &Stat) -> u64 {
     stat.st_nlink as u64
 }
 
-/// The stamp of what was looked at.
+/// The stamp of the file.
 #[allow(clippy::unnecessary_cast, reason = "the widths differ between systems")]
 pub fn stamp(stat: &Stat) -> Stamp {
     let time = |secs: i64, nanos: i64| Timestamp { secs, nanos: nanos as u32 };
@@ -94,13 +94,13 @@ pub fn stamp(stat: &Stat) -> Stamp {
 /// Opens the directory `entry` of `dir`; a link is refused with `ELOOP` or `ENOTDIR`.
 ///
 /// # Errors
-/// Whatever `openat` says.
+/// The error of `openat`.
 pub fn open_dir(dir: &Dir, entry: &[u8]) -> io::Result<Dir> {
     let fd = rustix::fs::openat(dir, name(entry)?, DIRECTORY, Mode::empty())?;
     Ok(Dir::from_std_file(fd.into()))
 }
 
-/// Whether an error says that a link was met where none is followed.
+/// Whether an error says that a link was found where links are not followed.
 pub fn is_link_refusal(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
 }
@@ -108,23 +108,23 @@ pub fn is_link_refusal(error: &io::Error) -> bool {
 /// Opens the regular file `entry` for reading.
 ///
 /// # Errors
-/// Whatever `openat` says; a link is refused, and a fifo does not block.
+/// The error of `openat`; a link is refused, and a fifo does not block.
 pub fn open_file(dir: &Dir, entry: &[u8]) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(dir, name(entry)?, flags, Mode::empty())?;
     Ok(File::from_std(fd.into()))
 }
 
-/// Makes a new file for writing, readable by its owner alone until [`finish_by_name`].
+/// Creates a new file for writing. Only its owner can read it until [`finish_by_name`].
 ///
 /// # Errors
-/// Whatever `openat` says; an existing name is an error.
+/// The error of `openat`; an existing name is an error.
 pub fn create_file(dir: &Dir, entry: &[u8]) -> io::Result<File> {
     create_file_as(dir, entry, 0o600)
 }
 
-/// Makes a new file for writing, with as much of its mode as the user's umask lets through: on a file system that refuses
-/// changes of modes it is the only one that the file ever gets.
+/// Creates a new file for writing, with as much of its mode as the user's umask allows. On a file
+/// system that refuses changes of modes, the file keeps this mode.
 ///
 /// # Errors
 /// As [`create_file`].
@@ -134,22 +134,23 @@ pub fn create_file_as(dir: &Dir, entry: &[u8], mode: u32) -> io::Result<File> {
     Ok(File::from_std(fd.into()))
 }
 
-/// Gives a file of our own making its final mode and mtime, by name: its mode may already forbid opening it.
+/// Sets the final mode and mtime of a new file by name: its mode may already forbid opening it.
 ///
 /// # Errors
-/// Whatever `fchmodat` or `utimensat` says.
+/// The error of `fchmodat` or `utimensat`.
 pub fn finish_by_name(dir: &Dir, entry: &[u8], mode: u32, mtime: Timestamp) -> io::Result<()> {
     rustix::fs::chmodat(dir, name(entry)?, Mode::from_raw_mode(mode), AtFlags::empty())?;
     set_mtime(dir, entry, mtime)
 }
 
-/// Whether an error of [`set_mode`] or [`finish_by_name`] says that this mode may not be changed, by this user or by anybody.
+/// Whether an error of [`set_mode`] or [`finish_by_name`] says that the mode may not be changed, by
+/// this user or by any user.
 pub fn is_mode_refusal(error: &io::Error) -> bool {
     let refusals = [Errno::PERM, Errno::NOTSUP, Errno::OPNOTSUPP];
     refusals.iter().any(|refusal| error.raw_os_error() == Some(refusal.raw_os_error()))
 }
 
-/// For setting the mtime and leaving the time of the last access as it is.
+/// Sets the mtime and leaves the access time as it is.
 pub fn mtime_alone(mtime: Timestamp) -> Timestamps {
     Timestamps {
         last_access: rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
@@ -160,46 +161,46 @@ pub fn mtime_alone(mtime: Timestamp) -> Timestamps {
 /// Sets the mtime of a name without following it.
 ///
 /// # Errors
-/// Whatever `utimensat` says.
+/// The error of `utimensat`.
 pub fn set_mtime(dir: &Dir, entry: &[u8], mtime: Timestamp) -> io::Result<()> {
     Ok(rustix::fs::utimensat(dir, name(entry)?, &mtime_alone(mtime), AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
-/// Makes a symbolic link with any target.
+/// Creates a symbolic link with any target.
 ///
 /// # Errors
-/// Whatever `symlinkat` says.
+/// The error of `symlinkat`.
 pub fn symlink(dir: &Dir, entry: &[u8], target: &[u8]) -> io::Result<()> {
     Ok(rustix::fs::symlinkat(OsStr::from_bytes(target), dir, name(entry)?)?)
 }
 
-/// The group that a set-gid directory hands on to what is made in it; none where it is not one.
+/// The group that a set-gid directory gives to entries created in it; `None` without that bit.
 ///
 /// # Errors
-/// Whatever `fstat` says.
+/// The error of `fstat`.
 pub fn group_handed_on(dir: &Dir) -> io::Result<Option<u32>> {
     let stat = rustix::fs::fstat(dir)?;
     Ok((stat.st_mode & SET_GROUP != 0).then_some(stat.st_gid))
 }
 
-/// Gives a name of our own making a group; none is this user's.
+/// Sets the group of a name that fastbuild created. With `None` it stays this user's group.
 ///
 /// # Errors
-/// Whatever `fchownat` says; not every group is one that this user may give.
+/// The error of `fchownat`; this user may not set every group.
 pub fn set_group(dir: &Dir, entry: &[u8], group: Option<u32>) -> io::Result<()> {
     let group = group.map_or_else(rustix::process::getegid, rustix::fs::Gid::from_raw);
     Ok(rustix::fs::chownat(dir, name(entry)?, None, Some(group), AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
-/// Makes a directory that only its owner may enter; its final mode comes by [`set_mode`].
+/// Creates a directory that only its owner may enter. [`set_mode`] sets its final mode.
 ///
 /// # Errors
-/// Whatever `mkdirat` says.
+/// The error of `mkdirat`.
 pub fn make_dir(dir: &Dir, entry: &[u8]) -> io::Result<()> {
     make_dir_as(dir, entry, 0o700)
 }
 
-/// Makes a directory that its owner may fill, with as much of its mode as the user's umask lets through.
+/// Creates a directory that its owner may write to; the user's umask applies to its mode.
 ///
 /// # Errors
 /// As [`make_dir`].
@@ -207,10 +208,10 @@ pub fn make_dir_as(dir: &Dir, entry: &[u8], mode: u32) -> io::Result<()> {
     Ok(rustix::fs::mkdirat(dir, name(entry)?, Mode::RWXU | Mode::from_raw_mode(mode))?)
 }
 
-/// Makes a directory with the mode that the user's umask gives.
+/// Creates a directory with the mode that the user's umask gives.
 ///
 /// # Errors
-/// Whatever `mkdirat` says.
+/// The error of `mkdirat`.
 pub fn make_plain_dir(dir: &Dir, entry: &[u8]) -> io::Result<()> {
     Ok(rustix::fs::mkdirat(dir, name(entry)?, Mode::from_raw_mode(0o777))?)
 }
@@ -218,7 +219,7 @@ pub fn make_plain_dir(dir: &Dir, entry: &[u8]) -> io::Result<()> {
 /// Sets the mode of a file or directory; a link is refused.
 ///
 /// # Errors
-/// Whatever the system says. A file that its own owner may not read is changed by name, for it cannot be opened.
+/// The system's error. A file that its owner may not read is changed by name.
 pub fn set_mode(dir: &Dir, entry: &[u8], mode: u32) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     match rustix::fs::openat(dir, name(entry)?, flags, Mode::empty()) {
@@ -231,11 +232,11 @@ pub fn set_mode(dir: &Dir, entry: &[u8], mode: u32) -> io::Result<()> {
     }
 }
 
-/// Renames, and fails with `AlreadyExists` when the new name is taken.
+/// Renames, and fails with `AlreadyExists` when the new name exists.
 ///
 /// # Errors
-/// Whatever `renameat2` says. Where the system or file system has no `RENAME_NOREPLACE`, the name is looked at first;
-/// the moment between is the race that is left.
+/// The error of `renameat2`. Where the system or file system has no `RENAME_NOREPLACE`, the name is
+/// checked first; a race remains between the check and the rename.
 pub fn rename_new(from: &Dir, old: &[u8], to: &Dir, new: &[u8]) -> io::Result<()> {
     match rename_flagged(from, old, to, new, Rename::NoReplace)? {
         Support::Done => Ok(()),
@@ -247,8 +248,8 @@ pub fn rename_new(from: &Dir, old: &[u8], to: &Dir, new: &[u8]) -> io::Result<()
 /// Exchanges two names in one step. Both must exist.
 ///
 /// # Errors
-/// Whatever `renameat2` says. Where exchange is missing, the old file is moved to `spare` (in `from`) and back to
-/// `old`'s name, three renames with a moment in which `new` does not exist.
+/// The error of `renameat2`. Where the exchange is not supported, the old file is moved to `spare`
+/// (in `from`) and back to `old`'s name: three renames, and for a moment `new` does not exist.
 pub fn exchange(from: &Dir, old: &[u8], to: &Dir, new: &[u8], spare: &[u8]) -> io::Result<()> {
     match rename_flagged(from, old, to, new, Rename::Exchange)? {
         Support::Done => Ok(()),
@@ -278,7 +279,7 @@ fn rename_flagged(from: &Dir, old: &[u8], to: &Dir, new: &[u8], how: Rename) -> 
     };
     match rustix::fs::renameat_with(from, name(old)?, to, name(new)?, flags) {
         Ok(()) => Ok(Support::Done),
-        // EINVAL is what FUSE and old kernels say of flags that they do not know.
+        // FUSE and old kernels report unknown flags as EINVAL.
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => Ok(Support::Missing),
         Err(errno) => Err(errno.into()),
     }
@@ -292,15 +293,15 @@ fn rename_flagged(_: &Dir, _: &[u8], _: &Dir, _: &[u8], _: Rename) -> io::Result
 /// Hard-links a file or symbolic link, without following it.
 ///
 /// # Errors
-/// Whatever `linkat` says.
+/// The error of `linkat`.
 pub fn hard_link(from: &Dir, old: &[u8], to: &Dir, new: &[u8]) -> io::Result<()> {
     Ok(rustix::fs::linkat(from, name(old)?, to, name(new)?, AtFlags::empty())?)
 }
 
-/// Removes anything but a directory.
+/// Removes a name that is not a directory.
 ///
 /// # Errors
-/// Whatever `unlinkat` says.
+/// The error of `unlinkat`.
 pub fn remove_file(dir: &Dir, entry: &[u8]) -> io::Result<()> {
     Ok(rustix::fs::unlinkat(dir, name(entry)?, AtFlags::empty())?)
 }
@@ -308,18 +309,18 @@ pub fn remove_file(dir: &Dir, entry: &[u8]) -> io::Result<()> {
 /// Removes an empty directory.
 ///
 /// # Errors
-/// Whatever `unlinkat` says; `DirectoryNotEmpty` when something is in it.
+/// The error of `unlinkat`; `DirectoryNotEmpty` when the directory is not empty.
 pub fn remove_dir(dir: &Dir, entry: &[u8]) -> io::Result<()> {
     Ok(rustix::fs::unlinkat(dir, name(entry)?, AtFlags::REMOVEDIR)?)
 }
 
-/// The names in a directory, without `.` and `..`, in no order.
+/// The names in a directory, without `.` and `..`, unsorted.
 ///
 /// # Errors
-/// Whatever `getdents` says.
+/// The error of `getdents`.
 pub fn names(dir: &Dir) -> io::Result<Vec<Box<[u8]>>> {
     let mut names = Vec::new();
-    // Opened anew and for reading: the handle may be one that only stands for the directory (O_PATH).
+    // Opened again for reading: the handle may be O_PATH only.
     let readable = rustix::fs::openat(dir, c".", DIRECTORY, Mode::empty())?;
     for entry in rustix::fs::Dir::new(readable)? {
         let entry = entry?;
@@ -334,13 +335,13 @@ pub fn names(dir: &Dir) -> io::Result<Vec<Box<[u8]>>> {
 /// Free space for this user on the file system of `dir`, in bytes.
 ///
 /// # Errors
-/// Whatever `fstatvfs` says.
+/// The error of `fstatvfs`.
 pub fn free_space(dir: &Dir) -> io::Result<u64> {
     let stat = rustix::fs::fstatvfs(dir)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-/// Whether this user may make and remove names in `dir`.
+/// Whether this user may create and remove names in `dir`.
 pub fn is_writable(dir: &Dir) -> bool {
     rustix::fs::accessat(
         dir,

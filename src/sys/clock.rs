@@ -1,25 +1,25 @@
-//! The clock by which a file system stamps what changes, and how finely it tells moments apart.
+//! The clock that a file system uses for time stamps, and its granularity.
 //!
-//! A digest is worth keeping only when a later write must give the file another stamp. That is so once the file
-//! system's clock has moved on from the stamp, and these two questions tell when it has. The neighbour is
-//! [`crate::tree::index`].
+//! A digest is worth keeping only when a later write must give the file another stamp. This is
+//! certain once the file system's clock has moved on from the stamp; this module tells when. Used
+//! by [`crate::tree::index`].
 
 use std::{path::Path, time::Duration};
 
 use crate::entry::Timestamp;
 
-/// How far apart two changes must be for a file system to give them different times.
+/// How far apart two changes must be to get different times from a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Granularity {
     /// A tick of this machine's kernel, by this machine's own clock: local file systems of Linux.
     Tick,
-    /// Seconds, and perhaps by another machine's clock: everything else, and whatever is not known.
+    /// Seconds, and perhaps by another machine's clock: all other and unknown file systems.
     Coarse,
 }
 
 impl Granularity {
-    /// The time after which two changes have different times for certain. A tick is 10 ms at most; FAT counts in two
-    /// seconds.
+    /// The time after which two changes certainly have different times. A tick is 10 ms at most;
+    /// FAT has a granularity of two seconds.
     pub fn span(self) -> Duration {
         match self {
             Granularity::Tick => Duration::from_millis(20),
@@ -27,7 +27,7 @@ impl Granularity {
         }
     }
 
-    /// What the file system at `path` has; [`Granularity::Coarse`] when it does not say.
+    /// The granularity of the file system at `path`; [`Granularity::Coarse`] when it is not known.
     #[cfg_attr(not(target_os = "linux"), allow(unused_variables, reason = "none says"))]
     pub fn of(path: &Path) -> Granularity {
         #[cfg(target_os = "linux")]
@@ -42,8 +42,8 @@ impl Granularity {
 #[cfg(target_os = "linux")]
 const FINE: [u32; 6] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x0102_1994, 0x794c_7630];
 
-/// The present as a local file system would stamp a change that comes now: never later than the stamp of a change that
-/// comes afterwards.
+/// The current time by a local file system's clock: never later than the stamp of a change that is
+/// made afterwards.
 pub fn file_system_now() -> Timestamp {
     #[cfg(target_os = "linux")]
     return {
@@ -54,8 +54,8 @@ pub fn file_system_now() -> Timestamp {
     return super::metadata::now();
 }
 
-/// The latest stamp that a change before this moment can have. Kernels since Linux 6.13 give a file that somebody has looked at a finer time
-/// than that of the last tick.
+/// The latest stamp that a change before this moment can have. Since Linux 6.13, a file whose times
+/// have been read gets a finer time than that of the last tick.
 pub fn stamped_by_now() -> Timestamp {
     super::metadata::now().max(file_system_now())
 }

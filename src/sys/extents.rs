@@ -1,4 +1,4 @@
-//! Where a file has data. What lies between is holes: they read as zeros, and take no room on the disk.
+//! Where a file has data. The ranges between are holes: they read as zeros and take no disk space.
 
 use std::{
     fs::File,
@@ -8,30 +8,30 @@ use std::{
 
 use super::source_file::Facts;
 
-/// The most ranges that are told apart; behind the last of them everything counts as data.
+/// The maximum number of ranges; everything after the last one counts as data.
 pub const MOST_RANGES: usize = 8192;
 
-/// What is looked at as one where only zeros tell holes, in bytes.
+/// Block size, in bytes, where holes can be found only by looking for zeros.
 const BLOCK: u64 = 64 << 10;
 
-/// What stands in a hole, a piece at a time.
+/// The content of a hole, one piece at a time.
 pub static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Where a file has data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Extents {
-    /// In these ranges: ascending, none empty, and none begins where another ends.
+    /// In these ranges: ascending, not empty, and not adjacent to each other.
     Ranges(Vec<Range<u64>>),
-    /// Nobody says. A block of zeros may as well be a hole.
+    /// Not known. Any block of zeros may be a hole.
     Unknown,
 }
 
-/// What lies at a place.
+/// What a file has at an offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// So many bytes of data.
+    /// This many bytes of data.
     Data(usize),
-    /// So many bytes of a hole.
+    /// This many bytes of a hole.
     Hole(usize),
 }
 
@@ -41,11 +41,11 @@ impl Extents {
         Extents::Ranges(std::iter::once(0..size).filter(|range| !range.is_empty()).collect())
     }
 
-    /// Of an open file, of which `facts` are told. Moves the place at which it is read next, where there are holes.
+    /// The extents of an open file with the metadata `facts`. May move the file's read position.
     pub fn of(file: &File, facts: &Facts) -> Extents {
         let size = facts.stamp.size;
         match facts.allocated < size {
-            // A file system that has no answer has no holes.
+            // If the file system cannot answer, the file counts as one without holes.
             true => find(file, size).unwrap_or_else(|_| Extents::whole(size)),
             false => Extents::whole(size),
         }
@@ -59,7 +59,7 @@ impl Extents {
         }
     }
 
-    /// What lies at `at`, as far as `most` bytes. Without ranges it is data.
+    /// What the file has at `at`, for at most `most` bytes. Without known ranges it is data.
     pub fn step(&self, at: u64, most: usize) -> Step {
         let Extents::Ranges(ranges) = self else { return Step::Data(most) };
         let up_to = |end: u64| usize::try_from(end - at).map_or(most, |length| length.min(most));
@@ -86,7 +86,7 @@ fn find(mut file: &File, size: u64) -> io::Result<Extents> {
             _ => rustix::fs::seek(file, Place::Hole(start))?.min(size),
         };
         match ranges.last_mut() {
-            // Somebody filled the hole meanwhile.
+            // Another process filled the hole meanwhile.
             Some(Range { end, .. }) if *end == start => *end = at,
             _ if start < at => ranges.push(start..at),
             _ => {}
@@ -101,15 +101,15 @@ fn find(_: &File, size: u64) -> io::Result<Extents> {
     Ok(Extents::whole(size))
 }
 
-/// Writes the content of a file that has its length already, from where it stands, and leaves its holes out.
+/// Writes the content of a file that already has its length, from its position, without the holes.
 #[derive(Debug)]
 pub struct Writer<'a, F> {
     file: F,
     extents: &'a Extents,
     at: u64,
-    /// Bytes of a hole that the file has not been moved past.
+    /// Bytes of a hole over which the file position has not been moved.
     skipped: u64,
-    /// Bytes of data that were written.
+    /// Bytes of data written.
     pub stored: u64,
 }
 

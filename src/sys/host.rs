@@ -1,4 +1,4 @@
-//! What the system says of itself, of the room on its disks, and of what a name stands for.
+//! Facts about this system: its name and kernel, the space on its disks, and the identity of files.
 
 #[cfg(unix)]
 use std::os::unix::fs::MetadataExt as _;
@@ -6,7 +6,7 @@ use std::{ffi::OsString, io, path::Path};
 
 use serde::Serialize;
 
-/// What a name stands for: two names of one thing have the same.
+/// The identity of a file: two names of one file have the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
     file_system: u64,
@@ -25,7 +25,7 @@ impl Identity {
     }
 }
 
-/// The kernel's release; empty where it is not told.
+/// The kernel's release; empty where it is not known.
 pub fn kernel() -> String {
     #[cfg(unix)]
     return rustix::system::uname().release().to_string_lossy().into_owned();
@@ -33,7 +33,7 @@ pub fn kernel() -> String {
     return String::new();
 }
 
-/// The machine's name on the network; empty where it is not told. `variable` reads the environment.
+/// The machine's name on the network; empty where not known. `variable` reads the environment.
 #[cfg_attr(unix, allow(unused_variables, reason = "the system tells"))]
 pub fn name(variable: impl Fn(&str) -> Option<OsString>) -> String {
     #[cfg(unix)]
@@ -42,19 +42,19 @@ pub fn name(variable: impl Fn(&str) -> Option<OsString>) -> String {
     return variable("COMPUTERNAME").map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
 }
 
-/// The room of a file system, in bytes.
+/// The space of a file system, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Space {
-    /// What whoever runs fastbuild may still use.
+    /// Free space for the current user.
     pub free: u64,
-    /// All of it.
+    /// Total space.
     pub total: u64,
 }
 
-/// The room of the file system at `path`, which is asked.
+/// The space of the file system at `path`. This calls the file system.
 ///
 /// # Errors
-/// What the system says; [`io::ErrorKind::Unsupported`] where it cannot be asked.
+/// The system's error; [`io::ErrorKind::Unsupported`] where the system has no such call.
 pub fn space(path: &Path) -> io::Result<Space> {
     #[cfg(unix)]
     return rustix::fs::statvfs(path).map_err(io::Error::from).map(|found| {
@@ -70,7 +70,7 @@ fn unsupported<T>(_: &Path) -> io::Result<T> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Bytes of memory in all; none where it is not told.
+/// Total memory in bytes; `None` where it is not known.
 #[allow(clippy::useless_conversion, reason = "the field's width differs between architectures")]
 pub fn memory() -> Option<u64> {
     #[cfg(target_os = "linux")]
@@ -82,10 +82,10 @@ pub fn memory() -> Option<u64> {
     return None;
 }
 
-/// What `path` stands for; a link is taken for itself.
+/// The identity of `path`; a link is not followed.
 ///
 /// # Errors
-/// What the system says; [`io::ErrorKind::Unsupported`] where things have no such numbers.
+/// The system's error; [`io::ErrorKind::Unsupported`] where files have no such numbers.
 pub fn identity(path: &Path) -> io::Result<Identity> {
     #[cfg(unix)]
     return path.symlink_metadata().map(|found| Identity::new(found.dev(), found.ino()));

@@ -1,13 +1,15 @@
-//! Reading directories and metadata without following a link: a directory handle, its names, and what each name is.
+//! Reads directories and metadata without following links: a directory handle, its names, and the
+//! kind of each name.
 //!
-//! On Unix everything goes through open directories, so a directory that is swapped for a link while it is read leads
-//! nowhere else. Elsewhere there are only paths: links are not followed when they are seen, and the race is left.
+//! On Unix all access goes through open directories, so a directory swapped for a link during the
+//! read leads nowhere else. Elsewhere there are only paths: visible links are not followed, but a
+//! race remains.
 
 use std::{fs::File, io, path::Path};
 
 use crate::entry::{Kind, RelPath, Special, Stamp, Timestamp};
 
-/// What a name is, as far as reading its directory tells.
+/// The kind of a name, as far as the directory listing tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hint {
     /// A directory.
@@ -18,7 +20,7 @@ pub enum Hint {
     Unknown,
 }
 
-/// What the file system says of one name.
+/// The metadata of one name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Metadata {
     /// Something that can be part of a tree.
@@ -29,14 +31,14 @@ pub enum Metadata {
         mode: u32,
         /// Identity, length and times.
         stamp: Stamp,
-        /// How many names the file has. 1 for directories, whose count means something else.
+        /// Number of hard links. 1 for directories, whose count has another meaning.
         links: u64,
     },
-    /// Something that cannot.
+    /// An entry that cannot be part of a tree.
     Special(Special),
 }
 
-/// The present by this machine's clock.
+/// The current time by this machine's clock.
 pub fn now() -> Timestamp {
     timestamp(std::time::SystemTime::now())
 }
@@ -71,14 +73,14 @@ mod imp {
 
     const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-    /// Without NONBLOCK a fifo would hold the thread up until somebody writes to it.
+    /// Without NONBLOCK, opening a fifo would block until another process writes to it.
     const FILE_FLAGS: OFlags = OFlags::RDONLY
         .union(OFlags::NOFOLLOW)
         .union(OFlags::NONBLOCK)
         .union(OFlags::NOCTTY)
         .union(OFlags::CLOEXEC);
 
-    /// What one reading of a directory's names may give, in bytes.
+    /// Buffer for the names of one directory read, in bytes.
     #[cfg(target_os = "linux")]
     const NAMES: usize = 32 << 10;
 
@@ -86,26 +88,26 @@ mod imp {
         /// Opens a root. A link that names it is followed.
         ///
         /// # Errors
-        /// The system's.
+        /// The system's error.
         pub fn open_root(path: &Path) -> io::Result<Directory> {
             let handle = rustix::fs::open(path, FLAGS, Mode::empty())?;
             Ok(Directory { handle })
         }
 
-        /// Opens the directory at `path` below this one, following no link on the way. A link there is an error
-        /// that [`super::is_gone`] knows.
+        /// Opens the directory at `path` below this one without following any link on the way. A
+        /// link there gives an error for which [`super::is_gone`] is true.
         ///
         /// # Errors
-        /// The system's.
+        /// The system's error.
         pub fn open_below(&self, path: &RelPath) -> io::Result<Directory> {
             Ok(Directory { handle: self.open(path, FLAGS)? })
         }
 
-        /// Opens what is at `path` below this one for reading, following no link on the way or there, and not waiting
-        /// for the other end of a fifo. Whether it is a regular file is for the caller to ask.
+        /// Opens the file at `path` below this one for reading, without following any link and
+        /// without blocking on a fifo. The caller must check whether it is a regular file.
         ///
         /// # Errors
-        /// The system's.
+        /// The system's error.
         pub fn open_file_below(&self, path: &RelPath) -> io::Result<File> {
             Ok(self.open(path, FILE_FLAGS)?.into())
         }
@@ -123,8 +125,8 @@ mod imp {
             Ok(handle)
         }
 
-        /// One call where the kernel can refuse links in the middle of a path; `None` where it cannot, and for paths
-        /// that are too long for one call.
+        /// Uses one call where the kernel can refuse links in the middle of a path. `None` where it
+        /// cannot, and for paths that are too long for one call.
         #[cfg(target_os = "linux")]
         fn open_at_once(&self, path: &RelPath, flags: OFlags) -> Option<io::Result<OwnedFd>> {
             use std::sync::atomic::{AtomicBool, Ordering};
@@ -139,7 +141,7 @@ mod imp {
             let resolve = ResolveFlags::NO_SYMLINKS;
             match rustix::fs::openat2(&self.handle, path.as_bytes(), flags, Mode::empty(), resolve) {
                 Ok(handle) => Some(Ok(handle)),
-                // Old kernels do not know the call; some sandboxes forbid it.
+                // Old kernels do not have this call; some sandboxes forbid it.
                 Err(Errno::NOSYS | Errno::PERM) => {
                     REFUSED.store(true, Ordering::Relaxed);
                     None
@@ -154,10 +156,10 @@ mod imp {
             None
         }
 
-        /// Calls `each` for every name but `.` and `..`, in no order.
+        /// Calls `each` for every name except `.` and `..`, unsorted.
         ///
         /// # Errors
-        /// The system's.
+        /// The system's error.
         pub fn names(&self, mut each: impl FnMut(&[u8], Hint)) -> io::Result<()> {
             let mut tell = |name: &[u8], kind| {
                 let hint = match kind {
@@ -174,7 +176,7 @@ mod imp {
 
         #[cfg(target_os = "linux")]
         fn entries(&self, tell: &mut dyn FnMut(&[u8], FileType)) -> io::Result<()> {
-            // Few directories need a second answer.
+            // Few directories need a second call.
             let mut buffer = Vec::with_capacity(NAMES);
             let mut entries = rustix::fs::RawDir::new(&self.handle, buffer.spare_capacity_mut());
             while let Some(entry) = entries.next() {
@@ -186,7 +188,7 @@ mod imp {
 
         #[cfg(not(target_os = "linux"))]
         fn entries(&self, tell: &mut dyn FnMut(&[u8], FileType)) -> io::Result<()> {
-            // A duplicate shares the position with the handle: this reads the directory once in its life.
+            // A duplicate shares its position with the handle: the directory is read only once.
             for entry in rustix::fs::Dir::new(self.handle.try_clone()?)? {
                 let entry = entry?;
                 tell(entry.file_name().to_bytes(), entry.file_type());
@@ -194,10 +196,10 @@ mod imp {
             Ok(())
         }
 
-        /// What `name` in this directory is.
+        /// The metadata of `name` in this directory.
         ///
         /// # Errors
-        /// The system's.
+        /// The system's error.
         pub fn look_at(&self, name: &[u8]) -> io::Result<Metadata> {
             let stat = rustix::fs::statat(&self.handle, name, AtFlags::SYMLINK_NOFOLLOW)?;
             self.understand(name, &stat)
@@ -240,12 +242,12 @@ mod imp {
         field.try_into().unwrap_or_default()
     }
 
-    /// The fields' types differ between systems; where one is signed, a negative value means nothing.
+    /// The types of the fields differ between systems; a negative value has no meaning.
     fn wide(field: impl TryInto<u64>) -> u64 {
         field.try_into().unwrap_or_default()
     }
 
-    /// Whether an error says that the path is no longer, or no longer leads there without a link.
+    /// Whether an error says that the path no longer exists, or now leads through a link.
     pub(super) fn is_gone(err: &io::Error) -> bool {
         use rustix::io::Errno;
         err.raw_os_error()
@@ -270,7 +272,7 @@ mod imp {
         /// Opens a root. A link that names it is followed.
         ///
         /// # Errors
-        /// The system's.
+        /// The system's error.
         pub fn open_root(path: &Path) -> io::Result<Directory> {
             let path = std::fs::canonicalize(path)?;
             if !std::fs::metadata(&path)?.is_dir() {
@@ -279,11 +281,11 @@ mod imp {
             Ok(Directory { path })
         }
 
-        /// Opens the directory at `path` below this one, following no link on the way. A link there is an error
-        /// that [`super::is_gone`] knows.
+        /// Opens the directory at `path` below this one without following any link on the way. A
+        /// link there gives an error for which [`super::is_gone`] is true.
         ///
         /// # Errors
-        /// The system's.
+        /// The system's error.
         pub fn open_below(&self, path: &RelPath) -> io::Result<Directory> {
             let mut at = self.path.clone();
             for name in path.components() {
@@ -295,10 +297,10 @@ mod imp {
             Ok(Directory { path: at })
         }
 
-        /// Opens what is at `path` below this one for reading, following no link that is seen on the way or there.
+        /// Opens the file at `path` below this one for reading, without following any visible link.
         ///
         /// # Errors
-        /// The system's.
+        /// The system's error.
         pub fn open_file_below(&self, path: &RelPath) -> io::Result<File> {
             let mut at = self.path.clone();
             for name in path.components() {
@@ -310,10 +312,10 @@ mod imp {
             File::open(at)
         }
 
-        /// Calls `each` for every name but `.` and `..`, in no order.
+        /// Calls `each` for every name except `.` and `..`, unsorted.
         ///
         /// # Errors
-        /// The system's; and for a name that is not Unicode.
+        /// The system's error, or an error for a name that is not Unicode.
         pub fn names(&self, mut each: impl FnMut(&[u8], Hint)) -> io::Result<()> {
             for entry in std::fs::read_dir(&self.path)? {
                 let entry = entry?;
@@ -325,10 +327,10 @@ mod imp {
             Ok(())
         }
 
-        /// What `name` in this directory is.
+        /// The metadata of `name` in this directory.
         ///
         /// # Errors
-        /// The system's.
+        /// The system's error.
         pub fn look_at(&self, name: &[u8]) -> io::Result<Metadata> {
             understand(&self.path.join(text(name)?))
         }
@@ -345,7 +347,7 @@ mod imp {
         } else {
             Kind::File { size: found.len() }
         };
-        // There are no permission bits to read; these are what a Linux tree usually has.
+        // This system has no permission bits; these are the usual ones of a Linux tree.
         let mode = match kind {
             Kind::Symlink { .. } => 0o777,
             Kind::Directory => 0o755,
@@ -365,14 +367,14 @@ mod imp {
         io::Error::new(io::ErrorKind::InvalidData, "the name is not Unicode")
     }
 
-    /// Whether an error says that the path is no longer, or no longer leads there without a link.
+    /// Whether an error says that the path no longer exists, or now leads through a link.
     pub(super) fn is_gone(err: &io::Error) -> bool {
         matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
     }
 }
 
-/// Whether an error says that the path is no longer there, or no longer a directory where one is needed: what happens
-/// when somebody removes or replaces it while it is read.
+/// Whether an error says that the path no longer exists, or that it is no longer a directory where
+/// one is needed. This happens when another process removes or replaces it during the read.
 pub fn is_gone(err: &io::Error) -> bool {
     imp::is_gone(err)
 }

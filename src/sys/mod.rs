@@ -1,21 +1,22 @@
-//! What differs between operating systems, kept in small pieces so that everything else compiles on each of them.
+//! What differs between operating systems, in small modules, so that all other code compiles on
+//! each system.
 //!
 //! | piece | what it is for |
 //! |---|---|
-//! | [`at`] | one name in one open directory: look, rename, exchange, remove, never following a link |
-//! | `child` | other fastbuilds that are asked to end |
-//! | [`clock`] | the clock of a file system, and how finely it tells moments apart |
+//! | [`at`] | one name in one open directory: look, rename, exchange, remove; no link is followed |
+//! | `child` | ends other fastbuild processes |
+//! | [`clock`] | the clock of a file system, and its granularity |
 //! | [`extents`] | where a file has data, and where holes |
-//! | `host` | name, kernel, room on the disk, what a name stands for |
-//! | [`metadata`] | directories read by handle, and what `lstat` says of their entries |
-//! | `mounts` | what is mounted where |
-//! | [`page_cache`] | what the kernel keeps of files in memory |
-//! | [`owner`] | who this process is, and whose a directory is |
-//! | `process` | jobs, ignored signals, and dying of one |
-//! | [`source_file`] | a source file opened for reading, and what the system says of it |
-//! | [`stdin`] | standard input, looked at and not read |
+//! | `host` | name, kernel, disk space, and the identity of files |
+//! | [`metadata`] | directories read by handle, and the `lstat` data of their entries |
+//! | `pace` | detects slow file systems |
+//! | [`page_cache`] | the kernel's page cache |
+//! | [`owner`] | the user of this process, and the owners of directories |
+//! | `process` | jobs, ignored signals, and ending by a signal |
+//! | [`source_file`] | a source file opened for reading, and its metadata |
+//! | [`stdin`] | standard input, checked without reading it |
 //! | [`terminal`] | foreground, raw mode, size, and changes of the size |
-//! | [`walk`] | paths below one open directory, never following a link |
+//! | [`walk`] | paths below one open directory, without following links |
 
 #[cfg(unix)]
 #[path = "at_unix.rs"]
@@ -54,50 +55,51 @@ use std::{
 
 use crate::entry::{Kind, Stamp};
 
-/// The longest path that this system opens, in bytes: `PATH_MAX` without its end.
+/// The longest path that this system opens, in bytes: `PATH_MAX` without the final NUL.
 pub const LONGEST_PATH: usize = match () {
     () if cfg!(target_os = "linux") => 4095,
     () if cfg!(windows) => 32_766,
     () => 1023,
 };
 
-/// What a name is, as `lstat` says.
+/// The metadata of a name, from `lstat`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Look {
-    /// File, directory, link; none for sockets, fifos and devices.
+    /// File, directory or link; `None` for sockets, fifos and devices.
     pub kind: Option<Kind>,
     /// Permission bits, `0o7777` at most, as far as the system has them.
     pub mode: u32,
     /// Identity and times.
     pub stamp: Stamp,
-    /// How many names it has. 1 for directories, whose count means something else.
+    /// Number of hard links. 1 for directories, whose count has another meaning.
     pub links: u64,
 }
 
-/// Writes a file of fastbuild's own beside `path`, and puts it in its place when it is whole. It asks for no more than a temporary
-/// file of this process's number: where many come and go, and dead ones are to be swept, there is `state::replace_file`.
+/// Writes a temporary file beside `path` and renames it to `path` when it is complete. Temporary
+/// files of killed processes stay; where that matters, use `state::replace_file`.
 ///
 /// # Errors
-/// The system's; the old file is then as it was.
+/// The system's error; the old file is then unchanged.
 pub fn replace_file(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(format!(".new-{}", std::process::id()));
     let written =
         File::create(&beside).and_then(|mut file| write(&mut file)).and_then(|()| fs::rename(&beside, path));
     if written.is_err() {
-        // Best effort: what failed is the news.
+        // Best effort: the caller gets the first error.
         let _ = fs::remove_file(&beside);
     }
     written
 }
 
-/// What opening a directory says when something on the way is missing or is no directory (a link among them).
+/// Whether an error of opening a directory says that a component is missing or is not a directory
+/// (a link, for example).
 pub fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
         || at::is_link_refusal(error)
 }
 
-/// The number by which Linux names the kind of file system at `path` (`statfs(2)`); none when it does not say.
+/// Linux's number for the type of the file system at `path` (`statfs(2)`); `None` when not known.
 #[cfg(target_os = "linux")]
 #[allow(clippy::unnecessary_cast, reason = "the field's width differs between architectures")]
 fn file_system_magic(path: &Path) -> Option<u32> {

@@ -1,4 +1,4 @@
-//! Who this process is, and what stands between it and a directory of its own.
+//! The user of this process, and the checks of directories that must be private.
 
 use std::{
     fmt,
@@ -7,22 +7,22 @@ use std::{
     path::Path,
 };
 
-/// What is wrong with a directory that is to be somebody's own.
+/// Why a directory does not count as the user's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotOwn {
-    /// It is a symbolic link, and whoever made it decides where it leads.
+    /// It is a symbolic link; its creator decides where it leads.
     Link,
-    /// It is something else than a directory.
+    /// It is not a directory.
     NoDirectory,
-    /// It belongs to another user, by number.
+    /// It belongs to another user, with this id.
     OfAnother(u32),
-    /// Everybody may put things there, and take away what others put there.
+    /// Every user may create files there and remove other users' files.
     Everybodys,
-    /// This user may not write there.
+    /// The current user may not write there.
     NotWritable,
 }
 
-/// For people, behind a path: `belongs to another user (65534)`.
+/// For messages, after a path: `belongs to another user (65534)`.
 impl fmt::Display for NotOwn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -35,7 +35,7 @@ impl fmt::Display for NotOwn {
     }
 }
 
-/// User and group of this process; none where the system has no such numbers.
+/// User and group of this process; `None` where the system has no such ids.
 pub fn ids() -> Option<(u32, u32)> {
     #[cfg(unix)]
     return Some((rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()));
@@ -43,7 +43,7 @@ pub fn ids() -> Option<(u32, u32)> {
     return None;
 }
 
-/// The number of the user whom `path` belongs to; none where it is not there, or the system has no such numbers.
+/// The id of the owner of `path`; `None` if the path does not exist or the system has no such ids.
 #[cfg_attr(not(unix), allow(unused_variables, reason = "only Unix has owners"))]
 pub fn of(path: &Path) -> Option<u32> {
     #[cfg(unix)]
@@ -52,23 +52,24 @@ pub fn of(path: &Path) -> Option<u32> {
     return None;
 }
 
-/// Whose a directory may be.
+/// Which owners a directory may have.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Whose {
     Own,
     OwnOrRoots,
 }
 
-/// Whether `path` is a directory that belongs to this user and to nobody else's care.
+/// Whether `path` is a directory that this user owns and can write to, and that not all users can
+/// write to unless it is sticky.
 ///
 /// # Errors
-/// What the system says of it; [`io::ErrorKind::NotFound`] when there is none.
+/// The system's error; [`io::ErrorKind::NotFound`] when it does not exist.
 pub fn is_own(path: &Path) -> io::Result<Result<(), NotOwn>> {
     look(path, Whose::Own)
 }
 
-/// Whether what this user makes in the directory `path` stays what it is: nobody but he and root can put something else in
-/// its place.
+/// Whether files that this user creates in the directory `path` are safe: only the user and root
+/// can replace them.
 ///
 /// # Errors
 /// As [`is_own`].
@@ -112,10 +113,10 @@ fn allows(_: &Path, _: &Metadata, _: Whose) -> Result<(), NotOwn> {
     Ok(())
 }
 
-/// Makes a directory for this user's eyes alone. What is missing above it is made likewise.
+/// Creates a directory that only this user can access. Missing parents are created in the same way.
 ///
 /// # Errors
-/// What the system says; [`io::ErrorKind::AlreadyExists`] when something is there.
+/// The system's error; [`io::ErrorKind::AlreadyExists`] when the path exists.
 pub fn make_private(path: &Path) -> io::Result<()> {
     if let Some(above) = path.parent()
         && !above.as_os_str().is_empty()
@@ -142,10 +143,10 @@ pub fn is_executable(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|found| found.is_file())
 }
 
-/// Lets its owner execute the file at `path`, and nobody else.
+/// Makes the file at `path` executable for its owner only.
 ///
 /// # Errors
-/// What the system says.
+/// The system's error.
 #[cfg_attr(not(unix), allow(unused_variables, reason = "only Unix has modes"))]
 pub fn make_executable(path: &Path) -> io::Result<()> {
     #[cfg(unix)]
@@ -153,10 +154,10 @@ pub fn make_executable(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Lets their owner into all directories from `path` downwards, so that what is in them can be removed.
+/// Lets the owner enter all directories from `path` downwards, so that they can be emptied.
 ///
 /// # Errors
-/// What the system says.
+/// The system's error.
 pub fn open_up(path: &Path) -> io::Result<()> {
     if !path.symlink_metadata()?.is_dir() {
         return Ok(());
@@ -165,13 +166,13 @@ pub fn open_up(path: &Path) -> io::Result<()> {
     path.read_dir()?.try_for_each(|entry| open_up(&entry?.path()))
 }
 
-/// How many bytes the files at and below `path` take on their disk; what cannot be looked at takes none.
+/// Disk space, in bytes, of the files at and below `path`, as far as they can be looked at.
 pub fn size_below(path: &Path) -> u64 {
     let Ok(found) = path.symlink_metadata() else { return 0 };
     let below = |entry: io::Result<fs::DirEntry>| entry.map_or(0, |entry| size_below(&entry.path()));
     let inner =
         if found.is_dir() { path.read_dir().map_or(0, |entries| entries.map(below).sum()) } else { 0 };
-    // Blocks are counted in 512 bytes, whatever the disk has.
+    // Block counts are in units of 512 bytes on every disk.
     #[cfg(unix)]
     let own = std::os::unix::fs::MetadataExt::blocks(&found) * 512;
     #[cfg(not(unix))]

@@ -1,26 +1,27 @@
-//! Tells a file system whose answers are waited for from one whose answers are computed.
+//! Detects slow file systems, on which a call waits for an answer from elsewhere.
 //!
-//! On a mount that crosses a network or a virtual machine each call is a round trip of 0.2 to 2 ms, and what counts is how
-//! many are under way at once; on a local disk more threads than processors only get in each other's way, and where a lock
-//! of the kernel's is at stake (a rename from one directory to another takes one for the whole file system), they
-//! wait for each other.
+//! On a mount that crosses a network or a virtual machine each call is a round trip of 0.2 to 2 ms,
+//! and many parallel calls make it faster. On a local disk more threads than processors only slow
+//! each other down. Where a kernel lock is involved (a rename between directories locks the whole
+//! file system), they wait for each other.
 
 use std::{
     thread,
     time::{Duration, Instant},
 };
 
-/// An answer that takes longer was waited for, not computed: a local one takes 1 to 20 µs, one through FUSE 50 and more.
+/// A longer answer was waited for, not computed: a local one takes 1 to 20 µs, FUSE 50 µs or more.
 const SLOW_ANSWER: Duration = Duration::from_micros(50);
 
-/// How many answers are timed together, and how many times in a row they have to be slow.
+/// How many answers are timed together, and how many groups in a row must be slow.
 const GROUP: u32 = 8;
 const IN_A_ROW: u32 = 3;
 
-/// One thread's answers.
+/// The timing of one thread's calls.
 ///
-/// A thread may be put off for a while: on a busy machine, one answer in some thousands takes as long as ten thousand others,
-/// and more threads would make it busier. So several groups of answers must be slow in a row.
+/// The scheduler may suspend a thread: on a busy machine, one answer in some thousands takes as
+/// long as ten thousand others, and more threads would add load. So several groups must be slow in
+/// a row.
 #[derive(Debug)]
 pub struct Pace {
     since: Instant,
@@ -35,13 +36,13 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// What comes now is a question.
+    /// Starts the timing: calls to the file system follow.
     pub fn begin(&mut self) {
         self.since = Instant::now();
         self.answers = 0;
     }
 
-    /// So many answers have come since the last one.
+    /// This many answers have come since the last call.
     pub fn answered(&mut self, answers: u32) {
         self.answers += answers;
         if self.answers >= GROUP {
@@ -50,7 +51,7 @@ impl Pace {
         }
     }
 
-    /// What comes now is none.
+    /// Ends the timing: no calls to the file system follow.
     pub fn end(&mut self) {
         if self.answers > 0 {
             let is_slow = self.since.elapsed() > SLOW_ANSWER * self.answers;
@@ -59,7 +60,7 @@ impl Pace {
         }
     }
 
-    /// Times calls that have so many answers, and nothing around them.
+    /// Times calls that give this many answers, and nothing else.
     pub fn time<T>(&mut self, answers: u32, calls: impl FnOnce() -> T) -> T {
         self.begin();
         let done = calls();
@@ -68,13 +69,13 @@ impl Pace {
         done
     }
 
-    /// Whether the file system is slow, as far as this thread has seen.
+    /// Whether the file system is slow, as measured by this thread.
     pub fn is_slow(&self) -> bool {
         self.slow_in_a_row >= IN_A_ROW
     }
 }
 
-/// As many threads as have something to compute.
+/// The number of threads that can compute at the same time.
 pub fn processors() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }

@@ -1,11 +1,12 @@
-//! The kernel's copy of what a file holds.
+//! The kernel's page cache.
 
 use std::{fs::File, io};
 
-/// Has the kernel forget the content of `file` that is on the disk already, so that reading it asks the disk.
+/// Drops the content of `file` that is on the disk from the kernel's cache: the next read uses the
+/// disk.
 ///
 /// # Errors
-/// What the system says; [`io::ErrorKind::Unsupported`] where it cannot be told.
+/// The system's error; [`io::ErrorKind::Unsupported`] where the system has no such call.
 #[cfg_attr(not(target_os = "linux"), allow(unused_variables, reason = "it cannot be told"))]
 pub fn forget(file: &File) -> io::Result<()> {
     #[cfg(target_os = "linux")]

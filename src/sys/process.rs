@@ -1,34 +1,34 @@
-//! Processes as a shell sees them: signals that were ignored at the start, jobs, stopping, and dying of a signal.
+//! Processes and job control: signals ignored at the start, jobs, stopping, and ending by a signal.
 
 use std::fs;
 
 #[cfg(unix)]
 pub use unix::{die_of, has_default, ignores, is_in_a_job, stop, tell_group};
 
-/// What the system says of a process.
+/// What the system tells about a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Look {
-    /// Its parent.
+    /// The id of its parent.
     pub parent: i32,
-    /// What it does.
+    /// Its state.
     pub state: State,
 }
 
-/// See [`Look::state`].
+/// The state of a process, see [`Look::state`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// It runs, or waits for something.
+    /// Running or waiting.
     Running,
-    /// It was stopped, by Ctrl-Z for example.
+    /// Stopped, by Ctrl-Z for example.
     Stopped,
-    /// It is dead, and nobody has waited for it yet.
+    /// Ended, but its parent has not waited for it (a zombie).
     Dead,
 }
 
-/// Looks at a process; none where it is gone, or where the system has no `/proc`.
+/// Looks at a process; `None` where it no longer exists, or where the system has no `/proc`.
 pub fn look(pid: i32) -> Option<Look> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may hold anything, parentheses too.
+    // The name in parentheses may contain any character, including parentheses.
     let behind = &stat[stat.iter().rposition(|&byte| byte == b')')? + 1..];
     let mut fields = str::from_utf8(behind).ok()?.split_ascii_whitespace();
     let state = match fields.next()? {
@@ -39,7 +39,7 @@ pub fn look(pid: i32) -> Option<Look> {
     Some(Look { parent: fields.next()?.parse().ok()?, state })
 }
 
-/// Whether a process has been stopped; not where the system does not tell.
+/// Whether a process is stopped; false where this is not known.
 pub fn is_stopped(pid: u32) -> bool {
     i32::try_from(pid).ok().and_then(look).is_some_and(|look| look.state == State::Stopped)
 }
@@ -54,13 +54,13 @@ mod unix {
 
     use super::look;
 
-    /// Whether this process ignores `signal`: asked before anybody here has taken it over, whether it was started so. Not where the
-    /// system does not tell.
+    /// Whether this process ignores `signal`. Called before fastbuild installs a handler, it tells
+    /// whether the signal was ignored at the start. False where this is not known.
     pub fn ignores(signal: i32) -> bool {
         is_among(getpid(), "SigIgn:", signal)
     }
 
-    /// Whether `signal` does to a process what it does by default.
+    /// Whether `signal` has its default action in a process.
     pub fn has_default(pid: Pid, signal: i32) -> bool {
         !["SigIgn:", "SigCgt:"].into_iter().any(|set| is_among(pid, set, signal))
     }
@@ -72,8 +72,8 @@ mod unix {
         bits.is_some_and(|bits| bits >> (signal - 1) & 1 == 1)
     }
 
-    /// Whether a shell is there to take this process up again when it has stopped: somebody above it who belongs to its session and
-    /// not to its process group. Without one the system itself lets Ctrl-Z pass.
+    /// Whether a shell can continue this process after it stops: an ancestor that is in its session
+    /// but not in its process group. Without one the system itself ignores Ctrl-Z.
     pub fn is_in_a_job() -> bool {
         let (group, session) = (getpgrp(), getsid(None));
         let mut above = getppid();
@@ -86,32 +86,33 @@ mod unix {
             }
             match look(pid.as_raw_pid()) {
                 Some(look) => above = Pid::from_raw(look.parent),
-                // Where it cannot be looked further, a script that a shell has started is the likely case.
+                // Without `/proc` (no Linux), a script started by a shell is likely.
                 None => return cfg!(not(target_os = "linux")),
             }
         }
         false
     }
 
-    /// Stops this process, and returns when somebody has taken it up again.
+    /// Stops this process, and returns when another process continues it.
     pub fn stop() {
-        // Fails only for signals that it does not know.
+        // Fails only for unknown signals.
         let _ = signal_hook::low_level::emulate_default_handler(signal_hook::consts::SIGTSTP);
     }
 
-    /// Gives `signal` to the whole process group, as a terminal would that is not raw.
+    /// Sends `signal` to the whole process group, as a terminal that is not raw does.
     pub fn tell_group(signal: u8) {
         if let Some(signal) = Signal::from_named_raw(signal.into()) {
-            let _ = rustix::process::kill_current_process_group(signal); // it is there: this process is in it
+            let _ = rustix::process::kill_current_process_group(signal); // this process is in it
         }
     }
 
-    /// Ends this process by a signal's default action. Returns where that is none: the first process of a container has none.
+    /// Ends this process by a signal's default action. Returns where it has none, as in a
+    /// container's first process.
     pub fn die_of(signal: u8) {
         if getpid().is_init() {
             return;
         }
-        // A dump of the command's would be of interest; nothing of fastbuild's is.
+        // A core dump of fastbuild itself is of no use.
         let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
         let _ = signal_hook::low_level::emulate_default_handler(signal.into());
     }

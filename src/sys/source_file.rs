@@ -1,7 +1,7 @@
-//! Opening a source file and asking what it is, without following a link and without blocking on a fifo.
+//! Opens a source file and reads its metadata, without following links or blocking on a fifo.
 //!
-//! In: a path of the user's tree. Out: an open regular file with what the system says of it, or the news that something
-//! else lies there now. The neighbour is [`crate::archive`], which reads what was opened.
+//! In: a path of the user's tree. Out: an open regular file with its metadata, or the result that
+//! the path is now of another kind. [`crate::archive`] reads the opened file.
 
 use std::{
     fs::{File, Metadata},
@@ -11,30 +11,30 @@ use std::{
 
 use crate::entry::{RelPath, Stamp};
 
-/// What the system says of a file at one moment.
+/// The metadata of a file at one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts {
-    /// Permission bits, `0o7777` at most; none on systems that have no such bits.
+    /// Permission bits, `0o7777` at most; `None` on systems without such bits.
     pub mode: Option<u32>,
-    /// The rest.
+    /// The other metadata.
     pub stamp: Stamp,
-    /// What it takes on the disk, in bytes; less than its length where it has holes.
+    /// Its disk space in bytes; less than its length where it has holes.
     pub allocated: u64,
 }
 
-/// What lies at a path.
+/// What a path is.
 #[derive(Debug)]
 pub enum Opened {
     /// A regular file, open for reading.
     Regular(File, Facts),
-    /// A directory, a link, a device: nothing that has content of its own.
+    /// A directory, a link or a device: without content of its own.
     Other,
 }
 
-/// Opens the regular file at `path`; the last component is not followed when it is a link.
+/// Opens the regular file at `path`. A link as the last component is not followed.
 ///
 /// # Errors
-/// What the system said, but for "it is a link", which is [`Opened::Other`].
+/// The system's error, except for a link, which gives [`Opened::Other`].
 pub fn open(path: &Path) -> io::Result<Opened> {
     let file = match system::open(path) {
         Ok(file) => file,
@@ -44,10 +44,10 @@ pub fn open(path: &Path) -> io::Result<Opened> {
     look_into(file)
 }
 
-/// What an open file is.
+/// The kind and metadata of an open file.
 ///
 /// # Errors
-/// What the system said.
+/// The system's error.
 pub fn look_into(file: File) -> io::Result<Opened> {
     let metadata = file.metadata()?;
     if metadata.is_file() {
@@ -58,18 +58,18 @@ pub fn look_into(file: File) -> io::Result<Opened> {
     }
 }
 
-/// What the system says of an open file now.
+/// The current metadata of an open file.
 ///
 /// # Errors
-/// What the system said.
+/// The system's error.
 pub fn facts(file: &File) -> io::Result<Facts> {
     file.metadata().map(|metadata| system::facts(&metadata))
 }
 
-/// What the system says of `path` itself now, be it a link.
+/// The current metadata of `path` itself; a link is not followed.
 ///
 /// # Errors
-/// What the system said.
+/// The system's error.
 pub fn facts_at(path: &Path) -> io::Result<Facts> {
     path.symlink_metadata().map(|metadata| system::facts(&metadata))
 }
@@ -79,13 +79,13 @@ pub fn native(root: &Path, path: &RelPath) -> PathBuf {
     root.join(system::native(path))
 }
 
-/// Whether the error says that nothing lies at the path any more: it was removed, or a directory above it was replaced
-/// by something else.
+/// Whether the error says that the path no longer exists: it was removed, or a directory above it
+/// was replaced.
 pub fn says_gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// Whether the error says that something lies at the path that cannot be opened as a file is, or not without following
+/// Whether the error says that the path exists but cannot be opened as a file, or only by following
 /// a link.
 pub fn says_other_kind(error: &io::Error) -> bool {
     system::says_other_kind(error)
@@ -108,7 +108,8 @@ mod system {
     use super::{Facts, File, Metadata, Path, RelPath, Stamp, io};
 
     pub(super) fn open(path: &Path) -> io::Result<File> {
-        // Without NONBLOCK a fifo that took the file's place would hold the whole upload until somebody writes to it.
+        // Without NONBLOCK a fifo in the file's place would block the upload until it is written
+        // to.
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
         OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)
     }
@@ -148,8 +149,8 @@ mod system {
     use super::{Facts, File, Metadata, Path, RelPath, Stamp, io};
     use crate::{entry::Timestamp, sys::metadata::timestamp};
 
-    /// There is no flag for it in the standard library, so a link that is put there between the two calls is followed:
-    /// the sources are the user's own, and the stamp that is sent along is the one of the file that was read.
+    /// There is no flag for it in the standard library, so a link created between the two calls is
+    /// followed: the sources are the user's own, and the stamp is that of the file that was read.
     pub(super) fn open(path: &Path) -> io::Result<File> {
         if path.symlink_metadata()?.is_file() { File::open(path) } else { Err(other_kind()) }
     }
@@ -168,7 +169,7 @@ mod system {
         Facts { mode: None, stamp, allocated: metadata.len() }
     }
 
-    /// The scan makes paths from names that are valid Unicode there; any other is simply not found.
+    /// The scan makes paths from names that are valid Unicode; other names are simply not found.
     pub(super) fn native(path: &RelPath) -> String {
         String::from_utf8_lossy(path.as_bytes()).into_owned()
     }

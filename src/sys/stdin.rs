@@ -1,9 +1,9 @@
-//! Standard input, looked at and not read; and who has started this process.
+//! Looks at standard input without reading it; and identifies the parent process.
 
 #[cfg(unix)]
 use rustix::fs::FileType;
 
-/// Whether a pipe, a socket or a file has bytes that nobody has read. Devices, a terminal and a closed input have none.
+/// Whether a pipe, socket or file has unread bytes. False for devices, terminals and closed input.
 #[cfg(unix)]
 pub fn has_waiting() -> bool {
     let stdin = rustix::stdio::stdin();
@@ -18,24 +18,24 @@ pub fn has_waiting() -> bool {
     }
 }
 
-/// Nobody has asked for it yet.
+/// Not implemented on this system.
 #[cfg(not(unix))]
 pub fn has_waiting() -> bool {
     false
 }
 
-/// A word for the process that has started this one, which no later process has; as far as the system tells when it began.
+/// An identifier of the parent process that no later process has, if its start time is known.
 #[cfg(unix)]
 pub fn parent() -> Option<String> {
     let parent = rustix::process::getppid()?.as_raw_nonzero();
     let stat = std::fs::read(format!("/proc/{parent}/stat")).unwrap_or_default();
-    // The name, in parentheses, may hold anything. Of what follows it, the twentieth is the start.
+    // The name, in parentheses, may contain anything. The start time is the 20th field after it.
     let behind = stat.iter().rposition(|byte| *byte == b')').map_or(&[][..], |at| &stat[at + 1..]);
     let began = String::from_utf8_lossy(behind).split_whitespace().nth(19).unwrap_or_default().to_owned();
     Some(format!("{parent}-{began}"))
 }
 
-/// See above.
+/// Not known on this system.
 #[cfg(not(unix))]
 pub fn parent() -> Option<String> {
     None

@@ -1,53 +1,53 @@
-//! The terminal that fastbuild runs in, where it cannot be set: keys come line by line, and its size is not followed.
+//! The terminal where it cannot be configured: input comes by line, and size changes are not seen.
 
 use std::io;
 
-/// A terminal in raw mode; there is none here.
+/// A terminal in raw mode; not available here.
 #[derive(Debug)]
 pub enum RawTerminal {}
 
 impl RawTerminal {
-    /// Never one.
+    /// Always `None`.
     ///
     /// # Errors
-    /// None.
+    /// Never fails.
     pub fn of_stdin() -> io::Result<Option<RawTerminal>> {
         Ok(None)
     }
 }
 
-/// Never.
+/// Always false.
 pub fn is_raw() -> bool {
     false
 }
 
-/// There is but one job.
+/// Always true: there is only one job.
 pub fn is_foreground() -> bool {
     true
 }
 
-/// At once: whoever reads waits.
+/// Returns at once: the read itself waits.
 pub fn await_input() {}
 
-/// Not known.
+/// Always `None`: the size is not known.
 pub fn size() -> Option<(u16, u16)> {
     None
 }
 
-/// Changes of the terminal's size: none are seen.
+/// Changes of the terminal's size; not seen here.
 #[derive(Debug)]
 pub struct SizeChanges;
 
-/// Begins to listen.
+/// Starts listening.
 ///
 /// # Errors
-/// None.
+/// Never fails.
 pub fn size_changes() -> io::Result<SizeChanges> {
     Ok(SizeChanges)
 }
 
 impl SizeChanges {
-    /// None will come.
+    /// Always `None`.
     pub async fn next(&mut self) -> Option<()> {
         None
     }

@@ -1,4 +1,4 @@
-//! The terminal that fastbuild runs in (Unix). From the background it is never touched: whoever does is stopped.
+//! The terminal (Unix). It is not touched from the background: the system stops processes that do.
 
 use std::{
     io,
@@ -22,13 +22,13 @@ static RAW: AtomicBool = AtomicBool::new(false);
 
 static KEPT: Mutex<Kept> = Mutex::new(Kept { wanted: false, before: None });
 
-/// How often it is looked whether fastbuild is in the foreground again: a shell tells only those that it had stopped.
+/// How often to check for the foreground. A shell notifies only jobs that it had stopped.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 struct Kept {
-    /// There is a [`RawTerminal`].
+    /// Whether there is a [`RawTerminal`].
     wanted: bool,
-    /// How the terminal was before it was made raw.
+    /// The settings of the terminal before it was made raw.
     before: Option<Termios>,
 }
 
@@ -36,30 +36,31 @@ fn kept() -> MutexGuard<'static, Kept> {
     KEPT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether a [`RawTerminal`] is at work: then a line feed does not lead to the left edge.
+/// Whether a [`RawTerminal`] is active: then a line feed does not move to the first column.
 pub fn is_raw() -> bool {
     RAW.load(Ordering::Acquire)
 }
 
-/// Whether this process may use its terminal: not where another job is in the foreground. True without a terminal.
+/// Whether this process may use its terminal: no other job is in the foreground, or no terminal
+/// exists.
 pub fn is_foreground() -> bool {
     let streams: [BorrowedFd<'_>; 3] = [stdio::stdin(), stdio::stdout(), stdio::stderr()];
     let own = rustix::process::getpgrp();
-    // A terminal of another session has no foreground for this one.
+    // A terminal of another session has no foreground group for this one.
     streams.into_iter().all(|stream| tcgetpgrp(stream).map_or(true, |foreground| foreground == own))
 }
 
-/// Standard input's terminal in raw mode: keys go to the command as they are pressed, Ctrl-C among them, unless others are in the
-/// foreground too (`make`, a script). Those write lines of their own, and a signal of the terminal's is for all of them. Restored when
-/// dropped. Whenever fastbuild is in the background, it is as it was.
+/// Standard input's terminal in raw mode: each key goes to the command at once. So does Ctrl-C,
+/// unless others are in the foreground too (`make`, a script): they write lines of their own, and a
+/// signal from the terminal is for all of them. Restored when dropped and while in the background.
 #[derive(Debug)]
 pub struct RawTerminal(());
 
 impl RawTerminal {
-    /// Sets it; `None` when standard input is no terminal.
+    /// Makes the terminal raw; `None` when standard input is not a terminal.
     ///
     /// # Errors
-    /// Whatever `tcsetattr` says.
+    /// The error of `tcsetattr`.
     pub fn of_stdin() -> io::Result<Option<RawTerminal>> {
         if !isatty(stdio::stdin()) {
             return Ok(None);
@@ -78,10 +79,11 @@ impl Drop for RawTerminal {
     }
 }
 
-/// Makes the terminal raw where it is to be and is not: a shell sets it to its own liking while it is in the foreground.
+/// Makes the terminal raw where it must be and is not: a shell in the foreground changes its
+/// settings.
 ///
 /// # Errors
-/// Whatever `tcsetattr` says.
+/// The error of `tcsetattr`.
 pub fn take_up() -> io::Result<()> {
     let mut kept = kept();
     if !kept.wanted || !is_foreground() {
@@ -104,18 +106,18 @@ pub fn take_up() -> io::Result<()> {
     Ok(())
 }
 
-/// Sets the terminal to what it was before it was made raw.
+/// Restores the settings from before raw mode.
 pub fn let_go() {
     if let Some(before) = kept().before.take()
         && is_foreground()
     {
-        // The terminal may be gone; then there is nothing to restore.
+        // If the terminal no longer exists, nothing needs to be restored.
         let _ = tcsetattr(stdio::stdin(), OptionalActions::Now, &before);
     }
     RAW.store(false, Ordering::Release);
 }
 
-/// Blocks until standard input can be read: where it is a terminal, not before there is a key and fastbuild is in the foreground.
+/// Blocks until standard input can be read; a terminal needs a key press and the foreground.
 pub fn await_input() {
     let stdin = stdio::stdin();
     while isatty(stdin) {
@@ -123,7 +125,7 @@ pub fn await_input() {
             thread::sleep(LOOK_AGAIN);
             continue;
         }
-        // One that is gone says so when it is read.
+        // An error for a lost terminal comes again on the next read.
         let _ = take_up();
         let ready = poll(&mut [PollFd::new(&stdin, PollFlags::IN)], None);
         if ready.is_ok() && is_foreground() {
@@ -142,26 +144,26 @@ pub fn size() -> Option<(u16, u16)> {
 #[derive(Debug)]
 pub struct SizeChanges {
     told: Signal,
-    /// What changed while this process was stopped or in the background is not told.
+    /// Changes while this process was stopped or in the background are not signalled.
     taken_up: Signal,
 }
 
-/// Begins to listen for them. Needs a runtime.
+/// Starts listening for changes of the size. Needs a runtime.
 ///
 /// # Errors
-/// When the system does not hand the signals over.
+/// When the system does not allow the signal handlers.
 pub fn size_changes() -> io::Result<SizeChanges> {
     let taken_up = signal(SignalKind::from_raw(signal_hook::consts::SIGCONT))?;
     Ok(SizeChanges { told: signal(SignalKind::window_change())?, taken_up })
 }
 
 impl SizeChanges {
-    /// Waits for what may be the next one; `None` when none will come.
+    /// Waits for the next possible change; `None` when no more can come.
     pub async fn next(&mut self) -> Option<()> {
         tokio::select! {
             told = self.told.recv() => told,
             taken_up = self.taken_up.recv() => {
-                // After a SIGSTOP nobody else does.
+                // After a SIGSTOP no other code does this.
                 let _ = take_up();
                 taken_up
             }

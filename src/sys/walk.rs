@@ -1,4 +1,4 @@
-//! Paths below one open directory, walked a component at a time without following a link.
+//! Walks paths below one open directory, one component at a time, without following links.
 
 use std::io;
 
@@ -10,8 +10,8 @@ use super::{
 };
 use crate::entry::RelPath;
 
-/// Opens parent directories below a handle, remembering the last one: trees come in order, so the next path mostly
-/// lies in the same directory or below it. Only one handle is held, whatever the depth.
+/// Opens parent directories below a handle and remembers the last one. Trees come in order, so the
+/// next path is usually in the same directory or below it. Only one handle is held at any depth.
 #[derive(Debug)]
 pub struct Walk<'a> {
     root: &'a Dir,
@@ -27,7 +27,7 @@ impl<'a> Walk<'a> {
     /// The handle of the directory `path`.
     ///
     /// # Errors
-    /// `NotFound` or `NotADirectory` when it is not there, and an error for a link on the way, which is never followed.
+    /// `NotFound` or `NotADirectory` when it does not exist, and an error for a link on the way.
     pub fn open(&mut self, path: &RelPath) -> io::Result<&Dir> {
         if path.is_root() {
             return Ok(self.root);
@@ -61,11 +61,11 @@ impl<'a> Walk<'a> {
         Ok((self.open(&parent)?, name))
     }
 
-    /// Looks at `path`; `None` when it or a directory on the way is missing, or when something on the way is a file or
-    /// a link.
+    /// Looks at `path`; `None` when it or a directory on the way is missing, or when a component on
+    /// the way is a file or a link.
     ///
     /// # Errors
-    /// Whatever else the system says.
+    /// Any other error of the system.
     pub fn look(&mut self, path: &RelPath) -> io::Result<Option<Look>> {
         match self.parent(path) {
             Ok((dir, name)) => at::look(dir, name),
@@ -74,7 +74,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Forgets the remembered handle: directories were renamed.
+    /// Forgets the remembered handle, because directories were renamed.
     pub fn forget(&mut self) {
         self.here = None;
     }

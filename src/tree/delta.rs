@@ -1,9 +1,10 @@
-//! Two trees -> what has to happen for the far one to become the near one. Pure: nothing is opened here, so every case
-//! is a row of a table or a tree that the tests below make up.
+//! Compares two trees: what must be done so that the far tree equals the near one. Pure: nothing is
+//! opened here, so each case is a row or a generated tree in the tests below.
 //!
-//! In: the host's manifest with what is known of its digests, and the far end's nodes of the buckets that differ
-//! ([`super::summary`]). Both come sorted by [`crate::entry::path::compare`] and are merged in one pass. Out: a [`Delta`].
-//! All of its deletes are to be done before any of its puts: a path whose kind changes is in both.
+//! In: the host's manifest with its known digests, and the far end's nodes of the buckets that
+//! differ ([`super::summary`]). Both are sorted by [`crate::entry::path::compare`] and are merged
+//! in one pass. Out: a [`Delta`]. All its deletes come before its puts: a path whose kind changes
+//! is in both.
 
 use serde::Serialize;
 
@@ -14,48 +15,49 @@ use super::{
 };
 use crate::entry::{Kind, RelPath};
 
-/// What has to happen at the far end. Indices are places in the host's manifest; everything is in its order.
+/// What must be done at the far end. Indices refer to the host's manifest, in its order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Delta {
-    /// Paths that go, each with everything below it, none below another.
+    /// Paths to delete, each with everything below it; none is below another.
     pub deletes: Vec<RelPath>,
-    /// Entries that travel whole: new ones, other contents, kinds or link targets, and with any name of a file all of its names.
+    /// Entries to send whole: new, or other content, kind or link target; all names of a file
+    /// together.
     pub puts: Vec<usize>,
-    /// Files that are as long as at the far end, and of whose content nothing is known here; with what the far end has.
-    /// [`Delta::resolve`] turns them into puts or forgets them.
+    /// Files with the same size at both ends whose digest is not known here, with the far end's
+    /// digest. [`Delta::resolve`] turns them into puts or removes them.
     pub unsure: Vec<(usize, Digest)>,
-    /// Entries of which only mode or mtime differ (for those of `unsure`, as far as is known).
+    /// Entries where only mode or mtime differ (for those in `unsure`, as far as is known).
     pub metas: Vec<usize>,
-    /// Why, for each path that is named above; not for what is unsure in its content only.
+    /// The reason for each path listed above, except for those only in `unsure`.
     pub changes: Vec<Change>,
 }
 
 /// One path that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Change {
-    /// Which.
+    /// The path.
     pub path: RelPath,
-    /// In what.
+    /// What differs.
     pub why: Why,
 }
 
-/// In what two ends differ: of several reasons, the one that makes most of them.
+/// What differs between the two ends. Of several reasons, the one with the largest effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Why {
-    /// Only one side has it, and that one counts.
+    /// Only the source side has it.
     New,
-    /// A file's bytes, or where a link leads.
+    /// A file's bytes, or a link's target.
     Content,
     /// Permission bits.
     Mode,
-    /// What it is: a file, a directory, a link.
+    /// The kind: file, directory or link.
     Type,
-    /// Which other names are the same file.
+    /// The set of names of the same file.
     Links,
     /// The time of its last change.
     Mtime,
-    /// Only the side that does not count has it. A directory stands for all that lies in it.
+    /// Only the target side has it. A directory stands for everything in it.
     Deleted,
 }
 
@@ -65,7 +67,7 @@ impl Delta {
         self.deletes.is_empty() && self.puts.is_empty() && self.unsure.is_empty() && self.metas.is_empty()
     }
 
-    /// Decides what was unsure, now that `digests` of the host are known. A file whose digest is still missing is put.
+    /// Decides `unsure` by the host's `digests`. Without a digest, a file becomes a put.
     pub fn resolve(&mut self, host: &Manifest, digests: &[Option<Digest>]) {
         let unsure = std::mem::take(&mut self.unsure);
         let differing = unsure.into_iter().filter(|(at, far)| digests[*at] != Some(*far));
@@ -82,7 +84,7 @@ impl Delta {
         self.keep_together(&Groups::of(host));
     }
 
-    /// Names of one file come as one file only when they come together.
+    /// The names of one file stay one file only when they are sent together.
     fn keep_together(&mut self, groups: &Groups) {
         groups.complete(&mut self.puts);
         self.metas.retain(|at| self.puts.binary_search(at).is_err());
@@ -93,7 +95,7 @@ impl Delta {
         self.changes.push(Change { path: path.clone(), why });
     }
 
-    /// The far end has something that the host has not. Everything below it comes right behind it, and goes along.
+    /// A path that only the far end has. The paths below it come next, and are deleted with it.
     fn delete(&mut self, path: &RelPath) {
         self.deletes.push(path.clone());
         self.change(path, Why::Deleted);
@@ -109,7 +111,7 @@ impl Delta {
         self.put(at, entry, Why::Type);
     }
 
-    /// Both ends have the path.
+    /// Compares a path that both ends have.
     fn compare(
         &mut self,
         at: usize,
@@ -131,7 +133,7 @@ impl Delta {
     }
 
     fn compare_meta(&mut self, at: usize, entry: &Entry, far: &Node) {
-        // The bits of a link mean nothing, and cannot be set.
+        // The mode of a link has no meaning and cannot be set.
         let has_mode = !matches!(entry.kind, Kind::Symlink { .. });
         let why = match (has_mode && entry.mode != far.mode, entry.mtime != far.mtime) {
             (true, _) => Why::Mode,
@@ -143,12 +145,12 @@ impl Delta {
     }
 }
 
-/// How the contents of one path at the two ends compare.
+/// The result of comparing the contents of one path.
 enum Content {
     Same,
     Differs,
     OtherKind,
-    /// The far end has this, and the host's is not known.
+    /// The far end's digest; the host's is not known.
     Unsure(Digest),
 }
 
@@ -166,11 +168,12 @@ fn content(host: &Kind, digest: Option<Digest>, far: &NodeKind) -> Content {
     if same { Content::Same } else { Content::Differs }
 }
 
-/// What has to happen for the far end's tree to become the host's.
+/// What must be done so that the far end's tree equals the host's.
 ///
-/// `digests` has one for each entry of `host`, or none where a file's content is not known. `far` gives all of the far
-/// end's nodes of those buckets for which `in_bucket` is true, in order; in the others, both ends are equal, and what
-/// `far` gives of them is passed over. So is the root itself, which is neither put nor deleted.
+/// `digests` has one for each entry of `host`, or `None` where a file's content is not known. `far`
+/// gives, in order, all nodes of the far end in the buckets for which `in_bucket` is true. Other
+/// buckets are equal at both ends and are skipped; so is the root, which is neither put nor
+/// deleted.
 ///
 /// # Errors
 /// Those of `far`.
@@ -182,7 +185,7 @@ pub fn delta<E>(
 ) -> Result<Delta, E> {
     let (mut delta, groups) = (Delta::default(), Groups::of(host));
     let mut near = host.entries().iter().enumerate().filter(|(_, entry)| in_bucket(&entry.path)).peekable();
-    // The path whose deletion takes along what lies below it.
+    // The deleted path that includes the paths below it.
     let mut going = None;
     for node in far {
         let node = node?;
@@ -214,7 +217,7 @@ pub fn delta<E>(
     Ok(delta)
 }
 
-/// Whether `path` lies somewhere in `above`.
+/// Whether `path` is below `above`.
 fn is_below(path: &RelPath, above: &RelPath) -> bool {
     path.as_bytes().strip_prefix(above.as_bytes()).is_some_and(|rest| rest.first() == Some(&b'/'))
 }
@@ -234,7 +237,7 @@ mod tests {
         tree::summary::{self, Summarizer, What},
     };
 
-    /// What a tree of the tests holds at a path.
+    /// One path of a test tree.
     #[derive(Debug, Clone, PartialEq, Eq)]
     struct Thing {
         what: Is,
@@ -247,7 +250,7 @@ mod tests {
     #[derive(Debug, Clone, PartialEq, Eq)]
     enum Is {
         Dir,
-        /// Of this content, and size.
+        /// Content and size.
         File(u8, u64),
         Link(&'static str),
         Fifo,
@@ -259,8 +262,8 @@ mod tests {
         RelPath::new(text.as_bytes()).unwrap()
     }
 
-    /// `name/`, `name=content`, `name->target`, `name|` (a fifo); behind a space a mode, behind `@` an mtime, behind `#` a number
-    /// that names of one file share.
+    /// `name/`, `name=content`, `name->target`, `name|` (a fifo); after a space a mode, after `@`
+    /// an mtime, after `#` a number shared by the names of one file.
     fn tree(lines: &[&str]) -> Tree {
         let thing = |line: &&str| {
             let (line, file) = line.split_once('#').map_or((*line, None), |(l, f)| (l, f.parse().ok()));
@@ -308,7 +311,7 @@ mod tests {
         }
     }
 
-    /// The host's side: what cannot travel is no part of it.
+    /// The host's side, without entries that cannot travel.
     fn manifest(tree: &Tree) -> (Manifest, Vec<Option<Digest>>) {
         let host = tree.iter().filter(|(_, thing)| thing.what != Is::Fifo);
         let entries = host.clone().map(|(path, thing)| Entry {
@@ -322,7 +325,7 @@ mod tests {
         (Manifest::from_entries(entries.collect()), host.map(|(_, thing)| digest_of(thing)).collect())
     }
 
-    /// The first of the names that are the same file as `path`, when that is not the first itself.
+    /// The first name of the file at `path`, if `path` is a further name.
     fn first(tree: &Tree, path: &RelPath) -> Option<RelPath> {
         let file = tree[path].file?;
         let first = tree.iter().find(|(_, thing)| thing.file == Some(file))?.0;
@@ -351,7 +354,7 @@ mod tests {
         delta
     }
 
-    /// As words: what goes, what travels, what is set, and why.
+    /// As words: deletes, puts, metas and reasons.
     fn told(host: &[&str], far: &[&str]) -> [String; 4] {
         let (host, digests) = manifest(&tree(host));
         let delta = delta_of(&host, &digests, &nodes(&tree(far)));
@@ -392,7 +395,7 @@ mod tests {
             (&["a=1"], &["a/", "a/b/", "a/b/c=1", "a-b=1"], ["a a-b", "a", "", "a:Type a-b:Deleted"]),
             (&["a/", "a/b=1", "a-b=1"], &["a=1", "a-b=1"], ["a", "a a/b", "", "a:Type a/b:New"]),
             (&["a->x"], &["a/", "a/b=1"], ["a", "a", "", "a:Type"]),
-            // Names of one file travel together, and a name that is parted from it alone.
+            // The names of one file travel together; a separated name travels alone.
             (&["a=1#1", "b=1#1"], &["a=1#7", "b=1#7"], ["", "", "", ""]),
             (&["a=1#1"], &["a=1"], ["", "", "", ""]),
             (&["a=1#1", "b=1#1", "c=1"], &["a=1", "b=1", "c=1"], ["", "a b", "", "b:Links"]),
@@ -402,12 +405,12 @@ mod tests {
             (&["b=1#1", "c=1#1"], &["a=1#1", "b=1#1", "c=1#1"], ["a", "b c", "", "a:Deleted b:Links c:Links"]),
             (&["a=1#1", "b=1#1"], &["a=1 755"], ["", "a b", "", "a:Mode b:New"]),
             (&["a=1 755#1", "b=1 755#1"], &["a=1#1", "b=1#1"], ["", "", "a b", "a:Mode b:Mode"]),
-            // What is below a deleted directory goes with it; its neighbours do not.
+            // Paths below a deleted directory go with it; its neighbours do not.
             (&["b=1"], &["a/", "a/x/", "a/x/y=1", "a/z=1", "a.c=1", "b=1"],
                 ["a a.c", "", "", "a:Deleted a.c:Deleted"]),
             (&["a/", "a/b=1"], &["a/", "a/b=1", "a/c/", "a/c/d=1", "a/e=1"],
                 ["a/c a/e", "", "", "a/c:Deleted a/e:Deleted"]),
-            // Renames, of case only too.
+            // Renames, also of case only.
             (&["new=1"], &["old=1"], ["old", "new", "", "new:New old:Deleted"]),
             (&["Readme=1"], &["README=1"], ["README", "Readme", "", "README:Deleted Readme:New"]),
             (&["D/", "D/a=1"], &["d/", "d/a=1"], ["d", "D D/a", "", "D:New D/a:New d:Deleted"]),
@@ -460,7 +463,7 @@ mod tests {
         assert_eq!(serde_json::to_string(&change).unwrap(), r#"{"path":"a/b","why":"mtime"}"#);
     }
 
-    /// Paths that meet each other often, of all depths, with the neighbours that sort between a directory and what is in it.
+    /// Paths of all depths that often collide, with neighbours that sort right after a directory.
     fn any_tree() -> impl Strategy<Value = Tree> {
         let name = prop::sample::select(vec!["a", "a-", "A", "b", "b.c"]);
         let at = prop::collection::vec(name, 1..4).prop_map(|names| path(&names.join("/")));
@@ -474,7 +477,7 @@ mod tests {
         let thing = (what, mode, 0..2i64, prop::option::of(1..4u64));
         let thing = thing.prop_map(|(what, mode, mtime, file)| Thing { what, mode, mtime, file });
         prop::collection::btree_map(at, thing, 0..14).prop_map(|mut tree| {
-            // Whatever has something below it is a directory.
+            // A path with others below it is a directory.
             let above: BTreeSet<_> = tree.keys().flat_map(parents).collect();
             for path in above {
                 let thing =
@@ -486,7 +489,7 @@ mod tests {
         })
     }
 
-    /// All names of one file have the same of everything.
+    /// All names of one file have equal data.
     fn one_file_is_one(tree: &mut Tree) {
         let mut files = BTreeMap::new();
         for thing in tree.values_mut() {
@@ -501,7 +504,7 @@ mod tests {
         std::iter::successors(path.parent(), RelPath::parent).filter(|path| !path.is_root()).collect()
     }
 
-    /// The plainest far end there can be.
+    /// The simplest possible far end.
     fn apply(delta: &Delta, host: &Tree, entries: &[Entry], far: &mut Tree) {
         for gone in &delta.deletes {
             assert!(far.contains_key(gone), "nothing to delete at {gone}");
@@ -521,13 +524,13 @@ mod tests {
             let thing = far.get_mut(path).unwrap();
             (thing.mode, thing.mtime) = (host[path].mode, host[path].mtime);
         }
-        // A change of mode or time is one of the file.
+        // A change of mode or time applies to all names of the file.
         let mut together = far.clone();
         one_file_is_one(&mut together);
         assert_eq!(*far, together);
     }
 
-    /// A tree as it matters: no fifos on the host's side, no modes of links; which names are one file, and not which file.
+    /// The relevant part: no fifos, no modes of links; which names are one file, but not which.
     fn essence(tree: &Tree) -> Tree {
         let mut tree = tree.clone();
         tree.retain(|_, thing| thing.what != Is::Fifo);

@@ -1,10 +1,11 @@
-//! Files of a tree -> the digests of their content, for those that no [`super::index`] knows.
+//! Computes the digests of a tree's files that no [`super::index`] knows.
 //!
-//! In: a manifest and places in it. Out: a digest for each file that was, before and after it was read, just the one
-//! that the manifest tells of; and the news of those that were not. So a digest and a stamp that come from here belong
-//! together, whatever else was written meanwhile. Several threads read: as many as processors, and up to eight where the
-//! file system is seen to be slow in answering, as a mount through a virtual machine is. Each holds one piece of one file, so
-//! memory grows neither with files nor with their sizes. Links are not followed, neither at a path's end nor on its way.
+//! In: a manifest and indices of its entries. Out: a digest for each file whose stamp was that of
+//! the manifest before and after the read, and the list of the others. So a digest and a stamp from
+//! here belong together, even if files are written meanwhile. Several threads read: as many as
+//! processors, and up to eight where the file system is slow, such as a mount through a virtual
+//! machine. Each holds one piece of one file, so memory does not grow with the files. Links are
+//! never followed.
 
 use std::{
     fs::File,
@@ -30,25 +31,26 @@ use crate::{
     },
 };
 
-/// More are not served faster by the mounts that this is for.
+/// Slow mounts do not serve more threads faster.
 const MOST_THREADS: usize = 8;
 
-/// What is read at once, in bytes.
+/// Bytes per read.
 const PIECE: usize = 256 << 10;
 
-/// What became of the files.
+/// The results.
 #[derive(Debug, Default)]
 pub struct Hashed {
-    /// Places in the manifest with the digest of what is there, ascending.
+    /// Indices in the manifest with the digest of the content, ascending.
     pub digests: Vec<(usize, Digest)>,
-    /// Places of files that are no longer those of the manifest: written to, replaced, gone, or of another kind.
+    /// Indices of files that differ from the manifest: written to, replaced, removed, of another
+    /// kind.
     pub changed: Vec<usize>,
-    /// Places of files that could not be read, and what the system said.
+    /// Indices of files that could not be read, with the system's error.
     pub failed: Vec<(usize, io::Error)>,
 }
 
-/// Reads and hashes the files of `manifest`, a scan of `root`, at the places `indices`. `progress` is called with the sum
-/// so far, from any thread but never from two at once.
+/// Hashes the files of `manifest`, a scan of `root`, at the given `indices`. `progress` is called
+/// with the sum so far, from any thread but never from two at once.
 pub fn hash_files(
     root: &Path,
     manifest: &Manifest,
@@ -94,7 +96,7 @@ struct Work<'a> {
     hashed: Mutex<Hashed>,
 }
 
-/// What became of one file.
+/// The result for one file.
 enum Outcome {
     Digest(Digest),
     Changed,
@@ -117,7 +119,7 @@ impl Work<'_> {
         hashed
     }
 
-    /// One thread's life: files until there are none left.
+    /// Runs one thread: hashes files until none are left.
     fn work<'scope>(&'scope self, scope: &'scope thread::Scope<'scope, '_>) {
         let mut hashed = Hashed::default();
         let mut piece = vec![0; PIECE];
@@ -151,7 +153,7 @@ impl Work<'_> {
         let is_work_left = self.next.load(Ordering::Relaxed) < self.indices.len();
         let one_more = |threads: usize| (is_work_left && threads < most).then_some(threads + 1);
         if self.threads.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok() {
-            // Where no thread can be had, the others do the work.
+            // If no thread can be started, the others do the work.
             let _ = thread::Builder::new().spawn_scoped(scope, move || self.work(scope));
         }
     }
@@ -168,7 +170,8 @@ impl Work<'_> {
         Ok(if is_steady { Outcome::Digest(digest) } else { Outcome::Changed })
     }
 
-    /// Hashes exactly `size` bytes, of which holes are not read; none when there are fewer. That there are no more, the stamp tells.
+    /// Hashes exactly `size` bytes, without reading holes; `None` when there are fewer. The stamp
+    /// tells whether there are more.
     fn read(
         &self,
         mut file: &File,
@@ -206,7 +209,7 @@ impl Work<'_> {
         Ok(Some(Digest(hasher.finalize().into())))
     }
 
-    /// Says how far the work is, unless another thread is saying so.
+    /// Reports the progress, unless another thread is doing so.
     fn tell(&self) {
         if let Ok(_alone) = self.telling.try_lock() {
             (self.progress)(Amount {
@@ -217,7 +220,7 @@ impl Work<'_> {
     }
 }
 
-// Two attributes, because clippy knows a test module by a plain `cfg(test)`.
+// Two attributes, because clippy recognizes a test module only by a plain `cfg(test)`.
 #[cfg(test)]
 #[cfg(unix)]
 mod tests {
@@ -316,7 +319,7 @@ mod tests {
         let manifest = manifest_of(&root);
         let stamp = manifest.entries()[0].stamp;
         let write = |done: Amount| {
-            // Between its two pieces, until the clock shows it.
+            // Writes between the two pieces until the file's stamp changes.
             while done.files == 0 && source_file::facts_at(&path).unwrap().stamp == stamp {
                 let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
                 file.write_all_at(b"x", PIECE as u64 + 5).unwrap();

@@ -1,28 +1,28 @@
-//! Ignore patterns -> a verdict for each entry of a walk. Pure: nothing is opened here.
+//! Ignore patterns: a verdict for each entry of a walk. Pure: nothing is opened here.
 //!
-//! The syntax and its corners are those of `.dockerignore` as BuildKit reads it, on bytes: patterns are anchored at
-//! the root; `*`, `?` and `[a-z]` stay within a component (a negated class may match `/`, as in Go); `**` crosses
-//! components; `\` escapes; `!` takes a path back in; the last pattern that matches wins; and a pattern that matches a
-//! directory matches all that lies below it.
+//! The syntax and its special cases are those of `.dockerignore` in BuildKit, on bytes: patterns
+//! are anchored at the root; `*`, `?` and `[a-z]` stay within a component (a negated class may
+//! match `/`, as in Go); `**` crosses components; `\` escapes; `!` includes a path again; the last
+//! matching pattern wins; and a pattern that matches a directory matches everything below it.
 //!
-//! Each pattern is a small automaton that is fed one name at a time. [`Directory`] keeps where each automaton stands
-//! behind `path/`, so an entry costs its own name only, a pattern that can no longer match costs nothing, and whether
-//! an exception can still match something below an ignored directory is not a guess: its automaton is alive or it is
-//! not. Neighbours: [`crate::config`] finds the patterns, [`super::scan`] asks for verdicts.
+//! Each pattern is a small automaton that reads one name at a time. [`Directory`] keeps the state
+//! of each automaton after `path/`, so an entry costs only its own name, and a pattern that can no
+//! longer match costs nothing. An exception can still match below an ignored directory exactly if
+//! its automaton is alive. [`crate::config`] finds the patterns, [`super::scan`] asks for verdicts.
 
 use crate::{entry::RelPath, text::Escaped};
 
-/// A pattern that cannot be read.
+/// A pattern that cannot be parsed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("ignore pattern \"{pattern}\": {why}; put a \\ before a character that is meant literally")]
 pub struct BadPattern {
     /// The pattern as it was given, with control characters escaped.
     pub pattern: String,
-    /// What is wrong with it.
+    /// The syntax error.
     pub why: BadSyntax,
 }
 
-/// What is wrong with a pattern.
+/// A syntax error in a pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadSyntax {
     /// A lone `!`.
@@ -31,10 +31,10 @@ pub enum BadSyntax {
     /// A `\` at the end.
     #[error("it ends with a \\ that escapes nothing")]
     TrailingEscape,
-    /// A `[` without its `]`, an empty class, or a bare `-` or `]` where a character must stand.
+    /// A `[` without its `]`, an empty class, or a bare `-` or `]` where a character is required.
     #[error("its [...] is empty, not closed, or holds a bare \"-\" or \"]\"")]
     Class,
-    /// A range whose end comes before its beginning.
+    /// A range whose end is before its start.
     #[error("a range in its [...] runs backwards")]
     BackwardRange,
 }
@@ -42,46 +42,46 @@ pub enum BadSyntax {
 /// Whether an entry is part of the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is.
+    /// It is part of the tree.
     Kept,
-    /// A pattern takes it out.
+    /// A pattern excludes it.
     Ignored,
 }
 
-/// What a walk does about a directory.
+/// How a walk treats a directory.
 #[derive(Debug, Clone)]
 pub enum Enter {
-    /// It is part of the tree; its entries are judged by this.
+    /// It is part of the tree; its entries are judged by this state.
     Kept(Directory),
-    /// It is ignored, but an exception can match something below: it is part of the tree only when that happens.
+    /// Ignored, but an exception can match something below: part of the tree only if that happens.
     ForExceptions(Directory),
-    /// It is ignored with all that lies below.
+    /// It is ignored with everything below it.
     No,
 }
 
-/// Where all patterns stand behind a directory's path and its `/`.
+/// The state of all patterns after a directory's path and its `/`.
 #[derive(Debug, Clone, Default)]
 pub struct Directory {
     patterns: Vec<Standing>,
 }
 
 impl Directory {
-    /// Whether there is no pattern at all: everything is kept.
+    /// Whether there are no patterns: everything is kept.
     pub fn is_empty(&self) -> bool {
         self.patterns.is_empty()
     }
 }
 
-/// Where one pattern stands.
+/// The state of one pattern.
 #[derive(Debug, Clone)]
 enum Standing {
-    /// It matched the directory or one above, and so matches everything below.
+    /// It matched the directory or one above, so it matches everything below.
     Matched,
-    /// The automaton's positions; none means that it matches nothing below.
+    /// The automaton's positions; if empty, it matches nothing below.
     Open(Positions),
 }
 
-/// A list of patterns, ready to judge.
+/// A parsed list of patterns.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
     patterns: Vec<Pattern>,
@@ -108,8 +108,8 @@ impl PatternKind {
     }
 }
 
-/// The lines of an ignore file that are patterns, trimmed, with their line numbers from 1. A `#` makes a comment only
-/// as the very first byte of a line.
+/// The lines of an ignore file that are patterns, trimmed, with their line numbers from 1. A `#`
+/// starts a comment only as the very first byte of a line.
 pub fn lines(file: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     let file = file.strip_prefix(b"\xef\xbb\xbf").unwrap_or(file);
     file.split(|&b| b == b'\n')
@@ -120,11 +120,11 @@ pub fn lines(file: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
 }
 
 impl Rules {
-    /// Reads patterns, each as a line of an ignore file. Blank ones are passed over. `#` has no meaning here, so that
-    /// `--exclude '#*#'` works: [`lines`] is where comments end.
+    /// Parses patterns, each like a line of an ignore file. Blank ones are skipped. `#` has no
+    /// meaning here, so that `--exclude '#*#'` works: [`lines`] removes the comments.
     ///
     /// # Errors
-    /// Names the first pattern that cannot be read.
+    /// The first pattern that cannot be parsed.
     pub fn new<I>(patterns: I) -> Result<Rules, BadPattern>
     where
         I: IntoIterator,
@@ -139,18 +139,18 @@ impl Rules {
         Ok(Rules { patterns: read })
     }
 
-    /// Ignores nothing.
+    /// Rules that ignore nothing.
     pub fn none() -> Rules {
         Rules::default()
     }
 
-    /// Where every walk begins.
+    /// The state at the start of every walk.
     pub fn top(&self) -> Directory {
         let patterns = self.patterns.iter().map(|pattern| Standing::Open(pattern.start())).collect();
         Directory { patterns }
     }
 
-    /// The verdict on the entry `name` of `parent`. For a directory, [`Rules::enter`] tells more.
+    /// The verdict on the entry `name` of `parent`. For a directory use [`Rules::enter`].
     pub fn verdict(&self, parent: &Directory, name: &[u8]) -> Verdict {
         let mut verdict = Verdict::Kept;
         for (pattern, standing) in self.patterns.iter().zip(&parent.patterns) {
@@ -165,7 +165,7 @@ impl Rules {
         verdict
     }
 
-    /// The verdict on the directory `name` of `parent`, and what its own entries are judged by.
+    /// The verdict on the directory `name` of `parent`, and the state for its entries.
     pub fn enter(&self, parent: &Directory, name: &[u8]) -> Enter {
         let mut verdict = Verdict::Kept;
         let mut below = Directory { patterns: Vec::with_capacity(self.patterns.len()) };
@@ -174,9 +174,9 @@ impl Rules {
                 Standing::Matched => Standing::Matched,
                 Standing::Open(at) => {
                     let end = pattern.feed(at, name);
-                    // A pattern that would not change the verdict here is not asked, and so does not count as having
-                    // matched this directory either: after `*`, `!a/b`, a last line `a` leaves `a/b` in. BuildKit
-                    // does so, and a tree that differs from `docker build`'s would be the greater surprise.
+                    // A pattern that would not change the verdict is not asked, so it does not
+                    // count as matching this directory: after `*`, `!a/b`, a last line `a` leaves
+                    // `a/b` in. BuildKit does the same; the tree must equal that of `docker build`.
                     if pattern.counts(verdict) && pattern.accepts(&end) {
                         Standing::Matched
                     } else {
@@ -196,7 +196,7 @@ impl Rules {
         }
     }
 
-    /// The verdict on a whole path, as a walk from the top would have it.
+    /// The verdict on a whole path, equal to that of a walk from the top.
     pub fn verdict_of(&self, path: &RelPath) -> Verdict {
         let mut at = self.top();
         let mut components = path.components().peekable();
@@ -217,7 +217,7 @@ impl Rules {
         self.verdict_of(path) == Verdict::Ignored
     }
 
-    /// Whether the directory `path` is left out with all that could lie in it.
+    /// Whether the directory `path` is left out with everything in it.
     pub fn bars(&self, path: &RelPath) -> bool {
         let mut at = self.top();
         for name in path.components() {
@@ -229,8 +229,8 @@ impl Rules {
         false
     }
 
-    /// Whether an exception can match something below an ignored directory. Only one that stands behind the pattern
-    /// that ignores all of it can.
+    /// Whether an exception can match something below an ignored directory. It must come after the
+    /// last pattern that ignores the whole directory.
     fn can_take_back(&self, below: &Directory) -> bool {
         self.patterns
             .iter()
@@ -246,9 +246,9 @@ impl Rules {
     }
 }
 
-// ---- patterns as text ----------------------------------------------------------------------------------------------
+// ---- patterns as text ---------------------------------------------------------------------------
 
-/// How a pattern stands to a path, taken alone.
+/// How a pattern relates to a path, taken alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
     /// It matches the path, and no directory above it.
@@ -257,14 +257,14 @@ pub enum Reach {
     Above,
     /// It can match something below the path.
     Below,
-    /// Neither.
+    /// None of these.
     Nowhere,
 }
 
-/// How `pattern`, an exception or none, stands to `path`.
+/// How `pattern` relates to `path`. It may be an exception.
 ///
 /// # Errors
-/// When the pattern cannot be read.
+/// When the pattern cannot be parsed.
 pub fn reach(pattern: &str, path: &RelPath) -> Result<Reach, BadPattern> {
     let rules = Rules::new([pattern])?;
     let Some(pattern) = rules.patterns.first() else { return Ok(Reach::Nowhere) };
@@ -280,13 +280,13 @@ pub fn reach(pattern: &str, path: &RelPath) -> Result<Reach, BadPattern> {
     Ok(if pattern.is_alive(&at) { Reach::Below } else { Reach::Nowhere })
 }
 
-/// The pattern that matches `path`, which is text, and nothing else.
+/// The pattern that matches only `path`, which must be text.
 pub fn literal(path: &RelPath) -> String {
     let mut pattern = String::new();
     for c in String::from_utf8_lossy(path.as_bytes()).chars() {
         match c {
             '*' | '?' | '[' | ']' | '!' | '\\' => pattern.extend(['\\', c]),
-            // Blanks at the ends of a pattern do not count.
+            // Whitespace at the ends of a pattern does not count.
             c if c.is_ascii_whitespace() => pattern.extend(['[', c, ']']),
             c => pattern.push(c),
         }
@@ -294,13 +294,13 @@ pub fn literal(path: &RelPath) -> String {
     pattern
 }
 
-/// `!` or nothing, and the pattern itself.
+/// The `!`, if any, and the pattern itself.
 pub fn parts(pattern: &str) -> (&str, &str) {
     let pattern = pattern.trim_ascii();
     pattern.strip_prefix('!').map_or(("", pattern), |rest| ("!", rest.trim_ascii()))
 }
 
-/// `pattern`, said in the directory `below` the root, as a pattern of the root. One that begins with `/` is one already.
+/// Converts `pattern` from the directory `below` to one of the root. With a leading `/` it is one.
 pub fn from_below(pattern: &str, below: &RelPath) -> String {
     match parts(pattern) {
         (sign, rest) if !below.is_root() && !rest.starts_with('/') => {
@@ -310,8 +310,8 @@ pub fn from_below(pattern: &str, below: &RelPath) -> String {
     }
 }
 
-/// `pattern`, said in a directory above the root, as a pattern of the root, which lies there at `root`; none where it can match
-/// nothing below the root.
+/// Converts `pattern`, written in a directory above the root, to a pattern of the root; `root` is
+/// the root's path in that directory. `None` if it can match nothing below the root.
 pub fn within(pattern: &str, root: &RelPath) -> Option<String> {
     let (sign, rest) = parts(pattern);
     let mut names = rest.split('/').filter(|name| !matches!(*name, "" | ".")).peekable();
@@ -331,24 +331,24 @@ pub fn within(pattern: &str, root: &RelPath) -> Option<String> {
     }
 }
 
-// ---- one pattern ---------------------------------------------------------------------------------------------------
+// ---- one pattern --------------------------------------------------------------------------------
 
 /// One step of a pattern's automaton.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Token {
     /// This character.
     One(Unit),
-    /// `?`: any character but `/`.
+    /// `?`: any character except `/`.
     Any,
     /// `[...]`.
     Class { sense: Sense, ranges: Vec<(char, char)> },
-    /// `*`: any number of characters but `/`.
+    /// `*`: any number of characters except `/`.
     Star,
-    /// `**` with something behind it: nothing, or anything that ends with `/`. Always followed by `GapInside`.
+    /// `**` with more after it: nothing, or text that ends with `/`. Always before a `GapInside`.
     Gap,
-    /// The inside of a `Gap` that is not empty.
+    /// Inside a `Gap` that is not empty.
     GapInside,
-    /// `**` at the end, or before a literal end: anything.
+    /// `**` at the end, or before a literal end: any text.
     Rest,
 }
 
@@ -358,7 +358,7 @@ enum Sense {
     Without,
 }
 
-/// A character, or a byte that is none. `?` matches either as one.
+/// A character, or a byte that is not part of one. `?` matches both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unit {
     Char(char),
@@ -373,12 +373,12 @@ fn units(bytes: &[u8]) -> impl Iterator<Item = Unit> {
     })
 }
 
-/// Indices of tokens that may consume the next character; the tokens' count itself means: matched. No order, no
-/// duplicates. Rarely more than three.
+/// Indices of tokens that may consume the next character; an index equal to the number of tokens
+/// means a match. Unsorted, without duplicates, rarely more than three.
 type Positions = Vec<usize>;
 
 impl Pattern {
-    /// `None` for what can match nothing: blank, `.`, `/`, anything above the root.
+    /// `None` for patterns that can match nothing: blank, `.`, `/`, paths above the root.
     fn read(given: &[u8]) -> Result<Option<Pattern>, BadSyntax> {
         let text = given.trim_ascii();
         let (kind, text) = match text.strip_prefix(b"!") {
@@ -455,7 +455,7 @@ impl Pattern {
         }
     }
 
-    /// Adds a position and those that are reached from it without a character.
+    /// Adds a position, and the positions reached from it without a character.
     fn stand(&self, at: &mut Positions, position: usize) {
         if at.contains(&position) {
             return;
@@ -482,7 +482,7 @@ impl Sense {
     }
 }
 
-/// Text -> tokens.
+/// Parses text into tokens.
 struct Reader {
     units: Vec<Unit>,
     at: usize,
@@ -527,8 +527,9 @@ impl Reader {
         Ok(tokens)
     }
 
-    /// Behind the two stars. `**x` at the very beginning, all the rest literal, is one of BuildKit's corners: it
-    /// matches any path that ends with `x`, whereas `**x*` wants a component that begins with `x`.
+    /// Called after the two stars. `**x` at the very beginning, with only literals after it, is
+    /// special in BuildKit: it matches any path that ends with `x`; `**x*` needs a component that
+    /// begins with `x`.
     fn double_star(&mut self) -> impl IntoIterator<Item = Token> + use<> {
         let leads = self.at == 2;
         let before_slash = self.eat('/');
@@ -541,7 +542,7 @@ impl Reader {
         }
     }
 
-    /// Behind the `[`.
+    /// Called after the `[`.
     fn class(&mut self) -> Result<Token, BadSyntax> {
         let sense = if self.eat('^') { Sense::Without } else { Sense::Within };
         let mut ranges = Vec::new();
@@ -566,8 +567,8 @@ impl Reader {
     }
 }
 
-/// The shortest equal path: no `.`, no empty component, `..` resolved where something stands before it, and no slash
-/// at either end. Empty for the root.
+/// The shortest equal path: without `.`, empty components and slashes at the ends; `..` is resolved
+/// where a component precedes it. Empty for the root.
 fn clean(text: &[u8]) -> Vec<u8> {
     let rooted = text.starts_with(b"/");
     let mut kept: Vec<&[u8]> = Vec::new();
@@ -584,15 +585,16 @@ fn clean(text: &[u8]) -> Vec<u8> {
     kept.join(&b'/')
 }
 
-/// The same rules told a second time, plainly: whole paths, regular expressions, nothing carried along but what the
-/// semantics demand. For patterns that are clean, ASCII, and hold neither classes nor escapes.
+/// A second, simple implementation of the same rules, for comparison: whole paths, regular
+/// expressions, and only the state that the semantics require. For patterns that are clean and
+/// ASCII, without classes and escapes.
 #[cfg(test)]
 pub(super) mod reference {
     use proptest::prelude::*;
     use regex::bytes::Regex;
 
     prop_compose! {
-        /// Patterns that meet each other and the paths often.
+        /// Patterns that often match each other and the paths.
         pub(in crate::tree) fn pattern()(
             exception in prop::bool::weighted(0.4),
             components in prop::collection::vec("[ab]|[ab*?]{1,3}|\\*\\*|\\*", 1..4),
@@ -681,7 +683,7 @@ mod tests {
         Rules::new(patterns).unwrap().verdict_of(&path(at)) == Verdict::Ignored
     }
 
-    /// Every directory that a walk would enter on its way to `dir`, and whether it gets there.
+    /// Whether a walk enters every directory on its way to `dir`, and `dir` itself.
     fn enters(patterns: &[&str], dir: &str) -> bool {
         let rules = Rules::new(patterns).unwrap();
         let mut at = rules.top();
@@ -696,13 +698,13 @@ mod tests {
 
     #[test]
     fn one_pattern_matches_as_in_a_dockerignore() {
-        // A pattern, what it matches, and what it does not.
+        // A pattern, paths that it matches, and paths that it does not.
         type Case<'a> = (&'a [u8], &'a [&'a [u8]], &'a [&'a [u8]]);
         let cases: &[Case<'_>] = &[
-            // Anchored at the root, and down from there.
+            // Anchored at the root, and everything below.
             (b"log", &[b"log", b"log/today"], &[b"var/log", b"logs"]),
             (b"var/log", &[b"var/log/today"], &[b"var", b"var/x/log"]),
-            // As clean as paths.
+            // Cleaned like paths.
             (b"/log", &[b"log"], &[]),
             (b"//log//", &[b"log"], &[]),
             (b"./log/", &[b"log"], &[]),
@@ -752,7 +754,7 @@ mod tests {
             (b"a**/*.c", &[b"a/b/x.c", b"ax.c"], &[]),
             (b"a/*.c**", &[b"a/x.c"], &[]),
             (b"***", &[b"a/b"], &[]),
-            // Two of BuildKit's corners: all of a literal end counts, but a component begins behind a wildcard's.
+            // BuildKit: a literal end matches any suffix; with a wildcard it starts a component.
             (b"**log", &[b"catalog", b"a/catalog"], &[]),
             (b"**log*", &[b"a/logs"], &[b"catalogue"]),
             // Bytes.
@@ -794,7 +796,7 @@ mod tests {
             (&[b"*", b"!/src/"], b"src", false),
             (&[b"*", b"!."], b"src", true),
             (&[b"*", b"!!x"], b"!x", false),
-            // BuildKit's corner: a pattern that was not asked at the directory has not matched it.
+            // BuildKit: a pattern not asked at the directory has not matched it.
             (&[b"*", b"!a/b", b"a"], b"a/b", false),
             (&[b"**/*.log", b"!logs"], b"logs/x.log", true),
         ];
@@ -824,7 +826,7 @@ mod tests {
             (&["*", "!src"], "src/a", true),
             (&["*", "!*/a"], "x", true),
             (&["*", "!*/a"], "x/y", false),
-            // Too early to take anything back in.
+            // Too early to include anything again.
             (&["!docs/README", "docs"], "docs", false),
             (&["docs", "!docs/a/b", "docs/a"], "docs/a", true),
         ];

@@ -1,19 +1,22 @@
-//! What the content of each file was when it was last hashed, kept in one file per tree, so that a file that has not
-//! changed since need not be read.
+//! The digest of each file when it was last hashed, kept in one file per tree, so that an unchanged
+//! file need not be read.
 //!
-//! In: a manifest with its digests, or a file that [`Index::save`] wrote. Out: the digests of those files of a manifest
-//! whose path, device, inode, size, mtime and ctime are all the same. Entries are sorted as a manifest is, each path
-//! kept as what it does not share with the one before, so that joining the two is one merge and memory holds the file's
-//! own bytes and no more. A file of another version, a damaged one and none at all are the same: nothing is known.
+//! In: a manifest with its digests, or a file that [`Index::save`] wrote. Out: the digests of those
+//! files of a manifest whose path, device, inode, size, mtime and ctime are all the same. Entries
+//! are sorted like a manifest, each path stored as its difference from the one before, so joining
+//! the two is one merge, and memory holds only the file's bytes. A missing or damaged file, or one
+//! of another version, counts as empty.
 //!
-//! **Racy entries.** An edit can hide behind a stamp when it comes in the same tick of the file system's clock as
-//! the change before it. So a digest is believed only when the stamp was older, at the moment of hashing, than that clock
-//! can blur ([`HashedAt`]). By whose clock? A local file system takes this machine's. The clock of any other may be behind
-//! ours, so there the stamp must be older than the newest one of the tree, too; or it was seen in an earlier run
-//! already, longer ago than the clock can blur. Entries of which neither is true yet are kept for that, and not
-//! believed: a fresh checkout on a network file system, where all stamps are about the newest, is hashed twice and no
-//! more. What is left: where a file system has no ctime of its own (some FUSE ones), an edit that keeps the size and
-//! puts the mtime back cannot be seen. Neighbours: [`super::scan`](mod@super::scan) makes manifests, [`super::hash`] hashes.
+//! **Racy entries.** A stamp can hide an edit that comes in the same tick of the file system's
+//! clock as the change before it. So a digest is trusted only if the stamp, at the moment of
+//! hashing, was older than the clock's granularity ([`HashedAt`]). A local file system uses this
+//! machine's clock. The clock of any other file system may be behind it. So there the stamp must
+//! also be older than the newest one of the tree, or an earlier run must have seen it, longer ago
+//! than the granularity. Entries for which neither is true are stored for the next run, but not
+//! trusted: a fresh checkout on a network file system, where all stamps are close to the newest, is
+//! hashed twice and not more. One gap remains: where a file system has no ctime of its own (some
+//! FUSE ones), an edit that keeps the size and restores the mtime cannot be seen. Neighbours:
+//! [`super::scan`](mod@super::scan), [`super::hash`].
 
 use std::{
     fs::File,
@@ -42,45 +45,45 @@ use crate::{
     },
 };
 
-/// How the file begins; the last byte is the version of its format.
+/// The first bytes of the file; the last of them is the format version.
 const MAGIC: &[u8; 8] = b"fbindex\x01";
 
 /// Bytes of the shortest record: flags, a path of one byte, inode, size, a time and the digest.
 const SHORTEST: usize = 40;
 
-/// Bytes of the sha256 at its end, which is of everything before.
+/// Length in bytes of the SHA-256 at the end of the file, over everything before it.
 const SEAL: usize = 32;
 
-/// More than any tree needs; whatever is larger is no index. In bytes.
+/// The largest file accepted as an index, in bytes; more than any tree needs.
 const LARGEST: u64 = 4 << 30;
 
-/// What one write puts into a file in a millisecond, if not more. In bytes.
+/// A lower bound for the speed of a write to a file, in bytes per millisecond.
 const WRITTEN_IN_A_MILLI: u64 = 64 << 10;
 
 /// Digests by path and stamp.
 #[derive(Debug, Clone, Default)]
 pub struct Index {
-    /// The file's bytes, checked against their seal, from the first record to the last.
+    /// The file's records, checked against the SHA-256 at its end.
     records: Vec<u8>,
-    /// When it was written: every stamp in it had been seen by then.
+    /// When it was written: all its stamps are from before.
     saved_at: Timestamp,
 }
 
-/// When hashing began, and what the clock of the file system is worth. To be taken before the first file that is to
-/// be hashed is looked at by [`super::hash::hash_files`].
+/// When hashing began, and the granularity of the file system's clock. To be created before
+/// [`super::hash::hash_files`] looks at the first file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HashedAt {
     moment: Timestamp,
     granularity: Granularity,
-    /// The device that `granularity` holds for; on other devices, mounted below the root, the clock is coarse.
+    /// The device of `granularity`; on other devices, mounted below the root, the clock is coarse.
     device: u64,
 }
 
 impl HashedAt {
-    /// Now, for the tree below `root`.
+    /// The current moment, for the tree below `root`.
     pub fn now(root: &Path) -> HashedAt {
         let moment = clock::file_system_now();
-        // Opened, because the root's name may be a link.
+        // Opened, because the root may be a link.
         match File::open(root).and_then(|root| source_file::facts(&root)) {
             Ok(facts) => HashedAt { moment, granularity: Granularity::of(root), device: facts.stamp.dev },
             Err(_) => HashedAt { moment, granularity: Granularity::Coarse, device: 0 },
@@ -88,7 +91,7 @@ impl HashedAt {
     }
 
     fn granularity_for(&self, stamp: &Stamp) -> Granularity {
-        // An ext4 with small inodes keeps whole seconds.
+        // An ext4 with small inodes stores only whole seconds.
         let whole_seconds = stamp.ctime.nanos == 0;
         if stamp.dev == self.device && !whole_seconds { self.granularity } else { Granularity::Coarse }
     }
@@ -96,7 +99,7 @@ impl HashedAt {
     /// Whether a change after `moment` must have given another stamp.
     fn is_past(&self, stamp: &Stamp, newest: Timestamp) -> bool {
         let granularity = self.granularity_for(stamp);
-        // A write gives its file the time at which it begins, and whoever reads meanwhile sees a part of it.
+        // A write sets the time when it begins; a reader may meanwhile see only a part of it.
         let writing = Duration::from_millis(stamp.size / WRITTEN_IN_A_MILLI);
         let changed = stamp.mtime.max(stamp.ctime);
         let is_older_than = |moment: Timestamp| changed < moment.before_by(granularity.span() + writing);
@@ -107,12 +110,12 @@ impl HashedAt {
     }
 }
 
-/// Whether a digest is believed.
+/// Whether a digest is trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Age {
     /// The stamp was old enough when the file was hashed.
     Ripe,
-    /// It was not, as far as could be known.
+    /// It was not, or this is not known.
     Young,
 }
 
@@ -124,17 +127,17 @@ struct Record {
     whose: Whose,
 }
 
-/// Who wrote a file.
+/// The author of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whose {
-    /// As far as is known, the user.
+    /// The user, as far as is known.
     Users,
     /// A build.
     Builds,
 }
 
 impl Index {
-    /// Reads what [`Index::save`] wrote at `path`. Empty when there is nothing, or nothing that can be trusted.
+    /// Reads what [`Index::save`] wrote at `path`. Empty if the file is missing or not valid.
     pub fn load(path: &Path) -> Index {
         read(path).and_then(Index::from_bytes).unwrap_or_default()
     }
@@ -152,8 +155,8 @@ impl Index {
         Some(Index { records: bytes, saved_at })
     }
 
-    /// The digest of each entry of `manifest`, by its place there; none for what is no file, and for files that have
-    /// to be hashed.
+    /// The digest of each entry of `manifest`, by index; `None` for entries that are not files, and
+    /// for files that must be hashed.
     pub fn digests(&self, manifest: &Manifest) -> Vec<Option<Digest>> {
         let mut digests = vec![None; manifest.entries().len()];
         self.join(manifest, |at, record| {
@@ -164,18 +167,21 @@ impl Index {
         digests
     }
 
-    /// The same with digests that are too young to be believed: for who compares, and does too much where one is wrong.
+    /// The same, including untrusted digests: for comparisons where a wrong one only causes extra
+    /// work.
     pub fn noted_digests(&self, manifest: &Manifest) -> Vec<Option<Digest>> {
         let mut digests = vec![None; manifest.entries().len()];
         self.join(manifest, |at, record| digests[at] = Some(record.digest));
         digests
     }
 
-    /// Whether fewer than a tenth of the user's files that are noted here are below `root` with the content that they had. Of fewer
-    /// than ten files a tenth is none. Builds write and delete theirs all at once. `manifest` is a scan of `root`, `digests` what [`Index::digests`] gave. What the scan left out,
-    /// for other outputs or rules than the last time, is taken for the same when it has the same size.
+    /// Whether fewer than a tenth of the user's files in this index are below `root` with the same
+    /// content. Files of builds do not count: builds write and delete theirs all at once. Always
+    /// false for fewer than ten files. `manifest` is a scan of `root`, `digests` comes from
+    /// [`Index::digests`]. A file that this scan left out by its outputs or rules counts as
+    /// unchanged if it has the same size.
     pub fn is_of_another(&self, root: &Path, manifest: &Manifest, digests: &[Option<Digest>]) -> bool {
-        // The usual case costs no look at the records: none is shorter than that.
+        // Fast path without parsing: `SHORTEST` gives an upper bound for the number of records.
         if digests.iter().flatten().count() * 10 >= self.records.len() / SHORTEST {
             return false;
         }
@@ -210,7 +216,7 @@ impl Index {
         if same >= enough.max(1) || noted < 10 {
             return false;
         }
-        // Another checkout of the same has other stamps.
+        // Another checkout of the same sources has other stamps.
         let places: Vec<_> = unsure.iter().map(|(at, _)| *at).collect();
         let found = hash_files(root, manifest, &places, &|_| {}).digests;
         let is_same = |(at, digest): &(usize, Digest)| {
@@ -219,12 +225,12 @@ impl Index {
         same + found.iter().filter(|found| is_same(found)).count() < enough
     }
 
-    /// Writes an index of `manifest` in place of the file at `path`. `digests` has one for each entry, or none: those
-    /// that were just hashed, at `hashed_at` or later, and those that [`Index::digests`] gave of the file that is there. `whose` tells
-    /// who wrote a file.
+    /// Writes an index of `manifest` to the file at `path`. `digests` has one for each entry, or
+    /// `None`: those hashed at `hashed_at` or later, and those that [`Index::digests`] gave from
+    /// the present file. `whose` tells who wrote a file.
     ///
     /// # Errors
-    /// The system's; the old file is then as it was.
+    /// The system's error; the old file is then unchanged.
     pub fn save(
         path: &Path,
         manifest: &Manifest,
@@ -237,7 +243,7 @@ impl Index {
         sys::replace_file(path, |file| file.write_all(&bytes))
     }
 
-    /// Calls `each` for every file of `manifest` that has its whole stamp here.
+    /// Calls `each` for every file of `manifest` whose whole stamp is in this index.
     fn join(&self, manifest: &Manifest, mut each: impl FnMut(usize, &Record)) {
         let entries = manifest.entries();
         let mut records = Records::of(self);
@@ -257,12 +263,12 @@ impl Index {
     }
 }
 
-/// [`path::compare`] says less; the same path, which is the usual case, is seen at once.
+/// [`path::compare`] with a fast path for equal paths, the usual case.
 fn is_before(a: &[u8], b: &[u8]) -> bool {
     a != b && path::compare(a, b).is_lt()
 }
 
-/// A regular file's bytes; a fifo in its place does not hold anybody up.
+/// Reads a regular file; does not block on a fifo in its place.
 fn read(path: &Path) -> Option<Vec<u8>> {
     let Ok(Opened::Regular(mut file, facts)) = source_file::open(path) else { return None };
     if facts.stamp.size > LARGEST {
@@ -273,10 +279,10 @@ fn read(path: &Path) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// How old each entry's stamp is; see the module's header.
+/// Whether each entry's stamp is old enough; see the module's header.
 fn ages(path: &Path, manifest: &Manifest, digests: &[Option<Digest>], hashed_at: &HashedAt) -> Vec<Age> {
     let entries = manifest.entries();
-    // A time that is set by hand to lie in the future says nothing of the clock.
+    // A time in the future was set by hand, and tells nothing about the clock.
     let past = entries.iter().map(|entry| entry.stamp.ctime).filter(|ctime| *ctime <= hashed_at.moment);
     let newest = past.max().unwrap_or_default();
     let age = |stamp: &Stamp| if hashed_at.is_past(stamp, newest) { Age::Ripe } else { Age::Young };
@@ -286,7 +292,7 @@ fn ages(path: &Path, manifest: &Manifest, digests: &[Option<Digest>], hashed_at:
         let older = Index::load(path);
         let was_long_ago = older.saved_at < hashed_at.moment.before_by(Granularity::Coarse.span());
         older.join(manifest, |at, record| {
-            // Another content behind the same stamp is just what a young entry may hide.
+            // A young entry may hide another content with the same stamp.
             let is_same = Some(record.digest) == digests[at];
             if is_same && (was_long_ago || record.age == Age::Ripe) {
                 ages[at] = Age::Ripe;
@@ -296,15 +302,15 @@ fn ages(path: &Path, manifest: &Manifest, digests: &[Option<Digest>], hashed_at:
     ages
 }
 
-// ---- the file ------------------------------------------------------------------------------------------------------
+// ---- the file -----------------------------------------------------------------------------------
 
 /// Set in a record's first byte when its device is that of the record before.
 const SAME_DEVICE: u8 = 1;
-/// When its ctime is its mtime.
+/// Set when its ctime equals its mtime.
 const SAME_TIME: u8 = 2;
-/// When it is not to be believed.
+/// Set when it is not to be trusted.
 const YOUNG: u8 = 4;
-/// When a build wrote it.
+/// Set when a build wrote it.
 const BUILDS: u8 = 8;
 
 fn encode(
@@ -343,7 +349,7 @@ fn push_record(to: &mut Vec<u8>, (last_path, last): (&[u8], Stamp), path: &[u8],
     if !same_device {
         push_number(to, stamp.dev);
     }
-    // Files that were made together have inodes close together, in either direction.
+    // Files created together have close inode numbers, in either direction.
     let step = stamp.ino.wrapping_sub(last.ino).cast_signed();
     push_number(to, ((step << 1) ^ (step >> 63)).cast_unsigned());
     push_number(to, stamp.size);
@@ -357,7 +363,7 @@ fn push_record(to: &mut Vec<u8>, (last_path, last): (&[u8], Stamp), path: &[u8],
 /// Reads records in order.
 struct Records<'a> {
     rest: &'a [u8],
-    /// Of the latest record.
+    /// The path of the latest record.
     path: Vec<u8>,
     stamp: Stamp,
 }
@@ -367,7 +373,7 @@ impl<'a> Records<'a> {
         Records { rest: &index.records, path: Vec::new(), stamp: Stamp::default() }
     }
 
-    /// The next one; none at the end. The seal has vouched for the bytes, so nothing else is to be told apart.
+    /// The next record; `None` at the end. The SHA-256 was checked, so no other error is possible.
     fn next(&mut self) -> Option<Record> {
         let (&flags, rest) = self.rest.split_first()?;
         self.rest = rest;
@@ -391,7 +397,7 @@ impl<'a> Records<'a> {
         Some(Record { stamp: self.stamp, digest: Digest(*digest), age, whose })
     }
 
-    /// In place: nothing is allocated for a path that is only compared.
+    /// In place: no allocation for a path that is only compared.
     fn next_path(&mut self) -> Option<()> {
         let shared = usize::try_from(self.number()?).ok()?;
         let length = usize::try_from(self.number()?).ok()?;
@@ -468,7 +474,7 @@ mod tests {
             Index::load(&self.path()).digests(manifest)
         }
 
-        /// Whether a file with this stamp is believed after it was saved.
+        /// Whether a file with this stamp is trusted after it was saved.
         fn believes(&self, stamp: Stamp, hashed_at: &HashedAt) -> bool {
             let manifest = Manifest::from_entries(vec![entry("file", stamp)]);
             self.save(&manifest, &[Some(digest(1))], hashed_at);
@@ -476,7 +482,7 @@ mod tests {
         }
     }
 
-    /// Many files of many directories, some of them odd.
+    /// Many files in many directories, some with unusual values.
     fn large_tree() -> (Manifest, Vec<Option<Digest>>) {
         let mut entries = Vec::new();
         for dir in 0..40u64 {
@@ -488,7 +494,7 @@ mod tests {
                 entries.push(entry(&format!("dir{dir}/sub-{}/f{file}.txt", file % 7), stamp));
             }
         }
-        // By whose clock all the others are long past.
+        // By this entry's clock all the others are old.
         entries.push(entry("newest", stamp(1, ago(100))));
         let manifest = Manifest::from_entries(entries);
         let digests = (0..manifest.entries().len()).map(|at| Some(digest(at as u8))).collect();
@@ -502,7 +508,7 @@ mod tests {
         digests[17] = None;
         home.save(&manifest, &digests, &hashed_at(Granularity::Tick));
         assert!(home.digests(&manifest) == digests);
-        // Some of them are gone, and others have come.
+        // Some files were removed, and others were added.
         let fewer: Vec<_> = manifest.entries().iter().step_by(3).cloned().collect();
         let more: Vec<_> = (0..100).map(|n| entry(&format!("dir{n}/new"), stamp(n, ago(9_000)))).collect();
         let other = Manifest::from_entries([fewer, more].concat());
@@ -545,7 +551,7 @@ mod tests {
             (ago(20), &tick, false),
             (ago(0), &tick, false),
             (Timestamp { secs: NOW.secs + 9, nanos: 1 }, &tick, false),
-            // The only file of its tree is its newest, whatever our clock says.
+            // The only file of its tree is its newest, whatever this machine's clock says.
             (ago(2001), &coarse, false),
             (ago(60_000), &coarse, false),
         ];
@@ -553,14 +559,14 @@ mod tests {
             let old = ago(900_000);
             let _ = fs::remove_file(home.path());
             assert_eq!(home.believes(stamp(1, changed), hashed_at), wanted, "{changed:?} {hashed_at:?}");
-            // Either of the two times is enough to make it young.
+            // One young time of the two is enough to make the entry young.
             let _ = fs::remove_file(home.path());
             let by_mtime = Stamp { mtime: changed, ctime: old, ..stamp(1, old) };
             assert_eq!(home.believes(by_mtime, &tick), changed < ago(20), "{changed:?}");
         }
     }
 
-    /// One that was begun before the hashing may still be under way, and will not change the stamp again.
+    /// A write begun before the hashing may still be running, and will not change the stamp again.
     #[test]
     fn a_large_file_has_to_be_older_by_the_time_that_writing_it_takes() {
         let home = Home::new();
@@ -585,7 +591,7 @@ mod tests {
         assert!(!home.believes(elsewhere, &hashed_at(Granularity::Tick)));
     }
 
-    /// The server's clock is a minute behind ours: by our clock all of this is long ago.
+    /// The server's clock is a minute behind this machine's, by which all these times are old.
     #[test]
     fn a_clock_that_is_behind_is_told_by_the_newest_file() {
         let home = Home::new();
@@ -594,7 +600,7 @@ mod tests {
             entry("just-now", stamp(1, ago(minute))),
             entry("near", stamp(2, ago(minute + 1_900))),
             entry("far", stamp(3, ago(minute + 2_100))),
-            // Set by hand; no evidence of what the server's clock is.
+            // Set by hand; no evidence about the server's clock.
             entry("future", stamp(4, Timestamp { secs: NOW.secs + 1_000, nanos: 5 })),
         ];
         let manifest = Manifest::from_entries(entries);
@@ -626,7 +632,7 @@ mod tests {
         assert_eq!(save(1, 1), [None], "seen a second before only");
         assert_eq!(save(2, 60), [None], "another content behind the same stamp");
         assert_eq!(save(2, 60), [Some(digest(2))]);
-        // Once believed, it stays so, however soon the next run comes.
+        // Once trusted, it stays trusted, however soon the next run comes.
         assert_eq!(save(2, 0), [Some(digest(2))]);
         assert_eq!(save(3, 0), [None]);
     }

@@ -1,27 +1,27 @@
-//! Which names of a tree are one file. A group is known by its first name; names that lie outside of the tree do not count, so a
-//! file with one name here is in no group.
+//! Groups the names of a tree that are one file (hard links). A group is identified by its first
+//! name. Names outside of the tree do not count, so a file with one name here is in no group.
 
 use std::collections::HashMap;
 
 use super::Manifest;
 use crate::entry::{Kind, RelPath};
 
-/// The groups of one tree. Empty, at the cost of one look at each entry, where no file has a second name.
+/// The groups of one tree. Without hard links it is empty, and costs one check per entry.
 #[derive(Debug, Default)]
 pub struct Groups {
-    /// Each further name with the first one of its file, ascending.
+    /// Each further name with the first name of its file, ascending.
     further: Vec<(usize, usize)>,
-    /// The same the other way round.
+    /// The same pairs, sorted by first name.
     by_first: Vec<(usize, usize)>,
 }
 
 impl Groups {
-    /// Of all entries.
+    /// The groups among all entries.
     pub fn of(manifest: &Manifest) -> Groups {
         Groups::among(manifest, |_| true)
     }
 
-    /// Of the entries at those places that are of the tree.
+    /// The groups among the entries for which `is_of_tree` is true.
     pub fn among(manifest: &Manifest, is_of_tree: impl Fn(usize) -> bool) -> Groups {
         let mut firsts = HashMap::new();
         let mut further = Vec::new();
@@ -29,7 +29,7 @@ impl Groups {
             let is_linked =
                 entry.links > 1 && entry.stamp.ino != 0 && matches!(entry.kind, Kind::File { .. });
             if is_linked && is_of_tree(at) {
-                // Names that are to have different times cannot be one file.
+                // Names that must have different times cannot be one file.
                 let file = (entry.stamp.dev, entry.stamp.ino, entry.mtime);
                 let first = *firsts.entry(file).or_insert(at);
                 if first != at {
@@ -42,7 +42,7 @@ impl Groups {
         Groups { further, by_first }
     }
 
-    /// The place of the first name of the file at `at`, when that is a further one.
+    /// The index of the first name of the file at `at`, if `at` is a further name.
     pub fn first(&self, at: usize) -> Option<usize> {
         let found = self.further.binary_search_by_key(&at, |(further, _)| *further).ok()?;
         Some(self.further[found].1)
@@ -53,7 +53,7 @@ impl Groups {
         self.first(at).map(|first| &manifest.entries()[first].path)
     }
 
-    /// The places of all names of the file at `at`, ascending; none when it has one.
+    /// The indices of all names of the file at `at`, ascending; empty if it has only one.
     pub fn names(&self, at: usize) -> Vec<usize> {
         let first = self.first(at).unwrap_or(at);
         let from = self.by_first.partition_point(|(of, _)| *of < first);
@@ -62,7 +62,7 @@ impl Groups {
         if names.len() > 1 { names } else { Vec::new() }
     }
 
-    /// Adds to some places those of all other names of the same files. They come and stay ascending.
+    /// Adds the indices of all other names of the same files. `places` is and stays ascending.
     pub fn complete(&self, places: &mut Vec<usize>) {
         let head = |at: usize| self.first(at).unwrap_or(at);
         let mut heads: Vec<_> = places.iter().map(|at| head(*at)).collect();

@@ -1,7 +1,8 @@
-//! A directory tree as data.
+//! Directory trees as data.
 //!
-//! [`scan`] turns a host directory into a [`Manifest`] under the rules of [`ignore`]; [`crate::archive`] turns a
-//! manifest into a tar stream; [`crate::outputs`] holds what comes back against it. Nothing here knows of engines.
+//! [`scan`] turns a host directory into a [`Manifest`] under the rules of [`ignore`];
+//! [`crate::archive`] turns a manifest into a tar stream; [`crate::outputs`] compares incoming
+//! files with it. Engines are unknown here.
 
 pub mod delta;
 pub mod hash;
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::entry::{Kind, RelPath, Stamp, Timestamp};
 
-/// A sha256 of a file's content.
+/// The SHA-256 of a file's content.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest(pub [u8; 32]);
 
@@ -59,30 +60,32 @@ impl fmt::Debug for Digest {
 /// One path of a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Where it lies below the tree's root. The root itself is not an entry.
+    /// Its path below the tree's root. The root itself is not an entry.
     pub path: RelPath,
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
     /// Permission bits, `0o7777` at most.
     pub mode: u32,
-    /// Last change of the content, as the other end is to have it: the stamp's own, but for a file that a build made again
-    /// with the same bytes.
+    /// The mtime that the other end must have. It is the stamp's own, except for a file that a
+    /// build wrote again with the same bytes.
     pub mtime: Timestamp,
-    /// What the host said of it when it was scanned.
+    /// The host's metadata at the time of the scan.
     pub stamp: Stamp,
-    /// How many names the file has; above 1, [`Stamp::dev`] and [`Stamp::ino`] tell which of them lie in this tree.
+    /// Number of hard links; above 1, [`Stamp::dev`] and [`Stamp::ino`] show which are in this
+    /// tree.
     pub links: u64,
 }
 
 impl Entry {
-    /// The mtime that the other end is to have of a file that was found with this stamp: [`Entry::mtime`], unless it is
-    /// another file by now.
+    /// The mtime that the other end must have for a file with the stamp `found`: [`Entry::mtime`],
+    /// unless the file has changed since.
     pub fn mtime_of(&self, found: &Stamp) -> Timestamp {
         if *found == self.stamp { self.mtime } else { found.mtime }
     }
 }
 
-/// A tree: its entries in the order of [`crate::entry::path::compare`], each path once, each parent before its children.
+/// A tree: its entries in the order of [`crate::entry::path::compare`], each path once, each parent
+/// before its children.
 #[derive(Debug, Clone, Default)]
 pub struct Manifest {
     entries: Vec<Entry>,
@@ -97,7 +100,7 @@ impl Manifest {
         Manifest { entries }
     }
 
-    /// Takes entries that are in order already.
+    /// Takes entries that are already in order.
     fn from_sorted(entries: Vec<Entry>) -> Manifest {
         debug_assert!(entries.is_sorted_by(|a, b| a.path < b.path));
         Manifest { entries }
@@ -108,7 +111,7 @@ impl Manifest {
         &self.entries
     }
 
-    /// The entries in order, to be changed and made a manifest again.
+    /// The entries in order, to be changed and used for a new manifest.
     pub fn into_entries(self) -> Vec<Entry> {
         self.entries
     }

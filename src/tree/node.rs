@@ -1,33 +1,34 @@
-//! Entries of a tree as they travel between the two ends of a build: what a path is and what it holds, without what
-//! only one file system knows. Encoded in order, each path as what it does not share with the one before.
+//! Entries of a tree as they travel between the two ends of a build: without the data of one file
+//! system. Each path is encoded as its difference from the one before.
 //!
-//! Whoever decodes bounds what it keeps; here one node is held at a time. Paths come strictly ascending, or the list
-//! is refused.
+//! Decoding holds one node at a time; the caller must limit what it keeps. Paths must be strictly
+//! ascending, or the list is refused.
 
 use std::io::{self, Read, Write};
 
 use super::{Digest, Entry};
 use crate::entry::{Kind, RelPath, Special, Timestamp, path::BadPath};
 
-/// The longest path or link target that is taken, in bytes.
+/// The longest accepted path or link target, in bytes.
 const MAX_TEXT: u64 = 64 << 10;
 
 /// One path of a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
-    /// Where it lies below the root, which is empty for the root itself.
+    /// Its path below the root; empty for the root itself.
     pub path: RelPath,
-    /// What it is.
+    /// Its kind.
     pub kind: NodeKind,
     /// Permission bits, `0o7777` at most.
     pub mode: u32,
     /// Last change of the content.
     pub mtime: Timestamp,
-    /// For a further name of a file, the first one in this tree ([`super::links`]), which comes before it.
+    /// For a further name of a file, its first name in this tree ([`super::links`]); it comes
+    /// earlier.
     pub link: Option<RelPath>,
 }
 
-/// What a node is.
+/// The kind of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodeKind {
     /// A directory.
@@ -36,7 +37,7 @@ pub enum NodeKind {
     File {
         /// Length in bytes.
         size: u64,
-        /// Of its content.
+        /// The digest of its content.
         digest: Digest,
     },
     /// A symbolic link with this target.
@@ -44,12 +45,12 @@ pub enum NodeKind {
         /// The text of the link.
         target: Box<[u8]>,
     },
-    /// A socket, a fifo or a device, which does not travel.
+    /// A socket, a fifo or a device; it does not travel.
     Special(Special),
 }
 
 impl Node {
-    /// An entry with the digest of its content, which must be known when it is a file. Other names of it are not known here.
+    /// A node from an entry and its digest; `None` for a file without one. `link` is not set.
     pub fn of(entry: &Entry, digest: Option<Digest>) -> Option<Node> {
         let kind = match &entry.kind {
             Kind::Directory => NodeKind::Directory,
@@ -63,27 +64,27 @@ impl Node {
 /// Why a list of nodes cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// The stream.
+    /// An error of the stream.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// Not what a writer of nodes writes.
+    /// The bytes are not a valid node.
     #[error("entry {number} is malformed")]
     Malformed {
-        /// From 1.
+        /// The number of the node, from 1.
         number: u64,
     },
-    /// A path that no tree has.
+    /// A path that no tree can have.
     #[error("entry {number} has a path that is not taken: {why}")]
     Path {
-        /// From 1.
+        /// The number of the node, from 1.
         number: u64,
-        /// Why.
+        /// What is wrong with the path.
         why: BadPath,
     },
-    /// A path that comes before the one before it, or twice.
+    /// A path that is not after the one before it.
     #[error("entry {number}, \"{path}\", is out of order")]
     Order {
-        /// From 1.
+        /// The number of the node, from 1.
         number: u64,
         /// Its path.
         path: RelPath,
@@ -108,15 +109,15 @@ pub struct NodeWriter<W: Write> {
 }
 
 impl<W: Write> NodeWriter<W> {
-    /// Nothing written yet. `to` had better be buffered.
+    /// An empty list. `to` should be buffered.
     pub fn new(to: W) -> NodeWriter<W> {
         NodeWriter { to, last: RelPath::root(), line: Vec::new() }
     }
 
-    /// Writes one. The caller sees to the order.
+    /// Writes one node. The caller must keep the order.
     ///
     /// # Errors
-    /// The stream's.
+    /// The stream's error.
     pub fn write(&mut self, node: &Node) -> io::Result<()> {
         let line = &mut self.line;
         line.clear();
@@ -153,7 +154,7 @@ impl<W: Write> NodeWriter<W> {
     /// Ends the list.
     ///
     /// # Errors
-    /// The stream's.
+    /// The stream's error.
     pub fn finish(mut self) -> io::Result<W> {
         self.to.write_all(&[END])?;
         Ok(self.to)
@@ -178,15 +179,15 @@ impl<R: Read> Iterator for NodeReader<R> {
 }
 
 impl<R: Read> NodeReader<R> {
-    /// Nothing read yet. `from` had better be buffered.
+    /// Starts reading. `from` should be buffered.
     pub fn new(from: R) -> NodeReader<R> {
         NodeReader { from, last: None, number: 0, ended: false }
     }
 
-    /// The next node; none at the end of the list.
+    /// The next node; `None` at the end of the list.
     ///
     /// # Errors
-    /// [`NodeError`]; nothing that comes after one can be believed.
+    /// [`NodeError`]; nothing after an error can be trusted.
     pub fn next_node(&mut self) -> Result<Option<Node>, NodeError> {
         if self.ended {
             return Ok(None);
@@ -253,7 +254,7 @@ impl<R: Read> NodeReader<R> {
     }
 }
 
-/// Appends a number in as few bytes as it needs, seven bits in each, the lowest first.
+/// Appends a number in as few bytes as possible: seven bits in each, the lowest first.
 pub(crate) fn push_number(to: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         to.push(number as u8 | 0x80);
@@ -296,7 +297,7 @@ pub(crate) fn read_time(from: &mut impl Read, at: u64) -> Result<Timestamp, Node
     Ok(Timestamp { secs, nanos })
 }
 
-/// Appends `path` as what it does not share with `last`.
+/// Appends `path` as its difference from `last`.
 pub(crate) fn push_path(to: &mut Vec<u8>, last: &[u8], path: &[u8]) {
     let shared = last.iter().zip(path).take_while(|(a, b)| a == b).count();
     push_number(to, shared as u64);

@@ -1,14 +1,15 @@
-//! A host directory -> a manifest, with nothing but metadata read.
+//! Scans a host directory into a manifest. Reads only metadata.
 //!
-//! The mounts that fastbuild is for answer each question in 0.2 to 2 ms, so what counts is how many questions are under
-//! way at once: directories, and pieces of large directories, are jobs that threads take from one queue. There are as
-//! many threads as processors, and up to sixteen where answers are seen to be slow. On a local disk those
-//! would only get in each other's way.
+//! Slow mounts answer each call in 0.2 to 2 ms, so the number of parallel calls decides the speed.
+//! Threads take directories, and pieces of large directories, as jobs from one queue. There are as
+//! many threads as processors, and up to sixteen where answers are measured to be slow. On a local
+//! disk, more threads would only slow each other down.
 //!
-//! Links are never followed: a directory that is swapped for a link during the walk is not entered, and loops of links
-//! are harmless. Other mounts below the root are crossed. What vanishes during the walk was not there. Names are
-//! ignored before they are looked at, so an ignored tree costs nothing. Neighbours: [`super::ignore`] judges,
-//! [`crate::sys::metadata`] asks the system, [`crate::archive`] packs the result.
+//! Links are never followed: a directory that is swapped for a link during the walk is not entered,
+//! and loops of links are harmless. Other mounts below the root are crossed. Files that vanish
+//! during the walk are left out. Rules are applied to names before any other call, so an ignored
+//! tree costs nothing. [`super::ignore`] judges, [`crate::sys::metadata`] calls the system,
+//! [`crate::archive`] packs the result.
 
 use std::{
     io,
@@ -34,44 +35,45 @@ use crate::{
     },
 };
 
-/// How the names of staging directories begin. A killed run leaves one beside an output, inside the source tree. It
-/// holds products, not sources, and must not come back as one; so no walk sees these names, ignore rules or not.
+/// Prefix of the names of staging directories. A killed run leaves one beside an output, inside the
+/// source tree. It holds products and must not come back as sources: every walk skips these names,
+/// whatever the rules say.
 pub const STAGE_PREFIX: &str = ".fastbuild-stage-";
 
-/// More would not be served faster: sshfs and virtiofs have some ten requests under way at once.
+/// More would not be faster: sshfs and virtiofs handle about ten requests at once.
 const MOST_THREADS: usize = 16;
 
-/// Names that one job looks at: enough that the queue costs nothing, few enough that one directory of a slow mount
-/// keeps all threads busy.
+/// Names per job: enough to make the cost of the queue small, and few enough that one directory of
+/// a slow mount keeps all threads busy.
 const PIECE: usize = 32;
 
-/// What a walk is told.
+/// The options of a walk.
 #[derive(Clone, Copy)]
 pub struct ScanOptions<'a> {
-    /// What is left out.
+    /// The ignore rules.
     pub rules: &'a Rules,
-    /// Paths that are left out with all below them, whatever the rules say: the named outputs.
+    /// Paths left out with everything below them, whatever the rules say: the named outputs.
     pub leave_out: &'a [RelPath],
-    /// Called with the count so far, from any thread but never from two at once. The counts only grow.
+    /// Called with the count so far, from any thread but never from two at once. Counts only grow.
     pub progress: &'a (dyn Fn(Amount) + Sync),
 }
 
-/// What a walk found.
+/// The result of a walk.
 #[derive(Debug, Clone, Default)]
 pub struct Scan {
     /// The tree.
     pub manifest: Manifest,
-    /// Sockets, fifos and devices that no rule leaves out, in order. They do not travel.
+    /// Sockets, fifos and devices that the rules do not exclude, in order. They do not travel.
     pub skipped: Vec<(RelPath, Special)>,
-    /// Entries that the rules leave out; a directory that was not entered counts once.
+    /// Number of entries that the rules exclude; a directory that was not entered counts once.
     pub ignored: u64,
-    /// When the walk began, by this machine's clock: what [`super::Stamp::is_racy`] is to be asked with.
+    /// When the walk began, by this machine's clock: the argument for [`super::Stamp::is_racy`].
     pub looked_at: Timestamp,
-    /// How many directories were read, the root among them.
+    /// Number of directories read, including the root.
     pub directories_read: u64,
 }
 
-/// Why a walk ended without a tree.
+/// Why a walk failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ScanError {
     /// The root cannot be opened.
@@ -79,11 +81,11 @@ pub enum ScanError {
     Root {
         /// The root as it was given.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// The root is no directory.
+    /// The root is not a directory.
     #[error("the source {path:?} is not a directory; name the directory that holds it with -C")]
     NotADirectory {
         /// The root as it was given.
@@ -94,9 +96,9 @@ pub enum ScanError {
         "could not read the directory {path} of the source tree; make it readable, or leave it out with --exclude"
     )]
     Unreadable {
-        /// Below the root.
+        /// Its path below the root.
         path: RelPath,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
@@ -105,18 +107,18 @@ pub enum ScanError {
         "could not look at {path} in the source tree; make its directory searchable, or leave it out with --exclude"
     )]
     Hidden {
-        /// Below the root.
+        /// Its path below the root.
         path: RelPath,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
 }
 
-/// Reads the tree below `root`. A link that names the root itself is followed.
+/// Scans the tree below `root`. If `root` itself is a link, it is followed.
 ///
 /// # Errors
-/// The first of [`ScanError`] that any thread met.
+/// The first [`ScanError`] of any thread.
 pub fn scan(root: &Path, options: &ScanOptions<'_>) -> Result<Scan, ScanError> {
     let looked_at = clock::file_system_now();
     let handle = open_root(root)?;
@@ -141,7 +143,7 @@ fn open_root(root: &Path) -> Result<Directory, ScanError> {
     })
 }
 
-/// The directory at the top of the tree that holds most bytes, and how many; `None` when none holds any.
+/// The top-level directory with the most bytes, and their number; `None` when none has any.
 pub fn largest_directory(manifest: &Manifest) -> Option<(RelPath, u64)> {
     let mut largest: Option<(&[u8], u64)> = None;
     let mut current: (&[u8], u64) = (b"", 0);
@@ -157,18 +159,18 @@ pub fn largest_directory(manifest: &Manifest) -> Option<(RelPath, u64)> {
     largest.and_then(|(top, bytes)| Some((RelPath::new(top).ok()?, bytes)))
 }
 
-// ---- the walk ------------------------------------------------------------------------------------------------------
+// ---- the walk -----------------------------------------------------------------------------------
 
 /// Directories are numbered as they are found; the root is the first.
 type Node = usize;
 
-/// What one job found in one directory: a run of [`Harvest::entries`].
+/// Entries that one job found in one directory: a range of [`Harvest::entries`].
 struct Listing {
     node: Node,
     found: Range<usize>,
 }
 
-/// What a directory's own listing is for.
+/// A directory that has its own listings.
 #[derive(Clone, Copy)]
 struct Below {
     node: Node,
@@ -179,14 +181,14 @@ struct Below {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     Always,
-    /// It is ignored and was entered for exceptions.
+    /// It is ignored and was entered because of exceptions.
     WhenNotEmpty,
 }
 
-/// All that a thread found; put together at the end, so that threads share nothing but the queue.
+/// The results of one thread. They are merged at the end, so that threads share only the queue.
 #[derive(Default)]
 struct Harvest {
-    /// In the order in which they were found. They are put in order where they lie: a large tree is not held twice.
+    /// In the order of discovery. They are sorted in place, so that a large tree is not held twice.
     entries: Vec<Entry>,
     listings: Vec<Listing>,
     /// The directories among the entries, ascending.
@@ -197,7 +199,7 @@ struct Harvest {
 }
 
 impl Harvest {
-    /// Of two harvests the longer one stays where it is.
+    /// Appends the shorter of the two to the longer one.
     fn merge(&mut self, mut other: Harvest) {
         if self.entries.len() < other.entries.len() {
             std::mem::swap(self, &mut other);
@@ -229,11 +231,11 @@ struct Opened {
     names: Names,
 }
 
-/// A directory's names, one behind the other.
+/// A directory's names, concatenated.
 #[derive(Default)]
 struct Names {
     bytes: Vec<u8>,
-    /// Where each of them ends.
+    /// The end of each name.
     ends: Vec<(usize, Hint)>,
 }
 
@@ -262,20 +264,20 @@ struct Name<'a> {
 
 enum Job {
     Read(Visit),
-    /// These of the directory's names.
+    /// Look at a range of the directory's names.
     Look(Arc<Opened>, Range<usize>),
 }
 
 #[derive(Default)]
 struct Queue {
     visits: Vec<Visit>,
-    /// Taken before visits: they hold a directory open.
+    /// Taken before visits, because they hold a directory open.
     pieces: Vec<(Arc<Opened>, Range<usize>)>,
-    /// Jobs in the queue or being done. At zero the walk is over.
+    /// Jobs in the queue or in progress. At zero the walk is complete.
     unfinished: usize,
     threads: usize,
     idle: usize,
-    /// The walk is to end early.
+    /// The walk must end early.
     stopped: bool,
     failed: Option<ScanError>,
     harvest: Harvest,
@@ -284,7 +286,7 @@ struct Queue {
 impl Queue {
     fn take(&mut self) -> Option<Job> {
         let piece = self.pieces.pop().map(|(opened, names)| Job::Look(opened, names));
-        // The latest first: the walk goes deep before it goes wide, and the queue stays short.
+        // The latest first: the walk is depth first, so the queue stays short.
         piece.or_else(|| self.visits.pop().map(Job::Read))
     }
 
@@ -313,7 +315,7 @@ struct Walk<'a> {
     processors: usize,
 }
 
-/// One thread's own: what it found, and how long it waits for answers.
+/// The data of one thread: its results, and the timing of its calls.
 #[derive(Default)]
 struct Worker {
     harvest: Harvest,
@@ -352,7 +354,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// One thread's life: jobs until there are none left and nobody can make any.
+    /// Runs one thread: takes jobs until none are left and none can be added.
     fn work<'scope>(&'scope self, scope: &'scope thread::Scope<'scope, '_>) {
         let _guard = StopOnPanic(self);
         let mut worker = Worker::default();
@@ -394,12 +396,12 @@ impl<'a> Walk<'a> {
         queue.threads += more;
         drop(queue);
         for _ in 0..more {
-            // Where no thread can be had, the others do the work.
+            // If no thread can be started, the others do the work.
             let _ = thread::Builder::new().spawn_scoped(scope, move || self.work(scope));
         }
     }
 
-    /// One more for each job that nobody is about to take.
+    /// One more thread for each job that no thread is about to take.
     fn more_threads(&self, queue: &Queue, pace: &Pace) -> usize {
         let most = if pace.is_slow() { MOST_THREADS } else { self.processors.min(MOST_THREADS) };
         let untaken = queue.waiting().saturating_sub(queue.idle + 1);
@@ -420,7 +422,7 @@ impl<'a> Walk<'a> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says how far the walk is, unless another thread is saying so.
+    /// Reports the progress, unless another thread is doing so.
     fn tell(&self) {
         if let Ok(_alone) = self.telling.try_lock() {
             (self.options.progress)(Amount {
@@ -437,7 +439,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Reads a directory's names, and looks at them or leaves them as jobs.
+    /// Reads a directory's names, and looks at them or returns them as jobs.
     fn read(&self, visit: Visit, worker: &mut Worker) -> Result<Vec<Job>, ScanError> {
         worker.pace.begin();
         let handle = match self.root.open_below(&visit.path) {
@@ -455,7 +457,7 @@ impl<'a> Walk<'a> {
         let all = 0..names.len();
         let opened = Opened { visit, handle, names };
         match all.len() {
-            // Handing the work out comes first: where answers are slow, the others begin with it at once.
+            // Returned as jobs first: where answers are slow, the other threads start at once.
             PIECE.. => Ok(pieces(opened)),
             _ => self.look(&opened, all, worker),
         }
@@ -496,7 +498,7 @@ impl<'a> Walk<'a> {
         Ok(jobs)
     }
 
-    /// Looks at one name, and takes what is part of the tree.
+    /// Looks at one name, and adds it if it is part of the tree.
     fn look_at(
         &self,
         opened: &Opened,
@@ -543,7 +545,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Leaves a directory to be read; `None` when it is not to be entered.
+    /// Adds a job to read a directory; `None` when it must not be entered.
     fn found_directory(&self, path: &RelPath, enter: Enter, jobs: &mut Vec<Job>) -> Option<Below> {
         let (rules, part) = match enter {
             Enter::Kept(rules) => (rules, Part::Always),
@@ -555,7 +557,7 @@ impl<'a> Walk<'a> {
         Some(Below { node, part })
     }
 
-    /// What can be said of a name before it is looked at.
+    /// The judgement of a name before its metadata is read.
     fn judge(&self, rules: &ignore::Directory, name: Name<'_>) -> Judgement {
         if name.hint == Hint::Other {
             return match self.options.rules.verdict(rules, name.bytes) {
@@ -577,13 +579,13 @@ fn pieces(opened: Opened) -> Vec<Job> {
     (0..all).step_by(PIECE).map(piece).collect()
 }
 
-/// What the rules say of a name.
+/// The judgement of the rules on a name.
 enum Judgement {
-    /// It is part of the tree, and no directory.
+    /// It is part of the tree, and not a directory.
     Kept,
-    /// It is not, whatever it is.
+    /// It is not part of the tree, whatever its kind.
     Ignored,
-    /// It is, or may be, a directory. The verdict holds for a file of that name too.
+    /// It is, or may be, a directory. The verdict also applies to a file of that name.
     Directory(Enter),
 }
 
@@ -593,7 +595,7 @@ impl Judgement {
     }
 }
 
-/// Threads that wait for a job would wait for ever for one that a panic took along.
+/// Stops the walk on a panic; other threads would wait for ever for the lost job.
 struct StopOnPanic<'a, 'b>(&'a Walk<'b>);
 
 impl Drop for StopOnPanic<'_, '_> {
@@ -604,7 +606,7 @@ impl Drop for StopOnPanic<'_, '_> {
     }
 }
 
-/// A directory that vanished is not there, and one that is ignored anyway need not be readable.
+/// A vanished directory is not part of the tree, and an ignored one need not be readable.
 fn passed_over(visit: &Visit, err: &io::Error) -> Option<Vec<Job>> {
     let is_root = visit.path.is_root();
     let unreadable = visit.part == Part::WhenNotEmpty && err.kind() == io::ErrorKind::PermissionDenied;
@@ -624,7 +626,7 @@ fn child(parent: &RelPath, name: &[u8]) -> Result<RelPath, ScanError> {
     parent.join(name).map_err(bad)
 }
 
-/// What was found, as a tree.
+/// The results, as a tree.
 struct Tree<'a> {
     entries: &'a [Entry],
     /// Ascending by directory.
@@ -632,11 +634,11 @@ struct Tree<'a> {
     below: &'a [(usize, Below)],
 }
 
-/// A directory whose entries are being put in order.
+/// A directory whose entries are being sorted.
 struct Frame {
-    /// The first name is the last of these.
+    /// The remaining entries, in reverse order.
     rest: Vec<usize>,
-    /// The directory's own entry goes when this is all there is at its end.
+    /// If the result has this length after its last entry, the directory is empty and is removed.
     drop_at: Option<usize>,
 }
 
@@ -646,9 +648,9 @@ impl<'a> Tree<'a> {
         Tree { entries: &harvest.entries, listings: &harvest.listings, below: &harvest.below }
     }
 
-    /// The places of the entries as a manifest has them: each directory before what lies in it, siblings by name. What
-    /// is no part of the tree after all is not among them. Says too how many directories were entered for
-    /// exceptions in vain.
+    /// The indices of the entries in the order of a manifest: each directory before its content,
+    /// siblings by name. Entries that turn out not to be part of the tree are left out. Also
+    /// returns how many directories were entered for exceptions and stayed empty.
     fn order(&self) -> (Vec<usize>, u64) {
         let mut order = Vec::with_capacity(self.entries.len());
         let mut left_empty = 0;
@@ -668,7 +670,7 @@ impl<'a> Tree<'a> {
                 continue;
             };
             let Some(rest) = self.children(below.node) else {
-                // Gone before it was read, or ignored and not readable.
+                // Removed before it was read, or ignored and not readable.
                 left_empty += u64::from(below.part == Part::WhenNotEmpty);
                 continue;
             };
@@ -687,7 +689,7 @@ impl<'a> Tree<'a> {
         Some(self.below[place].1)
     }
 
-    /// The entries of a directory, the last name first; none when it was not read.
+    /// The entries of a directory in reverse order; `None` when it was not read.
     fn children(&self, node: Node) -> Option<Vec<usize>> {
         let start = self.listings.partition_point(|listing| listing.node < node);
         let of_node: &[Listing] = &self.listings[start..];
@@ -701,7 +703,7 @@ impl<'a> Tree<'a> {
     }
 }
 
-/// Puts entries in this order, where they lie, and drops those that it does not name.
+/// Sorts entries in place into this order, and drops those that are not in it.
 fn put_in_order(entries: &mut Vec<Entry>, mut order: Vec<usize>) {
     let kept = order.len();
     if kept < entries.len() {
@@ -709,7 +711,7 @@ fn put_in_order(entries: &mut Vec<Entry>, mut order: Vec<usize>) {
         order.iter().for_each(|&at| is_named[at] = true);
         order.extend((0..entries.len()).filter(|&at| !is_named[at]));
     }
-    // Each round of places that hand their entries on is gone once around.
+    // Follows each cycle of the permutation once.
     const DONE: usize = usize::MAX;
     for start in 0..order.len() {
         let mut at = start;
@@ -726,7 +728,7 @@ fn put_in_order(entries: &mut Vec<Entry>, mut order: Vec<usize>) {
     entries.shrink_to_fit();
 }
 
-// Two attributes, because clippy knows a test module by a plain `cfg(test)`.
+// Two attributes, because clippy recognizes a test module only by a plain `cfg(test)`.
 #[cfg(test)]
 #[cfg(unix)]
 mod tests {
@@ -746,7 +748,7 @@ mod tests {
         *,
     };
 
-    /// A tree written as lines: `dir/`, `file=content`, `link -> target`. Parents are made as needed.
+    /// A tree from lines: `dir/`, `file=content`, `link -> target`. Parents are created as needed.
     fn tree(lines: &[&str]) -> TempDir {
         let root = TempDir::new().unwrap();
         for line in lines {
@@ -858,7 +860,7 @@ mod tests {
         assert_eq!(names(&scan), ["docs", "docs/en", "docs/en/README"]);
         // The root, docs, docs/en, docs/de; neither src nor docs/en/a.
         assert_eq!(scan.directories_read, 4);
-        // src, docs/README, docs/en/a, docs/de/x, and docs/de, which turned out to hold nothing.
+        // src, docs/README, docs/en/a, docs/de/x, and docs/de, which stayed empty.
         assert_eq!(scan.ignored, 5);
     }
 
@@ -964,7 +966,7 @@ mod tests {
             });
             for _ in 0..200 {
                 let found = names(&scan_with(&root, &[], &[]));
-                // Through the link there would be `swapped/file`.
+                // Following the link would give `swapped/file`.
                 assert!(
                     found.contains(&"stays/file".to_owned()) && !found.contains(&"swapped/file".to_owned())
                 );
@@ -992,7 +994,7 @@ mod tests {
         assert_eq!(largest_directory(&scan_with(&root, &["*/"], &[]).manifest), None);
     }
 
-    /// Everything below `dir`, by the standard library alone.
+    /// Lists everything below `dir` with the standard library only.
     fn enumerate(root: &Path, below: &str, into: &mut Vec<(String, bool)>) {
         for entry in fs::read_dir(root.join(below)).unwrap() {
             let entry = entry.unwrap();
@@ -1020,7 +1022,7 @@ mod tests {
             let root = TempDir::new().unwrap();
             for (components, is_dir) in files {
                 let at = root.path().join(components.join("/"));
-                // Whatever a file is already in the way of is left out.
+                // Paths blocked by an existing file are left out.
                 let made = fs::create_dir_all(at.parent().unwrap());
                 match is_dir {
                     _ if made.is_err() || at.exists() => {}

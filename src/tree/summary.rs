@@ -1,27 +1,27 @@
-//! A tree -> a few hashes that two ends compare in place of the tree itself.
+//! A few hashes of a tree, which two ends compare instead of the tree itself.
 //!
-//! Paths are dealt out to buckets by a hash of the path alone, so that both ends deal alike whatever they hold. Each bucket's
-//! hash covers everything that matters of its entries, in their order: path, kind, mode, mtime, size, content or
-//! target, and of which file it is a further name. An edit changes one bucket or two, and only those are listed. A sha256 is cut to sixteen bytes, which is
-//! still more than anybody could forge.
+//! Paths are distributed to buckets by a hash of the path alone, so both ends distribute alike
+//! whatever they have. Each bucket's hash covers its entries in order: path, kind, mode, mtime,
+//! size, content or target, and for a further name the first one. An edit changes one or two
+//! buckets; only those are listed. Sixteen bytes of a SHA-256 are still safe against forgery.
 //!
-//! A bucket with a file whose digest is not known has no hash, and differs from every other, of its like too.
+//! A bucket with an unknown digest has no hash, and differs from every bucket, even from its like.
 
 use sha2::{Digest as _, Sha256};
 
 use super::{Digest, Manifest, links::Groups, node::NodeKind};
 use crate::entry::{Kind, RelPath, Timestamp};
 
-/// How many entries share a bucket, when the tree does not change.
+/// The target number of entries per bucket, for a tree that does not change.
 const PER_BUCKET: usize = 32;
 
-/// The most buckets that a summary has.
+/// The maximum number of buckets.
 const MOST_BUCKETS: usize = 1 << 16;
 
-/// Bytes of a bucket's hash.
+/// The length of a bucket's hash in bytes.
 const HASH: usize = 16;
 
-/// What stands for a bucket that has no hash. Were it ever one's hash, that bucket would be listed for nothing.
+/// The value for a bucket without a hash. A real hash of this value would only cause extra work.
 const UNKNOWN: [u8; HASH] = [0; HASH];
 
 /// One hash for each bucket.
@@ -33,25 +33,25 @@ pub struct Summary {
 /// Takes entries in the order of their tree.
 #[derive(Debug)]
 pub struct Summarizer {
-    /// None for a bucket of which not everything is known.
+    /// `None` for a bucket whose data are not all known.
     buckets: Vec<Option<Sha256>>,
 }
 
-/// What of an entry matters.
+/// The relevant data of an entry.
 #[derive(Debug, Clone, Copy)]
 pub enum What<'a> {
     /// A directory.
     Directory,
-    /// A file of this length and, where it is known, this digest.
+    /// A file with this length and, where known, this digest.
     File(u64, Option<Digest>),
     /// A link with this target.
     Symlink(&'a [u8]),
-    /// Something that does not travel.
+    /// An entry that does not travel.
     Special,
 }
 
 impl<'a> What<'a> {
-    /// Of an entry of a manifest.
+    /// From an entry of a manifest.
     pub fn of(kind: &'a Kind, digest: Option<Digest>) -> What<'a> {
         match kind {
             Kind::Directory => What::Directory,
@@ -60,7 +60,7 @@ impl<'a> What<'a> {
         }
     }
 
-    /// Of a node.
+    /// From a node.
     pub fn of_node(kind: &'a NodeKind) -> What<'a> {
         match kind {
             NodeKind::Directory => What::Directory,
@@ -71,14 +71,14 @@ impl<'a> What<'a> {
     }
 }
 
-/// How many buckets suit a tree of so many entries.
+/// The number of buckets for a tree with this many entries.
 pub fn buckets_for(entries: usize) -> usize {
     (entries / PER_BUCKET).next_power_of_two().min(MOST_BUCKETS)
 }
 
 /// The bucket of `path` among `buckets`, which is a power of two.
 pub fn bucket_of(path: &RelPath, buckets: usize) -> usize {
-    // FNV-1a, with its bits folded, because the low ones alone are poor.
+    // FNV-1a, folded, because its low bits alone are poorly distributed.
     let hash = path.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     });
@@ -86,12 +86,12 @@ pub fn bucket_of(path: &RelPath, buckets: usize) -> usize {
 }
 
 impl Summarizer {
-    /// No entry yet. `buckets` is a power of two.
+    /// Without entries. `buckets` must be a power of two.
     pub fn new(buckets: usize) -> Summarizer {
         Summarizer { buckets: vec![Some(Sha256::new()); buckets.max(1)] }
     }
 
-    /// Takes the next entry.
+    /// Adds the next entry.
     pub fn add(&mut self, path: &RelPath, what: What<'_>, mode: u32, mtime: Timestamp) {
         let at = bucket_of(path, self.buckets.len());
         let slot = &mut self.buckets[at];
@@ -108,7 +108,7 @@ impl Summarizer {
         };
         line[0] = tag;
         line[1..9].copy_from_slice(&(path.as_bytes().len() as u64).to_le_bytes());
-        // Nobody compares the permission bits of a link: they cannot be set.
+        // The permission bits of a link cannot be set, so they are not compared.
         let mode = if matches!(what, What::Symlink(_)) { 0 } else { mode };
         line[9..13].copy_from_slice(&mode.to_le_bytes());
         line[13..21].copy_from_slice(&mtime.secs.to_le_bytes());
@@ -123,7 +123,7 @@ impl Summarizer {
         }
     }
 
-    /// Says that the entry at `path`, which was taken last, is a further name of the file `first`, if there is one.
+    /// Adds that the entry at `path`, the last one added, is a further name of `first`, if given.
     pub fn link(&mut self, path: &RelPath, first: Option<&RelPath>) {
         let at = bucket_of(path, self.buckets.len());
         let (Some(first), Some(bucket)) = (first, &mut self.buckets[at]) else { return };
@@ -132,8 +132,8 @@ impl Summarizer {
         bucket.update(first.as_bytes());
     }
 
-    /// All entries have been taken. A bucket with a file of unknown content comes out as `UNKNOWN`, which
-    /// [`Summary::differing`] takes for different from whatever the other end has.
+    /// Finishes the summary. A bucket with a file of unknown content becomes `UNKNOWN`, which
+    /// [`Summary::differing`] treats as different from every bucket of the other end.
     pub fn finish(self) -> Summary {
         let cut = |hash: Option<Sha256>| {
             let mut short = UNKNOWN;
@@ -146,8 +146,8 @@ impl Summarizer {
     }
 }
 
-/// The summary of a tree, in so many buckets (a power of two). `digests` has one for each entry, or none where a file's
-/// content is not known.
+/// The summary of a tree with this number of buckets (a power of two). `digests` has one for each
+/// entry, or `None` where a file's content is not known.
 pub fn of(manifest: &Manifest, digests: &[Option<Digest>], buckets: usize) -> Summary {
     let (mut summarizer, groups) = (Summarizer::new(buckets), Groups::of(manifest));
     for (at, (entry, digest)) in manifest.entries().iter().zip(digests).enumerate() {
@@ -158,25 +158,25 @@ pub fn of(manifest: &Manifest, digests: &[Option<Digest>], buckets: usize) -> Su
 }
 
 impl Summary {
-    /// As bytes, for the other end.
+    /// Encodes it for the other end.
     pub fn to_bytes(&self) -> Vec<u8> {
         self.hashes.concat()
     }
 
-    /// From the other end's bytes; none when they are no summary.
+    /// Decodes the other end's bytes; `None` when they are not a summary.
     pub fn from_bytes(bytes: &[u8]) -> Option<Summary> {
         let (hashes, rest) = bytes.as_chunks::<HASH>();
         let fits = rest.is_empty() && hashes.len().is_power_of_two() && hashes.len() <= MOST_BUCKETS;
         fits.then(|| Summary { hashes: hashes.to_vec() })
     }
 
-    /// How many buckets there are.
+    /// The number of buckets.
     pub fn buckets(&self) -> usize {
         self.hashes.len()
     }
 
-    /// Which buckets differ from the other end's, or are not wholly known at either; all of them when the other end has not
-    /// as many.
+    /// The buckets that differ from the other end's, or that are not fully known at either end; all
+    /// of them when the other end has another number of buckets.
     pub fn differing(&self, other: &Summary) -> Differing {
         let same = self.buckets() == other.buckets();
         let pairs = self.hashes.iter().zip(other.hashes.iter().map(Some).chain(std::iter::repeat(None)));
@@ -191,33 +191,33 @@ pub struct Differing {
 }
 
 impl Differing {
-    /// All of so many (a power of two).
+    /// All buckets (their number is a power of two).
     pub fn all(buckets: usize) -> Differing {
         Differing { buckets: vec![true; buckets.max(1)] }
     }
 
-    /// Whether there is any.
+    /// Whether any bucket differs.
     pub fn any(&self) -> bool {
         self.buckets.contains(&true)
     }
 
-    /// Whether `path` lies in one.
+    /// Whether the bucket of `path` differs.
     pub fn holds(&self, path: &RelPath) -> bool {
         self.buckets[bucket_of(path, self.buckets.len())]
     }
 
-    /// Whether the bucket of this number ([`bucket_of`]) is one.
+    /// Whether the bucket with this number ([`bucket_of`]) differs.
     pub fn holds_bucket(&self, bucket: usize) -> bool {
         self.buckets.get(bucket).copied().unwrap_or(true)
     }
 
-    /// As bytes, one bit for each bucket, the lowest first.
+    /// Encodes one bit for each bucket, the lowest first.
     pub fn to_bytes(&self) -> Vec<u8> {
         let byte = |bits: &[bool]| bits.iter().rev().fold(0, |byte, bit| byte << 1 | u8::from(*bit));
         self.buckets.chunks(8).map(byte).collect()
     }
 
-    /// From the other end's bytes; none when they do not fit so many buckets (a power of two).
+    /// Decodes the other end's bytes; `None` if they do not fit this many buckets (a power of two).
     pub fn from_bytes(bytes: &[u8], buckets: usize) -> Option<Differing> {
         let fits = buckets.is_power_of_two() && buckets <= MOST_BUCKETS && bytes.len() == buckets.div_ceil(8);
         let bit = |at: usize| bytes[at / 8] >> (at % 8) & 1 == 1;
