@@ -1,5 +1,4 @@
-//! The directory of fastbuild's own files. It is outside the project, where the system keeps such
-//! files.
+//! The directory of fastbuild's own files: outside the project, where the system keeps such files.
 
 use std::path::PathBuf;
 

@@ -79,8 +79,7 @@ impl DockerConfig {
         })
     }
 
-    /// The variables that `docker run` sets in each container of the engine at `address`, in both
-    /// spellings.
+    /// The variables that `docker run` sets in each container of this engine, in both spellings.
     pub fn proxies(&self, address: &str) -> Vec<Decision<EnvVar>> {
         let proxies = &self.file["proxies"];
         let of = proxies.get(address).unwrap_or(&proxies["default"]);

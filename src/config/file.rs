@@ -1,8 +1,7 @@
 //! `fastbuild.toml` -> [`Keys`]: every value with its line number. An unknown key or a wrong type
 //! is an error that names file, line and column, and the key that was probably meant.
 //!
-//! A key is one line of the `keys!` table below and a doc comment. Its `Form` says which TOML is
-//! accepted.
+//! A key is a line of the `keys!` table below and a doc comment. Its `Form` defines the valid TOML.
 
 use std::{
     io,
@@ -142,7 +141,7 @@ keys! {
     image: String = "image", TEXT;
     /// `workdir = "/site"`
     workdir: String = "workdir", TEXT;
-    /// `outputs = ["_site", "/tmp/log:logs/"]`; PATH below the workdir, HOST below the file's
+    /// `outputs = ["_site", "/tmp/log:logs/"]`; PATH below workdir, HOST below the file's
     /// directory.
     outputs: Vec<Decision<String>> = "outputs", LIST;
     /// `exclude = ["node_modules"]`

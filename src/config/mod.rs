@@ -84,8 +84,8 @@ pub struct Settings {
     pub engine: Decision<EngineChoice>,
     /// The route.
     pub route: Decision<RouteChoice>,
-    /// Whether a command that failed because of a mount runs again without it; `None`: by the
-    /// route.
+    /// Whether a command that failed because of a mount runs again without it; `None` means that
+    /// the route decides.
     pub fallback: Option<Decision<bool>>,
     /// Size limit of the tmpfs in bytes.
     pub tmpfs_size: Option<Decision<u64>>,
@@ -130,8 +130,7 @@ const MAX_SIZE: u64 = 20 << 30;
 /// How many bytes the safe place may use.
 const MAX_MOVED: u64 = 1 << 30;
 
-/// How a run is reported. It is not part of the plan, because it does not change what the build
-/// does.
+/// How a run is reported. Not part of the plan, because it does not change the build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Presentation {
     /// The renderer.
@@ -206,7 +205,7 @@ pub enum ConfigError {
     Unreadable {
         /// Its kind.
         what: &'static str,
-        /// What the system said, with the path.
+        /// The system's error, with the path.
         #[source]
         error: io::Error,
     },
@@ -457,8 +456,7 @@ fn image(
     Ok((image, devcontainer))
 }
 
-/// The options of the file, then those of the command line. Of two with the same key, the later one
-/// counts.
+/// The file's options, then the command line's. Of two with the same key, the later one counts.
 fn volume_options(args: &RunArgs, keys: &Keys) -> Result<Vec<Decision<VolumeOption>>, ConfigError> {
     let of_file = keys.volume_opt.iter().flat_map(|words| words.value.iter().cloned());
     let of_flags = args.volume_opt.iter().filter_map(|word| flag("--volume-opt", Some(word.clone())));

@@ -1,5 +1,4 @@
-//! The command's first words -> the data that fastbuild has about the tool. To add a tool, add a
-//! row to [`PRESETS`].
+//! The command's first words -> data about the tool. A new tool is a new row of [`PRESETS`].
 
 /// The data about a tool.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,8 +42,7 @@ pub const PRESETS: &[Preset] = &[Preset {
         valued: &["-p", "--plugins", "--layouts", "--config", "-b", "--baseurl"],
         default: "_site",
     },
-    // The entries are keyed by content, and jekyll itself clears them when the configuration
-    // changes.
+    // Keyed by content, and cleared by jekyll itself when the configuration changes.
     kept: &[".jekyll-cache", ".sass-cache"],
 }];
 
@@ -54,8 +52,7 @@ impl Preset {
         PRESETS.iter().find(|preset| preset.arguments(command).is_some())
     }
 
-    /// The place of the command's products, relative to its directory; `None` when no products are
-    /// known.
+    /// The place of the command's products, relative to its directory; `None` if none is known.
     pub fn output(&self, command: &[String]) -> Option<String> {
         let arguments = self.arguments(command)?;
         let rule = &self.outputs;

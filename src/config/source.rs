@@ -53,8 +53,7 @@ fn directory(path: &Path) -> Result<PathBuf, ConfigError> {
     if found.is_dir() { Ok(found) } else { Err(ConfigError::SourceIsNoDirectory { path: path.to_owned() }) }
 }
 
-/// Refuses to send `/` or the home directory, because this is far more often a mistake than
-/// intended.
+/// Refuses to send `/` or the home directory: this is far more often a mistake than intended.
 fn refuse_too_much(root: &Path, env: &Environment) -> Result<(), ConfigError> {
     let is_home =
         || env.home.as_ref().and_then(|home| fs::canonicalize(home).ok()).is_some_and(|home| home == root);

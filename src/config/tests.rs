@@ -1,5 +1,4 @@
-//! Every source and its rank, through the program's own interfaces: argv, an [`Environment`],
-//! files.
+//! Every source and its rank, through the program's interfaces: argv, an [`Environment`], files.
 
 use std::ffi::OsString;
 
