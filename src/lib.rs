@@ -28,7 +28,7 @@
 //! | who runs the command, as an image's tables have it | [`user`] |
 
 #![forbid(unsafe_code)]
-// Here and not for the workspace: tests may unwrap, and xtask prints to the terminal.
+// Here and not for the workspace: tests may unwrap, and xtask prints to its user.
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr))]
 
 pub mod agent;

@@ -72,13 +72,13 @@ pub enum Failure {
         /// The word.
         word: OsString,
     },
-    /// Several things would go to one place.
+    /// Several entries would go to one place.
     #[error("{count} things in the safe place are meant, and --to takes one")]
     SeveralToOne {
         /// How many.
         count: usize,
     },
-    /// A thing could not be put back.
+    /// An entry could not be put back.
     #[error(transparent)]
     Put(#[from] PutError),
     /// Some of the workspaces to remove are in use.

@@ -72,7 +72,7 @@ struct Place {
 /// See [`Place::docker`].
 enum Engine {
     Answers(Box<Docker>),
-    /// The engine does not answer; the evidence.
+    /// The engine does not answer; this is the error text.
     IsSilent(String),
 }
 
@@ -351,7 +351,7 @@ fn reason(why: Outlived) -> String {
     }
 }
 
-/// Output that is not part of the answer. Where standard error is closed, it is not needed.
+/// Output that is not part of the answer. A closed standard error is not a failure.
 fn note(text: &str) {
     let _ = writeln!(io::stderr(), "fastbuild: note: {}", one_line(text));
 }

@@ -171,7 +171,7 @@ pub struct CacheRequest {
 /// The base of an output's relative paths.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Anchor {
-    /// PATH starts at the command's directory, HOST at the directory of fastbuild's start.
+    /// PATH starts at the command's directory, HOST at the directory where fastbuild was started.
     Command,
     /// PATH starts at the source root in the container, HOST at this directory of `fastbuild.toml`.
     File(PathBuf),

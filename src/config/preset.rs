@@ -11,7 +11,8 @@ pub struct Preset {
     pub image: &'static str,
     /// The place of its products.
     outputs: OutputRule,
-    /// Files that its builds keep beside the sources for the next one, and no other tool reads.
+    /// Names of files beside the sources that its builds keep for the next, and no other tool
+    /// reads.
     kept: &'static [&'static str],
 }
 

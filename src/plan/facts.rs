@@ -1,5 +1,6 @@
 //! The facts about this machine that decisions need beyond the settings. They are looked up here,
-//! so that all later code is a function of values. No lookup may take long; no engine is asked.
+//! so that all later code is a function of values. No lookup may take long; nothing is sent to an
+//! engine.
 
 use std::path::{Path, PathBuf};
 
@@ -162,7 +163,7 @@ fn place(path: &Path, named: Option<Reason>) -> Place {
 
 fn obstacle_of(root: &Path, there: &Path, named: Option<&Reason>) -> Option<String> {
     let looked = match named {
-        // fastbuild's directory must be owned by this user and not writable by others.
+        // fastbuild's own directory must be owned by this user and not writable by others.
         None if there == root => owner::is_own(root),
         _ => owner::is_safe(there),
     };

@@ -294,28 +294,29 @@ pub enum Lifetime {
 pub struct WorkspacePlan {
     /// Whether an existing workspace is used.
     pub if_there: Decision<IfThere>,
-    /// After how long without a build it stops by itself; zero is never.
+    /// How long the workspace runs without a build before it stops; zero means never.
     #[serde(serialize_with = "shown_seconds")]
     pub idle_stop: Decision<Duration>,
-    /// How long a build over a network goes on without its client's sign of life; zero is for ever.
+    /// How long a build over a network goes on without its client's sign of life; zero means
+    /// forever.
     #[serde(serialize_with = "shown_seconds")]
     pub grace: Decision<Duration>,
-    /// Workspaces that were unused for this long are removed automatically; zero is never.
+    /// Workspaces that were unused for this long are removed automatically; zero means never.
     #[serde(serialize_with = "shown_seconds")]
     pub max_age: Decision<Duration>,
     /// While all workspaces of an engine use more bytes than this, the one that was unused for the
-    /// longest time is removed; zero is no limit.
+    /// longest time is removed; zero means no limit.
     pub max_size: Decision<u64>,
 }
 
 /// The limits of the safe place: how much it keeps, and for how long.
 #[derive(Debug, Clone, Serialize)]
 pub struct RecoverPlan {
-    /// Content older than this is removed; zero is never.
+    /// Content older than this is removed; zero means never.
     #[serde(serialize_with = "shown_seconds")]
     pub max_age: Decision<Duration>,
     /// While the safe places of the state directory hold more bytes than this, the oldest content
-    /// is removed; zero is no limit.
+    /// is removed; zero means no limit.
     pub max_size: Decision<u64>,
 }
 
