@@ -1,4 +1,4 @@
-//! The process's surroundings as a value, read once. Everything behind this is a function of it and of files.
+//! The process's environment as a value, read once. Later code is a function of it and of files.
 
 use std::{
     collections::BTreeMap,
@@ -10,14 +10,14 @@ use std::{
 
 use crate::sys::terminal;
 
-/// What a run finds around itself.
+/// The environment of a run.
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
     /// The environment variables.
     pub vars: BTreeMap<OsString, OsString>,
     /// The current directory.
     pub cwd: PathBuf,
-    /// The user's home directory, where there is one.
+    /// The user's home directory, if there is one.
     pub home: Option<PathBuf>,
     /// Which of the standard streams are terminals, and whether they may be used.
     pub terminals: Terminals,
@@ -32,22 +32,22 @@ pub struct Terminals {
     pub stdout: bool,
     /// Standard error.
     pub stderr: bool,
-    /// Another job has them, and whoever touches them is stopped.
+    /// Another job has the terminal, and a process that uses it is stopped.
     pub background: bool,
 }
 
 impl Terminals {
-    /// Whether all are terminals, and this job's.
+    /// Whether all streams are terminals, and this job has the terminal.
     pub fn is_ours(self) -> bool {
         self.stdin && self.stdout && self.stderr && !self.background
     }
 }
 
 impl Environment {
-    /// This process's.
+    /// The environment of this process.
     ///
     /// # Errors
-    /// When the current directory is gone or may not be read.
+    /// When the current directory was removed or cannot be read.
     pub fn of_process() -> io::Result<Environment> {
         Ok(Environment {
             vars: env::vars_os().collect(),
@@ -62,27 +62,28 @@ impl Environment {
         })
     }
 
-    /// A variable as it is; `None` when unset.
+    /// A variable's value; `None` when unset.
     pub fn var(&self, name: &str) -> Option<&OsStr> {
         let exact = self.vars.get(OsStr::new(name));
-        // Windows does not tell `Path` from `PATH`.
+        // Windows does not distinguish `Path` and `PATH`.
         let folded =
             || self.vars.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value);
         if cfg!(windows) { exact.or_else(folded) } else { exact }.map(OsString::as_os_str)
     }
 
-    /// A variable that is set to something: an empty one counts as none, as scripts that "unset" by `X= cmd` expect.
+    /// A variable that is not empty: empty counts as unset, as scripts that "unset" with `X= cmd`
+    /// expect.
     pub fn filled(&self, name: &str) -> Option<&OsStr> {
         self.var(name).filter(|value| !value.is_empty())
     }
 
-    /// Whether the variable `CI` says that nobody sits here: set, and neither `false` nor `0`.
+    /// Whether the variable `CI` says that no user is present: set, and neither `false` nor `0`.
     pub fn is_ci(&self) -> bool {
         is_ci(self.var("CI"))
     }
 }
 
-/// Whether the variable `CI`, with this value, says that nobody sits here.
+/// Whether the variable `CI`, with this value, says that no user is present.
 pub fn is_ci(value: Option<&OsStr>) -> bool {
     value.is_some_and(|value| !value.is_empty() && value != "false" && value != "0")
 }

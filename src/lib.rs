@@ -1,7 +1,8 @@
-//! fastbuild runs a build in a container's own layer instead of on a slow mount, and brings the products back.
+//! fastbuild runs a build in a container's own layer instead of on a slow mount, and brings the
+//! products back.
 //!
-//! The table has the modules in the order of the data's way; `docs/architecture.md` tells it as a story, and shows which floor each
-//! stands on.
+//! The table lists the modules in the order of the data flow. `docs/architecture.md` describes it
+//! in full, and shows the floor of each module.
 //!
 //! | step | module |
 //! |---|---|
@@ -27,7 +28,7 @@
 //! | who runs the command, as an image's tables have it | [`user`] |
 
 #![forbid(unsafe_code)]
-// Here and not for the workspace: tests may unwrap, and xtask talks to whoever started it.
+// Here and not for the workspace: tests may unwrap, and xtask prints to its user.
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr))]
 
 pub mod agent;

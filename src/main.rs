@@ -1,4 +1,4 @@
-//! fastbuild: parse, call, exit code.
+//! fastbuild: parses the command line, calls the command, returns the exit code.
 
 use std::process::ExitCode;
 

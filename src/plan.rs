@@ -1,7 +1,7 @@
-//! Settings -> plan: every decision about one build, each with its reason, made before anything is touched.
+//! Settings -> plan: every decision about one build, with its reason, made before any change.
 //!
-//! Pure but for looking at the host's own metadata: no engine is asked and nothing is written. `fastbuild plan` prints
-//! it, [`crate::build`] carries it out.
+//! Pure, except that it reads the host's own metadata. No engine is asked and nothing is written.
+//! `fastbuild plan` prints the plan, [`crate::build`] carries it out.
 
 mod caches;
 mod container_path;
@@ -47,11 +47,11 @@ fn shown_decision<S: Serializer>(decision: &Decision<PathBuf>, serializer: S) ->
 pub struct Plan {
     /// The command and its arguments, at least one.
     pub command: Vec<String>,
-    /// What the project is called wherever it is built; none where nobody says.
+    /// The project's name on every machine; `None` when no source sets one.
     pub name: Option<Decision<String>>,
     /// The engine.
     pub engine: Decision<Engine>,
-    /// The image, as a reference; none on an engine without images.
+    /// The image's reference; `None` on an engine without images.
     pub image: Option<Decision<String>>,
     /// When to ask the registry.
     pub pull: Decision<PullPolicy>,
@@ -62,10 +62,10 @@ pub struct Plan {
     pub source: Decision<PathBuf>,
     /// Where below the source root the command runs.
     pub subdirectory: RelPath,
-    /// The container's path of the source root: absolute, `/` between components, no trailing slash. A Windows path stays
-    /// as it was written (`C:\src`).
+    /// The source root's path in the container: absolute, `/` between components, no trailing
+    /// slash. A Windows path stays as it was written (`C:\src`).
     pub workdir: Decision<String>,
-    /// What neither goes in nor comes back.
+    /// The paths that neither go in nor come back.
     pub ignore: IgnorePlan,
     /// What comes back.
     pub outputs: Decision<Outputs>,
@@ -77,37 +77,37 @@ pub struct Plan {
     pub route: Decision<Route>,
     /// What to do when a mount fails the command.
     pub fallback: Decision<Fallback>,
-    /// How large a tmpfs may become, in bytes; the engine's own limit where nothing is said.
+    /// Size limit of the tmpfs in bytes; `None` means the engine's own limit.
     pub tmpfs_size: Option<Decision<u64>>,
-    /// What the engine's local volume driver is told of a workspace's volume: `type=nfs`, `o=addr=…`.
+    /// Options for the local volume driver of a workspace's volume: `type=nfs`, `o=addr=…`.
     pub volume_options: Vec<Decision<VolumeOption>>,
     /// Directories that are kept across workspaces.
     pub caches: Vec<Decision<Cache>>,
-    /// Where the host engine builds; none in a container.
+    /// Where the host engine builds; `None` in a container.
     pub scratch: Option<Decision<Scratch>>,
     /// Whether a workspace is kept.
     pub lifetime: Decision<Lifetime>,
     /// Whether the agent runs the command.
     pub agent: Decision<AgentUse>,
-    /// What becomes of the workspace, where one is kept.
+    /// How the workspace is reused, stopped and removed, where one is kept.
     pub workspace: WorkspacePlan,
-    /// What the safe place keeps.
+    /// The limits of the safe place.
     pub recover: RecoverPlan,
     /// What to do when another run holds the project's lock.
     pub lock: Decision<OnLocked>,
-    /// Whether to tell why each file travels.
+    /// Whether to report why each file travels.
     pub explain: Decision<Explain>,
     /// `USER[:GROUP]` in place of the image's.
     pub user: Option<Decision<String>>,
-    /// In place of the image's entry point; empty means none.
+    /// The entry point that replaces the image's; empty means no entry point.
     pub entrypoint: Option<Decision<String>>,
-    /// The environment that crosses: names with values, in order, later ones win.
+    /// The environment variables that are passed to the command, in order. Later ones win.
     pub env: Vec<Decision<EnvVar>>,
-    /// Terminal or separate streams.
+    /// A terminal or separate streams.
     pub terminal: Decision<Terminal>,
-    /// What the command reads.
+    /// The command's standard input.
     pub stdin: Decision<Stdin>,
-    /// What else the container is made with.
+    /// Further options of the container.
     #[serde(flatten)]
     pub container: ContainerOptions,
 }
@@ -145,17 +145,17 @@ impl fmt::Display for Engine {
     }
 }
 
-/// What neither goes in nor comes back, in the order in which the rules are read (later ones win).
+/// The paths that neither go in nor come back, by rules in reading order (later ones win).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct IgnorePlan {
-    /// What is kept and what is excluded: one mechanism, in one order.
+    /// Kept and excluded paths: one mechanism, in one order.
     pub patterns: Vec<Decision<Pattern>>,
-    /// Paths below the source root that do not go in: outputs, caches, and what fastbuild keeps for itself.
+    /// Paths below the source root that do not go in: outputs, caches, and fastbuild's own files.
     pub outputs: Vec<RelPath>,
 }
 
 impl IgnorePlan {
-    /// The patterns, as they are read.
+    /// The patterns, in the order in which they are read.
     pub fn lines(&self) -> impl Iterator<Item = &str> {
         self.patterns.iter().map(|pattern| pattern.value.text.as_str())
     }
@@ -165,34 +165,34 @@ impl IgnorePlan {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outputs {
-    /// Whatever the command creates, changes or deletes under the working directory.
+    /// Everything that the command creates, changes or deletes under the working directory.
     Everything,
-    /// These.
+    /// Only these.
     Named(Vec<Output>),
 }
 
 /// One path that comes back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Output {
-    /// As it was asked for: `PATH[:HOST]`.
+    /// The text of the request: `PATH[:HOST]`.
     pub spec: String,
     /// The container's path: absolute, `/` between components, no trailing slash.
     pub container: String,
-    /// The path itself, or what lies in it.
+    /// Whether the path itself or its content comes back.
     pub take: Take,
-    /// The absolute host path that `container` becomes.
+    /// The absolute host path where `container` is put.
     #[serde(serialize_with = "shown_path")]
     pub host: PathBuf,
     /// Where `container` lies below the source root, when it does.
     pub below_source: Option<RelPath>,
-    /// Of the source root, the patterns of what comes back, in the syntax of ignore rules; all does where there are none. They are said to
-    /// be one output, so that a path is in one place.
+    /// For the source root: patterns of the paths that come back, in the syntax of ignore rules; if
+    /// empty, all come back. All patterns form one output, so that each path belongs to one output.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub only: Vec<String>,
 }
 
 impl Output {
-    /// Whether a path of the source tree is part of it.
+    /// Whether a path of the source tree is part of this output.
     pub fn holds(&self, path: &RelPath) -> bool {
         let below = self.below_source.as_ref().is_some_and(|below| path.strip_prefix(below).is_some());
         below && (self.only.is_empty() || Rules::new(&self.only).is_ok_and(|only| only.ignores(path)))
@@ -203,10 +203,10 @@ impl Output {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Take {
-    /// File, directory or link, whatever it is.
+    /// A file, directory or link.
     Itself,
-    /// It must be a directory (or a link to one), and that directory is meant.
+    /// A directory (or a link to one); the directory itself is meant.
     Directory,
-    /// It must be a directory (or a link to one), and its entries are meant.
+    /// A directory (or a link to one); its entries are meant.
     Contents,
 }

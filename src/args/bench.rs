@@ -1,4 +1,4 @@
-//! What `fastbuild bench` takes.
+//! The arguments of `fastbuild bench`.
 
 use std::path::PathBuf;
 
@@ -38,16 +38,16 @@ pub struct BenchArgs {
     pub run: RunArgs,
 }
 
-/// Which parts are measured.
+/// The parts that are measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parts {
-    /// The disk, and the command if there is one.
+    /// The disk, and the command if one is given.
     All,
-    /// The command.
+    /// Only the command.
     Command,
 }
 
-/// A route by its name; `auto` is none that could be measured.
+/// A route by its name; `auto` cannot be measured.
 fn route(name: &str) -> Result<Route, String> {
     match choose::<RouteChoice>(name) {
         Ok(RouteChoice::Fixed(route)) => Ok(route),

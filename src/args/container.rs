@@ -30,7 +30,7 @@ pub struct ContainerArgs {
 }
 
 impl ContainerArgs {
-    /// As one could type them.
+    /// The options as they could be typed.
     pub(super) fn push_to(&self, words: &mut Words) {
         words.values("--network", &self.network);
         words.values("--memory", self.memory.map(|bytes| bytes.to_string()));

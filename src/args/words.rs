@@ -1,4 +1,4 @@
-//! [`RunArgs`] -> the words that would have made them, for `fastbuild bench`, which runs this very program.
+//! [`RunArgs`] -> equivalent command-line words. `fastbuild bench` runs this program with them.
 
 use std::{ffi::OsString, path::Path};
 
@@ -31,7 +31,7 @@ impl Words {
 }
 
 impl RunArgs {
-    /// Options, `--` and command, without the program. What they say is read again as the same.
+    /// Options, `--` and command, without the program. Parsing the words gives the same options.
     pub fn to_words(&self) -> Vec<OsString> {
         let mut words = Words::default();
         let texts = [
@@ -95,9 +95,9 @@ impl RunArgs {
         words.0
     }
 
-    /// The same build on `route`, by nobody's hand: it reads nothing, says no more than what came of it, and if a mount fails
-    /// it, that is the end. Options that are for another route are left out, and where there is no container, those that only one has.
-    /// `started_in` is what relative paths of this machine start from.
+    /// The same build on `route`, unattended: it reads no input, reports only its result, and has
+    /// no fallback after a mount's failure. Options for other routes are left out, and on a route
+    /// without a container, the container's options. Relative host paths start at `started_in`.
     pub fn on_route(&self, route: Route, started_in: &Path) -> RunArgs {
         let absolute = |path: &std::path::PathBuf| started_in.join(path);
         let mut args = RunArgs {
@@ -175,7 +175,7 @@ mod tests {
             assert_eq!(format!("{:?}", parsed(&args.to_words())), format!("{args:?}"));
             told.extend(args.to_words().iter().map(|word| word.to_string_lossy().into_owned()));
         }
-        // An option that is added has to travel, too.
+        // A new option must be included, too.
         let options = RunArgs::augment_args(clap::Command::new("fastbuild"));
         for long in options.get_arguments().filter_map(clap::Arg::get_long) {
             let flag = format!("--{long}");

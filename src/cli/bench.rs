@@ -1,4 +1,4 @@
-//! `fastbuild bench`: measures, says, and keeps the choice. The work is done in [`crate::bench`].
+//! `fastbuild bench`: measures, reports, saves the choice. The work is done in [`crate::bench`].
 
 use std::time::Duration;
 
@@ -22,13 +22,13 @@ use crate::{
     state::State,
 };
 
-/// How long the end of the process waits for threads that nobody waits for any more.
+/// How long the end of the process waits for threads whose result is not needed.
 const TIDY_UP: Duration = Duration::from_secs(5);
 
-/// Measures; gives how to end.
+/// Measures; returns how to end.
 ///
 /// # Errors
-/// What keeps fastbuild from measuring anything, or from saying or writing what it measured.
+/// Any failure to measure, to print or to write the result.
 pub fn run(args: &BenchArgs) -> Result<Exit, Failure> {
     let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
     await_root(&args.run, &environment)?;
@@ -72,7 +72,7 @@ fn tell(args: &BenchArgs, report: &Report, settings: &Settings, meter: &Meter) -
     if work::has_figures(report) { Ok(Exit::Code(0)) } else { Err(Failure::NothingMeasured) }
 }
 
-/// The choice goes into the file that the build's settings come from, or a new one in the source root.
+/// Writes the choice to the file of the build's settings, or to a new one in the source root.
 fn keep(report: &Report, settings: &Settings, meter: &Meter) -> Result<(), Failure> {
     let source = &settings.source.value;
     let Some(Choice { route, .. }) = advice::choose_to_save(report, settings.engine.value) else {

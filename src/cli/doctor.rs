@@ -1,7 +1,7 @@
-//! `fastbuild doctor`: what may cost time here, and what to do about it. Facts are looked up and judged in
-//! [`crate::doctor`]; what was found goes to standard output.
+//! `fastbuild doctor`: what may cost time on this machine, and what to do about it.
+//! [`crate::doctor`] looks up and judges the facts; the findings go to standard output.
 //!
-//! `--json` prints one object. New keys may come, those that are here stay:
+//! `--json` prints one object. New keys may be added; existing keys stay:
 //!
 //! | key | what it holds |
 //! |---|---|
@@ -19,8 +19,8 @@
 //! | `file_sharing` | Docker Desktop's (`virtiofs`, `grpc-fuse`, `osxfs`), null where it is not known |
 //! | `rooms[]` | `what_for` (`engine`, `state`, `source`), `path`, `free` and `total` (bytes) |
 //!
-//! Topics: `engine`, `location`, `file-sharing`, `rootless`, `storage-driver`, `isolation`, `windows-containers`, `space`,
-//! `source`, `case`, `virtualization`, `wsl`, `ci`.
+//! Topics: `engine`, `location`, `file-sharing`, `rootless`, `storage-driver`, `isolation`,
+//! `windows-containers`, `space`, `source`, `case`, `virtualization`, `wsl`, `ci`.
 
 mod show;
 
@@ -31,14 +31,14 @@ use crate::{
     environment::Environment,
 };
 
-/// What it exits with when there is something to advise.
+/// The exit code when there is advice.
 const ADVICE: u8 = 1;
 
-/// Looks, judges, says; gives what to exit with.
+/// Looks up, judges and reports; returns the exit code.
 ///
 /// # Errors
-/// When the settings are wrong, the source root is not there, or standard output fails. An engine or a source that does not
-/// answer is none of these.
+/// When the settings are wrong, the source root does not exist, or standard output fails. An engine
+/// or a source that does not answer is not an error.
 pub fn run(args: &DoctorArgs) -> Result<u8, Failure> {
     let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
     let runtime =

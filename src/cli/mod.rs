@@ -1,4 +1,4 @@
-//! The command line: what users type -> [`args::Cli`] -> one file per command. Thin: nothing is decided here.
+//! The command line: what users type -> [`args::Cli`] -> one thin file per command.
 
 pub mod bench;
 pub mod doctor;
@@ -30,87 +30,87 @@ use crate::{
     workspace::WorkspaceError,
 };
 
-/// What kept fastbuild from knowing what to do. A build that began fails with [`crate::build::BuildError`].
+/// A failure before a build. A build that began fails with [`crate::build::BuildError`].
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The settings.
+    /// The settings are wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// What they come to.
+    /// The plan cannot be made.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// The ignore rules or the source tree.
+    /// The ignore rules or the source tree are wrong.
     #[error(transparent)]
     Sources(#[from] crate::build::BuildError),
-    /// Where fastbuild keeps its own files.
+    /// There is no place for fastbuild's own files.
     #[error(transparent)]
     StateDirectory(#[from] NoStateDirectory),
-    /// The current directory.
+    /// The current directory cannot be read.
     #[error("could not read the current directory: {0}; it may have been removed: change to one that exists")]
     CurrentDirectory(#[source] io::Error),
     /// The source root is on a file system that hangs.
     #[error(transparent)]
     NoAnswer(#[from] NoAnswer),
-    /// Threads.
+    /// Threads cannot be started.
     #[error("could not start fastbuild's threads: {0}; see the limit on processes (ulimit -u)")]
     Runtime(#[source] io::Error),
-    /// A workspace, or its engine.
+    /// A workspace or its engine fails.
     #[error(transparent)]
     Workspace(#[from] WorkspaceError),
-    /// The state directory.
+    /// The state directory fails.
     #[error(transparent)]
     State(#[from] StateError),
-    /// A word that names none.
+    /// The word names no workspace.
     #[error("no workspace is called {word:?}, and none belongs to a project there")]
     NoSuchWorkspace {
         /// The word.
         word: OsString,
     },
-    /// A word that names nothing that was moved.
+    /// The word names nothing in the safe place.
     #[error("nothing in the safe place is called {word:?} or was at that path")]
     NotInSafePlace {
         /// The word.
         word: OsString,
     },
-    /// Several things were to go to one place.
+    /// Several entries would go to one place.
     #[error("{count} things in the safe place are meant, and --to takes one")]
     SeveralToOne {
         /// How many.
         count: usize,
     },
-    /// Something could not be put back.
+    /// An entry could not be put back.
     #[error(transparent)]
     Put(#[from] PutError),
-    /// Some of what was to be removed is in use.
+    /// Some of the workspaces to remove are in use.
     #[error("{}", busy(in_use))]
     InUse {
         /// Source root and holder of each.
         in_use: Vec<(String, Option<Holder>)>,
     },
-    /// There is nothing to trust.
+    /// There is no file to trust.
     #[error("there is no fastbuild.toml in {start:?} or above it")]
     NoFile {
-        /// Where the search began.
+        /// The directory where the search began.
         start: PathBuf,
     },
-    /// A bench.
+    /// A bench failed.
     #[error(transparent)]
     Bench(#[from] BenchError),
-    /// Each place and each route has its reason.
+    /// No place and no route could be measured. Each row has its reason.
     #[error("nothing could be measured; each row above says why")]
     NothingMeasured,
-    /// The choice of a bench.
+    /// The choice of a bench could not be saved.
     #[error(transparent)]
     Save(#[from] SaveError),
-    /// The page of a bench.
+    /// The page of a bench could not be written.
     #[error("could not write the page {path:?}")]
     Page {
-        /// Where.
+        /// The path of the page.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// Standard output.
+    /// Standard output cannot be written to.
     #[error("could not write to standard output: {0}")]
     Stdout(#[source] io::Error),
 }
@@ -124,7 +124,7 @@ fn busy(in_use: &[(String, Option<Holder>)]) -> String {
 }
 
 impl Failure {
-    /// What a user could do next; none when the message says it all.
+    /// The user's possible next step; `None` when the message is sufficient.
     fn advice(&self) -> Option<String> {
         match self {
             Failure::Sources(error) => error.advice(),
@@ -147,7 +147,7 @@ impl Failure {
     }
 }
 
-/// fastbuild. A panic of its own must not pass for an exit code of the command's.
+/// The main function of fastbuild. Its own panic must not look like the command's exit code.
 pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
     let argv: Vec<_> = argv.into_iter().collect();
     std::panic::catch_unwind(|| parse_and_run(argv)).unwrap_or(OWN_FAILURE.into())
@@ -157,7 +157,7 @@ fn parse_and_run(argv: Vec<OsString>) -> ExitCode {
     let cli = match args::parse(argv) {
         Ok(cli) => cli,
         Err(error) => {
-            // Nobody reads it; the exit code is all that is left to say.
+            // A failed write is ignored: the exit code still reports the error.
             let _ = error.print();
             return error.exit_code().into();
         }
@@ -181,7 +181,7 @@ fn parse_and_run(argv: Vec<OsString>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // As above.
+            // A failed write is ignored here, too.
             let _ = write_failure(&failure);
             OWN_FAILURE.into()
         }
@@ -201,11 +201,11 @@ fn aligned<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
     rows.iter().map(line).collect()
 }
 
-/// Says what a command was asked for, on standard output.
+/// Prints a command's result to standard output.
 fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
-        // Whoever reads it has seen enough.
+        // The reader closed the pipe and needs no more.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written.map_err(Failure::Stdout),
     }

@@ -1,5 +1,5 @@
-//! `fastbuild plan`: a [`Plan`] -> a table, a decision a line, or JSON. No escape codes, and control characters in what
-//! others wrote are made harmless. Values of environment variables are not in it.
+//! `fastbuild plan`: a [`Plan`] -> a table, one decision per line, or JSON. Has no escape codes;
+//! control characters in foreign text are escaped. Environment values are omitted.
 
 use std::{
     io::{self, Write},
@@ -26,12 +26,12 @@ use crate::{
     workspace::{Mark, mark::now},
 };
 
-/// Values longer than this do not push the reasons of all other lines to the right.
+/// Longer values do not push the reasons of all other lines to the right.
 const VALUE_COLUMN: usize = 44;
-/// Below this much, nobody cares which directory it is, in bytes.
+/// An upload below this size, in bytes, gives no hint about its largest directory.
 const WORTH_A_HINT: u64 = 50 * 1024 * 1024;
 
-/// What a run would send.
+/// The files that a run would send.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct UploadEstimate {
     /// Files, links and directories.
@@ -42,26 +42,26 @@ pub struct UploadEstimate {
     pub largest: Option<(RelPath, u64)>,
 }
 
-/// What was looked at for a plan.
+/// The data that is looked up for a plan.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// What a build would send into an empty workspace.
+    /// The files that a build would send into an empty workspace.
     pub upload: Option<UploadEstimate>,
-    /// What only the workspace had, and when, in seconds since 1970.
+    /// The files that only the workspace had, and the time, in seconds since 1970.
     pub held: Option<(Held, u64)>,
 }
 
 impl UploadEstimate {
-    /// The directory that makes up most of the upload, if it is worth leaving out.
+    /// The directory with most of the upload, if it is large enough for a hint.
     pub fn dominant(&self) -> Option<&(RelPath, u64)> {
         self.largest.as_ref().filter(|(_, bytes)| *bytes > WORTH_A_HINT && *bytes > self.bytes / 2)
     }
 }
 
-/// Settings, plan, a look at the source tree, and all of it on standard output.
+/// Makes settings and plan, scans the source tree, and prints the result to standard output.
 ///
 /// # Errors
-/// What keeps fastbuild from knowing what to do, or from saying it.
+/// Any failure to decide, or to print the result.
 pub fn run(args: &PlanArgs) -> Result<(), Failure> {
     let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
     let (_, plan) = run::decide(&args.run, &environment)?;
@@ -76,7 +76,7 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
     super::print(shown)
 }
 
-/// What the workspace that was used last had when somebody last asked.
+/// The files that only the last used workspace had, when they were last measured.
 fn held(plan: &Plan, environment: &Environment) -> Result<Option<(Held, u64)>, Failure> {
     let root = environment.state_dir()?;
     if plan.lifetime.value == Lifetime::OneRun || !root.exists() {
@@ -98,8 +98,9 @@ fn estimate(plan: &Plan) -> Result<UploadEstimate, Failure> {
     })
 }
 
-/// The plan without what its route leaves no room for, so that nobody reads of what does not come about: where the sources are
-/// mounted, nothing is sent and no workspace is kept, and on route mount the command has written already what it wrote.
+/// The plan without parts that its route does not use, so that it shows only what happens. Where
+/// the sources are mounted, nothing is sent and no workspace is kept. On route mount the command
+/// writes its files directly to the host.
 fn as_it_runs(mut plan: Plan) -> Plan {
     if !plan.route.value.is_mounted() {
         return plan;
@@ -121,7 +122,7 @@ fn as_it_runs(mut plan: Plan) -> Plan {
     plan
 }
 
-/// Whether nothing is brought back from anywhere but the source tree.
+/// Whether all outputs lie in the source tree.
 fn outputs_are_sources(plan: &Plan) -> bool {
     match &plan.outputs.value {
         Outputs::Everything => true,
@@ -129,7 +130,7 @@ fn outputs_are_sources(plan: &Plan) -> bool {
     }
 }
 
-/// Prints what a run would do.
+/// Prints the actions of a run.
 ///
 /// # Errors
 /// When `out` cannot be written to.
@@ -146,7 +147,7 @@ struct Document<'a> {
     #[serde(flatten)]
     plan: &'a Plan,
     upload: Option<&'a UploadEstimate>,
-    /// What only the workspace had when somebody last asked.
+    /// The files that only the workspace had when they were last measured.
     held: Option<Held>,
 }
 
@@ -227,7 +228,7 @@ fn what_is_kept(plan: &Plan, table: &mut Table) {
         IfThere::Fresh => "made anew",
         IfThere::Reuse => "used again",
     });
-    // Without a container, nothing goes on running.
+    // Without a container, no process goes on running.
     if plan.engine.value != Engine::Host {
         table.decision("idle stop", &workspace.idle_stop, |idle| match idle {
             &Duration::ZERO => "never".to_owned(),
@@ -280,11 +281,11 @@ fn what_goes_in(plan: &Plan, estimate: Option<&UploadEstimate>, table: &mut Tabl
             Fallback::Layer => "layer, if the mount fails the command",
         });
     }
-    // A file may say what another route would need.
+    // A file may contain settings of another route.
     match plan.route.value {
         Route::Tmpfs => table.optional("tmpfs size", plan.tmpfs_size.as_ref(), |bytes| memory_text(*bytes)),
         Route::Volume => {
-            // A password may stand in the value.
+            // The value may contain a password.
             plan.volume_options.iter().for_each(|option| {
                 table.decision("volume option", option, |option| format!("{}=…", option.key));
             });
@@ -362,7 +363,7 @@ fn product(output: &Output) -> String {
     format!("{}{tail} -> {}", output.container.trim_end_matches('/'), output.host.to_string_lossy())
 }
 
-/// A length of time as `fastbuild.toml` takes it: in the largest unit that needs no fraction.
+/// A length of time in the syntax of `fastbuild.toml`: in the largest unit that needs no fraction.
 fn span(span: Duration) -> String {
     let seconds = span.as_secs();
     let units = [("d", 24 * 60 * 60), ("h", 60 * 60), ("m", 60)];
@@ -370,8 +371,8 @@ fn span(span: Duration) -> String {
     exact.map_or_else(|| format!("{seconds}s"), |(name, unit)| format!("{}{name}", seconds / unit))
 }
 
-/// Without control characters, which could move the cursor or forge a line. Backslashes stay: Windows paths are full of
-/// them, and a quoted command is there to be copied.
+/// Escapes control characters, which could move the cursor or forge a line. Backslashes stay,
+/// because Windows paths contain them, and users copy the quoted command.
 fn harmless(text: String) -> String {
     if !text.contains(char::is_control) {
         return text;
@@ -390,7 +391,7 @@ impl Table {
         self.0.push((name, harmless(value), reason.map(harmless)));
     }
 
-    /// What follows from other lines and needs no reason.
+    /// A value that follows from other lines and needs no reason.
     fn fact(&mut self, name: &'static str, value: String) {
         self.row(name, value, None);
     }

@@ -1,5 +1,5 @@
-//! `fastbuild recover`: what builds moved to the safe place, listed, put back and removed. The work is done in
-//! [`crate::outputs::safe::list`]; what is said goes to standard output.
+//! `fastbuild recover`: lists, puts back and removes the files that builds moved to the safe place.
+//! The work is done in [`crate::outputs::safe::list`]; the output goes to standard output.
 
 use std::{
     collections::BTreeMap,
@@ -32,10 +32,10 @@ use crate::{
     workspace::mark::now,
 };
 
-/// Does what the command says.
+/// Runs the command.
 ///
 /// # Errors
-/// When the state directory or standard output fails, when a word names nothing, and when something cannot be put where it is to go.
+/// When the state or standard output fails, a word names nothing, or a file cannot be put back.
 pub fn run(command: &RecoverCommand) -> Result<(), Failure> {
     let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
     let state = State::open(environment.state_dir()?)?;
@@ -46,10 +46,10 @@ pub fn run(command: &RecoverCommand) -> Result<(), Failure> {
     }
 }
 
-/// Something in the safe place of a project.
+/// An entry in the safe place of a project.
 type Moved = (Project, Entry);
 
-/// All of these projects.
+/// The entries of all these projects.
 fn entries(projects: Vec<Project>) -> Result<Vec<Moved>, StateError> {
     let mut all = Vec::new();
     for project in projects {
@@ -70,7 +70,7 @@ fn of_this_project(
     Ok(entries(project.into_iter().collect())?)
 }
 
-/// What each word names: the one that is called so, else all that was at that path or below it.
+/// The entries that each word names: the one with that name, else all from that path or below it.
 fn named(words: &[impl AsRef<OsStr>], cwd: &Path, state: &State) -> Result<Vec<Moved>, Failure> {
     let all = entries(state.projects()?)?;
     let mut found = Vec::new();
@@ -107,7 +107,7 @@ fn ls(args: &MovedArgs, environment: &Environment, state: &State) -> Result<(), 
 
 fn get(args: &GetArgs, cwd: &Path, state: &State) -> Result<(), Failure> {
     let found = named(&args.words, cwd, state)?;
-    // Of each path the version that was moved last.
+    // For each path, the version that was moved last.
     let last: BTreeMap<_, _> = found.into_iter().map(|moved| (moved.1.path.clone(), moved)).collect();
     if args.to.is_some() && last.len() > 1 {
         return Err(Failure::SeveralToOne { count: last.len() });
@@ -136,10 +136,10 @@ fn get(args: &GetArgs, cwd: &Path, state: &State) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Where what was at `path` goes with `--to`, as for `cp`.
+/// The destination with `--to` of the entry from `path`, as for `cp`.
 fn place_for(path: &Path, to: &Path) -> Result<PathBuf, PutError> {
     let into = if to.is_dir() { to.join(path.file_name().unwrap_or_default()) } else { to.to_owned() };
-    // The directories are the user's choice, links on the way too.
+    // The user chose the directories, including links on the way.
     Target::named(&into).map(|target| target.root()).map_err(|_| PutError::LeadsElsewhere(into))
 }
 

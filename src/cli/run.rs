@@ -26,13 +26,13 @@ use crate::{
 /// How long the source root's file system may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// How long the end of the process waits for threads that tidy up after a build that was cut off.
+/// How long the end of the process waits for threads that clean up after an interrupted build.
 const TIDY_UP: Duration = Duration::from_secs(5);
 
-/// Runs a build; gives how to end.
+/// Runs a build; returns how to end.
 ///
 /// # Errors
-/// Before there is a reporter: what keeps fastbuild from knowing what to do.
+/// Any failure before there is a reporter.
 pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
     let (settings, plan) = decide(args, &environment)?;
@@ -45,10 +45,11 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
     execute(&settings.presentation, &environment, work)
 }
 
-/// Looks whether the source root answers: whoever asks a mount that hangs never ends. A local disk is not asked.
+/// Checks that the source root answers: access to a mount that hangs never returns. A local disk is
+/// not checked.
 ///
 /// # Errors
-/// When it does not.
+/// When it does not answer.
 pub(super) fn await_root(args: &RunArgs, environment: &Environment) -> Result<(), Failure> {
     let given = args.source.as_ref().map(|given| environment.cwd.join(given));
     let root = given.unwrap_or_else(|| environment.cwd.clone());
@@ -61,7 +62,7 @@ pub(super) fn await_root(args: &RunArgs, environment: &Environment) -> Result<()
 /// Settings and plan of a command line.
 ///
 /// # Errors
-/// What keeps fastbuild from knowing what to do, a source root that does not answer among it.
+/// Any failure to decide, including a source root that does not answer.
 pub(super) fn decide(args: &RunArgs, environment: &Environment) -> Result<(Settings, Plan), Failure> {
     await_root(args, environment)?;
     let settings = Settings::gather(args, environment)?;
@@ -69,10 +70,10 @@ pub(super) fn decide(args: &RunArgs, environment: &Environment) -> Result<(Setti
     Ok((settings, plan))
 }
 
-/// Does `work` with a reporter, threads and the state directory; tells its failure, and gives how to end.
+/// Runs `work` with a reporter, threads and state; reports its failure, and returns how to end.
 ///
 /// # Errors
-/// Before there is a reporter.
+/// Any failure before there is a reporter.
 pub(super) fn execute(
     presentation: &Presentation,
     environment: &Environment,
@@ -97,8 +98,8 @@ pub(super) fn execute(
     Ok(exit)
 }
 
-/// Ends the process as its command has ended, though there may be threads that wait for input for ever. Everything is tidied up, and
-/// the terminal is as it was.
+/// Ends the process with the command's result, even if threads wait for input forever. Before that,
+/// cleanup is complete and the terminal is restored.
 pub fn exit(exit: impl Into<Exit>) -> ! {
     let exit = exit.into();
     #[cfg(unix)]
@@ -117,7 +118,7 @@ fn reporter(presentation: &Presentation, environment: &Environment) -> Reporter 
     Reporter::new(mode(presentation, environment), presentation.verbosity, Streams::of_process())
 }
 
-/// What a bench tells how far it is with.
+/// The progress display of a bench.
 pub(super) fn meter(presentation: &Presentation, environment: &Environment) -> Meter {
     log_to_stderr(presentation.log);
     Meter::new(mode(presentation, environment), presentation.verbosity, Streams::of_process())
@@ -128,7 +129,7 @@ fn mode(presentation: &Presentation, environment: &Environment) -> Mode {
     presentation.progress.value.resolve(surroundings)
 }
 
-/// Only fastbuild's own: bollard logs request bodies, and with them the values of environment variables.
+/// Only fastbuild's own logs: bollard logs request bodies, with environment values.
 fn log_to_stderr(log: Log) {
     let own = match log {
         Log::Debug => Targets::new().with_target("fastbuild", LevelFilter::DEBUG),

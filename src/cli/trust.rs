@@ -9,10 +9,10 @@ use crate::{
     state::State,
 };
 
-/// Trusts the nearest file as it is now, or takes that back.
+/// Trusts the nearest file in its present state, or revokes that.
 ///
 /// # Errors
-/// When there is no file, and what keeps the state from being written.
+/// When there is no file, or the state cannot be written.
 pub fn run(args: &TrustArgs) -> Result<(), Failure> {
     let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
     let start = args.source.as_ref().map_or_else(|| environment.cwd.clone(), |dir| environment.cwd.join(dir));

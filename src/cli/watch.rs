@@ -13,10 +13,10 @@ use crate::{
     watch,
 };
 
-/// Builds at each change; gives how to end.
+/// Builds at each change; returns how to end.
 ///
 /// # Errors
-/// Before there is a reporter: what keeps fastbuild from knowing what to do.
+/// Any failure before there is a reporter.
 pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
     let (settings, plan) = run::decide(args, &environment)?;

@@ -1,4 +1,5 @@
-//! `fastbuild why PATH`: what builds do with a path, who says so, and when it last went up and came back. No engine is asked.
+//! `fastbuild why PATH`: what builds do with a path, by which rule, and when it last went up and
+//! came back. No engine is asked.
 
 use std::path::Path;
 
@@ -29,14 +30,14 @@ use crate::{
     workspace::mark::now,
 };
 
-/// What is known of one path.
+/// The known data about one path.
 #[derive(Debug, Serialize)]
 struct Known {
     path: String,
     kind: &'static str,
     because: String,
     here: String,
-    /// What became of it, when, in seconds since 1970, and by which build.
+    /// The last transfers or deletion: the time in seconds since 1970, and the build's command.
     #[serde(skip_serializing_if = "Option::is_none")]
     went_up: Option<Trip>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -49,15 +50,15 @@ struct Known {
 struct Trip {
     at: i64,
     command: String,
-    /// Where the path itself is not noted: how many are not.
+    /// When the path itself was not recorded: how many paths were not recorded.
     #[serde(skip_serializing_if = "Option::is_none")]
     among: Option<u64>,
 }
 
-/// Says what is known of each path.
+/// Prints the known data about each path.
 ///
 /// # Errors
-/// What keeps fastbuild from knowing what to do, or from saying it.
+/// Any failure to decide about the paths, or to print the result.
 pub fn run(args: &WhyArgs) -> Result<(), Failure> {
     let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
     let (_, plan) = run::decide(&args.as_run(), &environment)?;
@@ -72,7 +73,7 @@ pub fn run(args: &WhyArgs) -> Result<(), Failure> {
 
 fn look(path: &Path, plan: &Plan, state: &State) -> Result<Known, Failure> {
     let source = &plan.source.value;
-    // What its directory leads to counts, and not what a link of its name does.
+    // Links in the directory's path are resolved. A link at the path itself is not.
     let path = match path.canonicalize() {
         Ok(directory) if path.symlink_metadata().is_ok_and(|found| found.is_dir()) => directory,
         _ => Target::named(path).map_or_else(|_| path.to_owned(), |target| target.root()),
@@ -109,7 +110,7 @@ fn look(path: &Path, plan: &Plan, state: &State) -> Result<Known, Failure> {
     })
 }
 
-/// In a word and in a sentence.
+/// A word and a sentence.
 fn kind(standing: &Standing<'_>, plan: &Plan) -> (&'static str, String) {
     match standing {
         Standing::Mounted => ("mounted", format!("--route {} has the source tree itself", plan.route.value)),
@@ -147,7 +148,7 @@ fn specs(outputs: &Outputs) -> String {
     }
 }
 
-/// What is there, and who wrote it.
+/// The file's state on the host, and who wrote it.
 fn here(path: &Path, record: &Record) -> String {
     let (Ok(found), Ok(facts)) = (path.symlink_metadata(), source_file::facts_at(path)) else {
         return "nothing".to_owned();

@@ -1,5 +1,5 @@
-//! `fastbuild workspace`: what is kept on an engine, listed, shown and removed. The work is done in
-//! [`crate::workspace::list`]; what is said goes to standard output.
+//! `fastbuild workspace`: lists, shows and removes kept workspaces on an engine. The work is done
+//! in [`crate::workspace::list`]; the output goes to standard output.
 
 mod select;
 pub(super) mod show;
@@ -38,11 +38,11 @@ use crate::{
     },
 };
 
-/// Does what the command says; gives how to end.
+/// Runs the command; returns how to end.
 ///
 /// # Errors
-/// When the engine, the state directory or standard output fails, when there is no such workspace, and when one that is to
-/// go is in use.
+/// When the engine, the state directory or standard output fails, when a workspace does not exist,
+/// and when one that is to be removed is in use.
 pub fn run(command: &WorkspaceCommand) -> Result<Exit, Failure> {
     match command {
         WorkspaceCommand::Ls(args) => to_its_end(ls(args)),
@@ -72,7 +72,7 @@ struct Place {
 /// See [`Place::docker`].
 enum Engine {
     Answers(Box<Docker>),
-    /// It does not; how that shows.
+    /// The engine does not answer; this is the error text.
     IsSilent(String),
 }
 
@@ -89,7 +89,7 @@ impl Place {
         Ok(Place { docker, state, engine: endpoint.to_string(), endpoint, settings })
     }
 
-    /// For what cannot be done without.
+    /// The engine, for operations that need it.
     async fn docker(&self) -> Result<Docker, WorkspaceError> {
         match &self.docker {
             Engine::Answers(docker) => Ok((**docker).clone()),
@@ -97,8 +97,8 @@ impl Place {
         }
     }
 
-    /// Those on the engine, and those of this machine. Where there is none of the latter, an engine that does not answer is
-    /// the news; else it is told beside them.
+    /// The workspaces of the engine and of this machine. If the engine does not answer, this is an
+    /// error when this machine has none, else a note beside the list.
     async fn list(&self, sizes: Sizes) -> Result<Vec<Listed>, Failure> {
         let state = self.state.clone();
         let listing = tokio::task::spawn_blocking(move || list::list_here(&state, sizes));
@@ -118,7 +118,7 @@ impl Place {
         Ok(all)
     }
 
-    /// Removes one of those.
+    /// Removes one of the listed workspaces.
     async fn remove(&self, listed: &Listed) -> Result<Removal, WorkspaceError> {
         match &listed.place {
             list::Place::Container(_) => {
@@ -128,7 +128,7 @@ impl Place {
         }
     }
 
-    /// The volumes that no container has. What an engine has that does not answer was told of by [`Place::list`].
+    /// The volumes without a container. If the engine does not answer, [`Place::list`] reported it.
     async fn unused_volumes(&self, caches: Caches) -> Result<Vec<Unused>, WorkspaceError> {
         match &self.docker {
             Engine::Answers(docker) => list::unused_volumes(docker, &self.state, caches).await,
@@ -140,7 +140,7 @@ impl Place {
         &self.settings.source.value
     }
 
-    /// This project's workspaces, at least one: on the engine, and of this machine.
+    /// This project's workspaces on the engine and on this machine, at least one.
     fn here<'a>(&self, all: &'a [Listed]) -> Result<Vec<&'a Listed>, Failure> {
         at_least_one(here(all, self.source())).ok_or_else(|| {
             let source_root = self.source().to_owned();
@@ -159,7 +159,7 @@ fn at_least_one<T>(found: Vec<T>) -> Option<Vec<T>> {
     Some(found).filter(|found| !found.is_empty())
 }
 
-/// Runs a shell, or a command, in this project's workspace; gives how to end.
+/// Runs a shell or a command in this project's workspace; returns how to end.
 fn shell(args: &ShellArgs) -> Result<Exit, Failure> {
     by_hand(&args.place, args.user.clone(), |_, environment| {
         let terminal = if environment.terminals.is_ours() { Terminal::Allocate } else { Terminal::None };
@@ -167,7 +167,7 @@ fn shell(args: &ShellArgs) -> Result<Exit, Failure> {
     })
 }
 
-/// Removes what only this project's workspace has.
+/// Removes the files that only this project's workspace has.
 ///
 /// # Errors
 /// As [`run`].
@@ -183,7 +183,7 @@ fn unkeep(args: &UnkeepArgs) -> Result<Exit, Failure> {
     by_hand(&args.place, None, |_, _| Errand::Unkeep(args.patterns.clone()))
 }
 
-/// Does something in the workspace that was used last; gives how to end.
+/// Runs an action in the workspace that was used last; returns how to end.
 fn by_hand(
     place: &Where,
     user: Option<String>,
@@ -241,7 +241,7 @@ async fn inspect(args: &InspectArgs) -> Result<(), Failure> {
         Some(word) => place.named(&all, word)?,
         None => place.here(&all)?,
     };
-    // Who has two, and means the other, names it.
+    // With two workspaces, a user who means the other one names it.
     let Some(listed) = found.first() else { return Ok(()) };
     let found = match &listed.place {
         list::Place::Container(container) => {
@@ -270,7 +270,7 @@ async fn rm(args: &RmArgs) -> Result<(), Failure> {
     let going: Vec<&Listed> = match (args.all, args.workspaces.as_slice()) {
         (true, _) => all.iter().filter(|listed| listed.owner == Owner::Here).collect(),
         (false, []) => place.here(&all)?,
-        // Every word is understood before anything goes.
+        // All words are resolved before anything is removed.
         (false, words) => {
             let named = words.iter().map(|word| place.named(&all, word));
             named.collect::<Result<Vec<_>, _>>()?.concat()
@@ -315,7 +315,7 @@ async fn prune(args: &PruneArgs) -> Result<(), Failure> {
         match place.remove(listed).await {
             Ok(Removal::Gone) => print(format!("removed {about}\n"))?,
             Ok(Removal::Busy(_)) => print(format!("left {}: it is in use\n", show::title(listed)))?,
-            // The others can go all the same.
+            // The others can be removed all the same.
             Err(error) => failed = Some(error),
         }
     }
@@ -334,7 +334,7 @@ async fn prune(args: &PruneArgs) -> Result<(), Failure> {
     failed.map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// What the command line asks for; where it asks for nothing, what the settings have as automatic limits.
+/// The limits of the command line; if it has none, the automatic limits of the settings.
 fn limits(args: &PruneArgs, automatic: &WorkspacePlan) -> Limits {
     match (args.older_than, args.max_size) {
         (None, None) => daily::limits(automatic),
@@ -351,7 +351,7 @@ fn reason(why: Outlived) -> String {
     }
 }
 
-/// What is no part of the answer. Where standard error is closed, nobody misses it.
+/// Output that is not part of the answer. A closed standard error is not a failure.
 fn note(text: &str) {
     let _ = writeln!(io::stderr(), "fastbuild: note: {}", one_line(text));
 }

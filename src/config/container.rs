@@ -1,4 +1,4 @@
-//! Options of the container: flags over variables over the file.
+//! Options of the container. Flags override variables, and variables override the file.
 
 use super::{ConfigError, file::Keys, flag, text};
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     spec::{ContainerOptions, choices, units},
 };
 
-/// What each option comes to.
+/// The resulting value of each option.
 pub(super) fn options(
     args: &ContainerArgs,
     env: &Environment,

@@ -1,4 +1,4 @@
-//! `devcontainer.json` -> the image that the project itself names. Nothing else of the file is read.
+//! `devcontainer.json` -> the image that the project itself names. Other keys are not read.
 
 use std::{
     io,
@@ -10,24 +10,24 @@ use serde_json::Value;
 
 use crate::sys::source_file::says_gone;
 
-/// Where the file may lie below the source root, first match wins.
+/// The possible places of the file below the source root. The first one that exists is used.
 const PLACES: [&str; 2] = [".devcontainer/devcontainer.json", ".devcontainer.json"];
 
-/// What the project's file says of an image.
+/// What the project's file says about an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Devcontainer {
     /// There is no file.
     None,
-    /// It names one.
+    /// The file names an image.
     Image {
         /// The reference.
         image: String,
         /// The file.
         path: PathBuf,
     },
-    /// It gets its image in another way.
+    /// The project gets its image in another way.
     NoImage {
-        /// How, as the end of a sentence that begins with "it".
+        /// The other way, as the end of a sentence that begins with "it".
         how: &'static str,
         /// The file.
         path: PathBuf,
@@ -35,7 +35,7 @@ pub enum Devcontainer {
 }
 
 impl Devcontainer {
-    /// What there is in place of an image, behind a colon; empty when there is nothing to say.
+    /// The reason why the file gives no image, after a colon. Empty when there is no file.
     pub fn why_no_image(&self) -> String {
         match self {
             Devcontainer::NoImage { how, path } => format!(": there is {path:?}, but it {how}"),
@@ -44,28 +44,28 @@ impl Devcontainer {
     }
 }
 
-/// What is wrong with the file.
+/// A problem with the file.
 #[derive(Debug, thiserror::Error)]
 pub enum DevcontainerError {
-    /// It is there and cannot be read.
+    /// The file exists and cannot be read.
     #[error("could not read the project's devcontainer; name an image with -i to do without it")]
     Read(#[source] io::Error),
-    /// It is not JSON with comments, or its `image` is no text.
+    /// The file is not JSON with comments, or its `image` is not a string.
     #[error("{}:{line}: {problem}; name an image with -i to do without this file", .path.to_string_lossy())]
     Text {
         /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// What is wrong there.
+        /// The problem there.
         problem: String,
     },
 }
 
-/// Looks below the source root.
+/// Looks for the file below the source root.
 ///
 /// # Errors
-/// When the file is there and broken.
+/// When the file exists and is broken.
 pub fn look(source: &Path) -> Result<Devcontainer, DevcontainerError> {
     for place in PLACES {
         let path = source.join(place);
@@ -110,13 +110,13 @@ fn other_way(file: &Value) -> &'static str {
     }
 }
 
-/// The line where `"image"` stands first: near enough for a file of a few lines.
+/// The line where `"image"` appears first. This is accurate enough for a file of a few lines.
 fn line_of_image(bytes: &[u8]) -> usize {
     let at = bytes.windows(7).position(|window| window == b"\"image\"").unwrap_or(0);
     bytes[..at].iter().filter(|&&b| b == b'\n').count() + 1
 }
 
-/// Blanks out comments and trailing commas, so that what remains is JSON with every line where it was.
+/// Blanks out comments and trailing commas. The rest is JSON with unchanged line numbers.
 fn strip_comments(bytes: &[u8]) -> Vec<u8> {
     let mut json = bytes.to_vec();
     if json.starts_with(b"\xef\xbb\xbf") {
@@ -159,7 +159,7 @@ fn string_end(json: &[u8], start: usize) -> usize {
     at.min(json.len())
 }
 
-/// Blanks out what begins at `start` and ends where `length` says (or with the file), but for newlines.
+/// Blanks out `length` bytes from `start` (without a length: all), except newlines.
 fn blank(json: &mut [u8], start: usize, length: impl Fn(&[u8]) -> Option<usize>) -> usize {
     let end = length(&json[start..]).map_or(json.len(), |length| start + length);
     json[start..end].iter_mut().filter(|byte| **byte != b'\n').for_each(|byte| *byte = b' ');

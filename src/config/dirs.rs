@@ -1,25 +1,25 @@
-//! Where fastbuild keeps its own files: outside the project, where the system has such files.
+//! The directory of fastbuild's own files: outside the project, where the system keeps such files.
 
 use std::path::PathBuf;
 
 use crate::environment::Environment;
 
-/// There is no place for fastbuild's own files.
+/// There is no directory for fastbuild's own files.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoStateDirectory {
-    /// Nothing names one.
+    /// No variable and no home directory gives one.
     #[error(
         "no home directory, and so no place for locks and records; set FASTBUILD_STATE_DIR to a directory"
     )]
     NoHome,
-    /// It would be another one for each current directory, and part of the sources.
+    /// A relative path would differ for each current directory, and be part of the sources.
     #[error("FASTBUILD_STATE_DIR is {0:?}, which depends on the current directory; make it an absolute path")]
     Relative(PathBuf),
 }
 
 impl Environment {
-    /// `FASTBUILD_STATE_DIR`, else `fastbuild` in `XDG_STATE_HOME` (an absolute path, as that standard demands), else in
-    /// the system's own place below the home directory.
+    /// `FASTBUILD_STATE_DIR`, else `fastbuild` in `XDG_STATE_HOME` (an absolute path, as that
+    /// standard demands), else the system's own place below the home directory.
     ///
     /// # Errors
     /// When none of them is known, or the first is a relative path.

@@ -1,5 +1,6 @@
-//! `config.json` of the docker client -> what it names for every build of its user: the current context and the proxies.
-//! Nothing else of it is read here; what cannot be read or understood names nothing, as with docker itself.
+//! `config.json` of the docker client -> the settings for every build of this user: the current
+//! context and the proxies. Other keys are not read here. A part that cannot be read or understood
+//! counts as not set, as in docker itself.
 
 use std::path::PathBuf;
 
@@ -28,12 +29,12 @@ pub struct DockerConfig {
     file: Value,
 }
 
-/// Where a context says that its engine is.
+/// The address of the engine in a docker context.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Context {
     /// Its name.
     pub name: String,
-    /// The engine's address; none where there is no such context, or it is of no engine.
+    /// The engine's address; `None` when there is no such context or the context has no engine.
     pub address: Option<String>,
     /// How a connection is made.
     pub encryption: Encryption,
@@ -42,14 +43,14 @@ pub struct Context {
 /// See [`Context::encryption`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encryption {
-    /// In the clear.
+    /// Not encrypted.
     None,
     /// The context has certificates.
     Tls,
 }
 
 impl DockerConfig {
-    /// The user's: in `DOCKER_CONFIG`, else in the home directory.
+    /// The user's file: in `DOCKER_CONFIG`, else in the home directory.
     pub fn of(env: &Environment) -> DockerConfig {
         let named = env.filled("DOCKER_CONFIG").map(PathBuf::from);
         let Some(directory) = named.or_else(|| Some(env.home.as_ref()?.join(".docker"))) else {
@@ -60,7 +61,7 @@ impl DockerConfig {
         DockerConfig { directory, file }
     }
 
-    /// The context that docker would take where no engine is named by its address; none for `default`.
+    /// The context that docker would take when no address names an engine; `None` for `default`.
     pub fn context(&self, env: &Environment) -> Option<Context> {
         let named = env.filled("DOCKER_CONTEXT").map(|name| name.to_string_lossy().into_owned());
         let name = named.or_else(|| text(&self.file["currentContext"]))?;
@@ -78,7 +79,7 @@ impl DockerConfig {
         })
     }
 
-    /// The variables that `docker run` sets in each container of the engine at `address`, in both spellings.
+    /// The variables that `docker run` sets in each container of this engine, in both spellings.
     pub fn proxies(&self, address: &str) -> Vec<Decision<EnvVar>> {
         let proxies = &self.file["proxies"];
         let of = proxies.get(address).unwrap_or(&proxies["default"]);

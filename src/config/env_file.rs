@@ -1,12 +1,12 @@
-//! `--env-file`: docker's format -> words as `--env` takes them.
+//! `--env-file`: docker's format -> words in the form that `--env` takes.
 //!
-//! A line is `NAME=VALUE`, taken as it stands (quotes and trailing blanks too), or `NAME`, which means this machine's
-//! value. Lines that begin with `#` are comments.
+//! A line is `NAME=VALUE`, taken literally (quotes and trailing blanks too), or `NAME`, which means
+//! this machine's value. Lines that begin with `#` are comments.
 
-/// What is wrong with a line.
+/// A problem with a line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadLine {
-    /// Bytes that are no text.
+    /// The bytes are not valid text.
     #[error("it is not UTF-8")]
     NotUtf8,
     /// `A B=1`
@@ -17,7 +17,7 @@ pub enum BadLine {
     NoName,
 }
 
-/// The words and their lines, from 1.
+/// The words with their line numbers, from 1.
 ///
 /// # Errors
 /// The first bad line.

@@ -1,7 +1,7 @@
-//! `fastbuild.toml` -> [`Keys`]: every value with the line it stands on. An unknown key or a wrong type is an error that
-//! names file, line and column, and the key that was probably meant.
+//! `fastbuild.toml` -> [`Keys`]: every value with its line number. An unknown key or a wrong type
+//! is an error that names file, line and column, and the key that was probably meant.
 //!
-//! A key is one line of the `keys!` table below and a doc comment; its `Form` says which TOML is taken.
+//! A key is a line of the `keys!` table below and a doc comment. Its `Form` defines the valid TOML.
 
 use std::{
     io,
@@ -30,16 +30,16 @@ type Value<'a> = Spanned<DeValue<'a>>;
 /// A `fastbuild.toml` that was read.
 #[derive(Debug, Clone)]
 pub struct ConfigFile {
-    /// Where it is.
+    /// The path of the file.
     pub path: PathBuf,
-    /// What it says.
+    /// The content of the file.
     pub keys: Keys,
 }
 
-/// What is wrong with the file, and where.
+/// A problem with the file, and its place.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// It is there and cannot be read.
+    /// The file exists and cannot be read.
     #[error("could not read the configuration")]
     Read(#[source] io::Error),
     /// Its text is wrong.
@@ -51,12 +51,12 @@ pub enum FileError {
         line: usize,
         /// The column in characters, from 1.
         column: usize,
-        /// What is wrong there.
+        /// The problem there.
         problem: Box<Problem>,
     },
 }
 
-/// What is wrong with one place of the file.
+/// A problem at one place of the file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// Not TOML.
@@ -70,34 +70,34 @@ pub enum Problem {
         }
     )]
     UnknownKey {
-        /// What stands there.
+        /// The key that was found.
         given: String,
         /// The key that was probably meant.
         nearest: Option<&'static str>,
         /// All keys of that table.
         names: &'static [&'static str],
     },
-    /// Another type than the key's.
+    /// The type is not the key's type.
     #[error("{key} must be {expected}, and this is {found}")]
     Type {
         /// The key.
         key: String,
-        /// What it takes, with its article.
+        /// The type that the key takes, with its article.
         expected: &'static str,
-        /// What stands there, with its article.
+        /// The type that was found, with its article.
         found: &'static str,
     },
-    /// The right type, and a value that makes no sense.
+    /// The type is right, and the value is invalid.
     #[error("{key}: {problem}")]
     Value {
         /// The key.
         key: String,
-        /// Why not.
+        /// The problem with the value.
         problem: BadValue,
     },
 }
 
-/// Defines a table's struct, the names of its keys and how a key finds its field, from one line a key.
+/// Defines a table's struct, its keys' names and the field of each key, from one line a key.
 macro_rules! keys {
     ($(#[$table_doc:meta])* $table:ident: $($(#[$doc:meta])* $field:ident: $type:ty = $name:literal, $form:expr;)*) => {
         $(#[$table_doc])*
@@ -133,19 +133,20 @@ macro_rules! keys {
 }
 
 keys! {
-    /// Every key of the file; `None` when it is not there.
+    /// Every key of the file; `None` when the key is missing.
     Keys:
-    /// `name = "blog"`, which finds the project's workspace again from another machine or home.
+    /// `name = "blog"`, which finds the project's workspace from another machine or home.
     name: String = "name", PROJECT;
     /// `image = "ruby:3.3"`
     image: String = "image", TEXT;
     /// `workdir = "/site"`
     workdir: String = "workdir", TEXT;
-    /// `outputs = ["_site", "/tmp/log:logs/"]`; PATH below the workdir, HOST below the file's directory.
+    /// `outputs = ["_site", "/tmp/log:logs/"]`; PATH below workdir, HOST below the file's
+    /// directory.
     outputs: Vec<Decision<String>> = "outputs", LIST;
     /// `exclude = ["node_modules"]`
     exclude: Vec<Decision<String>> = "exclude", LIST;
-    /// `include = ["node_modules/mine"]`, exceptions from all that is excluded before.
+    /// `include = ["node_modules/mine"]`, exceptions from all exclusions before it.
     include: Vec<Decision<String>> = "include", LIST;
     /// `no-ignore = true`
     no_ignore: bool = "no-ignore", SWITCH;
@@ -231,21 +232,21 @@ keys! {
 
 /// How the value of a key is read.
 struct Form<T> {
-    /// What it takes, with its article: the middle of an error.
+    /// The accepted type, with its article: the middle part of an error.
     expected: &'static str,
-    /// The value; `None` when TOML's type is another.
+    /// Reads the value; `None` when the TOML type is different.
     read: fn(&Value<'_>, &Text<'_>) -> Option<Result<T, Refusal>>,
 }
 
-/// Why a value of the right type does not do.
+/// The reason why a value of the right type is refused.
 enum Refusal {
-    /// All of it.
+    /// The whole value is wrong.
     Whole(BadValue),
-    /// The part of it that begins at this byte.
+    /// The part that begins at this byte is wrong.
     Part(usize, BadValue),
-    /// The part of it that begins at this byte, which is of another type than this.
+    /// The part that begins at this byte has the wrong type: expected, then found.
     PartType(usize, &'static str, &'static str),
-    /// A key of a table, which has said so itself.
+    /// A key of a table is wrong; the error is complete.
     Key(FileError),
 }
 
@@ -274,14 +275,14 @@ const ONE_OR_MORE: Form<Vec<Decision<String>>> = Form {
     },
 };
 
-/// The key was a switch before.
+/// This key was a switch in an earlier version.
 const KEPT: Form<Vec<Decision<String>>> = Form {
     expected: "a list of paths that stay in the workspace, such as [\"target\"] (whether the workspace itself stays is \
                said below [workspace], by keep = true or false)",
     ..ONE_OR_MORE
 };
 
-/// `NAME` or `NAME=VALUE`, each on its line.
+/// `NAME` or `NAME=VALUE`, each with its line.
 const ENV: Form<Vec<Decision<String>>> = Form {
     expected: "an array of \"NAME\" or \"NAME=VALUE\", or a table of NAME = \"VALUE\"",
     read: |value, text| {
@@ -339,7 +340,7 @@ fn number<T>(value: &Value<'_>, read: fn(&str) -> Result<T, BadValue>) -> Option
     }
 }
 
-/// As the table's lines stand in the file.
+/// The table's entries in the order of the file.
 fn in_order<'t, 'f>(table: &'t DeTable<'f>) -> Vec<(&'t Key<'f>, &'t Value<'f>)> {
     let mut pairs: Vec<_> = table.iter().collect();
     pairs.sort_by_key(|(key, _)| key.span().start);
@@ -362,7 +363,7 @@ fn type_name(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// The file's text, for turning byte offsets into places.
+/// The file's text, to turn byte offsets into line and column.
 struct Text<'a> {
     path: &'a Path,
     text: &'a str,
@@ -415,7 +416,7 @@ impl ConfigFile {
     /// The nearest `fastbuild.toml` in `directory` or above it.
     ///
     /// # Errors
-    /// When one is there and cannot be read or is wrong; it is never passed over.
+    /// When a file exists and cannot be read or is wrong. Such a file is never skipped.
     pub fn find_upwards(directory: &Path) -> Result<Option<ConfigFile>, FileError> {
         for directory in directory.ancestors() {
             let path = directory.join(PROJECT_FILE);
@@ -442,7 +443,7 @@ impl ConfigFile {
     }
 }
 
-/// `no_ignore` and `output` are as near as can be, whatever the letters' distance says.
+/// Underscores count as hyphens: `no_ignore` means `no-ignore`.
 fn nearest_key(given: &str, names: &[&'static str]) -> Option<&'static str> {
     nearest(&given.replace('_', "-"), names.iter().copied())
 }

@@ -1,5 +1,6 @@
-//! `.fastbuildignore` -> patterns with their lines. Which lines count and what a pattern means is decided in
-//! [`crate::tree::ignore`]. `.dockerignore` is written for images, and hides what builds need: it is not read.
+//! `.fastbuildignore` -> patterns with their line numbers. [`crate::tree::ignore`] decides which
+//! lines count and what a pattern means. `.dockerignore` is not read: it is written for images, and
+//! hides files that builds need.
 
 use std::{io, path::Path};
 
@@ -14,10 +15,10 @@ use crate::{
 /// The file's name.
 pub const NAME: &str = ".fastbuildignore";
 
-/// The patterns of the source root's ignore file, none without one.
+/// The patterns of the source root's ignore file. Empty when there is no file.
 ///
 /// # Errors
-/// When the file is there and cannot be read, or a pattern is not UTF-8: going on would send what should stay here.
+/// When the file cannot be read, or a pattern is not UTF-8. To continue could send excluded files.
 pub fn read(source: &Path) -> Result<Vec<Decision<Pattern>>, ConfigError> {
     let path = source.join(NAME);
     match fs::read(&path) {

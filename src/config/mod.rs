@@ -1,9 +1,11 @@
-//! Command line, environment, `fastbuild.toml`, devcontainer and presets -> [`Settings`]: for each setting the
-//! strongest source that names it, kept with the value. [`crate::plan`] makes decisions about one run of them.
+//! Command line, environment, `fastbuild.toml`, devcontainer and presets -> [`Settings`]. Each
+//! setting has the value of the strongest source that sets it, together with that source.
+//! [`crate::plan`] turns settings into the decisions for one run.
 //!
-//! The order, strongest first: flags, `FASTBUILD_*`, `fastbuild.toml`, the devcontainer's image, the preset, defaults.
-//! Lists that only add up (excludes, environment) are joined, weakest first; outputs are not: who names some names all.
-//! The environment is read here and nowhere else, through an [`Environment`] value.
+//! The order, strongest first: flags, `FASTBUILD_*`, `fastbuild.toml`, the devcontainer's image,
+//! the preset, defaults. Lists that only add up (excludes, environment) are joined, weakest first.
+//! Outputs are not joined: a source that names outputs replaces the whole list. Only this module
+//! reads the environment, through an [`Environment`] value.
 
 mod container;
 pub mod devcontainer;
@@ -43,60 +45,61 @@ use devcontainer::{Devcontainer, DevcontainerError};
 use file::{FileError, Keys};
 use preset::Preset;
 
-/// What was asked for, with every source weighed, and nothing yet worked out from it.
+/// The merged settings. All sources are compared, but no value is derived from them yet.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The command and its arguments, at least one.
     pub command: Vec<String>,
-    /// Where fastbuild was started: canonical.
+    /// The directory where fastbuild was started: canonical.
     pub started_in: PathBuf,
     /// The source root: canonical.
     pub source: Decision<PathBuf>,
-    /// What the project is called; none when the file does not say.
+    /// The project's name; `None` when the file sets none.
     pub name: Option<Decision<String>>,
-    /// The image; none when nobody names one.
+    /// The image; `None` when no source names one.
     pub image: Option<Decision<String>>,
-    /// What the project's devcontainer says, where nothing stronger names an image.
+    /// The project's devcontainer, when no stronger source names an image.
     pub devcontainer: Devcontainer,
-    /// As it was given; none means the default.
+    /// The working directory as it was given; `None` means the default.
     pub workdir: Option<Decision<String>>,
-    /// The paths that come back; none means everything that the command changes.
+    /// The paths that come back; `None` means everything that the command changes.
     pub outputs: Option<Decision<Vec<OutputRequest>>>,
-    /// What is kept and what is excluded, later ones win.
+    /// The patterns of kept and excluded paths. Later ones win.
     pub patterns: Vec<Decision<Pattern>>,
-    /// The environment that crosses, later ones win.
+    /// The environment variables that are passed to the command. Later ones win.
     pub env: Vec<Decision<EnvVar>>,
     /// See [`OnFailure`].
     pub on_failure: Decision<OnFailure>,
     /// See [`ApplyMode`].
     pub apply: Decision<ApplyMode>,
-    /// `--tty` or its contrary; none means by the streams.
+    /// `--tty` or `--no-tty`; `None` means that the streams decide.
     pub tty: Option<Decision<bool>>,
-    /// `--stdin` or its contrary; none means by the terminal.
+    /// `--stdin` or `--no-stdin`; `None` means that the terminal decides.
     pub stdin: Option<Decision<bool>>,
     /// See [`PullPolicy`].
     pub pull: Decision<PullPolicy>,
-    /// The engine's address as it was given; none means the default.
+    /// The engine's address as it was given; `None` means the default.
     pub host: Option<Decision<String>>,
-    /// Which sort of engine.
+    /// The kind of engine.
     pub engine: Decision<EngineChoice>,
-    /// Which route.
+    /// The route.
     pub route: Decision<RouteChoice>,
-    /// Whether a command that a mount failed runs once more without it; none means by the route.
+    /// Whether a command that failed because of a mount runs again without it; `None` means that
+    /// the route decides.
     pub fallback: Option<Decision<bool>>,
-    /// Bytes.
+    /// Size limit of the tmpfs in bytes.
     pub tmpfs_size: Option<Decision<u64>>,
-    /// For the engine's local volume driver.
+    /// Options for the engine's local volume driver.
     pub volume_options: Vec<Decision<VolumeOption>>,
-    /// Not yet understood.
+    /// The caches that were asked for, not parsed yet.
     pub caches: Vec<Decision<CacheRequest>>,
-    /// For the host engine: canonical or not.
+    /// The host engine's scratch directory. It may be canonical or not.
     pub scratch: Option<Decision<PathBuf>>,
-    /// `os/arch`.
+    /// The platform, `os/arch`.
     pub platform: Option<Decision<String>>,
-    /// `USER[:GROUP]`.
+    /// The user, `USER[:GROUP]`.
     pub user: Option<Decision<String>>,
-    /// In place of the image's; empty means none.
+    /// The entry point that replaces the image's; empty means no entry point.
     pub entrypoint: Option<Decision<String>>,
     /// See [`ContainerOptions`].
     pub container: ContainerOptions,
@@ -116,97 +119,97 @@ pub struct Settings {
     pub presentation: Presentation,
 }
 
-/// How long a workspace goes on running without a build.
 /// See [`WorkspacePlan::grace`].
 pub const GRACE: Duration = Duration::from_secs(60);
+/// How long a workspace goes on running without a build.
 const IDLE_STOP: Duration = Duration::from_secs(60 * 60);
-/// How long a workspace is kept without a build, and what was moved to the safe place.
+/// How long a workspace is kept without a build, and a path in the safe place.
 const MAX_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-/// How many bytes all workspaces of an engine may hold.
+/// How many bytes all workspaces of an engine may use.
 const MAX_SIZE: u64 = 20 << 30;
-/// How many bytes the safe place may hold.
+/// How many bytes the safe place may use.
 const MAX_MOVED: u64 = 1 << 30;
 
-/// How a run is reported; no part of the plan, for it changes nothing that is done.
+/// How a run is reported. Not part of the plan, because it does not change the build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Presentation {
     /// The renderer.
     pub progress: Decision<Progress>,
-    /// How much.
+    /// The amount of detail.
     pub verbosity: Verbosity,
-    /// Whether it logs.
+    /// Whether debug logs are written.
     pub log: Log,
 }
 
-/// `-vv`: what a developer of fastbuild wants to know.
+/// `-vv`: details for a developer of fastbuild.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Log {
-    /// Not that.
+    /// No debug logs.
     Off,
-    /// That.
+    /// Debug logs.
     Debug,
 }
 
-/// A `PATH[:HOST]` that somebody asked for, not yet understood.
+/// A requested `PATH[:HOST]`, not parsed yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutputRequest {
-    /// As it was written.
+    /// The text as it was written.
     pub spec: OsString,
-    /// What its relative paths start from.
+    /// The base of its relative paths.
     pub anchor: Anchor,
 }
 
-/// A `NAME:PATH` that somebody asked for, not yet understood.
+/// A requested `NAME:PATH`, not parsed yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheRequest {
-    /// As it was written.
+    /// The text as it was written.
     pub spec: String,
-    /// What a relative path starts from.
+    /// The base of a relative path.
     pub anchor: Anchor,
 }
 
-/// What an output's relative paths start from.
+/// The base of an output's relative paths.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Anchor {
-    /// PATH from the command's directory, HOST from where fastbuild was started.
+    /// PATH starts at the command's directory, HOST at the directory where fastbuild was started.
     Command,
-    /// PATH from the source root's place in the container, HOST from the directory of `fastbuild.toml`, given here.
+    /// PATH starts at the source root in the container, HOST at this directory of `fastbuild.toml`.
     File(PathBuf),
 }
 
-/// Why there are no [`Settings`].
+/// The reason why there are no [`Settings`].
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// A flag's or a variable's value is refused.
+    /// The value of a flag or a variable is invalid.
     #[error("{origin}: {problem}")]
     Value {
         /// The flag or the variable.
         origin: String,
-        /// Why.
+        /// The problem with the value.
         problem: BadValue,
     },
     /// `fastbuild.toml` is wrong.
     #[error(transparent)]
     File(#[from] FileError),
-    /// `devcontainer.json` is wrong, and it is needed.
+    /// `devcontainer.json` is wrong, and this build needs it.
     #[error(transparent)]
     Devcontainer(#[from] DevcontainerError),
-    /// Text that an engine could not be told.
+    /// Text that cannot be passed to an engine.
     #[error("{what} is not UTF-8, and the engine takes no other text")]
     NotUtf8 {
         /// Which text.
         what: String,
     },
-    /// Something that must be read cannot be; the error names its path.
+    /// A required file or directory cannot be read; the error names its path.
     #[error("could not read {what}")]
     Unreadable {
-        /// What it is.
+        /// Its kind.
         what: &'static str,
-        /// What the system said, with the path.
+        /// The system's error, with the path.
         #[source]
         error: io::Error,
     },
-    /// `-C` with a path where nothing is.
+    /// `-C` with a path that does not exist.
     #[error("the source root {path:?} does not exist; name a directory with -C")]
     NoSource {
         /// The path.
@@ -226,7 +229,7 @@ pub enum ConfigError {
     TooMuch {
         /// The root.
         path: PathBuf,
-        /// What it is.
+        /// The root in words.
         what: &'static str,
     },
     /// A line of an `--env-file`.
@@ -236,7 +239,7 @@ pub enum ConfigError {
         path: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// What is wrong.
+        /// The problem.
         problem: env_file::BadLine,
     },
     /// `--fresh --no-keep`.
@@ -245,12 +248,12 @@ pub enum ConfigError {
          one of them out"
     )]
     FreshWithoutWorkspace {
-        /// Who wants it to be started over.
+        /// The source that asks to start over.
         fresh: Reason,
-        /// Who wants none.
+        /// The source that asks for no kept workspace.
         one_run: Reason,
     },
-    /// `--volume-opt WORD`. The word is not told: it may be a password that lost its key.
+    /// `--volume-opt WORD`. The message omits the word: it may be a password without its key.
     #[error("{origin}: what is given is not a volume option; write KEY=VALUE, such as type=nfs")]
     VolumeOption {
         /// Where it was given.
@@ -266,21 +269,21 @@ pub enum ConfigError {
     },
 }
 
-/// What commands on workspaces need to know.
+/// The settings that commands on workspaces need.
 #[derive(Debug, Clone)]
 pub struct WorkspaceSettings {
-    /// The engine's address as it was given; none means the default.
+    /// The engine's address as it was given; `None` means the default.
     pub host: Option<Decision<String>>,
     /// The source root: canonical.
     pub source: Decision<PathBuf>,
-    /// Where fastbuild was started: canonical.
+    /// The directory where fastbuild was started: canonical.
     pub started_in: PathBuf,
     /// The limits.
     pub limits: WorkspacePlan,
 }
 
 impl WorkspaceSettings {
-    /// Weighs the sources of these few settings; `host` and `source` are the flags.
+    /// Merges the sources of these few settings. `host` and `source` are the flags.
     ///
     /// # Errors
     /// As [`Settings::gather`].
@@ -289,7 +292,7 @@ impl WorkspaceSettings {
         source: &Option<PathBuf>,
         env: &Environment,
     ) -> Result<WorkspaceSettings, ConfigError> {
-        // Nothing is sent, so no root is too much.
+        // Nothing is sent, so every root is allowed.
         let mut args = RunArgs::default();
         (args.host, args.source, args.yes) = (host.clone(), source.clone(), true);
         let place = source::find(&args, env)?;
@@ -315,11 +318,11 @@ fn host(
 }
 
 impl Settings {
-    /// Weighs every source.
+    /// Merges all sources.
     ///
     /// # Errors
-    /// The first value that is wrong, wherever it stands, even where a stronger source overrides it: only the
-    /// devcontainer and the image's absence wait until they matter.
+    /// The first invalid value, in any source, even where a stronger source overrides it. Only the
+    /// devcontainer and a missing image are checked later, when they are needed.
     pub fn gather(args: &RunArgs, env: &Environment) -> Result<Settings, ConfigError> {
         let command = command_words(&args.command)?;
         let place = source::find(args, env)?;
@@ -453,7 +456,7 @@ fn image(
     Ok((image, devcontainer))
 }
 
-/// The file's, then the command line's: of two with one key the later one counts.
+/// The file's options, then the command line's. Of two with the same key, the later one counts.
 fn volume_options(args: &RunArgs, keys: &Keys) -> Result<Vec<Decision<VolumeOption>>, ConfigError> {
     let of_file = keys.volume_opt.iter().flat_map(|words| words.value.iter().cloned());
     let of_flags = args.volume_opt.iter().filter_map(|word| flag("--volume-opt", Some(word.clone())));
@@ -466,7 +469,7 @@ fn volume_options(args: &RunArgs, keys: &Keys) -> Result<Vec<Decision<VolumeOpti
     of_file.chain(of_flags).map(option).collect()
 }
 
-/// The file's and the command line's.
+/// The caches of the file and of the command line.
 fn caches(args: &RunArgs, keys: &Keys, file_directory: Option<&Path>) -> Vec<Decision<CacheRequest>> {
     let anchor = || file_directory.map_or(Anchor::Command, |directory| Anchor::File(directory.to_owned()));
     let of_file = keys.cache.iter().flat_map(|words| words.value.iter().cloned());
@@ -477,7 +480,7 @@ fn caches(args: &RunArgs, keys: &Keys, file_directory: Option<&Path>) -> Vec<Dec
     of_file.chain(of_flags).collect()
 }
 
-/// A relative one starts where it was said: here, or beside the file.
+/// A relative path starts at the current directory, or at the directory of the file.
 fn scratch(
     args: &RunArgs,
     env: &Environment,
@@ -517,7 +520,7 @@ fn outputs(
     Ok(known.map(|(preset, place)| by_preset(vec![request(&place.into())], preset)))
 }
 
-/// The preset's, then ignore file, `fastbuild.toml` and command line: the stronger source comes later and so wins.
+/// Preset, ignore file, `fastbuild.toml`, command line: the stronger source comes later and wins.
 fn patterns(
     args: &RunArgs,
     keys: &Keys,
@@ -570,7 +573,7 @@ fn patterns(
     Ok(patterns)
 }
 
-/// Weakest first: the file's env files and words, then the command line's.
+/// Weakest first: the file's env files and variables, then those of the command line.
 fn environment(
     args: &RunArgs,
     env: &Environment,
@@ -606,7 +609,7 @@ fn env_file_words(path: &Path) -> Result<Vec<Decision<String>>, ConfigError> {
     Ok(words.into_iter().map(decision).collect())
 }
 
-/// `NAME=VALUE` as it is, `NAME` with this machine's value; nothing when that is unset.
+/// `NAME=VALUE` as it is, `NAME` with this machine's value; `None` when that is unset.
 fn cross(word: Decision<String>, env: &Environment) -> Result<Option<Decision<EnvVar>>, ConfigError> {
     let Decision { value: word, reason } = word;
     let (name, value) = match word.split_once('=') {
@@ -632,7 +635,7 @@ fn lifetime(args: &RunArgs, env: &Environment, keys: &Keys) -> Result<Decision<L
         .or_else(|| keys.workspace.as_ref()?.value.keep.clone());
     Ok(match asked {
         Some(asked) => asked.map(value),
-        // What a CI system keeps between jobs is its own affair, and a machine that is thrown away keeps nothing.
+        // A CI system has its own caches between jobs, and a temporary machine keeps nothing.
         None if env.is_ci() => {
             Decision::default(Lifetime::OneRun, "CI is set; --keep keeps a workspace there too")
         }
@@ -658,7 +661,7 @@ fn workspace(
     Ok(WorkspacePlan { if_there, grace, ..limits })
 }
 
-/// The settings of workspaces that no command line of a build changes.
+/// The settings of workspaces that a build's command line cannot change.
 fn workspace_limits(env: &Environment, keys: &Keys) -> Result<WorkspacePlan, ConfigError> {
     let table = keys.workspace.as_ref().map(|table| table.value.clone()).unwrap_or_default();
     Ok(WorkspacePlan {
@@ -719,7 +722,7 @@ fn text(name: &'static str, value: &Option<String>) -> Result<Option<Decision<St
     Ok(flag(name, checked))
 }
 
-/// A flag, the flag that takes it back, and the key of both.
+/// A flag, its opposite, and the key for both.
 fn on_off(typed: [(&'static str, bool); 2], key: &Option<Decision<bool>>) -> Option<Decision<bool>> {
     let [(on, is_on), (off, is_off)] = typed;
     flag(on, is_on.then_some(true)).or(flag(off, is_off.then_some(false))).or_else(|| key.clone())
@@ -733,7 +736,7 @@ impl Environment {
     /// A setting from a variable.
     ///
     /// # Errors
-    /// When it is not UTF-8 or `read` refuses it.
+    /// When the variable is not UTF-8 or `read` refuses it.
     pub fn setting<T>(
         &self,
         name: &'static str,

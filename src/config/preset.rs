@@ -1,30 +1,31 @@
-//! The command's first words -> what fastbuild knows of the tool. Data: the next tool is a row of [`PRESETS`].
+//! The command's first words -> data about the tool. A new tool is a new row of [`PRESETS`].
 
-/// What is known of a tool.
+/// The data about a tool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preset {
     /// The tool.
     pub name: &'static str,
     /// How its commands begin; the last word may come with a directory before it (`bin/jekyll`).
     first_words: &'static [&'static [&'static str]],
-    /// A public image that has it.
+    /// A public image that contains the tool.
     pub image: &'static str,
-    /// Where its products are.
+    /// The place of its products.
     outputs: OutputRule,
-    /// Names of what its builds keep for the next one beside their sources, and nobody else reads.
+    /// Names of files beside the sources that its builds keep for the next, and no other tool
+    /// reads.
     kept: &'static [&'static str],
 }
 
-/// How a command line tells where the products go.
+/// How a command line tells the place of the products.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct OutputRule {
-    /// The subcommands that make products; others (`new`, `--version`) bring back whatever they change.
+    /// Subcommands that make products. Of others (`new`, `--version`), every change returns.
     subcommands: &'static [&'static str],
-    /// Options that name the place, short ones with their value attached or apart, long ones with `=` or apart.
+    /// Options that name the place. A value is a word of its own, or attached (after `=` if long).
     options: &'static [&'static str],
     /// Options that name the place of the sources.
     sources: &'static [&'static str],
-    /// Other options that take a value, which must not be read as the subcommand.
+    /// Other options with a value, which must not be read as the subcommand.
     valued: &'static [&'static str],
     /// The place when no option names one.
     default: &'static str,
@@ -42,7 +43,7 @@ pub const PRESETS: &[Preset] = &[Preset {
         valued: &["-p", "--plugins", "--layouts", "--config", "-b", "--baseurl"],
         default: "_site",
     },
-    // Keyed by content, and emptied by jekyll itself when the configuration changes.
+    // Keyed by content, and cleared by jekyll itself when the configuration changes.
     kept: &[".jekyll-cache", ".sass-cache"],
 }];
 
@@ -52,7 +53,7 @@ impl Preset {
         PRESETS.iter().find(|preset| preset.arguments(command).is_some())
     }
 
-    /// Where the command's products are, relative to its directory; `None` when it makes none that is known.
+    /// The place of the command's products, relative to its directory; `None` if none is known.
     pub fn output(&self, command: &[String]) -> Option<String> {
         let arguments = self.arguments(command)?;
         let rule = &self.outputs;
@@ -73,8 +74,8 @@ impl Preset {
         makes_products.then(|| place.unwrap_or(rule.default).to_owned())
     }
 
-    /// Patterns of what its builds keep, relative to the command's directory: wherever its names are, and first of all beside the sources
-    /// that the command names.
+    /// Patterns of the files that its builds keep, relative to the command's directory. They match
+    /// the names anywhere, and also beside the sources that the command names.
     pub fn kept(&self, command: &[String]) -> impl Iterator<Item = String> {
         let mut words = self.arguments(command).unwrap_or_default().iter().map(String::as_str);
         let mut source = None;
@@ -92,7 +93,7 @@ impl Preset {
         )
     }
 
-    /// What follows the tool's own words.
+    /// The words after the tool's own words.
     fn arguments<'a>(&self, command: &'a [String]) -> Option<&'a [String]> {
         self.first_words.iter().find_map(|words| {
             let (head, rest) = command.split_at_checked(words.len())?;
@@ -106,7 +107,7 @@ fn base_name(word: &str) -> &str {
     word.rsplit('/').next().unwrap_or(word)
 }
 
-/// The value of `word` if it is one of `options`, wherever it stands.
+/// The value of `word` if it is one of `options`, attached or in the next word.
 fn option_value<'a>(
     word: &'a str,
     options: &[&str],

@@ -1,4 +1,5 @@
-//! Where the sources are: `-C`, else the directory of the nearest `fastbuild.toml` upwards, else the current directory.
+//! The place of the sources: `-C`, else the directory of the nearest `fastbuild.toml` upwards, else
+//! the current directory.
 
 use std::{
     io,
@@ -14,18 +15,18 @@ use crate::{
     spec::{Decision, Reason},
 };
 
-/// The directories that everything else is relative to, all canonical.
+/// The directories that all other paths are relative to, all canonical.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     /// The source root.
     pub(super) root: Decision<PathBuf>,
-    /// Where fastbuild was started.
+    /// The directory where fastbuild was started.
     pub(super) started_in: PathBuf,
     /// The configuration.
     pub(super) file: Option<ConfigFile>,
 }
 
-/// Finds the source root and the configuration, which decide each other.
+/// Finds the source root and the configuration. Each can determine the other.
 pub(super) fn find(args: &RunArgs, env: &Environment) -> Result<Place, ConfigError> {
     let started_in = directory(&env.cwd)?;
     let named = args.source.as_ref().map(|source| directory(&started_in.join(source))).transpose()?;
@@ -52,7 +53,7 @@ fn directory(path: &Path) -> Result<PathBuf, ConfigError> {
     if found.is_dir() { Ok(found) } else { Err(ConfigError::SourceIsNoDirectory { path: path.to_owned() }) }
 }
 
-/// The root and the home directory are sent by mistake far more often than on purpose.
+/// Refuses to send `/` or the home directory: this is far more often a mistake than intended.
 fn refuse_too_much(root: &Path, env: &Environment) -> Result<(), ConfigError> {
     let is_home =
         || env.home.as_ref().and_then(|home| fs::canonicalize(home).ok()).is_some_and(|home| home == root);

@@ -1,4 +1,4 @@
-//! Every source and its rank, through the same doors as the program: argv, an [`Environment`], files.
+//! Every source and its rank, through the program's interfaces: argv, an [`Environment`], files.
 
 use std::ffi::OsString;
 
@@ -14,7 +14,7 @@ use crate::{
     spec::{Stdin, Terminal},
 };
 
-/// A project on disk and the surroundings of a run in it.
+/// A project on disk and the environment of a run in it.
 struct Project {
     dir: tempfile::TempDir,
     env: Environment,
@@ -72,7 +72,7 @@ impl Project {
     }
 }
 
-/// Nothing that was found here decides.
+/// Facts that do not influence any decision.
 fn facts() -> Facts {
     Facts {
         engine: Presence::Perhaps,
@@ -113,7 +113,7 @@ fn the_strongest_source_names_the_image() {
     assert_eq!(image(&project, "-- make").0, "file", "an empty variable counts as none");
 }
 
-/// A setting by its three sources, and what it is under the file alone, the variable above it, the flag above both.
+/// A setting, and its values by the file, with the variable too, and with the flag too.
 struct Ranked {
     key: &'static str,
     variable: Option<(&'static str, &'static str)>,
@@ -328,7 +328,7 @@ fn a_build_of_a_preset_keeps_what_its_tool_leaves_for_the_next_one() {
         with_mine,
         "what is said by hand is stronger"
     );
-    // Here all that the command changes comes back.
+    // For this command, all changes come back.
     assert_eq!(patterns("-- jekyll new ."), []);
     assert_eq!(patterns("-i x -- make"), []);
 }

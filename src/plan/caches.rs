@@ -1,5 +1,5 @@
-//! `--cache NAME:PATH`, `--cache shared:NAME:PATH` -> [`Cache`]: a directory that is kept in a named volume, across the
-//! workspaces of a project or of all. Pure.
+//! `--cache NAME:PATH`, `--cache shared:NAME:PATH` -> [`Cache`]: a directory in a named volume that
+//! is kept across the workspaces of one project or of all projects. Pure.
 
 use std::fmt;
 
@@ -12,17 +12,17 @@ use crate::{
     spec::{Decision, Reason},
 };
 
-/// The longest name: engines take 255 bytes, and fastbuild puts a prefix before it.
+/// The longest name: engines allow 255 bytes, and fastbuild adds a prefix.
 const LONGEST: usize = 128;
 
-/// What a cache begins with that is for all projects.
+/// The prefix of a cache for all projects.
 const SHARED: &str = "shared";
 
-/// Who has a cache.
+/// Which projects use a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Sharing {
-    /// This project: what builds leave in it is made from its sources.
+    /// This project: the content is made from its sources.
     Project,
     /// Every project that names it.
     All,
@@ -31,18 +31,18 @@ pub enum Sharing {
 /// A cache.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Cache {
-    /// What it is called among those of its sharing.
+    /// Its name among the caches of the same sharing.
     pub name: String,
-    /// Who has it.
+    /// Which projects use it.
     pub sharing: Sharing,
-    /// Where the command sees it.
+    /// Its path for the command.
     pub path: CachePath,
-    /// Where that lies below the source root, when it does: no part of the sources then.
+    /// Its path below the source root, if it is there. That path is then not part of the sources.
     pub below_source: Option<RelPath>,
 }
 
 impl Cache {
-    /// As it is asked for: `NAME`, or `shared:NAME`.
+    /// The name as it is typed: `NAME`, or `shared:NAME`.
     pub fn called(&self) -> String {
         match self.sharing {
             Sharing::Project => self.name.clone(),
@@ -51,13 +51,13 @@ impl Cache {
     }
 }
 
-/// Where a cache lies in the container.
+/// The path of a cache in the container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CachePath {
     /// An absolute path.
     Absolute(String),
-    /// Below the home directory of the build's user, which only the image tells.
+    /// Below the home directory of the build's user, which is known only from the image.
     Home(String),
 }
 
@@ -70,22 +70,23 @@ impl fmt::Display for CachePath {
     }
 }
 
-/// Why a cache is none.
+/// The reason why a cache is refused.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{reason}: {given:?}: {problem}; write NAME:PATH for a cache of this project, such as \
          modules:node_modules, or shared:NAME:PATH for one of all, such as shared:cargo:~/.cargo"
 )]
 pub struct CacheError {
-    /// Who asked.
+    /// The source of the request.
     pub reason: Reason,
-    /// As it was given.
+    /// The text as it was given.
     pub given: String,
-    /// What is wrong.
+    /// The problem.
     pub problem: &'static str,
 }
 
-/// Reads all that were asked for, as [`resolve`]. Of one that is named twice for one place, the last one's reason is told.
+/// Parses all requests, as [`resolve`]. Of a cache named twice for one path, the last reason
+/// counts.
 pub(super) fn resolve_all(
     asked: &[Decision<CacheRequest>],
     workdir: &ContainerPath,
@@ -106,8 +107,8 @@ pub(super) fn resolve_all(
     Ok(all)
 }
 
-/// Reads what was asked for. `workdir` is the source root's place in the container; relative paths start there in a file, and
-/// at `command`, the command's directory, otherwise.
+/// Parses one request. `workdir` is the source root's place in the container. Relative paths start
+/// there in a file, and at `command`, the command's directory, otherwise.
 fn resolve(
     asked: &Decision<CacheRequest>,
     workdir: &ContainerPath,

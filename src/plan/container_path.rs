@@ -1,4 +1,4 @@
-//! Paths inside a container, as text: the engine's API takes no other. Pure and lexical; no link is followed.
+//! Paths inside a container, as text for the engine's API. Pure and lexical; follows no links.
 
 use std::fmt;
 
@@ -12,12 +12,12 @@ pub(super) struct ContainerPath {
     components: Vec<String>,
 }
 
-/// More `..` than there are directories.
+/// There are more `..` than directories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct AboveRoot;
 
 impl ContainerPath {
-    /// Takes an absolute path, a Windows one too; `None` when it is relative.
+    /// Parses an absolute path, Windows paths too; `None` when the path is relative.
     pub(super) fn absolute(text: &str) -> Option<Result<ContainerPath, AboveRoot>> {
         let (drive, tail) = match drive(text) {
             Some(drive) => (drive, &text[drive.len()..]),
@@ -30,7 +30,7 @@ impl ContainerPath {
         Some(root.join(tail))
     }
 
-    /// Where `relative` leads from here.
+    /// The path that `relative` leads to from here.
     pub(super) fn join(&self, relative: &str) -> Result<ContainerPath, AboveRoot> {
         let mut joined = self.clone();
         let windows = !self.drive.is_empty();
@@ -46,7 +46,7 @@ impl ContainerPath {
         Ok(joined)
     }
 
-    /// `below` this one; a component that is no text is shown as text.
+    /// `below` joined to this path; a component that is not UTF-8 is converted to text.
     pub(super) fn descend(&self, below: &RelPath) -> ContainerPath {
         let mut joined = self.clone();
         joined.components.extend(below.components().map(|name| String::from_utf8_lossy(name).into_owned()));
@@ -61,7 +61,7 @@ impl ContainerPath {
         self.components.last().map(String::as_str)
     }
 
-    /// What remains below `base`; `None` when this does not lie there.
+    /// The part below `base`; `None` when this path is not below it.
     pub(super) fn below(&self, base: &ContainerPath) -> Option<RelPath> {
         let tail = self.components.strip_prefix(base.components.as_slice())?;
         let same_drive = self.drive.eq_ignore_ascii_case(&base.drive);

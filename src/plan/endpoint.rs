@@ -1,4 +1,4 @@
-//! An engine's address as docker writes it -> [`Endpoint`]. No engine is asked; sockets are only looked for.
+//! An engine's address as docker writes it -> [`Endpoint`]. Only sockets' existence is checked.
 
 use std::{
     fmt,
@@ -18,15 +18,15 @@ const PORT: u16 = 2375;
 const SYSTEM_SOCKET: &str = "/var/run/docker.sock";
 const SYSTEM_PIPE: &str = "//./pipe/docker_engine";
 
-/// Why an address is none that can be used.
+/// The reason why an address cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadEndpoint {
-    /// The engine is there and fastbuild cannot reach it in that way yet.
+    /// The address is valid, and fastbuild does not support that kind of connection.
     #[error("{what} is not supported yet; {instead}")]
     Unsupported {
-        /// The way.
+        /// The kind of connection.
         what: &'static str,
-        /// What to do.
+        /// The advice.
         instead: &'static str,
     },
     /// Not an address.
@@ -46,7 +46,7 @@ const TLS: BadEndpoint = BadEndpoint::Unsupported {
     instead: "forward its socket through ssh and name that with -H unix:///PATH, or unset DOCKER_TLS_VERIFY if the \
               engine takes connections that are not encrypted",
 };
-/// The engine that the settings mean by `host`; this machine's where they name none.
+/// The engine that `host` names; this machine's engine when the settings name none.
 ///
 /// # Errors
 /// [`PlanError::Endpoint`].
@@ -104,7 +104,7 @@ pub(super) fn parse(address: &str) -> Result<Endpoint, BadEndpoint> {
     }
 }
 
-/// `HOST:PORT`, with docker's port where none is named. An IPv6 address stands in brackets.
+/// `HOST:PORT`, with docker's port if none is given. An IPv6 address is in brackets.
 fn with_port(host: &str) -> Result<String, BadEndpoint> {
     let bracketed = host.strip_prefix('[').and_then(|rest| rest.split_once(']'));
     let (name, port) = match bracketed {
@@ -123,8 +123,8 @@ fn with_port(host: &str) -> Result<String, BadEndpoint> {
     Ok(if bracketed.is_some() { format!("[{name}]:{port}") } else { format!("{name}:{port}") })
 }
 
-/// The system's engine, else one that belongs to the user; where there is none at all, the system's, whose absence the
-/// engine's error then explains.
+/// The system's engine, else one that belongs to the user. If neither exists, the system's; the
+/// engine's error then explains that it is missing.
 fn this_machines(env: &Environment, exists: impl Fn(&Path) -> bool) -> Decision<Endpoint> {
     if cfg!(windows) {
         return Decision::default(Endpoint::NamedPipe(SYSTEM_PIPE.to_owned()), "this machine's engine");
@@ -143,7 +143,7 @@ fn this_machines(env: &Environment, exists: impl Fn(&Path) -> bool) -> Decision<
     Decision::default(Endpoint::Unix(path), why)
 }
 
-/// As docker writes it.
+/// The address as docker writes it.
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,4 +1,4 @@
-//! Settings and facts -> the engine: a container's, or this machine itself. Pure.
+//! Settings and facts -> the engine: a container engine, or this machine itself. Pure.
 
 use std::path::PathBuf;
 
@@ -9,56 +9,56 @@ use crate::{
     spec::{Decision, EngineChoice, Reason, Route, RouteChoice},
 };
 
-/// What an engine cannot do.
+/// A request that an engine cannot fulfil.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// Two settings that exclude each other.
+    /// Two settings exclude each other.
     #[error("{engine} names an engine, and {route} a route, that do not go together; leave one of them out")]
     RouteOfAnother {
-        /// Who named the engine.
+        /// The source that named the engine.
         engine: Reason,
-        /// Who named the route.
+        /// The source that named the route.
         route: Reason,
     },
-    /// Something that only a container has.
+    /// A setting applies only to containers.
     #[error(
         "{reason} is for containers, and the host engine has none; leave it out, or build with --engine docker"
     )]
     NoContainer {
-        /// Who asked.
+        /// The source of the request.
         reason: Reason,
     },
-    /// No build runs on this machine itself.
+    /// Builds without a container cannot run on this machine.
     #[error("{reason}: {why}; leave it out, and build in a container: --engine docker")]
     NotHere {
-        /// Who asked.
+        /// The source of the request.
         reason: Reason,
-        /// What is in the way.
+        /// The obstacle.
         why: String,
     },
-    /// It was there when the watch began.
+    /// The engine existed when the watch began, and is gone.
     #[error("the engine is gone: {why}; a watch stays where it began")]
     Gone {
-        /// How that shows.
+        /// The evidence.
         why: String,
     },
-    /// The scratch directory that somebody named.
+    /// The scratch directory that a setting names cannot be used.
     #[error("{reason}: {path:?} {why}; name another directory")]
     Scratch {
-        /// Who named it.
+        /// The source that named it.
         reason: Reason,
         /// The directory.
         path: PathBuf,
-        /// What is wrong with it, behind the path.
+        /// The problem, to follow the path.
         why: String,
     },
-    /// Nowhere on this machine.
+    /// This machine has no place for a scratch directory.
     #[error(
         "there is no place for a scratch directory on this machine: {}; name one with --scratch",
         places(tried)
     )]
     NoScratch {
-        /// Each place, and what is wrong with it.
+        /// Each place, with its problem.
         tried: Vec<(PathBuf, String)>,
     },
 }
@@ -106,14 +106,15 @@ pub(super) fn decide(
     }
 }
 
-/// Whether somebody wants the build to run here.
+/// Whether a setting asks to build on this machine.
 pub(super) fn asks_for_host(settings: &Settings) -> bool {
     settings.engine.value == EngineChoice::Host || settings.route.value == RouteChoice::Fixed(Route::Host)
 }
 
-/// Why the build runs here although nobody said so: no engine is there, nobody named one or an image anywhere, and the
-/// command is at hand. A build never changes its place because an engine is away for a moment: what is named is used, or the
-/// build fails. The image of a preset is named by nobody.
+/// The reason to build here although no setting says so. The engine is absent, no setting names an
+/// engine or an image, and the command exists on this machine. A build never moves because an
+/// engine is down for a moment: if a setting names one, it is used, or the build fails. A preset's
+/// image does not count as named.
 fn without_engine(settings: &Settings, engine: &Reason, facts: &Facts) -> Option<String> {
     let (Presence::Absent { why }, Some(command)) = (&facts.engine, &facts.command) else { return None };
     let image_is_named =
@@ -126,7 +127,8 @@ fn without_engine(settings: &Settings, engine: &Reason, facts: &Facts) -> Option
         .then(|| format!("{why}, and {} is on this machine", command.to_string_lossy()))
 }
 
-/// What only containers have must not be asked of the host engine on the command line; in files it stands for other machines.
+/// The command line must not ask the host engine for container options. In files they are ignored:
+/// they may be for other machines.
 pub(super) fn refuse_for_host(settings: &Settings) -> Result<(), PlanError> {
     let typed =
         |reason: Option<&Reason>| reason.filter(|reason| matches!(reason, Reason::Flag { .. })).cloned();
@@ -157,7 +159,8 @@ mod tests {
         spec::Endpoint,
     };
 
-    /// The machine that most rows are about: no engine answers, the command is at hand, and there is a place.
+    /// The machine of most rows: no engine answers, the command exists, and there is a scratch
+    /// place.
     fn without_docker() -> Facts {
         let ground =
             |kind: &str| Some(Ground { kind: kind.to_owned(), class: crate::facts::Class::of(kind, "") });
@@ -177,7 +180,7 @@ mod tests {
         }
     }
 
-    /// `jekyll` is the command of most lines: its preset names an image, so that builds in a container have one.
+    /// Most lines run `jekyll`: its preset names an image, so that builds in a container have one.
     fn plan(line: &str, vars: &[(&str, &str)], facts: &Facts) -> Result<Plan, PlanError> {
         let dir = tempfile::tempdir().unwrap();
         let vars = vars.iter().map(|(name, value)| (name.into(), value.into())).collect();
@@ -187,7 +190,7 @@ mod tests {
         make(&Settings::gather(&args, &env).unwrap(), &env, facts)
     }
 
-    /// What is decided: engine, route and why, or the error's first line.
+    /// The decision: engine, route and reason, or the error's first line.
     fn decided(line: &str, vars: &[(&str, &str)], facts: &Facts) -> String {
         match plan(line, vars, facts) {
             Ok(plan) => {

@@ -1,5 +1,6 @@
-//! What deciding has to know of the surroundings beyond the settings: looked up here, so that everything behind it is a
-//! function of values. Nothing is asked that could take its time, and no engine is told anything.
+//! The facts about this machine that decisions need beyond the settings. They are looked up here,
+//! so that all later code is a function of values. No lookup may take long; nothing is sent to an
+//! engine.
 
 use std::path::{Path, PathBuf};
 
@@ -17,53 +18,54 @@ use crate::{
     sys::owner,
 };
 
-/// What was found.
+/// The facts that were found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
-    /// Whether somebody is behind the engine's address.
+    /// Whether the engine's address has a listener.
     pub engine: Presence,
-    /// Where the command's first word is on this machine; none when it is nowhere in `PATH`.
+    /// The path of the command's first word on this machine; `None` when it is not in `PATH`.
     pub command: Option<PathBuf>,
-    /// What this machine has for the build.
+    /// This machine's properties for the build.
     pub here: Here,
-    /// Files below the source root that git tracks where a preset would keep its tool's own. Looked up only where one would.
+    /// Files below the source root that git tracks at places that a preset would keep. Looked up
+    /// only when a preset keeps any.
     pub tracked: Vec<RelPath>,
-    /// Whether the source root is a checkout of git.
+    /// Whether the source root is a git checkout.
     pub is_checkout: bool,
 }
 
-/// What this machine has for a build, and for one without a container.
+/// This machine's properties for a build, with or without a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Here {
-    /// Why there are none without a container.
+    /// The reason why builds without a container are not possible here.
     pub hindrance: Option<String>,
-    /// What the source root lies on; none where the system does not tell.
+    /// The file system of the source root; `None` when the system does not tell.
     pub source: Option<Ground>,
-    /// Where scratch directories can lie, in the order in which they are thought of. Looked up only where one is wanted.
+    /// The possible places of scratch directories, in order. Looked up only when a build needs one.
     pub places: Vec<Place>,
 }
 
 /// Whether an engine is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Presence {
-    /// As far as can be told without a word to it.
+    /// Perhaps: this is not known without a request to the engine.
     Perhaps,
-    /// Surely not.
+    /// Certainly not.
     Absent {
-        /// How that shows.
+        /// The evidence.
         why: String,
     },
 }
 
 impl Facts {
-    /// Looks around.
+    /// Looks up all facts.
     ///
     /// # Errors
-    /// [`PlanError::Endpoint`] when the engine's address is none.
+    /// [`PlanError::Endpoint`] when the engine's address is invalid.
     pub fn gather(settings: &Settings, env: &Environment) -> Result<Facts, PlanError> {
         let endpoint = match decide_endpoint(settings.host.as_ref(), env) {
             Ok(endpoint) => Some(endpoint.value),
-            // Nobody is going to be asked there.
+            // No engine is needed.
             Err(_) if engine::asks_for_host(settings) => None,
             Err(error) => return Err(error),
         };
@@ -103,7 +105,7 @@ fn hindrance() -> Option<String> {
     }
 }
 
-/// The place that is named; else the cache directory, and where the system keeps what need not last.
+/// The named place; else the cache directory and the system's directories for temporary files.
 fn places(settings: &Settings, env: &Environment) -> Vec<Place> {
     match &settings.scratch {
         Some(named) => vec![place(&named.value, Some(named.reason.clone()))],
@@ -111,16 +113,16 @@ fn places(settings: &Settings, env: &Environment) -> Vec<Place> {
     }
 }
 
-/// The same as paths: nothing is looked at but whether there is a home.
+/// The same places as paths. The only check is whether the home directory exists.
 pub(super) fn scratch_roots(settings: &Settings, env: &Environment) -> Vec<PathBuf> {
     if let Some(named) = &settings.scratch {
         return vec![named.value.clone()];
     }
     let cache = env.filled("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    // A home that is not there is not made for it.
+    // A missing home directory is not created for this purpose.
     let home = env.home.as_ref().filter(|home| home.is_dir());
     let cache = cache.or_else(|| Some(home?.join(".cache")));
-    // Others have directories there too.
+    // These directories are shared with other users.
     let own = owner::ids().map_or_else(|| "fastbuild".to_owned(), |(user, _)| format!("fastbuild-{user}"));
     let temporary = env.filled("TMPDIR").map(PathBuf::from).filter(|path| path.is_absolute());
     let temporary = temporary.unwrap_or_else(|| PathBuf::from("/tmp"));
@@ -129,7 +131,8 @@ pub(super) fn scratch_roots(settings: &Settings, env: &Environment) -> Vec<PathB
     roots
 }
 
-/// Nothing is made. A file system that leaves this kernel is asked nothing: it may take its time, and nobody goes there.
+/// Creates nothing. A file system that leaves this kernel is not asked: it may be slow, and no
+/// scratch directory is put there.
 fn place(path: &Path, named: Option<Reason>) -> Place {
     if named.is_none()
         && let Some(found) = facts::file_system(path).filter(|found| found.class.crosses())
@@ -138,7 +141,7 @@ fn place(path: &Path, named: Option<Reason>) -> Place {
         return Place { root: path.to_owned(), named, ground: Some(ground), free: None, obstacle: None };
     }
     let (root, obstacle) = match host_path::settle(path) {
-        // A link that its owner has set for all users of the machine leads where it leads.
+        // In a named place, a link that its owner has set for all users is followed.
         Ok(Some(root)) if named.is_some() => (root.canonicalize().unwrap_or(root), None),
         Ok(Some(root)) => (root, None),
         Ok(None) => (path.to_owned(), Some("is not a directory for fastbuild alone".to_owned())),
@@ -160,7 +163,7 @@ fn place(path: &Path, named: Option<Reason>) -> Place {
 
 fn obstacle_of(root: &Path, there: &Path, named: Option<&Reason>) -> Option<String> {
     let looked = match named {
-        // What fastbuild makes for itself is its user's and nobody else's.
+        // fastbuild's own directory must be owned by this user and not writable by others.
         None if there == root => owner::is_own(root),
         _ => owner::is_safe(there),
     };
@@ -172,7 +175,7 @@ fn obstacle_of(root: &Path, there: &Path, named: Option<&Reason>) -> Option<Stri
     }
 }
 
-/// Neither the agent nor what a build makes could run there.
+/// With `noexec`, neither the agent nor a build's products can run.
 fn mounted_so(found: &FileSystem) -> Option<String> {
     found
         .options
@@ -181,7 +184,7 @@ fn mounted_so(found: &FileSystem) -> Option<String> {
         .then(|| format!("is mounted with noexec (at {})", found.mount_point.to_string_lossy()))
 }
 
-/// A socket that nobody listens on tells so at once; anything farther away is only known by asking it.
+/// A socket without a listener refuses at once. Other engines are only known by a request.
 fn presence(endpoint: &Endpoint) -> Presence {
     #[cfg(unix)]
     if let Endpoint::Unix(path) = endpoint {
@@ -200,7 +203,7 @@ fn presence(endpoint: &Endpoint) -> Presence {
     Presence::Perhaps
 }
 
-/// As a shell here would find it.
+/// Searches as a shell on this machine would.
 fn find_command(word: &str, started_in: &Path, env: &Environment) -> Option<PathBuf> {
     if word.is_empty() {
         return None;

@@ -1,9 +1,9 @@
-//! What is kept or excluded against what has a claim on it: outputs below it, and files that git tracks where a preset would keep
-//! its tool's own. Pure.
+//! Resolves conflicts of kept and excluded paths with outputs below them, and with files that git
+//! tracks at places that a preset would keep. Pure.
 //!
-//! The longer path decides. An output below a kept path gets an exception behind the pattern that keeps it; a kept path below an
-//! output is one already, and stays so. Where the sources are mounted read-only, a kept path that is written out is a volume laid over them
-//! ([`Plan::kept_over`]).
+//! The longer path wins. An output below a kept path gets an exception after the pattern that keeps
+//! it. A kept path below an output stays kept. When the sources are mounted read-only, a kept path
+//! that is written out (without wildcards) is a volume mounted over them ([`Plan::kept_over`]).
 
 use std::path::Path;
 
@@ -14,8 +14,9 @@ use crate::{
     tree::ignore::{self, Reach, Rules},
 };
 
-/// The patterns with all exceptions that they need. `tracked` are git's files at places that presets keep. Where a pattern cannot
-/// be read, none is made; whoever looks at the tree tells.
+/// The patterns with all exceptions that they need. `tracked` are git's files at places that
+/// presets keep. For a pattern that cannot be read, no exception is made; the scan of the tree
+/// reports the error.
 pub(super) fn settle(
     patterns: &[Decision<Pattern>],
     tracked: &[RelPath],
@@ -25,7 +26,7 @@ pub(super) fn settle(
     let mut patterns = with_tracked(patterns, tracked);
     let Outputs::Named(named) = &outputs.value else { return Ok(patterns) };
     for output in named {
-        // What goes elsewhere is taken out of what is kept, and stays there too.
+        // An output with another host path does not make its kept path synced.
         let own = output.below_source.as_ref().filter(|below| !below.is_root());
         if let Some(below) = own.filter(|own| host_path::join(source, own).as_ref() == Some(&output.host)) {
             make_way(&mut patterns, below, output, &outputs.reason)?;
@@ -34,7 +35,8 @@ pub(super) fn settle(
     Ok(patterns)
 }
 
-/// What a preset's pattern keeps is synced where git tracks files in it; what is said behind it, by name, is stronger.
+/// A preset's pattern does not keep paths where git tracks files. Later patterns, which a user
+/// named, are stronger.
 pub(super) fn with_tracked(patterns: &[Decision<Pattern>], tracked: &[RelPath]) -> Vec<Decision<Pattern>> {
     let of_preset = patterns.iter().take_while(|pattern| is_presets(&pattern.reason)).count();
     let (presets, others) = patterns.split_at(of_preset);
@@ -57,8 +59,8 @@ pub(super) fn with_tracked(patterns: &[Decision<Pattern>], tracked: &[RelPath]) 
 }
 
 impl Plan {
-    /// The kept paths that are written out, and of which no rule takes anything back. `**/target` is first of all the one where the command
-    /// runs.
+    /// The kept paths that are written out (no wildcards) and have no exceptions below them.
+    /// `**/target` counts as the one in the command's directory.
     pub fn kept_places(&self) -> Vec<Decision<RelPath>> {
         let lines = || self.ignore.lines();
         let Ok(rules) = Rules::new(lines()) else { return Vec::new() };
@@ -83,7 +85,8 @@ impl Plan {
         places
     }
 
-    /// Those that lie in volumes of their own over a source tree that is mounted read-only. Outputs and caches lie in theirs.
+    /// The kept paths with volumes over a read-only source tree. Outputs and caches have other
+    /// volumes.
     pub fn kept_over(&self) -> Vec<Decision<RelPath>> {
         if self.route.value != Route::MountSource {
             return Vec::new();
@@ -106,7 +109,7 @@ fn is_presets(reason: &Reason) -> bool {
     matches!(reason, Reason::Preset { .. })
 }
 
-/// Has `path`, where `output` lies, synced. A kept path below it stays kept.
+/// Makes `path`, the place of `output`, synced. A kept path below it stays kept.
 fn make_way(
     patterns: &mut Vec<Decision<Pattern>>,
     path: &RelPath,
@@ -140,7 +143,7 @@ fn make_way(
     let mut behind = vec![Decision { value: exception, reason: asked.clone() }];
     for at in (0..last).filter(|at| reaches[*at] == Reach::Below) {
         let within = |text: &str| match ignore::parts(text) {
-            // As far as it concerns this output.
+            // Limits the pattern to this output.
             (sign, rest) if rest.starts_with("**/") => format!("{sign}{}/{rest}", ignore::literal(path)),
             _ => text.to_owned(),
         };
@@ -150,8 +153,8 @@ fn make_way(
     Ok(())
 }
 
-/// Whether the last component is a name: `target`, `**/target`, but neither `*` nor `*.o`, than which a path that is written out is
-/// the longer one.
+/// Whether the last component is a plain name: `target` and `**/target`, but not `*` or `*.o`.
+/// Compared with those, a written-out path is the longer one.
 fn names_last(pattern: &str) -> bool {
     let last = pattern.trim_ascii().trim_end_matches('/').rsplit('/').next();
     last.is_some_and(|last| !last.contains(['*', '?', '[']))

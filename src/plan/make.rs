@@ -21,64 +21,64 @@ use crate::{
 
 const DEFAULT_WORKDIR: &str = "/workspace";
 
-/// Why there is no [`Plan`].
+/// The reason why there is no [`Plan`].
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
-    /// Not a directory that sources can be put into.
+    /// The working directory cannot hold the sources.
     #[error("working directory {given:?} ({reason}): {problem}")]
     Workdir {
-        /// As it was given.
+        /// The text as it was given.
         given: String,
-        /// By whom.
+        /// The source of the setting.
         reason: Reason,
-        /// What is wrong.
+        /// The problem.
         problem: &'static str,
     },
-    /// The current directory's name is no text, and the engine is to start the command there.
+    /// The current directory's name is not UTF-8, and the engine must start the command there.
     #[error(
         "the command would start in {subdirectory:?}, which is not UTF-8, and the engine takes no other name"
     )]
     SubdirectoryNotUtf8 {
-        /// Below the source root.
+        /// The path below the source root.
         subdirectory: PathBuf,
     },
     /// See [`BadEndpoint`].
     #[error("{reason}: {address}: {problem}")]
     Endpoint {
-        /// Who named the address.
+        /// The source that named the address.
         reason: Reason,
-        /// As it was given.
+        /// The text as it was given.
         address: String,
-        /// What is wrong.
+        /// The problem.
         problem: BadEndpoint,
     },
-    /// A docker context that docker does not know either.
+    /// The docker context is unknown to docker too, or names no engine.
     #[error("{reason}: there is no such context, or it names no engine; `docker context ls` lists them")]
     NoContext {
-        /// The context.
+        /// The docker context.
         reason: Reason,
     },
-    /// `--atomic` exchanges output directories, and there is none.
+    /// `--atomic` exchanges output directories, and no output is named.
     #[error("{reason} needs outputs to exchange, and none is named; name them with -o, or say --no-atomic")]
     NothingToExchange {
-        /// Who asked.
+        /// The source of the request.
         reason: Reason,
     },
-    /// `--atomic` would exchange the directory that holds the sources, with all that did not go in.
+    /// `--atomic` would exchange the sources' directory, with the files that did not go in.
     #[error(
         "{reason} would exchange {host:?} as one, and the sources lie in it; name outputs below it, or say \
          --no-atomic"
     )]
     ExchangesSources {
-        /// Who asked.
+        /// The source of the request.
         reason: Reason,
         /// The directory.
         host: PathBuf,
     },
-    /// A command that runs many times would read its input once.
+    /// Standard input can be read only once, and a watched command runs many times.
     #[error("{reason}: a watched command runs again and again, and reads nothing; leave it out")]
     WatchedStdin {
-        /// Who asked.
+        /// The source of the request.
         reason: Reason,
     },
     /// See [`OutputError`].
@@ -93,7 +93,7 @@ pub enum PlanError {
     /// See [`CacheError`].
     #[error(transparent)]
     Cache(#[from] CacheError),
-    /// Nobody names an image, and the engine needs one.
+    /// No source names an image, and the engine needs one.
     #[error(
         "no image to run {command:?} in{note}. Name one in one of three ways:\n  \
          fastbuild -i IMAGE -- {command} …\n  \
@@ -104,9 +104,9 @@ pub enum PlanError {
     NoImage {
         /// The command's first word.
         command: String,
-        /// What the project's devcontainer says, behind a colon.
+        /// The project's devcontainer, after a colon.
         note: String,
-        /// Where this machine has the command.
+        /// The command's path on this machine.
         here: Option<PathBuf>,
     },
 }
@@ -121,7 +121,7 @@ fn or_here(here: &Option<PathBuf>) -> String {
     here.as_ref().map(proposal).unwrap_or_default()
 }
 
-/// Looks around, and decides everything about one run.
+/// Looks up the facts and makes all decisions about one run.
 ///
 /// # Errors
 /// As [`make`].
@@ -129,10 +129,10 @@ pub fn prepare(settings: &Settings, env: &Environment) -> Result<Plan, PlanError
     make(settings, env, &Facts::gather(settings, env)?)
 }
 
-/// Decides everything about one run.
+/// Makes all decisions about one run.
 ///
 /// # Errors
-/// See [`PlanError`]; nothing has been touched then or otherwise.
+/// See [`PlanError`]. In any case, nothing is changed.
 pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Plan, PlanError> {
     let engine = engine::decide(settings, env, facts)?;
     let proxies = match &engine.value {
@@ -157,7 +157,7 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
     refuse_wrong_exchange(settings, &subdirectory, &outputs.value)?;
     let route = route::decide(settings, &engine, &outputs.value, facts)?;
     let caches = caches::resolve_all(&settings.caches, &workdir_path, &command_directory)?;
-    // What files and variables say of containers stands for other builds; what was typed has been refused.
+    // Container options in files and variables are for other builds; typed ones were refused above.
     let in_container = engine.value != Engine::Host;
     let terminal = terminal(settings, env.terminals);
     let mut left_out = taken_places(&outputs.value, &settings.source.value);
@@ -203,8 +203,9 @@ pub fn make(settings: &Settings, env: &Environment, facts: &Facts) -> Result<Pla
     })
 }
 
-/// What git is told in a build, where the source tree is a checkout. Its index says of each file what the host says of it, of which a
-/// copy has the size and the time alone; and nobody is to write the index for having looked.
+/// Git settings for a build in a checkout. Git's index holds the host's file metadata, and a copy
+/// shares only size and mtime, so git compares only these. With `GIT_OPTIONAL_LOCKS=0`, commands
+/// that only read do not write the index.
 fn git() -> impl Iterator<Item = Decision<EnvVar>> {
     let variables = [
         ("GIT_OPTIONAL_LOCKS", "0"),
@@ -221,7 +222,7 @@ fn git() -> impl Iterator<Item = Decision<EnvVar>> {
     variables.map(variable).into_iter().map(decision)
 }
 
-/// The image, where the engine has any.
+/// The image, if the engine uses images.
 fn image(settings: &Settings, engine: &Engine, facts: &Facts) -> Result<Option<Decision<String>>, PlanError> {
     if *engine == Engine::Host {
         engine::refuse_for_host(settings)?;
@@ -237,7 +238,7 @@ fn image(settings: &Settings, engine: &Engine, facts: &Facts) -> Result<Option<D
     }
 }
 
-/// The place below the source root where fastbuild was started; the root itself when that lies elsewhere.
+/// Where fastbuild was started below the source root; the root itself when started elsewhere.
 fn subdirectory(settings: &Settings) -> Result<RelPath, PlanError> {
     let Ok(below) = settings.started_in.strip_prefix(&settings.source.value) else {
         return Ok(RelPath::root());
@@ -306,7 +307,8 @@ fn refuse_wrong_exchange(
     }
 }
 
-/// Places below the source root that an output goes to from elsewhere: what lies there came back, and is no source.
+/// Places below the source root that receive outputs from other places. Their content came back
+/// from a build, so it is not a source.
 fn taken_places(outputs: &Outputs, source: &Path) -> Vec<RelPath> {
     let Outputs::Named(named) = outputs else { return Vec::new() };
     let place = |output: &Output| {
@@ -316,8 +318,8 @@ fn taken_places(outputs: &Outputs, source: &Path) -> Vec<RelPath> {
     named.iter().filter_map(place).collect()
 }
 
-/// What fastbuild keeps for itself below the source root, state and scratch directories: never sources, and no build's to
-/// delete.
+/// fastbuild's own directories below the source root: state and scratch. They are never sources,
+/// and no build may delete them.
 fn own_places(settings: &Settings, env: &Environment) -> Vec<RelPath> {
     let root = &settings.source.value;
     let below = |place: PathBuf| {
@@ -342,8 +344,8 @@ fn terminal(settings: &Settings, terminals: Terminals) -> Decision<Terminal> {
     }
 }
 
-/// A command without a terminal reads nothing unless it is asked for: a tool that reads ahead would eat the lines of a
-/// `while read` loop around it.
+/// A command without a terminal has no input unless a setting asks for it. Otherwise a tool that
+/// reads ahead would consume the lines of a `while read` loop around it.
 fn stdin(settings: &Settings, terminal: Terminal, terminals: Terminals) -> Decision<Stdin> {
     match &settings.stdin {
         Some(asked) => asked.clone().map(|on| if on { Stdin::Forward } else { Stdin::Empty }),
@@ -354,17 +356,17 @@ fn stdin(settings: &Settings, terminal: Terminal, terminals: Terminals) -> Decis
     }
 }
 
-/// What a build on a container engine needs beside everything else.
+/// The additional data for a build on a container engine.
 #[derive(Debug, Clone, Copy)]
 pub struct OnDocker<'a> {
-    /// Where the engine is.
+    /// The engine's address.
     pub endpoint: &'a Endpoint,
     /// The image's reference.
     pub image: &'a str,
 }
 
 impl Plan {
-    /// The container engine and the image; none on the host engine, which has neither.
+    /// The container engine and the image; `None` on the host engine, which has neither.
     pub fn on_docker(&self) -> Option<OnDocker<'_>> {
         match (&self.engine.value, &self.image) {
             (Engine::Docker(endpoint), Some(image)) => Some(OnDocker { endpoint, image: &image.value }),
@@ -372,10 +374,10 @@ impl Plan {
         }
     }
 
-    /// The plan of one of the builds of a watch. They read nothing, so that Ctrl-C is no key that goes to the command.
+    /// The plan of one build of a watch. It reads no input, so Ctrl-C is not sent to it as a key.
     ///
     /// # Errors
-    /// [`PlanError::WatchedStdin`] when the command line asks for the contrary.
+    /// [`PlanError::WatchedStdin`] when the command line asks for input.
     pub fn watched(self) -> Result<Plan, PlanError> {
         match self.stdin {
             Decision { value: Stdin::Forward, reason: reason @ Reason::Flag { .. } } => {
@@ -388,7 +390,7 @@ impl Plan {
         }
     }
 
-    /// The plan of a later build of a watch that began on the engine `first`.
+    /// The plan of a later build of a watch. The watch began on the engine `first`.
     ///
     /// # Errors
     /// When it would run on this machine only because that engine is gone.
@@ -401,13 +403,13 @@ impl Plan {
         }
     }
 
-    /// The same build without a mount, after the mount has failed it.
+    /// The same build without a mount, after it failed because of the mount.
     pub fn on_layer(&self) -> Plan {
         let reason = Reason::Found { why: format!("{} failed the command", self.route.value) };
         Plan { route: Decision { value: Route::Layer, reason }, ..self.clone() }
     }
 
-    /// The container's path where the command starts: workdir and subdirectory.
+    /// The command's directory in the container: workdir and subdirectory.
     pub fn command_directory(&self) -> String {
         if self.subdirectory.is_root() {
             return self.workdir.value.clone();

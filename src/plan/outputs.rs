@@ -1,6 +1,6 @@
-//! `PATH[:HOST]` -> [`Output`]: which container path becomes which host path. The grammar is [`parse`]; the host is only
-//! looked at, so that a target which could not be put in place is refused before the build and not after it. All patterns
-//! together are one output, of the source root.
+//! `PATH[:HOST]` -> [`Output`]: which container path becomes which host path. The grammar is in
+//! [`parse`]. The host is only read, so that an impossible target is refused before the build and
+//! not after it. All patterns together form one output of the source root.
 
 use std::{
     ffi::OsStr,
@@ -21,7 +21,7 @@ use crate::{
     tree::ignore::{self, BadPattern, Rules},
 };
 
-/// What outputs are relative to.
+/// The base directories of outputs.
 #[derive(Debug)]
 pub(super) struct Places<'a> {
     /// The source root's place in the container.
@@ -30,33 +30,33 @@ pub(super) struct Places<'a> {
     pub(super) command: &'a ContainerPath,
     /// The source root.
     pub(super) source: &'a Path,
-    /// Where fastbuild was started.
+    /// The directory where fastbuild was started.
     pub(super) started_in: &'a Path,
 }
 
-/// Why an output cannot be.
+/// The reason why an output is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
-    /// `:x`, `x:` or nothing.
+    /// `:x`, `x:` or an empty text.
     #[error("output {spec:?}: {part} is empty; write PATH or PATH:HOST")]
     Empty {
-        /// As it was written.
+        /// The text as it was written.
         spec: String,
-        /// Which half.
+        /// The empty half.
         part: &'static str,
     },
-    /// A path that the engine could not be told.
+    /// The path cannot be passed to the engine.
     #[error("output {spec:?}: PATH is not UTF-8, and the engine takes no other; name a directory above it")]
     NotUtf8 {
-        /// As it was written, as far as it is text.
+        /// The text as it was written, converted to UTF-8.
         spec: String,
     },
-    /// More `..` than directories.
+    /// There are more `..` than directories.
     #[error("output {spec:?}: PATH leads above the container's root from {from}")]
     AboveRoot {
-        /// As it was written.
+        /// The text as it was written.
         spec: String,
-        /// Where it starts.
+        /// The directory where it starts.
         from: String,
     },
     /// `/`, or a HOST such as `/`.
@@ -64,17 +64,17 @@ pub enum OutputError {
         "output {spec:?}: there is no name to bring it back under; write PATH:HOST with a HOST that is not a root directory"
     )]
     NoName {
-        /// As it was written.
+        /// The text as it was written.
         spec: String,
     },
     /// The target's directory cannot be used.
     #[error("output {spec:?}: {host:?} cannot be written to")]
     Host {
-        /// As it was written.
+        /// The text as it was written.
         spec: String,
         /// The target.
         host: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         error: io::Error,
     },
@@ -84,22 +84,22 @@ pub enum OutputError {
          remove it"
     )]
     Link {
-        /// As it was written.
+        /// The text as it was written.
         spec: String,
         /// The link.
         host: PathBuf,
-        /// What to write.
+        /// The text to write instead.
         proposal: String,
     },
-    /// A directory, or its contents, for something that is none.
+    /// The request is for a directory or its contents, and the target is a file.
     #[error("output {spec:?}: {host:?} is a file, and a directory was asked for; name a directory")]
     FileForContents {
-        /// As it was written.
+        /// The text as it was written.
         spec: String,
         /// The file.
         host: PathBuf,
     },
-    /// What is asked for is what is to stay where it is.
+    /// The requested path is kept or excluded.
     #[error(
         "output {spec:?}: {path} is {} ({reason}), so it neither goes in nor comes back; name a path below it, take it out \
          there, or say --include {path} to have it come and go like the sources",
@@ -109,30 +109,30 @@ pub enum OutputError {
         }
     )]
     Kept {
-        /// As it was written.
+        /// The text as it was written.
         spec: String,
-        /// Below the source root.
+        /// The path below the source root.
         path: RelPath,
-        /// What it is.
+        /// Whether it is kept or excluded.
         kind: PatternKind,
-        /// Who says so.
+        /// The source of the pattern.
         reason: Reason,
     },
-    /// A pattern that cannot be read.
+    /// The pattern is invalid.
     #[error("output {spec:?}: {why}")]
     BadPattern {
-        /// As it was written.
+        /// The text as it was written.
         spec: String,
-        /// What is wrong with it.
+        /// The problem with the pattern.
         why: BadPattern,
     },
-    /// A pattern of what is no source tree.
+    /// The pattern is for paths outside of the source tree.
     #[error(
         "output {spec:?} is a pattern, and those select from the source tree: {workdir} in the container; name a directory, \
          or a pattern without \"..\" that lies there"
     )]
     PatternElsewhere {
-        /// As it was written.
+        /// The text as it was written.
         spec: String,
         /// The source root's place in the container.
         workdir: String,
@@ -152,7 +152,7 @@ pub enum OutputError {
     },
 }
 
-/// Understands every request.
+/// Resolves all requests.
 pub(super) fn resolve(requests: &[OutputRequest], places: &Places<'_>) -> Result<Vec<Output>, OutputError> {
     let (mut outputs, mut patterns) = (Vec::new(), Vec::new());
     for request in requests {
@@ -166,7 +166,8 @@ pub(super) fn resolve(requests: &[OutputRequest], places: &Places<'_>) -> Result
     Ok(outputs)
 }
 
-/// The pattern of the source root that a request is; none where it names one path. What exists as it is written is no pattern.
+/// The request as a pattern of the source root; `None` when it names one path. A text that exists
+/// as a path is not a pattern.
 fn pattern(request: &OutputRequest, places: &Places<'_>) -> Result<Option<String>, OutputError> {
     let Spec { path, take: Take::Itself | Take::Directory, host: None } = parse(&request.spec)? else {
         return Ok(None);
@@ -179,7 +180,7 @@ fn pattern(request: &OutputRequest, places: &Places<'_>) -> Result<Option<String
         return Ok(None);
     }
     let spec = || request.spec.to_string_lossy().into_owned();
-    // An ignore rule that begins so is an exception.
+    // An ignore rule with `!` at the beginning is an exception.
     let escaped = if path.starts_with('!') { format!("\\{path}") } else { path };
     let below = match escaped.strip_prefix('/') {
         _ if escaped.split('/').any(|name| name == "..") => None,
@@ -198,7 +199,7 @@ fn pattern(request: &OutputRequest, places: &Places<'_>) -> Result<Option<String
     }
 }
 
-/// The output that patterns are; what another one brings to its own place is none of it.
+/// The single output of all patterns, without paths that other outputs bring to their own place.
 fn matching_all(mut patterns: Vec<String>, others: &[Output], places: &Places<'_>) -> Option<Output> {
     let own = |output: &Output| {
         let below = output.below_source.clone()?;
@@ -209,7 +210,7 @@ fn matching_all(mut patterns: Vec<String>, others: &[Output], places: &Places<'_
         return None;
     }
     let spec = patterns.join(" ");
-    // What is not matched itself may hold what is.
+    // A directory that the patterns do not match may contain paths that they match.
     let whole = |other: &RelPath| {
         let name = ignore::literal(other);
         [format!("!{name}"), format!("!{name}/**")]
@@ -225,16 +226,16 @@ fn matching_all(mut patterns: Vec<String>, others: &[Output], places: &Places<'_
     })
 }
 
-/// A request's two halves.
+/// The two halves of a request.
 #[derive(Debug, PartialEq, Eq)]
 struct Spec {
-    /// The container's path, without what `take` says.
+    /// The container's path, without the suffix that `take` represents.
     path: String,
     take: Take,
     host: Option<Host>,
 }
 
-/// Where an output goes.
+/// The target of an output.
 #[derive(Debug, PartialEq, Eq)]
 enum Host {
     /// It becomes this path.
@@ -243,8 +244,9 @@ enum Host {
     Into(PathBuf),
 }
 
-/// The first colon divides PATH from HOST, except one that follows a single letter at the beginning and has a
-/// backslash behind it (`C:\out`). With a slash behind it (`a:/out`) it divides: `a` is a name, too.
+/// The first colon divides PATH from HOST. The exception is a colon after a single letter at the
+/// beginning and before a backslash (`C:\out`). Before a slash (`a:/out`) it divides: `a` is a
+/// valid name.
 fn parse(spec: &OsStr) -> Result<Spec, OutputError> {
     let shown = || spec.to_string_lossy().into_owned();
     let empty = |part| OutputError::Empty { spec: shown(), part };
@@ -282,8 +284,8 @@ fn dividing_colon(spec: &[u8]) -> Option<usize> {
 }
 
 impl Host {
-    /// A path that can only be a directory (`x/`, `.`, `..`) is one to put things into: made into the product itself,
-    /// `-o app:.` would replace the directory that one stands in.
+    /// A path that can only be a directory (`x/`, `.`, `..`) receives the product inside it. If it
+    /// became the product itself, `-o app:.` would replace the current directory.
     fn of(text: &OsStr) -> Host {
         let bytes = text.as_encoded_bytes();
         let last = bytes.rsplit(|&b| is_separator(b)).next().unwrap_or(bytes);
@@ -332,7 +334,8 @@ fn into(directory: &Path, container: &ContainerPath, take: Take, spec: &str) -> 
     }
 }
 
-/// Where an output without HOST goes: to its own place in the source root, or else under its own name.
+/// The target of an output without HOST: its place in the source root, or else its own name in
+/// `host_base`.
 fn matching(
     container: &ContainerPath,
     below_source: Option<&RelPath>,
@@ -347,8 +350,8 @@ fn matching(
     host.ok_or_else(|| OutputError::NoName { spec: spec.to_owned() })
 }
 
-/// The target where it really lies. One that ends in no name is a directory to put contents into, so it is resolved
-/// whole.
+/// The target with its links resolved. A target without a last name is a directory that receives
+/// contents, so it is resolved as a whole.
 fn settle(host: PathBuf, spec: &str) -> Result<PathBuf, OutputError> {
     let ends_in_name = host.file_name().is_some();
     let settled = if ends_in_name { host_path::settle(&host) } else { fs::canonicalize(&host).map(Some) };
@@ -362,7 +365,7 @@ fn settle(host: PathBuf, spec: &str) -> Result<PathBuf, OutputError> {
 fn check_target(host: &Path, take: Take, container: &ContainerPath, spec: &str) -> Result<(), OutputError> {
     let spec = || spec.to_owned();
     match fs::symlink_metadata(host) {
-        // A link in an output's own place may be a product of an earlier run; that is seen when the record is at hand.
+        // A link at an output's place may be an earlier run's product; the record shows that later.
         Ok(found) if found.is_symlink() && take == Take::Contents => {
             let target = fs::canonicalize(host).ok();
             let target = target.as_deref().unwrap_or(Path::new("TARGET")).to_string_lossy();
@@ -435,7 +438,7 @@ mod tests {
         }
     }
 
-    /// A directory with `root` (the source root), `root/sub` (where fastbuild is started) and `other`.
+    /// A directory with `root` (the source root), `root/sub` (the current directory) and `other`.
     struct Disk {
         dir: tempfile::TempDir,
     }

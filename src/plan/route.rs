@@ -1,4 +1,4 @@
-//! Settings and facts -> the route. Pure: what was found is judged here and nowhere else.
+//! Settings and facts -> the route. Pure: only this module judges the facts for it.
 
 use super::{Engine, Facts, Outputs, PlanError};
 use crate::{
@@ -7,32 +7,32 @@ use crate::{
     spec::{Decision, Endpoint, Fallback, Reason, Route, RouteChoice, is_elsewhere},
 };
 
-/// Why a route cannot be taken.
+/// The reason why a route cannot be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum RouteError {
-    /// Not with this engine.
+    /// This engine does not allow the route.
     #[error("{reason}: {why}; the routes that can be taken here: {}", names(can))]
     NotThere {
-        /// Who asked.
+        /// The source of the request.
         reason: Reason,
-        /// What is in the way.
+        /// The obstacle.
         why: String,
-        /// Those that can.
+        /// The routes that can be taken.
         can: Vec<Route>,
     },
-    /// A read-only source with nowhere to write to.
+    /// The sources are read-only, and there is no output to write to.
     #[error(
         "{reason} mounts the sources read-only and lays the outputs over them; name each directory that the command writes \
          with -o (a pattern names none), or take --route layer or mount"
     )]
     NothingToWrite {
-        /// Who asked.
+        /// The source of the request.
         reason: Reason,
     },
-    /// A setting of another route.
+    /// The setting belongs to another route.
     #[error("{reason} is for --route {of}, and this build takes {taken}; leave it out, or say --route {of}")]
     OtherRoute {
-        /// Who asked.
+        /// The source of the request.
         reason: Reason,
         /// The route that it is for.
         of: Route,
@@ -45,7 +45,7 @@ fn names(routes: &[Route]) -> String {
     routes.iter().map(|route| route.name()).collect::<Vec<_>>().join(", ")
 }
 
-/// Decides how the files travel.
+/// Decides the route.
 pub(super) fn decide(
     settings: &Settings,
     engine: &Decision<Engine>,
@@ -65,8 +65,9 @@ pub(super) fn decide(
     Ok(route)
 }
 
-/// Where nobody names a route: nothing is mounted, whatever the sources lie on. On a local disk a mount would cost next to nothing; there
-/// a layer costs little, too, and a build that fails leaves this machine's files as they were.
+/// The route when no setting names one: nothing is mounted, on any file system. On a local disk a
+/// mount would cost almost nothing. But a layer costs little there, too, and a failed build leaves
+/// this machine's files unchanged.
 fn by_file_system(facts: &Facts) -> Decision<Route> {
     let why = match &facts.here.source {
         Some(source) if source.class.crosses() => {
@@ -83,7 +84,7 @@ fn by_file_system(facts: &Facts) -> Decision<Route> {
     Decision { value: Route::Layer, reason: Reason::Found { why } }
 }
 
-/// Whoever builds here is told what he gains by it.
+/// The reason for a build on this machine, with its benefit for the user.
 fn here(reason: &Reason, facts: &Facts) -> Reason {
     let Some(source) = &facts.here.source else { return reason.clone() };
     let gain = match source.class {
@@ -134,7 +135,7 @@ fn refuse_settings_of_others(settings: &Settings, route: &Decision<Route>) -> Re
     }
 }
 
-/// Whether a command that a mount failed runs once more.
+/// Whether a command that failed because of a mount runs once more.
 pub(super) fn fallback(settings: &Settings) -> Decision<Fallback> {
     let value = |on| if on { Fallback::Layer } else { Fallback::None };
     match (&settings.fallback, settings.route.value) {
@@ -164,7 +165,8 @@ mod tests {
 
     const DEFAULT: &str = "unix:///run/engine.sock";
 
-    /// The route of a command line, with outputs or without, on the engine at an address; else what is said.
+    /// The route of a command line, with or without outputs, on the engine at an address; else the
+    /// error.
     fn decided(line: &str, address: &str, file: &str) -> Result<String, String> {
         let home = tempfile::tempdir().unwrap();
         let cwd = home.path().canonicalize().unwrap();

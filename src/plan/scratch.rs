@@ -1,9 +1,10 @@
-//! Places on this machine -> the scratch directory of a project, for builds without a container. Pure; what there is to
-//! choose from is looked up in [`super::facts`].
+//! Places on this machine -> the scratch directory of a project, for builds without a container.
+//! Pure; [`super::facts`] looks up the possible places.
 //!
-//! A place that somebody names is taken or refused. Of the others a local disk comes before memory, and memory before
-//! layers of an overlay; one with little room comes behind all that have more. Where each operation leaves this kernel
-//! (a network, FUSE, the machine around a virtual one) nothing is put: that is what a build is to be taken away from.
+//! A place that a setting names is taken or refused. Otherwise a local disk is preferred to memory,
+//! and memory to layers of an overlay. A place with little space comes after all places with more.
+//! File systems whose operations leave this kernel (a network, FUSE, the host of a virtual machine)
+//! are never chosen: builds should avoid exactly these.
 
 use std::path::{Path, PathBuf};
 
@@ -16,36 +17,36 @@ use crate::{
     text::numbers,
 };
 
-/// A place with less room than this comes last, in bytes.
+/// A place with less free space than this comes last, in bytes.
 const ROOMY: u64 = 1 << 30;
 
-/// What a project's tree is called in its scratch directory.
+/// The name of a project's tree in its scratch directory.
 pub const TREE: &str = "tree";
 
-/// What the name of a scratch directory ends with that goes with its build. It never is the one that is kept.
+/// The suffix of a scratch directory that is removed with its build. The kept one never has it.
 const ONCE: &str = ".once";
 
-/// Where scratch directories can lie.
+/// A possible place of scratch directories.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     /// The directory above them: absolute, its links resolved as far as it exists.
     pub root: PathBuf,
-    /// Who named it; none for one that is always thought of.
+    /// The source that named it; `None` for a place that is always considered.
     pub named: Option<Reason>,
-    /// What it lies on; none where the system does not tell.
+    /// Its file system; `None` when the system does not tell.
     pub ground: Option<Ground>,
-    /// Bytes that are free there; none where nobody asked.
+    /// Free bytes; `None` when they were not looked up.
     pub free: Option<u64>,
-    /// Why nothing can be put there, behind the path.
+    /// The reason why the place cannot be used, to follow the path.
     pub obstacle: Option<String>,
 }
 
-/// A file system, as far as it matters.
+/// A file system, with the properties that matter here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Ground {
-    /// As the kernel names it.
+    /// The kernel's name for it.
     pub kind: String,
-    /// Who answers its operations.
+    /// What handles its operations.
     #[serde(skip)]
     pub class: Class,
 }
@@ -69,25 +70,26 @@ impl Ground {
 /// The scratch directory of a project.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Scratch {
-    /// The directory above those of all projects.
+    /// The directory above the scratch directories of all projects.
     #[serde(serialize_with = "super::shown_path")]
     pub root: PathBuf,
-    /// The project's own.
+    /// The project's own directory.
     #[serde(serialize_with = "super::shown_path")]
     pub directory: PathBuf,
-    /// What it lies on; none where the system does not tell.
+    /// Its file system; `None` when the system does not tell.
     pub ground: Option<Ground>,
-    /// Bytes that were free there; none where nobody asked.
+    /// Bytes that were free; `None` when they were not looked up.
     pub free: Option<u64>,
 }
 
 impl Scratch {
-    /// The project's tree: the working directory of its builds. Text, for no place is chosen whose path is not.
+    /// The project's tree: the working directory of its builds. Always UTF-8, because other places
+    /// are refused.
     pub fn tree(&self) -> String {
         self.directory.join(TREE).to_string_lossy().into_owned()
     }
 
-    /// `ext4, a local disk, 64 GB free`; empty where nothing is known.
+    /// `ext4, a local disk, 64 GB free`; empty when nothing is known.
     pub fn in_words(&self) -> String {
         let free = self.free.map(|bytes| format!("{} free", numbers::bytes(bytes)));
         let parts = [self.ground.as_ref().map(Ground::in_words), free];
@@ -152,7 +154,7 @@ impl Place {
     }
 }
 
-/// Why a place cannot be taken, behind its path.
+/// The reason why a place cannot be used, to follow its path.
 fn obstacle(place: &Place, source: &Path) -> Option<String> {
     if place.root.starts_with(source) {
         return Some("lies among the sources".to_owned());
@@ -163,7 +165,7 @@ fn obstacle(place: &Place, source: &Path) -> Option<String> {
     place.obstacle.clone()
 }
 
-/// Why nobody is sent there who does not ask for it.
+/// The reason why a place is not chosen unless a setting names it.
 fn unfit(place: &Place, source: &Path) -> Option<String> {
     let crossing = || place.ground.as_ref().filter(|ground| ground.class.crosses());
     obstacle(place, source).or_else(|| Some(format!("is {}", crossing()?.in_words())))
@@ -210,7 +212,7 @@ mod tests {
             vec![obstacle(place("/c", "ext4", 9 * GB), "is a symbolic link"), place("/v", "btrfs", 9 * GB)],
             vec![place("/home/me/p/.cache", "ext4", 9 * GB)],
             vec![place("/c", "fuse.sshfs", 9 * GB), place("/v", "9p", 9 * GB)],
-            // Whoever names one has it, as long as it can be had.
+            // A named place is taken whenever it can be used.
             vec![named(place("/n", "nfs", 5))],
             vec![named(obstacle(place("/n", "ext4", 9 * GB), "belongs to another user (7)"))],
         ];

@@ -1,4 +1,4 @@
-//! What a build is to a path of the source tree: whether it goes up and comes back, and who says so. Pure.
+//! How a build treats a source path: whether it goes up and comes back, and by which rule. Pure.
 
 use super::{Output, Outputs, Plan};
 use crate::{
@@ -7,34 +7,34 @@ use crate::{
     tree::ignore::{self, Reach, Rules},
 };
 
-/// What becomes of a path.
+/// How a build treats a path.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Standing<'a> {
     /// The tree itself is mounted.
     Mounted,
-    /// It is kept or excluded, by this pattern.
+    /// This pattern keeps or excludes the path.
     Stays(&'a Decision<Pattern>),
-    /// It is no source.
+    /// The path is not a source.
     LeftOut(NoSource),
-    /// It goes up.
+    /// The path goes up.
     Synced(Back<'a>),
 }
 
-/// What a path of the source tree is that is no source.
+/// The kind of a path of the source tree that is not a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoSource {
-    /// It has storage of its own.
+    /// It has its own storage.
     Cache,
-    /// What comes from elsewhere is put there.
+    /// Outputs from other places are put there.
     OutputsPlace,
-    /// State, or a scratch directory.
+    /// fastbuild's state, or a scratch directory.
     Own,
-    /// It is about this machine's processes, and would stop those of the build.
+    /// A lock is about processes of this machine, and would block those of the build.
     GitLock,
 }
 
 impl NoSource {
-    /// In two words.
+    /// The kind, in a few words.
     pub fn name(self) -> &'static str {
         match self {
             NoSource::Cache => "a cache",
@@ -45,18 +45,18 @@ impl NoSource {
     }
 }
 
-/// Whether what a command makes of a path comes back.
+/// Whether changes of a path by the command come back.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Back<'a> {
-    /// All does.
+    /// All changes come back.
     All,
-    /// It is part of this output.
+    /// The path is part of this output.
     With(&'a Output),
-    /// It lies beside all outputs.
+    /// The path is outside of all outputs.
     No,
 }
 
-/// What becomes of `path`, which lies in the source tree.
+/// How the build treats `path`, which is in the source tree.
 pub fn standing<'a>(path: &RelPath, plan: &'a Plan) -> Standing<'a> {
     if plan.route.value.is_mounted() {
         return Standing::Mounted;
@@ -82,12 +82,12 @@ pub fn standing<'a>(path: &RelPath, plan: &'a Plan) -> Standing<'a> {
     })
 }
 
-/// Whether a path is where git has a lock; a directory of such a name is none.
+/// Whether a path has the name of a git lock. A directory with such a name is not a lock.
 pub fn is_git_lock(path: &RelPath) -> bool {
     path.as_bytes().ends_with(b".lock") && path.components().any(|name| name == b".git")
 }
 
-/// What a path is that [`super::IgnorePlan::outputs`] leaves out.
+/// The kind of a path in [`super::IgnorePlan::outputs`].
 pub fn left_out(place: &RelPath, plan: &Plan) -> NoSource {
     let is_cache = plan.caches.iter().any(|cache| cache.value.below_source.as_ref() == Some(place));
     let is_output = matches!(&plan.outputs.value, Outputs::Named(named)

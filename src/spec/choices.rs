@@ -1,8 +1,8 @@
-//! Names -> values, for settings that are one of a few. One table a setting, read by flags, variables and file alike.
+//! Names -> values, for settings with few values. Flags, variables and the file share one table.
 
 use crate::spec::{EngineChoice, Isolation, Progress, PullPolicy, Route, RouteChoice, units::BadValue};
 
-/// A setting that is one of a few names.
+/// A setting whose value is one of a few names.
 pub trait Choice: Copy + 'static {
     /// Every name, in the order in which errors list them.
     const CHOICES: &'static [(&'static str, Self)];
@@ -45,10 +45,10 @@ impl Choice for Progress {
     ];
 }
 
-/// The value of that name.
+/// The value with that name.
 ///
 /// # Errors
-/// [`BadValue::Choice`], with the names and the nearest.
+/// [`BadValue::Choice`], with all names and the nearest one.
 pub fn choose<T: Choice>(given: &str) -> Result<T, BadValue> {
     let names = || T::CHOICES.iter().map(|(name, _)| *name);
     T::CHOICES.iter().find(|(name, _)| *name == given).map(|(_, value)| *value).ok_or_else(|| {
@@ -60,12 +60,12 @@ pub fn choose<T: Choice>(given: &str) -> Result<T, BadValue> {
     })
 }
 
-/// As it is typed. Every value has a name.
+/// The name as it is typed. Every value has a name.
 pub fn name_of<T: Choice + PartialEq>(value: T) -> &'static str {
     T::CHOICES.iter().find(|(_, known)| *known == value).map_or("", |(name, _)| name)
 }
 
-/// The candidate that was probably meant: at most a third of its letters differ, two in short words.
+/// The candidate that was probably meant: at most a third of its letters differ, or two if short.
 pub(crate) fn nearest(
     word: &str,
     candidates: impl IntoIterator<Item = &'static str>,

@@ -1,14 +1,15 @@
-//! What a container is made with beside its image and its files: said by options, variables and files, and handed through the
-//! plan to the engine as it is.
+//! Settings of a container beside its image and its files. They come from options, variables and
+//! files, and pass through the plan to the engine unchanged.
 //!
-//! A new one is a field and a line of [`ContainerOptions::all`] here, an option in `args/container.rs`, a key in `config/file.rs`,
-//! the line in `config/container.rs` that weighs them, and the one in `engine/docker/container.rs` that asks the engine for it.
+//! A new setting needs a field and a line of [`ContainerOptions::all`] here, an option in
+//! `args/container.rs`, a key in `config/file.rs`, a line in `config/container.rs` that merges
+//! them, and one in `engine/docker/container.rs` that sends it to the engine.
 
 use serde::Serialize;
 
 use super::{Decision, Isolation, Reason, units};
 
-/// What was asked for; the engine's own where nothing was.
+/// The settings that were given; `None` means the engine's own default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ContainerOptions {
     /// The engine's network mode.
@@ -19,40 +20,40 @@ pub struct ContainerOptions {
     pub nano_cpus: Option<Decision<i64>>,
     /// How large `/dev/shm` may become, in bytes.
     pub shm_size: Option<Decision<u64>>,
-    /// Handed to Windows engines.
+    /// Passed to Windows engines.
     pub isolation: Option<Decision<Isolation>>,
 }
 
-/// One of them that was asked for.
+/// One setting that was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asked<'a> {
-    /// What it is called.
+    /// Its name.
     pub name: &'static str,
-    /// As it could be typed.
+    /// The value as it could be typed.
     pub value: String,
-    /// Who asked.
+    /// The source of the setting.
     pub reason: &'a Reason,
-    /// What another value means for a container that is there.
+    /// What a changed value means for an existing container.
     pub change: Change,
 }
 
 /// See [`Asked::change`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// It is another workspace's.
+    /// It needs another workspace.
     OtherWorkspace,
-    /// It is set on the container, running or not.
+    /// It is set on the container, whether it runs or not.
     InPlace,
 }
 
 impl ContainerOptions {
-    /// For a container of fastbuild's own, which has nobody to speak to.
+    /// For a helper container of fastbuild's own, which needs no network.
     pub fn without_network() -> ContainerOptions {
         let network = Decision::default("none".to_owned(), "it needs none");
         ContainerOptions { network: Some(network), ..ContainerOptions::default() }
     }
 
-    /// All that were asked for, in the order in which people are told of them.
+    /// All settings that were given, in the order of the output.
     pub fn all(&self) -> impl Iterator<Item = Asked<'_>> {
         use Change::{InPlace, OtherWorkspace};
         let ContainerOptions { network, memory, nano_cpus, shm_size, isolation } = self;

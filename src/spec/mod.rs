@@ -1,5 +1,6 @@
-//! The words of a build, as people, files and programs say them: where it runs, how its files travel, what comes back, and why each
-//! of it was decided. Plain data and its text; the plan is made of it ([`crate::plan`]), and floors below the plan speak it.
+//! The vocabulary of a build: where it runs, how its files travel, what comes back, and the reason
+//! of each decision. Plain data and its text. The plan ([`crate::plan`]) consists of these types,
+//! and modules below the plan use them.
 
 pub mod choices;
 mod container;
@@ -15,23 +16,23 @@ use serde::{Deserialize, Serialize, Serializer};
 
 pub use container::{Asked, Change, ContainerOptions};
 
-/// How long the far end waits for a sign of life before it ends the build, where the engine is on this machine.
+/// How long an agent on this machine waits for a sign of life before it ends the build.
 pub const SILENCE: Duration = Duration::from_secs(15);
 
-/// The file's name.
+/// The name of the project's file.
 pub const PROJECT_FILE: &str = "fastbuild.toml";
 
-/// A value and where it came from.
+/// A value and its reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Decision<T> {
-    /// What was decided.
+    /// The value.
     pub value: T,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
 }
 
 impl<T> Decision<T> {
-    /// Of something that nothing names; `why` tells in a few words why the default is what it is.
+    /// A setting that no source names; `why` is a short reason for the default.
     pub fn default(value: T, why: &'static str) -> Decision<T> {
         Decision { value, reason: Reason::Default { why } }
     }
@@ -42,7 +43,7 @@ impl<T> Decision<T> {
     }
 }
 
-/// Where a decision came from, strongest first.
+/// The source of a decision, strongest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "from", rename_all = "kebab-case")]
 pub enum Reason {
@@ -61,7 +62,7 @@ pub enum Reason {
         /// The file.
         #[serde(serialize_with = "shown_path")]
         path: PathBuf,
-        /// The line, from 1; none when the whole file is meant.
+        /// The line, from 1; `None` when the whole file is meant.
         line: Option<usize>,
     },
     /// The project's `devcontainer.json`.
@@ -80,24 +81,24 @@ pub enum Reason {
         /// The preset's name.
         name: &'static str,
     },
-    /// What was found here decided.
+    /// Something that was found on this machine decided.
     Found {
-        /// What that was, and what follows from it.
+        /// The fact, and its consequence.
         why: String,
     },
-    /// Nothing named it.
+    /// No source named it.
     Default {
-        /// Why the default is what it is, in a few words.
+        /// A short reason for the default.
         why: &'static str,
     },
 }
 
-/// A path that is no text would make the whole plan unprintable.
+/// Shown as UTF-8 text, because a path that is not UTF-8 would make the whole plan unprintable.
 pub(crate) fn shown_path<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&path.to_string_lossy())
 }
 
-/// For people: `preset jekyll`, `/p/fastbuild.toml:3`.
+/// For users: `preset jekyll`, `/p/fastbuild.toml:3`.
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -114,7 +115,8 @@ impl fmt::Display for Reason {
     }
 }
 
-/// `NAME=VALUE`. The value is left out of [`Serialize`] and `Debug`: a plan is printed, and values may be secrets.
+/// `NAME=VALUE`. [`Serialize`] and `Debug` omit the value: a plan is printed, and values may be
+/// secrets.
 #[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct EnvVar {
     /// The name.
@@ -142,22 +144,22 @@ pub enum Endpoint {
     NamedPipe(String),
 }
 
-/// One line about paths that stay where they are.
+/// One pattern for paths that are kept or excluded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Pattern {
-    /// As BuildKit reads a line of `.dockerignore`, `!` for an exception.
+    /// In BuildKit's syntax for a line of `.dockerignore`; `!` marks an exception.
     pub text: String,
-    /// What its paths are to whoever named them. It makes no difference to a build.
+    /// The purpose of the paths. It does not change a build.
     pub kind: PatternKind,
 }
 
-/// What paths that stay where they are are to whoever named them.
+/// The purpose of paths that do not travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PatternKind {
-    /// The build's own, for the next one.
+    /// The build's own files, for the next build.
     Kept,
-    /// No part of the build.
+    /// Not part of the build.
     Excluded,
 }
 
@@ -173,13 +175,13 @@ pub enum PullPolicy {
     Never,
 }
 
-/// `--no-agent`, for whoever wants to see what happens where no agent can run.
+/// `--no-agent`, to see how a build runs without an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AgentUse {
-    /// Wherever it can.
+    /// The agent is used wherever it can run.
     Wanted,
-    /// Never: by the plain Engine API.
+    /// Never: the build uses the plain Engine API.
     Refused,
 }
 
@@ -189,7 +191,7 @@ pub enum AgentUse {
 pub enum OnFailure {
     /// The host stays as it was.
     Leave,
-    /// Products come back all the same.
+    /// The products come back as well.
     Collect,
 }
 
@@ -207,9 +209,9 @@ pub enum ApplyMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Route {
-    /// Into the container's own layer.
+    /// Into the writable layer of the container.
     Layer,
-    /// Into a tmpfs of the container's.
+    /// Into a tmpfs of the container.
     Tmpfs,
     /// Into a volume that the engine manages.
     Volume,
@@ -222,11 +224,11 @@ pub enum Route {
 }
 
 impl Route {
-    /// All of them, the one that is the default first.
+    /// All routes, the default first.
     pub const ALL: [Route; 6] =
         [Route::Layer, Route::Tmpfs, Route::Volume, Route::MountSource, Route::Mount, Route::Host];
 
-    /// As it is typed.
+    /// The name as it is typed.
     pub const fn name(self) -> &'static str {
         match self {
             Route::Layer => "layer",
@@ -238,7 +240,7 @@ impl Route {
         }
     }
 
-    /// Whether the command works on the host's own files, so that nothing goes in.
+    /// Whether the command works on the host's own files. Then nothing is sent.
     pub fn is_mounted(self) -> bool {
         matches!(self, Route::MountSource | Route::Mount)
     }
@@ -250,22 +252,23 @@ impl fmt::Display for Route {
     }
 }
 
-/// `--fallback`: what to do when it was the mount that failed the command.
+/// `--fallback`: the reaction when a mount made the command fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fallback {
-    /// The failure is told, and that is all.
+    /// Only the failure is reported.
     None,
     /// The command runs once more, on [`Route::Layer`].
     Layer,
 }
 
-/// `--volume-opt KEY=VALUE`. The value is left out of [`Serialize`] and `Debug`: a password for a share may stand in it.
+/// `--volume-opt KEY=VALUE`. [`Serialize`] and `Debug` omit the value: it may hold the password of
+/// a share.
 #[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct VolumeOption {
     /// `type`, `device`, `o`.
     pub key: String,
-    /// What the driver makes of it.
+    /// The value, which the driver interprets.
     #[serde(skip)]
     pub value: String,
 }
@@ -282,36 +285,38 @@ impl fmt::Debug for VolumeOption {
 pub enum Lifetime {
     /// In a workspace that stays for the next build.
     Kept,
-    /// In a container that goes with the run.
+    /// In a container that is removed after the run.
     OneRun,
 }
 
-/// What becomes of the project's workspace.
+/// How the project's workspace is reused, stopped and removed.
 #[derive(Debug, Clone, Serialize)]
 pub struct WorkspacePlan {
-    /// Whether the one that is there is used.
+    /// Whether an existing workspace is used.
     pub if_there: Decision<IfThere>,
-    /// After how long without a build it stops by itself; zero is never.
+    /// How long the workspace runs without a build before it stops; zero means never.
     #[serde(serialize_with = "shown_seconds")]
     pub idle_stop: Decision<Duration>,
-    /// How long a build goes on over a network when its client is not heard of any more; zero is for ever.
+    /// How long a build over a network goes on without its client's sign of life; zero means
+    /// forever.
     #[serde(serialize_with = "shown_seconds")]
     pub grace: Decision<Duration>,
-    /// Workspaces that were not used for so long are removed by themselves; zero is never.
+    /// Workspaces that were unused for this long are removed automatically; zero means never.
     #[serde(serialize_with = "shown_seconds")]
     pub max_age: Decision<Duration>,
-    /// While all workspaces of an engine hold more bytes than this, the one that was not used for the longest time is
-    /// removed; zero is no limit.
+    /// While all workspaces of an engine use more bytes than this, the one that was unused for the
+    /// longest time is removed; zero means no limit.
     pub max_size: Decision<u64>,
 }
 
-/// How much is kept of what was moved to the safe place, and for how long.
+/// The limits of the safe place: how much it keeps, and for how long.
 #[derive(Debug, Clone, Serialize)]
 pub struct RecoverPlan {
-    /// What was moved before that goes; zero is never.
+    /// Content older than this is removed; zero means never.
     #[serde(serialize_with = "shown_seconds")]
     pub max_age: Decision<Duration>,
-    /// While all that the state directory has is more bytes than this, the oldest goes; zero is no limit.
+    /// While the safe places of the state directory hold more bytes than this, the oldest content
+    /// is removed; zero means no limit.
     pub max_size: Decision<u64>,
 }
 
@@ -326,7 +331,7 @@ pub(crate) fn shown_seconds<S: Serializer>(
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum IfThere {
-    /// The workspace is removed and made anew, with all that builds left in it.
+    /// The workspace is removed with everything that builds left in it, and made again.
     Fresh,
     /// The workspace is used again.
     Reuse,
@@ -346,9 +351,9 @@ pub enum OnLocked {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Explain {
-    /// Only how many files travel is told.
+    /// Only the number of files is reported.
     No,
-    /// Each file that travels is named, with the reason.
+    /// Each file that travels is reported, with the reason.
     Yes,
 }
 
@@ -358,7 +363,7 @@ pub enum Explain {
 pub enum Terminal {
     /// The command gets a pseudo-terminal.
     Allocate,
-    /// Standard output and standard error stay apart.
+    /// Standard output and standard error stay separate.
     None,
 }
 
@@ -368,7 +373,7 @@ pub enum Terminal {
 pub enum Stdin {
     /// The command reads end of file at once.
     Empty,
-    /// The command reads what fastbuild reads.
+    /// The command reads fastbuild's standard input.
     Forward,
 }
 
@@ -378,7 +383,7 @@ pub enum Stdin {
 pub enum Isolation {
     /// Shares the host's kernel.
     Process,
-    /// A small virtual machine of its own.
+    /// A small virtual machine for each container.
     Hyperv,
 }
 
@@ -401,7 +406,8 @@ pub(crate) fn is_loopback(address: &str) -> bool {
 }
 
 impl Endpoint {
-    /// How long the far end waits for a sign of life before it takes its client for dead. `grace` is for networks, which may come back.
+    /// How long the agent waits for a sign of life before it treats its client as dead. `grace` is
+    /// for networks, where a lost connection may come back.
     pub fn silence(&self, grace: Duration) -> Duration {
         match self {
             Endpoint::Tcp(_) => grace,
@@ -413,7 +419,7 @@ impl Endpoint {
 /// `--engine`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EngineChoice {
-    /// A container engine where one is, else this machine.
+    /// A container engine if one is present, else this machine.
     Auto,
     /// A container engine.
     Docker,
@@ -424,9 +430,9 @@ pub enum EngineChoice {
 /// `--route`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RouteChoice {
-    /// By what is known of file system and engine.
+    /// Chosen from the file system and the engine.
     Auto,
-    /// This one.
+    /// This route.
     Fixed(Route),
 }
 
@@ -444,14 +450,14 @@ pub enum Stream {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Progress {
-    /// Bars for a person at a terminal, lines for everybody else.
+    /// Bars for a user at a terminal, lines otherwise.
     #[default]
     Auto,
-    /// Bars, where there is a terminal to draw them on.
+    /// Bars, if there is a terminal.
     Bar,
     /// Lines.
     Plain,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
     /// Warnings, errors and the summary.
     None,

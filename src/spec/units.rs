@@ -1,11 +1,11 @@
-//! Text -> numbers with units, the way docker reads them. Pure.
+//! Text -> numbers with units, in docker's syntax. Pure.
 
 use std::time::Duration;
 
-/// A value that does not fit its setting: the same words whether it came from a flag, a variable or a file.
+/// A value that does not fit its setting. The text is the same for a flag, a variable and a file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadValue {
-    /// Not one of a setting's names.
+    /// The name is not one of the setting's names.
     #[error("invalid value {given:?}: expected one of {choices}{}", did_you_mean(*nearest))]
     Choice {
         /// What was given.
@@ -15,33 +15,35 @@ pub enum BadValue {
         /// The one that was probably meant.
         nearest: Option<&'static str>,
     },
-    /// Not a size.
+    /// The text is not a size.
     #[error("invalid size {0:?}: expected bytes, or a number with b, k, m, g or t, such as 512m or 1.5g")]
     Memory(String),
-    /// Not a length of time.
-    #[error("invalid duration {0:?}: expected a whole number with s, m, h or d, such as 90s, 15m, 12h or 7d")]
+    /// The text is not a length of time.
+    #[error(
+        "invalid duration {0:?}: expected a whole number with s, m, h or d, such as 90s, 15m, 12h or 7d"
+    )]
     Duration(String),
-    /// Neither yes nor no.
+    /// The text is neither yes nor no.
     #[error("{0:?} is neither yes nor no: write yes, true, on or 1, or no, false, off or 0")]
     Switch(String),
-    /// Not a number of processors.
+    /// The text is not a number of processors.
     #[error("invalid number of processors {0:?}: expected a decimal of at most nine places, such as 1.5")]
     Cpus(String),
-    /// Not a project's name.
+    /// The text is not a valid project name.
     #[error("invalid name {0:?}: expected 1 to 64 of a-z, 0-9, dot, underscore and hyphen")]
     Name(String),
-    /// Nothing.
+    /// The value is empty.
     #[error("the value is empty")]
     Empty,
 }
 
-/// The tail of an error's first sentence.
+/// The end of an error's first sentence.
 pub(crate) fn did_you_mean(word: Option<&str>) -> String {
     word.map(|word| format!("; did you mean {word}?")).unwrap_or_default()
 }
 
-/// A size in bytes. Units are powers of 1024, in either case, with or without a `b` or `ib` behind them; fractions of
-/// bytes are cut off.
+/// A size in bytes. Units are powers of 1024, in either case, with or without a `b` or `ib` after
+/// them. Fractions of bytes are cut off.
 ///
 /// # Errors
 /// [`BadValue::Memory`].
@@ -103,7 +105,7 @@ pub fn nano_cpus(text: &str) -> Result<i64, BadValue> {
     fixed_point(text.trim()).ok_or_else(|| BadValue::Cpus(text.to_owned()))
 }
 
-/// Text that must not be empty, as an unset shell variable makes it.
+/// Text that must not be empty. An unset shell variable produces empty text.
 ///
 /// # Errors
 /// [`BadValue::Empty`].
@@ -111,7 +113,7 @@ pub fn text(text: &str) -> Result<String, BadValue> {
     if text.is_empty() { Err(BadValue::Empty) } else { Ok(text.to_owned()) }
 }
 
-/// A name that may stand in a label, a container's name and a path.
+/// A name that is valid in a label, a container's name and a path.
 ///
 /// # Errors
 /// [`BadValue::Name`].
@@ -124,7 +126,7 @@ pub fn name(text: &str) -> Result<String, BadValue> {
     }
 }
 
-/// A non-negative decimal in billionths, exactly: binary fractions would turn 0.1 into something else.
+/// A non-negative decimal in billionths, exactly: binary fractions would change 0.1.
 fn fixed_point(text: &str) -> Option<i64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let digits_only = whole.bytes().chain(fraction.bytes()).all(|b| b.is_ascii_digit());
@@ -136,13 +138,13 @@ fn fixed_point(text: &str) -> Option<i64> {
     whole.checked_mul(1_000_000_000)?.checked_add(fraction)
 }
 
-/// Billionths as a decimal without needless zeros.
+/// Billionths as a decimal without trailing zeros.
 pub fn cpus_text(nano: i64) -> String {
     let text = format!("{}.{:09}", nano / 1_000_000_000, nano % 1_000_000_000);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// A memory limit as `--memory` takes it: in the largest power of 1024 that needs no more than two decimals.
+/// A memory limit for `--memory`, in the largest power of 1024 that needs at most two decimals.
 pub fn memory_text(bytes: u64) -> String {
     let shown = [('g', 30), ('m', 20), ('k', 10)].into_iter().find_map(|(unit, shift)| {
         let hundredths = u128::from(bytes) * 100;

@@ -1,4 +1,4 @@
-//! Facts and findings -> text and JSON. Pure. What engines and file systems call themselves is made harmless.
+//! Facts and findings -> text and JSON. Pure. Names from engines and file systems are escaped.
 
 use serde::Serialize;
 
@@ -10,10 +10,10 @@ use crate::{
     text::{numbers, one_line},
 };
 
-/// How wide a line gets; without a terminal's own width, so that reports can be compared.
+/// The maximum width of a line. The terminal's width is not used, so that reports can be compared.
 const WIDTH: usize = 100;
 
-/// A finding in one to three paragraphs, what, why and do, each with its mark in front; then how much was advised.
+/// Each finding in one to three marked paragraphs (what, why, do); last, how many give advice.
 pub(super) fn text(found: &[Finding]) -> String {
     let widest = found.iter().map(|finding| finding.topic.name().len()).max().unwrap_or(0);
     let mut out = String::new();
@@ -45,7 +45,7 @@ fn advised(found: &[Finding]) -> u64 {
     found.iter().filter(|finding| finding.severity == Severity::Advice).count() as u64
 }
 
-/// `ADVICE  source  the text`, its further lines below the first.
+/// `ADVICE  source  the text`, with further lines below the text of the first.
 fn paragraph(out: &mut String, mark: &str, name: &str, widest: usize, said: &str) {
     let front = format!("{mark:6}  {name:widest$}  ");
     let room = WIDTH.saturating_sub(front.len()).max(20);
@@ -55,8 +55,8 @@ fn paragraph(out: &mut String, mark: &str, name: &str, widest: usize, said: &str
     }
 }
 
-/// Lines of at most `room` characters where words allow it. What stands between backquotes is to be copied and stays in
-/// one piece.
+/// Lines of at most `room` characters where words allow it. Text between backquotes is to be
+/// copied, so it stays in one piece.
 fn wrapped(said: &str, room: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in words(said) {
@@ -87,7 +87,7 @@ fn words(said: &str) -> Vec<String> {
     words
 }
 
-/// One object; its keys are told in [`super`].
+/// One object; [`super`] documents its keys.
 pub(super) fn json(facts: &Facts, found: &[Finding]) -> String {
     let source = &facts.source;
     let (address, greeting, info, whereabouts) = match &facts.engine {
@@ -134,7 +134,7 @@ struct SourceRow<'a> {
     case: Option<Case>,
 }
 
-/// Without the options, among which may be names of users.
+/// Without the options, which may contain user names.
 #[derive(Serialize)]
 struct FileSystemRow<'a> {
     kind: &'a str,

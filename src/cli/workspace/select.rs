@@ -1,16 +1,17 @@
-//! Words -> workspaces. Pure but for resolving the directories that words name.
+//! Words -> workspaces. Pure, except that it resolves the directories that words name.
 
 use std::{ffi::OsStr, path::Path};
 
 use crate::workspace::list::{Listed, Owner};
 
-/// The workspaces of the project with this source root (canonical): it may have one on the engine, and one here.
+/// The workspaces of the project with this (canonical) source root: on the engine and here.
 pub(super) fn here<'a>(all: &'a [Listed], source: &Path) -> Vec<&'a Listed> {
     let source = source.to_string_lossy();
     all.iter().filter(|listed| listed.owner == Owner::Here && listed.source == source).collect()
 }
 
-/// The workspaces that `word` names: one by its name, or by the directory of its project, which may be gone.
+/// The workspaces that `word` names: one by its name, or those of the project in that directory,
+/// even if the directory was removed.
 pub(super) fn named<'a>(all: &'a [Listed], word: &OsStr, started_in: &Path) -> Vec<&'a Listed> {
     if let Some(listed) = all.iter().find(|listed| word == listed.name.as_str()) {
         return vec![listed];

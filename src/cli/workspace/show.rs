@@ -1,5 +1,5 @@
-//! Workspaces -> text and JSON. Pure. Labels are what others may have written: control characters in them are made
-//! harmless.
+//! Workspaces -> text and JSON. Pure. Control characters in labels are escaped: others may have
+//! written them.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -20,12 +20,12 @@ use crate::{
 const HEADINGS: [&str; 10] =
     ["SOURCE", "ENGINE", "IMAGE", "STATE", "SIZE", "KEPT", "LEFT", "AGE", "USED", "NAME"];
 
-/// A workspace in a sentence.
+/// A workspace as a short text.
 pub(super) fn title(listed: &Listed) -> String {
     one_line(&format!("{} ({})", listed.name, listed.source))
 }
 
-/// A volume that nothing uses, in words.
+/// An unused volume as text.
 pub(super) fn volume(unused: &Unused) -> String {
     one_line(&match unused {
         Unused::OfWorkspace { name, .. } => format!("the volume {name}, whose workspace is gone"),
@@ -35,7 +35,7 @@ pub(super) fn volume(unused: &Unused) -> String {
     })
 }
 
-/// An aligned table; the headings alone when there is none, as `docker ps` has it.
+/// An aligned table. Without workspaces only the headings, as in `docker ps`.
 pub(super) fn table(all: &[Listed], now: u64) -> String {
     let mut rows = vec![HEADINGS.map(str::to_owned)];
     rows.extend(all.iter().map(|listed| row(listed, now)));
@@ -58,7 +58,7 @@ fn row(listed: &Listed, now: u64) -> [String; HEADINGS.len()] {
     .map(|cell| one_line(&cell))
 }
 
-/// Engines measure layers only.
+/// Engines measure only layers.
 fn size(listed: &Listed, unknown: &str) -> String {
     let layer = listed.size.map_or_else(|| unknown.to_owned(), numbers::bytes);
     match listed.beside {
@@ -67,7 +67,7 @@ fn size(listed: &Listed, unknown: &str) -> String {
     }
 }
 
-/// What only a workspace has.
+/// The size of the files that only a workspace has.
 pub(in crate::cli) fn held(Held { kept, leftovers }: Held) -> String {
     format!("{} kept, {} left beside outputs", numbers::bytes(kept), numbers::bytes(leftovers))
 }
@@ -83,7 +83,7 @@ fn source(listed: &Listed) -> String {
     }
 }
 
-/// Engines say `exited`, which sounds like an accident.
+/// Engines say `exited`, which sounds like a failure.
 fn state(listed: &Listed) -> &str {
     if listed.state == "exited" { "stopped" } else { &listed.state }
 }
@@ -112,7 +112,7 @@ struct Row<'a> {
     size: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     beside: Option<Route>,
-    /// Of that, what only it has.
+    /// Of that, the files that only the workspace has.
     #[serde(skip_serializing_if = "Option::is_none")]
     held: Option<Held>,
 }
@@ -154,18 +154,18 @@ pub(in crate::cli) fn json(value: &impl Serialize) -> String {
     serde_json::to_string_pretty(value).map(|text| text + "\n").unwrap_or_default()
 }
 
-/// All that is known of one workspace.
+/// All known data about one workspace.
 pub(super) struct Facts<'a> {
-    /// As it is listed.
+    /// Its entry in the list.
     pub(super) listed: &'a Listed,
-    /// When its process was started, in the engine's words.
+    /// The start time of its process, as the engine writes it.
     pub(super) started: Option<&'a str>,
-    /// What it was made with.
+    /// The settings that it was made with.
     pub(super) made_with: Option<&'a Generation>,
 }
 
 impl Facts<'_> {
-    /// A fact a line.
+    /// One fact per line.
     pub(super) fn text(&self, now: u64) -> String {
         let listed = self.listed;
         let mut rows = vec![
@@ -190,7 +190,7 @@ impl Facts<'_> {
         rows.into_iter().map(line).collect()
     }
 
-    /// One object: as in the list, and what else is known.
+    /// One object: the entry in the list and the other known data.
     pub(super) fn json(&self) -> String {
         #[derive(Serialize)]
         struct Document<'a> {
