@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Names that start no build, wherever they stand: what version control, editors and desktops write for themselves. They go up
-/// with a build that something else starts. The README has the same list.
+/// with a build that something else starts. The README and docs/usage.md have the same list.
 const UNWATCHED: &str = "\
     .git .hg .svn .jj .bzr \
     .*.sw[a-px] .sw[a-px] .*.swpx 4913 5036 *~ .*.kate-swp .#* #*# \
