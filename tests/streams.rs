@@ -100,19 +100,26 @@ fn stdout_holds_the_builds_own_bytes_and_nothing_else() {
 }
 
 #[test]
-fn piped_runs_hold_no_escape_codes_whatever_the_environment_promises() {
+fn piped_runs_hold_no_escape_codes_but_for_colours_that_are_asked_for() {
     let project = Project::new();
     project.write("big", noise(3, 8 << 20));
     for progress in ["auto", "bar", "plain", "json", "none"] {
         let mut command = project.command();
-        command.env("TERM", "xterm-256color").env("COLORTERM", "truecolor").env("CLICOLOR_FORCE", "1");
-        command.env("FORCE_COLOR", "1");
+        command.env("TERM", "xterm-256color").env("COLORTERM", "truecolor").env("FORCE_COLOR", "1");
         let output = command.args(["-vv", "--progress", progress, "--", "sh", "-c", "echo x > new"]).output();
         let ended = Ended::from(output.unwrap());
         ended.exits(0);
         let control = |byte: &u8| *byte < b' ' && *byte != b'\n';
         assert!(!ended.stderr.iter().any(control), "{progress}: {:?}", ended.err());
         assert_eq!(ended.out(), "", "{progress}");
+    }
+    for (variables, coloured) in [
+        ([("CLICOLOR_FORCE", "1"), ("TERM", "xterm")], true),
+        ([("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")], false),
+    ] {
+        let mut command = project.command();
+        let ended = Ended::from(command.envs(variables).args(["--", "true"]).output().unwrap());
+        assert_eq!(ended.exits(0).err().contains("\u{1b}[32mfastbuild:"), coloured, "{ended}");
     }
 }
 

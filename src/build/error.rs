@@ -89,7 +89,9 @@ pub enum BuildError {
         holder: Option<Holder>,
     },
     /// A shell where only the user who starts it is possible.
-    #[error("the workspace is a directory of this machine, and commands there run as the user who starts them")]
+    #[error(
+        "the workspace is a directory of this machine, and commands there run as the user who starts them"
+    )]
     OtherUserHere,
     /// Hardly any of the files sent to the workspace are here now. Builds start afresh then.
     #[error("another project lies at this path now")]

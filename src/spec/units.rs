@@ -19,9 +19,7 @@ pub enum BadValue {
     #[error("invalid size {0:?}: expected bytes, or a number with b, k, m, g or t, such as 512m or 1.5g")]
     Memory(String),
     /// The text is not a length of time.
-    #[error(
-        "invalid duration {0:?}: expected a whole number with s, m, h or d, such as 90s, 15m, 12h or 7d"
-    )]
+    #[error("invalid duration {0:?}: expected a whole number with s, m, h or d, such as 90s, 15m, 12h or 7d")]
     Duration(String),
     /// The text is neither yes nor no.
     #[error("{0:?} is neither yes nor no: write yes, true, on or 1, or no, false, off or 0")]

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Names that start no build, in any directory: files of version control, editors and desktops. A
-/// build that another change starts uploads them. The README has the same list.
+/// build that another change starts uploads them. `docs/usage.md` has the same list.
 const UNWATCHED: &str = "\
     .git .hg .svn .jj .bzr \
     .*.sw[a-px] .sw[a-px] .*.swpx 4913 5036 *~ .*.kate-swp .#* #*# \
@@ -110,10 +110,10 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_has_the_whole_list() {
-        let readme = include_str!("../../README.md");
+    fn the_documentation_has_the_whole_list() {
+        let usage = include_str!("../../docs/usage.md");
         for name in UNWATCHED.split_whitespace() {
-            assert!(readme.contains(&format!("`{name}`")), "{name}");
+            assert!(usage.contains(&format!("`{name}`")), "{name}");
         }
     }
 }

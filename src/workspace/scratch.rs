@@ -137,7 +137,9 @@ impl Wanted {
             Some(_) if self.if_there == IfThere::Fresh => Why::Asked,
             // A build may have put a link there, and its target would be overwritten by the
             // sources.
-            Some(_) if !self.has_real_tree() => Why::Broken("its tree is not a directory any more".to_owned()),
+            Some(_) if !self.has_real_tree() => {
+                Why::Broken("its tree is not a directory any more".to_owned())
+            }
             Some(Label { version: VERSION, standing: Standing::Whole, .. }) => return Ok(Found::Held(held)),
             Some(_) | None => Why::Broken("its making or its removal was cut short".to_owned()),
         };
