@@ -13,7 +13,7 @@
 //! STATE/projects/<key>/history     uploads, products and their commands (crate::build::history)
 //! STATE/projects/<key>/told        messages of its builds that are shown only once
 //! STATE/projects/<key>/workspace-* the project's workspace on one engine (crate::workspace)
-//! STATE/pruned-*                   time of an engine's last pruning (crate::workspace::daily)
+//! STATE/pruned-*                   time of an engine's last pruning (crate::workspace::auto_prune)
 //! STATE/watches/<id>               locked by a watch: its builds and their causes (crate::watch)
 //! STATE/bench/<run id>/            the state of the builds that a bench measures (crate::bench)
 //! STATE/told                       processes that were told of waiting input

@@ -17,9 +17,9 @@ use common::{BUSYBOX, Ended, Project, SOCKET, docker, eventually};
 use fastbuild::{
     bench::{
         DiskFigures, Measured, Place, Report, RouteRow,
-        belongings::Belongings,
+        artifacts::Belongings,
+        container::{self, Materials},
         disk::{Containers, Disk, PLACES, Rounds},
-        lab::{self, Materials},
     },
     engine::{Docker, labels},
     measure::{Sizes, wire::Medium},

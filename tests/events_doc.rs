@@ -18,7 +18,7 @@ use fastbuild::{
             Noticing, Phase, Reached, Special, WaitsFor, Warning, Why, WithoutAgent,
         },
         json::Json,
-        own::{LineState, Own},
+        stderr_writer::{LineState, Own},
     },
     spec::{Fallback, Route},
 };

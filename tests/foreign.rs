@@ -15,7 +15,7 @@ use std::{
 };
 
 use common::{BUSYBOX, Ended, Project, docker, eventually};
-use fastbuild::{bench::belongings, engine::Docker, spec::Endpoint, state::State};
+use fastbuild::{bench::artifacts, engine::Docker, spec::Endpoint, state::State};
 use proxy::{Fault, Proxy, Which};
 
 /// A run that nobody here began.

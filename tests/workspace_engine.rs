@@ -11,7 +11,7 @@ use std::{path::PathBuf, time::Duration};
 use common::{BUSYBOX as IMAGE, SOCKET, docker};
 use fastbuild::{
     agent::{
-        near::{Duplex, Event, Session, SessionError, Settings},
+        client::{Duplex, Event, Session, SessionError, Settings},
         program,
         protocol::{
             Blob, Claim, Client, Extent, Home as HomeOf, Input, Open, Reply, Request, Run, Status, User,

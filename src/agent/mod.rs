@@ -1,4 +1,4 @@
-//! Both ends of a build's one stream: the agent in the workspace ([`far`]), and fastbuild itself.
+//! Both ends of a build's one stream: the agent in the workspace ([`server`]), and fastbuild itself.
 //!
 //! ```text
 //!   fastbuild (near)                               workspace container
@@ -31,13 +31,13 @@
 //! client. [`protocol`] is their content. Both are pure. The far end is one small static program
 //! that needs nothing of the image. It is the same crate without the code for engines and users.
 
-#[cfg(unix)]
 #[cfg(feature = "client")]
 pub mod channel;
-pub mod far;
-pub mod frame;
 #[cfg(feature = "client")]
-pub mod near;
+pub mod client;
+pub mod frame;
 #[cfg(feature = "client")]
 pub mod program;
 pub mod protocol;
+#[cfg(unix)]
+pub mod server;

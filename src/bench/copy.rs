@@ -13,8 +13,8 @@ use std::{
 
 use cap_std::{ambient_authority, fs::Dir};
 
-use super::belongings::Belongings;
 use crate::{
+    bench::artifacts::Belongings,
     entry::{Amount, Kind, RelPath, host_path},
     sys::{
         at,

@@ -14,12 +14,12 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{
-    belongings::Belongings,
-    lab::{self, Lab, LabError, Materials},
-    report::{DiskFigures, DiskRow, Measured, Place},
-};
+use super::report::{DiskFigures, DiskRow, Measured, Place};
 use crate::{
+    bench::{
+        artifacts::Belongings,
+        container::{self, Lab, LabError, Materials},
+    },
     engine::{Docker, ImageFacts},
     measure::{self, Figures, Problem, Progress, ReadFrom, Sizes, wire::Medium},
     report::meter::Meter,

@@ -18,14 +18,16 @@ use std::{
 };
 
 use super::{
-    belongings::Belongings,
-    child::{Build, directory_in, own_program},
     copy::{self, CopyError, Original},
     disk::Rounds,
     report::{Measured, RouteRow, Samples},
 };
 use crate::{
     args::RunArgs,
+    bench::{
+        artifacts::Belongings,
+        build_process::{Build, directory_in, own_program},
+    },
     build::{Interrupted, Interrupts},
     config::Settings,
     engine::Docker,

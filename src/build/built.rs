@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use super::{
-    BuildError, Exit, Interrupted, heal,
+    BuildError, Exit, Interrupted,
     history::Moved,
     locks::Locks,
-    meanwhile::Watcher,
     places,
     tasks::{Running, blocking},
 };
 use crate::{
+    build::{blind_times::Watcher, mount_fault},
     entry::Amount,
     outputs::{
         apply::{self, Books, Outcome, Staged},

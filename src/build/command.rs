@@ -9,11 +9,9 @@ use tokio::{
     time::{Duration, Instant},
 };
 
-use super::{
-    BuildError, Interrupts,
-    ending::{Ending, KILL, Wish},
-};
+use super::{BuildError, Interrupts};
 use crate::{
+    build::shutdown::{Ending, KILL, Wish},
     engine::Delivery,
     report::{
         Reporter,

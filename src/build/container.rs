@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     agent::{
-        near::{Session, SessionError, Settings},
+        client::{Session, SessionError, Settings},
         protocol::Failure,
     },
     build::{
@@ -37,8 +37,8 @@ use crate::{
     spec::{AgentUse, Lifetime, Route},
     state::State,
     workspace::{
-        self, How, Keeping, Line, Surroundings, Wanted, Why, WithoutAgent, Workspace, WorkspaceError, daily,
-        storage::Storage,
+        self, How, Keeping, Line, Surroundings, Wanted, Why, WithoutAgent, Workspace, WorkspaceError,
+        auto_prune, storage::Storage,
     },
 };
 

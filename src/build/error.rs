@@ -7,7 +7,7 @@ use super::{
     interrupt::{Interrupted, Signal},
 };
 use crate::{
-    agent::{near::SessionError, protocol::Room},
+    agent::{client::SessionError, protocol::Room},
     archive::pack::PackError,
     engine::{EngineError, StartError},
     entry::{Amount, RelPath},

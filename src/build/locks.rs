@@ -5,7 +5,7 @@
 //! is exclusive until the run ends. A run that waits for its turn in the workspace releases it,
 //! because the build before it will want to apply, and scans the tree again afterwards.
 //!
-//! The agent decides whose turn it is (`agent/far/turn.rs`). These locks only tell which runs of
+//! The agent decides whose turn it is (`agent/server/turn.rs`). These locks only tell which runs of
 //! this state directory are inside, so that no run stops, replaces or removes a container that
 //! others use: runs inside share the place's lock, and a run that enters holds the door's. A
 //! scratch directory has one build at a time, which holds the place's lock exclusively.
@@ -27,7 +27,7 @@ use std::{
 use super::{BuildError, Interrupts, recover};
 use crate::{
     agent::{
-        near::Session,
+        client::Session,
         protocol::{Client, Conflict, Reply},
     },
     build::tasks::detached,

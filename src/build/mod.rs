@@ -9,18 +9,17 @@
 //! command under the agent (`warm`). A signal interrupts all steps but putting products in place.
 //! Events report every step; no code here prints.
 
+mod blind_times;
 mod built;
 mod command;
 mod container;
-mod ending;
 mod error;
-mod heal;
 pub mod history;
 mod image;
 mod interrupt;
 mod leftovers;
 mod locks;
-mod meanwhile;
+mod mount_fault;
 mod mounted;
 pub mod notice;
 mod places;
@@ -28,6 +27,7 @@ mod plain;
 pub mod reaper;
 mod recover;
 mod run;
+mod shutdown;
 mod site;
 pub mod sources;
 mod suspend;
@@ -37,9 +37,9 @@ mod upload;
 mod warm;
 
 pub use built::Finished;
-pub use ending::Exit;
 pub use error::BuildError;
 pub use interrupt::{Interrupted, Interrupts, Signal};
 pub use run::{run, run_alone};
+pub use shutdown::Exit;
 pub use suspend::Suspension;
 pub use warm::shell;

@@ -10,14 +10,13 @@
 
 use std::{fs, io, path::Path, time::Duration};
 
-use super::{
-    BuildError,
-    error::Listing,
-    heal::{self, Mark, Runner, Tail, Unwritten},
-};
+use super::{BuildError, error::Listing};
 use crate::{
     agent::protocol::Owner,
-    build::tasks::detached,
+    build::{
+        mount_fault::{self, Mark, Runner, Tail, Unwritten},
+        tasks::detached,
+    },
     engine::{ContainerId, Docker, PathKind},
     facts,
     outputs::target::native_join,

@@ -3,11 +3,12 @@
 use std::time::Instant;
 
 use super::{
-    BuildError, Exit, Finished, Interrupts, container, heal,
+    BuildError, Exit, Finished, Interrupts, container,
     locks::{Locks, Share},
     places, trust, warm,
 };
 use crate::{
+    build::mount_fault,
     plan::Plan,
     report::{
         Reporter,

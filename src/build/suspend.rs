@@ -14,12 +14,14 @@ use tokio::{
     time::timeout,
 };
 
-use crate::agent::{
-    near::{Sender, WeakSender},
-    protocol::Request,
-};
 #[cfg(unix)]
-use crate::sys::{process, terminal};
+use crate::{
+    agent::{
+        client::{Sender, WeakSender},
+        protocol::Request,
+    },
+    sys::{process, terminal},
+};
 
 /// How long a blocked connection can delay the stop.
 const TELLING: Duration = Duration::from_secs(1);

@@ -10,9 +10,9 @@ use crate::{
     args::{BenchArgs, PlanFormat},
     bench::{
         Choice, Report, advice, html, json,
+        run::{self, BenchError, Request},
         save::{Saved, save},
         table,
-        work::{self, BenchError, Request},
     },
     build::{Exit, Interrupted, Interrupts},
     config::{Settings, file},

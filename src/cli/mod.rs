@@ -19,10 +19,10 @@ use std::{
 
 use crate::{
     args::{self, Command, OWN_FAILURE},
-    bench::{belongings, save::SaveError, work::BenchError},
+    bench::{artifacts, run::BenchError, save::SaveError},
     build::reaper,
     config::{ConfigError, NoStateDirectory},
-    facts::{NoAnswer, patience},
+    facts::{NoAnswer, probe},
     outputs::safe::list::PutError,
     plan::PlanError,
     report::{Colour, Tone, events, wording},

@@ -23,7 +23,7 @@ use crate::{
     state::{State, project_key},
     text::{numbers, shell_words},
     tree::{ignore, scan::largest_directory},
-    workspace::{Mark, mark::now},
+    workspace::{Mark, saved_state::now},
 };
 
 /// Longer values do not push the reasons of all other lines to the right.

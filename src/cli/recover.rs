@@ -29,7 +29,7 @@ use crate::{
         one_line,
     },
     tree::scan::STAGE_PREFIX,
-    workspace::mark::now,
+    workspace::saved_state::now,
 };
 
 /// Runs the command.

@@ -27,7 +27,7 @@ use crate::{
         numbers::{bytes, count},
         one_line,
     },
-    workspace::mark::now,
+    workspace::saved_state::now,
 };
 
 /// The known data about one path.

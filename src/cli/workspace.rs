@@ -32,9 +32,9 @@ use crate::{
     state::State,
     text::{numbers, one_line},
     workspace::{
-        Generation, WorkspaceError, daily,
+        Generation, WorkspaceError, auto_prune,
         list::{self, Limits, Listed, Outlived, Owner, Removal, Unused},
-        mark::now,
+        saved_state::now,
     },
 };
 

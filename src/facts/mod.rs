@@ -22,7 +22,7 @@ mod file_system;
 mod git;
 mod machine;
 mod mounts;
-pub mod patience;
+pub mod probe;
 mod virtualization;
 
 pub use crate::sys::host::{Space, space};
@@ -32,5 +32,5 @@ pub use desktop::FileSharing;
 pub use file_system::{Class, FileSystem, file_system, file_system_in};
 pub use git::{Elsewhere, elsewhere, tracked};
 pub use machine::{Machine, Wsl};
-pub use patience::{NoAnswer, responds};
+pub use probe::{NoAnswer, responds};
 pub use virtualization::{Hypervisor, Virtualization};

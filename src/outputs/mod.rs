@@ -18,9 +18,9 @@
 
 pub mod apply;
 pub mod archived;
+mod case_fold;
 pub mod decide;
 mod digest;
-mod fold;
 pub mod host;
 pub mod journal;
 mod modes;

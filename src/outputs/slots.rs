@@ -20,7 +20,7 @@ use super::{OutputError, host_error, modes::Refused, ops::Identity};
 use crate::{
     entry::Timestamp,
     outputs::stage_dir::Stage,
-    sys::{at, pace::Pace},
+    sys::{at, latency::Pace},
 };
 
 /// The most files written at once, where the file system is slow.

@@ -18,11 +18,11 @@ use super::{
     events::{Event, Failure, Phase},
     layers::{Layer, Layers},
     lock,
-    own::Own,
     wording::{self, News, Summary},
 };
 use crate::{
     entry::Amount,
+    report::stderr_writer::Own,
     text::{numbers, one_line},
 };
 
@@ -325,7 +325,7 @@ mod tests {
     use super::*;
     use crate::report::{
         events::Warning,
-        own::LineState,
+        stderr_writer::LineState,
         testing::{FakeScreen, ended, event, finished, ms, progress, pulling, started},
     };
 

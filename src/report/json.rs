@@ -5,13 +5,11 @@ use std::{collections::HashMap, io, time::Duration};
 
 use serde::Serialize;
 
-use crate::text::is_dangerous;
-
 use super::{
     Renderer, Verbosity,
     events::{Event, Failure, Phase, Warning},
-    own::Own,
 };
+use crate::{report::stderr_writer::Own, text::is_dangerous};
 
 /// The number in each line's `fastbuild` field.
 pub const SCHEMA: u8 = 2;

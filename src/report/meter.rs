@@ -5,8 +5,8 @@ use std::sync::Mutex;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Mode, Streams, Verbosity, lock, own::Own, wording};
-use crate::report::own::LineState;
+use super::{Mode, Streams, Verbosity, lock, wording};
+use crate::report::stderr_writer::{LineState, Own};
 
 /// The steps of the bar for one piece.
 const STEPS: u64 = 100;

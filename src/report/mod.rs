@@ -17,10 +17,10 @@ pub mod events;
 pub mod json;
 pub mod layers;
 pub mod meter;
-pub mod own;
-mod patient;
+mod nonblocking;
 pub mod plain;
 pub mod silent;
+pub mod stderr_writer;
 #[cfg(test)]
 mod testing;
 pub mod wording;
@@ -39,7 +39,7 @@ use std::{
 
 use self::{
     events::{Event, Failure, Phase},
-    own::{LineState, Own},
+    stderr_writer::{LineState, Own},
 };
 use crate::{
     environment::is_ci,
@@ -144,12 +144,12 @@ impl Streams {
     /// The streams of this process.
     pub fn of_process() -> Streams {
         let here = io::stdout().is_terminal() && io::stderr().is_terminal();
-        let own = patient::patient(io::stderr());
+        let own = nonblocking::patient(io::stderr());
         Streams {
-            stdout: patient::patient(io::stdout()),
+            stdout: nonblocking::patient(io::stdout()),
             stdout_shows: if here { Shows::Here } else { Shows::Elsewhere },
-            stderr: patient::patient(io::stderr()),
-            own: if io::stderr().is_terminal() { Box::new(own::OnTerminal(own)) } else { own },
+            stderr: nonblocking::patient(io::stderr()),
+            own: if io::stderr().is_terminal() { Box::new(stderr_writer::OnTerminal(own)) } else { own },
             screen: ProgressDrawTarget::stderr(),
             colour: Colour::of_stderr(),
         }

@@ -6,10 +6,9 @@ use super::{
     Renderer, Verbosity,
     events::{Event, Failure, Phase},
     layers::Layers,
-    own::Own,
     wording::{self, News, Summary},
 };
-use crate::entry::Amount;
+use crate::{entry::Amount, report::stderr_writer::Own};
 
 /// The shortest time between two lines about the progress of a long phase.
 const EVERY: Duration = Duration::from_secs(5);

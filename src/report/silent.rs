@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::{
     Renderer,
     events::{Event, Failure, Warning},
-    own::Own,
     wording,
 };
+use crate::report::stderr_writer::Own;
 
 /// The renderer of `-q`.
 pub struct Silent(pub Own);

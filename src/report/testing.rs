@@ -17,10 +17,10 @@ use super::{
         WaitsFor, Warning, Why, WithoutAgent,
     },
     lock,
-    own::{LineState, Own},
 };
 use crate::{
     entry::{Amount, RelPath},
+    report::stderr_writer::{LineState, Own},
     spec::Route,
 };
 

@@ -9,7 +9,7 @@
 //! | [`extents`] | where a file has data, and where holes |
 //! | `host` | name, kernel, disk space, and the identity of files |
 //! | [`metadata`] | directories read by handle, and the `lstat` data of their entries |
-//! | `pace` | detects slow file systems |
+//! | `latency` | detects slow file systems |
 //! | [`page_cache`] | the kernel's page cache |
 //! | [`owner`] | the user of this process, and the owners of directories |
 //! | `process` | jobs, ignored signals, and ending by a signal |
@@ -29,11 +29,11 @@ pub mod child;
 pub mod clock;
 pub mod extents;
 pub mod host;
+pub mod latency;
 pub mod metadata;
 #[cfg(feature = "client")]
 #[cfg(feature = "client")]
 pub mod owner;
-pub mod pace;
 pub mod page_cache;
 pub mod process;
 pub mod source_file;

@@ -25,8 +25,8 @@ use crate::{
     entry::Amount,
     sys::{
         extents::{Extents, Step, ZEROS},
+        latency::{Pace, processors},
         metadata::{self, Directory},
-        pace::{Pace, processors},
         source_file::{self, Opened},
     },
 };

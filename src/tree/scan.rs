@@ -30,8 +30,8 @@ use crate::{
     entry::{Amount, Kind, RelPath, Special, Timestamp},
     sys::{
         clock,
+        latency::{Pace, processors},
         metadata::{self, Directory, Hint, Metadata},
-        pace::{Pace, processors},
     },
 };
 

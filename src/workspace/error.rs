@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::scratch::ScratchError;
 use crate::{
-    agent::{near::SessionError, program::NoAgent},
+    agent::{client::SessionError, program::NoAgent},
     engine::{ContainerState, EngineError},
     state::StateError,
     text::numbers::counted_as,

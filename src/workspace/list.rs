@@ -4,7 +4,6 @@ use std::{borrow::Cow, path::PathBuf, time::Duration};
 
 use super::{
     Generation, Mark, WorkspaceError,
-    mark::now,
     scratch::{self, Known, Life},
 };
 use crate::{
@@ -15,6 +14,7 @@ use crate::{
     },
     spec::Route,
     state::{Holder, Project, State, StateError},
+    workspace::saved_state::now,
 };
 
 /// How many times a listing is requested: Docker fails a listing while a container vanishes.

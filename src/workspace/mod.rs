@@ -13,50 +13,50 @@
 //!
 //! | piece | what it is for |
 //! |---|---|
-//! | [`wanted`] | the specification of a workspace |
-//! | [`made`] | its container: found as specified, started, or made |
+//! | [`spec`] | the specification of a workspace |
+//! | [`ensure`] | its container: found as specified, started, or made |
 //! | [`generation`] | the values whose change requires a new workspace |
-//! | [`mark`] | what the state directory knows of a workspace |
+//! | [`saved_state`] | what the state directory knows of a workspace |
 //! | [`storage`] | tmpfs, volume and caches beside the layer |
-//! | [`share`] | which project's sources a share holds |
-//! | [`daily`] | the automatic limits |
+//! | [`share_marker`] | which project's sources a share holds |
+//! | [`auto_prune`] | the automatic limits |
 //! | [`list`] | all workspaces of an engine, and which of them to remove |
 //! | [`scratch`] | a workspace without a container: a directory of this machine |
-//! | [`surroundings`] | what the image or the machine says about a command |
+//! | [`command_defaults`] | what the image or the machine says about a command |
 
-pub mod daily;
+pub mod auto_prune;
+pub mod command_defaults;
+pub mod ensure;
 pub mod error;
+mod events;
 pub mod generation;
 pub mod list;
-pub mod made;
-pub mod mark;
+pub mod saved_state;
 pub mod scratch;
-pub mod share;
+pub mod share_marker;
+pub mod spec;
 pub mod storage;
-pub mod surroundings;
-mod told;
-pub mod wanted;
 
 use std::{path::PathBuf, time::Duration};
 
+pub use command_defaults::Surroundings;
+pub(crate) use ensure::agent_archive;
+pub use ensure::{Maker, Ready, ensure};
+use ensure::{make_anew, not_started, refuse_foreign};
 pub use error::{WithoutAgent, WorkspaceError};
 pub use generation::{Changed, Generation};
-pub(crate) use made::agent_archive;
-pub use made::{Maker, Ready, ensure};
-use made::{make_anew, not_started, refuse_foreign};
-pub use mark::Mark;
+pub use saved_state::Mark;
 use scratch::{Child, ScratchError};
-use share::Marker;
-pub use share::Share;
+use share_marker::Marker;
+pub use share_marker::Share;
+pub use spec::{Keeping, Wanted};
 use storage::remove_volumes;
-pub use surroundings::Surroundings;
-pub use wanted::{Keeping, Wanted};
 
 use tokio::time::timeout;
 
 use crate::{
     agent::{
-        near::{Duplex, Session, SessionError, Settings},
+        client::{Duplex, Session, SessionError, Settings},
         program,
         protocol::{Held, Request, decode},
     },

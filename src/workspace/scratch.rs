@@ -6,7 +6,7 @@
 //!   tree/                          the working directory: sources, the build's caches, products
 //!   .fastbuild/label               the owner; written first, trusted only in this user's directory
 //!   .fastbuild/lock                locked by the fastbuild that works there
-//!   .fastbuild/turn                locked by the agent ([`crate::agent::far`]) that runs there
+//!   .fastbuild/turn                locked by the agent ([`crate::agent::server`]) that runs there
 //!   .fastbuild/agent               the agent; its index of the tree lies beside it
 //! ```
 //!
@@ -17,7 +17,7 @@
 //! another state directory.
 
 mod error;
-mod known;
+mod list;
 
 use std::{
     fs::{self, File, TryLockError},
@@ -28,13 +28,13 @@ use std::{
 };
 
 pub use error::ScratchError;
-pub use known::{Known, Life, known, known_of};
+pub use list::{Known, Life, known, known_of};
 use serde::{Deserialize, Serialize};
 use tokio::{process, time::timeout};
 
 use super::{Mark, Why, WorkspaceError};
 use crate::{
-    agent::{near::Duplex, program, protocol::Room},
+    agent::{client::Duplex, program, protocol::Room},
     facts,
     plan::{Engine, Plan, SCRATCH_TREE as TREE, Scratch},
     spec::{IfThere, Lifetime},

@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{BETWEEN_LOOKS, Keeping, WorkspaceError, mark::now, owner};
+use super::{BETWEEN_LOOKS, Keeping, WorkspaceError, owner};
 use crate::{
     engine::{
         ContainerSpec, Docker, EngineError, Entrypoint, ImageFacts, Mount, MountAccess, Owned, Removed,
@@ -23,6 +23,7 @@ use crate::{
     spec::{ContainerOptions, EnvVar, Route, VolumeOption},
     state::{Project, Run, State, StateError, read_json, replace_json},
     user,
+    workspace::saved_state::now,
 };
 
 /// The prefix of a cache volume's name. The project (unless shared) and the cache's name follow.

@@ -11,11 +11,10 @@ use tokio::{
 use super::super::{
     BuildError, Exit, Interrupts,
     command::{CtrlC, attend, own_input},
-    heal::Tail,
 };
 use crate::{
     agent::protocol::Status,
-    build::{site::Site, tasks::Running},
+    build::{mount_fault::Tail, site::Site, tasks::Running},
     engine::{AttachInput, AttachOutput, Call, ContainerId, Docker, EngineError, Operation},
     entry::Amount,
     report::events::{Event, Phase, Warning},

@@ -17,9 +17,7 @@ use std::{slice, sync::Arc, time::SystemTime};
 use futures_util::TryStreamExt as _;
 
 use super::{
-    BuildError, Finished, Interrupts,
-    heal::{Runner, Tail},
-    mounted, places,
+    BuildError, Finished, Interrupts, mounted, places,
     reaper::{Duty, Reaper},
     upload::{all_arrived, leave_out_unreadable, start_packing, tell_of_changes},
     warm::{HostTree, Sources, Tree, start_scan, upload::note},
@@ -32,6 +30,7 @@ use crate::{
     },
     build::{
         built::Built,
+        mount_fault::{Runner, Tail},
         reaper::dismiss,
         site::{Left, Site},
         tasks::{Running, blocking, own_place, top_entry},
@@ -50,7 +49,7 @@ use crate::{
     user,
     workspace::{
         Keeping,
-        mark::now,
+        saved_state::now,
         storage::{Storage, empty_volume, labelled, remove_volumes},
     },
 };

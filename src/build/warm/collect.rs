@@ -16,7 +16,7 @@ use super::{
 use crate::{
     agent::{
         channel::{self, ChunkReader},
-        near::Session,
+        client::Session,
         protocol::{Beside, Blob, Follow, Products, Query, Reply, Request},
     },
     build::{

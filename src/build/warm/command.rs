@@ -15,14 +15,13 @@ use tokio::{
 use super::super::{
     BuildError, Exit, Interrupts, Signal, Suspension,
     command::{CtrlC, attend, own_input},
-    heal::Tail,
 };
 use crate::{
     agent::{
-        near::{self, Receiver, Sender, Session, SessionError},
+        client::{self, Receiver, Sender, Session, SessionError},
         protocol::{Blob, Input, NoStart, NotStarted, Reply, Request, Run, STDIN_WINDOW, Size, Status},
     },
-    build::tasks::Running,
+    build::{mount_fault::Tail, tasks::Running},
     engine::{Defect, Delivery, StartError},
     entry::Amount,
     report::{Reporter, events::Phase},

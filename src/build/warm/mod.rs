@@ -13,19 +13,18 @@
 
 pub(super) mod collect;
 mod command;
-pub mod here;
-mod host;
+pub mod host_engine;
 mod replies;
 pub mod shell;
+mod source_tree;
 pub(super) mod upload;
 
 use std::{pin::Pin, sync::Arc, time::SystemTime};
 
 use self::{collect::Collecting, command::Ended, upload::Learned};
-pub(super) use self::{host::HostTree, upload::Sources};
+pub(super) use self::{source_tree::HostTree, upload::Sources};
 use super::{
     BuildError, Finished, Interrupts,
-    heal::{Runner, Tail},
     history::Moved,
     locks::{Locks, Order},
     mounted::{self, Ended as EndedMounted},
@@ -33,10 +32,15 @@ use super::{
 };
 use crate::{
     agent::{
-        near::Session,
+        client::Session,
         protocol::{Blob, Claim, Extent, Input, Open, Reply, Request, Run as Command, User},
     },
-    build::{built::Built, tasks::detached, warm::replies::Opened},
+    build::{
+        built::Built,
+        mount_fault::{Runner, Tail},
+        tasks::detached,
+        warm::replies::Opened,
+    },
     entry::RelPath,
     outputs::{record::Record, target::native_join},
     plan::{Outputs, Plan},
@@ -123,7 +127,7 @@ fn run_is_over(run: Run, reaper: Option<Reaper>) {
 /// Scans the source tree on a thread of its own, from now on.
 pub(super) fn start_scan(plan: &Plan, project: &Project, reporter: &Reporter) -> Scanning {
     let (plan, project, reporter) = (plan.clone(), project.clone(), reporter.clone());
-    Box::pin(detached(move || host::look(&plan, &project, &reporter)))
+    Box::pin(detached(move || source_tree::look(&plan, &project, &reporter)))
 }
 
 pub(super) type Scanning =

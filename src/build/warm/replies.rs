@@ -3,7 +3,7 @@
 use std::io::BufReader;
 
 use crate::{
-    agent::{channel::ChunkReader, near::SessionError, protocol::Room},
+    agent::{channel::ChunkReader, client::SessionError, protocol::Room},
     entry::RelPath,
     tree::node::{Node, NodeError, NodeReader},
 };

@@ -15,7 +15,7 @@ use super::super::{
 use super::{command, let_go};
 use crate::{
     agent::{
-        near::{Session, Settings},
+        client::{Session, Settings},
         protocol::{
             Blob, Claim, Cleaned, Client, Extent, Home, Input, Open, Reply, Request, Run as Command, User,
         },

@@ -7,23 +7,23 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use super::{
-    super::{
-        BuildError,
-        meanwhile::Watcher,
-        upload::{TRIES, all_arrived, leave_out_unreadable, start_packing, tell_of_changes},
-    },
-    host::HostTree,
+use super::super::{
+    BuildError,
+    upload::{TRIES, all_arrived, leave_out_unreadable, start_packing, tell_of_changes},
 };
 use crate::{
     agent::{
-        near::Session,
+        client::Session,
         protocol::{Compare, Meta, Reply, Request},
     },
     archive::pack::{Holes, PackOptions, Packed, TopEntry},
     build::{
+        blind_times::Watcher,
         tasks::{Running, blocking, top_entry},
-        warm::replies::{Opened, nodes, nonsense},
+        warm::{
+            replies::{Opened, nodes, nonsense},
+            source_tree::HostTree,
+        },
     },
     entry::{Amount, Kind, RelPath},
     outputs::stage::Uploaded,

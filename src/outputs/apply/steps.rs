@@ -17,7 +17,7 @@ use crate::{
     },
     sys::{
         at::{self, Look},
-        pace::Pace,
+        latency::Pace,
         walk::Walk,
     },
 };

@@ -14,9 +14,9 @@ use crate::{
     outputs::{
         OutputError,
         apply::{Prepared, Scope, Staged},
+        case_fold::same_when_folded,
         decide::{BuildHas, HostHad, ModeIs, Side, Verdict, decide},
         digest::digest_of,
-        fold::same_when_folded,
         host::HostSide,
         host_error,
         ops::{Action, ChangeTime, Identity, Op, Over, Slot},
