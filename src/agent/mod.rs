@@ -31,9 +31,9 @@
 //! client. [`protocol`] is their content. Both are pure. The far end is one small static program
 //! that needs nothing of the image. It is the same crate without the code for engines and users.
 
-#[cfg(unix)]
 #[cfg(feature = "client")]
 pub mod channel;
+#[cfg(unix)]
 pub mod far;
 pub mod frame;
 #[cfg(feature = "client")]
