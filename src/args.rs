@@ -934,7 +934,10 @@ const WITH_COMMAND: [&str; 4] = ["run", "watch", "plan", "bench"];
 const ALONE: [&str; 6] = ["workspace", "clean", "recover", "trust", "why", "doctor"];
 
 /// Programs of builds whose names are nearly a subcommand's.
-const PROGRAMS: [&str; 9] = ["brunch", "bun", "clang", "docker", "grunt", "just", "patch", "rustc", "trunk"];
+const PROGRAMS: [&str; 13] = [
+    "brunch", "bun", "clang", "clear", "docker", "grunt", "just", "patch", "rustc", "test", "true", "trunk",
+    "which",
+];
 
 fn is_subcommand(word: &OsStr) -> bool {
     WITH_COMMAND.iter().any(|name| word == *name)
@@ -1087,6 +1090,7 @@ mod tests {
             (&["sh", "-c", "true"], &["sh", "-c", "true"]),
             (&["./plan"], &["./plan"]),
             (&["clang", "x.c"], &["clang", "x.c"]),
+            (&["true"], &["true"]),
             (&["make", "--help"], &["make", "--help"]),
             (&["--", "plna"], &["plna"]),
         ] {

@@ -396,7 +396,7 @@ impl Workspace {
             self.late.clear();
             self.may_be_late.clear();
         } else {
-            let come = look.0.iter().filter(|(path, node)| self.has_come(path, node));
+            let come = look.0.iter().filter(|(path, node)| self.may_have_been_missed(path, node));
             let come: Vec<_> = come.map(|(path, _)| path.clone()).collect();
             self.may_be_late.extend(come);
         }
@@ -486,11 +486,12 @@ fn is_touched_by(ops: &[Op], path: &[u8]) -> bool {
     ops.iter().any(|Op { path, other, .. }| at(path) || at(other))
 }
 
-/// The same of all names of a file, and of what was done while the command ran.
+/// The same of all names of a file and of the directories above it, and of what was done while the command ran.
 fn is_touched_meanwhile(build: &Build, path: &Bytes, tree: &Listing) -> bool {
     let group = tree.0.get(path).map_or(&[][..], |node| &node.group);
     let names = tree.0.iter().filter(|(_, other)| !group.is_empty() && other.group == group);
-    names.map(|(name, _)| name).chain([path]).any(|path| is_touched_by(&build.during, path))
+    let above = ancestors(path).map(<[u8]>::to_vec).any(|above| is_touched_meanwhile(build, &above, tree));
+    above || names.map(|(name, _)| name).chain([path]).any(|path| is_touched_by(&build.during, path))
 }
 
 fn is_named(build: &Build, path: &[u8]) -> bool {
