@@ -1034,7 +1034,7 @@ fn takes_value(arg: &Arg) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::args::*;
+    use super::*;
 
     fn parse_words(line: &[&str]) -> Result<Cli, UsageError> {
         parse(std::iter::once("fastbuild").chain(line.iter().copied()).map(OsString::from))

@@ -138,7 +138,7 @@ async fn a_mount_that_the_engine_refuses_is_told_and_the_other_places_are_measur
     assert_eq!(refused.keys().collect::<Vec<_>>(), [&Place::BindMount]);
     assert!(refused[&Place::BindMount].contains("/fastbuild/is/not/there"), "{refused:?}");
     for place in &places[..3] {
-        let directory = lab::directory(*place).unwrap();
+        let directory = container::directory(*place).unwrap();
         let measured = lab.measure(directory, Medium::Disk, &TINY, &mut |_| ()).await.unwrap();
         assert_eq!(measured.unwrap().sizes, TINY, "{place}");
     }

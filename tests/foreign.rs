@@ -231,7 +231,7 @@ async fn a_sweep_after_a_dead_bench_leaves_other_images_containers_and_volumes_a
 
     let at = Endpoint::Unix(engine.address.trim_start_matches("unix://").into());
     let asked = Docker::connect(&at).await.unwrap();
-    belongings::sweep(Some(&asked), &engine.address, &state).await.unwrap();
+    artifacts::sweep(Some(&asked), &engine.address, &state).await.unwrap();
     foreign.assert_all_there();
     assert!(!engine.names("").contains(&name));
     let images = docker(&["images", "--format", "{{.Repository}}"]);

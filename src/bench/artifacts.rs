@@ -276,12 +276,12 @@ async fn remove_stage_in_any_way(
 
 async fn empty_by_container(docker: &Docker, run: &str, state: &State, stage: &Path) -> Result<(), LabError> {
     let (name, labels) = (object_name(run), labels_of(run, state)?);
-    let image = lab::empty_image(docker, &name, &labels).await?;
+    let image = container::empty_image(docker, &name, &labels).await?;
     let sizes = Sizes { sequential: 0, files: 0, file_bytes: 0, directories: 0 };
     let place = Place::BindMount;
     let materials = Materials { docker, name, labels, image: &image, sizes: &sizes, bind: stage };
     let (mut lab, _) = materials.open(&[place]).await?;
-    if let Some(directory) = lab::directory(place)
+    if let Some(directory) = container::directory(place)
         && let Err(problem) = lab.empty(directory).await?
     {
         tracing::warn!(%problem, "a container could not remove what containers have made");
@@ -458,7 +458,7 @@ async fn containers(
 
 #[cfg(test)]
 mod tests {
-    use crate::bench::artifacts::*;
+    use super::*;
 
     fn endpoint() -> Endpoint {
         Endpoint::Unix("/not/there.sock".into())

@@ -160,7 +160,7 @@ pub fn directory_in(copy: &Path, source: &Path, started_in: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use crate::bench::build_process::*;
+    use super::*;
 
     #[test]
     fn a_failure_is_told_by_the_last_lines() {

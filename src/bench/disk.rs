@@ -170,7 +170,7 @@ impl Disk<'_> {
             self.meter.begin(&format!("{place}, round {round}"));
             let mut told =
                 |progress: Progress| self.meter.moved(progress.done, progress.of, progress.step.doing());
-            let measured = match (lab::directory(place), here, lab.as_mut()) {
+            let measured = match (container::directory(place), here, lab.as_mut()) {
                 (None, Some(here), _) => {
                     on_this_machine(here.to_owned(), self.sizes, self.belongings, &mut told).await
                 }
@@ -179,7 +179,7 @@ impl Disk<'_> {
                         Ok(measured) => measured,
                         Err(error) => {
                             for place in
-                                rows.open().into_iter().filter(|place| lab::directory(*place).is_some())
+                                rows.open().into_iter().filter(|place| container::directory(*place).is_some())
                             {
                                 rows.fail(place, error.to_string());
                             }
@@ -204,7 +204,7 @@ impl Disk<'_> {
 
     /// The container; none when it cannot be had, which the rows then say.
     async fn lab(&self, here: Option<&Path>, rows: &mut Rows) -> Option<Lab> {
-        let inside = || PLACES.into_iter().filter(|place| lab::directory(*place).is_some());
+        let inside = || PLACES.into_iter().filter(|place| container::directory(*place).is_some());
         let (docker, image, no_mounts) = match &self.containers {
             Containers::On { docker, image, no_mounts } => (docker, image, no_mounts),
             Containers::None { why } => {
@@ -246,7 +246,7 @@ impl Disk<'_> {
         let (name, labels) = (self.belongings.object_name(), self.belongings.labels()?);
         let image = match image {
             Some(image) if can_run_agent(image) => image.clone(),
-            _ => lab::empty_image(docker, &name, &labels).await?,
+            _ => container::empty_image(docker, &name, &labels).await?,
         };
         let materials = Materials {
             docker,

@@ -104,7 +104,7 @@ pub async fn run(
     let found = interrupts.unless(find_engine(request.settings, request.environment)).await??;
     let docker = found.docker.as_ref().ok();
     let address = found.endpoint.to_string();
-    let swept = belongings::sweep(docker, &address, state);
+    let swept = artifacts::sweep(docker, &address, state);
     if let Err(left) = interrupts.unless(swept).await? {
         tracing::warn!(error = ?left, "what an earlier bench left is still there");
     }
@@ -360,7 +360,8 @@ pub fn has_figures(report: &Report) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::{bench::run::*, measure::ReadFrom};
+    use super::*;
+    use crate::measure::ReadFrom;
 
     fn figures(millis: u64) -> Figures {
         let took = Duration::from_millis(millis);

@@ -1,7 +1,7 @@
-//! The agent alone: what runs inside a workspace. Everything is in [`fastbuild::agent::far`].
+//! The agent alone: what runs inside a workspace. Everything is in [`fastbuild::agent::server`].
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    fastbuild::agent::far::main(std::env::args_os())
+    fastbuild::agent::server::main(std::env::args_os())
 }

@@ -254,14 +254,12 @@ fn file_of(at: usize, entry: &Entry) -> File {
 
 #[cfg(test)]
 mod tests {
-    use crate::{
-        build::blind_times::*,
-        tree::{
-            Digest,
-            ignore::Rules,
-            index::{HashedAt, Whose},
-            scan::{ScanOptions, scan},
-        },
+    use super::*;
+    use crate::tree::{
+        Digest,
+        ignore::Rules,
+        index::{HashedAt, Whose},
+        scan::{ScanOptions, scan},
     };
 
     fn look(root: &Path) -> Scan {

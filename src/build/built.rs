@@ -36,7 +36,7 @@ pub struct Finished {
     /// The agent's resource use; none without the agent.
     pub agent: Option<AgentCost>,
     /// The sign of the mount's defect, if that defect made the command fail.
-    pub defect: Option<heal::Mark>,
+    pub defect: Option<mount_fault::Mark>,
 }
 
 /// The result of a container, before any of the host's files is changed.
@@ -44,7 +44,7 @@ pub(super) struct Built {
     pub(super) exit: Exit,
     /// None when the products stay where they are.
     pub(super) staged: Option<Vec<Staged>>,
-    pub(super) defect: Option<heal::Mark>,
+    pub(super) defect: Option<mount_fault::Mark>,
     /// Is told when all products are in place; none where the host's tree is mounted.
     pub(super) watcher: Option<Arc<Watcher>>,
 }

@@ -88,7 +88,7 @@ pub async fn run(
     let run = state.begin_run(project, &engine)?;
     let leftovers = leftovers::remove(&docker, state, project, &engine, reporter);
     // A machine that keeps nothing has nothing to tidy up, and starts anew each time.
-    let limiting = is_kept.then(|| daily::look_after(&docker, state, plan, reporter)).flatten();
+    let limiting = is_kept.then(|| auto_prune::look_after(&docker, state, plan, reporter)).flatten();
     let site = Site { plan, at, state, project, locks, reporter, docker, image, record, run };
     let (finished, left) = site.build(kept, found, tree, interrupts).await;
     // This takes a moment, and has usually ended long before.

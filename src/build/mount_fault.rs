@@ -426,7 +426,7 @@ fn is_executable(found: &fs::Metadata) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::build::mount_fault::*;
+    use super::*;
 
     fn path(text: &str) -> RelPath {
         RelPath::new(text.as_bytes()).unwrap()

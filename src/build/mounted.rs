@@ -87,9 +87,9 @@ async fn diagnose(
     let (plan, reporter) = (plan.clone(), reporter.clone());
     let looking = detached(move || {
         let lies_on = facts::file_system(&plan.source.value);
-        let defect = heal::diagnose(&tail, &plan, &runner, lies_on.as_ref());
+        let defect = mount_fault::diagnose(&tail, &plan, &runner, lies_on.as_ref());
         let read_only = match plan.route.value {
-            Route::MountSource => heal::read_only(&tail, &plan),
+            Route::MountSource => mount_fault::read_only(&tail, &plan),
             _ => None,
         };
         if let (None, Some(Unwritten { path, line })) = (&defect, read_only) {

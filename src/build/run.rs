@@ -66,7 +66,7 @@ async fn carry_out(
     });
     trust::check(plan, state)?;
     places::check(plan, reporter)?;
-    workspace::daily::look_after_safe_place(state, &plan.recover);
+    workspace::auto_prune::look_after_safe_place(state, &plan.recover);
     let project = state.project(&plan.source.value)?;
     let locks = held.insert(Locks::take(plan, share, &project, state, &mut interrupts, reporter).await?);
     let mut finished = match plan.on_docker() {
@@ -85,7 +85,7 @@ async fn carry_out(
     let mut earlier = None;
     if let (Some(mark), Some(at)) = (finished.defect.take(), plan.on_docker()) {
         let (route, exit_code, then) = (plan.route.value, finished.exit.code(), plan.fallback.value);
-        let heal::Mark { path, line, .. } = mark;
+        let mount_fault::Mark { path, line, .. } = mark;
         reporter.emit(Event::MountFailed { route, exit_code, path, line, then });
         if then == Fallback::Layer {
             earlier = Some(Earlier { route, exit_code, took: began.elapsed() });
@@ -115,5 +115,5 @@ async fn here(
     reporter: &Reporter,
 ) -> Result<Finished, BuildError> {
     let scratch = plan.scratch.as_ref().ok_or(BuildError::NowhereToBuild)?;
-    warm::here::run(plan, &scratch.value, state, locks, interrupts, reporter).await
+    warm::host_engine::run(plan, &scratch.value, state, locks, interrupts, reporter).await
 }

@@ -128,7 +128,7 @@ impl Ending {
 
 #[cfg(test)]
 mod tests {
-    use crate::build::shutdown::*;
+    use super::*;
 
     #[test]
     fn the_second_signal_kills_and_nothing_is_killed_twice_and_the_third_waits_no_longer() {

@@ -40,7 +40,7 @@ pub fn run(args: &BenchArgs) -> Result<Exit, Failure> {
     let request = Request { args, settings: &settings, environment: &environment };
     let measured = runtime.block_on(async {
         let mut interrupts = Interrupts::listen().map_err(Failure::Runtime)?;
-        Ok::<_, Failure>(work::run(&request, &state, &meter, &mut interrupts).await)
+        Ok::<_, Failure>(run::run(&request, &state, &meter, &mut interrupts).await)
     });
     meter.clear();
     runtime.shutdown_timeout(TIDY_UP);
@@ -69,7 +69,7 @@ fn tell(args: &BenchArgs, report: &Report, settings: &Settings, meter: &Meter) -
     if args.save {
         keep(report, settings, meter)?;
     }
-    if work::has_figures(report) { Ok(Exit::Code(0)) } else { Err(Failure::NothingMeasured) }
+    if run::has_figures(report) { Ok(Exit::Code(0)) } else { Err(Failure::NothingMeasured) }
 }
 
 /// Writes the choice to the file of the build's settings, or to a new one in the source root.

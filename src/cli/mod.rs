@@ -173,9 +173,9 @@ fn parse_and_run(argv: Vec<OsString>) -> ExitCode {
         Command::Trust(args) => trust::run(&args),
         Command::Why(args) => why::run(&args),
         Command::Doctor(args) => doctor::run(&args).map(|code| run::exit(code)),
-        Command::Ask(words) => return if patience::main(&words).is_ok() { 0 } else { OWN_FAILURE }.into(),
+        Command::Ask(words) => return if probe::main(&words).is_ok() { 0 } else { OWN_FAILURE }.into(),
         Command::Reap(words) => {
-            return if reaper::main(words, belongings::sweep_at).is_ok() { 0 } else { OWN_FAILURE }.into();
+            return if reaper::main(words, artifacts::sweep_at).is_ok() { 0 } else { OWN_FAILURE }.into();
         }
     };
     match done {

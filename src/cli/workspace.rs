@@ -337,7 +337,7 @@ async fn prune(args: &PruneArgs) -> Result<(), Failure> {
 /// The limits of the command line; if it has none, the automatic limits of the settings.
 fn limits(args: &PruneArgs, automatic: &WorkspacePlan) -> Limits {
     match (args.older_than, args.max_size) {
-        (None, None) => daily::limits(automatic),
+        (None, None) => auto_prune::limits(automatic),
         (older_than, total_size) => Limits { older_than, total_size },
     }
 }

@@ -183,7 +183,8 @@ fn within<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> T + Send + 
 
 #[cfg(test)]
 mod tests {
-    use crate::facts::{Class, probe::*};
+    use super::*;
+    use crate::facts::Class;
 
     #[test]
     fn what_is_there_answers() {

@@ -35,7 +35,7 @@ fn folded(name: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use crate::outputs::case_fold::*;
+    use super::*;
 
     fn same(names: &[&[u8]]) -> Option<Vec<u8>> {
         let paths: Vec<_> = names.iter().map(|name| RelPath::new(*name).unwrap()).collect();

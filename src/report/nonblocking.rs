@@ -25,6 +25,8 @@ mod unix {
 
     use rustix::event::{PollFd, PollFlags, poll};
 
+    use super::{Write, io};
+
     pub(super) struct Patient<W>(pub(super) W);
 
     impl<W: Write + AsFd> Patient<W> {
@@ -60,7 +62,7 @@ mod unix {
 mod tests {
     use std::{io::Read, os::unix::net::UnixStream, thread};
 
-    use crate::report::nonblocking::{Write, io, *};
+    use super::*;
 
     #[test]
     fn a_full_non_blocking_pipe_loses_no_byte() {

@@ -155,7 +155,7 @@ pub fn memory_text(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::spec::units::*;
+    use super::*;
 
     #[test]
     fn sizes_are_read_as_docker_reads_them() {

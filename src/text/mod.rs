@@ -89,7 +89,7 @@ impl fmt::Display for Escaped<'_> {
 
 #[cfg(test)]
 mod tests {
-    use crate::text::*;
+    use super::*;
 
     #[test]
     fn nothing_that_moves_the_cursor_or_turns_text_around_gets_through() {

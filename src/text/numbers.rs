@@ -83,7 +83,7 @@ pub fn rate(moved: u64, took: Duration) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use crate::text::numbers::*;
+    use super::*;
 
     #[test]
     fn thousands_are_grouped() {

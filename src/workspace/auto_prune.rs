@@ -108,7 +108,7 @@ fn is_due(stamp: &Path, now: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::workspace::auto_prune::*;
+    use super::*;
 
     #[test]
     fn the_limits_are_looked_after_once_a_day() {

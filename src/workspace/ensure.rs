@@ -377,7 +377,7 @@ pub(super) fn archive(owner: user::Ids, entries: &[(tar::EntryType, &str, &[u8])
 mod tests {
     use std::{io::Read as _, path::PathBuf};
 
-    use crate::workspace::ensure::*;
+    use super::*;
 
     #[test]
     fn the_agent_travels_as_a_program_that_everybody_may_run() {

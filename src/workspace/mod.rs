@@ -14,7 +14,7 @@
 //! | piece | what it is for |
 //! |---|---|
 //! | [`spec`] | the specification of a workspace |
-//! | [`ensure`] | its container: found as specified, started, or made |
+//! | [`mod@ensure`] | its container: found as specified, started, or made |
 //! | [`generation`] | the values whose change requires a new workspace |
 //! | [`saved_state`] | what the state directory knows of a workspace |
 //! | [`storage`] | tmpfs, volume and caches beside the layer |

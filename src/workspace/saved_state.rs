@@ -95,7 +95,7 @@ pub fn now() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use crate::workspace::saved_state::*;
+    use super::*;
 
     #[test]
     fn a_mark_is_read_as_it_was_written_and_a_damaged_or_other_one_is_none() {

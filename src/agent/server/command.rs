@@ -105,7 +105,7 @@ impl Launched {
         // A failure means that the client is gone, which the inbox reports.
         let _ = outbox.reply(&Reply::Started);
         let told =
-            |error: io::Error| super::ground::failed("could not start a thread for the command", &error);
+            |error: io::Error| super::common::failed("could not start a thread for the command", &error);
         let waiting = wait_for(self.pid, inbox).map_err(told)?;
         let mut running = Running {
             pid: self.pid,

@@ -77,7 +77,7 @@ const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 
 /// Becomes the command, or reports why not.
 pub(super) fn run() -> ExitCode {
-    let Some(mut socket) = take_socket() else { return ExitCode::from(super::ground::USAGE) };
+    let Some(mut socket) = take_socket() else { return ExitCode::from(super::common::USAGE) };
     let mut spec = Vec::new();
     let not_started = match socket.read_to_end(&mut spec).map(|_| decode::<Spec>(&spec)) {
         Ok(Ok(spec)) => become_command(&spec),

@@ -48,7 +48,7 @@ fn limit_left(limit: Option<String>, used: Option<String>) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use crate::agent::server::free_space::*;
+    use super::*;
 
     #[test]
     fn memory_that_is_free_is_read_from_what_the_kernel_says() {

@@ -98,7 +98,7 @@ enum Input {
 pub(super) fn run(lifetime: Lifetime) -> ExitCode {
     // Anywhere else, ending all processes would be a disaster.
     if !getpid().is_init() {
-        return ExitCode::from(super::ground::USAGE);
+        return ExitCode::from(super::common::USAGE);
     }
     let Ok(signals) = Signals::listen() else { return ExitCode::FAILURE };
     let mut init = Init {

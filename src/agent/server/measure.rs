@@ -135,14 +135,14 @@ fn measure_in(
 
 /// A file system in memory takes it from all processes, and may promise more than there is.
 fn refuse_without_memory(directory: &Path, needed: u64) -> Result<(), Problem> {
-    let free = room::below(directory)
+    let free = free_space::below(directory)
         .map_err(|error| failed("ask how much memory there is for", directory, &error))?;
     if free.bytes < needed { Err(Problem::NoMemory { needed, free: free.bytes }) } else { Ok(()) }
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::agent::server::measure::*;
+    use super::*;
 
     #[test]
     fn each_question_has_an_answer_and_the_end_of_them_is_no_failure() {

@@ -118,7 +118,7 @@ fn here(table: &str, id: u32) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use crate::agent::server::owners::here;
+    use super::here;
 
     #[test]
     fn a_users_number_is_the_one_that_it_has_in_this_namespace() {

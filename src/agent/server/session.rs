@@ -74,7 +74,7 @@ const NAMES: usize = 20;
 pub(super) fn run(lifetime: Lifetime) -> ExitCode {
     // Orphans become children of this process, which can then wait for them.
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
-    keep::outlive_friendly_signals();
+    supervisor::outlive_friendly_signals();
     end_with_any_thread();
     let place = Place::default();
     if end_when_told(Arc::clone(&place)).is_err() {
@@ -326,7 +326,7 @@ impl Session {
                 let ids = workspace.account.ids;
                 let room = match workspace.view.extent {
                     Extent::Nothing => Room { bytes: u64::MAX, files: None, block: 1 },
-                    Extent::Everything => room::below(&workspace.root)
+                    Extent::Everything => free_space::below(&workspace.root)
                         .map_err(|error| failed("could not see what room there is", &error))?,
                 };
                 let kept = workspace.kept.clone();

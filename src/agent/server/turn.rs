@@ -279,7 +279,7 @@ fn open(path: &Path) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
-    use crate::agent::server::turn::*;
+    use super::*;
 
     fn ask(outputs: Option<&[&str]>, settings: u8) -> Ask {
         let claim = match outputs {

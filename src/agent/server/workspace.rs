@@ -807,7 +807,7 @@ pub(super) struct Over {
 
 #[cfg(test)]
 mod tests {
-    use crate::agent::server::workspace::*;
+    use super::*;
 
     #[test]
     fn caches_and_the_ways_to_them_are_no_part_of_what_is_looked_at() {

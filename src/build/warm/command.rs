@@ -99,17 +99,17 @@ async fn listen(
 ) -> Result<(Status, u64), SessionError> {
     loop {
         let (stream, bytes) = match receiver.next().await? {
-            near::Event::Stdout(bytes) => (Stream::Stdout, bytes),
-            near::Event::Stderr(bytes) => (Stream::Stderr, bytes),
-            near::Event::Reply(Reply::StdinTaken(taken)) => {
+            client::Event::Stdout(bytes) => (Stream::Stdout, bytes),
+            client::Event::Stderr(bytes) => (Stream::Stderr, bytes),
+            client::Event::Reply(Reply::StdinTaken(taken)) => {
                 input.add_permits(usize::try_from(taken).unwrap_or(0).min(STDIN_WINDOW));
                 continue;
             }
-            near::Event::Reply(Reply::Stopped) => {
+            client::Event::Reply(Reply::Stopped) => {
                 suspension.suspend().await;
                 continue;
             }
-            near::Event::Reply(Reply::Exited { status, oom_kills }) => return Ok((status, oom_kills)),
+            client::Event::Reply(Reply::Exited { status, oom_kills }) => return Ok((status, oom_kills)),
             other => return Err(other.in_place_of("output of the command, or its end")),
         };
         if let Some(tail) = tail {

@@ -58,7 +58,7 @@ pub async fn run(
             Lifetime::OneRun => Duty::Clear(scratch.directory.clone()),
         },
     });
-    let limiting = daily::look_after_here(state, plan, reporter);
+    let limiting = auto_prune::look_after_here(state, plan, reporter);
 
     let surroundings = Surroundings::here();
     let client = client(&run, state)?;
