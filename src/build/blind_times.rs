@@ -84,31 +84,36 @@ impl Watcher {
             if !edits.is_empty() {
                 leave_products(&mut edits, scan.manifest.entries(), root, &record());
             }
-            let mut later = HashMap::<File, Timestamp>::new();
-            let mut found = vec![Vec::new(); earlier.len()];
-            for Edit { at, blind, by_index, until, .. } in edits {
-                let entry = &scan.manifest.entries()[at];
-                let time = later.entry(file_of(at, entry)).or_insert(until);
-                *time = until.max(*time);
-                found[blind].extend((by_index && entry.stamp.ino != 0).then_some(entry.stamp.ino));
+            if !edits.is_empty() {
+                watcher.show_later(scan, &edits, &earlier);
             }
-            let found = earlier.iter().zip(found).filter(|(_, files)| !files.is_empty());
-            let found: Vec<_> = found.map(|(blind, files)| Blind { files, ..blind.clone() }).collect();
-            // Before the index is written.
-            watcher.note(&found);
-            watcher.noted.extend(found);
-            let mut entries = std::mem::take(&mut scan.manifest).into_entries();
-            for (at, entry) in
-                entries.iter_mut().enumerate().filter(|(_, entry)| entry.kind != Kind::Directory)
-            {
-                entry.mtime =
-                    later.get(&file_of(at, entry)).copied().map_or(entry.mtime, |time| time.max(entry.mtime));
-            }
-            scan.manifest = Manifest::from_entries(entries);
         }
         // A build that is killed notes nothing at its end.
         watcher.note(&[watcher.own(None)]);
         watcher
+    }
+
+    /// Gives these files their later mtimes, and notes those that only the index tells of.
+    fn show_later(&mut self, scan: &mut Scan, edits: &[Edit], earlier: &[Blind]) {
+        let mut later = HashMap::<File, Timestamp>::new();
+        let mut found = vec![Vec::new(); earlier.len()];
+        for Edit { at, blind, by_index, until, .. } in edits {
+            let entry = &scan.manifest.entries()[*at];
+            let time = later.entry(file_of(*at, entry)).or_insert(*until);
+            *time = (*until).max(*time);
+            found[*blind].extend((*by_index && entry.stamp.ino != 0).then_some(entry.stamp.ino));
+        }
+        let found = earlier.iter().zip(found).filter(|(_, files)| !files.is_empty());
+        let found: Vec<_> = found.map(|(blind, files)| Blind { files, ..blind.clone() }).collect();
+        // Before the index is written.
+        self.note(&found);
+        self.noted.extend(found);
+        let mut entries = std::mem::take(&mut scan.manifest).into_entries();
+        for (at, entry) in entries.iter_mut().enumerate().filter(|(_, entry)| entry.kind != Kind::Directory) {
+            let time = later.get(&file_of(at, entry)).copied();
+            entry.mtime = time.map_or(entry.mtime, |time| time.max(entry.mtime));
+        }
+        scan.manifest = Manifest::from_entries(entries);
     }
 
     fn own(&self, until: Option<Timestamp>) -> Blind {
