@@ -914,7 +914,10 @@ fn in_order(mut argv: Vec<OsString>) -> Result<Vec<OsString>, UsageError> {
                 argv.insert(if of_one { at + 1 } else { at }, "--help".into());
             }
             Word::Plain => {
-                refuse_slips(&argv, at, subcommand.is_none())?;
+                refuse_looked_up_pattern(&argv, at)?;
+                if subcommand.is_none() {
+                    refuse_nearly_subcommand(&argv, at)?;
+                }
                 argv.insert(at, "--".into());
                 break;
             }
@@ -947,24 +950,34 @@ fn has_own_grammar(word: &OsStr) -> bool {
     ALONE.iter().chain(&["__ask", "__reap"]).any(|name| word == *name)
 }
 
-/// Words that begin a command without `--`, and were hardly meant to.
-fn refuse_slips(argv: &[OsString], at: usize, may_be_subcommand: bool) -> Result<(), UsageError> {
-    let text =
-        |words: &[OsString]| words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
-    let word = argv[at].to_string_lossy().into_owned();
-    let dashes = argv.iter().skip(at).position(|word| word == "--").map(|behind| at + behind);
+/// A word that stands between an output and `--`.
+fn refuse_looked_up_pattern(argv: &[OsString], at: usize) -> Result<(), UsageError> {
     let is_output = at >= 2 && (argv[at - 2] == "-o" || argv[at - 2] == "--output");
-    if let Some(dashes) = dashes.filter(|_| is_output) {
-        return Err(UsageError::BehindOutput { word, line: text(&argv[dashes + 1..]) });
+    match argv.iter().skip(at).position(|word| word == "--") {
+        Some(behind) if is_output => {
+            let word = argv[at].to_string_lossy().into_owned();
+            Err(UsageError::BehindOutput { word, line: spaced(&argv[at + behind + 1..]) })
+        }
+        _ => Ok(()),
     }
-    let is_name = !word.contains('/') && !PROGRAMS.contains(&&*word);
+}
+
+/// A program without `--` before it whose name is probably a misspelt subcommand.
+fn refuse_nearly_subcommand(argv: &[OsString], at: usize) -> Result<(), UsageError> {
+    let word = argv[at].to_string_lossy().into_owned();
+    if word.contains('/') || PROGRAMS.contains(&&*word) {
+        return Ok(());
+    }
     // Of three letters, two are nearly all.
     let is_near = |name: &str| strsim::damerau_levenshtein(&word, name) <= if name.len() > 3 { 2 } else { 1 };
-    let mut names = WITH_COMMAND.into_iter().chain(ALONE);
-    match names.find(|name| is_near(name)).filter(|_| may_be_subcommand && is_name) {
-        Some(nearest) => Err(UsageError::NearlySubcommand { word, nearest, line: text(&argv[at..]) }),
+    match WITH_COMMAND.into_iter().chain(ALONE).find(|name| is_near(name)) {
+        Some(nearest) => Err(UsageError::NearlySubcommand { word, nearest, line: spaced(&argv[at..]) }),
         None => Ok(()),
     }
+}
+
+fn spaced(words: &[OsString]) -> String {
+    words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 /// What a word before `--` is.
