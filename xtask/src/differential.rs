@@ -1,4 +1,4 @@
-//! `cargo xtask differential`: the property tests with many cases, and then the differential test (`tests/differential.rs`) for as many
+//! `cargo xtask differential`: the property tests with many cases, and then the differential test (`tests/it/differential.rs`) for as many
 //! steps as are asked for; each time from other seeds.
 
 use anyhow::Result;
@@ -37,8 +37,9 @@ pub async fn run(options: Options) -> Result<()> {
     differential.args([
         "test",
         "--test",
-        "differential",
+        "it",
         "--",
+        "differential::",
         "--skip",
         "second_bind_mount",
         "--test-threads",

@@ -1,4 +1,4 @@
-//! `cargo xtask kills`: builds that are killed at random (`tests/kills.rs`), as many rounds as are asked for; with them the engine,
+//! `cargo xtask kills`: builds that are killed at random (`tests/it/kills.rs`), as many rounds as are asked for; with them the engine,
 //! which is one of their own.
 
 use std::{
@@ -45,7 +45,7 @@ pub async fn run(options: Options) -> Result<()> {
     let rounds = options.rounds.to_string();
     say(format_args!("{rounds} rounds of builds that are killed; seed {seed}"));
     let mut kills = cargo();
-    kills.args(["test", "--test", "kills", "--", "--nocapture"]);
+    kills.args(["test", "--test", "it", "--", "kills::", "--nocapture"]);
     kills.env("FASTBUILD_KILLS_ROUNDS", rounds).env("FASTBUILD_KILLS_SEED", seed);
     kills.envs(own.as_ref().map(|own| ("FASTBUILD_KILLS_ENGINE", own.address())));
     run::run(engine.point(&mut kills))

@@ -21,9 +21,6 @@
 
 mod bench;
 mod busybox;
-#[cfg(unix)]
-#[path = "../../tests/common/chromium.rs"]
-mod chromium;
 mod debian;
 mod demo;
 mod differential;
@@ -33,8 +30,6 @@ mod kills;
 mod lab;
 mod layers;
 mod memory;
-#[path = "../../tests/common/mounts.rs"]
-mod mounts;
 #[cfg(unix)]
 mod picture;
 mod run;

@@ -13,8 +13,9 @@ use anyhow::{Context, Result, ensure};
 use base64::Engine as _;
 use serde_json::json;
 
+use testutils::chromium::Chromium;
+
 use crate::{
-    chromium::Chromium,
     debian,
     run::{self, cargo, note, root, say, scratch_dir},
 };

@@ -4,8 +4,10 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
 
+use testutils::mounts;
+
 use crate::{
-    debian, engine, images, layers, mounts,
+    debian, engine, images, layers,
     run::{self, Timings, cargo, say},
 };
 

@@ -1,7 +1,7 @@
 //! `cargo xtask lab`: the experiments that the project began with, made repeatable on one Linux machine.
 //!
 //! ```text
-//! options -> places (place, nested; ../../tests/common/mounts.rs) -> dd (disk), builds (row, site_runs), choices (auto)
+//! options -> places (place, nested; testutils/src/mounts.rs) -> dd (disk), builds (row, site_runs), choices (auto)
 //!         -> Table -> figures, page
 //! ```
 //!
@@ -36,6 +36,8 @@ use self::{
     row::{Route, Row, State},
     site_runs::{Baked, Outcome, Outcomes},
 };
+use testutils::mounts;
+
 use crate::{
     bench::{
         self, JEKYLL, Subject,
@@ -45,7 +47,7 @@ use crate::{
     },
     debian,
     engine::{self, Engine},
-    images, mounts,
+    images,
     run::{self, note, root, say, scratch_dir},
     site::Site,
 };

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::mounts::SlowMount;
+use testutils::mounts::SlowMount;
 
 /// Where the sources lie, and on which engine they are built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
