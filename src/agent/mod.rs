@@ -39,5 +39,5 @@ pub mod frame;
 #[cfg(feature = "client")]
 pub mod program;
 pub mod protocol;
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 pub mod server;

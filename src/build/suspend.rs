@@ -14,14 +14,12 @@ use tokio::{
     time::timeout,
 };
 
-#[cfg(unix)]
-use crate::{
-    agent::{
-        client::{Sender, WeakSender},
-        protocol::Request,
-    },
-    sys::{process, terminal},
+use crate::agent::{
+    client::{Sender, WeakSender},
+    protocol::Request,
 };
+#[cfg(unix)]
+use crate::sys::{process, terminal};
 
 /// How long a blocked connection can delay the stop.
 const TELLING: Duration = Duration::from_secs(1);

@@ -10,7 +10,6 @@ use tracing_subscriber::{
 };
 
 use super::Failure;
-#[cfg(unix)]
 use crate::{
     args::RunArgs,
     build::{self, BuildError, Exit, notice},
@@ -20,7 +19,6 @@ use crate::{
     plan::{self, Plan},
     report::{Mode, Reporter, Streams, Surroundings, meter::Meter},
     state::State,
-    sys,
 };
 
 /// How long the source root's file system may take to answer.
@@ -105,10 +103,10 @@ pub fn exit(exit: impl Into<Exit>) -> ! {
     #[cfg(unix)]
     match exit {
         Exit::Code(_) => {}
-        Exit::Signal(signal) => sys::process::die_of(signal.number()),
+        Exit::Signal(signal) => crate::sys::process::die_of(signal.number()),
         Exit::Key(signal) => {
-            sys::process::tell_group(signal.number());
-            sys::process::die_of(signal.number());
+            crate::sys::process::tell_group(signal.number());
+            crate::sys::process::die_of(signal.number());
         }
     }
     process::exit(exit.code().into())

@@ -37,10 +37,7 @@ pub struct Stage {
 
 impl Stage {
     pub(in crate::outputs) fn make(path: PathBuf) -> io::Result<Stage> {
-        let mut builder = std::fs::DirBuilder::new();
-        #[cfg(unix)]
-        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.create(&path)?;
+        crate::sys::owner::make_private(&path)?;
         let dir = Dir::open_ambient_dir(&path, ambient_authority())?;
         let (refused, group) = (Refused::default(), at::group_handed_on(&dir)?);
         Ok(Stage { path, dir, refused, group, next: AtomicU64::new(0), keep: false })

@@ -5,7 +5,7 @@
 //! full, a write then answers "would block", which would cut the build's output. This writer waits
 //! instead, as a blocking write does.
 
-use std::io::{self, Write};
+use std::io::Write;
 
 /// Wraps one of the process's own streams.
 #[cfg(unix)]
@@ -21,11 +21,12 @@ pub(super) fn patient<W: Write + Send + 'static>(writer: W) -> Box<dyn Write + S
 
 #[cfg(unix)]
 mod unix {
-    use std::os::fd::AsFd;
+    use std::{
+        io::{self, Write},
+        os::fd::AsFd,
+    };
 
     use rustix::event::{PollFd, PollFlags, poll};
-
-    use super::{Write, io};
 
     pub(super) struct Patient<W>(pub(super) W);
 

@@ -50,7 +50,7 @@ pub fn look(dir: &Dir, entry: &[u8]) -> io::Result<Option<Look>> {
         _ => None,
     };
     let links = if let Some(Kind::Directory) = kind { 1 } else { links(&stat) };
-    Ok(Some(Look { kind, mode: stat.st_mode & 0o7777, stamp: stamp(&stat), links }))
+    Ok(Some(Look { kind, mode: mode_of(&stat) & 0o7777, stamp: stamp(&stat), links }))
 }
 
 /// Looks at an open directory.
@@ -59,7 +59,7 @@ pub fn look(dir: &Dir, entry: &[u8]) -> io::Result<Option<Look>> {
 /// The error of `fstat`.
 pub fn look_at(dir: &Dir) -> io::Result<Look> {
     let stat = rustix::fs::fstat(dir)?;
-    Ok(Look { kind: Some(Kind::Directory), mode: stat.st_mode & 0o7777, stamp: stamp(&stat), links: 1 })
+    Ok(Look { kind: Some(Kind::Directory), mode: mode_of(&stat) & 0o7777, stamp: stamp(&stat), links: 1 })
 }
 
 /// Looks at an open regular file.
@@ -69,7 +69,19 @@ pub fn look_at(dir: &Dir) -> io::Result<Look> {
 pub fn look_at_file(file: &File) -> io::Result<Look> {
     let stat = rustix::fs::fstat(file)?;
     let kind = Kind::File { size: stat.st_size as u64 };
-    Ok(Look { kind: Some(kind), mode: stat.st_mode & 0o7777, stamp: stamp(&stat), links: links(&stat) })
+    Ok(Look { kind: Some(kind), mode: mode_of(&stat) & 0o7777, stamp: stamp(&stat), links: links(&stat) })
+}
+
+/// Type and permissions of the file; macOS has them in 16 bits.
+#[allow(clippy::unnecessary_cast, reason = "the widths differ between systems")]
+fn mode_of(stat: &Stat) -> u32 {
+    stat.st_mode as u32
+}
+
+/// The same in the system's own width.
+#[allow(clippy::unnecessary_cast, reason = "the widths differ between systems")]
+fn raw_mode(mode: u32) -> Mode {
+    Mode::from_raw_mode(mode as rustix::fs::RawMode)
 }
 
 /// The number of hard links of the file.
@@ -130,7 +142,7 @@ pub fn create_file(dir: &Dir, entry: &[u8]) -> io::Result<File> {
 /// As [`create_file`].
 pub fn create_file_as(dir: &Dir, entry: &[u8], mode: u32) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(dir, name(entry)?, flags, Mode::from_raw_mode(mode))?;
+    let fd = rustix::fs::openat(dir, name(entry)?, flags, raw_mode(mode))?;
     Ok(File::from_std(fd.into()))
 }
 
@@ -139,7 +151,7 @@ pub fn create_file_as(dir: &Dir, entry: &[u8], mode: u32) -> io::Result<File> {
 /// # Errors
 /// The error of `fchmodat` or `utimensat`.
 pub fn finish_by_name(dir: &Dir, entry: &[u8], mode: u32, mtime: Timestamp) -> io::Result<()> {
-    rustix::fs::chmodat(dir, name(entry)?, Mode::from_raw_mode(mode), AtFlags::empty())?;
+    rustix::fs::chmodat(dir, name(entry)?, raw_mode(mode), AtFlags::empty())?;
     set_mtime(dir, entry, mtime)
 }
 
@@ -180,7 +192,7 @@ pub fn symlink(dir: &Dir, entry: &[u8], target: &[u8]) -> io::Result<()> {
 /// The error of `fstat`.
 pub fn group_handed_on(dir: &Dir) -> io::Result<Option<u32>> {
     let stat = rustix::fs::fstat(dir)?;
-    Ok((stat.st_mode & SET_GROUP != 0).then_some(stat.st_gid))
+    Ok((mode_of(&stat) & SET_GROUP != 0).then_some(stat.st_gid))
 }
 
 /// Sets the group of a name that fastbuild created. With `None` it stays this user's group.
@@ -205,7 +217,7 @@ pub fn make_dir(dir: &Dir, entry: &[u8]) -> io::Result<()> {
 /// # Errors
 /// As [`make_dir`].
 pub fn make_dir_as(dir: &Dir, entry: &[u8], mode: u32) -> io::Result<()> {
-    Ok(rustix::fs::mkdirat(dir, name(entry)?, Mode::RWXU | Mode::from_raw_mode(mode))?)
+    Ok(rustix::fs::mkdirat(dir, name(entry)?, Mode::RWXU | raw_mode(mode))?)
 }
 
 /// Creates a directory with the mode that the user's umask gives.
@@ -213,7 +225,7 @@ pub fn make_dir_as(dir: &Dir, entry: &[u8], mode: u32) -> io::Result<()> {
 /// # Errors
 /// The error of `mkdirat`.
 pub fn make_plain_dir(dir: &Dir, entry: &[u8]) -> io::Result<()> {
-    Ok(rustix::fs::mkdirat(dir, name(entry)?, Mode::from_raw_mode(0o777))?)
+    Ok(rustix::fs::mkdirat(dir, name(entry)?, raw_mode(0o777))?)
 }
 
 /// Sets the mode of a file or directory; a link is refused.
@@ -223,10 +235,10 @@ pub fn make_plain_dir(dir: &Dir, entry: &[u8]) -> io::Result<()> {
 pub fn set_mode(dir: &Dir, entry: &[u8], mode: u32) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     match rustix::fs::openat(dir, name(entry)?, flags, Mode::empty()) {
-        Ok(fd) => Ok(rustix::fs::fchmod(fd, Mode::from_raw_mode(mode))?),
+        Ok(fd) => Ok(rustix::fs::fchmod(fd, raw_mode(mode))?),
         Err(Errno::ACCESS) => {
             let flags = AtFlags::SYMLINK_NOFOLLOW;
-            Ok(rustix::fs::chmodat(dir, name(entry)?, Mode::from_raw_mode(mode), flags)?)
+            Ok(rustix::fs::chmodat(dir, name(entry)?, raw_mode(mode), flags)?)
         }
         Err(errno) => Err(errno.into()),
     }

@@ -147,7 +147,7 @@ mod system {
 #[cfg(not(unix))]
 mod system {
     use super::{Facts, File, Metadata, Path, RelPath, Stamp, io};
-    use crate::{entry::Timestamp, sys::metadata::timestamp};
+    use crate::sys::metadata::timestamp;
 
     /// There is no flag for it in the standard library, so a link created between the two calls is
     /// followed: the sources are the user's own, and the stamp is that of the file that was read.
