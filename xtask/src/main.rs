@@ -9,8 +9,9 @@
 //! | `test`: the second; CI runs exactly this | [`mod@test`] |
 //! | `differential`: random steps with fastbuild and on a bind mount, as many as are asked for | [`differential`] |
 //! | `kills`: builds that are killed at random, as often as is asked for | [`kills`] |
+//! | `hosts`: the types of the client for Windows and macOS | [`hosts`] |
 //! | `layers`: which folder imports from which | [`layers`] |
-//! | `lab`: the seed's experiments, on slow mounts | [`mod@lab`], [`mounts`] |
+//! | `lab`: the seed's experiments, on slow mounts | [`mod@lab`], [`testutils::mounts`] |
 //! | `bench`: fastbuild beside what people use instead | [`mod@bench`], [`site`], [`memory`] |
 //! | `picture`: the page of `fastbuild bench` for the docs | [`picture`] |
 //!
@@ -25,6 +26,7 @@ mod debian;
 mod demo;
 mod differential;
 mod engine;
+mod hosts;
 mod images;
 mod kills;
 mod lab;
@@ -69,6 +71,8 @@ enum Task {
     Bench(bench::Options),
     /// Hold that folders import each other in one direction, as the table in the documentation has it
     Layers,
+    /// Check the types of the client for Windows and macOS
+    Hosts,
     /// Set up the slow mounts that people have, and measure builds on them
     Lab(lab::Options),
     /// Draw the page of a report of `fastbuild bench --json`, by day and by night, for the docs
@@ -87,6 +91,7 @@ async fn main() -> ExitCode {
         Task::Kills(options) => kills::run(options).await,
         Task::Bench(options) => bench::run(options).await,
         Task::Layers => layers::run(),
+        Task::Hosts => hosts::run(),
         Task::Lab(options) => lab::run(options).await,
         #[cfg(unix)]
         Task::Picture(options) => picture::run(&options),

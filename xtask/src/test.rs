@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use testutils::mounts;
 
 use crate::{
-    debian, engine, images, layers,
+    debian, engine, hosts, images, layers,
     run::{self, Timings, cargo, say},
 };
 
@@ -53,6 +53,7 @@ pub async fn run() -> Result<()> {
             step("docs", &mut doc)
         })
         .await?;
+    timings.part("other hosts", async { hosts::run() }).await?;
     // The doc tests first: whoever reads the end of the output should find the result of the tests there.
     timings
         .part("doc tests", async {
