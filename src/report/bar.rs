@@ -48,7 +48,6 @@ struct Inner {
     state: State,
     screen: Screen,
     own: Own,
-    verbosity: Verbosity,
     summary: Summary,
     drawn: Option<Duration>,
 }
@@ -73,11 +72,8 @@ impl Bar {
     /// As [`Bar::live`], but drawn at events only.
     pub(super) fn still(own: Own, target: ProgressDrawTarget, verbosity: Verbosity) -> Bar {
         let screen = Screen { bars: MultiProgress::with_draw_target(target), rows: Vec::new() };
-        let (state, summary) = (State::default(), Summary::default());
-        Bar {
-            inner: Arc::new(Mutex::new(Inner { state, screen, own, verbosity, summary, drawn: None })),
-            _ticker: None,
-        }
+        let (state, summary) = (State::default(), Summary::new(verbosity));
+        Bar { inner: Arc::new(Mutex::new(Inner { state, screen, own, summary, drawn: None })), _ticker: None }
     }
 }
 
@@ -112,14 +108,13 @@ impl Inner {
         if !self.was_just_drawn(at, event) {
             self.draw(at);
         }
-        match self.summary.news(event) {
+        match self.summary.news(event, self.own.width()) {
             Some(News::Said(lines)) => self.line(&lines),
-            Some(News::Detail(lines)) if self.verbosity == Verbosity::Verbose => self.line(&lines),
             Some(News::Last { lines, exit_code }) => {
                 self.clear();
                 self.own.last(&lines, exit_code);
             }
-            Some(News::Detail(_)) | None => {}
+            None => {}
         }
     }
 
@@ -326,7 +321,7 @@ mod tests {
     use crate::report::{
         events::Warning,
         stderr_writer::LineState,
-        testing::{FakeScreen, ended, event, finished, ms, progress, pulling, started},
+        testing::{FakeScreen, ended, event, finished, ms, planned, progress, pulling, started},
     };
 
     fn bar(screen: &FakeScreen, line_state: &LineState) -> Bar {
@@ -393,6 +388,7 @@ mod tests {
     fn a_bar_never_wipes_the_builds_last_words() {
         let (screen, line_state) = (FakeScreen::default(), LineState::default());
         let mut bar = bar(&screen, &line_state);
+        bar.event(ms(0), &planned(&["make"]));
         bar.event(ms(0), &Event::BuildOutputBegins);
         std::io::Write::write_all(&mut screen.clone(), b"no line end").unwrap();
         line_state.wrote(b"no line end");
@@ -406,7 +402,7 @@ mod tests {
         bar.event(ms(600), &finished(0, 600));
         insta::assert_snapshot!(screen.shown(), @r"
         no line end
-        fastbuild: 0.60 s in all: collect 0.59 (3 files, 3.0 kB); exit 0
+        fastbuild: make: 0.60 s, 3 files received (3.0 kB)
         ");
     }
 

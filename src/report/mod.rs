@@ -16,6 +16,7 @@ mod colour;
 pub mod events;
 pub mod json;
 pub mod layers;
+mod look;
 pub mod meter;
 mod nonblocking;
 pub mod plain;
@@ -26,6 +27,7 @@ mod testing;
 pub mod wording;
 
 pub use colour::{Colour, Tone};
+pub use look::Look;
 
 use std::{
     ffi::{OsStr, OsString},
@@ -137,7 +139,7 @@ pub struct Streams {
     /// Where bars are drawn.
     pub screen: ProgressDrawTarget,
     /// How fastbuild's own words are written.
-    pub colour: Colour,
+    pub look: Look,
 }
 
 impl Streams {
@@ -151,7 +153,7 @@ impl Streams {
             stderr: nonblocking::patient(io::stderr()),
             own: if io::stderr().is_terminal() { Box::new(stderr_writer::OnTerminal(own)) } else { own },
             screen: ProgressDrawTarget::stderr(),
-            colour: Colour::of_stderr(),
+            look: Look::of_stderr(),
         }
     }
 }
@@ -187,8 +189,8 @@ impl Reporter {
         let began = Instant::now();
         let line_state = LineState::default();
         // A program reads JSON.
-        let colour = if mode == Mode::Json { Colour::Off } else { streams.colour };
-        let own = Own::new(streams.own, line_state.clone()).coloured(colour);
+        let look = if mode == Mode::Json { Look::default() } else { streams.look };
+        let own = Own::new(streams.own, line_state.clone()).with(look);
         let renderer: Box<dyn Renderer> = match (mode, verbosity) {
             (Mode::Json, _) => Box::new(json::Json::new(own, verbosity)),
             (_, Verbosity::Quiet) => Box::new(silent::Silent(own)),
@@ -219,7 +221,7 @@ impl Reporter {
                 stderr: nowhere(),
                 own: nowhere(),
                 screen: ProgressDrawTarget::hidden(),
-                colour: Colour::Off,
+                look: Look::default(),
             },
         )
     }
@@ -316,7 +318,7 @@ mod tests {
             stderr: Box::new(stderr.clone()),
             own: Box::new(stderr.clone()),
             screen: ProgressDrawTarget::hidden(),
-            colour: Colour::Off,
+            look: Look::default(),
         };
         (Reporter::new(mode, verbosity, streams), Apart { stdout, stderr })
     }
@@ -396,7 +398,7 @@ mod tests {
             stderr: Box::new(screen.clone()),
             own: Box::new(screen.clone()),
             screen: ProgressDrawTarget::hidden(),
-            colour: Colour::Off,
+            look: Look::default(),
         };
         let reporter = Reporter::new(Mode::None, Verbosity::Normal, streams);
         // A renderer without a thread, called directly: this test must know the time.
@@ -446,7 +448,7 @@ mod tests {
             stderr: Box::new(Broken),
             own: Box::new(Broken),
             screen: ProgressDrawTarget::hidden(),
-            colour: Colour::Off,
+            look: Look::default(),
         };
         let reporter = Reporter::new(Mode::Plain, Verbosity::Normal, streams);
         let error = reporter.build_output(Stream::Stdout, b"x").unwrap_err();
@@ -481,7 +483,7 @@ mod tests {
             stderr: Box::new(stderr.clone()),
             own: Box::new(stderr.clone()),
             screen: ProgressDrawTarget::hidden(),
-            colour: Colour::Off,
+            look: Look::default(),
         };
         let reporter = Reporter::new(Mode::Plain, Verbosity::Normal, streams);
         let writer = reporter.clone();
