@@ -404,6 +404,8 @@ pub enum Event {
         source: PathBuf,
         /// The command.
         command: Vec<String>,
+        /// Whether the command has a terminal, on which nothing is drawn then while it runs.
+        terminal: bool,
     },
     /// Another run holds this project's lock; this one waits.
     WaitingForLock {

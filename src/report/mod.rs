@@ -27,7 +27,7 @@ mod testing;
 pub mod wording;
 
 pub use colour::{Colour, Tone};
-pub use look::Look;
+pub use look::{Glyphs, Look};
 
 use std::{
     ffi::{OsStr, OsString},
@@ -300,7 +300,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::{
         events::Warning,
-        testing::{FakeScreen, Shared as Written, finished, progress, started},
+        testing::{FakeScreen, Shared as Written, finished, on_screen, progress, started},
         *,
     };
     use crate::spec::Progress;
@@ -404,6 +404,7 @@ mod tests {
         // A renderer without a thread, called directly: this test must know the time.
         let target = ProgressDrawTarget::term_like(Box::new(screen.clone()));
         let own = Own::new(Box::new(screen.clone()), reporter.0.line_state.clone());
+        let own = own.with(on_screen(Glyphs::Ascii));
         *lock(&reporter.0.renderer) = Box::new(bar::Bar::still(own, target, Verbosity::Normal));
         let at =
             |millis, event: &Event| lock(&reporter.0.renderer).event(Duration::from_millis(millis), event);

@@ -70,7 +70,12 @@ impl Own {
         Own { look, ..self }
     }
 
-    /// The terminal's width; `None` without a terminal.
+    /// How its lines look.
+    pub fn look(&self) -> Look {
+        self.look
+    }
+
+    /// The terminal's width; `None` without a terminal that this process may use.
     pub fn width(&self) -> Option<usize> {
         (self.look.width)()
     }
@@ -125,7 +130,7 @@ mod tests {
         let narrow =
             "fastbuild: warning:\n    /a/long/path/of/a/file was changed\n    here while the build ran\n";
         assert_eq!(written(Look { width: || Some(40), ..Look::default() }), narrow);
-        let coloured = written(Look { colour: Colour::On, width: || Some(40) });
+        let coloured = written(Look { colour: Colour::On, width: || Some(40), ..Look::default() });
         assert_eq!(anstream::adapter::strip_str(&coloured).to_string(), narrow);
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     spec::{Fallback, Route},
     text::{
         indented,
-        numbers::{bytes, count, counted, counted_as, fine_seconds, seconds},
+        numbers::{self, bytes, count, counted, counted_as, fine_seconds, seconds},
         one_line, shell_words, wrap,
     },
 };
@@ -230,18 +230,24 @@ pub fn name(phase: Phase) -> &'static str {
 
 /// `2,003 files, 20.1 MB`. A zero part is left out; if both are zero, the text is empty.
 pub fn amount(amount: Amount) -> String {
-    let files = (amount.files > 0).then(|| counted(amount.files, "file"));
-    let size = (amount.bytes > 0).then(|| bytes(amount.bytes));
-    join([files, size])
+    progress(amount, None)
 }
 
 /// `1,203 of 2,003 files, 12.0 MB of 20.1 MB`; without a total, as [`amount`].
 pub fn progress(done: Amount, total: Option<Amount>) -> String {
-    let Some(total) = total else { return amount(done) };
-    let files =
-        (total.files > 0).then(|| format!("{} of {}", count(done.files), counted(total.files, "file")));
-    let size = (total.bytes > 0).then(|| format!("{} of {}", bytes(done.bytes), bytes(total.bytes)));
-    join([files, size])
+    join(progress_parts(done, total).map(|part| Some(part).filter(|part| !part.is_empty())))
+}
+
+/// Files and bytes of [`progress`]; what is not known is empty.
+pub fn progress_parts(done: Amount, total: Option<Amount>) -> [String; 2] {
+    let part = |is_told: bool, text: String| if is_told { text } else { String::new() };
+    match total {
+        None => [part(done.files > 0, counted(done.files, "file")), part(done.bytes > 0, bytes(done.bytes))],
+        Some(total) => [
+            part(total.files > 0, format!("{} of {}", count(done.files), counted(total.files, "file"))),
+            part(total.bytes > 0, format!("{} of {}", bytes(done.bytes), bytes(total.bytes))),
+        ],
+    }
 }
 
 /// Lines about an event, ready to print.
@@ -482,11 +488,6 @@ impl Summary {
         self.parts.sort_by_key(|part| part.0);
     }
 
-    /// The command of this run, in at most `room` columns.
-    pub fn command(&self, room: usize) -> String {
-        wrap::shortened(&one_line(&shell_words(&self.command)), room)
-    }
-
     /// The text that all renderers for people share; `None` if each has its own, or none. `width`
     /// is the terminal's, if there is one.
     pub fn news(&mut self, event: &Event, width: Option<usize>) -> Option<News> {
@@ -494,7 +495,7 @@ impl Summary {
         let is_verbose = self.verbosity == Verbosity::Verbose;
         let detail = |sentence: String| is_verbose.then(|| said(sentence));
         Some(match event {
-            Event::Planned { image, engine, route, because, source, command } => {
+            Event::Planned { image, engine, route, because, source, command, .. } => {
                 return detail(planned(image.as_deref(), engine, *route, because, source, command));
             }
             Event::WaitingForLock { pid, command, holder, why } => {
@@ -520,7 +521,7 @@ impl Summary {
             Event::Finished { exit_code, applied, took, earlier, .. } => {
                 let result = self.result(*exit_code, *applied, *took);
                 let left = if self.outputs_left { format!("; {LEFT}") } else { String::new() };
-                let command = self.command(room(&result, width));
+                let command = command(&self.command, room(&result, width));
                 let sentence = format!("{command}: {result}{left}{}", before(*earlier));
                 News::Last { lines: self.more_warnings() + &line(&sentence), exit_code: *exit_code }
             }
@@ -582,6 +583,18 @@ impl Summary {
             (conflicts > 0).then(|| counted(conflicts, "conflict")),
         ])
     }
+}
+
+/// A command as a user could type it, in at most `room` columns.
+fn command(words: &[String], room: usize) -> String {
+    wrap::shortened(&one_line(&shell_words(words)), room)
+}
+
+/// The line about a command that has written nothing for so long, in at most `room` columns.
+pub fn running(words: &[String], took: Duration, room: usize) -> String {
+    let took = numbers::span(took);
+    let room = room.saturating_sub("running , ".len() + took.len());
+    format!("running {}, {took}", command(words, room.min(COMMAND.1)))
 }
 
 /// The columns that `result` leaves for the command before it.
