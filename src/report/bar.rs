@@ -459,7 +459,7 @@ mod tests {
     fn a_silent_command_is_said_to_run_until_its_first_byte() {
         let (screen, mut bar) =
             run(&[(0, planned(&["jekyll", "build"])), (100, started(Phase::Build, None))]);
-        let mut at = |millis| {
+        let at = |millis| {
             lock(&bar.inner).draw(ms(millis));
             screen.shown()
         };

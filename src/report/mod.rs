@@ -75,7 +75,7 @@ pub enum Verbosity {
     Verbose,
 }
 
-/// The target of stderr.
+/// The target of one of this process's streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Surroundings {
     /// A file, a pipe, a terminal that cannot move its cursor, or a terminal that another job uses.
@@ -89,7 +89,16 @@ pub enum Surroundings {
 impl Surroundings {
     /// Decides by the variables `TERM` and `CI` and by the kind of stderr.
     pub fn of_stderr(var: impl Fn(&str) -> Option<OsString>) -> Surroundings {
-        let is_screen = io::stderr().is_terminal() && terminal::is_foreground();
+        Surroundings::of(&io::stderr(), var)
+    }
+
+    /// As [`Surroundings::of_stderr`], for stdout.
+    pub fn of_stdout(var: impl Fn(&str) -> Option<OsString>) -> Surroundings {
+        Surroundings::of(&io::stdout(), var)
+    }
+
+    fn of(stream: &impl IsTerminal, var: impl Fn(&str) -> Option<OsString>) -> Surroundings {
+        let is_screen = stream.is_terminal() && terminal::is_foreground();
         Surroundings::judge(is_screen, var("TERM").as_deref(), var("CI").as_deref())
     }
 
@@ -283,6 +292,17 @@ impl Reporter {
     pub fn error(&self, error: &(dyn std::error::Error + 'static), advice: Option<&str>) {
         let failure = Failure::new(error, advice);
         lock(&self.0.renderer).failure(self.0.began.elapsed(), &failure);
+    }
+
+    /// Clears the terminal that stdout is, unless another job has it. What scrolled away stays.
+    pub fn clear_screen(&self) {
+        self.clear();
+        if !terminal::is_foreground() {
+            return;
+        }
+        let mut stdout = lock(&self.0.stdout);
+        drop(stdout.write_all(b"\x1b[H\x1b[2J").and_then(|()| stdout.flush()));
+        self.0.line_state.wrote(b"\n");
     }
 
     /// Removes everything that is drawn, before the process ends without destructors.

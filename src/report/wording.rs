@@ -394,12 +394,28 @@ fn sources_changed(paths: &[crate::entry::RelPath], more: u64) -> String {
     format!("changed: {first}{more}")
 }
 
-/// The line that says that `watch` waits.
-fn watching(by: Noticing) -> &'static str {
-    match by {
-        Noticing::Told => "waiting for changes; Ctrl-C ends this",
-        Noticing::Looking => "waiting for changes, by looking once a second; Ctrl-C ends this",
-    }
+/// What `watch` tells when a build is over.
+fn watch_built(
+    build: u64,
+    exit_code: Option<u8>,
+    changed: u64,
+    took: Duration,
+    waits: Option<Noticing>,
+) -> String {
+    let result = match exit_code {
+        Some(0) => "ok in".to_owned(),
+        Some(code) => format!("exit {code} after"),
+        None => "failed after".to_owned(),
+    };
+    let changed = (changed > 0).then(|| format!("{} changed", counted(changed, "file")));
+    let result = join([Some(format!("{result} {} s", seconds(took))), changed]);
+    let waits = match waits {
+        Some(Noticing::Told) => "; waiting for changes",
+        Some(Noticing::Looking) => "; waiting for changes, by looking once a second",
+        None => "",
+    };
+    let end = if build == 1 && !waits.is_empty() { "; Ctrl-C ends this" } else { "" };
+    format!("{result}{waits}{end}")
 }
 
 /// The line of `-v` at the end of a phase.
@@ -514,7 +530,10 @@ impl Summary {
             }
             Event::WorkspaceRemoved { name, source, limit } => said(workspace_removed(name, source, *limit)),
             Event::SourcesChanged { paths, more } => said(sources_changed(paths, *more)),
-            Event::Watching { by } => said(watching(*by).to_owned()),
+            Event::WatchBuilt { build, clock, exit_code, changed, took, waits } => {
+                let result = watch_built(*build, *exit_code, *changed, *took, *waits);
+                said(format!("#{build} {clock} {result}"))
+            }
             Event::PhaseEnded { phase, done, took } => return detail(ended(*phase, *done, *took)),
             Event::Warned(Warning::OutputsLeft) => return None,
             Event::Warned(warning) => News::Said(self.warning(warning)?),
@@ -526,6 +545,7 @@ impl Summary {
                 News::Last { lines: self.more_warnings() + &line(&sentence), exit_code: *exit_code }
             }
             Event::BuildOutputBegins
+            | Event::Watching { .. }
             | Event::PhaseStarted { .. }
             | Event::PhaseProgress { .. }
             | Event::PullProgress { .. } => return None,
@@ -738,6 +758,30 @@ mod tests {
 
     fn finished(exit_code: u8, applied: Option<Applied>, earlier: Option<Earlier>) -> Event {
         Event::Finished { exit_code, applied, agent: None, earlier, took: Duration::from_millis(1_120) }
+    }
+
+    #[test]
+    fn a_watch_tells_number_time_and_result_of_a_build_and_whether_it_waits() {
+        let told = |build, exit_code, changed, waits| {
+            let (clock, took) = ("14:02:11".to_owned(), Duration::from_millis(210));
+            let event = Event::WatchBuilt { build, clock, exit_code, changed, took, waits };
+            match Summary::default().news(&event, None) {
+                Some(News::Said(line)) => line,
+                other => panic!("{other:?}"),
+            }
+        };
+        insta::assert_snapshot!(
+            told(1, Some(0), 0, Some(Noticing::Told))
+                + &told(3, Some(0), 2, Some(Noticing::Looking))
+                + &told(1_200, Some(3), 1, None)
+                + &told(4, None, 1, Some(Noticing::Told)),
+            @"
+        fastbuild: #1 14:02:11 ok in 0.21 s; waiting for changes; Ctrl-C ends this
+        fastbuild: #3 14:02:11 ok in 0.21 s, 2 files changed; waiting for changes, by looking once a second
+        fastbuild: #1200 14:02:11 exit 3 after 0.21 s, 1 file changed
+        fastbuild: #4 14:02:11 failed after 0.21 s, 1 file changed; waiting for changes
+        "
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ const NARROWEST: usize = 40;
 const INDENT: &str = "    ";
 
 /// `lines`, each with its line end, wrapped by words to `width` columns; further lines are indented.
-/// A word that is longer, such as a path, stays in one piece.
+/// A word that is longer, such as a path, stays in one piece, and a number stays with its unit.
 pub fn wrapped(lines: &str, width: usize) -> String {
     if width < NARROWEST {
         return lines.to_owned();
@@ -24,7 +24,7 @@ fn wrapped_line(line: &str, width: usize) -> String {
     let indent = &line[..line.len() - text.len()];
     let mut out = indent.to_owned();
     let mut column = indent.len();
-    for (at, word) in text.split_inclusive(' ').enumerate() {
+    for (at, word) in pieces(text).enumerate() {
         let taken = measure_text_width(word.trim_end());
         if at > 0 && column + taken > width {
             out.truncate(out.trim_end_matches(' ').len());
@@ -35,6 +35,16 @@ fn wrapped_line(line: &str, width: usize) -> String {
         column += taken + (word.len() - word.trim_end_matches(' ').len());
     }
     out
+}
+
+/// The words of `text`, each with the blanks behind it; a number and the word behind it are one.
+fn pieces(text: &str) -> impl Iterator<Item = &str> {
+    let mut was_number = false;
+    text.split_inclusive(move |c: char| {
+        let is_end = c == ' ' && !was_number;
+        was_number = c.is_ascii_digit();
+        is_end
+    })
 }
 
 /// A command as `text`, in at most `room` columns: `sh -c 'echo …'`. Its end goes first.
@@ -74,6 +84,8 @@ mod tests {
 short
 ";
         assert_eq!(wrapped(text, 40), expected);
+        let size = "fastbuild: make: 1.12 s, 2 files sent (1 MB)\n";
+        assert_eq!(wrapped(size, 42), "fastbuild: make: 1.12 s, 2 files sent\n    (1 MB)\n");
         assert_eq!(wrapped(text, 200), text);
         assert_eq!(wrapped(text, 39), text, "too narrow");
     }
