@@ -4,7 +4,7 @@
 //! each [`Event`] to one renderer ([`bar`], [`plain`], [`json`], [`silent`]), which writes to
 //! stderr only; stdout belongs to the build. Renderers decide from events and their times; the
 //! wording is in [`wording`], numbers are in [`crate::text::numbers`], and all text from outside
-//! passes through [`crate::text`].
+//! passes through [`crate::text`]. [`Look`] has the colours, characters and width of the terminal.
 //!
 //! Invariants: the build's bytes are passed on unchanged and at once; nothing is drawn while they
 //! flow; no control character in an event's text reaches a terminal or a log. A reader of stdout

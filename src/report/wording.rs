@@ -255,7 +255,7 @@ pub fn progress_parts(done: Amount, total: Option<Amount>) -> [String; 2] {
 pub enum News {
     /// While the run lasts.
     Said(String),
-    /// At the end of the run.
+    /// At the end of a run.
     Last {
         /// The lines.
         lines: String,
@@ -532,7 +532,8 @@ impl Summary {
             Event::SourcesChanged { paths, more } => said(sources_changed(paths, *more)),
             Event::WatchBuilt { build, clock, exit_code, changed, took, waits } => {
                 let result = watch_built(*build, *exit_code, *changed, *took, *waits);
-                said(format!("#{build} {clock} {result}"))
+                let lines = line(&format!("#{build} {clock} {result}"));
+                News::Last { lines, exit_code: exit_code.unwrap_or(1) }
             }
             Event::PhaseEnded { phase, done, took } => return detail(ended(*phase, *done, *took)),
             Event::Warned(Warning::OutputsLeft) => return None,
@@ -766,7 +767,7 @@ mod tests {
             let (clock, took) = ("14:02:11".to_owned(), Duration::from_millis(210));
             let event = Event::WatchBuilt { build, clock, exit_code, changed, took, waits };
             match Summary::default().news(&event, None) {
-                Some(News::Said(line)) => line,
+                Some(News::Last { lines, .. }) => lines,
                 other => panic!("{other:?}"),
             }
         };
