@@ -18,10 +18,11 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use console::{measure_text_width, truncate_str};
 
 use super::{
-    Glyphs, Look, Renderer, Verbosity,
+    Renderer, Verbosity,
     events::{Event, Failure, Phase},
     layers::{Layer, Layers},
     lock,
+    look::{Glyphs, Look},
     wording::{self, News, Summary},
 };
 use crate::{

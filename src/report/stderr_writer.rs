@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    report::{Tone, look::Look},
+    report::{colour::Tone, look::Look},
     sys::terminal,
 };
 
