@@ -71,7 +71,7 @@ pub enum Command {
     /// Run a build.
     Run(Box<RunArgs>),
     /// Run a build, and another at each change of the sources.
-    Watch(Box<RunArgs>),
+    Watch(Box<WatchArgs>),
     /// Say what a run would do.
     Plan(Box<PlanArgs>),
     /// Measure places and routes.
@@ -278,7 +278,7 @@ enum Sub {
         after_help = WATCHING,
         args_override_self = true
     )]
-    Watch(Box<RunArgs>),
+    Watch(Box<WatchArgs>),
     /// Print every decision about a run and its reason, and touch nothing
     #[command(override_usage = "fastbuild plan [OPTIONS] [--json] -- COMMAND…", args_override_self = true)]
     Plan(Box<PlanArgs>),
@@ -330,6 +330,17 @@ enum Sub {
 /// A flag that chooses between two.
 fn either<T: Copy + Send + Sync + 'static>(given: T, absent: T) -> impl TypedValueParser<Value = T> {
     BoolValueParser::new().map(move |is_given| if is_given { given } else { absent })
+}
+
+/// What `fastbuild watch` takes.
+#[derive(Debug, Clone, Args)]
+pub struct WatchArgs {
+    /// Clear the screen before each build, if standard output is a terminal
+    #[arg(long)]
+    pub clear: bool,
+    /// The run that is repeated.
+    #[command(flatten)]
+    pub run: RunArgs,
 }
 
 /// What `fastbuild plan` takes.
@@ -853,7 +864,7 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageError
     let command = match grammar.command {
         None => Command::Run(Box::new(grammar.run)),
         Some(Sub::Run(run)) => Command::Run(run),
-        Some(Sub::Watch(run)) => Command::Watch(run),
+        Some(Sub::Watch(watch)) => Command::Watch(watch),
         Some(Sub::Bench(bench)) => Command::Bench(bench),
         Some(Sub::Workspace { command }) => Command::Workspace(command),
         Some(Sub::Recover { command }) => Command::Recover(command),
@@ -866,7 +877,8 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageError
         Some(Sub::Reap { words }) => Command::Reap(words),
     };
     match &command {
-        Command::Run(run) | Command::Watch(run) if run.command.is_empty() => Err(UsageError::NoCommand),
+        Command::Run(run) if run.command.is_empty() => Err(UsageError::NoCommand),
+        Command::Watch(watch) if watch.run.command.is_empty() => Err(UsageError::NoCommand),
         Command::Plan(plan) if plan.run.command.is_empty() => Err(UsageError::NoCommand),
         Command::Bench(bench) if bench.run.command.is_empty() && bench.parts == Parts::Command => {
             Err(UsageError::NoCommand)
@@ -1003,7 +1015,7 @@ impl Options {
     fn all() -> Options {
         let mut grammar = Grammar::command();
         grammar.build();
-        let richest = ["plan", "bench"].into_iter().filter_map(|name| grammar.find_subcommand(name));
+        let richest = ["plan", "bench", "watch"].into_iter().filter_map(|name| grammar.find_subcommand(name));
         Options(richest.flat_map(clap::Command::get_arguments).cloned().collect())
     }
 
@@ -1131,8 +1143,15 @@ mod tests {
 
     #[test]
     fn watch_takes_the_flags_of_run_before_and_behind_it() {
-        for line in [&["watch", "-i", "img", "--", "make"][..], &["-i", "img", "watch", "--", "make"]] {
-            let Command::Watch(run) = parse_words(line).unwrap().command else { panic!("{line:?}") };
+        let before_and_behind = [
+            &["watch", "-i", "img", "--", "make"][..],
+            &["-i", "img", "watch", "--", "make"],
+            &["--clear", "watch", "-i", "img", "make"],
+        ];
+        for line in before_and_behind {
+            let Command::Watch(watch) = parse_words(line).unwrap().command else { panic!("{line:?}") };
+            let (run, clear) = (watch.run, watch.clear);
+            assert_eq!(clear, line.contains(&"--clear"));
             assert_eq!((run.image.as_deref(), run.command), (Some("img"), vec!["make".into()]));
         }
         assert_eq!(run(&["--", "watch"]).command, ["watch"]);

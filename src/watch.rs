@@ -17,7 +17,13 @@ mod look;
 mod mounted;
 mod rounds;
 
-use std::{cell::OnceCell, convert::Infallible, error::Error, path::Path};
+use std::{
+    cell::OnceCell,
+    convert::Infallible,
+    error::Error,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use tokio::time::sleep;
 
@@ -35,7 +41,7 @@ use crate::{
     plan::Plan,
     report::{
         Reporter,
-        events::{Event, Warning},
+        events::{Event, Noticing, Warning},
     },
     state::{State, StateError},
     tree::{Digest, Entry, Manifest, hash::hash_files, index::Index},
@@ -45,7 +51,8 @@ use crate::{
 const NAMED: usize = 10;
 
 /// Builds once and then at each change, until a signal comes. Returns how to exit then: with 0
-/// after Ctrl-C, the normal end of a watch. `again` makes the plan of a later build.
+/// after Ctrl-C, the normal end of a watch. `again` makes the plan of a later build; `clears` is
+/// whether the screen is cleared before it.
 ///
 /// # Errors
 /// When the state directory cannot be used. A failed build is reported and does not end the watch,
@@ -53,6 +60,7 @@ const NAMED: usize = 10;
 pub async fn run(
     plan: Plan,
     again: &mut dyn FnMut() -> Result<Plan, Box<dyn Error>>,
+    clears: bool,
     state: &State,
     reporter: &Reporter,
 ) -> Result<Exit, BuildError> {
@@ -63,8 +71,11 @@ pub async fn run(
         rounds: Rounds::begin(state).map_err(StateError::at("write to", &state.watches_dir()))?,
         mounted: Mounted::default(),
         told: Told::default(),
+        builds: 0,
+        changed: 0,
         plan,
         again,
+        clears,
         state,
         reporter,
     };
@@ -83,6 +94,11 @@ struct Watch<'a> {
     rounds: Rounds,
     mounted: Mounted,
     told: Told,
+    /// The builds so far.
+    builds: u64,
+    /// How many changed paths started the last one.
+    changed: u64,
+    clears: bool,
     state: &'a State,
     reporter: &'a Reporter,
 }
@@ -136,16 +152,20 @@ impl Watch<'_> {
     ) -> Result<(Manifest, Through), Ended> {
         let mut ours = Ours::before(self.plan.source.value.clone(), self.record()?);
         self.rounds.build_begins(through);
+        self.builds += 1;
+        let began = Instant::now();
         // Files that others put in place after this build do not count as its own.
         let (built, after) = {
             let (interrupts, record) = (self.interrupts.clone(), || self.record());
             build::run_alone(&self.plan, self.state, interrupts, self.reporter, record).await
         };
         self.rounds.build_ended();
+        let took = began.elapsed();
         if let Some(signal) = self.interrupts.come().await {
             self.reporter.clear();
             return Err(Ended::By(signal));
         }
+        let exit_code = built.as_ref().ok().map(|exit| exit.code());
         if let Err(error) = built {
             self.reporter.error(&error, error.advice().as_deref());
             self.told.note(&error);
@@ -157,20 +177,25 @@ impl Watch<'_> {
         changed = self.mounted.edited_during(&self.plan, changed, (&before, &seen));
         drop(before);
         let mut in_circle = false;
-        let mut waits = false;
+        let mut is_told = false;
         loop {
             if !changed.is_empty() {
                 let through = self.rounds.led_to(changed.iter().filter_map(|path| seen.get(path)));
                 if !self.rounds.is_circle(&through) {
-                    self.tell(changed);
+                    if !is_told {
+                        self.tell_built(exit_code, took, None);
+                    }
+                    self.tell_changed(changed);
                     return Ok((seen, through));
                 }
                 if !std::mem::replace(&mut in_circle, true) {
                     self.reporter.emit(Event::Warned(Warning::Circle { path: changed.swap_remove(0) }));
                 }
             }
-            if !std::mem::replace(&mut waits, true) {
-                self.reporter.emit(Event::Watching { by: self.changes.noticing() });
+            if !std::mem::replace(&mut is_told, true) {
+                let by = self.changes.noticing();
+                self.tell_built(exit_code, took, Some(by));
+                self.reporter.emit(Event::Watching { by });
             }
             self.interrupts.unless(self.changes.next()).await?;
             let now = self.look().await?;
@@ -224,7 +249,17 @@ impl Watch<'_> {
         Ok(Record::load(&self.state.project(&self.plan.source.value)?.record_path()))
     }
 
-    fn tell(&self, mut changed: Vec<RelPath>) {
+    fn tell_built(&self, exit_code: Option<u8>, took: Duration, waits: Option<Noticing>) {
+        let clock = chrono::Local::now().format("%H:%M:%S").to_string();
+        let (build, changed) = (self.builds, self.changed);
+        self.reporter.emit(Event::WatchBuilt { build, clock, exit_code, changed, took, waits });
+    }
+
+    fn tell_changed(&mut self, mut changed: Vec<RelPath>) {
+        if self.clears {
+            self.reporter.clear_screen();
+        }
+        self.changed = changed.len() as u64;
         let more = changed.len().saturating_sub(NAMED) as u64;
         changed.truncate(NAMED);
         self.reporter.emit(Event::SourcesChanged { paths: changed, more });

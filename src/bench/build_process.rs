@@ -16,7 +16,6 @@ use tokio::{
 
 use crate::{
     build::{Interrupted, Interrupts},
-    report::{events::Warning, wording},
     sys::child::ask_to_end,
 };
 
@@ -126,9 +125,8 @@ async fn last_words(tail: JoinHandle<Vec<u8>>) -> String {
 /// `exit status: 2: cc: no such file; make: *** [all] Error 1`. fastbuild's own lines come first;
 /// of the command's lines the last ones, without indented ones, which continue the line above.
 fn why(status: &str, said: &str) -> String {
-    let left_there = wording::warning_line(&Warning::OutputsLeft);
     let of_own = |marks: &str| {
-        let lines = said.lines().filter(|line| *line != left_there.trim_end());
+        let lines = said.lines();
         lines.filter_map(|line| line.strip_prefix(OWN)?.strip_prefix(marks)).collect::<Vec<_>>()
     };
     let of_command = || {
@@ -166,14 +164,14 @@ mod tests {
     fn a_failure_is_told_by_the_last_lines() {
         let cases = [
             ("", "x"),
-            ("fastbuild: 0.1 s in all: build 0.1; exit 1\n", "x"),
+            ("fastbuild: make: exit 1 after 0.10 s\n", "x"),
             ("a\nfastbuild: error: no engine\n", "x: no engine"),
-            ("a\n\nb\n\x20 c \nd\ne\nfastbuild: 0.1 s in all\n", "x: b; d; e"),
+            ("a\n\nb\n\x20 c \nd\ne\nfastbuild: make: 0.10 s\n", "x: b; d; e"),
             ("no such file (Errno)\n\tfrom here\n\tfrom there\n", "x: no such file (Errno)"),
             (" set in\n", "x: set in"),
             (
-                "EROFS\nfastbuild: warning: the command could not write a\nfastbuild: warning: the command failed, so its \
-                 products were not brought back; --outputs-on-failure brings them\n",
+                "EROFS\nfastbuild: warning: the command could not write a\nfastbuild: make: exit 1 after 0.10 s; products \
+                 not brought back (--outputs-on-failure brings them)\n",
                 "x: the command could not write a",
             ),
         ];

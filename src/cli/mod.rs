@@ -25,7 +25,7 @@ use crate::{
     facts::{NoAnswer, probe},
     outputs::safe::list::PutError,
     plan::PlanError,
-    report::{Colour, Tone, events, wording},
+    report::{Look, Tone, events, wording},
     state::{Holder, StateError},
     workspace::WorkspaceError,
 };
@@ -213,5 +213,5 @@ fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
 
 fn write_failure(failure: &Failure) -> io::Result<()> {
     let told = wording::failure(&events::Failure::new(failure, failure.advice().as_deref()));
-    io::stderr().lock().write_all(Colour::of_stderr().paint(&told, Tone::ByWords).as_bytes())
+    io::stderr().lock().write_all(Look::of_stderr().written(&told, Tone::ByWords).as_bytes())
 }

@@ -5,10 +5,10 @@ use super::{
     run::{self, execute},
 };
 use crate::{
-    args::RunArgs,
+    args::WatchArgs,
     build::{Exit, notice},
     environment::Environment,
-    report::Reporter,
+    report::{Reporter, Surroundings},
     state::State,
     watch,
 };
@@ -17,15 +17,20 @@ use crate::{
 ///
 /// # Errors
 /// Any failure before there is a reporter.
-pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
+pub fn run(args: &WatchArgs) -> Result<Exit, Failure> {
     let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
-    let (settings, plan) = run::decide(args, &environment)?;
+    let (settings, plan) = run::decide(&args.run, &environment)?;
     let plan = plan.watched()?;
     let first = plan.engine.value.clone();
-    let mut again = || Ok(run::decide(args, &environment)?.1.watched_on(&first)?);
+    let mut again = || Ok(run::decide(&args.run, &environment)?.1.watched_on(&first)?);
+    let surroundings = Surroundings::of_stdout(|name| environment.var(name).map(ToOwned::to_owned));
+    let clears = args.clear && surroundings == Surroundings::Screen;
     let work = async |state: &State, reporter: &Reporter| {
+        if clears {
+            reporter.clear_screen();
+        }
         notice::of_place(&plan, reporter);
-        watch::run(plan, &mut again, state, reporter).await
+        watch::run(plan, &mut again, clears, state, reporter).await
     };
     execute(&settings.presentation, &environment, work)
 }

@@ -1,9 +1,11 @@
 //! Events -> bars on a terminal, and lines above them.
 //!
-//! `State::rows` decides what to show. It is a pure function of the events and the time; `Screen`
-//! only makes indicatif's bars look like those rows. A phase shows nothing for its first 250 ms, so
-//! that a fast run stays silent, and nothing is drawn while the build's own output flows. A thread
-//! redraws between events, for phases that send no events while they last.
+//! `State::rows` decides what to show. It is a pure function of the events, the time and the width;
+//! `Screen` only makes indicatif's bars show those lines. A phase shows nothing for its first
+//! 250 ms, so that a fast run stays silent. A command that writes nothing for 500 ms is said to run,
+//! until its first byte; nothing is drawn while the build's own output flows, or while the command
+//! has the terminal. A thread redraws between events, for phases that send no events while they
+//! last.
 
 use std::{
     sync::{Arc, Mutex, mpsc},
@@ -13,11 +15,14 @@ use std::{
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use console::{measure_text_width, truncate_str};
+
 use super::{
     Renderer, Verbosity,
     events::{Event, Failure, Phase},
     layers::{Layer, Layers},
     lock,
+    look::{Glyphs, Look},
     wording::{self, News, Summary},
 };
 use crate::{
@@ -28,6 +33,14 @@ use crate::{
 
 /// A phase that ends within this time is never shown.
 const SILENT_FOR: Duration = Duration::from_millis(250);
+/// A command that writes within this time is not said to run.
+const COMMAND_SILENT_FOR: Duration = Duration::from_millis(500);
+/// Before this time, what is left is not known well enough.
+const FORECAST_AFTER: Duration = Duration::from_secs(1);
+/// A bar of fewer columns tells less than the words that it leaves no room for.
+const NARROWEST_BAR: usize = 10;
+/// The spinner's characters.
+const SPINNER: [char; 4] = ['-', '\\', '|', '/'];
 /// The interval of redraws when no event comes.
 const TICK: Duration = Duration::from_millis(100);
 /// The shortest time between redraws for progress, which may come 100,000 times a second.
@@ -48,7 +61,6 @@ struct Inner {
     state: State,
     screen: Screen,
     own: Own,
-    verbosity: Verbosity,
     summary: Summary,
     drawn: Option<Duration>,
 }
@@ -73,11 +85,8 @@ impl Bar {
     /// As [`Bar::live`], but drawn at events only.
     pub(super) fn still(own: Own, target: ProgressDrawTarget, verbosity: Verbosity) -> Bar {
         let screen = Screen { bars: MultiProgress::with_draw_target(target), rows: Vec::new() };
-        let (state, summary) = (State::default(), Summary::default());
-        Bar {
-            inner: Arc::new(Mutex::new(Inner { state, screen, own, verbosity, summary, drawn: None })),
-            _ticker: None,
-        }
+        let (state, summary) = (State::default(), Summary::new(verbosity));
+        Bar { inner: Arc::new(Mutex::new(Inner { state, screen, own, summary, drawn: None })), _ticker: None }
     }
 }
 
@@ -112,14 +121,13 @@ impl Inner {
         if !self.was_just_drawn(at, event) {
             self.draw(at);
         }
-        match self.summary.news(event) {
+        match self.summary.news(event, self.own.width()) {
             Some(News::Said(lines)) => self.line(&lines),
-            Some(News::Detail(lines)) if self.verbosity == Verbosity::Verbose => self.line(&lines),
             Some(News::Last { lines, exit_code }) => {
                 self.clear();
                 self.own.last(&lines, exit_code);
             }
-            Some(News::Detail(_)) | None => {}
+            None => {}
         }
     }
 
@@ -129,7 +137,12 @@ impl Inner {
     }
 
     fn draw(&mut self, at: Duration) {
-        let rows = self.state.rows(at);
+        let rows = match self.own.width() {
+            Some(width) => self.state.rows(at, width, self.own.look()),
+            None if self.state.active.is_empty() => Vec::new(),
+            // Another job has the terminal.
+            None => return,
+        };
         if !rows.is_empty() && self.screen.rows.is_empty() {
             // indicatif clears the line where it begins, and the build may have left text there.
             self.own.fresh_line();
@@ -152,6 +165,11 @@ impl Inner {
 /// The current state of the run.
 #[derive(Default)]
 struct State {
+    command: Vec<String>,
+    /// The command has the terminal, so nothing is drawn while it runs.
+    has_terminal: bool,
+    /// The build's output flows, so that nothing is said about its silence.
+    flows: bool,
     active: Vec<Active>,
     layers: Layers,
 }
@@ -166,44 +184,77 @@ struct Active {
 impl State {
     fn note(&mut self, at: Duration, event: &Event) {
         self.layers.note(event);
-        match *event {
-            // The build prints its own output, or is as silent as it would be without fastbuild.
-            Event::PhaseStarted { phase: Phase::Build, .. } | Event::BuildOutputBegins => self.active.clear(),
-            Event::PhaseStarted { phase, total } => {
-                self.active.retain(|active| active.phase != phase);
-                self.active.push(Active { phase, since: at, total, done: Amount::default() });
+        match event {
+            Event::Planned { command, terminal, .. } => {
+                *self = State { command: command.clone(), has_terminal: *terminal, ..State::default() };
             }
+            Event::BuildOutputBegins => {
+                self.active.clear();
+                self.flows = true;
+            }
+            Event::PhaseStarted { phase, total } => self.started(at, *phase, *total),
             Event::PhaseProgress { phase, done } => {
-                if let Some(active) = self.active.iter_mut().find(|active| active.phase == phase) {
-                    active.done = done;
+                if let Some(active) = self.active.iter_mut().find(|active| active.phase == *phase) {
+                    active.done = *done;
                 }
             }
-            Event::PhaseEnded { phase, .. } => self.active.retain(|active| active.phase != phase),
+            Event::PhaseEnded { phase, .. } => self.active.retain(|active| active.phase != *phase),
             _ => {}
         }
     }
 
-    fn rows(&self, at: Duration) -> Vec<Row> {
-        let seen = self.active.iter().filter(|active| at.saturating_sub(active.since) >= SILENT_FOR);
-        let mut rows: Vec<_> = seen.flat_map(|active| self.rows_of(active, at)).collect();
+    fn started(&mut self, at: Duration, phase: Phase, total: Option<Amount>) {
+        match phase {
+            Phase::Build => self.active.clear(),
+            Phase::Collect | Phase::Remove => self.flows = false,
+            _ => {}
+        }
+        self.active.retain(|active| active.phase != phase);
+        if phase != Phase::Build || !(self.has_terminal || self.flows) {
+            self.active.push(Active { phase, since: at, total, done: Amount::default() });
+        }
+    }
+
+    /// The lines to show, on a terminal of `width` columns.
+    fn rows(&self, at: Duration, width: usize, look: Look) -> Vec<String> {
+        let seen = self.active.iter().filter(|active| at.saturating_sub(active.since) >= active.silent_for());
+        let mut rows: Vec<_> = seen.flat_map(|active| self.rows_of(active, at, width, look)).collect();
         rows.truncate(MOST_ROWS);
         rows
     }
 
-    fn rows_of(&self, active: &Active, at: Duration) -> Vec<Row> {
+    fn rows_of(&self, active: &Active, at: Duration, width: usize, look: Look) -> Vec<String> {
         let took = at.saturating_sub(active.since);
-        if active.phase == Phase::Pull {
-            let mut rows = vec![pull_row(active.phase, &self.layers, took)];
-            rows.extend(self.layers.active().map(layer_row));
-            return rows;
+        let label = wording::doing(active.phase).to_owned();
+        let row = |label, share, texts| Row { label, share, texts }.line(at, width, look);
+        match active.phase {
+            Phase::Build => vec![look.colour.dim(&wording::running(&self.command, took, width))],
+            Phase::Pull => {
+                let texts = vec![self.layers.text(), rate(self.layers.bytes(), took)];
+                let layers = self.layers.active().map(|layer| {
+                    let id: String = layer.id.chars().take(ID_CHARS).collect();
+                    let moved = wording::progress(bytes(layer.current), layer.total.map(bytes));
+                    let texts = vec![one_line(&layer.status), moved];
+                    row(format!("  {:ID_CHARS$}", one_line(&id)), layer_share(layer), texts)
+                });
+                [row(label, None, texts)].into_iter().chain(layers).collect()
+            }
+            _ => {
+                let share = active.share();
+                let left = share.and_then(|share| share.left(took));
+                let [files, size] = wording::progress_parts(active.done, active.total);
+                let texts = vec![files, size, rate(active.done.bytes, took), left.unwrap_or_default()];
+                vec![row(label, share, texts)]
+            }
         }
-        let rate = numbers::rate(active.done.bytes, took);
-        let parts = [Some(wording::progress(active.done, active.total)), rate];
-        vec![Row { label: label(active.phase), share: active.share(), text: joined(parts) }]
     }
 }
 
 impl Active {
+    fn silent_for(&self) -> Duration {
+        if self.phase == Phase::Build { COMMAND_SILENT_FOR } else { SILENT_FOR }
+    }
+
     fn share(&self) -> Option<Share> {
         let total = self.total?;
         match (total.bytes, total.files) {
@@ -214,57 +265,98 @@ impl Active {
     }
 }
 
-fn pull_row(phase: Phase, layers: &Layers, took: Duration) -> Row {
-    let parts = [Some(layers.text()), numbers::rate(layers.bytes(), took)];
-    Row { label: label(phase), share: None, text: joined(parts) }
-}
-
-fn layer_row(layer: &Layer) -> Row {
-    let id: String = layer.id.chars().take(ID_CHARS).collect();
-    let share = layer.total.filter(|of| *of > 0).map(|of| Share { done: layer.current, of });
-    let moved = wording::progress(bytes(layer.current), layer.total.map(bytes));
-    Row {
-        label: format!("  {}", one_line(&id)),
-        share,
-        text: joined([Some(one_line(&layer.status)), Some(moved)]),
-    }
+fn layer_share(layer: &Layer) -> Option<Share> {
+    layer.total.filter(|of| *of > 0).map(|of| Share { done: layer.current, of })
 }
 
 fn bytes(bytes: u64) -> Amount {
     Amount { files: 0, bytes }
 }
 
-fn label(phase: Phase) -> String {
-    wording::doing(phase).to_owned()
-}
-
-fn joined(parts: [Option<String>; 2]) -> String {
-    parts.into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
+fn rate(moved: u64, took: Duration) -> String {
+    numbers::rate(moved, took).unwrap_or_default()
 }
 
 /// One line of the screen.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Row {
     label: String,
     /// The progress; `None` shows as a spinner.
     share: Option<Share>,
-    text: String,
+    /// What stands behind the bar. Where there is no room for all, the first ones are left out.
+    texts: Vec<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+impl Row {
+    /// The line: as wide as the terminal if it has a bar, and never wider.
+    fn line(mut self, at: Duration, width: usize, look: Look) -> String {
+        self.texts.retain(|text| !text.is_empty());
+        let Some(share) = self.share else {
+            let tick = SPINNER[(at.as_millis() / TICK.as_millis()) as usize % SPINNER.len()];
+            return fitted(format!("{tick} {} {}", self.label, self.texts.join(", ")), width);
+        };
+        loop {
+            let text = self.texts.join(", ");
+            let words = measure_text_width(&self.label) + measure_text_width(&text) + 2;
+            let columns = width.saturating_sub(words);
+            if columns < NARROWEST_BAR && self.texts.len() > 1 {
+                self.texts.remove(0);
+            } else if columns < NARROWEST_BAR / 2 {
+                return fitted(format!("{} {text}", self.label), width);
+            } else {
+                return format!("{} {} {text}", self.label, share.bar(columns, look)).trim_end().to_owned();
+            }
+        }
+    }
+}
+
+fn fitted(line: String, width: usize) -> String {
+    truncate_str(line.trim_end(), width, "").into_owned()
+}
+
+#[derive(Debug, Clone, Copy)]
 struct Share {
     done: u64,
     of: u64,
 }
 
-/// indicatif's bars, one for each row, with the row that each of them shows.
+impl Share {
+    fn part(self) -> f64 {
+        self.done.min(self.of) as f64 / self.of.max(1) as f64
+    }
+
+    /// The time until the end, if the rest takes as long as what is done.
+    fn left(self, took: Duration) -> Option<String> {
+        let is_known = took >= FORECAST_AFTER && self.done > 0 && self.done < self.of;
+        let left = is_known.then(|| took.as_secs_f64() * (1.0 - self.part()) / self.part())?;
+        let left = Duration::try_from_secs_f64(left.ceil()).ok()?;
+        Some(format!("{} left", numbers::span(left)))
+    }
+
+    fn bar(self, columns: usize, look: Look) -> String {
+        let done = |columns: usize| (columns as f64 * self.part()) as usize;
+        match look.glyphs {
+            Glyphs::Unicode => {
+                let done = done(columns);
+                look.colour.done(&"━".repeat(done)) + &look.colour.dim(&"─".repeat(columns - done))
+            }
+            Glyphs::Ascii => {
+                let columns = columns - 2;
+                let done = done(columns);
+                let head = if done < columns { ">" } else { "" };
+                format!("[{:columns$}]", "=".repeat(done) + head)
+            }
+        }
+    }
+}
+
+/// indicatif's bars, one for each row, with the line that each of them shows.
 struct Screen {
     bars: MultiProgress,
-    rows: Vec<(ProgressBar, Row)>,
+    rows: Vec<(ProgressBar, String)>,
 }
 
 impl Screen {
-    fn show(&mut self, rows: &[Row]) {
+    fn show(&mut self, rows: &[String]) {
         while self.rows.len() > rows.len() {
             if let Some((bar, _)) = self.rows.pop() {
                 bar.finish_and_clear();
@@ -272,50 +364,25 @@ impl Screen {
             }
         }
         for ((bar, shown), row) in self.rows.iter_mut().zip(rows) {
-            row.change(bar, shown);
-            shown.clone_from(row);
+            if shown != row {
+                bar.set_message(row.clone());
+                shown.clone_from(row);
+            }
+            bar.tick();
         }
         for row in &rows[self.rows.len()..] {
             // It is added when it is complete, because each change of a bar on the screen draws it.
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-            row.change(&bar, &Row::default());
+            // A fixed text that a test draws.
+            bar.set_style(
+                ProgressStyle::with_template("{wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar()),
+            );
+            bar.set_message(row.clone());
             let bar = self.bars.add(bar);
             bar.tick();
             self.rows.push((bar, row.clone()));
         }
     }
-}
-
-impl Row {
-    fn change(&self, bar: &ProgressBar, shown: &Row) {
-        if *shown == Row::default() || self.share.is_some() != shown.share.is_some() {
-            bar.set_style(style(self.share));
-        }
-        if self.label != shown.label {
-            bar.set_prefix(self.label.clone());
-        }
-        if self.text != shown.text {
-            bar.set_message(self.text.clone());
-        }
-        if let Some(share) = self.share {
-            bar.update(|state| {
-                state.set_len(share.of.max(1));
-                state.set_pos(share.done.min(share.of));
-            });
-        }
-        bar.tick();
-    }
-}
-
-/// Within 80 columns there is room for files, bytes and rate after the bar.
-fn style(share: Option<Share>) -> ProgressStyle {
-    // Templates are fixed texts that a test draws; variable parts go in as prefix and message.
-    let template = match share {
-        Some(_) => "{prefix} [{bar:12}] {wide_msg}",
-        None => "{spinner} {prefix} {wide_msg}",
-    };
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    style.progress_chars("=> ").tick_chars("-\\|/ ")
 }
 
 #[cfg(test)]
@@ -324,14 +391,25 @@ mod tests {
 
     use super::*;
     use crate::report::{
+        Colour,
         events::Warning,
         stderr_writer::LineState,
-        testing::{FakeScreen, ended, event, finished, ms, progress, pulling, started},
+        testing::{FakeScreen, ended, event, finished, ms, on_screen, planned, progress, pulling, started},
     };
 
     fn bar(screen: &FakeScreen, line_state: &LineState) -> Bar {
         let target = ProgressDrawTarget::term_like(Box::new(screen.clone()));
-        Bar::still(Own::new(Box::new(screen.clone()), line_state.clone()), target, Verbosity::Normal)
+        let own = Own::new(Box::new(screen.clone()), line_state.clone()).with(on_screen(Glyphs::Ascii));
+        Bar::still(own, target, Verbosity::Normal)
+    }
+
+    /// What a terminal of `width` columns has to show at the last of these events.
+    fn rows(width: usize, look: Look, events: &[(u64, Event)]) -> String {
+        let mut state = State::default();
+        events.iter().for_each(|(at, event)| state.note(ms(*at), event));
+        let rows = state.rows(ms(events.last().unwrap().0), width, look);
+        assert!(rows.iter().all(|row| measure_text_width(row) <= width), "{rows:?}");
+        rows.join("\n")
     }
 
     fn run(events: &[(u64, Event)]) -> (FakeScreen, Bar) {
@@ -342,12 +420,85 @@ mod tests {
     }
 
     #[test]
-    fn an_upload_shows_files_bytes_and_rate() {
-        let (screen, _bar) = run(&[
+    fn an_upload_fills_the_line_and_leaves_out_first_what_matters_least() {
+        let events = [
             (0, started(Phase::Upload, Some((2003, 20_000_000)))),
             (1_000, progress(Phase::Upload, 1203, 10_000_000)),
-        ]);
-        insta::assert_snapshot!(screen.shown(), @"uploading [======>     ] 1,203 of 2,003 files, 10.0 MB of 20.0 MB, 10.0 MB/s");
+        ];
+        let at = |width| rows(width, on_screen(Glyphs::Unicode), &events);
+        insta::assert_snapshot!([40, 80, 120].map(at).join("\n"), @"
+        uploading ━━━━━───── 10.0 MB/s, 1 s left
+        uploading ━━━━━━━━━━━━━━━─────────────── 10.0 MB of 20.0 MB, 10.0 MB/s, 1 s left
+        uploading ━━━━━━━━━━━━━━━━━━━━━━━━──────────────────────── 1,203 of 2,003 files, 10.0 MB of 20.0 MB, 10.0 MB/s, 1 s left
+        ");
+        insta::assert_snapshot!(
+            rows(60, on_screen(Glyphs::Ascii), &events),
+            @"uploading [====>   ] 10.0 MB of 20.0 MB, 10.0 MB/s, 1 s left"
+        );
+        assert_eq!(measure_text_width(&at(200)), 200);
+        let coloured = Look { colour: Colour::On, ..on_screen(Glyphs::Unicode) };
+        assert_eq!(measure_text_width(&rows(200, coloured, &events)), 200);
+    }
+
+    #[test]
+    fn what_is_left_is_told_when_it_is_known() {
+        let at = |millis, bytes| {
+            let events = [
+                (0, started(Phase::Upload, Some((0, 1_000_000)))),
+                (millis, progress(Phase::Upload, 0, bytes)),
+            ];
+            rows(80, on_screen(Glyphs::Ascii), &events)
+        };
+        assert!(at(4_000, 250_000).ends_with(", 12 s left"));
+        assert!(at(60_000, 1_000).ends_with(", 16 h 39 min left"));
+        for (millis, bytes) in [(999, 250_000), (4_000, 0), (4_000, 1_000_000)] {
+            assert!(!at(millis, bytes).contains("left"), "{millis} {bytes}");
+        }
+    }
+
+    #[test]
+    fn a_silent_command_is_said_to_run_until_its_first_byte() {
+        let (screen, mut bar) =
+            run(&[(0, planned(&["jekyll", "build"])), (100, started(Phase::Build, None))]);
+        let at = |millis| {
+            lock(&bar.inner).draw(ms(millis));
+            screen.shown()
+        };
+        assert_eq!(at(599), "");
+        assert_eq!(at(600), "running jekyll build, 0 s");
+        assert_eq!(at(12_100), "running jekyll build, 12 s");
+        bar.event(ms(12_200), &Event::BuildOutputBegins);
+        assert_eq!(screen.shown(), "");
+        lock(&bar.inner).draw(ms(60_000));
+        // The event of the start may come after the first byte.
+        bar.event(ms(60_001), &started(Phase::Build, None));
+        lock(&bar.inner).draw(ms(70_000));
+        assert_eq!(screen.shown(), "");
+    }
+
+    #[test]
+    fn nothing_is_drawn_while_the_command_has_the_terminal() {
+        let Event::Planned { image, engine, route, because, source, command, .. } = planned(&["make"]) else {
+            panic!()
+        };
+        let terminal = true;
+        let events = [
+            (0, Event::Planned { image, engine, route, because, source, command, terminal }),
+            (1, started(Phase::Build, None)),
+            (9_000, started(Phase::Scan, None)),
+        ];
+        assert_eq!(rows(80, on_screen(Glyphs::Ascii), &events), "");
+    }
+
+    #[test]
+    fn a_long_command_is_shortened_to_the_line() {
+        let script = "echo ".repeat(40);
+        let events = [
+            (0, planned(&["sh", "-c", &script])),
+            (0, started(Phase::Build, None)),
+            (125_000, started(Phase::Scan, None)),
+        ];
+        assert_eq!(rows(40, on_screen(Glyphs::Ascii), &events), "running sh -c 'echo echo e…', 2 min 05 s");
     }
 
     #[test]
@@ -360,12 +511,12 @@ mod tests {
         events.push((1_000, pulling("gone", "Already exists", 0, None)));
         let (screen, _bar) = run(&events);
         insta::assert_snapshot!(screen.shown(), @r"
-        / pulling the image 1 of 8 layers, 28.0 MB of 112.0 MB, 28.0 MB/s
-          0123456789ab [===>        ] Downloading, 4.0 MB of 16.0 MB
-          l1 [===>        ] Downloading, 4.0 MB of 16.0 MB
-          l2 [===>        ] Downloading, 4.0 MB of 16.0 MB
-          l3\u{1b}[2J [===>        ] Downloading, 4.0 MB of 16.0 MB
-          l4 [===>        ] Downloading, 4.0 MB of 16.0 MB
+        | pulling the image 1 of 8 layers, 28.0 MB of 112.0 MB, 28.0 MB/s
+          0123456789ab [=============>                                      ] Downloading, 4.0 MB of 16.0 MB
+          l1           [=============>                                      ] Downloading, 4.0 MB of 16.0 MB
+          l2           [=============>                                      ] Downloading, 4.0 MB of 16.0 MB
+          l3\u{1b}[2J  [=============>                                      ] Downloading, 4.0 MB of 16.0 MB
+          l4           [=============>                                      ] Downloading, 4.0 MB of 16.0 MB
         ");
     }
 
@@ -393,6 +544,7 @@ mod tests {
     fn a_bar_never_wipes_the_builds_last_words() {
         let (screen, line_state) = (FakeScreen::default(), LineState::default());
         let mut bar = bar(&screen, &line_state);
+        bar.event(ms(0), &planned(&["make"]));
         bar.event(ms(0), &Event::BuildOutputBegins);
         std::io::Write::write_all(&mut screen.clone(), b"no line end").unwrap();
         line_state.wrote(b"no line end");
@@ -400,13 +552,13 @@ mod tests {
         bar.event(ms(500), &progress(Phase::Collect, 3, 3000));
         insta::assert_snapshot!(screen.shown(), @r"
         no line end
-        | collecting 3 files, 3.0 kB, 6.1 kB/s
+        \ collecting 3 files, 3.0 kB, 6.1 kB/s
         ");
         bar.event(ms(600), &ended(Phase::Collect, 590, 3, 3000));
         bar.event(ms(600), &finished(0, 600));
         insta::assert_snapshot!(screen.shown(), @r"
         no line end
-        fastbuild: 0.60 s in all: collect 0.59 (3 files, 3.0 kB); exit 0
+        fastbuild: make: 0.60 s, 3 files received (3.0 kB)
         ");
     }
 
@@ -419,7 +571,7 @@ mod tests {
         ]);
         insta::assert_snapshot!(screen.shown(), @r"
         fastbuild: warning: SIGINT was sent to the build
-        / collecting 3 files, 3.0 kB, 6.0 kB/s
+        \ collecting 3 files, 3.0 kB, 6.0 kB/s
         ");
     }
 

@@ -55,6 +55,25 @@ impl Colour {
     }
 }
 
+impl Colour {
+    /// What is done of a bar.
+    pub fn done(self, text: &str) -> String {
+        self.styled(text, AnsiColor::Green.on_default())
+    }
+
+    /// What matters less than the lines around it.
+    pub fn dim(self, text: &str) -> String {
+        self.styled(text, NOTE)
+    }
+
+    fn styled(self, text: &str, style: Style) -> String {
+        match self {
+            Colour::On => format!("{style}{text}{style:#}"),
+            Colour::Off => text.to_owned(),
+        }
+    }
+}
+
 fn paint_line(line: &str, tone: Tone) -> String {
     let (text, end) = line.strip_suffix('\n').map_or((line, ""), |text| (text, "\n"));
     let whole = |style: Style| format!("{style}{text}{style:#}{end}");

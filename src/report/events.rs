@@ -404,6 +404,9 @@ pub enum Event {
         source: PathBuf,
         /// The command.
         command: Vec<String>,
+        /// Whether the command has fastbuild's terminal, keys and screen. Nothing is drawn then
+        /// while it runs.
+        terminal: bool,
     },
     /// Another run holds this project's lock; this one waits.
     WaitingForLock {
@@ -461,6 +464,23 @@ pub enum Event {
     Watching {
         /// How changes are noticed.
         by: Noticing,
+    },
+    /// `watch`: a build is over.
+    WatchBuilt {
+        /// Its number in this watch, from 1.
+        build: u64,
+        /// This machine's time of day, `HH:MM:SS`.
+        clock: String,
+        /// fastbuild's exit code; `None` if the build came to no result.
+        exit_code: Option<u8>,
+        /// How many changed paths started it; none for the first one.
+        changed: u64,
+        /// Its wall time.
+        #[serde(serialize_with = "as_seconds")]
+        took: Duration,
+        /// How the changes are noticed that are waited for now; `None` if the next build begins at
+        /// once.
+        waits: Option<Noticing>,
     },
     /// The command failed, and the cause seems to be the mount and not the command.
     MountFailed {

@@ -37,7 +37,7 @@ enum Tells {
 impl Meter {
     /// A meter with a build's modes. JSON shows nothing, because a benchmark has no events.
     pub fn new(mode: Mode, verbosity: Verbosity, streams: Streams) -> Meter {
-        let own = Own::new(streams.own, LineState::default()).coloured(streams.colour);
+        let own = Own::new(streams.own, LineState::default()).with(streams.look);
         let (bar, tells) = match (mode, verbosity) {
             (Mode::Json, _) | (_, Verbosity::Quiet) => (None, Tells::Nothing),
             (Mode::None, _) => (None, Tells::Words),
@@ -130,7 +130,7 @@ mod tests {
 
     use super::*;
     use crate::report::{
-        Colour, Shows,
+        Look, Shows,
         testing::{FakeScreen, Shared},
     };
 
@@ -142,7 +142,7 @@ mod tests {
             stderr: nowhere(),
             own,
             screen,
-            colour: Colour::Off,
+            look: Look::default(),
         }
     }
 

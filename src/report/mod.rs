@@ -4,7 +4,7 @@
 //! each [`Event`] to one renderer ([`bar`], [`plain`], [`json`], [`silent`]), which writes to
 //! stderr only; stdout belongs to the build. Renderers decide from events and their times; the
 //! wording is in [`wording`], numbers are in [`crate::text::numbers`], and all text from outside
-//! passes through [`crate::text`].
+//! passes through [`crate::text`]. [`Look`] has the colours, characters and width of the terminal.
 //!
 //! Invariants: the build's bytes are passed on unchanged and at once; nothing is drawn while they
 //! flow; no control character in an event's text reaches a terminal or a log. A reader of stdout
@@ -16,6 +16,7 @@ mod colour;
 pub mod events;
 pub mod json;
 pub mod layers;
+mod look;
 pub mod meter;
 mod nonblocking;
 pub mod plain;
@@ -26,6 +27,7 @@ mod testing;
 pub mod wording;
 
 pub use colour::{Colour, Tone};
+pub use look::{Glyphs, Look};
 
 use std::{
     ffi::{OsStr, OsString},
@@ -73,7 +75,7 @@ pub enum Verbosity {
     Verbose,
 }
 
-/// The target of stderr.
+/// The target of one of this process's streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Surroundings {
     /// A file, a pipe, a terminal that cannot move its cursor, or a terminal that another job uses.
@@ -87,7 +89,16 @@ pub enum Surroundings {
 impl Surroundings {
     /// Decides by the variables `TERM` and `CI` and by the kind of stderr.
     pub fn of_stderr(var: impl Fn(&str) -> Option<OsString>) -> Surroundings {
-        let is_screen = io::stderr().is_terminal() && terminal::is_foreground();
+        Surroundings::of(&io::stderr(), var)
+    }
+
+    /// As [`Surroundings::of_stderr`], for stdout.
+    pub fn of_stdout(var: impl Fn(&str) -> Option<OsString>) -> Surroundings {
+        Surroundings::of(&io::stdout(), var)
+    }
+
+    fn of(stream: &impl IsTerminal, var: impl Fn(&str) -> Option<OsString>) -> Surroundings {
+        let is_screen = stream.is_terminal() && terminal::is_foreground();
         Surroundings::judge(is_screen, var("TERM").as_deref(), var("CI").as_deref())
     }
 
@@ -137,7 +148,7 @@ pub struct Streams {
     /// Where bars are drawn.
     pub screen: ProgressDrawTarget,
     /// How fastbuild's own words are written.
-    pub colour: Colour,
+    pub look: Look,
 }
 
 impl Streams {
@@ -151,7 +162,7 @@ impl Streams {
             stderr: nonblocking::patient(io::stderr()),
             own: if io::stderr().is_terminal() { Box::new(stderr_writer::OnTerminal(own)) } else { own },
             screen: ProgressDrawTarget::stderr(),
-            colour: Colour::of_stderr(),
+            look: Look::of_stderr(),
         }
     }
 }
@@ -187,8 +198,8 @@ impl Reporter {
         let began = Instant::now();
         let line_state = LineState::default();
         // A program reads JSON.
-        let colour = if mode == Mode::Json { Colour::Off } else { streams.colour };
-        let own = Own::new(streams.own, line_state.clone()).coloured(colour);
+        let look = if mode == Mode::Json { Look::default() } else { streams.look };
+        let own = Own::new(streams.own, line_state.clone()).with(look);
         let renderer: Box<dyn Renderer> = match (mode, verbosity) {
             (Mode::Json, _) => Box::new(json::Json::new(own, verbosity)),
             (_, Verbosity::Quiet) => Box::new(silent::Silent(own)),
@@ -219,7 +230,7 @@ impl Reporter {
                 stderr: nowhere(),
                 own: nowhere(),
                 screen: ProgressDrawTarget::hidden(),
-                colour: Colour::Off,
+                look: Look::default(),
             },
         )
     }
@@ -283,6 +294,17 @@ impl Reporter {
         lock(&self.0.renderer).failure(self.0.began.elapsed(), &failure);
     }
 
+    /// Clears the terminal that stdout is, unless another job has it. What scrolled away stays.
+    pub fn clear_screen(&self) {
+        self.clear();
+        if !terminal::is_foreground() {
+            return;
+        }
+        let mut stdout = lock(&self.0.stdout);
+        drop(stdout.write_all(b"\x1b[H\x1b[2J").and_then(|()| stdout.flush()));
+        self.0.line_state.wrote(b"\n");
+    }
+
     /// Removes everything that is drawn, before the process ends without destructors.
     pub fn clear(&self) {
         lock(&self.0.renderer).clear();
@@ -298,7 +320,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::{
         events::Warning,
-        testing::{FakeScreen, Shared as Written, finished, progress, started},
+        testing::{FakeScreen, Shared as Written, finished, on_screen, progress, started},
         *,
     };
     use crate::spec::Progress;
@@ -316,7 +338,7 @@ mod tests {
             stderr: Box::new(stderr.clone()),
             own: Box::new(stderr.clone()),
             screen: ProgressDrawTarget::hidden(),
-            colour: Colour::Off,
+            look: Look::default(),
         };
         (Reporter::new(mode, verbosity, streams), Apart { stdout, stderr })
     }
@@ -396,12 +418,13 @@ mod tests {
             stderr: Box::new(screen.clone()),
             own: Box::new(screen.clone()),
             screen: ProgressDrawTarget::hidden(),
-            colour: Colour::Off,
+            look: Look::default(),
         };
         let reporter = Reporter::new(Mode::None, Verbosity::Normal, streams);
         // A renderer without a thread, called directly: this test must know the time.
         let target = ProgressDrawTarget::term_like(Box::new(screen.clone()));
         let own = Own::new(Box::new(screen.clone()), reporter.0.line_state.clone());
+        let own = own.with(on_screen(Glyphs::Ascii));
         *lock(&reporter.0.renderer) = Box::new(bar::Bar::still(own, target, Verbosity::Normal));
         let at =
             |millis, event: &Event| lock(&reporter.0.renderer).event(Duration::from_millis(millis), event);
@@ -446,7 +469,7 @@ mod tests {
             stderr: Box::new(Broken),
             own: Box::new(Broken),
             screen: ProgressDrawTarget::hidden(),
-            colour: Colour::Off,
+            look: Look::default(),
         };
         let reporter = Reporter::new(Mode::Plain, Verbosity::Normal, streams);
         let error = reporter.build_output(Stream::Stdout, b"x").unwrap_err();
@@ -481,7 +504,7 @@ mod tests {
             stderr: Box::new(stderr.clone()),
             own: Box::new(stderr.clone()),
             screen: ProgressDrawTarget::hidden(),
-            colour: Colour::Off,
+            look: Look::default(),
         };
         let reporter = Reporter::new(Mode::Plain, Verbosity::Normal, streams);
         let writer = reporter.clone();

@@ -26,7 +26,6 @@ pub enum Telling {
 pub struct Plain {
     own: Own,
     telling: Telling,
-    verbosity: Verbosity,
     long: Option<Long>,
     /// With the agent, most long phases are over before a line about them could be read.
     has_workspace: bool,
@@ -44,8 +43,8 @@ struct Long {
 impl Plain {
     /// Writes lines to `own`.
     pub fn new(own: Own, telling: Telling, verbosity: Verbosity) -> Plain {
-        let (layers, summary) = (Layers::default(), Summary::default());
-        Plain { own, telling, verbosity, long: None, has_workspace: false, layers, summary }
+        let (layers, summary) = (Layers::default(), Summary::new(verbosity));
+        Plain { own, telling, long: None, has_workspace: false, layers, summary }
     }
 
     fn say(&mut self, sentence: &str) {
@@ -93,11 +92,10 @@ impl Renderer for Plain {
             Event::PhaseEnded { phase, .. } => drop(self.long.take_if(|long| long.phase == *phase)),
             _ => {}
         }
-        match self.summary.news(event) {
+        match self.summary.news(event, self.own.width()) {
             Some(News::Said(lines)) => self.own.lines(&lines),
             Some(News::Last { lines, exit_code }) => self.own.last(&lines, exit_code),
-            Some(News::Detail(lines)) if self.verbosity == Verbosity::Verbose => self.own.lines(&lines),
-            Some(News::Detail(_)) | None => {}
+            None => {}
         }
     }
 
@@ -167,7 +165,7 @@ mod tests {
         fastbuild: uploading 2,003 files, 20.1 MB
         fastbuild: uploading: 1,203 of 2,003 files, 10.1 MB of 20.1 MB
         fastbuild: collecting
-        fastbuild: 9.40 s in all: scan 0.02, upload 7.00 (2,003 files, 20.1 MB), build 1.90, collect 0.30 (312 files, 2.1 MB); exit 0
+        fastbuild: jekyll build: 9.40 s, 2,003 files sent (20.1 MB), 312 received (2.1 MB)
         ");
     }
 
@@ -176,6 +174,7 @@ mod tests {
         let reached = Event::Workspace { name: "w".into(), how: Reached::Found };
         let agent = Some(AgentCost::default());
         let events = [
+            (0, planned(&["make"])),
             (0, reached),
             (10, started(Phase::Upload, Some((2003, 20_100_000)))),
             (4_000, progress(Phase::Upload, 500, 5_000_000)),
@@ -187,7 +186,7 @@ mod tests {
         ];
         insta::assert_snapshot!(run(Telling::Phases, Verbosity::Normal, &events), @r"
         fastbuild: uploading: 1,203 of 2,003 files, 10.1 MB of 20.1 MB
-        fastbuild: 5.70 s: 2,003 files (20.1 MB) up in 5.39; exit 1
+        fastbuild: make: exit 1 after 5.70 s, 2,003 files sent (20.1 MB)
         ");
     }
 
@@ -195,7 +194,7 @@ mod tests {
     fn none_tells_warnings_and_the_summary_only() {
         insta::assert_snapshot!(run(Telling::Results, Verbosity::Normal, &a_build()), @r"
         fastbuild: warning: src/x.sock is a socket; it was not sent
-        fastbuild: 9.40 s in all: scan 0.02, upload 7.00 (2,003 files, 20.1 MB), build 1.90, collect 0.30 (312 files, 2.1 MB); exit 0
+        fastbuild: jekyll build: 9.40 s, 2,003 files sent (20.1 MB), 312 received (2.1 MB)
         ");
     }
 
@@ -208,7 +207,7 @@ mod tests {
         fastbuild: upload took 7.00 s (2,003 files, 20.1 MB)
         fastbuild: build took 1.90 s
         fastbuild: collect took 0.30 s (312 files, 2.1 MB)
-        fastbuild: 9.40 s in all: scan 0.02, upload 7.00 (2,003 files, 20.1 MB), build 1.90, collect 0.30 (312 files, 2.1 MB); exit 0
+        fastbuild: jekyll build: 9.40 s (scan 0.020, upload 7.00, build 1.90, collect 0.300), 2,003 files sent (20.1 MB), 312 received (2.1 MB)
         ");
     }
 

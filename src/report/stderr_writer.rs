@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    report::colour::{Colour, Tone},
+    report::{colour::Tone, look::Look},
     sys::terminal,
 };
 
@@ -55,19 +55,29 @@ impl<W: Write> Write for OnTerminal<W> {
 pub struct Own {
     writer: Box<dyn Write + Send>,
     state: LineState,
-    colour: Colour,
+    look: Look,
 }
 
 impl Own {
     /// Writes to `writer`; `state` says how the build's output to the same place ended.
     pub fn new(writer: Box<dyn Write + Send>, state: LineState) -> Own {
-        Own { writer, state, colour: Colour::Off }
+        Own { writer, state, look: Look::default() }
     }
 
-    /// With lines in colour, or without.
+    /// With lines that look so.
     #[must_use]
-    pub fn coloured(self, colour: Colour) -> Own {
-        Own { colour, ..self }
+    pub fn with(self, look: Look) -> Own {
+        Own { look, ..self }
+    }
+
+    /// How its lines look.
+    pub fn look(&self) -> Look {
+        self.look
+    }
+
+    /// The terminal's width; `None` without a terminal that this process may use.
+    pub fn width(&self) -> Option<usize> {
+        (self.look.width)()
     }
 
     /// Writes whole lines, line end included, in one call. Its errors cannot be reported and are
@@ -82,7 +92,7 @@ impl Own {
     }
 
     fn toned(&mut self, text: &str, tone: Tone) {
-        let text = self.colour.paint(text, tone);
+        let text = self.look.written(text, tone);
         let fresh = self.state.0.swap(false, Ordering::AcqRel);
         let written = if fresh { self.write(&format!("\n{text}")) } else { self.write(&text) };
         drop(written);
@@ -98,5 +108,29 @@ impl Own {
     fn write(&mut self, text: &str) -> io::Result<()> {
         self.writer.write_all(text.as_bytes())?;
         self.writer.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{Colour, testing::Shared};
+
+    fn written(look: Look) -> String {
+        let out = Shared::default();
+        let mut own = Own::new(Box::new(out.clone()), LineState::default()).with(look);
+        own.lines("fastbuild: warning: /a/long/path/of/a/file was changed here while the build ran\n");
+        out.text()
+    }
+
+    #[test]
+    fn lines_are_wrapped_on_a_terminal_only() {
+        let file = written(Look::default());
+        assert_eq!(file, "fastbuild: warning: /a/long/path/of/a/file was changed here while the build ran\n");
+        let narrow =
+            "fastbuild: warning:\n    /a/long/path/of/a/file was changed\n    here while the build ran\n";
+        assert_eq!(written(Look { width: || Some(40), ..Look::default() }), narrow);
+        let coloured = written(Look { colour: Colour::On, width: || Some(40), ..Look::default() });
+        assert_eq!(anstream::adapter::strip_str(&coloured).to_string(), narrow);
     }
 }

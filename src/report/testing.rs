@@ -12,6 +12,7 @@ use indicatif::TermLike;
 use proptest::prelude::*;
 
 use super::{
+    Glyphs, Look,
     events::{
         Applied, Changed, Direction, Event, Holding, Limit, MadeBecause, Phase, Reached, Special, Stands,
         WaitsFor, Warning, Why, WithoutAgent,
@@ -54,6 +55,11 @@ impl Write for Shared {
 }
 
 const WIDTH: usize = 100;
+
+/// How lines look on a [`FakeScreen`].
+pub(super) fn on_screen(glyphs: Glyphs) -> Look {
+    Look { glyphs, width: || Some(WIDTH), ..Look::default() }
+}
 
 /// A terminal of [`WIDTH`] columns for plain writes and for indicatif; it keeps what they leave.
 #[derive(Clone, Default)]
@@ -192,6 +198,7 @@ pub(super) fn planned(command: &[&str]) -> Event {
         because: "r".into(),
         source: "/p".into(),
         command: command.iter().map(|&word| word.to_owned()).collect(),
+        terminal: false,
     }
 }
 
@@ -308,7 +315,8 @@ pub(super) fn event() -> impl Strategy<Value = Event> {
             route: Route::Volume,
             because,
             source,
-            command
+            command,
+            terminal: false
         }),
         (any::<u32>(), hostile_text()).prop_map(|(pid, command)| {
             let holder = if pid % 2 == 0 { Holding::Runs } else { Holding::IsStopped };

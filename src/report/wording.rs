@@ -9,19 +9,28 @@ use std::{
     time::Duration,
 };
 
-use super::events::{
-    AgentCost, Applied, Changed, Direction, Earlier, Event, Failure, Holding, Limit, MadeBecause, Noticing,
-    Phase, Reached, Special, Stands, WaitsFor, Warning, Why, path_text,
+use super::{
+    Verbosity,
+    events::{
+        Applied, Changed, Direction, Earlier, Event, Failure, Holding, Limit, MadeBecause, Noticing, Phase,
+        Reached, Special, Stands, WaitsFor, Warning, Why, path_text,
+    },
 };
 use crate::{
     entry::{Amount, RelPath},
     spec::{Fallback, Route},
     text::{
         indented,
-        numbers::{bytes, count, counted, counted_as, fine_seconds, seconds},
-        one_line, shell_words,
+        numbers::{self, bytes, count, counted, counted_as, fine_seconds, seconds},
+        one_line, shell_words, wrap,
     },
 };
+
+/// A failed command's products stay in the workspace: a part of the summary.
+const LEFT: &str = "products not brought back (--outputs-on-failure brings them)";
+
+/// The least and the most columns of a command in the summary; a terminal may have room for more.
+const COMMAND: (usize, usize) = (20, 60);
 
 /// The sentence of a warning.
 pub fn sentence(warning: &Warning) -> String {
@@ -136,10 +145,7 @@ pub fn sentence(warning: &Warning) -> String {
             path_text(path)
         ),
         Warning::Signalled { signal } => format!("{signal} was sent to the build"),
-        Warning::OutputsLeft => {
-            "the command failed, so its products were not brought back; --outputs-on-failure brings them"
-                .to_owned()
-        }
+        Warning::OutputsLeft => LEFT.to_owned(),
         Warning::NotTold { why } => {
             format!("the system does not tell of changes: {why}; fastbuild looks once a second instead")
         }
@@ -224,28 +230,32 @@ pub fn name(phase: Phase) -> &'static str {
 
 /// `2,003 files, 20.1 MB`. A zero part is left out; if both are zero, the text is empty.
 pub fn amount(amount: Amount) -> String {
-    let files = (amount.files > 0).then(|| counted(amount.files, "file"));
-    let size = (amount.bytes > 0).then(|| bytes(amount.bytes));
-    join([files, size])
+    progress(amount, None)
 }
 
 /// `1,203 of 2,003 files, 12.0 MB of 20.1 MB`; without a total, as [`amount`].
 pub fn progress(done: Amount, total: Option<Amount>) -> String {
-    let Some(total) = total else { return amount(done) };
-    let files =
-        (total.files > 0).then(|| format!("{} of {}", count(done.files), counted(total.files, "file")));
-    let size = (total.bytes > 0).then(|| format!("{} of {}", bytes(done.bytes), bytes(total.bytes)));
-    join([files, size])
+    join(progress_parts(done, total).map(|part| Some(part).filter(|part| !part.is_empty())))
 }
 
-/// Lines about an event, ready to print, and their audience.
+/// Files and bytes of [`progress`]; what is not known is empty.
+pub fn progress_parts(done: Amount, total: Option<Amount>) -> [String; 2] {
+    let part = |is_told: bool, text: String| if is_told { text } else { String::new() };
+    match total {
+        None => [part(done.files > 0, counted(done.files, "file")), part(done.bytes > 0, bytes(done.bytes))],
+        Some(total) => [
+            part(total.files > 0, format!("{} of {}", count(done.files), counted(total.files, "file"))),
+            part(total.bytes > 0, format!("{} of {}", bytes(done.bytes), bytes(total.bytes))),
+        ],
+    }
+}
+
+/// Lines about an event, ready to print.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
-    /// For all users.
+    /// While the run lasts.
     Said(String),
-    /// Only with `-v`.
-    Detail(String),
-    /// For all users, at the end of the run.
+    /// At the end of a run.
     Last {
         /// The lines.
         lines: String,
@@ -384,12 +394,28 @@ fn sources_changed(paths: &[crate::entry::RelPath], more: u64) -> String {
     format!("changed: {first}{more}")
 }
 
-/// The line that says that `watch` waits.
-fn watching(by: Noticing) -> &'static str {
-    match by {
-        Noticing::Told => "waiting for changes; Ctrl-C ends this",
-        Noticing::Looking => "waiting for changes, by looking once a second; Ctrl-C ends this",
-    }
+/// What `watch` tells when a build is over.
+fn watch_built(
+    build: u64,
+    exit_code: Option<u8>,
+    changed: u64,
+    took: Duration,
+    waits: Option<Noticing>,
+) -> String {
+    let result = match exit_code {
+        Some(0) => "ok in".to_owned(),
+        Some(code) => format!("exit {code} after"),
+        None => "failed after".to_owned(),
+    };
+    let changed = (changed > 0).then(|| format!("{} changed", counted(changed, "file")));
+    let result = join([Some(format!("{result} {} s", seconds(took))), changed]);
+    let waits = match waits {
+        Some(Noticing::Told) => "; waiting for changes",
+        Some(Noticing::Looking) => "; waiting for changes, by looking once a second",
+        None => "",
+    };
+    let end = if build == 1 && !waits.is_empty() { "; Ctrl-C ends this" } else { "" };
+    format!("{result}{waits}{end}")
 }
 
 /// The line of `-v` at the end of a phase.
@@ -433,26 +459,40 @@ const MOST_OF_A_KIND: u64 = 3;
 /// Collects the data of the summary line, and the warnings that are too many to show.
 #[derive(Debug, Default)]
 pub struct Summary {
+    verbosity: Verbosity,
     /// Each kind, with its count and the last sentence.
     warned: Vec<(Discriminant<Warning>, u64, String)>,
+    command: Vec<String>,
     parts: Vec<(Phase, Amount, Duration)>,
-    /// The workspace had to be made or started.
-    waited_for_workspace: bool,
     /// The build runs without a container.
     is_here: bool,
+    /// The command failed, and its products were not brought back.
+    outputs_left: bool,
 }
 
 impl Summary {
+    /// The summary of a run that has not begun.
+    pub fn new(verbosity: Verbosity) -> Summary {
+        Summary { verbosity, ..Summary::default() }
+    }
+
     /// Takes every event and keeps the phases that ended. Phases of one kind are added up; a new
     /// run starts empty.
     pub fn note(&mut self, event: &Event) {
-        if let Event::Planned { route, .. } = event {
-            *self = Summary { is_here: *route == Route::Host, ..Summary::default() };
+        match event {
+            Event::Planned { route, command, .. } => {
+                let (command, is_here) = (command.clone(), *route == Route::Host);
+                *self = Summary { command, is_here, ..Summary::new(self.verbosity) };
+            }
+            Event::Warned(Warning::OutputsLeft) => self.outputs_left = true,
+            // The run that counts is the next one.
+            Event::MountFailed { then: Fallback::Layer, .. } => self.outputs_left = false,
+            Event::PhaseEnded { phase, done, took } => self.add(*phase, *done, *took),
+            _ => {}
         }
-        if let Event::Workspace { how, .. } = event {
-            self.waited_for_workspace = *how != Reached::Found;
-        }
-        let Event::PhaseEnded { phase, done, took } = *event else { return };
+    }
+
+    fn add(&mut self, phase: Phase, done: Amount, took: Duration) {
         match self.parts.iter_mut().find(|part| part.0 == phase) {
             Some((_, moved, sum)) => {
                 moved.files += done.files;
@@ -464,20 +504,22 @@ impl Summary {
         self.parts.sort_by_key(|part| part.0);
     }
 
-    /// The text that all renderers for people share; `None` if each has its own, or none.
-    pub fn news(&mut self, event: &Event) -> Option<News> {
+    /// The text that all renderers for people share; `None` if each has its own, or none. `width`
+    /// is the terminal's, if there is one.
+    pub fn news(&mut self, event: &Event, width: Option<usize>) -> Option<News> {
         let said = |sentence: String| News::Said(line(&sentence));
-        let detail = |sentence: String| News::Detail(line(&sentence));
+        let is_verbose = self.verbosity == Verbosity::Verbose;
+        let detail = |sentence: String| is_verbose.then(|| said(sentence));
         Some(match event {
-            Event::Planned { image, engine, route, because, source, command } => {
-                detail(planned(image.as_deref(), engine, *route, because, source, command))
+            Event::Planned { image, engine, route, because, source, command, .. } => {
+                return detail(planned(image.as_deref(), engine, *route, because, source, command));
             }
             Event::WaitingForLock { pid, command, holder, why } => {
                 said(format!("{}{}", waiting(*pid, command, *holder), side_by_side(why)))
             }
             Event::Workspace { name, how } => match made_anew(how) {
                 Some(sentence) => said(sentence),
-                None => detail(workspace(name, how)),
+                None => return detail(workspace(name, how)),
             },
             Event::WithoutAgent { detail, .. } => {
                 said(format!("no workspace can be kept, so this build is for one run: {detail}"))
@@ -488,14 +530,23 @@ impl Summary {
             }
             Event::WorkspaceRemoved { name, source, limit } => said(workspace_removed(name, source, *limit)),
             Event::SourcesChanged { paths, more } => said(sources_changed(paths, *more)),
-            Event::Watching { by } => said(watching(*by).to_owned()),
-            Event::PhaseEnded { phase, done, took } => detail(ended(*phase, *done, *took)),
+            Event::WatchBuilt { build, clock, exit_code, changed, took, waits } => {
+                let result = watch_built(*build, *exit_code, *changed, *took, *waits);
+                let lines = line(&format!("#{build} {clock} {result}"));
+                News::Last { lines, exit_code: exit_code.unwrap_or(1) }
+            }
+            Event::PhaseEnded { phase, done, took } => return detail(ended(*phase, *done, *took)),
+            Event::Warned(Warning::OutputsLeft) => return None,
             Event::Warned(warning) => News::Said(self.warning(warning)?),
-            Event::Finished { exit_code, applied, agent, took, earlier } => {
-                let sentence = self.sentence(*exit_code, *applied, *agent, *took) + &before(*earlier);
+            Event::Finished { exit_code, applied, took, earlier, .. } => {
+                let result = self.result(*exit_code, *applied, *took);
+                let left = if self.outputs_left { format!("; {LEFT}") } else { String::new() };
+                let command = command(&self.command, room(&result, width));
+                let sentence = format!("{command}: {result}{left}{}", before(*earlier));
                 News::Last { lines: self.more_warnings() + &line(&sentence), exit_code: *exit_code }
             }
             Event::BuildOutputBegins
+            | Event::Watching { .. }
             | Event::PhaseStarted { .. }
             | Event::PhaseProgress { .. }
             | Event::PullProgress { .. } => return None,
@@ -527,67 +578,50 @@ impl Summary {
         std::mem::take(&mut self.warned).into_iter().filter_map(told).collect()
     }
 
-    /// The summary line's sentence. The parts are not added up: some phases run at the same time.
-    fn sentence(
-        &self,
-        exit_code: u8,
-        applied: Option<Applied>,
-        agent: Option<AgentCost>,
-        took: Duration,
-    ) -> String {
-        if agent.is_some() {
-            return self.sentence_with_agent(exit_code, applied, took);
-        }
-        let parts: Vec<_> = self.parts.iter().map(|part| describe(part, applied)).collect();
-        let parts = if parts.is_empty() { String::new() } else { format!(": {}", parts.join(", ")) };
-        format!("{} s in all{parts}; exit {exit_code}", seconds(took))
-    }
-
-    /// A build with the agent is short, so parts without significant time are left out.
-    fn sentence_with_agent(&self, exit_code: u8, applied: Option<Applied>, took: Duration) -> String {
-        let part = |phase| self.parts.iter().find(|part| part.0 == phase);
-        let timed =
-            |phase| part(phase).map(|(_, _, took)| format!("{} {}", name(phase), fine_seconds(*took)));
-        let moved = |phase, way: &str| {
-            let (_, done, took) = part(phase).copied().unwrap_or((phase, Amount::default(), Duration::ZERO));
-            let size = if done.bytes > 0 { format!(" ({})", bytes(done.bytes)) } else { String::new() };
-            let time = if done.files > 0 { format!(" in {}", fine_seconds(took)) } else { String::new() };
-            format!("{}{size} {way}{time}", counted(done.files, "file"))
+    /// The result, without the command: `1.12 s, 2 files sent (3.0 kB), 13 received (33.0 kB)`. What
+    /// is zero is left out. `-v` adds the seconds of each phase; some phases run at the same time.
+    fn result(&self, exit_code: u8, applied: Option<Applied>, took: Duration) -> String {
+        let moved =
+            |phase| self.parts.iter().find(|part| part.0 == phase && part.1.files > 0).map(|part| part.1);
+        let size = |done: Amount| parenthesis(if done.bytes > 0 { bytes(done.bytes) } else { String::new() });
+        let (sent, received) = (moved(Phase::Upload), moved(Phase::Collect));
+        let files = |n: u64| if sent.is_some() { count(n) } else { counted(n, "file") };
+        let seconds_of = |(phase, _, took): &(Phase, Amount, Duration)| {
+            format!("{} {}", name(*phase), fine_seconds(*took))
         };
-        let (deleted, conflicts) = applied.map_or((0, 0), |applied| (applied.deleted, applied.conflicts));
-        let parts = join([
-            timed(Phase::Pull),
-            timed(Phase::Workspace).filter(|_| self.waited_for_workspace),
-            timed(Phase::Scan),
-            Some(moved(Phase::Upload, "up")),
-            timed(Phase::Build),
-            applied.is_some().then(|| moved(Phase::Collect, "back")),
+        let parts = match self.verbosity {
+            Verbosity::Verbose => self.parts.iter().map(seconds_of).collect::<Vec<_>>().join(", "),
+            Verbosity::Normal | Verbosity::Quiet => String::new(),
+        };
+        let exit = if exit_code == 0 { String::new() } else { format!("exit {exit_code} after ") };
+        let here = if self.is_here { " on this machine" } else { "" };
+        let Applied { deleted, conflicts, .. } = applied.unwrap_or_default();
+        join([
+            Some(format!("{exit}{} s{here}{}", seconds(took), parenthesis(parts))),
+            sent.map(|done| format!("{} sent{}", counted(done.files, "file"), size(done))),
+            received.map(|done| format!("{} received{}", files(done.files), size(done))),
             (deleted > 0).then(|| format!("{} deleted", count(deleted))),
             (conflicts > 0).then(|| counted(conflicts, "conflict")),
-        ]);
-        let exit = if exit_code == 0 { String::new() } else { format!("; exit {exit_code}") };
-        let here = if self.is_here { " on this machine" } else { "" };
-        format!("{} s{here}: {parts}{exit}", fine_seconds(took))
+        ])
     }
 }
 
-fn describe(&(phase, done, took): &(Phase, Amount, Duration), applied: Option<Applied>) -> String {
-    let moved = match phase {
-        Phase::Pull | Phase::Upload | Phase::Collect => amount(done),
-        Phase::Apply => applied.map(applied_text).unwrap_or_default(),
-        _ => String::new(),
-    };
-    format!("{} {}{}", name(phase), seconds(took), parenthesis(moved))
+/// A command as a user could type it, in at most `room` columns.
+fn command(words: &[String], room: usize) -> String {
+    wrap::shortened(&one_line(&shell_words(words)), room)
 }
 
-fn applied_text(applied: Applied) -> String {
-    let part = |n: u64, word: &str| (n > 0).then(|| format!("{} {word}", count(n)));
-    join([
-        part(applied.written, "written"),
-        part(applied.deleted, "deleted"),
-        part(applied.unchanged, "unchanged"),
-        part(applied.conflicts, if applied.conflicts == 1 { "conflict" } else { "conflicts" }),
-    ])
+/// The line about a command that has written nothing for so long, in at most `room` columns.
+pub fn running(words: &[String], took: Duration, room: usize) -> String {
+    let took = numbers::span(took);
+    let room = room.saturating_sub("running , ".len() + took.len());
+    format!("running {}, {took}", command(words, room.min(COMMAND.1)))
+}
+
+/// The columns that `result` leaves for the command before it.
+fn room(result: &str, width: Option<usize>) -> usize {
+    let fixed = "fastbuild: : ".len() + result.len();
+    width.map_or(COMMAND.1, |width| width.saturating_sub(fixed).max(COMMAND.0))
 }
 
 fn join<const N: usize>(parts: [Option<String>; N]) -> String {
@@ -669,7 +703,7 @@ mod tests {
         the system does not tell of changes: out of watches; fastbuild looks once a second instead
         x comes from another watch, and what it is made from comes from this one: they have built three times in a row without an edit of yours; this one waits for one
         SIGINT was sent to the build
-        the command failed, so its products were not brought back; --outputs-on-failure brings them
+        products not brought back (--outputs-on-failure brings them)
         container fastbuild-1 could not be removed: engine is gone; the next run tries again
         "#);
     }
@@ -706,70 +740,131 @@ mod tests {
         }
     }
 
-    fn ended(summary: &mut Summary, phase: Phase, millis: u64, files: u64, bytes: u64) {
-        let took = Duration::from_millis(millis);
-        summary.note(&Event::PhaseEnded { phase, done: Amount { files, bytes }, took });
+    /// The last line of a run of `command` with these phases.
+    fn last(verbosity: Verbosity, width: Option<usize>, command: &[&str], events: &[Event]) -> String {
+        let mut summary = Summary::new(verbosity);
+        let mut lines = String::new();
+        for event in [&[crate::report::testing::planned(command)], events].concat() {
+            summary.note(&event);
+            if let Some(News::Last { lines: last, .. }) = summary.news(&event, width) {
+                lines = last;
+            }
+        }
+        lines
+    }
+
+    fn done(phase: Phase, millis: u64, files: u64, bytes: u64) -> Event {
+        Event::PhaseEnded { phase, done: Amount { files, bytes }, took: Duration::from_millis(millis) }
+    }
+
+    fn finished(exit_code: u8, applied: Option<Applied>, earlier: Option<Earlier>) -> Event {
+        Event::Finished { exit_code, applied, agent: None, earlier, took: Duration::from_millis(1_120) }
     }
 
     #[test]
-    fn the_summary_lists_the_phases_in_order_with_what_they_moved() {
-        let mut summary = Summary::default();
-        ended(&mut summary, Phase::Create, 10, 0, 0);
-        ended(&mut summary, Phase::Scan, 20, 2003, 20_100_000);
-        ended(&mut summary, Phase::Upload, 480, 2003, 20_100_000);
-        ended(&mut summary, Phase::Start, 190, 0, 0);
-        ended(&mut summary, Phase::Build, 4_900, 0, 0);
-        ended(&mut summary, Phase::Collect, 100, 300, 2_000_000);
-        ended(&mut summary, Phase::Collect, 100, 12, 100_000);
-        ended(&mut summary, Phase::Remove, 100, 0, 0);
-        ended(&mut summary, Phase::Apply, 30, 312, 0);
-        let applied = Applied { written: 12, deleted: 0, unchanged: 300, conflicts: 0 };
-        assert_eq!(
-            summary.sentence(0, Some(applied), None, Duration::from_millis(6_210)),
-            "6.21 s in all: scan 0.02, create 0.01, upload 0.48 (2,003 files, 20.1 MB), start 0.19, build 4.90, \
-             collect 0.20 (312 files, 2.1 MB), apply 0.03 (12 written, 300 unchanged), remove 0.10; exit 0"
+    fn a_watch_tells_number_time_and_result_of_a_build_and_whether_it_waits() {
+        let told = |build, exit_code, changed, waits| {
+            let (clock, took) = ("14:02:11".to_owned(), Duration::from_millis(210));
+            let event = Event::WatchBuilt { build, clock, exit_code, changed, took, waits };
+            match Summary::default().news(&event, None) {
+                Some(News::Last { lines, .. }) => lines,
+                other => panic!("{other:?}"),
+            }
+        };
+        insta::assert_snapshot!(
+            told(1, Some(0), 0, Some(Noticing::Told))
+                + &told(3, Some(0), 2, Some(Noticing::Looking))
+                + &told(1_200, Some(3), 1, None)
+                + &told(4, None, 1, Some(Noticing::Told)),
+            @"
+        fastbuild: #1 14:02:11 ok in 0.21 s; waiting for changes; Ctrl-C ends this
+        fastbuild: #3 14:02:11 ok in 0.21 s, 2 files changed; waiting for changes, by looking once a second
+        fastbuild: #1200 14:02:11 exit 3 after 0.21 s, 1 file changed
+        fastbuild: #4 14:02:11 failed after 0.21 s, 1 file changed; waiting for changes
+        "
         );
     }
 
     #[test]
-    fn the_summary_of_a_build_with_the_agent_is_short() {
-        let mut summary = Summary::default();
-        let found = Event::Workspace { name: "w".into(), how: Reached::Found };
-        summary.note(&found);
-        ended(&mut summary, Phase::Workspace, 4, 0, 0);
-        ended(&mut summary, Phase::Scan, 6, 2003, 20_100_000);
-        ended(&mut summary, Phase::Compare, 3, 0, 0);
-        ended(&mut summary, Phase::Start, 1, 0, 0);
-        ended(&mut summary, Phase::Build, 2, 0, 0);
-        ended(&mut summary, Phase::Collect, 5, 0, 0);
-        let (none, agent) = (Some(Applied::default()), Some(AgentCost::default()));
-        let millis = Duration::from_millis;
+    fn the_summary_tells_what_ran_how_long_and_what_was_moved() {
+        let events = [
+            done(Phase::Scan, 20, 2003, 20_100_000),
+            done(Phase::Upload, 480, 2, 3_000),
+            done(Phase::Build, 400, 0, 0),
+            done(Phase::Collect, 100, 12, 30_000),
+            done(Phase::Collect, 100, 1, 3_000),
+            done(Phase::Apply, 30, 13, 0),
+            finished(0, Some(Applied { written: 13, deleted: 2, unchanged: 7, conflicts: 1 }), None),
+        ];
+        let last = |verbosity| last(verbosity, None, &["jekyll", "build"], &events);
         assert_eq!(
-            summary.sentence(0, none, agent, millis(31)),
-            "0.031 s: scan 0.006, 0 files up, build 0.002, 0 files back"
+            last(Verbosity::Normal),
+            "fastbuild: jekyll build: 1.12 s, 2 files sent (3.0 kB), 13 received (33.0 kB), 2 deleted, 1 conflict\n"
         );
         assert_eq!(
-            summary.sentence(2, None, agent, millis(31)),
-            "0.031 s: scan 0.006, 0 files up, build 0.002; exit 2"
+            last(Verbosity::Verbose),
+            "fastbuild: jekyll build: 1.12 s (scan 0.020, upload 0.480, build 0.400, collect 0.200, apply 0.030), \
+             2 files sent (3.0 kB), 13 received (33.0 kB), 2 deleted, 1 conflict\n"
         );
+    }
 
-        summary.note(&Event::Workspace { name: "w".into(), how: Reached::Started });
-        ended(&mut summary, Phase::Upload, 12, 3, 4_100);
-        ended(&mut summary, Phase::Collect, 5, 1, 0);
-        let applied = Some(Applied { written: 1, deleted: 2, unchanged: 0, conflicts: 1 });
+    #[test]
+    fn the_summary_leaves_out_what_is_zero() {
+        let last = |events: &[Event]| last(Verbosity::Normal, None, &["make"], events);
+        let applied = Some(Applied::default());
+        let nothing =
+            [done(Phase::Upload, 1, 0, 0), done(Phase::Collect, 1, 0, 0), finished(0, applied, None)];
+        assert_eq!(last(&nothing), "fastbuild: make: 1.12 s\n");
+        let only_back = [done(Phase::Collect, 1, 1, 0), finished(0, applied, None)];
+        assert_eq!(last(&only_back), "fastbuild: make: 1.12 s, 1 file received\n");
+    }
+
+    #[test]
+    fn the_summary_of_a_failed_command_tells_what_became_of_its_products() {
+        let left = Event::Warned(Warning::OutputsLeft);
+        let last = |events: &[Event]| last(Verbosity::Normal, None, &["sh", "-c", "exit 3"], events);
         assert_eq!(
-            summary.sentence(0, applied, agent, millis(1_204)),
-            "1.20 s: workspace 0.004, scan 0.006, 3 files (4.1 kB) up in 0.012, build 0.002, 1 file back in 0.010, 2 \
-             deleted, 1 conflict"
+            last(&[left.clone(), finished(3, None, None)]),
+            "fastbuild: sh -c 'exit 3': exit 3 after 1.12 s; products not brought back (--outputs-on-failure brings \
+             them)\n"
         );
+        let brought = [done(Phase::Collect, 1, 1, 7), finished(3, Some(Applied::default()), None)];
+        assert_eq!(last(&brought), "fastbuild: sh -c 'exit 3': exit 3 after 1.12 s, 1 file received (7 B)\n");
+        let mount_failed = Event::MountFailed {
+            route: Route::Mount,
+            exit_code: 1,
+            path: path("a"),
+            line: "EROFS".into(),
+            then: Fallback::Layer,
+        };
+        let earlier = Earlier { route: Route::Mount, exit_code: 1, took: Duration::from_secs(3) };
+        assert_eq!(
+            last(&[left, mount_failed, finished(0, None, Some(earlier))]),
+            "fastbuild: sh -c 'exit 3': 1.12 s; before that, route mount had failed it (exit 1) after 3.00 s\n"
+        );
+    }
+
+    #[test]
+    fn the_summary_shortens_a_long_command_to_what_the_terminal_has_room_for() {
+        let script = format!("echo {}", "word ".repeat(30));
+        let last = |width| last(Verbosity::Normal, width, &["sh", "-c", &script], &[finished(0, None, None)]);
+        assert_eq!(last(Some(40)), "fastbuild: sh -c 'echo word wo…': 1.12 s\n");
+        for width in [80, 120] {
+            assert_eq!(last(Some(width)).trim_end().chars().count(), width);
+        }
+        assert_eq!(last(None).trim_end().chars().count(), "fastbuild: : 1.12 s".len() + 60);
     }
 
     #[test]
     fn a_new_run_has_a_summary_of_its_own() {
-        let mut summary = Summary::default();
-        ended(&mut summary, Phase::Build, 12_860, 0, 0);
-        summary.note(&crate::report::testing::planned(&[]));
-        assert_eq!(summary.sentence(0, None, None, Duration::ZERO), "0.00 s in all; exit 0");
+        let events = [
+            done(Phase::Upload, 1, 1, 1),
+            Event::Warned(Warning::OutputsLeft),
+            crate::report::testing::planned(&["true"]),
+            finished(1, None, None),
+        ];
+        let line = last(Verbosity::Verbose, None, &["make"], &events);
+        assert_eq!(line, "fastbuild: true: exit 1 after 1.12 s\n");
     }
 
     #[test]
@@ -816,17 +911,6 @@ mod tests {
         let paths = [path("a\n\x1b[2J"), path("_posts/x.md")];
         assert_eq!(sources_changed(&paths[1..], 0), "changed: _posts/x.md");
         assert_eq!(sources_changed(&paths, 1200), "changed: a\\n\\u{1b}[2J and 1,201 more");
-    }
-
-    #[test]
-    fn the_summary_of_a_failed_build_names_the_exit_code() {
-        let mut summary = Summary::default();
-        ended(&mut summary, Phase::Build, 12_860, 0, 0);
-        assert_eq!(
-            summary.sentence(3, None, None, Duration::from_secs(14)),
-            "14.0 s in all: build 12.9; exit 3"
-        );
-        assert_eq!(Summary::default().sentence(127, None, None, Duration::ZERO), "0.00 s in all; exit 127");
     }
 
     #[derive(Debug, thiserror::Error)]

@@ -6,6 +6,8 @@
 //! forge a line or reverse a name.
 
 pub mod numbers;
+#[cfg(feature = "client")]
+pub mod wrap;
 
 use std::fmt;
 

@@ -75,6 +75,16 @@ pub fn rough(span: Duration) -> String {
     format!("{}{name}", count(seconds / unit))
 }
 
+/// A duration that is watched: `12 s`, `2 min 05 s`, `1 h 02 min`.
+pub fn span(span: Duration) -> String {
+    let seconds = span.as_secs();
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, seconds) => format!("{seconds} s"),
+        (0, minutes, seconds) => format!("{minutes} min {seconds:02} s"),
+        (hours, minutes, _) => format!("{} h {minutes:02} min", count(hours)),
+    }
+}
+
 /// Bytes moved in a time -> `12.3 MB/s`; `None` if either is zero.
 pub fn rate(moved: u64, took: Duration) -> Option<String> {
     let secs = took.as_secs_f64();
@@ -137,6 +147,13 @@ mod tests {
         for (seconds, text) in [(0, "0s"), (59, "59s"), (119, "1m"), (7200, "2h"), (86_400 * 1234, "1,234d")]
         {
             assert_eq!(rough(Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn a_watched_time_has_seconds_below_an_hour() {
+        for (seconds, text) in [(0, "0 s"), (59, "59 s"), (125, "2 min 05 s"), (3_720, "1 h 02 min")] {
+            assert_eq!(span(Duration::from_secs(seconds)), text);
         }
     }
 

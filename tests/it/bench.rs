@@ -20,7 +20,7 @@ use fastbuild::{
     },
     engine::{Docker, labels},
     measure::{Sizes, wire::Medium},
-    report::{Colour, Mode, Shows, Streams, Verbosity, meter::Meter},
+    report::{Look, Mode, Shows, Streams, Verbosity, meter::Meter},
     spec::{Endpoint, Route},
     state::State,
 };
@@ -66,7 +66,7 @@ fn silent() -> Meter {
         stderr: nowhere(),
         own: nowhere(),
         screen: ProgressDrawTarget::hidden(),
-        colour: Colour::Off,
+        look: Look::default(),
     };
     Meter::new(Mode::None, Verbosity::Quiet, streams)
 }

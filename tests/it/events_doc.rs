@@ -68,6 +68,7 @@ fn a_build() -> Vec<(u64, Event)> {
         because: "nothing is mounted".into(),
         source: "/home/me/blog".into(),
         command: vec!["jekyll".into(), "build".into()],
+        terminal: false,
     };
     let path = RelPath::new(b"tmp/x.sock".as_slice()).unwrap();
     let how = Reached::Made(MadeBecause::Missing);
@@ -179,6 +180,15 @@ fn of_workspaces() -> Vec<Event> {
     events.extend([Limit::Age, Limit::Size].map(removed));
     events.push(Event::SourcesChanged { paths: vec![path()], more: 0 });
     events.extend([Noticing::Told, Noticing::Looking].map(|by| Event::Watching { by }));
+    let watch_built = |exit_code, waits| Event::WatchBuilt {
+        build: 1,
+        clock: "14:02:11".into(),
+        exit_code,
+        changed: 0,
+        took: ms(1),
+        waits,
+    };
+    events.extend([watch_built(Some(0), Some(Noticing::Told)), watch_built(None, None)]);
     let mount_failed =
         |then| Event::MountFailed { route: Route::Mount, exit_code: 1, path: path(), line: text(), then };
     events.extend([Fallback::None, Fallback::Layer].map(mount_failed));

@@ -245,6 +245,22 @@ fn bars_are_gone_when_the_builds_own_output_begins(lifetime: Lifetime) {
     assert!(screen[3..].concat().starts_with("fastbuild: "), "{screen:?}");
 }
 
+fn a_silent_command_is_said_to_run_until_its_first_byte(lifetime: Lifetime) {
+    let (project, pty) = (Project::new().keeping(lifetime), Pty::new());
+    let script = "trap 'echo THE BUILD; exit 3' TERM; while :; do usleep 50000; done";
+    let session = start(&pty, &project, &["--no-tty"], script);
+    pty.until("running sh -c");
+    pty.until(", 1 s");
+    session.signal(rustix::process::Signal::TERM);
+    session.exits(3);
+    pty.until("brings them)");
+    let screen = pty::screen(&pty.seen());
+    assert_eq!(screen[0], "fastbuild: warning: SIGTERM was sent to the build", "{screen:?}");
+    // Before it, the shell tells what became of usleep.
+    assert!(screen.iter().any(|line| line == "THE BUILD"), "{screen:?}");
+    assert!(!screen.concat().contains("running"), "{screen:?}");
+}
+
 fn a_run_without_a_screen_draws_nothing(lifetime: Lifetime) {
     let (project, pty) = (Project::new().keeping(lifetime), Pty::new());
     project.write("source", "text");
@@ -274,5 +290,6 @@ promises! {
     a_terminal_that_is_closed_hangs_the_build_up,
     a_build_that_writes_to_a_closed_terminal_for_ever_is_ended,
     bars_are_gone_when_the_builds_own_output_begins,
+    a_silent_command_is_said_to_run_until_its_first_byte,
     a_run_without_a_screen_draws_nothing,
 }

@@ -5,9 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::common::Project;
-use crate::common::process;
-use crate::common::process::Watched;
+use crate::common::{
+    Project,
+    process::{self, FASTBUILD, Watched, beside},
+    pty::Pty,
+};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -214,13 +216,47 @@ fn people_are_told_what_started_the_build() {
     let mut child = command.args(["watch", "-o", "out", "--", "sh", "-c", script]).spawn().unwrap();
     let _watchdog = process::Watchdog::over(&child);
     let mut stderr = child.stderr.take().unwrap();
-    crate::common::read_until(&mut stderr, "fastbuild: waiting for changes; Ctrl-C ends this\n");
+    let first = crate::common::read_until(&mut stderr, " s; waiting for changes; Ctrl-C ends this\n");
+    assert!(String::from_utf8(first).unwrap().contains("\nfastbuild: #1 "));
     project.write("in1", "1");
-    let told = crate::common::read_until(&mut stderr, "waiting for changes");
+    let told = crate::common::read_until(&mut stderr, "waiting for changes\n");
     let told = String::from_utf8(told).unwrap();
     assert!(told.starts_with("fastbuild: changed: in1\n"), "{told}");
+    assert!(told.contains("\nfastbuild: #2 "), "{told}");
+    assert!(told.ends_with(" s, 1 file changed; waiting for changes\n"), "{told}");
     process::send(&child, Signal::INT);
     assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn the_screen_is_cleared_before_each_build_if_stdout_is_one() {
+    let project = Project::new();
+    let pty = Pty::new();
+    let mut command = beside(&project, "setsid", &["--ctty", FASTBUILD]);
+    command
+        .args(["watch", "--clear", "-o", "out", "--", "sh", "-c", "cat in* > out; echo BUILT"])
+        .env("TERM", "xterm");
+    command.stdin(pty.stream()).stdout(pty.stream()).stderr(pty.stream());
+    let session = pty.spawn(command);
+    pty.until("\x1b[H\x1b[2J");
+    pty.until("BUILT");
+    pty.until("waiting for changes");
+    project.write("in1", "1");
+    pty.until("\x1b[H\x1b[2J");
+    pty.until("changed: in1");
+    pty.until("BUILT");
+    pty.until("waiting for changes");
+    pty.types(b"\x03");
+    session.exits(0);
+
+    let mut command = project.command();
+    command.args(["watch", "--clear", "-o", "out", "--", "sh", "-c", "true"]);
+    let mut child = command.env("TERM", "xterm").spawn().unwrap();
+    let _watchdog = process::Watchdog::over(&child);
+    common::read_until(&mut child.stderr.take().unwrap(), "waiting for changes");
+    process::send(&child, Signal::INT);
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(ended.stdout).unwrap(), "");
 }
 
 #[test]

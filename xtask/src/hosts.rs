@@ -83,7 +83,7 @@ fn ensure_debian(root: &Path) -> Result<()> {
         );
     }
     debian::ensure_program("mmdebstrap", "mmdebstrap")?;
-    note(format_args!("Debian {SUITE} with its Rust, at {}; once, some two minutes", root.display()));
+    note(format_args!("Debian {SUITE} with its Rust, at {root:?}; once, some two minutes"));
     fs_err::create_dir_all(root.parent().unwrap_or(root))?;
     let begun = root.with_extension(format!("{}.tmp", std::process::id()));
     let mut bootstrap = Command::new("mmdebstrap");
