@@ -6,6 +6,8 @@
 //! forge a line or reverse a name.
 
 pub mod numbers;
+#[cfg(feature = "client")]
+pub mod table;
 
 use std::fmt;
 
