@@ -243,7 +243,7 @@ fn other_caches_make_another_workspace_and_are_shown_with_it() {
     assert_eq!(project.workspace(), first);
     build(&project, &["--keep"], &[&one.at("~/one"), &two.at("~/two")], ":").exits(0);
     assert_ne!(project.workspace(), first);
-    let plan = project.fastbuild(["plan", "--cache", &one.at("x"), "--", "make"]);
+    let plan = project.fastbuild(["plan", "-v", "--cache", &one.at("x"), "--", "make"]);
     let line = format!("{} at /workspace/x", one.name());
     assert!(
         plan.exits(0).out().lines().any(|text| text.starts_with("cache ") && text.contains(&line)),

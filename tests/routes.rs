@@ -446,7 +446,7 @@ fn no_password_of_a_volume_is_told_logged_or_kept() {
     let plan =
         |form: &[&str]| project.fastbuild(["plan"].iter().chain(form).chain(&options).chain(&["--", "x"]));
     let inspect = project.fastbuild(["workspace", "inspect", "--json"]);
-    let (text, as_json) = (plan(&[]), plan(&["--json"]));
+    let (text, as_json) = (plan(&["-v"]), plan(&["--json"]));
     let wrong = project.fastbuild(["--route", "volume", "--volume-opt", "hunter2", "--", "x"]);
     wrong.exits(125).says(&["--volume-opt: ", "write KEY=VALUE"]);
     let failed = share.build(

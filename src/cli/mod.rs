@@ -201,6 +201,11 @@ fn aligned<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
     rows.iter().map(line).collect()
 }
 
+/// The columns of the terminal that shows a result; `None` where it goes elsewhere.
+fn width() -> Option<usize> {
+    crate::sys::terminal::size().map(|(_, columns)| columns.into())
+}
+
 /// Prints a command's result to standard output.
 fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
