@@ -24,7 +24,7 @@
 
 mod show;
 
-use super::{Failure, print};
+use super::{Failure, print, width};
 use crate::{
     args::{DoctorArgs, PlanFormat},
     doctor::{self, Severity},
@@ -46,7 +46,7 @@ pub fn run(args: &DoctorArgs) -> Result<u8, Failure> {
     let facts = runtime.block_on(doctor::gather(&args.place, &environment))?;
     let found = doctor::findings(&facts);
     print(match args.format {
-        PlanFormat::Text => show::text(&found),
+        PlanFormat::Text => show::text(&found, width()),
         PlanFormat::Json => show::json(&facts, &found),
     })?;
     let is_advised = found.iter().any(|finding| finding.severity == Severity::Advice);

@@ -188,19 +188,6 @@ fn parse_and_run(argv: Vec<OsString>) -> ExitCode {
     }
 }
 
-/// Rows with their columns aligned.
-fn aligned<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
-    let mut widths = [0; COLUMNS];
-    for row in rows {
-        widths.iter_mut().zip(row).for_each(|(width, cell)| *width = (*width).max(cell.chars().count()));
-    }
-    let line = |row: &[String; COLUMNS]| {
-        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        format!("{}\n", cells.join("  ").trim_end())
-    };
-    rows.iter().map(line).collect()
-}
-
 /// The columns of the terminal that shows a result; `None` where it goes elsewhere.
 fn width() -> Option<usize> {
     crate::sys::terminal::size().map(|(_, columns)| columns.into())

@@ -11,7 +11,7 @@ use std::{
 };
 
 use self::select::{here, named};
-use super::{Failure, print, run::execute};
+use super::{Failure, print, run::execute, width};
 use crate::{
     agent::protocol::Cleaned,
     args::{
@@ -228,7 +228,7 @@ async fn ls(args: &LsArgs) -> Result<(), Failure> {
     let sizes = if args.format() == ListFormat::Names { Sizes::Skip } else { Sizes::Measure };
     let all = place.list(sizes).await?;
     print(match args.format() {
-        ListFormat::Table => show::table(&all, now()),
+        ListFormat::Table => show::table(&all, &here(&all, place.source()), now(), width()),
         ListFormat::Json => show::json_list(&all),
         ListFormat::Names => all.iter().map(|workspace| format!("{}\n", workspace.name)).collect(),
     })
@@ -259,7 +259,7 @@ async fn inspect(args: &InspectArgs) -> Result<(), Failure> {
         made_with: made_with.as_ref(),
     };
     print(match args.format {
-        PlanFormat::Text => facts.text(now()),
+        PlanFormat::Text => facts.text(now(), width()),
         PlanFormat::Json => facts.json(),
     })
 }
