@@ -87,7 +87,9 @@ pub enum Command {
     /// Say what builds do with paths.
     Why(Box<WhyArgs>),
     /// Say what may cost time here, and what to do about it.
-    Doctor(DoctorArgs),
+    Doctor(LookArgs),
+    /// Say what is known of the project now.
+    Status(LookArgs),
     /// Not for people: look at a path, which may take for ever.
     Ask(Vec<OsString>),
     /// Not for people: wait for the parent's end, then remove its container. Its words are the reaper's own.
@@ -173,6 +175,7 @@ const USAGE: &str = "fastbuild [run] [OPTIONS] -- COMMAND…
        fastbuild plan [OPTIONS] [--json] -- COMMAND…
        fastbuild bench [OPTIONS] [-- COMMAND…]
        fastbuild doctor [OPTIONS] [--json]
+       fastbuild status [OPTIONS] [--json]
        fastbuild workspace ls|inspect|shell|unkeep|rm|prune [OPTIONS]
        fastbuild clean [OPTIONS] PATH…|--all
        fastbuild recover ls|get|rm [OPTIONS]
@@ -222,6 +225,9 @@ that this makes is removed, when it is interrupted too.";
 
 const EXPLAINING: &str = "\
 What decides is what a build of COMMAND with the same options would go by; without it, no preset counts. No image or engine is needed.";
+
+const STANDING: &str = "\
+Nothing is changed, and no build is waited for. Without an engine that answers, it shows what this machine knows.";
 
 const DIAGNOSIS: &str = "\
 Nothing is changed, and no command, image or engine is needed. Exit codes: 0 when there is nothing to advise, 1 when \
@@ -340,7 +346,7 @@ fn shortened(command: clap::Command, rare: &[&str]) -> clap::Command {
 
 #[derive(Debug, Subcommand)]
 enum Sub {
-    /// Run a command in a container and bring its products back (the default)
+    /// Run a command in a container, and bring its products back
     #[command(override_usage = "fastbuild [run] [OPTIONS] -- COMMAND…", after_help = EXAMPLES, args_override_self = true)]
     Run(Box<RunArgs>),
     /// Run the command, and again each time that the sources have changed
@@ -378,7 +384,7 @@ enum Sub {
     /// Let fastbuild.toml, as it is now, bring outputs out of the project
     #[command(args_override_self = true)]
     Trust(TrustArgs),
-    /// Say what builds do with a path, and when it last went up and came back
+    /// Say what builds do with a path, and when it last travelled
     #[command(
         override_usage = "fastbuild why [OPTIONS] PATH… [-- COMMAND…]",
         after_help = EXPLAINING,
@@ -387,7 +393,10 @@ enum Sub {
     Why(Box<WhyArgs>),
     /// Say what may cost time on this machine, and what to do about it
     #[command(after_help = DIAGNOSIS, args_override_self = true)]
-    Doctor(DoctorArgs),
+    Doctor(LookArgs),
+    /// Show this project's workspace, its builds, and what changed here
+    #[command(after_help = STANDING, args_override_self = true)]
+    Status(LookArgs),
     #[command(name = "__ask", hide = true, disable_help_flag = true)]
     Ask {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -451,9 +460,9 @@ pub enum PlanFormat {
     Json,
 }
 
-/// What `fastbuild doctor` takes.
+/// What `fastbuild doctor` and `fastbuild status` take.
 #[derive(Debug, Clone, Args)]
-pub struct DoctorArgs {
+pub struct LookArgs {
     /// Print a JSON object
     #[arg(long = "json", action = ArgAction::SetTrue, value_parser = either(PlanFormat::Json, PlanFormat::Text))]
     pub format: PlanFormat,
@@ -946,6 +955,7 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageError
         Some(Sub::Why(why)) => Command::Why(why),
         Some(Sub::Plan(plan)) => Command::Plan(plan),
         Some(Sub::Doctor(doctor)) => Command::Doctor(doctor),
+        Some(Sub::Status(status)) => Command::Status(status),
         Some(Sub::Ask { words }) => Command::Ask(words),
         Some(Sub::Reap { words }) => Command::Reap(words),
     };
@@ -1018,12 +1028,12 @@ fn in_order(mut argv: Vec<OsString>) -> Result<Vec<OsString>, UsageError> {
 const WITH_COMMAND: [&str; 4] = ["run", "watch", "plan", "bench"];
 
 /// The others, that people type.
-const ALONE: [&str; 6] = ["workspace", "clean", "recover", "trust", "why", "doctor"];
+const ALONE: [&str; 7] = ["workspace", "clean", "recover", "trust", "why", "doctor", "status"];
 
 /// Programs of builds whose names are nearly a subcommand's.
-const PROGRAMS: [&str; 13] = [
-    "brunch", "bun", "clang", "clear", "docker", "grunt", "just", "patch", "rustc", "test", "true", "trunk",
-    "which",
+const PROGRAMS: [&str; 14] = [
+    "brunch", "bun", "clang", "clear", "docker", "grunt", "just", "patch", "rustc", "stat", "test", "true",
+    "trunk", "which",
 ];
 
 fn is_subcommand(word: &OsStr) -> bool {

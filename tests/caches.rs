@@ -236,7 +236,7 @@ fn other_caches_make_another_workspace_and_are_shown_with_it() {
     let (one, two) = (Cache::new(&project, "one"), Cache::new(&project, "two"));
     build(&project, &["--keep"], &[&one.at("~/one")], ":").exits(0);
     let shown = project.fastbuild(["workspace", "inspect"]);
-    let expected = format!("made with     caches {}\n", one.at("~/one"));
+    let expected = format!("made with   caches {}\n", one.at("~/one"));
     assert!(shown.exits(0).out().contains(&expected), "{shown}");
     let first = project.workspace();
     build(&project, &["--keep"], &[&one.at("~/one")], ":").exits(0);

@@ -185,7 +185,7 @@ fn another_route_a_fresh_start_a_removal_and_a_prune_leave_no_volume() {
     assert_eq!(build(&["--route", "volume", "--fresh"]).out(), "out\n", "a fresh volume holds what is here");
     let shown = project.fastbuild(["workspace", "inspect"]);
     shown.exits(0);
-    assert!(shown.out().contains("made with     route volume\n"), "{shown}");
+    assert!(shown.out().contains("made with   route volume\n"), "{shown}");
     assert!(
         shown.out().lines().any(|line| line.starts_with("size ") && line.ends_with(" + volume")),
         "{shown}"

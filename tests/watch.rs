@@ -390,7 +390,7 @@ fn a_state_directory_in_the_tree_is_no_source_and_starts_nothing() {
         let plan = project
             .command()
             .env("FASTBUILD_STATE_DIR", &state)
-            .args(["plan", "--", "true"])
+            .args(["plan", "-v", "--", "true"])
             .output()
             .unwrap();
         let plan = String::from_utf8(plan.stdout).unwrap();

@@ -5,6 +5,7 @@ pub mod doctor;
 pub mod plan;
 pub mod recover;
 pub mod run;
+pub mod status;
 pub mod trust;
 pub mod watch;
 pub mod why;
@@ -173,6 +174,7 @@ fn parse_and_run(argv: Vec<OsString>) -> ExitCode {
         Command::Trust(args) => trust::run(&args),
         Command::Why(args) => why::run(&args),
         Command::Doctor(args) => doctor::run(&args).map(|code| run::exit(code)),
+        Command::Status(args) => status::run(&args),
         Command::Ask(words) => return if probe::main(&words).is_ok() { 0 } else { OWN_FAILURE }.into(),
         Command::Reap(words) => {
             return if reaper::main(words, artifacts::sweep_at).is_ok() { 0 } else { OWN_FAILURE }.into();

@@ -237,7 +237,7 @@ fn what_matters(plan: &Plan, estimate: Option<&UploadEstimate>, table: &mut Tabl
 }
 
 fn amount(estimate: &UploadEstimate) -> String {
-    format!("{} files, {}", numbers::count(estimate.files), numbers::bytes(estimate.bytes))
+    format!("{}, {}", counted(estimate.files, "file"), numbers::bytes(estimate.bytes))
 }
 
 fn hints(plan: &Plan, seen: &Seen, width: Option<usize>, out: &mut impl Write) -> io::Result<()> {

@@ -92,14 +92,14 @@ pub fn hanging(front: &str, text: &str, width: Option<usize>) -> String {
     }
 }
 
-/// Lines of at most `room` columns, where words and the commas and slashes in them allow it. Text
+/// Lines of at most `room` columns, where words allow it, and in longer ones commas, slashes and dashes. Text
 /// between backquotes is to be copied, so it stays in one piece.
 pub fn wrapped(text: &str, room: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in words(text) {
         let pieces = match word.contains('`') || word.width() <= room {
             true => vec![&*word],
-            false => word.split_inclusive([',', '/']).collect::<Vec<_>>(),
+            false => word.split_inclusive([',', '/', '-']).collect::<Vec<_>>(),
         };
         for (at, piece) in pieces.iter().enumerate() {
             let space = if at == 0 { " " } else { "" };

@@ -19,8 +19,7 @@ use crate::{
     },
 };
 
-const COLUMNS: [Column; 11] = [
-    Column { heading: "", fit: Fit::Whole },
+const COLUMNS: [Column; 10] = [
     Column { heading: "SOURCE", fit: Fit::Path },
     Column { heading: "ENGINE", fit: Fit::Spare(6) },
     Column { heading: "IMAGE", fit: Fit::Spare(3) },
@@ -59,11 +58,10 @@ pub(super) fn table(all: &[Listed], here: &[&Listed], now: u64, width: Option<us
 
 fn row(listed: &Listed, is_here: bool, now: u64) -> [String; COLUMNS.len()] {
     [
-        if is_here { "*" } else { "" }.to_owned(),
-        source(listed),
+        format!("{}{}", source(listed), if is_here { " *" } else { "" }),
         listed.place.engine().to_owned(),
         image(listed).to_owned(),
-        state(listed).to_owned(),
+        state(&listed.state).to_owned(),
         size(listed, "?"),
         listed.held.map_or_else(|| "-".to_owned(), |held| numbers::bytes(held.kept)),
         listed.held.map_or_else(|| "-".to_owned(), |held| numbers::bytes(held.leftovers)),
@@ -100,8 +98,8 @@ fn source(listed: &Listed) -> String {
 }
 
 /// Engines say `exited`, which sounds like a failure.
-fn state(listed: &Listed) -> &str {
-    if listed.state == "exited" { "stopped" } else { &listed.state }
+pub(in crate::cli) fn state(state: &str) -> &str {
+    if state == "exited" { "stopped" } else { state }
 }
 
 fn since(then: u64, now: u64) -> Duration {
@@ -189,7 +187,7 @@ impl Facts<'_> {
             ("source", source(listed)),
             ("engine", listed.place.engine().to_owned()),
             ("image", image(listed).to_owned()),
-            ("state", state(listed).to_owned()),
+            ("state", state(&listed.state).to_owned()),
             ("size", size(listed, "unknown")),
             ("only there", listed.held.map_or_else(|| "unknown".to_owned(), held)),
             ("made", format!("{}, by fastbuild {}", ago(listed.made, now), listed.version)),
@@ -257,16 +255,16 @@ pub(super) mod tests {
             (String::new(), Place::Directory("/c/00ff".into()), "idle".to_owned());
         let all = [workspace("fastbuild-ws-1", "/home/me/blog", Owner::Here), stopped, here];
         insta::assert_snapshot!(table(&all, &[&all[2]], 90_120, None), @r"
-           SOURCE                           ENGINE  IMAGE     STATE    SIZE       KEPT     LEFT    AGE  USED    NAME
-        *  /home/me/blog                    host    -         idle     20.1 MB    12.3 MB  3.4 kB  1d   2m ago  /c/00ff
-           /home/me/blog                    docker  ruby:3.3  running  20.1 MB    12.3 MB  3.4 kB  1d   2m ago  fastbuild-ws-1
-           /home/me/\u{1b}[2Jx (elsewhere)  docker  ruby:3.3  stopped  ? + tmpfs  -        -       1d   1d ago  fastbuild-ws-2
+        SOURCE                           ENGINE  IMAGE     STATE    SIZE       KEPT     LEFT    AGE  USED    NAME
+        /home/me/blog *                  host    -         idle     20.1 MB    12.3 MB  3.4 kB  1d   2m ago  /c/00ff
+        /home/me/blog                    docker  ruby:3.3  running  20.1 MB    12.3 MB  3.4 kB  1d   2m ago  fastbuild-ws-1
+        /home/me/\u{1b}[2Jx (elsewhere)  docker  ruby:3.3  stopped  ? + tmpfs  -        -       1d   1d ago  fastbuild-ws-2
         ");
         insta::assert_snapshot!(table(&all, &[&all[2]], 90_120, Some(60)), @r"
-           SOURCE                         STATE    SIZE       USED
-        *  /home/me/blog                  idle     20.1 MB    2m ago
-           /home/me/blog                  running  20.1 MB    2m ago
-           /home/me/…1b}[2Jx (elsewhere)  stopped  ? + tmpfs  1d ago
+        SOURCE                           STATE    SIZE       USED
+        /home/me/blog *                  idle     20.1 MB    2m ago
+        /home/me/blog                    running  20.1 MB    2m ago
+        /home/me/\u{1b}[2Jx (elsewhere)  stopped  ? + tmpfs  1d ago
         ");
         for width in [40, 60, 80] {
             let shown = table(&all, &[], 90_120, Some(width));
