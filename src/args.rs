@@ -87,7 +87,9 @@ pub enum Command {
     /// Say what builds do with paths.
     Why(Box<WhyArgs>),
     /// Say what may cost time here, and what to do about it.
-    Doctor(DoctorArgs),
+    Doctor(LookArgs),
+    /// Say what is known of the project now.
+    Status(LookArgs),
     /// Not for people: look at a path, which may take for ever.
     Ask(Vec<OsString>),
     /// Not for people: wait for the parent's end, then remove its container. Its words are the reaper's own.
@@ -173,11 +175,33 @@ const USAGE: &str = "fastbuild [run] [OPTIONS] -- COMMAND…
        fastbuild plan [OPTIONS] [--json] -- COMMAND…
        fastbuild bench [OPTIONS] [-- COMMAND…]
        fastbuild doctor [OPTIONS] [--json]
+       fastbuild status [OPTIONS] [--json]
        fastbuild workspace ls|inspect|shell|unkeep|rm|prune [OPTIONS]
        fastbuild clean [OPTIONS] PATH…|--all
        fastbuild recover ls|get|rm [OPTIONS]
        fastbuild why [OPTIONS] PATH… [-- COMMAND…]
        fastbuild trust [--revoke] [-C DIR]";
+
+const SHORT_USAGE: &str = "fastbuild [OPTIONS] -- COMMAND…
+       fastbuild SUBCOMMAND [OPTIONS] …";
+
+/// The options of a build that `-h` shows, by their ids.
+const DAILY: [&str; 14] = [
+    "image",
+    "env",
+    "user",
+    "source",
+    "keep-path",
+    "exclude",
+    "output",
+    "no_keep",
+    "fresh",
+    "route",
+    "engine",
+    "host",
+    "quiet",
+    "verbose",
+];
 
 const EXAMPLES: &str = "\
 Examples:
@@ -202,6 +226,9 @@ that this makes is removed, when it is interrupted too.";
 const EXPLAINING: &str = "\
 What decides is what a build of COMMAND with the same options would go by; without it, no preset counts. No image or engine is needed.";
 
+const STANDING: &str = "\
+Nothing is changed, and no build is waited for. Without an engine that answers, it shows what this machine knows.";
+
 const DIAGNOSIS: &str = "\
 Nothing is changed, and no command, image or engine is needed. Exit codes: 0 when there is nothing to advise, 1 when \
 there is, 125 when fastbuild itself failed.";
@@ -215,8 +242,8 @@ What fastbuild.toml switched on is switched off by --no-atomic, --no-fallback, -
 Environment:
   FASTBUILD_IMAGE, FASTBUILD_WORKDIR, FASTBUILD_USER, FASTBUILD_PLATFORM,
   FASTBUILD_PULL, FASTBUILD_NETWORK, FASTBUILD_MEMORY, FASTBUILD_CPUS,
-  FASTBUILD_ISOLATION, FASTBUILD_HOST, FASTBUILD_ENGINE, FASTBUILD_ROUTE,
-  FASTBUILD_SCRATCH, FASTBUILD_PROGRESS, FASTBUILD_GRACE
+  FASTBUILD_SHM_SIZE, FASTBUILD_ISOLATION, FASTBUILD_HOST, FASTBUILD_ENGINE,
+  FASTBUILD_ROUTE, FASTBUILD_SCRATCH, FASTBUILD_PROGRESS, FASTBUILD_GRACE
       As the option of the same name. An empty variable counts as none.
   DOCKER_HOST, DOCKER_DEFAULT_PLATFORM
       As for docker, where nothing above says otherwise.
@@ -267,9 +294,59 @@ fn long_help_tail() -> String {
     format!("{EXAMPLES}\n\n{ENVIRONMENT}")
 }
 
+/// Which help a command line may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Help {
+    /// `-h`: the daily options, as one list.
+    Short,
+    /// `--help`: all.
+    Long,
+}
+
+impl Help {
+    fn asked(argv: &[OsString]) -> Help {
+        let before = argv.iter().take_while(|word| *word != "--").map(|word| word.as_encoded_bytes());
+        let is_short =
+            |word: &[u8]| matches!(word, [b'-', letter, .., b'h'] if *letter != b'-') || word == b"-h";
+        if before.into_iter().any(is_short) { Help::Short } else { Help::Long }
+    }
+}
+
+fn grammar(help: Help) -> clap::Command {
+    let run = RunArgs::augment_args(clap::Command::new("run"));
+    let all = run.get_arguments().map(|arg| arg.get_id().as_str());
+    let rare: Vec<_> = all.filter(|id| !DAILY.contains(id)).collect();
+    match help {
+        Help::Short => shortened(Grammar::command().override_usage(SHORT_USAGE).after_help(""), &rare),
+        Help::Long => Grammar::command(),
+    }
+}
+
+/// Without the rare options of builds, and without headings, which take as many lines as the options.
+fn shortened(command: clap::Command, rare: &[&str]) -> clap::Command {
+    let is_rare = |arg: &Arg| arg.get_help_heading().is_some() && rare.contains(&arg.get_id().as_str());
+    if !command.get_arguments().any(is_rare) {
+        return command.mut_subcommands(|below| shortened(below, rare));
+    }
+    let name = command.get_name();
+    let line = match name {
+        "fastbuild" => {
+            "`fastbuild --help` shows all options, with examples, variables and exit codes.".to_owned()
+        }
+        _ => format!("`fastbuild {name} --help` shows all options."),
+    };
+    let before = command.get_after_help().map(ToString::to_string).filter(|text| !text.is_empty());
+    let after = before.into_iter().chain([line]).collect::<Vec<_>>().join("\n\n");
+    let command = command.after_help(after).mut_args(|arg| {
+        let is_rare = is_rare(&arg);
+        arg.hide_short_help(is_rare).help_heading(None)
+    });
+    command.mut_subcommands(|below| shortened(below, rare))
+}
+
 #[derive(Debug, Subcommand)]
 enum Sub {
-    /// Run the command in a container and bring its products back (the default)
+    /// Run a command in a container, and bring its products back
     #[command(override_usage = "fastbuild [run] [OPTIONS] -- COMMAND…", after_help = EXAMPLES, args_override_self = true)]
     Run(Box<RunArgs>),
     /// Run the command, and again each time that the sources have changed
@@ -279,42 +356,47 @@ enum Sub {
         args_override_self = true
     )]
     Watch(Box<WatchArgs>),
-    /// Print every decision about a run and its reason, and touch nothing
+    /// Say what a run would do and who decided that, and touch nothing
     #[command(override_usage = "fastbuild plan [OPTIONS] [--json] -- COMMAND…", args_override_self = true)]
     Plan(Box<PlanArgs>),
-    /// Measure what the disk and each route cost on this machine, and say which route to take
+    /// Measure what disk and routes cost here, and say which route to take
     #[command(
         override_usage = "fastbuild bench [OPTIONS] [-- COMMAND…]",
         after_help = BENCHING,
         args_override_self = true
     )]
     Bench(Box<BenchArgs>),
-    /// List, inspect, enter and remove the workspaces that are kept between builds
+    /// List, inspect, enter and remove the workspaces of builds
     Workspace {
         #[command(subcommand)]
         command: WorkspaceCommand,
     },
-    /// List, bring back and remove what builds would have taken from you: it was moved to the safe place
+    /// List, bring back and remove what builds moved to the safe place
     Recover {
         #[command(subcommand)]
         command: RecoverCommand,
     },
-    /// Remove what only this project's workspace has: what is kept there, and what builds left beside their outputs
+    /// Remove what only this project's workspace has
+    ///
+    /// That is what is kept there, and what builds left beside their outputs.
     #[command(args_override_self = true)]
     Clean(CleanArgs),
-    /// Let this project's fastbuild.toml, as it is now, bring outputs to places outside of the project
+    /// Let fastbuild.toml, as it is now, bring outputs out of the project
     #[command(args_override_self = true)]
     Trust(TrustArgs),
-    /// Say what builds do with a path, who says so, and when it last went up and came back
+    /// Say what builds do with a path, and when it last travelled
     #[command(
         override_usage = "fastbuild why [OPTIONS] PATH… [-- COMMAND…]",
         after_help = EXPLAINING,
         args_override_self = true
     )]
     Why(Box<WhyArgs>),
-    /// Say what may cost time on this machine, with its engine and where the sources lie, and what to do about it
+    /// Say what may cost time on this machine, and what to do about it
     #[command(after_help = DIAGNOSIS, args_override_self = true)]
-    Doctor(DoctorArgs),
+    Doctor(LookArgs),
+    /// Show this project's workspace, its builds, and what changed here
+    #[command(after_help = STANDING, args_override_self = true)]
+    Status(LookArgs),
     #[command(name = "__ask", hide = true, disable_help_flag = true)]
     Ask {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -389,9 +471,9 @@ pub enum PlanFormat {
     Json,
 }
 
-/// What `fastbuild doctor` takes.
+/// What `fastbuild doctor` and `fastbuild status` take.
 #[derive(Debug, Clone, Args)]
-pub struct DoctorArgs {
+pub struct LookArgs {
     /// Print a JSON object
     #[arg(long = "json", action = ArgAction::SetTrue, value_parser = either(PlanFormat::Json, PlanFormat::Text))]
     pub format: PlanFormat,
@@ -649,7 +731,9 @@ pub struct RunArgs {
     /// Directory in the container that stands for the source root [default: /workspace]
     #[arg(short, long, value_name = "DIR", help_heading = "What runs, and where")]
     pub workdir: Option<String>,
-    /// Environment variable for the command; without a value, this machine's (may be repeated)
+    /// Variable for the command (may be repeated)
+    ///
+    /// Without a value, it has this machine's.
     #[arg(short, long, value_name = "NAME[=VALUE]", help_heading = "What runs, and where")]
     pub env: Vec<String>,
     /// File of environment variables, in docker's format (may be repeated)
@@ -662,7 +746,9 @@ pub struct RunArgs {
     #[arg(long, value_name = "PROGRAM", help_heading = "What runs, and where")]
     pub entrypoint: Option<String>,
 
-    /// Source root: what the build sees [default: the directory of the nearest fastbuild.toml upwards, else this one]
+    /// Source root: what the build sees
+    ///
+    /// [default: the directory of the nearest fastbuild.toml upwards, else this one]
     #[arg(short = 'C', long, value_name = "DIR", help_heading = "What goes in")]
     pub source: Option<PathBuf>,
     /// What `--keep-path`, `--exclude` and `--include` said, in their common order.
@@ -677,7 +763,9 @@ pub struct RunArgs {
     #[arg(long, help_heading = "What goes in")]
     pub yes: bool,
 
-    /// Path that comes back, and what it becomes here (may be repeated) [default: the preset's, else all changes]
+    /// Path that comes back, and what it becomes here
+    ///
+    /// May be repeated. [default: the preset's, else all changes]
     ///
     /// A relative PATH starts at the command's directory. A PATH with `*`, `?` or `[` is a pattern, as those of ignore files are
     /// (`**/*.o`, quoted), unless there is something that is called so. `PATH/` follows a link to a directory, `PATH/.`
@@ -700,13 +788,15 @@ pub struct RunArgs {
     /// Keep the workspace for the next build, in CI too
     #[arg(long, overrides_with = "no_keep", help_heading = "Workspace")]
     pub(crate) keep: bool,
-    /// Build in a fresh container and leave nothing on the engine [default where CI is set]
+    /// Build in a fresh container that is gone afterwards
+    ///
+    /// Nothing is left on the engine. [default where CI is set]
     #[arg(long, overrides_with = "keep", help_heading = "Workspace")]
     pub(crate) no_keep: bool,
     /// Build by the plain Engine API, as where no agent can run
     #[arg(long, hide = true)]
     pub no_agent: bool,
-    /// Start the workspace over: nothing of earlier builds is left in it
+    /// Start over, with nothing of earlier builds
     #[arg(long, help_heading = "Workspace")]
     pub fresh: bool,
     /// How long a build goes on when its client is not heard of any more over a network, such as 90s or 15m [default: 60s]
@@ -719,9 +809,9 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Workspace")]
     pub explain: bool,
 
-    /// How the files travel: auto, layer, tmpfs, volume, mount-source, mount or host [default: auto]
+    /// How the files travel [default: auto]
     ///
-    /// layer: into the container's own layer. tmpfs, volume: into a tmpfs or an engine-managed volume in its place.
+    /// One of auto, layer, tmpfs, volume, mount-source, mount and host. layer: into the container's own layer. tmpfs, volume: into a tmpfs or an engine-managed volume in its place.
     /// mount-source: the sources are mounted read-only, each output lies in the engine's own storage. mount: everything
     /// is mounted, as with `docker run -v`. host: no container, a scratch directory of this machine. auto goes by what
     /// is found here.
@@ -746,10 +836,14 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR", help_heading = "Route")]
     pub scratch: Option<PathBuf>,
 
-    /// Where to build: auto, docker or host [default: auto, a container engine where one is]
+    /// Where to build: auto, docker or host
+    ///
+    /// [default: auto, a container engine where one is]
     #[arg(long, value_name = "ENGINE", value_parser = choose::<EngineChoice>, help_heading = "Engine")]
     pub engine: Option<EngineChoice>,
-    /// Address of the engine [default: DOCKER_HOST, else this machine's]
+    /// Address of the engine
+    ///
+    /// [default: DOCKER_HOST, else this machine's]
     #[arg(short = 'H', long, value_name = "ADDRESS", help_heading = "Engine")]
     pub host: Option<String>,
     /// Platform of the image
@@ -806,24 +900,22 @@ pub struct IgnoreRules(pub Vec<IgnoreRule>);
 
 impl Args for IgnoreRules {
     fn augment_args(command: clap::Command) -> clap::Command {
-        let pattern = |name: &'static str, value: &'static str, help: &'static str| {
+        let pattern = |name: &'static str, value: &'static str, help: &'static str, more: &'static str| {
             Arg::new(name)
                 .long(name)
                 .value_name(value)
                 .help(help)
+                .long_help(format!("{help}{more}"))
                 .action(ArgAction::Append)
                 .allow_hyphen_values(true)
                 .help_heading("What goes in")
         };
-        let keep_path = "Path or pattern that stays in the workspace: it is neither sent nor brought back (may be repeated)";
+        let kept = "\n\nA path or pattern: it is neither sent nor brought back. May be repeated.";
+        let syntax = "\n\nIn .dockerignore's syntax. May be repeated.";
         command
-            .arg(pattern("keep-path", "PATH", keep_path))
-            .arg(pattern(
-                "exclude",
-                "PATTERN",
-                "Leave out what matches, in .dockerignore's syntax (may be repeated)",
-            ))
-            .arg(pattern("include", "PATTERN", "Exception from the rules before it (may be repeated)"))
+            .arg(pattern("keep-path", "PATH", "Path that stays in the workspace", kept))
+            .arg(pattern("exclude", "PATTERN", "Leave out what matches", syntax))
+            .arg(pattern("include", "PATTERN", "Exception from the rules before it (may be repeated)", ""))
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {
@@ -860,7 +952,8 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageError
         return Err(UsageError::Nothing);
     }
     let words = in_order(argv)?;
-    let grammar = Grammar::try_parse_from(words).map_err(without_dashes_tip)?;
+    let matches = grammar(Help::asked(&words)).try_get_matches_from(words);
+    let grammar = matches.and_then(|found| Grammar::from_arg_matches(&found)).map_err(without_dashes_tip)?;
     let command = match grammar.command {
         None => Command::Run(Box::new(grammar.run)),
         Some(Sub::Run(run)) => Command::Run(run),
@@ -873,6 +966,7 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, UsageError
         Some(Sub::Why(why)) => Command::Why(why),
         Some(Sub::Plan(plan)) => Command::Plan(plan),
         Some(Sub::Doctor(doctor)) => Command::Doctor(doctor),
+        Some(Sub::Status(status)) => Command::Status(status),
         Some(Sub::Ask { words }) => Command::Ask(words),
         Some(Sub::Reap { words }) => Command::Reap(words),
     };
@@ -946,12 +1040,12 @@ fn in_order(mut argv: Vec<OsString>) -> Result<Vec<OsString>, UsageError> {
 const WITH_COMMAND: [&str; 4] = ["run", "watch", "plan", "bench"];
 
 /// The others, that people type.
-const ALONE: [&str; 6] = ["workspace", "clean", "recover", "trust", "why", "doctor"];
+const ALONE: [&str; 7] = ["workspace", "clean", "recover", "trust", "why", "doctor", "status"];
 
 /// Programs of builds whose names are nearly a subcommand's.
-const PROGRAMS: [&str; 13] = [
-    "brunch", "bun", "clang", "clear", "docker", "grunt", "just", "patch", "rustc", "test", "true", "trunk",
-    "which",
+const PROGRAMS: [&str; 14] = [
+    "brunch", "bun", "clang", "clear", "docker", "grunt", "just", "patch", "rustc", "stat", "test", "true",
+    "trunk", "which",
 ];
 
 fn is_subcommand(word: &OsStr) -> bool {
@@ -1307,6 +1401,43 @@ mod tests {
         ] {
             assert_eq!(parse_words(line).unwrap_err().exit_code(), 0, "{line:?}");
         }
+    }
+
+    /// The help of a command and those below it, as on a terminal with so many columns.
+    fn helps(command: clap::Command, columns: usize) -> Vec<(String, String)> {
+        let below = command.get_subcommands().filter(|below| !below.is_hide_set()).cloned();
+        let of_below = below.flat_map(|below| helps(below, columns)).collect::<Vec<_>>();
+        let help = command.clone().term_width(columns).render_help().to_string();
+        [vec![(command.get_name().to_owned(), help)], of_below].concat()
+    }
+
+    #[test]
+    fn the_short_help_fits_on_a_screen_and_names_the_long_one() {
+        let all = helps(grammar(Help::Short), 80);
+        assert!(all.len() > 18, "{all:?}");
+        for (name, help) in all {
+            assert!(help.lines().count() <= 40, "{name} has {}:\n{help}", help.lines().count());
+            assert!(help.lines().all(|line| line.chars().count() <= 80), "{name}:\n{help}");
+            if help.contains("--image") {
+                let last = help.trim_end().lines().last().unwrap();
+                assert!(last.contains("--help` shows all options"), "{name}:\n{help}");
+            }
+        }
+        for (name, help) in helps(grammar(Help::Short), 40) {
+            assert!(help.lines().all(|line| line.chars().count() <= 60), "{name}:\n{help}");
+        }
+        assert_eq!(Help::asked(&["fastbuild", "-vh"].map(OsString::from)), Help::Short);
+        assert_eq!(Help::asked(&["fastbuild", "--", "-h"].map(OsString::from)), Help::Long);
+    }
+
+    #[test]
+    fn the_long_help_has_every_option_and_variable() {
+        let help = parse_words(&["--help"]).unwrap_err().to_string();
+        let options = RunArgs::augment_args(clap::Command::new("run"));
+        for long in options.get_arguments().filter(|arg| !arg.is_hide_set()).filter_map(Arg::get_long) {
+            assert!(help.contains(&format!("--{long}")), "{long}");
+        }
+        assert!(help.contains("FASTBUILD_SHM_SIZE"), "{help}");
     }
 
     #[test]

@@ -159,6 +159,11 @@ impl IgnorePlan {
     pub fn lines(&self) -> impl Iterator<Item = &str> {
         self.patterns.iter().map(|pattern| pattern.value.text.as_str())
     }
+
+    /// Whether a path is at or below one of [`IgnorePlan::outputs`].
+    pub fn leaves_out(&self, path: &RelPath) -> bool {
+        self.outputs.iter().any(|outer| path.strip_prefix(outer).is_some())
+    }
 }
 
 /// What comes back.

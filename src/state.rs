@@ -11,6 +11,8 @@
 //! STATE/projects/<key>/journal     an apply that is in progress (crate::outputs::journal)
 //! STATE/projects/<key>/trusted     the settings file when it was trusted (crate::build::trust)
 //! STATE/projects/<key>/history     uploads, products and their commands (crate::build::history)
+//! STATE/projects/<key>/last        how its last build ended (crate::build::last)
+//! STATE/projects/<key>/looked      what a build sent nothing of (crate::build::last)
 //! STATE/projects/<key>/told        messages of its builds that are shown only once
 //! STATE/projects/<key>/workspace-* the project's workspace on one engine (crate::workspace)
 //! STATE/pruned-*                   time of an engine's last pruning (crate::workspace::auto_prune)
@@ -148,11 +150,26 @@ enum Note {
         engine: String,
         #[serde(default)]
         pid: Option<u32>,
+        #[serde(default)]
+        command: String,
+        #[serde(default)]
+        since: u64,
     },
     Stage {
         path: PathBuf,
     },
     Placeholder(Placeholder),
+}
+
+/// A run that goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Live {
+    /// Its process on this machine.
+    pub pid: Option<u32>,
+    /// Its command line, without options.
+    pub command: String,
+    /// When it began, in seconds since 1970; 0 where that is not known.
+    pub since: u64,
 }
 
 /// A live run; its id names everything that it makes on an engine. [`Run::finish`] ends it. A
@@ -254,8 +271,15 @@ impl State {
         let file = File::create_new(&path).map_err(StateError::at("make", &path))?;
         file.lock().map_err(StateError::at("lock", &path))?;
         let run = Run { id, path, file: Mutex::new(file) };
-        let pid = Some(std::process::id());
-        run.note(&Note::Began { project: project.key.clone(), engine: engine.to_owned(), pid })?;
+        run.note(&Note::Began {
+            project: project.key.clone(),
+            engine: engine.to_owned(),
+            pid: Some(std::process::id()),
+            command: own_command_line(),
+            since: SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
+        })?;
         Ok(run)
     }
 
@@ -273,15 +297,29 @@ impl State {
 
     /// The processes of the live runs.
     pub fn live_processes(&self) -> Vec<u32> {
-        let first = |id: String| {
-            let live = self.is_live_run(&id).then(|| File::open(self.root.join("runs").join(id)).ok())?;
-            let line = BufReader::new(live?).split(b'\n').next()?.ok()?;
+        self.live().filter_map(|(_, live)| live.pid).collect()
+    }
+
+    /// The live runs of a project, the first first.
+    pub fn live_runs(&self, project: &Project) -> Vec<Live> {
+        let own = self.live().filter(|(key, _)| *key == project.key);
+        let mut own: Vec<_> = own.map(|(_, live)| live).collect();
+        own.sort_by_key(|live| live.since);
+        own
+    }
+
+    /// The live runs, with their projects' keys.
+    fn live(&self) -> impl Iterator<Item = (String, Live)> {
+        self.runs().filter_map(|id| {
+            let live = self.is_live_run(&id).then(|| File::open(self.root.join("runs").join(id)).ok())??;
+            let line = BufReader::new(live).split(b'\n').next()?.ok()?;
             match serde_json::from_slice(&line) {
-                Ok(Note::Began { pid, .. }) => pid,
+                Ok(Note::Began { project, pid, command, since, .. }) => {
+                    Some((project, Live { pid, command, since }))
+                }
                 _ => None,
             }
-        };
-        self.runs().filter_map(first).collect()
+        })
     }
 
     /// Where benches keep the state directories of the builds that they measure, by their runs'
@@ -381,6 +419,16 @@ impl Project {
         self.dir.join("history")
     }
 
+    /// How the last build ended (crate::build::last).
+    pub fn last_path(&self) -> PathBuf {
+        self.dir.join("last")
+    }
+
+    /// What a build sent nothing of (crate::build::last).
+    pub fn looked_path(&self) -> PathBuf {
+        self.dir.join("looked")
+    }
+
     /// The settings file as it was when it was trusted (crate::build::trust).
     pub fn trusted_path(&self) -> PathBuf {
         self.dir.join("trusted")
@@ -428,6 +476,8 @@ impl Project {
             self.home_path(),
             self.told_path(),
             self.history_path(),
+            self.last_path(),
+            self.looked_path(),
         ];
         for path in known {
             match std::fs::remove_file(&path) {

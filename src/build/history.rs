@@ -1,7 +1,7 @@
 //! Which paths were sent, came back and were deleted, when, and for which command: a line in the
 //! project's state for each build that moved any. For `fastbuild why` only; no build reads it.
 
-use std::{fs, io, path::Path};
+use std::{collections::HashSet, fs, io, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -126,6 +126,13 @@ fn name_of(path: &Path, source: &Path) -> Vec<u8> {
         below.components().map(|name| name.as_os_str().as_encoded_bytes()).collect::<Vec<_>>().join(&b'/')
     };
     path.strip_prefix(source).map_or_else(|_| path.as_os_str().as_encoded_bytes().to_owned(), names)
+}
+
+/// The paths below the source root that builds deleted since then.
+pub(super) fn deleted_since(project: &Project, moment: Timestamp) -> HashSet<Box<[u8]>> {
+    let lines: Vec<Line> = read_lines(&project.history_path()).unwrap_or_default();
+    let is_meant = |line: &Line| line.moved.travel == Travel::Deleted && line.at >= moment;
+    lines.into_iter().filter(is_meant).flat_map(|line| line.moved.paths).map(PathText::into_bytes).collect()
 }
 
 /// The last time that `travel` happened to the path, which is absolute.

@@ -1,9 +1,9 @@
 //! From a plan to an exit code: locks, recovery, the build, and a second one after a mount failed.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use super::{
-    BuildError, Exit, Finished, Interrupts, container,
+    BuildError, Exit, Finished, Interrupts, container, last,
     locks::{Locks, Share},
     places, trust, warm,
 };
@@ -25,7 +25,9 @@ use crate::{
 /// When fastbuild itself could not do its part; [`BuildError::exit`] says how to end then.
 pub async fn run(plan: &Plan, state: &State, reporter: &Reporter) -> Result<Exit, BuildError> {
     let interrupts = Interrupts::listen().map_err(BuildError::Signals)?;
+    let began = SystemTime::now();
     let built = carry_out(plan, state, interrupts, reporter, Share::Parts, &mut None).await;
+    last::note(plan, state, began, &built);
     built.map_err(|error| error.of_engine(&plan.engine.reason))
 }
 
@@ -41,7 +43,9 @@ pub async fn run_alone<T>(
     looked: impl FnOnce() -> T,
 ) -> (Result<Exit, BuildError>, T) {
     let mut locks = None;
+    let began = SystemTime::now();
     let built = carry_out(plan, state, interrupts, reporter, Share::Whole, &mut locks).await;
+    last::note(plan, state, began, &built);
     let looked = looked();
     drop(locks);
     (built.map_err(|error| error.of_engine(&plan.engine.reason)), looked)

@@ -1,6 +1,9 @@
 //! The host's source tree -> a manifest, by a plan's own rules. `fastbuild plan` looks at it too.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use super::BuildError;
 use crate::{
@@ -30,11 +33,20 @@ const LONGEST_THERE: usize = 4095;
 /// # Errors
 /// An invalid pattern, and a directory that cannot be read.
 pub fn look(plan: &Plan, progress: &(dyn Fn(Amount) + Sync)) -> Result<Scan, BuildError> {
-    let rules = rules(plan)?;
-    let options = ScanOptions { rules: &rules, leave_out: &plan.ignore.outputs, progress };
-    let mut found = scan(&plan.source.value, &options)?;
-    leave_out_locks(&mut found.manifest);
+    let found = scan_by(&plan.source.value, &rules(plan)?, &plan.ignore.outputs, progress)?;
     refuse_too_long(&found.manifest, plan)?;
+    Ok(found)
+}
+
+/// Scans the source root without what `rules` and `leave_out` name, and without git's locks.
+pub(super) fn scan_by(
+    root: &Path,
+    rules: &Rules,
+    leave_out: &[RelPath],
+    progress: &(dyn Fn(Amount) + Sync),
+) -> Result<Scan, BuildError> {
+    let mut found = scan(root, &ScanOptions { rules, leave_out, progress })?;
+    leave_out_locks(&mut found.manifest);
     Ok(found)
 }
 

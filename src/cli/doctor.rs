@@ -24,9 +24,9 @@
 
 mod show;
 
-use super::{Failure, print};
+use super::{Failure, print, width};
 use crate::{
-    args::{DoctorArgs, PlanFormat},
+    args::{LookArgs, PlanFormat},
     doctor::{self, Severity},
     environment::Environment,
 };
@@ -39,14 +39,14 @@ const ADVICE: u8 = 1;
 /// # Errors
 /// When the settings are wrong, the source root does not exist, or standard output fails. An engine
 /// or a source that does not answer is not an error.
-pub fn run(args: &DoctorArgs) -> Result<u8, Failure> {
+pub fn run(args: &LookArgs) -> Result<u8, Failure> {
     let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
     let facts = runtime.block_on(doctor::gather(&args.place, &environment))?;
     let found = doctor::findings(&facts);
     print(match args.format {
-        PlanFormat::Text => show::text(&found),
+        PlanFormat::Text => show::text(&found, width()),
         PlanFormat::Json => show::json(&facts, &found),
     })?;
     let is_advised = found.iter().any(|finding| finding.severity == Severity::Advice);

@@ -5,6 +5,7 @@ pub mod doctor;
 pub mod plan;
 pub mod recover;
 pub mod run;
+pub mod status;
 pub mod trust;
 pub mod watch;
 pub mod why;
@@ -173,6 +174,7 @@ fn parse_and_run(argv: Vec<OsString>) -> ExitCode {
         Command::Trust(args) => trust::run(&args),
         Command::Why(args) => why::run(&args),
         Command::Doctor(args) => doctor::run(&args).map(|code| run::exit(code)),
+        Command::Status(args) => status::run(&args),
         Command::Ask(words) => return if probe::main(&words).is_ok() { 0 } else { OWN_FAILURE }.into(),
         Command::Reap(words) => {
             return if reaper::main(words, artifacts::sweep_at).is_ok() { 0 } else { OWN_FAILURE }.into();
@@ -188,17 +190,9 @@ fn parse_and_run(argv: Vec<OsString>) -> ExitCode {
     }
 }
 
-/// Rows with their columns aligned.
-fn aligned<const COLUMNS: usize>(rows: &[[String; COLUMNS]]) -> String {
-    let mut widths = [0; COLUMNS];
-    for row in rows {
-        widths.iter_mut().zip(row).for_each(|(width, cell)| *width = (*width).max(cell.chars().count()));
-    }
-    let line = |row: &[String; COLUMNS]| {
-        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        format!("{}\n", cells.join("  ").trim_end())
-    };
-    rows.iter().map(line).collect()
+/// The columns of the terminal that shows a result; `None` where it goes elsewhere.
+fn width() -> Option<usize> {
+    crate::sys::terminal::size().map(|(_, columns)| columns.into())
 }
 
 /// Prints a command's result to standard output.

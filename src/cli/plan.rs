@@ -1,5 +1,7 @@
 //! `fastbuild plan`: a [`Plan`] -> a table, one decision per line, or JSON. Has no escape codes;
-//! control characters in foreign text are escaped. Environment values are omitted.
+//! control characters in foreign text are escaped. Environment values are omitted. Without `-v`
+//! the table has the decisions that matter most, and those that nobody who typed the command might
+//! expect: by a file, a variable, or something that was found on this machine.
 
 use std::{
     io::{self, Write},
@@ -21,13 +23,19 @@ use crate::{
         PatternKind, Reason, Route, Stdin, Terminal, choices::name_of, units::memory_text,
     },
     state::{State, project_key},
-    text::{numbers, shell_words},
+    text::{
+        numbers::{self, counted},
+        shell_words,
+        table::{facts, hanging, padded},
+    },
     tree::{ignore, scan::largest_directory},
     workspace::{Mark, saved_state::now},
 };
 
 /// Longer values do not push the reasons of all other lines to the right.
 const VALUE_COLUMN: usize = 44;
+/// The first values of one kind; the others are counted.
+const NAMED: usize = 3;
 /// An upload below this size, in bytes, gives no hint about its largest directory.
 const WORTH_A_HINT: u64 = 50 * 1024 * 1024;
 
@@ -71,9 +79,31 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
         false => Some(estimate(&plan)?),
     };
     let seen = Seen { upload: estimate, held: held(&plan, &environment)? };
+    let form = match (args.format, args.run.verbose) {
+        (PlanFormat::Json, _) => Form::Json,
+        (PlanFormat::Text, 0) => Form::Short { width: super::width() },
+        (PlanFormat::Text, _) => Form::Long { width: super::width() },
+    };
     let mut shown = Vec::new();
-    print(&plan, &seen, args.format, &mut shown).map_err(Failure::Stdout)?;
+    print(&plan, &seen, form, &mut shown).map_err(Failure::Stdout)?;
     super::print(shown)
+}
+
+/// How a plan is shown; as wide as the terminal, if there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// One JSON object.
+    Json,
+    /// What matters most, and what is unexpected.
+    Short {
+        /// In columns.
+        width: Option<usize>,
+    },
+    /// Every decision.
+    Long {
+        /// In columns.
+        width: Option<usize>,
+    },
 }
 
 /// The files that only the last used workspace had, when they were last measured.
@@ -134,11 +164,28 @@ fn outputs_are_sources(plan: &Plan) -> bool {
 ///
 /// # Errors
 /// When `out` cannot be written to.
-pub fn print(plan: &Plan, seen: &Seen, format: PlanFormat, out: &mut impl Write) -> io::Result<()> {
-    match format {
-        PlanFormat::Json => json(plan, seen, out),
-        PlanFormat::Text => text(plan, seen, out),
+pub fn print(plan: &Plan, seen: &Seen, form: Form, out: &mut impl Write) -> io::Result<()> {
+    match form {
+        Form::Json => json(plan, seen, out),
+        Form::Short { width } => {
+            let (all, mut table) = (every_decision(plan, seen), Table::default());
+            what_matters(plan, seen.upload.as_ref(), &mut table);
+            let shown = table.add_unexpected(&all);
+            out.write_all(table.text(width).as_bytes())?;
+            let more = counted(all.0.len().saturating_sub(shown) as u64, "more decision");
+            note(&format!("`fastbuild plan -v` shows {more}"), width, out)?;
+            hints(plan, seen, width, out)
+        }
+        Form::Long { width } => {
+            out.write_all(every_decision(plan, seen).text(width).as_bytes())?;
+            hints(plan, seen, width, out)
+        }
     }
+}
+
+/// A paragraph below the table.
+fn note(text: &str, width: Option<usize>, out: &mut impl Write) -> io::Result<()> {
+    write!(out, "\n{}", hanging("", &harmless(text.to_owned()), width))
 }
 
 /// The plan's own fields, and `upload` beside them.
@@ -157,7 +204,7 @@ fn json(plan: &Plan, seen: &Seen, out: &mut impl Write) -> io::Result<()> {
     writeln!(out)
 }
 
-fn text(plan: &Plan, seen: &Seen, out: &mut impl Write) -> io::Result<()> {
+fn every_decision(plan: &Plan, seen: &Seen) -> Table {
     let estimate = seen.upload.as_ref();
     let mut table = Table::default();
     what_runs(plan, &mut table);
@@ -167,14 +214,45 @@ fn text(plan: &Plan, seen: &Seen, out: &mut impl Write) -> io::Result<()> {
     what_goes_in(plan, estimate, &mut table);
     what_comes_back(plan, &mut table);
     what_limits(plan, &mut table);
-    table.write(out)?;
+    table
+}
+
+/// The six decisions that most users look for.
+fn what_matters(plan: &Plan, estimate: Option<&UploadEstimate>, table: &mut Table) {
+    table.row("command", shell_words(&plan.command), Some(format!("in {}", plan.command_directory())));
+    match &plan.image {
+        Some(image) => table.decision("image", image, Clone::clone),
+        None => table.fact("image", "none".to_owned()),
+    }
+    table.decision("engine", &plan.engine, ToString::to_string);
+    table.decision("route", &plan.route, Route::to_string);
+    let source = plan.source.value.to_string_lossy();
+    let goes_in = match estimate {
+        Some(estimate) => format!("{} of {source}", amount(estimate)),
+        None => format!("nothing: {source} is mounted"),
+    };
+    table.row("goes in", goes_in, Some(plan.source.reason.to_string()));
+    let comes_back = products(plan).join(", ");
+    table.row("comes back", comes_back, Some(plan.outputs.reason.to_string()));
+}
+
+fn amount(estimate: &UploadEstimate) -> String {
+    format!("{}, {}", counted(estimate.files, "file"), numbers::bytes(estimate.bytes))
+}
+
+fn hints(plan: &Plan, seen: &Seen, width: Option<usize>, out: &mut impl Write) -> io::Result<()> {
     if let Some(hint) = notice::of_repository(plan) {
-        writeln!(out, "\n{}", harmless(hint))?;
+        note(&hint, width, out)?;
     }
-    match estimate.and_then(UploadEstimate::dominant) {
-        Some((directory, bytes)) => write_hint(directory, *bytes, out),
-        None => Ok(()),
-    }
+    let Some((directory, bytes)) = seen.upload.as_ref().and_then(UploadEstimate::dominant) else {
+        return Ok(());
+    };
+    let pattern = shell_words(&[directory.to_string()]);
+    let hint = format!(
+        "{directory} makes up {} of the upload. If the build does not need it, leave it out with `--exclude {pattern}`",
+        numbers::bytes(*bytes)
+    );
+    note(&hint, width, out)
 }
 
 fn what_runs(plan: &Plan, table: &mut Table) {
@@ -206,6 +284,10 @@ fn what_runs(plan: &Plan, table: &mut Table) {
         Lifetime::Kept => "kept",
         Lifetime::OneRun => "one-run",
     });
+    if plan.lifetime.value == Lifetime::OneRun && !plan.route.value.is_mounted() {
+        // With CI set, that is a default.
+        table.expect(&plan.lifetime.reason, |reason| matches!(reason, Reason::Flag { .. }));
+    }
     if plan.lifetime.value == Lifetime::Kept {
         what_is_kept(plan, table);
     }
@@ -269,7 +351,7 @@ fn what_goes_in(plan: &Plan, estimate: Option<&UploadEstimate>, table: &mut Tabl
             (("", text), PatternKind::Excluded) => ("leaves out", text),
             ((_, text), _) => ("takes in", text),
         };
-        table.row(name, text.to_owned(), Some(pattern.reason.to_string()));
+        table.decided(name, text.to_owned(), &pattern.reason);
     }
     for output in &plan.ignore.outputs {
         table.row("leaves out", output.to_string(), Some(left_out(output, plan).name().to_owned()));
@@ -296,32 +378,23 @@ fn what_goes_in(plan: &Plan, estimate: Option<&UploadEstimate>, table: &mut Tabl
         table.decision("cache", cache, |cache| format!("{} at {}", cache.called(), cache.path));
     }
     if let Some(Decision { value: scratch, reason }) = &plan.scratch {
-        let reason = match reason {
+        let said = match reason {
             Reason::Found { why } => why.clone(),
             named => format!("{named}: {}", scratch.in_words()),
         };
-        table.row("scratch", scratch.root.to_string_lossy().into_owned(), Some(reason));
+        table.row("scratch", scratch.root.to_string_lossy().into_owned(), Some(said));
+        table.expect(reason, |reason| matches!(reason, Reason::Flag { .. }));
     }
     if plan.route.value.is_mounted() {
         table.row("upload", "nothing".to_owned(), Some("the sources are mounted".to_owned()));
     }
     if let Some(estimate) = estimate {
-        table.fact("upload", format!("{} files, {}", estimate.files, numbers::bytes(estimate.bytes)));
+        table.fact("upload", amount(estimate));
     }
 }
 
 fn what_comes_back(plan: &Plan, table: &mut Table) {
-    let reason = || Some(plan.outputs.reason.to_string());
-    match &plan.outputs.value {
-        Outputs::Everything => {
-            let what = format!("all that changes below {}", plan.workdir.value);
-            table.row("output", what, reason());
-        }
-        Outputs::Named(named) if named.is_empty() => table.row("output", "nothing".to_owned(), reason()),
-        Outputs::Named(named) => {
-            named.iter().for_each(|output| table.row("output", product(output), reason()));
-        }
-    }
+    products(plan).into_iter().for_each(|product| table.decided("output", product, &plan.outputs.reason));
     let in_place = plan.route.value == Route::Mount;
     table.decision("on failure", &plan.on_failure, |value| match value {
         _ if in_place => "what the command wrote stays",
@@ -337,17 +410,16 @@ fn what_comes_back(plan: &Plan, table: &mut Table) {
 
 fn what_limits(plan: &Plan, table: &mut Table) {
     for asked in plan.container.all() {
-        table.row(asked.name, asked.value, Some(asked.reason.to_string()));
+        table.decided(asked.name, asked.value, asked.reason);
     }
 }
 
-fn write_hint(directory: &RelPath, bytes: u64, out: &mut impl Write) -> io::Result<()> {
-    let pattern = shell_words(&[directory.to_string()]);
-    writeln!(
-        out,
-        "\n{directory} makes up {} of the upload. If the build does not need it, leave it out with --exclude {pattern}",
-        numbers::bytes(bytes)
-    )
+fn products(plan: &Plan) -> Vec<String> {
+    match &plan.outputs.value {
+        Outputs::Everything => vec![format!("all that changes below {}", plan.workdir.value)],
+        Outputs::Named(named) if named.is_empty() => vec!["nothing".to_owned()],
+        Outputs::Named(named) => named.iter().map(product).collect(),
+    }
 }
 
 fn product(output: &Output) -> String {
@@ -384,16 +456,48 @@ fn harmless(text: String) -> String {
 
 /// Rows of name, value and reason.
 #[derive(Default)]
-struct Table(Vec<(&'static str, String, Option<String>)>);
+struct Table(Vec<Row>);
+
+struct Row {
+    name: &'static str,
+    value: String,
+    reason: Option<String>,
+    /// The path or the words of the reason, where nobody who typed the command might expect it.
+    unexpected: Option<String>,
+}
 
 impl Table {
     fn row(&mut self, name: &'static str, value: String, reason: Option<String>) {
-        self.0.push((name, harmless(value), reason.map(harmless)));
+        self.0.push(Row { name, value: harmless(value), reason: reason.map(harmless), unexpected: None });
     }
 
     /// A value that follows from other lines and needs no reason.
     fn fact(&mut self, name: &'static str, value: String) {
         self.row(name, value, None);
+    }
+
+    fn decided(&mut self, name: &'static str, value: String, reason: &Reason) {
+        self.row(name, value, Some(reason.to_string()));
+        self.expect(reason, |reason| match reason {
+            Reason::Flag { .. } | Reason::Preset { .. } | Reason::Default { .. } => true,
+            // Those that git needs.
+            Reason::Found { .. } => name == "env",
+            Reason::Env { .. }
+            | Reason::File { .. }
+            | Reason::Devcontainer { .. }
+            | Reason::Context { .. } => false,
+        });
+    }
+
+    /// Whether the last row's reason is one that users expect.
+    fn expect(&mut self, reason: &Reason, is_expected: impl Fn(&Reason) -> bool) {
+        let short = match reason {
+            Reason::File { path, .. } => path.to_string_lossy().into_owned(),
+            other => other.to_string(),
+        };
+        if let Some(last) = self.0.last_mut() {
+            last.unexpected = (!is_expected(reason)).then(|| harmless(short));
+        }
     }
 
     fn decision<T, S: Into<String>>(
@@ -402,7 +506,7 @@ impl Table {
         decision: &Decision<T>,
         show: impl Fn(&T) -> S,
     ) {
-        self.row(name, show(&decision.value).into(), Some(decision.reason.to_string()));
+        self.decided(name, show(&decision.value).into(), &decision.reason);
     }
 
     fn optional<T, S: Into<String>>(
@@ -416,17 +520,45 @@ impl Table {
         }
     }
 
-    fn write(&self, out: &mut impl Write) -> io::Result<()> {
-        let widths = self.0.iter().map(|(_, value, _)| value.chars().count());
-        let value_width = widths.filter(|width| *width <= VALUE_COLUMN).max().unwrap_or(0);
-        let name_width = self.0.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);
-        for (name, value, reason) in &self.0 {
-            match reason {
-                Some(reason) => writeln!(out, "{name:name_width$}  {value:value_width$}  ({reason})")?,
-                None => writeln!(out, "{name:name_width$}  {value}")?,
-            }
+    /// Adds a row for each kind of unexpected decision; returns how many of `all` are shown then.
+    fn add_unexpected(&mut self, all: &Table) -> usize {
+        const ABOVE: [&str; 8] =
+            ["command", "runs in", "image", "engine", "route", "source", "upload", "output"];
+        let (above, others): (Vec<_>, Vec<_>) = all.0.iter().partition(|row| ABOVE.contains(&row.name));
+        let unexpected: Vec<_> = others.into_iter().filter(|row| row.unexpected.is_some()).collect();
+        let mut names: Vec<_> = unexpected.iter().map(|row| row.name).collect();
+        names.dedup();
+        for name in names {
+            let same = || unexpected.iter().filter(|row| row.name == name);
+            let values: Vec<_> = same().map(|row| &*row.value).collect();
+            let mut reasons: Vec<_> = same().filter_map(|row| row.unexpected.as_deref()).collect();
+            reasons.dedup();
+            self.row(name, first_of(&values), Some(first_of(&reasons)));
         }
-        Ok(())
+        above.len() + unexpected.len()
+    }
+
+    fn text(&self, width: Option<usize>) -> String {
+        let widths = self.0.iter().map(|row| row.value.chars().count());
+        let value_width = widths.filter(|width| *width <= VALUE_COLUMN).max().unwrap_or(0);
+        let name_width = self.0.iter().map(|row| row.name.len()).max().unwrap_or(0);
+        let beside = |Row { name, value, reason, .. }: &Row| {
+            let Some(reason) = reason else { return (*name, value.clone()) };
+            let text = format!("{}  ({reason})", padded(value, value_width));
+            match width.is_some_and(|width| name_width + 2 + text.chars().count() > width) {
+                true => (*name, format!("{value} ({reason})")),
+                false => (*name, text),
+            }
+        };
+        facts(&self.0.iter().map(beside).collect::<Vec<_>>(), width)
+    }
+}
+
+fn first_of(values: &[&str]) -> String {
+    let named = values.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
+    match values.len().saturating_sub(NAMED) {
+        0 => named,
+        more => format!("{named} and {more} more"),
     }
 }
 
@@ -522,15 +654,52 @@ mod tests {
         UploadEstimate { files: 7, bytes, largest: Some((directory, largest)) }
     }
 
-    fn printed(upload: Option<UploadEstimate>, format: PlanFormat) -> String {
+    const LONG: Form = Form::Long { width: None };
+
+    fn printed(upload: Option<UploadEstimate>, form: Form) -> String {
         let mut out = Vec::new();
-        print(&plan(), &Seen { upload, held: None }, format, &mut out).unwrap();
+        print(&plan(), &Seen { upload, held: None }, form, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 
     #[test]
+    fn a_short_plan_has_what_matters_and_what_is_unexpected() {
+        insta::assert_snapshot!(printed(Some(estimate(1, 100 << 20)), Form::Short { width: None }), @r"
+        command     jekyll build 'it'\''s'                  (in /workspace/docs)
+        image       jekyll:4                                (preset jekyll)
+        engine      unix:///var/run/docker.sock             (default)
+        route       layer                                   (default)
+        goes in     7 files, 104.9 MB of /p                 (default)
+        comes back  /workspace/docs/_site -> /p/docs/_site  (preset jekyll)
+        leaves out  vendor\u{1b}[2J                         (/p/.fastbuildignore)
+        memory      1.5g                                    (FASTBUILD_MEMORY)
+
+        `fastbuild plan -v` shows 19 more decisions
+        ");
+        insta::assert_snapshot!(printed(Some(estimate(1, 100 << 20)), Form::Short { width: Some(60) }), @r"
+        command     jekyll build 'it'\''s' (in /workspace/docs)
+        image       jekyll:4 (preset jekyll)
+        engine      unix:///var/run/docker.sock (default)
+        route       layer (default)
+        goes in     7 files, 104.9 MB of /p (default)
+        comes back  /workspace/docs/_site -> /p/docs/_site (preset
+                    jekyll)
+        leaves out  vendor\u{1b}[2J (/p/.fastbuildignore)
+        memory      1.5g (FASTBUILD_MEMORY)
+
+        `fastbuild plan -v` shows 19 more decisions
+        ");
+        for form in [|width| Form::Short { width }, |width| Form::Long { width }] {
+            for width in [40, 80, 200] {
+                let shown = printed(Some(estimate(1, 100 << 20)), form(Some(width)));
+                assert!(shown.lines().all(|line| line.chars().count() <= width), "{width}\n{shown}");
+            }
+        }
+    }
+
+    #[test]
     fn a_plan_is_a_decision_a_line_with_its_reason() {
-        insta::assert_snapshot!(printed(Some(estimate(60 << 20, 100 << 20)), PlanFormat::Text), @r"
+        insta::assert_snapshot!(printed(Some(estimate(60 << 20, 100 << 20)), LONG), @r"
         command     jekyll build 'it'\''s'
         engine      unix:///var/run/docker.sock             (default)
         image       jekyll:4                                (preset jekyll)
@@ -561,7 +730,7 @@ mod tests {
         memory      1.5g                                    (FASTBUILD_MEMORY)
         cpus        1.5                                     (default)
 
-        node modules makes up 62.9 MB of the upload. If the build does not need it, leave it out with --exclude 'node modules'
+        node modules makes up 62.9 MB of the upload. If the build does not need it, leave it out with `--exclude 'node modules'`
         ");
     }
 
@@ -576,12 +745,13 @@ mod tests {
 
     #[test]
     fn json_holds_the_same_and_no_value_of_a_variable() {
-        for format in [PlanFormat::Json, PlanFormat::Text] {
-            let text = printed(None, format);
-            assert!(text.contains("TOKEN") && !text.contains("hunter2"), "{text}");
+        for form in [Form::Json, LONG, Form::Short { width: None }] {
+            let text = printed(None, form);
+            assert!(!text.contains("hunter2"), "{text}");
+            assert!(text.contains("TOKEN") || matches!(form, Form::Short { .. }), "{text}");
         }
         let value: serde_json::Value =
-            serde_json::from_str(&printed(Some(estimate(1, 2)), PlanFormat::Json)).unwrap();
+            serde_json::from_str(&printed(Some(estimate(1, 2)), Form::Json)).unwrap();
         assert_eq!(value["image"]["value"], "jekyll:4");
         assert_eq!(value["image"]["reason"]["from"], "preset");
         assert_eq!(value["upload"]["bytes"], 2);
@@ -595,9 +765,9 @@ mod tests {
         let mut plan = plan();
         plan.source.value = PathBuf::from(std::ffi::OsString::from_vec(b"/p\xff".to_vec()));
         plan.source.reason = Reason::File { path: plan.source.value.clone(), line: None };
-        for format in [PlanFormat::Json, PlanFormat::Text] {
+        for form in [Form::Json, LONG] {
             let mut out = Vec::new();
-            print(&plan, &Seen::default(), format, &mut out).unwrap();
+            print(&plan, &Seen::default(), form, &mut out).unwrap();
             assert!(String::from_utf8(out).unwrap().contains("/p\u{fffd}"));
         }
     }

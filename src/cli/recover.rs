@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Failure, aligned, print,
+    Failure, print, width,
     workspace::show::{ago, json},
 };
 use crate::{
@@ -27,6 +27,7 @@ use crate::{
     text::{
         numbers::{bytes, counted},
         one_line,
+        table::{Column, Fit, listing},
     },
     tree::scan::STAGE_PREFIX,
     workspace::saved_state::now,
@@ -101,7 +102,7 @@ fn ls(args: &MovedArgs, environment: &Environment, state: &State) -> Result<(), 
     let all: Vec<_> = all.iter().map(|(_, entry)| entry).collect();
     print(match args.format {
         ListFormat::Json => json(&all),
-        ListFormat::Table | ListFormat::Names => table(&all, now()),
+        ListFormat::Table | ListFormat::Names => table(&all, now(), width()),
     })
 }
 
@@ -157,15 +158,23 @@ fn rm(args: &ForgetArgs, environment: &Environment, state: &State) -> Result<(),
     print(format!("{}, {}\n", counted(going.len() as u64, "thing"), bytes(freed)))
 }
 
-fn table(all: &[&Entry], now: u64) -> String {
-    let mut rows = vec![["ID", "MOVED", "SIZE", "WHY", "COMMAND", "PATH"].map(str::to_owned)];
-    rows.extend(all.iter().map(|entry| {
+const COLUMNS: [Column; 6] = [
+    Column { heading: "ID", fit: Fit::Whole },
+    Column { heading: "MOVED", fit: Fit::Spare(1) },
+    Column { heading: "SIZE", fit: Fit::Spare(2) },
+    Column { heading: "WHY", fit: Fit::Spare(3) },
+    Column { heading: "COMMAND", fit: Fit::Spare(4) },
+    Column { heading: "PATH", fit: Fit::Path },
+];
+
+fn table(all: &[&Entry], now: u64, width: Option<usize>) -> String {
+    let rows = all.iter().map(|entry| {
         let why = entry.why.map_or("not known", reason);
         let command = entry.command.as_deref().map_or_else(|| "-".to_owned(), one_line);
         let moved = ago(entry.moved.secs.try_into().unwrap_or(0), now);
         [entry.id.clone(), moved, bytes(entry.bytes), why.to_owned(), command, path_text(&entry.path)]
-    }));
-    aligned(&rows)
+    });
+    listing(&COLUMNS, &rows.collect::<Vec<_>>(), width)
 }
 
 fn reason(why: Why) -> &'static str {

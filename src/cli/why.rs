@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{
-    Failure, aligned, print, run,
+    Failure, print, run, width,
     workspace::show::{ago, json},
 };
 use crate::{
@@ -26,6 +26,7 @@ use crate::{
     text::{
         numbers::{bytes, count},
         one_line,
+        table::facts,
     },
     workspace::saved_state::now,
 };
@@ -67,7 +68,7 @@ pub fn run(args: &WhyArgs) -> Result<(), Failure> {
     let known = paths.collect::<Result<Vec<_>, _>>()?;
     print(match args.format {
         PlanFormat::Json => json(&known),
-        PlanFormat::Text => known.iter().map(Known::text).collect::<Vec<_>>().join("\n"),
+        PlanFormat::Text => known.iter().map(|known| known.text(width())).collect::<Vec<_>>().join("\n"),
     })
 }
 
@@ -172,7 +173,7 @@ fn when(moment: Timestamp) -> String {
 }
 
 impl Known {
-    fn text(&self) -> String {
+    fn text(&self, width: Option<usize>) -> String {
         let trip = |trip: &Option<Trip>| match trip {
             None => "never, as far as is known".to_owned(),
             Some(Trip { at, command, among }) => {
@@ -183,18 +184,14 @@ impl Known {
             }
         };
         let mut rows = vec![
-            ["kind".to_owned(), format!("{}: {}", self.kind, self.because)],
-            ["here".to_owned(), self.here.clone()],
-            ["went up".to_owned(), trip(&self.went_up)],
-            ["came back".to_owned(), trip(&self.came_back)],
+            ("  kind", format!("{}: {}", self.kind, one_line(&self.because))),
+            ("  here", self.here.clone()),
+            ("  went up", trip(&self.went_up)),
+            ("  came back", trip(&self.came_back)),
         ];
         if self.deleted.is_some() {
-            rows.push(["deleted".to_owned(), trip(&self.deleted)]);
+            rows.push(("  deleted", trip(&self.deleted)));
         }
-        format!(
-            "{}\n{}",
-            self.path,
-            aligned(&rows).lines().map(|line| format!("  {line}\n")).collect::<String>()
-        )
+        format!("{}\n{}", self.path, facts(&rows, width))
     }
 }

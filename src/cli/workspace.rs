@@ -11,7 +11,7 @@ use std::{
 };
 
 use self::select::{here, named};
-use super::{Failure, print, run::execute};
+use super::{Failure, print, run::execute, width};
 use crate::{
     agent::protocol::Cleaned,
     args::{
@@ -45,39 +45,39 @@ use crate::{
 /// and when one that is to be removed is in use.
 pub fn run(command: &WorkspaceCommand) -> Result<Exit, Failure> {
     match command {
-        WorkspaceCommand::Ls(args) => to_its_end(ls(args)),
-        WorkspaceCommand::Inspect(args) => to_its_end(inspect(args)),
+        WorkspaceCommand::Ls(args) => to_its_end(ls(args)).map(|()| Exit::Code(0)),
+        WorkspaceCommand::Inspect(args) => to_its_end(inspect(args)).map(|()| Exit::Code(0)),
         WorkspaceCommand::Shell(args) => shell(args),
         WorkspaceCommand::Unkeep(args) => unkeep(args),
-        WorkspaceCommand::Rm(args) => to_its_end(rm(args)),
-        WorkspaceCommand::Prune(args) => to_its_end(prune(args)),
+        WorkspaceCommand::Rm(args) => to_its_end(rm(args)).map(|()| Exit::Code(0)),
+        WorkspaceCommand::Prune(args) => to_its_end(prune(args)).map(|()| Exit::Code(0)),
     }
 }
 
-fn to_its_end(work: impl Future<Output = Result<(), Failure>>) -> Result<Exit, Failure> {
+pub(super) fn to_its_end<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
-    runtime.block_on(work).map(|()| Exit::Code(0))
+    runtime.block_on(work)
 }
 
 /// This machine, and an engine with workspaces on it.
-struct Place {
-    docker: Engine,
-    state: State,
+pub(super) struct Place {
+    pub(super) docker: Engine,
+    pub(super) state: State,
     endpoint: Endpoint,
-    engine: String,
+    pub(super) engine: String,
     settings: WorkspaceSettings,
 }
 
 /// See [`Place::docker`].
-enum Engine {
+pub(super) enum Engine {
     Answers(Box<Docker>),
     /// The engine does not answer; this is the error text.
     IsSilent(String),
 }
 
 impl Place {
-    async fn of(place: &Where) -> Result<Place, Failure> {
+    pub(super) async fn of(place: &Where) -> Result<Place, Failure> {
         let environment = Environment::of_process().map_err(Failure::CurrentDirectory)?;
         let settings = WorkspaceSettings::gather(&place.host, &place.source, &environment)?;
         let endpoint = plan::decide_endpoint(settings.host.as_ref(), &environment)?.value;
@@ -136,7 +136,7 @@ impl Place {
         }
     }
 
-    fn source(&self) -> &Path {
+    pub(super) fn source(&self) -> &Path {
         &self.settings.source.value
     }
 
@@ -228,7 +228,7 @@ async fn ls(args: &LsArgs) -> Result<(), Failure> {
     let sizes = if args.format() == ListFormat::Names { Sizes::Skip } else { Sizes::Measure };
     let all = place.list(sizes).await?;
     print(match args.format() {
-        ListFormat::Table => show::table(&all, now()),
+        ListFormat::Table => show::table(&all, &here(&all, place.source()), now(), width()),
         ListFormat::Json => show::json_list(&all),
         ListFormat::Names => all.iter().map(|workspace| format!("{}\n", workspace.name)).collect(),
     })
@@ -259,7 +259,7 @@ async fn inspect(args: &InspectArgs) -> Result<(), Failure> {
         made_with: made_with.as_ref(),
     };
     print(match args.format {
-        PlanFormat::Text => facts.text(now()),
+        PlanFormat::Text => facts.text(now(), width()),
         PlanFormat::Json => facts.json(),
     })
 }

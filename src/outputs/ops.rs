@@ -248,7 +248,7 @@ pub(crate) mod native {
 }
 
 /// A path in JSON: text where it is UTF-8, otherwise bytes.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum PathText {
     Text(String),

@@ -7,6 +7,8 @@
 
 pub mod numbers;
 #[cfg(feature = "client")]
+pub mod table;
+#[cfg(feature = "client")]
 pub mod wrap;
 
 use std::fmt;

@@ -136,6 +136,17 @@ pub enum Whose {
     Builds,
 }
 
+/// How a tree differs from an index, by stamps. Files alone count.
+#[derive(Debug, Default)]
+pub struct Differences {
+    /// The indices of entries whose path it does not have.
+    pub new: Vec<usize>,
+    /// Those with another stamp; with the digest that it has, if the size is the same.
+    pub other: Vec<(usize, Option<Digest>)>,
+    /// The paths that only it has.
+    pub gone: Vec<RelPath>,
+}
+
 impl Index {
     /// Reads what [`Index::save`] wrote at `path`. Empty if the file is missing or not valid.
     pub fn load(path: &Path) -> Index {
@@ -158,12 +169,18 @@ impl Index {
     /// The digest of each entry of `manifest`, by index; `None` for entries that are not files, and
     /// for files that must be hashed.
     pub fn digests(&self, manifest: &Manifest) -> Vec<Option<Digest>> {
+        self.digests_and_gone(manifest, |_| ())
+    }
+
+    /// The same; calls `gone` for each path that only this index has.
+    pub fn digests_and_gone(&self, manifest: &Manifest, gone: impl FnMut(&[u8])) -> Vec<Option<Digest>> {
         let mut digests = vec![None; manifest.entries().len()];
-        self.join(manifest, |at, record| {
+        let each = |at: usize, record: &Record| {
             if record.age == Age::Ripe {
                 digests[at] = Some(record.digest);
             }
-        });
+        };
+        self.join(manifest, each, gone);
         digests
     }
 
@@ -171,8 +188,37 @@ impl Index {
     /// work.
     pub fn noted_digests(&self, manifest: &Manifest) -> Vec<Option<Digest>> {
         let mut digests = vec![None; manifest.entries().len()];
-        self.join(manifest, |at, record| digests[at] = Some(record.digest));
+        self.join(manifest, |at, record| digests[at] = Some(record.digest), |_| ());
         digests
+    }
+
+    /// When it was written.
+    pub fn saved_at(&self) -> Timestamp {
+        self.saved_at
+    }
+
+    /// How `manifest` differs from it.
+    pub fn differences(&self, manifest: &Manifest) -> Differences {
+        let mut found = Differences::default();
+        let files = manifest.entries().iter().enumerate();
+        let mut files = files.filter(|(_, entry)| matches!(entry.kind, Kind::File { .. })).peekable();
+        let mut records = Records::of(self);
+        while let Some(Record { stamp, digest, .. }) = records.next() {
+            while let Some((at, _)) =
+                files.next_if(|(_, entry)| is_before(entry.path.as_bytes(), &records.path))
+            {
+                found.new.push(at);
+            }
+            match files.next_if(|(_, entry)| entry.path.as_bytes() == records.path) {
+                Some((_, entry)) if entry.stamp == stamp => {}
+                Some((at, entry)) => {
+                    found.other.push((at, (entry.stamp.size == stamp.size).then_some(digest)))
+                }
+                None => found.gone.extend(RelPath::new(records.path.clone())),
+            }
+        }
+        found.new.extend(files.map(|(at, _)| at));
+        found
     }
 
     /// Whether fewer than a tenth of the user's files in this index are below `root` with the same
@@ -243,8 +289,9 @@ impl Index {
         sys::replace_file(path, |file| file.write_all(&bytes))
     }
 
-    /// Calls `each` for every file of `manifest` whose whole stamp is in this index.
-    fn join(&self, manifest: &Manifest, mut each: impl FnMut(usize, &Record)) {
+    /// Calls `each` for every file of `manifest` whose whole stamp is in this index, and `gone` for
+    /// each path that `manifest` does not have.
+    fn join(&self, manifest: &Manifest, mut each: impl FnMut(usize, &Record), mut gone: impl FnMut(&[u8])) {
         let entries = manifest.entries();
         let mut records = Records::of(self);
         let mut at = 0;
@@ -252,12 +299,13 @@ impl Index {
             while entries.get(at).is_some_and(|entry| is_before(entry.path.as_bytes(), &records.path)) {
                 at += 1;
             }
-            let Some(entry) = entries.get(at) else { return };
-            if entry.stamp == record.stamp
-                && matches!(entry.kind, Kind::File { .. })
-                && entry.path.as_bytes() == records.path
-            {
-                each(at, &record);
+            match entries.get(at) {
+                Some(entry) if entry.path.as_bytes() == records.path => {
+                    if entry.stamp == record.stamp && matches!(entry.kind, Kind::File { .. }) {
+                        each(at, &record);
+                    }
+                }
+                Some(_) | None => gone(&records.path),
             }
         }
     }
@@ -291,13 +339,14 @@ fn ages(path: &Path, manifest: &Manifest, digests: &[Option<Digest>], hashed_at:
     if (0..entries.len()).any(|at| ages[at] == Age::Young && digests[at].is_some() && is_coarse(at)) {
         let older = Index::load(path);
         let was_long_ago = older.saved_at < hashed_at.moment.before_by(Granularity::Coarse.span());
-        older.join(manifest, |at, record| {
+        let each = |at: usize, record: &Record| {
             // A young entry may hide another content with the same stamp.
             let is_same = Some(record.digest) == digests[at];
             if is_same && (was_long_ago || record.age == Age::Ripe) {
                 ages[at] = Age::Ripe;
             }
-        });
+        };
+        older.join(manifest, each, |_| ());
     }
     ages
 }

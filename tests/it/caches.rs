@@ -230,14 +230,14 @@ fn other_caches_make_another_workspace_and_are_shown_with_it() {
     let (one, two) = (Cache::new(&project, "one"), Cache::new(&project, "two"));
     build(&project, &["--keep"], &[&one.at("~/one")], ":").exits(0);
     let shown = project.fastbuild(["workspace", "inspect"]);
-    let expected = format!("made with     caches {}\n", one.at("~/one"));
+    let expected = format!("made with   caches {}\n", one.at("~/one"));
     assert!(shown.exits(0).out().contains(&expected), "{shown}");
     let first = project.workspace();
     build(&project, &["--keep"], &[&one.at("~/one")], ":").exits(0);
     assert_eq!(project.workspace(), first);
     build(&project, &["--keep"], &[&one.at("~/one"), &two.at("~/two")], ":").exits(0);
     assert_ne!(project.workspace(), first);
-    let plan = project.fastbuild(["plan", "--cache", &one.at("x"), "--", "make"]);
+    let plan = project.fastbuild(["plan", "-v", "--cache", &one.at("x"), "--", "make"]);
     let line = format!("{} at /workspace/x", one.name());
     assert!(
         plan.exits(0).out().lines().any(|text| text.starts_with("cache ") && text.contains(&line)),

@@ -543,7 +543,15 @@ fn scratch_directories_are_listed_shown_entered_and_removed_without_an_engine() 
     }
     listed.says(&["without those on unix://"]);
     let shown = workspace(&["inspect"]);
-    assert!(shown.exits(0).out().contains("last used     0s ago"), "{shown}");
+    assert!(shown.exits(0).out().contains("last used   0s ago"), "{shown}");
+    let status = project.fastbuild(["status"]).exits(0).out();
+    for part in [
+        "none answers, so this is what this machine knows",
+        "workspace   idle, ",
+        directory.to_str().unwrap(),
+    ] {
+        assert!(status.contains(part), "{part:?} is not in\n{status}");
+    }
     let shell = workspace(&["shell", "--", "sh", "-c", "pwd; cat out; exit 5"]);
     assert_eq!(shell.exits(5).out(), format!("{}\none", project.scratch_tree().to_str().unwrap()));
     workspace(&["shell", "-u", "root", "--", "true"]).exits(125).says(&["leave out -u/--user"]);

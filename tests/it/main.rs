@@ -50,6 +50,7 @@ mod routes;
 mod side_by_side;
 mod slow_mounts;
 mod sources;
+mod status;
 mod streams;
 mod terminal;
 mod trust;

@@ -143,7 +143,7 @@ fn what_is_kept_lies_over_sources_that_are_mounted_read_only() {
     assert_eq!(made, ["dist", "dist/a", "target/app", "target/app/b"]);
     assert_eq!(project.read("target/mine"), "the host's");
     project.sh(&options, "echo >state").exits(1).says(&["could not write state", "--route layer"]);
-    let plan = project.fastbuild(["plan"].iter().chain(&options).chain(&["--", "sh"]));
+    let plan = project.fastbuild(["plan", "-v"].iter().chain(&options).chain(&["--", "sh"]));
     let plan = plan.exits(0).out();
     let kept: Vec<_> =
         plan.lines().filter_map(|line| line.strip_prefix("keeps ")?.split_whitespace().next()).collect();

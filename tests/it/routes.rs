@@ -174,7 +174,7 @@ fn another_route_a_fresh_start_a_removal_and_a_prune_leave_no_volume() {
     assert_eq!(build(&["--route", "volume", "--fresh"]).out(), "out\n", "a fresh volume holds what is here");
     let shown = project.fastbuild(["workspace", "inspect"]);
     shown.exits(0);
-    assert!(shown.out().contains("made with     route volume\n"), "{shown}");
+    assert!(shown.out().contains("made with   route volume\n"), "{shown}");
     assert!(
         shown.out().lines().any(|line| line.starts_with("size ") && line.ends_with(" + volume")),
         "{shown}"
@@ -435,7 +435,7 @@ fn no_password_of_a_volume_is_told_logged_or_kept() {
     let plan =
         |form: &[&str]| project.fastbuild(["plan"].iter().chain(form).chain(&options).chain(&["--", "x"]));
     let inspect = project.fastbuild(["workspace", "inspect", "--json"]);
-    let (text, as_json) = (plan(&[]), plan(&["--json"]));
+    let (text, as_json) = (plan(&["-v"]), plan(&["--json"]));
     let wrong = project.fastbuild(["--route", "volume", "--volume-opt", "hunter2", "--", "x"]);
     wrong.exits(125).says(&["--volume-opt: ", "write KEY=VALUE"]);
     let failed = share.build(

@@ -253,7 +253,7 @@ fn the_screen_is_cleared_before_each_build_if_stdout_is_one() {
     command.args(["watch", "--clear", "-o", "out", "--", "sh", "-c", "true"]);
     let mut child = command.env("TERM", "xterm").spawn().unwrap();
     let _watchdog = process::Watchdog::over(&child);
-    common::read_until(&mut child.stderr.take().unwrap(), "waiting for changes");
+    crate::common::read_until(&mut child.stderr.take().unwrap(), "waiting for changes");
     process::send(&child, Signal::INT);
     let ended = child.wait_with_output().unwrap();
     assert_eq!(String::from_utf8(ended.stdout).unwrap(), "");
@@ -423,7 +423,7 @@ fn a_state_directory_in_the_tree_is_no_source_and_starts_nothing() {
         let plan = project
             .command()
             .env("FASTBUILD_STATE_DIR", &state)
-            .args(["plan", "--", "true"])
+            .args(["plan", "-v", "--", "true"])
             .output()
             .unwrap();
         let plan = String::from_utf8(plan.stdout).unwrap();

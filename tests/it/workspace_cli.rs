@@ -67,7 +67,7 @@ fn a_kept_workspace_is_listed_and_shown() {
     for by in [vec!["inspect"], vec!["inspect", "."], vec!["inspect", &name]] {
         let shown = workspace(&project, &by);
         shown.exits(0);
-        for part in [&name, &source, "made with     working directory /workspace"] {
+        for part in [&name, &source, "made with   working directory /workspace"] {
             assert!(shown.out().contains(part), "{part:?} is not in\n{shown}");
         }
     }

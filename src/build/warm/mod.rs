@@ -37,6 +37,7 @@ use crate::{
     },
     build::{
         built::Built,
+        last::Look,
         mount_fault::{Runner, Tail},
         tasks::detached,
         warm::replies::Opened,
@@ -265,6 +266,7 @@ impl Warm<'_> {
         };
         let mut host = interrupts.unless(scanning).await???;
         host.leave_out(&opened.kept, self.plan)?;
+        let look = Look::of(self.plan, &opened.kept, &host.gone);
         let mut names = opened.kept.clone();
         names.retain(|name| {
             !name.starts_with('!') && self.locks.project.is_first_said(&format!("{name} stays"))
@@ -283,6 +285,7 @@ impl Warm<'_> {
         self.locks.tree_was_sent();
         let sources = Arc::new(sources);
         Moved::up(&sources).note(&self.locks.project, &self.plan.command);
+        look.note(&self.locks.project);
         let saving = self.save_index(&sources, hashed_at, record);
 
         let looking = collect::look(self.plan, record);

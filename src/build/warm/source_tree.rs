@@ -32,6 +32,8 @@ pub struct HostTree {
     pub summary: Summary,
     /// The paths that are not part of it.
     pub rules: Rules,
+    /// The files that the index has and that are not here.
+    pub gone: Vec<RelPath>,
     /// Is told when the command ends.
     pub watcher: Arc<Watcher>,
     /// The time from which digests computed for this tree are reliable.
@@ -52,15 +54,20 @@ pub fn look(plan: &Plan, project: &Project, reporter: &Reporter) -> Result<HostT
     let index = loading.join().map_err(|_| BuildError::Panicked)?;
     let record = || Record::load(&project.record_path());
     let watcher = Watcher::show(project.edits_path(), &mut scan, &plan.source.value, &index, record);
-    let digests = index.digests(&scan.manifest);
+    let rules = sources::rules(plan)?;
+    let mut gone = Vec::new();
+    let digests = index.digests_and_gone(&scan.manifest, |path| {
+        let path = RelPath::new(path).ok();
+        let was_source = |path: &RelPath| !plan.ignore.leaves_out(path) && !rules.ignores(path);
+        gone.extend(path.filter(was_source));
+    });
     if plan.engine.value != Engine::Host && index.is_of_another(&plan.source.value, &scan.manifest, &digests)
     {
         return Err(BuildError::OtherProject);
     }
-    let rules = sources::rules(plan)?;
     let buckets = summary::buckets_for(scan.manifest.entries().len());
     let summary = summary::of(&scan.manifest, &digests, buckets);
-    Ok(HostTree { scan, digests, summary, rules, watcher: Arc::new(watcher), hashed_at })
+    Ok(HostTree { scan, digests, summary, rules, gone, watcher: Arc::new(watcher), hashed_at })
 }
 
 impl HostTree {

@@ -7,21 +7,25 @@ use crate::{
     engine::{EngineFacts, EngineInfo, Whereabouts},
     facts::{Case, Class, FileSharing, FileSystem, Machine},
     report::events::path_text,
-    text::{numbers, one_line},
+    text::{numbers, one_line, table::hanging},
 };
 
-/// The maximum width of a line. The terminal's width is not used, so that reports can be compared.
+/// The maximum width of a line, on wider terminals too, so that reports can be compared.
 const WIDTH: usize = 100;
 
 /// Each finding in one to three marked paragraphs (what, why, do); last, how many give advice.
-pub(super) fn text(found: &[Finding]) -> String {
+pub(super) fn text(found: &[Finding], width: Option<usize>) -> String {
+    let width = width.map_or(WIDTH, |width| width.min(WIDTH));
     let widest = found.iter().map(|finding| finding.topic.name().len()).max().unwrap_or(0);
     let mut out = String::new();
     for finding in found {
-        paragraph(&mut out, mark(finding.severity), finding.topic.name(), widest, &finding.what);
+        let mut paragraph = |mark: &str, name: &str, said: &str| {
+            out.push_str(&hanging(&format!("{mark:6}  {name:widest$}  "), &one_line(said), Some(width)));
+        };
+        paragraph(mark(finding.severity), finding.topic.name(), &finding.what);
         for (mark, said) in [("why", &finding.why), ("do", &finding.act)] {
             if let Some(said) = said {
-                paragraph(&mut out, "", mark, widest, said);
+                paragraph("", mark, said);
             }
         }
     }
@@ -43,48 +47,6 @@ fn mark(severity: Severity) -> &'static str {
 
 fn advised(found: &[Finding]) -> u64 {
     found.iter().filter(|finding| finding.severity == Severity::Advice).count() as u64
-}
-
-/// `ADVICE  source  the text`, with further lines below the text of the first.
-fn paragraph(out: &mut String, mark: &str, name: &str, widest: usize, said: &str) {
-    let front = format!("{mark:6}  {name:widest$}  ");
-    let room = WIDTH.saturating_sub(front.len()).max(20);
-    for (at, line) in wrapped(&one_line(said), room).iter().enumerate() {
-        let front = if at == 0 { front.clone() } else { " ".repeat(front.len()) };
-        out.push_str(&format!("{front}{line}\n"));
-    }
-}
-
-/// Lines of at most `room` characters where words allow it. Text between backquotes is to be
-/// copied, so it stays in one piece.
-fn wrapped(said: &str, room: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in words(said) {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= room => {
-                line.push(' ');
-                line.push_str(&word);
-            }
-            _ => lines.push(word),
-        }
-    }
-    lines
-}
-
-fn words(said: &str) -> Vec<String> {
-    let mut words: Vec<String> = Vec::new();
-    let mut is_quoted = false;
-    for word in said.split(' ') {
-        match words.last_mut() {
-            Some(last) if is_quoted => {
-                last.push(' ');
-                last.push_str(word);
-            }
-            _ => words.push(word.to_owned()),
-        }
-        is_quoted ^= word.matches('`').count() % 2 == 1;
-    }
-    words
 }
 
 /// One object; [`super`] documents its keys.
@@ -197,7 +159,7 @@ mod tests {
                 ),
             ),
         ];
-        insta::assert_snapshot!(text(&found), @r"
+        insta::assert_snapshot!(text(&found, None), @r"
         good    engine          Docker 27 on this machine
         note    case            \u{1b}[2J
                 why             it matters
@@ -209,6 +171,6 @@ mod tests {
 
         1 piece of advice
         ");
-        assert!(text(&found[..2]).ends_with("\n\nnothing to advise\n"));
+        assert!(text(&found[..2], Some(200)).ends_with("\n\nnothing to advise\n"));
     }
 }

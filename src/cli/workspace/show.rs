@@ -7,9 +7,11 @@ use serde::Serialize;
 
 use crate::{
     agent::protocol::Held,
-    cli::aligned,
     spec::Route,
-    text::{numbers, one_line},
+    text::{
+        numbers, one_line,
+        table::{Column, Fit, facts, listing},
+    },
     workspace::{
         Generation,
         list::{Listed, Owner, Place, Unused},
@@ -17,8 +19,18 @@ use crate::{
     },
 };
 
-const HEADINGS: [&str; 10] =
-    ["SOURCE", "ENGINE", "IMAGE", "STATE", "SIZE", "KEPT", "LEFT", "AGE", "USED", "NAME"];
+const COLUMNS: [Column; 10] = [
+    Column { heading: "SOURCE", fit: Fit::Path },
+    Column { heading: "ENGINE", fit: Fit::Spare(6) },
+    Column { heading: "IMAGE", fit: Fit::Spare(3) },
+    Column { heading: "STATE", fit: Fit::Whole },
+    Column { heading: "SIZE", fit: Fit::Spare(1) },
+    Column { heading: "KEPT", fit: Fit::Spare(4) },
+    Column { heading: "LEFT", fit: Fit::Spare(5) },
+    Column { heading: "AGE", fit: Fit::Spare(7) },
+    Column { heading: "USED", fit: Fit::Spare(2) },
+    Column { heading: "NAME", fit: Fit::Spare(8) },
+];
 
 /// A workspace as a short text.
 pub(super) fn title(listed: &Listed) -> String {
@@ -35,19 +47,21 @@ pub(super) fn volume(unused: &Unused) -> String {
     })
 }
 
-/// An aligned table. Without workspaces only the headings, as in `docker ps`.
-pub(super) fn table(all: &[Listed], now: u64) -> String {
-    let mut rows = vec![HEADINGS.map(str::to_owned)];
-    rows.extend(all.iter().map(|listed| row(listed, now)));
-    aligned(&rows)
+/// An aligned table, this project's workspaces first and marked. Without workspaces only the
+/// headings, as in `docker ps`.
+pub(super) fn table(all: &[Listed], here: &[&Listed], now: u64, width: Option<usize>) -> String {
+    let is_here = |listed: &&Listed| here.contains(listed);
+    let (first, others): (Vec<_>, Vec<_>) = all.iter().partition(is_here);
+    let rows: Vec<_> = first.into_iter().chain(others).map(|one| row(one, is_here(&one), now)).collect();
+    listing(&COLUMNS, &rows, width)
 }
 
-fn row(listed: &Listed, now: u64) -> [String; HEADINGS.len()] {
+fn row(listed: &Listed, is_here: bool, now: u64) -> [String; COLUMNS.len()] {
     [
-        source(listed),
+        format!("{}{}", source(listed), if is_here { " *" } else { "" }),
         listed.place.engine().to_owned(),
         image(listed).to_owned(),
-        state(listed).to_owned(),
+        state(&listed.state).to_owned(),
         size(listed, "?"),
         listed.held.map_or_else(|| "-".to_owned(), |held| numbers::bytes(held.kept)),
         listed.held.map_or_else(|| "-".to_owned(), |held| numbers::bytes(held.leftovers)),
@@ -84,8 +98,8 @@ fn source(listed: &Listed) -> String {
 }
 
 /// Engines say `exited`, which sounds like a failure.
-fn state(listed: &Listed) -> &str {
-    if listed.state == "exited" { "stopped" } else { &listed.state }
+pub(in crate::cli) fn state(state: &str) -> &str {
+    if state == "exited" { "stopped" } else { state }
 }
 
 fn since(then: u64, now: u64) -> Duration {
@@ -166,14 +180,14 @@ pub(super) struct Facts<'a> {
 
 impl Facts<'_> {
     /// One fact per line.
-    pub(super) fn text(&self, now: u64) -> String {
+    pub(super) fn text(&self, now: u64, width: Option<usize>) -> String {
         let listed = self.listed;
         let mut rows = vec![
             ("name", listed.name.clone()),
             ("source", source(listed)),
             ("engine", listed.place.engine().to_owned()),
             ("image", image(listed).to_owned()),
-            ("state", state(listed).to_owned()),
+            ("state", state(&listed.state).to_owned()),
             ("size", size(listed, "unknown")),
             ("only there", listed.held.map_or_else(|| "unknown".to_owned(), held)),
             ("made", format!("{}, by fastbuild {}", ago(listed.made, now), listed.version)),
@@ -186,8 +200,8 @@ impl Facts<'_> {
         rows.push(("project", listed.project.clone()));
         let made_with = self.made_with.into_iter().flat_map(Generation::values);
         rows.extend(made_with.map(|(what, value)| ("made with", format!("{what} {value}"))));
-        let line = |(name, value): (&str, String)| format!("{name:12}  {}\n", one_line(&value));
-        rows.into_iter().map(line).collect()
+        rows.iter_mut().for_each(|(_, value)| *value = one_line(value));
+        facts(&rows, width)
     }
 
     /// One object: the entry in the list and the other known data.
@@ -240,13 +254,23 @@ pub(super) mod tests {
         (here.image, here.place, here.state) =
             (String::new(), Place::Directory("/c/00ff".into()), "idle".to_owned());
         let all = [workspace("fastbuild-ws-1", "/home/me/blog", Owner::Here), stopped, here];
-        insta::assert_snapshot!(table(&all, 90_120), @r"
+        insta::assert_snapshot!(table(&all, &[&all[2]], 90_120, None), @r"
         SOURCE                           ENGINE  IMAGE     STATE    SIZE       KEPT     LEFT    AGE  USED    NAME
+        /home/me/blog *                  host    -         idle     20.1 MB    12.3 MB  3.4 kB  1d   2m ago  /c/00ff
         /home/me/blog                    docker  ruby:3.3  running  20.1 MB    12.3 MB  3.4 kB  1d   2m ago  fastbuild-ws-1
         /home/me/\u{1b}[2Jx (elsewhere)  docker  ruby:3.3  stopped  ? + tmpfs  -        -       1d   1d ago  fastbuild-ws-2
-        /home/me/blog                    host    -         idle     20.1 MB    12.3 MB  3.4 kB  1d   2m ago  /c/00ff
         ");
-        assert_eq!(table(&[], 0).lines().count(), 1);
+        insta::assert_snapshot!(table(&all, &[&all[2]], 90_120, Some(60)), @r"
+        SOURCE                           STATE    SIZE       USED
+        /home/me/blog *                  idle     20.1 MB    2m ago
+        /home/me/blog                    running  20.1 MB    2m ago
+        /home/me/\u{1b}[2Jx (elsewhere)  stopped  ? + tmpfs  1d ago
+        ");
+        for width in [40, 60, 80] {
+            let shown = table(&all, &[], 90_120, Some(width));
+            assert!(shown.lines().all(|line| line.chars().count() <= width), "{width}\n{shown}");
+        }
+        assert_eq!(table(&[], &[], 0, None).lines().count(), 1);
     }
 
     #[test]
@@ -255,21 +279,21 @@ pub(super) mod tests {
         let made_with = Generation::from_label(r#"[["image","sha256:0"],["user","app"]]"#);
         let facts =
             Facts { listed: &listed, started: Some("2026-01-01T00:00:00Z"), made_with: made_with.as_ref() };
-        insta::assert_snapshot!(facts.text(90_120), @r"
-        name          fastbuild-ws-1
-        source        /home/me/blog
-        engine        docker
-        image         ruby:3.3
-        state         running
-        size          20.1 MB
-        only there    12.3 MB kept, 3.4 kB left beside outputs
-        made          1d ago, by fastbuild 0.1.0
-        last used     2m ago
-        started       2026-01-01T00:00:00Z
-        container     0123abcd
-        project       00ff
-        made with     image sha256:0
-        made with     user app
+        insta::assert_snapshot!(facts.text(90_120, None), @r"
+        name        fastbuild-ws-1
+        source      /home/me/blog
+        engine      docker
+        image       ruby:3.3
+        state       running
+        size        20.1 MB
+        only there  12.3 MB kept, 3.4 kB left beside outputs
+        made        1d ago, by fastbuild 0.1.0
+        last used   2m ago
+        started     2026-01-01T00:00:00Z
+        container   0123abcd
+        project     00ff
+        made with   image sha256:0
+        made with   user app
         ");
         let read: serde_json::Value = serde_json::from_str(&facts.json()).unwrap();
         assert_eq!(read["made_with"]["user"], "app");
