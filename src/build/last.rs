@@ -1,7 +1,7 @@
 //! How the last build of a project ended, and by which rules a build last looked at the tree. For
 //! `fastbuild status` only; no build reads it.
 
-use std::{path::Path, time::SystemTime};
+use std::{fs::File, io, path::Path, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -44,7 +44,10 @@ pub(super) fn note(plan: &Plan, state: &State, began: SystemTime, built: &Result
         seconds: began.elapsed().unwrap_or_default().as_secs_f64(),
     };
     if let Some(project) = state.known_project(&project_key(&plan.source.value)) {
-        write(&project.last_path(), &last);
+        let path = project.last_path();
+        // In place: the run is over, so no other one would remove a killed run's temporary file. A
+        // truncated note is read as none.
+        warn_of(&path, File::create(&path).and_then(|file| Ok(serde_json::to_writer(file, &last)?)));
     }
 }
 
@@ -78,7 +81,8 @@ impl Look {
     pub(super) fn note(&self, project: &Project) {
         // It is the same in most builds.
         if Look::load(project).as_ref() != Some(self) {
-            write(&project.looked_path(), self);
+            let path = project.looked_path();
+            warn_of(&path, replace_json(&path, self));
         }
     }
 
@@ -99,8 +103,8 @@ impl Look {
     }
 }
 
-fn write(path: &Path, value: &impl Serialize) {
-    if let Err(error) = replace_json(path, value) {
+fn warn_of(path: &Path, noted: io::Result<()>) {
+    if let Err(error) = noted {
         tracing::warn!(?path, %error, "could not note what a build was");
     }
 }
