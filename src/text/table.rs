@@ -1,7 +1,7 @@
 //! Rows of text -> lines that fit a width, in columns of the terminal. Pure. Without a width,
 //! everything is shown in full. Cells must be harmless already (see [`super::one_line`]).
 
-use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+use console::measure_text_width as columns_of;
 
 /// The space between two columns.
 const GAP: &str = "  ";
@@ -34,9 +34,9 @@ pub enum Fit {
 
 /// Headings and rows with aligned columns.
 pub fn listing<const N: usize>(columns: &[Column; N], rows: &[[String; N]], width: Option<usize>) -> String {
-    let mut widths = columns.map(|column| column.heading.width());
+    let mut widths = columns.map(|column| columns_of(column.heading));
     for row in rows {
-        widths.iter_mut().zip(row).for_each(|(width, cell)| *width = (*width).max(cell.width()));
+        widths.iter_mut().zip(row).for_each(|(width, cell)| *width = (*width).max(columns_of(cell)));
     }
     let mut shown: Vec<usize> = (0..N).collect();
     if let Some(room) = width {
@@ -57,7 +57,8 @@ pub fn listing<const N: usize>(columns: &[Column; N], rows: &[[String; N]], widt
         }
         if let Some(path) = shown.iter().copied().find(|at| columns[*at].fit == Fit::Path) {
             let others = total(&shown) - least(path);
-            widths[path] = widths[path].min(room.saturating_sub(others)).max(columns[path].heading.width());
+            widths[path] =
+                widths[path].min(room.saturating_sub(others)).max(columns_of(columns[path].heading));
         }
     }
     let headings = columns.map(|column| column.heading.to_owned());
@@ -70,7 +71,7 @@ pub fn listing<const N: usize>(columns: &[Column; N], rows: &[[String; N]], widt
 
 /// Names with their values, which wrap inside of their column.
 pub fn facts<N: AsRef<str>>(rows: &[(N, String)], width: Option<usize>) -> String {
-    let widest = rows.iter().map(|(name, _)| name.as_ref().width()).max().unwrap_or(0);
+    let widest = rows.iter().map(|(name, _)| columns_of(name.as_ref())).max().unwrap_or(0);
     let fact = |(name, value): &(N, String)| {
         hanging(&[padded(name.as_ref(), widest), GAP.to_owned()].concat(), value, width)
     };
@@ -80,13 +81,13 @@ pub fn facts<N: AsRef<str>>(rows: &[(N, String)], width: Option<usize>) -> Strin
 /// `front` and the text beside it, whose further lines begin where the first does.
 pub fn hanging(front: &str, text: &str, width: Option<usize>) -> String {
     let Some(width) = width else { return format!("{}\n", [front, text].concat().trim_end()) };
-    let indent = match width.saturating_sub(front.width()) {
-        NARROW.. => front.width(),
+    let indent = match width.saturating_sub(columns_of(front)) {
+        NARROW.. => columns_of(front),
         _ => 2 * GAP.len(),
     };
     let lines = wrapped(text, width.saturating_sub(indent).max(1));
     let below = lines.join(&format!("\n{}", " ".repeat(indent)));
-    match indent == front.width() {
+    match indent == columns_of(front) {
         true => format!("{}\n", [front, &*below].concat().trim_end()),
         false => format!("{}\n{}{below}\n", front.trim_end(), " ".repeat(indent)),
     }
@@ -97,7 +98,7 @@ pub fn hanging(front: &str, text: &str, width: Option<usize>) -> String {
 pub fn wrapped(text: &str, room: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in words(text) {
-        let pieces = match word.contains('`') || word.width() <= room {
+        let pieces = match word.contains('`') || columns_of(&word) <= room {
             true => vec![&*word],
             false => word.split_inclusive([',', '/', '-']).collect::<Vec<_>>(),
         };
@@ -107,7 +108,7 @@ pub fn wrapped(text: &str, room: usize) -> Vec<String> {
             let room = if at == 0 && pieces.len() > 1 { 0 } else { room };
             match lines.last_mut() {
                 Some(line) if line.is_empty() => line.push_str(piece),
-                Some(line) if line.width() + space.len() + piece.width() <= room => {
+                Some(line) if columns_of(line) + space.len() + columns_of(piece) <= room => {
                     line.push_str(space);
                     line.push_str(piece);
                 }
@@ -136,12 +137,12 @@ fn words(text: &str) -> Vec<String> {
 
 /// The text with spaces up to `width` columns.
 pub fn padded(text: &str, width: usize) -> String {
-    format!("{text}{}", " ".repeat(width.saturating_sub(text.width())))
+    format!("{text}{}", " ".repeat(width.saturating_sub(columns_of(text))))
 }
 
 /// The text in at most `room` columns; of a longer one, a third is from its beginning.
 fn shortened(text: &str, room: usize) -> String {
-    if text.width() <= room {
+    if columns_of(text) <= room {
         return text.to_owned();
     }
     let room = room.saturating_sub(1);
@@ -155,7 +156,7 @@ fn shortened(text: &str, room: usize) -> String {
 fn first(chars: impl Iterator<Item = char>, room: usize) -> String {
     let mut taken = 0;
     let has_room = |c: &char| {
-        taken += c.width().unwrap_or(0);
+        taken += columns_of(c.encode_utf8(&mut [0; 4]));
         taken <= room
     };
     chars.take_while(has_room).collect()
@@ -200,7 +201,7 @@ mod tests {
         /p                               idle
         ");
         for width in 12..80 {
-            assert!(listed(Some(width)).lines().all(|line| line.width() <= width.max(13)), "{width}");
+            assert!(listed(Some(width)).lines().all(|line| columns_of(line) <= width.max(13)), "{width}");
         }
     }
 

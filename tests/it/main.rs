@@ -35,6 +35,7 @@ mod kept_paths;
 mod kills;
 mod locks;
 mod memory_and_limits;
+mod messages;
 mod moments;
 mod mount_routes;
 mod mount_rule;
