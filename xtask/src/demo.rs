@@ -1,5 +1,7 @@
 //! `cargo xtask demo`: the example site built by fastbuild, on a machine that has nothing of it yet.
 
+use std::path::PathBuf;
+
 use anyhow::{Result, ensure};
 
 use crate::{
@@ -7,28 +9,20 @@ use crate::{
     run::{self, Timings, cargo, note, root, say, target_dir},
 };
 
-/// Engine, image, program, the build itself; ends with where to look.
+/// Engine and image while cargo builds the program, then the build itself; ends with where to look.
 pub async fn run() -> Result<()> {
     let mut timings = Timings::default();
+    say("fastbuild itself (a minute or two the first time); meanwhile an engine, and an image with Jekyll");
+    let program = tokio::task::spawn_blocking(|| build(Profile::Demo));
     let engine = timings.part("engine", engine::ensure()).await?;
-    timings
-        .part("image", async {
-            say("image");
-            images::ensure(&engine, &images::DEMO_JEKYLL).await
-        })
-        .await?;
-    timings
-        .part("cargo build", async {
-            say("fastbuild itself, optimised (a few minutes the first time)");
-            build_fastbuild()
-        })
-        .await?;
+    timings.part("image", images::ensure(&engine, &images::DEMO_JEKYLL)).await?;
+    let program = timings.part("cargo build, the rest", async { program.await? }).await?;
     let site = root().join("examples/jekyll-site");
     let index = site.join("_site/index.html");
     timings
         .part("fastbuild", async {
             say(format_args!("fastbuild -- jekyll build, in {site:?}"));
-            let mut fastbuild = std::process::Command::new(fastbuild());
+            let mut fastbuild = std::process::Command::new(&program);
             fastbuild.args(["--", "jekyll", "build"]).current_dir(&site);
             run::run(engine.point(&mut fastbuild))?;
             ensure!(index.is_file(), "fastbuild ended well and brought no {index:?} back");
@@ -43,12 +37,24 @@ pub async fn run() -> Result<()> {
     Ok(())
 }
 
-/// The optimised program.
-pub fn fastbuild() -> std::path::PathBuf {
-    target_dir().join("release").join(format!("fastbuild{}", std::env::consts::EXE_SUFFIX))
+/// How the program is built.
+#[derive(Debug, Clone, Copy)]
+pub enum Profile {
+    /// Optimised, and soon ready.
+    Demo,
+    /// As users get it.
+    Release,
 }
 
-/// Builds it.
-pub fn build_fastbuild() -> Result<()> {
-    run::run(cargo().args(["build", "--release", "--package", "fastbuild", "--bin", "fastbuild"]))
+/// Builds the program and gives its path.
+///
+/// # Errors
+/// Cargo's.
+pub fn build(profile: Profile) -> Result<PathBuf> {
+    let profile = match profile {
+        Profile::Demo => "demo",
+        Profile::Release => "release",
+    };
+    run::run(cargo().args(["build", "--profile", profile, "--package", "fastbuild", "--bin", "fastbuild"]))?;
+    Ok(target_dir().join(profile).join(format!("fastbuild{}", std::env::consts::EXE_SUFFIX)))
 }

@@ -223,8 +223,7 @@ pub fn program(given: Option<&Path>) -> Result<PathBuf> {
         return Ok(std::path::absolute(given)?);
     }
     say("fastbuild itself, optimised");
-    demo::build_fastbuild()?;
-    Ok(demo::fastbuild())
+    demo::build(demo::Profile::Release)
 }
 
 /// Hands every wish to end to `interrupt`.
