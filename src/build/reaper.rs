@@ -21,7 +21,7 @@ use super::BuildError;
 use crate::{
     engine::{ContainerId, Docker, Owned, Removed},
     spec::Endpoint,
-    state::State,
+    state::{Project, State},
     workspace::{self, WorkspaceError, scratch, storage::remove_volumes},
 };
 
@@ -192,16 +192,18 @@ impl Charge {
         })
     }
 
-    /// Finishes an apply, or removes the stage.
-    fn clear_host(&self, on_engine: OnEngine) -> Result<(), BuildError> {
+    /// The project's state, once the run has ended: its lock outlives its end of the pipe by a moment.
+    fn after_the_run(&self) -> Result<(State, Project), BuildError> {
         let state = State::open(self.state.clone())?;
         let project = state.project(&self.source)?;
-        // A run's lock outlives its end of the pipe by a moment.
         state.await_end_of_run(&self.run);
-        {
-            let _lock = project.sources().lock()?;
-            super::recover::put_right(&project, &state)?;
-        }
+        Ok((state, project))
+    }
+
+    /// Finishes an apply, or removes the stage.
+    fn clear_host(&self, on_engine: OnEngine) -> Result<(), BuildError> {
+        let (state, project) = self.after_the_run()?;
+        put_host_right(&project, &state)?;
         if on_engine == OnEngine::Nothing {
             state.forget_run(&self.run);
         }
@@ -238,14 +240,9 @@ impl Charge {
         workspace: &InContainer,
         runtime: &tokio::runtime::Runtime,
     ) -> Result<(), BuildError> {
-        let state = State::open(self.state.clone())?;
-        let project = state.project(&self.source)?;
-        state.await_end_of_run(&self.run);
+        let (state, project) = self.after_the_run()?;
         // Before the engine is asked, which may take long.
-        let recovered = {
-            let _lock = project.sources().lock()?;
-            super::recover::put_right(&project, &state)
-        };
+        let recovered = put_host_right(&project, &state);
         runtime.block_on(workspace.end_session(&self.run));
         recovered?;
         // No object of the run is on the engine.
@@ -256,13 +253,8 @@ impl Charge {
     /// Recovers the host after a build without a container, and removes the build's scratch
     /// directory. The agent has seen its client's stream end; a removal waits for it.
     fn finish_here(&self, scratch: Option<&Path>) -> Result<(), BuildError> {
-        let state = State::open(self.state.clone())?;
-        let project = state.project(&self.source)?;
-        state.await_end_of_run(&self.run);
-        let recovered = {
-            let _lock = project.sources().lock()?;
-            super::recover::put_right(&project, &state)
-        };
+        let (state, project) = self.after_the_run()?;
+        let recovered = put_host_right(&project, &state);
         if let Some(scratch) = scratch {
             let _lock = project.place(&scratch.to_string_lossy()).lock()?;
             scratch::remove_of(&project, scratch).map_err(WorkspaceError::from)?;
@@ -271,6 +263,11 @@ impl Charge {
         state.forget_run(&self.run);
         Ok(())
     }
+}
+
+fn put_host_right(project: &Project, state: &State) -> Result<(), BuildError> {
+    let _lock = project.sources().lock()?;
+    super::recover::put_right(project, state)
 }
 
 impl InContainer {
