@@ -1096,7 +1096,7 @@ enum Word {
     OptionThenValue,
     /// Asks for help or the version.
     Help,
-    /// Looks like an option and is none.
+    /// Looks like an option, but does not exist.
     Unknown,
     /// No option.
     Plain,

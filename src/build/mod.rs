@@ -5,7 +5,7 @@
 //! ```
 //!
 //! [`run`] is the one entry point; it takes the locks, finishes what an earlier run could not, and
-//! hands over to `container`, or to `warm::here` where there is no container. Either runs the
+//! hands over to `container`, or to `warm::host_engine` where there is no container. Either runs the
 //! command under the agent (`warm`). A signal interrupts all steps but putting products in place.
 //! Events report every step; no code here prints.
 

@@ -14,7 +14,7 @@ use crate::{
         Reporter,
         events::{Earlier, Event, Warning},
     },
-    spec::{Fallback, Stdin, Terminal},
+    spec::Fallback,
     state::State,
     workspace,
 };
@@ -67,7 +67,6 @@ async fn carry_out(
         because: plan.route.reason.to_string(),
         source: plan.source.value.clone(),
         command: plan.command.clone(),
-        terminal: (plan.terminal.value, plan.stdin.value) == (Terminal::Allocate, Stdin::Forward),
     });
     trust::check(plan, state)?;
     places::check(plan, reporter)?;

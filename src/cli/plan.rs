@@ -1,7 +1,7 @@
 //! `fastbuild plan`: a [`Plan`] -> a table, one decision per line, or JSON. Has no escape codes;
 //! control characters in foreign text are escaped. Environment values are omitted. Without `-v`
-//! the table has the decisions that matter most, and those that nobody who typed the command might
-//! expect: by a file, a variable, or something that was found on this machine.
+//! the table has the decisions that matter most, and those that the user may not expect: by a file,
+//! a variable, or something that was found on this machine.
 
 use std::{
     io::{self, Write},
@@ -462,7 +462,7 @@ struct Row {
     name: &'static str,
     value: String,
     reason: Option<String>,
-    /// The path or the words of the reason, where nobody who typed the command might expect it.
+    /// The path or the words of the reason, where the user may not expect it.
     unexpected: Option<String>,
 }
 

@@ -3,8 +3,8 @@
 //! `State::rows` decides what to show. It is a pure function of the events, the time and the width;
 //! `Screen` only makes indicatif's bars show those lines. A phase shows nothing for its first
 //! 250 ms, so that a fast run stays silent. A command that writes nothing for 500 ms is said to run,
-//! until its first byte; nothing is drawn while the build's own output flows, or while the command
-//! has the terminal. A thread redraws between events, for phases that send no events while they
+//! until its first byte, which may be the echo of a key; nothing is drawn while the build's own output
+//! flows. A thread redraws between events, for phases that send no events while they
 //! last.
 
 use std::{
@@ -166,8 +166,6 @@ impl Inner {
 #[derive(Default)]
 struct State {
     command: Vec<String>,
-    /// The command has the terminal, so nothing is drawn while it runs.
-    has_terminal: bool,
     /// The build's output flows, so that nothing is said about its silence.
     flows: bool,
     active: Vec<Active>,
@@ -185,8 +183,8 @@ impl State {
     fn note(&mut self, at: Duration, event: &Event) {
         self.layers.note(event);
         match event {
-            Event::Planned { command, terminal, .. } => {
-                *self = State { command: command.clone(), has_terminal: *terminal, ..State::default() };
+            Event::Planned { command, .. } => {
+                *self = State { command: command.clone(), ..State::default() };
             }
             Event::BuildOutputBegins => {
                 self.active.clear();
@@ -210,7 +208,7 @@ impl State {
             _ => {}
         }
         self.active.retain(|active| active.phase != phase);
-        if phase != Phase::Build || !(self.has_terminal || self.flows) {
+        if phase != Phase::Build || !self.flows {
             self.active.push(Active { phase, since: at, total, done: Amount::default() });
         }
     }
@@ -474,20 +472,6 @@ mod tests {
         bar.event(ms(60_001), &started(Phase::Build, None));
         lock(&bar.inner).draw(ms(70_000));
         assert_eq!(screen.shown(), "");
-    }
-
-    #[test]
-    fn nothing_is_drawn_while_the_command_has_the_terminal() {
-        let Event::Planned { image, engine, route, because, source, command, .. } = planned(&["make"]) else {
-            panic!()
-        };
-        let terminal = true;
-        let events = [
-            (0, Event::Planned { image, engine, route, because, source, command, terminal }),
-            (1, started(Phase::Build, None)),
-            (9_000, started(Phase::Scan, None)),
-        ];
-        assert_eq!(rows(80, on_screen(Glyphs::Ascii), &events), "");
     }
 
     #[test]

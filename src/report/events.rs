@@ -404,9 +404,6 @@ pub enum Event {
         source: PathBuf,
         /// The command.
         command: Vec<String>,
-        /// Whether the command has fastbuild's terminal, keys and screen. Nothing is drawn then
-        /// while it runs.
-        terminal: bool,
     },
     /// Another run holds this project's lock; this one waits.
     WaitingForLock {

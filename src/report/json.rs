@@ -155,7 +155,7 @@ mod tests {
             (6_210, finished(3, 6_210)),
         ];
         insta::assert_snapshot!(run(&events), @r#"
-        {"fastbuild":2,"time":0.0,"event":"planned","image":"jekyll:1","engine":"unix:///e","route":"layer","because":"r","source":"/p","command":["jekyll"],"terminal":false}
+        {"fastbuild":2,"time":0.0,"event":"planned","image":"jekyll:1","engine":"unix:///e","route":"layer","because":"r","source":"/p","command":["jekyll"]}
         {"fastbuild":2,"time":0.001,"event":"waiting-for-lock","pid":7,"command":"fastbuild -- make","holder":"is-stopped","why":"outputs-to-be-named"}
         {"fastbuild":2,"time":0.012,"event":"phase-started","phase":"upload","total":{"files":2003,"bytes":20100000}}
         {"fastbuild":2,"time":0.013,"event":"phase-progress","phase":"upload","done":{"files":3,"bytes":1000}}

@@ -198,7 +198,6 @@ pub(super) fn planned(command: &[&str]) -> Event {
         because: "r".into(),
         source: "/p".into(),
         command: command.iter().map(|&word| word.to_owned()).collect(),
-        terminal: false,
     }
 }
 
@@ -316,7 +315,6 @@ pub(super) fn event() -> impl Strategy<Value = Event> {
             because,
             source,
             command,
-            terminal: false
         }),
         (any::<u32>(), hostile_text()).prop_map(|(pid, command)| {
             let holder = if pid % 2 == 0 { Holding::Runs } else { Holding::IsStopped };

@@ -68,7 +68,6 @@ fn a_build() -> Vec<(u64, Event)> {
         because: "nothing is mounted".into(),
         source: "/home/me/blog".into(),
         command: vec!["jekyll".into(), "build".into()],
-        terminal: false,
     };
     let path = RelPath::new(b"tmp/x.sock".as_slice()).unwrap();
     let how = Reached::Made(MadeBecause::Missing);

@@ -261,6 +261,17 @@ fn a_silent_command_is_said_to_run_until_its_first_byte(lifetime: Lifetime) {
     assert!(!screen.concat().contains("running"), "{screen:?}");
 }
 
+fn a_silent_command_with_the_terminal_is_said_to_run_until_a_key_is_echoed(lifetime: Lifetime) {
+    let (project, pty) = (Project::new().keeping(lifetime), Pty::new());
+    let session = start(&pty, &project, &[], "read line; echo \"<$line>\"");
+    pty.until("running sh -c");
+    pty.types(b"x\r");
+    pty.until("<x>");
+    session.exits(0);
+    let screen = pty::screen(&pty.seen());
+    assert_eq!(screen[..2], ["x", "<x>"], "{screen:?}");
+}
+
 fn a_run_without_a_screen_draws_nothing(lifetime: Lifetime) {
     let (project, pty) = (Project::new().keeping(lifetime), Pty::new());
     project.write("source", "text");
@@ -291,5 +302,6 @@ promises! {
     a_build_that_writes_to_a_closed_terminal_for_ever_is_ended,
     bars_are_gone_when_the_builds_own_output_begins,
     a_silent_command_is_said_to_run_until_its_first_byte,
+    a_silent_command_with_the_terminal_is_said_to_run_until_a_key_is_echoed,
     a_run_without_a_screen_draws_nothing,
 }
