@@ -475,7 +475,7 @@ fn a_command_has_its_three_descriptors_a_session_of_its_own_and_default_signals(
     let agent = Agent::new();
     let mut client = agent.synced(&View::everything());
     let ended = client.run(run(&["ls", "/proc/self/fd"], &agent.root()));
-    // What whoever started these tests left open is all that is there beside the three, and ls's own.
+    // Beside the three and ls's own there are only the descriptors that the starter of these tests left open.
     let own = std::process::Command::new("ls").arg("/proc/self/fd").output().unwrap();
     assert_eq!(ended.stdout(), String::from_utf8(own.stdout).unwrap());
     let script = "read -r pid comm state ppid pgrp session rest </proc/$$/stat; \

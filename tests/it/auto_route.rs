@@ -1,5 +1,5 @@
-//! The route where nobody names one: by what the sources lie on, never without a reason, and never on another engine. A route in
-//! `fastbuild.toml`, such as `fastbuild bench --save` writes there, is taken.
+//! The route where none is named: by what the sources lie on, never without a reason, and never on another engine. A
+//! route in `fastbuild.toml`, such as `fastbuild bench --save` writes there, is taken.
 
 use std::fs;
 

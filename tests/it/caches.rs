@@ -1,5 +1,5 @@
-//! `--cache NAME:PATH`: a directory that outlives workspaces, is its project's own or (`shared:NAME:PATH`) everybody's who names it,
-//! and is neither source nor product.
+//! `--cache NAME:PATH`: a directory that outlives workspaces and is neither source nor product. It belongs to one
+//! project, or (`shared:NAME:PATH`) to all projects that name it.
 
 use std::{collections::BTreeSet, fs};
 
@@ -73,7 +73,7 @@ fn a_cache_is_its_projects_own() {
 
 #[test]
 fn a_cache_below_home_has_its_place_where_the_user_has_none() {
-    // The image's user of that number is nobody; root of its own is not asked.
+    // The image has no user with that number. The home of the image's root is not used.
     let cases: [(&[&str], &str); 4] = [
         (&["-u", "4321"], "/tmp/home"),
         (&["-u", "4321:4321", "--route", "tmpfs"], "/tmp/home"),

@@ -111,7 +111,7 @@ fn without_an_agent_a_signal_between_the_commands_end_and_its_exit_code_ends_the
 #[test]
 fn no_process_of_the_build_outlives_it() {
     let project = Project::new();
-    // Nobody else's command line on this machine holds the project's key.
+    // No other command line on this machine holds the project's key.
     let mark = format!("marked-{}", project.key());
     let script = format!("setsid sh -c 'while :; do sleep 1; done; : {mark}' & {WAIT}");
     let mut run = Watched::start(&project, &[], &format!("trap 'exit 6' INT; {script}"));

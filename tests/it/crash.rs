@@ -156,12 +156,13 @@ fn kill_at(project: &Project, options: &[&str], seen: &str) -> bool {
     journal(project).is_some()
 }
 
-/// A removal that a killed run had asked for may still be under way: then nobody can ask for it again, and its end is
-/// awaited.
+/// A removal that a killed run had asked for may still be under way. Then no client can ask for it again, and this
+/// waits for its end.
 #[track_caller]
 fn assert_nothing_left_soon(project: &Project) {
     eventually("the containers are gone", || project.containers().is_empty());
-    // What one start cannot clear away, such as a container that somebody else is removing, the next one does.
+    // One start may be unable to clear something away, such as a container that is already being removed. The next
+    // start does.
     project.sh(&["-q"], "true").exits(0);
     project.assert_nothing_left();
 }
@@ -249,7 +250,7 @@ fn the_reaper_finishes_the_apply_when_only_fastbuild_dies() {
     match version_2 {
         true => {
             assert_version_2(&project);
-            // Nobody was there to be told.
+            // No client was there to report it to.
             project.sh(&[], "true").exits(0).says(&["displaced", "/out/7", "/out/sub/v2", "recover get"]);
             assert!(!project.sh(&[], "true").exits(0).err().contains("displaced"), "it is told once");
         }
@@ -310,7 +311,7 @@ fn what_a_killed_run_left_in_its_project_is_not_forgotten_by_a_run_of_another() 
     let mut child =
         project.start(&["--route", "mount-source", "-o", "deep/out"], "echo ready; cat /dev/zero >/dev/null");
     read_until(child.stdout.as_mut().unwrap(), "ready");
-    // The reaper is killed, too: nobody tidies up before the next start.
+    // The reaper is killed, too: no process cleans up before the next start.
     kill_with_reaper(&project, child);
     let other = project.outside().join("other");
     fs::create_dir(&other).unwrap();

@@ -116,7 +116,7 @@ fn no_engine_is_a_finding_and_no_failure() {
 fn an_engine_that_never_answers_is_waited_for_no_longer_than_the_limit() {
     let project = Project::new();
     let socket = project.outside().join("silent.sock");
-    // Connections queue up here, and nobody takes them.
+    // Connections queue up here, and no process accepts them.
     let _silent = UnixListener::bind(&socket).unwrap();
     let ended = doctor(&project, &["-H", &format!("unix://{}", socket.to_str().unwrap())]);
     ended.exits(1);
@@ -216,7 +216,7 @@ fn asking(project: &Project) -> usize {
     lines.filter(|line| String::from_utf8_lossy(line).ends_with(&wanted)).count()
 }
 
-/// A mount that nobody serves any more, and that stays one until it is unmounted.
+/// A mount that no process serves any more, and that stays one until it is unmounted.
 struct Dead(PathBuf);
 
 impl Drop for Dead {

@@ -213,7 +213,7 @@ async fn each_way_of_having_no_engine_has_its_own_error_and_advice() {
     async fn error(endpoint: Endpoint) -> EngineError {
         Docker::connect(&endpoint).await.err().unwrap()
     }
-    // Bound and dropped, so that nobody listens there.
+    // Bound and dropped, so that no process listens there.
     let stale = Socket::new();
     drop(UnixListener::bind(&stale.path).unwrap());
     let web = answering("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello");

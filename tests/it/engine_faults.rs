@@ -1,5 +1,5 @@
-//! No engine, another thing in its place, an engine that goes away, a container that somebody removes: each is told
-//! with its own words and exit code 125, nothing hangs, and the host stays as it was.
+//! No engine, another thing in its place, an engine that goes away, a container that is removed from outside: each is
+//! told with its own words and exit code 125, nothing hangs, and the host stays as it was.
 
 use std::{
     fs,

@@ -14,7 +14,7 @@ use crate::common::proxy::{Fault, Proxy, Which};
 use crate::common::{BUSYBOX, Ended, Project, docker, eventually};
 use fastbuild::{bench::artifacts, engine::Docker, spec::Endpoint, state::State};
 
-/// A run that nobody here began.
+/// A run that these tests did not begin.
 const OTHER_RUN: &str = "0123456789ab";
 
 /// An engine, as its owner uses it.
@@ -111,7 +111,7 @@ impl Foreign<'_> {
         ] {
             engine.create(&name(what), &labels);
         }
-        // Of an image that somebody has made of the workspace: the labels come with it.
+        // A container of an image that a user has made of the workspace: the labels come with it.
         let committed = format!("debugging-{key}");
         engine.create(&committed, &labels(&[("tier", "warm"), ("state", &own), ("project", &key)]));
         for (what, labels) in [

@@ -75,7 +75,7 @@ fn a_share_that_shows_everything_as_one_owners_fails_jekyll_and_layer_does_not()
     let options = ["-u", "1000:1000", "-e", "HOME=/tmp", "--route", "mount", "--", "jekyll", "build"];
     let ended = project.fastbuild(options);
     ended.exits(1).says(&["apply2files", "by a defect of the mount"]);
-    // What was left of a failed build is somebody else's from the start, which would be reason enough to fail.
+    // What a failed build left belongs to another user from the start, which would be reason enough to fail.
     fs::remove_dir_all(project.path("_site")).unwrap();
     let ended = project.fastbuild(["--fallback"].iter().chain(&options));
     ended.exits(0).says(&["@ apply2files", "by a defect of the mount", "once more, on route layer"]);
@@ -104,7 +104,7 @@ fn a_command_that_fails_by_itself_is_never_run_twice() {
         // Of other places, or of no place.
         "echo 'cp: /etc/shadow: Permission denied' >&2; exit 1",
         "echo 'Operation not permitted' >&2; exit 1",
-        // A script that nobody may execute.
+        // A script without permission to execute.
         "echo echo >script; ./script",
         // The mount denies changes of modes and nothing else.
         "echo 'cat: /workspace/src: Permission denied' >&2; exit 1",

@@ -293,7 +293,7 @@ fn no_process_of_a_build_outlives_an_agent_that_is_killed() {
         if face == "session" {
             run.end().exits(125).says(&["the agent that ran the build was ended"]);
         } else {
-            // Whoever is left of it sees to the rest, as long as there is a client.
+            // The agent that is left ends the rest, as long as there is a client.
             run.signal(Signal::TERM);
             run.end().exits(143);
         }
@@ -404,7 +404,7 @@ fn a_scratch_directory_is_its_users_alone_and_survives_a_lost_state_directory() 
     project.write("a", "new");
     assert_eq!(project.sh(&["-o", "out"], "cat a; cat a > out").exits(0).out(), "new");
 
-    // Whoever has another one does not work in it at the same time.
+    // A run with another state directory does not work in the project at the same time.
     let gated = Gated::start(&project, &["-o", "out"], "cat a > out");
     let mut other = project.command();
     other.env("FASTBUILD_STATE_DIR", project.outside().join("other-state")).args(["--", "true"]);
@@ -480,7 +480,7 @@ fn where_no_engine_answers_a_command_that_is_here_is_built_here_and_the_plan_say
     {
         assert!(out.contains(part), "{part:?} is not in\n{out}");
     }
-    // Whoever names an image, or an engine, wants a container, and hears why there is none.
+    // A user who names an image, or an engine, wants a container, and is told why there is none.
     let named = plan(&project, nothing, &["-i", "some-image"]);
     let out = named.exits(0).out();
     assert!(out.contains("some-image") && !out.contains("engine      host"), "{out}");
@@ -519,7 +519,7 @@ fn the_places_that_are_thought_of_are_the_users_cache_and_the_systems_own() {
         command.env("XDG_CACHE_HOME", project.outside().join("xdg"));
     };
     assert_eq!(root(&plan(&project, set, &["--json"])), project.outside().join("xdg/fastbuild"));
-    // A link in its place is somebody's trap, and passed over.
+    // A link in its place may be a trap that another user set. It is passed over.
     fs::create_dir(project.outside().join("xdg")).unwrap();
     symlink(&home, project.outside().join("xdg/fastbuild")).unwrap();
     assert_ne!(root(&plan(&project, set, &["--json"])), project.outside().join("xdg/fastbuild"));

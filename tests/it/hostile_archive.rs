@@ -32,7 +32,7 @@ use fastbuild::{
 use proptest::prelude::*;
 use tar::EntryType;
 
-/// A project with products of an earlier build, and things beside it that nobody may touch.
+/// A project with products of an earlier build, and files beside it that must stay untouched.
 fn victim() -> Project {
     let project = Project::new();
     project.write("source", "text").write("out/old", "old").write("out/dir/inner", "inner");

@@ -28,7 +28,7 @@ fn at(pty: &Pty, project: &Project, program: &str, args: &[&str]) -> Session {
     pty.spawn(command)
 }
 
-/// Somebody's shell, with a prompt on the screen.
+/// A user's shell, with a prompt on the screen.
 fn shell(pty: &Pty, project: &Project) -> Session {
     let shell = at(pty, project, "bash", &["--norc", "-i"]);
     prompt(pty);

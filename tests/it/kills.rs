@@ -3,7 +3,8 @@
 //! at places that are chosen. Some have another build beside them, which comes to no harm.
 //!
 //! `FASTBUILD_KILLS_SEED` draws another sequence, `FASTBUILD_KILLS_ROUNDS` makes it longer (`cargo xtask kills`).
-//! `FASTBUILD_KILLS_ENGINE` is the address of an engine that is one of the victims, and that somebody starts again.
+//! `FASTBUILD_KILLS_ENGINE` is the address of an engine that is one of the victims. A process outside of the test
+//! must start it again.
 
 use std::{
     collections::BTreeMap,
@@ -88,7 +89,7 @@ impl How {
 struct Sequence {
     project: Project,
     random: Random,
-    /// How long builds take that nobody disturbs.
+    /// How long undisturbed builds take.
     lasts: BTreeMap<How, Duration>,
     log: String,
     /// The address of the engine that may be killed.
@@ -203,7 +204,7 @@ impl Sequence {
         writeln!(self.log, "{ended}").unwrap();
         let beside = beside.map(Ended::of);
         if victim == Victim::RemovedContainer {
-            // The volume of a workspace that somebody else has removed is not a build's to look for.
+            // A build does not look for the volume of a workspace that was removed from outside.
             for volume in self.project.volumes().iter().filter(|name| name.starts_with("fastbuild-ws-")) {
                 let _ = Command::new("docker").args(["volume", "rm", volume]).output().unwrap();
             }
@@ -291,7 +292,7 @@ impl Sequence {
 
     fn sources(&self) -> BTreeMap<Vec<u8>, crate::common::Node> {
         let mut tree = self.project.tree().0;
-        // What lies beside the outputs for a while is cleared away by whoever comes next.
+        // The next run clears away what lies beside the outputs for a while.
         let others: [&[u8]; 3] = [b"out", b"beside", b".fastbuild-stage-"];
         tree.retain(|path, _| !others.iter().any(|name| path.starts_with(name)));
         tree

@@ -102,7 +102,7 @@ fn runs_in_different_workspaces_and_for_one_run_go_on_side_by_side() {
         assert_eq!(project.read(format!("out/{n}")), "from here\n");
         assert_eq!(project.read(format!("own-{n}")), format!("{n}\n"));
     }
-    // What each wrote is known as a build's, whoever wrote last.
+    // What each run wrote is known as a build's, whichever run wrote last.
     let ended = project.sh(&["-q"], "ls out own-*; rm -rf out own-*");
     assert_eq!(ended.exits(0).out(), "own-0\nown-1\nown-2\nown-3\n\nout:\n0\n1\n2\n3\n");
     assert_eq!(project.tree().0.len(), 1, "{:?}", project.tree());

@@ -249,7 +249,7 @@ fn a_leftover_stays_when_another_name_of_it_goes() {
         project.write("source", "old");
         project.sh(&["-q", "-o", "app"], "ln source leftover; touch app").exits(0);
         project.write("source", "new");
-        // So that nobody notes it once more.
+        // The build is killed, so that it does not note the leftover once more.
         project.sh(&[], "kill -9 $$").exits(137);
         assert_eq!(project.sh(&["-q", "-o", "app"], "cat source leftover").exits(0).out(), "newold");
     });

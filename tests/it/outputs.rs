@@ -1,4 +1,4 @@
-//! Rules 4 and 5: the host changes only when everything has arrived, and only where nobody else has a say.
+//! Rules 4 and 5: the host changes only when everything has arrived, and only where no other party decides.
 
 use std::{
     ffi::OsStr,
@@ -11,7 +11,7 @@ use std::{
 
 use crate::common::{Ended, Lifetime, Project, Tree, read_until};
 
-/// Inode and mtime in nanoseconds: both stay exactly when nobody writes to or replaces a file.
+/// Inode and mtime in nanoseconds: both stay the same exactly when the file is neither written to nor replaced.
 fn untouched(path: impl AsRef<Path>) -> (u64, i64, i64) {
     let metadata = path.as_ref().symlink_metadata().unwrap();
     (metadata.ino(), metadata.mtime(), metadata.mtime_nsec())

@@ -1,5 +1,5 @@
 //! Rule 13: a build never changes its place in silence. An engine or an image that is named anywhere is used, or the build
-//! fails; this machine itself is taken only where nobody named one, and that is announced.
+//! fails. This machine itself is taken only where neither is named, and that is announced.
 
 use std::{fs, path::PathBuf, process::Command};
 

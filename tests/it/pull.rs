@@ -119,7 +119,7 @@ fn an_image_that_cannot_be_had_is_told_apart_by_the_reason() {
         (format!("{}/there:2", registry.address), &[], &not_found),
         (format!("{}/there@sha256:{}", registry.address, "0".repeat(64)), &[], &not_found),
         (image.reference.clone(), &["--platform", "linux/s390x"], &other_platform),
-        // Nobody listens there.
+        // No process listens there.
         ("127.0.0.1:1/any:1".to_owned(), &[], &no_registry),
     ];
     for (reference, options, parts) in cases {

@@ -16,7 +16,7 @@ const JEKYLL: &str = "fastbuild/demo-jekyll:latest";
 /// Rust, npm with a bundler, a C compiler, and Lua's sources in `/usr/src/lua`.
 const TOOLS: &str = "fastbuild/test-tools:latest";
 
-/// A copy of the project in which the same commands run as everybody runs them: on a bind mount.
+/// A copy of the project in which the same commands run in the usual way: on a bind mount.
 struct Mounted {
     home: tempfile::TempDir,
     image: &'static str,

@@ -416,7 +416,7 @@ fn a_share_with_anybody_elses_files_is_refused_and_nothing_in_it_is_touched() {
     project.fastbuild(["workspace", "rm"]).exits(0);
     assert_eq!(theirs(), before);
 
-    // Another project's are anybody else's as well.
+    // Another project's files count as foreign files, too.
     fs::remove_dir_all(share.path.join("photos")).unwrap();
     share.build(&project, &["--no-keep"], ":").exits(0);
     let before = theirs();

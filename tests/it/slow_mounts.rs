@@ -66,7 +66,7 @@ fn fill(root: &Path) {
         fs::write(root.join(path), content).unwrap();
         fs::set_permissions(root.join(path), fs::Permissions::from_mode(mode)).unwrap();
     }
-    // None that leads upwards: an sshfs of 2026 and later lets nobody read those.
+    // No link leads upwards: an sshfs of 2026 and later does not let any process read such links.
     std::os::unix::fs::symlink("script", root.join("sub/link")).unwrap();
 }
 

@@ -151,7 +151,7 @@ fn input_without_bytes_is_no_word_worth(lifetime: Lifetime) {
         let ended = Ended::from(beside(&project, "sh", &["-c", &script]).output().unwrap());
         assert!(!ended.exits(0).err().contains(WAITING), "{input}: {ended}");
     }
-    // A pipe that somebody holds open and writes nothing into.
+    // A pipe that another process holds open and writes nothing into.
     let mut child = project.command().args(["--", "true"]).stdin(Stdio::piped()).spawn().unwrap();
     let held = child.stdin.take().unwrap();
     let ended = Ended::of(child);

@@ -1,4 +1,5 @@
-//! A project's file decides nothing outside of its project: outputs that go elsewhere are refused until somebody has said so himself.
+//! A project's file decides nothing outside of its project. Outputs that go elsewhere are refused until the user has
+//! allowed them.
 
 use std::fs;
 

@@ -569,7 +569,7 @@ fn an_engine_that_goes_fails_the_build_and_the_watch_stays_with_it() {
     std::os::unix::fs::symlink(crate::common::SOCKET, &socket).unwrap();
     project.write("in", "1").write("fastbuild.toml", format!("image = '{}'\n", crate::common::BUSYBOX));
     let mut command = project.command();
-    // Nobody names an engine, and so a build that begins without one runs on this machine.
+    // No engine is named, and so a build that begins without one runs on this machine.
     command.env_remove("FASTBUILD_IMAGE").env("DOCKER_HOST", format!("unix://{}", socket.to_str().unwrap()));
     command.args(["watch", "--progress", "json", "-o", "out", "--", "sh", "-c", "cp in out"]);
     let mut watch = Watch(Watched::spawn(&mut command));

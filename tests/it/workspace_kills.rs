@@ -330,7 +330,7 @@ fn fastbuild_is_told_to_end_at_each_place() {
 fn the_session_is_killed_at_each_place() {
     the_workspace_ends_at_each_place(|workspace| {
         kill_process(session_in(workspace), Signal::KILL).unwrap();
-        // Its first process does not outlive a session that somebody killed.
+        // The workspace's first process does not outlive a session that was killed.
         docker(&["wait", workspace]);
     });
 }
@@ -491,13 +491,13 @@ fn while_its_engine_does_not_answer_a_reaper_keeps_no_run_waiting() {
     kept.project.assert_nothing_left();
 }
 
-/// Nobody can tell the agent that its client is dead: it misses the client by itself.
+/// Neither client nor engine can tell the agent that its client is dead: it misses the client by itself.
 #[test]
 fn nothing_runs_on_when_client_and_engine_do_not_meet_again() {
     let mut kept = Kept::new();
     let mut at = kept.stand_at(("while the command runs", Place::Output));
     let workspace = kept.project.workspace().unwrap();
-    // Somebody's who looks around there by hand: none of the build's.
+    // A process that a user starts there by hand to look around. It is not one of the build's.
     let mut witness = Command::new("docker");
     let mut witness = witness.args(["exec", &workspace, "sleep", "1000"]).spawn().unwrap();
     eventually("the witness runs", || processes_in(&workspace).contains(&"sleep 1000".to_owned()));
@@ -515,7 +515,7 @@ fn nothing_runs_on_when_client_and_engine_do_not_meet_again() {
     kept.project.assert_nothing_left();
 }
 
-/// What lies in the stream makes another session begin, which is nobody to wait for.
+/// What lies in the stream makes another session begin. The next run does not wait for that session.
 #[test]
 fn what_a_dead_client_left_unread_is_not_waited_for() {
     let kept = Kept::new();

@@ -1,7 +1,7 @@
 //! A headless Chromium, spoken to through two pipes by the DevTools protocol. `cargo xtask picture` uses it as well.
 //!
-//! Pipes and not a port: nobody else can reach the browser, and it ends by itself when the pipes close, so it cannot outlive
-//! whoever started it, not even one that is killed.
+//! Pipes and not a port: no other process can reach the browser, and it ends by itself when the pipes close. So it
+//! cannot outlive the process that started it, even when that process is killed.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -58,7 +58,7 @@ impl Chromium {
         let from = child.stdout.take().context("no pipe from chromium")?;
         let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || {
-            // Messages end with a zero byte. The thread ends with the browser, or when nobody listens any more.
+            // Messages end with a zero byte. The thread ends with the browser, or when the receiver is gone.
             for message in BufReader::new(from).split(0).map_while(Result::ok) {
                 let Ok(message) = serde_json::from_slice(&message) else { break };
                 if sender.send(message).is_err() {
@@ -160,7 +160,7 @@ impl Chromium {
         self.call("Emulation.setDeviceMetricsOverride", metrics).map(drop)
     }
 
-    /// Makes the page believe that whoever looks at it prefers `light` or `dark`.
+    /// Makes the page believe that its reader prefers `light` or `dark`.
     ///
     /// # Errors
     /// As [`Chromium::call`].

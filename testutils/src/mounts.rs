@@ -23,7 +23,7 @@ use rustix::{
     process::{Pid, Signal, kill_process},
 };
 
-/// Where distributions keep OpenSSH's `sftp-server`, which is in nobody's `PATH`: Debian, Fedora, Arch and others.
+/// Where distributions keep OpenSSH's `sftp-server`: Debian, Fedora, Arch and others. It is in no user's `PATH`.
 pub const SFTP_SERVERS: [&str; 3] =
     ["/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server", "/usr/lib/ssh/sftp-server"];
 
@@ -79,7 +79,8 @@ impl SlowMount {
         SlowMount::bindfs_with(&[], backing, at)
     }
 
-    /// The same, and nobody may change a mode or an owner: what Ruby reports as `Operation not permitted @ apply2files`.
+    /// The same, but the mount denies every change of a mode or an owner. Ruby reports this as
+    /// `Operation not permitted @ apply2files`.
     ///
     /// # Errors
     /// As [`SlowMount::sshfs`].
@@ -87,8 +88,9 @@ impl SlowMount {
         SlowMount::bindfs_with(&["--chmod-deny", "--chown-deny"], backing, at)
     }
 
-    /// The same, as shares of other systems show their files: whatever is made there belongs to root, whoever made it. So a
-    /// builder who is another user may not even set a time, which is what fails Jekyll with `@ apply2files` in the end.
+    /// The same, as shares of other systems show their files: a new file belongs to root, whichever user creates it.
+    /// So a build that runs as another user may not even set a time. This is why Jekyll fails with `@ apply2files` in
+    /// the end.
     ///
     /// # Errors
     /// As [`SlowMount::sshfs`].
@@ -121,7 +123,7 @@ impl SlowMount {
             if began.elapsed() > PATIENCE {
                 return Err(failed(&command, &format_args!("no mount after {PATIENCE:?}")));
             }
-            // Not for long: that the process has ended is told by nobody here.
+            // The wait is short, because the poll does not report that the process has ended.
             let short = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
             match poll(&mut [PollFd::new(&mounts, PollFlags::PRI)], Some(&short)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -141,7 +143,8 @@ impl SlowMount {
         self.servers.iter().map(|pid| pid.as_raw_nonzero().get().unsigned_abs()).collect()
     }
 
-    /// From now on nobody answers: whoever asks for something that is not in a cache hangs until [`SlowMount::thaw`].
+    /// From now on the servers do not answer. A process that asks for something that is not in a cache hangs until
+    /// [`SlowMount::thaw`].
     ///
     /// # Errors
     /// When a server has ended.
@@ -182,7 +185,7 @@ impl Drop for SlowMount {
         // What is frozen answers no unmount, and neither do those who wait for it.
         self.thaw().ok();
         let ended = matches!(self.filesystem.try_wait(), Ok(Some(_)));
-        // Lazily where somebody is still in it: a process that is just ending, or a container that is.
+        // The unmount is lazy where the mount is still in use: by a process or a container that is just ending.
         if !ended && !unmount(&self.at, &["-u"]) {
             unmount(&self.at, &["-u", "-z"]);
         }

@@ -35,8 +35,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Points a child process to this engine. Where everybody looks by default nothing needs to be said, and programs
-    /// and tests then run as they would by hand.
+    /// Points a child process to this engine. An engine at the default address needs no variable, and programs and
+    /// tests then run as they would by hand.
     pub fn point<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         if self.address != default_address() {
             command.env("DOCKER_HOST", &self.address);
@@ -106,7 +106,7 @@ async fn find() -> Result<Engine, Vec<NoAnswer>> {
     Err(tried)
 }
 
-/// `DOCKER_HOST` alone when it is set: whoever set it means that engine. Else the places where engines listen.
+/// `DOCKER_HOST` alone when it is set, because the user then means that engine. Else the places where engines listen.
 fn candidates() -> Vec<String> {
     if let Some(host) = docker_host() {
         return vec![host];
@@ -208,7 +208,7 @@ impl Starting {
 }
 
 /// Starts `dockerd` in a session of its own with none of this process's streams: it lives on when this one ends, and
-/// nobody who reads this one's output waits for it.
+/// a reader of this process's output does not wait for it.
 fn spawn() -> Result<Starting> {
     let log = run::scratch_dir()?.join("dockerd.log");
     let out = fs_err::File::create(&log)?.into_file();

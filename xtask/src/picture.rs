@@ -22,7 +22,7 @@ use crate::{
 
 /// Pixels: as wide as a page of the docs is shown.
 const WIDTH: u32 = 880;
-/// A picture in the docs is downloaded by everybody who reads them, in bytes.
+/// The limit of a picture's size, in bytes: every reader of the docs downloads it.
 const MOST: usize = 150_000;
 /// As many as a palette of PNG holds.
 const COLOURS: usize = 256;

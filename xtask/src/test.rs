@@ -54,7 +54,7 @@ pub async fn run() -> Result<()> {
         })
         .await?;
     timings.part("other hosts", async { hosts::run() }).await?;
-    // The doc tests first: whoever reads the end of the output should find the result of the tests there.
+    // The doc tests run first, so that the result of the tests stands at the end of the output.
     timings
         .part("doc tests", async {
             let mut doc_tests = cargo();

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use super::{Project, docker};
 
-/// A cache that nobody else has; gone when dropped, with whatever container has it.
+/// A cache that no other test has. It is removed when dropped, with every container that has it.
 pub struct Cache(String);
 
 impl Cache {

@@ -224,7 +224,7 @@ impl Project {
         command
     }
 
-    /// The same where no engine is at any of the usual places, and nobody names one, or an image.
+    /// The same where no engine is at any of the usual places, and neither an engine nor an image is named.
     pub fn command_without_engine(&self) -> Command {
         let own = self.command();
         let mut command = Command::new("unshare");

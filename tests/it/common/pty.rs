@@ -60,13 +60,13 @@ impl Pty {
         pty
     }
 
-    /// One that nobody reads but by [`Pty::keyboard`], so that dropping it hangs it up.
+    /// One that is read only by [`Pty::keyboard`], so that dropping it hangs it up.
     pub fn unread() -> Pty {
         let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&keyboard).unwrap();
         unlockpt(&keyboard).unwrap();
         let name = ptsname(&keyboard, Vec::new()).unwrap();
-        // Nextest's test processes lead no session, so this does not become anybody's controlling terminal.
+        // Nextest's test processes lead no session, so this does not become the controlling terminal of any process.
         let line = File::options().read(true).write(true).open(OsStr::from_bytes(name.as_bytes())).unwrap();
         let pty = Pty { keyboard: File::from(keyboard), line, shown: Arc::default() };
         pty.resize(24, 80);

@@ -42,7 +42,7 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Gives its images to everybody.
+    /// Gives its images to all users.
     pub fn for_all() -> Registry {
         Registry::start("")
     }
@@ -72,7 +72,7 @@ impl Registry {
             .expect("docker-registry (`cargo xtask test` installs it)");
         let mut log = BufReader::new(process.stderr.take().unwrap());
         let address = address_in(&mut log);
-        // A registry whose log nobody reads would come to a halt.
+        // A registry whose log is not read would come to a halt.
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
         Registry { process, address, dir }
     }

@@ -1,4 +1,5 @@
-//! Kills a process right before a system call of its own: the one way to be at a place that nobody else can see.
+//! Kills a process right before one of its own system calls: the one way to stop it at a place that no other process
+//! can see.
 
 use std::{
     fs,

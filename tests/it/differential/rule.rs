@@ -216,7 +216,7 @@ impl Workspace {
                 let is_near = is_near_meanwhile(path, trees) || is_touched_meanwhile(build, path, look);
                 self.came_back(path, build, trees) || is_near && untouched
             } else if !meanwhile || !built {
-                // A directory that went is made again for what comes back in it, as anybody would make it.
+                // A deleted directory is made again, with default attributes, for what comes back in it.
                 let is_place = [now, at_last].iter().all(|node| node.is_some_and(|node| node.kind == 'd'));
                 let is_place = is_place && there.is_none();
                 untouched || is_place || is_near_meanwhile(path, trees) && alike(now, at_last)
@@ -228,11 +228,11 @@ impl Workspace {
                 // Where only the mode was changed there is no content to put.
                 let is_mode_alone =
                     at_first.zip(at_last).is_some_and(|(one, other)| one.content == other.content);
-                // A directory that went is nobody's file, which somebody has put in its place.
+                // The command deleted a directory, and the host has a file in its place. No build made that file.
                 let is_in_place = was.is_some_and(|was| was.kind == 'd') && at_last.is_none();
                 alike(now, at_last) || (is_mode_alone || is_in_place) && untouched
             } else {
-                // What both took away, the command for something of another kind, is in nobody's way.
+                // Both removed it, and the command put something of another kind there. Nothing is in its way.
                 let kinds = [was, at_last].map(|node| node.map(|node| node.kind));
                 let both = there.is_none() && kinds[0] != kinds[1];
                 untouched || both && alike(now, at_last)
@@ -406,7 +406,7 @@ impl Workspace {
                 saw.0.keys().chain(left.0.keys()).filter(|path| self.in_scope(build, path)).collect();
             for path in paths {
                 let (at_last, now) = (left.0.get(path), after.0.get(path));
-                // A mode alone makes nobody's file a build's.
+                // A change of the mode alone does not make a user's file a build's.
                 let is_same = |was: &&Node| now.is_some_and(|now| now.content == was.content);
                 let is_users = mid.0.get(path).filter(is_same).is_some() && !self.written.contains_key(path);
                 if !is_users && differ(mid.0.get(path), now) && alike(at_last, now) {
@@ -459,7 +459,7 @@ impl Workspace {
             self.in_doubt = made.iter().filter(|path| old(path) && is_touched(path)).cloned().collect();
             self.leftovers = made.into_iter().filter(|path| old(path) && !is_touched(path)).collect();
         } else {
-            // The way to a leftover that the host had and deleted was made by nobody.
+            // The way to a leftover that the host had and deleted was not made by a build.
             let is_directory =
                 |tree: &Listing, path: &Bytes| tree.0.get(path).is_some_and(|node| node.kind == 'd');
             let is_way = |path: &Bytes| {
@@ -467,7 +467,7 @@ impl Workspace {
             };
             self.leftovers = made.into_iter().filter(|path| !is_way(path)).collect();
         }
-        // Made by both: what becomes of the command's when the host's goes again is nobody's rule.
+        // Made by both: no rule says what becomes of the command's when the host's goes again.
         let by_both = |path: &&Bytes| !look.0.contains_key(*path) && mid.0.contains_key(*path);
         self.in_doubt.extend(left.0.keys().filter(by_both).cloned());
         // What gave way to something of the host's is in the safe place.

@@ -1,4 +1,4 @@
-//! What a workspace uses while nobody builds: processor time and memory of its processes, as the kernel counts them.
+//! What a workspace uses while no build runs: processor time and memory of its processes, as the kernel counts them.
 
 use std::time::Duration;
 

@@ -53,7 +53,7 @@ impl Interrupt {
         Ok(child)
     }
 
-    /// To be called as soon as the child was waited for: from then on its id may become somebody else's.
+    /// To be called as soon as the child was waited for: from then on another process may get its id.
     fn forget(&self, child: u32) {
         self.groups().retain(|group| group.as_raw_nonzero().get().cast_unsigned() != child);
     }

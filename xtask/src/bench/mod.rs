@@ -4,10 +4,11 @@
 //! options -> stages (stage) -> contenders (ours, others: contender) -> rounds -> Table (stats) -> page, figures, plot
 //! ```
 //!
-//! In a round every contender has at most one turn, in an order that changes, so that a slow minute of the machine meets them
-//! all; those that take long have it in some of the rounds. Before a turn the file systems are flushed, so nobody pays for
-//! what another one wrote. After a turn its result is looked at, and a wrong one ends the bench: nothing is measured that
-//! did not work. Memory and bytes are counted in turns of their own after the rounds (see [`meter`]).
+//! In a round every contender has at most one turn, in an order that changes, so that a slow minute of the machine
+//! meets them all; those that take long have it in some of the rounds. Before a turn the file systems are flushed, so a
+//! contender does not pay for what another one wrote. After a turn its result is looked at, and a wrong one ends the
+//! bench: nothing is measured that did not work. Memory and bytes are counted in turns of their own after the rounds
+//! (see [`meter`]).
 
 pub mod contender;
 mod figures;
@@ -83,7 +84,7 @@ struct Plan {
 }
 
 impl Plan {
-    /// Round 0, which is not measured, has everybody.
+    /// In round 0, which is not measured, every contender has a turn.
     fn seldom_have_a_turn(&self, round: u32) -> bool {
         round == 0 || (round - 1).is_multiple_of(self.seldom)
     }
@@ -202,8 +203,8 @@ pub async fn run(options: Options) -> Result<()> {
         .await
 }
 
-/// Runs `work` on a thread of its own, from start to end: what is measured are processes, one after the other. Whoever wants
-/// it to end reaches it through its argument.
+/// Runs `work` on a thread of its own, from start to end: what is measured are processes, one after the other. An
+/// interrupt reaches `work` through its argument.
 ///
 /// # Errors
 /// Those of `work`.
@@ -244,7 +245,7 @@ fn measure(engine: &Engine, subject: &Subject, options: &Options, interrupt: &Ar
     let (heading, dir) = (heading(engine)?, options.directory()?);
     let mut tables = Vec::new();
     let mut page = String::new();
-    // After each table, so that whoever interrupts an hour's run has what was measured.
+    // After each table, so that the measurements are kept when the user interrupts a run of an hour.
     for plan in options.plans() {
         tables.push(table(engine, subject, options, interrupt, &plan)?);
         page = page::page(&heading, &tables);
@@ -315,7 +316,7 @@ fn table(
 /// The trees and containers of one table. Contenders that would disturb each other have their own.
 struct Ground<'a> {
     kept: Project<'a>,
-    /// These five are there for a command of which everything comes back, where somebody wants them.
+    /// These five exist for a command of which everything comes back, and only where the options want them.
     products: Option<Project<'a>>,
     git: Option<Project<'a>>,
     first: Option<Project<'a>>,

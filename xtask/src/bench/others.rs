@@ -78,8 +78,8 @@ pub fn rsync<'a>(stage: &'a Stage, tree: &'a Path, container: &'a Container) -> 
     .verified(move |round| stage.built(tree, &seen, round)))
 }
 
-/// The mount that everybody begins with, here on a local file system: a container that is there, and one for each build.
-/// The products lie in the tree, so it is one of their own.
+/// The bind mount, which is the usual first choice, here on a local file system: a container that is there, and one for
+/// each build. The products lie in the tree, so it is one of their own.
 pub fn mounted<'a>(stage: &'a Stage, tree: &'a Path, container: &'a Container) -> Vec<Contender<'a>> {
     let edited = move |round| stage.edit(tree, round);
     let seen = move |round| {

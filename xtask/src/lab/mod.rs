@@ -149,7 +149,7 @@ fn measure(engine: &Engine, subject: &Subject, options: &Options, interrupt: &Ar
             Some(why) => missing.push((place, why.to_owned())),
             None => tables.push(table(engine, subject, options, interrupt, place)?),
         }
-        // After each place, so that whoever interrupts an hour's run has what was measured.
+        // After each place, so that the measurements are kept when the user interrupts a run of an hour.
         write(&dir, &machine, options, &tables, &missing)?;
     }
     println!("{}", page::page(&machine, &options.extent(), &tables, &missing));
@@ -208,7 +208,7 @@ fn in_place(stage: &Stage, options: &Options, place: Place) -> Result<Table> {
     for tree in site_runs::trees(place) {
         let tree = backing.join(tree);
         stage.site.make(&tree)?;
-        // Products come about in it, whoever builds.
+        // Every user may build, and the build writes its products into the tree.
         let all = std::os::unix::fs::PermissionsExt::from_mode(0o777);
         fs_err::set_permissions(tree, all)?;
     }

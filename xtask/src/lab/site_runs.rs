@@ -1,5 +1,5 @@
-//! The site built in one place, in every way, round after round. A way that fails is a result too: the seed's volume to volume
-//! did, and that is why anybody looks for another one.
+//! The site built in one place, in every way, round after round. A way that fails is a result too: the seed's volume to
+//! volume failed, and this is the reason to look for another way.
 
 use std::{
     collections::BTreeMap,
@@ -50,7 +50,8 @@ impl Outcome {
 /// What was measured, by contender.
 pub type Outcomes = BTreeMap<Row, Outcome>;
 
-/// The names of the trees that the contenders of one place work on; each has its own, so that nobody disturbs another one.
+/// The names of the trees that the contenders of one place work on. Each has its own, so that no contender disturbs
+/// another one.
 pub fn trees(place: Place) -> Vec<String> {
     Row::of(place).into_iter().map(tree_of).collect()
 }
@@ -219,7 +220,7 @@ impl<'a> Baked<'a> {
         let to = format!("{}:{SOURCE}", container.id);
         stage.docker(["exec", &container.id, "mkdir", "-p", SOURCE])?;
         stage.docker(["cp".as_ref(), source.as_os_str(), to.as_ref()])?;
-        // Jekyll's cache goes there, whoever runs it.
+        // Jekyll writes its cache there, whichever user runs it.
         stage.docker(["exec", &container.id, "chmod", "777", SOURCE])?;
         let image = format!("{BAKED}:{}", std::process::id());
         stage.docker(["commit", &container.id, &image])?;
@@ -270,7 +271,7 @@ fn plain<'a>(stage: &'a Stage, ground: &'a Ground, baked: &'a Baked<'a>, ends: E
 const CACHE: &str = ".jekyll-cache";
 const SITE: &str = "_site";
 
-/// What everybody does: the project mounted, a container for each build.
+/// The usual way: the project mounted, a container for each build.
 fn mounted<'a>(stage: &'a Stage, ground: &'a Ground) -> Contender<'a, Row> {
     let tree = ground.path(&tree_of(Row::Mounted));
     let (edited, seen) = (tree.clone(), tree.clone());
