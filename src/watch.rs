@@ -50,9 +50,26 @@ use crate::{
 /// How many of the changed paths an event names.
 const NAMED: usize = 10;
 
+/// What becomes of the terminal's screen before each build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Screen {
+    /// It is cleared.
+    Cleared,
+    /// It scrolls.
+    Kept,
+}
+
+impl Screen {
+    /// Makes it so.
+    pub fn before_build(self, reporter: &Reporter) {
+        if self == Screen::Cleared {
+            reporter.clear_screen();
+        }
+    }
+}
+
 /// Builds once and then at each change, until a signal comes. Returns how to exit then: with 0
-/// after Ctrl-C, the normal end of a watch. `again` makes the plan of a later build; `clears` is
-/// whether the screen is cleared before it.
+/// after Ctrl-C, the normal end of a watch. `again` makes the plan of a later build.
 ///
 /// # Errors
 /// When the state directory cannot be used. A failed build is reported and does not end the watch,
@@ -60,7 +77,7 @@ const NAMED: usize = 10;
 pub async fn run(
     plan: Plan,
     again: &mut dyn FnMut() -> Result<Plan, Box<dyn Error>>,
-    clears: bool,
+    screen: Screen,
     state: &State,
     reporter: &Reporter,
 ) -> Result<Exit, BuildError> {
@@ -75,7 +92,7 @@ pub async fn run(
         changed: 0,
         plan,
         again,
-        clears,
+        screen,
         state,
         reporter,
     };
@@ -98,7 +115,7 @@ struct Watch<'a> {
     builds: u64,
     /// How many changed paths started the last one.
     changed: u64,
-    clears: bool,
+    screen: Screen,
     state: &'a State,
     reporter: &'a Reporter,
 }
@@ -256,9 +273,7 @@ impl Watch<'_> {
     }
 
     fn tell_changed(&mut self, mut changed: Vec<RelPath>) {
-        if self.clears {
-            self.reporter.clear_screen();
-        }
+        self.screen.before_build(self.reporter);
         self.changed = changed.len() as u64;
         let more = changed.len().saturating_sub(NAMED) as u64;
         changed.truncate(NAMED);

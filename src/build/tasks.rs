@@ -32,8 +32,8 @@ pub(super) fn refuse_strange_links(plan: &Plan, record: &Record) -> Result<(), B
 /// An output's path in the source tree, if its products are changes of that tree.
 pub(super) fn own_place<'a>(output: &'a Output, plan: &Plan) -> Option<&'a RelPath> {
     let below = output.below_source.as_ref()?;
-    let left_out = plan.ignore.outputs.iter().any(|place| below.strip_prefix(place).is_some());
-    let is_own = output.take != Take::Contents && !left_out && !plan.route.value.is_mounted();
+    let is_own =
+        output.take != Take::Contents && !plan.ignore.leaves_out(below) && !plan.route.value.is_mounted();
     (is_own && native_join(&plan.source.value, below) == output.host).then_some(below)
 }
 

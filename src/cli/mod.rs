@@ -192,7 +192,7 @@ fn parse_and_run(argv: Vec<OsString>) -> ExitCode {
 
 /// The columns of the terminal that shows a result; `None` where it goes elsewhere.
 fn width() -> Option<usize> {
-    crate::sys::terminal::size().map(|(_, columns)| columns.into())
+    console::Term::stdout().size_checked().map(|(_, columns)| columns.into())
 }
 
 /// Prints a command's result to standard output.

@@ -10,7 +10,7 @@ use crate::{
     environment::Environment,
     report::{Reporter, Surroundings},
     state::State,
-    watch,
+    watch::{self, Screen},
 };
 
 /// Builds at each change; returns how to end.
@@ -24,13 +24,12 @@ pub fn run(args: &WatchArgs) -> Result<Exit, Failure> {
     let first = plan.engine.value.clone();
     let mut again = || Ok(run::decide(&args.run, &environment)?.1.watched_on(&first)?);
     let surroundings = Surroundings::of_stdout(|name| environment.var(name).map(ToOwned::to_owned));
-    let clears = args.clear && surroundings == Surroundings::Screen;
+    let is_cleared = args.clear && surroundings == Surroundings::Screen;
+    let screen = if is_cleared { Screen::Cleared } else { Screen::Kept };
     let work = async |state: &State, reporter: &Reporter| {
-        if clears {
-            reporter.clear_screen();
-        }
+        screen.before_build(reporter);
         notice::of_place(&plan, reporter);
-        watch::run(plan, &mut again, clears, state, reporter).await
+        watch::run(plan, &mut again, screen, state, reporter).await
     };
     execute(&settings.presentation, &environment, work)
 }

@@ -3,9 +3,8 @@
 //! `State::rows` decides what to show. It is a pure function of the events, the time and the width;
 //! `Screen` only makes indicatif's bars show those lines. A phase shows nothing for its first
 //! 250 ms, so that a fast run stays silent. A command that writes nothing for 500 ms is said to run,
-//! until its first byte, which may be the echo of a key; nothing is drawn while the build's own output
-//! flows. A thread redraws between events, for phases that send no events while they
-//! last.
+//! until its first byte, which may be the echo of a key; nothing is drawn while the build's own
+//! output flows. A thread redraws between events, for phases that send no events while they last.
 
 use std::{
     sync::{Arc, Mutex, mpsc},
